@@ -1,0 +1,119 @@
+"""Batches of examples: `data[i]` is a function of i, in memory on the device or read ahead from the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Any
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.data.augment import Transform
+from jdl.data.order import epoch_order
+from jdl.keys import stream
+from jdl.types import Array, Batch, Bounds
+
+if TYPE_CHECKING:
+    from jdl.data.examples import Examples
+
+READ_AHEAD = 8  # batches that a stream holds ready
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The `Data` of a table of examples: epochs of batches of one size, the last one padded and masked.
+
+    Every batch has the table's columns and besides `mask` (B,), false in padding, and `id` (B,), the example's row
+    in its source. Images of bytes come as float32 from 0 to 1. Example `id` of an epoch is augmented by a key made
+    of (seed, epoch, id): the same however the batches are cut or read.
+    """
+
+    examples: Examples
+    size: int
+    seed: int | None = None  # None: the table's own order, in every epoch
+    transforms: tuple[Transform, ...] = ()
+
+    def __len__(self) -> int:
+        return -(-self.rows // self.size)
+
+    def __getitem__(self, i: int) -> Batch:
+        source = self._resident(i) if self.examples.resident else self._gathered(i)
+        return self.batch(source, jnp.asarray(i, jnp.int32))
+
+    def read(self, start: int = 0) -> Iterator[Any]:
+        """What batches start, start + 1, ... are made of: arrays on the device, or rows read ahead by threads."""
+        if self.examples.resident:
+            i = start
+            while True:
+                yield self._resident(i)
+                i += 1
+        endless = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(self._gathered)
+        yield from endless.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=READ_AHEAD))
+
+    def batch(self, source: Any, i: Array) -> Batch:
+        """Batch i from what `read` yields for it: gathers, masks, scales and augments; pure, for use within a jit."""
+        place = i % len(self)
+        mask = jnp.arange(self.size) + place * self.size < self.rows
+        columns = dict(source["columns"])
+        if "order" in source:
+            rows = jax.lax.dynamic_slice_in_dim(source["order"], place * self.size, self.size)
+            columns = {name: column.at[rows].get(mode="promise_in_bounds") for name, column in columns.items()}
+        columns = {name: scaled(column) for name, column in columns.items()}
+        if self.transforms:
+            epoch = stream(source["key"], "augment", i // len(self))
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch, columns["id"])
+            columns = jax.vmap(self._transformed)(keys, columns)
+        return {**columns, "mask": mask}
+
+    def _transformed(self, key: Array, example: Batch) -> Batch:
+        for n, transform in enumerate(self.transforms):
+            example = transform(jax.random.fold_in(key, n), example)
+        return example
+
+    @property
+    def rows(self) -> int:
+        return len(self.examples)
+
+    @property
+    def bounds(self) -> Bounds:
+        return self.examples.bounds
+
+    @property
+    def fingerprint(self) -> str:
+        return self.examples.fingerprint
+
+    @cached_property
+    def _key(self) -> Array:
+        return jax.random.key(self.seed or 0)
+
+    @cached_property
+    def _order(self) -> Any:
+        return lru_cache(maxsize=2)(lambda epoch: epoch_order(self.rows, self.size, self.seed, epoch))
+
+    @cached_property
+    def _device_order(self) -> Any:
+        return lru_cache(maxsize=2)(lambda epoch: jnp.asarray(self._order(epoch)))
+
+    def _epoch(self, i: int) -> int:
+        return 0 if self.seed is None else i // len(self)
+
+    def _resident(self, i: int) -> Any:
+        return {
+            "columns": self.examples.on_device,
+            "order": self._device_order(self._epoch(i)),
+            "key": self._key,
+        }
+
+    def _gathered(self, i: int) -> Any:
+        place = i % len(self)
+        rows = self._order(self._epoch(i))[place * self.size : (place + 1) * self.size]
+        return {"columns": self.examples.take(rows), "key": self._key}
+
+
+def scaled(column: Array) -> Array:
+    """Images of bytes as float32 from 0 to 1; any other column as it is."""
+    return column.astype(jnp.float32) / 255 if column.dtype == jnp.uint8 and column.ndim > 1 else column

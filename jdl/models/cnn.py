@@ -1,0 +1,44 @@
+"""The plain convolutional network: blocks of convolutions and a pooling, then dense layers."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+from jdl.layers import BatchNorm, max_pool
+from jdl.models.mlp import MLP
+
+
+class CNN(nn.Module):
+    """For each (channels, n) of `blocks`: n times convolution, BatchNorm and activation; then pooling and dropout.
+
+    x (B, H, W, C) gives (B, outputs). The arguments cover the classic plain stacks:
+    LeNet-like   CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84))
+    VGG-like     CNN(10, blocks=((64, 2), (128, 2), (256, 3)), dense=(512,), batch_norm=True)
+    """
+
+    outputs: int
+    blocks: Sequence[tuple[int, int]] = ((32, 1), (64, 1))
+    kernel: int = 3
+    dense: Sequence[int] = (128,)
+    batch_norm: bool = False
+    dropout: float = 0.0
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    pool: Callable[[jax.Array], jax.Array] = max_pool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        for channels, convolutions in self.blocks:
+            for _ in range(convolutions):
+                # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
+                x = nn.Conv(
+                    channels,
+                    (self.kernel, self.kernel),
+                    use_bias=not self.batch_norm,
+                    kernel_init=nn.initializers.he_normal(),
+                )(x)
+                if self.batch_norm:
+                    x = BatchNorm()(x, train, mask)
+                x = self.activation(x)
+            x = nn.Dropout(self.dropout, deterministic=not train)(self.pool(x))
+        return MLP(self.outputs, self.dense, self.activation, self.dropout, name="head")(x, train, mask)

@@ -1,0 +1,26 @@
+"""The multi-layer perceptron; without hidden layers it is a perceptron, or logistic or linear regression."""
+
+from collections.abc import Callable, Sequence
+
+import flax.linen as nn
+import jax
+
+
+class MLP(nn.Module):
+    """Dense layers of the widths `hidden`, each followed by `activation` and dropout, then one of `outputs`.
+
+    x (B, ...) is flattened; the result is (B, outputs).
+    """
+
+    outputs: int
+    hidden: Sequence[int] = ()
+    activation: Callable[[jax.Array], jax.Array] = nn.relu
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        x = x.reshape(x.shape[0], -1)
+        for width in self.hidden:
+            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(self.outputs)(x)

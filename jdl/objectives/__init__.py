@@ -1,0 +1,8 @@
+"""Objectives: one task a file, each a function from a model to the pair (init, loss)."""
+
+from jdl.objectives.classify import classify as classify
+from jdl.objectives.classify import classify_binary as classify_binary
+from jdl.objectives.classify import hinge as hinge
+from jdl.objectives.classify import perceptron as perceptron
+from jdl.objectives.freeze import freeze as freeze
+from jdl.objectives.regress import regress as regress

@@ -1,0 +1,113 @@
+"""Classification: softmax cross-entropy, hinge and perceptron losses over K classes, and the binary case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jdl import metrics
+from jdl.objectives import model as call
+from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Objective, Out, Variables
+
+RowLoss = Callable[[Array, Array], Array]  # logits (B, K) and labels (B,) to losses (B,)
+
+
+def classify(model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, top: int = 0) -> Objective:
+    """Which of K classes: x (B, ...) to logits (B, K), against whole-number labels y (B,) from 0 to K - 1.
+
+    The loss of a row is the softmax cross-entropy in nats, with `smoothing` of the weight spread evenly over the
+    classes (Szegedy et al., 2016), or `loss(logits, labels)` where one is given. Metrics: accuracy, with `top` k
+    also top-k accuracy; in evaluation the confusion matrix besides.
+    """
+    if not 0 <= smoothing < 1:
+        raise Error(f"smoothing is a share of the weight, from 0 to below 1, and {smoothing} is not.")
+    row_loss = loss or partial(_cross_entropy, smoothing)
+
+    def objective_loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
+        logits, carry = call.apply(model, variables, batch, key, train)
+        labels, mask = batch["y"], batch.get("mask")
+        found: metrics.Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
+        if top:
+            found[f"top{top}"] = metrics.top_k(logits, labels, top, mask)
+        if not train:
+            found["confusion"] = metrics.Confusion.of(logits.argmax(-1), labels, logits.shape[-1], mask)
+        return Out(Mean.of(row_loss(logits, labels), mask), found, carry)
+
+    def predict(variables: Variables, batch: Batch) -> Batch:
+        logits, _ = call.apply(model, variables, batch, jax.random.key(0), False)
+        return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
+
+    def check(batch: Batch, bounds: Bounds) -> None:
+        _check_labels(batch, bounds, _outputs(model, batch)[-1])
+
+    return Objective(partial(call.init, model), objective_loss, predict, check)
+
+
+def hinge(model: Any) -> Objective:
+    """`classify` by the margin: max over k of (1 if k is not y) + logits_k - logits_y (Crammer and Singer, 2001)."""
+    return classify(model, loss=optax.losses.multiclass_hinge_loss)
+
+
+def perceptron(model: Any) -> Objective:
+    """`classify` by the perceptron rule: max over k of logits_k - logits_y (Rosenblatt, 1958, for K classes)."""
+    return classify(model, loss=optax.losses.multiclass_perceptron_loss)
+
+
+def classify_binary(model: Any) -> Objective:
+    """Yes or no: x (B, ...) to a logit (B, 1), against y (B,) of 0 and 1, by binary cross-entropy in nats.
+
+    Metrics: accuracy; in evaluation the confusion matrix of the threshold 1/2 besides.
+    """
+
+    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
+        out, carry = call.apply(model, variables, batch, key, train)
+        logits, labels, mask = out[:, 0], batch["y"], batch.get("mask")
+        predicted = (logits > 0).astype(jnp.int32)
+        found: metrics.Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
+        if not train:
+            found["confusion"] = metrics.Confusion.of(predicted, labels, 2, mask)
+        losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+        return Out(Mean.of(losses, mask), found, carry)
+
+    def predict(variables: Variables, batch: Batch) -> Batch:
+        out, _ = call.apply(model, variables, batch, jax.random.key(0), False)
+        yes = jax.nn.sigmoid(out[:, 0])
+        return {"label": (yes > 0.5).astype(jnp.int32), "probability": jnp.stack([1 - yes, yes], -1)}
+
+    def check(batch: Batch, bounds: Bounds) -> None:
+        shape = _outputs(model, batch)
+        if shape[1:] != (1,):
+            raise Error(f"classify_binary needs a model with one output a row, (B, 1), and this one gives {shape}.")
+        _check_labels(batch, bounds, 2)
+
+    return Objective(partial(call.init, model), loss, predict, check)
+
+
+def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    if not smoothing:
+        return losses
+    return (1 - smoothing) * losses - smoothing * jax.nn.log_softmax(logits).mean(-1)
+
+
+def _outputs(model: Any, batch: Batch) -> tuple[int, ...]:
+    out, _ = jax.eval_shape(model.init_with_output, {"params": jax.random.key(0)}, batch["x"])
+    return out.shape
+
+
+def _check_labels(batch: Batch, bounds: Bounds, classes: int) -> None:
+    labels = batch.get("y")
+    if labels is None or labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+        given = "there is no such column" if labels is None else f"it is {labels.dtype} of shape {labels.shape}"
+        raise Error(f"The labels y must be whole numbers, one a row, and {given}.")
+    least, greatest = bounds.get("y", (0, classes - 1))
+    if least < 0 or greatest >= classes:
+        raise Error(
+            f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, for the labels 0 to "
+            f"{classes - 1}: mend the labels, or give the model {int(greatest) + 1} outputs."
+        )
