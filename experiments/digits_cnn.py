@@ -1,6 +1,6 @@
 """Digits with a small CNN.
 
-    scripts/train experiments/digits_cnn.py --seed 3 --lr 3e-3
+scripts/train experiments/digits_cnn.py --seed 3 --lr 3e-3
 """
 
 from dataclasses import dataclass

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -114,7 +113,7 @@ def prepare(
     print(f"{name} is prepared in {prepare_dataset(name, source, data_dir)}")
 
 
-VERBS = {
+VERBS: dict[str, Any] = {
     "runs": runs,
     "show": show,
     "evaluate": evaluate,

@@ -26,7 +26,12 @@ def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Tr
     """(x - mean) / std, by one number or one a channel."""
     if not (jnp.asarray(std) > 0).all():
         raise Error(f"normalise divides by std, which must be above 0, and {std} is not.")
-    return on_x(lambda key, x: (x - jnp.asarray(mean, x.dtype)) / jnp.asarray(std, x.dtype))
+
+    def change(key: Key, x: Array) -> Array:
+        mean_x, std_x = (jnp.broadcast_to(jnp.asarray(values, x.dtype), x.shape) for values in (mean, std))
+        return (x - mean_x) / std_x
+
+    return on_x(change)
 
 
 def random_crop(padding: int, fill: float = 0.0) -> Transform:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 READ_AHEAD = 8  # batches that a stream holds ready
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batches:
     """The `Data` of a table of examples: epochs of batches of one size, the last one padded and masked.
 
@@ -42,7 +42,7 @@ class Batches:
 
     def __getitem__(self, i: int) -> Batch:
         source = self._resident(i) if self.examples.resident else self._gathered(i)
-        return self.batch(source, jnp.asarray(i, jnp.int32))
+        return self._compiled(source, jnp.asarray(i, jnp.int32))
 
     def read(self, start: int = 0) -> Iterator[Any]:
         """What batches start, start + 1, ... are made of: arrays on the device, or rows read ahead by threads."""
@@ -76,15 +76,22 @@ class Batches:
 
     @property
     def rows(self) -> int:
+        """Examples in an epoch."""
         return len(self.examples)
 
     @property
     def bounds(self) -> Bounds:
+        """The least and greatest value of each column, where known."""
         return self.examples.bounds
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of the examples."""
         return self.examples.fingerprint
+
+    @cached_property
+    def _compiled(self) -> Callable[[Any, Array], Batch]:
+        return jax.jit(self.batch)
 
     @cached_property
     def _key(self) -> Array:

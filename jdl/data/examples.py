@@ -23,8 +23,6 @@ RESIDENT_BYTES = 2 << 30  # a table up to this size is kept on the device
 class Source(Protocol):
     """Where examples come from: random access by row."""
 
-    labels: tuple[str, ...]
-
     def __len__(self) -> int: ...
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -35,13 +33,19 @@ class Source(Protocol):
         """The bytes of all of the columns."""
 
     @property
-    def bounds(self) -> Bounds: ...
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes; empty where they have none."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def bounds(self) -> Bounds:
+        """The least and greatest value of each column, where known."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Examples:
     """Rows of a source, in a fixed order, with the transforms that every batch of them goes through.
 
@@ -112,6 +116,7 @@ class Examples:
 
     @property
     def bounds(self) -> Bounds:
+        """The least and greatest value of each column of the source, where known."""
         return self.source.bounds
 
     @cached_property
@@ -120,7 +125,7 @@ class Examples:
         return hashlib.sha256(self.source.fingerprint.encode() + self.ids.tobytes()).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Columns:
     """A source in memory."""
 
@@ -131,18 +136,22 @@ class Columns:
         return len(next(iter(self.columns.values())))
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows."""
         return {name: column[rows] for name, column in self.columns.items()}
 
     @property
     def nbytes(self) -> int:
+        """The bytes of all columns."""
         return sum(column.nbytes for column in self.columns.values())
 
     @cached_property
     def bounds(self) -> Bounds:
+        """The least and greatest value of each column."""
         return {name: (column.min().item(), column.max().item()) for name, column in self.columns.items()}
 
     @cached_property
     def fingerprint(self) -> str:
+        """SHA-256 of the columns' names, types, shapes and bytes."""
         digest = hashlib.sha256()
         for name, column in sorted(self.columns.items()):
             digest.update(f"{name} {column.dtype} {column.shape}\n".encode())
@@ -153,7 +162,7 @@ class Columns:
 def arrays(labels: Sequence[str] = (), **columns: Any) -> Examples:
     """Your own arrays as examples: `arrays(x=images, y=labels)`, one row an example, in every column alike.
 
-    64-bit numbers become 32-bit ones. Images may be bytes, (N, H, W, C): batches give them as 0 to 1.
+    Numbers become float32 or int32. Images may be bytes, (N, H, W, C): batches give them as float32 from 0 to 1.
     """
     table = {name: _column(name, column) for name, column in columns.items()}
     reserved = {"id", "mask"} & set(table)
@@ -195,7 +204,10 @@ def _column(name: str, values: Any) -> np.ndarray:
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         row = np.argwhere(~np.isfinite(column))[0][0]
         raise Error(f"Column {name} has a NaN or infinite value, first in row {row}: mend or drop such rows.")
-    return column.astype(_NARROW.get(column.dtype.name, column.dtype), copy=False)
-
-
-_NARROW = {"float64": np.float32, "int64": np.int32, "uint64": np.uint32, "float16": np.float32}
+    if column.dtype.kind == "f":
+        return column.astype(np.float32, copy=False)
+    if column.dtype == np.uint8 and column.ndim > 1:
+        return column  # images
+    if column.size and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+        raise Error(f"Column {name} has whole numbers from {column.min()} to {column.max()}, more than 32 bits hold.")
+    return column.astype(np.int32, copy=False)

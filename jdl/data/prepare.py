@@ -90,7 +90,7 @@ def _idx_builder(name: str, source: Path | None, data_dir: Path) -> Any:
 
     stock = {"mnist": mnist.MNIST, "fashion_mnist": mnist.FashionMNIST}[name]
 
-    class Idx(stock, skip_registration=True):  # type: ignore[misc, valid-type]
+    class Idx(stock, skip_registration=True):  # type: ignore[misc, valid-type, call-arg]
         MANUAL_DOWNLOAD_INSTRUCTIONS = "the four IDX files of the dataset" if source else None
 
         def _split_generators(self, manager: Any) -> list[Any]:

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +62,8 @@ def _builder(name: str, data_dir: Path) -> Any:
     import tensorflow_datasets
 
     folder = data_dir / name
-    found = sorted(folder.glob("**/dataset_info.json"))
+    infos = [path for path in folder.glob("**/dataset_info.json") if "incomplete" not in str(path.relative_to(folder))]
+    found = sorted(infos, key=lambda path: [int(n) if n.isdigit() else 0 for n in path.parent.name.split(".")])
     if not found:
         if name.split("/")[0] not in known_datasets():
             raise unknown(name)
@@ -82,9 +84,10 @@ def _examples(builder: Any, split: str, stream: bool) -> Examples:
     if split.split("[")[0] not in builder.info.splits:
         raise Error(f"{builder.info.name} has the splits {', '.join(builder.info.splits)}, and not {split!r}.")
     records = Records(builder, split)
-    fits = records.nbytes is not None and records.nbytes <= MEMORY_BYTES
-    source = records if stream or not fits else Columns(_decoded(records), records.labels)
-    return Examples(source, np.arange(len(records), dtype=np.int32))
+    rows = np.arange(len(records), dtype=np.int32)
+    if stream or records.nbytes > MEMORY_BYTES:
+        return Examples(records, rows).streamed()
+    return Examples(Columns(_decoded(records), records.labels), rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,28 +111,30 @@ class Records:
         return len(self._source)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows, decoded."""
         records = self._source.__getitems__([int(row) for row in rows])
         return {column: _stack(name, [record[name] for record in records]) for name, column in self._names.items()}
 
     @property
-    def nbytes(self) -> int | None:  # type: ignore[override]
-        """The decoded size; None where the shapes of the features do not tell it."""
+    def nbytes(self) -> int:
+        """The decoded size; one too large for any memory where the shapes of the features do not tell it."""
         total = 0
         for name in self._names:
             feature = self.builder.info.features[name]
             if None in feature.shape or not np.issubdtype(feature.np_dtype, np.number):
-                return None
+                return sys.maxsize
             total += int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
         return total * len(self)
 
-    @cached_property
+    @property
     def labels(self) -> tuple[str, ...]:
-        return next(
-            (tuple(self.builder.info.features[n].names) for n, column in self._names.items() if column == "y"), ()
-        )
+        """The names of the classes of y."""
+        label = next((self.builder.info.features[name] for name, column in self._names.items() if column == "y"), None)
+        return tuple(getattr(label, "names", ()))
 
     @property
     def bounds(self) -> Bounds:
+        """From 0 to the number of classes, for labels."""
         classes = {c: getattr(self.builder.info.features[n], "num_classes", None) for n, c in self._names.items()}
         return {column: (0, count - 1) for column, count in classes.items() if count}
 

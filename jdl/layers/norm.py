@@ -14,7 +14,8 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, ..., C) to the same shape."""
         if mask is not None:
-            real = mask > 0
+            real = mask.astype(bool)
             mask = (real | ~real.any()).reshape((-1,) + (1,) * (x.ndim - 1))
         return nn.BatchNorm(use_running_average=not train, momentum=self.momentum, name="norm")(x, mask=mask)

@@ -59,7 +59,8 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
         grads, out = gradient(state, batch, stream(state.key, "loss", state.step))
         count = jnp.where(out.loss.count == 0, 1, out.loss.count)
         grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
-        updates, opt = optimizer.update(grads, state.opt, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to whole powers, which "strict" forbids
+            updates, opt = optimizer.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
         metrics = {"loss": out.loss, **out.metrics}

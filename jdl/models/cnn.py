@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
-from jdl.layers import BatchNorm, max_pool
+from jdl.layers import BatchNorm, convolution, max_pool
 from jdl.models.mlp import MLP
 
 
 class CNN(nn.Module):
-    """For each (channels, n) of `blocks`: n times convolution, BatchNorm and activation; then pooling and dropout.
+    """Blocks (channels, n) of n convolutions, each with BatchNorm and activation; the last one pools; then dropout.
 
-    x (B, H, W, C) gives (B, outputs). The arguments cover the classic plain stacks:
+    x (B, H, W, C) gives (B, outputs). Pooling comes before the last BatchNorm and activation, which so have a
+    quarter of the work: for max pooling and an activation that never falls, like ReLU, the order of the two makes
+    no difference. The arguments cover the classic plain stacks:
     LeNet-like   CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84))
     VGG-like     CNN(10, blocks=((64, 2), (128, 2), (256, 3)), dense=(512,), batch_norm=True)
     """
@@ -22,23 +24,28 @@ class CNN(nn.Module):
     kernel: int = 3
     dense: Sequence[int] = (128,)
     batch_norm: bool = False
-    dropout: float = 0.0
+    dropout: float = 0.0  # after every block
+    dense_dropout: float = 0.0  # after every dense layer
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     pool: Callable[[jax.Array], jax.Array] = max_pool
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, H, W, C) to (B, outputs)."""
         for channels, convolutions in self.blocks:
-            for _ in range(convolutions):
+            for n in range(convolutions):
                 # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
                 x = nn.Conv(
                     channels,
                     (self.kernel, self.kernel),
                     use_bias=not self.batch_norm,
                     kernel_init=nn.initializers.he_normal(),
+                    conv_general_dilated=convolution,
                 )(x)
+                if n == convolutions - 1:
+                    x = self.pool(x)
                 if self.batch_norm:
                     x = BatchNorm()(x, train, mask)
                 x = self.activation(x)
-            x = nn.Dropout(self.dropout, deterministic=not train)(self.pool(x))
-        return MLP(self.outputs, self.dense, self.activation, self.dropout, name="head")(x, train, mask)
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")(x, train, mask)

@@ -19,6 +19,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, ...) to (B, outputs)."""
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))

@@ -12,7 +12,7 @@ import optax
 
 from jdl import metrics
 from jdl.objectives import model as call
-from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Objective, Out, Variables
+from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Metrics, Objective, Out, Variables
 
 RowLoss = Callable[[Array, Array], Array]  # logits (B, K) and labels (B,) to losses (B,)
 
@@ -31,7 +31,7 @@ def classify(model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, to
     def objective_loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
         logits, carry = call.apply(model, variables, batch, key, train)
         labels, mask = batch["y"], batch.get("mask")
-        found: metrics.Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
+        found: Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
         if top:
             found[f"top{top}"] = metrics.top_k(logits, labels, top, mask)
         if not train:
@@ -68,7 +68,7 @@ def classify_binary(model: Any) -> Objective:
         out, carry = call.apply(model, variables, batch, key, train)
         logits, labels, mask = out[:, 0], batch["y"], batch.get("mask")
         predicted = (logits > 0).astype(jnp.int32)
-        found: metrics.Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
+        found: Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
         if not train:
             found["confusion"] = metrics.Confusion.of(predicted, labels, 2, mask)
         losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))

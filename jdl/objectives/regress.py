@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.objectives import model as call
-from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Objective, Out, Variables
+from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Metrics, Objective, Out, Variables
 
 
 def absolute_error(predictions: Array, targets: Array) -> Array:
@@ -29,7 +29,7 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
         out, carry = call.apply(model, variables, batch, key, train)
         targets, mask = batch["y"].reshape(out.shape).astype(out.dtype), batch.get("mask")
-        found = {
+        found: Metrics = {
             "mse": Mean.of(optax.squared_error(out, targets), mask),
             "mae": Mean.of(absolute_error(out, targets), mask),
         }

@@ -1,0 +1,32 @@
+"""Digits with a multi-layer perceptron of two hidden layers.
+
+scripts/train experiments/digits_mlp.py
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.models.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 1_000
+    batch: int = 128
+    lr: float = 3e-3
+    dropout: float = 0.2
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.digits()
+    model = MLP(10, hidden=(256, 128), dropout=c.dropout)
+    optimizer = optax.adamw(optax.cosine_decay_schedule(c.lr, c.steps))
+    learner = jdl.descent(jdl.objectives.classify(model), optimizer)
+    batches = train.shuffled(c.batch, c.seed)
+    return jdl.Run(c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

@@ -1,0 +1,31 @@
+"""MNIST with the model that every course starts with: 784-512-256-10, Adam, batches of 32, 5 epochs.
+
+jdl data prepare mnist
+scripts/train experiments/mnist_mlp.py
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.models.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 5 * 1_875
+    batch: int = 32
+    lr: float = 1e-3
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.tfds("mnist")
+    objective = jdl.objectives.classify(MLP(10, hidden=(512, 256)))
+    learner = jdl.descent(objective, optax.adam(c.lr))
+    batches = train.shuffled(c.batch, c.seed)
+    return jdl.Run(c, learner, batches, test=test.batches(500), best="max accuracy", labels=train.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

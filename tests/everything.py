@@ -1,0 +1,39 @@
+"""An experiment with everything that could break a repetition: BatchNorm, dropout, augmentation, ragged batches, EMA."""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.models.cnn import CNN
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 60
+    batch: int = 24
+    lr: float = 1e-2
+    micro_batches: int = 1
+    streamed: bool = False
+    explode_at: int = 0
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.digits()
+    train, valid, _ = train.split(0.15, 0.1, 0.75, seed=c.seed)  # 216 rows in batches of 24 would not be ragged
+    train, _ = train.split(0.95, 0.05)
+    train = train.streamed() if c.streamed else train
+    model = CNN(10, blocks=((4, 1), (6, 1)), dense=(16,), batch_norm=True, dropout=0.2)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule(c)))
+    learner = jdl.ema(jdl.descent(jdl.objectives.classify(model), optimizer, c.micro_batches), 0.9)
+    batches = train.shuffled(c.batch, c.seed, jdl.data.random_crop(1), jdl.data.random_erase(2))
+    return jdl.Run(c, learner, batches, valid.batches(50), test.batches(50), best="max accuracy")
+
+
+def schedule(c: Config):
+    warm = optax.warmup_cosine_decay_schedule(0.0, c.lr, 5, 60)
+    return optax.join_schedules([warm, optax.constant_schedule(1e38)], [c.explode_at]) if c.explode_at else warm
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

@@ -1,0 +1,188 @@
+"""The command line as its users meet it: what it prints, and how it refuses."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from PIL import Image
+from trained import SCRIPT
+
+from jdl import cli
+
+
+def jdl(capsys, monkeypatch, *arguments):
+    """Exit code, standard output and standard error of `jdl ARGUMENTS`."""
+    monkeypatch.setattr(sys, "argv", ["jdl", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = end.code
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    return lambda *arguments: jdl(capsys, monkeypatch, *arguments)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A root with one finished run of 30 steps."""
+    root = tmp_path_factory.mktemp("runs")
+    subprocess.run(["jdl", "train", str(SCRIPT), "--root", str(root), "--steps", "30"], check=True, capture_output=True)
+    return root
+
+
+def test_help_is_there_for_every_verb(call):
+    assert "jdl data prepare" in call("--help")[1]
+    assert call()[1] == call("--help")[1]
+    for verb in cli.VERBS:
+        code, out, _ = call(verb, "--help")
+        assert code == 0
+        assert "--root" in out
+    code, out, _ = call("train", SCRIPT, "--help")
+    assert code == 0
+    for flag in ("--lr", "--batch", "--seed", "--save-every", "--fresh", "Updates to train for"):
+        assert flag in out
+
+
+def test_runs_show_evaluate_and_digest(call, trained):
+    code, out, _ = call("runs", "--root", trained)
+    assert code == 0
+    assert "everything" in out
+    assert "30/30" in out
+    assert "finished" in out
+    code, out, _ = call("show", "everything", "--root", trained)
+    assert json.loads(out[out.index("{") : out.index("\n}\n") + 2])["config"]["steps"] == 30
+    evaluated = call("evaluate", "everything", "--root", trained)[1]
+    folder = next(trained.glob("*/*/seed0"))
+    last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-1]
+    assert f"{last['accuracy']:.6f}" in evaluated
+    digests = {
+        call("digest", name, "--root", trained)[1] for name in ("everything", folder, "everything/" + folder.parts[-2])
+    }
+    assert len(digests) == 1
+    assert len(digests.pop().split()[0]) == 64
+
+
+def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path):
+    import jdl as library
+
+    _, test = library.data.digits()
+    batch = test.batches(20)[0]
+    x = np.asarray(batch["x"])
+    np.savez(tmp_path / "digits.npz", x=x)
+    code, out, err = call("predict", "everything", tmp_path / "digits.npz", "--root", trained)
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == 20
+    assert sum(float(rows[0][f"probability_{k}"]) for k in range(10)) == pytest.approx(1, abs=1e-5)
+    right = np.mean([int(row["label"]) == y for row, y in zip(rows, np.asarray(batch["y"]), strict=True)])
+    assert right > 0.3
+    Image.fromarray((x[0, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "digit.png")
+    _, out, _ = call("predict", "everything", tmp_path / "digit.png", "--root", trained, "--format", "json")
+    found = json.loads(out)[0]
+    assert found["input"].endswith("digit.png")
+    assert found["label"] == int(rows[0]["label"])
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    code, _, err = call("predict", "everything", tmp_path / "wide.png", "--root", trained)
+    assert code == 2
+    assert "(8, 9, 1) a row, and the model reads (8, 8, 1)" in err
+    for name, content in (("broken.png", b"not a picture"), ("broken.npz", b"PK nothing"), ("text.txt", b"")):
+        (tmp_path / name).write_bytes(content)
+        code, _, err = call("predict", "everything", tmp_path / name, "--root", trained)
+        assert code == 2
+        assert name in err
+    np.savez(tmp_path / "other.npz", z=x)
+    assert "must be its array x" in call("predict", "everything", tmp_path / "other.npz", "--root", trained)[2]
+
+
+SCRIPTS = {
+    "no_run": "x = 1",
+    "no_import": "import nothing_of_that_name",
+    "labels": """
+        import jax, numpy as np, optax, jdl
+        from jdl.models.mlp import MLP
+        Config = jdl.Config
+        def run(c):
+            data = jdl.data.arrays(x=np.zeros((8, 2)), y=np.arange(8))
+            learner = jdl.descent(jdl.objectives.classify(MLP(4)), optax.sgd(0.1))
+            return jdl.Run(c, learner, data.shuffled(4, c.seed))
+    """,
+    "nan": """
+        import numpy as np, jdl
+        def run(c):
+            return jdl.data.arrays(x=np.full((8, 2), np.nan))
+    """,
+    "sizes": """
+        import numpy as np, jdl
+        def run(c):
+            return jdl.data.arrays(x=[np.zeros((8, 8, 1)), np.zeros((8, 9, 1))])
+    """,
+    "dataset": """
+        import jdl
+        def run(c):
+            return jdl.data.tfds("fashion_mnits")
+    """,
+}
+
+BAD = [
+    (["trian"], "Did you mean train"),
+    (["train"], "needs the script"),
+    (["train", "nowhere.py"], "no experiment nowhere.py"),
+    (["train", SCRIPT, "--lrr", "1"], "--lr"),
+    (["train", SCRIPT, "--lr", "fast"], "fast"),
+    (["train", SCRIPT, "--batch", "-5"], "-5"),
+    (["train", SCRIPT, "--batch", "100000"], "larger than the dataset"),
+    (["train", SCRIPT, "--steps", "0"], "--steps must be 1 or more"),
+    (["train", SCRIPT, "--log-every", "0"], "--log-every must be 1 or more"),
+    (["train", SCRIPT, "--micro-batches", "5"], "cannot be cut into 5"),
+    (["train", SCRIPT, "--root", "/dev/null/runs"], "--root"),
+    (["train", SCRIPT, "--root", "/proc/runs"], "--root"),
+    (["train", "no_run"], "defines no function run"),
+    (["train", "no_import"], "nothing_of_that_name"),
+    (["train", "labels"], "give the model 8 outputs"),
+    (["train", "nan"], "NaN or infinite"),
+    (["train", "sizes"], "differ in size"),
+    (["train", "dataset"], "fashion_mnist"),
+    (["show", "nothing"], "jdl runs"),
+    (["digest", "nothing"], "jdl runs"),
+    (["predict", "nothing"], "input"),
+    (["data", "prepare", "fashion_mnits"], "fashion_mnist"),
+    (["data", "prepare", "fashion_mnist", "--from", "/nowhere"], "has no file"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(map(str, value))[-40:])
+def test_bad_input_ends_with_2_and_one_paragraph_before_anything_is_compiled(
+    call, tmp_path, monkeypatch, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("jax._src.compiler.compile_or_get_cached", None)  # whoever compiles, fails with a traceback
+    arguments = list(arguments)
+    if len(arguments) > 1 and arguments[1] in SCRIPTS:
+        script = tmp_path / f"{arguments[1]}.py"
+        script.write_text(textwrap.dedent(SCRIPTS[arguments[1]]))
+        arguments[1] = script
+    code, out, err = call(*arguments)
+    assert code == 2, (out, err)
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) < 16
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_script_is_a_program_of_its_own(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--batch", "0"], capture_output=True, text=True, cwd=tmp_path, env={**os.environ}
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("jdl: A batch has at least 1 row")

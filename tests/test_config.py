@@ -1,0 +1,66 @@
+"""Configs: their digest, their record, and what they refuse."""
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+import jdl
+from jdl.runs.config import difference, digest, from_json, to_json
+
+
+@dataclass(frozen=True)
+class Inner:
+    depth: int = 2
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    lr: float = 1e-3
+    widths: tuple[int, ...] = (8, 4)
+    inner: Inner = Inner()
+
+
+def test_digest_is_of_all_fields_but_the_seed():
+    base = Config(name="a")
+    assert digest(base) == digest(replace(base, seed=5)) == digest(Config(name="a"))
+    others = [
+        replace(base, lr=2e-3),
+        replace(base, widths=(8,)),
+        replace(base, inner=Inner(3)),
+        replace(base, name="b"),
+    ]
+    assert len({digest(c) for c in (base, *others)}) == 5
+    assert len(digest(base)) == 12
+    assert digest(jdl.Config(name="pinned")) == "6ef1ef183343"
+
+
+def test_records_come_back_as_they_were():
+    config = Config(name="a", lr=0.1, widths=(1, 2, 3), inner=Inner(7))
+    assert from_json(Config, to_json(config)) == config
+    assert difference(to_json(config), to_json(replace(config, lr=0.2))) == "lr: 0.1 there, 0.2 here"
+
+
+@dataclass(frozen=True)
+class Unrecordable(jdl.Config):
+    what: object = object()
+
+
+@dataclass(frozen=True)
+class Infinite(jdl.Config):
+    lr: float = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jdl.Config(steps=0), "--steps must be 1 or more"),
+        (lambda: jdl.Config(seed=-1), "--seed must be 0 or more"),
+        (lambda: jdl.Options(log_every=0), "--log-every must be 1 or more"),
+        (lambda: to_json(Unrecordable()), "field what"),
+        (lambda: to_json(Infinite()), "field lr"),
+        (lambda: from_json(Config, {"gone": 1}), "no longer has: gone"),
+    ],
+)
+def test_refusals(make, message):
+    with pytest.raises(jdl.Error, match=message):
+        make()

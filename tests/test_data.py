@@ -1,0 +1,182 @@
+"""Batches are a function of the step; no example is lost or counted twice, wherever it is kept."""
+
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jdl
+from jdl.data import arrays, digits, normalise, random_crop, random_erase, random_flip
+from jdl.data.order import epoch_order, shuffled
+
+ROWS = 23
+IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 6, 5, 2), dtype=np.uint8)
+AUGMENT = (random_crop(1), random_flip(), random_erase(2), normalise([0.5, 0.4], [0.2, 0.3]))
+
+
+@pytest.fixture(params=["resident", "streamed"])
+def examples(request):
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3, labels="abc")
+    return table if request.param == "resident" else table.streamed()
+
+
+def ids_of(batch):
+    return np.asarray(batch["id"])[np.asarray(batch["mask"])].tolist()
+
+
+def test_every_epoch_has_each_example_once_in_an_order_of_its_own(examples):
+    data = examples.shuffled(8, seed=3)
+    assert len(data) == 3
+    epochs = [sum((ids_of(data[e * 3 + i]) for i in range(3)), []) for e in range(3)]
+    assert all(sorted(epoch) == list(range(ROWS)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert epochs[0] != sum((ids_of(examples.shuffled(8, seed=4)[i]) for i in range(3)), [])
+
+
+def test_batches_have_one_size_and_the_last_is_masked(examples):
+    data = examples.batches(8)
+    batches = [data[i] for i in range(len(data))]
+    assert [int(batch["mask"].sum()) for batch in batches] == [8, 8, 7]
+    assert {column.shape[0] for batch in batches for column in batch.values()} == {8}
+    assert sum((ids_of(batch) for batch in batches), []) == list(range(ROWS))
+    np.testing.assert_array_equal(batches[1]["x"], IMAGES[8:16] / np.float32(255))
+    assert batches[0]["x"].dtype == jnp.float32
+    assert batches[0]["y"].dtype == jnp.int32
+
+
+def test_reading_from_any_step_gives_the_batches_of_those_steps(examples):
+    data = examples.shuffled(5, 0, *AUGMENT)
+    make = jax.jit(data.batch)
+    for start in (0, 3, 11):
+        for i, source in enumerate(islice(data.read(start), 7), start):
+            read = make(source, jnp.asarray(i, jnp.int32))
+            jax.tree.map(np.testing.assert_array_equal, read, data[i])
+
+
+def test_kept_on_the_device_or_streamed_the_bits_are_the_same():
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3)
+    first, second = (t.shuffled(5, 1, *AUGMENT) for t in (table, table.streamed()))
+    assert table.resident
+    assert not table.streamed().resident
+    for i in (0, 4, 5, 9, 17):
+        jax.tree.map(np.testing.assert_array_equal, first[i], second[i])
+    assert first.fingerprint == second.fingerprint
+
+
+def test_augmentation_belongs_to_the_example_and_the_epoch():
+    """However the epoch is cut into batches, example k of epoch e looks the same; in epoch e + 1 it looks different."""
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3)
+
+    def views(size, epoch):
+        data = table.shuffled(size, 0, *AUGMENT)
+        batches = [data[epoch * len(data) + i] for i in range(len(data))]
+        return {
+            k: x for b in batches for k, x in zip(ids_of(b), np.asarray(b["x"])[np.asarray(b["mask"])], strict=True)
+        }
+
+    first, other_cut, later = views(8, 0), views(5, 0), views(8, 1)
+    for k in range(ROWS):
+        np.testing.assert_array_equal(first[k], other_cut[k])
+    assert sum((first[k] != later[k]).any() for k in range(ROWS)) > ROWS // 2
+
+
+def test_the_order_is_pinned():
+    """Resumed runs rely on it: were it to change, jdl.runs.checkpoints.FORMAT would have to be raised."""
+    assert shuffled(10, seed=0, epoch=0).tolist() == PINNED[0]
+    assert shuffled(10, seed=1, epoch=2).tolist() == PINNED[1]
+    assert epoch_order(5, 4, None, 0).tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
+
+
+PINNED = [[], []]
+
+
+def test_split_gives_disjoint_parts_by_seed():
+    table = arrays(x=np.arange(50, dtype=np.float32), y=np.arange(50))
+    parts = table.split(0.6, 0.2, 0.2, seed=1)
+    assert [len(part) for part in parts] == [30, 10, 10]
+    assert sorted(np.concatenate([part.ids for part in parts])) == list(range(50))
+    np.testing.assert_array_equal(parts[0].ids, table.split(0.6, seed=1)[0].ids)
+    assert parts[0].ids.tolist() != table.split(0.6, seed=2)[0].ids.tolist()
+    batch = parts[1].batches(10)[0]
+    np.testing.assert_array_equal(batch["y"], batch["id"])
+
+
+def test_fingerprints_follow_the_content():
+    def fingerprint(**columns):
+        return arrays(**columns).fingerprint
+
+    x = np.arange(6, dtype=np.float32)
+    one = fingerprint(x=x)
+    assert one == fingerprint(x=x.copy())
+    different = [fingerprint(x=x + 1), fingerprint(z=x), fingerprint(x=x.reshape(6, 1)), fingerprint(x=x[:5])]
+    assert len({one, *different, arrays(x=x).split(0.5)[0].fingerprint}) == 6
+
+
+def test_digits_are_the_real_ones():
+    train, test = digits()
+    assert (len(train), len(test)) == (1438, 359)
+    assert not set(train.ids) & set(test.ids)
+    batch = train.batches(1438)[0]
+    assert batch["x"].shape == (1438, 8, 8, 1)
+    assert float(batch["x"].min()) == 0
+    assert float(batch["x"].max()) == 1
+    assert set(np.asarray(batch["y"]).tolist()) == set(range(10))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: arrays(x=[np.zeros((2, 2)), np.zeros((2, 3))]), r"number 0 is \(2, 2\) and number 1 is \(2, 3\)"),
+        (lambda: arrays(x=np.asarray([0.0, np.nan])), "NaN or infinite value, first in row 1"),
+        (lambda: arrays(x=np.zeros(3), y=np.zeros(4)), "equally many rows"),
+        (lambda: arrays(x=np.zeros(3), id=np.zeros(3)), "none of them id"),
+        (lambda: arrays(), "at least one column"),
+        (lambda: arrays(x=np.asarray(["a"])), "must hold numbers"),
+        (lambda: arrays(y=np.asarray([2**40])), "32 bits"),
+        (lambda: arrays(x=np.zeros(3)).batches(0), "at least 1 row"),
+        (lambda: arrays(x=np.zeros(3)).batches(-5), "-5 is not"),
+        (lambda: arrays(x=np.zeros(3)).shuffled(4, 0), "larger than the dataset, which has 3"),
+        (lambda: arrays(x=np.zeros((0, 2))).batches(1), "no examples"),
+        (lambda: arrays(x=np.zeros(3)).split(0.9, 0.2), "sum to 1 at most"),
+        (lambda: normalise(0.5, 0.0), "above 0"),
+    ],
+)
+def test_refusals_name_what_is_wrong(make, message):
+    with pytest.raises(jdl.Error, match=message):
+        make()
+
+
+def key(n=0):
+    return jax.random.key(n)
+
+
+def test_crops_are_windows_of_the_padded_image():
+    image = {"x": jnp.arange(1.0, 17).reshape(4, 4, 1)}
+    padded = np.pad(np.asarray(image["x"]), ((1, 1), (1, 1), (0, 0)))
+    windows = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+    seen = {
+        next(n for n, window in enumerate(windows) if (np.asarray(random_crop(1)(key(k), image)["x"]) == window).all())
+        for k in range(60)
+    }
+    assert seen == set(range(9))
+
+
+def test_flips_mirror_half_of_the_images():
+    image = {"x": jnp.arange(8.0).reshape(2, 4, 1)}
+    flipped = [np.asarray(random_flip()(key(k), image)["x"]) for k in range(40)]
+    mirrored = sum((x == np.asarray(image["x"])[:, ::-1]).all() for x in flipped)
+    assert 10 < mirrored < 30
+    assert mirrored + sum((x == np.asarray(image["x"])).all() for x in flipped) == 40
+
+
+def test_erasing_fills_one_square():
+    image = {"x": jnp.ones((5, 6, 2))}
+    for k in range(10):
+        erased = np.asarray(random_erase(3, probability=1.0)(key(k), image)["x"])
+        rows, columns = np.nonzero((erased == 0).all(-1))
+        assert len(rows) == 9
+        assert (np.ptp(rows), np.ptp(columns)) == (2, 2)
+    with pytest.raises(jdl.Error, match="does not fit"):
+        random_erase(7)(key(), image)

@@ -1,0 +1,103 @@
+"""The guarantees, bit for bit, with BatchNorm, dropout, augmentation, EMA and ragged batches on.
+
+Each was seen to fail: with a salted hash in the names of streams (1), with the order drawn from a generator that goes
+on through the epochs, and with the logged lines kept that a kill left behind (2), with evaluation that gave its
+BatchNorm statistics back (3).
+"""
+
+import json
+import subprocess
+
+import pytest
+from trained import digest, finish, folder_of, kill_at, lines, spawn, train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run that the others are held against."""
+    return train(tmp_path_factory.mktemp("whole"))
+
+
+def test_1_the_same_config_and_seed_give_the_same_bits_in_two_processes(tmp_path):
+    finish(spawn(tmp_path / "a", "--steps", 20))
+    finish(spawn(tmp_path / "b", "--steps", 20))
+    first, second = folder_of(tmp_path / "a"), folder_of(tmp_path / "b")
+    assert lines(first) == lines(second)
+    digests = [
+        subprocess.run(["jdl", "digest", str(folder)], capture_output=True, text=True, check=True).stdout
+        for folder in (first, second)
+    ]
+    assert digests[0] == digests[1]
+    assert digests[0].endswith("step 20\n")
+
+
+def test_1_another_seed_gives_other_bits(whole, tmp_path):
+    assert digest(train(tmp_path, seed=1)) != digest(whole)
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_2_killed_and_resumed_is_never_stopped(tmp_path, streamed):
+    """SIGKILL at three moments, one of them in the first epoch and none at a checkpoint, each time resumed."""
+    flags = ["--save-every", 4] + (["--streamed"] if streamed else [])
+    finish(spawn(tmp_path / "whole", *flags))
+    killed = [kill_at(tmp_path / "killed", step, *flags) for step in (7, 25, 46)]
+    assert all(killed), "a training ended before its kill: the test has shown nothing"
+    output = finish(spawn(tmp_path / "killed", *flags))
+    assert "Resuming" in output
+    first, second = folder_of(tmp_path / "whole"), folder_of(tmp_path / "killed")
+    assert lines(first) == lines(second)
+    kept = [(line["step"], line["split"]) for line in map(json.loads, lines(second))]
+    assert len(set(kept)) == len(kept)
+    assert {step for step, split in kept if split == "train"} == set(range(1, 61))
+    digests = [subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)]
+    assert digests[0] == digests[1]
+
+
+def test_2_stopped_at_any_step_and_resumed(whole, tmp_path, monkeypatch):
+    """The loop broken off after every step in turn, without a word, and entered again from its checkpoints."""
+    from jdl.runs.fit import _Trainer
+
+    settle = _Trainer.settle
+    for stop in (1, 2, 9, 10, 27):  # around the ends of epochs of 9 steps, and within
+
+        def broken(self, step, metrics, stop=stop):
+            settle(self, step, metrics)
+            if step == stop:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(_Trainer, "settle", broken)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, save_every=1)
+    monkeypatch.setattr(_Trainer, "settle", settle)
+    resumed = train(tmp_path)
+    assert resumed.steps < 40
+    assert digest(resumed) == digest(whole)
+    assert lines(resumed) == lines(whole)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"log_every": 100},
+        {"eval_every": 1},
+        {"eval_every": 0},
+        {"save_every": 10, "keep": 5},
+        {"save_every": 1, "eval_every": 7, "log_every": 3},
+        {"save_every": 0},
+        {"quiet": False},
+    ],
+    ids=str,
+)
+def test_3_looking_changes_nothing(whole, tmp_path, options):
+    looked = train(tmp_path, **options)
+    assert digest(looked) == digest(whole)
+    if "log_every" not in options:
+
+        def of_training(run):
+            return [line for line in lines(run) if json.loads(line)["split"] == "train"]
+
+        assert of_training(looked) == of_training(whole)
+
+
+def test_kept_on_the_device_or_streamed_the_training_is_the_same(whole, tmp_path):
+    assert digest(train(tmp_path, streamed=True)) == digest(whole)

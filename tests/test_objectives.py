@@ -1,0 +1,138 @@
+"""Objectives against formulas written out, their masks and their refusals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn.metrics import log_loss
+
+import jdl
+from jdl.models.mlp import MLP
+from jdl.objectives import classify, classify_binary, hinge, perceptron, regress
+from jdl.objectives.regress import absolute_error
+
+ROWS, CLASSES = 9, 4
+X = jax.random.normal(jax.random.key(0), (ROWS, 6))
+Y = jnp.arange(ROWS, dtype=jnp.int32) % CLASSES
+MASK = jnp.arange(ROWS) % 3 != 0
+BATCH = {"x": X, "y": Y, "mask": MASK}
+BINARY = {**BATCH, "y": Y % 2}
+NUMBERS = {**BATCH, "y": X[:, 0] * 2}
+
+TABLE = {
+    "classify": (classify(MLP(CLASSES)), BATCH),
+    "smoothed": (classify(MLP(CLASSES), smoothing=0.2, top=2), BATCH),
+    "hinge": (hinge(MLP(CLASSES)), BATCH),
+    "perceptron": (perceptron(MLP(CLASSES)), BATCH),
+    "binary": (classify_binary(MLP(1)), BINARY),
+    "mse": (regress(MLP(1)), NUMBERS),
+    "mae": (regress(MLP(1), absolute_error), NUMBERS),
+    "huber": (regress(MLP(1), optax.huber_loss), NUMBERS),
+}
+
+
+def logits_of(objective):
+    variables = objective.init(jax.random.key(3), BATCH)
+    dense = variables["params"]["Dense_0"]
+    return variables, np.asarray(X @ dense["kernel"] + dense["bias"][None])
+
+
+def reference(name, out):
+    """The loss of every row, by NumPy alone."""
+    rows, y = np.arange(ROWS), np.asarray(Y)
+    if name in ("classify", "smoothed"):
+        probabilities = np.exp(out) / np.exp(out).sum(1, keepdims=True)
+        share = 0.2 if name == "smoothed" else 0.0
+        target = np.eye(CLASSES)[y] * (1 - share) + share / CLASSES
+        return -(target * np.log(probabilities)).sum(1)
+    if name in ("hinge", "perceptron"):
+        margin = out + (np.eye(CLASSES)[y] == 0) * (name == "hinge")
+        return margin.max(1) - out[rows, y]
+    if name == "binary":
+        p, y = 1 / (1 + np.exp(-out[:, 0])), y % 2
+        return -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    error = out[:, 0] - np.asarray(NUMBERS["y"])
+    small = np.abs(error) <= 1
+    return {"mse": error**2, "mae": np.abs(error), "huber": np.where(small, error**2 / 2, np.abs(error) - 0.5)}[name]
+
+
+@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize("train", [True, False])
+def test_loss_is_the_formula_over_the_real_rows(name, train):
+    objective, batch = TABLE[name]
+    variables, out = logits_of(objective)
+    found = objective.loss(variables, batch, jax.random.key(1), train)
+    assert int(found.loss.count) == int(MASK.sum())
+    np.testing.assert_allclose(found.loss.value(), reference(name, out)[np.asarray(MASK)].mean(), rtol=1e-5)
+    assert ("confusion" in found.metrics) == (not train and name not in ("mse", "mae", "huber"))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_masked_rows_may_hold_anything(name):
+    objective, batch = TABLE[name]
+    variables, _ = logits_of(objective)
+
+    def loss(params, batch):
+        return objective.loss({**variables, "params": params}, batch, jax.random.key(1), True).loss.value()
+
+    wild = {**batch, "x": jnp.where(MASK[:, None], X, 1e9), "y": jnp.where(MASK, batch["y"], 0)}
+    for a, b in zip(*(jax.tree.leaves(jax.grad(loss)(variables["params"], b)) for b in (batch, wild)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def test_classify_agrees_with_scikit_learn():
+    variables, out = logits_of(TABLE["classify"][0])
+    predicted = TABLE["classify"][0].predict(variables, BATCH)
+    expected = log_loss(np.asarray(Y), predicted["probability"], labels=range(CLASSES))
+    found = TABLE["classify"][0].loss(variables, {"x": X, "y": Y}, jax.random.key(0), False)
+    assert found.loss.value() == pytest.approx(expected, rel=1e-5)
+    np.testing.assert_array_equal(predicted["label"], out.argmax(1))
+
+
+def test_predictions_of_the_binary_case_and_of_numbers():
+    variables, out = logits_of(TABLE["binary"][0])
+    predicted = TABLE["binary"][0].predict(variables, BINARY)
+    np.testing.assert_allclose(predicted["probability"].sum(1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(predicted["label"], out[:, 0] > 0)
+    variables, out = logits_of(TABLE["mse"][0])
+    np.testing.assert_allclose(TABLE["mse"][0].predict(variables, NUMBERS)["value"], out, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("objective", "batch", "bounds", "message"),
+    [
+        (classify(MLP(4)), BATCH, {"y": (0, 4)}, "give the model 5 outputs"),
+        (classify(MLP(4)), BATCH, {"y": (-1, 3)}, "from -1 to 3"),
+        (classify(MLP(4)), {**BATCH, "y": X[:, 0]}, {}, "whole numbers"),
+        (classify(MLP(4)), {"x": X}, {}, "no such column"),
+        (classify_binary(MLP(2)), BINARY, {}, "one output"),
+        (classify_binary(MLP(1)), BATCH, {"y": (0, 3)}, "0 to 1"),
+        (regress(MLP(2)), NUMBERS, {}, "make them equal"),
+    ],
+)
+def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
+    with pytest.raises(jdl.Error, match=message):
+        objective.check(batch, bounds)
+
+
+def test_frozen_parameters_do_not_move_and_cost_no_state():
+    whole = classify(MLP(CLASSES, hidden=(8,)))
+    learner = jdl.descent(jdl.freeze(whole, "Dense_0"), optax.adamw(1e-1, weight_decay=0.5))
+    state = learner.init(jax.random.key(0), BATCH)
+    before = learner.view(state)
+    for _ in range(3):
+        state, _ = learner.step(state, BATCH)
+    after = learner.view(state)
+    jax.tree.map(np.testing.assert_array_equal, before["frozen"], after["frozen"])
+    assert (before["params"]["Dense_1"]["kernel"] != after["params"]["Dense_1"]["kernel"]).any()
+    assert "Dense_0" not in str(jax.tree_util.tree_structure(state.opt))
+    free = jdl.descent(whole, optax.adamw(1e-1)).init(jax.random.key(0), BATCH)
+    np.testing.assert_array_equal(free.params["Dense_0"]["kernel"], before["frozen"]["Dense_0"]["kernel"])
+    assert learner.objective.predict(after, BATCH)["label"].shape == (ROWS,)
+
+
+@pytest.mark.parametrize(("pattern", "message"), [("Conv", "none of the"), (".", "all of the")])
+def test_a_pattern_that_freezes_nothing_or_everything_is_refused(pattern, message):
+    with pytest.raises(jdl.Error, match=message):
+        jdl.freeze(classify(MLP(CLASSES, hidden=(8,))), pattern).init(jax.random.key(0), BATCH)

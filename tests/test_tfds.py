@@ -1,0 +1,148 @@
+"""TFDS: prepared from raw files without TensorFlow, read as ArrayRecord, refused with the command that helps."""
+
+import gzip
+import struct
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import jdl
+from jdl.data import prepare as preparation
+from jdl.data import tfds
+from jdl.data.prepare import FILES, prepare, read_idx
+
+
+def idx(array):
+    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory):
+    """A folder of IDX files, half of them gzipped, with what they hold and their sums."""
+    folder = tmp_path_factory.mktemp("raw")
+    rng = np.random.default_rng(0)
+    content, sums = {}, {}
+    for split, files in FILES.items():
+        rows = 30 if split == "train" else 12
+        arrays = (rng.integers(0, 256, (rows, 28, 28), np.uint8), rng.integers(0, 10, rows).astype(np.uint8))
+        content[split] = arrays
+        for n, (file, array) in enumerate(zip(files, arrays, strict=True)):
+            sums[file] = __import__("hashlib").sha256(idx(array)).hexdigest()
+            path = folder / (file + (".gz" if n else ""))
+            path.write_bytes(gzip.compress(idx(array)) if n else idx(array))
+    return folder, content, sums
+
+
+@pytest.fixture
+def published(raw, monkeypatch):
+    monkeypatch.setitem(preparation.SUMS, "fashion_mnist", raw[2])
+
+
+@pytest.fixture(scope="module")
+def prepared(raw, tmp_path_factory):
+    """The folder of a prepared dataset."""
+    folder = tmp_path_factory.mktemp("tfds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(preparation.SUMS, "fashion_mnist", raw[2])
+        prepare("fashion_mnist", raw[0], folder)
+    return folder
+
+
+def test_prepared_examples_are_the_raw_ones(raw, prepared):
+    assert "tensorflow" not in sys.modules
+    parts = tfds("fashion_mnist", data_dir=prepared)
+    for examples, (images, labels) in zip(parts, raw[1].values(), strict=True):
+        batch = examples.batches(len(labels))[0]
+        found = {
+            (np.round(np.asarray(x) * 255).astype(np.uint8).tobytes(), int(y))
+            for x, y in zip(batch["x"], batch["y"], strict=True)
+        }
+        assert found == {(x.tobytes(), int(y)) for x, y in zip(images, labels, strict=True)}
+    assert parts[0].labels[0] == "T-shirt/top"
+    assert parts[0].bounds["y"] == (0, 9) or parts[0].bounds["y"][1] <= 9
+
+
+def test_streamed_and_in_memory_and_cached_the_batches_are_the_same(prepared):
+    first = tfds("fashion_mnist", "train", data_dir=prepared)[0].shuffled(8, 0)
+    cached = tfds("fashion_mnist", "train", data_dir=prepared)[0].shuffled(8, 0)
+    streamed = tfds("fashion_mnist", "train", data_dir=prepared, stream=True)[0]
+    assert not streamed.resident
+    for i, source in zip(range(6), streamed.shuffled(8, 0).read(), strict=False):
+        for data in (first, cached):
+            for name, column in data[i].items():
+                np.testing.assert_array_equal(column, streamed.shuffled(8, 0)[i][name])
+        np.testing.assert_array_equal(source["columns"]["id"], first[i]["id"])
+    assert streamed.bounds == {"y": (0, 9)}
+
+
+def test_a_damaged_cache_is_decoded_again(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("JDL_CACHE", str(tmp_path))
+    whole = tfds("fashion_mnist", "train", data_dir=prepared)[0].fingerprint
+    column = next(tmp_path.glob("decoded/*/x.npy"))
+    content = bytearray(column.read_bytes())
+    content[-1] ^= 1
+    column.write_bytes(content)
+    assert tfds("fashion_mnist", "train", data_dir=prepared)[0].fingerprint == whole
+
+
+def test_slices_and_unknown_splits(prepared):
+    assert len(tfds("fashion_mnist", "train[:50%]", data_dir=prepared)[0]) == 15
+    with pytest.raises(jdl.Error, match="has the splits train, test"):
+        tfds("fashion_mnist", "dev", data_dir=prepared)
+
+
+def test_not_prepared_names_the_command_within_a_second(tmp_path):
+    tfds.__module__  # noqa: B018 - TFDS itself takes its time to import; that is not what is measured
+    import tensorflow_datasets  # noqa: F401
+
+    began = time.perf_counter()
+    with pytest.raises(jdl.Error, match="jdl data prepare mnist"):
+        tfds("mnist", data_dir=tmp_path)
+    with pytest.raises(jdl.Error, match="Did you mean fashion_mnist"):
+        tfds("fashion_mnits", data_dir=tmp_path)
+    assert time.perf_counter() - began < 1
+
+
+def test_wrong_files_are_refused_before_anything_is_written(raw, tmp_path):
+    """The real sums are in force here, and these files are not the published ones."""
+    target = tmp_path / "tfds"
+    with pytest.raises(jdl.Error, match="not the published file"):
+        prepare("fashion_mnist", raw[0], target)
+    with pytest.raises(jdl.Error, match="has no file train-images"):
+        prepare("fashion_mnist", tmp_path, target)
+    with pytest.raises(jdl.Error, match="leave it out"):
+        prepare("cifar10", raw[0], target)
+    with pytest.raises(jdl.Error, match="no dataset"):
+        prepare("fashion", raw[0], target)
+    assert not target.exists()
+
+
+@pytest.mark.usefixtures("published")
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-3], "cut off or damaged"),
+        (lambda content: b"PNG" + content, "not an IDX file"),
+        (lambda content: b"", "begins with nothing"),
+        (lambda content: gzip.compress(content)[:-20], "cannot be read"),
+        (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "not the published file"),
+    ],
+)
+def test_damaged_files_are_refused(raw, tmp_path, damage, message):
+    file = FILES["train"][0]
+    (tmp_path / file).write_bytes(damage((raw[0] / file).read_bytes()))
+    with pytest.raises(jdl.Error, match=message):
+        read_idx(tmp_path / file, raw[2][file])
+
+
+def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+    import urllib.error
+
+    def refuse(*arguments, **named):
+        raise urllib.error.URLError("name resolution failed")
+
+    monkeypatch.setattr("urllib.request.urlopen", refuse)
+    with pytest.raises(jdl.Error, match="cannot be downloaded.*--from DIR"):
+        prepare("mnist", None, tmp_path)

@@ -1,0 +1,26 @@
+"""A mean that merges is the mean of all."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdl import Mean
+
+
+def test_merged_mean_is_not_the_mean_of_means():
+    parts = [jnp.asarray([1.0, 2.0, 3.0, 4.0, 5.0, 5.0]), jnp.asarray([10.0])]
+    merged = sum((Mean.of(part) for part in parts[1:]), Mean.of(parts[0]))
+    assert merged.value() == pytest.approx(30 / 7)
+    assert np.mean([part.mean() for part in parts]) == pytest.approx(6.6666667)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2)])
+def test_masked_rows_do_not_count_even_when_nan(shape):
+    values = jnp.ones(shape).at[1].set(jnp.nan)
+    mean = Mean.of(values, jnp.asarray([True, False, True]))
+    assert mean.value() == 1
+    assert float(mean.count) == 2 * np.prod(shape[1:])
+
+
+def test_float_mask_weighs():
+    assert Mean.of(jnp.asarray([1.0, 4.0]), jnp.asarray([1.0, 0.5])).value() == 2

@@ -1,0 +1,79 @@
+"""How tests train: in this process, or in one of its own that can be killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import everything
+
+import jdl
+from jdl.runs.checkpoints import state_digest
+
+SCRIPT = Path(everything.__file__)
+
+
+def train(root, **fields):
+    """Trains `everything` here; options and config fields by name."""
+    names = set(jdl.Options.__dataclass_fields__)
+    options = {name: value for name, value in fields.items() if name in names}
+    config = {"name": "everything", **{name: value for name, value in fields.items() if name not in names}}
+    run = everything.run(everything.Config(**config))
+    return jdl.fit(run, jdl.Options(root=root, **{"log_every": 1, "quiet": True, **options}), SCRIPT)
+
+
+def digest(result):
+    return state_digest(result.state)
+
+
+def lines(result_or_folder):
+    """The metrics file, to the byte."""
+    return (getattr(result_or_folder, "folder", result_or_folder) / "metrics.jsonl").read_text().splitlines()
+
+
+def command(root, *flags, script=SCRIPT):
+    return [sys.executable, str(script), "--root", str(root), "--log-every", "1", *map(str, flags)]
+
+
+def spawn(root, *flags, script=SCRIPT):
+    """A training in a process of its own, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    return subprocess.Popen(
+        command(root, *flags, script=script),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    """Waits for the end of a training; its output."""
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def folder_of(root):
+    found = list(Path(root).glob("*/*/seed*/run.json"))
+    assert len(found) == 1, found
+    return found[0].parent
+
+
+def kill_at(root, step, *flags, script=SCRIPT):
+    """Trains until the log has `step`, then SIGKILL; whether the training was still under way."""
+    process = spawn(root, *flags, script=script)
+    deadline = time.time() + 300
+    while process.poll() is None and time.time() < deadline:
+        if any(len(path.read_bytes().splitlines()) >= step for path in Path(root).glob("*/*/seed*/metrics.jsonl")):
+            break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+__all__ = ["digest", "finish", "folder_of", "kill_at", "lines", "replace", "spawn", "train"]
