@@ -86,6 +86,7 @@ class Interleaved:
         return self.data[i]
 
     def read(self, start=0):
+        """Yields what `data.read` yields, and between blocks takes the time."""
         sources = self.data.read(start)
         while True:
             began = time.perf_counter()

@@ -11,9 +11,13 @@ os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-
 import jax
 import pytest
 
+from jdl.runs.environment import use_compilation_cache
+
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+use_compilation_cache()
 
 ROOT = Path(__file__).parents[1]
 

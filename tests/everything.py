@@ -1,4 +1,4 @@
-"""An experiment with everything that could break a repetition: BatchNorm, dropout, augmentation, ragged batches, EMA."""
+"""All that could break a repetition in one experiment: BatchNorm, dropout, augmentation, ragged batches, EMA."""
 
 from dataclasses import dataclass
 

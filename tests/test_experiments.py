@@ -1,7 +1,6 @@
 """Every experiment is short, does nothing when imported, and trains."""
 
 import ast
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +37,7 @@ assert not bridge._backends, "a device was started"
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not os.listdir(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def small(name, *splits, **options):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import everything
 import numpy as np
@@ -66,7 +67,7 @@ def test_fresh_moves_the_old_run_aside(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_with_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(jdl.Error, match=r"The loss of step 1[3-9] is (nan|inf).*the checkpoint of step 12 is kept"):
+    with pytest.raises(jdl.Error, match=r"The param_norm of step 13 is inf.*the checkpoint of step 12 is kept"):
         train(tmp_path, explode_at=12, save_every=1)
     folder = next(tmp_path.glob("*/*/seed0"))
     checkpoints = Checkpoints(folder / "checkpoints", "max accuracy")
@@ -132,19 +133,22 @@ def test_a_folder_with_another_run_is_refused_with_the_difference(tmp_path, chan
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
-    """Every byte of array data that is flipped is either refused by Orbax or named by our sums."""
+    """Damage is refused, or it lay in bytes that the state is not made of: a wrong state is never loaded."""
     result = train(tmp_path, steps=2)
     files = [p for p in (result.folder / "checkpoints" / "2" / "state").rglob("*") if p.is_file() and "d" in p.parts]
-    assert files
+    refused = []
     for path in files:
         whole = path.read_bytes()
         damaged = bytearray(whole)
         damaged[len(damaged) // 2] ^= 1
         path.write_bytes(damaged)
-        with pytest.raises(jdl.Error, match=r"damaged|cannot be restored"):
-            train(tmp_path, steps=2)
+        try:
+            assert digest(train(tmp_path, steps=2)) == digest(result)
+        except jdl.Error as error:
+            assert re.search(r"damaged|cannot be restored", str(error))  # noqa: PT017
+            refused.append("is damaged" in str(error))
         path.write_bytes(whole)
-    assert train(tmp_path, steps=2).steps == 0
+    assert any(refused), "no damage was found by the sums: Orbax would have loaded it"
 
 
 def test_early_stopping_without_a_validation_set_is_refused(tmp_path):

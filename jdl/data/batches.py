@@ -123,4 +123,6 @@ class Batches:
 
 def scaled(column: Array) -> Array:
     """Images of bytes as float32 from 0 to 1; any other column as it is."""
-    return column.astype(jnp.float32) / 255 if column.dtype == jnp.uint8 and column.ndim > 1 else column
+    if column.dtype != jnp.uint8 or column.ndim == 1:
+        return column
+    return column.astype(jnp.float32) * np.float32(1 / 255)  # a division XLA may turn into this, or not

@@ -13,8 +13,8 @@ def shuffled(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np.nd
     The rows are sorted by the raw output of Philox-4x64 (Salmon et al., 2011) under the key (seed, name and epoch).
     NumPy promises that stream for good, unlike those of its `Generator`; and nothing waits for a device here.
     """
-    philox = np.random.Philox(key=[seed, crc32(name.encode()) << 32 | epoch])
-    return np.argsort(philox.random_raw(rows), kind="stable").astype(np.int32)
+    key = np.asarray([seed, crc32(name.encode()) << 32 | epoch], np.uint64)
+    return np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable").astype(np.int32)
 
 
 def epoch_order(rows: int, size: int, seed: int | None, epoch: int) -> np.ndarray:

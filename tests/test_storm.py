@@ -1,0 +1,21 @@
+"""Slow proofs: real runs killed for real."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from trained import finish, folder_of, kill_at, lines, spawn
+
+CNN = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
+
+
+@pytest.mark.slow
+def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
+    finish(spawn(tmp_path / "whole", script=CNN))
+    for step in (60, 333, 801):
+        assert kill_at(tmp_path / "killed", step, script=CNN), "it ended before its kill: nothing was shown"
+    finish(spawn(tmp_path / "killed", script=CNN))
+    first, second = folder_of(tmp_path / "whole"), folder_of(tmp_path / "killed")
+    assert lines(first) == lines(second)
+    digests = [subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)]
+    assert digests[0] == digests[1]
