@@ -76,8 +76,8 @@ class Objective:
     """A pair of pure functions, `init` and `loss`: what is to be made small.
 
     `init(key, batch) -> variables`; `loss(variables, batch, key, train) -> Out`. The other two are there where
-    they make sense: `predict(variables, batch)` gives columns for the rows of x, and `check(batch, bounds)` raises
-    `Error` where data do not suit the model, from shapes and each column's (least, greatest) alone.
+    they make sense: `predict(variables, batch)` gives columns for the rows of x, and `check(spec, bounds)` raises
+    `Error` where data do not suit the model, from a batch's shapes and each column's (least, greatest) alone.
     """
 
     init: Callable[[Key, Batch], Variables]
@@ -131,6 +131,10 @@ class Data(Protocol):
     def read(self, start: int = 0) -> Iterator[Any]: ...
 
     def batch(self, source: Any, i: Array) -> Batch: ...
+
+    @property
+    def spec(self) -> Batch:
+        """The shapes and types of a batch, as `jax.ShapeDtypeStruct`."""
 
     @property
     def rows(self) -> int:

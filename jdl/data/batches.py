@@ -74,6 +74,15 @@ class Batches:
             example = transform(jax.random.fold_in(key, n), example)
         return example
 
+    @cached_property
+    def spec(self) -> Batch:
+        """The shapes and types of a batch, without making one."""
+        source = {
+            "columns": self.examples.take(np.zeros(self.size, np.int32)),
+            "key": jax.eval_shape(jax.random.key, 0),
+        }
+        return jax.eval_shape(self.batch, source, jax.ShapeDtypeStruct((), jnp.int32))
+
     @property
     def rows(self) -> int:
         """Examples in an epoch."""

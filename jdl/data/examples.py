@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.augment import Transform
@@ -112,7 +111,7 @@ class Examples:
     @cached_property
     def on_device(self) -> dict[str, Array]:
         """All of the columns, on the device."""
-        return {name: jnp.asarray(column) for name, column in self.take(np.arange(len(self))).items()}
+        return {name: jax.device_put(column) for name, column in self.take(np.arange(len(self))).items()}
 
     @property
     def bounds(self) -> Bounds:

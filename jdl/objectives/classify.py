@@ -43,7 +43,7 @@ def classify(model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, to
         return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
 
     def check(batch: Batch, bounds: Bounds) -> None:
-        _check_labels(batch, bounds, _outputs(model, batch)[-1])
+        _check_labels(batch, bounds, call.output_shape(model, batch)[-1])
 
     return Objective(partial(call.init, model), objective_loss, predict, check)
 
@@ -80,7 +80,7 @@ def classify_binary(model: Any) -> Objective:
         return {"label": (yes > 0.5).astype(jnp.int32), "probability": jnp.stack([1 - yes, yes], -1)}
 
     def check(batch: Batch, bounds: Bounds) -> None:
-        shape = _outputs(model, batch)
+        shape = call.output_shape(model, batch)
         if shape[1:] != (1,):
             raise Error(f"classify_binary needs a model with one output a row, (B, 1), and this one gives {shape}.")
         _check_labels(batch, bounds, 2)
@@ -93,11 +93,6 @@ def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
     if not smoothing:
         return losses
     return (1 - smoothing) * losses - smoothing * jax.nn.log_softmax(logits).mean(-1)
-
-
-def _outputs(model: Any, batch: Batch) -> tuple[int, ...]:
-    out, _ = jax.eval_shape(model.init_with_output, {"params": jax.random.key(0)}, batch["x"])
-    return out.shape
 
 
 def _check_labels(batch: Batch, bounds: Bounds, classes: int) -> None:

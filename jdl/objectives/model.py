@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from jdl.keys import stream
 from jdl.types import Array, Batch, Error, Key, Variables
 
@@ -11,6 +13,11 @@ def init(model: Any, key: Key, batch: Batch) -> Variables:
     if "x" not in batch:
         raise Error(f"The model reads the column x, and the data have only {', '.join(sorted(batch))}: name one x.")
     return dict(model.init({"params": key}, batch["x"]))
+
+
+def output_shape(model: Any, batch: Batch) -> tuple[int, ...]:
+    """The shape of the model's output for rows like `batch["x"]`, computed from shapes alone."""
+    return jax.eval_shape(lambda batch: model.apply(init(model, jax.random.key(0), batch), batch["x"]), batch).shape
 
 
 def apply(model: Any, variables: Variables, batch: Batch, key: Key, train: bool) -> tuple[Array, Variables]:

@@ -40,9 +40,9 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
         return {"value": out}
 
     def check(batch: Batch, bounds: Bounds) -> None:
-        out, _ = jax.eval_shape(model.init_with_output, {"params": jax.random.key(0)}, batch["x"])
+        out = call.output_shape(model, batch)
         target = batch["y"].shape if "y" in batch else None
-        if target not in (out.shape, out.shape[:-1] if out.shape[-1] == 1 else out.shape):
-            raise Error(f"The model predicts {out.shape} for a batch, and the targets y are {target}: make them equal.")
+        if target not in (out, out[:-1] if out[-1] == 1 else out):
+            raise Error(f"The model predicts {out} for a batch, and the targets y are {target}: make them equal.")
 
     return Objective(partial(call.init, model), loss, predict, check)
