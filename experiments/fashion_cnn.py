@@ -14,7 +14,7 @@ from jdl.models.cnn import CNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 15 * 469
+    steps: int = 13 * 469
     batch: int = 128
     lr: float = 3e-3
 

@@ -1,8 +1,8 @@
 """The guarantees, bit for bit, with BatchNorm, dropout, augmentation, EMA and ragged batches on.
 
-Each was seen to fail: with a salted hash in the names of streams (1), with the order drawn from a generator that goes
-on through the epochs, and with the logged lines kept that a kill left behind (2), with evaluation that gave its
-BatchNorm statistics back (3).
+Each was seen to fail, when the code was broken on purpose: with stream names by Python's salted `hash` (1); with the
+order begun anew at a resume, with BatchNorm statistics that were not restored, and with the lines kept that a kill had
+left behind (2); with a batch lost at each save, and with statistics that moved at each evaluation (3).
 """
 
 import json

@@ -16,7 +16,8 @@ THIS = "scripts/test"  # the command that runs this test
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A fresh copy of the tracked files, with the environment that is there already."""
+    """A fresh copy of the tracked files, with the environment of the repository, brought up to date."""
+    subprocess.run([ROOT / "scripts" / "setup"], check=True)
     folder = tmp_path_factory.mktemp("clone") / "jdl"
     files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]
     for file in files:
