@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
 
 import grain
@@ -41,16 +42,15 @@ class Batches:
         return -(-self.rows // self.size)
 
     def __getitem__(self, i: int) -> Batch:
-        source = self._resident(i) if self.examples.resident else self._gathered(i)
+        source = self._resident(i // len(self)) if self.examples.resident else self._gathered(i)
         return self._compiled(source, jnp.asarray(i, jnp.int32))
 
     def read(self, start: int = 0) -> Iterator[Any]:
         """What batches start, start + 1, ... are made of: arrays on the device, or rows read ahead by threads."""
         if self.examples.resident:
-            i = start
-            while True:
-                yield self._resident(i)
-                i += 1
+            for epoch in count(start // len(self)):
+                source = self._resident(epoch)
+                yield from repeat(source, len(self) - (start % len(self) if epoch == start // len(self) else 0))
         endless = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(self._gathered)
         yield from endless.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=READ_AHEAD))
 
@@ -107,26 +107,15 @@ class Batches:
         return jax.random.key(self.seed or 0)
 
     @cached_property
-    def _order(self) -> Any:
+    def _order(self) -> Callable[[int], np.ndarray]:
         return lru_cache(maxsize=2)(lambda epoch: epoch_order(self.rows, self.size, self.seed, epoch))
 
-    @cached_property
-    def _device_order(self) -> Any:
-        return lru_cache(maxsize=2)(lambda epoch: jnp.asarray(self._order(epoch)))
-
-    def _epoch(self, i: int) -> int:
-        return 0 if self.seed is None else i // len(self)
-
-    def _resident(self, i: int) -> Any:
-        return {
-            "columns": self.examples.on_device,
-            "order": self._device_order(self._epoch(i)),
-            "key": self._key,
-        }
+    def _resident(self, epoch: int) -> Any:
+        return {"columns": self.examples.on_device, "order": jax.device_put(self._order(epoch)), "key": self._key}
 
     def _gathered(self, i: int) -> Any:
-        place = i % len(self)
-        rows = self._order(self._epoch(i))[place * self.size : (place + 1) * self.size]
+        epoch, place = divmod(i, len(self))
+        rows = self._order(epoch)[place * self.size : (place + 1) * self.size]
         return {"columns": self.examples.take(rows), "key": self._key}
 
 
