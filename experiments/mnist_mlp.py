@@ -22,7 +22,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("mnist")
     objective = jdl.objectives.classify(MLP(10, hidden=(512, 256)))
-    learner = jdl.descent(objective, optax.adam(c.lr))
+    learner = jdl.descent(objective, optax.adam(optax.cosine_decay_schedule(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(c, learner, batches, test=test.batches(500), best="max accuracy", labels=train.labels)
 

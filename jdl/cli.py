@@ -133,14 +133,17 @@ HELP = """jdl: deep learning as pairs of pure functions.
 
 `jdl VERB --help` says more of each; `jdl train SCRIPT --help` lists the fields of that experiment.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
-Exit codes: 0 done; 2 bad input, with what is wrong and what to do on standard error.
+Exit codes: 0 done; 2 bad input, with what is wrong and what to do on standard error; 3 a loss, gradient or parameter
+that is not finite; 130 interrupted by Ctrl-C.
 """
 
 
 def main() -> None:
     """The console script `jdl`."""
+    from jdl.runs.experiment import told
+
     verb, *rest = sys.argv[1:] or ["--help"]
-    try:
+    with told():
         if verb in ("-h", "--help", "help"):
             print(HELP, end="")
         elif verb == "train":
@@ -151,10 +154,6 @@ def main() -> None:
             tyro.cli(VERBS[verb], prog=f"jdl {verb}", args=rest, config=(tyro.conf.FlagCreatePairsOff,))
         else:
             raise Error(_unknown(verb))
-    except Error as error:
-        from jdl.runs.experiment import fail
-
-        fail(error)
 
 
 def _train(arguments: list[str]) -> None:

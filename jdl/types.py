@@ -16,7 +16,9 @@ Variables = dict[str, Any]  # Flax's collections: {"params": ..., "batch_stats":
 
 
 class Error(Exception):
-    """Bad input, said in one paragraph: what is wrong and what to do. The command line exits with 2."""
+    """Bad input, said in one paragraph: what is wrong and what to do. The command line exits with `code`."""
+
+    code = 2
 
 
 class Metric(Protocol):

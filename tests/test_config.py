@@ -55,6 +55,7 @@ class Infinite(jdl.Config):
     [
         (lambda: jdl.Config(steps=0), "--steps must be 1 or more"),
         (lambda: jdl.Config(seed=-1), "--seed must be 0 or more"),
+        (lambda: jdl.Config(name="../up"), "without slashes"),
         (lambda: jdl.Options(log_every=0), "--log-every must be 1 or more"),
         (lambda: to_json(Unrecordable()), "field what"),
         (lambda: to_json(Infinite()), "field lr"),

@@ -1,5 +1,6 @@
 """The loop's other promises: what is kept, when it stops, what it refuses."""
 
+import dataclasses
 import json
 import math
 import re
@@ -151,10 +152,17 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     assert any(refused), "no damage was found by the sums: Orbax would have loaded it"
 
 
-def test_early_stopping_without_a_validation_set_is_refused(tmp_path):
-    import dataclasses
-
-    run = everything.run(everything.Config(name="everything", patience=3))
-    with pytest.raises(jdl.Error, match="needs a validation set"):
-        jdl.fit(dataclasses.replace(run, valid=None), jdl.Options(root=tmp_path))
+@pytest.mark.parametrize(
+    ("fields", "changes", "message"),
+    [
+        ({"patience": 3}, {"valid": None}, "needs a validation set"),
+        ({}, {"best": "max acuracy"}, "has accuracy, confusion/f1, confusion/precision"),
+        ({}, {"best": "accuracy"}, "max METRIC"),
+        ({"name": ""}, {}, "has no name"),
+    ],
+)
+def test_runs_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, fields, changes, message):
+    run = everything.run(everything.Config(**{"name": "everything", **fields}))
+    with pytest.raises(jdl.Error, match=message):
+        jdl.fit(dataclasses.replace(run, **changes), jdl.Options(root=tmp_path))
     assert not list(tmp_path.iterdir())
