@@ -48,11 +48,15 @@ class Batches:
     def read(self, start: int = 0) -> Iterator[Any]:
         """What batches start, start + 1, ... are made of: arrays on the device, or rows read ahead by threads."""
         if self.examples.resident:
-            for epoch in count(start // len(self)):
-                source = self._resident(epoch)
-                yield from repeat(source, len(self) - (start % len(self) if epoch == start // len(self) else 0))
+            return self._read_resident(start)
         endless = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(self._gathered)
-        yield from endless.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=READ_AHEAD))
+        return iter(endless.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=READ_AHEAD)))
+
+    def _read_resident(self, start: int) -> Iterator[Any]:
+        first, behind = divmod(start, len(self))
+        yield from repeat(self._resident(first), len(self) - behind)
+        for epoch in count(first + 1):
+            yield from repeat(self._resident(epoch), len(self))
 
     def batch(self, source: Any, i: Array) -> Batch:
         """Batch i from what `read` yields for it: gathers, masks, scales and augments; pure, for use within a jit."""
