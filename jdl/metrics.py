@@ -70,9 +70,9 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 
 def scalars(metrics: Metrics) -> dict[str, float]:
-    """The metrics as plain numbers; those of a `Confusion` named "confusion" become "confusion/f1" and so on."""
+    """The metrics as plain numbers, the loss first; a `Confusion` "confusion" becomes "confusion/f1" and so on."""
     numbers: dict[str, float] = {}
-    for name, metric in metrics.items():
+    for name, metric in sorted(metrics.items(), key=lambda item: item[0] != "loss"):
         value = metric.value()
         parts = {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         numbers |= {part: float(v) for part, v in parts.items()}

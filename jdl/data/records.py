@@ -68,8 +68,8 @@ def _builder(name: str, data_dir: Path) -> Any:
         if name.split("/")[0] not in known_datasets():
             raise unknown(name)
         raise Error(
-            f"The dataset {name} is not prepared in {data_dir}. Prepare it once, with `jdl data prepare {name}` where "
-            f"there is a network, or with `jdl data prepare {name} --from DIR` from files at hand."
+            f"The dataset {name} is not prepared in {data_dir}. Prepare it once: `jdl data prepare {name}` downloads "
+            "it; with --from DIR the files of mnist or fashion_mnist are read from a folder."
         )
     builder = tensorflow_datasets.builder_from_directory(found[-1].parent)
     if builder.info.file_format.value != "array_record":
