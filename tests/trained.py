@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import everything
@@ -74,6 +73,3 @@ def kill_at(root, step, *flags, script=SCRIPT):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
-
-
-__all__ = ["digest", "finish", "folder_of", "kill_at", "lines", "replace", "spawn", "train"]
