@@ -122,6 +122,7 @@ def edit(folder, change):
     ("change", "message"),
     [
         (lambda record: record["config"].update(lr=5.0), "another config .lr: 5.0 there, 0.01 here"),
+        (lambda record: record.update(best="min loss"), 'judged by "min loss"'),
         (lambda record: record["data"].update(train="f00"), "other data .fingerprints train: f00 there"),
         (lambda record: record.pop("config"), "not the record of a run"),
     ],
