@@ -142,7 +142,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
     refused = []
     for path in files:
         whole = path.read_bytes()
-        for place in range(0, len(whole), max(1, len(whole) // 20)):
+        for place in range(0, len(whole), max(1, len(whole) // 6)):
             damaged = bytearray(whole)
             damaged[place] ^= 1
             path.write_bytes(damaged)
