@@ -31,7 +31,7 @@ def clone(tmp_path_factory):
 def test_the_commands_run_as_written(clone):
     assert THIS in COMMANDS
     assert "scripts/train" in COMMANDS
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(clone)}  # jdl is what git has of it
     for command in COMMANDS:
         if command != THIS:
             done = subprocess.run(

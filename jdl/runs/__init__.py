@@ -1,0 +1,1 @@
+"""Runs: config, fit, checkpoints, logs. Clock and disk live here."""

@@ -1,0 +1,96 @@
+"""Experiments: scripts with a `run` function and a `Config`, loaded, trained and found again."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from jdl.runs.config import Config, from_json, parse
+from jdl.runs.environment import quiet_libraries, use_compilation_cache
+from jdl.runs.fit import Result, fit
+from jdl.runs.folder import read_json
+from jdl.runs.summary import summarise
+from jdl.types import Error, Run
+
+
+def load(script: Path) -> tuple[ModuleType, Callable[[Any], Run], type[Config]]:
+    """A script's module, its `run` and its `Config`; importing an experiment does nothing else."""
+    if not script.is_file():
+        raise Error(f"There is no experiment {script}: name a Python file that defines run(config) -> jdl.Run.")
+    spec = importlib.util.spec_from_file_location(script.stem, script)
+    if spec is None or spec.loader is None:
+        raise Error(f"{script} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[script.stem] = module  # dataclasses look their module up by name
+    try:
+        spec.loader.exec_module(module)
+    except (SyntaxError, ImportError, NameError, AttributeError) as error:
+        raise Error(f"{script} cannot be imported: {type(error).__name__}: {error}.") from error
+    run, config = getattr(module, "run", None), getattr(module, "Config", Config)
+    if not callable(run):
+        raise Error(f"{script} defines no function run(config) that returns a jdl.Run: add one, as in experiments/.")
+    if not (isinstance(config, type) and issubclass(config, Config)):
+        raise Error(f"Config in {script} must inherit from jdl.Config.")
+    return module, run, config
+
+
+def train(script: Path, argv: list[str], prog: str) -> Result:
+    """Trains the experiment in a script with these command-line arguments, and prints its summary."""
+    module, run, config = load(script)
+    return _train(run, config, argv, script, prog, module.__doc__ or "")
+
+
+def main(run: Callable[[Any], Run], config: type[Config], argv: list[str] | None = None) -> None:
+    """Makes a script a program: `jdl.main(run, Config)` under `if __name__ == "__main__"`."""
+    module = sys.modules[run.__module__]
+    script = Path(module.__file__ or "experiment.py")
+    with told():
+        _train(run, config, sys.argv[1:] if argv is None else argv, script, script.name, module.__doc__ or "")
+
+
+def _train(
+    run: Callable[[Any], Run], config: type[Config], argv: list[str], script: Path, prog: str, description: str
+) -> Result:
+    c, options = parse(config, argv, prog, description)
+    quiet_libraries()
+    use_compilation_cache()
+    if not c.name:
+        c = replace(c, name=script.stem)
+    prepared = run(c)
+    result = fit(prepared, options, script)
+    text = summarise(result, prepared.labels)
+    if not options.quiet:
+        print(text)
+    return result
+
+
+def rebuild(folder: Path) -> Run:
+    """The `Run` of a folder, from its recorded script and config."""
+    record = read_json(folder / "run.json")
+    try:
+        script, values = record["script"], record["config"]
+    except (KeyError, TypeError):
+        raise Error(f"{folder}/run.json is not the record of a run.") from None
+    if not script:
+        raise Error(f"{folder} was not trained from a script: load its checkpoint from Python.")
+    _, run, config = load(Path(script))
+    return run(from_json(config, values))
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Ends the program at an `Error` with its message and code, and at Ctrl-C without a traceback."""
+    try:
+        yield
+    except Error as error:
+        print(f"jdl: {error}", file=sys.stderr)
+        raise SystemExit(error.code) from None
+    except KeyboardInterrupt:
+        print("jdl: interrupted; what was saved is whole, and the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
