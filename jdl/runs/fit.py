@@ -29,7 +29,7 @@ IN_FLIGHT = 8  # steps that may be dispatched and not yet settled; unbounded, si
 WATCHED = ("loss", "grad_norm", "param_norm")  # means: a step in which one of them is not finite ends the run
 
 
-class NonFinite(Error):
+class NonFiniteError(Error):
     """The loss, the gradient or the parameters of a step are NaN or infinite."""
 
     code = 3
@@ -80,7 +80,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     """Trains the run to its end, from its newest checkpoint where there is one, and evaluates it.
 
     Everything that can be wrong with the input is looked at first, and raises `Error` before anything is compiled or
-    written. Raises `NonFinite` at a loss or gradient that is NaN or infinite; what was saved before stays.
+    written. Raises `NonFiniteError` at a loss or gradient that is NaN or infinite; what was saved before stays.
     """
     check(run)
     config, learner = run.config, run.learner
@@ -185,7 +185,7 @@ class _Trainer:
         self.checkpoints.wait()
         good = self.checkpoints.latest()
         kept = "no checkpoint was saved before it" if good is None else f"the checkpoint of step {good} is kept"
-        raise NonFinite(
+        raise NonFiniteError(
             f"The {name} of step {step} is {value}, and the run has stopped; {kept}. Look at the data of that step and "
             "at the learning rate: a smaller one, or optax.clip_by_global_norm, are the usual cures."
         )

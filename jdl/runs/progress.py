@@ -15,11 +15,14 @@ PLAIN_SECONDS = 10.0  # a pipe gets a line that often at most, and one an evalua
 class Display(Protocol):
     """Something that is told of each settled step."""
 
-    def step(self, step: int, loss: float | None) -> None: ...
+    def step(self, step: int, loss: float | None) -> None:
+        """Is told of a step, and of the loss that was logged last."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Shows a line of text."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Leaves the screen as it should be."""
 
 
 class Quiet:
