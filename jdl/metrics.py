@@ -25,6 +25,56 @@ def top_k(logits: Array, labels: Array, k: int, mask: Array | None = None) -> Me
     return Mean.of((places == labels[:, None]).any(-1).astype(jnp.float32), mask)
 
 
+def edit_distance(predicted: Array, predicted_length: Array, labels: Array, label_length: Array) -> Array:
+    """The fewest insertions, deletions and substitutions between the rows' first `*_length` tokens: (B,) of int32.
+
+    `predicted` is (B, T), `labels` (B, U), the lengths (B,) (Levenshtein, 1966).
+    """
+    return jax.vmap(_edit_distance)(predicted, predicted_length, labels, label_length)
+
+
+def _edit_distance(predicted: Array, predicted_length: Array, labels: Array, label_length: Array) -> Array:
+    places = jnp.arange(labels.size + 1)
+
+    def longer(distances: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
+        """From the distances between n predicted tokens and the first 0, 1, ... labels to those of n + 1 tokens."""
+        n, token = step
+        replaced = distances[:-1] + (labels != token).astype(distances.dtype)
+        best = jnp.minimum(distances + 1, jnp.concatenate([distances[:1] + 1, replaced]))
+        best = jax.lax.cummin(best - places) + places  # any number of labels left out, all at once
+        return jnp.where(n < predicted_length, best, distances), None
+
+    distances, _ = jax.lax.scan(longer, places, (jnp.arange(predicted.size), predicted))
+    return distances[label_length]
+
+
+def error_rate(
+    predicted: Array, predicted_length: Array, labels: Array, label_length: Array, mask: Array | None = None
+) -> Mean:
+    """All edits over all labels of the rows where `mask` (B,) holds: the rate of word, letter or phoneme errors.
+
+    It is above 1 where more has to be taken away than there are labels. Shapes as for `edit_distance`.
+    """
+    edits = edit_distance(predicted, predicted_length, labels, label_length).astype(jnp.float32)
+    weight = jnp.ones(edits.shape, edits.dtype) if mask is None else mask.astype(edits.dtype)
+    return Mean((weight * edits).sum(), (weight * label_length.astype(edits.dtype)).sum())
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Perplexity:
+    """Of a mean of nats a token: the number of equally likely tokens that would be as hard to guess."""
+
+    nats: Mean
+
+    def __add__(self, other: Perplexity) -> Perplexity:
+        return Perplexity(self.nats + other.nats)
+
+    def value(self) -> Array:
+        """exp(total / count)."""
+        return jnp.exp(self.nats.value())
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Confusion:
@@ -37,9 +87,10 @@ class Confusion:
 
     @classmethod
     def of(cls, predicted: Array, labels: Array, classes: int, mask: Array | None = None) -> Confusion:
-        """Counts the pairs of `labels` (B,) and `predicted` (B,) in the rows where `mask` (B,) holds."""
-        ones = jnp.ones(labels.shape, jnp.int32) if mask is None else mask.astype(jnp.int32)
-        return cls(jnp.zeros((classes, classes), jnp.int32).at[labels, predicted].add(ones))
+        """Counts the pairs of `labels` (B, ...) and `predicted` (B, ...) where `mask`, (B,) or (B, ...), holds."""
+        mask = jnp.ones(labels.shape, bool) if mask is None else mask
+        ones = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (labels.ndim - mask.ndim)), labels.shape)
+        return cls(jnp.zeros((classes, classes), jnp.int32).at[labels, predicted].add(ones.astype(jnp.int32)))
 
     def __add__(self, other: Confusion) -> Confusion:
         return Confusion(self.counts + other.counts)
@@ -60,9 +111,30 @@ class Confusion:
         """The harmonic mean of precision and recall: (K,)."""
         return _ratio(2 * self.counts.diagonal(), self.counts.sum(0) + self.counts.sum(1))
 
+    def iou(self) -> Array:
+        """Of those that are of a class or taken for it, the share that are both (Jaccard index): (K,)."""
+        return _ratio(self.counts.diagonal(), self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal())
+
     def value(self) -> dict[str, Array]:
         """The means over the classes ("macro")."""
         return {"precision": self.precision().mean(), "recall": self.recall().mean(), "f1": self.f1().mean()}
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MeanIoU:
+    """The mean intersection over union of the classes that occur, in labels or predictions: for segmentation."""
+
+    confusion: Confusion
+
+    def __add__(self, other: MeanIoU) -> MeanIoU:
+        return MeanIoU(self.confusion + other.confusion)
+
+    def value(self) -> Array:
+        """0, with no class at all."""
+        iou, counts = self.confusion.iou(), self.confusion.counts
+        occurs = (counts.sum(0) + counts.sum(1) > 0).astype(iou.dtype)
+        return iou.sum() / occurs.sum().clip(1)
 
 
 def _ratio(part: Array, whole: Array) -> Array:

@@ -9,16 +9,14 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error as Error
+
 Array = jax.Array
 Key = jax.Array  # a typed key, as `jax.random.key(seed)` makes it
 Batch = dict[str, Array]  # columns of equal length: x, y, mask, id, ...
 Variables = dict[str, Any]  # Flax's collections: {"params": ..., "batch_stats": ..., ...}
-
-
-class Error(Exception):
-    """Bad input, said in one paragraph: what is wrong and what to do. The command line exits with `code`."""
-
-    code = 2
+STATISTICS = "batch_stats"  # Flax's name for what BatchNorm carries
+MEMORY = "cache"  # Flax's name for what a model remembers of each row
 
 
 class Metric(Protocol):
@@ -77,15 +75,31 @@ class Out:
 class Objective:
     """A pair of pure functions, `init` and `loss`: what is to be made small.
 
-    `init(key, batch) -> variables`; `loss(variables, batch, key, train) -> Out`. The other two are there where
-    they make sense: `predict(variables, batch)` gives columns for the rows of x, and `check(spec, bounds)` raises
-    `Error` where data do not suit the model, from a batch's shapes and each column's (least, greatest) alone.
+    `init(key, batch) -> variables`; `loss(variables, batch, key, train) -> Out`. The others are there where they make
+    sense: `predict(variables, batch)` gives columns for the rows of x, `check(spec, bounds)` raises `Error` where
+    data do not suit the model, from a batch's shapes and each column's (least, greatest) alone, and `decoder` writes
+    sequences.
     """
 
     init: Callable[[Key, Batch], Variables]
     loss: Callable[[Variables, Batch, Key, bool], Out]
     predict: Callable[[Variables, Batch], Batch] | None = None
     check: Callable[[Batch, Bounds], None] | None = None
+    decoder: Decoder | None = None
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A pair of pure functions that write a sequence token by token, for `jdl.sampling`.
+
+    `start(variables, batch) -> cache` reads what the sequence is written from, if anything; `next(variables, cache,
+    tokens) -> (logits, cache)` takes the next tokens (B, t) and says what may follow each, (B, t, vocabulary).
+    `longest` is how many tokens it can take in all, where there is a limit.
+    """
+
+    start: Callable[[Variables, Batch], Any]
+    next: Callable[[Variables, Any, Array], tuple[Array, Any]]
+    longest: int | None = None
 
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -103,18 +117,58 @@ class State:
     key: Key  # never changes: `stream(key, name, step)` gives each use its own key
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """What a step adds up over the rows of a batch: the gradient of the loss's total, and what the objective says."""
+
+    grads: Any
+    out: Out
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A step in two: `sums(state, batch, key) -> Sums` of a part of a batch; `update(state, sums)` by those of all.
+
+    A fourth argument of `sums` scales the loss that is differentiated, and so the gradients.
+    """
+
+    sums: Callable[..., Sums]
+    update: Callable[[State, Sums], tuple[State, Metrics]]
+
+
 @dataclass(frozen=True)
 class Learner:
     """A pair of pure functions, `init` and `step`, and how to look at what it learns.
 
     `init(key, batch) -> State`; `step(state, batch) -> (State, metrics)`. To evaluate or predict is to put
-    `view(state)`, the variables to be looked at, into `objective`.
+    `view(state)`, the variables to be looked at, into `objective`. A step that only sums over its batch has `halves`,
+    for those who sum in another way.
     """
 
     init: Callable[[Key, Batch], State]
     step: Callable[[State, Any], tuple[State, Metrics]]
     objective: Objective
     view: Callable[[State], Variables]
+    halves: Halves | None = None
+
+
+class Tokenizer(Protocol):
+    """Text to whole numbers from 0 to `size` - 1 and back; `end` ends a text, `mask` stands for a hidden token."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def end(self) -> int: ...
+
+    @property
+    def mask(self) -> int | None: ...
+
+    def encode(self, text: str) -> Any:
+        """The tokens of a text, (n,) of int32, without an end."""
+
+    def decode(self, tokens: Any) -> str: ...
 
 
 class Data(Protocol):
@@ -122,7 +176,8 @@ class Data(Protocol):
 
     `data[i]` is batch i of the endless sequence of epochs. For speed it is cut in two: `read(start)` yields, for
     i = start, start + 1, ..., what batch i is made of (arrays kept on the device, or rows read ahead), and
-    `batch(source, i)` makes the batch of it, purely, inside the compiled step.
+    `batch(source, i)` makes the batch of it, purely, inside the compiled step. Rows read ahead are numpy arrays, and
+    `only(part).read()` yields that part of them, for a process that has to do with no other.
     """
 
     def __len__(self) -> int:
@@ -131,6 +186,8 @@ class Data(Protocol):
     def __getitem__(self, i: int) -> Batch: ...
 
     def read(self, start: int = 0) -> Iterator[Any]: ...
+
+    def only(self, part: slice) -> Data: ...
 
     def batch(self, source: Any, i: Array) -> Batch: ...
 
@@ -160,7 +217,8 @@ class Run:
     """An experiment, ready to be trained: its config, what learns, from what, and what it is judged by.
 
     During training `valid` is evaluated, or `test` where there is no `valid`; `test` is evaluated at the end. The
-    best checkpoint is the one with the best `best`, a metric's name with "max " or "min " before it.
+    best checkpoint is the one with the best `best`, a metric's name with "max " or "min " before it. `score` gives
+    more numbers of the variables at the end, whatever they cost: BLEU of whole translations, for example.
     """
 
     config: Any
@@ -170,3 +228,5 @@ class Run:
     test: Data | None = None
     best: str = "min loss"
     labels: tuple[str, ...] = ()  # names of the classes, for figures and predictions
+    tokenizer: Tokenizer | None = None  # of a model of text: for samples, and to predict from text
+    score: Callable[[Variables], dict[str, float]] | None = None

@@ -1,4 +1,4 @@
-"""What `jdl.layers.convolution` gains on a CPU: training steps of CNNs with it and with `lax.conv_general_dilated`.
+"""What `jdl.layers.convolution` gains on a CPU: training steps with it and with `lax.conv_general_dilated`.
 
 All models take turns in one process. Printed: the medians of their steps, forward, backward and AdamW, in ms.
 """
@@ -6,32 +6,37 @@ All models take turns in one process. Printed: the medians of their steps, forwa
 import os
 import statistics
 import time
+from functools import partial
 
 import jax
 import numpy as np
 import optax
 
 import jdl
-from jdl.layers import convolution
+from jdl.layers import Conv, conv_norm, convolution
 from jdl.models import cnn
+from jdl.models.efficientnet import EfficientNet
+from jdl.models.resnet import ResNet
 
 BATCH, ROUNDS = 128, 9
-CASES = [
-    ("32, 64", {"blocks": ((32, 1), (64, 1))}),
-    ("32, 64, 128", {"blocks": ((32, 1), (64, 1), (128, 1))}),
-    ("32, 64 64, 128", {"blocks": ((32, 1), (64, 2), (128, 1))}),
-    ("32 32, 64 64", {"blocks": ((32, 2), (64, 2))}),
-    ("32, 64, with BatchNorm", {"blocks": ((32, 1), (64, 1)), "batch_norm": True}),
-]
+CASES = {
+    "CNN 32, 64": cnn.CNN(10, ((32, 1), (64, 1)), dense=()),
+    "CNN 32, 64, 128": cnn.CNN(10, ((32, 1), (64, 1), (128, 1)), dense=()),
+    "CNN 32, 64 64, 128": cnn.CNN(10, ((32, 1), (64, 2), (128, 1)), dense=()),
+    "CNN 32 32, 64 64": cnn.CNN(10, ((32, 2), (64, 2)), dense=()),
+    "CNN 32, 64, BatchNorm": cnn.CNN(10, ((32, 1), (64, 1)), dense=(), batch_norm=True),
+    "ResNet 48, 96, 192": ResNet(10, ((32, 0), (48, 1), (96, 1), (192, 1))),
+    "EfficientNet, width 0.5": EfficientNet(10, width=0.5, depth=0.5),
+}
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((BATCH, 28, 28, 1), np.float32)
 LABELS = RNG.integers(0, 10, BATCH)
 
 
-def stepper(how, options):
-    """A compiled training step of a CNN that convolves by `how`, ready to be called."""
-    cnn.convolution = how
-    learner = jdl.descent(jdl.objectives.classify(cnn.CNN(10, dense=(), **options)), optax.adamw(1e-3))
+def stepper(how, model):
+    """A compiled training step of a model that convolves by `how`, ready to be called."""
+    cnn.Conv = conv_norm.Conv = partial(Conv, conv_general_dilated=how)
+    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(1e-3))
     batch = jdl.data.arrays(x=IMAGES, y=LABELS).batches(BATCH)[0]
     state = jax.jit(learner.init)(jax.random.key(0), batch)
     step = jax.jit(learner.step)
@@ -40,7 +45,9 @@ def stepper(how, options):
 
 
 steppers = {
-    (name, how): stepper(how, options) for name, options in CASES for how in (jax.lax.conv_general_dilated, convolution)
+    (name, how): stepper(how, model)
+    for name, model in CASES.items()
+    for how in (jax.lax.conv_general_dilated, convolution)
 }
 seconds = {case: [] for case in steppers}
 for _ in range(ROUNDS):
@@ -50,7 +57,7 @@ for _ in range(ROUNDS):
         seconds[case].append(time.perf_counter() - began)
 
 print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch {BATCH}; ms a step")
-print(f"{'blocks':<24} {'lax':>7} {'ours':>7} {'ratio':>6}")
-for name, _ in CASES:
+print(f"{'model':<24} {'lax':>7} {'ours':>7} {'ratio':>6}")
+for name in CASES:
     lax, ours = (1e3 * statistics.median(s) for (case, _), s in seconds.items() if case == name)
     print(f"{name:<24} {lax:7.1f} {ours:7.1f} {ours / lax:6.2f}")

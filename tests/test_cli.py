@@ -106,6 +106,71 @@ def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path
     assert "must be its array x" in call("predict", "everything", tmp_path / "other.npz", "--root", trained)[2]
 
 
+@pytest.fixture(scope="module")
+def writers(tmp_path_factory):
+    """A root with a language model and a model of pairs of texts, trained a little."""
+    root = tmp_path_factory.mktemp("writers")
+    text = root / "text.txt"
+    text.write_text("\n\n".join(f"{n} bottles of beer on the wall, {n} bottles of beer" for n in range(200)))
+    gpt = SCRIPT.parents[1] / "experiments" / "stdlib_gpt.py"
+    small = ["--steps", "30", "--batch", "8", "--width", "32", "--depth", "1", "--length", "32", "--text", str(text)]
+    for script, flags in ((gpt, small), (SCRIPT.parent / "reverser.py", [])):
+        subprocess.run(["jdl", "train", str(script), "--root", str(root), *flags], check=True, capture_output=True)
+    return root
+
+
+def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers):
+    def sample(*flags):
+        code, out, err = call("sample", "stdlib_gpt", "--root", writers, "--prompt", "7 bott", *flags)
+        assert code == 0, err
+        return out
+
+    warm = ("--tokens", "40", "--temperature", "2")
+    texts = sample(*warm, "--samples", "3").split("\n---\n")
+    assert len(set(texts)) == 3
+    assert all(text.startswith("7 bott") and len(text) > 7 for text in texts)
+    assert sample(*warm) == sample(*warm) != sample(*warm, "--seed", "1")
+    greedy = sample("--tokens", "12", "--temperature", "0")
+    assert greedy == sample("--tokens", "12", "--top-k", "1") == sample("--tokens", "12", "--top-p", "1e-6")
+    assert greedy == sample("--tokens", "12", "--beams", "1")
+    assert len(sample("--tokens", "5", "--beams", "3").split("\n---\n")) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["stdlib_gpt", "--tokens", "0"], "at least 1 token"),
+        (["stdlib_gpt", "--temperature", "-1"], "emperature"),
+        (["stdlib_gpt", "--top-p", "2"], "top_p"),
+        (["stdlib_gpt", "--top-k", "-3"], "top_k"),
+        (["stdlib_gpt", "--beams", "-3"], "at least 1 beam"),
+        (["stdlib_gpt", "--beams", "2", "--tokens", "900"], "Blocks.length"),
+        (["reverser"], "`jdl predict` takes the others"),
+    ],
+)
+def test_sample_refuses(call, writers, arguments, message):
+    code, out, err = call("sample", *arguments, "--root", writers)
+    assert (code, out) == (2, "")
+    assert message in err
+
+
+def test_predict_translates_the_lines_of_a_file_as_the_score_counts_them(call, writers, tmp_path):
+    from reverser import WORDS
+
+    (tmp_path / "words.txt").write_text("\n".join(WORDS))
+    code, out, err = call("predict", "reverser", tmp_path / "words.txt", "--root", writers)
+    assert code == 0, err
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["input"].rpartition(":")[2] for row in rows] == [str(n + 1) for n in range(len(WORDS))]
+    right = np.mean([row["text"] == word[::-1] for row, word in zip(rows, WORDS, strict=True)])
+    summary = json.loads(next(writers.glob("reverser/*/seed0/summary.json")).read_text())
+    assert summary["metrics"]["score"]["exact"] == right > 0.5
+    (tmp_path / "long.txt").write_text("abc\nabcdefghij\n")
+    code, _, err = call("predict", "reverser", tmp_path / "long.txt", "--root", writers)
+    assert code == 2
+    assert "Line 2" in err
+
+
 SCRIPTS = {
     "no_run": "x = 1",
     "no_import": "import nothing_of_that_name",

@@ -3,18 +3,25 @@
 import dataclasses
 import json
 import math
-import re
+import os
+import random
+import shutil
+import signal
+from unittest.mock import patch
 
 import everything
 import jax
 import numpy as np
 import pytest
+import storm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trained import digest, lines, train
+from trained import digest, lines, stopped_at, train
 
 import jdl
 from jdl.runs.checkpoints import Checkpoints, state_digest
+from jdl.runs.fit import _Trainer
 from jdl.runs.folder import opened
+from jdl.runs.manifest import damage
 from jdl.runs.summary import summarise
 
 
@@ -133,28 +140,87 @@ def test_a_folder_with_another_run_is_refused_with_the_difference(tmp_path, chan
         train(tmp_path, steps=2)
 
 
-def test_a_flipped_bit_in_a_checkpoint_is_noticed(tmp_path):
-    """Damage is refused, or it lay in bytes that the state is not made of: a wrong state is never loaded."""
+def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):
     result = train(tmp_path, steps=2)
     checkpoints = Checkpoints(result.folder / "checkpoints", "max accuracy", read_only=True)
     like = jax.eval_shape(lambda state: state, result.state)
-    files = [p for p in (result.folder / "checkpoints" / "2" / "state").rglob("*") if p.is_file() and "d" in p.parts]
-    refused = []
-    for path in files:
-        whole = path.read_bytes()
-        for place in range(0, len(whole), max(1, len(whole) // 6)):
-            damaged = bytearray(whole)
-            damaged[place] ^= 1
-            path.write_bytes(damaged)
-            try:
-                assert state_digest(checkpoints.restore(like)[0]) == digest(result)
-            except jdl.Error as error:
-                assert re.search(r"damaged|cannot be restored", str(error))  # noqa: PT017
-                refused.append("is damaged" in str(error))
-        path.write_bytes(whole)
+    chance = random.Random(0)
+    for trial in range(40):
+        copy = tmp_path / "copy"
+        shutil.copytree(result.folder / "checkpoints" / "2", copy)
+        how = storm.damaged(copy, chance)
+        assert damage(copy), (trial, how)
+        shutil.rmtree(copy)
+    file = max((result.folder / "checkpoints" / "2" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = file.read_bytes()
+    file.write_bytes(content[:99] + bytes([content[99] ^ 1]) + content[100:])
+    with pytest.raises(jdl.Error, match=rf"{file.name} has changed since it was saved"):
+        checkpoints.restore(like)
+    file.write_bytes(content)
     assert state_digest(checkpoints.restore(like)[0]) == digest(result)
     checkpoints.close()
-    assert any(refused), "no damage was found by the sums: Orbax would have loaded it"
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_in_the_same_bits(tmp_path, capsys):
+    whole = train(tmp_path / "whole", save_every=5)
+    stopped_at(43, tmp_path / "hurt", save_every=5)
+    folder = next((tmp_path / "hurt").glob("*/*/seed0"))
+    newest = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+    (folder / "checkpoints" / str(newest) / "record" / "metadata").write_text("{}")
+    capsys.readouterr()
+    found = train(tmp_path / "hurt", save_every=5, quiet=False)
+    assert f"The checkpoint of step {newest} is damaged: record/metadata has changed" in capsys.readouterr().out
+    assert (folder / "damaged" / f"{newest}.0").is_dir()
+    assert found.steps == 60 - newest + 5
+    assert digest(found) == digest(whole)
+    assert lines(found) == lines(whole)
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
+    whole = train(tmp_path, steps=10, save_every=5)
+    (whole.folder / "checkpoints" / "10" / "manifest.json").unlink()
+    found = train(tmp_path, steps=10, save_every=5)
+    assert 0 < found.steps < 10
+    assert digest(found) == digest(whole)
+    for path in (whole.folder / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
+        path.unlink()
+    with pytest.raises(jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No other is whole: use --fresh"):
+        train(tmp_path, steps=10)
+
+
+def test_another_environment_is_told_and_recorded(tmp_path, monkeypatch, capsys):
+    stopped_at(13, tmp_path, save_every=5)
+    record = next(tmp_path.glob("*/*/seed0")) / "run.json"
+    before = json.loads(record.read_text())
+    stopped_at(23, tmp_path, save_every=5)
+    assert json.loads(record.read_text()) == before  # nothing differs: nothing is said
+    monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
+    capsys.readouterr()
+    train(tmp_path, quiet=False)
+    assert "The bits may differ from here on: XLA_FLAGS: " in capsys.readouterr().out
+    segment = json.loads(record.read_text())["segments"][0]
+    assert segment["environment"]["variables"]["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=true"
+    assert json.loads(record.read_text())["environment"] == before["environment"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
+    whole = train(tmp_path / "whole")
+    settle, before = _Trainer.settle, signal.getsignal(number)
+
+    def signalled(self, step, metrics):
+        settle(self, step, metrics)
+        if step == 20:
+            os.kill(os.getpid(), number)
+
+    with patch.object(_Trainer, "settle", signalled), pytest.raises(jdl.Error, match="which is saved") as stopped:
+        train(tmp_path / "stopped", save_every=0)
+    assert stopped.value.code == code
+    assert signal.getsignal(number) == before
+    found = train(tmp_path / "stopped", save_every=0)
+    assert 0 < found.steps <= 40
+    assert digest(found) == digest(whole)
+    assert lines(found) == lines(whole)
 
 
 @pytest.mark.parametrize(

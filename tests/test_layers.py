@@ -6,22 +6,34 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdl.layers import BatchNorm, convolution, max_pool
+from jdl.layers import BatchNorm, convolution, max_pool, mean_pool
 
 
-@pytest.mark.parametrize(("window", "shape"), [(2, (3, 8, 8, 4)), (2, (3, 7, 9, 4)), (3, (2, 9, 10, 1))])
-def test_max_pool_is_flax_max_pool(window, shape):
-    x = jax.random.normal(jax.random.key(0), shape)
-    weight = jax.random.normal(jax.random.key(1), max_pool(x, window).shape)
+def normal(seed, shape):
+    """Like `jax.random.normal`, whose compilation takes longer than most of these tests."""
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
-    def reference(x):
-        return nn.max_pool(x, (window, window), (window, window))
 
-    np.testing.assert_array_equal(max_pool(x, window), reference(x))
+POOLS = [(2, None, (3, 8, 8, 4)), (2, 2, (3, 7, 9, 4)), (3, None, (2, 9, 10, 1)), (3, 2, (2, 9, 12, 4))]
+
+
+@pytest.mark.parametrize(("window", "stride", "shape"), POOLS)
+def test_pooling_is_that_of_flax(window, stride, shape):
+    x = normal(0, shape)
+    weight = normal(1, max_pool(x, window, stride).shape)
+    square, strides = (window, window), (stride or window,) * 2
+
+    def greatest(x):
+        return nn.max_pool(x, square, strides)
+
+    np.testing.assert_array_equal(max_pool(x, window, stride), greatest(x))
     found, expected = (
-        jax.grad(lambda x, f=f: (f(x) * weight).sum())(x) for f in (lambda x: max_pool(x, window), reference)
+        jax.grad(lambda x, f=f: (f(x) * weight).sum())(x) for f in (lambda x: max_pool(x, window, stride), greatest)
     )
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    with jax.numpy_dtype_promotion("standard"):
+        mean = nn.avg_pool(x, square, strides)
+    np.testing.assert_allclose(mean_pool(x, window, stride), mean, atol=1e-6)
 
 
 def test_equal_greatest_values_share_the_gradient():
@@ -30,7 +42,7 @@ def test_equal_greatest_values_share_the_gradient():
 
 
 def test_batch_norm_statistics_ignore_masked_rows():
-    x = jax.random.normal(jax.random.key(0), (6, 4, 4, 3))
+    x = normal(0, (6, 4, 4, 3))
     mask = jnp.asarray([True, True, True, True, False, False])
     module = BatchNorm()
     variables = module.init(jax.random.key(1), x, True)
@@ -42,28 +54,41 @@ def test_batch_norm_statistics_ignore_masked_rows():
     assert jnp.isfinite(nothing).all()
 
 
-@pytest.mark.parametrize(("side", "inputs", "outputs", "kernel", "rows"), [(12, 16, 8, 3, 6), (14, 32, 4, 5, 7)])
-def test_convolution_is_that_of_lax(side, inputs, outputs, kernel, rows):
-    """Values to the bit; the kernel's gradient, which is summed in another order, to float32's rounding."""
-    x = jax.random.normal(jax.random.key(0), (rows, side, side, inputs))
-    weights = jax.random.normal(jax.random.key(1), (kernel, kernel, inputs, outputs))
-    out = jax.random.normal(jax.random.key(2), (rows, side, side, outputs))
+@pytest.mark.parametrize(
+    ("side", "inputs", "outputs", "kernel", "stride", "padding", "groups"),
+    [
+        (12, 16, 8, 3, 1, "SAME", 1),
+        (14, 32, 4, 5, 1, "SAME", 1),
+        (12, 16, 8, 1, 2, "SAME", 1),
+        (13, 16, 8, 3, 2, "SAME", 1),
+        (12, 16, 8, 4, 3, "VALID", 1),
+        (9, 6, 6, 3, 1, "SAME", 6),
+        (8, 6, 6, 5, 2, ((2, 1), (0, 3)), 6),
+        (8, 6, 6, 3, 1, "SAME", 2),
+        (5, 4, 8, 3, 1, "SAME", 1),
+    ],
+)
+def test_convolution_is_that_of_lax(side, inputs, outputs, kernel, stride, padding, groups):
+    """Values to the bit, and to rounding where each channel is convolved alone; gradients to rounding."""
+    x = normal(0, (6, side, side, inputs))
+    weights = normal(1, (kernel, kernel, inputs // groups, outputs))
+    layout = ("NHWC", "HWIO", "NHWC")
 
     def of(convolve):
         def scalar(x, weights):
-            return (convolve(x, weights, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")) * out).sum()
+            out = convolve(x, weights, (stride, stride), padding, dimension_numbers=layout, feature_group_count=groups)
+            return (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum(), out
 
-        return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1)))(x, weights)
+        return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True))(x, weights)
 
-    (value, (of_x, of_kernel)), (expected, (lax_x, lax_kernel)) = of(convolution), of(jax.lax.conv_general_dilated)
-    assert value == expected
-    np.testing.assert_array_equal(of_x, lax_x)
-    np.testing.assert_allclose(of_kernel, lax_kernel, atol=1e-5 * float(jnp.abs(lax_kernel).max()))
+    ((_, out), found), ((_, lax_out), expected) = of(convolution), of(jax.lax.conv_general_dilated)
+    np.testing.assert_allclose(out, lax_out, atol=0 if groups == 1 else 1e-5, rtol=0)
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
-def test_convolution_leaves_what_is_not_plain_to_lax():
+def test_dilated_convolution_is_left_to_lax():
     x, weights = jnp.ones((2, 12, 12, 16)), jnp.ones((3, 3, 16, 4))
-    for strides, padding in (((2, 2), "SAME"), ((1, 1), "VALID")):
-        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-        found = convolution(x, weights, strides, padding, **options)
-        np.testing.assert_array_equal(found, jax.lax.conv_general_dilated(x, weights, strides, padding, **options))
+    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
+    found = convolution(x, weights, (1, 1), "SAME", **options)
+    np.testing.assert_array_equal(found, jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME", **options))

@@ -92,6 +92,23 @@ def test_ema_is_the_running_average_and_leaves_the_training_alone():
         jdl.ema(plain, 1.0)
 
 
+def test_schedule_free_is_looked_at_through_the_average_of_its_fastest_iterates():
+    """With SGD at a constant rate that average is the plain mean of all iterates (Defazio et al., 2024)."""
+    optimizer = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9)
+    plain = jdl.descent(jdl.objectives.classify(MODEL), optax.chain(optax.clip_by_global_norm(1.0), optimizer))
+    learner = jitted(jdl.schedule_free(plain))
+    state, iterates = learner.init(jax.random.key(1), BATCH), []
+    for _ in range(5):
+        state, _ = learner.step(state, BATCH)
+        iterates.append(state.opt[1].z)
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *iterates)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), learner.view(state)["params"], mean)
+    other = jdl.schedule_free(jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(0.1)))
+    state = jitted(other).init(jax.random.key(1), BATCH)
+    with pytest.raises(jdl.Error, match="schedule_free_adamw, and found 0"):
+        other.view(state)
+
+
 def test_dropout_differs_from_step_to_step_and_the_key_stays():
     learner = jitted(jdl.descent(jdl.objectives.classify(MLP(3, hidden=(64,), dropout=0.5)), optax.sgd(0.0)))
     first = learner.init(jax.random.key(1), BATCH)

@@ -1,7 +1,6 @@
-"""Every property of every model, over one table."""
+"""Every property of every model, over one table: tests/zoo.py."""
 
-from dataclasses import dataclass
-from typing import Any
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -9,44 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from zoo import ROWS, TABLE
 
 import jdl
+from jdl.models.alexnet import AlexNet
 from jdl.models.cnn import CNN
+from jdl.models.efficientnet import InvertedResidual, efficientnet
+from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-
-
-@dataclass(frozen=True)
-class Row:
-    name: str
-    model: Any
-    shape: tuple[int, ...]
-    parameters: int  # computed by hand
-    rate: float = 1e-2
-
-    def batch(self, rows=12):
-        x = jax.random.normal(jax.random.key(1), (rows, *self.shape))
-        return {"x": x, "y": jnp.arange(rows, dtype=jnp.int32) % 5, "mask": jnp.ones(rows, bool)}
-
-
-TABLE = [
-    Row("perceptron", MLP(5), (4, 4, 1), 16 * 5 + 5, 1e-1),
-    Row("mlp", MLP(5, hidden=(32, 16)), (4, 4, 1), (16 * 32 + 32) + (32 * 16 + 16) + (16 * 5 + 5)),
-    Row("cnn", CNN(5, blocks=((4, 1), (8, 1)), dense=(16,)), (9, 8, 2), 76 + 296 + (32 * 16 + 16) + 85),
-    Row(
-        "cnn-norm",
-        CNN(5, blocks=((4, 2), (8, 1)), dense=(), batch_norm=True),
-        (8, 8, 1),
-        (36 + 8) + (144 + 8) + (288 + 16) + (32 * 5 + 5),
-    ),
-    Row(
-        "lenet",
-        CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84), activation=nn.tanh),
-        (28, 28, 1),
-        # SAME padding: 7 x 7 x 16 values reach the dense layers, where LeNet-5 itself has 5 x 5 x 16
-        156 + 2_416 + (784 * 120 + 120) + (120 * 84 + 84) + (84 * 10 + 10),
-        3e-3,
-    ),
-]
+from jdl.models.resnet import Block, ResNet, resnet
+from jdl.models.rnn import RNN
+from jdl.models.t5 import T5
+from jdl.models.transformer import Blocks
+from jdl.models.vgg import vgg
 
 
 @pytest.fixture(params=TABLE, ids=[row.name for row in TABLE])
@@ -54,64 +28,223 @@ def row(request):
     return request.param
 
 
-def learner_of(row):
-    return jdl.descent(jdl.objectives.classify(row.model), optax.adam(row.rate))
+@pytest.fixture(params=[row for row in TABLE if row.ragged], ids=lambda row: row.name)
+def ragged(request):
+    return request.param
+
+
+@pytest.fixture(params=[row for row in TABLE if row.causal], ids=lambda row: row.name)
+def causal(request):
+    return request.param
+
+
+@cache
+def compiled(row):
+    """The row's learner, with its init and step compiled."""
+    learner = jdl.descent(row.objective(row.model), optax.adam(row.rate))
+    return learner, jax.jit(learner.init), jax.jit(learner.step)
+
+
+@cache
+def model_of(row):
+    """The row's model, compiled for evaluation, and variables for it."""
+    _, init, _ = compiled(row)
+    state = init(jax.random.key(0), row.batch())
+    variables = {"params": state.params, **state.carry}
+    return jax.jit(lambda batch, mask=None: row.model.apply(variables, *row.inputs(batch), mask=mask))
 
 
 def test_shapes_types_and_parameters(row):
-    batch = row.batch()
-    variables = jax.jit(row.model.init)(jax.random.key(0), batch["x"])
-    out = row.model.apply(variables, batch["x"])
-    assert out.shape == (12, row.model.outputs)
+    state = compiled(row)[1](jax.random.key(0), row.batch())
+    out = model_of(row)(row.batch())
+    assert out.shape == (ROWS, *row.output)
     assert out.dtype == jnp.float32
-    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == row.parameters
+    assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == row.parameters
 
 
 def test_learns_a_small_set_by_heart(row):
-    learner, batch = learner_of(row), row.batch()
-    state = jax.jit(learner.init)(jax.random.key(0), batch)
-    step = jax.jit(learner.step)
-    losses = []
-    for _ in range(150):
+    learner, init, step = compiled(row)
+    batch = row.batch()
+    if row.objective is not jdl.objectives.classify:
+        batch["x"] = batch["x"].at[:, 1:].set((batch["x"][:, :1] + jnp.arange(1, row.shape[0])[None]) % ROWS)
+    state, losses = init(jax.random.key(0), batch), []
+    for _ in range(200):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"].value()))
     assert losses[1] < losses[0]
-    assert float(metrics["accuracy"].value()) == 1
+    seen = jax.jit(learner.objective.loss, static_argnums=3)(learner.view(state), batch, state.key, False).metrics
+    assert float(seen["error_rate"].value() if "error_rate" in seen else 1 - seen["accuracy"].value()) == 0
+
+
+def test_goes_on_bit_by_bit_from_its_arrays(row):
+    """Nothing but the state's arrays decides what comes next: no hidden state, no key that is used up."""
+    _, init, step = compiled(row)
+    batch = row.batch()
+    state, _ = step(init(jax.random.key(0), batch), batch)
+    key = jax.random.wrap_key_data(np.asarray(jax.random.key_data(state.key)))
+    arrays = jax.tree.map(np.asarray, (state.step, state.params, state.carry, state.opt))
+    restored = jdl.State(*jax.tree.map(jnp.asarray, arrays), key)
+    on, again = (step(s, batch)[0] for s in (state, restored))
+    jax.tree.map(np.testing.assert_array_equal, on.params, again.params)
+    jax.tree.map(np.testing.assert_array_equal, on.opt, again.opt)
 
 
 def test_trains_many_seeds_at_once(row):
-    learner, batch = learner_of(row), row.batch()
+    learner, init, step = compiled(row)
+    batch = row.batch()
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    states = jax.jit(jax.vmap(learner.init, (0, None)))(keys, batch)
-    states, metrics = jax.jit(jax.vmap(learner.step, (0, None)))(states, batch)
-    alone, _ = jax.jit(learner.step)(jax.jit(learner.init)(keys[1], batch), batch)
+    states, metrics = jax.jit(jax.vmap(lambda key: learner.step(learner.init(key, batch), batch)))(keys)
+    alone, _ = step(init(keys[1], batch), batch)
     kernels = [jax.tree.leaves(tree)[-1] for tree in (states.params, alone.params)]
     np.testing.assert_allclose(kernels[0][1], kernels[1], atol=1e-5)
     assert metrics["loss"].value().shape == (2,)
 
 
-def test_padding_changes_nothing(row):
+def test_padding_rows_changes_nothing(row):
     """Rows that are masked leave loss, gradients and carried statistics as they are without those rows."""
-    objective, batch = jdl.objectives.classify(row.model), row.batch()
+    _, init, step = compiled(row)
+    batch = row.batch()
     padded = {name: jnp.concatenate([column, column[:4]]) for name, column in batch.items()}
-    padded["mask"] = padded["mask"].at[12:].set(False)
-    variables = jax.jit(objective.init)(jax.random.key(0), batch)
+    padded["mask"] = padded["mask"].at[ROWS:].set(False)
+    state = init(jax.random.key(0), batch)
+    results = [step(state, b) for b in (batch, padded)]
+    seen = [(metrics["loss"].value(), new.carry, gradients(new)) for new, metrics in results]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4), *seen)
 
-    def loss(params, batch):
-        out = objective.loss({**variables, "params": params}, batch, jax.random.key(2), True)
-        return out.loss.value(), out.carry
 
-    both = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    results = [both(variables["params"], b) for b in (batch, padded)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4), *results)
+def gradients(state):
+    """Those of the first step, of which Adam's first moment is a tenth."""
+    return jax.tree.map(lambda mean: 10 * mean, optax.tree.get(state.opt, "mu"))
 
 
 def test_evaluation_is_row_by_row(row):
     """In evaluation no row depends on another."""
     batch = row.batch()
-    variables = jax.jit(row.model.init)(jax.random.key(0), batch["x"])
-    whole, changed = (row.model.apply(variables, x) for x in (batch["x"], batch["x"].at[0].set(7.0)))
-    np.testing.assert_array_equal(whole[1:], changed[1:])
+    run = model_of(row)
+    changed = {**batch, "x": batch["x"].at[0].set(jnp.asarray(7, batch["x"].dtype))}
+    np.testing.assert_array_equal(run(batch)[1:], run(changed)[1:])
+
+
+def test_what_lies_behind_the_length_changes_nothing(ragged):
+    """Neither its content, to the bit, nor how much of it there is, but for rounding."""
+    batch, run = ragged.batch(), model_of(ragged)
+    steps = ragged.shape[0]
+
+    def mask(width):
+        return jnp.arange(width)[None] < batch["length"][:, None]
+
+    def real(out):
+        if isinstance(ragged.model, T5) or out.ndim == 2:
+            return out
+        return jnp.where(mask(out.shape[1])[:, :, None], out, 0)[:, :steps]
+
+    first = real(run(batch, mask(steps)))
+    behind = ~mask(steps).reshape(ROWS, steps, *(1,) * (batch["x"].ndim - 2))
+    other = {**batch, "x": jnp.where(behind, jnp.asarray(9, batch["x"].dtype), batch["x"])}
+    np.testing.assert_array_equal(first, real(run(other, mask(steps))))
+    longer = {**batch, "x": jnp.pad(batch["x"], ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2)))}
+    np.testing.assert_allclose(first, real(run(longer, mask(steps + 3))), atol=2e-6)
+
+
+def test_what_comes_later_changes_nothing_before_it(causal):
+    """To the bit."""
+    batch, run = causal.batch(), model_of(causal)
+    column = "y" if isinstance(causal.model, T5) else "x"
+    for t in range(1, batch[column].shape[1]):
+        other = {**batch, column: batch[column].at[:, t].add(1)}
+        before, after = run(batch), run(other)
+        np.testing.assert_array_equal(before[:, :t], after[:, :t])
+        assert (before[:, t] != after[:, t]).any()
+
+
+def test_remat_is_the_same_computation():
+    """Equal but for rounding, and the gradient keeps less: remat can be seen in the program."""
+    batch = {"x": jax.random.randint(jax.random.key(0), (4, 8), 0, 13)}
+    grads, programs = [], []
+    for remat in (False, True):
+        objective = jdl.objectives.next_token(GPT(13, Blocks(width=8, depth=2, heads=2, remat=remat)))
+        variables = jax.jit(objective.init)(jax.random.key(1), batch)
+        gradient = jax.grad(lambda v, o=objective: o.loss(v, batch, jax.random.key(2), True).loss.value())
+        grads.append(jax.jit(gradient)(variables))
+        programs.append(str(jax.make_jaxpr(gradient)(variables)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *grads)
+    assert ["remat" in program or "checkpoint" in program for program in programs] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "swish", "elu", "selu", "leaky_relu", "tanh", "sigmoid"])
+def test_activations_are_arguments(name):
+    activation = getattr(nn, name)
+    model = MLP(3, hidden=(8,), activation=activation)
+    x = jax.random.normal(jax.random.key(0), (4, 5))
+    variables = model.init(jax.random.key(1), x)
+    dense = [variables["params"][f"Dense_{n}"] for n in range(2)]
+    inner = activation(x @ dense[0]["kernel"])
+    np.testing.assert_allclose(model.apply(variables, x), inner @ dense[1]["kernel"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Blocks(width=10, heads=4), "multiple of heads"),
+        (lambda: Blocks(heads=4, kv_heads=3), "kv_heads"),
+        (
+            lambda: RNN(2, bidirectional=True, remember=True).init(jax.random.key(0), jnp.ones((1, 2, 3))),
+            "both directions",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(jdl.Error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "parameters"),
+    [
+        (AlexNet(1000, large_images=True), (224, 224, 3), 61_100_840),
+        (vgg(11, 1000), (224, 224, 3), 132_863_336),
+        (vgg(13, 1000), (224, 224, 3), 133_047_848),
+        (vgg(16, 1000), (224, 224, 3), 138_357_544),
+        (vgg(19, 1000), (224, 224, 3), 143_667_240),
+        (ResNet(10), (32, 32, 3), 11_173_962),
+        (resnet(18, 1000), (224, 224, 3), 11_689_512),
+        (resnet(34, 1000), (224, 224, 3), 21_797_672),
+        (resnet(50, 1000), (224, 224, 3), 25_557_032),
+        (efficientnet(0, 1000), (224, 224, 3), 5_288_548),
+        (efficientnet(1, 1000), (240, 240, 3), 7_794_184),
+        (efficientnet(3, 1000), (300, 300, 3), 12_233_232),
+    ],
+)
+def test_published_nets_have_their_published_parameters(model, shape, parameters):
+    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
+
+
+@pytest.mark.parametrize("published", [vgg, resnet, efficientnet])
+def test_a_net_that_was_not_published_is_refused(published):
+    with pytest.raises(jdl.Error, match="17 is none of these"):
+        published(17, 10)
+
+
+def test_a_fresh_residual_block_is_its_shortcut():
+    x = jnp.arange(32.0).reshape(2, 2, 2, 4)
+    block = Block(4, stride=1, bottleneck=False, activation=nn.relu)
+    out, _ = jax.jit(block.init_with_output, static_argnums=2)(jax.random.key(0), x, True)
+    np.testing.assert_array_equal(out, x)
+
+
+def test_drop_path_drops_the_residual_of_whole_images():
+    x = jax.random.normal(jax.random.key(0), (16, 4, 4, 4))
+
+    @partial(jax.jit, static_argnums=0)
+    def run(rate):
+        block = InvertedResidual(4, 2, 3, 1, squeeze=0.0, drop_path=rate, activation=nn.relu)
+        keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+        return block.init_with_output(keys, x, True)[0]
+
+    dropped = (run(0.5) == x).all((1, 2, 3))
+    assert 0 < dropped.sum() < 16
+    np.testing.assert_allclose(run(0.5)[~dropped], (2 * run(0.0) - x)[~dropped], atol=1e-5)
 
 
 def test_dropout_depends_on_the_key_and_only_in_training():

@@ -1,4 +1,4 @@
-"""Slow proofs: real runs killed for real."""
+"""Slow proofs: real runs killed for real, and checkpoints damaged; `scripts/storm` does more of both."""
 
 import subprocess
 from pathlib import Path
@@ -19,3 +19,11 @@ def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
     assert lines(first) == lines(second)
     digests = [subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "count"), [("kill", 9), ("damage", 20)])
+def test_a_storm_changes_no_bit(kind, count):
+    done = subprocess.run(["scripts/storm", kind, "-n", str(count)], cwd=CNN.parents[1], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{count} times, seed 0: 0 wrong" in done.stdout

@@ -6,11 +6,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import everything
+import pytest
 
 import jdl
 from jdl.runs.checkpoints import state_digest
+from jdl.runs.fit import _Trainer
 
 SCRIPT = Path(everything.__file__)
 
@@ -22,6 +25,19 @@ def train(root, **fields):
     config = {"name": "everything", **{name: value for name, value in fields.items() if name not in names}}
     run = everything.run(everything.Config(**config))
     return jdl.fit(run, jdl.Options(root=root, **{"log_every": 1, "quiet": True, **options}), SCRIPT)
+
+
+def stopped_at(step, root, **fields):
+    """Trains until that step is settled, and breaks off without a word, as a kill does."""
+    settle = _Trainer.settle
+
+    def broken(self, settled, metrics):
+        settle(self, settled, metrics)
+        if settled == step:
+            raise KeyboardInterrupt
+
+    with patch.object(_Trainer, "settle", broken), pytest.raises(KeyboardInterrupt):
+        train(root, **fields)
 
 
 def digest(result):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import count, repeat
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,7 @@ class Batches:
     size: int
     seed: int | None = None  # None: the table's own order, in every epoch
     transforms: tuple[Transform, ...] = ()
+    part: slice | None = None  # the rows of a batch that `read` reads; all by default
 
     def __len__(self) -> int:
         return -(-self.rows // self.size)
@@ -45,11 +46,17 @@ class Batches:
         source = self._resident(i // len(self)) if self.examples.resident else self._gathered(i)
         return self._compiled(source, jnp.asarray(i, jnp.int32))
 
+    def only(self, part: slice) -> Batches:
+        """The same batches, of which `read` reads no more than that part of the rows ahead."""
+        return replace(self, part=part)
+
     def read(self, start: int = 0) -> Iterator[Any]:
         """What batches start, start + 1, ... are made of: arrays on the device, or rows read ahead by threads."""
         if self.examples.resident:
             return self._read_resident(start)
-        endless = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(self._gathered)
+        endless = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(
+            lambda i: self._gathered(i, self.part or slice(None))
+        )
         return iter(endless.to_iter_dataset(grain.ReadOptions(num_threads=4, prefetch_buffer_size=READ_AHEAD)))
 
     def _read_resident(self, start: int) -> Iterator[Any]:
@@ -117,9 +124,9 @@ class Batches:
     def _resident(self, epoch: int) -> Any:
         return {"columns": self.examples.on_device, "order": jax.device_put(self._order(epoch)), "key": self._key}
 
-    def _gathered(self, i: int) -> Any:
+    def _gathered(self, i: int, part: slice = slice(None)) -> Any:
         epoch, place = divmod(i, len(self))
-        rows = self._order(epoch)[place * self.size : (place + 1) * self.size]
+        rows = self._order(epoch)[place * self.size : (place + 1) * self.size][part]
         return {"columns": self.examples.take(rows), "key": self._key}
 
 

@@ -91,6 +91,23 @@ class Examples:
             raise Error(f"A batch of {size} is larger than the dataset, which has {len(self)} examples: take fewer.")
         return Batches(self, size, seed, (*self.transforms, *augment))
 
+    def streams(self, size: int) -> Batches:
+        """Batches of `size` rows each of which goes on, from batch to batch, where it ended in the batch before.
+
+        The table is cut into `size` equal stretches, whose rests are left out; the column `start` (B,) is true in
+        the first batch of an epoch. For models that remember, `RNN(remember=True)`, over windows of one long sequence.
+        """
+        steps = len(self) // self._checked(size)
+        if not steps:
+            raise Error(f"{len(self)} examples cannot be cut into {size} streams: take fewer rows.")
+        rows = np.arange(size * steps).reshape(size, steps).T.ravel()
+        first = self.ids[rows[:size]]
+
+        def started(key: Array, example: dict[str, Array]) -> dict[str, Array]:
+            return {**example, "start": (example["id"] == first).any()}
+
+        return replace(self, ids=self.ids[rows]).map(started).batches(size)
+
     def _checked(self, size: int) -> int:
         if size < 1:
             raise Error(f"A batch has at least 1 row, and {size} is not that: set batch to 1 or more.")

@@ -4,3 +4,5 @@ from jdl.learners.compiled import compiled as compiled
 from jdl.learners.compiled import fed as fed
 from jdl.learners.descent import descent as descent
 from jdl.learners.ema import ema as ema
+from jdl.learners.precision import in_precision as in_precision
+from jdl.learners.schedule_free import schedule_free as schedule_free

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from operator import add
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
-from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, Objective, Out, State, Variables
+from jdl.layers import over_rows
+from jdl.types import Array, Batch, Error, Halves, Key, Learner, Mean, Metrics, Objective, Out, State, Sums, Variables
 
 
 def descent(objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int = 1) -> Learner:
@@ -29,36 +31,35 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
         carry = {name: v for name, v in variables.items() if name != "params"}
         return State(jnp.zeros((), jnp.int32), params, carry, optimizer.init(params), key)
 
-    def total(params: Any, carry: Variables, batch: Batch, key: Key) -> tuple[Array, Out]:
-        out = objective.loss({"params": params, **carry}, batch, key, True)
-        return out.loss.total, out
+    def sums(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
+        def total(params: Any) -> tuple[Array, Out]:
+            out = objective.loss({"params": params, **state.carry}, batch, key, True)
+            return out.loss.total * scale, out
 
-    def gradient(state: State, batch: Batch, key: Key) -> tuple[Any, Out]:
-        """The gradient of the loss's total and what else there is to say, over all parts in turn."""
-        one = jax.grad(total, has_aux=True)
-        if micro_batches == 1:
-            return one(state.params, state.carry, batch, key)
-        parts = _cut(batch, micro_batches)
+        grads, out = jax.grad(total, has_aux=True)(state.params)
+        return Sums(jax.tree.map(wide, grads), out)
 
-        def following(so_far: tuple[Any, Out], m: Array) -> tuple[tuple[Any, Out], None]:
-            grads, out = so_far
+    def in_parts(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
+        """The sums over all parts in turn."""
+        parts = cut(batch, micro_batches)
+
+        def following(so_far: Sums, m: Array) -> tuple[Sums, None]:
             part = {name: column[m] for name, column in parts.items()}
-            more, new = one(state.params, out.carry, part, jax.random.fold_in(key, m))
-            real = new.loss.count > 0  # a part that is all padding must not move the carried statistics
-            carry = jax.tree.map(lambda new, old: jnp.where(real, new, old), new.carry, out.carry)
-            metrics = jax.tree.map(add, out.metrics, new.metrics, is_leaf=lambda x: hasattr(x, "value"))
-            return (jax.tree.map(jnp.add, grads, more), Out(out.loss + new.loss, metrics, carry)), None
+            more = sums(replace(state, carry=so_far.out.carry), part, jax.random.fold_in(key, m), scale)
+            real = over_rows(more.out.loss.count) > 0  # a part that is all padding must not move the carried statistics
+            carry = jax.tree.map(lambda new, old: jnp.where(real, new, old), more.out.carry, so_far.out.carry)
+            return added(so_far, more, carry), None
 
         first = {name: column[0] for name, column in parts.items()}
-        start = one(state.params, state.carry, first, jax.random.fold_in(key, 0))
+        start = sums(state, first, jax.random.fold_in(key, 0), scale)
         # Loops around convolutions are slow on a CPU, where memory is seldom short: there the parts are unrolled.
         unroll = jax.default_backend() == "cpu"
         return jax.lax.scan(following, start, jnp.arange(1, micro_batches), unroll=unroll)[0]
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        grads, out = gradient(state, batch, stream(state.key, "loss", state.step))
+    def update(state: State, sums: Sums) -> tuple[State, Metrics]:
+        out = sums.out
         count = jnp.where(out.loss.count == 0, 1, out.loss.count)
-        grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), grads)
+        grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), sums.grads)
         with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to whole powers, which "strict" forbids
             updates, opt = optimizer.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -67,14 +68,33 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
         metrics |= {name: Mean(optax.tree.norm(tree), jnp.ones(())) for name, tree in norms.items()}
         return State(state.step + 1, params, out.carry, opt, state.key), metrics
 
+    gather = sums if micro_batches == 1 else in_parts
+
+    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+        return update(state, gather(state, batch, stream(state.key, "loss", state.step)))
+
     def view(state: State) -> Variables:
         return {"params": state.params, **state.carry}
 
-    return Learner(init, step, objective, view)
+    return Learner(init, step, objective, view, Halves(gather, update))
 
 
-def _cut(batch: Batch, parts: int) -> Batch:
-    """Columns (B, ...) to (parts, B / parts, ...): part m has the rows m, m + parts, ..., so that padding spreads."""
+def wide(x: Array) -> Array:
+    """Half precision as float32, in which sums are taken; any other type as it is."""
+    return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
+
+
+def added(a: Sums, b: Sums, carry: Variables) -> Sums:
+    """The sums of two parts of a batch together; what they carry does not add, and is given."""
+    metrics = jax.tree.map(add, a.out.metrics, b.out.metrics, is_leaf=lambda x: hasattr(x, "value"))
+    return Sums(jax.tree.map(jnp.add, a.grads, b.grads), Out(a.out.loss + b.out.loss, metrics, carry))
+
+
+def cut(batch: Batch, parts: int) -> Batch:
+    """Columns (B, ...) to (parts, B / parts, ...): part m has the rows m, m + parts, ..., so that padding spreads.
+
+    Raises `Error` where the rows cannot be cut so.
+    """
     rows = len(next(iter(batch.values())))
     if rows % parts:
         raise Error(f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a divisor of {rows}.")

@@ -8,9 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.types import Batch, Error, Key, Learner, Metrics, State, Variables
-
-STATISTICS = "batch_stats"  # Flax's name for what BatchNorm carries
+from jdl.types import STATISTICS, Array, Batch, Error, Halves, Key, Learner, Metrics, State, Sums, Variables
 
 
 @jax.tree_util.register_dataclass
@@ -42,8 +40,8 @@ def ema(learner: Learner, decay: float = 0.999) -> Learner:
         start = jax.tree.map(jnp.copy, averaged(learner.view(state)))  # a donated buffer may not be given twice
         return replace(state, opt=Averaged(state.opt, start))
 
-    def step(state: State, batch: Any) -> tuple[State, Metrics]:
-        new, metrics = learner.step(inner(state), batch)
+    def followed(state: State, moved: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        new, metrics = moved
         t = new.step.astype(jnp.float32)
         d = jnp.minimum(decay, (1 + t) / (10 + t))
         average = jax.tree.map(
@@ -51,7 +49,20 @@ def ema(learner: Learner, decay: float = 0.999) -> Learner:
         )
         return replace(new, opt=Averaged(new.opt, average)), metrics
 
+    def step(state: State, batch: Any) -> tuple[State, Metrics]:
+        return followed(state, learner.step(inner(state), batch))
+
     def view(state: State) -> Variables:
         return {**learner.view(inner(state)), **state.opt.average}
 
-    return Learner(init, step, learner.objective, view)
+    def halved(halves: Halves) -> Halves:
+        def sums(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
+            return halves.sums(inner(state), batch, key, scale)
+
+        def update(state: State, sums: Sums) -> tuple[State, Metrics]:
+            return followed(state, halves.update(inner(state), sums))
+
+        return Halves(sums, update)
+
+    halves = halved(learner.halves) if learner.halves else None
+    return Learner(init, step, learner.objective, view, halves)

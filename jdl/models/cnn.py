@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
-from jdl.layers import BatchNorm, convolution, max_pool
+from jdl.layers import BatchNorm, Conv, Dropout, max_pool
 from jdl.models.mlp import MLP
 
 
@@ -35,17 +35,11 @@ class CNN(nn.Module):
         for channels, convolutions in self.blocks:
             for n in range(convolutions):
                 # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
-                x = nn.Conv(
-                    channels,
-                    (self.kernel, self.kernel),
-                    use_bias=not self.batch_norm,
-                    kernel_init=nn.initializers.he_normal(),
-                    conv_general_dilated=convolution,
-                )(x)
+                x = Conv(channels, (self.kernel, self.kernel), use_bias=not self.batch_norm)(x)
                 if n == convolutions - 1:
                     x = self.pool(x)
                 if self.batch_norm:
                     x = BatchNorm()(x, train, mask)
                 x = self.activation(x)
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, train)
         return MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")(x, train, mask)

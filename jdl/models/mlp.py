@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 import flax.linen as nn
 import jax
 
+from jdl.layers import Dropout
+
 
 class MLP(nn.Module):
     """Dense layers of the widths `hidden`, each followed by `activation` and dropout, then one of `outputs`.
@@ -23,5 +25,5 @@ class MLP(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
             x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, train)
         return nn.Dense(self.outputs)(x)

@@ -4,5 +4,10 @@ from jdl.objectives.classify import classify as classify
 from jdl.objectives.classify import classify_binary as classify_binary
 from jdl.objectives.classify import hinge as hinge
 from jdl.objectives.classify import perceptron as perceptron
+from jdl.objectives.forecast import forecast as forecast
 from jdl.objectives.freeze import freeze as freeze
 from jdl.objectives.regress import regress as regress
+from jdl.objectives.seq2seq import ctc as ctc
+from jdl.objectives.seq2seq import seq2seq as seq2seq
+from jdl.objectives.tokens import masked_token as masked_token
+from jdl.objectives.tokens import next_token as next_token

@@ -20,32 +20,37 @@ RowLoss = Callable[[Array, Array], Array]  # logits (B, K) and labels (B,) to lo
 def classify(model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, top: int = 0) -> Objective:
     """Which of K classes: x (B, ...) to logits (B, K), against whole-number labels y (B,) from 0 to K - 1.
 
-    The loss of a row is the softmax cross-entropy in nats, with `smoothing` of the weight spread evenly over the
+    Dense prediction, a label for each pixel or step, is the same with y (B, ...) and logits (B, ..., K). The loss of
+    a label is the softmax cross-entropy in nats, with `smoothing` of the weight spread evenly over the
     classes (Szegedy et al., 2016), or `loss(logits, labels)` where one is given. Metrics: accuracy, with `top` k
-    also top-k accuracy; in evaluation the confusion matrix besides.
+    also top-k accuracy; in evaluation the confusion matrix besides, and of dense predictions the mean IoU.
     """
     if not 0 <= smoothing < 1:
         raise Error(f"smoothing is a share of the weight, from 0 to below 1, and {smoothing} is not.")
     row_loss = loss or partial(_cross_entropy, smoothing)
 
     def objective_loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        logits, carry = call.apply(model, variables, batch, key, train)
-        labels, mask = batch["y"], batch.get("mask")
+        logits, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
+        labels = batch["y"]
+        mask = batch.get("mask") if labels.ndim == 1 else call.steps(batch)
         found: Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
         if top:
             found[f"top{top}"] = metrics.top_k(logits, labels, top, mask)
         if not train:
-            found["confusion"] = metrics.Confusion.of(logits.argmax(-1), labels, logits.shape[-1], mask)
+            confusion = metrics.Confusion.of(logits.argmax(-1), labels, logits.shape[-1], mask)
+            found["confusion"] = confusion
+            if labels.ndim > 1:
+                found["iou"] = metrics.MeanIoU(confusion)
         return Out(Mean.of(row_loss(logits, labels), mask), found, carry)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
-        logits, _ = call.apply(model, variables, batch, jax.random.key(0), False)
+        logits, _ = call.apply(model, variables, (batch["x"],), batch, jax.random.key(0), False)
         return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
 
     def check(batch: Batch, bounds: Bounds) -> None:
-        _check_labels(batch, bounds, call.output_shape(model, batch)[-1])
+        _check_labels(batch, bounds, call.output_shape(model, batch))
 
-    return Objective(partial(call.init, model), objective_loss, predict, check)
+    return Objective(partial(call.init_from_x, model), objective_loss, predict, check)
 
 
 def hinge(model: Any) -> Objective:
@@ -65,7 +70,7 @@ def classify_binary(model: Any) -> Objective:
     """
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        out, carry = call.apply(model, variables, batch, key, train)
+        out, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
         logits, labels, mask = out[:, 0], batch["y"], batch.get("mask")
         predicted = (logits > 0).astype(jnp.int32)
         found: Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
@@ -75,7 +80,7 @@ def classify_binary(model: Any) -> Objective:
         return Out(Mean.of(losses, mask), found, carry)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
-        out, _ = call.apply(model, variables, batch, jax.random.key(0), False)
+        out, _ = call.apply(model, variables, (batch["x"],), batch, jax.random.key(0), False)
         yes = jax.nn.sigmoid(out[:, 0])
         return {"label": (yes > 0.5).astype(jnp.int32), "probability": jnp.stack([1 - yes, yes], -1)}
 
@@ -83,9 +88,9 @@ def classify_binary(model: Any) -> Objective:
         shape = call.output_shape(model, batch)
         if shape[1:] != (1,):
             raise Error(f"classify_binary needs a model with one output a row, (B, 1), and this one gives {shape}.")
-        _check_labels(batch, bounds, 2)
+        _check_labels(batch, bounds, (shape[0], 2))
 
-    return Objective(partial(call.init, model), loss, predict, check)
+    return Objective(partial(call.init_from_x, model), loss, predict, check)
 
 
 def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
@@ -95,11 +100,11 @@ def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
     return (1 - smoothing) * losses - smoothing * jax.nn.log_softmax(logits).mean(-1)
 
 
-def _check_labels(batch: Batch, bounds: Bounds, classes: int) -> None:
-    labels = batch.get("y")
-    if labels is None or labels.ndim != 1 or not jnp.issubdtype(labels.dtype, jnp.integer):
+def _check_labels(batch: Batch, bounds: Bounds, logits: tuple[int, ...]) -> None:
+    labels, classes = batch.get("y"), logits[-1]
+    if labels is None or not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != logits[:-1]:
         given = "there is no such column" if labels is None else f"it is {labels.dtype} of shape {labels.shape}"
-        raise Error(f"The labels y must be whole numbers, one a row, and {given}.")
+        raise Error(f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, and {given}.")
     least, greatest = bounds.get("y", (0, classes - 1))
     if least < 0 or greatest >= classes:
         raise Error(

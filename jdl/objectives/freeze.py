@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.types import Batch, Error, Key, Objective, Out, Variables
+from jdl.types import Array, Batch, Decoder, Error, Key, Objective, Out, Variables
 
 FROZEN = "frozen"
 
@@ -47,4 +48,19 @@ def freeze(objective: Objective, pattern: str) -> Objective:
         assert objective.predict is not None
         return objective.predict(joined(variables), batch)
 
-    return replace(objective, init=init, loss=loss, predict=predict if objective.predict else None)
+    def decoder(inner: Decoder) -> Decoder:
+        def start(variables: Variables, batch: Batch) -> Any:
+            return inner.start(joined(variables), batch)
+
+        def following(variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
+            return inner.next(joined(variables), cache, tokens)
+
+        return replace(inner, start=start, next=following)
+
+    return replace(
+        objective,
+        init=init,
+        loss=loss,
+        predict=predict if objective.predict else None,
+        decoder=decoder(objective.decoder) if objective.decoder else None,
+    )

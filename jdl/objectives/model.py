@@ -1,36 +1,125 @@
 """How an objective calls a model: the one place that knows Flax's `init` and `apply`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from jdl.keys import stream
-from jdl.types import Array, Batch, Error, Key, Variables
+from jdl.types import MEMORY, Array, Batch, Decoder, Error, Key, Variables
 
 
-def init(model: Any, key: Key, batch: Batch) -> Variables:
+def init(model: Any, key: Key, *inputs: Array) -> Variables:
+    """The model's fresh variables for these inputs."""
+    return dict(model.init({"params": key}, *inputs))
+
+
+def init_from_x(model: Any, key: Key, batch: Batch) -> Variables:
     """The model's fresh variables for rows like `batch["x"]`."""
-    if "x" not in batch:
-        raise Error(f"The model reads the column x, and the data have only {', '.join(sorted(batch))}: name one x.")
-    return dict(model.init({"params": key}, batch["x"]))
+    return init(model, key, *from_x(batch))
 
 
-def output_shape(model: Any, batch: Batch) -> tuple[int, ...]:
-    """The shape of the model's output for rows like `batch["x"]`, computed from shapes alone."""
-    return jax.eval_shape(lambda batch: model.apply(init(model, jax.random.key(0), batch), batch["x"]), batch).shape
+def column(batch: Batch, name: str = "x") -> Array:
+    """A column of the batch; `Error` where it has none of that name."""
+    if name not in batch:
+        raise Error(
+            f"The model reads the column {name}, and the data have only {', '.join(sorted(batch))}: name one so."
+        )
+    return batch[name]
 
 
-def apply(model: Any, variables: Variables, batch: Batch, key: Key, train: bool) -> tuple[Array, Variables]:
-    """The model's output for `batch["x"]`, and the variables it carries (BatchNorm statistics, ...) afterwards."""
+def from_x(batch: Batch) -> tuple[Array, ...]:
+    """What most models read of a batch."""
+    return (column(batch),)
+
+
+def output_shape(model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Array, ...]] = from_x) -> tuple[int, ...]:
+    """The shape of the model's output for the `inputs` of a batch, computed from shapes alone."""
+
+    def run(batch: Batch) -> Array:
+        return model.apply(_without_cache(init(model, jax.random.key(0), *inputs(batch))), *inputs(batch))
+
+    return jax.eval_shape(run, batch).shape
+
+
+def steps(batch: Batch, length: str = "length", column: str = "x") -> Array | None:
+    """Which steps of a column (B, T, ...) are real, (B, T): those before `length` in real rows.
+
+    Without such a column, the rows that are real, (B,).
+    """
+    rows = batch.get("mask")
+    if length not in batch:
+        return rows
+    real = jnp.arange(batch[column].shape[1])[None] < batch[length][:, None]
+    return real if rows is None else real & rows.astype(bool)[:, None]
+
+
+def apply(
+    model: Any, variables: Variables, inputs: tuple[Array, ...], batch: Batch, key: Key, train: bool
+) -> tuple[Array, Variables]:
+    """The model's output for `inputs`, and the variables it carries (BatchNorm statistics, ...) afterwards.
+
+    It computes in the type of its parameters, and what it says comes as float32. Its mask is that of the steps of x
+    that it is given. What a model remembers of the batch before is forgotten in rows where the column `start` says so;
+    in evaluation, batches without that column are read with no memory at all.
+    """
     carry = {name: v for name, v in variables.items() if name != "params"}
-    if not train:
-        return model.apply(variables, batch["x"], mask=batch.get("mask")), carry
+    mask = steps(batch)
+    mask = mask if mask is None or mask.ndim == 1 else mask[:, : inputs[0].shape[1]]
+    memory = _continued(carry, batch, len(inputs[0])) if train or "start" in batch else {}
+    dtype = next((leaf.dtype for leaf in jax.tree.leaves(variables["params"]) if _is_float(leaf)), jnp.float32)
     out, changed = model.apply(
-        variables,
-        batch["x"],
-        train=True,
-        mask=batch.get("mask"),
-        rngs={"dropout": stream(key, "dropout")},
-        mutable=list(carry),
+        {**_without_cache(variables), **_floats_as(dtype, memory)},
+        *_floats_as(dtype, inputs),
+        train=train,
+        mask=mask,
+        rngs={"dropout": stream(key, "dropout")} if train else {},
+        mutable=list(carry if train else memory),
     )
-    return out, {**carry, **changed}
+    changed = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(changed), {n: carry[n] for n in changed})
+    return _floats_as(jnp.float32, out), {**carry, **changed}
+
+
+def _is_float(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _floats_as(dtype: Any, tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
+
+
+def _without_cache(variables: Variables) -> Variables:
+    return {name: v for name, v in variables.items() if name != MEMORY}
+
+
+def _continued(carry: Variables, batch: Batch, rows: int) -> Variables:
+    if MEMORY not in carry:
+        return {}
+    remembered = {len(leaf) for leaf in jax.tree.leaves(carry[MEMORY])}
+    if remembered != {rows}:
+        raise Error(
+            f"The model remembers the last steps of {max(remembered)} rows, and the batch has {rows}: a model that "
+            "remembers takes batches of one size, in one piece (micro_batches=1)."
+        )
+    if "start" not in batch:
+        return {MEMORY: carry[MEMORY]}
+
+    def forget(leaf: Array) -> Array:
+        fresh = batch["start"].reshape((-1,) + (1,) * (leaf.ndim - 1)).astype(bool)
+        return jnp.where(fresh, jnp.zeros_like(leaf), leaf)
+
+    return {MEMORY: jax.tree.map(forget, carry[MEMORY])}
+
+
+def decoder(model: Any) -> Decoder:
+    """The decoder of a model that is called as `model(tokens, decode=True)` and keeps its cache by itself."""
+
+    def start(variables: Variables, batch: Batch) -> Any:
+        return {}
+
+    def following(variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
+        logits, changed = model.apply({**_without_cache(variables), **cache}, tokens, decode=True, mutable=[MEMORY])
+        return logits, {MEMORY: changed[MEMORY]}
+
+    return Decoder(start, following, getattr(model, "longest", None))

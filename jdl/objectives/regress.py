@@ -27,7 +27,7 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
     """
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        out, carry = call.apply(model, variables, batch, key, train)
+        out, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
         targets, mask = batch["y"].reshape(out.shape).astype(out.dtype), batch.get("mask")
         found: Metrics = {
             "mse": Mean.of(optax.squared_error(out, targets), mask),
@@ -36,7 +36,7 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
         return Out(Mean.of(error(out, targets), mask), found, carry)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
-        out, _ = call.apply(model, variables, batch, jax.random.key(0), False)
+        out, _ = call.apply(model, variables, (batch["x"],), batch, jax.random.key(0), False)
         return {"value": out}
 
     def check(batch: Batch, bounds: Bounds) -> None:
@@ -45,4 +45,4 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
         if target not in (out, out[:-1] if out[-1] == 1 else out):
             raise Error(f"The model predicts {out} for a batch, and the targets y are {target}: make them equal.")
 
-    return Objective(partial(call.init, model), loss, predict, check)
+    return Objective(partial(call.init_from_x, model), loss, predict, check)

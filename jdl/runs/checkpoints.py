@@ -1,4 +1,4 @@
-"""Checkpoints: Orbax in a thread of its own, with a SHA-256 of every leaf that is verified at every restore."""
+"""Checkpoints: Orbax in a thread of its own, with a manifest of every file that is verified before a restore."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jdl.runs import manifest
 from jdl.types import Error, State
 
-FORMAT = 1  # raised when checkpoints of the old form can no longer be read
+FORMAT = 2  # raised when checkpoints of the old form can no longer be read
 
 
 def leaf_sums(tree: Any) -> dict[str, str]:
-    """The SHA-256 of each leaf's type, shape and bytes, by its path."""
+    """The SHA-256 of each leaf's type, shape and bytes, by its path; of several processes, all must ask."""
     return {jax.tree_util.keystr(path): _sum(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -29,14 +32,31 @@ def state_digest(state: State) -> str:
 
 
 def _sum(leaf: Any) -> str:
-    array = np.asarray(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    array = _whole(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
     return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """The array, however it is divided among devices and processes."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return np.asarray(leaf)
+    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+
+
+def here(tree: Any) -> Any:
+    """The same arrays on a device of this process, whole, where they are shared with others."""
+
+    def one(leaf: Any) -> Any:
+        return leaf if leaf.is_fully_addressable else jnp.asarray(_whole(leaf))
+
+    return jax.tree.map(one, tree)
 
 
 class Checkpoints:
     """The checkpoints of a run: the latest `keep`, and the best by the metric that `best`, "max NAME", names.
 
-    Only one process may write; those that are `read_only` may look on.
+    Only the processes of one run may write, all together; those that are `read_only` may look on. Arrays that a process
+    has on its own device alone are taken to be the same in all.
     """
 
     def __init__(self, folder: Path, best: str = "min loss", keep: int = 2, read_only: bool = False) -> None:
@@ -65,14 +85,20 @@ class Checkpoints:
         `host` is what the loop must remember besides, as JSON. Raises `Error` where an earlier save failed.
         """
         self.wait()
-        if step not in self._manager.all_steps():
+        if step in self._manager.all_steps():
+            return
+        if jax.process_count() > 1:  # what processes exchange must not come between the exchanges of a step
+            self._save(step, jax.tree.map(_shared, state), host, metrics)
+        else:
             self._saving = self._thread.submit(self._save, step, _copied(state), host, metrics)
 
     def _save(self, step: int, state: State, host: dict[str, Any], metrics: dict[str, float] | None) -> None:
-        record = {"format": FORMAT, "host": host, "sums": leaf_sums(state)}
+        record = {"format": FORMAT, "host": host}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
         ranked = metrics if metrics and self._metric in metrics else None
         self._manager.save(step, args=items, metrics=ranked)
+        if jax.process_index() == 0:
+            manifest.seal(self._folder(step))
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk."""
@@ -87,8 +113,8 @@ class Checkpoints:
                 ) from error
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint."""
-        return self._manager.latest_step()
+        """The step of the newest checkpoint that was written to its end."""
+        return max(filter(lambda step: manifest.sealed(self._folder(step)), self._manager.all_steps()), default=None)
 
     def best(self) -> int | None:
         """The step of the best checkpoint, where any was evaluated."""
@@ -97,26 +123,30 @@ class Checkpoints:
     def restore(self, like: State, step: int | None = None) -> tuple[State, dict[str, Any]]:
         """The state of `step`, by default the newest, in the form of `like`, and what `save` was given as `host`.
 
-        Raises `Error` where there is none, where it is of another form, or where any leaf's bytes have changed.
+        Leaves without a sharding come onto the first device, wherever they were saved. Raises `Error` where there is
+        none, where any file is not as it was written, before it is read, or where the form is another.
         """
         step = self.latest() if step is None else step
         if step is None:
             raise Error(f"There is no checkpoint in {self._manager.directory}.")
-        where = self._manager.directory / str(step)
+        where = self._folder(step)
+        if wrong := manifest.damage(where):
+            raise Error(f"The checkpoint {where} is damaged: {wrong}. Training goes on from the newest that is whole.")
         try:
-            items = ocp.args.Composite(state=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore())
+            wanted = ocp.args.StandardRestore(jax.tree.map(_placed, like))
+            items = ocp.args.Composite(state=wanted, record=ocp.args.JsonRestore())
             found = self._manager.restore(step, args=items)
-        except Exception as error:  # damage surfaces as all kinds, a bare Exception among them
+        except Exception as error:  # another form surfaces as all kinds, a bare Exception among them
             reason = str(error).partition("\n")[0][:300]
             raise Error(f"The checkpoint {where} cannot be restored: {reason}") from error
         record = found["record"]
         if record.get("format") != FORMAT:
             raise Error(f"{where} is a checkpoint of format {record.get('format')}, and this jdl reads {FORMAT}.")
-        sums = leaf_sums(found["state"])
-        wrong = [path for path in sums if record["sums"].get(path) != sums[path]]
-        if wrong:
-            raise Error(f"The checkpoint {where} is damaged: {', '.join(wrong[:3])} changed since it was saved.")
-        return found["state"], record["host"]
+        state = jax.tree.map(lambda leaf, asked: leaf if asked.sharding else _own(leaf), found["state"], like)
+        return state, record["host"]
+
+    def _folder(self, step: int) -> Path:
+        return Path(self._manager.directory) / str(step)
 
     def close(self) -> None:
         """Waits, and ends the thread."""
@@ -125,6 +155,30 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._manager.close()
+
+
+def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or _everyone())
+
+
+def _everyone() -> NamedSharding:
+    """Arrays that the first device of each process has whole."""
+    firsts = {device.process_index: device for device in reversed(jax.devices())}
+    mesh = Mesh(np.asarray([firsts[process] for process in sorted(firsts)]), ("processes",))
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _shared(leaf: Any) -> Any:
+    """An array that lies in this process alone, as one that all have."""
+    if not leaf.is_fully_addressable:
+        return leaf
+    own = jax.device_put(leaf, jax.local_devices()[0])
+    return jax.make_array_from_single_device_arrays(leaf.shape, _everyone(), [own])
+
+
+def _own(leaf: Any) -> Any:
+    """What this process has of an array that all have whole."""
+    return leaf.addressable_shards[0].data
 
 
 @jax.jit

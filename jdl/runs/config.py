@@ -8,10 +8,11 @@ import json
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
+from jdl.learners.precision import Precision
 from jdl.types import Error
 
 
@@ -29,9 +30,14 @@ class Config:
     """Stop after so many checks in a row without a better value on the validation set; 0 never stops early."""
     check_every: int = 100
     """Steps from one such check to the next."""
+    elastic: int = 0
+    """Shards of a batch, a power of two: the same bits on 1, 2, 4, ... devices up to as many; 0 for none."""
+
+    precision: Precision = "float32"
+    """Of what models compute; parameters and optimizer state are kept in float32."""
 
     def __post_init__(self) -> None:
-        for field, least in (("seed", 0), ("steps", 1), ("patience", 0), ("check_every", 1)):
+        for field, least in (("seed", 0), ("steps", 1), ("patience", 0), ("check_every", 1), ("elastic", 0)):
             if getattr(self, field) < least:
                 raise Error(f"--{field.replace('_', '-')} must be {least} or more, and {getattr(self, field)} is not.")
         if self.name != Path(self.name).name:
@@ -52,6 +58,18 @@ class Options:
     """Steps between checkpoints; by default a twentieth of the run, 0 for only at the end."""
     keep: int = 2
     """How many of the latest checkpoints to keep, beside the best."""
+    devices: int | None = None
+    """Divide each batch among so many devices; by default one device has all."""
+    mesh: str = ""
+    """Devices by what they divide: data=4,model=2; fsdp=8 divides parameters and optimizer state too."""
+    parallel: Literal["jit", "pmap"] = "jit"
+    """How the step is compiled for several devices; pmap divides batches alone."""
+    coordinator: str | None = None
+    """HOST:PORT of the first of several processes; SLURM, Open MPI, GKE and TPU pods tell it by themselves."""
+    processes: int | None = None
+    """How many processes train this run together, with --coordinator."""
+    process: int | None = None
+    """Which of them this is, from 0."""
     fresh: bool = False
     """Start anew: an earlier run of this config and seed is moved aside, never deleted."""
     quiet: bool = False

@@ -7,27 +7,32 @@ from itertools import islice
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from jdl.keys import stream
 from jdl.metrics import merge
-from jdl.types import Array, Data, Learner, Metrics, State
+from jdl.types import Array, Data, Learner, Metrics, State, Variables
 
 
 def evaluator(learner: Learner, data: Data) -> Callable[[State], Metrics]:
     """The function from a state to the metrics, `loss` among them, of all of the data together.
 
-    It is compiled once; the state is only looked at.
+    It is compiled once; the state is only looked at. What the loss carries goes on from batch to batch: the memory of a
+    model that reads streams, which begins anew at their `start`.
     """
 
     @jax.jit
-    def look(state: State, source: Any, i: Array) -> Metrics:
+    def look(state: State, carry: Variables, source: Any, i: Array) -> tuple[Metrics, Variables]:
         key = jax.random.fold_in(stream(state.key, "evaluate", state.step), i)
-        out = learner.objective.loss(learner.view(state), data.batch(source, i), key, False)
-        return {"loss": out.loss, **out.metrics}
+        out = learner.objective.loss({**learner.view(state), **carry}, data.batch(source, i), key, False)
+        return {"loss": out.loss, **out.metrics}, out.carry
 
     def evaluate(state: State) -> Metrics:
-        sources = islice(data.read(), len(data))
-        return merge([look(state, source, jnp.asarray(i, jnp.int32)) for i, source in enumerate(sources)])
+        carry = {name: variables for name, variables in learner.view(state).items() if name != "params"}
+        found = []
+        for i, source in enumerate(islice(data.read(), len(data))):
+            metrics, carry = look(state, carry, source, np.int32(i))
+            found.append(metrics)
+        return merge(found)
 
     return evaluate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,10 +12,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jdl.runs import processes
 from jdl.runs.config import Config, from_json, parse
 from jdl.runs.environment import quiet_libraries, use_compilation_cache
-from jdl.runs.fit import Result, fit
+from jdl.runs.fit import Result, at_precision, fit
 from jdl.runs.folder import read_json
+from jdl.runs.memory import keep_memory
 from jdl.runs.summary import summarise
 from jdl.types import Error, Run
 
@@ -58,15 +61,18 @@ def _train(
     run: Callable[[Any], Run], config: type[Config], argv: list[str], script: Path, prog: str, description: str
 ) -> Result:
     c, options = parse(config, argv, prog, description)
+    keep_memory()
     quiet_libraries()
+    processes.start(options)
     use_compilation_cache()
     if not c.name:
         c = replace(c, name=script.stem)
     prepared = run(c)
     result = fit(prepared, options, script)
-    text = summarise(result, prepared.labels)
-    if not options.quiet:
-        print(text)
+    if processes.first():
+        text = summarise(result, prepared.labels)
+        if not options.quiet:
+            print(text)
     return result
 
 
@@ -80,7 +86,7 @@ def rebuild(folder: Path) -> Run:
     if not script:
         raise Error(f"{folder} was not trained from a script: load its checkpoint from Python.")
     _, run, config = load(Path(script))
-    return run(from_json(config, values))
+    return at_precision(run(from_json(config, values)))
 
 
 @contextmanager
@@ -90,7 +96,15 @@ def told() -> Iterator[None]:
         yield
     except Error as error:
         print(f"jdl: {error}", file=sys.stderr)
+        processes.leave(error.code)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("jdl: interrupted; what was saved is whole, and the same command goes on from there", file=sys.stderr)
+        processes.leave(130)
         raise SystemExit(130) from None
+    except Exception:
+        if processes.several():  # the others may wait for this one, or it has lost one of them
+            traceback.print_exc()
+            print("jdl: this process ends, and the others with it; what was saved is whole", file=sys.stderr)
+            processes.leave(1)
+        raise

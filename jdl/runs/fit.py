@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,22 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jdl.learners import compiled, fed
+from jdl.learners import compiled, fed, in_precision
 from jdl.metrics import scalars
-from jdl.runs.checkpoints import Checkpoints
-from jdl.runs.config import Options, digest, to_json
+from jdl.parallel import build, check_rows, devices_of, elastic, line, placed, pmapped, sharded, spread
+from jdl.runs import processes
+from jdl.runs.checkpoints import Checkpoints, here
+from jdl.runs.config import Options, difference, digest, to_json
 from jdl.runs.environment import command, fingerprint, git_commit
 from jdl.runs.evaluate import evaluator
 from jdl.runs.folder import opened, path_of
-from jdl.runs.log import Log
+from jdl.runs.log import Log, Silent
+from jdl.runs.manifest import set_aside_damaged
+from jdl.runs.preemption import Asked, PreemptedError, noticed
 from jdl.runs.progress import Display, display
-from jdl.types import Batch, Data, Error, Key, Mean, Metrics, Run, State
+from jdl.types import Batch, Data, Error, Key, Learner, Mean, Metrics, Run, State
 
+ALIKE = ("devices", "mesh", "parallel", "eval_every", "save_every", "keep", "fresh")  # in all processes of a run
 IN_FLIGHT = 8  # steps that may be dispatched and not yet settled; unbounded, simulated devices can deadlock
 WATCHED = ("loss", "grad_norm", "param_norm")  # means: a step in which one of them is not finite ends the run
 
@@ -41,6 +49,7 @@ class Result:
 
     state: State
     metrics: dict[str, Metrics]
+    scores: dict[str, float]  # what `Run.score` says of the final state
     folder: Path
     steps: int
     seconds: float
@@ -80,14 +89,16 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     """Trains the run to its end, from its newest checkpoint where there is one, and evaluates it.
 
     Everything that can be wrong with the input is looked at first, and raises `Error` before anything is compiled or
-    written. Raises `NonFiniteError` at a loss or gradient that is NaN or infinite; what was saved before stays.
+    written. Raises `NonFiniteError` at a loss or gradient that is NaN or infinite; what was saved before stays. SIGTERM
+    and Ctrl-C end it by a `PreemptedError` after the step under way, which is saved.
     """
     check(run)
+    run = at_precision(run)
     config, learner = run.config, run.learner
+    loop, run, place = _laid_out(run, options)
     folder = path_of(options.root, config)
     with ExitStack() as stack:
-        stack.enter_context(opened(folder, record(run, script), options.fresh))
-        loop = compiled(fed(learner, run.train))
+        notes = _open(stack, folder, record(run, script), options)
         checkpoints = Checkpoints(folder / "checkpoints", run.best, options.keep)
         stack.callback(checkpoints.close)
         key, example = jax.random.key(config.seed), run.train[0]
@@ -96,18 +107,69 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         if checkpoints.latest() is None:
             state = loop.init(key, example)
         else:
-            state, host = checkpoints.restore(jax.eval_shape(loop.init, key, example))
+            state, host = checkpoints.restore(place(jax.eval_shape(loop.init, key, example)))
             stopping = replace(stopping, **host["stopping"])
         start = int(state.step)
-        log = Log(folder, start)
+        log = Log(folder, start) if processes.first() else Silent()
         stack.callback(log.close)
-        screen = display(start, config.steps, run.train.size, options.quiet)
+        screen = display(start, config.steps, run.train.size, options.quiet or not processes.first())
         stack.callback(screen.close)
+        for note in notes:
+            screen.note(note)
         screen.note(f"{'Resuming' if start else 'Training'} {folder} from step {start:,} of {config.steps:,}")
-        trainer = _Trainer(run, options, checkpoints, log, screen, stopping)
-        state, seconds, waited = trainer.train(loop.step, state, start)
+        trainer = _Trainer(run, loop, options, checkpoints, log, screen, stopping)
+        with noticed() as asked:
+            state, seconds, waited = trainer.train(state, start, asked)
         metrics = trainer.final(state)
-    return Result(state, metrics, folder, int(state.step) - start, seconds, waited)
+        scores = run.score(here(learner.view(state))) if run.score else {}
+    return Result(state, metrics, scores, folder, int(state.step) - start, seconds, waited)
+
+
+def _laid_out(run: Run, options: Options) -> tuple[Learner, Run, Callable[[State], State]]:
+    """The run's learner, fed and compiled for the devices; the run with its data on them; and how states lie there."""
+    mesh, shards, pmap = build(options.mesh, options.devices), run.config.elastic, options.parallel == "pmap"
+    if shards and pmap:
+        raise Error("--elastic computes shard by shard, and not by --parallel pmap: drop one of the two.")
+    if shards:
+        return elastic(run.learner, run.train, shards, devices_of(mesh, "--elastic")), run, lambda like: like
+    if pmap:
+        mesh = line(devices_of(mesh, "--parallel pmap"))
+    if mesh is None:
+        return compiled(fed(run.learner, run.train)), run, lambda like: like
+    check_rows(mesh, run.train.size)
+    on_mesh: dict[str, Any] = {name: spread(data, mesh) for name, data in _parts(run).items()}
+    run = replace(run, **on_mesh)
+    loop = pmapped(run.learner, run.train, mesh) if pmap else compiled(sharded(fed(run.learner, run.train), mesh))
+    return loop, run, partial(placed, mesh)
+
+
+def _open(stack: ExitStack, folder: Path, record: dict[str, Any], options: Options) -> list[str]:
+    """Opens the run's folder in the first process, once all have the same run in hand, and lets the others see it.
+
+    Gives what is to be told: of another environment than before, and of damaged checkpoints, which are out of the way.
+    """
+    notes: list[str] = []
+
+    def alike() -> None:
+        mine = {**record["config"], **{name: record[name] for name in ("data", "best")}}
+        mine |= {name: getattr(options, name) for name in ALIKE}
+        for process, text in enumerate(processes.gathered(json.dumps(mine))):
+            if json.loads(text) != mine:
+                raise Error(f"Process {process} has another run in hand: {difference(mine, json.loads(text))}.")
+
+    def seen() -> None:
+        if not (folder / "run.json").exists():
+            raise Error(f"Process {jax.process_index()} does not see {folder}: --root must be a folder that all share.")
+
+    def first() -> None:
+        if processes.first():
+            notes.extend(stack.enter_context(opened(folder, record, options.fresh)))
+            notes.extend(set_aside_damaged(folder / "checkpoints"))
+
+    processes.together(alike)
+    processes.together(first)
+    processes.together(seen)
+    return notes
 
 
 class _Trainer:
@@ -116,13 +178,14 @@ class _Trainer:
     def __init__(
         self,
         run: Run,
+        loop: Learner,
         options: Options,
         checkpoints: Checkpoints,
-        log: Log,
+        log: Log | Silent,
         screen: Display,
         stopping: EarlyStopping,
     ) -> None:
-        self.config, self.run = run.config, run
+        self.config, self.run, self.loop = run.config, run, loop
         self.checkpoints, self.log, self.screen, self.stopping = checkpoints, log, screen, stopping
         twentieth = max(1, run.config.steps // 20)
         self.log_every = options.log_every
@@ -131,13 +194,16 @@ class _Trainer:
         splits = {"valid": run.valid, "test": run.test}
         self.splits: dict[str, Data] = {name: data for name, data in splits.items() if data is not None}
         self.watched = next(iter(self.splits), None)  # the split that is evaluated during training
-        self.evaluators = {name: evaluator(run.learner, data) for name, data in self.splits.items()}
+        self.evaluators = {name: evaluator(loop, data) for name, data in self.splits.items()}
         self.evaluated: dict[str, tuple[int, Metrics]] = {}
         self.best: float | None = None
         self.loss: float | None = None  # of the step that was logged last
 
-    def train(self, step_function: Any, state: State, start: int) -> tuple[State, float, float]:
-        """Steps from `start` to the end of the run; also the seconds it took and the seconds it waited for data."""
+    def train(self, state: State, start: int, asked: Asked) -> tuple[State, float, float]:
+        """Steps from `start` to the end of the run; also the seconds it took and the seconds it waited for data.
+
+        Raises `PreemptedError` where it is `asked` to stop, once that step is saved.
+        """
         flying: deque[tuple[int, Metrics]] = deque()
         began, waited, step = time.perf_counter(), 0.0, start
         sources = self.run.train.read(start)
@@ -145,15 +211,20 @@ class _Trainer:
             before = time.perf_counter()
             source = next(sources)
             waited += time.perf_counter() - before
-            state, metrics = step_function(state, source)
+            state, metrics = self.loop.step(state, source)
             step += 1
             flying.append((step, metrics))
-            looks = self.due(step)
+            looks, number = self.due(step), asked(step)
+            if number:
+                looks.add("save")
             if looks or len(flying) > IN_FLIGHT:
                 while len(flying) > (0 if looks else IN_FLIGHT // 2):  # in groups: each wait costs a switch of threads
                     self.settle(*flying.popleft())
             if looks:
                 self.look(step, state, looks)
+            if number and step < self.config.steps:
+                self.checkpoints.wait()
+                raise PreemptedError(number, step)
         return state, time.perf_counter() - began, waited
 
     def due(self, step: int) -> set[str]:
@@ -233,20 +304,30 @@ class _Trainer:
         return {split: metrics for split, (_, metrics) in self.evaluated.items()}
 
 
+def at_precision(run: Run) -> Run:
+    """The run, whose learner computes in the precision of its config."""
+    return replace(run, learner=in_precision(run.learner, run.config.precision))
+
+
 def record(run: Run, script: Path | None) -> dict[str, Any]:
     """What is written down of a run before it begins."""
-    data = {"train": run.train, "valid": run.valid, "test": run.test}
     return {
         "config": to_json(run.config),
         "digest": digest(run.config),
         "seed": run.config.seed,
-        "data": {name: part.fingerprint for name, part in data.items() if part is not None},
+        "data": {name: part.fingerprint for name, part in _parts(run).items()},
         "best": run.best,
         "script": str(script.resolve()) if script else None,
         "command": command(),
         "git": git_commit(script),
         "environment": fingerprint(),
     }
+
+
+def _parts(run: Run) -> dict[str, Data]:
+    """The data that the run has, by the names of its fields."""
+    parts = {"train": run.train, "valid": run.valid, "test": run.test}
+    return {name: part for name, part in parts.items() if part is not None}
 
 
 def check(run: Run) -> None:
@@ -262,8 +343,8 @@ def check(run: Run) -> None:
             "its result too good. Split one off: train, valid = train.split(0.9, 0.1)."
         )
     learner = run.learner
-    for part in (run.train, run.valid, run.test):
-        if part is not None and learner.objective.check:
+    if learner.objective.check:
+        for part in _parts(run).values():
             learner.objective.check(part.spec, part.bounds)
 
     def one_step(key: Key, batch: Batch) -> dict[str, Any]:

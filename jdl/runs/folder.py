@@ -39,11 +39,12 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def opened(folder: Path, record: dict[str, Any], fresh: bool) -> Iterator[None]:
+def opened(folder: Path, record: dict[str, Any], fresh: bool) -> Iterator[list[str]]:
     """Makes the folder, or checks that the run in it is this one, and holds it for this process alone.
 
-    `fresh` moves an earlier run to seed<k>.1, seed<k>.2, ... Raises `Error` where the folder cannot be written,
-    is held by another process, or holds a run of another config or other data.
+    Yields what is to be told: where versions, device or flags are others than before, the bits may be others too, and
+    the record gets another segment. `fresh` moves an earlier run to seed<k>.1, seed<k>.2, ... Raises `Error` where the
+    folder cannot be written, is held by another process, or holds a run of another config or other data.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +64,10 @@ def opened(folder: Path, record: dict[str, Any], fresh: bool) -> Iterator[None]:
             _move_aside(folder)
         if (folder / "run.json").exists():
             _check_same(folder, record)
+            yield _gone_on(folder, record)
         else:
             write_json(folder / "run.json", record)
-        yield
+            yield []
 
 
 def held(folder: Path) -> bool:
@@ -87,6 +89,26 @@ def _move_aside(folder: Path) -> None:
     for item in folder.iterdir():
         if item.name != "lock":
             item.rename(aside / item.name)
+
+
+def _gone_on(folder: Path, record: dict[str, Any]) -> list[str]:
+    """Adds a segment to the record where the environment is another than that of the last; what is to be told of it."""
+    old = read_json(folder / "run.json")
+    segments = old.get("segments", [])
+    before, now = _bits_hang_on((segments or [old])[-1]), _bits_hang_on(record)
+    if before == now:
+        return []
+    segments.append({name: record[name] for name in ("command", "git", "environment")})
+    write_json(folder / "run.json", {**old, "segments": segments})
+    return [f"The bits may differ from here on: {difference(before, now)}. It is recorded in run.json"]
+
+
+def _bits_hang_on(record: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a recorded environment that arithmetic hangs on, by name."""
+    environment = record.get("environment", {})
+    parts = {name: environment.get(name, {}) for name in ("versions", "variables", "settings")}
+    kind = environment.get("devices", {}).get("kind")
+    return {"device": kind, **{name: value for part in parts.values() for name, value in part.items()}}
 
 
 def _check_same(folder: Path, record: dict[str, Any]) -> None:

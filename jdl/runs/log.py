@@ -53,6 +53,19 @@ class Log:
         self._events.close()
 
 
+class Silent:
+    """The log of a process that writes none."""
+
+    def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
+        """Ignores it."""
+
+    def flush(self) -> None:
+        """Has nothing to put anywhere."""
+
+    def close(self) -> None:
+        """Ends nothing."""
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file; a last line that was cut off by a kill is left out."""
     try:

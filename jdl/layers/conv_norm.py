@@ -1,0 +1,37 @@
+"""The convolutions that models are made of."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from jdl.layers.conv import convolution
+from jdl.layers.norm import BatchNorm
+
+
+class Conv(nn.Conv):
+    """`flax.linen.Conv` of images by `convolution`, with weights for ReLU (He et al., 2015)."""
+
+    kernel_size: int | Sequence[int] = (3, 3)
+    kernel_init: Callable[..., Any] = nn.initializers.he_normal()
+    conv_general_dilated: Any = convolution
+
+
+class ConvNorm(nn.Module):
+    """A `kernel` x `kernel` convolution, BatchNorm, and an activation unless it is None."""
+
+    channels: int
+    kernel: int = 3
+    stride: int = 1
+    groups: int = 1
+    activation: Callable[[jax.Array], jax.Array] | None = nn.relu
+    scale_init: Callable[..., Any] = nn.initializers.ones  # of BatchNorm
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, H, W, C) to (B, H / stride, W / stride, channels), rounded up."""
+        # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
+        conv = Conv(self.channels, (self.kernel,) * 2, self.stride, feature_group_count=self.groups, use_bias=False)
+        x = BatchNorm(scale_init=self.scale_init)(conv(x), train, mask)
+        return self.activation(x) if self.activation else x

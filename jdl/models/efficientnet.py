@@ -1,0 +1,135 @@
+"""EfficientNet: inverted residual blocks, widened and deepened together."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from jdl.errors import Error
+from jdl.layers import ConvNorm, Dropout
+
+
+class Stage(NamedTuple):
+    """So many `blocks`, each of which has `expansion` times its input channels inside."""
+
+    expansion: int
+    channels: int
+    blocks: int
+    kernel: int
+
+
+STAGES = (
+    Stage(1, 16, 1, 3),
+    Stage(6, 24, 2, 3),
+    Stage(6, 40, 2, 5),
+    Stage(6, 80, 3, 3),
+    Stage(6, 112, 3, 5),
+    Stage(6, 192, 4, 5),
+    Stage(6, 320, 1, 3),
+)
+SMALL_IMAGES = (1, 1, 1, 2, 2, 1, 2, 1)  # strides of the stem and of each stage
+LARGE_IMAGES = (2, 1, 2, 2, 2, 1, 2, 1)  # as published
+PUBLISHED = (  # width, depth and dropout of B0 to B7
+    (1.0, 1.0, 0.2),
+    (1.0, 1.1, 0.2),
+    (1.1, 1.2, 0.3),
+    (1.2, 1.4, 0.3),
+    (1.4, 1.8, 0.4),
+    (1.6, 2.2, 0.4),
+    (1.8, 2.6, 0.5),
+    (2.0, 3.1, 0.5),
+)
+
+
+def efficientnet(n: int, outputs: int, **options: Any) -> "EfficientNet":
+    """The published EfficientNet-B0 to -B7 for large images (Tan and Le, 2019); options are those of `EfficientNet`.
+
+    For 1000 classes B0 has 5,288,548 parameters.
+    """
+    if n not in range(len(PUBLISHED)):
+        raise Error(f"EfficientNet was published as B0 to B{len(PUBLISHED) - 1}, and B{n} is none of these.")
+    width, depth, dropout = PUBLISHED[n]
+    return EfficientNet(
+        outputs, **{"width": width, "depth": depth, "dropout": dropout, "strides": LARGE_IMAGES, **options}
+    )
+
+
+class EfficientNet(nn.Module):
+    """A stem, stages of inverted residual blocks, a 1 x 1 convolution, the mean over places, and a dense layer.
+
+    x (B, H, W, C) gives (B, outputs). There are `width` times as many channels, in multiples of eight, and `depth`
+    times as many blocks.
+    """
+
+    outputs: int
+    width: float = 1.0
+    depth: float = 1.0
+    stages: Sequence[Stage] = STAGES
+    strides: Sequence[int] = SMALL_IMAGES
+    squeeze: float = 0.25  # hidden width of squeeze-and-excitation, as a share of a block's input; 0 for none
+    dropout: float = 0.2  # before the dense layer
+    drop_path: float = 0.2  # of a block's residual, for the last block; it grows evenly from 0 for the first
+    activation: Callable[[jax.Array], jax.Array] = nn.silu
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, H, W, C) to (B, outputs)."""
+        stem, *strides = self.strides
+        x = ConvNorm(self._channels(32), 3, stem, activation=self.activation)(x, train, mask)
+        blocks = [
+            (stage, stride if first else 1)
+            for stage, stride in zip(self.stages, strides, strict=True)
+            for first in [True] + [False] * (math.ceil(self.depth * stage.blocks) - 1)
+        ]
+        for n, (stage, stride) in enumerate(blocks):
+            x = InvertedResidual(
+                self._channels(stage.channels),
+                stage.expansion,
+                stage.kernel,
+                stride,
+                self.squeeze,
+                self.drop_path * n / len(blocks),
+                self.activation,
+            )(x, train, mask)
+        x = ConvNorm(self._channels(4 * self.stages[-1].channels), 1, activation=self.activation)(x, train, mask)
+        x = Dropout(self.dropout)(x.mean((1, 2)), train)
+        return nn.Dense(self.outputs, name="head")(x)
+
+    def _channels(self, published: int) -> int:
+        """`width` times as many, to the nearest multiple of eight that is not over a tenth less."""
+        wanted = self.width * published
+        nearest = max(8, int(wanted + 4) // 8 * 8)
+        return nearest if nearest >= 0.9 * wanted else nearest + 8
+
+
+class InvertedResidual(nn.Module):
+    """MBConv: more channels, a depthwise convolution, squeeze-and-excitation, fewer channels (Sandler et al., 2018).
+
+    A block that keeps its shape is a residual one, which training drops for whole images at the rate `drop_path`
+    (Huang et al., 2016).
+    """
+
+    channels: int
+    expansion: int
+    kernel: int
+    stride: int
+    squeeze: float
+    drop_path: float
+    activation: Callable[[jax.Array], jax.Array]
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, H, W, C) to (B, H / stride, W / stride, channels)."""
+        inputs, wide, y = x.shape[-1], self.expansion * x.shape[-1], x
+        if self.expansion > 1:
+            y = ConvNorm(wide, 1, activation=self.activation)(y, train, mask)
+        y = ConvNorm(wide, self.kernel, self.stride, groups=wide, activation=self.activation)(y, train, mask)
+        if self.squeeze:
+            squeezed = self.activation(nn.Dense(max(1, int(self.squeeze * inputs)))(y.mean((1, 2), keepdims=True)))
+            y = y * nn.sigmoid(nn.Dense(wide)(squeezed))
+        y = ConvNorm(self.channels, 1, activation=None)(y, train, mask)
+        if y.shape != x.shape:
+            return y
+        return x + Dropout(self.drop_path, whole_rows=True)(y, train)

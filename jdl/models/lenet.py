@@ -1,0 +1,29 @@
+"""LeNet-5, the network that read cheques."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+
+from jdl.layers import Conv, mean_pool
+from jdl.models.mlp import MLP
+
+
+class LeNet5(nn.Module):
+    """Two convolutions with pooling, then dense layers of 120 and 84 (LeCun et al., 1998); 61,706 parameters.
+
+    x (B, 28, 28, 1) gives (B, outputs). The paper's images are 32 x 32 with an empty border, which is the padding of
+    the first convolution here. Its second convolution sees some of the six maps, and its last layer measures
+    distances: here, as usual since, it sees all, and the last layer is dense.
+    """
+
+    outputs: int
+    activation: Callable[[jax.Array], jax.Array] = nn.tanh
+    pool: Callable[[jax.Array], jax.Array] = mean_pool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, H, W, C) to (B, outputs)."""
+        for channels, padding in ((6, "SAME"), (16, "VALID")):
+            x = self.pool(self.activation(Conv(channels, (5, 5), padding=padding)(x)))
+        return MLP(self.outputs, (120, 84), self.activation, name="head")(x, train, mask)

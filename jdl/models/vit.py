@@ -1,0 +1,34 @@
+"""The vision transformer: an image as a sequence of patches."""
+
+import flax.linen as nn
+import jax
+
+from jdl.errors import Error
+from jdl.layers import Dense, Dropout
+from jdl.models.transformer import Blocks, Stack
+
+
+class ViT(nn.Module):
+    """Images (B, H, W, C) to (B, outputs), through patches of `patch` x `patch` pixels (Dosovitskiy et al., 2021).
+
+    Positions are learned, whatever `blocks.rotary` says, and the head reads the mean over the patches (Beyer et al.,
+    2022).
+    """
+
+    outputs: int
+    patch: int = 4
+    blocks: Blocks = Blocks()
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        """x (B, H, W, C) to (B, outputs)."""
+        rows, height, width, channels = x.shape
+        p, b = self.patch, self.blocks
+        if height % p or width % p:
+            raise Error(f"Images of {height} x {width} cannot be cut into patches of {p} x {p}.")
+        x = x.reshape(rows, height // p, p, width // p, p, channels).swapaxes(2, 3)
+        x = Dense(b.width, name="patches")(x.reshape(rows, -1, p * p * channels))
+        positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
+        x = Dropout(b.dropout)(x + positions, train)
+        x = Stack(b, name="stack")(x, train=train)
+        return Dense(self.outputs, name="head")(x.mean(1))

@@ -1,0 +1,131 @@
+"""The mesh of devices, and which axis of which array is cut along it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jdl.layers import ROWS
+from jdl.types import Error
+
+AXES = ("data", "fsdp", "model")
+CUTTING = ("data", "fsdp", ROWS)  # the axes of a mesh that cut a batch's rows
+Rules = Sequence[tuple[str, int]]
+TRANSFORMER: Rules = (
+    (r"/(query|key|value|in)/kernel$", 1),
+    (r"/(query|key|value|in)/bias$", 0),
+    (r"/(attention|cross|feed_forward)/out/kernel$", 0),
+    (r"/table$", 0),
+)
+"""What "model" cuts: the axis of each parameter whose path the pattern is found in (Shoeybi et al., 2019).
+
+Heads and hidden units are divided among the devices, so that each pair of products needs one sum over devices.
+"""
+
+
+def build(text: str = "", devices: int | None = None) -> Mesh | None:
+    """The mesh that "data=4,model=2" describes, or that of `devices` devices along "data".
+
+    For neither there is none, but where several processes train: then all of their devices lie along "data".
+
+    "data" cuts the batch; "fsdp" the batch, the parameters and the optimizer's state; "model" a transformer's layers.
+    Raises `Error` for what cannot be.
+    """
+    sizes = _sizes(text)
+    several = jax.process_count() > 1
+    if not sizes and devices is None and not several:
+        return None
+    if devices is not None and devices < 1:
+        raise Error(f"--devices must be 1 or more, and {devices} is not.")
+    count = math.prod(sizes.values()) if sizes else devices or jax.device_count()
+    if devices is not None and count != devices:
+        raise Error(f"--mesh {text} needs {count} devices, and --devices says {devices}: drop one of the two.")
+    if count > jax.device_count():
+        raise Error(
+            f"{count} devices are asked for, and {jax.device_count()} of the kind {jax.devices()[0].device_kind} are "
+            "here. On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
+        )
+    if several and count < jax.device_count():
+        raise Error(f"Of several processes all {jax.device_count()} devices take part, and {count} are asked for.")
+    shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
+    return Mesh(np.asarray(jax.devices()[:count]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _sizes(text: str) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for part in filter(None, text.split(",")):
+        axis, _, size = part.partition("=")
+        if axis not in AXES or axis in sizes or not size.isdecimal() or int(size) < 1:
+            raise Error(f"--mesh is written like data=4,model=2, with each of {', '.join(AXES)} once; not {text!r}.")
+        sizes[axis] = int(size)
+    return sizes
+
+
+def devices_of(mesh: Mesh | None, way: str) -> list[Any]:
+    """The devices of a mesh that divides nothing but the batch, as `way` asks; the first one without a mesh."""
+    if mesh is None:
+        return jax.devices()[:1]
+    if mesh.size != mesh.shape["data"]:
+        raise Error(f"{way} divides the batch alone: ask for --devices N, or --mesh data=N.")
+    return list(mesh.devices.flat)
+
+
+def rows(mesh: Mesh, size: int) -> NamedSharding:
+    """The sharding of arrays (size, ...) with one row an example: cut where the devices divide them, else whole."""
+    return NamedSharding(mesh, PartitionSpec(_cutting(mesh)) if size % _parts(mesh) == 0 else PartitionSpec())
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device has whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def check_rows(mesh: Mesh, size: int) -> None:
+    """Raises `Error` where a batch of `size` rows cannot be cut evenly."""
+    parts = _parts(mesh)
+    if size % parts:
+        fitting = [n for n in (size // parts * parts, -(-size // parts) * parts) if n]
+        raise Error(
+            f"A batch of {size} rows cannot be cut evenly among {parts} devices: "
+            f"{' or '.join(map(str, fitting))} rows can."
+        )
+
+
+def _parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in _cutting(mesh))
+
+
+def _cutting(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in CUTTING if axis in mesh.axis_names)
+
+
+def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
+    """The sharding of each leaf of a state: by the rules along "model", and by its largest axis along "fsdp".
+
+    An axis that the devices do not divide stays whole. While they are `in_use`, "fsdp" cuts no parameters.
+    """
+
+    def one(path: Any, leaf: Any) -> NamedSharding:
+        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+        return NamedSharding(mesh, _spec(mesh, name, leaf.shape, rules, in_use))
+
+    return jax.tree_util.tree_map_with_path(one, tree)
+
+
+def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], rules: Rules, in_use: bool) -> PartitionSpec:
+    cut: list[str | None] = [None] * len(shape)
+    model, fsdp = (mesh.shape.get(axis, 1) for axis in ("model", "fsdp"))
+    axis = next((axis for pattern, axis in rules if re.search(pattern, name)), None)
+    if model > 1 and axis is not None and axis < len(shape) and shape[axis] % model == 0:
+        cut[axis] = "model"
+    if fsdp > 1 and not in_use:
+        free = [n for n, size in enumerate(shape) if cut[n] is None and size and size % fsdp == 0]
+        if free:
+            cut[max(free, key=lambda n: shape[n])] = "fsdp"
+    return PartitionSpec(*cut)

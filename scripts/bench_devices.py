@@ -1,0 +1,82 @@
+"""A step of the same training on 1, 2, 4 and 8 simulated devices of this CPU, plain and elastic, against plain on one.
+
+The devices share the same cores, so that nothing gets faster: what is measured is what each way of dividing costs.
+All take turns, some steps each, in one process; printed are the ratios of medians.
+"""
+
+import os
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+
+import jdl
+from jdl.learners import compiled, fed
+from jdl.models.cnn import CNN
+from jdl.models.gpt import GPT
+from jdl.models.mlp import MLP
+from jdl.models.transformer import Blocks
+from jdl.parallel import build, elastic, sharded, spread
+from jdl.runs.memory import keep_memory
+
+ROUNDS, SHARDS = 7, 8
+RNG = np.random.default_rng(0)
+IMAGES = jdl.data.arrays(x=RNG.random((1024, 28, 28, 1), np.float32), y=RNG.integers(0, 10, 1024).astype(np.int32))
+TEXT = jdl.data.arrays(x=RNG.integers(0, 258, (256, 129)).astype(np.int32))
+CASES = {
+    "MLP 784-512-256-10, batch 128": (jdl.objectives.classify(MLP(10, hidden=(512, 256))), IMAGES, 128),
+    "MLP 784-512-256-10, batch 1024": (jdl.objectives.classify(MLP(10, hidden=(512, 256))), IMAGES, 1024),
+    "CNN 32-64, batch 128": (jdl.objectives.classify(CNN(10)), IMAGES, 128),
+    "GPT 4 x 128, 128 steps, batch 32": (jdl.objectives.next_token(GPT(258, Blocks(length=128))), TEXT, 32),
+}
+WAYS = ["jit", "data=2", "data=8", "fsdp=8", "elastic 1", "elastic 2", "elastic 8"]
+
+
+def stepper(way: str, objective: jdl.Objective, examples: jdl.data.Examples, size: int) -> Callable[[], None]:
+    """One step, to its end."""
+    learner, data = jdl.descent(objective, optax.adamw(1e-3)), examples.shuffled(size, 0)
+    if way.startswith("elastic"):
+        learner = elastic(learner, data, SHARDS, jax.devices()[: int(way.split()[1])])
+    elif way == "jit":
+        learner = compiled(fed(learner, data))
+    else:
+        mesh = build(way)
+        data = spread(data, mesh)
+        learner = compiled(sharded(fed(learner, data), mesh))
+    state, sources = learner.init(jax.random.key(0), data[0]), data.read()
+
+    def step() -> None:
+        nonlocal state
+        state, metrics = learner.step(state, next(sources))
+        jax.block_until_ready((state.params, metrics))
+
+    return step
+
+
+def main() -> None:
+    """Builds, measures and prints, one case after the other."""
+    keep_memory()
+    print(f"jax {jax.__version__}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; {SHARDS} shards")
+    print(f"{'ratio to jit on one device':<36}" + "".join(f"{way:>11}" for way in WAYS))
+    for name, case in CASES.items():
+        steppers = {way: stepper(way, *case) for way in WAYS}
+        seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+        for _ in range(ROUNDS):
+            for way, step in steppers.items():
+                step()  # what ran before has left threads awake and the caches full
+                began = time.perf_counter()
+                step()
+                seconds[way].append(time.perf_counter() - began)
+        medians = {way: statistics.median(taken) for way, taken in seconds.items()}
+        ratios = "".join(f"{medians[way] / medians['jit']:>11.2f}" for way in WAYS)
+        print(f"{name:<36}{ratios}   (jit: {1e3 * medians['jit']:.1f} ms)", flush=True)
+
+
+if __name__ == "__main__":
+    main()

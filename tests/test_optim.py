@@ -1,0 +1,79 @@
+"""The optimizers and schedules that a course names, through Optax, in the one gradient step."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jdl
+from jdl.models.mlp import MLP
+
+STEPS = 40
+BATCH = {"x": jax.random.normal(jax.random.key(0), (12, 6)), "y": jnp.arange(12, dtype=jnp.int32) % 4}
+OPTIMIZERS = {
+    "sgd": optax.sgd(0.3),
+    "momentum": optax.sgd(0.1, momentum=0.9),
+    "nesterov": optax.sgd(0.1, momentum=0.9, nesterov=True),
+    "adagrad": optax.adagrad(0.3),
+    "rmsprop": optax.rmsprop(0.01),
+    "adam": optax.adam(0.02),
+    "adamw": jdl.optim.adamw(0.02, weight_decay=0.1),
+    "lion": optax.lion(0.01),
+    "muon": optax.contrib.muon(0.02),
+    "schedule-free": optax.contrib.schedule_free_adamw(0.05, warmup_steps=5),
+    "clipped": jdl.optim.clipped(optax.sgd(0.3), 1.0),
+}
+SCHEDULES = {
+    "constant": optax.constant_schedule(0.3),
+    "step": optax.piecewise_constant_schedule(0.3, {20: 0.1}),
+    "cosine": optax.cosine_decay_schedule(0.3, STEPS),
+    "warmup": jdl.optim.warmup_cosine(0.5, STEPS),
+    "one-cycle": optax.cosine_onecycle_schedule(STEPS, 0.5),
+}
+TABLE = OPTIMIZERS | {f"sgd, {name}": optax.sgd(schedule) for name, schedule in SCHEDULES.items()}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_lowers_the_loss_and_goes_on_from_its_arrays(name):
+    learner = jdl.descent(jdl.objectives.classify(MLP(4, hidden=(16,))), TABLE[name])
+    state, step = jax.jit(learner.init)(jax.random.key(0), BATCH), jax.jit(learner.step)
+    losses = []
+    for n in range(STEPS):
+        if n == STEPS // 2:
+            key, rest = state.key, (state.step, state.params, state.carry, state.opt)
+            state = jdl.State(*jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), rest), key)
+            again, _ = step(state, BATCH)
+        state, metrics = step(state, BATCH)
+        if n == STEPS // 2:
+            jax.tree.map(np.testing.assert_array_equal, state.opt, again.opt)
+        losses.append(float(metrics["loss"].value()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_norms_and_biases_do_not_decay():
+    params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "scale": jnp.ones(2)}
+    optimizer = jdl.optim.adamw(0.1, weight_decay=0.5)
+    with jax.numpy_dtype_promotion("standard"):
+        updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.05)
+    np.testing.assert_array_equal(updates["bias"], 0)
+    np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_clipping_scales_the_whole_gradient():
+    grads = {"a": jnp.full(4, 3.0), "b": jnp.full(9, 4.0)}
+    updates, _ = (optimizer := jdl.optim.clipped(optax.sgd(1.0), 2.0)).update(grads, optimizer.init(grads))
+    norm = np.sqrt(4 * 9 + 9 * 16)
+    np.testing.assert_allclose(updates["a"], -3.0 * 2 / norm, rtol=1e-6)
+    np.testing.assert_allclose(updates["b"], -4.0 * 2 / norm, rtol=1e-6)
+
+
+def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
+    rates = [float(jdl.optim.warmup_cosine(2.0, 100)(n)) for n in range(101)]
+    assert rates[0] == 0
+    assert max(rates) == rates[5] == 2.0
+    assert rates[-1] == pytest.approx(0, abs=1e-6)
+    assert all(later < earlier for earlier, later in pairwise(rates[5:]))

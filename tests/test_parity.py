@@ -1,0 +1,93 @@
+"""On the same weights, the same outputs as PyTorch's, to 1e-5: tests/golden/torch.npz, by scripts/golden_torch.py."""
+
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdl.data.fetch import fetch
+from jdl.layers import GRU, LSTM, SIMPLE
+from jdl.models.bert import BERT, from_huggingface
+from jdl.models.rnn import Recurrent
+from jdl.models.transformer import Attention, Blocks
+from jdl.types import Error
+
+GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "torch.npz"))
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": SIMPLE}
+
+
+def recurrent_params(name, layer, direction):
+    """PyTorch has two biases; where one is enough, ours is their sum."""
+    w_x, w_h, b_x, b_h = (
+        jnp.asarray(GOLDEN[f"{name}.{part}_l{layer}{direction}"])
+        for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+    if CELLS[name].reset_after:
+        return {"input": {"kernel": w_x.T, "bias": b_x}, "kernel": w_h.T, "bias": b_h}
+    return {"input": {"kernel": w_x.T, "bias": b_x + b_h}, "kernel": w_h.T}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_two_bidirectional_layers_over_padded_sequences(name):
+    x, lengths = jnp.asarray(GOLDEN["x"]), GOLDEN["lengths"]
+    mask = jnp.arange(x.shape[1])[None] < jnp.asarray(lengths)[:, None]
+    for layer in range(2):
+        both = [
+            Recurrent(8, CELLS[name], reverse).apply({"params": recurrent_params(name, layer, direction)}, x, mask)[0]
+            for direction, reverse in (("", False), ("_reverse", True))
+        ]
+        x = jnp.concatenate(both, -1)
+    for row, length in enumerate(lengths):
+        np.testing.assert_allclose(x[row, :length], GOLDEN[f"{name}.outputs"][row, :length], atol=1e-5)
+
+
+def test_attention():
+    wide, lengths = jnp.asarray(GOLDEN["wide"]), GOLDEN["lengths"]
+    blocks = Blocks(width=8, heads=2, rotary=False)
+    kernels = np.split(GOLDEN["attention.in_proj_weight"], 3)
+    biases = np.split(GOLDEN["attention.in_proj_bias"], 3)
+    params = {
+        name: {"kernel": jnp.asarray(kernel.T), "bias": jnp.asarray(bias)}
+        for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True)
+    }
+    del params["key"]["bias"]  # random in PyTorch here, and without effect
+    params["out"] = {
+        "kernel": jnp.asarray(GOLDEN["attention.out_proj.weight"].T),
+        "bias": jnp.asarray(GOLDEN["attention.out_proj.bias"]),
+    }
+    padded = jnp.arange(wide.shape[1])[None] < jnp.asarray(lengths)[:, None]
+    for name, causal, mask in (("causal", True, None), ("padded", False, padded)):
+        found = jax.jit(Attention(blocks, causal).apply)({"params": params}, wide, None, mask)
+        np.testing.assert_allclose(found, GOLDEN[f"attention.{name}"], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_encoder_of_minilm():
+    """tests/golden/minilm.npz, by scripts/golden_minilm.py; the weights are fetched where the network gives them."""
+    safetensors = pytest.importorskip("safetensors.numpy")
+    try:
+        folder = fetch("minilm")
+    except Error as error:
+        pytest.skip(f"the weights cannot be fetched here: {error}")
+    golden = np.load(Path(__file__).parent / "golden" / "minilm.npz")
+    blocks = Blocks(
+        width=384,
+        depth=6,
+        heads=12,
+        length=512,
+        rotary=False,
+        pre_norm=False,
+        activation=partial(nn.gelu, approximate=False),
+        norm=partial(nn.LayerNorm, epsilon=1e-12),
+    )
+    params = from_huggingface(safetensors.load_file(folder / "model.safetensors"), blocks)
+    model = BERT(30_522, blocks)
+    encode = jax.jit(lambda params, x, mask: model.apply({"params": params}, x, False, mask, method="encode"))
+    found = encode(params, jnp.asarray(golden["tokens"]), jnp.asarray(golden["mask"]))
+    real = golden["mask"]
+    np.testing.assert_allclose(np.asarray(found)[real], golden["states"][real], atol=1e-5)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 22e6

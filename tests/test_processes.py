@@ -1,0 +1,137 @@
+"""Several processes train one run: the same bits as one, ended together when one is lost, gone on with afterwards.
+
+Seen to fail: the digest, with each process numbering its shards from 0; the parts of a batch, with the wrong ones read.
+"""
+
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+from trained import SCRIPT, command, finish, folder_of, lines, spawn
+
+from jdl.runs.processes import clustered
+
+FLAGS = ("--elastic", 4, "--save-every", 10)
+
+
+def launched(root, processes, *flags, devices=2, script=SCRIPT):
+    """A training in several processes with some devices each."""
+    launch = ["jdl", "launch", str(processes), *command(root, *flags, script=script)[1:]]
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
+    return subprocess.Popen(launch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The root of an elastic run in one process on one device."""
+    root = tmp_path_factory.mktemp("alone")
+    finish(spawn(root, *FLAGS))
+    return root
+
+
+def end(root):
+    """How a run ended: its digest, and its log."""
+    folder = folder_of(root)
+    return subprocess.check_output(["jdl", "digest", str(folder)], text=True), lines(folder)
+
+
+def test_two_processes_end_in_the_same_bits_as_one(alone, tmp_path):
+    output = finish(launched(tmp_path, 2, *FLAGS))
+    assert end(tmp_path) == end(alone)
+    assert output.count("test   accuracy") == 1  # one process writes
+
+
+@pytest.mark.slow
+def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
+    for lost in (1, 0):
+        running = launched(tmp_path, 2, *FLAGS)
+        logs = [tmp_path / "everything"]
+        deadline = time.time() + 200
+        wanted = 20 if lost else 40
+        while time.time() < deadline and not any(path.name == str(wanted) for log in logs for path in log.rglob("*")):
+            time.sleep(0.05)
+        subprocess.run(["pkill", "-KILL", "-f", "--", f"--root {tmp_path} .*--process {lost}$"], check=True)
+        began = time.time()
+        output, _ = running.communicate(timeout=120)
+        assert time.time() - began < 60
+        assert running.returncode != 0
+        assert f"process {lost} of 2 was killed by {signal.Signals.SIGKILL.name}" in output
+    finish(launched(tmp_path, 4, *FLAGS, devices=1))
+    assert end(tmp_path) == end(alone)
+
+
+@pytest.mark.slow
+def test_a_streamed_batch_is_read_in_parts(tmp_path):
+    """Each process reads the rows of its own devices, and all together what one reads."""
+    for name, flags in (("kept", ()), ("streamed", ("--streamed",))):
+        finish(launched(tmp_path / name, 2, "--save-every", 0, "--eval-every", 0, *flags))
+    assert lines(folder_of(tmp_path / "kept")) == lines(folder_of(tmp_path / "streamed"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--processes", 2), "needs all of --coordinator HOST:PORT --processes N --process I"),
+        (("--coordinator", "here", "--processes", 2, "--process", 0), "HOST:PORT of the first process"),
+        (("--coordinator", "127.0.0.1:1234", "--processes", 2, "--process", 2), "none of --processes 2"),
+        (("--coordinator", "no.such.host.invalid:1234", "--processes", 2, "--process", 1), "is not known"),
+    ],
+)
+def test_processes_that_cannot_meet_are_told_at_once(tmp_path, flags, message):
+    done = subprocess.run(command(tmp_path / "runs", *flags), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_first_process_that_is_not_there_is_told_of(tmp_path):
+    where = ("--coordinator", "127.0.0.1:9", "--processes", 2, "--process", 1)
+    done = subprocess.run(command(tmp_path / "runs", *where), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2
+    assert "could not be reached at 127.0.0.1:9" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_with_other_configs_are_told_of_each_other(tmp_path):
+    port = 20_000 + os.getpid() % 20_000
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
+    where = ("--coordinator", f"127.0.0.1:{port}", "--processes", 2)
+    running = [
+        subprocess.Popen(
+            command(tmp_path / "runs", *where, "--process", n, "--lr", rate),
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for n, rate in ((0, 0.1), (1, 0.2))
+    ]
+    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
+    assert [code for _, code in ended] == [2, 2], ended
+    assert "another run in hand" in ended[0][0]
+    assert "0.2" in ended[0][0]
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1"}, False),  # within an allocation, but not by srun
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "1"}, False),
+        ({"SLURM_STEP_NODELIST": "n[1-2]", "SLURM_NTASKS": "2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, True),
+    ],
+)
+def test_a_cluster_is_known_by_its_environment(environment, expected):
+    assert clustered(environment) == expected
+
+
+def test_launch_needs_a_number_and_a_script():
+    done = subprocess.run(["jdl", "launch", "two"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "jdl launch 2 SCRIPT.py" in done.stderr

@@ -1,0 +1,138 @@
+"""Sampling with a cache equals sampling without one, token for token; draws stay within what was asked for."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jdl
+from jdl.layers import GRU
+from jdl.models.gpt import GPT
+from jdl.models.rnn import RNN
+from jdl.models.t5 import T5
+from jdl.models.transformer import Blocks
+from jdl.objectives import next_token, seq2seq
+from jdl.sampling import beam, by_chance, generate, greedy
+
+SIZE, TOKENS = 11, 9
+MODELS = {
+    "gpt": GPT(SIZE, Blocks(width=16, depth=2, heads=4, kv_heads=2, length=16)),
+    "gpt-learned": GPT(SIZE, Blocks(width=16, depth=1, heads=2, rotary=False, pre_norm=False, length=16)),
+    "gru": RNN(SIZE, (12, 8), GRU, vocabulary=SIZE, embedding=6, each_step=True),
+    "t5": T5(SIZE, Blocks(width=16, depth=2, heads=2, length=16)),
+}
+PROMPT = jax.random.randint(jax.random.key(5), (3, 4), 0, SIZE)
+SOURCE = {"x": jax.random.randint(jax.random.key(6), (3, 6), 0, SIZE), "length": jnp.asarray([6, 3, 1])}
+CHOICES = [(greedy, None), (by_chance(1.3, top_k=5, top_p=0.8), 3)]  # how to choose, and what ends a row
+
+
+def prepared(name):
+    """Decoder, variables far from uniform, what the encoder reads, and the model's logits without a cache."""
+    model = MODELS[name]
+    if name == "t5":
+        objective, batch = seq2seq(model, end=0), {**SOURCE, "y": PROMPT}
+        mask = jnp.arange(6)[None] < SOURCE["length"][:, None]
+
+        def full(variables, tokens):
+            return model.apply(variables, SOURCE["x"], tokens, mask=mask)
+    else:
+        objective, batch = next_token(model), {"x": PROMPT}
+        full = model.apply
+    variables = jax.jit(objective.init)(jax.random.key(1), batch)
+    variables = jax.tree.map(lambda v: v * 3 if v.ndim > 1 else v, variables)
+    return objective.decoder, variables, SOURCE if name == "t5" else None, jax.jit(full)
+
+
+def uncached(full, variables, choose, key, end=None):
+    """One token at a time, from logits of the whole sequence so far; padded behind, so that it is compiled once."""
+    written = PROMPT
+    over = jnp.zeros(len(PROMPT), bool)
+    for n in range(TOKENS):
+        padded = jnp.pad(written, ((0, 0), (0, PROMPT.shape[1] + TOKENS - written.shape[1])))
+        token = choose(jax.random.fold_in(key, n), full(variables, padded)[:, written.shape[1] - 1])
+        token = jnp.where(over, end, token) if end is not None else token
+        over = over | (token == end) if end is not None else over
+        written = jnp.concatenate([written, token[:, None]], 1)
+    return written[:, PROMPT.shape[1] :]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_with_and_without_a_cache_the_same_tokens(name):
+    decoder, variables, source, full = prepared(name)
+    key = jax.random.key(9)
+    for choose, end in CHOICES:
+        write = partial(generate, decoder, prompt=PROMPT, tokens=TOKENS, choose=choose, key=key, end=end, batch=source)
+        found = jax.jit(write)(variables)
+        np.testing.assert_array_equal(found, uncached(full, variables, jax.jit(choose), key, end))
+    assert len(np.unique(np.asarray(found))) > 2
+
+
+@pytest.mark.parametrize("name", ["gpt", "gru", "t5"])
+def test_beam_search_finds_what_search_without_a_cache_finds(name):
+    """Against a plain search in Python that scores whole sequences."""
+    decoder, variables, source, full = prepared(name)
+    width, tokens, end = 3, 4, 2
+    found, scores = jax.jit(lambda v: beam(decoder, v, PROMPT, tokens, width, end, source, 0.6))(variables)
+    for row in range(len(PROMPT)):
+        beams = [((), 0.0)]
+        for _ in range(tokens):
+            grown = []
+            for written, score in beams:
+                if end in written:
+                    grown.append(((*written, end), score))
+                    continue
+                sequence = [*np.asarray(PROMPT[row]).tolist(), *written]
+                padded = np.zeros((len(PROMPT), PROMPT.shape[1] + tokens), np.int32)
+                padded[row, : len(sequence)] = sequence
+                nats = jax.nn.log_softmax(full(variables, jnp.asarray(padded))[row, len(sequence) - 1])
+                grown += [((*written, token), score + float(nats[token])) for token in range(SIZE)]
+            beams = sorted(grown, key=lambda one: -fair(one, end))[:width]
+        np.testing.assert_array_equal(found[row], [written for written, _ in beams])
+        np.testing.assert_allclose(scores[row], [fair(one, end) for one in beams], rtol=1e-4)
+
+
+def fair(one, end):
+    written, score = one
+    length = written.index(end) + 1 if end in written else len(written)
+    return score / ((5 + length) / 6) ** 0.6
+
+
+def test_one_beam_is_greedy():
+    decoder, variables, _, _ = prepared("gpt")
+    found, _ = jax.jit(lambda v: beam(decoder, v, PROMPT, TOKENS, 1))(variables)
+    np.testing.assert_array_equal(found[:, 0], jax.jit(lambda v: generate(decoder, v, PROMPT, TOKENS))(variables))
+
+
+def test_draws_follow_the_probabilities_that_are_left():
+    logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))
+    keys = jax.random.split(jax.random.key(0), 4000)
+
+    def shares(choose):
+        drawn = jax.jit(jax.vmap(lambda key: choose(key, logits)[0]))(keys)
+        return np.bincount(drawn, minlength=4) / len(keys)
+
+    np.testing.assert_allclose(shares(by_chance()), [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    np.testing.assert_allclose(shares(by_chance(top_k=2)), [0.625, 0.375, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(by_chance(top_p=0.6)), [0.625, 0.375, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(by_chance(top_p=0.45)), [1, 0, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(by_chance(top_k=3, top_p=0.9)), [10 / 19, 6 / 19, 3 / 19, 0], atol=0.03)
+    squared = np.asarray([0.5, 0.3, 0.15, 0.05]) ** 2
+    np.testing.assert_allclose(shares(by_chance(temperature=0.5)), squared / squared.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: by_chance(0.0), "greedily"),
+        (lambda: by_chance(top_p=0.0), "top_p"),
+        (lambda: generate(*prepared("gpt")[:2], PROMPT, 14), "Blocks.length"),
+        (lambda: beam(*prepared("gpt")[:2], PROMPT, 14), "Blocks.length"),
+        (lambda: beam(*prepared("gpt")[:2], PROMPT, 4, 0), "at least 1 beam"),
+        (lambda: beam(*prepared("gpt")[:2], PROMPT, 4, 12), "only 11 tokens"),
+    ],
+)
+def test_refusals(call, message):
+    with pytest.raises(jdl.Error, match=message):
+        call()

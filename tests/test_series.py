@@ -1,0 +1,136 @@
+"""Forecasts: what stands where, compared with plain loops, and that no part knows anything of a later one."""
+
+import lzma
+from dataclasses import replace
+from itertools import pairwise
+
+import jax
+import numpy as np
+import pytest
+
+import jdl
+from jdl.data import electricity, series, windows
+from jdl.data.fetch import fetch
+
+STEPS, CONTEXT, HORIZON, SEASON = 100, 6, 5, 3
+CUT = {"context": CONTEXT, "horizon": HORIZON, "season": SEASON, "target": 1, "ahead": (2,)}
+
+
+def table(steps=STEPS):
+    """Three columns that tell the time: -t, t and 10 t."""
+    time = np.arange(steps, dtype=np.float64)
+    return np.stack([-time, time, 10 * time], axis=1)
+
+
+def taken(part):
+    """The columns of a part, with the target in its own unit, and the time of its first step to be forecast."""
+    columns = part.take(np.arange(len(part)))
+    y, naive = (columns[name] * part.source.std + part.source.mean for name in ("y", "naive"))
+    return columns["x"], y.round(2), naive.round(2), part.ids + part.source.first
+
+
+@pytest.mark.parametrize("season", [1, 3, 5, 12])
+def test_every_row_is_what_loops_find(season):
+    parts = windows(table(), **{**CUT, "season": season})
+    mean, std = table()[:70].mean(0), table()[:70].std(0)
+    for part in parts:
+        for x, y, naive, now in zip(*taken(part), strict=True):
+            past = np.arange(now - CONTEXT, now)
+            expected = np.stack([-past, past, 10 * (past + HORIZON)], axis=1)
+            np.testing.assert_allclose(x * std + mean, expected, atol=1e-3)
+            assert y.tolist() == list(range(now, now + HORIZON))
+            for time, value in zip(range(now, now + HORIZON), naive, strict=True):
+                assert value == max(t for t in range(now) if (time - t) % season == 0)
+
+
+def test_the_parts_follow_one_another_and_share_no_target():
+    times = [taken(part)[3].tolist() for part in windows(table(), **CUT)]
+    borders = [6, 70, 85, 100]  # the first forecast needs a context of 6
+    assert times == [list(range(a, b - HORIZON + 1)) for a, b in pairwise(borders)]
+
+
+@pytest.mark.parametrize(("known", "border"), [(0, 70), (1, 85)])
+def test_a_part_is_the_same_whatever_comes_after_it(known, border):
+    """To the bit, statistics included; and what comes before its end does change it."""
+    later, before = table(), table()
+    later[border:] = 7 * later[border:] ** 2
+    before[border - 1] += 1
+    expected, same, other = (windows(t, **CUT)[known] for t in (table(), later, before))
+    rows = np.arange(len(expected))
+    jax.tree.map(np.testing.assert_array_equal, expected.take(rows), same.take(rows))
+    assert (expected.source.mean, expected.source.std) == (same.source.mean, same.source.std)
+    assert (expected.take(rows)["y"] != other.take(rows)["y"]).any()
+    assert (windows(later, **CUT)[2].take(rows[:3])["y"] != windows(table(), **CUT)[2].take(rows[:3])["y"]).all()
+
+
+def test_as_a_source_of_batches():
+    train, valid, _ = windows(table(), **CUT)
+    for first, second in zip(*([t.shuffled(8, 0)[i] for i in (0, 9)] for t in (train, train.streamed())), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+    whole = train.source.take(np.arange(len(train.source)))
+    assert train.source.nbytes == sum(column.nbytes for column in whole.values())
+    assert {name: column.dtype for name, column in whole.items()} == dict.fromkeys(("x", "y", "naive"), np.float32)
+    for name, (least, greatest) in train.bounds.items():
+        assert least <= whole[name].min() <= whole[name].max() <= greatest
+    assert valid.labels == ()
+    others = [{"context": 7}, {"horizon": 4}, {"season": 4}, {"target": 0}, {"ahead": ()}]
+    sources = [windows(table() + 1.0 * table() ** 2, **CUT), *(windows(table(), **{**CUT, **o}) for o in others)]
+    assert len({train.fingerprint, valid.fingerprint, *(parts[0].fingerprint for parts in sources)}) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"table": np.zeros(9)}, r"table of numbers \(T, F\)"),
+        ({"table": np.full((9, 3), np.nan)}, "Column 0 has a NaN or infinite value, first in row 0"),
+        ({"table": table() * [0, 1, 1]}, "Column 0 has one value alone"),
+        ({"table": table(20)}, "20 steps are too few: the parts would have 4, 0, 0 forecasts"),
+        ({"context": 0}, "1 at least"),
+        ({"season": 0}, "1 at least"),
+        ({"season": 200}, "0, 0, 0 forecasts of 5 steps after 200"),
+        ({"target": 3}, "columns 0 to 2"),
+        ({"ahead": (-1,)}, "columns 0 to 2"),
+        ({"ahead": (1,)}, "nothing to forecast"),
+        ({"train": 0.9, "valid": 0.1}, "leave some for the test"),
+        ({"valid": 0.0}, "leave some for the test"),
+    ],
+)
+def test_refusals_name_what_is_wrong(change, message):
+    with pytest.raises(jdl.Error, match=message):
+        windows(**{"table": table(), **CUT, **change})
+
+
+def test_electricity_is_read_where_it_lies(tmp_path, monkeypatch):
+    """Half-hours of a made-up year, in the published file's layout; a pickle is never loaded."""
+    t = np.arange(17_520)
+    demand, temperature, day = np.sin(t) + 5, t / 100, t // 48 % 2
+    content = bytearray(280_650 + 280_320)
+    content[200 : 200 + 280_320] = np.stack([demand, temperature]).astype("<f8").tobytes()
+    content[280_650:] = np.stack([t, day]).astype("<i8").tobytes()
+    (tmp_path / "elecdemand.pkl.compress").write_bytes(lzma.compress(content, preset=0))
+    monkeypatch.setattr(series, "fetched", {"elecdemand": tmp_path}.__getitem__)
+    parts = electricity(context=100)
+    assert [len(part) for part in parts] == [11_881, 2_581, 2_581]
+    assert parts[0].source.mean == pytest.approx(demand[:12_264].mean())
+    x, y, naive, now = taken(parts[1])
+    np.testing.assert_allclose(y[5], demand[now[5] : now[5] + 48], atol=0.006)
+    np.testing.assert_allclose(naive[5], demand[now[5] - 336 : now[5] - 288], atol=0.006)
+    assert x.shape[1:] == (100, 7)
+    past = np.arange(now[5] - 100, now[5])
+    for column, expected in enumerate([demand[past], temperature[past], day[past + 48]]):
+        assert np.corrcoef(x[5, :, column], expected)[0, 1] > 0.9999
+    for column, angle in ((3, past / 48), (5, past / 336 + 1 / 7)):
+        assert np.corrcoef(x[5, :, column], np.sin(2 * np.pi * angle))[0, 1] > 0.9999
+        assert np.corrcoef(x[5, :, column + 1], np.cos(2 * np.pi * angle))[0, 1] > 0.9999
+
+
+@pytest.mark.slow
+def test_the_real_electricity_is_as_the_docs_say():
+    """By the network, once. A day before, the naive forecast would be worse than a week before."""
+    fetch("elecdemand")
+    parts = electricity()
+    assert [len(part) for part in parts] == [11_881, 2_581, 2_581]
+    source = parts[2].source
+    for season, error in ((336, 0.323), (48, 0.330)):
+        columns = replace(source, season=season, context=336).take(parts[2].ids)
+        assert np.abs(columns["y"] - columns["naive"]).mean() * source.std == pytest.approx(error, abs=5e-4)

@@ -1,0 +1,163 @@
+"""One small model of every family, with data that it can learn by heart and its number of parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdl.layers import GRU, LSTM, SIMPLE
+from jdl.models.alexnet import AlexNet
+from jdl.models.bert import BERT
+from jdl.models.cnn import CNN
+from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.gpt import GPT
+from jdl.models.lenet import LeNet5
+from jdl.models.mlp import MLP
+from jdl.models.resnet import ResNet
+from jdl.models.rnn import RNN
+from jdl.models.t5 import T5
+from jdl.models.transformer import Blocks
+from jdl.models.vit import ViT
+from jdl.objectives import classify, ctc, next_token, seq2seq
+from jdl.types import Batch, Objective
+
+ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
+
+
+@dataclass(frozen=True)
+class Row:
+    """`shape` is that of a row of numbers x; (T,) of sequences of tokens."""
+
+    name: str
+    model: Any
+    shape: tuple[int, ...]
+    parameters: int  # computed by hand
+    rate: float = 1e-2
+    objective: Callable[[Any], Objective] = classify
+    output: tuple[int, ...] = (5,)  # the shape of a row of the model's output
+    ragged: bool = False  # whether the rows have a length
+
+    def batch(self) -> Batch:
+        """Rows that differ in their first step already."""
+        rows = jnp.arange(ROWS, dtype=jnp.int32)
+        columns = {"y": rows % 5, "mask": jnp.ones(ROWS, bool)}
+        if len(self.shape) > 1:
+            columns["x"] = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
+        else:
+            columns["x"] = jax.random.randint(jax.random.key(1), (ROWS, *self.shape), 0, SIZE).at[:, 0].set(rows)
+        if self.ragged:
+            columns["length"] = self.shape[0] - rows % 3
+        if self.objective is not classify:
+            labels = SIZE - 1 if isinstance(self.model, T5) else 4
+            columns["y"] = 1 + (rows[:, None] + jnp.arange(3)[None]) % labels
+        return columns
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """What the model reads."""
+        if isinstance(self.model, T5):
+            return batch["x"], batch["y"]
+        return (batch["x"],)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the output at a step depends on nothing after it."""
+        one_way = isinstance(self.model, RNN) and self.model.each_step and not self.model.bidirectional
+        return one_way or isinstance(self.model, GPT | T5)
+
+
+ONE = Blocks(width=8, depth=1, heads=2, length=16)
+BLOCK = (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16  # attention without a bias of keys, feed-forward, norms
+WRITE = partial(seq2seq, end=0)
+
+TABLE = [
+    Row("perceptron", MLP(5), (4, 4, 1), 16 * 5 + 5, 1e-1),
+    Row("mlp", MLP(5, hidden=(32, 16)), (4, 4, 1), (16 * 32 + 32) + (32 * 16 + 16) + (16 * 5 + 5)),
+    Row("cnn", CNN(5, blocks=((4, 1), (8, 1)), dense=(16,)), (9, 8, 2), 76 + 296 + (32 * 16 + 16) + 85),
+    Row(
+        "cnn-norm",
+        CNN(5, blocks=((4, 2), (8, 1)), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (36 + 8) + (144 + 8) + (288 + 16) + (32 * 5 + 5),
+    ),
+    Row("lenet", LeNet5(5), (28, 28, 1), 156 + 2_416 + (400 * 120 + 120) + (120 * 84 + 84) + (84 * 5 + 5), 3e-3),
+    Row(
+        "alexnet",
+        AlexNet(5, channels=(8, 16, 16, 16, 16), dense=(32,), dropout=0.0),
+        (15, 15, 1),
+        80 + 3_216 + 3 * 2_320 + (16 * 32 + 32) + (32 * 5 + 5),
+        3e-3,
+    ),
+    Row(
+        "resnet",
+        ResNet(5, ((8, 1), (16, 1))),
+        (8, 8, 2),
+        (144 + 16) + 2 * (576 + 16) + (1_152 + 32) + (2_304 + 32) + (128 + 32) + (16 * 5 + 5),
+    ),
+    Row(
+        "resnet-bottleneck",
+        ResNet(5, ((4, 1), (8, 1)), bottleneck=True, large_images=True),
+        (16, 16, 1),
+        (196 + 8) + (24 + 152 + 2 * 96) + (144 + 592 + 320 + 576) + (32 * 5 + 5),
+    ),
+    Row(
+        "efficientnet",
+        EfficientNet(5, 0.25, stages=(Stage(4, 48, 2, 5),), strides=(1, 2), dropout=0.0, drop_path=0.0),
+        (8, 8, 1),
+        88 + (320 + 864 + 162 + 544) + (1_152 + 1_728 + 580 + 1_056) + 864 + (48 * 5 + 5),
+    ),
+    Row("rnn", RNN(5, (8, 6), SIMPLE), (6, 3), (8 * 11 + 8) + (6 * 14 + 6) + 35, ragged=True),
+    Row("gru", RNN(5, (8,), GRU), (6, 3), 3 * 8 * (3 + 8 + 2) + 45, ragged=True),
+    Row("lstm", RNN(5, (8,), LSTM), (6, 3), 4 * 8 * (3 + 8 + 1) + 45, ragged=True),
+    Row(
+        "lstm-both-ways",
+        RNN(5, (8,), LSTM, bidirectional=True, vocabulary=SIZE, embedding=4),
+        (6,),
+        13 * 4 + 2 * 4 * 8 * (4 + 8 + 1) + (16 * 5 + 5),
+        3e-2,
+        ragged=True,
+    ),
+    Row(
+        "lstm-language",
+        RNN(SIZE, (16,), LSTM, each_step=True, vocabulary=SIZE, embedding=4),
+        (6,),
+        13 * 4 + 4 * 16 * (4 + 16 + 1) + (16 * 13 + 13),
+        3e-2,
+        next_token,
+        (6, SIZE),
+    ),
+    Row(
+        "lstm-ctc",
+        RNN(10, (16,), LSTM, bidirectional=True, each_step=True, vocabulary=SIZE, embedding=4),
+        (6,),
+        13 * 4 + 2 * 4 * 16 * (4 + 16 + 1) + (32 * 10 + 10),
+        3e-2,
+        partial(ctc, frames=2),
+        (6, 10),
+        ragged=True,
+    ),
+    Row("vit", ViT(5, 4, ONE), (8, 12, 2), (32 * 8 + 8) + 6 * 8 + BLOCK + 16 + 45),
+    Row("gpt", GPT(SIZE, ONE), (6,), 13 * 8 + BLOCK + 16, 2e-2, next_token, (6, SIZE)),
+    Row(
+        "gpt-grouped",
+        GPT(SIZE, replace(ONE, kv_heads=1, rotary=False, pre_norm=False, remat=True)),
+        (6,),
+        (13 + 16) * 8 + 16 + BLOCK - (2 * 8 * 4 + 4),
+        2e-2,
+        next_token,
+        (6, SIZE),
+    ),
+    Row("bert", BERT(SIZE, ONE, outputs=5), (6,), 13 * 8 + BLOCK + 16 + 45, 2e-2, ragged=True),
+    Row(
+        "t5",
+        T5(SIZE, ONE),
+        (6,),
+        13 * 8 + (BLOCK + 16) + (BLOCK + 16) + (8 * 8 * 4 + 3 * 8 + 16),
+        2e-2,
+        WRITE,
+        (3, SIZE),
+        ragged=True,
+    ),
+]
