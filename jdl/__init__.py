@@ -10,6 +10,7 @@ from jdl.keys import stream as stream
 from jdl.learners import descent as descent
 from jdl.learners import ema as ema
 from jdl.learners import schedule_free as schedule_free
+from jdl.learners import skip_nonfinite as skip_nonfinite
 from jdl.objectives import freeze as freeze
 from jdl.runs.config import Config as Config
 from jdl.runs.config import Options as Options

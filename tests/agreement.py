@@ -22,8 +22,9 @@ import jdl
 from jdl.learners import compiled, fed
 from jdl.models.mlp import MLP
 from jdl.parallel import build, elastic, line, pmapped, sharded, spread
+from jdl.parallel.sharing import here
 from jdl.runs import processes
-from jdl.runs.checkpoints import here, leaf_sums
+from jdl.runs.checkpoints import leaf_sums
 from jdl.types import Mean, Objective, Out
 
 STEPS, BATCH, SHARDS = 50, 16, 8

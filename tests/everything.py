@@ -1,11 +1,13 @@
 """All that could break a repetition in one experiment: BatchNorm, dropout, augmentation, ragged batches, EMA."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import jax.numpy as jnp
 import optax
 
 import jdl
 from jdl.models.cnn import CNN
+from jdl.types import Mean
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,7 @@ class Config(jdl.Config):
     micro_batches: int = 1
     streamed: bool = False
     explode_at: int = 0
+    poisoned: int = -1  # the example that is not finite
 
 
 def run(c: Config) -> jdl.Run:
@@ -24,9 +27,24 @@ def run(c: Config) -> jdl.Run:
     train = train.streamed() if c.streamed else train
     model = CNN(10, blocks=((4, 1), (6, 1)), dense=(16,), batch_norm=True, dropout=0.2)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule(c)))
-    learner = jdl.ema(jdl.descent(jdl.objectives.classify(model), optimizer, c.micro_batches), 0.9)
-    batches = train.shuffled(c.batch, c.seed, jdl.data.random_crop(1), jdl.data.random_erase(2))
+    learner = jdl.ema(jdl.descent(seen(jdl.objectives.classify(model)), optimizer, c.micro_batches), 0.9)
+
+    def poison(key, example):
+        return {**example, "x": jnp.where(example["id"] == c.poisoned, jnp.nan, example["x"])}
+
+    batches = train.shuffled(c.batch, c.seed, jdl.data.random_crop(1), jdl.data.random_erase(2), poison)
     return jdl.Run(c, learner, batches, valid.batches(50), test.batches(50), best="max accuracy")
+
+
+def seen(objective):
+    """The same objective, which logs the examples of each batch: a number that hangs on their ids, exact in float32."""
+
+    def loss(variables, batch, key, train):
+        out = objective.loss(variables, batch, key, train)
+        ids = jnp.where(batch["mask"], (batch["id"] * batch["id"] + 7) % 4093, 0).sum().astype(jnp.float32)
+        return replace(out, metrics={**out.metrics, "seen": Mean(ids, jnp.ones(()))})
+
+    return replace(objective, loss=loss)
 
 
 def schedule(c: Config):

@@ -20,7 +20,7 @@ from trained import digest, lines, stopped_at, train
 import jdl
 from jdl.runs.checkpoints import Checkpoints, state_digest
 from jdl.runs.fit import _Trainer
-from jdl.runs.folder import opened
+from jdl.runs.lock import locked
 from jdl.runs.manifest import damage
 from jdl.runs.summary import summarise
 
@@ -112,9 +112,8 @@ def test_what_is_on_disk(tmp_path):
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     result = train(tmp_path, steps=2)
-    with opened(result.folder, json.loads((result.folder / "run.json").read_text()), False):  # noqa: SIM117
-        with pytest.raises(jdl.Error, match="being trained already, by process"):
-            train(tmp_path, steps=2)
+    with locked(result.folder), pytest.raises(jdl.Error, match="being trained already, by process"):
+        train(tmp_path, steps=2)
 
 
 def edit(folder, change):
@@ -124,19 +123,35 @@ def edit(folder, change):
     path.write_text(json.dumps(record))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda record: record["config"].update(lr=5.0), "another config .lr: 5.0 there, 0.01 here"),
-        (lambda record: record.update(best="min loss"), 'judged by "min loss"'),
-        (lambda record: record["data"].update(train="f00"), "other data .fingerprints train: f00 there"),
-        (lambda record: record.pop("config"), "not the record of a run"),
-    ],
-)
-def test_a_folder_with_another_run_is_refused_with_the_difference(tmp_path, change, message):
+CHANGES = {
+    "config": (lambda record: record["config"].update(lr=5.0), "another config .lr: 5.0 there, 0.01 here"),
+    "best": (lambda record: record.update(best="min loss"), "judged by another metric .best: min loss there, max acc"),
+    "data": (lambda record: record["data"].update(train="f00"), "other data .train: f00 there"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(tmp_path, name, capsys):
+    change, message = CHANGES[name]
     result = train(tmp_path, steps=2)
+    before = json.loads((result.folder / "run.json").read_text())
     edit(result.folder, change)
-    with pytest.raises(jdl.Error, match=message):
+    for accept in ((), tuple(CHANGES.keys() - {name})):
+        with pytest.raises(jdl.Error, match=rf"{message}.*--accept {name} to go on"):
+            train(tmp_path, steps=2, accept=accept)
+    capsys.readouterr()
+    train(tmp_path, steps=2, accept=(name,), quiet=False)
+    assert "Accepted: it goes on" in capsys.readouterr().out
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record[name] == before[name]
+    assert list(record["segments"][0]["accepted"]) == [name]
+    train(tmp_path, steps=2)  # it is the same run from here on
+
+
+def test_a_folder_without_a_record_of_a_run_is_refused(tmp_path):
+    result = train(tmp_path, steps=2)
+    edit(result.folder, lambda record: record.pop("config"))
+    with pytest.raises(jdl.Error, match="not the record of a run"):
         train(tmp_path, steps=2)
 
 
@@ -197,7 +212,7 @@ def test_another_environment_is_told_and_recorded(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     capsys.readouterr()
     train(tmp_path, quiet=False)
-    assert "The bits may differ from here on: XLA_FLAGS: " in capsys.readouterr().out
+    assert "The bits may differ from here on, as run.json records: XLA_FLAGS: " in capsys.readouterr().out
     segment = json.loads(record.read_text())["segments"][0]
     assert segment["environment"]["variables"]["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=true"
     assert json.loads(record.read_text())["environment"] == before["environment"]

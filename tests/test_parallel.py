@@ -6,7 +6,6 @@ what a divided step computes, with BatchNorm, dropout or metrics of a device's o
 
 import json
 import os
-import socket
 import subprocess
 import sys
 
@@ -25,6 +24,7 @@ from jdl.models.mlp import MLP
 from jdl.models.transformer import Blocks
 from jdl.parallel import build, elastic, line, placed, sharded, spread
 from jdl.runs.checkpoints import Checkpoints, leaf_sums
+from jdl.runs.launch import free_port
 
 BOUND = 1e-6  # how far 50 steps of SGD may be from those of one device, relative to these; 2.1e-7 was measured
 WAYS = ("data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4", "elastic=1", "elastic=8")
@@ -62,10 +62,7 @@ def test_every_family_on_8_devices_in_every_way(name):
 
 def measured(processes, devices, *flags):
     """What `agreement.py` prints, in that many processes with so many devices each."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    where = ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes), "--process"]
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes), "--process"]
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
     running = [
         subprocess.Popen(

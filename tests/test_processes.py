@@ -3,24 +3,17 @@
 Seen to fail: the digest, with each process numbering its shards from 0; the parts of a batch, with the wrong ones read.
 """
 
-import os
 import signal
 import subprocess
 import time
 
 import pytest
-from trained import SCRIPT, command, finish, folder_of, lines, spawn
+from trained import command, finish, folder_of, lines, spawn
 
+from jdl.runs.launch import free_port
 from jdl.runs.processes import clustered
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
-
-
-def launched(root, processes, *flags, devices=2, script=SCRIPT):
-    """A training in several processes with some devices each."""
-    launch = ["jdl", "launch", str(processes), *command(root, *flags, script=script)[1:]]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return subprocess.Popen(launch, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +31,7 @@ def end(root):
 
 
 def test_two_processes_end_in_the_same_bits_as_one(alone, tmp_path):
-    output = finish(launched(tmp_path, 2, *FLAGS))
+    output = finish(spawn(tmp_path, *FLAGS, processes=2, devices=2))
     assert end(tmp_path) == end(alone)
     assert output.count("test   accuracy") == 1  # one process writes
 
@@ -46,11 +39,10 @@ def test_two_processes_end_in_the_same_bits_as_one(alone, tmp_path):
 @pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
     for lost in (1, 0):
-        running = launched(tmp_path, 2, *FLAGS)
-        logs = [tmp_path / "everything"]
+        running = spawn(tmp_path, *FLAGS, processes=2, devices=2)
         deadline = time.time() + 200
-        wanted = 20 if lost else 40
-        while time.time() < deadline and not any(path.name == str(wanted) for log in logs for path in log.rglob("*")):
+        saved = f"*/*/seed0/checkpoints/{20 if lost else 40}"
+        while time.time() < deadline and not any(tmp_path.glob(saved)):
             time.sleep(0.05)
         subprocess.run(["pkill", "-KILL", "-f", "--", f"--root {tmp_path} .*--process {lost}$"], check=True)
         began = time.time()
@@ -58,7 +50,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
         assert time.time() - began < 60
         assert running.returncode != 0
         assert f"process {lost} of 2 was killed by {signal.Signals.SIGKILL.name}" in output
-    finish(launched(tmp_path, 4, *FLAGS, devices=1))
+    finish(spawn(tmp_path, *FLAGS, processes=4, devices=1))
     assert end(tmp_path) == end(alone)
 
 
@@ -66,7 +58,7 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
 def test_a_streamed_batch_is_read_in_parts(tmp_path):
     """Each process reads the rows of its own devices, and all together what one reads."""
     for name, flags in (("kept", ()), ("streamed", ("--streamed",))):
-        finish(launched(tmp_path / name, 2, "--save-every", 0, "--eval-every", 0, *flags))
+        finish(spawn(tmp_path / name, "--save-every", 0, "--eval-every", 0, *flags, processes=2, devices=2))
     assert lines(folder_of(tmp_path / "kept")) == lines(folder_of(tmp_path / "streamed"))
 
 
@@ -96,20 +88,11 @@ def test_a_first_process_that_is_not_there_is_told_of(tmp_path):
 
 @pytest.mark.slow
 def test_processes_with_other_configs_are_told_of_each_other(tmp_path):
-    port = 20_000 + os.getpid() % 20_000
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": "1"}
-    where = ("--coordinator", f"127.0.0.1:{port}", "--processes", 2)
+    where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2)
     running = [
-        subprocess.Popen(
-            command(tmp_path / "runs", *where, "--process", n, "--lr", rate),
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for n, rate in ((0, 0.1), (1, 0.2))
+        spawn(tmp_path / "runs", *where, "--process", n, "--lr", rate, devices=1) for n, rate in ((0, 0.1), (1, 0.2))
     ]
-    ended = [(process.communicate(timeout=120)[1], process.returncode) for process in running]
+    ended = [(process.communicate(timeout=120)[0], process.returncode) for process in running]
     assert [code for _, code in ended] == [2, 2], ended
     assert "another run in hand" in ended[0][0]
     assert "0.2" in ended[0][0]

@@ -53,12 +53,12 @@ def command(root, *flags, script=SCRIPT):
     return [sys.executable, str(script), "--root", str(root), "--log-every", "1", *map(str, flags)]
 
 
-def spawn(root, *flags, script=SCRIPT):
-    """A training in a process of its own, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": ""}
+def spawn(root, *flags, script=SCRIPT, processes=0, devices=None):
+    """A training in a process of its own, on one device; or in several processes, with some devices each."""
+    words = command(root, *flags, script=script)
     return subprocess.Popen(
-        command(root, *flags, script=script),
-        env=environment,
+        ["jdl", "launch", str(processes), *words[1:]] if processes else words,
+        env={**os.environ, "XLA_FLAGS": "", **({"JAX_NUM_CPU_DEVICES": str(devices)} if devices else {})},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -6,3 +6,5 @@ from jdl.learners.descent import descent as descent
 from jdl.learners.ema import ema as ema
 from jdl.learners.precision import in_precision as in_precision
 from jdl.learners.schedule_free import schedule_free as schedule_free
+from jdl.learners.skipping import skip_nonfinite as skip_nonfinite
+from jdl.learners.skipping import watched as watched

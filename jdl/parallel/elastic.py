@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdl.keys import stream
 from jdl.learners.descent import cut
+from jdl.parallel.halves import halves_of
 from jdl.parallel.placed import Placing
-from jdl.parallel.pmapped import halves_of
 from jdl.types import STATISTICS, Array, Batch, Data, Error, Halves, Learner, Metrics, Out, State, Sums, Variables
 
 

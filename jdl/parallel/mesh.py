@@ -76,6 +76,16 @@ def devices_of(mesh: Mesh | None, way: str) -> list[Any]:
     return list(mesh.devices.flat)
 
 
+def line(devices: Sequence[Any]) -> Mesh:
+    """The mesh that `jax.pmap` makes of these devices: states and batches lie on it between steps.
+
+    Raises `Error` where several processes train.
+    """
+    if jax.process_count() > 1:
+        raise Error("--parallel pmap is for the devices of one process: several divide batches with --mesh.")
+    return Mesh(np.asarray(devices), (ROWS,), axis_types=(AxisType.Auto,))
+
+
 def rows(mesh: Mesh, size: int) -> NamedSharding:
     """The sharding of arrays (size, ...) with one row an example: cut where the devices divide them, else whole."""
     return NamedSharding(mesh, PartitionSpec(_cutting(mesh)) if size % _parts(mesh) == 0 else PartitionSpec())

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdl.keys import stream
 from jdl.layers import ROWS, over_rows
+from jdl.parallel.halves import halves_of
 from jdl.parallel.mesh import everywhere
 from jdl.parallel.placed import told_everywhere
-from jdl.types import MEMORY, Batch, Data, Error, Halves, Key, Learner, Metrics, Out, State, Sums
+from jdl.types import Batch, Data, Key, Learner, Metrics, Out, State, Sums
 
 
 def pmapped(learner: Learner, data: Data, mesh: Mesh) -> Learner:
@@ -47,22 +46,3 @@ def pmapped(learner: Learner, data: Data, mesh: Mesh) -> Learner:
         return all_devices(state, batch(source, state.step))
 
     return replace(learner, init=jax.jit(init), step=step, objective=told_everywhere(learner.objective, mesh))
-
-
-def line(devices: Sequence[Any]) -> Mesh:
-    """The mesh that `jax.pmap` makes of these devices: states and batches lie on it between steps.
-
-    Raises `Error` where several processes train.
-    """
-    if jax.process_count() > 1:
-        raise Error("--parallel pmap is for the devices of one process: several divide batches with --mesh.")
-    return Mesh(np.asarray(devices), (ROWS,), axis_types=(AxisType.Auto,))
-
-
-def halves_of(learner: Learner, data: Data, way: str) -> Halves:
-    """The learner's halves, for a way that divides batches by hand; `Error` where that cannot be."""
-    if learner.halves is None:
-        raise Error(f"{way} needs a learner whose step sums over its batch, like jdl.descent.")
-    if MEMORY in jax.eval_shape(learner.init, jax.eval_shape(jax.random.key, 0), data.spec).carry:
-        raise Error(f"{way} cannot divide a model that remembers the batch before: take RNN(remember=False).")
-    return learner.halves

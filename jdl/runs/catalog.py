@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jdl.runs import log
-from jdl.runs.folder import held, read_json
+from jdl.runs import log, manifest
+from jdl.runs.folder import read_json
+from jdl.runs.lock import held
 from jdl.types import Error
 
 
@@ -40,11 +41,11 @@ def entry(folder: Path) -> Entry:
         _ = record["config"]["name"], record["digest"], record["seed"]
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Error(f"{folder}/run.json is not the record of a run of this jdl.") from None
-    steps = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit()]
+    steps = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit() and manifest.sealed(path)]
     step = max(steps, default=0)
     finished = step >= total or (folder / "summary.json").exists()
     status = "running" if held(folder) else "finished" if finished else "stopped"
-    lines = [line for line in log.read(folder / "metrics.jsonl") if line["split"] != "train"]
+    lines = [line for line in log.read(folder) if line["split"] != "train"]
     values = [line[metric] for line in lines if line.get(metric) is not None]
     best = f"{metric} {(max if mode == 'max' else min)(values):.4f}" if values else ""
     return Entry(folder, record, step, status, best)

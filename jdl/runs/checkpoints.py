@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jdl.parallel.sharing import everyone, own, shared, whole
 from jdl.runs import manifest
 from jdl.types import Error, State
 
+ROOM = 2**20  # bytes for what a checkpoint has beside its arrays, and for the logs
 FORMAT = 2  # raised when checkpoints of the old form can no longer be read
 
 
@@ -32,34 +34,25 @@ def state_digest(state: State) -> str:
 
 
 def _sum(leaf: Any) -> str:
-    array = _whole(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    array = whole(jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
     return hashlib.sha256(f"{array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
-
-
-def _whole(leaf: Any) -> np.ndarray:
-    """The array, however it is divided among devices and processes."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return np.asarray(leaf)
-    return np.asarray(multihost_utils.process_allgather(leaf, tiled=True))
-
-
-def here(tree: Any) -> Any:
-    """The same arrays on a device of this process, whole, where they are shared with others."""
-
-    def one(leaf: Any) -> Any:
-        return leaf if leaf.is_fully_addressable else jnp.asarray(_whole(leaf))
-
-    return jax.tree.map(one, tree)
 
 
 class Checkpoints:
     """The checkpoints of a run: the latest `keep`, and the best by the metric that `best`, "max NAME", names.
 
     Only the processes of one run may write, all together; those that are `read_only` may look on. Arrays that a process
-    has on its own device alone are taken to be the same in all.
+    has on its own device alone are taken to be the same in all. `saved` is told of each state that is on the disk.
     """
 
-    def __init__(self, folder: Path, best: str = "min loss", keep: int = 2, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        best: str = "min loss",
+        keep: int = 2,
+        read_only: bool = False,
+        saved: Callable[[State], None] = lambda state: None,
+    ) -> None:
         mode, self._metric = best.split()
 
         def score(metrics: dict[str, float]) -> float:
@@ -78,17 +71,20 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
         self._thread = ThreadPoolExecutor(1, "jdl-checkpoints")
         self._saving: Future[None] | None = None
+        self._saved = saved
 
     def save(self, step: int, state: State, host: dict[str, Any], metrics: dict[str, float] | None = None) -> None:
         """Begins to save; the state is copied at once, so that its memory may be given away.
 
-        `host` is what the loop must remember besides, as JSON. Raises `Error` where an earlier save failed.
+        `host` is what the loop must remember besides, as JSON. Raises `Error` where an earlier save failed, and where
+        the disk has no room for another.
         """
         self.wait()
         if step in self._manager.all_steps():
             return
+        self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
         if jax.process_count() > 1:  # what processes exchange must not come between the exchanges of a step
-            self._save(step, jax.tree.map(_shared, state), host, metrics)
+            self._save(step, jax.tree.map(shared, state), host, metrics)
         else:
             self._saving = self._thread.submit(self._save, step, _copied(state), host, metrics)
 
@@ -99,6 +95,7 @@ class Checkpoints:
         self._manager.save(step, args=items, metrics=ranked)
         if jax.process_index() == 0:
             manifest.seal(self._folder(step))
+        self._saved(state)
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk."""
@@ -111,6 +108,16 @@ class Checkpoints:
                     f"A checkpoint could not be written under {self._manager.directory}: {error}. The earlier ones are "
                     "whole; make room, or choose another --root."
                 ) from error
+
+    def _check_room(self, size: int) -> None:
+        """Raises `Error` where a state of so many bytes may not fit: Orbax itself would fail midway, and noisily."""
+        folder, needed = self._manager.directory, size + ROOM
+        free = shutil.disk_usage(folder).free
+        if free < needed:
+            raise Error(
+                f"A checkpoint may need {needed / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free under "
+                f"{folder}. The earlier ones are whole: make room, and the same command goes on."
+            )
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint that was written to its end."""
@@ -142,7 +149,7 @@ class Checkpoints:
         record = found["record"]
         if record.get("format") != FORMAT:
             raise Error(f"{where} is a checkpoint of format {record.get('format')}, and this jdl reads {FORMAT}.")
-        state = jax.tree.map(lambda leaf, asked: leaf if asked.sharding else _own(leaf), found["state"], like)
+        state = jax.tree.map(lambda leaf, asked: leaf if asked.sharding else own(leaf), found["state"], like)
         return state, record["host"]
 
     def _folder(self, step: int) -> Path:
@@ -158,27 +165,7 @@ class Checkpoints:
 
 
 def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or _everyone())
-
-
-def _everyone() -> NamedSharding:
-    """Arrays that the first device of each process has whole."""
-    firsts = {device.process_index: device for device in reversed(jax.devices())}
-    mesh = Mesh(np.asarray([firsts[process] for process in sorted(firsts)]), ("processes",))
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def _shared(leaf: Any) -> Any:
-    """An array that lies in this process alone, as one that all have."""
-    if not leaf.is_fully_addressable:
-        return leaf
-    own = jax.device_put(leaf, jax.local_devices()[0])
-    return jax.make_array_from_single_device_arrays(leaf.shape, _everyone(), [own])
-
-
-def _own(leaf: Any) -> Any:
-    """What this process has of an array that all have whole."""
-    return leaf.addressable_shards[0].data
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or everyone())
 
 
 @jax.jit

@@ -32,9 +32,10 @@ class Config:
     """Steps from one such check to the next."""
     elastic: int = 0
     """Shards of a batch, a power of two: the same bits on 1, 2, 4, ... devices up to as many; 0 for none."""
-
     precision: Precision = "float32"
     """Of what models compute; parameters and optimizer state are kept in float32."""
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    """A step whose loss, gradients or parameters are not finite ends the run, or is left out and counted."""
 
     def __post_init__(self) -> None:
         for field, least in (("seed", 0), ("steps", 1), ("patience", 0), ("check_every", 1), ("elastic", 0)):
@@ -70,13 +71,17 @@ class Options:
     """How many processes train this run together, with --coordinator."""
     process: int | None = None
     """Which of them this is, from 0."""
+    until: int | None = None
+    """Pause after this step, which is saved; the same command without it goes on."""
+    accept: tuple[Literal["config", "data", "best"], ...] = ()
+    """Go on with a run although its config, its data or the metric that it is judged by has changed; it is recorded."""
     fresh: bool = False
     """Start anew: an earlier run of this config and seed is moved aside, never deleted."""
     quiet: bool = False
     """Print only errors."""
 
     def __post_init__(self) -> None:
-        for field, least in (("log_every", 1), ("eval_every", 0), ("save_every", 0), ("keep", 1)):
+        for field, least in (("log_every", 1), ("eval_every", 0), ("save_every", 0), ("keep", 1), ("until", 1)):
             value = getattr(self, field)
             if value is not None and value < least:
                 raise Error(f"--{field.replace('_', '-')} must be {least} or more, and {value} is not.")

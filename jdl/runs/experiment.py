@@ -15,8 +15,9 @@ from typing import Any
 from jdl.runs import processes
 from jdl.runs.config import Config, from_json, parse
 from jdl.runs.environment import quiet_libraries, use_compilation_cache
-from jdl.runs.fit import Result, at_precision, fit
+from jdl.runs.fit import Result, fit
 from jdl.runs.folder import read_json
+from jdl.runs.layout import as_configured
 from jdl.runs.memory import keep_memory
 from jdl.runs.summary import summarise
 from jdl.types import Error, Run
@@ -29,6 +30,8 @@ def load(script: Path) -> tuple[ModuleType, Callable[[Any], Run], type[Config]]:
     spec = importlib.util.spec_from_file_location(script.stem, script)
     if spec is None or spec.loader is None:
         raise Error(f"{script} is not a Python file.")
+    if (beside := str(script.resolve().parent)) not in sys.path:
+        sys.path.insert(0, beside)  # a script may import what lies beside it, as under `python SCRIPT`
     module = importlib.util.module_from_spec(spec)
     sys.modules[script.stem] = module  # dataclasses look their module up by name
     try:
@@ -77,7 +80,12 @@ def _train(
 
 
 def rebuild(folder: Path) -> Run:
-    """The `Run` of a folder, from its recorded script and config."""
+    """The `Run` of a folder as it is trained, from its recorded script and config."""
+    return as_configured(recorded(folder)[0])
+
+
+def recorded(folder: Path) -> tuple[Run, Path]:
+    """The `Run` that the recorded script makes of the recorded config, and the script."""
     record = read_json(folder / "run.json")
     try:
         script, values = record["script"], record["config"]
@@ -86,7 +94,7 @@ def rebuild(folder: Path) -> Run:
     if not script:
         raise Error(f"{folder} was not trained from a script: load its checkpoint from Python.")
     _, run, config = load(Path(script))
-    return at_precision(run(from_json(config, values)))
+    return run(from_json(config, values)), Path(script)
 
 
 @contextmanager

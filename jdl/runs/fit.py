@@ -17,24 +17,27 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jdl.learners import compiled, fed, in_precision
+from jdl.learners import watched
 from jdl.metrics import scalars
-from jdl.parallel import build, check_rows, devices_of, elastic, line, placed, pmapped, sharded, spread
+from jdl.parallel import here
 from jdl.runs import processes
-from jdl.runs.checkpoints import Checkpoints, here
+from jdl.runs.checkpoints import Checkpoints
 from jdl.runs.config import Options, difference, digest, to_json
+from jdl.runs.culprit import culprit
 from jdl.runs.environment import command, fingerprint, git_commit
 from jdl.runs.evaluate import evaluator
-from jdl.runs.folder import opened, path_of
+from jdl.runs.evidence import write_leaves
+from jdl.runs.folder import opened, path_of, written
+from jdl.runs.layout import as_configured, laid_out, parts
 from jdl.runs.log import Log, Silent
 from jdl.runs.manifest import set_aside_damaged
-from jdl.runs.preemption import Asked, PreemptedError, noticed
+from jdl.runs.preemption import Asked, PausedError, noticed
 from jdl.runs.progress import Display, display
-from jdl.types import Batch, Data, Error, Key, Learner, Mean, Metrics, Run, State
+from jdl.types import Batch, Data, Error, Key, Learner, Metrics, Run, State
 
-ALIKE = ("devices", "mesh", "parallel", "eval_every", "save_every", "keep", "fresh")  # in all processes of a run
+RECORDED = ("devices", "mesh", "parallel", "log_every", "eval_every", "save_every", "keep")  # options, in run.json
+ALIKE = (*RECORDED, "fresh", "until", "accept")  # in all processes of a run
 IN_FLIGHT = 8  # steps that may be dispatched and not yet settled; unbounded, simulated devices can deadlock
-WATCHED = ("loss", "grad_norm", "param_norm")  # means: a step in which one of them is not finite ends the run
 
 
 class NonFiniteError(Error):
@@ -89,27 +92,25 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     """Trains the run to its end, from its newest checkpoint where there is one, and evaluates it.
 
     Everything that can be wrong with the input is looked at first, and raises `Error` before anything is compiled or
-    written. Raises `NonFiniteError` at a loss or gradient that is NaN or infinite; what was saved before stays. SIGTERM
-    and Ctrl-C end it by a `PreemptedError` after the step under way, which is saved.
+    written. Raises `NonFiniteError` at a loss or gradient that is NaN or infinite; what was saved before stays.
+    SIGTERM, Ctrl-C and --until end it by a `PausedError` after the step under way, which is saved.
     """
     check(run)
-    run = at_precision(run)
+    run = as_configured(run)
     config, learner = run.config, run.learner
-    loop, run, place = _laid_out(run, options)
+    loop, run, place = laid_out(run, options)
     folder = path_of(options.root, config)
     with ExitStack() as stack:
-        notes = _open(stack, folder, record(run, script), options)
-        checkpoints = Checkpoints(folder / "checkpoints", run.best, options.keep)
+        stack.enter_context(written(folder))
+        notes = _open(stack, folder, record(run, script, options), options)
+        checkpoints = Checkpoints(folder / "checkpoints", run.best, options.keep, saved=partial(write_leaves, folder))
         stack.callback(checkpoints.close)
-        key, example = jax.random.key(config.seed), run.train[0]
-        mode, metric = run.best.split()
-        stopping = EarlyStopping(mode, metric, config.patience)
-        if checkpoints.latest() is None:
-            state = loop.init(key, example)
-        else:
-            state, host = checkpoints.restore(place(jax.eval_shape(loop.init, key, example)))
-            stopping = replace(stopping, **host["stopping"])
+        begin = partial(_begun, run, loop, place, checkpoints)
+        state, stopping = begin()
         start = int(state.step)
+        if options.until is not None and options.until <= start < config.steps:
+            raise Error(f"{folder} is at step {start:,} already: --until is to be a later step, or left out.")
+        write_leaves(folder, state, start=True)
         log = Log(folder, start) if processes.first() else Silent()
         stack.callback(log.close)
         screen = display(start, config.steps, run.train.size, options.quiet or not processes.first())
@@ -117,7 +118,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         for note in notes:
             screen.note(note)
         screen.note(f"{'Resuming' if start else 'Training'} {folder} from step {start:,} of {config.steps:,}")
-        trainer = _Trainer(run, loop, options, checkpoints, log, screen, stopping)
+        trainer = _Trainer(run, loop, begin, options, checkpoints, log, screen, stopping)
         with noticed() as asked:
             state, seconds, waited = trainer.train(state, start, asked)
         metrics = trainer.final(state)
@@ -125,22 +126,17 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     return Result(state, metrics, scores, folder, int(state.step) - start, seconds, waited)
 
 
-def _laid_out(run: Run, options: Options) -> tuple[Learner, Run, Callable[[State], State]]:
-    """The run's learner, fed and compiled for the devices; the run with its data on them; and how states lie there."""
-    mesh, shards, pmap = build(options.mesh, options.devices), run.config.elastic, options.parallel == "pmap"
-    if shards and pmap:
-        raise Error("--elastic computes shard by shard, and not by --parallel pmap: drop one of the two.")
-    if shards:
-        return elastic(run.learner, run.train, shards, devices_of(mesh, "--elastic")), run, lambda like: like
-    if pmap:
-        mesh = line(devices_of(mesh, "--parallel pmap"))
-    if mesh is None:
-        return compiled(fed(run.learner, run.train)), run, lambda like: like
-    check_rows(mesh, run.train.size)
-    on_mesh: dict[str, Any] = {name: spread(data, mesh) for name, data in _parts(run).items()}
-    run = replace(run, **on_mesh)
-    loop = pmapped(run.learner, run.train, mesh) if pmap else compiled(sharded(fed(run.learner, run.train), mesh))
-    return loop, run, partial(placed, mesh)
+def _begun(
+    run: Run, loop: Learner, place: Callable[[State], State], checkpoints: Checkpoints
+) -> tuple[State, EarlyStopping]:
+    """The state that the run goes on from, and the patience that it has: those of its newest checkpoint, if any."""
+    key, example = jax.random.key(run.config.seed), run.train[0]
+    mode, metric = run.best.split()
+    stopping = EarlyStopping(mode, metric, run.config.patience)
+    if checkpoints.latest() is None:
+        return loop.init(key, example), stopping
+    state, host = checkpoints.restore(place(jax.eval_shape(loop.init, key, example)))
+    return state, replace(stopping, **host["stopping"])
 
 
 def _open(stack: ExitStack, folder: Path, record: dict[str, Any], options: Options) -> list[str]:
@@ -154,7 +150,7 @@ def _open(stack: ExitStack, folder: Path, record: dict[str, Any], options: Optio
         mine = {**record["config"], **{name: record[name] for name in ("data", "best")}}
         mine |= {name: getattr(options, name) for name in ALIKE}
         for process, text in enumerate(processes.gathered(json.dumps(mine))):
-            if json.loads(text) != mine:
+            if text != json.dumps(mine):
                 raise Error(f"Process {process} has another run in hand: {difference(mine, json.loads(text))}.")
 
     def seen() -> None:
@@ -163,7 +159,7 @@ def _open(stack: ExitStack, folder: Path, record: dict[str, Any], options: Optio
 
     def first() -> None:
         if processes.first():
-            notes.extend(stack.enter_context(opened(folder, record, options.fresh)))
+            notes.extend(stack.enter_context(opened(folder, record, options.fresh, options.accept)))
             notes.extend(set_aside_damaged(folder / "checkpoints"))
 
     processes.together(alike)
@@ -179,16 +175,17 @@ class _Trainer:
         self,
         run: Run,
         loop: Learner,
+        begin: Callable[[], tuple[State, EarlyStopping]],
         options: Options,
         checkpoints: Checkpoints,
         log: Log | Silent,
         screen: Display,
         stopping: EarlyStopping,
     ) -> None:
-        self.config, self.run, self.loop = run.config, run, loop
+        self.config, self.run, self.loop, self.begin = run.config, run, loop, begin
         self.checkpoints, self.log, self.screen, self.stopping = checkpoints, log, screen, stopping
         twentieth = max(1, run.config.steps // 20)
-        self.log_every = options.log_every
+        self.log_every, self.until = options.log_every, options.until
         self.eval_every = twentieth if options.eval_every is None else options.eval_every
         self.save_every = twentieth if options.save_every is None else options.save_every
         splits = {"valid": run.valid, "test": run.test}
@@ -202,7 +199,7 @@ class _Trainer:
     def train(self, state: State, start: int, asked: Asked) -> tuple[State, float, float]:
         """Steps from `start` to the end of the run; also the seconds it took and the seconds it waited for data.
 
-        Raises `PreemptedError` where it is `asked` to stop, once that step is saved.
+        Raises `PausedError` where it is asked to stop, once that step is saved.
         """
         flying: deque[tuple[int, Metrics]] = deque()
         began, waited, step = time.perf_counter(), 0.0, start
@@ -214,17 +211,17 @@ class _Trainer:
             state, metrics = self.loop.step(state, source)
             step += 1
             flying.append((step, metrics))
-            looks, number = self.due(step), asked(step)
-            if number:
+            looks, number = self.due(step), asked(step) or (0 if step == self.until else None)
+            if number is not None:
                 looks.add("save")
             if looks or len(flying) > IN_FLIGHT:
                 while len(flying) > (0 if looks else IN_FLIGHT // 2):  # in groups: each wait costs a switch of threads
                     self.settle(*flying.popleft())
             if looks:
                 self.look(step, state, looks)
-            if number and step < self.config.steps:
+            if number is not None and step < self.config.steps:
                 self.checkpoints.wait()
-                raise PreemptedError(number, step)
+                raise PausedError(number, step)
         return state, time.perf_counter() - began, waited
 
     def due(self, step: int) -> set[str]:
@@ -241,25 +238,41 @@ class _Trainer:
 
     def settle(self, step: int, metrics: Metrics) -> None:
         """Fetches a finished step's numbers: stops at one that is not finite, and logs where it is time to."""
-        means = {name: mean for name in WATCHED if isinstance(mean := metrics.get(name), Mean)}
-        wrong = [name for name, mean in means.items() if not math.isfinite(mean.total)]
+        means = {name: float(np.asarray(mean.total)) for name, mean in watched(metrics).items()}
+        self.log.trace(means)
+        wrong = [name for name, total in means.items() if not math.isfinite(total)]
         if wrong or step % self.log_every == 0:
             numbers = scalars(jax.tree.map(np.asarray, metrics))
             self.log.write(step, "train", numbers)
             self.loss = numbers.get("loss")
             if wrong:
-                self.stop_at_non_finite(step, wrong[0], numbers[wrong[0]])
+                self.went_bad(step, wrong[0], numbers[wrong[0]])
         self.screen.step(step, self.loss)
 
-    def stop_at_non_finite(self, step: int, name: str, value: float) -> None:
-        """Ends the run; the checkpoints before this step are whole."""
+    def went_bad(self, step: int, name: str, value: float) -> None:
+        """Notes a step that was left out, or ends the run and says where it went bad; earlier checkpoints are whole."""
+        if self.config.on_nonfinite == "skip":
+            self.screen.note(f"Step {step:>7,}  its {name} is {value}: it is left out")
+            return
         self.checkpoints.wait()
         good = self.checkpoints.latest()
         kept = "no checkpoint was saved before it" if good is None else f"the checkpoint of step {good} is kept"
         raise NonFiniteError(
-            f"The {name} of step {step} is {value}, and the run has stopped; {kept}. Look at the data of that step and "
-            "at the learning rate: a smaller one, or optax.clip_by_global_norm, are the usual cures."
+            f"The {name} of step {step} is {value}, and the run has stopped; {kept}. {self.seen_again(step)}. The "
+            "usual cures are a smaller learning rate and optax.clip_by_global_norm; --on-nonfinite skip leaves such "
+            "steps out."
         )
+
+    def seen_again(self, step: int) -> str:
+        """What `culprit` says of a step, to which the run is repeated from its newest checkpoint."""
+        if jax.process_count() > 1:
+            return "Where in the model it arose is told where the same run goes on in one process"
+        state, _ = self.begin()
+        self.screen.note(f"Step {step:>7,}  has gone bad: repeating from step {int(state.step):,} to see where")
+        sources = self.run.train.read(int(state.step))
+        while int(state.step) < step - 1:
+            state, _ = self.loop.step(state, next(sources))
+        return culprit(self.run.learner, state, jax.jit(self.run.train.batch)(next(sources), state.step))
 
     def look(self, step: int, state: State, looks: set[str]) -> None:
         """Evaluates, checks and saves, in this order: what is saved at a step has been logged before."""
@@ -304,30 +317,20 @@ class _Trainer:
         return {split: metrics for split, (_, metrics) in self.evaluated.items()}
 
 
-def at_precision(run: Run) -> Run:
-    """The run, whose learner computes in the precision of its config."""
-    return replace(run, learner=in_precision(run.learner, run.config.precision))
-
-
-def record(run: Run, script: Path | None) -> dict[str, Any]:
+def record(run: Run, script: Path | None, options: Options) -> dict[str, Any]:
     """What is written down of a run before it begins."""
     return {
         "config": to_json(run.config),
         "digest": digest(run.config),
         "seed": run.config.seed,
-        "data": {name: part.fingerprint for name, part in _parts(run).items()},
+        "data": {name: part.fingerprint for name, part in parts(run).items()},
         "best": run.best,
         "script": str(script.resolve()) if script else None,
         "command": command(),
         "git": git_commit(script),
         "environment": fingerprint(),
+        "options": {name: getattr(options, name) for name in RECORDED},
     }
-
-
-def _parts(run: Run) -> dict[str, Data]:
-    """The data that the run has, by the names of its fields."""
-    parts = {"train": run.train, "valid": run.valid, "test": run.test}
-    return {name: part for name, part in parts.items() if part is not None}
 
 
 def check(run: Run) -> None:
@@ -344,7 +347,7 @@ def check(run: Run) -> None:
         )
     learner = run.learner
     if learner.objective.check:
-        for part in _parts(run).values():
+        for part in parts(run).values():
             learner.objective.check(part.spec, part.bounds)
 
     def one_step(key: Key, batch: Batch) -> dict[str, Any]:

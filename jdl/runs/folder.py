@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
+import errno
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from jdl.runs.config import Config, difference, digest
+from jdl.runs.lock import locked
 from jdl.types import Error
+
+REFUSED = {
+    "config": "of another config",
+    "data": "on other data",
+    "best": "that is judged by another metric",
+}  # what may not change unsaid between two parts of a run
+LAYOUT = ("devices", "mesh", "parallel")
 
 
 def path_of(root: Path, config: Config) -> Path:
@@ -19,15 +27,19 @@ def path_of(root: Path, config: Config) -> Path:
     return root / config.name / digest(config) / f"seed{config.seed}"
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_whole(path: Path, content: bytes) -> None:
     """Writes the whole file or nothing: beside it, then renamed."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("w") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
+    with beside.open("wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     beside.rename(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_whole(path, f"{json.dumps(value, indent=1)}\n".encode())
 
 
 def read_json(path: Path) -> Any:
@@ -38,48 +50,73 @@ def read_json(path: Path) -> Any:
         raise Error(f"{path} cannot be read as JSON: {error}. Is its folder a run's?") from error
 
 
+def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
+    """Writes JSON objects, one a line, whole or not at all."""
+    write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
+
+
+def read_lines(path: Path, field: str) -> list[dict[str, Any]]:
+    """The JSON objects in a file, one a line, each with a `step` and this field; none where there is no file.
+
+    A last line that was cut off by a kill is left out. Raises `Error` for any other that is no such object.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise Error(f"{path} cannot be read: {error}.") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            _ = (entry["step"] <= 0, entry[field])
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break
+            raise Error(f"{path}, line {number}, is not one of a run's: {line[:80]!r}. Is the disk whole?") from None
+        found.append(entry)
+    return found
+
+
 @contextmanager
-def opened(folder: Path, record: dict[str, Any], fresh: bool) -> Iterator[list[str]]:
+def opened(
+    folder: Path, record: dict[str, Any], fresh: bool = False, accept: Sequence[str] = ()
+) -> Iterator[list[str]]:
     """Makes the folder, or checks that the run in it is this one, and holds it for this process alone.
 
     Yields what is to be told: where versions, device or flags are others than before, the bits may be others too, and
-    the record gets another segment. `fresh` moves an earlier run to seed<k>.1, seed<k>.2, ... Raises `Error` where the
-    folder cannot be written, is held by another process, or holds a run of another config or other data.
+    the record gets another segment; so it does for each change that is to be accepted. `fresh` moves an earlier run to
+    seed<k>.1, seed<k>.2, ... Raises `Error` where the folder cannot be written, is held by another process, or holds a
+    run of another config or other data.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("a+")
-    except OSError as error:
-        raise Error(f"The run's folder {folder} cannot be written: {error}. Choose another with --root.") from error
-    with lock:
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            raise Error(f"{folder} is being trained already, by process {lock.read().strip() or '?'}.") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
+            folder.mkdir(parents=True, exist_ok=True)
+            notes = stack.enter_context(locked(folder))
+        except OSError as error:
+            raise Error(f"The run's folder {folder} cannot be written: {error}. Choose another with --root.") from error
         if fresh and (folder / "run.json").exists():
             _move_aside(folder)
         if (folder / "run.json").exists():
-            _check_same(folder, record)
-            yield _gone_on(folder, record)
+            yield [*notes, *_gone_on(folder, record, accept)]
         else:
             write_json(folder / "run.json", record)
-            yield []
+            yield notes
 
 
-def held(folder: Path) -> bool:
-    """Whether a process is training in the folder now."""
+@contextmanager
+def written(folder: Path) -> Iterator[None]:
+    """Tells what keeps the files of a run from being written: a full disk, for example."""
     try:
-        with (folder / "lock").open() as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
+            raise
+        raise Error(
+            f"{folder} could not be written: {error}. What was saved before is whole: make room, and the same command "
+            "goes on."
+        ) from error
 
 
 def _move_aside(folder: Path) -> None:
@@ -91,42 +128,43 @@ def _move_aside(folder: Path) -> None:
             item.rename(aside / item.name)
 
 
-def _gone_on(folder: Path, record: dict[str, Any]) -> list[str]:
-    """Adds a segment to the record where the environment is another than that of the last; what is to be told of it."""
-    old = read_json(folder / "run.json")
-    segments = old.get("segments", [])
-    before, now = _bits_hang_on((segments or [old])[-1]), _bits_hang_on(record)
-    if before == now:
-        return []
-    segments.append({name: record[name] for name in ("command", "git", "environment")})
-    write_json(folder / "run.json", {**old, "segments": segments})
-    return [f"The bits may differ from here on: {difference(before, now)}. It is recorded in run.json"]
+def _gone_on(folder: Path, record: dict[str, Any], accept: Sequence[str]) -> list[str]:
+    """Checks that it is the same run that goes on; gives what is to be told where something has changed.
 
-
-def _bits_hang_on(record: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a recorded environment that arithmetic hangs on, by name."""
-    environment = record.get("environment", {})
-    parts = {name: environment.get(name, {}) for name in ("versions", "variables", "settings")}
-    kind = environment.get("devices", {}).get("kind")
-    return {"device": kind, **{name: value for part in parts.values() for name, value in part.items()}}
-
-
-def _check_same(folder: Path, record: dict[str, Any]) -> None:
+    Where it has, the record gets another segment, and what was accepted takes the place of what was.
+    """
     old = read_json(folder / "run.json")
     if not isinstance(old, dict) or not isinstance(old.get("config"), dict):
         raise Error(f"{folder}/run.json is not the record of a run: move the folder away, or use --fresh.")
-    if old["config"] != record["config"]:
-        raise Error(
-            f"{folder} holds a run of another config ({difference(old['config'], record['config'])}): train into "
-            "another --root, or use --fresh to move that run aside."
-        )
-    if old.get("best") != record["best"]:
-        raise Error(
-            f'{folder} holds a run that is judged by "{old.get("best")}", and this one is by "{record["best"]}": early '
-            "stopping and the best checkpoint hang on it. Train into another --root, or use --fresh."
-        )
-    if old.get("data") != record["data"]:
-        raise Error(
-            f"{folder} was trained on other data (fingerprints {difference(old.get('data') or {}, record['data'])}): "
-            "bring those back, or use --fresh to move that run aside."
-        )
+    changed = [name for name in REFUSED if old.get(name) != record[name]]
+    differences = {name: difference(_named(name, old), _named(name, record)) for name in changed}
+    for name in changed:
+        if name not in accept:
+            raise Error(
+                f"{folder} holds a run {REFUSED[name]} ({differences[name]}): train into another --root, use --fresh "
+                f"to move that run aside, or --accept {name} to go on with it as it is now."
+            )
+    segments = old.get("segments", [])
+    before, now = bits_hang_on({**old, **(segments or [{}])[-1]}), bits_hang_on(record)
+    notes = [f"Accepted: it goes on {REFUSED[name]} ({differences[name]}), as run.json records" for name in changed]
+    if before != now:
+        notes.append(f"The bits may differ from here on, as run.json records: {difference(before, now)}")
+    if notes:
+        segment = {name: record[name] for name in ("command", "git", "environment", "options")}
+        segments.append(segment | ({"accepted": differences} if changed else {}))
+        write_json(folder / "run.json", {**old, **{name: record[name] for name in changed}, "segments": segments})
+    return notes
+
+
+def _named(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    value = record.get(name)
+    return value if isinstance(value, dict) else {name: value}
+
+
+def bits_hang_on(record: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a recorded environment, and of the layout, that arithmetic hangs on, by name."""
+    environment, options = record.get("environment", {}), record.get("options", {})
+    parts = {name: environment.get(name, {}) for name in ("versions", "variables", "settings")}
+    kind = environment.get("devices", {}).get("kind")
+    layout = {} if record.get("config", {}).get("elastic") else {name: options.get(name) for name in LAYOUT}
+    return {"device": kind, **layout, **{name: value for part in parts.values() for name, value in part.items()}}

@@ -19,7 +19,7 @@ def launch(count: int, script: Path, flags: list[str]) -> int:
 
     Where one fails or is killed the others end too, by themselves or else by this process. SIGTERM goes to all of them.
     """
-    where = ["--coordinator", f"127.0.0.1:{_free_port()}", "--processes", str(count)]
+    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)]
     command = [sys.executable, "-c", TRAIN, "train", str(script), *flags, *where]
     running = {n: subprocess.Popen([*command, "--process", str(n)]) for n in range(count)}
 
@@ -52,7 +52,8 @@ def launch(count: int, script: Path, flags: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nothing listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -10,7 +10,8 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from jdl.types import Error
+from jdl.runs.evidence import Trace
+from jdl.runs.folder import read_lines, write_lines
 
 
 class Log:
@@ -21,13 +22,11 @@ class Log:
     """
 
     def __init__(self, folder: Path, step: int) -> None:
-        self.path = folder / "metrics.jsonl"
-        kept = [line for line in read(self.path) if line["step"] <= step]
+        kept = [line for line in read(folder) if line["step"] <= step]
         self._written = {(line["step"], line["split"]) for line in kept}
-        beside = folder / ".metrics.jsonl"
-        beside.write_text("".join(f"{json.dumps(line)}\n" for line in kept))
-        beside.rename(self.path)
-        self._file = self.path.open("a", buffering=1)
+        write_lines(folder / "metrics.jsonl", kept)
+        self._file = (folder / "metrics.jsonl").open("a", buffering=1)
+        self._trace = Trace(folder, step)
         self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
@@ -41,8 +40,13 @@ class Log:
             if number is not None:
                 self._events.add_scalar(f"{split}/{name}", number, step)
 
+    def trace(self, numbers: dict[str, float]) -> None:
+        """Keeps the next step's numbers as they are, for those who compare runs."""
+        self._trace.write(numbers)
+
     def flush(self) -> None:
         """Puts all lines on the disk."""
+        self._trace.flush()
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -50,6 +54,7 @@ class Log:
         """Ends the log."""
         self.flush()
         self._file.close()
+        self._trace.close()
         self._events.close()
 
 
@@ -59,6 +64,9 @@ class Silent:
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
         """Ignores it."""
 
+    def trace(self, numbers: dict[str, float]) -> None:
+        """Ignores them."""
+
     def flush(self) -> None:
         """Has nothing to put anywhere."""
 
@@ -66,22 +74,6 @@ class Silent:
         """Ends nothing."""
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; a last line that was cut off by a kill is left out."""
-    try:
-        lines = path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-    except (OSError, UnicodeDecodeError) as error:
-        raise Error(f"{path} cannot be read: {error}.") from error
-    found = []
-    for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            _ = (entry["step"] <= 0, entry["split"])
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines):
-                break
-            raise Error(f"{path}, line {number}, is not a line of metrics: {line[:80]!r}. Is the disk whole?") from None
-        found.append(entry)
-    return found
+def read(folder: Path) -> list[dict[str, Any]]:
+    """The lines of a run's metrics."""
+    return read_lines(folder / "metrics.jsonl", "split")

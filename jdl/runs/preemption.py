@@ -17,14 +17,13 @@ from jdl.types import Error
 Asked = Callable[[int], int | None]  # from a step to the signal after which the run is to stop there
 
 
-class PreemptedError(Error):
-    """The run was asked to stop, and has saved where it is."""
+class PausedError(Error):
+    """The run was asked to stop, by a signal or by --until, and has saved where it is."""
 
     def __init__(self, number: int, step: int) -> None:
-        super().__init__(
-            f"stopped by {signal.Signals(number).name} after step {step:,}, which is saved; the same command goes on"
-        )
-        self.code = 128 + number
+        how = f"stopped by {signal.Signals(number).name}" if number else "paused, as --until says,"
+        super().__init__(f"{how} after step {step:,}, which is saved; the same command goes on")
+        self.code = 128 + number if number else 0
 
 
 @contextmanager

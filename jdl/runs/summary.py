@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from jdl.metrics import Confusion, scalars
+from jdl.runs import log
 from jdl.runs.fit import Result
 from jdl.runs.folder import write_json
 
@@ -32,6 +33,8 @@ def summarise(result: Result, labels: tuple[str, ...] = ()) -> str:
     if result.steps:
         share = 100 * result.waited / result.seconds
         lines += [f"\n{result.steps:,} steps in {result.seconds:.1f} s; waited {share:.2f}% of it for data"]
+    if left_out := sum(line.get("skipped") == 1 for line in log.read(result.folder)):
+        lines += [f"{left_out:,} steps were left out, whose numbers were not finite"]
     lines += [f"{figure}" for figure in figures] + [f"{result.folder}"]
     return "\n".join(lines)
 

@@ -1,0 +1,106 @@
+"""What a save costs: its checking beside its writing, and what a training that saves every 100 steps waits for it.
+
+    scripts/bench saves [--megabytes 100] [--rounds 7]
+
+A state of an MLP under AdamW. Printed: medians of the seconds of each part of a save; and the milliseconds of a step in
+blocks of 100 steps with one save and in blocks with none, in turn.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from unittest.mock import patch
+
+import jax
+import numpy as np
+import optax
+
+import jdl
+from jdl.learners import compiled, fed
+from jdl.models.mlp import MLP
+from jdl.runs import checkpoints, manifest
+from jdl.runs.environment import quiet_libraries
+from jdl.runs.evidence import write_leaves
+from jdl.runs.memory import keep_memory
+
+EVERY = 100
+taken: dict[str, list[float]] = defaultdict(list)
+
+
+@contextmanager
+def timed(name: str):
+    """Adds the seconds of what is done meanwhile."""
+    began = time.perf_counter()
+    yield
+    taken[name].append(time.perf_counter() - began)
+
+
+def clocked(name, function):
+    """The function, each call of which is timed."""
+
+    def call(*args, **kwargs):
+        with timed(name):
+            return function(*args, **kwargs)
+
+    return call
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(prog="scripts/bench saves")
+    parser.add_argument("--megabytes", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=7)
+    given = parser.parse_args()
+    keep_memory()
+    quiet_libraries()
+    width = round((given.megabytes * 1e6 / 12) ** 0.5)  # a square kernel, and two moments of it
+    rng = np.random.default_rng(0)
+    data = jdl.data.arrays(x=rng.random((1280, width), np.float32), y=rng.integers(0, 10, 1280).astype(np.int32))
+    data = data.shuffled(128, 0)
+    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(width,))), optax.adamw(1e-4))
+    loop = compiled(fed(learner, data))
+    state = loop.init(jax.random.key(0), data[0])
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt)))
+    with tempfile.TemporaryDirectory() as folder:
+        sums = clocked("sums of leaves", partial(write_leaves, Path(folder)))
+        saver = checkpoints.Checkpoints(Path(folder) / "checkpoints", saved=sums)
+        writing = clocked("writing, by Orbax", saver._manager.save)
+        sealing = clocked("manifest", manifest.seal)
+        sources = data.read()
+        with patch.object(saver._manager, "save", writing), patch.object(manifest, "seal", sealing):
+            for _ in range(given.rounds + 1):
+                for save in (True, False):
+                    with timed("step, with a save" if save else "step, without"):
+                        for step in range(EVERY):
+                            state, metrics = loop.step(state, next(sources))
+                            if save and step == 0:
+                                jax.block_until_ready(state)
+                                with timed("the loop waits for a save to begin"):
+                                    saver.save(int(state.step), state, {})
+                            if step % 8 == 7:  # as many steps in flight as fit allows
+                                jax.block_until_ready(metrics)
+                        jax.block_until_ready(state)
+                    saver.wait()
+                newest = Path(folder) / "checkpoints" / str(saver.latest())
+                with timed("verifying"):
+                    assert manifest.damage(newest) is None
+        saver.close()
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}
+    print(f"a state of {size / 1e6:.0f} MB, {given.rounds} rounds")
+    for name in ("writing, by Orbax", "manifest", "sums of leaves", "verifying", "the loop waits for a save to begin"):
+        share = medians[name] / (medians["writing, by Orbax"] + medians["manifest"] + medians["sums of leaves"])
+        print(f"{name:<40}{1e3 * medians[name]:>9.1f} ms {100 * share:>6.1f}% of a save")
+    for name in ("step, with a save", "step, without"):
+        print(f"{name:<40}{1e3 * medians[name] / EVERY:>9.2f} ms")
+    stalls = [a - b for a, b in zip(taken["step, with a save"][1:], taken["step, without"][1:], strict=True)]
+    share = statistics.median(stalls) / medians["step, without"]
+    print(f"a save every {EVERY} steps makes a step {100 * share:+.1f}% longer")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Two runs held against each other: what differs is found, at its step and in its leaf."""
+
+import json
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import everything
+import jax
+import numpy as np
+import pytest
+from trained import train
+
+import jdl
+from jdl.runs.checkpoints import Checkpoints
+from jdl.runs.compare import compare, repeat
+
+FIELDS = {"steps": 12, "eval_every": 0, "save_every": 1, "keep": 12}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("whole"), **FIELDS)
+
+
+def line(found, subject):
+    return next(line for line in found.lines if line.startswith(subject))
+
+
+def test_equal_runs_are_equal_however_they_came_about(whole, tmp_path):
+    for until in (4, 9):
+        with pytest.raises(jdl.Error, match=f"paused, as --until says, after step {until}"):
+            train(tmp_path, **FIELDS, until=until)
+    found = compare(whole.folder, train(tmp_path, **FIELDS).folder)
+    assert found.first is None
+    assert line(found, "steps").endswith("12 of 12 compared, all equal")
+    assert "15 compared, all leaves equal" in line(found, "states")  # 0 to 12, and 4 and 9 as gone on from
+
+
+def test_another_learning_rate_is_found_in_its_first_step(whole, tmp_path):
+    other = train(tmp_path, **FIELDS, lr=0.011)
+    found = compare(whole.folder, other.folder)
+    assert "lr: 0.01 there, 0.011 here" in line(found, "config")
+    assert found.first == 2  # the rate rises from 0: the first update is none
+    assert line(found, "steps").startswith("steps        differ first in step 2: param_norm ")
+    assert "differ first after step 2: params/BatchNorm_0/bias and" in line(found, "states")
+    assert "after step 1 all leaves were equal" in line(found, "states")
+
+
+def test_repeat_finds_a_rate_that_the_record_conceals(whole, tmp_path):
+    other = train(tmp_path, **FIELDS, lr=0.011)
+    path = other.folder / "run.json"
+    path.write_text(path.read_text().replace('"lr": 0.011', '"lr": 0.01'))
+    found = repeat(other.folder, quiet=True)
+    assert found.first == 2
+    assert "run.json was edited" in line(found, "record")
+    assert "repeats itself to the bit" in line(found, "this machine")
+
+
+def test_repeat_finds_one_changed_label(tmp_path):
+    digits = jdl.data.digits
+
+    def mislabelled():
+        train, test = digits()
+        columns = train.source.take(np.arange(len(train.source)))
+        columns["y"] = np.where(np.arange(len(train.source)) == row, (columns["y"] + 1) % 10, columns["y"])
+        return replace(train, source=jdl.data.arrays(train.labels, **columns).source), test
+
+    run = everything.run(everything.Config(name="everything", steps=12))
+    batches = [np.asarray(run.train[i]["id"])[np.asarray(run.train[i]["mask"])].tolist() for i in range(12)]
+    first = 4
+    row = next(i for i in batches[first] if not any(i in batch for batch in batches[:first]))
+    with patch.object(jdl.data, "digits", mislabelled):
+        other = train(tmp_path, **FIELDS)
+    found = repeat(other.folder, quiet=True)
+    assert "train: " in line(found, "data")
+    assert found.first == first + 1
+    assert f"after step {first} all leaves were equal" in line(found, "states")
+
+
+def test_repeat_finds_one_flipped_weight(whole, tmp_path):
+    with pytest.raises(jdl.Error, match="paused"):
+        train(tmp_path, **FIELDS, until=7)
+    folder = next(tmp_path.glob("*/*/seed0"))
+    checkpoints = Checkpoints(folder / "checkpoints", "max accuracy", keep=12)
+    state, host = checkpoints.restore(jax.eval_shape(lambda state: state, whole.state))
+    layer = state.params["head"]["Dense_0"]
+    kernel = np.array(layer["kernel"])
+    kernel[3, 1] = np.nextafter(kernel[3, 1], np.float32(1))
+    layer["kernel"] = jax.numpy.asarray(kernel)
+    checkpoints.close()
+    shutil.rmtree(folder / "checkpoints" / "7")
+    checkpoints = Checkpoints(folder / "checkpoints", "max accuracy", keep=12)
+    checkpoints.save(7, state, host)
+    checkpoints.close()
+    other = train(tmp_path, **FIELDS)
+    found = repeat(other.folder, quiet=True)
+    assert found.first == 7
+    assert "after step 7, as it was gone on from: params/head/Dense_0/kernel;" in line(found, "states")
+
+
+def test_the_verbs_say_it_by_their_exit_code(whole, tmp_path):
+    other = train(tmp_path, **FIELDS, seed=1)
+    same = subprocess.run(["jdl", "diff", str(whole.folder), str(whole.folder)], capture_output=True, text=True)
+    assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "They are equal, to the bit.")
+    differ = subprocess.run(["jdl", "diff", str(whole.folder), str(other.folder)], capture_output=True, text=True)
+    assert differ.returncode == 1
+    assert "differ first after step 0" in differ.stdout
+    repeated = subprocess.run(["jdl", "repeat", str(whole.folder)], capture_output=True, text=True)
+    assert (repeated.returncode, repeated.stdout.splitlines()[-1]) == (0, "They are equal, to the bit.")
+
+
+def test_a_run_without_evidence_is_refused(whole, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(json.loads((whole.folder / "run.json").read_text())))
+    with pytest.raises(jdl.Error, match="has no trace of its steps"):
+        compare(whole.folder, Path(tmp_path))

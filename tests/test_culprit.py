@@ -1,0 +1,126 @@
+"""A number that goes bad is traced to its layer; a step that goes bad can be left out."""
+
+import json
+from dataclasses import replace
+
+import everything
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from trained import digest, lines, stopped_at, train
+
+import jdl
+from jdl.models.rnn import LSTM, RNN
+from jdl.objectives import classify
+from jdl.runs.culprit import culprit
+from jdl.runs.summary import summarise
+
+
+class Logarithm(nn.Module):
+    """Not finite where its input is 0 or less."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.log(x)
+
+
+class Root(nn.Module):
+    """Finite at 0, where its gradient is not."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jnp.sqrt(jnp.square(x))
+
+
+class Stack(nn.Module):
+    layers: tuple[nn.Module, ...]
+
+    @nn.compact
+    def __call__(self, x, train=False, lengths=None, mask=None):
+        for layer in self.layers:
+            x = layer(x)
+        return nn.Dense(5, name="last")(x)
+
+
+class Gated(nn.Module):
+    """A cell of its own, in a scan, that goes bad at its third step."""
+
+    @nn.compact
+    def __call__(self, x, train=False, lengths=None, mask=None):
+        def cell(cell, carry, x):
+            y = nn.Dense(4, name="gate")(x)
+            return carry + 1, Logarithm(name="log")(2.5 - carry + 0 * y)
+
+        scan = nn.scan(cell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+        _, y = scan(self, jnp.zeros(()), x)
+        return nn.Dense(5)(y[:, -1])
+
+
+BATCH = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32), "y": jnp.arange(6) % 5}
+
+
+def said(model, batch=BATCH, optimizer=optax.sgd(0.1), **around):
+    learner = jdl.descent(classify(model), optimizer)
+    learner = around.get("around", lambda learner: learner)(learner)
+    return culprit(learner, learner.init(jax.random.key(0), batch), batch)
+
+
+@pytest.mark.parametrize("around", [lambda x: x, lambda x: jdl.ema(x), lambda x: replace(x, halves=None)], ids="deh")
+def test_the_first_layer_whose_output_is_bad_is_named(around):
+    model = Stack((nn.Dense(8), Logarithm(), nn.LayerNorm()))
+    assert said(model, around=around) == "The output of layers_1 (Logarithm) is the first that is not finite"
+
+
+def test_within_a_scan_and_behind_remat():
+    sequence = {"x": BATCH["x"][:, None].repeat(5, 1), "y": BATCH["y"]}
+    assert "The output of log (Logarithm) is the first" in said(Gated(), sequence)
+    assert "The output of layers_0 (Logarithm)" in said(Stack((nn.remat(Logarithm)(),)), BATCH)
+
+
+def test_a_gradient_that_goes_bad_on_its_way_back():
+    zeros = {**BATCH, "x": jnp.zeros((6, 4))}
+    model = Stack((nn.Dense(8), Root(), nn.Dense(3)))
+    found = said(model, zeros)
+    assert found.startswith("The outputs of all layers are finite, and the gradient of layers_0/bias is not")
+    assert found.endswith("it goes bad behind layers_0 (Dense)")
+
+
+def test_a_bad_batch_names_its_column_and_examples():
+    x = BATCH["x"].at[3, 1].set(jnp.nan).at[5].set(jnp.inf)
+    found = said(Stack((nn.Dense(8),)), {**BATCH, "x": x, "id": 10 * jnp.arange(6)})
+    assert found == "Its batch is not finite: column x, of the examples 30, 50"
+
+
+def test_an_update_that_goes_bad():
+    found = said(Stack((nn.Dense(8),)), optimizer=optax.sgd(1e39))
+    assert found == "Outputs and gradients are finite, and after the update last/bias is not"
+
+
+def test_a_step_that_is_good_when_seen_again_is_said_to_be():
+    assert said(RNN(5, (8,), LSTM), {**BATCH, "x": BATCH["x"][:, None]}).endswith("on one device, the step is finite")
+
+
+def test_the_run_that_stops_says_where(tmp_path):
+    with pytest.raises(jdl.Error, match=r"param_norm of step 13 is inf.*are finite, and after the update .* is too"):
+        train(tmp_path, explode_at=12, save_every=5, eval_every=0)
+
+
+def test_skipped_steps_change_nothing_are_counted_and_resume_to_the_same_bits(tmp_path):
+    run = everything.run(everything.Config(name="everything"))
+    poisoned = int(run.train[11]["id"][0])
+    bad = [i + 1 for i in range(30) if poisoned in np.asarray(run.train[i]["id"])]
+    fields = {"steps": 30, "poisoned": poisoned, "on_nonfinite": "skip", "eval_every": 0, "save_every": 7}
+    whole = train(tmp_path / "whole", **fields)
+    logged = {line["step"]: line for line in map(json.loads, lines(whole)) if line["split"] == "train"}
+    assert [step for step, line in logged.items() if line["skipped"]] == bad
+    assert bad[1] == 12
+    assert logged[12]["loss"] is None
+    assert logged[30]["loss"] is not None
+    stopped_at(14, tmp_path / "stopped", **fields)
+    again = train(tmp_path / "stopped", **fields)
+    assert digest(again) == digest(whole)
+    assert lines(again) == lines(whole)
+    assert f"{len(bad)} steps were left out" in summarise(whole)
