@@ -31,7 +31,7 @@ def test_digest_is_of_all_fields_but_the_seed():
     ]
     assert len({digest(c) for c in (base, *others)}) == 5
     assert len(digest(base)) == 12
-    assert digest(jdl.Config(name="pinned")) == "5e0c4619529f"
+    assert digest(jdl.Config(name="pinned")) == "d8441110df57"
 
 
 def test_records_come_back_as_they_were():
