@@ -27,11 +27,14 @@ def runs(root: Root = Path("runs")) -> None:
     from jdl.runs.catalog import all_runs
 
     table = Table("name", "digest", "seed", "step", "best", "state", box=None, pad_edge=False)
-    for run in all_runs(root):
+    found, wrong = all_runs(root)
+    for run in found:
         config = run.record["config"]
         step = f"{run.step:,}/{config['steps']:,}"
         table.add_row(run.name, run.record["digest"], run.folder.name.removeprefix("seed"), step, run.best, run.status)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if wrong:
+        raise Error("\njdl: ".join(wrong))
 
 
 def show(
@@ -47,6 +50,7 @@ def show(
     import json
 
     from jdl.runs.catalog import entry, find
+    from jdl.runs.folder import read_json
 
     if memory:
         from jdl.parallel import build
@@ -62,7 +66,7 @@ def show(
     print(json.dumps(found.record, indent=1))
     summary = found.folder / "summary.json"
     if summary.exists():
-        print(summary.read_text(), end="")
+        print(json.dumps(read_json(summary), indent=1))
 
 
 def evaluate(run: RunName, root: Root = Path("runs"), best: Best = False) -> None:

@@ -21,7 +21,7 @@ import optax
 import jdl
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
-from jdl.runs import fit
+from jdl.runs import layout
 
 ROWS, BATCH = 12_800, 128
 CASES = {  # model, steps a block, blocks
@@ -100,7 +100,7 @@ class Interleaved:
 def measure(model: nn.Module, steps: int, blocks: int) -> dict[str, float]:
     """Milliseconds a step: the medians over the blocks, the first of each left out."""
     last: list = [None]
-    compiled = fit.compiled
+    compiled = layout.compiled
 
     def watched(learner):
         learner = compiled(learner)
@@ -117,10 +117,10 @@ def measure(model: nn.Module, steps: int, blocks: int) -> dict[str, float]:
     learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(1e-3))
     config = jdl.Config(name="overhead", steps=steps * (blocks + 1) + 1)
     with tempfile.TemporaryDirectory() as root, Path(os.devnull).open("w") as nowhere:
-        fit.compiled = watched
+        layout.compiled = watched
         with contextlib.redirect_stdout(nowhere):
             jdl.fit(jdl.Run(config, learner, data), jdl.Options(root=Path(root), eval_every=0, save_every=0))
-        fit.compiled = compiled
+        layout.compiled = compiled
     return {name: 1e3 * statistics.median(seconds[1:]) / steps for name, seconds in data.seconds.items()}
 
 

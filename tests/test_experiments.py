@@ -85,7 +85,7 @@ def test_trains_a_few_steps_without_recompiling(script, tmp_path, small):
     fields = {name: value for name, value in SMALLER.items() if name in config.__dataclass_fields__}
     prepared = run(config(name=script.stem, steps=3, **fields))
     compiled = []
-    from jdl.runs import fit as loop
+    from jdl.runs import layout as loop
 
     make = loop.compiled
     small.setattr(loop, "compiled", lambda learner: compiled.append(make(learner)) or compiled[-1])

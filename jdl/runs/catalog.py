@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jdl.runs import log, manifest
-from jdl.runs.folder import read_json
+from jdl.runs.folder import read_record
 from jdl.runs.lock import held
 from jdl.types import Error
 
@@ -28,25 +28,28 @@ class Entry:
         return self.record["config"]["name"]
 
 
-def all_runs(root: Path) -> list[Entry]:
-    """The runs under `root`, by name, digest and seed."""
-    return [entry(path.parent) for path in sorted(root.glob("*/*/*/run.json"))]
+def all_runs(root: Path) -> tuple[list[Entry], list[str]]:
+    """The runs under `root`, by name, digest and seed; and what is wrong with those that cannot be read."""
+    found: list[Entry] = []
+    wrong: list[str] = []
+    for path in sorted(root.glob("*/*/*/run.json")):
+        try:
+            found.append(entry(path.parent))
+        except Error as error:
+            wrong.append(str(error))
+    return found, wrong
 
 
 def entry(folder: Path) -> Entry:
     """What there is to tell of one run; `Error` where the folder is none."""
-    record = read_json(folder / "run.json")
-    try:
-        total, (mode, metric) = record["config"]["steps"], record["best"].split()
-        _ = record["config"]["name"], record["digest"], record["seed"]
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise Error(f"{folder}/run.json is not the record of a run of this jdl.") from None
+    record = read_record(folder)
+    total, (mode, metric) = record["config"]["steps"], record["best"].split()
     steps = [int(path.name) for path in folder.glob("checkpoints/*") if path.name.isdigit() and manifest.sealed(path)]
     step = max(steps, default=0)
     finished = step >= total or (folder / "summary.json").exists()
     status = "running" if held(folder) else "finished" if finished else "stopped"
     lines = [line for line in log.read(folder) if line["split"] != "train"]
-    values = [line[metric] for line in lines if line.get(metric) is not None]
+    values = [line[metric] for line in lines if isinstance(line.get(metric), int | float)]
     best = f"{metric} {(max if mode == 'max' else min)(values):.4f}" if values else ""
     return Entry(folder, record, step, status, best)
 
@@ -61,7 +64,7 @@ def find(name: str, root: Path) -> Path:
         return path
     fitting = [
         run.folder
-        for run in all_runs(root)
+        for run in all_runs(root)[0]
         if name.strip("/") in (run.name, run.record["digest"], f"{run.name}/{run.record['digest']}")
         or run.folder.relative_to(root).as_posix().startswith(name.strip("/") + "/")
         or run.folder.relative_to(root).as_posix() == name.strip("/")

@@ -68,7 +68,13 @@ class Checkpoints:
             best_mode=mode,
             preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), ranking]),
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except (ValueError, KeyError, TypeError, OSError) as error:  # it reads the metrics of all of them
+            reason = str(error).partition("\n")[0][:300]
+            raise Error(
+                f"The checkpoints in {folder} cannot be read: {reason}. If one is damaged, training goes on without it."
+            ) from error
         self._thread = ThreadPoolExecutor(1, "jdl-checkpoints")
         self._saving: Future[None] | None = None
         self._saved = saved

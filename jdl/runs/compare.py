@@ -15,8 +15,8 @@ from jdl.runs import log
 from jdl.runs.config import Options, difference, digest
 from jdl.runs.evidence import read_leaves, read_trace
 from jdl.runs.experiment import recorded
-from jdl.runs.fit import fit
-from jdl.runs.folder import bits_hang_on, path_of, read_json
+from jdl.runs.fit import RECORDED, fit
+from jdl.runs.folder import bits_hang_on, path_of, read_record
 from jdl.runs.preemption import PausedError
 from jdl.types import Error
 
@@ -43,7 +43,7 @@ def compare(there: Path, here: Path) -> Comparison:
     "There" is the first in what is told, "here" the second. Raises `Error` where a folder is no run's, or has no trace.
     """
     found = Comparison()
-    old, new = (read_json(folder / "run.json") for folder in (there, here))
+    old, new = (read_record(folder) for folder in (there, here))
     for name in ("config", "data"):
         found.tell(name, difference(old[name], new[name]) or "equal")
     found.tell("environment", difference(bits_hang_on(old), bits_hang_on(new)) or "equal")
@@ -115,17 +115,17 @@ def repeat(folder: Path, quiet: bool = False) -> Comparison:
     The repetition lies in a folder of its own, which is kept where the two differ. Then it is repeated once more, to
     tell a machine that does not repeat itself from a run that was made otherwise.
     """
-    record = read_json(folder / "run.json")
+    record = read_record(folder)
     run, script = recorded(folder)
     steps = len(read_trace(folder))
     until = None if (folder / "summary.json").exists() else steps
     if not steps:
         raise Error(f"{folder} has no trace of its steps: it was not trained by this jdl, or has not begun.")
 
+    kept = {name: value for name, value in record["options"].items() if name in RECORDED}
+
     def again(until: int | None) -> Path:
-        options = Options(
-            root=Path(tempfile.mkdtemp(prefix="jdl-repeat-")), until=until, quiet=quiet, **record["options"]
-        )
+        options = Options(root=Path(tempfile.mkdtemp(prefix="jdl-repeat-")), until=until, quiet=quiet, **kept)
         try:
             fit(run, options, script)
         except PausedError as paused:

@@ -68,7 +68,7 @@ def write_leaves(folder: Path, state: State, start: bool = False) -> None:
 
 def read_leaves(folder: Path) -> list[dict[str, Any]]:
     """The step and the sums, by leaf, of each state that was saved or gone on from."""
-    return read_lines(folder / "leaves.jsonl", "leaves")
+    return read_lines(folder / "leaves.jsonl", "leaves", dict)
 
 
 def _sums(state: State) -> dict[str, str]:

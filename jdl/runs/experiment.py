@@ -16,7 +16,7 @@ from jdl.runs import processes
 from jdl.runs.config import Config, from_json, parse
 from jdl.runs.environment import quiet_libraries, use_compilation_cache
 from jdl.runs.fit import Result, fit
-from jdl.runs.folder import read_json
+from jdl.runs.folder import read_record
 from jdl.runs.layout import as_configured
 from jdl.runs.memory import keep_memory
 from jdl.runs.summary import summarise
@@ -86,15 +86,16 @@ def rebuild(folder: Path) -> Run:
 
 def recorded(folder: Path) -> tuple[Run, Path]:
     """The `Run` that the recorded script makes of the recorded config, and the script."""
-    record = read_json(folder / "run.json")
-    try:
-        script, values = record["script"], record["config"]
-    except (KeyError, TypeError):
-        raise Error(f"{folder}/run.json is not the record of a run.") from None
-    if not script:
+    record = read_record(folder)
+    script = record.get("script")
+    if not script or not isinstance(script, str):
         raise Error(f"{folder} was not trained from a script: load its checkpoint from Python.")
     _, run, config = load(Path(script))
-    return run(from_json(config, values)), Path(script)
+    try:
+        return run(from_json(config, record["config"])), Path(script)
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise Error(f"{script} makes no run of the config that {folder}/run.json records: {reason}.") from error
 
 
 @contextmanager

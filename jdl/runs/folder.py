@@ -19,6 +19,10 @@ REFUSED = {
     "data": "on other data",
     "best": "that is judged by another metric",
 }  # what may not change unsaid between two parts of a run
+FORM = {"config": dict, "data": dict, "environment": dict, "options": dict, "best": str, "digest": str, "seed": int}
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = (errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+CONFIG = {"name": str, "steps": int}  # of the config's fields, those that other verbs read
 LAYOUT = ("devices", "mesh", "parallel")
 
 
@@ -46,8 +50,25 @@ def read_json(path: Path) -> Any:
     """The JSON in a file; `Error` where there is none."""
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Error(f"{path} cannot be read as JSON: {error}. Is its folder a run's?") from error
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run; `Error` where it lacks something that every record of this jdl has."""
+    record = read_json(folder / "run.json")
+    wrong = "run.json" if not isinstance(record, dict) else _wrong(record, FORM) or _wrong(record["config"], CONFIG)
+    if wrong or record["best"].split()[:-1] not in (["max"], ["min"]):
+        raise Error(
+            f"{folder}/run.json is not the record of a run of this jdl, by its {wrong or 'best'}: move the folder "
+            "away, or train it anew with --fresh."
+        )
+    return record
+
+
+def _wrong(values: dict[str, Any], form: dict[str, type]) -> str | None:
+    """The first field that is not of the type that it must have."""
+    return next((name for name, kind in form.items() if not isinstance(values.get(name), kind)), None)
 
 
 def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
@@ -55,8 +76,8 @@ def write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     write_whole(path, "".join(f"{json.dumps(line)}\n" for line in lines).encode())
 
 
-def read_lines(path: Path, field: str) -> list[dict[str, Any]]:
-    """The JSON objects in a file, one a line, each with a `step` and this field; none where there is no file.
+def read_lines(path: Path, field: str, kind: type) -> list[dict[str, Any]]:
+    """The JSON objects in a file, one a line, each with a `step` and this field of this type; none without a file.
 
     A last line that was cut off by a kill is left out. Raises `Error` for any other that is no such object.
     """
@@ -70,8 +91,9 @@ def read_lines(path: Path, field: str) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            _ = (entry["step"] <= 0, entry[field])
-        except (ValueError, KeyError, TypeError):
+            if not (isinstance(entry["step"], int) and isinstance(entry[field], kind)):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, RecursionError):
             if number == len(lines):
                 break
             raise Error(f"{path}, line {number}, is not one of a run's: {line[:80]!r}. Is the disk whole?") from None
@@ -111,11 +133,11 @@ def written(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
+        if error.errno not in FULL + CLOSED:
             raise
         raise Error(
-            f"{folder} could not be written: {error}. What was saved before is whole: make room, and the same command "
-            "goes on."
+            f"{folder} could not be written: {error}. What was saved before is whole: make room or way, and the same "
+            "command goes on."
         ) from error
 
 
@@ -133,9 +155,7 @@ def _gone_on(folder: Path, record: dict[str, Any], accept: Sequence[str]) -> lis
 
     Where it has, the record gets another segment, and what was accepted takes the place of what was.
     """
-    old = read_json(folder / "run.json")
-    if not isinstance(old, dict) or not isinstance(old.get("config"), dict):
-        raise Error(f"{folder}/run.json is not the record of a run: move the folder away, or use --fresh.")
+    old = read_record(folder)
     changed = [name for name in REFUSED if old.get(name) != record[name]]
     differences = {name: difference(_named(name, old), _named(name, record)) for name in changed}
     for name in changed:
@@ -144,7 +164,7 @@ def _gone_on(folder: Path, record: dict[str, Any], accept: Sequence[str]) -> lis
                 f"{folder} holds a run {REFUSED[name]} ({differences[name]}): train into another --root, use --fresh "
                 f"to move that run aside, or --accept {name} to go on with it as it is now."
             )
-    segments = old.get("segments", [])
+    segments = [segment for segment in old.get("segments") or [] if isinstance(segment, dict)]
     before, now = bits_hang_on({**old, **(segments or [{}])[-1]}), bits_hang_on(record)
     notes = [f"Accepted: it goes on {REFUSED[name]} ({differences[name]}), as run.json records" for name in changed]
     if before != now:
@@ -163,8 +183,8 @@ def _named(name: str, record: dict[str, Any]) -> dict[str, Any]:
 
 def bits_hang_on(record: dict[str, Any]) -> dict[str, Any]:
     """The parts of a recorded environment, and of the layout, that arithmetic hangs on, by name."""
-    environment, options = record.get("environment", {}), record.get("options", {})
-    parts = {name: environment.get(name, {}) for name in ("versions", "variables", "settings")}
-    kind = environment.get("devices", {}).get("kind")
-    layout = {} if record.get("config", {}).get("elastic") else {name: options.get(name) for name in LAYOUT}
+    environment, options = record["environment"], record["options"]
+    parts = {name: _named(name, environment) for name in ("versions", "variables", "settings")}
+    kind = _named("devices", environment).get("kind")
+    layout = {} if record["config"].get("elastic") else {name: options.get(name) for name in LAYOUT}
     return {"device": kind, **layout, **{name: value for part in parts.values() for name, value in part.items()}}

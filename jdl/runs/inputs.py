@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -49,8 +50,11 @@ def _npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
             missing = [name for name in names if name not in file]
             if missing:
                 raise Error(f"{path} holds {', '.join(file) or 'nothing'}: the inputs must be its array {missing[0]}.")
-            return {name: file[name] for name in names}
-    except (OSError, ValueError) as error:
+            found = {name: file[name] for name in names}
+            if not all(isinstance(a, np.ndarray) and a.ndim and a.dtype.kind in "biuf" for a in found.values()):
+                raise ValueError("it holds something else than arrays of numbers, a row an input")
+            return found
+    except (OSError, ValueError, EOFError, BadZipFile, NotImplementedError) as error:
         raise Error(f"{path} cannot be read as an npz file: {error}.") from error
 
 

@@ -76,4 +76,4 @@ class Silent:
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
-    return read_lines(folder / "metrics.jsonl", "split")
+    return read_lines(folder / "metrics.jsonl", "split", str)

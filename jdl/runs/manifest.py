@@ -43,24 +43,25 @@ def damage(folder: Path) -> str | None:
 
 
 def set_aside_damaged(checkpoints: Path) -> list[str]:
-    """Moves checkpoints that cannot be gone on from out of the way, newest first, until one is whole.
+    """Moves checkpoints that are not as they were saved out of the way, so that none of them is ever read.
 
     What was not written to its end is left out as if it had never been begun. Gives what was found, a line each.
     Raises `Error` where there are checkpoints and none of them is whole.
     """
     steps = sorted((int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()), reverse=True)
     told: list[str] = []
+    whole = False
     for step in steps:
         folder = checkpoints / str(step)
         wrong = damage(folder)
         if wrong is None:
-            return told
-        if sealed(folder):
+            whole = True
+        elif sealed(folder):
             told.append(f"The checkpoint of step {step:,} is damaged: {wrong}. It is kept in {_aside(folder)}")
         else:
             _aside(folder)
-    if told:
-        raise Error(f"{' '.join(told)}. No other is whole: use --fresh to begin anew.")
+    if told and not whole:
+        raise Error(f"{'. '.join(told)}. No other is whole: use --fresh to begin anew.")
     return told
 
 

@@ -1,0 +1,207 @@
+"""A fuzz of malformed inputs: whatever a file holds, a verb ends with code 0 or 2 and a message, never in a traceback.
+
+    scripts/fuzz -n 600
+
+Seeded: the same cases come again with the same --seed. Ends with code 1 where any case ended otherwise.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+from PIL import Image
+from trained import train
+
+from jdl import cli
+from jdl.runs.environment import quiet_libraries, use_compilation_cache
+from jdl.runs.summary import summarise
+
+SECONDS = 60  # after which a case hangs
+ODD = (None, True, -1, 0, 2.5, 1e400, 10**400, "", "x", "../..", "\x00", [], [[1]], {}, {"step": 3}, float("nan"))
+
+
+def bytes_changed(path: Path, chance: random.Random) -> None:
+    """Flips, cuts, empties, repeats or replaces."""
+    content = path.read_bytes()
+    place = chance.randrange(max(1, len(content)))
+    path.write_bytes(
+        chance.choice(
+            [
+                content[:place] + bytes([chance.randrange(256)]) + content[place + 1 :],
+                content[:place],
+                b"",
+                content[:place] + content,
+                chance.randbytes(40),
+                b"\xff\xfe" + content,
+                b"[" * 50_000,
+                content.replace(b"0", b"9"),
+            ]
+        )
+    )
+
+
+def json_changed(path: Path, chance: random.Random) -> None:
+    """Another value, a lost key or a new one, somewhere in one of the JSON objects of a file."""
+    lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+    number = chance.randrange(len(lines))
+    whole = json.loads(lines[number])
+    node, depth = whole, chance.randrange(4)
+    while depth and (inner := [v for v in node.values() if isinstance(v, dict) and v]):
+        node, depth = chance.choice(inner), depth - 1
+    name = chance.choice(list(node))
+    change = chance.randrange(3)
+    if change == 0:
+        del node[name]
+    elif change == 1:
+        node[chance.choice(["new", ""])] = chance.choice(ODD)
+    else:
+        node[name] = chance.choice(ODD)
+    lines[number] = json.dumps(chance.choice([whole, whole, whole, [whole], *ODD]))
+    path.write_text("\n".join(lines) + "\n")
+
+
+def gone(path: Path, chance: random.Random) -> None:
+    """No file, or a folder in its place."""
+    path.unlink()
+    if chance.random() < 0.5:
+        path.mkdir()
+
+
+@dataclass(frozen=True)
+class Target:
+    """Files that are changed, and the verbs that read them: {} stands for the run's folder, or the changed file."""
+
+    files: str
+    verbs: tuple[str, ...]
+    changes: tuple[Callable[[Path, random.Random], None], ...] = (bytes_changed, gone)
+
+
+RECORD = ("runs", "show {}", "digest {}", "diff {} {}", "train")
+TARGETS = [
+    Target("run.json", RECORD, (bytes_changed, json_changed, json_changed, json_changed, gone)),
+    Target("metrics.jsonl", ("runs", "show {}", "diff {} {}", "train"), (bytes_changed, json_changed, gone)),
+    Target("leaves.jsonl", ("diff {} {}", "train"), (bytes_changed, json_changed, gone)),
+    Target("trace.f32", ("diff {} {}", "train")),
+    Target("summary.json", ("runs", "show {}"), (bytes_changed, json_changed, gone)),
+    Target("checkpoints/*/manifest.json", ("digest {}", "runs", "train"), (bytes_changed, json_changed, gone)),
+    Target("checkpoints/*/*/*", ("digest {}", "train")),
+    Target("inputs/*", ("predict RUN {}",)),
+    Target("idx/*", ("data prepare mnist --from {}/.. --data-dir DATA",)),
+]
+
+
+def prepared(base: Path) -> Path:
+    """The root of a small run, with inputs for it beside its files."""
+    result = train(base / "runs", steps=2, save_every=1, keep=1)
+    summarise(result)
+    folder = result.folder
+    (folder / "inputs").mkdir()
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.png")
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.jpg")
+    np.savez(folder / "inputs" / "a.npz", x=np.zeros((2, 8, 8, 1), np.float32))
+    (folder / "idx").mkdir()
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        images = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28)) + bytes(999)
+        (folder / "idx" / f"{part}-images-idx3-ubyte").write_bytes(images)
+        (folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(
+            b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(99)
+        )
+    return folder
+
+
+def ended(words: list[str]) -> tuple[object, str]:
+    """How a command line ended, and what it said: its exit code, or what it raised."""
+
+    def late(number: int, frame: object) -> None:
+        raise TimeoutError(f"no end after {SECONDS} s")
+
+    said = io.StringIO()
+    signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        with (
+            patch.object(sys, "argv", ["jdl", *words]),
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(said),
+        ):
+            cli.main()
+        return 0, said.getvalue()
+    except SystemExit as end:
+        return end.code or 0, said.getvalue()
+    except BaseException:
+        return "a traceback", traceback.format_exc()
+    finally:
+        signal.alarm(0)
+
+
+def case(folder: Path, base: Path, chance: random.Random) -> str | None:
+    """Changes one file of a copy, and calls one verb; what went wrong, if anything."""
+    root = base / "case"
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(folder.parents[2], root)
+    copy = root / folder.relative_to(folder.parents[2])
+    target = chance.choice(TARGETS)
+    path = chance.choice(sorted(path for path in copy.glob(target.files) if path.is_file()))
+    change, verb = chance.choice(target.changes), chance.choice(target.verbs)
+    seed = chance.random()
+    change(path, random.Random(seed))
+    about = path if "inputs" in target.files or "idx" in target.files else copy
+    if verb == "train":
+        script = Path(__file__).with_name("everything.py")
+        words = ["train", str(script), "--name", "everything", "--steps", "2", "--quiet", "--root", str(root)]
+    else:
+        places = {"{}": str(about), "RUN": str(folder), "{}/..": str(path.parent), "DATA": str(base / "data")}
+        words = [places.get(word, word) for word in verb.split()]
+        words += ["--root", str(root)] if verb.split()[0] != "data" else []
+    code, said = ended(words)
+    fine = (
+        code == 0 or (code == 1 and verb.startswith("diff")) or (code == 2 and said.strip() and "Traceback" not in said)
+    )
+    return None if fine else f"{change.__name__} of {path.relative_to(copy)}, {' '.join(words[:2])}: {code}\n{said}"
+
+
+def storm(count: int, seed: int, verbose: bool = False) -> list[str]:
+    """What went wrong in so many cases."""
+    base, chance = Path(tempfile.mkdtemp(prefix="fuzz-")), random.Random(seed)
+    try:
+        folder = prepared(base)
+        wrong = []
+        for number in range(count):
+            if found := case(folder, base, chance):
+                wrong.append(f"case {number}: {found}")
+                if verbose:
+                    print(wrong[-1], flush=True)
+        return wrong
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def main() -> None:
+    """Raises the storm, and ends with code 1 where a case ended otherwise than it may."""
+    parser = argparse.ArgumentParser(prog="scripts/fuzz")
+    parser.add_argument("-n", type=int, default=600)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    os.environ |= {"PJRT_NPROC": "8"}
+    quiet_libraries()
+    use_compilation_cache()
+    wrong = storm(given.n, given.seed, verbose=True)
+    print(f"{given.n} cases, seed {given.seed}: {len(wrong)} wrong")
+    sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+    main()
