@@ -18,6 +18,7 @@ from jdl.runs.environment import use_compilation_cache
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_key_reuse", True)  # a key that is used twice is an error
 
 use_compilation_cache()
 
