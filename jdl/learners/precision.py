@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.keys import stream
+from jdl.learners.skipping import chosen
 from jdl.types import Array, Batch, Error, Halves, Key, Learner, Mean, Metrics, State, Sums, Variables
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -82,8 +83,7 @@ def _scaled(learner: Learner) -> Learner:
         finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(sums.grads)]).all()
         grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), sums.grads)
         new, metrics = halves.update(old, replace(sums, grads=grads))
-        left_out = replace(old, step=new.step)
-        new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, left_out)
+        new = chosen(finite, new, old)
         since = jnp.where(finite, state.opt.since + 1, 0)
         grown = since >= PATIENCE
         scale = state.opt.scale * jnp.where(finite, jnp.where(grown, 2.0, 1.0), 0.5)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.types import Halves, Learner, Mean, Metrics, State, Sums
+from jdl.types import Array, Halves, Learner, Mean, Metrics, State, Sums
 
 WATCHED = ("loss", "grad_norm", "param_norm")  # means: a step in which one of them is not finite has gone bad
 
@@ -24,8 +24,7 @@ def skip_nonfinite(learner: Learner) -> Learner:
         new, metrics = moved
         finite = [jnp.isfinite(mean.total) for mean in watched(metrics).values()]
         good = reduce(jnp.logical_and, finite, jnp.asarray(True))
-        state = jax.tree.map(lambda a, b: jnp.where(good, a, b), new, replace(state, step=new.step))
-        return state, {**metrics, "skipped": Mean(1.0 - good.astype(jnp.float32), jnp.ones(()))}
+        return chosen(good, new, state), {**metrics, "skipped": Mean(1.0 - good.astype(jnp.float32), jnp.ones(()))}
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
         return kept(state, learner.step(state, batch))
@@ -37,6 +36,13 @@ def skip_nonfinite(learner: Learner) -> Learner:
         return replace(halves, update=update)
 
     return replace(learner, step=step, halves=halved(learner.halves) if learner.halves else None)
+
+
+def chosen(good: Array, new: State, old: State) -> State:
+    """What `new` has learned where that is `good`, else what `old` has; the step is that of `new`."""
+    learned = [(state.params, state.carry, state.opt) for state in (new, old)]
+    params, carry, opt = jax.tree.map(lambda a, b: jnp.where(good, a, b), *learned)
+    return replace(new, params=params, carry=carry, opt=opt)
 
 
 def watched(metrics: Metrics) -> dict[str, Mean]:
