@@ -70,7 +70,7 @@ class Checkpoints:
         )
         try:
             self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        except (ValueError, KeyError, TypeError, OSError) as error:  # it reads the metrics of all of them
+        except Exception as error:  # it reads the metrics of all of them; damage surfaces as all kinds
             reason = str(error).partition("\n")[0][:300]
             raise Error(
                 f"The checkpoints in {folder} cannot be read: {reason}. If one is damaged, training goes on without it."
