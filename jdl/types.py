@@ -77,8 +77,8 @@ class Objective:
 
     `init(key, batch) -> variables`; `loss(variables, batch, key, train) -> Out`. The others are there where they make
     sense: `predict(variables, batch)` gives columns for the rows of x, `check(spec, bounds)` raises `Error` where
-    data do not suit the model, from a batch's shapes and each column's (least, greatest) alone, and `decoder` writes
-    sequences.
+    data do not suit the model, from a batch's shapes and each column's (least, greatest) alone, `decoder` writes
+    sequences, and `maker` makes rows.
     """
 
     init: Callable[[Key, Batch], Variables]
@@ -86,6 +86,22 @@ class Objective:
     predict: Callable[[Variables, Batch], Batch] | None = None
     check: Callable[[Batch, Bounds], None] | None = None
     decoder: Decoder | None = None
+    maker: Maker | None = None
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Functions that make rows like those of the data, for `jdl sample` and the pictures of a run.
+
+    `make(variables, z, batch, key) -> x (B, ...)` makes a row of each row of `z` (B, ...), for the other columns of the
+    batch, like y, where it reads them. `noise(key, batch) -> z` draws what new rows are made from, one for each row of
+    the batch, all numbers normal and independent; `encode(variables, batch) -> z` finds what the batch's own are made
+    from. Either may be missing.
+    """
+
+    make: Callable[[Variables, Array, Batch, Key], Array]
+    noise: Callable[[Key, Batch], Array] | None = None
+    encode: Callable[[Variables, Batch], Array] | None = None
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers)
         return out
 
     warm = ("--tokens", "40", "--temperature", "2")
-    texts = sample(*warm, "--samples", "3").split("\n---\n")
+    texts = sample(*warm, "-n", "3").split("\n---\n")
     assert len(set(texts)) == 3
     assert all(text.startswith("7 bott") and len(text) > 7 for text in texts)
     assert sample(*warm) == sample(*warm) != sample(*warm, "--seed", "1")

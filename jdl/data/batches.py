@@ -101,8 +101,22 @@ class Batches:
 
     @property
     def bounds(self) -> Bounds:
-        """The least and greatest value of each column, where known."""
-        return self.examples.bounds
+        """The least and greatest value of each column, where known; of numbers, not where transforms may move them."""
+        known = dict(self.examples.bounds)
+        for name, column in self.spec.items():
+            if name not in known or not jnp.issubdtype(column.dtype, jnp.floating):
+                continue
+            if self.transforms:
+                del known[name]
+            elif name in self._images:
+                known[name] = (known[name][0] / 255, known[name][1] / 255)
+        return known
+
+    @cached_property
+    def _images(self) -> set[str]:
+        """The columns that are stored as bytes and come as numbers from 0 to 1."""
+        row = self.examples.take(np.zeros(1, np.int32))
+        return {name for name, column in row.items() if column.dtype == np.uint8 and column.ndim > 1}
 
     @property
     def fingerprint(self) -> str:

@@ -20,19 +20,21 @@ RowLoss = Callable[[Array, Array], Array]  # logits (B, K) and labels (B,) to lo
 def classify(model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, top: int = 0) -> Objective:
     """Which of K classes: x (B, ...) to logits (B, K), against whole-number labels y (B,) from 0 to K - 1.
 
-    Dense prediction, a label for each pixel or step, is the same with y (B, ...) and logits (B, ..., K). The loss of
-    a label is the softmax cross-entropy in nats, with `smoothing` of the weight spread evenly over the
-    classes (Szegedy et al., 2016), or `loss(logits, labels)` where one is given. Metrics: accuracy, with `top` k
-    also top-k accuracy; in evaluation the confusion matrix besides, and of dense predictions the mean IoU.
+    Dense prediction, a label for each pixel, step or node of a graph, is the same with y (B, ...) and logits (B, ...,
+    K); there -1 stands for a label that is not known, and does not count. The loss of a label is the softmax
+    cross-entropy in nats, with `smoothing` of the weight spread evenly over the classes (Szegedy et al., 2016), or
+    `loss(logits, labels)` where one is given. Metrics: accuracy, with `top` k also top-k accuracy; in evaluation the
+    confusion matrix besides, and of dense predictions the mean IoU.
     """
     if not 0 <= smoothing < 1:
         raise Error(f"smoothing is a share of the weight, from 0 to below 1, and {smoothing} is not.")
     row_loss = loss or partial(_cross_entropy, smoothing)
 
     def objective_loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        logits, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
-        labels = batch["y"]
-        mask = batch.get("mask") if labels.ndim == 1 else call.steps(batch)
+        logits, carry = call.apply(model, variables, call.from_x(batch), batch, key, train)
+        labels, mask = batch["y"], batch.get("mask")
+        if labels.ndim > 1:
+            labels, mask = labels.clip(0), _known(batch)
         found: Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
         if top:
             found[f"top{top}"] = metrics.top_k(logits, labels, top, mask)
@@ -44,7 +46,7 @@ def classify(model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, to
         return Out(Mean.of(row_loss(logits, labels), mask), found, carry)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
-        logits, _ = call.apply(model, variables, (batch["x"],), batch, jax.random.key(0), False)
+        logits, _ = call.apply(model, variables, call.from_x(batch), batch, jax.random.key(0), False)
         return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
 
     def check(batch: Batch, bounds: Bounds) -> None:
@@ -70,7 +72,7 @@ def classify_binary(model: Any) -> Objective:
     """
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        out, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
+        out, carry = call.apply(model, variables, call.from_x(batch), batch, key, train)
         logits, labels, mask = out[:, 0], batch["y"], batch.get("mask")
         predicted = (logits > 0).astype(jnp.int32)
         found: Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
@@ -80,7 +82,7 @@ def classify_binary(model: Any) -> Objective:
         return Out(Mean.of(losses, mask), found, carry)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
-        out, _ = call.apply(model, variables, (batch["x"],), batch, jax.random.key(0), False)
+        out, _ = call.apply(model, variables, call.from_x(batch), batch, jax.random.key(0), False)
         yes = jax.nn.sigmoid(out[:, 0])
         return {"label": (yes > 0.5).astype(jnp.int32), "probability": jnp.stack([1 - yes, yes], -1)}
 
@@ -91,6 +93,14 @@ def classify_binary(model: Any) -> Objective:
         _check_labels(batch, bounds, (shape[0], 2))
 
     return Objective(partial(call.init_from_x, model), loss, predict, check)
+
+
+def _known(batch: Batch) -> Array:
+    """Where the labels (B, ...) are real and known."""
+    known, steps = batch["y"] >= 0, call.steps(batch)
+    if steps is None:
+        return known
+    return known & steps.astype(bool).reshape(steps.shape + (1,) * (known.ndim - steps.ndim))
 
 
 def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
@@ -106,7 +116,7 @@ def _check_labels(batch: Batch, bounds: Bounds, logits: tuple[int, ...]) -> None
         given = "there is no such column" if labels is None else f"it is {labels.dtype} of shape {labels.shape}"
         raise Error(f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, and {given}.")
     least, greatest = bounds.get("y", (0, classes - 1))
-    if least < 0 or greatest >= classes:
+    if least < -(labels.ndim > 1) or greatest >= classes:
         raise Error(
             f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, for the labels 0 to "
             f"{classes - 1}: mend the labels, or give the model {int(greatest) + 1} outputs."

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.types import Array, Batch, Decoder, Error, Key, Objective, Out, Variables
+from jdl.types import Array, Batch, Decoder, Error, Key, Maker, Objective, Out, Variables
 
 FROZEN = "frozen"
 
@@ -57,10 +57,21 @@ def freeze(objective: Objective, pattern: str) -> Objective:
 
         return replace(inner, start=start, next=following)
 
+    def maker(inner: Maker) -> Maker:
+        def make(variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+            return inner.make(joined(variables), z, batch, key)
+
+        def encode(variables: Variables, batch: Batch) -> Array:
+            assert inner.encode is not None
+            return inner.encode(joined(variables), batch)
+
+        return replace(inner, make=make, encode=encode if inner.encode else None)
+
     return replace(
         objective,
         init=init,
         loss=loss,
         predict=predict if objective.predict else None,
         decoder=decoder(objective.decoder) if objective.decoder else None,
+        maker=maker(objective.maker) if objective.maker else None,
     )

@@ -30,8 +30,8 @@ def column(batch: Batch, name: str = "x") -> Array:
 
 
 def from_x(batch: Batch) -> tuple[Array, ...]:
-    """What most models read of a batch."""
-    return (column(batch),)
+    """What most models read of a batch: x, and the edges of graphs where there are such."""
+    return (column(batch), batch["edges"]) if "edges" in batch else (column(batch),)
 
 
 def output_shape(model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Array, ...]] = from_x) -> tuple[int, ...]:
@@ -56,13 +56,19 @@ def steps(batch: Batch, length: str = "length", column: str = "x") -> Array | No
 
 
 def apply(
-    model: Any, variables: Variables, inputs: tuple[Array, ...], batch: Batch, key: Key, train: bool
-) -> tuple[Array, Variables]:
+    model: Any,
+    variables: Variables,
+    inputs: tuple[Array, ...],
+    batch: Batch,
+    key: Key,
+    train: bool,
+    method: str = "__call__",
+) -> tuple[Any, Variables]:
     """The model's output for `inputs`, and the variables it carries (BatchNorm statistics, ...) afterwards.
 
     It computes in the type of its parameters, and what it says comes as float32. Its mask is that of the steps of x
     that it is given. What a model remembers of the batch before is forgotten in rows where the column `start` says so;
-    in evaluation, batches without that column are read with no memory at all.
+    in evaluation, batches without that column are read with no memory at all. `method` is that of the model.
     """
     carry = {name: v for name, v in variables.items() if name != "params"}
     mask = steps(batch)
@@ -76,6 +82,7 @@ def apply(
         mask=mask,
         rngs={"dropout": stream(key, "dropout")} if train else {},
         mutable=list(carry if train else memory),
+        method=method,
     )
     changed = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(changed), {n: carry[n] for n in changed})
     return _floats_as(jnp.float32, out), {**carry, **changed}

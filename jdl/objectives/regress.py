@@ -27,7 +27,7 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
     """
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        out, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
+        out, carry = call.apply(model, variables, call.from_x(batch), batch, key, train)
         targets, mask = batch["y"].reshape(out.shape).astype(out.dtype), batch.get("mask")
         found: Metrics = {
             "mse": Mean.of(optax.squared_error(out, targets), mask),
@@ -36,7 +36,7 @@ def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_e
         return Out(Mean.of(error(out, targets), mask), found, carry)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
-        out, _ = call.apply(model, variables, (batch["x"],), batch, jax.random.key(0), False)
+        out, _ = call.apply(model, variables, call.from_x(batch), batch, jax.random.key(0), False)
         return {"value": out}
 
     def check(batch: Batch, bounds: Bounds) -> None:

@@ -31,6 +31,7 @@ from jdl.runs.folder import opened, path_of, written
 from jdl.runs.layout import as_configured, laid_out, parts
 from jdl.runs.log import Log, Silent
 from jdl.runs.manifest import set_aside_damaged
+from jdl.runs.pictures import last_figures, painter
 from jdl.runs.preemption import Asked, PausedError, noticed
 from jdl.runs.progress import Display, display
 from jdl.types import Batch, Data, Error, Key, Learner, Metrics, Run, State
@@ -53,6 +54,7 @@ class Result:
     state: State
     metrics: dict[str, Metrics]
     scores: dict[str, float]  # what `Run.score` says of the final state
+    figures: list[Path]  # what was drawn of it
     folder: Path
     steps: int
     seconds: float
@@ -96,7 +98,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     SIGTERM, Ctrl-C and --until end it by a `PausedError` after the step under way, which is saved.
     """
     check(run)
-    run = as_configured(run)
+    run = whole = as_configured(run)
     config, learner = run.config, run.learner
     loop, run, place = laid_out(run, options)
     folder = path_of(options.root, config)
@@ -118,12 +120,14 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         for note in notes:
             screen.note(note)
         screen.note(f"{'Resuming' if start else 'Training'} {folder} from step {start:,} of {config.steps:,}")
-        trainer = _Trainer(run, loop, begin, options, checkpoints, log, screen, stopping)
+        trainer = _Trainer(run, loop, begin, options, checkpoints, log, screen, stopping, painter(whole, folder))
         with noticed() as asked:
             state, seconds, waited = trainer.train(state, start, asked)
         metrics = trainer.final(state)
-        scores = run.score(here(learner.view(state))) if run.score else {}
-    return Result(state, metrics, scores, folder, int(state.step) - start, seconds, waited)
+        variables = here(learner.view(state))
+        scores = run.score(variables) if run.score else {}
+        figures = last_figures(whole, variables, folder)
+    return Result(state, metrics, scores, figures, folder, int(state.step) - start, seconds, waited)
 
 
 def _begun(
@@ -181,9 +185,11 @@ class _Trainer:
         log: Log | Silent,
         screen: Display,
         stopping: EarlyStopping,
+        paint: Callable[[State], None],
     ) -> None:
         self.config, self.run, self.loop, self.begin = run.config, run, loop, begin
         self.checkpoints, self.log, self.screen, self.stopping = checkpoints, log, screen, stopping
+        self.paint = paint
         twentieth = max(1, run.config.steps // 20)
         self.log_every, self.until = options.log_every, options.until
         self.eval_every = twentieth if options.eval_every is None else options.eval_every
@@ -277,6 +283,8 @@ class _Trainer:
     def look(self, step: int, state: State, looks: set[str]) -> None:
         """Evaluates, checks and saves, in this order: what is saved at a step has been logged before."""
         numbers = self.evaluate(self.watched, step, state) if self.watched and looks & {"evaluate", "check"} else {}
+        if "evaluate" in looks:
+            self.paint(state)
         if "check" in looks:
             self.stopping.check(numbers)
             if self.stopping.over:

@@ -1,8 +1,10 @@
-"""Text written by a trained run."""
+"""Text written, and images drawn, by a trained run."""
 
 from __future__ import annotations
 
 from functools import partial
+from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +13,8 @@ import numpy as np
 
 from jdl import sampling
 from jdl.data.corpus import until_end
+from jdl.runs import pictures
+from jdl.runs.folder import write_whole
 from jdl.runs.restored import Restored
 from jdl.types import Decoder, Error, Tokenizer
 
@@ -54,12 +58,33 @@ def best_beams(restored: Restored, prompt: str, tokens: int, width: int) -> list
     return [until_end(tokenizer, row) for row in np.asarray(written[0])]
 
 
+def draw(restored: Restored, count: int, out: Path, remake: bool = False, seed: int = 0) -> Path:
+    """Puts `count` fresh rows into a PNG, a grid of images, or into an npz file as x (count, ...).
+
+    With `remake`, rows of the evaluation data instead, each followed by the same made again.
+    """
+    if count < 1:
+        raise Error(f"Ask for at least 1 sample, and not for {count}.")
+    if out.suffix not in (".png", ".npz"):
+        raise Error(f"--out names a .png or .npz file, and {out} is neither.")
+    run, variables = restored.run, restored.run.learner.view(restored.state)
+    rows = pictures.remade(run, variables, count) if remake else pictures.drawn(run, variables, count, seed)
+    if out.suffix == ".png":
+        return pictures.write_png(out, rows)
+    file = BytesIO()
+    np.savez(file, x=rows)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(out, file.getvalue())
+    return out
+
+
 def _parts(restored: Restored) -> tuple[Decoder, Tokenizer]:
     decoder, tokenizer = restored.run.learner.objective.decoder, restored.run.tokenizer
     if decoder is None or tokenizer is None or restored.run.train.spec.get("y") is not None:
         raise Error(
-            f"{restored.run.config.name} is no model of text: `jdl sample` takes runs with the objective next_token "
-            "and with Run(tokenizer=...); `jdl predict` takes the others."
+            f"{restored.run.config.name} neither writes text nor makes images: `jdl sample` takes runs with the "
+            "objective next_token and with Run(tokenizer=...), and those of objectives like elbo or diffuse; `jdl "
+            "predict` takes the others."
         )
     return decoder, tokenizer
 

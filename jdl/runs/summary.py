@@ -17,7 +17,7 @@ def summarise(result: Result, labels: tuple[str, ...] = ()) -> str:
     numbers = {split: scalars(metrics) for split, metrics in result.metrics.items()}
     if result.scores:
         numbers["score"] = result.scores
-    figures = []
+    figures = [*result.figures]
     for split, metrics in result.metrics.items():
         for name, metric in metrics.items():
             if isinstance(metric, Confusion):
