@@ -1,7 +1,7 @@
 """Fashion-MNIST by diffusion with a small U-Net that is told the class: not measured yet.
 
-    scripts/train experiments/fashion_diffusion.py
-    jdl sample fashion_diffusion -n 64 --out clothes.png
+scripts/train experiments/fashion_diffusion.py
+jdl sample fashion_diffusion -n 64 --out clothes.png
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Fashion-MNIST by a small DCGAN, with an average of its generator: not measured yet.
 
-    scripts/train experiments/fashion_gan.py
-    jdl sample fashion_gan -n 64 --out clothes.png
+scripts/train experiments/fashion_gan.py
+jdl sample fashion_gan -n 64 --out clothes.png
 """
 
 from dataclasses import dataclass

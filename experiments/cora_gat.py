@@ -1,0 +1,35 @@
+"""Cora, 20 labels a class, by graph attention: not measured yet.
+
+jdl data fetch cora
+scripts/train experiments/cora_gat.py
+"""
+
+from dataclasses import dataclass
+
+import jax
+import optax
+
+import jdl
+from jdl.models.gnn import GAT, GNN
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    """The seed draws the nodes too."""
+
+    steps: int = 300
+    lr: float = 5e-3
+    hidden: tuple[int, ...] = (64,)
+    dropout: float = 0.6
+    weight_decay: float = 5e-4
+
+
+def run(c: Config) -> jdl.Run:
+    train, valid, test = (part.batches(1) for part in jdl.data.cora().nodes(20, 500, 1000, c.seed))
+    objective = jdl.objectives.classify(GNN(7, c.hidden, GAT, jax.nn.elu, c.dropout))
+    learner = jdl.descent(objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(c.lr)))
+    return jdl.Run(c, learner, train, valid, test, best="max accuracy", labels=train.examples.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

@@ -1,0 +1,35 @@
+"""Cora, 20 labels a class, by a graph convolutional network: not measured yet.
+
+jdl data fetch cora
+scripts/train experiments/cora_gcn.py
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.models.gnn import GNN
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    """The seed draws the nodes too."""
+
+    steps: int = 200
+    lr: float = 1e-2
+    hidden: tuple[int, ...] = (64,)
+    dropout: float = 0.5
+    weight_decay: float = 5e-4
+
+
+def run(c: Config) -> jdl.Run:
+    train, valid, test = (part.batches(1) for part in jdl.data.cora().nodes(20, 500, 1000, c.seed))
+    objective = jdl.objectives.classify(GNN(7, c.hidden, dropout=c.dropout))
+    optimizer = optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(c.lr))
+    learner = jdl.descent(objective, optimizer)
+    return jdl.Run(c, learner, train, valid, test, best="max accuracy", labels=train.examples.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
