@@ -12,7 +12,7 @@ from jdl.models.unet import UNet
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 8_000
+    steps: int = 5_000
     batch: int = 64
     lr: float = 1e-3
     guidance: float = 1.5
@@ -23,7 +23,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     _, seen = test.split(0.9, 0.1)
     path = jdl.objectives.straight if c.flow else jdl.objectives.cosine
-    objective = jdl.objectives.diffuse(UNet((32, 64, 64), classes=10), path, classes=10, guidance=c.guidance)
+    objective = jdl.objectives.diffuse(UNet((64, 96), classes=10, patch=2), path, classes=10, guidance=c.guidance)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(c, jdl.ema(learner, 0.999), batches, test=seen.batches(c.batch), labels=train.labels)

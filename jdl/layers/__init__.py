@@ -20,5 +20,6 @@ from jdl.layers.rows import ROWS as ROWS
 from jdl.layers.rows import drawn as drawn
 from jdl.layers.rows import mapped as mapped
 from jdl.layers.rows import over_rows as over_rows
-from jdl.layers.shuffle import doubled as doubled
+from jdl.layers.shuffle import pixel_shuffle as pixel_shuffle
+from jdl.layers.shuffle import pixel_unshuffle as pixel_unshuffle
 from jdl.layers.times import waves as waves

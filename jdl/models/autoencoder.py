@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
-from jdl.layers import BatchNorm, Conv, doubled
+from jdl.layers import BatchNorm, Conv, pixel_shuffle
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -69,8 +69,8 @@ class Decoder(nn.Module):
         x = _wide(math.prod(first), use_bias=not self.batch_norm)(z).reshape(len(z), *first)
         x = self._after(x, train, mask)
         for channels in self.channels[1:]:
-            x = self._after(doubled(Conv(4 * channels, use_bias=not self.batch_norm)(x)), train, mask)
-        return doubled(Conv(4 * shape[2], kernel_init=nn.initializers.glorot_normal(), name="out")(x))
+            x = self._after(pixel_shuffle(Conv(4 * channels, use_bias=not self.batch_norm)(x)), train, mask)
+        return pixel_shuffle(Conv(4 * shape[2], kernel_init=nn.initializers.glorot_normal(), name="out")(x))
 
     def _after(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
         return self.activation(BatchNorm()(x, train, mask) if self.batch_norm else x)

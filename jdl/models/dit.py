@@ -6,8 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdl.errors import Error
-from jdl.layers import Dense, LayerNorm
+from jdl.layers import Dense, LayerNorm, pixel_shuffle, pixel_unshuffle
 from jdl.models.transformer import Attention, Blocks, FeedForward
 from jdl.models.unet import conditions
 
@@ -32,20 +31,18 @@ class DiT(nn.Module):
         mask: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, H, W, C), t (B,) and y (B,) to (B, H, W, C)."""
-        (rows, height, width, channels), p, b = x.shape, self.patch, self.blocks
-        if height % p or width % p:
-            raise Error(f"Images of {height} x {width} cannot be cut into patches of {p} x {p}.")
+        b = self.blocks
         told = conditions(t, y, b.width, self.classes)
-        x = x.reshape(rows, height // p, p, width // p, p, channels).swapaxes(2, 3).reshape(rows, -1, p * p * channels)
+        patches = pixel_unshuffle(x, self.patch)
+        x = patches.reshape(len(x), -1, patches.shape[-1])
         places = self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], b.width))
         x = Dense(b.width, name="patches")(x) + places
         for n in range(b.depth):
             x = Told(b, name=f"block_{n}")(x, told)
         scale, shift = _closed(2 * b.width, told, "out_told")
         x = _norm()(x) * (1 + scale) + shift
-        x = Dense(p * p * channels, kernel_init=nn.initializers.zeros, name="out")(x)
-        x = x.reshape(rows, height // p, width // p, p, p, channels).swapaxes(2, 3)
-        return x.reshape(rows, height, width, channels)
+        x = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="out")(x)
+        return pixel_shuffle(x.reshape(patches.shape), self.patch)
 
 
 class Told(nn.Module):

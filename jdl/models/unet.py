@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
-from jdl.layers import Conv, Dense, Dropout, attention, doubled, mean_pool, waves
+from jdl.layers import Conv, Dense, Dropout, attention, mean_pool, pixel_shuffle, pixel_unshuffle, waves
 
 
 class UNet(nn.Module):
@@ -17,7 +17,8 @@ class UNet(nn.Module):
 
     A level has `blocks` residual blocks of so many of the `channels`; each level after the first has half the sides.
     Blocks are told time and label; the lowest level has attention too (Ho et al., 2020, made small). The label K is for
-    none. The last convolution begins at zero.
+    none. With a `patch` above 1, squares of so many pixels are one place, as in Hoogeboom et al. (2023), and the
+    dearest level is saved. The last convolution begins at zero.
     """
 
     channels: Sequence[int] = (32, 64, 64)
@@ -25,6 +26,7 @@ class UNet(nn.Module):
     classes: int = 0
     heads: int = 4
     dropout: float = 0.0
+    patch: int = 1
 
     @nn.compact
     def __call__(
@@ -36,9 +38,12 @@ class UNet(nn.Module):
         mask: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, H, W, C), t (B,) and y (B,) to (B, H, W, C)."""
+        x = pixel_unshuffle(x, self.patch)
         times = 2 ** (len(self.channels) - 1)
         if x.shape[1] % times or x.shape[2] % times:
-            raise Error(f"{len(self.channels)} levels halve the sides to multiples of {times}, not {x.shape[1:3]}.")
+            raise Error(
+                f"{len(self.channels)} levels halve sides that are multiples of {times}, and not {x.shape[1:3]}."
+            )
         told = conditions(t, y, 4 * self.channels[0], self.classes)
         x, output = Conv(self.channels[0])(x), x.shape[-1]
         kept = [x]
@@ -52,9 +57,9 @@ class UNet(nn.Module):
             for _ in range(self.blocks):
                 x = Residual(channels, self.dropout)(jnp.concatenate([x, kept.pop()], -1), told, train)
             if level:
-                x = doubled(Conv(4 * self.channels[level - 1])(x))
+                x = pixel_shuffle(Conv(4 * self.channels[level - 1])(x))
         x = nn.silu(norm(jnp.concatenate([x, kept.pop()], -1)))
-        return Conv(output, kernel_init=nn.initializers.zeros, name="out")(x)
+        return pixel_shuffle(Conv(output, kernel_init=nn.initializers.zeros, name="out")(x), self.patch)
 
     def _mixed(self, x: jax.Array) -> jax.Array:
         """Attention among all places."""

@@ -3,8 +3,7 @@
 import flax.linen as nn
 import jax
 
-from jdl.errors import Error
-from jdl.layers import Dense, Dropout
+from jdl.layers import Dense, Dropout, pixel_unshuffle
 from jdl.models.transformer import Blocks, Stack
 
 
@@ -22,12 +21,8 @@ class ViT(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
-        rows, height, width, channels = x.shape
-        p, b = self.patch, self.blocks
-        if height % p or width % p:
-            raise Error(f"Images of {height} x {width} cannot be cut into patches of {p} x {p}.")
-        x = x.reshape(rows, height // p, p, width // p, p, channels).swapaxes(2, 3)
-        x = Dense(b.width, name="patches")(x.reshape(rows, -1, p * p * channels))
+        b, patches = self.blocks, pixel_unshuffle(x, self.patch)
+        x = Dense(b.width, name="patches")(patches.reshape(len(x), -1, patches.shape[-1]))
         positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
         x = Dropout(b.dropout)(x + positions, train)
         x = Stack(b, name="stack")(x, train=train)
