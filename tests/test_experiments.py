@@ -10,6 +10,7 @@ import pytest
 
 import jdl
 from jdl.data import corpus, pairs, series
+from jdl.data.graphs import graph
 from jdl.runs.experiment import load
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -68,7 +69,11 @@ def small(monkeypatch):
         labels = tuple(f"P{n}" for n in range(40))
         return jdl.data.arrays(labels, x=x, length=lengths, y=y, y_length=lengths).split(0.8, 0.1, 0.1)
 
+    def cora():
+        return graph(rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7)
+
     monkeypatch.setattr(jdl.data, "tfds", tfds)
+    monkeypatch.setattr(jdl.data, "cora", cora)
     monkeypatch.setattr(jdl.data, "electricity", electricity)
     monkeypatch.setattr(jdl.data, "translation", translation)
     monkeypatch.setattr(jdl.data, "pronunciations", pronunciations)
