@@ -1,4 +1,7 @@
-"""One small model of every family, with data that it can learn by heart and its number of parameters."""
+"""One small model of every family, with data that it can learn by heart and its number of parameters.
+
+TABLE has those that give labels, for every property; MAKERS those that make rows, or codes of rows.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -10,9 +13,13 @@ import jax.numpy as jnp
 
 from jdl.layers import GRU, LSTM, SIMPLE
 from jdl.models.alexnet import AlexNet
+from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
 from jdl.models.cnn import CNN
+from jdl.models.dcgan import Critic, Generator
+from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.gnn import GAT, GCN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
@@ -20,8 +27,9 @@ from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
 from jdl.models.transformer import Blocks
+from jdl.models.unet import UNet
 from jdl.models.vit import ViT
-from jdl.objectives import classify, ctc, next_token, seq2seq
+from jdl.objectives import adversarial, autoencode, classify, ctc, diffuse, elbo, link, next_token, seq2seq, wasserstein
 from jdl.types import Batch, Objective
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
@@ -66,6 +74,34 @@ class Row:
         """Whether the output at a step depends on nothing after it."""
         one_way = isinstance(self.model, RNN) and self.model.each_step and not self.model.bidirectional
         return one_way or isinstance(self.model, GPT | T5)
+
+
+@dataclass(frozen=True)
+class Nodes(Row):
+    """Graphs of six nodes, joined within each half; where each node has an output, the first has a label."""
+
+    def batch(self) -> Batch:
+        columns, (nodes, _) = super().batch(), self.shape
+        edges = jax.random.randint(jax.random.key(2), (ROWS, 10, 2), 0, nodes // 2)
+        edges = (edges + nodes // 2 * (jnp.arange(10) % 2)[None, :, None]).at[:, -2:].set(-1)
+        y = columns["y"] if len(self.output) == 1 else jnp.full((ROWS, nodes), -1).at[:, 0].set(columns["y"])
+        columns["x"] = columns["x"].at[:, nodes // 2 :, 0].add(3)
+        return {**columns, "edges": edges, "y": y, "links": edges[:, :4]}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return batch["x"], batch["edges"]
+
+
+@dataclass(frozen=True)
+class Images(Row):
+    """Black beside white, by a border that moves."""
+
+    def batch(self) -> Batch:
+        rows = jnp.arange(ROWS, dtype=jnp.int32)
+        _, width, _ = self.shape
+        white = (jnp.arange(width)[None, :] < (rows % width)[:, None]).astype(jnp.float32)
+        x = jnp.broadcast_to(white[:, None, :, None], (ROWS, *self.shape))
+        return {"x": x, "y": rows % 5, "mask": jnp.ones(ROWS, bool)}
 
 
 ONE = Blocks(width=8, depth=1, heads=2, length=16)
@@ -160,4 +196,58 @@ TABLE = [
         (3, SIZE),
         ragged=True,
     ),
+    Nodes("gcn", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 3e-2, output=(6, 5)),
+    Nodes("sage", GNN(5, (8,), SAGE, pooled=True), (6, 4), (2 * 4 * 8 + 8) + (8 * 5 + 5), 3e-2),
+    Nodes(
+        "gat",
+        GNN(5, (8,), partial(GAT, heads=2)),
+        (6, 4),
+        (4 * 8 + 2 * 8 + 8) + (8 * 10 + 2 * 10 + 5),
+        3e-2,
+        output=(6, 5),
+    ),
+]
+
+TOLD = 2 * (32 * 32 + 32) + 6 * 32  # time and label, for the U-Net
+RESIDUAL = 16 + 584 + (32 * 16 + 16) + 16 + 584
+WIDER = 32 + 1_160 + (32 * 16 + 16) + 16 + 584 + (16 * 8 + 8)  # of what was kept beside what comes up
+
+MAKERS = [
+    Images(
+        "autoencoder",
+        Autoencoder((4, 4, 1), 3, hidden=(8,), batch_norm=True),
+        (4, 4, 1),
+        (16 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 16 + 16),
+        objective=partial(autoencode, noise=0.1),
+    ),
+    Images(
+        "vae",
+        VAE((8, 8, 1), 3, (4,), (6,)),
+        (8, 8, 1),
+        40 + (64 * 6 + 6) + (6 * 6 + 6) + (3 * 6 + 6) + (6 * 64 + 64) + (9 * 4 * 4 + 4),
+        objective=partial(elbo, importance=3),
+    ),
+    Images(
+        "gan",
+        Generator((8, 8, 1), (8, 4)),
+        (8, 8, 1),
+        (5 * 32 + 16) + (9 * 8 * 32 // 2 + 8) + (9 * 4 * 4 + 4) + 40 + 296 + 33,
+        objective=lambda generator: adversarial(generator, Critic((4, 8)), 5, wasserstein),
+    ),
+    Images(
+        "unet",
+        UNet((8, 8), classes=5),
+        (8, 8, 1),
+        TOLD + 80 + 3 * RESIDUAL + (16 + 64 + 3 * 72) + 2 * WIDER + (9 * 8 * 32 + 32) + 32 + (9 * 16 + 1),
+        objective=partial(diffuse, classes=5),
+    ),
+    Images(
+        "dit",
+        DiT(4, replace(ONE, rotary=False)),
+        (8, 8, 1),
+        (16 * 8 + 8) + 4 * 8 + 2 * 72 + (BLOCK - 2 * 16) + 2 * (8 * 24 + 24) + 2 * (8 * 16 + 16),
+        2e-2,
+        objective=diffuse,
+    ),
+    Nodes("link", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 5e-2, objective=link),
 ]

@@ -229,7 +229,7 @@ class Sampled:
     @cached_property
     def spec(self) -> Batch:
         """The shapes and types of a batch."""
-        return jax.eval_shape(lambda: self[0])
+        return jax.eval_shape(self.batch, next(self.read()), jnp.int32(0))  # read outside the trace: it caches
 
     @cached_property
     def _compiled(self) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
+from jdl.layers import drawn
 from jdl.objectives import model as call
 from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Metrics, Objective, Out, Variables
 
@@ -27,7 +28,11 @@ def link(model: Any) -> Objective:
         links = call.column(batch, "links")
         others = batch.get("others")
         if others is None:
-            others = jax.random.randint(stream(key, "others"), links.shape, 0, codes.shape[1], links.dtype)
+
+            def pairs(key: Key, shape: tuple[int, ...]) -> Array:
+                return jax.random.randint(key, shape, 0, codes.shape[1], links.dtype)
+
+            others = drawn(pairs, stream(key, "others"), links.shape)
         found, fake = _logits(codes, links), _logits(codes, others)
         mask = batch.get("mask")
         losses = optax.sigmoid_binary_cross_entropy(found, jnp.ones_like(found))

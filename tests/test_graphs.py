@@ -1,0 +1,205 @@
+"""Graphs: layers against products of matrices, orders of nodes, splits, links and sampled neighbours.
+
+Seen to fail: degrees without the node itself, messages sent backwards, others drawn among the links.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+from zoo import TABLE, Nodes
+
+import jdl
+from jdl.data.graphs import graph, nearest
+from jdl.models.gnn import GAT, GCN, GNN, SAGE
+
+NODES, FEATURES = 7, 4
+PAIRS = np.array([[0, 1], [1, 2], [2, 3], [3, 0], [0, 2], [4, 5], [5, 5], [1, 0]])  # 6 is alone
+SMALL = graph(np.random.default_rng(0).normal(size=(NODES, FEATURES)), PAIRS, np.arange(NODES) % 2)
+LAYERS = {"gcn": GCN, "sage": SAGE, "gat": partial(GAT, heads=2)}
+
+
+def ran(layer, g=SMALL, width=6):
+    """What a layer makes of the graph's nodes, and its parameters."""
+    edges = np.concatenate([g.edges, np.full((3, 2), -1, np.int32)])[None]
+    model = layer(width)
+    params = model.init(jax.random.key(0), SMALL.x[None], SMALL.edges[None])
+    return np.asarray(model.apply(params, g.x[None], edges)[0]), params["params"]
+
+
+def matrix():
+    """1 where a node of the column is heard by one of the row."""
+    a = np.zeros((NODES, NODES), np.float32)
+    a[SMALL.edges[:, 1], SMALL.edges[:, 0]] = 1
+    return a
+
+
+def test_edges_are_there_once_and_both_ways():
+    assert len(SMALL.edges) == 2 * 6
+    np.testing.assert_array_equal(matrix(), matrix().T)
+    assert not matrix().diagonal().any()
+
+
+def test_a_graph_convolution_is_a_product_of_matrices():
+    out, params = ran(GCN)
+    a = matrix() + np.eye(NODES, dtype=np.float32)
+    root = np.diag(a.sum(1) ** -0.5)
+    np.testing.assert_allclose(out, root @ a @ root @ SMALL.x @ params["Dense_0"]["kernel"], atol=1e-6)
+
+
+def test_sage_adds_the_mean_of_the_neighbours():
+    out, params = ran(SAGE)
+    mean = matrix() / matrix().sum(1, keepdims=True).clip(1)
+    wanted = SMALL.x @ params["own"]["kernel"] + mean @ SMALL.x @ params["heard"]["kernel"]
+    np.testing.assert_allclose(out, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("width", [6, 5])  # joined, and averaged
+def test_attention_is_a_softmax_over_neighbours_and_itself(width):
+    out, params = ran(LAYERS["gat"], width=width)
+    params = jax.tree.map(np.asarray, params)
+    x = (SMALL.x @ params["Dense_0"]["kernel"]).reshape(NODES, 2, -1)
+    sends, receives = ((x * params[name]).sum(-1) for name in ("sender", "receiver"))
+    scores = sends[None] + receives[:, None]
+    scores = np.where(scores > 0, scores, 0.2 * scores)
+    weights = np.exp(scores) * (matrix() + np.eye(NODES))[:, :, None]
+    heard = np.einsum("rsh,shd->rhd", weights / weights.sum(1, keepdims=True), x)
+    np.testing.assert_allclose(out, heard.reshape(NODES, -1) if width == 6 else heard.mean(1), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_permuting_nodes_permutes_outputs(name):
+    order = np.random.default_rng(1).permutation(NODES)
+    place = np.argsort(order)
+    other = graph(SMALL.x[order], place[PAIRS], SMALL.y[order])
+    np.testing.assert_allclose(ran(LAYERS[name], other)[0], ran(LAYERS[name])[0][order], atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if isinstance(row, Nodes)], ids=lambda row: row.name)
+def test_padded_edges_and_graphs_beside_change_nothing(row):
+    batch = row.batch()
+    variables = jax.jit(row.model.init)(jax.random.key(0), *row.inputs(batch))
+    run = jax.jit(row.model.apply)
+    one = run(variables, batch["x"][2:3], batch["edges"][2:3, :-2])
+    np.testing.assert_allclose(run(variables, *row.inputs(batch))[2:3], one, atol=1e-6)
+
+
+def test_splits_are_of_different_nodes_and_by_the_seed():
+    g = graph(np.zeros((90, 2)), PAIRS, np.arange(90) % 3)
+    parts = [part.take(np.arange(1))["y"][0] for part in g.nodes(4, 10, 20, seed=5)]
+    assert [(part >= 0).sum() for part in parts] == [12, 10, 20]
+    assert (sum((part >= 0).astype(int) for part in parts) <= 1).all()
+    assert np.bincount(parts[0][parts[0] >= 0]).tolist() == [4, 4, 4]
+    again, other = (g.nodes(4, 10, 20, seed=seed)[0].take(np.arange(1))["y"][0] for seed in (5, 6))
+    np.testing.assert_array_equal(parts[0], again)
+    assert (parts[0] != other).any()
+
+
+@pytest.mark.parametrize("asked", [(31, 1, 1), (4, 60, 60), (0, 1, 1)])
+def test_more_nodes_than_there_are_is_refused(asked):
+    with pytest.raises(jdl.Error, match="ask for fewer"):
+        graph(np.zeros((90, 2)), PAIRS, np.arange(90) % 3).nodes(*asked)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ((np.zeros(3), PAIRS, np.zeros(3)), "A graph is"),
+        ((np.zeros((5, 1)), PAIRS, np.zeros(5)), "nodes 0 to 4"),
+        ((np.zeros((9, 1)), PAIRS, np.zeros(8)), "A graph is"),
+    ],
+)
+def test_what_is_no_graph_is_refused(arrays, message):
+    with pytest.raises(jdl.Error, match=message):
+        graph(*arrays)
+
+
+def ring(nodes):
+    return graph(np.eye(nodes), [(n, (n + step) % nodes) for n in range(nodes) for step in (1, 2)], np.zeros(nodes))
+
+
+def test_hidden_links_are_hidden_and_others_join_nothing():
+    g = ring(40)
+    every = {tuple(edge) for edge in g.edges.tolist()}
+    parts = [part.take(np.arange(1)) for part in g.links(0.1, 0.2)]
+    kept = {tuple(edge) for edge in parts[0]["edges"][0].tolist()}
+    shown = [{tuple(pair) for pair in part["links"][0].tolist()} for part in parts]
+    assert [len(pairs) for pairs in shown] == [56, 8, 16]
+    assert len(set.union(*shown)) == 80
+    assert not kept & (shown[1] | shown[2])
+    for part in parts[1:]:
+        others = [tuple(pair) for pair in part["others"][0].tolist()]
+        assert len(set(others)) == part["links"].shape[1]
+        assert not every & set(others)
+        np.testing.assert_array_equal(part["edges"], parts[0]["edges"])
+    with pytest.raises(jdl.Error, match="above 0"):
+        g.links(0.5, 0.5)
+
+
+def test_the_area_under_the_curve_is_that_of_scikit_learn():
+    part = ring(40).links(0.1, 0.2)[2].take(np.arange(1))
+    batch = {name: jnp.asarray(column) for name, column in part.items()}
+    objective = jdl.objectives.link(GNN(6, (8,), SAGE))
+    variables = jax.jit(objective.init)(jax.random.key(0), batch)
+    found = objective.loss(variables, batch, jax.random.key(1), False).metrics["auc"].value()
+    codes = np.asarray(objective.predict(variables, batch)["code"][0], np.float64)
+    pairs = np.concatenate([part["links"][0], part["others"][0]])
+    said = (codes[pairs[:, 0]] * codes[pairs[:, 1]]).sum(1)
+    assert float(found) == pytest.approx(roc_auc_score(np.arange(len(pairs)) < len(pairs) // 2, said), abs=1e-6)
+
+
+def test_sampled_neighbours_are_neighbours_and_drawn_anew_in_every_epoch():
+    g = ring(30)
+    table = g.tables(20, 5, 5)[0]
+    data = g.sampled(table.shuffled(8, 0), 3, 2)
+    assert len(data) == 3
+    joined = {tuple(edge) for edge in g.edges.tolist()}
+    seen = []
+    for i, source in zip(range(6), data.read(), strict=False):
+        batch = jax.jit(data.batch)(source, jnp.asarray(i))
+        jax.tree.map(np.testing.assert_array_equal, batch, data[i])
+        assert batch["x"].shape == (8, 1 + 3 + 6, 30)
+        nodes, edges = np.asarray(batch["x"].argmax(-1)), np.asarray(batch["edges"])
+        for row in np.flatnonzero(batch["mask"]):
+            assert {(int(nodes[row, a]), int(nodes[row, b])) for a, b in edges[row]} <= joined
+            seen.append((i // 3, int(batch["id"][row]), nodes[row].tolist()))
+        assert (batch["y"][:, 1:] == -1).all()
+    by_id = [{id: nodes for epoch, id, nodes in seen if epoch == wanted} for wanted in (0, 1)]
+    assert by_id[0].keys() == by_id[1].keys()
+    assert all(by_id[0][id][0] == by_id[1][id][0] for id in by_id[0])  # the one that is asked for
+    assert sum(by_id[0][id] != by_id[1][id] for id in by_id[0]) > 15
+
+
+def test_a_lonely_node_hears_itself():
+    g = graph(np.eye(4), [(0, 1)], np.zeros(4))
+    batch = g.sampled(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1), 2)[0]
+    np.testing.assert_array_equal(batch["x"][0].argmax(-1), [3, 3, 3])
+    with pytest.raises(jdl.Error, match="how many neighbours"):
+        g.sampled(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1))
+
+
+def test_nearest_rows_are_joined():
+    g = nearest(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
+    assert {tuple(edge) for edge in g.edges.tolist()} == {(0, 1), (1, 0), (2, 3), (3, 2)}
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_small_graph_is_learned(tmp_path, sampled):
+    """Two crowds whose numbers say nothing, but whose edges do: a few labels are enough for all nodes."""
+    rng = np.random.default_rng(0)
+    crowd = np.arange(60) % 2
+    pairs = [(a, b) for a in range(60) for b in rng.choice(np.flatnonzero(crowd == crowd[a]), 4)]
+    g = graph(np.eye(60), pairs, crowd)
+    if sampled:
+        parts = [g.sampled(part.batches(15), 4, 4) for part in g.tables(8, 10, 20)]
+    else:
+        parts = [part.batches(1) for part in g.nodes(8, 10, 20)]
+    model = GNN(2, (16,), SAGE)
+    learner = jdl.descent(jdl.objectives.classify(model), jdl.optim.adamw(3e-2))
+    result = jdl.fit(
+        jdl.Run(jdl.Config(name="crowds", steps=60), learner, *parts), jdl.Options(root=tmp_path, quiet=True)
+    )
+    assert float(result.metrics["test"]["accuracy"].value()) >= 0.9
