@@ -1,6 +1,7 @@
 """jdl: deep learning as pairs of pure functions, with one loop that repeats to the bit."""
 
 from jdl import data as data
+from jdl import environments as environments
 from jdl import learners as learners
 from jdl import metrics as metrics
 from jdl import objectives as objectives
@@ -8,7 +9,10 @@ from jdl import optim as optim
 from jdl import sampling as sampling
 from jdl.keys import stream as stream
 from jdl.learners import descent as descent
+from jdl.learners import dqn as dqn
 from jdl.learners import ema as ema
+from jdl.learners import population as population
+from jdl.learners import ppo as ppo
 from jdl.learners import schedule_free as schedule_free
 from jdl.learners import skip_nonfinite as skip_nonfinite
 from jdl.objectives import freeze as freeze

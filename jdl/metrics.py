@@ -141,11 +141,34 @@ def _ratio(part: Array, whole: Array) -> Array:
     return part / whole.clip(1)  # methods only: JAX arrays in a step, 64-bit NumPy arrays once merged
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Members:
+    """A metric of each member of a population: its mean, its least and its greatest value."""
+
+    each: tuple[Any, ...]
+
+    def __add__(self, other: Members) -> Members:
+        return Members(tuple(a + b for a, b in zip(self.each, other.each, strict=True)))
+
+    def value(self) -> dict[str, Array]:
+        """Of a metric that is several numbers, those of each by name."""
+        values = [metric.value() for metric in self.each]
+        named = values[0] if isinstance(values[0], dict) else {"": values[0]}
+        found = {}
+        for name in named:
+            all_of = jnp.stack([jnp.asarray(v[name] if isinstance(v, dict) else v, jnp.float32) for v in values])
+            of = {"mean": all_of.mean(), "min": all_of.min(), "max": all_of.max()}
+            found |= {f"{name}/{part}".lstrip("/"): number for part, number in of.items()}
+        return found
+
+
 def scalars(metrics: Metrics) -> dict[str, float]:
     """The metrics as plain numbers, the loss first; a `Confusion` "confusion" becomes "confusion/f1" and so on."""
     numbers: dict[str, float] = {}
     for name, metric in sorted(metrics.items(), key=lambda item: item[0] != "loss"):
-        value = metric.value()
+        with np.errstate(invalid="ignore"):  # a mean of nothing is NaN
+            value = metric.value()
         parts = {f"{name}/{part}": v for part, v in value.items()} if isinstance(value, dict) else {name: value}
         numbers |= {part: float(v) for part, v in parts.items()}
     return numbers

@@ -14,6 +14,7 @@ from jdl.data.corpus import tokenizer_file as tokenizer_file
 from jdl.data.examples import Examples as Examples
 from jdl.data.examples import arrays as arrays
 from jdl.data.examples import digits as digits
+from jdl.data.examples import episodes as episodes
 from jdl.data.fetch import fetched as fetched
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import cora as cora

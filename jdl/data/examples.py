@@ -191,6 +191,13 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Examples:
     return Examples(source, np.arange(len(source), dtype=np.int32))
 
 
+def episodes(count: int) -> Batches:
+    """For reinforcement learning: batches of `count` rows, each of which stands for an episode, or for a place where they follow each other."""
+    if count < 1:
+        raise Error(f"episodes is how many are played at once, at least 1, and {count} is not.")
+    return arrays(episode=np.arange(count)).batches(count)
+
+
 def digits() -> tuple[Examples, Examples]:
     """The 1,797 handwritten digits of scikit-learn, x (8, 8, 1) from 0 to 1 and y from 0 to 9: (train, test).
 

@@ -18,6 +18,8 @@ from jdl.objectives.diffuse import straight as straight
 from jdl.objectives.forecast import forecast as forecast
 from jdl.objectives.freeze import freeze as freeze
 from jdl.objectives.link import link as link
+from jdl.objectives.play import play as play
+from jdl.objectives.play import reinforce as reinforce
 from jdl.objectives.regress import regress as regress
 from jdl.objectives.seq2seq import ctc as ctc
 from jdl.objectives.seq2seq import seq2seq as seq2seq

@@ -1,0 +1,35 @@
+"""Holds a pole upright by PPO, for 20 seeds in one program: not measured yet.
+
+scripts/train experiments/cartpole_ppo.py
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.models.actor_critic import ActorCritic
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    """By default as CleanRL's PPO: 500,000 steps in 4 episodes at once. The first of the `seeds` is the seed."""
+
+    steps: int = 976
+    lr: float = 2.5e-4
+    episodes: int = 4
+    seeds: int = 20
+
+
+def run(c: Config) -> jdl.Run:
+    environment = jdl.environments.cartpole()
+    rate = optax.linear_schedule(c.lr, 0.0, c.steps * 16)  # updates in a step
+    optimizer = jdl.optim.clipped(optax.adam(rate, eps=1e-5), 0.5)
+    learner = jdl.ppo(environment, ActorCritic(2), optimizer, horizon=128, epochs=4, minibatches=4)
+    members = jdl.population(learner, range(c.seed, c.seed + c.seeds))
+    episodes, judged = jdl.data.episodes(c.episodes), jdl.data.episodes(100)
+    return jdl.Run(c, members, episodes, test=judged, best="max return/mean")
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
