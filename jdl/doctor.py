@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners import compiled, fed
+from jdl.learners import compiled, fed, member, population
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.transformer import Blocks
@@ -27,7 +26,7 @@ from jdl.runs.checkpoints import state_digest
 from jdl.runs.config import Config, Options
 from jdl.runs.environment import fingerprint
 from jdl.runs.layout import laid_out
-from jdl.types import Batch, Data, Error, Key, Learner, Run, State
+from jdl.types import Data, Error, Learner, Run, State
 
 STEPS, BATCH, SEEDS, MOST = 8, 32, 3, 8  # MOST devices take part
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
@@ -131,7 +130,9 @@ def probe(*ways: str) -> Found:
         found[family] = {
             way: {
                 "digest": state_digest(state),
-                "distance": _distance(_first(state) if way.startswith("seeds") else state, alone),
+                "distance": _distance(
+                    member(state.params, 0) if way.startswith("seeds") else state.params, alone.params
+                ),
                 "ms": milliseconds,
             }
             for way, (state, milliseconds) in states.items()
@@ -155,7 +156,7 @@ def _trained(learner: Learner, data: Data, way: str, devices: int) -> tuple[Stat
     """The state after the steps, here, and the milliseconds of a step that was compiled before."""
     kind, _, number = way.partition("=")
     if kind == "seeds":
-        loop = compiled(_population(fed(learner, data), int(number)))
+        loop = compiled(population(fed(learner, data), range(int(number))))
     else:
         loop, run = _laid_out(learner, data, kind, int(number or 1), devices)
         data = run.train
@@ -176,27 +177,11 @@ def _laid_out(learner: Learner, data: Data, kind: str, number: int, devices: int
     return loop, run
 
 
-def _population(learner: Learner, count: int) -> Learner:
-    """The learner of `count` seeds at once."""
-
-    def init(key: Key, batch: Batch) -> State:
-        return jax.vmap(learner.init, (0, None))(jax.vmap(jax.random.key)(np.arange(count)), batch)
-
-    def step(state: State, source: Any) -> tuple[State, Any]:
-        return jax.vmap(learner.step, (0, None))(state, source)
-
-    return replace(learner, init=init, step=step)
-
-
-def _first(state: State) -> State:
-    return jax.tree.map(lambda leaf: leaf[0], state)
-
-
-def _distance(state: State, reference: State) -> float:
+def _distance(params: Any, reference: Any) -> float:
     """How far parameters are from the reference, relative to these (Euclidean norms); 0 where all bits are equal."""
     found, wanted = (
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(here(s.params))]).astype(np.float64)
-        for s in (state, reference)
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(here(tree))]).astype(np.float64)
+        for tree in (params, reference)
     )
     return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
 

@@ -155,7 +155,7 @@ class Members:
         """Of a metric that is several numbers, those of each by name."""
         values = [metric.value() for metric in self.each]
         named = values[0] if isinstance(values[0], dict) else {"": values[0]}
-        found = {}
+        found: dict[str, Array] = {}
         for name in named:
             all_of = jnp.stack([jnp.asarray(v[name] if isinstance(v, dict) else v, jnp.float32) for v in values])
             of = {"mean": all_of.mean(), "min": all_of.min(), "max": all_of.max()}

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from zoo import TABLE
+from zoo import MAKERS, TABLE
 
 import jdl
 from jdl.learners import compiled, fed
@@ -25,39 +24,15 @@ from jdl.parallel import build, elastic, line, pmapped, sharded, spread
 from jdl.parallel.sharing import here
 from jdl.runs import processes
 from jdl.runs.checkpoints import leaf_sums
-from jdl.types import Mean, Objective, Out
 
 STEPS, BATCH, SHARDS = 50, 16, 8
-ROWS = {row.name: row for row in TABLE}
-FAMILIES = ("mlp", "mlp-dropout", "cnn-norm", "resnet", "lstm", "gpt", "t5", "game")
+ROWS = {row.name: row for row in TABLE + MAKERS}
+FAMILIES = ("mlp", "mlp-dropout", "cnn-norm", "resnet", "lstm", "gpt", "t5", "gan", "vae", "gcn")
 STEEP = {"gpt": 1e-3, "t5": 1e-3}  # tables that begin at 0.02 make 1e-2 too great: rounding then grows step by step
-NORMALISED = ("cnn-norm", "resnet")  # by statistics of the part of a batch that is seen at once
+NORMALISED = ("cnn-norm", "resnet", "gan")  # by statistics of the part of a batch that is seen at once
+DRAWN = ("mlp-dropout", "vae")  # for each part of a batch by a key of its own
 WAYS = ("data=2", "data=4", "data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4")
 ELASTIC = ("elastic=1", "elastic=2", "elastic=4", "elastic=8")
-
-
-def game() -> Objective:
-    """Two players: one moves points towards the data, the other tells the two apart; neither moves the other."""
-
-    def init(key, batch):
-        size = batch["x"][0].size
-        start = 0.1 * jax.random.normal(key, (size, 2))
-        return {"params": {"mover": {"shift": start[:, 0], "slope": start[:, 1]}, "judge": {"kernel": start}}}
-
-    def loss(variables, batch, key, train):
-        still, (mover, judge) = jax.lax.stop_gradient, (variables["params"][name] for name in ("mover", "judge"))
-        x = batch["x"].reshape(len(batch["x"]), -1)
-        made = x[:, ::-1] * mover["slope"][None] + mover["shift"][None]
-
-        def says(judge, x):
-            return jnp.tanh(x @ judge["kernel"]).sum(1)
-
-        of_judge = jax.nn.softplus(-says(judge, x)) + jax.nn.softplus(says(judge, still(made)))
-        of_mover = jax.nn.softplus(-says(still(judge), made))
-        mask = batch.get("mask")
-        return Out(Mean.of(of_judge + of_mover, mask), {"judge": Mean.of(of_judge, mask)}, {})
-
-    return Objective(init, loss)
 
 
 @dataclass(frozen=True)
@@ -68,8 +43,6 @@ class Case:
 
     @property
     def objective(self):
-        if self.name == "game":
-            return game()
         if self.name == "mlp-dropout":
             return jdl.objectives.classify(MLP(5, hidden=(32, 16), dropout=0.3))
         row = ROWS[self.name]
@@ -83,10 +56,9 @@ class Case:
 
     def learner(self, adam=False, micro_batches=1):
         one = optax.adamw(1e-3) if adam else optax.sgd(STEEP.get(self.name, 1e-2))
-        if self.name == "game":
-            labels = {"mover": "mover", "judge": "judge"}
+        if self.name == "gan":
             other = optax.adam(2e-3) if adam else optax.sgd(5e-3, momentum=0.5)
-            one = optax.partition({"mover": one, "judge": other}, labels)
+            one = jdl.optim.players(generator=one, critic=other)
         return jdl.descent(self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches)
 
 
@@ -143,7 +115,7 @@ def main() -> None:
         if plain:  # of several processes each computes it for itself
             alone = result(case, "one")
         for way in given.ways:
-            if way.startswith("micro") and name in (*NORMALISED, "mlp-dropout"):
+            if way.startswith("micro") and name in (*NORMALISED, *DRAWN):
                 continue
             found = result(case, way)
             if "digest" not in found:

@@ -39,6 +39,8 @@ DEVICES = (("--devices", "1"), ("--devices", "2"), ("--devices", "4"))
 ROWS = [
     Row("BatchNorm, dropout, augmentation, EMA, streamed rows", ("--streamed", "--save-every", "3")),
     Row("a language model that remembers", ("--save-every", "3"), script=SCRIPT.with_name("remembering.py")),
+    Row("a game of two players, and their average", ("--save-every", "3"), script=SCRIPT.with_name("gaming.py")),
+    Row("Q-learning of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("playing.py")),
     Row("elastic, on other devices at each restart", ("--elastic", "4", "--save-every", "3"), DEVICES),
 ]
 

@@ -34,7 +34,7 @@ QUICK = [
     ("mlp-dropout", "pmap=4"),
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
-    ("game", "fsdp=4"),
+    ("gan", "fsdp=4"),
     ("lstm", "micro=4"),
 ]
 

@@ -192,7 +192,7 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Examples:
 
 
 def episodes(count: int) -> Batches:
-    """For reinforcement learning: batches of `count` rows, each of which stands for an episode, or for a place where they follow each other."""
+    """For reinforcement learning: batches of `count` rows, one for each episode that is played at once."""
     if count < 1:
         raise Error(f"episodes is how many are played at once, at least 1, and {count} is not.")
     return arrays(episode=np.arange(count)).batches(count)

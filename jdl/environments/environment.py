@@ -72,7 +72,7 @@ def seen(environment: Environment, episodes: Episodes) -> Array:
 
 
 def move(environment: Environment, episodes: Episodes, actions: Array, keys: Key) -> tuple[Episodes, Moved]:
-    """The episodes after actions that the policy chose, (B, ...); where that ended one, a next before its first step."""
+    """The episodes after actions that the policy chose, (B, ...); where that ended one, the next before its own."""
     step_keys, reset_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     state, reward, terminated = jax.vmap(environment.step)(episodes.state, environment.actions.done(actions), step_keys)
     following = Episodes(state, episodes.length + 1, episodes.total + reward)
@@ -85,11 +85,13 @@ def move(environment: Environment, episodes: Episodes, actions: Array, keys: Key
 def rollout(
     environment: Environment, choose: Callable[[Array, Key], Array], episodes: Episodes, keys: Key, steps: int
 ) -> tuple[Episodes, Steps]:
-    """So many steps of all episodes, by `choose(x (B, ...), keys (B,)) -> actions (B, ...)`; a row's draws by its key."""
+    """So many steps of all episodes, by `choose(x (B, ...), keys (B,)) -> actions (B, ...)`; a row draws by its key."""
 
     def step(episodes: Episodes, n: Array) -> tuple[Episodes, Steps]:
         x = seen(environment, episodes)
-        of_choice, of_move = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, n)))(keys), 1, 0)
+        of_choice, of_move = jnp.moveaxis(
+            jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, n)))(keys), 1, 0
+        )
         actions = choose(x, of_choice)
         episodes, moved = move(environment, episodes, actions, of_move)
         return episodes, Steps(x, actions, moved)

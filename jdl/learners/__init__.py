@@ -5,6 +5,7 @@ from jdl.learners.compiled import fed as fed
 from jdl.learners.descent import descent as descent
 from jdl.learners.dqn import dqn as dqn
 from jdl.learners.ema import ema as ema
+from jdl.learners.population import member as member
 from jdl.learners.population import population as population
 from jdl.learners.ppo import ppo as ppo
 from jdl.learners.precision import in_precision as in_precision

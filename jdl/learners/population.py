@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.metrics import Members
-from jdl.types import Array, Batch, Error, Key, Learner, Metrics, Objective, Out, State, Variables
+from jdl.types import Batch, Error, Key, Learner, Metrics, Objective, Out, State, Variables
 
 
 def population(learner: Learner, seeds: Sequence[int]) -> Learner:

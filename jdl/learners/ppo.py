@@ -50,7 +50,9 @@ def ppo(
     null), policy_loss, value_loss, entropy, `clipped`, the share of ratios that were, loss, grad_norm and param_norm.
     """
     if horizon < 1 or epochs < 1 or minibatches < 1:
-        raise Error(f"horizon, epochs and minibatches are at least 1; given were {horizon=}, {epochs=}, {minibatches=}.")
+        raise Error(
+            f"horizon, epochs and minibatches are at least 1; given were {horizon=}, {epochs=}, {minibatches=}."
+        )
     if not 0 <= discount <= 1 or not 0 <= trace <= 1 or clip <= 0:
         raise Error(f"discount and trace are from 0 to 1, clip above 0; given were {discount=}, {trace=}, {clip=}.")
     objective = play(environment, model)
@@ -59,8 +61,8 @@ def ppo(
         rows = len(batch["id"])
         if rows * horizon % minibatches:
             raise Error(
-                f"{horizon} steps of {rows} episodes are {rows * horizon} in all, which {minibatches} minibatches do not "
-                "divide."
+                f"{horizon} steps of {rows} episodes are {rows * horizon} in all, and no multiple of the {minibatches} "
+                "minibatches."
             )
         params = trained_alone(objective.init(stream(key, "init"), batch))
         episodes = begin(environment, jax.random.split(stream(key, "reset"), rows))

@@ -21,9 +21,7 @@ class ActorCritic(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.tanh
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
         """x (B, ...) to the policy (B, outputs + free) and the values (B,)."""
         x = x.reshape(len(x), -1)
         policy = self._tower("actor", x, self.outputs, 0.01)

@@ -13,7 +13,7 @@ from jdl.environments import Environment, Episodes, begin, move, rollout, seen
 from jdl.keys import stream
 from jdl.layers import drawn
 from jdl.objectives import model as call
-from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Objective, Out, Variables
+from jdl.types import Array, Batch, Bounds, Error, Key, Mean, Metrics, Objective, Out, Variables
 
 
 def play(environment: Environment, model: Any) -> Objective:
@@ -109,7 +109,7 @@ def reinforce(
             now = reward + discount * later
             return now, now
 
-        _, ahead = jax.lax.scan(back, jnp.zeros(rows), rewards, reverse=True)  # (T, B)
+        ahead = jax.lax.scan(back, jnp.zeros(rows), rewards, reverse=True)[1]  # (T, B)
         policy, values = says(model, variables, steps.x.reshape(-1, *steps.x.shape[2:]))
         policy = policy.reshape(*going.shape, -1)
         gain, learned = ahead, jnp.zeros(going.shape)
@@ -119,9 +119,12 @@ def reinforce(
         said = environment.actions.log_prob(policy, steps.action) * gain + entropy * environment.actions.entropy(policy)
         losses = jnp.where(going, learned - said, 0).sum(0)
         mask = batch.get("mask")
-        metrics = {"return": Mean.of(rewards.sum(0), mask), "length": Mean.of(going.sum(0).astype(jnp.float32), mask)}
+        metrics: Metrics = {
+            "return": Mean.of(rewards.sum(0), mask),
+            "length": Mean.of(going.sum(0).astype(jnp.float32), mask),
+        }
         carry = {name: v for name, v in variables.items() if name != "params"}
-        return Out(Mean.of(losses, mask), {**metrics}, carry)
+        return Out(Mean.of(losses, mask), metrics, carry)
 
     return replace(judged, loss=loss)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jdl.metrics import Confusion, scalars
 from jdl.runs import log
+from jdl.runs.curves import draw_returns
 from jdl.runs.fit import Result
 from jdl.runs.folder import write_json
 
@@ -23,6 +24,9 @@ def summarise(result: Result, labels: tuple[str, ...] = ()) -> str:
             if isinstance(metric, Confusion):
                 figures.append(result.folder / "figures" / f"{split}_{name}.png")
                 draw_confusion(np.asarray(metric.counts), labels, figures[-1])
+    read = log.read(result.folder)
+    curve = result.folder / "figures" / "return.png"
+    figures += [curve] if draw_returns(read, curve) else []
     write_json(
         result.folder / "summary.json",
         {"step": int(result.state.step), "metrics": numbers, "seconds": result.seconds, "waited": result.waited},
@@ -33,7 +37,7 @@ def summarise(result: Result, labels: tuple[str, ...] = ()) -> str:
     if result.steps:
         share = 100 * result.waited / result.seconds
         lines += [f"\n{result.steps:,} steps in {result.seconds:.1f} s; waited {share:.2f}% of it for data"]
-    if left_out := sum(line.get("skipped") == 1 for line in log.read(result.folder)):
+    if left_out := sum(line.get("skipped") == 1 for line in read):
         lines += [f"{left_out:,} steps were left out, whose numbers were not finite"]
     lines += [f"{figure}" for figure in figures] + [f"{result.folder}"]
     return "\n".join(lines)
