@@ -7,6 +7,7 @@ from jdl.environments.classic import pendulum as pendulum
 from jdl.environments.environment import Environment as Environment
 from jdl.environments.environment import Episodes as Episodes
 from jdl.environments.environment import begin as begin
+from jdl.environments.environment import folded as folded
 from jdl.environments.environment import move as move
 from jdl.environments.environment import rollout as rollout
 from jdl.environments.environment import seen as seen

@@ -73,12 +73,12 @@ def seen(environment: Environment, episodes: Episodes) -> Array:
 
 def move(environment: Environment, episodes: Episodes, actions: Array, keys: Key) -> tuple[Episodes, Moved]:
     """The episodes after actions that the policy chose, (B, ...); where that ended one, the next before its own."""
-    step_keys, reset_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-    state, reward, terminated = jax.vmap(environment.step)(episodes.state, environment.actions.done(actions), step_keys)
+    done = environment.actions.done(actions)
+    state, reward, terminated = jax.vmap(environment.step)(episodes.state, done, folded(keys, 0))
     following = Episodes(state, episodes.length + 1, episodes.total + reward)
     over = terminated | (following.length >= environment.limit)
     moved = Moved(seen(environment, following), reward, terminated, over, following.length, following.total)
-    fresh = begin(environment, reset_keys)
+    fresh = begin(environment, folded(keys, 1))
     return jax.tree.map(lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b), fresh, following), moved
 
 
@@ -89,11 +89,13 @@ def rollout(
 
     def step(episodes: Episodes, n: Array) -> tuple[Episodes, Steps]:
         x = seen(environment, episodes)
-        of_choice, of_move = jnp.moveaxis(
-            jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, n)))(keys), 1, 0
-        )
-        actions = choose(x, of_choice)
-        episodes, moved = move(environment, episodes, actions, of_move)
+        actions = choose(x, folded(keys, 2 * n))
+        episodes, moved = move(environment, episodes, actions, folded(keys, 2 * n + 1))
         return episodes, Steps(x, actions, moved)
 
     return jax.lax.scan(step, episodes, jnp.arange(steps))
+
+
+def folded(keys: Key, n: Array | int) -> Key:
+    """Each of the keys (B,) for its use number n."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, n)

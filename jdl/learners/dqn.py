@@ -100,9 +100,8 @@ def dqn(
             best = actions.best(says(model, {"params": state.params}, x)[0])
 
             def one(key: Key, best: Array) -> Array:
-                whether, which = jax.random.split(key)
-                any_of = jax.random.randint(which, (), 0, actions.count, best.dtype)
-                return jnp.where(jax.random.uniform(whether) < chance, any_of, best)
+                any_of = jax.random.randint(stream(key, "which"), (), 0, actions.count, best.dtype)
+                return jnp.where(jax.random.uniform(stream(key, "whether")) < chance, any_of, best)
 
             return jax.vmap(one)(keys, best)
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Environment, Episodes, begin, move, rollout, seen
+from jdl.environments import Environment, Episodes, begin, folded, move, rollout, seen
 from jdl.keys import stream
 from jdl.layers import drawn
 from jdl.objectives import model as call
@@ -44,8 +44,7 @@ def play(environment: Environment, model: Any) -> Objective:
         def step(so_far: tuple[Array, Episodes, Array, Array]) -> tuple[Array, Episodes, Array, Array]:
             n, episodes, going, found = so_far
             actions = best(variables, seen(environment, episodes))
-            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, n)
-            episodes, moved = move(environment, episodes, actions, step_keys)
+            episodes, moved = move(environment, episodes, actions, folded(keys, n))
             ended = jnp.stack([moved.total, moved.length.astype(jnp.float32)], 1)
             found = jnp.where((going & moved.over)[:, None], ended, found)
             return n + 1, episodes, going & ~moved.over, found
