@@ -1,5 +1,7 @@
 """Layers against Flax's own, values and gradients."""
 
+import re
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -92,3 +94,23 @@ def test_dilated_convolution_is_left_to_lax():
     options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
     found = convolution(x, weights, (1, 1), "SAME", **options)
     np.testing.assert_array_equal(found, jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME", **options))
+
+
+@pytest.mark.parametrize("side", [5, 14])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_of_convolutions_have_the_form_that_is_fast_in_loops(side, stride):
+    """XLA's CPU backend brings convolutions into it at the top of a program only; seen to fail with those of lax."""
+    x, weights = jnp.ones((4, side, side, 8)), jnp.ones((3, 3, 8, 16))
+
+    def loss(x, weights):
+        out = convolution(x, weights, (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return jnp.square(out).sum()
+
+    def moved(x, weights, times):
+        step = jax.grad(loss, argnums=(0, 1))
+        return jax.lax.fori_loop(0, times, lambda _, at: step(*at), (x, weights))
+
+    text = jax.jit(moved).lower(x, weights, 3).compile().as_text()
+    forms = re.findall(r" convolution\(.*dim_labels=(\S+?)[, ]", text)
+    assert len(forms) >= 2
+    assert set(forms) == {"b01f_01io->b01f"}

@@ -1,7 +1,7 @@
 """The same bits on 1, 2, 4 or more devices: a batch is cut into a fixed number of shards, whoever computes them.
 
-All arithmetic runs in programs of one device whose shapes do not depend on how many devices there are, or in one that
-only moves data and adds in a fixed order. What has been tried besides is in docs/devices.md.
+All arithmetic runs in programs of one device that are the same however many devices there are, or in one that only
+moves data and adds in a fixed order. What has been tried besides is in docs/devices.md.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def elastic(learner: Learner, data: Data, shards: int = 8, devices: Sequence[Any
     """The learner, fed and compiled, whose bits do not depend on the number of devices that share its work.
 
     Shard v of a batch has its rows v, v + shards, ... and the key `fold_in(key, v)`; BatchNorm normalises within a
-    shard. Each device computes its shards one by one and adds them pairwise, and the devices' sums are added in the
-    same tree. The state that `step` takes and gives lies on the first device of each process; the others keep copies of
-    it, equal to the bit. Raises `Error` where shards or devices are no powers of two, or the batch cannot be cut so.
+    shard. Each device computes its shards in a loop and adds them pairwise, and the devices' sums are added in the same
+    tree. On a CPU, XLA is slow at convolutions in loops unless they are those of `jdl.layers`. The state that `step`
+    takes and gives lies on the first device of each process; the others keep copies of it, equal to the bit. Raises
+    `Error` where shards or devices are no powers of two, or the batch cannot be cut so.
     """
     devices = list(devices or jax.devices()[:1])
     halves = halves_of(learner, data, "--elastic")
@@ -54,8 +55,7 @@ class _Elastic:
         self.newest: list[State] = []
         self.placing = [Placing(partial(jax.device_put, device=device)) for device in self.own.values()]
         self.batch = jax.jit(data.batch)
-        self.one = jax.jit(self._one)
-        self.add = jax.jit(lambda a, b: jax.tree.map(jnp.add, a, b), donate_argnums=0)
+        self.sums = jax.jit(self._sums)
         self.update = jax.jit(self._update, donate_argnums=0)
 
     def step(self, state: State, source: Any) -> tuple[State, Metrics]:
@@ -63,15 +63,40 @@ class _Elastic:
         if not self.newest or self.newest[0] is not state:
             self.newest = [jax.device_put(state, device) for device in self.own.values()]
         batches = [self.batch(put(source), s.step) for put, s in zip(self.placing, self.newest, strict=True)]
-        each = self.shards // len(self.devices)
-        waiting: list[list[tuple[int, Any]]] = [[] for _ in self.own]
-        for n in range(each):  # the devices in turn, so that all of them are busy
-            for d, s, batch, stack in zip(self.own, self.newest, batches, waiting, strict=True):
-                self._carry_over(stack, self.one(s, batch, np.int32(d * each + n)))
-        totals = self._over_devices([stack[0][1] for stack in waiting])
+        each = np.int32(self.shards // len(self.devices))
+        own = zip(self.own, self.newest, batches, strict=True)
+        totals = self._over_devices([self.sums(s, batch, np.int32(d) * each, each) for d, s, batch in own])
         results = [self.update(s, total) for s, total in zip(self.newest, totals, strict=True)]
         self.newest = [new for new, _ in results]
         return results[0]
+
+    def _sums(self, state: State, batch: Batch, first: Array, count: Array) -> Any:
+        """The sums of `count` shards from `first` on, a power of two: one program for all counts, so with equal bits.
+
+        They are added like a binary counter counts, by a stack of the sums of the last 1, 2, 4, ... shards: a tree that
+        is a part of the one over all shards.
+        """
+        shapes = jax.eval_shape(self._one, state, batch, first)
+        levels = max(1, self.shards.bit_length() - 1)
+        none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        stack = jax.tree.map(lambda leaf: jnp.zeros((levels, *leaf.shape), leaf.dtype), shapes)
+
+        def following(n: Array, so_far: tuple[Any, Any]) -> tuple[Any, Any]:
+            stack, _ = so_far
+
+            def more(at: tuple[Array, Any]) -> Array:
+                return (n >> at[0]) & 1 == 1
+
+            def joined(at: tuple[Array, Any]) -> tuple[Array, Any]:
+                level, sums = at
+                return level + 1, jax.tree.map(lambda leaf, new: leaf[level] + new, stack, sums)
+
+            level, sums = lax.while_loop(more, joined, (jnp.zeros((), jnp.int32), self._one(state, batch, first + n)))
+            # The sum over all shards has no level: it goes to the last one, which is not read any more.
+            put = partial(lax.dynamic_update_index_in_dim, index=level, axis=0)
+            return jax.tree.map(put, stack, sums), sums
+
+        return lax.fori_loop(0, count, following, (stack, none))[1]
 
     def _one(self, state: State, batch: Batch, v: Array) -> Any:
         """The sums of shard v, in a form that only adds, and with an axis for the devices in front."""
@@ -95,14 +120,6 @@ class _Elastic:
                 carry[STATISTICS],
             )
         return self.halves.update(state, replace(sums, out=replace(sums.out, carry=carry)))
-
-    def _carry_over(self, stack: list[tuple[int, Any]], sums: Any) -> None:
-        """Adds like a binary counter: the tree over a device's shards is a part of the tree over all of them."""
-        level = 0
-        while stack and stack[-1][0] == level:
-            sums = self.add(stack.pop()[1], sums)
-            level += 1
-        stack.append((level, sums))
 
     def _over_devices(self, totals: list[Any]) -> list[Any]:
         """The sum of all devices' totals, on each of those of this process."""
