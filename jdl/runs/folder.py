@@ -28,7 +28,7 @@ LAYOUT = ("devices", "mesh", "parallel")
 
 def path_of(root: Path, config: Config) -> Path:
     """runs/<name>/<config digest>/seed<k>."""
-    return root / config.name / digest(config) / f"seed{config.seed}"
+    return Path(root) / config.name / digest(config) / f"seed{config.seed}"
 
 
 def write_whole(path: Path, content: bytes) -> None:
