@@ -8,6 +8,7 @@ from jdl import objectives as objectives
 from jdl import optim as optim
 from jdl import sampling as sampling
 from jdl.keys import stream as stream
+from jdl.learners import clustered as clustered
 from jdl.learners import descent as descent
 from jdl.learners import dqn as dqn
 from jdl.learners import ema as ema

@@ -145,6 +145,26 @@ def sample(
     print("\n---\n".join(prompt + text for text in texts))
 
 
+def frechet(
+    run: RunName,
+    by: Annotated[str, tyro.conf.arg(metavar="RUN", help="The run of the classifier whose features are compared.")],
+    n: Annotated[int, tyro.conf.arg(aliases=["-n"], help="How many rows to draw.")] = 2_000,
+    seed: Annotated[int, tyro.conf.arg(help="Seed of the draws.")] = 0,
+    root: Root = Path("runs"),
+    best: Best = False,
+) -> None:
+    """Tell the Frechet distance of what a generative run draws from real rows, by a classifier's features."""
+    from jdl.runs import frechet, restored
+    from jdl.runs.catalog import find
+
+    _ready()
+    found, classifier = (restored.restore(find(name, root), best) for name in (run, by))
+    distance = frechet.frechet(found, classifier, n, seed)
+    print(f"{distance.made:.2f}  {n:,} rows of {run}, from the test data of {by}")
+    print(f"{distance.trained_on:.2f}  as many rows that {by} was trained on, for comparison")
+    print(f"by {distance.features} features {distance.by}: distances of one n and these features can be compared")
+
+
 def digest(run: RunName, root: Root = Path("runs"), best: Best = False) -> None:
     """Print the SHA-256 of params, carry and optimizer state: equal runs print equal digests."""
     from jdl.runs import restored
@@ -240,6 +260,7 @@ VERBS: dict[str, Any] = {
     "evaluate": evaluate,
     "predict": predict,
     "sample": sample,
+    "frechet": frechet,
     "digest": digest,
     "repeat": repeat,
     "diff": diff,
@@ -257,6 +278,7 @@ HELP = """jdl: deep learning as pairs of pure functions.
   jdl predict RUN INPUT ...              labels and probabilities for images or npz arrays, as CSV or JSON
   jdl sample RUN --prompt TEXT           text written by a language model
   jdl sample RUN -n 64 --out grid.png    images drawn by a generative model
+  jdl frechet RUN --by CLASSIFIER        how far its images are from real ones, by a classifier's features
   jdl digest RUN                         SHA-256 of the newest state: equal runs print equal digests
   jdl repeat RUN                         train it again from its record, and compare the two to the bit
   jdl diff RUN RUN                       config, environment, data, metrics; the first step and leaf that differ

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import arrays, digits, normalise, random_crop, random_erase, random_flip
+from jdl.data import arrays, digits, normalise, random_affine, random_crop, random_erase, random_flip
 from jdl.data.order import epoch_order, shuffled
 
 ROWS = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 6, 5, 2), dtype=np.uint8)
-AUGMENT = (random_crop(1), random_flip(), random_erase(2), normalise([0.5, 0.4], [0.2, 0.3]))
+AUGMENT = (
+    random_crop(1),
+    random_flip(),
+    random_erase(2),
+    random_affine(10, 0.5, 0.1),
+    normalise([0.5, 0.4], [0.2, 0.3]),
+)
 
 
 @pytest.fixture(params=["resident", "streamed"])
@@ -180,3 +186,28 @@ def test_erasing_fills_one_square():
         assert (np.ptp(rows), np.ptp(columns)) == (2, 2)
     with pytest.raises(jdl.Error, match="does not fit"):
         random_erase(7)(key(), image)
+
+
+def test_affine_turns_moves_and_scales():
+    """An image of its own coordinates says where each pixel was read."""
+    places = jnp.moveaxis(jnp.indices((9, 9), jnp.float32), 0, -1)
+
+    def read(**most):
+        return jax.vmap(lambda key: random_affine(**most)(key, {"x": places})["x"])(jax.random.split(key(0), 200))
+
+    np.testing.assert_allclose(read(), jnp.broadcast_to(places, (200, 9, 9, 2)), atol=1e-5)
+    moved = read(shift=1.5)[:, 2:7, 2:7] - places[None, 2:7, 2:7]
+    assert np.ptp(np.asarray(moved), (1, 2)).max() < 1e-4
+    assert 1.4 < np.abs(moved).max() <= 1.5 + 1e-4
+    for most, angles, sizes in (({"rotation": 30.0}, (25, 30), (1, 1)), ({"zoom": 0.3}, (0, 0), (1 / 1.3, 1 / 0.7))):
+        found = read(**most)
+        down, right = found[:, 5, 4] - found[:, 4, 4], found[:, 4, 5] - found[:, 4, 4]
+        np.testing.assert_allclose(found[:, 4, 4], 4.0, atol=1e-5)  # the middle stays
+        np.testing.assert_allclose(down[:, 0], right[:, 1], atol=1e-5)
+        np.testing.assert_allclose(down[:, 1], -right[:, 0], atol=1e-5)
+        size, angle = np.hypot(*down.T), np.degrees(np.arctan2(down[:, 1], down[:, 0]))
+        assert angles[0] - 1e-3 <= np.abs(angle).max() <= angles[1] + 1e-3
+        assert sizes[0] - 1e-4 <= size.min() <= size.max() <= sizes[1] + 1e-4
+        assert np.ptp(size) >= 0.8 * (sizes[1] - sizes[0])
+    with pytest.raises(jdl.Error, match="zoom below 1"):
+        random_affine(zoom=1.0)

@@ -29,7 +29,19 @@ from jdl.models.t5 import T5
 from jdl.models.transformer import Blocks
 from jdl.models.unet import UNet
 from jdl.models.vit import ViT
-from jdl.objectives import adversarial, autoencode, classify, ctc, diffuse, elbo, link, next_token, seq2seq, wasserstein
+from jdl.objectives import (
+    adversarial,
+    autoencode,
+    classify,
+    cluster,
+    ctc,
+    diffuse,
+    elbo,
+    link,
+    next_token,
+    seq2seq,
+    wasserstein,
+)
 from jdl.types import Batch, Objective
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
@@ -233,6 +245,20 @@ MAKERS = [
         (8, 8, 1),
         (5 * 32 + 16) + (9 * 8 * 32 // 2 + 8) + (9 * 4 * 4 + 4) + 40 + 296 + 33,
         objective=lambda generator: adversarial(generator, Critic((4, 8)), 5, wasserstein),
+    ),
+    Images(
+        "gan-fine",
+        Generator((8, 8, 1), (8, 4), fine=3),
+        (8, 8, 1),
+        (5 * 32 + 16) + (9 * 8 * 16 + 8) + (9 * 4 * 12 + 6) + (9 * 3 + 1) + 40 + 296 + 33,
+        objective=lambda generator: adversarial(generator, Critic((4, 8)), 5),
+    ),
+    Images(
+        "clusters",
+        Autoencoder((4, 4, 1), 3, hidden=(8,)),
+        (4, 4, 1),
+        (16 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 16 + 16) + 4 * 3,
+        objective=partial(cluster, clusters=4),
     ),
     Images(
         "unet",

@@ -1,6 +1,7 @@
 """Data as a function of the step: sources, order, batches, augmentation."""
 
 from jdl.data.augment import normalise as normalise
+from jdl.data.augment import random_affine as random_affine
 from jdl.data.augment import random_crop as random_crop
 from jdl.data.augment import random_erase as random_erase
 from jdl.data.augment import random_flip as random_flip

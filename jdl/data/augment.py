@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,27 @@ def random_crop(padding: int, fill: float = 0.0) -> Transform:
 def random_flip(probability: float = 0.5) -> Transform:
     """Mirrors x (H, W, C) left to right, with this probability."""
     return on_x(lambda key, x: jnp.where(jax.random.bernoulli(key, probability), x[:, ::-1], x))
+
+
+def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) -> Transform:
+    """Turns x (H, W, C) by up to `rotation` degrees, moves it by up to `shift` pixels, and scales it by 1 +- `zoom`.
+
+    Linear between pixels, and 0 outside of the image.
+    """
+    if min(rotation, shift, zoom) < 0 or zoom >= 1:
+        raise Error(f"rotation and shift are 0 or more, zoom below 1; given were {rotation=}, {shift=}, {zoom=}.")
+
+    def change(key: Key, x: Array) -> Array:
+        turn, zoomed, *moves = jax.random.uniform(key, (4,), x.dtype, -1, 1)
+        angle, scale = turn * math.radians(rotation), 1 + zoomed * zoom
+        middle = jnp.asarray([(side - 1) / 2 for side in x.shape[:2]], x.dtype)[:, None, None]
+        rows, columns = jnp.indices(x.shape[:2], x.dtype) - middle
+        sine, cosine = jnp.sin(angle), jnp.cos(angle)
+        seen = jnp.stack([cosine * rows - sine * columns, sine * rows + cosine * columns]) / scale
+        seen = seen + middle + shift * jnp.stack(moves)[:, None, None]
+        return jax.vmap(partial(jax.scipy.ndimage.map_coordinates, coordinates=list(seen), order=1), -1, -1)(x)
+
+    return on_x(change)
 
 
 def random_erase(side: int, probability: float = 0.5, fill: float = 0.0) -> Transform:

@@ -171,16 +171,17 @@ def cache_dir() -> Path:
 def _decoded(records: Records) -> dict[str, np.ndarray]:
     """All columns of the split, from jdl's cache where it holds them whole, else decoded and put there."""
     folder = cache_dir() / "decoded" / records.fingerprint
-    cached = _read_cache(folder)
+    cached = read_cache(folder)
     if cached is not None:
         return cached
     chunks = [records.take(rows) for rows in np.array_split(np.arange(len(records)), max(1, len(records) // CHUNK))]
     columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
-    _write_cache(folder, columns)
+    write_cache(folder, columns)
     return columns
 
 
-def _read_cache(folder: Path) -> dict[str, np.ndarray] | None:
+def read_cache(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that lie in a folder of the cache, where they are there and whole."""
     try:
         promised = json.loads((folder / "sums.json").read_text())
         columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in promised}
@@ -190,7 +191,7 @@ def _read_cache(folder: Path) -> dict[str, np.ndarray] | None:
     return columns if sums == promised else None
 
 
-def _write_cache(folder: Path, columns: dict[str, np.ndarray]) -> None:
+def write_cache(folder: Path, columns: dict[str, np.ndarray]) -> None:
     """Writes beside and renames, so that a cache is whole or not there; a full or read-only disk costs only time."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

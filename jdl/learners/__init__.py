@@ -1,5 +1,6 @@
 """Learners: functions to the pair (init, step), or from one such pair to another."""
 
+from jdl.learners.clustered import clustered as clustered
 from jdl.learners.compiled import compiled as compiled
 from jdl.learners.compiled import fed as fed
 from jdl.learners.descent import descent as descent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
-from jdl.layers import BatchNorm, Conv, pixel_shuffle
+from jdl.layers import BatchNorm, Conv, Dropout, pixel_shuffle
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -19,7 +20,7 @@ Activation = Callable[[jax.Array], jax.Array]
 class Encoder(nn.Module):
     """Convolutions of the `channels`, each of stride 2, then dense layers of the widths `hidden` and one of `outputs`.
 
-    x (B, ...) gives (B, outputs). Without channels x is flattened.
+    x (B, ...) gives (B, outputs). Without channels x is flattened. Each convolution is followed by `dropout`.
     """
 
     outputs: int
@@ -27,6 +28,7 @@ class Encoder(nn.Module):
     hidden: Sequence[int] = ()
     batch_norm: bool = False
     activation: Activation = nn.relu
+    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
@@ -34,6 +36,7 @@ class Encoder(nn.Module):
         for channels in self.channels:
             x = Conv(channels, strides=2, use_bias=not self.batch_norm)(x)
             x = self.activation(BatchNorm()(x, train, mask) if self.batch_norm else x)
+            x = Dropout(self.dropout)(x, train)
         x = x.reshape(len(x), -1)
         for width in self.hidden:
             x = self.activation(_wide(width)(x))
@@ -43,7 +46,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """The way back: dense layers of the widths `hidden`, then convolutions of the `channels`, each at twice the side.
 
-    z (B, K) gives (B, *shape). Without channels a dense layer gives all numbers.
+    z (B, K) gives (B, *shape). With `fine` channels there is one more convolution at the full size, before the last.
+    Without channels a dense layer gives all numbers.
     """
 
     shape: Sequence[int]
@@ -51,6 +55,7 @@ class Decoder(nn.Module):
     hidden: Sequence[int] = ()
     batch_norm: bool = False
     activation: Activation = nn.relu
+    fine: int = 0
 
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
@@ -70,7 +75,11 @@ class Decoder(nn.Module):
         x = self._after(x, train, mask)
         for channels in self.channels[1:]:
             x = self._after(pixel_shuffle(Conv(4 * channels, use_bias=not self.batch_norm)(x)), train, mask)
-        return pixel_shuffle(Conv(4 * shape[2], kernel_init=nn.initializers.glorot_normal(), name="out")(x))
+        last = partial(Conv, kernel_init=nn.initializers.glorot_normal(), name="out")
+        if not self.fine:
+            return pixel_shuffle(last(4 * shape[2])(x))
+        x = self._after(pixel_shuffle(Conv(4 * self.fine, use_bias=not self.batch_norm)(x)), train, mask)
+        return last(shape[2])(x)
 
     def _after(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
         return self.activation(BatchNorm()(x, train, mask) if self.batch_norm else x)

@@ -12,6 +12,7 @@ from jdl.objectives.classify import classify as classify
 from jdl.objectives.classify import classify_binary as classify_binary
 from jdl.objectives.classify import hinge as hinge
 from jdl.objectives.classify import perceptron as perceptron
+from jdl.objectives.cluster import cluster as cluster
 from jdl.objectives.diffuse import cosine as cosine
 from jdl.objectives.diffuse import diffuse as diffuse
 from jdl.objectives.diffuse import straight as straight

@@ -17,22 +17,27 @@ from jdl.layers import drawn
 from jdl.objectives import model as call
 from jdl.types import Array, Batch, Bounds, Error, Key, Maker, Mean, Metrics, Objective, Out, Variables
 
+Augment = Callable[[Key, Batch], Batch]  # one example's columns to the same
+
 
 def autoencode(
-    model: Any, noise: float = 0.0, error: Callable[[Array, Array], Array] = optax.squared_error
+    model: Any,
+    noise: float = 0.0,
+    augment: Augment | None = None,
+    error: Callable[[Array, Array], Array] = optax.squared_error,
 ) -> Objective:
     """Makes x (B, ...) of itself, by the mean `error(made, x)` over rows and elements.
 
-    In training the model reads x with normal `noise` of this standard deviation added, and is still to make x itself
-    (denoising; Vincent et al., 2008). The model has the methods `encode` and `decode`, like `Autoencoder`. Metric: mse,
-    whatever the error. It predicts the code.
+    In training the model reads x after `augment`, a transform (key, example) -> example, and with normal `noise` of
+    this standard deviation added, and is still to make x itself (denoising; Vincent et al., 2008). The model has the
+    methods `encode` and `decode`, like `Autoencoder`. Metric: mse, whatever the error. It predicts the code.
     """
     if noise < 0:
         raise Error(f"noise is a standard deviation, 0 or more, and {noise} is not.")
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
         x, mask = call.column(batch), batch.get("mask")
-        seen = x + noise * drawn(jax.random.normal, stream(key, "noise"), x.shape) if train and noise else x
+        seen = disturbed(batch, key, noise, augment) if train else x
         made, carry = call.apply(model, variables, (seen,), batch, key, train)
         return Out(Mean.of(error(made, x), mask), {"mse": Mean.of(optax.squared_error(made, x), mask)}, carry)
 
@@ -48,6 +53,15 @@ def autoencode(
     return Objective(
         partial(call.init_from_x, model), loss, predict, partial(_check, model), maker=Maker(make, encode=encode)
     )
+
+
+def disturbed(batch: Batch, key: Key, noise: float, augment: Augment | None) -> Array:
+    """The rows x (B, ...) as an autoencoder reads them in training."""
+    x = call.column(batch)
+    if augment:
+        keys = drawn(lambda key, shape: jax.random.split(key, shape[0]), stream(key, "augment"), (len(x),))
+        x = jax.vmap(augment)(keys, batch)["x"]
+    return x + noise * drawn(jax.random.normal, stream(key, "noise"), x.shape) if noise else x
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from jdl.runs import processes
 from jdl.runs.checkpoints import Checkpoints
 from jdl.runs.config import Options, difference, digest, to_json
 from jdl.runs.culprit import culprit
+from jdl.runs.embedding import draw_embedding
 from jdl.runs.environment import command, fingerprint, git_commit
 from jdl.runs.evaluate import evaluator
 from jdl.runs.evidence import write_leaves
@@ -126,7 +127,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         metrics = trainer.final(state)
         variables = here(learner.view(state))
         scores = run.score(variables) if run.score else {}
-        figures = last_figures(whole, variables, folder)
+        figures = last_figures(whole, variables, folder) + draw_embedding(whole, variables, folder)
     return Result(state, metrics, scores, figures, folder, int(state.step) - start, seconds, waited)
 
 
