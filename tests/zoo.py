@@ -16,7 +16,7 @@ from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
 from jdl.models.cnn import CNN
-from jdl.models.dcgan import Critic, Generator
+from jdl.models.dcgan import Critic, Generator, SpectralCritic
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.gnn import GAT, GCN, GNN, SAGE
@@ -37,6 +37,7 @@ from jdl.objectives import (
     ctc,
     diffuse,
     elbo,
+    hinge_game,
     link,
     next_token,
     seq2seq,
@@ -247,11 +248,12 @@ MAKERS = [
         objective=lambda generator: adversarial(generator, Critic((4, 8)), 5, wasserstein),
     ),
     Images(
-        "gan-fine",
+        "gan-spectral",
         Generator((8, 8, 1), (8, 4), fine=3),
         (8, 8, 1),
-        (5 * 32 + 16) + (9 * 8 * 16 + 8) + (9 * 4 * 12 + 6) + (9 * 3 + 1) + 40 + 296 + 33,
-        objective=lambda generator: adversarial(generator, Critic((4, 8)), 5),
+        (5 * 32 + 16) + (9 * 8 * 16 + 8) + (9 * 4 * 12 + 6) + (9 * 3 + 1) + 68 + 520 + 584 + 33,
+        objective=lambda generator: adversarial(generator, SpectralCritic((4, 8)), 5, hinge_game),
+        3e-3,
     ),
     Images(
         "clusters",

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
-from jdl.layers import BatchNorm, Conv, Dropout, pixel_shuffle
+from jdl.layers import BatchNorm, Conv, pixel_shuffle
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -20,7 +20,7 @@ Activation = Callable[[jax.Array], jax.Array]
 class Encoder(nn.Module):
     """Convolutions of the `channels`, each of stride 2, then dense layers of the widths `hidden` and one of `outputs`.
 
-    x (B, ...) gives (B, outputs). Without channels x is flattened. Each convolution is followed by `dropout`.
+    x (B, ...) gives (B, outputs). Without channels x is flattened.
     """
 
     outputs: int
@@ -28,7 +28,6 @@ class Encoder(nn.Module):
     hidden: Sequence[int] = ()
     batch_norm: bool = False
     activation: Activation = nn.relu
-    dropout: float = 0.0
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
@@ -36,7 +35,6 @@ class Encoder(nn.Module):
         for channels in self.channels:
             x = Conv(channels, strides=2, use_bias=not self.batch_norm)(x)
             x = self.activation(BatchNorm()(x, train, mask) if self.batch_norm else x)
-            x = Dropout(self.dropout)(x, train)
         x = x.reshape(len(x), -1)
         for width in self.hidden:
             x = self.activation(_wide(width)(x))
