@@ -252,8 +252,8 @@ MAKERS = [
         Generator((8, 8, 1), (8, 4), fine=3),
         (8, 8, 1),
         (5 * 32 + 16) + (9 * 8 * 16 + 8) + (9 * 4 * 12 + 6) + (9 * 3 + 1) + 68 + 520 + 584 + 33,
-        objective=lambda generator: adversarial(generator, SpectralCritic((4, 8)), 5, hinge_game),
         3e-3,
+        lambda generator: adversarial(generator, SpectralCritic((4, 8)), 5, hinge_game),
     ),
     Images(
         "clusters",
