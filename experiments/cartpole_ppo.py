@@ -1,4 +1,4 @@
-"""A pole held upright by PPO, 20 seeds in one program: 500 of 500, for each (1:16 on 2 cores of a Xeon).
+"""A pole held upright by PPO, 20 seeds in one program: 500 of 500 for each, in 46 s (1 seed: 9 s; 16 seeds: 40 s).
 
 scripts/train experiments/cartpole_ppo.py
 """

@@ -1,4 +1,4 @@
-"""Digits squeezed into 8 numbers by a denoising convolutional autoencoder: not measured yet.
+"""Digits squeezed into 8 numbers by a denoising convolutional autoencoder: mean squared error 0.0121 (30 s).
 
 scripts/train experiments/digits_autoencoder.py
 jdl sample digits_autoencoder --remake --out remade.png

@@ -1,7 +1,7 @@
 """Digits, 10 labels a class, by a GCN: test accuracy 0.953 over 10 splits; label spreading 0.951, propagation 0.960.
 
 scripts/train experiments/digits_gcn.py
-scripts/bench propagation
+scripts/bench digits
 """
 
 from dataclasses import dataclass
