@@ -11,7 +11,7 @@ import optax
 
 from jdl.layers import over_rows
 from jdl.objectives.autoencode import Augment, autoencode, disturbed
-from jdl.types import Array, Batch, Error, Key, Mean, Metrics, Objective, Out, Variables
+from jdl.types import Array, Batch, Error, Key, Maker, Mean, Metrics, Objective, Out, Variables
 
 CENTRES = "centres"
 BEGUN = "clustering"  # the collection that says whether there are centres yet
@@ -27,12 +27,11 @@ def cluster(
 ) -> Objective:
     """Deep embedded clustering (Xie et al., 2016) that goes on making x (B, ...) of itself (Guo et al., 2017).
 
-    The loss is that of `autoencode`, from x with normal `noise`, and once there are centres `weight` times the
-    divergence KL(p | q), in nats a row: q says how near a code is to each centre, by Student's t
-    in units of their distance at the start, and p is q squared,
-    by how much each centre has in this batch, made to sum to 1: what is near comes nearer. With `augment`, a transform
-    (key, example) -> example, training reads rows that are augmented so, and still has p of the rows as they are: the
-    same row is to be near the same centre, however it looks (Guo et al., 2018).
+    The loss is that of `autoencode`, with its `noise` and `augment`, and once there are centres `weight` times the
+    divergence KL(p | q), in nats a row: q says how near a code is to each centre, by Student's t in units of their
+    distance at the start, and p is q squared, by how much each centre has in this batch, made to sum to 1: what is near
+    comes nearer. In training q is of the rows as they are read and p of the rows as they are: the same row is to be near
+    the same centre, however it looks (Guo et al., 2018).
 
     For `jdl.learners.clustered`, which puts the centres where k-means does. It predicts the code, the cluster and q.
     Metrics: mse, and the divergence kl.
@@ -76,7 +75,7 @@ def cluster(
         q = near(variables, code)
         return {"code": code, "cluster": q.argmax(-1), "probability": q}
 
-    maker = type(inner.maker)(
+    maker = Maker(
         lambda variables, z, batch, key: make(_model(variables), z, batch, key),
         encode=lambda variables, batch: encode(_model(variables), batch),
     )
