@@ -30,8 +30,8 @@ def cluster(
     The loss is that of `autoencode`, with its `noise` and `augment`, and once there are centres `weight` times the
     divergence KL(p | q), in nats a row: q says how near a code is to each centre, by Student's t in units of their
     distance at the start, and p is q squared, by how much each centre has in this batch, made to sum to 1: what is near
-    comes nearer. In training q is of the rows as they are read and p of the rows as they are: the same row is to be near
-    the same centre, however it looks (Guo et al., 2018).
+    comes nearer. In training q is of the rows as they are read, and p of the rows as they are: the same row is to be
+    near the same centre, however it looks (Guo et al., 2018).
 
     For `jdl.learners.clustered`, which puts the centres where k-means does. It predicts the code, the cluster and q.
     Metrics: mse, and the divergence kl.
