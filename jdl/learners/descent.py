@@ -52,7 +52,7 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
 
         first = {name: column[0] for name, column in parts.items()}
         start = sums(state, first, jax.random.fold_in(key, 0), scale)
-        # On a CPU, where memory is seldom short, the parts are unrolled: there Flax's own convolutions are slow in loops.
+        # On a CPU, where memory is seldom short, parts are unrolled: Flax's own convolutions are slow in loops there.
         unroll = jax.default_backend() == "cpu"
         return jax.lax.scan(following, start, jnp.arange(1, micro_batches), unroll=unroll)[0]
 
