@@ -5,6 +5,7 @@ scripts/train experiments/cora_gat.py
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import optax
@@ -21,12 +22,14 @@ class Config(jdl.Config):
     lr: float = 1e-2
     hidden: tuple[int, ...] = (64,)
     dropout: float = 0.8
+    attention_dropout: float = 0.3
     weight_decay: float = 3e-4
 
 
 def run(c: Config) -> jdl.Run:
     train, valid, test = (part.batches(1) for part in jdl.data.cora().nodes(20, 500, 1000, c.seed))
-    objective = jdl.objectives.classify(GNN(7, c.hidden, GAT, jax.nn.elu, c.dropout))
+    layer = partial(GAT, dropout=c.attention_dropout)
+    objective = jdl.objectives.classify(GNN(7, c.hidden, layer, jax.nn.elu, c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
     learner = jdl.descent(objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate)))
     return jdl.Run(c, learner, train, valid, test, best="max accuracy", labels=train.examples.labels)

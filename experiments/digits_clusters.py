@@ -17,22 +17,22 @@ from jdl.models.autoencoder import Autoencoder
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 12_500
-    begins: int = 2_500  # to draw the codes together
+    steps: int = 10_000  # half of them to draw the codes together
 
 
 def run(c: Config) -> jdl.Run:
     x, y = jdl.data.digits()[0].source.columns.values()  # of training and test
-    near = NearestNeighbors(n_neighbors=5).fit(x.reshape(len(x), -1)).kneighbors(return_distance=False)
+    near = NearestNeighbors(n_neighbors=10).fit(x.reshape(len(x), -1)).kneighbors(return_distance=False)
     turned = jdl.data.random_affine(10, 0.5, 0.1)
 
-    def another(key, example):  # one of five that look alike, a little turned and moved
+    def alike(key, example):  # one of ten that look alike, a little turned and moved
         return turned(jdl.stream(key, "turn"), {"x": jax.random.choice(jdl.stream(key, "row"), example["near"])})
 
     table = jdl.data.arrays(x=x, y=y, near=x[near])
-    data, judged = table.shuffled(256, c.seed), table.batches(len(x))
-    objective = jdl.objectives.cluster(Autoencoder((8, 8, 1), 6, hidden=(256, 128)), 10, 0.02, augment=another)
-    learner = jdl.clustered(jdl.descent(objective, optax.adam(1e-3)), c.begins, judged[0])
+    data, judged = table.shuffled(512, c.seed), table.batches(len(x))
+    model = Autoencoder((8, 8, 1), 2, hidden=(256, 128))
+    objective = jdl.objectives.cluster(model, 10, 0.2, augment=alike, contrast=0.3)
+    learner = jdl.clustered(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, judged[0])
     return jdl.Run(c, learner, data, test=judged, score=scores(objective, judged))
 
 

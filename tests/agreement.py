@@ -27,9 +27,9 @@ from jdl.runs.checkpoints import leaf_sums
 
 STEPS, BATCH, SHARDS = 50, 16, 8
 ROWS = {row.name: row for row in TABLE + MAKERS}
-FAMILIES = ("mlp", "mlp-dropout", "cnn-norm", "resnet", "lstm", "gpt", "t5", "gan", "vae", "gcn")
+FAMILIES = ("mlp", "mlp-dropout", "cnn-norm", "resnet", "lstm", "gpt", "t5", "gan", "vae", "clusters", "gcn")
 STEEP = {"gpt": 1e-3, "t5": 1e-3}  # tables that begin at 0.02 make 1e-2 too great: rounding then grows step by step
-NORMALISED = ("cnn-norm", "resnet", "gan")  # by statistics of the part of a batch that is seen at once
+NORMALISED = ("cnn-norm", "resnet", "gan", "clusters")  # by statistics of the part of a batch that is seen at once
 DRAWN = ("mlp-dropout", "vae")  # for each part of a batch by a key of its own
 WAYS = ("data=2", "data=4", "data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4")
 ELASTIC = ("elastic=1", "elastic=2", "elastic=4", "elastic=8")
@@ -59,7 +59,8 @@ class Case:
         if self.name == "gan":
             other = optax.adam(2e-3) if adam else optax.sgd(5e-3, momentum=0.5)
             one = jdl.optim.players(generator=one, critic=other)
-        return jdl.descent(self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches)
+        learner = jdl.descent(self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches)
+        return jdl.clustered(learner, STEPS // 2, self.data[0]) if self.name == "clusters" else learner
 
 
 def trained(case: Case, way: str) -> tuple[list[float], object]:

@@ -41,6 +41,7 @@ ROWS = [
     Row("a language model that remembers", ("--save-every", "3"), script=SCRIPT.with_name("remembering.py")),
     Row("a game of two players, and their average", ("--save-every", "3"), script=SCRIPT.with_name("gaming.py")),
     Row("Q-learning of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("playing.py")),
+    Row("clusters that begin half-way", ("--save-every", "3"), script=SCRIPT.with_name("gathering.py")),
     Row("elastic, on other devices at each restart", ("--elastic", "4", "--save-every", "3"), DEVICES),
 ]
 

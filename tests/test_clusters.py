@@ -1,7 +1,7 @@
 """Clusters against scikit-learn and formulas written out.
 
 Seen to fail: centres by rows of padding, targets without each centre's share, a start at another step, clusters in the
-order that labels happen to have.
+order that labels happen to have; codes told apart from rows of padding, or from those of one device alone.
 """
 
 from itertools import pairwise
@@ -14,10 +14,11 @@ import pytest
 from sklearn.cluster import KMeans
 
 import jdl
+from jdl.layers import ROWS
 from jdl.learners.clustered import k_means
 from jdl.metrics_cluster import agreement, scores
 from jdl.models.autoencoder import Autoencoder
-from jdl.objectives.cluster import BEGUN, CENTRES, nearness, sharpened
+from jdl.objectives.cluster import BEGUN, CENTRES, nearness, sharpened, told_apart
 
 RNG = np.random.default_rng(0)
 PLACES = np.array([[0, 0], [4, 0], [0, 4], [5, 5]], np.float32)
@@ -45,9 +46,20 @@ def test_nearness_and_its_targets_are_those_of_the_paper():
     np.testing.assert_allclose(sharpened(found, jnp.asarray(mask)), p / p.sum(1, keepdims=True), rtol=1e-5)
 
 
-def learner(begins, weight=0.1):
+def test_what_it_costs_to_tell_codes_apart():
+    codes, others = (RNG.normal(size=(8, 3)).astype(np.float32) for _ in range(2))
+    mask = np.arange(8) < 5
+    near = np.array([[1 / (1 + ((a - b) ** 2).sum()) for b in others] for a in codes])
+    costs = -np.log(np.diag(near) / near[:, mask].sum(1))
+    np.testing.assert_allclose(told_apart(codes, others, mask), costs, rtol=1e-5)
+    parts = (column.reshape(4, 2, *column.shape[1:]) for column in (codes, others, mask))
+    found = jax.vmap(told_apart, axis_name=ROWS)(*parts)
+    np.testing.assert_allclose(found.ravel(), costs, rtol=1e-5)
+
+
+def learner(begins, weight=0.1, points=POINTS):
     objective = jdl.objectives.cluster(Autoencoder((2,), 2, hidden=()), 4, weight)
-    rows = jdl.data.arrays(x=POINTS, y=LABELS).batches(80)[0]
+    rows = jdl.data.arrays(x=points, y=LABELS).batches(80)[0]
     return jdl.clustered(jdl.descent(objective, optax.adam(1e-2)), begins, rows), rows
 
 
@@ -55,14 +67,22 @@ def test_clusters_begin_at_their_step_and_find_the_groups():
     made, rows = learner(begins=40)
     state, step = jax.jit(made.init)(jax.random.key(0), rows), jax.jit(made.step)
     for n in range(60):
-        assert bool(state.carry[BEGUN]["begun"]) == (n > 40)
-        assert bool(state.params[CENTRES].any()) == (n > 40)
+        assert bool(state.carry[BEGUN]["begun"]) == (n >= 40)
+        assert bool(state.params[CENTRES].any()) == (n >= 40)
         state, metrics = step(state, rows)
         assert (float(metrics["kl"].value()) > 0) == (n >= 40)
     data = jdl.data.arrays(x=POINTS, y=LABELS).batches(30)
     assert scores(made.objective, data)(made.view(state)) == {"accuracy": 1.0, "nmi": 1.0, "ari": 1.0}
     said = made.objective.predict(made.view(state), rows)
     np.testing.assert_array_equal(said["probability"].argmax(-1), said["cluster"])
+
+
+def test_rows_that_are_all_the_same_stay_finite():
+    made, rows = learner(begins=0, points=np.zeros((80, 2), np.float32))
+    state, step = jax.jit(made.init)(jax.random.key(0), rows), jax.jit(made.step)
+    for _ in range(3):
+        state, _ = step(state, rows)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.carry)))
 
 
 def test_what_is_near_comes_nearer():
@@ -73,6 +93,24 @@ def test_what_is_near_comes_nearer():
         state, _ = step(state, rows)
         sure.append(float(made.objective.predict(made.view(state), rows)["probability"].max(-1).mean()))
     assert all(later > before for before, later in pairwise(sure))
+
+
+def test_contrast_makes_codes_a_map_of_who_is_near_whom():
+    """Of points whose neighbours are told, though their numbers say nothing of them."""
+    x = RNG.normal(size=(80, 5)).astype(np.float32)
+    near = np.stack([x[label == LABELS] for label in LABELS])
+
+    def one_of_its_own(key, example):
+        return {"x": jax.random.choice(key, example["near"])}
+
+    model = Autoencoder((5,), 2, hidden=(64, 64))
+    objective = jdl.objectives.cluster(model, 4, augment=one_of_its_own, contrast=10.0)
+    rows = jdl.data.arrays(x=x, y=LABELS, near=near).batches(80)
+    made = jdl.clustered(jdl.descent(objective, optax.adam(1e-2)), 300, rows[0])
+    state, step = jax.jit(made.init)(jax.random.key(0), rows[0]), jax.jit(made.step)
+    for _ in range(301):
+        state, _ = step(state, rows[0])
+    assert scores(objective, rows)(made.view(state))["accuracy"] >= 0.95
 
 
 def test_rows_are_read_disturbed_and_made_as_they_are():
@@ -102,6 +140,8 @@ def test_agreement_does_not_mind_names():
 
 REFUSED = {
     "at least 2": lambda: jdl.objectives.cluster(Autoencoder((2,), 2), 1),
+    "0 or more, and 0.1 and -1": lambda: jdl.objectives.cluster(Autoencoder((2,), 2), 4, contrast=-1),
+    "give augment or noise": lambda: jdl.objectives.cluster(Autoencoder((2,), 2), 4, contrast=0.1),
     "begins is a step": lambda: jdl.clustered(learner(0)[0], -1, {}),
     "have no 4 centres": lambda: jdl.clustered(learner(0)[0], 0, {"x": POINTS[:3]}).init(
         jax.random.key(0), {"x": jnp.asarray(POINTS)}

@@ -1,6 +1,7 @@
 """Graphs: layers against products of matrices, orders of nodes, splits, links and sampled neighbours.
 
-Seen to fail: degrees without the node itself, messages sent backwards, others drawn among the links.
+Seen to fail: degrees without the node itself, messages sent backwards, others drawn among the links, attention that
+is dropped in evaluation, or never.
 """
 
 from functools import partial
@@ -68,6 +69,20 @@ def test_attention_is_a_softmax_over_neighbours_and_itself(width):
     weights = np.exp(scores) * (matrix() + np.eye(NODES))[:, :, None]
     heard = np.einsum("rsh,shd->rhd", weights / weights.sum(1, keepdims=True), x)
     np.testing.assert_allclose(out, heard.reshape(NODES, -1) if width == 6 else heard.mean(1), atol=1e-5)
+
+
+def test_attention_drops_some_of_what_is_heard_in_training_alone():
+    """Node 6 hears itself alone: with half of all weights dropped, each head says nothing or twice as much."""
+    layer, (kept, params) = GAT(6, heads=2, dropout=0.5), ran(LAYERS["gat"])
+    np.testing.assert_array_equal(ran(partial(GAT, heads=2, dropout=0.5))[0], kept)
+    halves = set()
+    for n in range(20):
+        rngs = {"dropout": jax.random.key(n)}
+        out = layer.apply({"params": params}, SMALL.x[None], SMALL.edges[None], True, rngs=rngs)[0, 6]
+        times = (out / kept[6]).reshape(2, 3)
+        np.testing.assert_allclose(times, np.round(times[:, :1]).repeat(3, 1), atol=1e-5)
+        halves |= {float(head) for head in np.round(times[:, 0])}
+    assert halves == {0, 2}
 
 
 @pytest.mark.parametrize("name", LAYERS)

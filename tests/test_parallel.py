@@ -35,6 +35,7 @@ QUICK = [
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
     ("gan", "fsdp=4"),
+    ("clusters", "pmap=4"),
     ("lstm", "micro=4"),
 ]
 

@@ -257,10 +257,10 @@ MAKERS = [
     ),
     Images(
         "clusters",
-        Autoencoder((4, 4, 1), 3, hidden=(8,)),
-        (4, 4, 1),
-        (16 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 16 + 16) + 4 * 3,
-        objective=partial(cluster, clusters=4),
+        Autoencoder((8, 8, 1), 3, hidden=(8,)),
+        (8, 8, 1),
+        (64 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 64 + 64) + 4 * 3,
+        objective=partial(cluster, clusters=4, noise=0.1, contrast=0.1),
     ),
     Images(
         "unet",

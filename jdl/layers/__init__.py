@@ -17,6 +17,7 @@ from jdl.layers.recurrence import SIMPLE as SIMPLE
 from jdl.layers.recurrence import Cell as Cell
 from jdl.layers.recurrence import recur as recur
 from jdl.layers.rows import ROWS as ROWS
+from jdl.layers.rows import all_rows as all_rows
 from jdl.layers.rows import drawn as drawn
 from jdl.layers.rows import mapped as mapped
 from jdl.layers.rows import over_rows as over_rows

@@ -27,6 +27,11 @@ def over_rows(tree: Tree) -> Tree:
     return lax.psum(tree, ROWS) if mapped() > 1 else tree
 
 
+def all_rows(array: jax.Array) -> jax.Array:
+    """The rows (B, ...) of all devices, in order."""
+    return lax.all_gather(array, ROWS, tiled=True) if mapped() > 1 else array
+
+
 def drawn(draw: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`draw(key, shape)`, (B, ...), of a device's rows: its part of what would be drawn for the whole batch."""
     devices, (rows, *rest) = mapped(), shape

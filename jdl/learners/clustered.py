@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jdl.keys import stream
 from jdl.objectives.cluster import BEGUN, CENTRES
-from jdl.types import Array, Batch, Error, Key, Learner, Metrics, State, Variables
+from jdl.types import Array, Batch, Error, Halves, Key, Learner, Metrics, State
 
 
 def clustered(learner: Learner, begins: int, rows: Batch, restarts: int = 20) -> Learner:
     """The learner of an objective `cluster`, whose centres are set before its step `begins`.
 
     By k-means of the codes of these rows, a batch of all of the data, or of a good share: the best of so many
-    `restarts`. Until then it learns to make its rows alone. It does not take its batches in parts.
+    `restarts`. Until then it learns to make its rows alone.
     """
     say = learner.objective.predict
     if begins < 0 or restarts < 1:
         raise Error(f"begins is a step from 0 on and restarts at least 1; given were {begins=} and {restarts=}.")
+
+    def set_up(state: State) -> State:
+        assert say is not None
+        codes = say({"params": state.params, **state.carry}, rows)["code"]
+        key = stream(state.key, "centres")
+        centres, spread = k_means(codes, len(state.params[CENTRES]), key, restarts, rows.get("mask"))
+        spread = spread.clip(1e-6)  # where all lie on their centres
+        carry = {**state.carry, BEGUN: {"begun": jnp.ones(()), "spread": spread}}
+        return replace(state, params={**state.params, CENTRES: centres}, carry=carry)
+
+    def due(state: State) -> State:
+        return jax.lax.cond(state.step == begins, set_up, lambda state: state, state)
 
     def init(key: Key, batch: Batch) -> State:
         state = learner.init(key, batch)
@@ -29,23 +40,20 @@ def clustered(learner: Learner, begins: int, rows: Batch, restarts: int = 20) ->
             raise Error("clustered takes a learner of jdl.objectives.cluster.")
         if len(rows["x"]) < len(state.params[CENTRES]):
             raise Error(f"{len(rows['x'])} rows have no {len(state.params[CENTRES])} centres: give more of the data.")
-        return state
+        return due(state)
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        def set_up(params: Any, carry: Variables) -> tuple[Any, Variables]:
-            assert say is not None
-            codes = say({"params": params, **carry}, rows)["code"]
-            key = stream(state.key, "centres")
-            centres, spread = k_means(codes, len(params[CENTRES]), key, restarts, rows.get("mask"))
-            return {**params, CENTRES: centres}, {**carry, BEGUN: {"begun": jnp.ones(()), "spread": spread}}
+    def moved(found: tuple[State, Metrics]) -> tuple[State, Metrics]:
+        return due(found[0]), found[1]
 
-        def left(params: Any, carry: Variables) -> tuple[Any, Variables]:
-            return params, carry
+    def halved(halves: Halves) -> Halves:
+        return replace(halves, update=lambda state, sums: moved(halves.update(state, sums)))
 
-        params, carry = jax.lax.cond(state.step == begins, set_up, left, state.params, state.carry)
-        return learner.step(replace(state, params=params, carry=carry), batch)
-
-    return replace(learner, init=init, step=step, halves=None)
+    return replace(
+        learner,
+        init=init,
+        step=lambda state, batch: moved(learner.step(state, batch)),
+        halves=halved(learner.halves) if learner.halves else None,
+    )
 
 
 def k_means(
@@ -82,4 +90,6 @@ def k_means(
         return centres, (weights * apart(centres).min(-1)).sum()
 
     centres, losses = jax.lax.map(one, jax.random.split(key, restarts))
-    return centres[losses.argmin()], losses.min() / weights.sum()
+    # The first of those that are the best but for rounding, which differs where a step is divided among devices.
+    best = (losses <= losses.min() * (1 + 1e-4)).argmax()
+    return centres[best], losses[best] / weights.sum()

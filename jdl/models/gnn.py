@@ -17,7 +17,7 @@ class GNN(nn.Module):
 
     x (B, N, F) and edges (B, E, 2), from sender to receiver and padded by -1, give (B, N, outputs), or with `pooled`,
     by the mean over a graph's nodes, (B, outputs). An edge that counts both ways is there twice. `layer` is GCN, SAGE
-    or GAT, or `partial(GAT, heads=8)`.
+    or GAT, or `partial(GAT, heads=4, dropout=0.6)`.
     """
 
     outputs: int
@@ -33,10 +33,10 @@ class GNN(nn.Module):
         layer = self.layer or GCN
         for n, width in enumerate(self.hidden):
             x = Dropout(self.dropout)(x, train)
-            x = self.activation(layer(width, name=f"layer_{n}")(x, edges))
+            x = self.activation(layer(width, name=f"layer_{n}")(x, edges, train))
         x = Dropout(self.dropout)(x, train)
         if not self.pooled:
-            return layer(self.outputs, name="out")(x, edges)
+            return layer(self.outputs, name="out")(x, edges, train)
         if mask is None or mask.ndim == 1:
             mask = jnp.ones(x.shape[:2], bool)
         weights = mask.astype(x.dtype)[:, :, None]
@@ -49,7 +49,7 @@ class GCN(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, edges: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         x = Dense(self.features, use_bias=False)(x)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
@@ -64,7 +64,7 @@ class SAGE(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, edges: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         nodes = x.shape[1]
         own, heard = Dense(self.features, name="own")(x), Dense(self.features, use_bias=False, name="heard")(x)
@@ -76,14 +76,15 @@ class GAT(nn.Module):
     """Attention to neighbours and itself (Velickovic et al., 2018), by `heads` that are joined, or averaged.
 
     Joined, each has features / heads numbers; a number of features that the heads do not divide is an average of heads
-    of so many.
+    of so many. In training `dropout` is of the weights: a node hears some of its neighbours.
     """
 
     features: int
     heads: int = 8
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, edges: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         rows, nodes = x.shape[:2]
         joined = self.features % self.heads == 0
@@ -96,7 +97,7 @@ class GAT(nn.Module):
         itself = jnp.broadcast_to(jnp.arange(nodes, dtype=edges.dtype)[None, :, None], (rows, nodes, 2))
         edges = jnp.concatenate([edges, itself], 1)
         scores = nn.leaky_relu(graph.ends(sends, edges, 0) + graph.ends(receives, edges, 1), 0.2)
-        weights = graph.softmax(scores, edges, nodes)
+        weights = Dropout(self.dropout)(graph.softmax(scores, edges, nodes), train)
         x = graph.summed(weights[..., None] * graph.ends(x, edges, 0), edges, nodes)
         x = x.reshape(rows, nodes, -1) if joined else x.mean(2)
         return x + self.param("bias", nn.initializers.zeros, (self.features,))[None, None]

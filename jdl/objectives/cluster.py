@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.layers import over_rows
+from jdl.layers import all_rows, over_rows
 from jdl.objectives.autoencode import Augment, autoencode, disturbed
 from jdl.types import Array, Batch, Error, Key, Maker, Mean, Metrics, Objective, Out, Variables
 
@@ -23,6 +23,7 @@ def cluster(
     weight: float = 0.1,
     noise: float = 0.0,
     augment: Augment | None = None,
+    contrast: float = 0.0,
     error: Callable[[Array, Array], Array] = optax.squared_error,
 ) -> Objective:
     """Deep embedded clustering (Xie et al., 2016) that goes on making x (B, ...) of itself (Guo et al., 2017).
@@ -33,11 +34,19 @@ def cluster(
     comes nearer. In training q is of the rows as they are read, and p of the rows as they are: the same row is to be
     near the same centre, however it looks (Guo et al., 2018).
 
+    With `contrast`, the loss has so many times what `told_apart` says of the code of a row and of the same row as it is
+    read, among those of the batch (Boehm et al., 2023). Where `augment` gives one of the rows nearest to the row, codes
+    keep who is near whom, and two numbers are a map of the data, as by t-SNE (Damrich et al., 2023).
+
     For `jdl.learners.clustered`, which puts the centres where k-means does. It predicts the code, the cluster and q.
-    Metrics: mse, and the divergence kl.
+    Metrics: mse, the divergence kl, and in training with `contrast` that, in nats a row.
     """
     if clusters < 2:
         raise Error(f"clusters is how many groups are looked for, at least 2, and {clusters} is not.")
+    if weight < 0 or contrast < 0:
+        raise Error(f"weight and contrast are 0 or more, and {weight} and {contrast} are given.")
+    if contrast and not (augment or noise):
+        raise Error("contrast is between a row and the same row as it is read: give augment or noise to change it.")
     inner = autoencode(model, noise, augment, error)
     assert inner.predict
     assert inner.maker
@@ -57,17 +66,19 @@ def cluster(
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
         begun, mask = variables[BEGUN]["begun"], batch.get("mask")
-        q = near(variables, say(_model(variables), batch)["code"])
-        p = jax.lax.stop_gradient(sharpened(q, mask))
-        if train:
-            seen = {**batch, "x": disturbed(batch, key, noise, augment)}
-            q = near(variables, say(_model(variables), seen)["code"])
         out = inner.loss(_model(variables), batch, key, train)
-        kl = begun * (p * (jnp.log(p.clip(1e-12)) - jnp.log(q))).sum(-1)
-        nats = Mean.of(kl, mask)
-        # The mean error counts elements and the divergence rows: both are weighed by the elements of a row.
-        total = out.loss.total + weight * nats.total * (out.loss.count / jnp.where(nats.count > 0, nats.count, 1))
-        metrics: Metrics = {**out.metrics, "kl": nats}
+        code = seen = say(_model(variables), batch)["code"]
+        if train:
+            seen = say(_model(variables), {**batch, "x": disturbed(batch, key, noise, augment)})["code"]
+        p, q = jax.lax.stop_gradient(sharpened(near(variables, code), mask)), near(variables, seen)
+        kl = Mean.of(begun * (p * (jnp.log(p.clip(1e-12)) - jnp.log(q))).sum(-1), mask)
+        metrics: Metrics = {**out.metrics, "kl": kl}
+        nats = weight * kl.total
+        if train and contrast:
+            metrics["contrast"] = cost = Mean.of(told_apart(code, seen, mask), mask)
+            nats = nats + contrast * cost.total
+        # The mean error counts elements and the nats rows: both are weighed by the elements of a row.
+        total = out.loss.total + nats * (out.loss.count / jnp.where(kl.count > 0, kl.count, 1))
         return Out(Mean(total, out.loss.count), metrics, {**out.carry, BEGUN: variables[BEGUN]})
 
     def predict(variables: Variables, batch: Batch) -> Batch:
@@ -87,8 +98,8 @@ def nearness(codes: Array, centres: Array, spread: Array) -> Array:
 
     By Student's t of one degree, whose unit of squared distances is `spread` ().
     """
-    apart = jnp.square(codes[:, None] - centres[None]).sum(-1) / spread
-    return (1 / (1 + apart)) / (1 / (1 + apart)).sum(-1, keepdims=True)
+    near = _student(codes, centres, spread)
+    return near / near.sum(-1, keepdims=True)
 
 
 def sharpened(q: Array, mask: Array | None = None) -> Array:
@@ -96,6 +107,23 @@ def sharpened(q: Array, mask: Array | None = None) -> Array:
     real = q if mask is None else jnp.where(mask[:, None].astype(bool), q, 0)
     weights = jnp.square(q) / over_rows(real.sum(0)).clip(1e-12)[None]
     return weights / weights.sum(-1, keepdims=True)
+
+
+def told_apart(codes: Array, others: Array, mask: Array | None = None) -> Array:
+    """What it costs to tell a row's own among the other codes (B, D), by its being near to the code (B, D): (B,) nats.
+
+    By Student's t of one degree again. Of real rows alone, on all devices.
+    """
+    own = jnp.log1p(jnp.square(codes - others).sum(-1))
+    every = all_rows(others)
+    near = _student(codes, every)
+    if mask is not None:
+        near = jnp.where(all_rows(mask).astype(bool)[None], near, 0)
+    return own + jnp.log(near.sum(-1).clip(1e-12))
+
+
+def _student(codes: Array, centres: Array, spread: Array | float = 1.0) -> Array:
+    return 1 / (1 + jnp.square(codes[:, None] - centres[None]).sum(-1) / spread)
 
 
 def _model(variables: Variables) -> Variables:

@@ -18,7 +18,8 @@ MOST, LEAST = 2_000, 8  # rows of a map
 def draw_embedding(run: Run, variables: Variables, folder: Path) -> list[Path]:
     """Draws figures/embedding.png for a run that predicts codes, or reads graphs, with labels as colours.
 
-    Of the evaluation data, by t-SNE (van der Maaten and Hinton, 2008). Of any other run it draws nothing.
+    Of the evaluation data; codes of more than two numbers by t-SNE (van der Maaten and Hinton, 2008). Of any other run
+    it draws nothing.
     """
     found = _points(run, variables)
     if found is None or len(found[0]) < LEAST:
@@ -54,9 +55,8 @@ def _points(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndarray] | N
 
 def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:
     from matplotlib.figure import Figure
-    from sklearn.manifold import TSNE  # two seconds of import that only the end of a run needs
 
-    places = TSNE(init="pca", perplexity=min(30, (len(codes) - 1) / 3), random_state=0).fit_transform(codes)
+    places = codes if codes.shape[1] == 2 else _flat(codes)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     for label in np.unique(labels).tolist():
@@ -68,3 +68,9 @@ def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: P
     figure.legend(loc="outside right upper", markerscale=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def _flat(codes: np.ndarray) -> np.ndarray:
+    from sklearn.manifold import TSNE  # two seconds of import that only the end of a run needs
+
+    return TSNE(init="pca", perplexity=min(30, (len(codes) - 1) / 3), random_state=0).fit_transform(codes)
