@@ -1,4 +1,4 @@
-"""Digits without labels, by deep embedded clustering: 0.821, 0.813, 0.829 right (seeds 0 to 2), k-means 0.792 (34 s).
+"""Digits without labels, by deep embedded clustering: 0.894 to 0.899 right (seeds 0 to 4), k-means 0.792 (49 s).
 
 scripts/train experiments/digits_clusters.py
 scripts/bench digits
@@ -30,8 +30,8 @@ def run(c: Config) -> jdl.Run:
 
     table = jdl.data.arrays(x=x, y=y, near=x[near])
     data, judged = table.shuffled(512, c.seed), table.batches(len(x))
-    model = Autoencoder((8, 8, 1), 2, hidden=(256, 128))
-    objective = jdl.objectives.cluster(model, 10, 0.2, augment=alike, contrast=0.3)
+    model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
+    objective = jdl.objectives.cluster(model, 10, 0.2, augment=alike, contrast=1.0)
     learner = jdl.clustered(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, judged[0])
     return jdl.Run(c, learner, data, test=judged, score=scores(objective, judged))
 

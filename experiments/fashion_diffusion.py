@@ -1,7 +1,8 @@
-"""Fashion-MNIST by diffusion with a small U-Net that is told the class: test error 0.1435 (31 min).
+"""Fashion-MNIST by diffusion with a small U-Net that is told the class: Frechet distance 5.7, a VAE 21.6 (21 min).
 
 scripts/train experiments/fashion_diffusion.py
 jdl sample fashion_diffusion -n 64 --out clothes.png
+jdl frechet fashion_diffusion --by fashion_cnn
 """
 
 from dataclasses import dataclass
