@@ -1,4 +1,4 @@
-"""Digits, 10 labels a class, by a GCN: test accuracy 0.953 over 10 splits; label spreading 0.951, propagation 0.960.
+"""Digits, 10 labels a class, by a GCN: test accuracy 0.961 over 10 splits (7 s each); label propagation 0.960.
 
 scripts/train experiments/digits_gcn.py
 scripts/bench digits
@@ -17,11 +17,11 @@ from jdl.models.gnn import GNN
 class Config(jdl.Config):
     """The seed draws the nodes too."""
 
-    steps: int = 200
+    steps: int = 600
     neighbours: int = 5
     lr: float = 1e-2
-    hidden: tuple[int, ...] = (64, 64, 64)
-    dropout: float = 0.5
+    hidden: tuple[int, ...] = (128,) * 5
+    dropout: float = 0.7
     weight_decay: float = 5e-4
 
 
@@ -32,7 +32,7 @@ def run(c: Config) -> jdl.Run:
     objective = jdl.objectives.classify(GNN(10, c.hidden, dropout=c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
     learner = jdl.descent(objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate)))
-    return jdl.Run(c, learner, train, valid, test, best="max accuracy")
+    return jdl.Run(c, jdl.ema(learner, 0.98), train, valid, test, best="max accuracy")
 
 
 if __name__ == "__main__":
