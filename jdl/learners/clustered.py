@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.keys import stream
-from jdl.objectives.cluster import BEGUN, CENTRES
+from jdl.objectives.cluster import BEGUN, CENTRES, squares
 from jdl.types import Array, Batch, Error, Halves, Key, Learner, Metrics, State
 
 
@@ -67,13 +67,9 @@ def k_means(
     """
     weights = jnp.ones(len(x)) if mask is None else mask.astype(x.dtype)
 
-    def apart(centres: Array) -> Array:
-        """The squares of distances, (N, clusters)."""
-        return jnp.square(x[:, None] - centres[None]).sum(-1)
-
     def start(key: Key) -> Array:
         def one_more(n: Array, centres: Array) -> Array:
-            far = jnp.where(jnp.arange(clusters)[None] < n, apart(centres), jnp.inf).min(-1)
+            far = jnp.where(jnp.arange(clusters)[None] < n, squares(x, centres), jnp.inf).min(-1)
             chances = weights * jnp.where(n == 0, 1, far.clip(1e-12))
             row = jax.random.categorical(jax.random.fold_in(key, n), jnp.log(chances))
             return centres.at[n].set(x[row])
@@ -81,13 +77,13 @@ def k_means(
         return jax.lax.fori_loop(0, clusters, one_more, jnp.zeros((clusters, x.shape[1])))
 
     def move(_: Array, centres: Array) -> Array:
-        mine = jax.nn.one_hot(apart(centres).argmin(-1), clusters) * weights[:, None]
+        mine = jax.nn.one_hot(squares(x, centres).argmin(-1), clusters) * weights[:, None]
         count = mine.sum(0)[:, None]
         return jnp.where(count > 0, mine.T @ x / count.clip(1), centres)
 
     def one(key: Key) -> tuple[Array, Array]:
         centres = jax.lax.fori_loop(0, rounds, move, start(key))
-        return centres, (weights * apart(centres).min(-1)).sum()
+        return centres, (weights * squares(x, centres).min(-1)).sum()
 
     centres, losses = jax.lax.map(one, jax.random.split(key, restarts))
     # The first of those that are the best but for rounding, which differs where a step is divided among devices.

@@ -123,7 +123,12 @@ def told_apart(codes: Array, others: Array, mask: Array | None = None) -> Array:
 
 
 def _student(codes: Array, centres: Array, spread: Array | float = 1.0) -> Array:
-    return 1 / (1 + jnp.square(codes[:, None] - centres[None]).sum(-1) / spread)
+    return 1 / (1 + squares(codes, centres) / spread)
+
+
+def squares(rows: Array, centres: Array) -> Array:
+    """The squared distances of rows (N, D) from centres (K, D): (N, K)."""
+    return jnp.square(rows[:, None] - centres[None]).sum(-1)
 
 
 def _model(variables: Variables) -> Variables:
