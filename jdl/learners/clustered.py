@@ -86,6 +86,4 @@ def k_means(
         return centres, (weights * squares(x, centres).min(-1)).sum()
 
     centres, losses = jax.lax.map(one, jax.random.split(key, restarts))
-    # The first of those that are the best but for rounding, which differs where a step is divided among devices.
-    best = (losses <= losses.min() * (1 + 1e-4)).argmax()
-    return centres[best], losses[best] / weights.sum()
+    return centres[losses.argmin()], losses.min() / weights.sum()
