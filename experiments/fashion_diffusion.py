@@ -1,4 +1,4 @@
-"""Fashion-MNIST by diffusion with a small U-Net that is told the class: Frechet distance 5.7 (21 min beside other work).
+"""Fashion-MNIST by diffusion with a small U-Net told the class: Frechet distance 5.7 (21 min beside other work).
 
 scripts/train experiments/fashion_diffusion.py
 jdl sample fashion_diffusion -n 64 --out clothes.png
