@@ -11,7 +11,7 @@ import optax
 from sklearn.neighbors import NearestNeighbors
 
 import jdl
-from jdl.metrics_cluster import scores
+from jdl.metrics.clusters import scores
 from jdl.models.autoencoder import Autoencoder
 
 
@@ -22,17 +22,24 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     x, y = jdl.data.digits()[0].source.columns.values()  # of training and test
-    near = NearestNeighbors(n_neighbors=10).fit(x.reshape(len(x), -1)).kneighbors(return_distance=False)
+    near = (
+        NearestNeighbors(n_neighbors=10)
+        .fit(x.reshape(len(x), -1))
+        .kneighbors(return_distance=False)
+    )
     turned = jdl.data.random_affine(10, 0.5, 0.1)
 
     def alike(key, example):  # one of ten that look alike, a little turned and moved
-        return turned(jdl.stream(key, "turn"), {"x": jax.random.choice(jdl.stream(key, "row"), example["near"])})
+        return turned(
+            jdl.stream(key, "turn"),
+            {"x": jax.random.choice(jdl.stream(key, "row"), example["near"])},
+        )
 
     table = jdl.data.arrays(x=x, y=y, near=x[near])
     data, judged = table.shuffled(512, c.seed), table.batches(len(x))
     model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
-    objective = jdl.objectives.cluster(model, 10, 0.2, augment=alike, contrast=1.0)
-    learner = jdl.clustered(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, judged[0])
+    objective = jdl.objectives.clustering(model, 10, 0.2, augment=alike, contrast=1.0)
+    learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, judged[0])
     return jdl.Run(c, learner, data, test=judged, score=scores(objective, judged))
 
 

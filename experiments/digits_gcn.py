@@ -28,10 +28,14 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     parts = [part.take(np.arange(len(part))) for part in jdl.data.digits()]
     x, y = (np.concatenate([part[name] for part in parts]) for name in "xy")
-    train, valid, test = (p.batches(1) for p in jdl.data.nearest(x, y, c.neighbours).nodes(10, 500, 1000, c.seed))
-    objective = jdl.objectives.classify(GNN(10, c.hidden, dropout=c.dropout))
+    train, valid, test = (
+        p.batches(1) for p in jdl.data.nearest(x, y, c.neighbours).nodes(10, 500, 1000, c.seed)
+    )
+    objective = jdl.objectives.classification(GNN(10, c.hidden, dropout=c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
-    learner = jdl.descent(objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate)))
+    learner = jdl.descent(
+        objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))
+    )
     return jdl.Run(c, jdl.ema(learner, 0.98), train, valid, test, best="max accuracy")
 
 

@@ -23,7 +23,9 @@ def run(c: Config) -> jdl.Run:
     optimizer = optax.sgd(optax.linear_schedule(c.lr, 0.0, c.steps))
     learner = jdl.descent(jdl.objectives.perceptron(MLP(10)), optimizer)
     batches = train.shuffled(c.batch, c.seed)
-    return jdl.Run(c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels)
+    return jdl.Run(
+        c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels
+    )
 
 
 if __name__ == "__main__":

@@ -23,11 +23,15 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     _, seen = test.split(0.9, 0.1)
-    path = jdl.objectives.straight if c.flow else jdl.objectives.cosine
-    objective = jdl.objectives.diffuse(UNet((64, 96), classes=10, patch=2), path, classes=10, guidance=c.guidance)
+    path = jdl.objectives.rectified_flow if c.flow else jdl.objectives.cosine
+    objective = jdl.objectives.diffusion(
+        UNet((64, 96), classes=10, patch=2), path, classes=10, guidance=c.guidance
+    )
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)
-    return jdl.Run(c, jdl.ema(learner, 0.999), batches, test=seen.batches(c.batch), labels=train.labels)
+    return jdl.Run(
+        c, jdl.ema(learner, 0.999), batches, test=seen.batches(c.batch), labels=train.labels
+    )
 
 
 if __name__ == "__main__":

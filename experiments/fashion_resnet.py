@@ -24,9 +24,14 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist")
     model = ResNet(10, stages=((32, 0), (48, 1), (96, 1), (192, 1)))
     schedule = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.steps // 10, c.steps)
-    learner = jdl.descent(jdl.objectives.classify(model, smoothing=0.1), optax.adamw(schedule, weight_decay=5e-2))
+    learner = jdl.descent(
+        jdl.objectives.classification(model, smoothing=0.1),
+        optax.adamw(schedule, weight_decay=5e-2),
+    )
     batches = train.shuffled(c.batch, c.seed, random_flip(), random_crop(1))
-    return jdl.Run(c, learner, batches, test=test.batches(500), best="max accuracy", labels=train.labels)
+    return jdl.Run(
+        c, learner, batches, test=test.batches(500), best="max accuracy", labels=train.labels
+    )
 
 
 if __name__ == "__main__":

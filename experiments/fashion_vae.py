@@ -22,10 +22,14 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     train, valid = train.split(0.99, 0.01)
-    objective = jdl.objectives.elbo(VAE((28, 28, 1), c.latent, (32, 64), (256,)), importance=c.importance)
+    objective = jdl.objectives.elbo(
+        VAE((28, 28, 1), c.latent, (32, 64), (256,)), importance=c.importance
+    )
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)
-    return jdl.Run(c, learner, batches, valid.batches(c.batch), test.batches(c.batch), best="max elbo")
+    return jdl.Run(
+        c, learner, batches, valid.batches(c.batch), test.batches(c.batch), best="max elbo"
+    )
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ def run(c: Config) -> jdl.Run:
     rate = optax.linear_schedule(c.lr, 0.0, c.steps * 640)  # updates in a step
     optimizer = jdl.optim.clipped(optax.adam(rate, eps=1e-5), 0.5)
     model = ActorCritic(1, free=1)
-    learner = jdl.ppo(environment, model, optimizer, 512, epochs=10, minibatches=64, discount=0.9, entropy=0.0)
+    learner = jdl.ppo(
+        environment, model, optimizer, 512, epochs=10, minibatches=64, discount=0.9, entropy=0.0
+    )
     members = jdl.population(learner, range(c.seed, c.seed + c.seeds))
     episodes, judged = jdl.data.episodes(c.episodes), jdl.data.episodes(100)
     return jdl.Run(c, members, episodes, test=judged, best="max return/mean")

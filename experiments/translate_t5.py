@@ -9,7 +9,7 @@ scripts/train experiments/translate_t5.py
 from dataclasses import dataclass
 
 import jdl
-from jdl.metrics_text import bleu, scores
+from jdl.metrics.text import bleu, scores
 from jdl.models.t5 import T5
 from jdl.models.transformer import Blocks
 
@@ -30,7 +30,9 @@ def run(c: Config) -> jdl.Run:
     train, valid, test = (jdl.data.text_pairs(part, tokenizer, c.length) for part in parts)
     model = T5(tokenizer.size, Blocks(width=128, depth=3, dropout=c.dropout, length=c.length))
     objective = jdl.objectives.seq2seq(model, tokenizer.end, smoothing=0.1)
-    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1))
+    learner = jdl.descent(
+        objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
+    )
     data = train.shuffled(c.batch, c.seed), valid.batches(64), test.batches(64)
     score = scores(objective, data[-1], tokenizer, bleu=bleu)
     return jdl.Run(c, learner, *data, tokenizer=tokenizer, score=score)

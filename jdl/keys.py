@@ -1,16 +1,15 @@
-"""Randomness by name and step: one key a run, never split and carried, so that nothing is lost at a restart."""
+"""Random keys by name and step: one key a run, never split and carried, so nothing is lost at a restart."""
 
 from zlib import crc32
 
 import jax
 import numpy as np
 
-from jdl.types import Array, Key
 
+def stream(key: jax.Array, name: str, step: jax.Array | int = 0) -> jax.Array:
+    """The key of the random stream `name` at `step`, by `jax.random.fold_in` alone.
 
-def stream(key: Key, name: str, step: Array | int = 0) -> Key:
-    """The key of the stream `name` at `step`: equal arguments give equal keys, in any process.
-
-    Names are hashed by CRC-32, because Python's `hash` is salted anew in every process.
+    Equal arguments give equal keys, in any process. Names are hashed by CRC-32, because Python's
+    `hash` is salted anew in every process.
     """
     return jax.random.fold_in(jax.random.fold_in(key, np.uint32(crc32(name.encode()))), step)

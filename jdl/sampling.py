@@ -25,9 +25,13 @@ def by_chance(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> C
     it or more (Holtzman et al., 2020).
     """
     if temperature <= 0:
-        raise Error(f"temperature must be above 0, and {temperature} is not; for the likeliest token, choose greedily.")
+        raise Error(
+            f"temperature must be above 0, and {temperature} is not; for the likeliest token, choose greedily."
+        )
     if top_k < 0 or not 0 < top_p <= 1:
-        raise Error(f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k} and {top_p}.")
+        raise Error(
+            f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k} and {top_p}."
+        )
 
     def choose(key: Key, logits: Array) -> Array:
         logits = logits / temperature
@@ -40,7 +44,9 @@ def by_chance(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> C
             shares = jax.nn.softmax(within)
             inside = shares.cumsum(-1) - shares < top_p  # the likelier ones do not reach it yet
             least = jnp.maximum(least, jnp.where(inside, within, jnp.inf).min(-1, keepdims=True))
-        return jax.random.categorical(key, jnp.where(logits >= least, logits, -jnp.inf)).astype(jnp.int32)
+        return jax.random.categorical(key, jnp.where(logits >= least, logits, -jnp.inf)).astype(
+            jnp.int32
+        )
 
     return choose
 
@@ -70,7 +76,9 @@ def generate(
         token = jnp.where(over, end, token)
         return token, over | (token == end)
 
-    def following(state: tuple[Array, Any, Array], n: Array) -> tuple[tuple[Array, Any, Array], Array]:
+    def following(
+        state: tuple[Array, Any, Array], n: Array
+    ) -> tuple[tuple[Array, Any, Array], Array]:
         token, cache, over = state
         logits, cache = decoder.next(variables, cache, token[:, None])
         new, over = chosen(n, logits[:, -1], over)
@@ -128,10 +136,14 @@ def beam(
         parents, token = places // vocabulary, (places % vocabulary).astype(jnp.int32)
 
         def inherited(leaf: Array) -> Array:
-            return jnp.take_along_axis(leaf, parents.reshape(rows, width, *(1,) * (leaf.ndim - 2)), 1)
+            return jnp.take_along_axis(
+                leaf, parents.reshape(rows, width, *(1,) * (leaf.ndim - 2)), 1
+            )
 
         def cached(leaf: Array) -> Array:
-            return inherited(leaf.reshape(rows, width, -1)).reshape(leaf.shape) if leaf.ndim else leaf
+            return (
+                inherited(leaf.reshape(rows, width, -1)).reshape(leaf.shape) if leaf.ndim else leaf
+            )
 
         written = jax.lax.dynamic_update_index_in_dim(inherited(written), token, n, 2)
         scores = jnp.take_along_axis(totals.reshape(rows, -1), places, 1)
@@ -149,8 +161,8 @@ def _penalty(lengths: Array, power: float) -> Array:
 
 
 def _check_length(decoder: Decoder, tokens: int) -> None:
-    if decoder.longest is not None and tokens > decoder.longest:
+    if decoder.max_length is not None and tokens > decoder.max_length:
         raise Error(
-            f"The model reads {decoder.longest} tokens at most, and prompt and sample together are {tokens + 1}: ask "
+            f"The model reads {decoder.max_length} tokens at most, and prompt and sample together are {tokens + 1}: ask "
             "for fewer, or train with a greater Blocks.length."
         )

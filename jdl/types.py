@@ -1,26 +1,29 @@
-"""The nouns of jdl: arrays in frozen dataclasses, and pure functions in pairs."""
+"""The nouns of jdl: arrays in frozen dataclasses, and the interfaces that its parts have."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.errors import Error as Error
+from jdl.keys import stream
 
 Array = jax.Array
 Key = jax.Array  # a typed key, as `jax.random.key(seed)` makes it
 Batch = dict[str, Array]  # columns of equal length: x, y, mask, id, ...
 Variables = dict[str, Any]  # Flax's collections: {"params": ..., "batch_stats": ..., ...}
-STATISTICS = "batch_stats"  # Flax's name for what BatchNorm carries
-MEMORY = "cache"  # Flax's name for what a model remembers of each row
+Bounds = Mapping[str, tuple[float, float]]  # the smallest and largest value of each column
+BATCH_STATS = "batch_stats"  # Flax's name for BatchNorm's running statistics
+CACHE = "cache"  # Flax's name for what a model keeps of each row: a KV cache, an RNN's states
 
 
 class Metric(Protocol):
-    """A count that merges: `a + b` is the metric of both sets of examples together."""
+    """A mergeable count: `a + b` is the metric of both sets of examples together."""
 
     def __add__(self, other: Any, /) -> Any: ...
 
@@ -34,9 +37,10 @@ Metrics = dict[str, Metric]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mean:
-    """A mean that has not been divided yet, so that it can be merged: `total` over `count` examples.
+    """A mean kept as `total` and `count`, so that the means of several batches merge exactly.
 
-    A mean of means is wrong as soon as two batches differ in their number of real examples.
+    The mean of the batches' means is wrong as soon as two batches differ in their number of real
+    examples.
     """
 
     total: Array
@@ -44,14 +48,14 @@ class Mean:
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None) -> Mean:
-        """The mean of `values` (B, ...) over the rows, or the elements, where `mask` (B,) or (B, ...) is not zero.
+        """The mean of `values` (B, ...) where `mask`, (B,) or (B, ...), is not zero.
 
         A float mask weighs: 0.5 counts half an example. Masked values may be anything, even NaN.
         """
         if mask is None:
             return cls(values.sum(), jnp.asarray(values.size, values.dtype))
-        mask = jnp.broadcast_to(mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim)), values.shape)
-        weight = mask.astype(values.dtype)
+        mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+        weight = jnp.broadcast_to(mask, values.shape).astype(values.dtype)
         return cls(jnp.where(weight != 0, values * weight, 0).sum(), weight.sum())
 
     def __add__(self, other: Mean) -> Mean:
@@ -63,114 +67,147 @@ class Mean:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Out:
-    """What an objective says of a batch: the loss, not yet divided; metrics; the carried variables afterwards."""
+class LossOutput:
+    """What a loss function returns of a batch: the loss as total and count, metrics, model state."""
 
     loss: Mean
     metrics: Metrics
-    carry: Variables
+    model_state: Variables  # BatchNorm statistics and the like after this batch
 
 
-@dataclass(frozen=True)
 class Objective:
-    """A pair of pure functions, `init` and `loss`: what is to be made small.
+    """A training objective: a model, a task and its loss function. All methods are pure.
 
-    `init(key, batch) -> variables`; `loss(variables, batch, key, train) -> Out`. The others are there where they make
-    sense: `predict(variables, batch)` gives columns for the rows of x, `check(spec, bounds)` raises `Error` where
-    data do not suit the model, from a batch's shapes and each column's (least, greatest) alone, `decoder` writes
-    sequences, and `maker` makes rows.
+    Subclasses define `init` and `loss`. What an objective can do besides is said by the protocols
+    `Predicts`, `Generates`, `SamplesLatents`, `Encodes` and `Decodes`: `isinstance(objective, Predicts)`.
     """
 
-    init: Callable[[Key, Batch], Variables]
-    loss: Callable[[Variables, Batch, Key, bool], Out]
-    predict: Callable[[Variables, Batch], Batch] | None = None
-    check: Callable[[Batch, Bounds], None] | None = None
-    decoder: Decoder | None = None
-    maker: Maker | None = None
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables, for batches of this shape."""
+        raise NotImplementedError
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The loss and the metrics of a batch, in training or in evaluation."""
+        raise NotImplementedError
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where data of these shapes and bounds do not suit the model."""
 
 
-@dataclass(frozen=True)
-class Maker:
-    """Functions that make rows like those of the data, for `jdl sample` and the pictures of a run.
+@runtime_checkable
+class Predicts(Protocol):
+    """An objective that predicts."""
 
-    `make(variables, z, batch, key) -> x (B, ...)` makes a row of each row of `z` (B, ...), for the other columns of the
-    batch, like y, where it reads them. `noise(key, batch) -> z` draws what new rows are made from, one for each row of
-    the batch, all numbers normal and independent; `encode(variables, batch) -> z` finds what the batch's own are made
-    from. Either may be missing.
-    """
-
-    make: Callable[[Variables, Array, Batch, Key], Array]
-    noise: Callable[[Key, Batch], Array] | None = None
-    encode: Callable[[Variables, Batch], Array] | None = None
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The predictions for the rows of a batch, as columns: label, probability, value, ..."""
 
 
-@dataclass(frozen=True)
-class Decoder:
-    """A pair of pure functions that write a sequence token by token, for `jdl.sampling`.
+@runtime_checkable
+class Generates(Protocol):
+    """A generative model's objective: it makes rows like those of the data from latents."""
 
-    `start(variables, batch) -> cache` reads what the sequence is written from, if anything; `next(variables, cache,
-    tokens) -> (logits, cache)` takes the next tokens (B, t) and says what may follow each, (B, t, vocabulary).
-    `longest` is how many tokens it can take in all, where there is a limit.
-    """
-
-    start: Callable[[Variables, Batch], Any]
-    next: Callable[[Variables, Any, Array], tuple[Array, Any]]
-    longest: int | None = None
+    def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+        """Rows x (B, ...) from latents z (B, ...), for the labels y of the batch where it reads them."""
 
 
-Bounds = Mapping[str, tuple[float, float]]
+@runtime_checkable
+class SamplesLatents(Generates, Protocol):
+    """A generative model with a prior, from which new rows are sampled."""
+
+    def sample_latent(self, key: Key, batch: Batch) -> Array:
+        """Latents z (B, ...) of standard normal numbers, one for each row of the batch."""
+
+
+@runtime_checkable
+class Encodes(Generates, Protocol):
+    """A generative model with an encoder."""
+
+    def encode(self, variables: Variables, batch: Batch) -> Array:
+        """The latents z (B, ...) of the batch's own rows."""
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """A language model's objective: it generates token by token, with a KV cache (`jdl.sampling`)."""
+
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that the cache holds, where there is a limit."""
+
+    def init_cache(self, variables: Variables, batch: Batch) -> Any:
+        """The cache before the first token; an encoder reads its input from the batch here."""
+
+    def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
+        """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new cache."""
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """All that training changes, arrays only: it can be vmapped, compared, donated, sharded and saved as it is."""
+    """The train state: all that training changes, arrays only.
 
-    step: Array  # int32: how many updates lie behind
+    So it can be vmapped, compared, donated, sharded and saved as it is.
+    """
+
+    step: Array  # int32: updates so far
     params: Any
-    carry: Variables  # variables that are not trained: BatchNorm statistics, frozen parameters, ...
-    opt: Any
+    model_state: (
+        Variables  # variables that are not trained: BatchNorm statistics, frozen parameters
+    )
+    opt_state: Any
     key: Key  # never changes: `stream(key, name, step)` gives each use its own key
+    extra: dict[str, Any] = field(default_factory=dict)  # by wrapper: "ema", "loss_scale", ...
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Sums:
-    """What a step adds up over the rows of a batch: the gradient of the loss's total, and what the objective says."""
+class Gradients:
+    """The gradient of the loss's total over a batch or a part of one, and the loss function's output.
+
+    Not divided by the count yet: the gradients of the parts of a batch add up to that of the whole.
+    """
 
     grads: Any
-    out: Out
+    output: LossOutput
 
 
-@dataclass(frozen=True)
-class Halves:
-    """A step in two: `sums(state, batch, key) -> Sums` of a part of a batch; `update(state, sums)` by those of all.
-
-    A fourth argument of `sums` scales the loss that is differentiated, and so the gradients.
-    """
-
-    sums: Callable[..., Sums]
-    update: Callable[[State, Sums], tuple[State, Metrics]]
-
-
-@dataclass(frozen=True)
 class Learner:
-    """A pair of pure functions, `init` and `step`, and how to look at what it learns.
+    """A training algorithm: pure functions from one train state to the next.
 
-    `init(key, batch) -> State`; `step(state, batch) -> (State, metrics)`. To evaluate or predict is to put
-    `view(state)`, the variables to be looked at, into `objective`. A step that only sums over its batch has `halves`,
-    for those who sum in another way.
+    One that takes a gradient of a sum over the batch defines `grads` and `apply_gradients`, of which
+    `step` is made; micro-batches, pmap and elastic runs add up the gradients of parts of a batch.
+    Any other (reinforcement learning, populations) defines `step` and sets `has_grads = False`.
     """
 
-    init: Callable[[Key, Batch], State]
-    step: Callable[[State, Any], tuple[State, Metrics]]
     objective: Objective
-    view: Callable[[State], Variables]
-    halves: Halves | None = None
+    has_grads: bool = True
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """The state before the first step, for batches of this shape."""
+        raise NotImplementedError
+
+    def grads(
+        self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
+    ) -> Gradients:
+        """The gradients of the loss's total over this batch, or this part of one, times `loss_scale`."""
+        raise NotImplementedError
+
+    def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
+        """The state after the optimizer's update, and the metrics of the step."""
+        raise NotImplementedError
+
+    def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
+        """One training step."""
+        key = stream(state.key, "loss", state.step)
+        return self.apply_gradients(state, self.grads(state, batch, key))
+
+    def eval_variables(self, state: State) -> Variables:
+        """The variables to evaluate and predict with: the parameters, or an average of them."""
+        return {"params": state.params, **state.model_state}
 
 
 class Tokenizer(Protocol):
-    """Text to whole numbers from 0 to `size` - 1 and back; `end` ends a text, `mask` stands for a hidden token."""
+    """Text to tokens from 0 to `size` - 1 and back; `end` ends a text, `mask` hides a token."""
 
     @property
     def size(self) -> int: ...
@@ -187,62 +224,79 @@ class Tokenizer(Protocol):
     def decode(self, tokens: Any) -> str: ...
 
 
-class Data(Protocol):
-    """A random-access sequence of batches, whose order comes from (seed, epoch) alone.
+class Loader:
+    """A data loader with random access: batch i of the endless sequence of epochs is a function of i.
 
-    `data[i]` is batch i of the endless sequence of epochs. For speed it is cut in two: `read(start)` yields, for
-    i = start, start + 1, ..., what batch i is made of (arrays kept on the device, or rows read ahead), and
-    `batch(source, i)` makes the batch of it, purely, inside the compiled step. Rows read ahead are numpy arrays, and
-    `only(part).read()` yields that part of them, for a process that has to do with no other.
+    A subclass defines four members. `read(start)` yields, for i = start, start + 1, ..., the source
+    of batch i (arrays that stay on the device, or numpy rows that were read ahead); `batch(source, i)`
+    makes batch i of it, purely, within the compiled step.
     """
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-
-    def __getitem__(self, i: int) -> Batch: ...
-
-    def read(self, start: int = 0) -> Iterator[Any]: ...
-
-    def only(self, part: slice) -> Data: ...
-
-    def batch(self, source: Any, i: Array) -> Batch: ...
+        raise NotImplementedError
 
     @property
     def spec(self) -> Batch:
         """The shapes and types of a batch, as `jax.ShapeDtypeStruct`."""
+        raise NotImplementedError
 
-    @property
-    def rows(self) -> int:
-        """Examples in an epoch."""
+    def read(self, start: int = 0) -> Iterator[Any]:
+        """The sources of the batches from `start` on, without an end."""
+        raise NotImplementedError
+
+    def batch(self, source: Any, i: Array) -> Batch:
+        """Batch i, from its source; pure."""
+        raise NotImplementedError
+
+    def __getitem__(self, i: int) -> Batch:
+        return jax.jit(self.batch)(next(self.read(i)), jnp.asarray(i, jnp.int32))
 
     @property
     def size(self) -> int:
         """Rows in a batch, padding included."""
+        return len(next(iter(self.spec.values())))
+
+    @property
+    def rows(self) -> int:
+        """Examples in an epoch."""
+        return len(self) * self.size
 
     @property
     def bounds(self) -> Bounds:
-        """The least and greatest value of each column of numbers, where they are known."""
+        """The smallest and largest value of each column of numbers, where they are known."""
+        return {}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the examples."""
+        """SHA-256 of the data: here of the batches of the first epoch."""
+        raise NotImplementedError
+
+    def shard(self, part: slice) -> Loader:
+        """The same batches for a process that needs only this part of the rows that are read ahead."""
+        raise NotImplementedError
+
+
+Hook = tuple[int, Callable[[int, State, Metrics], None]]
+"""Every so many steps, a function of (step, state, metrics), which reads them and changes nothing."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """An experiment, ready to be trained: its config, what learns, from what, and what it is judged by.
+    """An experiment, ready to be trained: its config, learner and data, and how it is evaluated.
 
-    During training `valid` is evaluated, or `test` where there is no `valid`; `test` is evaluated at the end. The
-    best checkpoint is the one with the best `best`, a metric's name with "max " or "min " before it. `score` gives
-    more numbers of the variables at the end, whatever they cost: BLEU of whole translations, for example.
+    `valid` is evaluated during training, or `test` where there is no `valid`; `test` is evaluated at
+    the end. The best checkpoint is the one with the best `best`: a metric's name after "max" or "min".
+    `score` gives more numbers of the final variables, whatever they cost: BLEU of a whole test set.
     """
 
     config: Any
     learner: Learner
-    train: Data
-    valid: Data | None = None
-    test: Data | None = None
+    train: Loader
+    valid: Loader | None = None
+    test: Loader | None = None
     best: str = "min loss"
-    labels: tuple[str, ...] = ()  # names of the classes, for figures and predictions
-    tokenizer: Tokenizer | None = None  # of a model of text: for samples, and to predict from text
+    labels: tuple[str, ...] = ()  # class names, for figures and predictions
+    tokenizer: Tokenizer | None = None  # of a language model: for samples, and to predict from text
     score: Callable[[Variables], dict[str, float]] | None = None
+    hooks: Sequence[Hook] = ()  # run after every so many steps

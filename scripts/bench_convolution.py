@@ -38,12 +38,16 @@ LABELS = RNG.integers(0, 10, BATCH)
 def stepper(how, model, steps):
     """Compiled training steps of a model that convolves by `how`, ready to be called."""
     cnn.Conv = conv_norm.Conv = partial(Conv, conv_general_dilated=how)
-    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(1e-3))
+    learner = jdl.descent(jdl.objectives.classification(model), optax.adamw(1e-3))
     batch = jdl.data.arrays(x=IMAGES, y=LABELS).batches(BATCH)[0]
     state = jax.jit(learner.init)(jax.random.key(0), batch)
     step = jax.jit(learner.step)
     if steps > 1:
-        step = jax.jit(lambda state, batch: jax.lax.scan(lambda s, _: learner.step(s, batch), state, length=steps))
+        step = jax.jit(
+            lambda state, batch: jax.lax.scan(
+                lambda s, _: learner.step(s, batch), state, length=steps
+            )
+        )
     jax.block_until_ready(step(state, batch))
     return lambda: jax.block_until_ready(step(state, batch))
 
@@ -61,7 +65,9 @@ for _ in range(ROUNDS):
         step()
         seconds[case].append((time.perf_counter() - began) / scanned[case[0]])
 
-print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch {BATCH}; ms a step")
+print(
+    f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch {BATCH}; ms a step"
+)
 print(f"{'model':<24} {'lax':>7} {'ours':>7} {'ratio':>6}")
 for name in CASES:
     lax, ours = (1e3 * statistics.median(s) for (case, _), s in seconds.items() if case == name)

@@ -17,38 +17,54 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners import compiled, fed
+from jdl.learners import compile, with_data
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.transformer import Blocks
-from jdl.parallel import build, elastic, sharded, spread
-from jdl.runs.memory import keep_memory
+from jdl.parallel import build_mesh, elastic, sharded, shard_data
+from jdl.train.malloc import keep_memory
 
 ROUNDS, SHARDS = 7, 8
 RNG = np.random.default_rng(0)
-IMAGES = jdl.data.arrays(x=RNG.random((1024, 28, 28, 1), np.float32), y=RNG.integers(0, 10, 1024).astype(np.int32))
+IMAGES = jdl.data.arrays(
+    x=RNG.random((1024, 28, 28, 1), np.float32), y=RNG.integers(0, 10, 1024).astype(np.int32)
+)
 TEXT = jdl.data.arrays(x=RNG.integers(0, 258, (256, 129)).astype(np.int32))
 CASES = {
-    "MLP 784-512-256-10, batch 128": (jdl.objectives.classify(MLP(10, hidden=(512, 256))), IMAGES, 128),
-    "MLP 784-512-256-10, batch 1024": (jdl.objectives.classify(MLP(10, hidden=(512, 256))), IMAGES, 1024),
-    "CNN 32-64, batch 128": (jdl.objectives.classify(CNN(10)), IMAGES, 128),
-    "GPT 4 x 128, 128 steps, batch 32": (jdl.objectives.next_token(GPT(258, Blocks(length=128))), TEXT, 32),
+    "MLP 784-512-256-10, batch 128": (
+        jdl.objectives.classification(MLP(10, hidden=(512, 256))),
+        IMAGES,
+        128,
+    ),
+    "MLP 784-512-256-10, batch 1024": (
+        jdl.objectives.classification(MLP(10, hidden=(512, 256))),
+        IMAGES,
+        1024,
+    ),
+    "CNN 32-64, batch 128": (jdl.objectives.classification(CNN(10)), IMAGES, 128),
+    "GPT 4 x 128, 128 steps, batch 32": (
+        jdl.objectives.next_token(GPT(258, Blocks(length=128))),
+        TEXT,
+        32,
+    ),
 }
 WAYS = ["jit", "data=2", "data=8", "fsdp=8", "elastic 1", "elastic 2", "elastic 8"]
 
 
-def stepper(way: str, objective: jdl.Objective, examples: jdl.data.Examples, size: int) -> Callable[[], None]:
+def stepper(
+    way: str, objective: jdl.Objective, examples: jdl.data.Dataset, size: int
+) -> Callable[[], None]:
     """One step, to its end."""
     learner, data = jdl.descent(objective, optax.adamw(1e-3)), examples.shuffled(size, 0)
     if way.startswith("elastic"):
         learner = elastic(learner, data, SHARDS, jax.devices()[: int(way.split()[1])])
     elif way == "jit":
-        learner = compiled(fed(learner, data))
+        learner = compiled(with_data(learner, data))
     else:
-        mesh = build(way)
-        data = spread(data, mesh)
-        learner = compiled(sharded(fed(learner, data), mesh))
+        mesh = build_mesh(way)
+        data = shard_data(data, mesh)
+        learner = compiled(sharded(with_data(learner, data), mesh))
     state, sources = learner.init(jax.random.key(0), data[0]), data.read()
 
     def step() -> None:
@@ -62,7 +78,9 @@ def stepper(way: str, objective: jdl.Objective, examples: jdl.data.Examples, siz
 def main() -> None:
     """Builds, measures and prints, one case after the other."""
     keep_memory()
-    print(f"jax {jax.__version__}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; {SHARDS} shards")
+    print(
+        f"jax {jax.__version__}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; {SHARDS} shards"
+    )
     print(f"{'ratio to jit on one device':<36}" + "".join(f"{way:>11}" for way in WAYS))
     for name, case in CASES.items():
         steppers = {way: stepper(way, *case) for way in WAYS}

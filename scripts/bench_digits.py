@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 
 import jdl
-from jdl.metrics_cluster import agreement
+from jdl.metrics.clusters import agreement
 
 SEEDS = range(10)
 NEIGHBOURS = (5, 7, 10, 15)
@@ -33,18 +33,29 @@ def main() -> None:
     parts = [part.take(np.arange(len(part))) for part in jdl.data.digits()]
     x, y = (np.concatenate([part[name] for part in parts]) for name in "xy")
     graph = jdl.data.nearest(x, y, 1)
-    splits = [[part.take(np.arange(1))["y"][0] for part in graph.nodes(10, 500, 1000, seed)] for seed in SEEDS]
+    splits = [
+        [part.take(np.arange(1))["y"][0] for part in graph.nodes(10, 500, 1000, seed)]
+        for seed in SEEDS
+    ]
     spreading = {
-        f"{k} neighbours, alpha {a}": partial(LabelSpreading, "knn", n_neighbors=k, alpha=a, max_iter=1000)
+        f"{k} neighbours, alpha {a}": partial(
+            LabelSpreading, "knn", n_neighbors=k, alpha=a, max_iter=1000
+        )
         for k in NEIGHBOURS
         for a in ALPHAS
     }
     propagation = {
-        f"{k} neighbours": partial(LabelPropagation, "knn", n_neighbors=k, max_iter=5000) for k in NEIGHBOURS
+        f"{k} neighbours": partial(LabelPropagation, "knn", n_neighbors=k, max_iter=5000)
+        for k in NEIGHBOURS
     }
     said = KMeans(10, n_init=20, random_state=0).fit_predict(graph.x.reshape(len(graph), -1))
-    print("k-means of pixels ", *(f"{name} {value:.4f}" for name, value in agreement(graph.y, said).items()))
-    print(f"Python {platform.python_version()}, scikit-learn {sklearn.__version__}: {len(SEEDS)} splits")
+    print(
+        "k-means of pixels ",
+        *(f"{name} {value:.4f}" for name, value in agreement(graph.y, said).items()),
+    )
+    print(
+        f"Python {platform.python_version()}, scikit-learn {sklearn.__version__}: {len(SEEDS)} splits"
+    )
     for name, settings in (("label spreading", spreading), ("label propagation", propagation)):
         found = {
             setting: np.array([accuracies(make(), graph.x, *split) for split in splits])
@@ -52,7 +63,9 @@ def main() -> None:
         }
         best = max(found, key=lambda setting: found[setting][:, 0].mean())
         valid, test = found[best].mean(0)
-        print(f"{name:<18} {best:<30} valid {valid:.4f}  test {test:.4f} (sd {found[best][:, 1].std(ddof=1):.4f})")
+        print(
+            f"{name:<18} {best:<30} valid {valid:.4f}  test {test:.4f} (sd {found[best][:, 1].std(ddof=1):.4f})"
+        )
 
 
 if __name__ == "__main__":

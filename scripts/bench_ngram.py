@@ -16,7 +16,10 @@ ORDER, BASE = 5, 258
 def grams(tokens: np.ndarray, order: int) -> np.ndarray:
     """Each window of `order` tokens as one number to the base `BASE`: what is before its last token is its quotient."""
     wide = tokens.astype(np.uint64)
-    return sum(wide[n : len(wide) - order + 1 + n] * np.uint64(BASE) ** np.uint64(order - 1 - n) for n in range(order))
+    return sum(
+        wide[n : len(wide) - order + 1 + n] * np.uint64(BASE) ** np.uint64(order - 1 - n)
+        for n in range(order)
+    )
 
 
 class Level:
@@ -36,7 +39,10 @@ class Level:
         total = found(self.histories, self.totals, asked // np.uint64(BASE))
         followers = found(self.histories, self.followers, asked // np.uint64(BASE))
         with np.errstate(divide="ignore", invalid="ignore"):
-            here = np.maximum(count - self.discount, 0) / total + self.discount * followers / total * below
+            here = (
+                np.maximum(count - self.discount, 0) / total
+                + self.discount * followers / total * below
+            )
         return np.where(total > 0, here, below)
 
 
@@ -50,7 +56,9 @@ def kneser_ney(train: np.ndarray, test: np.ndarray) -> float:
     """The mean bits of a token of `test`."""
     kinds, counts = np.unique(grams(train, ORDER), return_counts=True)
     levels = [Level(kinds, counts)]
-    for order in range(ORDER - 1, 0, -1):  # below the highest order, counted are the different tokens before a gram
+    for order in range(
+        ORDER - 1, 0, -1
+    ):  # below the highest order, counted are the different tokens before a gram
         kinds, counts = np.unique(kinds % np.uint64(BASE) ** np.uint64(order), return_counts=True)
         levels.append(Level(kinds, counts))
     asked = grams(test, ORDER)
@@ -68,7 +76,11 @@ def xz(*parts: np.ndarray) -> int:
 
 train, _, test = (part.source.tokens for part in jdl.data.text())
 size = (test < 256).sum()
-print(f"Python {platform.python_version()}: {len(train):,} tokens to learn from, {size:,} bytes to be judged by")
-print(f"5-gram, Kneser-Ney                 {kneser_ney(train, test) * len(test) / size:.3f} bits per byte")
+print(
+    f"Python {platform.python_version()}: {len(train):,} tokens to learn from, {size:,} bytes to be judged by"
+)
+print(
+    f"5-gram, Kneser-Ney                 {kneser_ney(train, test) * len(test) / size:.3f} bits per byte"
+)
 print(f"xz -9e, of the test part alone     {xz(test) / size:.3f}")
 print(f"xz -9e, what it adds to the rest   {(xz(train, test) - xz(train)) / size:.3f}")

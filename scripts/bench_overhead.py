@@ -21,7 +21,7 @@ import optax
 import jdl
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
-from jdl.runs import layout
+from jdl.train import placement
 
 ROWS, BATCH = 12_800, 128
 CASES = {  # model, steps a block, blocks
@@ -42,18 +42,20 @@ class Bare:
 
         def loss(params, x, y):
             logits = model.apply({"params": params}, x, train=True)
-            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), (logits.argmax(-1) == y).mean()
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), (
+                logits.argmax(-1) == y
+            ).mean()
 
-        def step(params, opt, images, labels, rows):
+        def step(params, opt_state, images, labels, rows):
             x, y = images[rows], labels[rows]
             (value, accuracy), grads = jax.value_and_grad(loss, has_aux=True)(params, x, y)
-            updates, opt = optimizer.update(grads, opt, params)
+            updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
             norms = [optax.tree.norm(tree) for tree in (grads, updates, params)]
-            return params, opt, (value, accuracy, norms)
+            return params, opt_state, (value, accuracy, norms)
 
         self.params = model.init(jax.random.key(0), self.images[:1])["params"]
-        self.opt = optimizer.init(self.params)
+        self.opt_state = optimizer.init(self.params)
         self.step = jax.jit(step, donate_argnums=(0, 1))
         self.order, self.i = RNG.permutation(ROWS).astype(np.int32), 0
 
@@ -63,7 +65,9 @@ class Bare:
         for _ in range(steps):
             start = self.i * BATCH % ROWS
             rows = self.order[start : start + BATCH]
-            self.params, self.opt, metrics = self.step(self.params, self.opt, self.images, self.labels, rows)
+            self.params, self.opt_state, metrics = self.step(
+                self.params, self.opt_state, self.images, self.labels, rows
+            )
             self.i += 1
         jax.block_until_ready(metrics)
         return time.perf_counter() - began
@@ -100,7 +104,7 @@ class Interleaved:
 def measure(model: nn.Module, steps: int, blocks: int) -> dict[str, float]:
     """Milliseconds a step: the medians over the blocks, the first of each left out."""
     last: list = [None]
-    compiled = layout.compiled
+    compiled = placement.compiled
 
     def watched(learner):
         learner = compiled(learner)
@@ -114,18 +118,28 @@ def measure(model: nn.Module, steps: int, blocks: int) -> dict[str, float]:
 
     train = jdl.data.arrays(x=IMAGES, y=LABELS).shuffled(BATCH, 0)
     data = Interleaved(train, Bare(model), steps, last)
-    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(1e-3))
+    learner = jdl.descent(jdl.objectives.classification(model), optax.adamw(1e-3))
     config = jdl.Config(name="overhead", steps=steps * (blocks + 1) + 1)
     with tempfile.TemporaryDirectory() as root, Path(os.devnull).open("w") as nowhere:
-        layout.compiled = watched
+        placement.compiled = watched
         with contextlib.redirect_stdout(nowhere):
-            jdl.fit(jdl.Run(config, learner, data), jdl.Options(root=Path(root), eval_every=0, save_every=0))
-        layout.compiled = compiled
-    return {name: 1e3 * statistics.median(seconds[1:]) / steps for name, seconds in data.seconds.items()}
+            jdl.fit(
+                jdl.Run(config, learner, data),
+                jdl.Options(root=Path(root), eval_every=0, save_every=0),
+            )
+        placement.compiled = compiled
+    return {
+        name: 1e3 * statistics.median(seconds[1:]) / steps for name, seconds in data.seconds.items()
+    }
 
 
-print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch {BATCH}; ms a step")
+print(
+    f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch {BATCH}; ms a step"
+)
 print(f"{'model':<24} {'fit':>8} {'bare':>8} {'ratio':>7}")
 for name, case in CASES.items():
     found = measure(*case)
-    print(f"{name:<24} {found['fit']:8.3f} {found['bare']:8.3f} {found['fit'] / found['bare']:7.3f}", flush=True)
+    print(
+        f"{name:<24} {found['fit']:8.3f} {found['bare']:8.3f} {found['fit'] / found['bare']:7.3f}",
+        flush=True,
+    )

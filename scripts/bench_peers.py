@@ -24,17 +24,22 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners.compiled import compiled
+from jdl.learners.compile import jit_learner
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.rnn import RNN
 from jdl.models.transformer import Blocks
-from jdl.runs.memory import keep_memory
+from jdl.train.malloc import keep_memory
 
 CLASSES, VOCABULARY, LENGTH, WIDTH, DEPTH, HEADS = 10, 258, 128, 128, 4, 4
 RATE, DECAY, ROUNDS = 1e-3, 1e-4, 9
-STEPS = {"MLP 784-512-256-10": 20, "CNN 32-64, dense 128": 2, "LSTM 128, 28 steps": 5, "GPT 4 x 128, 128 steps": 1}
+STEPS = {
+    "MLP 784-512-256-10": 20,
+    "CNN 32-64, dense 128": 2,
+    "LSTM 128, 28 steps": 5,
+    "GPT 4 x 128, 128 steps": 1,
+}
 RNG = np.random.default_rng(0)
 IMAGES = RNG.random((128, 28, 28, 1), np.float32)
 LABELS = RNG.integers(0, CLASSES, 128).astype(np.int32)
@@ -45,19 +50,23 @@ BATCHES = (  # inputs and targets for each model
     (IMAGES[..., 0], LABELS),
     (TOKENS[:, :-1], TOKENS[:, 1:]),
 )
-Stepper = tuple[Callable[[], object], int]  # one step, to its end; and how many parameters it trains
+Stepper = tuple[
+    Callable[[], object], int
+]  # one step, to its end; and how many parameters it trains
 
 
 def of_jdl() -> list[Stepper]:
     """`jdl.descent`, compiled as `fit` does."""
     blocks = Blocks(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH, rotary=False)
     models = (MLP(CLASSES, hidden=(512, 256)), CNN(CLASSES), RNN(CLASSES, hidden=(128,)))
-    objectives = [jdl.objectives.classify(model) for model in models]
+    objectives = [jdl.objectives.classification(model) for model in models]
     objectives.append(jdl.objectives.next_token(GPT(VOCABULARY, blocks)))
-    batches = [{"x": jnp.asarray(x), "y": jnp.asarray(y)} for x, y in BATCHES[:-1]] + [{"x": jnp.asarray(TOKENS)}]
+    batches = [{"x": jnp.asarray(x), "y": jnp.asarray(y)} for x, y in BATCHES[:-1]] + [
+        {"x": jnp.asarray(TOKENS)}
+    ]
 
     def stepper(objective: jdl.Objective, batch: jdl.Batch) -> Stepper:
-        learner = compiled(jdl.descent(objective, optax.adamw(RATE, weight_decay=DECAY)))
+        learner = jit_learner(jdl.descent(objective, optax.adamw(RATE, weight_decay=DECAY)))
         state = learner.init(jax.random.key(0), batch)
 
         def step() -> None:
@@ -101,21 +110,21 @@ def of_flax() -> list[Stepper]:
         x, y = map(jnp.asarray, batch)
         optimizer = optax.adamw(RATE, weight_decay=DECAY)
         params = jax.jit(model.init)(jax.random.key(0), x)
-        opt = optimizer.init(params)
+        opt_state = optimizer.init(params)
 
         def loss(params):
             return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
 
-        def update(params, opt):
+        def update(params, opt_state):
             value, grads = jax.value_and_grad(loss)(params)
-            updates, opt = optimizer.update(grads, opt, params)
-            return optax.apply_updates(params, updates), opt, value
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            return optax.apply_updates(params, updates), opt_state, value
 
         update = jax.jit(update, donate_argnums=(0, 1))
 
         def step() -> None:
-            nonlocal params, opt
-            params, opt, _ = jax.block_until_ready(update(params, opt))
+            nonlocal params, opt_state
+            params, opt_state, _ = jax.block_until_ready(update(params, opt_state))
 
         return step, sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -125,7 +134,17 @@ def of_flax() -> list[Stepper]:
 def of_torch(compile: bool = False) -> list[Stepper]:
     """PyTorch with its fused AdamW, eager or by `torch.compile`."""
     import torch
-    from torch.nn import Conv2d, Embedding, Flatten, LayerNorm, Linear, MaxPool2d, Module, ReLU, Sequential
+    from torch.nn import (
+        Conv2d,
+        Embedding,
+        Flatten,
+        LayerNorm,
+        Linear,
+        MaxPool2d,
+        Module,
+        ReLU,
+        Sequential,
+    )
     from torch.nn import functional as F
 
     class Last(Module):
@@ -156,7 +175,11 @@ def of_torch(compile: bool = False) -> list[Stepper]:
             self.table, self.places = Embedding(VOCABULARY, WIDTH), Embedding(LENGTH, WIDTH)
             self.blocks = Sequential()
             for _ in range(DEPTH):
-                hidden = [Linear(WIDTH, 4 * WIDTH), torch.nn.GELU(approximate="tanh"), Linear(4 * WIDTH, WIDTH)]
+                hidden = [
+                    Linear(WIDTH, 4 * WIDTH),
+                    torch.nn.GELU(approximate="tanh"),
+                    Linear(4 * WIDTH, WIDTH),
+                ]
                 self.blocks.append(Added(LayerNorm(WIDTH), Attention()))
                 self.blocks.append(Added(LayerNorm(WIDTH), *hidden))
             self.blocks.append(LayerNorm(WIDTH))
@@ -171,7 +194,10 @@ def of_torch(compile: bool = False) -> list[Stepper]:
     cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), ReLU(), Linear(128, CLASSES)])
 
     def stepper(model: Module, batch: tuple) -> Stepper:
-        x, y = torch.from_numpy(np.ascontiguousarray(batch[0])), torch.from_numpy(batch[1].astype(np.int64))
+        x, y = (
+            torch.from_numpy(np.ascontiguousarray(batch[0])),
+            torch.from_numpy(batch[1].astype(np.int64)),
+        )
         x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
         optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY, fused=True)
         call = torch.compile(model) if compile else model
@@ -208,7 +234,9 @@ def of_keras() -> list[Stepper]:
         x = Places()(table(tokens))
         for _ in range(DEPTH):
             y = LayerNormalization()(x)
-            x = x + keras.layers.MultiHeadAttention(HEADS, WIDTH // HEADS)(y, y, use_causal_mask=True)
+            x = x + keras.layers.MultiHeadAttention(HEADS, WIDTH // HEADS)(
+                y, y, use_causal_mask=True
+            )
             y = Dense(4 * WIDTH, keras.activations.gelu)(LayerNormalization()(x))
             x = x + Dense(WIDTH)(y)
         return table(LayerNormalization()(x), reverse=True)
@@ -281,13 +309,19 @@ def main() -> None:
     for (model, peer), (_, parameters) in steppers.items():
         ours = steppers[model, "jdl"][1]
         if abs(parameters / ours - 1) > 0.01:
-            sys.exit(f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same work.")
+            sys.exit(
+                f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same work."
+            )
     print("compiled; measuring", file=sys.stderr)
     found = measured(dict(sorted(steppers.items())))
 
-    installed = [name for name in ("jax", "flax", "torch", "keras") if importlib.util.find_spec(name)]
+    installed = [
+        name for name in ("jax", "flax", "torch", "keras") if importlib.util.find_spec(name)
+    ]
     versions = ", ".join(f"{name} {version(name)}" for name in installed)
-    print(f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory {'fresh' if fresh else 'kept'}")
+    print(
+        f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory {'fresh' if fresh else 'kept'}"
+    )
     print("ms a step (ratio to jdl)")
     print(f"{'model':<24}" + "".join(f"{peer:>18}" for peer in PEERS))
     for model in STEPS:

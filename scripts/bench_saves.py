@@ -21,12 +21,12 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners import compiled, fed
+from jdl.learners import compile, with_data
 from jdl.models.mlp import MLP
-from jdl.runs import checkpoints, manifest
-from jdl.runs.environment import quiet_libraries
-from jdl.runs.evidence import write_leaves
-from jdl.runs.memory import keep_memory
+from jdl.store import checkpoints, manifest
+from jdl.store.environment import quiet_libraries
+from jdl.store.step_trace import write_leaves
+from jdl.train.malloc import keep_memory
 
 EVERY = 100
 taken: dict[str, list[float]] = defaultdict(list)
@@ -60,12 +60,16 @@ def main() -> None:
     quiet_libraries()
     width = round((given.megabytes * 1e6 / 12) ** 0.5)  # a square kernel, and two moments of it
     rng = np.random.default_rng(0)
-    data = jdl.data.arrays(x=rng.random((1280, width), np.float32), y=rng.integers(0, 10, 1280).astype(np.int32))
+    data = jdl.data.arrays(
+        x=rng.random((1280, width), np.float32), y=rng.integers(0, 10, 1280).astype(np.int32)
+    )
     data = data.shuffled(128, 0)
-    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(width,))), optax.adamw(1e-4))
-    loop = compiled(fed(learner, data))
+    learner = jdl.descent(
+        jdl.objectives.classification(MLP(10, hidden=(width,))), optax.adamw(1e-4)
+    )
+    loop = compiled(with_data(learner, data))
     state = loop.init(jax.random.key(0), data[0])
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt)))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     with tempfile.TemporaryDirectory() as folder:
         sums = clocked("sums of leaves", partial(write_leaves, Path(folder)))
         saver = checkpoints.Checkpoints(Path(folder) / "checkpoints", saved=sums)
@@ -92,12 +96,23 @@ def main() -> None:
         saver.close()
     medians = {name: statistics.median(seconds[1:]) for name, seconds in taken.items()}
     print(f"a state of {size / 1e6:.0f} MB, {given.rounds} rounds")
-    for name in ("writing, by Orbax", "manifest", "sums of leaves", "verifying", "the loop waits for a save to begin"):
-        share = medians[name] / (medians["writing, by Orbax"] + medians["manifest"] + medians["sums of leaves"])
+    for name in (
+        "writing, by Orbax",
+        "manifest",
+        "sums of leaves",
+        "verifying",
+        "the loop waits for a save to begin",
+    ):
+        share = medians[name] / (
+            medians["writing, by Orbax"] + medians["manifest"] + medians["sums of leaves"]
+        )
         print(f"{name:<40}{1e3 * medians[name]:>9.1f} ms {100 * share:>6.1f}% of a save")
     for name in ("step, with a save", "step, without"):
         print(f"{name:<40}{1e3 * medians[name] / EVERY:>9.2f} ms")
-    stalls = [a - b for a, b in zip(taken["step, with a save"][1:], taken["step, without"][1:], strict=True)]
+    stalls = [
+        a - b
+        for a, b in zip(taken["step, with a save"][1:], taken["step, without"][1:], strict=True)
+    ]
     share = statistics.median(stalls) / medians["step, without"]
     print(f"a save every {EVERY} steps makes a step {100 * share:+.1f}% longer")
 

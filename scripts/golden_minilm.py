@@ -16,8 +16,13 @@ config = transformers.BertConfig.from_json_file(folder / "config.json")
 model = transformers.BertModel(config).eval()
 missing, unexpected = model.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
 assert not [name for name in missing if "position_ids" not in name], missing
-vocabulary = {word: n for n, word in enumerate((folder / "vocab.txt").read_text("utf-8").splitlines())}
-sentences = ["[CLS] a function of the seed is repeated to the bit . [SEP]", "[CLS] the cat sat [SEP]"]
+vocabulary = {
+    word: n for n, word in enumerate((folder / "vocab.txt").read_text("utf-8").splitlines())
+}
+sentences = [
+    "[CLS] a function of the seed is repeated to the bit . [SEP]",
+    "[CLS] the cat sat [SEP]",
+]
 ids = [[vocabulary[word] for word in sentence.split()] for sentence in sentences]
 longest = max(map(len, ids))
 mask = np.asarray([[n < len(row) for n in range(longest)] for row in ids])

@@ -30,7 +30,9 @@ torch.nn.init.normal_(module.in_proj_bias)
 causal = torch.ones(STEPS, STEPS, dtype=torch.bool).triu(1)
 padding = torch.arange(STEPS)[None] >= lengths[:, None]
 for name, options in (("causal", {"attn_mask": causal}), ("padded", {"key_padding_mask": padding})):
-    found[f"attention.{name}"] = module(wide, wide, wide, need_weights=False, **options)[0].detach().numpy()
+    found[f"attention.{name}"] = (
+        module(wide, wide, wide, need_weights=False, **options)[0].detach().numpy()
+    )
 found |= tensors("attention", module)
 found["version"] = np.asarray(torch.__version__)
 path = Path(__file__).parents[1] / "tests" / "golden" / "torch.npz"

@@ -6,14 +6,16 @@ from pathlib import Path
 
 # Most of the tests' time goes into compiling: LLVM may leave programs as they are. What is trained in a process of its
 # own, by `trained.spawn`, is compiled as users' programs are.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+)
 os.environ["PJRT_NPROC"] = "8"  # else the bits of matrix products depend on the number of cores
 os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-cache"))
 
 import jax
 import pytest
 
-from jdl.runs.environment import use_compilation_cache
+from jdl.store.environment import use_compilation_cache
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -23,14 +23,31 @@ from unittest.mock import patch
 
 import numpy as np
 from PIL import Image
-from trained import train
+from harness import train
 
-from jdl import cli
-from jdl.runs.environment import quiet_libraries, use_compilation_cache
-from jdl.runs.summary import summarise
+from jdl.cli.main import main
+from jdl.store.environment import quiet_libraries, use_compilation_cache
+from jdl.train.summary import summarise
 
 SECONDS = 60  # after which a case hangs
-ODD = (None, True, -1, 0, 2.5, 1e400, 10**400, "", "x", "../..", "\x00", [], [[1]], {}, {"step": 3}, float("nan"))
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    2.5,
+    1e400,
+    10**400,
+    "",
+    "x",
+    "../..",
+    "\x00",
+    [],
+    [[1]],
+    {},
+    {"step": 3},
+    float("nan"),
+)
 
 
 def bytes_changed(path: Path, chance: random.Random) -> None:
@@ -92,11 +109,19 @@ class Target:
 RECORD = ("runs", "show {}", "digest {}", "diff {} {}", "train")
 TARGETS = [
     Target("run.json", RECORD, (bytes_changed, json_changed, json_changed, json_changed, gone)),
-    Target("metrics.jsonl", ("runs", "show {}", "diff {} {}", "train"), (bytes_changed, json_changed, gone)),
+    Target(
+        "metrics.jsonl",
+        ("runs", "show {}", "diff {} {}", "train"),
+        (bytes_changed, json_changed, gone),
+    ),
     Target("leaves.jsonl", ("diff {} {}", "train"), (bytes_changed, json_changed, gone)),
     Target("trace.f32", ("diff {} {}", "train")),
     Target("summary.json", ("runs", "show {}"), (bytes_changed, json_changed, gone)),
-    Target("checkpoints/*/manifest.json", ("digest {}", "runs", "train"), (bytes_changed, json_changed, gone)),
+    Target(
+        "checkpoints/*/manifest.json",
+        ("digest {}", "runs", "train"),
+        (bytes_changed, json_changed, gone),
+    ),
     Target("checkpoints/*/*/*", ("digest {}", "train")),
     Target("inputs/*", ("predict RUN {}",)),
     Target("idx/*", ("data prepare mnist --from {}/.. --data-dir DATA",)),
@@ -114,7 +139,9 @@ def prepared(base: Path) -> Path:
     np.savez(folder / "inputs" / "a.npz", x=np.zeros((2, 8, 8, 1), np.float32))
     (folder / "idx").mkdir()
     for part, count in (("train", 60_000), ("t10k", 10_000)):
-        images = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28)) + bytes(999)
+        images = (
+            b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (count, 28, 28)) + bytes(999)
+        )
         (folder / "idx" / f"{part}-images-idx3-ubyte").write_bytes(images)
         (folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(99)
@@ -137,7 +164,7 @@ def ended(words: list[str]) -> tuple[object, str]:
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(said),
         ):
-            cli.main()
+            main.main()
         return 0, said.getvalue()
     except SystemExit as end:
         return end.code or 0, said.getvalue()
@@ -160,17 +187,38 @@ def case(folder: Path, base: Path, chance: random.Random) -> str | None:
     change(path, random.Random(seed))
     about = path if "inputs" in target.files or "idx" in target.files else copy
     if verb == "train":
-        script = Path(__file__).with_name("everything.py")
-        words = ["train", str(script), "--name", "everything", "--steps", "2", "--quiet", "--root", str(root)]
+        script = Path(__file__).parent / "scripts" / "kitchen_sink.py"
+        words = [
+            "train",
+            str(script),
+            "--name",
+            "kitchen_sink",
+            "--steps",
+            "2",
+            "--quiet",
+            "--root",
+            str(root),
+        ]
     else:
-        places = {"{}": str(about), "RUN": str(folder), "{}/..": str(path.parent), "DATA": str(base / "data")}
+        places = {
+            "{}": str(about),
+            "RUN": str(folder),
+            "{}/..": str(path.parent),
+            "DATA": str(base / "data"),
+        }
         words = [places.get(word, word) for word in verb.split()]
         words += ["--root", str(root)] if verb.split()[0] != "data" else []
     code, said = ended(words)
     fine = (
-        code == 0 or (code == 1 and verb.startswith("diff")) or (code == 2 and said.strip() and "Traceback" not in said)
+        code == 0
+        or (code == 1 and verb.startswith("diff"))
+        or (code == 2 and said.strip() and "Traceback" not in said)
     )
-    return None if fine else f"{change.__name__} of {path.relative_to(copy)}, {' '.join(words[:2])}: {code}\n{said}"
+    return (
+        None
+        if fine
+        else f"{change.__name__} of {path.relative_to(copy)}, {' '.join(words[:2])}: {code}\n{said}"
+    )
 
 
 def storm(count: int, seed: int, verbose: bool = False) -> list[str]:

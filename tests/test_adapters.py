@@ -19,7 +19,16 @@ import optax
 import pytest
 
 import jdl
-from jdl.environments import Box, Discrete, adapters, begin, from_gymnasium, from_gymnax, move, rollout
+from jdl.environments import (
+    Box,
+    Discrete,
+    adapters,
+    begin,
+    from_gymnasium,
+    from_gymnax,
+    move,
+    rollout,
+)
 from jdl.metrics import scalars
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
@@ -48,7 +57,10 @@ class Gymnax:
 
     def step_env(self, key, state, action, params):
         gone = action * jnp.ones(())  # an int by a float, which strict promotion refuses
-        state = {"place": state["place"] + action * params.pace, "time": state["time"] + 1.0}  # an int at first
+        state = {
+            "place": state["place"] + action * params.pace,
+            "time": state["time"] + 1.0,
+        }  # an int at first
         done = (state["place"] >= 5) | (state["time"] >= params.max_steps_in_episode)
         return state["place"][None], state, gone * 2, done, {}
 
@@ -96,7 +108,9 @@ class Walk:
 
     def step(self, action):
         type(self).steps += 1
-        self.place = 0.9 * self.place + self.push * float(np.sum(action)) + self.random.normal(scale=0.1)
+        self.place = (
+            0.9 * self.place + self.push * float(np.sum(action)) + self.random.normal(scale=0.1)
+        )
         self.time += 1
         return self._show(), 1 - abs(self.place), abs(self.place) > 1, False, {}
 
@@ -163,7 +177,9 @@ def test_gymnax_steps_and_its_time_limit_does_not_terminate():
     assert steps.reward.dtype == steps.after.dtype == np.float32
     np.testing.assert_array_equal(steps.reward, np.tile([2, 0], (8, 1)))
     before = jax.eval_shape(environment.reset, keys(1)[0])
-    assert jax.eval_shape(environment.step, before, jnp.asarray(1), keys(1)[0])[0] == before  # types of one kind
+    assert (
+        jax.eval_shape(environment.step, before, jnp.asarray(1), keys(1)[0])[0] == before
+    )  # types of one kind
     assert from_gymnax(Gymnax(), Params(pace=5)).step(*started(environment), keys(1)[0])[2]
 
 
@@ -194,7 +210,9 @@ def test_gymnax_of_today_keeps_its_params():
             return shown, state, jnp.zeros(()), jnp.asarray(False), {}
 
     environment = from_gymnax(Timed())
-    state, _, _ = environment.step(environment.reset(jax.random.key(0)), jnp.zeros(2), jax.random.key(1))
+    state, _, _ = environment.step(
+        environment.reset(jax.random.key(0)), jnp.zeros(2), jax.random.key(1)
+    )
     np.testing.assert_allclose(environment.observe(state), 1 / 7)
 
 
@@ -204,9 +222,13 @@ def test_gymnax_is_learnt(make):
     if make == "ppo":
         learner = jdl.ppo(environment, ActorCritic(2), optax.adam(1e-2), horizon=16)
     else:
-        learner = jdl.dqn(environment, MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, 4, 256, 32, begins=5)
+        learner = jdl.dqn(
+            environment, MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, 4, 256, 32, begins=5
+        )
     state = trained(learner, 20 if make == "ppo" else 150)
-    out = learner.objective.loss(learner.view(state), jdl.data.episodes(3)[0], jax.random.key(2), False)
+    out = learner.objective.loss(
+        learner.view(state), jdl.data.episodes(3)[0], jax.random.key(2), False
+    )
     assert scalars(out.metrics) == {"return": 10.0, "length": 5.0}
 
 
@@ -239,13 +261,19 @@ def test_gymnasium_steps_as_it_does_itself_and_its_limit_does_not_terminate(walk
     steps = jax.tree.map(np.asarray, steps)
     ends = steps.moved.over
     assert (ends & ~steps.moved.terminated).any() and steps.moved.terminated.any()  # noqa: PT018
-    np.testing.assert_array_equal(ends & ~steps.moved.terminated, (steps.moved.length == 40) & ~steps.moved.terminated)
+    np.testing.assert_array_equal(
+        ends & ~steps.moved.terminated, (steps.moved.length == 40) & ~steps.moved.terminated
+    )
     for row in range(rows):
         last = np.flatnonzero(ends[:, row])[0]
-        found = walked(walk, int(episodes.state["seed"][row]), steps.action[: last + 1, row] - 1, push=0.2)
+        found = walked(
+            walk, int(episodes.state["seed"][row]), steps.action[: last + 1, row] - 1, push=0.2
+        )
         for n in range(last + 1):
             np.testing.assert_array_equal(steps.x[n, row], found[n][0].astype(np.float32))
-            np.testing.assert_array_equal(steps.moved.after[n, row], found[n + 1][0].astype(np.float32))
+            np.testing.assert_array_equal(
+                steps.moved.after[n, row], found[n + 1][0].astype(np.float32)
+            )
             assert steps.moved.reward[n, row] == np.float32(found[n + 1][1])
             assert steps.moved.terminated[n, row] == found[n + 1][2]
 
@@ -280,12 +308,20 @@ def test_what_is_seen_does_not_depend_on_what_was_asked_before(walk):
 
 def ppo(environment=None, **options):
     environment = environment or from_gymnasium("Walk-v0")
-    return jdl.ppo(environment, ActorCritic(3), optax.adam(1e-2), horizon=16, epochs=2, minibatches=2, **options)
+    return jdl.ppo(
+        environment,
+        ActorCritic(3),
+        optax.adam(1e-2),
+        horizon=16,
+        epochs=2,
+        minibatches=2,
+        **options,
+    )
 
 
 def test_a_state_goes_on_with_a_fresh_object_to_the_bit(walk):
     whole, stopped = trained(ppo(), 6), trained(ppo(), 3)
-    assert (np.asarray(stopped.opt.episodes.length) > 0).any()  # in the midst of episodes
+    assert (np.asarray(stopped.opt_state.episodes.length) > 0).any()  # in the midst of episodes
     equal(trained(ppo(), 3, jax.tree.map(jnp.array, stopped)), whole)
 
 
@@ -312,7 +348,9 @@ def test_copies_are_stepped_and_not_replayed(walk):
         def choose(x, keys, look=look):
             return (x[:, 0] > 0).astype(jnp.int32) if look else jnp.zeros(rows, jnp.int32)
 
-        ends = jax.jit(lambda: rollout(environment, choose, episodes, keys(rows, 1), length)[1].moved.over)()  # noqa: B023
+        ends = jax.jit(
+            lambda: rollout(environment, choose, episodes, keys(rows, 1), length)[1].moved.over
+        )()  # noqa: B023
         assert rows * length - 10 * rows <= walk.steps <= rows * length
         assert walk.resets <= rows + int(ends.sum())
         assert walk.made <= 64
@@ -328,16 +366,23 @@ def test_copies_are_stepped_and_not_replayed(walk):
 def test_a_population_asks_once_for_all_rows(walk, monkeypatch):
     asked, each = [], adapters._Copies._all
     monkeypatch.setattr(
-        adapters._Copies, "_all", lambda self, *given: asked.append(given[2].shape) or each(self, *given)
+        adapters._Copies,
+        "_all",
+        lambda self, *given: asked.append(given[2].shape) or each(self, *given),
     )
     many = jdl.population(ppo(), (3, 0))
     state = trained(many, 2)
     assert set(asked) == {(2, 4)}
-    assert len(asked) <= 1 + 2 * 3 * 16  # seen before, earned and seen after, for each step of the horizon
+    assert (
+        len(asked) <= 1 + 2 * 3 * 16
+    )  # seen before, earned and seen after, for each step of the horizon
     out = many.objective.loss(many.view(state), jdl.data.episodes(3)[0], jax.random.key(1), False)
     assert scalars(out.metrics)["length/min"] > 0
     alone = trained(ppo(), 0)
-    assert state.opt.episodes.state["seed"].shape == (2, *alone.opt.episodes.state["seed"].shape)
+    assert state.opt_state.episodes.state["seed"].shape == (
+        2,
+        *alone.opt_state.episodes.state["seed"].shape,
+    )
 
 
 def kinds(acts=Walk.acts, shows=Walk.shows, **more):
@@ -375,7 +420,9 @@ REFUSED = {
         patch, kinds(space("MultiBinary", (3,), np.int8, n=3))
     ),
     "finite bounds": lambda patch: made(patch, kinds(space("Box", (1,), low=-np.inf, high=1.0))),
-    "a Box of floats": lambda patch: made(patch, kinds(space("Box", (1,), np.uint8, low=0, high=9))),
+    "a Box of floats": lambda patch: made(
+        patch, kinds(space("Box", (1,), np.uint8, low=0, high=9))
+    ),
     r"shows observations of Dict\(a, b\)": lambda patch: made(patch, kinds(shows=Dict())),
     "without a time limit.*limit=": lambda patch: made(patch, kinds(limit=None)),
     "at least 1 step, and 0": lambda patch: made(patch, Walk, limit=0),

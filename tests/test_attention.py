@@ -21,7 +21,9 @@ def with_gradients(attend, *inputs):
         out = attend(*inputs)
         return (out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)).sum(), out
 
-    (_, out), gradients = jax.jit(jax.value_and_grad(scalar, range(len(inputs)), has_aux=True))(*inputs)
+    (_, out), gradients = jax.jit(jax.value_and_grad(scalar, range(len(inputs)), has_aux=True))(
+        *inputs
+    )
     return out, *gradients
 
 
@@ -30,7 +32,9 @@ def masks(others: int) -> dict:
     return {
         "all": None,
         "padded": (jnp.arange(others)[None] < lengths[:, None])[:, None, None],
-        "random": jax.random.bernoulli(jax.random.key(9), 0.7, (ROWS, HEADS, STEPS, others)).at[..., 0].set(True),
+        "random": jax.random.bernoulli(jax.random.key(9), 0.7, (ROWS, HEADS, STEPS, others))
+        .at[..., 0]
+        .set(True),
         "nothing": jnp.zeros((ROWS, 1, 1, others), bool).at[0].set(True),
     }
 
@@ -40,7 +44,8 @@ def masks(others: int) -> dict:
 @pytest.mark.parametrize("keys", [4, 2, 1])
 def test_attention_is_that_of_jax(keys, others, causal, mask):
     q, k, v = (
-        normal(n, ROWS, *shape, WIDTH) for n, shape in enumerate([(STEPS, HEADS), (others, keys), (others, keys)])
+        normal(n, ROWS, *shape, WIDTH)
+        for n, shape in enumerate([(STEPS, HEADS), (others, keys), (others, keys)])
     )
     seen = masks(others)[mask]
 
@@ -62,11 +67,17 @@ def test_half_precision_sums_in_full():
 
 def test_rotary_tells_distances_alone():
     """Products of queries and keys do not change where all positions move, and lengths do not change at all."""
-    q, k, steps = normal(0, 1, STEPS, HEADS, WIDTH), normal(1, 1, STEPS, HEADS, WIDTH), jnp.arange(STEPS)
+    q, k, steps = (
+        normal(0, 1, STEPS, HEADS, WIDTH),
+        normal(1, 1, STEPS, HEADS, WIDTH),
+        jnp.arange(STEPS),
+    )
 
     def scores(moved):
         return jnp.einsum("bthd,bshd->bhts", rotary(q, steps + moved), rotary(k, steps + moved))
 
     np.testing.assert_allclose(scores(0), scores(5), atol=1e-4)
     assert jnp.abs(scores(0) - jnp.einsum("bthd,bshd->bhts", q, k)).max() > 0.1
-    np.testing.assert_allclose(jnp.linalg.norm(rotary(q, steps), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(
+        jnp.linalg.norm(rotary(q, steps), axis=-1), jnp.linalg.norm(q, axis=-1), rtol=1e-5
+    )

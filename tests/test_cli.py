@@ -11,9 +11,9 @@ import textwrap
 import numpy as np
 import pytest
 from PIL import Image
-from trained import SCRIPT
+from harness import SCRIPT
 
-from jdl import cli
+from jdl.cli.main import main
 
 
 def jdl(capsys, monkeypatch, *arguments):
@@ -21,7 +21,7 @@ def jdl(capsys, monkeypatch, *arguments):
     monkeypatch.setattr(sys, "argv", ["jdl", *map(str, arguments)])
     code = 0
     try:
-        cli.main()
+        main.main()
     except SystemExit as end:
         code = end.code
     captured = capsys.readouterr()
@@ -37,14 +37,18 @@ def call(capsys, monkeypatch):
 def trained(tmp_path_factory):
     """A root with one finished run of 30 steps."""
     root = tmp_path_factory.mktemp("runs")
-    subprocess.run(["jdl", "train", str(SCRIPT), "--root", str(root), "--steps", "30"], check=True, capture_output=True)
+    subprocess.run(
+        ["jdl", "train", str(SCRIPT), "--root", str(root), "--steps", "30"],
+        check=True,
+        capture_output=True,
+    )
     return root
 
 
 def test_help_is_there_for_every_verb(call):
     assert "jdl data prepare" in call("--help")[1]
     assert call()[1] == call("--help")[1]
-    for verb in cli.VERBS:
+    for verb in main.VERBS:
         code, out, _ = call(verb, "--help")
         assert code == 0
         assert ("--root" in out) == (verb != "doctor")
@@ -57,17 +61,18 @@ def test_help_is_there_for_every_verb(call):
 def test_runs_show_evaluate_and_digest(call, trained):
     code, out, _ = call("runs", "--root", trained)
     assert code == 0
-    assert "everything" in out
+    assert "kitchen_sink" in out
     assert "30/30" in out
     assert "finished" in out
-    code, out, _ = call("show", "everything", "--root", trained)
+    code, out, _ = call("show", "kitchen_sink", "--root", trained)
     assert json.loads(out[out.index("{") : out.index("\n}\n") + 2])["config"]["steps"] == 30
-    evaluated = call("evaluate", "everything", "--root", trained)[1]
+    evaluated = call("evaluate", "kitchen_sink", "--root", trained)[1]
     folder = next(trained.glob("*/*/seed0"))
     last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-1]
     assert f"{last['accuracy']:.6f}" in evaluated
     digests = {
-        call("digest", name, "--root", trained)[1] for name in ("everything", folder, "everything/" + folder.parts[-2])
+        call("digest", name, "--root", trained)[1]
+        for name in ("kitchen_sink", folder, "kitchen_sink/" + folder.parts[-2])
     }
     assert len(digests) == 1
     assert len(digests.pop().split()[0]) == 64
@@ -80,30 +85,41 @@ def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path
     batch = test.batches(len(test))[0]
     x = np.asarray(batch["x"])
     np.savez(tmp_path / "digits.npz", x=x)
-    code, out, err = call("predict", "everything", tmp_path / "digits.npz", "--root", trained)
+    code, out, err = call("predict", "kitchen_sink", tmp_path / "digits.npz", "--root", trained)
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
     assert len(rows) == len(test)
     assert sum(float(rows[0][f"probability_{k}"]) for k in range(10)) == pytest.approx(1, abs=1e-5)
-    right = np.mean([int(row["label"]) == y for row, y in zip(rows, np.asarray(batch["y"]), strict=True)])
-    evaluated = call("evaluate", "everything", "--root", trained)[1]
+    right = np.mean(
+        [int(row["label"]) == y for row, y in zip(rows, np.asarray(batch["y"]), strict=True)]
+    )
+    evaluated = call("evaluate", "kitchen_sink", "--root", trained)[1]
     assert f"test   accuracy                 {right:.6f}" in evaluated
     Image.fromarray((x[0, ..., 0] * 255).round().astype(np.uint8)).save(tmp_path / "digit.png")
-    _, out, _ = call("predict", "everything", tmp_path / "digit.png", "--root", trained, "--format", "json")
+    _, out, _ = call(
+        "predict", "kitchen_sink", tmp_path / "digit.png", "--root", trained, "--format", "json"
+    )
     found = json.loads(out)[0]
     assert found["input"].endswith("digit.png")
     assert found["label"] == int(rows[0]["label"])
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
-    code, _, err = call("predict", "everything", tmp_path / "wide.png", "--root", trained)
+    code, _, err = call("predict", "kitchen_sink", tmp_path / "wide.png", "--root", trained)
     assert code == 2
     assert "(8, 9, 1) a row, and the model reads (8, 8, 1)" in err
-    for name, content in (("broken.png", b"not a picture"), ("broken.npz", b"PK nothing"), ("text.txt", b"")):
+    for name, content in (
+        ("broken.png", b"not a picture"),
+        ("broken.npz", b"PK nothing"),
+        ("text.txt", b""),
+    ):
         (tmp_path / name).write_bytes(content)
-        code, _, err = call("predict", "everything", tmp_path / name, "--root", trained)
+        code, _, err = call("predict", "kitchen_sink", tmp_path / name, "--root", trained)
         assert code == 2
         assert name in err
     np.savez(tmp_path / "other.npz", z=x)
-    assert "must be its array x" in call("predict", "everything", tmp_path / "other.npz", "--root", trained)[2]
+    assert (
+        "must be its array x"
+        in call("predict", "kitchen_sink", tmp_path / "other.npz", "--root", trained)[2]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +127,38 @@ def writers(tmp_path_factory):
     """A root with a language model and a model of pairs of texts, trained a little."""
     root = tmp_path_factory.mktemp("writers")
     text = root / "text.txt"
-    text.write_text("\n\n".join(f"{n} bottles of beer on the wall, {n} bottles of beer" for n in range(200)))
-    gpt = SCRIPT.parents[1] / "experiments" / "stdlib_gpt.py"
-    small = ["--steps", "30", "--batch", "8", "--width", "32", "--depth", "1", "--length", "32", "--text", str(text)]
-    for script, flags in ((gpt, small), (SCRIPT.parent / "reverser.py", [])):
-        subprocess.run(["jdl", "train", str(script), "--root", str(root), *flags], check=True, capture_output=True)
+    text.write_text(
+        "\n\n".join(f"{n} bottles of beer on the wall, {n} bottles of beer" for n in range(200))
+    )
+    gpt = SCRIPT.parents[2] / "experiments" / "stdlib_gpt.py"
+    small = [
+        "--steps",
+        "30",
+        "--batch",
+        "8",
+        "--width",
+        "32",
+        "--depth",
+        "1",
+        "--length",
+        "32",
+        "--text",
+        str(text),
+    ]
+    for script, flags in ((gpt, small), (SCRIPT.parent / "seq2seq.py", [])):
+        subprocess.run(
+            ["jdl", "train", str(script), "--root", str(root), *flags],
+            check=True,
+            capture_output=True,
+        )
     return root
 
 
 def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers):
     def sample(*flags):
-        code, out, err = call("sample", "stdlib_gpt", "--root", writers, "--prompt", "7 bott", *flags)
+        code, out, err = call(
+            "sample", "stdlib_gpt", "--root", writers, "--prompt", "7 bott", *flags
+        )
         assert code == 0, err
         return out
 
@@ -131,7 +168,11 @@ def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers)
     assert all(text.startswith("7 bott") and len(text) > 7 for text in texts)
     assert sample(*warm) == sample(*warm) != sample(*warm, "--seed", "1")
     greedy = sample("--tokens", "12", "--temperature", "0")
-    assert greedy == sample("--tokens", "12", "--top-k", "1") == sample("--tokens", "12", "--top-p", "1e-6")
+    assert (
+        greedy
+        == sample("--tokens", "12", "--top-k", "1")
+        == sample("--tokens", "12", "--top-p", "1e-6")
+    )
     assert greedy == sample("--tokens", "12", "--beams", "1")
     assert len(sample("--tokens", "5", "--beams", "3").split("\n---\n")) == 3
 
@@ -161,7 +202,9 @@ def test_predict_translates_the_lines_of_a_file_as_the_score_counts_them(call, w
     code, out, err = call("predict", "reverser", tmp_path / "words.txt", "--root", writers)
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
-    assert [row["input"].rpartition(":")[2] for row in rows] == [str(n + 1) for n in range(len(WORDS))]
+    assert [row["input"].rpartition(":")[2] for row in rows] == [
+        str(n + 1) for n in range(len(WORDS))
+    ]
     right = np.mean([row["text"] == word[::-1] for row, word in zip(rows, WORDS, strict=True)])
     summary = json.loads(next(writers.glob("reverser/*/seed0/summary.json")).read_text())
     assert summary["metrics"]["score"]["exact"] == right > 0.5
@@ -180,7 +223,7 @@ SCRIPTS = {
         Config = jdl.Config
         def run(c):
             data = jdl.data.arrays(x=np.zeros((8, 2)), y=np.arange(8))
-            learner = jdl.descent(jdl.objectives.classify(MLP(4)), optax.sgd(0.1))
+            learner = jdl.descent(jdl.objectives.classification(MLP(4)), optax.sgd(0.1))
             return jdl.Run(c, learner, data.shuffled(4, c.seed))
     """,
     "nan": """
@@ -227,12 +270,16 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda value: " ".join(map(str, value))[-40:])
+@pytest.mark.parametrize(
+    ("arguments", "message"), BAD, ids=lambda value: " ".join(map(str, value))[-40:]
+)
 def test_bad_input_ends_with_2_and_one_paragraph_before_anything_is_compiled(
     call, tmp_path, monkeypatch, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("jax._src.compiler.compile_or_get_cached", None)  # whoever compiles, fails with a traceback
+    monkeypatch.setattr(
+        "jax._src.compiler.compile_or_get_cached", None
+    )  # whoever compiles, fails with a traceback
     arguments = list(arguments)
     if len(arguments) > 1 and arguments[1] in SCRIPTS:
         script = tmp_path / f"{arguments[1]}.py"
@@ -248,7 +295,11 @@ def test_bad_input_ends_with_2_and_one_paragraph_before_anything_is_compiled(
 
 def test_a_script_is_a_program_of_its_own(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--batch", "0"], capture_output=True, text=True, cwd=tmp_path, env={**os.environ}
+        [sys.executable, str(SCRIPT), "--batch", "0"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ},
     )
     assert done.returncode == 2
     assert done.stderr.startswith("jdl: A batch has at least 1 row")

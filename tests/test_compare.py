@@ -7,15 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import everything
+import kitchen_sink
 import jax
 import numpy as np
 import pytest
-from trained import train
+from harness import train
 
 import jdl
-from jdl.runs.checkpoints import Checkpoints
-from jdl.runs.compare import compare, repeat
+from jdl.store.checkpoints import Checkpoints
+from jdl.inspect.compare import compare, repeat
 
 FIELDS = {"steps": 12, "eval_every": 0, "save_every": 1, "keep": 12}
 
@@ -36,7 +36,9 @@ def test_equal_runs_are_equal_however_they_came_about(whole, tmp_path):
     found = compare(whole.folder, train(tmp_path, **FIELDS).folder)
     assert found.first is None
     assert line(found, "steps").endswith("12 of 12 compared, all equal")
-    assert "15 compared, all leaves equal" in line(found, "states")  # 0 to 12, and 4 and 9 as gone on from
+    assert "15 compared, all leaves equal" in line(
+        found, "states"
+    )  # 0 to 12, and 4 and 9 as gone on from
 
 
 def test_another_learning_rate_is_found_in_its_first_step(whole, tmp_path):
@@ -65,11 +67,15 @@ def test_repeat_finds_one_changed_label(tmp_path):
     def mislabelled():
         train, test = digits()
         columns = train.source.take(np.arange(len(train.source)))
-        columns["y"] = np.where(np.arange(len(train.source)) == row, (columns["y"] + 1) % 10, columns["y"])
+        columns["y"] = np.where(
+            np.arange(len(train.source)) == row, (columns["y"] + 1) % 10, columns["y"]
+        )
         return replace(train, source=jdl.data.arrays(train.labels, **columns).source), test
 
-    run = everything.run(everything.Config(name="everything", steps=12))
-    batches = [np.asarray(run.train[i]["id"])[np.asarray(run.train[i]["mask"])].tolist() for i in range(12)]
+    run = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", steps=12))
+    batches = [
+        np.asarray(run.train[i]["id"])[np.asarray(run.train[i]["mask"])].tolist() for i in range(12)
+    ]
     first = 4
     row = next(i for i in batches[first] if not any(i in batch for batch in batches[:first]))
     with patch.object(jdl.data, "digits", mislabelled):
@@ -98,21 +104,32 @@ def test_repeat_finds_one_flipped_weight(whole, tmp_path):
     other = train(tmp_path, **FIELDS)
     found = repeat(other.folder, quiet=True)
     assert found.first == 7
-    assert "after step 7, as it was gone on from: params/head/Dense_0/kernel;" in line(found, "states")
+    assert "after step 7, as it was gone on from: params/head/Dense_0/kernel;" in line(
+        found, "states"
+    )
 
 
 def test_the_verbs_say_it_by_their_exit_code(whole, tmp_path):
     other = train(tmp_path, **FIELDS, seed=1)
-    same = subprocess.run(["jdl", "diff", str(whole.folder), str(whole.folder)], capture_output=True, text=True)
+    same = subprocess.run(
+        ["jdl", "diff", str(whole.folder), str(whole.folder)], capture_output=True, text=True
+    )
     assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "They are equal, to the bit.")
-    differ = subprocess.run(["jdl", "diff", str(whole.folder), str(other.folder)], capture_output=True, text=True)
+    differ = subprocess.run(
+        ["jdl", "diff", str(whole.folder), str(other.folder)], capture_output=True, text=True
+    )
     assert differ.returncode == 1
     assert "differ first after step 0" in differ.stdout
     repeated = subprocess.run(["jdl", "repeat", str(whole.folder)], capture_output=True, text=True)
-    assert (repeated.returncode, repeated.stdout.splitlines()[-1]) == (0, "They are equal, to the bit.")
+    assert (repeated.returncode, repeated.stdout.splitlines()[-1]) == (
+        0,
+        "They are equal, to the bit.",
+    )
 
 
 def test_a_run_without_evidence_is_refused(whole, tmp_path):
-    (tmp_path / "run.json").write_text(json.dumps(json.loads((whole.folder / "run.json").read_text())))
+    (tmp_path / "run.json").write_text(
+        json.dumps(json.loads((whole.folder / "run.json").read_text()))
+    )
     with pytest.raises(jdl.Error, match="has no trace of its steps"):
         compare(whole.folder, Path(tmp_path))

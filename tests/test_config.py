@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 import jdl
-from jdl.runs.config import difference, digest, from_json, to_json
+from jdl.config import difference, digest, from_json, to_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def test_digest_is_of_all_fields_but_the_seed():
 def test_records_come_back_as_they_were():
     config = Config(name="a", lr=0.1, widths=(1, 2, 3), inner=Inner(7))
     assert from_json(Config, to_json(config)) == config
-    assert difference(to_json(config), to_json(replace(config, lr=0.2))) == "lr: 0.1 there, 0.2 here"
+    assert (
+        difference(to_json(config), to_json(replace(config, lr=0.2))) == "lr: 0.1 there, 0.2 here"
+    )
 
 
 @dataclass(frozen=True)

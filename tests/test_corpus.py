@@ -52,7 +52,9 @@ def test_windows_cover_each_token_once_as_a_target():
     np.testing.assert_array_equal(x[:, 1:].ravel(), whole[1 : 1 + 16 * len(windows)])
     np.testing.assert_array_equal(x[1:, 0], x[:-1, -1])
     assert len(whole) - 1 - 16 * len(windows) < 16
-    assert windows.source.bytes_a_token == pytest.approx(sum(len(p.encode()) for p in PARAGRAPHS) / len(whole))
+    assert windows.source.bytes_a_token == pytest.approx(
+        sum(len(p.encode()) for p in PARAGRAPHS) / len(whole)
+    )
     assert windows.bounds == {"x": (int(whole.min()), 256)}
     assert windows.fingerprint != packed(PARAGRAPHS, Bytes(), 17).fingerprint
 

@@ -1,14 +1,14 @@
 """What a step costs: operations counted by hand, and bytes as they lie on each device."""
 
-import everything
+import kitchen_sink
 import jax
 import jax.numpy as jnp
 import pytest
-from trained import train
+from harness import train
 
 import jdl
-from jdl.parallel import build
-from jdl.runs.cost import cost, operations
+from jdl.parallel import build_mesh
+from jdl.inspect.cost import cost, operations
 
 
 def count(function, *arguments):
@@ -19,7 +19,10 @@ def test_products_are_counted_in_loops_and_branches_and_gradients():
     a, b = jnp.ones((3, 4)), jnp.ones((4, 5))
     once = 2 * 3 * 4 * 5
     assert count(lambda: a @ b) == once
-    assert count(lambda: jax.lax.scan(lambda c, _: (c + (a @ b).sum(), None), 0.0, None, 7)[0]) == 7 * once
+    assert (
+        count(lambda: jax.lax.scan(lambda c, _: (c + (a @ b).sum(), None), 0.0, None, 7)[0])
+        == 7 * once
+    )
     assert count(lambda: jax.lax.cond(True, lambda: a @ b, lambda: jnp.zeros((3, 5)))) == once
     assert count(jax.value_and_grad(lambda a, b: (a @ b).sum(), (0, 1)), a, b) == 3 * once
     assert count(jax.checkpoint(lambda: a @ b)) == once
@@ -29,15 +32,25 @@ def test_convolutions_are_counted():
     x, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 10))
     out = jax.lax.conv_general_dilated
     found = count(
-        lambda: out(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2)
+        lambda: out(
+            x,
+            kernel,
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=2,
+        )
     )
     assert found == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
 
 
 def test_bytes_are_those_of_one_device():
-    run = everything.run(everything.Config(name="everything"))
-    alone, divided = cost(run), cost(run, build("fsdp=2"))
-    parameters = sum(leaf.nbytes for leaf in jax.tree.leaves(run.learner.init(jax.random.key(0), run.train[0]).params))
+    run = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink"))
+    alone, divided = cost(run), cost(run, build_mesh("fsdp=2"))
+    parameters = sum(
+        leaf.nbytes
+        for leaf in jax.tree.leaves(run.learner.init(jax.random.key(0), run.train[0]).params)
+    )
     assert alone.params == parameters
     assert divided.params < 0.6 * parameters
     assert divided.operations == alone.operations // 2
@@ -47,10 +60,10 @@ def test_bytes_are_those_of_one_device():
 
 
 def test_show_memory_says_what_a_step_costs(tmp_path, capsys):
-    from jdl import cli
+    from jdl.cli.main import main
 
     folder = train(tmp_path, steps=5).folder
-    cli.show(str(folder), tmp_path, memory=True)
+    main.show(str(folder), tmp_path, memory=True)
     assert "activations, gradients" in capsys.readouterr().out
     with pytest.raises(jdl.Error, match="--elastic 0"):
-        cost(everything.run(everything.Config(name="everything", elastic=2)))
+        cost(kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", elastic=2)))

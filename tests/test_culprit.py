@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 
-import everything
+import kitchen_sink
 import flax
 import flax.linen as nn
 import jax
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from trained import digest, lines, stopped_at, train
+from harness import digest, lines, stopped_at, train
 
 import jdl
 from jdl.models.rnn import LSTM, RNN
-from jdl.objectives import classify
-from jdl.runs.culprit import culprit
-from jdl.runs.summary import summarise
+from jdl.objectives import classification
+from jdl.train.nan_trace import nan_trace
+from jdl.train.summary import summarise
 
 
 class Logarithm(nn.Module):
@@ -51,35 +51,51 @@ class Gated(nn.Module):
 
     @nn.compact
     def __call__(self, x, train=False, lengths=None, mask=None):
-        def cell(cell, carry, x):
+        def cell(cell, model_state, x):
             y = nn.Dense(4, name="gate")(x)
-            return carry + 1, Logarithm(name="log")(2.5 - carry + 0 * y)
+            return model_state + 1, Logarithm(name="log")(2.5 - model_state + 0 * y)
 
-        scan = nn.scan(cell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1)
+        scan = nn.scan(
+            cell, variable_broadcast="params", split_rngs={"params": False}, in_axes=1, out_axes=1
+        )
         _, y = scan(self, jnp.zeros(()), x)
         return nn.Dense(5)(y[:, -1])
 
 
-BATCH = {"x": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32), "y": jnp.arange(6) % 5}
+BATCH = {
+    "x": jnp.asarray(np.random.default_rng(0).normal(size=(6, 4)), jnp.float32),
+    "y": jnp.arange(6) % 5,
+}
 
 
 def said(model, batch=BATCH, optimizer=optax.sgd(0.1), **around):
     learner = jdl.descent(classify(model), optimizer)
     learner = around.get("around", lambda learner: learner)(learner)
-    return culprit(learner, learner.init(jax.random.key(0), batch), batch)
+    return nan_trace(learner, learner.init(jax.random.key(0), batch), batch)
 
 
-@pytest.mark.parametrize("around", [lambda x: x, lambda x: jdl.ema(x), lambda x: replace(x, halves=None)], ids="deh")
+@pytest.mark.parametrize(
+    "around", [lambda x: x, lambda x: jdl.ema(x), lambda x: replace(x, halves=None)], ids="deh"
+)
 def test_the_first_layer_whose_output_is_bad_is_named(around):
     model = Stack((nn.Dense(8), Logarithm(), nn.LayerNorm()))
-    assert said(model, around=around) == "The output of layers_1 (Logarithm) is the first that is not finite"
+    assert (
+        said(model, around=around)
+        == "The output of layers_1 (Logarithm) is the first that is not finite"
+    )
 
 
 def test_within_a_scan_and_behind_remat():
     sequence = {"x": BATCH["x"][:, None].repeat(5, 1), "y": BATCH["y"]}
-    looked_into = tuple(map(int, flax.__version__.split(".")[:3])) < (0, 12, 12)  # later scans take no side effects
+    looked_into = tuple(map(int, flax.__version__.split(".")[:3])) < (
+        0,
+        12,
+        12,
+    )  # later scans take no side effects
     told = (
-        "The output of log (Logarithm) is the first" if looked_into else "cannot be looked into: broadcasted variable"
+        "The output of log (Logarithm) is the first"
+        if looked_into
+        else "cannot be looked into: broadcasted variable"
     )
     assert told in said(Gated(), sequence)
     assert "The output of layers_0 (Logarithm)" in said(Stack((nn.remat(Logarithm)(),)), BATCH)
@@ -89,7 +105,9 @@ def test_a_gradient_that_goes_bad_on_its_way_back():
     zeros = {**BATCH, "x": jnp.zeros((6, 4))}
     model = Stack((nn.Dense(8), Root(), nn.Dense(3)))
     found = said(model, zeros)
-    assert found.startswith("The outputs of all layers are finite, and the gradient of layers_0/bias is not")
+    assert found.startswith(
+        "The outputs of all layers are finite, and the gradient of layers_0/bias is not"
+    )
     assert found.endswith("it goes bad behind layers_0 (Dense)")
 
 
@@ -105,21 +123,33 @@ def test_an_update_that_goes_bad():
 
 
 def test_a_step_that_is_good_when_seen_again_is_said_to_be():
-    assert said(RNN(5, (8,), LSTM), {**BATCH, "x": BATCH["x"][:, None]}).endswith("on one device, the step is finite")
+    assert said(RNN(5, (8,), LSTM), {**BATCH, "x": BATCH["x"][:, None]}).endswith(
+        "on one device, the step is finite"
+    )
 
 
 def test_the_run_that_stops_says_where(tmp_path):
-    with pytest.raises(jdl.Error, match=r"param_norm of step 13 is inf.*are finite, and after the update .* is too"):
+    with pytest.raises(
+        jdl.Error, match=r"param_norm of step 13 is inf.*are finite, and after the update .* is too"
+    ):
         train(tmp_path, explode_at=12, save_every=5, eval_every=0)
 
 
 def test_skipped_steps_change_nothing_are_counted_and_resume_to_the_same_bits(tmp_path):
-    run = everything.run(everything.Config(name="everything"))
+    run = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink"))
     poisoned = int(run.train[11]["id"][0])
     bad = [i + 1 for i in range(30) if poisoned in np.asarray(run.train[i]["id"])]
-    fields = {"steps": 30, "poisoned": poisoned, "on_nonfinite": "skip", "eval_every": 0, "save_every": 7}
+    fields = {
+        "steps": 30,
+        "poisoned": poisoned,
+        "on_nonfinite": "skip",
+        "eval_every": 0,
+        "save_every": 7,
+    }
     whole = train(tmp_path / "whole", **fields)
-    logged = {line["step"]: line for line in map(json.loads, lines(whole)) if line["split"] == "train"}
+    logged = {
+        line["step"]: line for line in map(json.loads, lines(whole)) if line["split"] == "train"
+    }
     assert [step for step, line in logged.items() if line["skipped"]] == bad
     assert bad[1] == 12
     assert logged[12]["loss"] is None

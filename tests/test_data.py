@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import arrays, digits, normalise, random_affine, random_crop, random_erase, random_flip
+from jdl.data import (
+    arrays,
+    digits,
+    normalise,
+    random_affine,
+    random_crop,
+    random_erase,
+    random_flip,
+)
 from jdl.data.order import epoch_order, shuffled
 
 ROWS = 23
@@ -29,7 +37,9 @@ def examples(request):
 
 
 def ids_of(*batches):
-    return [k for batch in batches for k in np.asarray(batch["id"])[np.asarray(batch["mask"])].tolist()]
+    return [
+        k for batch in batches for k in np.asarray(batch["id"])[np.asarray(batch["mask"])].tolist()
+    ]
 
 
 def test_every_epoch_has_each_example_once_in_an_order_of_its_own(examples):
@@ -79,7 +89,9 @@ def test_augmentation_belongs_to_the_example_and_the_epoch():
         data = table.shuffled(size, 0, *AUGMENT)
         batches = [data[epoch * len(data) + i] for i in range(len(data))]
         return {
-            k: x for b in batches for k, x in zip(ids_of(b), np.asarray(b["x"])[np.asarray(b["mask"])], strict=True)
+            k: x
+            for b in batches
+            for k, x in zip(ids_of(b), np.asarray(b["x"])[np.asarray(b["mask"])], strict=True)
         }
 
     first, other_cut, later = views(8, 0), views(5, 0), views(8, 1)
@@ -89,7 +101,7 @@ def test_augmentation_belongs_to_the_example_and_the_epoch():
 
 
 def test_the_order_is_pinned():
-    """Resumed runs rely on it: were it to change, jdl.runs.checkpoints.FORMAT would have to be raised."""
+    """Resumed runs rely on it: were it to change, jdl.store.checkpoints.FORMAT would have to be raised."""
     assert shuffled(10, seed=0, epoch=0).tolist() == PINNED[0]
     assert shuffled(10, seed=1, epoch=2).tolist() == PINNED[1]
     assert epoch_order(5, 4, None, 0).tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
@@ -116,7 +128,12 @@ def test_fingerprints_follow_the_content():
     x = np.arange(6, dtype=np.float32)
     one = fingerprint(x=x)
     assert one == fingerprint(x=x.copy())
-    different = [fingerprint(x=x + 1), fingerprint(z=x), fingerprint(x=x.reshape(6, 1)), fingerprint(x=x[:5])]
+    different = [
+        fingerprint(x=x + 1),
+        fingerprint(z=x),
+        fingerprint(x=x.reshape(6, 1)),
+        fingerprint(x=x[:5]),
+    ]
     assert len({one, *different, arrays(x=x).split(0.5)[0].fingerprint}) == 6
 
 
@@ -134,7 +151,10 @@ def test_digits_are_the_real_ones():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: arrays(x=[np.zeros((2, 2)), np.zeros((2, 3))]), r"number 0 is \(2, 2\) and number 1 is \(2, 3\)"),
+        (
+            lambda: arrays(x=[np.zeros((2, 2)), np.zeros((2, 3))]),
+            r"number 0 is \(2, 2\) and number 1 is \(2, 3\)",
+        ),
         (lambda: arrays(x=np.asarray([0.0, np.nan])), "NaN or infinite value, first in row 1"),
         (lambda: arrays(x=np.zeros(3), y=np.zeros(4)), "equally many rows"),
         (lambda: arrays(x=np.zeros(3), id=np.zeros(3)), "none of them id"),
@@ -163,7 +183,11 @@ def test_crops_are_windows_of_the_padded_image():
     padded = np.pad(np.asarray(image["x"]), ((1, 1), (1, 1), (0, 0)))
     windows = [padded[i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
     seen = {
-        next(n for n, window in enumerate(windows) if (np.asarray(random_crop(1)(key(k), image)["x"]) == window).all())
+        next(
+            n
+            for n, window in enumerate(windows)
+            if (np.asarray(random_crop(1)(key(k), image)["x"]) == window).all()
+        )
         for k in range(60)
     }
     assert seen == set(range(9))
@@ -193,13 +217,18 @@ def test_affine_turns_moves_and_scales():
     places = jnp.moveaxis(jnp.indices((9, 9), jnp.float32), 0, -1)
 
     def read(**most):
-        return jax.vmap(lambda key: random_affine(**most)(key, {"x": places})["x"])(jax.random.split(key(0), 200))
+        return jax.vmap(lambda key: random_affine(**most)(key, {"x": places})["x"])(
+            jax.random.split(key(0), 200)
+        )
 
     np.testing.assert_allclose(read(), jnp.broadcast_to(places, (200, 9, 9, 2)), atol=1e-5)
     moved = read(shift=1.5)[:, 2:7, 2:7] - places[None, 2:7, 2:7]
     assert np.ptp(np.asarray(moved), (1, 2)).max() < 1e-4
     assert 1.4 < np.abs(moved).max() <= 1.5 + 1e-4
-    for most, angles, sizes in (({"rotation": 30.0}, (25, 30), (1, 1)), ({"zoom": 0.3}, (0, 0), (1 / 1.3, 1 / 0.7))):
+    for most, angles, sizes in (
+        ({"rotation": 30.0}, (25, 30), (1, 1)),
+        ({"zoom": 0.3}, (0, 0), (1 / 1.3, 1 / 0.7)),
+    ):
         found = read(**most)
         down, right = found[:, 5, 4] - found[:, 4, 4], found[:, 4, 5] - found[:, 4, 4]
         np.testing.assert_allclose(found[:, 4, 4], 4.0, atol=1e-5)  # the middle stays

@@ -3,7 +3,7 @@
 import subprocess
 
 import pytest
-from trained import command, digest, lines, train
+from harness import command, digest, lines, train
 
 import jdl
 
@@ -13,7 +13,9 @@ def small(tmp_path):
     """A disk of two megabytes, which a run that keeps all of its checkpoints fills."""
     place = tmp_path / "small"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
     yield place
@@ -30,21 +32,25 @@ def told(*words):
 
 def test_a_full_disk_stops_the_run_whose_checkpoints_are_whole(small, tmp_path):
     whole = train(tmp_path / "whole", save_every=5)
-    assert "The earlier ones are whole: make room" in told(small, "--save-every", "5", "--keep", "20")
+    assert "The earlier ones are whole: make room" in told(
+        small, "--save-every", "5", "--keep", "20"
+    )
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
     found = train(small, save_every=5)
     assert 0 < found.steps < 60
     assert (digest(found), lines(found)) == (digest(whole), lines(whole))
 
 
-@pytest.mark.parametrize(("room", "message"), [(600_000, "MiB are free under"), (12_000, "No space left on device")])
+@pytest.mark.parametrize(
+    ("room", "message"), [(600_000, "MiB are free under"), (12_000, "No space left on device")]
+)
 def test_a_disk_without_room_at_all_is_told(small, room, message):
     (small / "filler").write_bytes(bytes(2**21 - room))
     assert message in told(small)
 
 
 def test_a_read_only_folder_is_told_before_anything_is_compiled(tmp_path, monkeypatch):
-    monkeypatch.setattr("jdl.runs.fit._Trainer", None)
+    monkeypatch.setattr("jdl.train.fit._Trainer", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(jdl.Error, match=r"cannot be written: .* Choose another with --root"):
         train(tmp_path / "file")

@@ -8,14 +8,16 @@ import subprocess
 
 import pytest
 
-from jdl import cli, doctor
+from jdl.cli.main import main
+from jdl.inspect import doctor
 
 
 def found(**digests):
     """What one process finds of one family."""
     return {
         "cnn": {
-            way: {"digest": digest, "distance": 0.25 * (digest != "a"), "ms": 1.5} for way, digest in digests.items()
+            way: {"digest": digest, "distance": 0.25 * (digest != "a"), "ms": 1.5}
+            for way, digest in digests.items()
         }
     }
 
@@ -28,7 +30,7 @@ def told(monkeypatch, capsys):
         turns = iter(processes)
         monkeypatch.setattr(doctor, "_probed", lambda *ways, **variables: next(turns))
         try:
-            code = cli.doctor()
+            code = main.doctor()
         except SystemExit as end:
             code = end.code
         return code or 0, capsys.readouterr().out
@@ -37,7 +39,9 @@ def told(monkeypatch, capsys):
 
 
 def line(out, way):
-    return next(line for line in out.splitlines() if line.startswith("cnn") and line.split()[1] == way)
+    return next(
+        line for line in out.splitlines() if line.startswith("cnn") and line.split()[1] == way
+    )
 
 
 def test_a_machine_that_repeats(told):

@@ -20,10 +20,11 @@ from jdl.data.graphs import nearest
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.gnn import GNN
 from jdl.models.mlp import MLP
-from jdl.runs import embedding, frechet
-from jdl.runs.features import reader
-from jdl.runs.frechet import Moments
-from jdl.runs.restored import Restored
+from jdl.figures import embedding
+from jdl.inspect import frechet
+from jdl.figures.features import reader
+from jdl.inspect.frechet import Moments
+from jdl.inspect.restore import Restored
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = jdl.data.digits()
@@ -47,7 +48,7 @@ def restored(objective, seed=0, **data):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return restored(jdl.objectives.classify(MLP(10, hidden=(24,))))
+    return restored(jdl.objectives.classification(MLP(10, hidden=(24,))))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,9 @@ def test_the_distance_is_that_of_the_formula():
     a, b = (RNG.normal(size=(90, 5)) @ RNG.normal(size=(5, 5)) + n for n in range(2))
     means, covariances = [x.mean(0) for x in (a, b)], [np.cov(x.T) for x in (a, b)]
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
-    wanted = np.square(means[0] - means[1]).sum() + np.trace(covariances[0] + covariances[1] - 2 * root)
+    wanted = np.square(means[0] - means[1]).sum() + np.trace(
+        covariances[0] + covariances[1] - 2 * root
+    )
     assert Moments.of(a).distance(Moments.of(b)) == pytest.approx(wanted, rel=1e-6)
     assert Moments.of(a).distance(Moments.of(a)) == pytest.approx(0, abs=1e-8)
 
@@ -77,16 +80,20 @@ def test_features_are_what_the_last_dense_layer_reads(classifier):
     np.testing.assert_allclose(jax.jit(reader(classifier.run))(variables, batch), hidden, atol=1e-5)
 
 
-def test_distances_know_made_rows_from_real_ones_and_remember_the_real_ones(classifier, vae, monkeypatch):
+def test_distances_know_made_rows_from_real_ones_and_remember_the_real_ones(
+    classifier, vae, monkeypatch
+):
     found = frechet.frechet(vae, classifier, 100)
     assert found.made > 5 * found.trained_on > 0
     assert found.features == 24
     asked = []
     moments = frechet._moments
-    monkeypatch.setattr(frechet, "_moments", lambda run, rows: asked.append(len(rows)) or moments(run, rows))
+    monkeypatch.setattr(
+        frechet, "_moments", lambda run, rows: asked.append(len(rows)) or moments(run, rows)
+    )
     assert frechet.frechet(vae, classifier, 100) == found
     assert len(TEST) not in asked
-    other = restored(jdl.objectives.classify(MLP(10, hidden=(24,))), seed=1)
+    other = restored(jdl.objectives.classification(MLP(10, hidden=(24,))), seed=1)
     assert frechet.frechet(vae, other, 100).by != found.by
     assert len(TEST) in asked
 
@@ -112,7 +119,7 @@ def mapped(made, tmp_path):
 def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
     if numbers == 2:
         monkeypatch.delattr(embedding, "_flat")  # two numbers are a place already
-    objective = jdl.objectives.autoencode(Autoencoder((8, 8, 1), numbers))
+    objective = jdl.objectives.autoencoding(Autoencoder((8, 8, 1), numbers))
     (path,) = mapped(run(objective, TRAIN, TEST.split(0.2)[0]), tmp_path)
     with Image.open(path) as image:
         assert min(image.size) > 500
@@ -121,27 +128,37 @@ def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
 
 def test_of_a_graph_the_nodes_that_have_a_label_are_drawn(tmp_path):
     train, _, test = graphs()
-    made = run(jdl.objectives.classify(GNN(10, (8,))), train, test)
+    made = run(jdl.objectives.classification(GNN(10, (8,))), train, test)
     variables = made.learner.view(jax.jit(made.learner.init)(jax.random.key(0), made.train[0]))
     codes, labels = embedding._points(made, variables)
     assert codes.shape == (60, 8)
     assert np.bincount(labels).sum() == 60
-    np.testing.assert_array_equal(labels, test.take(np.arange(1))["y"][0][test.take(np.arange(1))["y"][0] >= 0])
+    np.testing.assert_array_equal(
+        labels, test.take(np.arange(1))["y"][0][test.take(np.arange(1))["y"][0] >= 0]
+    )
 
 
 def test_others_are_not_drawn(tmp_path):
-    assert not mapped(run(jdl.objectives.classify(MLP(10))), tmp_path)
+    assert not mapped(run(jdl.objectives.classification(MLP(10))), tmp_path)
     few = TEST.split(0.01)[0]
-    assert not mapped(run(jdl.objectives.autoencode(Autoencoder((8, 8, 1), 3)), TRAIN, few), tmp_path)
+    assert not mapped(
+        run(jdl.objectives.autoencoding(Autoencoder((8, 8, 1), 3)), TRAIN, few), tmp_path
+    )
 
 
 REFUSED = {
     "draws no new rows": lambda vae, one: frechet.frechet(one, one, 10),
     "at least 2 rows": lambda vae, one: frechet.frechet(vae, one, 1),
     "reads \\(28, 28, 1\\)": lambda vae, one: frechet.frechet(
-        vae, replace(one, run=replace(one.run, train=jdl.data.arrays(x=jnp.zeros((4, 28, 28, 1))).batches(4))), 10
+        vae,
+        replace(
+            one, run=replace(one.run, train=jdl.data.arrays(x=jnp.zeros((4, 28, 28, 1))).batches(4))
+        ),
+        10,
     ),
-    "no test data": lambda vae, one: frechet.frechet(vae, replace(one, run=replace(one.run, test=None)), 10),
+    "no test data": lambda vae, one: frechet.frechet(
+        vae, replace(one, run=replace(one.run, test=None)), 10
+    ),
     "by a dense layer": lambda vae, one: frechet.frechet(
         vae, replace(one, run=run(replace(one.run.learner.objective, predict=None))), 10
     ),

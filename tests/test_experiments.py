@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import corpus, pairs, series
+from jdl.data import corpus, sequence_pairs, time_series
 from jdl.data.graphs import graph
-from jdl.runs.experiment import load
+from jdl.train.experiment import load
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 
@@ -38,7 +38,9 @@ import {script.stem}
 import jax._src.xla_bridge as bridge
 assert not bridge._backends, "a device was started"
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
 
@@ -50,13 +52,15 @@ def small(monkeypatch):
 
     def tfds(name, *splits, **options):
         return tuple(
-            jdl.data.arrays(x=rng.integers(0, 256, (n, 28, 28, 1), np.uint8), y=rng.integers(0, 10, n))
+            jdl.data.arrays(
+                x=rng.integers(0, 256, (n, 28, 28, 1), np.uint8), y=rng.integers(0, 10, n)
+            )
             for n in (300, 70)
         )
 
     def electricity(context=96, horizon=48):
         table = np.stack([np.sin(np.arange(3_000) / 8), *rng.random((6, 3_000))], 1)
-        return series.windows(table, context, horizon, season=336)
+        return time_series.windows(table, context, horizon, season=336)
 
     def translation(source, target):
         texts = [(f"the number {n} is", f"le nombre {n} est") for n in range(400)]
@@ -67,22 +71,36 @@ def small(monkeypatch):
         steps = np.arange(8)[None] < lengths[:, None]
         x, y = (np.where(steps, rng.integers(1, 28, (400, 8)), 0) for _ in range(2))
         labels = tuple(f"P{n}" for n in range(40))
-        return jdl.data.arrays(labels, x=x, length=lengths, y=y, y_length=lengths).split(0.8, 0.1, 0.1)
+        return jdl.data.arrays(labels, x=x, length=lengths, y=y, y_length=lengths).split(
+            0.8, 0.1, 0.1
+        )
 
     def cora():
-        return graph(rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7)
+        return graph(
+            rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7
+        )
 
     monkeypatch.setattr(jdl.data, "tfds", tfds)
     monkeypatch.setattr(jdl.data, "cora", cora)
     monkeypatch.setattr(jdl.data, "electricity", electricity)
     monkeypatch.setattr(jdl.data, "translation", translation)
     monkeypatch.setattr(jdl.data, "pronunciations", pronunciations)
-    monkeypatch.setattr(corpus, "stdlib", lambda: [f"def f{n}(x):\n    return x + {n}\n" * 40 for n in range(100)])
-    assert pairs.LETTERS  # the stand-ins are for functions that are there
+    monkeypatch.setattr(
+        corpus, "stdlib", lambda: [f"def f{n}(x):\n    return x + {n}\n" * 40 for n in range(100)]
+    )
+    assert sequence_pairs.LETTERS  # the stand-ins are for functions that are there
     return monkeypatch
 
 
-SMALLER = {"batch": 8, "width": 32, "depth": 1, "hidden": (16,), "length": 32, "context": 16, "vocabulary": 300}
+SMALLER = {
+    "batch": 8,
+    "width": 32,
+    "depth": 1,
+    "hidden": (16,),
+    "length": 32,
+    "context": 16,
+    "vocabulary": 300,
+}
 
 
 def test_trains_a_few_steps_without_recompiling(script, tmp_path, small):
@@ -90,11 +108,13 @@ def test_trains_a_few_steps_without_recompiling(script, tmp_path, small):
     fields = {name: value for name, value in SMALLER.items() if name in config.__dataclass_fields__}
     prepared = run(config(name=script.stem, steps=3, **fields))
     compiled = []
-    from jdl.runs import layout as loop
+    from jdl.train import placement as loop
 
     make = loop.compiled
     small.setattr(loop, "compiled", lambda learner: compiled.append(make(learner)) or compiled[-1])
-    result = jdl.fit(prepared, jdl.Options(root=tmp_path, log_every=1, eval_every=0, quiet=True), script)
+    result = jdl.fit(
+        prepared, jdl.Options(root=tmp_path, log_every=1, eval_every=0, quiet=True), script
+    )
     assert result.steps == 3
     assert compiled[0].step._cache_size() == 1
     assert "test" in result.metrics

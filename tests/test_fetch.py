@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 import jdl
-from jdl import cli
+from jdl.cli.main import main
 from jdl.data import fetch as fetching
 from jdl.data.fetch import PACKAGES, Package, fetch, fetched
 
@@ -39,12 +39,19 @@ def tarball(path, members):
     return path
 
 
-MEMBERS = {"toy/__init__.py": b"raise SystemExit", **{f"toy/data/{file}": content for file, content in CONTENT.items()}}
+MEMBERS = {
+    "toy/__init__.py": b"raise SystemExit",
+    **{f"toy/data/{file}": content for file, content in CONTENT.items()},
+}
 
 
 def brings(*files):
     """A client that puts these files into the folder it is called in."""
-    return (sys.executable, "-c", f"import shutil\nfor file in {[str(f) for f in files]}: shutil.copy(file, '.')")
+    return (
+        sys.executable,
+        "-c",
+        f"import shutil\nfor file in {[str(f) for f in files]}: shutil.copy(file, '.')",
+    )
 
 
 @pytest.fixture
@@ -62,8 +69,12 @@ def held(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.mark.parametrize(("make", "file"), [(wheel, "toy-1.0-py3-none-any.whl"), (tarball, "toy-1.0.tgz")])
-def test_the_wanted_files_are_taken_out_of_what_the_client_brings(cache, tmp_path, monkeypatch, make, file):
+@pytest.mark.parametrize(
+    ("make", "file"), [(wheel, "toy-1.0-py3-none-any.whl"), (tarball, "toy-1.0.tgz")]
+)
+def test_the_wanted_files_are_taken_out_of_what_the_client_brings(
+    cache, tmp_path, monkeypatch, make, file
+):
     monkeypatch.setitem(fetching.CLIENTS, "pip", brings(make(tmp_path / file, MEMBERS)))
     assert held(fetch("toy")) == CONTENT
     assert fetched("toy") == cache / "fetched" / "toy"
@@ -76,7 +87,11 @@ def test_files_at_hand_do_as_well(cache, tmp_path):
     folder.mkdir()
     for file, content in CONTENT.items():
         (folder / file).write_bytes(content)
-    for source in (folder, wheel(tmp_path / "toy.whl", MEMBERS), tarball(tmp_path / "toy.tgz", MEMBERS)):
+    for source in (
+        folder,
+        wheel(tmp_path / "toy.whl", MEMBERS),
+        tarball(tmp_path / "toy.tgz", MEMBERS),
+    ):
         assert held(fetch("toy", source)) == CONTENT
         shutil.rmtree(cache)
     assert held(fetch("word", folder / "words.txt")) == {"words.txt": WORDS}
@@ -99,16 +114,31 @@ LACKING = {"toy/data/words.txt": WORDS}
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (lambda at: wheel(at / "toy.whl", ALTERED), "numbers.bin from .* is not the published file"),
-        (lambda at: tarball(at / "toy.tgz", ALTERED), "numbers.bin from .* is not the published file"),
-        (lambda at: wheel(at / "toy.whl", LACKING), r"not the archive of toy==1.0: .*toy/data/numbers.bin"),
-        (lambda at: tarball(at / "toy.tgz", LACKING), r"not the archive of toy==1.0: .*toy/data/numbers.bin"),
+        (
+            lambda at: wheel(at / "toy.whl", ALTERED),
+            "numbers.bin from .* is not the published file",
+        ),
+        (
+            lambda at: tarball(at / "toy.tgz", ALTERED),
+            "numbers.bin from .* is not the published file",
+        ),
+        (
+            lambda at: wheel(at / "toy.whl", LACKING),
+            r"not the archive of toy==1.0: .*toy/data/numbers.bin",
+        ),
+        (
+            lambda at: tarball(at / "toy.tgz", LACKING),
+            r"not the archive of toy==1.0: .*toy/data/numbers.bin",
+        ),
         (lambda at: folder_member(at), "words.txt is not a file"),
         (lambda at: cut_short(tarball(at / "toy.tgz", MEMBERS)), "cannot be read"),
         (lambda at: corrupted(wheel(at / "toy.whl", MEMBERS)), "cannot be read"),
         (lambda at: at / "nowhere", "cannot be read.*nowhere"),
         (lambda at: at, "cannot be read.*words.txt"),
-        (lambda at: written(at / "words.txt", WORDS), "neither the archive of toy==1.0 nor a folder"),
+        (
+            lambda at: written(at / "words.txt", WORDS),
+            "neither the archive of toy==1.0 nor a folder",
+        ),
     ],
 )
 def test_wrong_files_are_refused_before_anything_is_written(cache, tmp_path, source, message):
@@ -127,7 +157,9 @@ def cut_short(path):
 
 
 def corrupted(path):
-    return written(path, path.read_bytes().replace(WORDS, WORDS.upper()))  # against the archive's own checksum
+    return written(
+        path, path.read_bytes().replace(WORDS, WORDS.upper())
+    )  # against the archive's own checksum
 
 
 def folder_member(at):
@@ -141,9 +173,18 @@ def folder_member(at):
 @pytest.mark.parametrize(
     ("client", "message"),
     [
-        (("no-such-client",), "fetched by no-such-client, which is not installed.*jdl data fetch toy --from FILE"),
-        ((sys.executable, "-c", "raise SystemExit('ERROR: no such package')"), "failed: ERROR: no such package"),
-        ((sys.executable, "-c", "open('half', 'w'); raise SystemExit('cut off')"), "failed: cut off"),
+        (
+            ("no-such-client",),
+            "fetched by no-such-client, which is not installed.*jdl data fetch toy --from FILE",
+        ),
+        (
+            (sys.executable, "-c", "raise SystemExit('ERROR: no such package')"),
+            "failed: ERROR: no such package",
+        ),
+        (
+            (sys.executable, "-c", "open('half', 'w'); raise SystemExit('cut off')"),
+            "failed: cut off",
+        ),
         ((sys.executable, "-c", "pass"), "brought 0 files"),
     ],
 )
@@ -186,7 +227,9 @@ def test_pip_itself_brings_a_wheel_and_not_what_it_requires(local):
 def test_pip_itself_runs_nothing_of_a_source_package(local):
     setup = f"open({str(local / 'ran')!r}, 'w')"
     members = {"setup.py": setup.encode(), "PKG-INFO": METADATA, "toy/data/words.txt": WORDS}
-    tarball(local / "toy-1.0.tar.gz", {f"toy-1.0/{file}": content for file, content in members.items()})
+    tarball(
+        local / "toy-1.0.tar.gz", {f"toy-1.0/{file}": content for file, content in members.items()}
+    )
     with pytest.raises(jdl.Error, match=r"failed: ERROR: .*toy==1\.0"):
         fetch("toy")
     assert not (local / "ran").exists()
@@ -201,7 +244,9 @@ def test_npm_itself_runs_no_script_of_the_package(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("JDL_CACHE", str(tmp_path / "cache"))
     files = {"words.txt": WORDS}
-    monkeypatch.setitem(PACKAGES, "toy", package("npm", files, version=str(tmp_path / "toy"), folder="package"))
+    monkeypatch.setitem(
+        PACKAGES, "toy", package("npm", files, version=str(tmp_path / "toy"), folder="package")
+    )
     assert held(fetch("toy")) == files
     assert not (tmp_path / "ran").exists()
 
@@ -210,13 +255,16 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["jdl", "data", *map(str, arguments)])
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             return end.code, capsys.readouterr().err
         return 0, capsys.readouterr().out
 
     source = wheel(tmp_path / "toy.whl", MEMBERS)
-    assert call("fetch", "toy", "--from", source) == (0, f"toy is in {cache / 'fetched' / 'toy'} (nobody, CC0-1.0)\n")
+    assert call("fetch", "toy", "--from", source) == (
+        0,
+        f"toy is in {cache / 'fetched' / 'toy'} (nobody, CC0-1.0)\n",
+    )
     for arguments, message in {
         ("fetch", "quram"): "Did you mean quran?",
         ("fetch", "zzz"): "There are cmudict, cora, elecdemand, minilm, quran, toy, word.",

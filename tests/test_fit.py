@@ -9,20 +9,20 @@ import shutil
 import signal
 from unittest.mock import patch
 
-import everything
+import kitchen_sink
 import jax
 import numpy as np
 import pytest
-import storm
+import kill_storm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trained import digest, lines, stopped_at, train
+from harness import digest, lines, stopped_at, train
 
 import jdl
-from jdl.runs.checkpoints import Checkpoints, state_digest
-from jdl.runs.fit import _Trainer
-from jdl.runs.lock import locked
-from jdl.runs.manifest import damage
-from jdl.runs.summary import summarise
+from jdl.store.checkpoints import Checkpoints, state_digest
+from jdl.train.fit import _Trainer
+from jdl.store.lock import locked
+from jdl.store.manifest import damage
+from jdl.train.summary import summarise
 
 
 def entries(result, split):
@@ -31,7 +31,9 @@ def entries(result, split):
 
 def test_the_latest_and_the_best_checkpoints_are_kept(tmp_path):
     result = train(tmp_path, eval_every=5, save_every=5, keep=2)
-    kept = sorted(int(path.name) for path in (result.folder / "checkpoints").iterdir() if path.name.isdigit())
+    kept = sorted(
+        int(path.name) for path in (result.folder / "checkpoints").iterdir() if path.name.isdigit()
+    )
     by_step = {line["step"]: line["accuracy"] for line in entries(result, "valid")}
     best = max(by_step.values())
     assert {55, 60} <= set(kept)
@@ -76,11 +78,13 @@ def test_fresh_moves_the_old_run_aside(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_at_its_step_with_the_last_good_checkpoint(tmp_path):
-    with pytest.raises(jdl.Error, match=r"The param_norm of step 13 is inf.*the checkpoint of step 12 is kept"):
+    with pytest.raises(
+        jdl.Error, match=r"The param_norm of step 13 is inf.*the checkpoint of step 12 is kept"
+    ):
         train(tmp_path, explode_at=12, save_every=1)
     folder = next(tmp_path.glob("*/*/seed0"))
     checkpoints = Checkpoints(folder / "checkpoints", "max accuracy")
-    run = everything.run(everything.Config(name="everything", explode_at=12))
+    run = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", explode_at=12))
     like = jax.eval_shape(run.learner.init, jax.random.key(0), run.train[0])
     state, _ = checkpoints.restore(like)
     checkpoints.close()
@@ -92,7 +96,7 @@ def test_what_is_on_disk(tmp_path):
     result = train(tmp_path, steps=10)
     record = json.loads((result.folder / "run.json").read_text())
     assert record["config"]["lr"] == 1e-2
-    assert result.folder.relative_to(tmp_path).parts == ("everything", record["digest"], "seed0")
+    assert result.folder.relative_to(tmp_path).parts == ("kitchen_sink", record["digest"], "seed0")
     assert set(record["data"]) == {"train", "valid", "test"}
     assert record["environment"]["devices"]["kind"] == "cpu"
     assert record["environment"]["versions"]["jax"]
@@ -103,7 +107,9 @@ def test_what_is_on_disk(tmp_path):
     text = summarise(result)
     assert "waited" in text
     assert (result.folder / "figures" / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
-    assert math.isfinite(json.loads((result.folder / "summary.json").read_text())["metrics"]["test"]["loss"])
+    assert math.isfinite(
+        json.loads((result.folder / "summary.json").read_text())["metrics"]["test"]["loss"]
+    )
     events = EventAccumulator(str(result.folder))
     events.Reload()
     logged = {event.step: event.value for event in events.Scalars("train/loss")}
@@ -124,14 +130,22 @@ def edit(folder, change):
 
 
 CHANGES = {
-    "config": (lambda record: record["config"].update(lr=5.0), "another config .lr: 5.0 there, 0.01 here"),
-    "best": (lambda record: record.update(best="min loss"), "judged by another metric .best: min loss there, max acc"),
+    "config": (
+        lambda record: record["config"].update(lr=5.0),
+        "another config .lr: 5.0 there, 0.01 here",
+    ),
+    "best": (
+        lambda record: record.update(best="min loss"),
+        "judged by another metric .best: min loss there, max acc",
+    ),
     "data": (lambda record: record["data"].update(train="f00"), "other data .train: f00 there"),
 }
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(tmp_path, name, capsys):
+def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
+    tmp_path, name, capsys
+):
     change, message = CHANGES[name]
     result = train(tmp_path, steps=2)
     before = json.loads((result.folder / "run.json").read_text())
@@ -166,7 +180,10 @@ def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):
         how = storm.damaged(copy, chance)
         assert damage(copy), (trial, how)
         shutil.rmtree(copy)
-    file = max((result.folder / "checkpoints" / "2" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    file = max(
+        (result.folder / "checkpoints" / "2" / "state").rglob("*"),
+        key=lambda path: path.stat().st_size,
+    )
     content = file.read_bytes()
     file.write_bytes(content[:99] + bytes([content[99] ^ 1]) + content[100:])
     with pytest.raises(jdl.Error, match=rf"{file.name} has changed since it was saved"):
@@ -180,11 +197,16 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_in_the_same_bits(tmp
     whole = train(tmp_path / "whole", save_every=5)
     stopped_at(43, tmp_path / "hurt", save_every=5)
     folder = next((tmp_path / "hurt").glob("*/*/seed0"))
-    newest = max(int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit())
+    newest = max(
+        int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()
+    )
     (folder / "checkpoints" / str(newest) / "record" / "metadata").write_text("{}")
     capsys.readouterr()
     found = train(tmp_path / "hurt", save_every=5, quiet=False)
-    assert f"The checkpoint of step {newest} is damaged: record/metadata has changed" in capsys.readouterr().out
+    assert (
+        f"The checkpoint of step {newest} is damaged: record/metadata has changed"
+        in capsys.readouterr().out
+    )
     assert (folder / "damaged" / f"{newest}.0").is_dir()
     assert found.steps == 60 - newest + 5
     assert digest(found) == digest(whole)
@@ -199,7 +221,9 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
     assert digest(found) == digest(whole)
     for path in (whole.folder / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
         path.unlink()
-    with pytest.raises(jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No other is whole: use --fresh"):
+    with pytest.raises(
+        jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No other is whole: use --fresh"
+    ):
         train(tmp_path, steps=10)
 
 
@@ -212,7 +236,10 @@ def test_another_environment_is_told_and_recorded(tmp_path, monkeypatch, capsys)
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_enable_fast_math=true")
     capsys.readouterr()
     train(tmp_path, quiet=False)
-    assert "The bits may differ from here on, as run.json records: XLA_FLAGS: " in capsys.readouterr().out
+    assert (
+        "The bits may differ from here on, as run.json records: XLA_FLAGS: "
+        in capsys.readouterr().out
+    )
     segment = json.loads(record.read_text())["segments"][0]
     assert segment["environment"]["variables"]["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=true"
     assert json.loads(record.read_text())["environment"] == before["environment"]
@@ -228,7 +255,10 @@ def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
         if step == 20:
             os.kill(os.getpid(), number)
 
-    with patch.object(_Trainer, "settle", signalled), pytest.raises(jdl.Error, match="which is saved") as stopped:
+    with (
+        patch.object(_Trainer, "settle", signalled),
+        pytest.raises(jdl.Error, match="which is saved") as stopped,
+    ):
         train(tmp_path / "stopped", save_every=0)
     assert stopped.value.code == code
     assert signal.getsignal(number) == before
@@ -247,8 +277,10 @@ def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
         ({"name": ""}, {}, "has no name"),
     ],
 )
-def test_runs_that_make_no_sense_are_refused_before_anything_is_written(tmp_path, fields, changes, message):
-    run = everything.run(everything.Config(**{"name": "everything", **fields}))
+def test_runs_that_make_no_sense_are_refused_before_anything_is_written(
+    tmp_path, fields, changes, message
+):
+    run = kitchen_sink.run(kitchen_sink.Config(**{"name": "kitchen_sink", **fields}))
     with pytest.raises(jdl.Error, match=message):
         jdl.fit(dataclasses.replace(run, **changes), jdl.Options(root=tmp_path))
     assert not list(tmp_path.iterdir())

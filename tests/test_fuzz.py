@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.runs.inputs import read_inputs
+from jdl.inspect.inputs import read_inputs
 
 
 @pytest.mark.parametrize(("count", "seed"), [(12, 5), pytest.param(300, 1, marks=pytest.mark.slow)])

@@ -10,12 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from zoo import MAKERS
+from model_table import MAKERS
 
 import jdl
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.dcgan import Critic, Generator
-from jdl.objectives import adversarial, autoencode, cosine, diffuse, elbo, hinge_game, non_saturating, straight
+from jdl.objectives import (
+    adversarial,
+    autoencoding,
+    cosine,
+    diffusion,
+    elbo,
+    hinge_gan,
+    non_saturating,
+    rectified_flow,
+)
 from jdl.objectives import wasserstein as slope_one
 
 IMAGES = next(row for row in MAKERS if row.name == "gan").batch()
@@ -23,7 +32,7 @@ KEY = 3  # a key of its own is made at each use, which the checker of keys asks 
 
 
 @pytest.mark.parametrize(
-    "game", [non_saturating, hinge_game, slope_one], ids=["non-saturating", "hinge", "wasserstein"]
+    "game", [non_saturating, hinge_gan, slope_one], ids=["non-saturating", "hinge", "wasserstein"]
 )
 def test_each_player_has_the_gradient_of_its_own_loss(game):
     """The gradient of the sum is, for each, that of its own loss with the other held still; but for rounding."""
@@ -32,14 +41,20 @@ def test_each_player_has_the_gradient_of_its_own_loss(game):
 
     def of(player, params):
         both = {**variables["params"], player: params}
-        return objective.loss({**variables, "params": both}, IMAGES, jax.random.key(KEY), True).metrics[player].value()
+        return (
+            objective.loss({**variables, "params": both}, IMAGES, jax.random.key(KEY), True)
+            .metrics[player]
+            .value()
+        )
 
-    whole = jax.jit(jax.grad(lambda v: objective.loss(v, IMAGES, jax.random.key(KEY), True).loss.value()))(variables)[
-        "params"
-    ]
+    whole = jax.jit(
+        jax.grad(lambda v: objective.loss(v, IMAGES, jax.random.key(KEY), True).loss.value())
+    )(variables)["params"]
     for player, params in variables["params"].items():
         own = jax.jit(jax.grad(lambda params, player=player: of(player, params)))(params)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), whole[player], own)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6, rtol=1e-5), whole[player], own
+        )
         assert all(leaf.any() for leaf in jax.tree.leaves(own) if leaf.ndim > 1)
 
 
@@ -47,9 +62,11 @@ def test_what_the_players_lose_is_what_the_papers_say():
     real, fake = jnp.array([2.0, -0.5]), jnp.array([-3.0, 0.25])
     log = jnp.log
     said = jax.nn.sigmoid
-    np.testing.assert_allclose(non_saturating.of_critic(real, fake), -log(said(real)) - log(1 - said(fake)), rtol=1e-5)
+    np.testing.assert_allclose(
+        non_saturating.of_critic(real, fake), -log(said(real)) - log(1 - said(fake)), rtol=1e-5
+    )
     np.testing.assert_allclose(non_saturating.of_generator(fake), -log(said(fake)), rtol=1e-5)
-    np.testing.assert_allclose(hinge_game.of_critic(real, fake), [0, 1.5 + 1.25])
+    np.testing.assert_allclose(hinge_gan.of_critic(real, fake), [0, 1.5 + 1.25])
     np.testing.assert_allclose(slope_one.of_critic(real, fake), [-5, 0.75])
 
 
@@ -66,7 +83,9 @@ def test_the_penalty_is_of_the_slope_of_the_critic():
     metrics = objective.loss(variables, IMAGES, jax.random.key(KEY), True).metrics
     found = {name: float(metric.value()) for name, metric in metrics.items()}
     norm = float(jnp.linalg.norm(variables["params"]["critic"]["out"]["kernel"]))
-    assert found["critic"] == pytest.approx(found["fake"] - found["real"] + 10 * (norm - 1) ** 2, rel=1e-5)
+    assert found["critic"] == pytest.approx(
+        found["fake"] - found["real"] + 10 * (norm - 1) ** 2, rel=1e-5
+    )
 
 
 def test_bounds_lie_below_the_likelihood_and_more_samples_come_nearer():
@@ -76,7 +95,11 @@ def test_bounds_lie_below_the_likelihood_and_more_samples_come_nearer():
     variables = jax.jit(elbo(model).init)(jax.random.key(0), batch)
     z = jnp.linspace(-8, 8, 4_001)[:, None]
     logits = model.apply(variables, z, method="decode")
-    said = -jnp.logaddexp(0, (1 - 2 * batch["x"][:, None]) * logits[None]).reshape(6, len(z), -1).sum(-1)
+    said = (
+        -jnp.logaddexp(0, (1 - 2 * batch["x"][:, None]) * logits[None])
+        .reshape(6, len(z), -1)
+        .sum(-1)
+    )
     prior = -0.5 * z[:, 0] ** 2 - 0.5 * math.log(2 * math.pi) + math.log(16 / 4_000)
     truth = float(jax.nn.logsumexp(said + prior[None], 1).mean())
 
@@ -114,10 +137,14 @@ class Knowing(nn.Module):
         share, spread, data = self.way.share(t), self.way.spread(t), 2 * self.grey - 1
         share, spread, t = (c[:, None, None, None] for c in (share, spread, t))
         noise = (x - share * data) / spread
-        return noise if self.predicts == "noise" else self.way.share_rate(t) * data + self.way.spread_rate(t) * noise
+        return (
+            noise
+            if self.predicts == "noise"
+            else self.way.share_rate(t) * data + self.way.spread_rate(t) * noise
+        )
 
 
-@pytest.mark.parametrize("path", [cosine, straight], ids=["cosine", "straight"])
+@pytest.mark.parametrize("path", [cosine, rectified_flow], ids=["cosine", "straight"])
 @pytest.mark.parametrize("predicts", ["noise", "velocity"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_whoever_knows_the_noise_comes_back_to_the_data(path, predicts, eta):
@@ -160,14 +187,18 @@ def test_guidance_leans_to_the_class():
     z = jnp.zeros((3, 4, 4, 1))
     made = {}
     for guidance in (1.0, 2.0):
-        objective = diffuse(Labelled(), straight, "noise", classes=3, guidance=guidance, steps=1)
+        objective = diffuse(
+            Labelled(), rectified_flow, "noise", classes=3, guidance=guidance, steps=1
+        )
         variables = objective.init(jax.random.key(0), batch)
         made[guidance] = objective.maker.make(variables, z, batch, jax.random.key(KEY))
     # At time 0.999 the data that are seen are -0.999 / 0.001 times what is said: all black, unless nothing is said.
     assert (made[1.0] == 0).all()
-    small = diffuse(Labelled(), straight, "velocity", classes=3, guidance=2.0, steps=1)
-    plain = diffuse(Labelled(), straight, "velocity", classes=3, guidance=1.0, steps=1)
-    twice, once = (2 * o.maker.make(variables, z, batch, jax.random.key(KEY)) - 1 for o in (small, plain))
+    small = diffuse(Labelled(), rectified_flow, "velocity", classes=3, guidance=2.0, steps=1)
+    plain = diffuse(Labelled(), rectified_flow, "velocity", classes=3, guidance=1.0, steps=1)
+    twice, once = (
+        2 * o.maker.make(variables, z, batch, jax.random.key(KEY)) - 1 for o in (small, plain)
+    )
     np.testing.assert_allclose(twice, 2 * once, atol=1e-6)
     assert (once[:, 0, 0, 0] == jnp.sort(once[:, 0, 0, 0])[::-1]).all()
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import jax
 import optax
 import pytest
-from zoo import MAKERS, TABLE
+from model_table import MAKERS, TABLE
 
 import jdl
-from jdl.runs.checkpoints import state_digest
+from jdl.store.checkpoints import state_digest
 from jdl.types import State
 
 STEPS = 3
@@ -33,14 +33,25 @@ def processor():
     if device != "cpu":
         return device
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    told = sorted({line for line in lines if re.match("model name|cpu family|model\t|stepping|flags", line)})
-    name = next((line.partition(":")[2] for line in told if line.startswith("model name")), platform.processor())
+    told = sorted(
+        {line for line in lines if re.match("model name|cpu family|model\t|stepping|flags", line)}
+    )
+    name = next(
+        (line.partition(":")[2] for line in told if line.startswith("model name")),
+        platform.processor(),
+    )
     return f"cpu {name} {hashlib.sha256(''.join(told).encode()).hexdigest()[:6]}"
 
 
 def path():
-    versions = f"python{sys.version_info[0]}.{sys.version_info[1]} jax{jax.__version__} {processor()}"
-    return Path(__file__).parent / "golden" / f"{re.sub('[^a-z0-9.]+', '-', versions.lower()).strip('-')}.json"
+    versions = (
+        f"python{sys.version_info[0]}.{sys.version_info[1]} jax{jax.__version__} {processor()}"
+    )
+    return (
+        Path(__file__).parent
+        / "golden"
+        / f"{re.sub('[^a-z0-9.]+', '-', versions.lower()).strip('-')}.json"
+    )
 
 
 @pytest.fixture(scope="module")

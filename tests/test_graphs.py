@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
-from zoo import TABLE, Nodes
+from model_table import TABLE, Nodes
 
 import jdl
 from jdl.data.graphs import graph, nearest
@@ -48,7 +48,9 @@ def test_a_graph_convolution_is_a_product_of_matrices():
     out, params = ran(GCN)
     a = matrix() + np.eye(NODES, dtype=np.float32)
     root = np.diag(a.sum(1) ** -0.5)
-    np.testing.assert_allclose(out, root @ a @ root @ SMALL.x @ params["Dense_0"]["kernel"], atol=1e-6)
+    np.testing.assert_allclose(
+        out, root @ a @ root @ SMALL.x @ params["Dense_0"]["kernel"], atol=1e-6
+    )
 
 
 def test_sage_adds_the_mean_of_the_neighbours():
@@ -68,7 +70,9 @@ def test_attention_is_a_softmax_over_neighbours_and_itself(width):
     scores = np.where(scores > 0, scores, 0.2 * scores)
     weights = np.exp(scores) * (matrix() + np.eye(NODES))[:, :, None]
     heard = np.einsum("rsh,shd->rhd", weights / weights.sum(1, keepdims=True), x)
-    np.testing.assert_allclose(out, heard.reshape(NODES, -1) if width == 6 else heard.mean(1), atol=1e-5)
+    np.testing.assert_allclose(
+        out, heard.reshape(NODES, -1) if width == 6 else heard.mean(1), atol=1e-5
+    )
 
 
 def test_attention_drops_some_of_what_is_heard_in_training_alone():
@@ -78,7 +82,9 @@ def test_attention_drops_some_of_what_is_heard_in_training_alone():
     halves = set()
     for n in range(20):
         rngs = {"dropout": jax.random.key(n)}
-        out = layer.apply({"params": params}, SMALL.x[None], SMALL.edges[None], True, rngs=rngs)[0, 6]
+        out = layer.apply({"params": params}, SMALL.x[None], SMALL.edges[None], True, rngs=rngs)[
+            0, 6
+        ]
         times = (out / kept[6]).reshape(2, 3)
         np.testing.assert_allclose(times, np.round(times[:, :1]).repeat(3, 1), atol=1e-5)
         halves |= {float(head) for head in np.round(times[:, 0])}
@@ -93,7 +99,9 @@ def test_permuting_nodes_permutes_outputs(name):
     np.testing.assert_allclose(ran(LAYERS[name], other)[0], ran(LAYERS[name])[0][order], atol=1e-6)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if isinstance(row, Nodes)], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE if isinstance(row, Nodes)], ids=lambda row: row.name
+)
 def test_padded_edges_and_graphs_beside_change_nothing(row):
     batch = row.batch()
     variables = jax.jit(row.model.init)(jax.random.key(0), *row.inputs(batch))
@@ -133,7 +141,11 @@ def test_what_is_no_graph_is_refused(arrays, message):
 
 
 def ring(nodes):
-    return graph(np.eye(nodes), [(n, (n + step) % nodes) for n in range(nodes) for step in (1, 2)], np.zeros(nodes))
+    return graph(
+        np.eye(nodes),
+        [(n, (n + step) % nodes) for n in range(nodes) for step in (1, 2)],
+        np.zeros(nodes),
+    )
 
 
 def test_hidden_links_are_hidden_and_others_join_nothing():
@@ -157,13 +169,15 @@ def test_hidden_links_are_hidden_and_others_join_nothing():
 def test_the_area_under_the_curve_is_that_of_scikit_learn():
     part = ring(40).links(0.1, 0.2)[2].take(np.arange(1))
     batch = {name: jnp.asarray(column) for name, column in part.items()}
-    objective = jdl.objectives.link(GNN(6, (8,), SAGE))
+    objective = jdl.objectives.link_prediction(GNN(6, (8,), SAGE))
     variables = jax.jit(objective.init)(jax.random.key(0), batch)
     found = objective.loss(variables, batch, jax.random.key(1), False).metrics["auc"].value()
     codes = np.asarray(objective.predict(variables, batch)["code"][0], np.float64)
     pairs = np.concatenate([part["links"][0], part["others"][0]])
     said = (codes[pairs[:, 0]] * codes[pairs[:, 1]]).sum(1)
-    assert float(found) == pytest.approx(roc_auc_score(np.arange(len(pairs)) < len(pairs) // 2, said), abs=1e-6)
+    assert float(found) == pytest.approx(
+        roc_auc_score(np.arange(len(pairs)) < len(pairs) // 2, said), abs=1e-6
+    )
 
 
 def test_sampled_neighbours_are_neighbours_and_drawn_anew_in_every_epoch():
@@ -213,8 +227,9 @@ def test_a_small_graph_is_learned(tmp_path, sampled):
     else:
         parts = [part.batches(1) for part in g.nodes(8, 10, 20)]
     model = GNN(2, (16,), SAGE)
-    learner = jdl.descent(jdl.objectives.classify(model), jdl.optim.adamw(3e-2))
+    learner = jdl.descent(jdl.objectives.classification(model), jdl.optim.adamw(3e-2))
     result = jdl.fit(
-        jdl.Run(jdl.Config(name="crowds", steps=60), learner, *parts), jdl.Options(root=tmp_path, quiet=True)
+        jdl.Run(jdl.Config(name="crowds", steps=60), learner, *parts),
+        jdl.Options(root=tmp_path, quiet=True),
     )
     assert float(result.metrics["test"]["accuracy"].value()) >= 0.9

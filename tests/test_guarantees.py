@@ -9,7 +9,7 @@ import json
 import subprocess
 
 import pytest
-from trained import digest, finish, folder_of, kill_at, lines, spawn, stopped_at, train
+from harness import digest, finish, folder_of, kill_at, lines, spawn, stopped_at, train
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,9 @@ def test_1_the_same_config_and_seed_give_the_same_bits_in_two_processes(tmp_path
     first, second = folder_of(tmp_path / "a"), folder_of(tmp_path / "b")
     assert lines(first) == lines(second)
     digests = [
-        subprocess.run(["jdl", "digest", str(folder)], capture_output=True, text=True, check=True).stdout
+        subprocess.run(
+            ["jdl", "digest", str(folder)], capture_output=True, text=True, check=True
+        ).stdout
         for folder in (first, second)
     ]
     assert digests[0] == digests[1]
@@ -49,7 +51,9 @@ def test_2_killed_and_resumed_is_never_stopped(tmp_path, streamed):
     kept = [(line["step"], line["split"]) for line in map(json.loads, lines(second))]
     assert len(set(kept)) == len(kept)
     assert {step for step, split in kept if split == "train"} == set(range(1, 61))
-    digests = [subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)]
+    digests = [
+        subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)
+    ]
     assert digests[0] == digests[1]
 
 

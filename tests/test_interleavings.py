@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trained import digest, lines, stopped_at, train
+from harness import digest, lines, stopped_at, train
 
 import jdl
 
@@ -49,7 +49,12 @@ def stop(root, options):
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(drawn=sessions)
 def test_any_sequence_of_sessions_ends_in_the_same_bits(whole, drawn):
     with tempfile.TemporaryDirectory() as folder:
@@ -58,6 +63,11 @@ def test_any_sequence_of_sessions_ends_in_the_same_bits(whole, drawn):
             stop(root, {**fields, **options})
         found = train(root, **fields)
         assert digest(found) == digest(whole)
-        assert (found.folder / "trace.f32").read_bytes() == (whole.folder / "trace.f32").read_bytes()
+        assert (found.folder / "trace.f32").read_bytes() == (
+            whole.folder / "trace.f32"
+        ).read_bytes()
         kept = {(line["step"], line["split"]): line for line in map(json.loads, lines(whole))}
-        assert all(kept.get((line["step"], line["split"]), line) == line for line in map(json.loads, lines(found)))
+        assert all(
+            kept.get((line["step"], line["split"]), line) == line
+            for line in map(json.loads, lines(found))
+        )

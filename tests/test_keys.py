@@ -25,7 +25,9 @@ def test_streams_differ_by_key_name_and_step():
 def test_stream_is_the_same_in_every_process_and_under_jit():
     key = stream(jax.random.key(7), "dropout", 3)
     assert data(key) == [245445875, 2893619023]  # threefry2x32, CRC-32 of "dropout"
-    assert data(jax.jit(lambda k, step: stream(k, "dropout", step))(jax.random.key(7), 3)) == data(key)
+    assert data(jax.jit(lambda k, step: stream(k, "dropout", step))(jax.random.key(7), 3)) == data(
+        key
+    )
 
 
 def test_a_key_that_is_used_twice_is_an_error_in_all_tests():

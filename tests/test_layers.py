@@ -16,7 +16,12 @@ def normal(seed, shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape, np.float32))
 
 
-POOLS = [(2, None, (3, 8, 8, 4)), (2, 2, (3, 7, 9, 4)), (3, None, (2, 9, 10, 1)), (3, 2, (2, 9, 12, 4))]
+POOLS = [
+    (2, None, (3, 8, 8, 4)),
+    (2, 2, (3, 7, 9, 4)),
+    (3, None, (2, 9, 10, 1)),
+    (3, 2, (2, 9, 12, 4)),
+]
 
 
 @pytest.mark.parametrize(("window", "stride", "shape"), POOLS)
@@ -30,7 +35,8 @@ def test_pooling_is_that_of_flax(window, stride, shape):
 
     np.testing.assert_array_equal(max_pool(x, window, stride), greatest(x))
     found, expected = (
-        jax.grad(lambda x, f=f: (f(x) * weight).sum())(x) for f in (lambda x: max_pool(x, window, stride), greatest)
+        jax.grad(lambda x, f=f: (f(x) * weight).sum())(x)
+        for f in (lambda x: max_pool(x, window, stride), greatest)
     )
     np.testing.assert_allclose(found, expected, atol=1e-6)
     with jax.numpy_dtype_promotion("standard"):
@@ -49,9 +55,13 @@ def test_batch_norm_statistics_ignore_masked_rows():
     module = BatchNorm()
     variables = module.init(jax.random.key(1), x, True)
     whole, statistics = module.apply(variables, x[:4], True, mutable="batch_stats")
-    padded, padded_statistics = module.apply(variables, x.at[4:].set(1e6), True, mask, mutable="batch_stats")
+    padded, padded_statistics = module.apply(
+        variables, x.at[4:].set(1e6), True, mask, mutable="batch_stats"
+    )
     np.testing.assert_allclose(padded[:4], whole, atol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), statistics, padded_statistics)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), statistics, padded_statistics
+    )
     nothing, _ = module.apply(variables, x, True, jnp.zeros(6, bool), mutable="batch_stats")
     assert jnp.isfinite(nothing).all()
 
@@ -78,7 +88,14 @@ def test_convolution_is_that_of_lax(side, inputs, outputs, kernel, stride, paddi
 
     def of(convolve):
         def scalar(x, weights):
-            out = convolve(x, weights, (stride, stride), padding, dimension_numbers=layout, feature_group_count=groups)
+            out = convolve(
+                x,
+                weights,
+                (stride, stride),
+                padding,
+                dimension_numbers=layout,
+                feature_group_count=groups,
+            )
             return (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum(), out
 
         return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True))(x, weights)
@@ -93,7 +110,9 @@ def test_dilated_convolution_is_left_to_lax():
     x, weights = jnp.ones((2, 12, 12, 16)), jnp.ones((3, 3, 16, 4))
     options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
     found = convolution(x, weights, (1, 1), "SAME", **options)
-    np.testing.assert_array_equal(found, jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME", **options))
+    np.testing.assert_array_equal(
+        found, jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME", **options)
+    )
 
 
 @pytest.mark.parametrize("side", [5, 14])
@@ -103,7 +122,9 @@ def test_gradients_of_convolutions_have_the_form_that_is_fast_in_loops(side, str
     x, weights = jnp.ones((4, side, side, 8)), jnp.ones((3, 3, 8, 16))
 
     def loss(x, weights):
-        out = convolution(x, weights, (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        out = convolution(
+            x, weights, (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
         return jnp.square(out).sum()
 
     def moved(x, weights, times):

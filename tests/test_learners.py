@@ -14,7 +14,11 @@ from jdl.models.mlp import MLP
 
 MODEL = MLP(3, hidden=(16,))
 X = jax.random.normal(jax.random.key(0), (8, 5))
-BATCH = {"x": X, "y": jnp.arange(8, dtype=jnp.int32) % 3, "mask": jnp.arange(8) < 5}  # ragged: 5 of 8 rows are real
+BATCH = {
+    "x": X,
+    "y": jnp.arange(8, dtype=jnp.int32) % 3,
+    "mask": jnp.arange(8) < 5,
+}  # ragged: 5 of 8 rows are real
 
 
 def jitted(learner):
@@ -23,7 +27,7 @@ def jitted(learner):
 
 
 def one_step(batch, **options):
-    learner = jitted(jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(1.0), **options))
+    learner = jitted(jdl.descent(jdl.objectives.classification(MODEL), optax.sgd(1.0), **options))
     return learner.step(learner.init(jax.random.key(1), batch), batch)
 
 
@@ -32,36 +36,48 @@ def test_padding_and_micro_batches_leave_the_gradient_as_it_is():
     plain, metrics = one_step(real)
     for parts in (1, 2, 4, 8):
         state, found = one_step(BATCH, micro_batches=parts)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain.params, state.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), plain.params, state.params
+        )
         for name in metrics:
-            assert found[name].value() == pytest.approx(float(metrics[name].value()), rel=1e-5), name
+            assert found[name].value() == pytest.approx(float(metrics[name].value()), rel=1e-5), (
+                name
+            )
 
 
 def test_a_micro_batch_of_padding_leaves_the_statistics_alone():
     batch = {"x": jnp.ones((4, 4, 4, 1)), "y": jnp.zeros(4, jnp.int32), "mask": jnp.arange(4) < 1}
-    objective = jdl.objectives.classify(CNN(2, blocks=((2, 1),), dense=(), batch_norm=True))
+    objective = jdl.objectives.classification(CNN(2, blocks=((2, 1),), dense=(), batch_norm=True))
     learner = jitted(jdl.descent(objective, optax.sgd(0.1), micro_batches=4))
     one = {name: column[:1] for name, column in batch.items()}
     single = jitted(jdl.descent(objective, optax.sgd(0.1)))
     state, _ = learner.step(learner.init(jax.random.key(0), batch), batch)
     expected, _ = single.step(single.init(jax.random.key(0), one), one)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state.carry, expected.carry)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        state.model_state,
+        expected.model_state,
+    )
 
 
 def test_a_batch_that_is_all_padding_changes_nothing():
     state, metrics = one_step({**BATCH, "mask": jnp.zeros(8, bool)})
-    start = jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(1.0))
-    jax.tree.map(np.testing.assert_array_equal, state.params, start.init(jax.random.key(1), BATCH).params)
+    start = jdl.descent(jdl.objectives.classification(MODEL), optax.sgd(1.0))
+    jax.tree.map(
+        np.testing.assert_array_equal, state.params, start.init(jax.random.key(1), BATCH).params
+    )
     assert metrics["grad_norm"].value() == 0
 
 
 def test_norms_are_euclidean():
-    learner = jitted(jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(0.5)))
+    learner = jitted(jdl.descent(jdl.objectives.classification(MODEL), optax.sgd(0.5)))
     state = learner.init(jax.random.key(1), BATCH)
     new, metrics = learner.step(state, BATCH)
 
     def norm(tree):
-        return np.sqrt(sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(tree)))
+        return np.sqrt(
+            sum((np.asarray(leaf, np.float64) ** 2).sum() for leaf in jax.tree.leaves(tree))
+        )
 
     moved = jax.tree.map(lambda a, b: a - b, new.params, state.params)
     assert metrics["update_norm"].value() == pytest.approx(norm(moved), rel=1e-4)
@@ -73,11 +89,11 @@ def test_batches_that_cannot_be_cut_are_refused():
     with pytest.raises(jdl.Error, match="8 rows cannot be cut into 3"):
         one_step(BATCH, micro_batches=3)
     with pytest.raises(jdl.Error, match="at least 1"):
-        jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(1.0), micro_batches=0)
+        jdl.descent(jdl.objectives.classification(MODEL), optax.sgd(1.0), micro_batches=0)
 
 
 def test_ema_is_the_running_average_and_leaves_the_training_alone():
-    plain = jdl.descent(jdl.objectives.classify(MODEL), optax.adam(1e-2))
+    plain = jdl.descent(jdl.objectives.classification(MODEL), optax.adam(1e-2))
     plain, learner = jitted(plain), jitted(jdl.ema(plain, 0.9))
     state, inner = learner.init(jax.random.key(1), BATCH), plain.init(jax.random.key(1), BATCH)
     average = inner.params
@@ -87,7 +103,11 @@ def test_ema_is_the_running_average_and_leaves_the_training_alone():
         d = min(0.9, (1 + t) / (10 + t))
         average = jax.tree.map(lambda old, new, d=d: d * old + (1 - d) * new, average, inner.params)
     jax.tree.map(np.testing.assert_array_equal, state.params, inner.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), learner.view(state)["params"], average)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        learner.view(state)["params"],
+        average,
+    )
     with pytest.raises(jdl.Error, match="below 1"):
         jdl.ema(plain, 1.0)
 
@@ -95,22 +115,32 @@ def test_ema_is_the_running_average_and_leaves_the_training_alone():
 def test_schedule_free_is_looked_at_through_the_average_of_its_fastest_iterates():
     """With SGD at a constant rate that average is the plain mean of all iterates (Defazio et al., 2024)."""
     optimizer = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9)
-    plain = jdl.descent(jdl.objectives.classify(MODEL), optax.chain(optax.clip_by_global_norm(1.0), optimizer))
+    plain = jdl.descent(
+        jdl.objectives.classification(MODEL), optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+    )
     learner = jitted(jdl.schedule_free(plain))
     state, iterates = learner.init(jax.random.key(1), BATCH), []
     for _ in range(5):
         state, _ = learner.step(state, BATCH)
-        iterates.append(state.opt[1].z)
+        iterates.append(state.opt_state[1].z)
     mean = jax.tree.map(lambda *leaves: sum(leaves) / len(leaves), *iterates)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), learner.view(state)["params"], mean)
-    other = jdl.schedule_free(jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(0.1)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        learner.view(state)["params"],
+        mean,
+    )
+    other = jdl.schedule_free(jdl.descent(jdl.objectives.classification(MODEL), optax.sgd(0.1)))
     state = jitted(other).init(jax.random.key(1), BATCH)
     with pytest.raises(jdl.Error, match="schedule_free_adamw, and found 0"):
         other.view(state)
 
 
 def test_dropout_differs_from_step_to_step_and_the_key_stays():
-    learner = jitted(jdl.descent(jdl.objectives.classify(MLP(3, hidden=(64,), dropout=0.5)), optax.sgd(0.0)))
+    learner = jitted(
+        jdl.descent(
+            jdl.objectives.classification(MLP(3, hidden=(64,), dropout=0.5)), optax.sgd(0.0)
+        )
+    )
     first = learner.init(jax.random.key(1), BATCH)
     second, metrics = learner.step(first, BATCH)
     _, again = learner.step(first, BATCH)

@@ -7,8 +7,8 @@ import time
 import pytest
 
 import jdl
-from jdl.runs import lock
-from jdl.runs.lock import held, locked
+from jdl.store import lock
+from jdl.store.lock import held, locked
 
 HERE = f"process 7 on {socket.gethostname()}"
 
@@ -24,7 +24,10 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     with locked(tmp_path) as notes:
         assert notes == []
         assert held(tmp_path)
-        with pytest.raises(jdl.Error, match=f"trained already, by process {os.getpid()} on "), locked(tmp_path):
+        with (
+            pytest.raises(jdl.Error, match=f"trained already, by process {os.getpid()} on "),
+            locked(tmp_path),
+        ):
             pass
     assert not held(tmp_path)
     with locked(tmp_path) as notes:
@@ -41,7 +44,10 @@ def test_a_lock_that_a_killed_process_left_is_recognised(tmp_path):
 def test_another_host_holds_as_long_as_it_touches_its_lock(tmp_path):
     left(tmp_path, "process 7 on elsewhere", 20)
     assert held(tmp_path)
-    with pytest.raises(jdl.Error, match=r"by process 7 on elsewhere, which was there 2\d s ago"), locked(tmp_path):
+    with (
+        pytest.raises(jdl.Error, match=r"by process 7 on elsewhere, which was there 2\d s ago"),
+        locked(tmp_path),
+    ):
         pass
     assert (tmp_path / "lock").read_text() == "process 7 on elsewhere\n"
     left(tmp_path, "process 7 on elsewhere", lock.DEAD_SECONDS + 5)

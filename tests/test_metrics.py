@@ -45,9 +45,15 @@ def test_against_scikit_learn(scored):
     expected = top_k_accuracy_score(true, scores, k=2, labels=range(CLASSES))
     assert top_k(logits, labels, 2, mask).value() == pytest.approx(expected)
     found = Confusion.of(logits.argmax(-1), labels, CLASSES, mask)
-    np.testing.assert_array_equal(found.counts, confusion_matrix(true, scores.argmax(-1), labels=range(CLASSES)))
-    by_class = precision_recall_fscore_support(true, scores.argmax(-1), labels=range(CLASSES), zero_division=0)
-    for values, expected in zip((found.precision(), found.recall(), found.f1()), by_class, strict=False):
+    np.testing.assert_array_equal(
+        found.counts, confusion_matrix(true, scores.argmax(-1), labels=range(CLASSES))
+    )
+    by_class = precision_recall_fscore_support(
+        true, scores.argmax(-1), labels=range(CLASSES), zero_division=0
+    )
+    for values, expected in zip(
+        (found.precision(), found.recall(), found.f1()), by_class, strict=False
+    ):
         np.testing.assert_allclose(values, expected, rtol=1e-6)
     assert found.accuracy() == pytest.approx(accuracy_score(true, scores.argmax(-1)))
 
@@ -60,7 +66,12 @@ def test_merging_parts_is_the_whole(scored):
 
     parts = merge([found(slice(0, 7)), found(slice(7, 8)), found(slice(8, 64))])
     assert scalars(parts) == pytest.approx(scalars(merge([found(slice(0, 64))])))
-    assert set(scalars(parts)) == {"accuracy", "confusion/f1", "confusion/precision", "confusion/recall"}
+    assert set(scalars(parts)) == {
+        "accuracy",
+        "confusion/f1",
+        "confusion/precision",
+        "confusion/recall",
+    }
 
 
 def test_merging_is_exact_beyond_float32():
@@ -89,19 +100,27 @@ def test_pixels_are_counted_where_the_mask_holds(segmented, shape):
         if mask is None
         else np.broadcast_to(mask.reshape(mask.shape + (1,) * (3 - mask.ndim)), SHAPE)
     )
-    confusion = Confusion.of(predicted, labels, CLASSES, None if mask is None else jnp.asarray(mask))
+    confusion = Confusion.of(
+        predicted, labels, CLASSES, None if mask is None else jnp.asarray(mask)
+    )
     pair = np.asarray(labels)[real], np.asarray(predicted)[real]
     np.testing.assert_array_equal(confusion.counts, confusion_matrix(*pair, labels=range(CLASSES)))
     by_class = jaccard_score(*pair, labels=range(CLASSES), average=None, zero_division=0)
     np.testing.assert_allclose(confusion.iou(), by_class, rtol=1e-6)
-    assert float(jax.jit(MeanIoU.value)(MeanIoU(confusion))) == pytest.approx(jaccard_score(*pair, average="macro"))
+    assert float(jax.jit(MeanIoU.value)(MeanIoU(confusion))) == pytest.approx(
+        jaccard_score(*pair, average="macro")
+    )
 
 
 def test_iou_merges_by_pixels_and_not_by_images(segmented):
     images = [MeanIoU(Confusion.of(p, t, CLASSES)) for p, t in zip(*segmented, strict=True)]
     whole = MeanIoU(Confusion.of(*segmented, CLASSES)).value()
-    assert scalars(merge([{"iou": image} for image in images])) == pytest.approx({"iou": float(whole)})
-    assert ((images[0] + images[1]) + (images[2] + images[3])).value() == pytest.approx(float(whole))
+    assert scalars(merge([{"iou": image} for image in images])) == pytest.approx(
+        {"iou": float(whole)}
+    )
+    assert ((images[0] + images[1]) + (images[2] + images[3])).value() == pytest.approx(
+        float(whole)
+    )
     assert MeanIoU(Confusion(jnp.zeros((2, 2), jnp.int32))).value() == 0
 
 
@@ -109,9 +128,15 @@ def test_perplexity_is_of_all_tokens_together():
     nats = jnp.asarray([[1.0, 2.0], [3.0, jnp.nan]])
     mask = jnp.asarray([[True, True], [True, False]])
     rows = [Perplexity(Mean.of(n, m)) for n, m in zip(nats, mask, strict=True)]
-    assert float(jax.jit(Perplexity.value)(Perplexity(Mean.of(nats, mask)))) == pytest.approx(np.exp(2), rel=1e-6)
-    assert scalars(merge([{"perplexity": row} for row in rows])) == pytest.approx({"perplexity": np.exp(2)}, rel=1e-6)
-    assert Perplexity(Mean.of(jnp.full((3, 4), np.log(7, dtype=np.float32)))).value() == pytest.approx(7, rel=1e-6)
+    assert float(jax.jit(Perplexity.value)(Perplexity(Mean.of(nats, mask)))) == pytest.approx(
+        np.exp(2), rel=1e-6
+    )
+    assert scalars(merge([{"perplexity": row} for row in rows])) == pytest.approx(
+        {"perplexity": np.exp(2)}, rel=1e-6
+    )
+    assert Perplexity(
+        Mean.of(jnp.full((3, 4), np.log(7, dtype=np.float32)))
+    ).value() == pytest.approx(7, rel=1e-6)
 
 
 def levenshtein(one, other):
@@ -129,8 +154,12 @@ def levenshtein(one, other):
 def test_edit_distance_is_that_of_the_textbook(wide, other_wide, kinds):
     """What lies beyond the lengths is as random as what lies before."""
     rng = np.random.default_rng(kinds)
-    predicted, labels = (rng.integers(0, kinds, (150, size)).astype(np.int32) for size in (wide, other_wide))
-    lengths, label_lengths = (rng.integers(0, size + 1, 150).astype(np.int32) for size in (wide, other_wide))
+    predicted, labels = (
+        rng.integers(0, kinds, (150, size)).astype(np.int32) for size in (wide, other_wide)
+    )
+    lengths, label_lengths = (
+        rng.integers(0, size + 1, 150).astype(np.int32) for size in (wide, other_wide)
+    )
     found = jax.jit(edit_distance)(predicted, lengths, labels, label_lengths)
     assert found.dtype == jnp.int32
     rows = zip(predicted, lengths, labels, label_lengths, strict=True)
@@ -144,7 +173,13 @@ def words(*texts):
 
 
 def test_edit_distance_of_known_words():
-    pairs = [("kitten", "sitting", 3), ("saturday", "sunday", 3), ("", "abc", 3), ("abc", "", 3), ("abc", "abc", 0)]
+    pairs = [
+        ("kitten", "sitting", 3),
+        ("saturday", "sunday", 3),
+        ("", "abc", 3),
+        ("abc", "", 3),
+        ("abc", "abc", 0),
+    ]
     predicted, labels, distances = zip(*pairs, strict=True)
     assert edit_distance(*words(*predicted), *words(*labels)).tolist() == list(distances)
 
@@ -154,7 +189,9 @@ def test_error_rate_is_edits_over_labels_and_merges():
     whole = error_rate(*predicted, *labels)
     assert (float(whole.total), float(whole.count)) == (3 + 4 + 3, 7 + 1 + 3)
     rows = [error_rate(*(column[k : k + 1] for column in (*predicted, *labels))) for k in range(3)]
-    assert scalars(merge([{"wer": rows[0] + rows[1]}, {"wer": rows[2]}])) == pytest.approx({"wer": 10 / 11})
+    assert scalars(merge([{"wer": rows[0] + rows[1]}, {"wer": rows[2]}])) == pytest.approx(
+        {"wer": 10 / 11}
+    )
     assert rows[1].value() == 4
     masked = jax.jit(error_rate)(*predicted, *labels, jnp.asarray([True, False, True]))
     assert (float(masked.total), float(masked.count)) == (6, 10)

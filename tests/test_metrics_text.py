@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import jdl
-from jdl.metrics_text import bleu, rouge
+from jdl.metrics.text import bleu, rouge
 
 HYPOTHESES = ["the cats sat on the mat today", "a dog ran in the park"]
 REFERENCES = ["the cat sat on the mat today .", "a dog ran in the green park"]
@@ -15,7 +15,9 @@ def test_bleu_is_the_geometric_mean_of_precisions_over_the_corpus():
     """Matches of 1 to 4 words among the hypotheses' own: 12 of 13, 8 of 11, 6 of 9, 4 of 7; 13 words for 15."""
     pytest.importorskip("sacrebleu")
     geometric = (12 / 13 * 8 / 11 * 6 / 9 * 4 / 7) ** 0.25
-    assert bleu(HYPOTHESES, REFERENCES) == pytest.approx(100 * geometric * 2.718281828 ** (1 - 15 / 13))
+    assert bleu(HYPOTHESES, REFERENCES) == pytest.approx(
+        100 * geometric * 2.718281828 ** (1 - 15 / 13)
+    )
     assert bleu(REFERENCES, REFERENCES) == pytest.approx(100)
     assert bleu(["nothing of it is here"], ["so many other words"]) == 0
     assert bleu(["The cat sat on it."], ["The cat sat on it ."]) == pytest.approx(100)
@@ -32,7 +34,9 @@ def test_rouge_is_the_mean_f_measure():
     assert crossed == pytest.approx({"rouge1": 4 / 5, "rouge2": 0, "rougeL": 2 / 5})
 
 
-@pytest.mark.parametrize(("score", "library"), [(bleu, "sacrebleu"), (rouge, "rouge_score.rouge_scorer")])
+@pytest.mark.parametrize(
+    ("score", "library"), [(bleu, "sacrebleu"), (rouge, "rouge_score.rouge_scorer")]
+)
 def test_a_missing_library_or_reference_is_told(score, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(jdl.Error, match=r"pip install 'jdl\[text\]'"):

@@ -1,4 +1,4 @@
-"""Every property of every model, over one table: tests/zoo.py."""
+"""Every property of every model, over one table: tests/model_table.py."""
 
 from functools import cache, partial
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from zoo import MAKERS, ROWS, TABLE
+from model_table import MAKERS, ROWS, TABLE
 
 import jdl
 from jdl.models.alexnet import AlexNet
@@ -60,8 +60,10 @@ def model_of(row):
     """The row's model, compiled for evaluation, and variables for it."""
     _, init, _ = compiled(row)
     state = init(jax.random.key(0), row.batch())
-    variables = {"params": state.params, **state.carry}
-    return jax.jit(lambda batch, mask=None: row.model.apply(variables, *row.inputs(batch), mask=mask))
+    variables = {"params": state.params, **state.model_state}
+    return jax.jit(
+        lambda batch, mask=None: row.model.apply(variables, *row.inputs(batch), mask=mask)
+    )
 
 
 def test_shapes_and_types(row):
@@ -78,15 +80,22 @@ def test_parameters_are_those_computed_by_hand(any_row):
 def test_learns_a_small_set_by_heart(row):
     learner, init, step = compiled(row)
     batch = row.batch()
-    if row.objective is not jdl.objectives.classify:
-        batch["x"] = batch["x"].at[:, 1:].set((batch["x"][:, :1] + jnp.arange(1, row.shape[0])[None]) % ROWS)
+    if row.objective is not jdl.objectives.classification:
+        batch["x"] = (
+            batch["x"].at[:, 1:].set((batch["x"][:, :1] + jnp.arange(1, row.shape[0])[None]) % ROWS)
+        )
     state, losses = init(jax.random.key(0), batch), []
     for _ in range(200):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"].value()))
     assert losses[1] < losses[0]
-    seen = jax.jit(learner.objective.loss, static_argnums=3)(learner.view(state), batch, state.key, False).metrics
-    assert float(seen["error_rate"].value() if "error_rate" in seen else 1 - seen["accuracy"].value()) == 0
+    seen = jax.jit(learner.objective.loss, static_argnums=3)(
+        learner.view(state), batch, state.key, False
+    ).metrics
+    assert (
+        float(seen["error_rate"].value() if "error_rate" in seen else 1 - seen["accuracy"].value())
+        == 0
+    )
 
 
 def test_learns_to_make_a_small_set(made):
@@ -106,18 +115,22 @@ def test_goes_on_bit_by_bit_from_its_arrays(any_row):
     batch = any_row.batch()
     state, _ = step(init(jax.random.key(0), batch), batch)
     key = jax.random.wrap_key_data(np.asarray(jax.random.key_data(state.key)))
-    arrays = jax.tree.map(np.asarray, (state.step, state.params, state.carry, state.opt))
+    arrays = jax.tree.map(
+        np.asarray, (state.step, state.params, state.model_state, state.opt_state)
+    )
     restored = jdl.State(*jax.tree.map(jnp.asarray, arrays), key)
     on, again = (step(s, batch)[0] for s in (state, restored))
     jax.tree.map(np.testing.assert_array_equal, on.params, again.params)
-    jax.tree.map(np.testing.assert_array_equal, on.opt, again.opt)
+    jax.tree.map(np.testing.assert_array_equal, on.opt_state, again.opt_state)
 
 
 def test_trains_many_seeds_at_once(any_row):
     learner, init, step = compiled(any_row)
     batch = any_row.batch()
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    states, metrics = jax.jit(jax.vmap(lambda key: learner.step(learner.init(key, batch), batch)))(keys)
+    states, metrics = jax.jit(jax.vmap(lambda key: learner.step(learner.init(key, batch), batch)))(
+        keys
+    )
     alone, _ = step(init(keys[1], batch), batch)
     kernels = [jax.tree.leaves(tree)[-1] for tree in (states.params, alone.params)]
     np.testing.assert_allclose(kernels[0][1], kernels[1], atol=1e-5)
@@ -132,13 +145,13 @@ def test_padding_rows_changes_nothing(any_row):
     padded["mask"] = padded["mask"].at[ROWS:].set(False)
     state = init(jax.random.key(0), batch)
     results = [step(state, b) for b in (batch, padded)]
-    seen = [(metrics["loss"].value(), new.carry, gradients(new)) for new, metrics in results]
+    seen = [(metrics["loss"].value(), new.model_state, gradients(new)) for new, metrics in results]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4), *seen)
 
 
 def gradients(state):
     """Those of the first step, of which Adam's first moment is a tenth."""
-    return jax.tree.map(lambda mean: 10 * mean, optax.tree.get(state.opt, "mu"))
+    return jax.tree.map(lambda mean: 10 * mean, optax.tree.get(state.opt_state, "mu"))
 
 
 def test_evaluation_is_row_by_row(row):
@@ -166,7 +179,10 @@ def test_what_lies_behind_the_length_changes_nothing(ragged):
     behind = ~mask(steps).reshape(ROWS, steps, *(1,) * (batch["x"].ndim - 2))
     other = {**batch, "x": jnp.where(behind, jnp.asarray(9, batch["x"].dtype), batch["x"])}
     np.testing.assert_array_equal(first, real(run(other, mask(steps))))
-    longer = {**batch, "x": jnp.pad(batch["x"], ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2)))}
+    longer = {
+        **batch,
+        "x": jnp.pad(batch["x"], ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2))),
+    }
     np.testing.assert_allclose(first, real(run(longer, mask(steps + 3))), atol=2e-6)
 
 
@@ -186,16 +202,22 @@ def test_remat_is_the_same_computation():
     batch = {"x": jax.random.randint(jax.random.key(0), (4, 8), 0, 13)}
     grads, programs = [], []
     for remat in (False, True):
-        objective = jdl.objectives.next_token(GPT(13, Blocks(width=8, depth=2, heads=2, remat=remat)))
+        objective = jdl.objectives.next_token(
+            GPT(13, Blocks(width=8, depth=2, heads=2, remat=remat))
+        )
         variables = jax.jit(objective.init)(jax.random.key(1), batch)
-        gradient = jax.grad(lambda v, o=objective: o.loss(v, batch, jax.random.key(2), True).loss.value())
+        gradient = jax.grad(
+            lambda v, o=objective: o.loss(v, batch, jax.random.key(2), True).loss.value()
+        )
         grads.append(jax.jit(gradient)(variables))
         programs.append(str(jax.make_jaxpr(gradient)(variables)))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *grads)
     assert ["remat" in program or "checkpoint" in program for program in programs] == [False, True]
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu", "silu", "swish", "elu", "selu", "leaky_relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize(
+    "name", ["relu", "gelu", "silu", "swish", "elu", "selu", "leaky_relu", "tanh", "sigmoid"]
+)
 def test_activations_are_arguments(name):
     activation = getattr(nn, name)
     model = MLP(3, hidden=(8,), activation=activation)
@@ -203,7 +225,9 @@ def test_activations_are_arguments(name):
     variables = model.init(jax.random.key(1), x)
     dense = [variables["params"][f"Dense_{n}"] for n in range(2)]
     inner = activation(x @ dense[0]["kernel"])
-    np.testing.assert_allclose(model.apply(variables, x), inner @ dense[1]["kernel"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        model.apply(variables, x), inner @ dense[1]["kernel"], rtol=1e-5, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -212,7 +236,9 @@ def test_activations_are_arguments(name):
         (lambda: Blocks(width=10, heads=4), "multiple of heads"),
         (lambda: Blocks(heads=4, kv_heads=3), "kv_heads"),
         (
-            lambda: RNN(2, bidirectional=True, remember=True).init(jax.random.key(0), jnp.ones((1, 2, 3))),
+            lambda: RNN(2, bidirectional=True, remember=True).init(
+                jax.random.key(0), jnp.ones((1, 2, 3))
+            ),
             "both directions",
         ),
     ],
@@ -240,7 +266,9 @@ def test_what_cannot_be_is_refused(make, message):
     ],
 )
 def test_published_nets_have_their_published_parameters(model, shape, parameters):
-    variables = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    variables = jax.eval_shape(
+        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    )
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
 
 
@@ -272,7 +300,10 @@ def test_drop_path_drops_the_residual_of_whole_images():
 
 
 def test_dropout_depends_on_the_key_and_only_in_training():
-    for model, shape in ((MLP(3, hidden=(64,), dropout=0.5), (8,)), (CNN(3, dropout=0.5), (8, 8, 1))):
+    for model, shape in (
+        (MLP(3, hidden=(64,), dropout=0.5), (8,)),
+        (CNN(3, dropout=0.5), (8, 8, 1)),
+    ):
         x = jnp.ones((2, *shape))
         variables = jax.jit(model.init)(jax.random.key(0), x)
 

@@ -12,7 +12,10 @@ import jdl
 from jdl.models.mlp import MLP
 
 STEPS = 40
-BATCH = {"x": jax.random.normal(jax.random.key(0), (12, 6)), "y": jnp.arange(12, dtype=jnp.int32) % 4}
+BATCH = {
+    "x": jax.random.normal(jax.random.key(0), (12, 6)),
+    "y": jnp.arange(12, dtype=jnp.int32) % 4,
+}
 OPTIMIZERS = {
     "sgd": optax.sgd(0.3),
     "momentum": optax.sgd(0.1, momentum=0.9),
@@ -38,17 +41,17 @@ TABLE = OPTIMIZERS | {f"sgd, {name}": optax.sgd(schedule) for name, schedule in 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_lowers_the_loss_and_goes_on_from_its_arrays(name):
-    learner = jdl.descent(jdl.objectives.classify(MLP(4, hidden=(16,))), TABLE[name])
+    learner = jdl.descent(jdl.objectives.classification(MLP(4, hidden=(16,))), TABLE[name])
     state, step = jax.jit(learner.init)(jax.random.key(0), BATCH), jax.jit(learner.step)
     losses = []
     for n in range(STEPS):
         if n == STEPS // 2:
-            key, rest = state.key, (state.step, state.params, state.carry, state.opt)
+            key, rest = state.key, (state.step, state.params, state.model_state, state.opt_state)
             state = jdl.State(*jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), rest), key)
             again, _ = step(state, BATCH)
         state, metrics = step(state, BATCH)
         if n == STEPS // 2:
-            jax.tree.map(np.testing.assert_array_equal, state.opt, again.opt)
+            jax.tree.map(np.testing.assert_array_equal, state.opt_state, again.opt_state)
         losses.append(float(metrics["loss"].value()))
     assert losses[-1] < 0.6 * losses[0]
 
@@ -57,7 +60,9 @@ def test_norms_and_biases_do_not_decay():
     params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "scale": jnp.ones(2)}
     optimizer = jdl.optim.adamw(0.1, weight_decay=0.5)
     with jax.numpy_dtype_promotion("standard"):
-        updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+        updates, _ = optimizer.update(
+            jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
+        )
     np.testing.assert_allclose(updates["kernel"], -0.05)
     np.testing.assert_array_equal(updates["bias"], 0)
     np.testing.assert_array_equal(updates["scale"], 0)
@@ -65,7 +70,9 @@ def test_norms_and_biases_do_not_decay():
 
 def test_clipping_scales_the_whole_gradient():
     grads = {"a": jnp.full(4, 3.0), "b": jnp.full(9, 4.0)}
-    updates, _ = (optimizer := jdl.optim.clipped(optax.sgd(1.0), 2.0)).update(grads, optimizer.init(grads))
+    updates, _ = (optimizer := jdl.optim.clipped(optax.sgd(1.0), 2.0)).update(
+        grads, optimizer.init(grads)
+    )
     norm = np.sqrt(4 * 9 + 9 * 16)
     np.testing.assert_allclose(updates["a"], -3.0 * 2 / norm, rtol=1e-6)
     np.testing.assert_allclose(updates["b"], -4.0 * 2 / norm, rtol=1e-6)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import pairs, pronunciations, translation
+from jdl.data import pronunciations, sequence_pairs, translation
 from jdl.data.fetch import fetch
-from jdl.data.pairs import LANGUAGES, LETTERS, frames_needed
+from jdl.data.sequence_pairs import LANGUAGES, LETTERS, frames_needed
 
 VERSES = 200
 
@@ -33,8 +33,12 @@ def numbers(part):
 @pytest.mark.usefixtures("verses")
 def test_verses_are_aligned_and_none_comes_twice():
     parts = translation("en", "fr")
-    assert [len(part) for part in parts] == pytest.approx([0.9 * VERSES, 0.05 * VERSES, 0.05 * VERSES], abs=2)
-    assert sorted(chain(*parts)) == sorted((f"en {n}", f"fr {n}") for n in range(VERSES) if n not in (7, 9))
+    assert [len(part) for part in parts] == pytest.approx(
+        [0.9 * VERSES, 0.05 * VERSES, 0.05 * VERSES], abs=2
+    )
+    assert sorted(chain(*parts)) == sorted(
+        (f"en {n}", f"fr {n}") for n in range(VERSES) if n not in (7, 9)
+    )
     from_arabic = list(chain(*translation("ar", "en")))
     assert len(from_arabic) == VERSES - 1
     assert ("ar 9", "en 3") in from_arabic
@@ -42,7 +46,10 @@ def test_verses_are_aligned_and_none_comes_twice():
 
 @pytest.mark.usefixtures("verses")
 def test_a_verse_is_in_one_part_whatever_the_languages():
-    ways = [translation(source, target, seed=1) for source, target in (("en", "fr"), ("es", "en"), ("ar", "es"))]
+    ways = [
+        translation(source, target, seed=1)
+        for source, target in (("en", "fr"), ("es", "en"), ("ar", "es"))
+    ]
     for one, other in combinations(ways, 2):
         for here, there in product(range(3), repeat=2):
             assert here == there or not set(numbers(one[here])) & set(numbers(other[there]))
@@ -70,7 +77,10 @@ def dictionary(tmp_path, monkeypatch):
     """The lines above, and 81 words of 4 letters that are said in three ways, two of which differ in stress alone."""
     words = ["".join(letters) for letters in product("abc", repeat=4)]
     ways = [(word, " ".join(f"{letter.upper()}1" for letter in word)) for word in words]
-    lines = [f"{word} {said}\n{word}(2) {said.replace('1', '0')}\n{word}(3) {said} D\n" for word, said in ways]
+    lines = [
+        f"{word} {said}\n{word}(2) {said.replace('1', '0')}\n{word}(3) {said} D\n"
+        for word, said in ways
+    ]
     (tmp_path / "cmudict.dict").write_text(DICTIONARY + "".join(lines))
     monkeypatch.setattr(pairs, "fetched", {"cmudict": tmp_path}.__getitem__)
 
@@ -87,7 +97,13 @@ def read_one(part):
         beyond = np.arange(columns[column].shape[1]) >= columns[length][:, None]
         np.testing.assert_array_equal(columns[column] == 0, beyond)
     words = ["".join(LETTERS[n] for n in row) for row in columns["x"]]
-    return list(zip(words, (" ".join(part.labels[n] for n in row).strip() for row in columns["y"]), strict=True))
+    return list(
+        zip(
+            words,
+            (" ".join(part.labels[n] for n in row).strip() for row in columns["y"]),
+            strict=True,
+        )
+    )
 
 
 @pytest.mark.usefixtures("dictionary")
@@ -95,10 +111,15 @@ def test_words_and_sounds_are_those_of_the_dictionary():
     train, valid, test = pronunciations(seed=3)
     assert train.labels == ("", "A", "AH", "B", "C", "D", "EH", "IH", "N", "R", "T", "UW", "Z")
     found = read(train, valid, test)
-    assert {pair for pair in found if len(pair[0]) != 4} == {("aaron", "EH R AH N"), ("zoo's", "Z UW Z Z")}
+    assert {pair for pair in found if len(pair[0]) != 4} == {
+        ("aaron", "EH R AH N"),
+        ("zoo's", "Z UW Z Z"),
+    }
     assert ("'tis", "T IH Z") in found
     assert ("abca", "A B C A") in found
-    ways = [[said for word, said in read(train) if word == w] for w in {word for word, _ in read(train)}]
+    ways = [
+        [said for word, said in read(train) if word == w] for w in {word for word, _ in read(train)}
+    ]
     assert sorted({len(said) for said in ways}) == [1, 2]
     assert all(len(set(said)) == len(said) for said in ways)
 
@@ -110,7 +131,11 @@ def test_parts_have_no_word_in_common_and_held_out_words_come_once():
     assert [len(set(part)) for part in words] == [76, 4, 4]
     assert not any(set(one) & set(other) for one, other in combinations(words, 2))
     for part in parts[1:]:
-        assert all(said == " ".join(word.upper()) for word, said in read(part) if len(word) == 4 and word != "'tis")
+        assert all(
+            said == " ".join(word.upper())
+            for word, said in read(part)
+            if len(word) == 4 and word != "'tis"
+        )
         assert len(read(part)) == 4
     assert pronunciations(seed=1)[2].ids.tolist() != parts[2].ids.tolist()
 
@@ -120,17 +145,22 @@ def test_stress_length_and_frames_can_be_chosen():
     plain, stressed = (read(*pronunciations(stress=stress)) for stress in (False, True))
     assert "EH1 R AH0 N" in dict(stressed)["aaron"]
     assert len(stressed) > len(plain)
-    words = {word for word, _ in read(*pronunciations(longest=20, frames=3))}
+    words = {word for word, _ in read(*pronunciations(max_length=20, frames=3))}
     assert {"toolongbyfarforthis", "mr"} <= words
     assert "mr" not in dict(plain)
-    assert "aaron" not in dict(read(*pronunciations(longest=4)))
+    assert "aaron" not in dict(read(*pronunciations(max_length=4)))
     for chosen in ({"longest": 0}, {"frames": 0}):
         with pytest.raises(jdl.Error, match="No word has"):
             pronunciations(**chosen)
 
 
 def test_equal_neighbours_need_a_blank_between_them():
-    assert [frames_needed(sounds) for sounds in ((), ("A",), ("A", "B", "A"), ("A", "A", "A"))] == [0, 1, 3, 5]
+    assert [frames_needed(sounds) for sounds in ((), ("A",), ("A", "B", "A"), ("A", "A", "A"))] == [
+        0,
+        1,
+        3,
+        5,
+    ]
 
 
 @pytest.mark.slow

@@ -9,22 +9,22 @@ import os
 import subprocess
 import sys
 
-import agreement
+import device_parity
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from trained import digest, lines, stopped_at, train
+from harness import digest, lines, stopped_at, train
 
 import jdl
-from jdl.learners import fed
+from jdl.learners import with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.transformer import Blocks
-from jdl.parallel import build, elastic, line, placed, sharded, spread
-from jdl.runs.checkpoints import Checkpoints, leaf_sums
-from jdl.runs.launch import free_port
+from jdl.parallel import build_mesh, elastic, pmap_mesh, sharded, sharding, shard_data
+from jdl.store.checkpoints import Checkpoints, leaf_digests
+from jdl.train.launch import free_port
 
 BOUND = 1e-6  # how far 50 steps of SGD may be from those of one device, relative to these; 2.1e-7 was measured
 WAYS = ("data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4", "elastic=1", "elastic=8")
@@ -53,7 +53,14 @@ def test_a_divided_step_computes_what_one_device_computes(name, way):
 def test_every_family_on_8_devices_in_every_way(name):
     """And elastic on 1 and 8 devices, and in 2 or 4 processes, to the bit; `agreement.py` alone shows more of each."""
     rows = measured(1, 8, "--families", name, "--ways", *WAYS)
-    rows += measured(*((4, 1) if name == "cnn-norm" else (2, 2)), "--families", name, "--ways", "data=4", "elastic=4")
+    rows += measured(
+        *((4, 1) if name == "cnn-norm" else (2, 2)),
+        "--families",
+        name,
+        "--ways",
+        "data=4",
+        "elastic=4",
+    )
     for row in rows:
         assert row["way"].startswith("elastic") or max(row["losses"], row["leaves"]) < BOUND, row
     digests = [row["digest"] for row in rows if "digest" in row]
@@ -63,11 +70,22 @@ def test_every_family_on_8_devices_in_every_way(name):
 
 def measured(processes, devices, *flags):
     """What `agreement.py` prints, in that many processes with so many devices each."""
-    where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(processes), "--process"]
+    where = [
+        "--coordinator",
+        f"127.0.0.1:{free_port()}",
+        "--processes",
+        str(processes),
+        "--process",
+    ]
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
     running = [
         subprocess.Popen(
-            [sys.executable, agreement.__file__, *flags, *([*where, str(n)] if processes > 1 else [])],
+            [
+                sys.executable,
+                agreement.__file__,
+                *flags,
+                *([*where, str(n)] if processes > 1 else []),
+            ],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -77,7 +95,11 @@ def measured(processes, devices, *flags):
     ]
     printed = [process.communicate(timeout=1200) for process in running]
     assert [process.returncode for process in running] == [0] * processes, printed
-    return [json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")]
+    return [
+        json.loads(pmap_mesh)
+        for pmap_mesh in printed[0][0].splitlines()
+        if pmap_mesh.startswith("{")
+    ]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -85,14 +107,16 @@ def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
     train, _ = jdl.data.digits()
     train = train.streamed() if streamed else train
     batches = train.shuffled(24, 0, jdl.data.random_crop(1), jdl.data.random_erase(2))
-    mesh = build("data=2,fsdp=2")
-    data = spread(batches, mesh)
+    mesh = build_mesh("data=2,fsdp=2")
+    data = shard_data(batches, mesh)
     for i, source in zip(range(3), data.read(), strict=False):
         found, expected = jax.jit(data.batch)(source, jnp.asarray(i)), batches[i]
         jax.tree.map(np.testing.assert_array_equal, found, expected)
         assert {shard.data.shape[0] for shard in found["x"].addressable_shards} == {6}
     assert {shard.data.shape[0] for shard in data[0]["x"].addressable_shards} == {6}
-    first, second = (source["columns"]["x"] for _, source in zip(range(2), data.read(), strict=False))
+    first, second = (
+        source["columns"]["x"] for _, source in zip(range(2), data.read(), strict=False)
+    )
     assert (first is second) == (not streamed)  # what stays is placed once
 
 
@@ -100,8 +124,8 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     model = GPT(64, Blocks(width=32, depth=2, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
     batch = {"x": jnp.zeros((4, 9), jnp.int32)}
-    state = jax.jit(sharded(learner, build("fsdp=4")).init)(jax.random.key(0), batch)
-    leaves = jax.tree.leaves((state.params, state.opt))
+    state = jax.jit(sharded(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
+    leaves = jax.tree.leaves((state.params, state.opt_state))
     for device in range(4):
         share = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
         assert share / sum(leaf.nbytes for leaf in leaves) == pytest.approx(1 / 4, rel=0.05)
@@ -110,8 +134,12 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
 def test_model_cuts_heads_and_hidden_units():
     model = GPT(64, Blocks(width=32, depth=1, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
-    state = jax.jit(sharded(learner, build("model=4")).init)(jax.random.key(0), {"x": jnp.zeros((4, 9), jnp.int32)})
-    block = state.params["block_0"] if "block_0" in state.params else state.params["stack"]["block_0"]
+    state = jax.jit(sharded(learner, build_mesh("model=4")).init)(
+        jax.random.key(0), {"x": jnp.zeros((4, 9), jnp.int32)}
+    )
+    block = (
+        state.params["block_0"] if "block_0" in state.params else state.params["stack"]["block_0"]
+    )
     shapes = {
         "query": block["attention"]["query"]["kernel"],
         "out": block["attention"]["out"]["kernel"],
@@ -123,24 +151,26 @@ def test_model_cuts_heads_and_hidden_units():
 
 
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(tmp_path):
-    learner = jdl.descent(jdl.objectives.classify(MLP(8, hidden=(16,))), optax.adam(1e-2))
+    learner = jdl.descent(jdl.objectives.classification(MLP(8, hidden=(16,))), optax.adam(1e-2))
     batch = {"x": jnp.ones((8, 4)), "y": jnp.arange(8, dtype=jnp.int32)}
     like = jax.eval_shape(learner.init, jax.random.key(0), batch)
     checkpoints = Checkpoints(tmp_path)
-    state = jax.jit(sharded(learner, build("fsdp=4")).init)(jax.random.key(0), batch)
+    state = jax.jit(sharded(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
     checkpoints.save(1, state, {})
     checkpoints.wait()
-    for mesh in (None, build("data=2"), build("fsdp=2,model=2")):
+    for mesh in (None, build_mesh("data=2"), build_mesh("fsdp=2,model=2")):
         found, _ = checkpoints.restore(placed(mesh, like) if mesh else like)
-        assert leaf_sums(found) == leaf_sums(state)
-        assert len(found.params["Dense_0"]["kernel"].sharding.device_set) == (mesh.size if mesh else 1)
+        assert leaf_digests(found) == leaf_digests(state)
+        assert len(found.params["Dense_0"]["kernel"].sharding.device_set) == (
+            mesh.size if mesh else 1
+        )
     checkpoints.close()
 
 
 def test_pmap_is_for_one_process(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     with pytest.raises(jdl.Error, match="devices of one process"):
-        line(jax.devices())
+        pmap_mesh(jax.devices())
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +202,9 @@ def test_a_run_moves_from_a_mesh_to_pmap_to_one_device(tmp_path):
     stopped_at(31, tmp_path, devices=4, parallel="pmap", save_every=5)
     found = train(tmp_path)
     assert 0 < found.steps < 60
-    for one, other in zip(map(json.loads, lines(whole)), map(json.loads, lines(found)), strict=True):
+    for one, other in zip(
+        map(json.loads, lines(whole)), map(json.loads, lines(found)), strict=True
+    ):
         assert (one["step"], one["split"]) == (other["step"], other["split"])
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
@@ -188,12 +220,14 @@ def test_a_model_that_remembers_is_not_elastic():
 def test_an_elastic_step_is_the_plain_step_but_for_rounding():
     """Without BatchNorm and dropout, the shards' sums are those of the whole batch."""
     data = jdl.data.digits()[0].shuffled(24, 0)
-    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(16,))), optax.sgd(0.1))
-    runs = [elastic(learner, data, 8), fed(learner, data)]
+    learner = jdl.descent(jdl.objectives.classification(MLP(10, hidden=(16,))), optax.sgd(0.1))
+    runs = [elastic(learner, data, 8), with_data(learner, data)]
     states = [run.init(jax.random.key(0), data[0]) for run in runs]
     for _, source in zip(range(3), data.read(), strict=False):
         states = [run.step(state, source)[0] for run, state in zip(runs, states, strict=True)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), states[0].params, states[1].params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), states[0].params, states[1].params
+    )
 
 
 @pytest.mark.parametrize(

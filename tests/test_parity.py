@@ -37,12 +37,16 @@ def test_two_bidirectional_layers_over_padded_sequences(name):
     mask = jnp.arange(x.shape[1])[None] < jnp.asarray(lengths)[:, None]
     for layer in range(2):
         both = [
-            Recurrent(8, CELLS[name], reverse).apply({"params": recurrent_params(name, layer, direction)}, x, mask)[0]
+            Recurrent(8, CELLS[name], reverse).apply(
+                {"params": recurrent_params(name, layer, direction)}, x, mask
+            )[0]
             for direction, reverse in (("", False), ("_reverse", True))
         ]
         x = jnp.concatenate(both, -1)
     for row, length in enumerate(lengths):
-        np.testing.assert_allclose(x[row, :length], GOLDEN[f"{name}.outputs"][row, :length], atol=1e-5)
+        np.testing.assert_allclose(
+            x[row, :length], GOLDEN[f"{name}.outputs"][row, :length], atol=1e-5
+        )
 
 
 def test_attention():
@@ -86,7 +90,9 @@ def test_the_encoder_of_minilm():
     )
     params = from_huggingface(safetensors.load_file(folder / "model.safetensors"), blocks)
     model = BERT(30_522, blocks)
-    encode = jax.jit(lambda params, x, mask: model.apply({"params": params}, x, False, mask, method="encode"))
+    encode = jax.jit(
+        lambda params, x, mask: model.apply({"params": params}, x, False, mask, method="encode")
+    )
     found = encode(params, jnp.asarray(golden["tokens"]), jnp.asarray(golden["mask"]))
     real = golden["mask"]
     np.testing.assert_allclose(np.asarray(found)[real], golden["states"][real], atol=1e-5)

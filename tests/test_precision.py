@@ -9,16 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from trained import train
-from zoo import TABLE
+from harness import train
+from model_table import TABLE
 
 import jdl
-from jdl.learners import in_precision
+from jdl.learners import mixed_precision
 from jdl.models.mlp import MLP
 
 QUICK = ("mlp", "cnn-norm", "lstm", "gpt")
 CASES = [
-    pytest.param(row, precision, id=f"{row.name}-{precision}", marks=[] if row.name in QUICK else pytest.mark.slow)
+    pytest.param(
+        row,
+        precision,
+        id=f"{row.name}-{precision}",
+        marks=[] if row.name in QUICK else pytest.mark.slow,
+    )
     for row in TABLE
     for precision in ("bfloat16", "float16")
     if precision == "bfloat16" or row.name in QUICK
@@ -27,7 +32,9 @@ CASES = [
 
 @pytest.mark.parametrize(("row", "precision"), CASES)
 def test_every_family_learns_in_half_precision(row, precision):
-    learner = in_precision(jdl.descent(row.objective(row.model), optax.adamw(row.rate)), precision)
+    learner = mixed_precision(
+        jdl.descent(row.objective(row.model), optax.adamw(row.rate)), precision
+    )
     batch, step = row.batch(), jax.jit(learner.step)
     start = state = jax.jit(learner.init)(jax.random.key(0), batch)
     losses = []
@@ -37,7 +44,9 @@ def test_every_family_learns_in_half_precision(row, precision):
     assert losses[-1] < 0.9 * losses[0]
     assert metrics["loss"].total.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float32")}
-    assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(lambda leaf: leaf.dtype, start)
+    assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(
+        lambda leaf: leaf.dtype, start
+    )
     half = {leaf.dtype for leaf in jax.tree.leaves(learner.view(state)["params"])}
     assert half == {jnp.dtype(precision)}
 
@@ -45,12 +54,14 @@ def test_every_family_learns_in_half_precision(row, precision):
 def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     def loss(variables, batch, key, train):
         total = (variables["params"]["w"] * batch["x"]).astype(jnp.float32)
-        return jdl.Out(jdl.Mean.of(total), {}, {"seen": variables["seen"] + 1})
+        return jdl.LossOutput(jdl.Mean.of(total), {}, {"seen": variables["seen"] + 1})
 
     def init(key, batch):
         return {"params": {"w": jnp.zeros(4)}, "seen": jnp.zeros(())}
 
-    learner = in_precision(jdl.descent(jdl.Objective(init, loss), optax.sgd(1.0, momentum=0.9)), "float16")
+    learner = mixed_precision(
+        jdl.descent(jdl.Objective(init, loss), optax.sgd(1.0, momentum=0.9)), "float16"
+    )
     fine, huge = ({"x": jnp.full((4,), x, jnp.float16)} for x in (1.0, 3.0))
     state = learner.init(jax.random.key(0), fine)
     state, metrics = learner.step(state, fine)
@@ -58,10 +69,12 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     np.testing.assert_array_equal(state.params["w"], -np.full(4, 0.25))
     after, _ = learner.step(state, huge)  # 3 * 2**15 is more than float16 holds
     assert int(after.step) == 2
-    assert float(after.opt.scale) == 2.0**14
-    for name in ("params", "carry"):
+    assert float(after.opt_state.scale) == 2.0**14
+    for name in ("params", "model_state"):
         jax.tree.map(np.testing.assert_array_equal, getattr(after, name), getattr(state, name))
-    jax.tree.map(np.testing.assert_array_equal, after.opt.opt, state.opt.opt)
+    jax.tree.map(
+        np.testing.assert_array_equal, after.opt_state.opt_state, state.opt_state.opt_state
+    )
     again, metrics = learner.step(after, huge)  # now it fits
     assert np.isfinite(float(metrics["grad_norm"].value()))
     assert (again.params["w"] != after.params["w"]).all()
@@ -71,13 +84,17 @@ def test_micro_batches_are_summed_in_single_precision():
     """2,048 gradients of 1 sum to 2,048 in float32; in bfloat16 the sum would stay at 256."""
 
     def loss(variables, batch, key, train):
-        return jdl.Out(jdl.Mean.of((variables["params"]["w"] * batch["x"]).astype(jnp.float32).sum(1)), {}, {})
+        return jdl.LossOutput(
+            jdl.Mean.of((variables["params"]["w"] * batch["x"]).astype(jnp.float32).sum(1)), {}, {}
+        )
 
     def init(key, batch):
         return {"params": {"w": jnp.zeros((1, 1))}}
 
     parts = 512
-    learner = in_precision(jdl.descent(jdl.Objective(init, loss), optax.sgd(1.0), parts), "bfloat16")
+    learner = mixed_precision(
+        jdl.descent(jdl.Objective(init, loss), optax.sgd(1.0), parts), "bfloat16"
+    )
     batch = {"x": jnp.ones((parts, 1), jnp.bfloat16)}
     state, _ = jax.jit(learner.step)(learner.init(jax.random.key(0), batch), batch)
     assert float(state.params["w"][0, 0]) == -1.0
@@ -95,7 +112,7 @@ def test_a_run_in_half_precision_keeps_single(tmp_path):
 
 
 def test_half_precision_needs_a_step_that_sums():
-    learner = jdl.descent(jdl.objectives.classify(MLP(2)), optax.sgd(0.1))
+    learner = jdl.descent(jdl.objectives.classification(MLP(2)), optax.sgd(0.1))
     lone = jdl.Learner(learner.init, learner.step, learner.objective, learner.view)
     with pytest.raises(jdl.Error, match="like jdl"):
-        in_precision(lone, "bfloat16")
+        mixed_precision(lone, "bfloat16")

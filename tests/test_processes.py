@@ -8,10 +8,10 @@ import subprocess
 import time
 
 import pytest
-from trained import command, finish, folder_of, lines, spawn
+from harness import command, finish, folder_of, lines, spawn
 
-from jdl.runs.launch import free_port
-from jdl.runs.processes import clustered
+from jdl.train.launch import free_port
+from jdl.parallel.processes import in_cluster
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
 
@@ -44,7 +44,9 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
         saved = f"*/*/seed0/checkpoints/{20 if lost else 40}"
         while time.time() < deadline and not any(tmp_path.glob(saved)):
             time.sleep(0.05)
-        subprocess.run(["pkill", "-KILL", "-f", "--", f"--root {tmp_path} .*--process {lost}$"], check=True)
+        subprocess.run(
+            ["pkill", "-KILL", "-f", "--", f"--root {tmp_path} .*--process {lost}$"], check=True
+        )
         began = time.time()
         output, _ = running.communicate(timeout=120)
         assert time.time() - began < 60
@@ -58,7 +60,18 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
 def test_a_streamed_batch_is_read_in_parts(tmp_path):
     """Each process reads the rows of its own devices, and all together what one reads."""
     for name, flags in (("kept", ()), ("streamed", ("--streamed",))):
-        finish(spawn(tmp_path / name, "--save-every", 0, "--eval-every", 0, *flags, processes=2, devices=2))
+        finish(
+            spawn(
+                tmp_path / name,
+                "--save-every",
+                0,
+                "--eval-every",
+                0,
+                *flags,
+                processes=2,
+                devices=2,
+            )
+        )
     assert lines(folder_of(tmp_path / "kept")) == lines(folder_of(tmp_path / "streamed"))
 
 
@@ -66,13 +79,24 @@ def test_a_streamed_batch_is_read_in_parts(tmp_path):
     ("flags", "message"),
     [
         (("--processes", 2), "needs all of --coordinator HOST:PORT --processes N --process I"),
-        (("--coordinator", "here", "--processes", 2, "--process", 0), "HOST:PORT of the first process"),
-        (("--coordinator", "127.0.0.1:1234", "--processes", 2, "--process", 2), "none of --processes 2"),
-        (("--coordinator", "no.such.host.invalid:1234", "--processes", 2, "--process", 1), "is not known"),
+        (
+            ("--coordinator", "here", "--processes", 2, "--process", 0),
+            "HOST:PORT of the first process",
+        ),
+        (
+            ("--coordinator", "127.0.0.1:1234", "--processes", 2, "--process", 2),
+            "none of --processes 2",
+        ),
+        (
+            ("--coordinator", "no.such.host.invalid:1234", "--processes", 2, "--process", 1),
+            "is not known",
+        ),
     ],
 )
 def test_processes_that_cannot_meet_are_told_at_once(tmp_path, flags, message):
-    done = subprocess.run(command(tmp_path / "runs", *flags), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        command(tmp_path / "runs", *flags), capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2
     assert message in done.stderr
     assert not (tmp_path / "runs").exists()
@@ -81,7 +105,9 @@ def test_processes_that_cannot_meet_are_told_at_once(tmp_path, flags, message):
 @pytest.mark.slow
 def test_a_first_process_that_is_not_there_is_told_of(tmp_path):
     where = ("--coordinator", "127.0.0.1:9", "--processes", 2, "--process", 1)
-    done = subprocess.run(command(tmp_path / "runs", *where), capture_output=True, text=True, timeout=100)
+    done = subprocess.run(
+        command(tmp_path / "runs", *where), capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 2
     assert "could not be reached at 127.0.0.1:9" in done.stderr
 
@@ -90,7 +116,8 @@ def test_a_first_process_that_is_not_there_is_told_of(tmp_path):
 def test_processes_with_other_configs_are_told_of_each_other(tmp_path):
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2)
     running = [
-        spawn(tmp_path / "runs", *where, "--process", n, "--lr", rate, devices=1) for n, rate in ((0, 0.1), (1, 0.2))
+        spawn(tmp_path / "runs", *where, "--process", n, "--lr", rate, devices=1)
+        for n, rate in ((0, 0.1), (1, 0.2))
     ]
     ended = [(process.communicate(timeout=120)[0], process.returncode) for process in running]
     assert [code for _, code in ended] == [2, 2], ended
@@ -111,7 +138,7 @@ def test_processes_with_other_configs_are_told_of_each_other(tmp_path):
     ],
 )
 def test_a_cluster_is_known_by_its_environment(environment, expected):
-    assert clustered(environment) == expected
+    assert in_cluster(environment) == expected
 
 
 def test_launch_needs_a_number_and_a_script():

@@ -10,7 +10,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```console\n(.*?)```", README, re.S) for line in block.splitlines()]
+COMMANDS = [
+    line
+    for block in re.findall(r"```console\n(.*?)```", README, re.S)
+    for line in block.splitlines()
+]
 THIS = "scripts/test"  # the command that runs this test
 
 
@@ -31,11 +35,21 @@ def clone(tmp_path_factory):
 def test_the_commands_run_as_written(clone):
     assert THIS in COMMANDS
     assert "scripts/train" in COMMANDS
-    environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(clone)}  # jdl is what git has of it
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "",
+        "PYTHONPATH": str(clone),
+    }  # jdl is what git has of it
     for command in COMMANDS:
         if command != THIS:
             done = subprocess.run(
-                command, shell=True, cwd=clone, env=environment, capture_output=True, text=True, timeout=300
+                command,
+                shell=True,
+                cwd=clone,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=300,
             )
             assert done.returncode == 0, (command, done.stdout[-2000:], done.stderr[-2000:])
     assert (clone / "runs" / "digits_cnn").is_dir()
@@ -50,13 +64,19 @@ def done_output(clone):
 def test_the_experiment_trains(tmp_path):
     (tmp_path / "readme.py").write_text(re.search(r"```python\n(.*?)```", README, re.S)[1])
     done = subprocess.run(
-        ["jdl", "train", "readme.py", "--steps", "100"], cwd=tmp_path, capture_output=True, text=True, timeout=300
+        ["jdl", "train", "readme.py", "--steps", "100"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "test   accuracy" in done.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+@pytest.mark.parametrize(
+    "page", ["README.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+)
 def test_links_lead_to_files_of_the_repository(page):
     path = ROOT / page
     for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):

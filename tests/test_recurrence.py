@@ -15,7 +15,10 @@ def simple(states, x, r):
 
 
 def gru(states, x, r):
-    (reset_x, update_x, new_x), (reset_r, update_r, new_r) = jnp.split(x, 3, -1), jnp.split(r, 3, -1)
+    (reset_x, update_x, new_x), (reset_r, update_r, new_r) = (
+        jnp.split(x, 3, -1),
+        jnp.split(r, 3, -1),
+    )
     reset, update = jax.nn.sigmoid(reset_x + reset_r), jax.nn.sigmoid(update_x + update_r)
     new = jnp.tanh(new_x + reset * new_r)
     return ((1 - update) * new + update * states[0],)
@@ -59,12 +62,18 @@ def test_recur_is_a_plain_scan(cell, update, masked, reverse):
     def of(run):
         def scalar(inputs):
             out = run(*inputs)
-            weights = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), out)
-            return jax.tree.reduce(jnp.add, jax.tree.map(lambda x, w: (x * w).sum(), out, weights)), out
+            weights = jax.tree.map(
+                lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), out
+            )
+            return jax.tree.reduce(
+                jnp.add, jax.tree.map(lambda x, w: (x * w).sum(), out, weights)
+            ), out
 
         return jax.jit(jax.value_and_grad(scalar, has_aux=True))(inputs)
 
     found = of(lambda *inputs: recur(cell, *inputs, mask if masked else None, reverse))
     everything = jnp.ones_like(mask)
     expected = of(lambda *inputs: plain(update, *inputs, mask if masked else everything, reverse))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, expected)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, expected
+    )

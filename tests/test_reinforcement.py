@@ -17,7 +17,7 @@ from flax import linen as nn
 import jdl
 from jdl.environments import Box, Discrete, Environment, begin, move, rollout
 from jdl.learners import member
-from jdl.learners.ppo import estimated
+from jdl.learners.ppo import gae
 from jdl.metrics import Members, scalars
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
@@ -31,7 +31,9 @@ def corridor(limit=9):
         place = state + (action == 1).astype(jnp.float32)
         return place, jnp.where(action == 1, state, 0.0), place >= 5
 
-    return Environment(lambda key: jnp.zeros(()), step, lambda state: state[None], Discrete(2), limit)
+    return Environment(
+        lambda key: jnp.zeros(()), step, lambda state: state[None], Discrete(2), limit
+    )
 
 
 class Fixed(nn.Module):
@@ -82,26 +84,36 @@ def test_pendulum_swings_as_gymnasium_has_it():
         state, reward, over = pendulum.step(state, action, key)
         assert not over
         if n + 1 in PENDULUM:
-            np.testing.assert_allclose([*pendulum.observe(state), reward], PENDULUM[n + 1], atol=2e-4)
+            np.testing.assert_allclose(
+                [*pendulum.observe(state), reward], PENDULUM[n + 1], atol=2e-4
+            )
 
 
 def test_distributions_are_those_of_scipy():
     logits = jax.random.normal(jax.random.key(0), (6, 4))
     action, discrete = jnp.arange(6) % 4, Discrete(4)
     chances = np.asarray(jax.nn.softmax(logits))
-    np.testing.assert_allclose(discrete.log_prob(logits, action), np.log(chances[range(6), action]), rtol=1e-5)
-    np.testing.assert_allclose(discrete.entropy(logits), scipy.stats.entropy(chances, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(
+        discrete.log_prob(logits, action), np.log(chances[range(6), action]), rtol=1e-5
+    )
+    np.testing.assert_allclose(
+        discrete.entropy(logits), scipy.stats.entropy(chances, axis=1), rtol=1e-5
+    )
     drawn = jax.vmap(partial(discrete.drawn, logits[0]))(keys(4_000))
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 4_000, chances[0], atol=0.03)
 
     box, policy = Box((-2.0, 0.0), (2.0, 1.0)), jax.random.normal(jax.random.key(1), (6, 4))
     normal = scipy.stats.norm(np.asarray(policy[:, :2]), np.exp(np.asarray(policy[:, 2:])))
     x = jax.random.normal(jax.random.key(2), (6, 2))
-    np.testing.assert_allclose(box.log_prob(policy, x), normal.logpdf(np.asarray(x)).sum(1), rtol=1e-5)
+    np.testing.assert_allclose(
+        box.log_prob(policy, x), normal.logpdf(np.asarray(x)).sum(1), rtol=1e-5
+    )
     np.testing.assert_allclose(box.entropy(policy), normal.entropy().sum(1), rtol=1e-5)
     draws = jax.vmap(partial(box.drawn, policy[0]))(keys(4_000))
     np.testing.assert_allclose(draws.std(0), np.exp(policy[0, 2:]), rtol=0.05)
-    np.testing.assert_allclose(box.done(jnp.asarray([[-3.0, 0.5], [1.0, -1.0]])), [[-2.0, 0.75], [2.0, 0.0]])
+    np.testing.assert_allclose(
+        box.done(jnp.asarray([[-3.0, 0.5], [1.0, -1.0]])), [[-2.0, 0.75], [2.0, 0.0]]
+    )
 
 
 def test_episodes_follow_each_other():
@@ -124,12 +136,19 @@ def test_episodes_follow_each_other():
 def test_play_is_one_episode_a_row_by_the_best_actions():
     batch = jdl.data.arrays(episode=np.arange(7)).batches(10)[0]
     for policy, total, length in (((0.0, 1.0), 10.0, 5.0), ((1.0, 0.0), 0.0, 9.0)):
-        objective = jdl.objectives.play(corridor(), Fixed(policy))
+        objective = jdl.objectives.episodes(corridor(), Fixed(policy))
         variables = objective.init(jax.random.key(0), batch)
         out = jax.jit(objective.loss, static_argnums=3)(variables, batch, jax.random.key(1), False)
-        assert scalars({"loss": out.loss, **out.metrics}) == {"loss": -total, "length": length, "return": total}
+        assert scalars({"loss": out.loss, **out.metrics}) == {
+            "loss": -total,
+            "length": length,
+            "return": total,
+        }
         assert float(out.loss.count) == 7
-        assert objective.predict(variables, {"x": jnp.zeros((3, 1))})["action"].tolist() == [int(length == 5)] * 3
+        assert (
+            objective.predict(variables, {"x": jnp.zeros((3, 1))})["action"].tolist()
+            == [int(length == 5)] * 3
+        )
 
 
 def test_advantages_are_sums_of_surprises_up_to_the_end_of_an_episode():
@@ -142,7 +161,7 @@ def test_advantages_are_sums_of_surprises_up_to_the_end_of_an_episode():
     ends, terminated = np.asarray(steps.moved.over), np.asarray(steps.moved.terminated)
     assert ends.any()
     now, after = 3 * steps.x[..., 0] + 1, 3 * steps.moved.after[..., 0] + 1
-    found = estimated(steps, now, after, discount, trace)
+    found = gae(steps, now, after, discount, trace)
     expected = np.zeros(ends.shape)
     for row in range(5):
         for t in range(30):
@@ -161,10 +180,14 @@ def test_an_episode_that_is_cut_off_counts_its_value_and_one_that_ends_does_not(
     for limit, later in ((9, 0.0), (3, 0.5 * 7.0)):
         environment = corridor(limit)
         _, steps = rollout(
-            environment, lambda x, keys: jnp.ones(len(x), jnp.int32), begin(environment, keys(1)), keys(1), 5
+            environment,
+            lambda x, keys: jnp.ones(len(x), jnp.int32),
+            begin(environment, keys(1)),
+            keys(1),
+            5,
         )
         last = 4 if limit == 9 else 2
-        found = estimated(steps, jnp.zeros((5, 1)), jnp.full((5, 1), 7.0), 0.5, 0.0)
+        found = gae(steps, jnp.zeros((5, 1)), jnp.full((5, 1), 7.0), 0.5, 0.0)
         assert float(found[last, 0]) == last + later
 
 
@@ -204,18 +227,35 @@ def test_reinforce_credits_what_comes_after():
     objective = jdl.objectives.reinforce(first, MLP(2), discount=1.0)
     batch = jdl.data.episodes(4_000)[0]
     variables = objective.init(jax.random.key(0), batch)
-    loss = lambda params: objective.loss({"params": params}, batch, jax.random.key(1), True).loss.value()  # noqa: E731
+    loss = lambda params: objective.loss(
+        {"params": params}, batch, jax.random.key(1), True
+    ).loss.value()  # noqa: E731
     kernel = jax.grad(loss)(variables["params"])["Dense_0"]["kernel"]  # (step, action)
     assert float(kernel[0, 1]) < -0.1
     np.testing.assert_array_equal(kernel[1:], 0)
 
 
 LEARNERS = {  # what makes one; steps in which it learns; steps that rounding leaves alone (a drawn action may then tip)
-    "reinforce": (lambda: jdl.descent(jdl.objectives.reinforce(corridor(), ActorCritic(2)), optax.adam(1e-2)), 60, 12),
+    "reinforce": (
+        lambda: jdl.descent(jdl.objectives.reinforce(corridor(), ActorCritic(2)), optax.adam(1e-2)),
+        60,
+        12,
+    ),
     "ppo": (lambda: jdl.ppo(corridor(), ActorCritic(2), optax.adam(1e-2), horizon=16), 20, 4),
-    "dqn": (lambda: jdl.dqn(corridor(), MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, **SMALL), 200, 12),
+    "dqn": (
+        lambda: jdl.dqn(corridor(), MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, **SMALL),
+        200,
+        12,
+    ),
 }
-SMALL = {"horizon": 4, "capacity": 256, "batch_size": 32, "begins": 5, "refresh": 10, "discount": 0.5}
+SMALL = {
+    "horizon": 4,
+    "capacity": 256,
+    "batch_size": 32,
+    "begins": 5,
+    "refresh": 10,
+    "discount": 0.5,
+}
 
 
 @pytest.fixture(params=LEARNERS)
@@ -235,7 +275,9 @@ def test_learns_to_reach_the_end(case):
     make, steps, _ = LEARNERS[case]
     learner = make()
     state, _ = trained(learner, steps)
-    out = learner.objective.loss(learner.view(state), jdl.data.episodes(3)[0], jax.random.key(2), False)
+    out = learner.objective.loss(
+        learner.view(state), jdl.data.episodes(3)[0], jax.random.key(2), False
+    )
     assert scalars(out.metrics) == {"return": 10.0, "length": 5.0}
 
 
@@ -256,7 +298,9 @@ def test_a_population_is_judged_member_by_member():
     state, _ = trained(learner, 1)
     batch = jdl.data.episodes(3)[0]
     out = learner.objective.loss(learner.view(state), batch, jax.random.key(2), False)
-    numbers = scalars({"loss": out.loss, **out.metrics, "more": Members((Mean(2.0, 1.0), Mean(6.0, 2.0)))})
+    numbers = scalars(
+        {"loss": out.loss, **out.metrics, "more": Members((Mean(2.0, 1.0), Mean(6.0, 2.0)))}
+    )
     assert numbers["loss"] == -numbers["return/mean"]
     assert numbers["return/min"] <= numbers["return/mean"] <= numbers["return/max"]
     assert [numbers[f"more/{name}"] for name in ("mean", "min", "max")] == [2.5, 2.0, 3.0]
@@ -265,32 +309,42 @@ def test_a_population_is_judged_member_by_member():
 def test_a_memory_holds_the_newest_steps():
     """Of episodes that only go on; the place in the corridor tells the step."""
     learner = jdl.dqn(
-        corridor(), Fixed((0.0, 1.0)), optax.sgd(0.0), lambda step: 0.0, horizon=3, capacity=24, begins=99
+        corridor(),
+        Fixed((0.0, 1.0)),
+        optax.sgd(0.0),
+        lambda step: 0.0,
+        horizon=3,
+        capacity=24,
+        begins=99,
     )
     state, metrics = trained(learner, 6, rows=2)  # 36 steps into 24 places
     places = np.arange(18) % 5  # of either row, by time
     newest = np.concatenate([np.repeat(places[12:18], 2), np.repeat(places[6:12], 2)])
-    np.testing.assert_array_equal(state.opt.memory["x"][:, 0], newest)
-    np.testing.assert_array_equal(state.opt.memory["after"][:, 0], newest + 1)
-    np.testing.assert_array_equal(state.opt.memory["terminated"], newest == 4)
-    np.testing.assert_array_equal(state.opt.memory["reward"], newest)
+    np.testing.assert_array_equal(state.opt_state.memory["x"][:, 0], newest)
+    np.testing.assert_array_equal(state.opt_state.memory["after"][:, 0], newest + 1)
+    np.testing.assert_array_equal(state.opt_state.memory["terminated"], newest == 4)
+    np.testing.assert_array_equal(state.opt_state.memory["reward"], newest)
     assert float(metrics["loss"].count) == 0  # it has not begun to learn
 
 
 def test_older_parameters_are_taken_over_now_and_then():
-    learner = jdl.dqn(corridor(), MLP(2), optax.sgd(0.1), lambda step: 1.0, 4, 32, 8, begins=0, refresh=5)
+    learner = jdl.dqn(
+        corridor(), MLP(2), optax.sgd(0.1), lambda step: 1.0, 4, 32, 8, begins=0, refresh=5
+    )
     batch = jdl.data.episodes(1)[0]
     state = learner.init(jax.random.key(0), batch)
     step, before = jax.jit(learner.step), []
     for n in range(8):
         before.append(np.asarray(state.params["Dense_0"]["kernel"]))
         state, _ = step(state, batch)
-        np.testing.assert_array_equal(state.opt.target["Dense_0"]["kernel"], before[n // 5 * 5])
+        np.testing.assert_array_equal(
+            state.opt_state.target["Dense_0"]["kernel"], before[n // 5 * 5]
+        )
     assert not np.array_equal(before[0], before[5])
 
 
 def play(environment, model):
-    objective = jdl.objectives.play(environment, model)
+    objective = jdl.objectives.episodes(environment, model)
     objective.check(jdl.data.episodes(2).spec, {})
 
 
@@ -300,14 +354,20 @@ def started(learner, rows):
 
 REFUSED = {
     "take 2 numbers each": lambda: play(corridor(), MLP(3)),
-    "take PPO": lambda: jdl.dqn(jdl.environments.pendulum(), MLP(2), optax.sgd(1.0), lambda step: 0.0),
+    "take PPO": lambda: jdl.dqn(
+        jdl.environments.pendulum(), MLP(2), optax.sgd(1.0), lambda step: 0.0
+    ),
     "do not divide the capacity": lambda: started(
         jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, capacity=25), 3
     ),
     "capacity=0": lambda: jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, capacity=0),
-    "no multiple of the 7": lambda: started(jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), minibatches=7), 2),
+    "no multiple of the 7": lambda: started(
+        jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), minibatches=7), 2
+    ),
     "clip=0": lambda: jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), clip=0),
-    "such as ActorCritic": lambda: trained(jdl.ppo(corridor(), MLP(2), optax.sgd(1.0), minibatches=1), 1),
+    "such as ActorCritic": lambda: trained(
+        jdl.ppo(corridor(), MLP(2), optax.sgd(1.0), minibatches=1), 1
+    ),
     "discount": lambda: jdl.objectives.reinforce(corridor(), MLP(2), discount=1.5),
     "at least 1, and 0": lambda: jdl.data.episodes(0),
     "different whole numbers": lambda: jdl.population(LEARNERS["dqn"][0](), (1, 1)),

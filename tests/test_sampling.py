@@ -19,13 +19,21 @@ from jdl.sampling import beam, by_chance, generate, greedy
 SIZE, TOKENS = 11, 9
 MODELS = {
     "gpt": GPT(SIZE, Blocks(width=16, depth=2, heads=4, kv_heads=2, length=16)),
-    "gpt-learned": GPT(SIZE, Blocks(width=16, depth=1, heads=2, rotary=False, pre_norm=False, length=16)),
+    "gpt-learned": GPT(
+        SIZE, Blocks(width=16, depth=1, heads=2, rotary=False, pre_norm=False, length=16)
+    ),
     "gru": RNN(SIZE, (12, 8), GRU, vocabulary=SIZE, embedding=6, each_step=True),
     "t5": T5(SIZE, Blocks(width=16, depth=2, heads=2, length=16)),
 }
 PROMPT = jax.random.randint(jax.random.key(5), (3, 4), 0, SIZE)
-SOURCE = {"x": jax.random.randint(jax.random.key(6), (3, 6), 0, SIZE), "length": jnp.asarray([6, 3, 1])}
-CHOICES = [(greedy, None), (by_chance(1.3, top_k=5, top_p=0.8), 3)]  # how to choose, and what ends a row
+SOURCE = {
+    "x": jax.random.randint(jax.random.key(6), (3, 6), 0, SIZE),
+    "length": jnp.asarray([6, 3, 1]),
+}
+CHOICES = [
+    (greedy, None),
+    (by_chance(1.3, top_k=5, top_p=0.8), 3),
+]  # how to choose, and what ends a row
 
 
 def prepared(name):
@@ -63,7 +71,16 @@ def test_with_and_without_a_cache_the_same_tokens(name):
     decoder, variables, source, full = prepared(name)
     key = jax.random.key(9)
     for choose, end in CHOICES:
-        write = partial(generate, decoder, prompt=PROMPT, tokens=TOKENS, choose=choose, key=key, end=end, batch=source)
+        write = partial(
+            generate,
+            decoder,
+            prompt=PROMPT,
+            tokens=TOKENS,
+            choose=choose,
+            key=key,
+            end=end,
+            batch=source,
+        )
         found = jax.jit(write)(variables)
         np.testing.assert_array_equal(found, uncached(full, variables, jax.jit(choose), key, end))
     assert len(np.unique(np.asarray(found))) > 2
@@ -74,7 +91,9 @@ def test_beam_search_finds_what_search_without_a_cache_finds(name):
     """Against a plain search in Python that scores whole sequences."""
     decoder, variables, source, full = prepared(name)
     width, tokens, end = 3, 4, 2
-    found, scores = jax.jit(lambda v: beam(decoder, v, PROMPT, tokens, width, end, source, 0.6))(variables)
+    found, scores = jax.jit(lambda v: beam(decoder, v, PROMPT, tokens, width, end, source, 0.6))(
+        variables
+    )
     for row in range(len(PROMPT)):
         beams = [((), 0.0)]
         for _ in range(tokens):
@@ -86,7 +105,9 @@ def test_beam_search_finds_what_search_without_a_cache_finds(name):
                 sequence = [*np.asarray(PROMPT[row]).tolist(), *written]
                 padded = np.zeros((len(PROMPT), PROMPT.shape[1] + tokens), np.int32)
                 padded[row, : len(sequence)] = sequence
-                nats = jax.nn.log_softmax(full(variables, jnp.asarray(padded))[row, len(sequence) - 1])
+                nats = jax.nn.log_softmax(
+                    full(variables, jnp.asarray(padded))[row, len(sequence) - 1]
+                )
                 grown += [((*written, token), score + float(nats[token])) for token in range(SIZE)]
             beams = sorted(grown, key=lambda one: -fair(one, end))[:width]
         np.testing.assert_array_equal(found[row], [written for written, _ in beams])
@@ -102,7 +123,9 @@ def fair(one, end):
 def test_one_beam_is_greedy():
     decoder, variables, _, _ = prepared("gpt")
     found, _ = jax.jit(lambda v: beam(decoder, v, PROMPT, TOKENS, 1))(variables)
-    np.testing.assert_array_equal(found[:, 0], jax.jit(lambda v: generate(decoder, v, PROMPT, TOKENS))(variables))
+    np.testing.assert_array_equal(
+        found[:, 0], jax.jit(lambda v: generate(decoder, v, PROMPT, TOKENS))(variables)
+    )
 
 
 def test_draws_follow_the_probabilities_that_are_left():
@@ -117,9 +140,13 @@ def test_draws_follow_the_probabilities_that_are_left():
     np.testing.assert_allclose(shares(by_chance(top_k=2)), [0.625, 0.375, 0, 0], atol=0.03)
     np.testing.assert_allclose(shares(by_chance(top_p=0.6)), [0.625, 0.375, 0, 0], atol=0.03)
     np.testing.assert_allclose(shares(by_chance(top_p=0.45)), [1, 0, 0, 0], atol=0.03)
-    np.testing.assert_allclose(shares(by_chance(top_k=3, top_p=0.9)), [10 / 19, 6 / 19, 3 / 19, 0], atol=0.03)
+    np.testing.assert_allclose(
+        shares(by_chance(top_k=3, top_p=0.9)), [10 / 19, 6 / 19, 3 / 19, 0], atol=0.03
+    )
     squared = np.asarray([0.5, 0.3, 0.15, 0.05]) ** 2
-    np.testing.assert_allclose(shares(by_chance(temperature=0.5)), squared / squared.sum(), atol=0.03)
+    np.testing.assert_allclose(
+        shares(by_chance(temperature=0.5)), squared / squared.sum(), atol=0.03
+    )
 
 
 @pytest.mark.parametrize(

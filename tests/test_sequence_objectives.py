@@ -15,7 +15,7 @@ from jdl.models.t5 import T5
 from jdl.models.transformer import Blocks
 from jdl.objectives import classify, ctc, forecast, masked_token, next_token, seq2seq
 from jdl.objectives.seq2seq import best_path
-from jdl.runs.evaluate import evaluator
+from jdl.train.evaluate import evaluator
 
 ROWS, STEPS, SIZE = 4, 7, 9
 SMALL = Blocks(width=8, depth=1, heads=2, length=16)
@@ -27,7 +27,11 @@ REAL = np.asarray((jnp.arange(STEPS)[None] < LENGTHS[:, None]) & MASK[:, None])
 
 def log_softmax(x):
     x = np.asarray(x, np.float64)
-    return x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max(-1, keepdims=True)
+    return (
+        x
+        - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True))
+        - x.max(-1, keepdims=True)
+    )
 
 
 def nats_at(logits, targets):
@@ -47,7 +51,9 @@ def test_next_token_is_the_cross_entropy_of_real_targets():
     assert float(out.loss.count) == REAL[:, 1:].sum()
     np.testing.assert_allclose(out.loss.value(), nats.mean(), rtol=1e-5)
     np.testing.assert_allclose(out.metrics["perplexity"].value(), np.exp(nats.mean()), rtol=1e-5)
-    np.testing.assert_allclose(out.metrics["bits_per_byte"].value(), nats.mean() / np.log(2) / 2.5, rtol=1e-5)
+    np.testing.assert_allclose(
+        out.metrics["bits_per_byte"].value(), nats.mean() / np.log(2) / 2.5, rtol=1e-5
+    )
 
 
 def test_hidden_tokens_are_chosen_by_row_and_replaced_as_published():
@@ -70,7 +76,9 @@ def test_hidden_tokens_are_chosen_by_row_and_replaced_as_published():
     share = float(out.loss.count) / x.size
     assert share == pytest.approx(0.2, abs=0.01)
     assert (inputs == tokenizer.mask).mean() / share == pytest.approx(0.8, abs=0.03)
-    assert ((inputs != x) & (inputs != tokenizer.mask)).mean() / share == pytest.approx(0.1, abs=0.02)
+    assert ((inputs != x) & (inputs != tokenizer.mask)).mean() / share == pytest.approx(
+        0.1, abs=0.02
+    )
     np.testing.assert_allclose(out.loss.value(), np.log(tokenizer.size), rtol=1e-6)
 
     objective.loss(variables, batch, jax.random.key(7), False)  # in evaluation, whatever the key
@@ -87,7 +95,7 @@ def test_seq2seq_reads_the_true_tokens_so_far():
     y = jax.random.randint(jax.random.key(4), (ROWS, 5), 1, SIZE)
     counts = jnp.asarray([5, 2, 4, 1])
     batch = {"x": TOKENS, "length": LENGTHS, "y": y, "y_length": counts, "mask": MASK}
-    objective = seq2seq(model, end=0, smoothing=0.1, longest=6)
+    objective = seq2seq(model, end=0, smoothing=0.1, max_length=6)
     variables, out = looked(objective, batch)
     so_far = np.concatenate([np.zeros((ROWS, 1), np.int32), np.asarray(y)[:, :-1]], 1)
     reads = (jnp.arange(STEPS)[None] < LENGTHS[:, None]) & MASK[:, None]
@@ -96,7 +104,9 @@ def test_seq2seq_reads_the_true_tokens_so_far():
     nats = nats_at(logits, y)
     smoothed = 0.9 * nats + 0.1 * -log_softmax(logits).mean(-1)
     np.testing.assert_allclose(out.loss.value(), smoothed[real].mean(), rtol=1e-5)
-    np.testing.assert_allclose(out.metrics["perplexity"].value(), np.exp(nats[real].mean()), rtol=1e-5)
+    np.testing.assert_allclose(
+        out.metrics["perplexity"].value(), np.exp(nats[real].mean()), rtol=1e-5
+    )
     written = jax.jit(objective.predict)(variables, batch)["tokens"]
     assert written.shape == (ROWS, 6)
     ended = np.maximum.accumulate(np.asarray(written) == 0, 1)
@@ -112,13 +122,19 @@ def test_ctc_sums_over_all_alignments():
     batch = {"x": x, "length": jnp.asarray([2, 1, 2]), "y": y, "y_length": jnp.asarray([2, 1, 2])}
     objective = ctc(model, frames)
     variables, out = looked(objective, batch)
-    logits = model.apply(variables, x, mask=jnp.asarray([[True, True], [True, False], [True, True]]))
+    logits = model.apply(
+        variables, x, mask=jnp.asarray([[True, True], [True, False], [True, True]])
+    )
     nats = log_softmax(np.asarray(logits).reshape(3, steps * frames, labels))
     total = 0.0
     for row, (length, label) in enumerate(((4, (1, 2)), (2, (2,)), (4, (1, 1)))):
-        paths = np.stack(np.meshgrid(*[np.arange(labels)] * length, indexing="ij"), -1).reshape(-1, length)
+        paths = np.stack(np.meshgrid(*[np.arange(labels)] * length, indexing="ij"), -1).reshape(
+            -1, length
+        )
         reads = [path for path in paths if read(path) == label]
-        chances = [np.exp(sum(nats[row, n, label] for n, label in enumerate(path))) for path in reads]
+        chances = [
+            np.exp(sum(nats[row, n, label] for n, label in enumerate(path))) for path in reads
+        ]
         total -= np.log(sum(chances))
     np.testing.assert_allclose(out.loss.value(), total / 3, rtol=1e-4)
     said = jax.jit(objective.predict)(variables, batch)
@@ -142,7 +158,10 @@ def test_the_best_path_is_merged_and_packed_to_the_left():
 
 def test_forecasts_are_judged_in_the_unit_of_the_series():
     model = RNN(3, (4,))
-    x, y = jax.random.normal(jax.random.key(6), (ROWS, 5, 2)), jax.random.normal(jax.random.key(7), (ROWS, 3))
+    x, y = (
+        jax.random.normal(jax.random.key(6), (ROWS, 5, 2)),
+        jax.random.normal(jax.random.key(7), (ROWS, 3)),
+    )
     batch = {"x": x, "y": y, "naive": y + 2.0, "mask": MASK}
     variables, out = looked(forecast(model, scale=10.0), batch)
     error = np.abs(np.asarray(model.apply(variables, x)) - np.asarray(y))[np.asarray(MASK)]
@@ -158,7 +177,10 @@ def test_a_label_for_every_step_is_classification_too():
     variables, out = looked(classify(model), batch)
     steps = jnp.asarray(REAL)
     logits = np.asarray(model.apply(variables, TOKENS, mask=steps))
-    nats, right = nats_at(logits, batch["y"])[REAL], (logits.argmax(-1) == np.asarray(batch["y"]))[REAL]
+    nats, right = (
+        nats_at(logits, batch["y"])[REAL],
+        (logits.argmax(-1) == np.asarray(batch["y"]))[REAL],
+    )
     np.testing.assert_allclose(out.loss.value(), nats.mean(), rtol=1e-5)
     np.testing.assert_allclose(out.metrics["accuracy"].value(), right.mean(), rtol=1e-6)
     assert int(out.metrics["confusion"].counts.sum()) == REAL.sum()
@@ -205,10 +227,25 @@ def test_memory_goes_on_over_streams_and_only_there():
         (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 30), jnp.int32)}, {}, "Blocks.length"),
         (next_token(GPT(SIZE, SMALL)), {"z": TOKENS}, {}, "column x"),
         (masked_token(BERT(258, SMALL, outputs=3), Bytes()), {"x": TOKENS}, {}, "for every token"),
-        (seq2seq(T5(SIZE, SMALL), 0), {"x": TOKENS, "y": TOKENS}, {"y": (0, 99)}, "tokens of y run"),
+        (
+            seq2seq(T5(SIZE, SMALL), 0),
+            {"x": TOKENS, "y": TOKENS},
+            {"y": (0, 99)},
+            "tokens of y run",
+        ),
         (seq2seq(T5(SIZE, SMALL), 0), {"x": TOKENS}, {}, "column y"),
-        (ctc(RNN(5, each_step=True), 2), {"x": jnp.ones((2, 3, 1)), "y": TOKENS}, {}, "ctc needs logits"),
-        (ctc(RNN(4, each_step=True), 2), {"x": jnp.ones((2, 3, 1)), "y": TOKENS}, {"y": (0, 2)}, "has 2 outputs"),
+        (
+            ctc(RNN(5, each_step=True), 2),
+            {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
+            {},
+            "ctc needs logits",
+        ),
+        (
+            ctc(RNN(4, each_step=True), 2),
+            {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
+            {"y": (0, 2)},
+            "has 2 outputs",
+        ),
     ],
 )
 def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
@@ -219,4 +256,4 @@ def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
 
 def test_more_than_the_model_can_write_is_refused():
     with pytest.raises(jdl.Error, match="16 tokens at most, and longest=17"):
-        seq2seq(T5(SIZE, SMALL), 0, longest=17)
+        seq2seq(T5(SIZE, SMALL), 0, max_length=17)

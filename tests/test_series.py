@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import electricity, series, windows
+from jdl.data import electricity, time_series, windows
 from jdl.data.fetch import fetch
 
 STEPS, CONTEXT, HORIZON, SEASON = 100, 6, 5, 3
@@ -60,29 +60,45 @@ def test_a_part_is_the_same_whatever_comes_after_it(known, border):
     jax.tree.map(np.testing.assert_array_equal, expected.take(rows), same.take(rows))
     assert (expected.source.mean, expected.source.std) == (same.source.mean, same.source.std)
     assert (expected.take(rows)["y"] != other.take(rows)["y"]).any()
-    assert (windows(later, **CUT)[2].take(rows[:3])["y"] != windows(table(), **CUT)[2].take(rows[:3])["y"]).all()
+    assert (
+        windows(later, **CUT)[2].take(rows[:3])["y"]
+        != windows(table(), **CUT)[2].take(rows[:3])["y"]
+    ).all()
 
 
 def test_as_a_source_of_batches():
     train, valid, _ = windows(table(), **CUT)
-    for first, second in zip(*([t.shuffled(8, 0)[i] for i in (0, 9)] for t in (train, train.streamed())), strict=True):
+    for first, second in zip(
+        *([t.shuffled(8, 0)[i] for i in (0, 9)] for t in (train, train.streamed())), strict=True
+    ):
         jax.tree.map(np.testing.assert_array_equal, first, second)
     whole = train.source.take(np.arange(len(train.source)))
     assert train.source.nbytes == sum(column.nbytes for column in whole.values())
-    assert {name: column.dtype for name, column in whole.items()} == dict.fromkeys(("x", "y", "naive"), np.float32)
+    assert {name: column.dtype for name, column in whole.items()} == dict.fromkeys(
+        ("x", "y", "naive"), np.float32
+    )
     for name, (least, greatest) in train.bounds.items():
         assert least <= whole[name].min() <= whole[name].max() <= greatest
     assert valid.labels == ()
     others = [{"context": 7}, {"horizon": 4}, {"season": 4}, {"target": 0}, {"ahead": ()}]
-    sources = [windows(table() + 1.0 * table() ** 2, **CUT), *(windows(table(), **{**CUT, **o}) for o in others)]
-    assert len({train.fingerprint, valid.fingerprint, *(parts[0].fingerprint for parts in sources)}) == 8
+    sources = [
+        windows(table() + 1.0 * table() ** 2, **CUT),
+        *(windows(table(), **{**CUT, **o}) for o in others),
+    ]
+    assert (
+        len({train.fingerprint, valid.fingerprint, *(parts[0].fingerprint for parts in sources)})
+        == 8
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"table": np.zeros(9)}, r"table of numbers \(T, F\)"),
-        ({"table": np.full((9, 3), np.nan)}, "Column 0 has a NaN or infinite value, first in row 0"),
+        (
+            {"table": np.full((9, 3), np.nan)},
+            "Column 0 has a NaN or infinite value, first in row 0",
+        ),
         ({"table": table() * [0, 1, 1]}, "Column 0 has one value alone"),
         ({"table": table(20)}, "20 steps are too few: the parts would have 4, 0, 0 forecasts"),
         ({"context": 0}, "1 at least"),
@@ -133,4 +149,6 @@ def test_the_real_electricity_is_as_the_docs_say():
     source = parts[2].source
     for season, error in ((336, 0.323), (48, 0.330)):
         columns = replace(source, season=season, context=336).take(parts[2].ids)
-        assert np.abs(columns["y"] - columns["naive"]).mean() * source.std == pytest.approx(error, abs=5e-4)
+        assert np.abs(columns["y"] - columns["naive"]).mean() * source.std == pytest.approx(
+            error, abs=5e-4
+        )

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from trained import finish, folder_of, kill_at, lines, spawn
+from harness import finish, folder_of, kill_at, lines, spawn
 
 CNN = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
 
@@ -13,17 +13,26 @@ CNN = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
 def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
     finish(spawn(tmp_path / "whole", script=CNN))
     for step in (60, 333, 801):
-        assert kill_at(tmp_path / "killed", step, script=CNN), "it ended before its kill: nothing was shown"
+        assert kill_at(tmp_path / "killed", step, script=CNN), (
+            "it ended before its kill: nothing was shown"
+        )
     finish(spawn(tmp_path / "killed", script=CNN))
     first, second = folder_of(tmp_path / "whole"), folder_of(tmp_path / "killed")
     assert lines(first) == lines(second)
-    digests = [subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)]
+    digests = [
+        subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)
+    ]
     assert digests[0] == digests[1]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "count"), [("kill", 6), ("damage", 20)])
 def test_a_storm_changes_no_bit(kind, count):
-    done = subprocess.run(["scripts/storm", kind, "-n", str(count)], cwd=CNN.parents[1], capture_output=True, text=True)
+    done = subprocess.run(
+        ["scripts/storm", kind, "-n", str(count)],
+        cwd=CNN.parents[1],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"{count} times, seed 0: 0 wrong" in done.stdout

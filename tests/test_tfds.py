@@ -20,7 +20,12 @@ from jdl.data.prepare import FILES, prepare, read_idx
 
 
 def idx(array):
-    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+    return (
+        b"\0\0\x08"
+        + bytes([array.ndim])
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +36,10 @@ def raw(tmp_path_factory):
     content, sums = {}, {}
     for split, files in FILES.items():
         rows = 30 if split == "train" else 12
-        arrays = (rng.integers(0, 256, (rows, 28, 28), np.uint8), rng.integers(0, 10, rows).astype(np.uint8))
+        arrays = (
+            rng.integers(0, 256, (rows, 28, 28), np.uint8),
+            rng.integers(0, 10, rows).astype(np.uint8),
+        )
         content[split] = arrays
         for n, (file, array) in enumerate(zip(files, arrays, strict=True)):
             sums[file] = hashlib.sha256(idx(array)).hexdigest()
@@ -159,7 +167,9 @@ def test_what_is_downloaded_is_prepared_like_what_is_at_hand(raw, prepared, tmp_
         monkeypatch.setattr(mnist.FashionMNIST, "URL", f"http://127.0.0.1:{server.server_port}/")
         prepare("fashion_mnist", None, tmp_path / "tfds")
         server.shutdown()
-    downloaded, at_hand = (tfds("fashion_mnist", "train", data_dir=d)[0] for d in (tmp_path / "tfds", prepared))
+    downloaded, at_hand = (
+        tfds("fashion_mnist", "train", data_dir=d)[0] for d in (tmp_path / "tfds", prepared)
+    )
     assert downloaded.fingerprint == at_hand.fingerprint
 
 
@@ -175,7 +185,8 @@ def test_no_network_is_said_at_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed, and would be used"
+    importlib.util.find_spec("tensorflow") is not None,
+    reason="TensorFlow is installed, and would be used",
 )
 def test_a_dataset_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
     """The stock builder of cifar10 extracts an archive, by TensorFlow, as soon as it has one."""

@@ -30,7 +30,9 @@ def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Tr
         raise Error(f"normalise divides by std, which must be above 0, and {std} is not.")
 
     def change(key: Key, x: Array) -> Array:
-        mean_x, std_x = (jnp.broadcast_to(jnp.asarray(values, x.dtype), x.shape) for values in (mean, std))
+        mean_x, std_x = (
+            jnp.broadcast_to(jnp.asarray(values, x.dtype), x.shape) for values in (mean, std)
+        )
         return (x - mean_x) / std_x
 
     return on_x(change)
@@ -58,7 +60,9 @@ def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) 
     Linear between pixels, and 0 outside of the image.
     """
     if min(rotation, shift, zoom) < 0 or zoom >= 1:
-        raise Error(f"rotation and shift are 0 or more, zoom below 1; given were {rotation=}, {shift=}, {zoom=}.")
+        raise Error(
+            f"rotation and shift are 0 or more, zoom below 1; given were {rotation=}, {shift=}, {zoom=}."
+        )
 
     def change(key: Key, x: Array) -> Array:
         turn, zoomed, *moves = jax.random.uniform(key, (4,), x.dtype, -1, 1)
@@ -68,7 +72,9 @@ def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) 
         sine, cosine = jnp.sin(angle), jnp.cos(angle)
         seen = jnp.stack([cosine * rows - sine * columns, sine * rows + cosine * columns]) / scale
         seen = seen + middle + shift * jnp.stack(moves)[:, None, None]
-        return jax.vmap(partial(jax.scipy.ndimage.map_coordinates, coordinates=list(seen), order=1), -1, -1)(x)
+        return jax.vmap(
+            partial(jax.scipy.ndimage.map_coordinates, coordinates=list(seen), order=1), -1, -1
+        )(x)
 
     return on_x(change)
 
@@ -80,11 +86,15 @@ def random_erase(side: int, probability: float = 0.5, fill: float = 0.0) -> Tran
         place, chance = jax.random.split(key)
         height, width, _ = x.shape
         if side > min(height, width):
-            raise Error(f"random_erase of a square of {side} does not fit into images of {height} x {width}.")
+            raise Error(
+                f"random_erase of a square of {side} does not fit into images of {height} x {width}."
+            )
         top = jax.random.randint(place, (), 0, height - side + 1)
         left = jax.random.randint(jax.random.fold_in(place, 1), (), 0, width - side + 1)
         rows, columns = jnp.arange(height), jnp.arange(width)
-        square = ((rows >= top) & (rows < top + side))[:, None] & ((columns >= left) & (columns < left + side))[None]
+        square = ((rows >= top) & (rows < top + side))[:, None] & (
+            (columns >= left) & (columns < left + side)
+        )[None]
         return jnp.where(jax.random.bernoulli(chance, probability) & square[:, :, None], fill, x)
 
     return on_x(change)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data.examples import Examples, arrays
+from jdl.data.dataset import Dataset, arrays
 from jdl.data.order import shuffled
 from jdl.types import Bounds, Error, Tokenizer
 
@@ -54,7 +54,9 @@ class Subwords:
         ends = (end,) if end else ENDS
         found = self._find(ends)
         if found is None:
-            raise Error(f"The tokenizer has none of the tokens {', '.join(ends)}: name its end token, end=...")
+            raise Error(
+                f"The tokenizer has none of the tokens {', '.join(ends)}: name its end token, end=..."
+            )
         self.end: int = found
         self.mask: int | None = self._find((mask,) if mask else MASKS)
 
@@ -117,7 +119,9 @@ def stdlib() -> list[str]:
     It differs from one version of Python to another; the run's data fingerprint tells them apart.
     """
     folder = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(p for p in folder.rglob("*.py") if not set(LEFT_OUT) & set(p.relative_to(folder).parts))
+    paths = sorted(
+        p for p in folder.rglob("*.py") if not set(LEFT_OUT) & set(p.relative_to(folder).parts)
+    )
     texts = (path.read_text("utf-8", errors="replace") for path in paths)
     return [text for text in texts if text.strip()]
 
@@ -130,13 +134,15 @@ def documents(file: str | Path) -> list[str]:
         raise Error(f"{file} cannot be read as a text in UTF-8: {error}.") from error
     found = [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
     if len(found) < 20:
-        raise Error(f"{file} has {len(found)} paragraphs between blank lines, too few to hold some back for a test.")
+        raise Error(
+            f"{file} has {len(found)} paragraphs between blank lines, too few to hold some back for a test."
+        )
     return found
 
 
 def text(
     file: str | Path = "", tokenizer: Tokenizer | None = None, length: int = 128
-) -> tuple[Examples, Examples, Examples]:
+) -> tuple[Dataset, Dataset, Dataset]:
     """Windows over the text of a file, or of the standard library: (train, valid, test), column x (length + 1,).
 
     No document is in two of the parts, which are 94%, 1% and 5% of them. Within a part, documents stand one after the
@@ -150,18 +156,23 @@ def text(
     order = shuffled(len(texts), seed=0, name="documents")
     ends = np.rint(np.cumsum([0, *PARTS]) * len(texts)).astype(int)
     train, valid, test = (
-        packed([texts[n] for n in sorted(order[start:end])], tokenizer, length) for start, end in pairwise(ends)
+        packed([texts[n] for n in sorted(order[start:end])], tokenizer, length)
+        for start, end in pairwise(ends)
     )
     return train, valid, test
 
 
-def packed(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Examples:
+def packed(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> Dataset:
     """Windows of `length` + 1 tokens over these documents, one after the other."""
-    tokens = np.concatenate([np.append(tokenizer.encode(text), np.int32(tokenizer.end)) for text in texts])
+    tokens = np.concatenate(
+        [np.append(tokenizer.encode(text), np.int32(tokenizer.end)) for text in texts]
+    )
     source = Windows(tokens, length, sum(len(text.encode()) for text in texts) / len(tokens))
     if not len(source):
-        raise Error(f"{len(tokens)} tokens of text do not fill one window of {length} + 1: take a smaller length.")
-    return Examples(source, np.arange(len(source), dtype=np.int32))
+        raise Error(
+            f"{len(tokens)} tokens of text do not fill one window of {length} + 1: take a smaller length."
+        )
+    return Dataset(source, np.arange(len(source), dtype=np.int32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,15 +208,19 @@ class Windows:
         return hashlib.sha256(f"windows {self.length}".encode() + self.tokens.tobytes()).hexdigest()
 
 
-def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Examples:
+def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Dataset:
     """Pairs of texts as columns x (S,) with `length` and y (T,) with `y_length`, each followed by the end.
 
     Pairs of which one has more than `length` tokens, its end included, are left out.
     """
-    encoded: list[Any] = [[[*tokenizer.encode(text), tokenizer.end] for text in pair] for pair in texts]
+    encoded: list[Any] = [
+        [[*tokenizer.encode(text), tokenizer.end] for text in pair] for pair in texts
+    ]
     kept = [pair for pair in encoded if max(len(tokens) for tokens in pair) <= length]
     if not kept:
-        raise Error(f"None of the {len(encoded)} pairs fits into {length} tokens: take a greater length.")
+        raise Error(
+            f"None of the {len(encoded)} pairs fits into {length} tokens: take a greater length."
+        )
     columns: dict[str, np.ndarray] = {}
     for side, (name, count) in enumerate((("x", "length"), ("y", "y_length"))):
         columns[count] = np.asarray([len(pair[side]) for pair in kept], np.int32)

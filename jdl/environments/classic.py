@@ -16,7 +16,13 @@ def cartpole() -> Environment:
     Seen are the cart's place and speed, the pole's angle and its speed, in m and radians (Barto, Sutton and Anderson,
     1983).
     """
-    gravity, pole, length, force, tau = 9.8, 0.1, 0.5, 10.0, 0.02  # m/s^2, kg, m to the pole's middle, N, s
+    gravity, pole, length, force, tau = (
+        9.8,
+        0.1,
+        0.5,
+        10.0,
+        0.02,
+    )  # m/s^2, kg, m to the pole's middle, N, s
     mass = 1.0 + pole  # with the cart, kg
 
     def reset(key: Key) -> Array:
@@ -27,9 +33,13 @@ def cartpole() -> Environment:
         push = jnp.where(action == 1, force, -force)
         sine, cosine = jnp.sin(angle), jnp.cos(angle)
         pushed = (push + pole * length * jnp.square(turn) * sine) / mass
-        turned = (gravity * sine - cosine * pushed) / (length * (4 / 3 - pole * jnp.square(cosine) / mass))
+        turned = (gravity * sine - cosine * pushed) / (
+            length * (4 / 3 - pole * jnp.square(cosine) / mass)
+        )
         moved = pushed - pole * length * turned * cosine / mass
-        state = jnp.stack([place + tau * speed, speed + tau * moved, angle + tau * turn, turn + tau * turned])
+        state = jnp.stack(
+            [place + tau * speed, speed + tau * moved, angle + tau * turn, turn + tau * turned]
+        )
         fallen = (jnp.abs(state[0]) > 2.4) | (jnp.abs(state[2]) > jnp.pi * 12 / 180)
         return state, jnp.ones(()), fallen
 

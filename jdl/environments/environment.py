@@ -63,7 +63,9 @@ class Steps:
 
 def begin(environment: Environment, keys: Key) -> Episodes:
     """Episodes before their first step, one for each of `keys` (B,)."""
-    return Episodes(jax.vmap(environment.reset)(keys), jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys)))
+    return Episodes(
+        jax.vmap(environment.reset)(keys), jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys))
+    )
 
 
 def seen(environment: Environment, episodes: Episodes) -> Array:
@@ -71,19 +73,29 @@ def seen(environment: Environment, episodes: Episodes) -> Array:
     return jax.vmap(environment.observe)(episodes.state)
 
 
-def move(environment: Environment, episodes: Episodes, actions: Array, keys: Key) -> tuple[Episodes, Moved]:
+def move(
+    environment: Environment, episodes: Episodes, actions: Array, keys: Key
+) -> tuple[Episodes, Moved]:
     """The episodes after actions that the policy chose, (B, ...); where that ended one, the next before its own."""
     done = environment.actions.done(actions)
     state, reward, terminated = jax.vmap(environment.step)(episodes.state, done, folded(keys, 0))
     following = Episodes(state, episodes.length + 1, episodes.total + reward)
     over = terminated | (following.length >= environment.limit)
-    moved = Moved(seen(environment, following), reward, terminated, over, following.length, following.total)
+    moved = Moved(
+        seen(environment, following), reward, terminated, over, following.length, following.total
+    )
     fresh = begin(environment, folded(keys, 1))
-    return jax.tree.map(lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b), fresh, following), moved
+    return jax.tree.map(
+        lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b), fresh, following
+    ), moved
 
 
 def rollout(
-    environment: Environment, choose: Callable[[Array, Key], Array], episodes: Episodes, keys: Key, steps: int
+    environment: Environment,
+    choose: Callable[[Array, Key], Array],
+    episodes: Episodes,
+    keys: Key,
+    steps: int,
 ) -> tuple[Episodes, Steps]:
     """So many steps of all episodes, by `choose(x (B, ...), keys (B,)) -> actions (B, ...)`; a row draws by its key."""
 

@@ -10,7 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 HALF = (jnp.bfloat16, jnp.float16)
-_once = lax.optimization_barrier  # else XLA's CPU backend computes what is before it anew for each use
+_once = (
+    lax.optimization_barrier
+)  # else XLA's CPU backend computes what is before it anew for each use
 
 
 def attention(
@@ -23,7 +25,9 @@ def attention(
     moved before the steps first, which is faster there; a GPU takes the fused kernel of cuDNN in half precision.
     """
     if jax.default_backend() == "gpu" and q.dtype in HALF:
-        return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation="cudnn")
+        return jax.nn.dot_product_attention(
+            q, k, v, mask=mask, is_causal=causal, implementation="cudnn"
+        )
     if mask is None:
         mask = jnp.ones((1, 1, 1, 1), bool)
 
@@ -45,7 +49,9 @@ def _by_heads(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal:
     return _forward(q, k, v, mask, causal)[0]
 
 
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool) -> tuple[jax.Array, Any]:
+def _forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool
+) -> tuple[jax.Array, Any]:
     steps, heads, keys = q.shape[1], q.shape[2], k.shape[2]
     q, k, v = _once(tuple(_by_key(x, keys) for x in (q * q.shape[-1] ** -0.5, k, v)))
     if causal:
@@ -64,7 +70,9 @@ def _backward(causal: bool, kept: Any, gradient: jax.Array) -> tuple[jax.Array |
     heads, keys, dtype = out.shape[2], k.shape[1], q.dtype
     of_out, out = (_by_key(x.astype(scale.dtype), keys) for x in (gradient, out))
     of_out = of_out * scale
-    mean = (of_out * out).sum(-1, keepdims=True)  # of the weights' gradients, each as often as its weight says
+    mean = (of_out * out).sum(
+        -1, keepdims=True
+    )  # of the weights' gradients, each as often as its weight says
     of_out = of_out.astype(dtype)
     of_out, q_turned, of_out_turned = _once((of_out, q.swapaxes(2, 3), of_out.swapaxes(2, 3)))
     of_weights = _product("bkrd,bksd->bkrs", of_out, v)
@@ -74,7 +82,9 @@ def _backward(causal: bool, kept: Any, gradient: jax.Array) -> tuple[jax.Array |
     of_k = _product("bkdr,bkrs->bkds", q_turned, of_scores)
     of_v = _product("bkdr,bkrs->bkds", of_out_turned, weights)
     of_k, of_v = (x.swapaxes(2, 3) for x in _once((of_k, of_v)))
-    return *(_by_step(x.astype(dtype), n) for x, n in ((of_q, heads), (of_k, keys), (of_v, keys))), None
+    return *(
+        _by_step(x.astype(dtype), n) for x, n in ((of_q, heads), (of_k, keys), (of_v, keys))
+    ), None
 
 
 _by_heads.defvjp(_forward, _backward)
@@ -91,7 +101,9 @@ def _by_step(x: jax.Array, heads: int) -> jax.Array:
 
 
 def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum(axes, x, y, preferred_element_type=jnp.float32 if x.dtype in HALF else x.dtype)
+    return jnp.einsum(
+        axes, x, y, preferred_element_type=jnp.float32 if x.dtype in HALF else x.dtype
+    )
 
 
 def _masked(x: jax.Array, mask: jax.Array, other: float, heads: int) -> jax.Array:
@@ -108,6 +120,8 @@ def rotary(x: jax.Array, positions: jax.Array) -> jax.Array:
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[:, None] * frequencies[None]
     # Without the barrier, XLA on a CPU computes them anew for every row and head.
-    cos, sin = lax.optimization_barrier(tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin)))
+    cos, sin = lax.optimization_barrier(
+        tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin))
+    )
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

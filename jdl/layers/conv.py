@@ -19,10 +19,14 @@ from jdl.layers.window import Pair, views
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 LARGE = 49  # pixels; of smaller images XLA's gradient of the kernel is as fast as products
-CHUNK_BYTES = 1 << 22  # of windows and outputs that the kernel's gradient takes at a time, to stay in the cache
+CHUNK_BYTES = (
+    1 << 22
+)  # of windows and outputs that the kernel's gradient takes at a time, to stay in the cache
 
 
-def convolution(x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any) -> jax.Array:
+def convolution(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
     """`lax.conv_general_dilated`, for `flax.linen.Conv(conv_general_dilated=...)`.
 
     XLA's gradient of the kernel on a CPU is a convolution whose window is the whole image: for 2-D convolutions without
@@ -58,7 +62,11 @@ def _plain(x: jax.Array, kernel: jax.Array, strides: Pair, padding: tuple[Pair, 
         weights = kernel.reshape(-1, 1, 1, 1, groups)
         return reduce(add, (view * weight for view, weight in zip(seen, weights, strict=True)))
 
-    return by_xla(x, kernel) if groups == 1 else lax.platform_dependent(x, kernel, cpu=by_views, default=by_xla)
+    return (
+        by_xla(x, kernel)
+        if groups == 1
+        else lax.platform_dependent(x, kernel, cpu=by_views, default=by_xla)
+    )
 
 
 _ours = jax.custom_vjp(_plain, nondiff_argnums=(2, 3))
@@ -68,12 +76,17 @@ def _padded(x: jax.Array, padding: tuple[Pair, Pair]) -> jax.Array:
     return jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
 
-def _forward(x: jax.Array, kernel: jax.Array, *how: Any) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(
+    x: jax.Array, kernel: jax.Array, *how: Any
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     return _plain(x, kernel, *how), (x, kernel)
 
 
 def _backward(
-    strides: Pair, padding: tuple[Pair, Pair], kept: tuple[jax.Array, jax.Array], gradient: jax.Array
+    strides: Pair,
+    padding: tuple[Pair, Pair],
+    kept: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = kept
     depthwise = kernel.shape[2] != x.shape[-1]
@@ -86,7 +99,9 @@ def _backward(
         return _image_gradient(kernel, gradient, x.shape, strides, padding)
 
     def by_xla(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(gradient)[0]
+        return jax.linear_transpose(lambda kernel: _plain(x, kernel, strides, padding), kernel)(
+            gradient
+        )[0]
 
     def by_products(x: jax.Array, gradient: jax.Array) -> jax.Array:
         return _kernel_gradient(_padded(x, padding), gradient, kernel.shape, strides)
@@ -101,19 +116,31 @@ def _backward(
 
 
 def _image_gradient(
-    kernel: jax.Array, gradient: jax.Array, shape: tuple[int, ...], strides: Pair, padding: tuple[Pair, Pair]
+    kernel: jax.Array,
+    gradient: jax.Array,
+    shape: tuple[int, ...],
+    strides: Pair,
+    padding: tuple[Pair, Pair],
 ) -> jax.Array:
     """The gradient of images of this shape: that of the outputs, spread by the strides, under the turned kernel."""
     pads = []
     for n in range(2):
         before = kernel.shape[n] - 1 - padding[n][0]
-        pads.append((before, shape[n + 1] + padding[n][0] - ((gradient.shape[n + 1] - 1) * strides[n] + 1)))
+        pads.append(
+            (before, shape[n + 1] + padding[n][0] - ((gradient.shape[n + 1] - 1) * strides[n] + 1))
+        )
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    return lax.conv_general_dilated(gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=LAYOUT)
+    return lax.conv_general_dilated(
+        gradient, turned, (1, 1), pads, lhs_dilation=strides, dimension_numbers=LAYOUT
+    )
 
 
 def _small_kernel_gradient(
-    x: jax.Array, gradient: jax.Array, shape: tuple[int, ...], strides: Pair, padding: tuple[Pair, Pair]
+    x: jax.Array,
+    gradient: jax.Array,
+    shape: tuple[int, ...],
+    strides: Pair,
+    padding: tuple[Pair, Pair],
 ) -> jax.Array:
     """XLA's gradient of the kernel: each channel of the images, under the gradients as a kernel of as many channels."""
     pads = []
@@ -131,7 +158,9 @@ def _small_kernel_gradient(
     return found.transpose(1, 2, 0, 3)
 
 
-def _kernel_gradient(x: jax.Array, gradient: jax.Array, shape: tuple[int, ...], strides: Pair) -> jax.Array:
+def _kernel_gradient(
+    x: jax.Array, gradient: jax.Array, shape: tuple[int, ...], strides: Pair
+) -> jax.Array:
     """The gradients times the windows that they look at, summed chunk by chunk of the images."""
     images, height, width, outputs = gradient.shape
     rows, columns, inputs, _ = shape

@@ -32,6 +32,12 @@ class ConvNorm(nn.Module):
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels), rounded up."""
         # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
-        conv = Conv(self.channels, (self.kernel,) * 2, self.stride, feature_group_count=self.groups, use_bias=False)
+        conv = Conv(
+            self.channels,
+            (self.kernel,) * 2,
+            self.stride,
+            feature_group_count=self.groups,
+            use_bias=False,
+        )
         x = BatchNorm(scale_init=self.scale_init)(conv(x), train, mask)
         return self.activation(x) if self.activation else x

@@ -13,4 +13,8 @@ class Dense(nn.Dense):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """x (..., F) to (..., features)."""
-        return super().__call__(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], self.features)
+        return (
+            super()
+            .__call__(inputs.reshape(-1, inputs.shape[-1]))
+            .reshape(*inputs.shape[:-1], self.features)
+        )

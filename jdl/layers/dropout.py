@@ -6,14 +6,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdl.layers.rows import drawn
+from jdl.layers.batch_axis import sample_rows
 
 
 class Dropout(nn.Module):
     """Sets elements to zero with probability `rate` in training, and scales the others up (Srivastava et al., 2014)."""
 
     rate: float
-    whole_rows: bool = False  # a row of the batch stays or falls as one: stochastic depth (Huang et al., 2016)
+    whole_rows: bool = (
+        False  # a row of the batch stays or falls as one: stochastic depth (Huang et al., 2016)
+    )
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
@@ -21,7 +23,7 @@ class Dropout(nn.Module):
         if not train or self.rate == 0:
             return x
         shape = (len(x),) + (1,) * (x.ndim - 1) if self.whole_rows else x.shape
-        kept = drawn(partial(_bernoulli, 1 - self.rate), self.make_rng("dropout"), shape)
+        kept = sample_rows(partial(_bernoulli, 1 - self.rate), self.make_rng("dropout"), shape)
         return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
 
 

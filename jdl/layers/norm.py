@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdl.layers.rows import over_rows
+from jdl.layers.batch_axis import psum_batch
 
 
 class LayerNorm(nn.LayerNorm):
@@ -48,7 +48,9 @@ class BatchNorm(nn.Module):
             mean, var = carried_mean.value, carried_var.value
         factor = scale.astype(jnp.float32) * jax.lax.rsqrt(var + self.epsilon)
         axes = (None,) * (x.ndim - 1)
-        return ((x.astype(jnp.float32) - mean[axes]) * factor[axes] + bias.astype(jnp.float32)[axes]).astype(x.dtype)
+        return (
+            (x.astype(jnp.float32) - mean[axes]) * factor[axes] + bias.astype(jnp.float32)[axes]
+        ).astype(x.dtype)
 
 
 def _statistics(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -58,10 +60,14 @@ def _statistics(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Ar
     if mask is None:
         mask = jnp.ones(len(x), bool)
     mask = mask.astype(bool)
-    real = over_rows(mask.sum()) > 0
+    real = psum_batch(mask.sum()) > 0
     weights = (mask | ~real).astype(jnp.float32).reshape((-1,) + (1,) * (x.ndim - 1))
     seen = jnp.where(weights > 0, x, 0)
-    sums = (weights * seen).sum(axes), (weights * seen * seen).sum(axes), weights.sum() * x[0, ..., 0].size
-    total, squares, count = over_rows(sums)
+    sums = (
+        (weights * seen).sum(axes),
+        (weights * seen * seen).sum(axes),
+        weights.sum() * x[0, ..., 0].size,
+    )
+    total, squares, count = psum_batch(sums)
     mean = total / count
     return mean, jnp.maximum(squares / count - mean * mean, 0), real

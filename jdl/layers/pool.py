@@ -31,7 +31,9 @@ def _corners(x: jax.Array, window: int, stride: int | None) -> list[jax.Array]:
     return views(x, (window, window), (stride or window,) * 2)
 
 
-def _forward(x: jax.Array, window: int, stride: int | None) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+def _forward(
+    x: jax.Array, window: int, stride: int | None
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     greatest = max_pool(x, window, stride)
     return greatest, (x, greatest)
 

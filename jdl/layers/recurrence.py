@@ -103,7 +103,9 @@ def _lstm_backward(kept: Any, gradient: States) -> tuple[States, jax.Array, jax.
     (d_h, d_c), (a, c, squashed) = gradient, kept
     enter, keep, new, leave = jnp.split(a, 4, -1)
     d_c = d_c + d_h * leave * (1 - squashed * squashed)
-    z = jnp.concatenate([d_c * new, d_c * c, d_c * enter, d_h * squashed], -1) * _squash_slope(a, "ssts")
+    z = jnp.concatenate([d_c * new, d_c * c, d_c * enter, d_h * squashed], -1) * _squash_slope(
+        a, "ssts"
+    )
     return (jnp.zeros_like(d_h), d_c * keep), z, z
 
 
@@ -156,7 +158,13 @@ def _recur(
 
 
 def _forward(
-    update: Update, reverse: bool, kernel: jax.Array, bias: jax.Array, start: States, xs: Any, mask: Any
+    update: Update,
+    reverse: bool,
+    kernel: jax.Array,
+    bias: jax.Array,
+    start: States,
+    xs: Any,
+    mask: Any,
 ) -> Any:
     """Keeps, of every step, the last output and the gradient of the cell as a function with its arrays."""
 
@@ -184,7 +192,9 @@ def _backward(update: Update, reverse: bool, kept: Any, gradient: tuple[jax.Arra
         through = (of_states[0] + of_r @ transposed, *of_states[1:])
         return _where(real, through, d), (of_x, of_r)
 
-    of_start, (of_xs, of_rs) = lax.scan(step, of_end, (of_outputs, mask, gradients), reverse=not reverse)
+    of_start, (of_xs, of_rs) = lax.scan(
+        step, of_end, (of_outputs, mask, gradients), reverse=not reverse
+    )
     of_rs = of_rs.reshape(-1, of_rs.shape[-1])
     of_kernel = before.reshape(-1, before.shape[-1]).T @ of_rs
     return of_kernel, of_rs.sum(0), of_start, of_xs, None
@@ -194,4 +204,8 @@ _recur.defvjp(_forward, _backward)
 
 
 def _where(real: jax.Array | None, new: States, old: States) -> States:
-    return new if real is None else tuple(jnp.where(real[:, None], n, o) for n, o in zip(new, old, strict=True))
+    return (
+        new
+        if real is None
+        else tuple(jnp.where(real[:, None], n, o) for n, o in zip(new, old, strict=True))
+    )

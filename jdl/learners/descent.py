@@ -11,11 +11,27 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
-from jdl.layers import over_rows
-from jdl.types import Array, Batch, Error, Halves, Key, Learner, Mean, Metrics, Objective, Out, State, Sums, Variables
+from jdl.layers import psum_batch
+from jdl.types import (
+    Array,
+    Batch,
+    Error,
+    Halves,
+    Key,
+    Learner,
+    Mean,
+    Metrics,
+    Objective,
+    LossOutput,
+    State,
+    Sums,
+    Variables,
+)
 
 
-def descent(objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int = 1) -> Learner:
+def descent(
+    objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int = 1
+) -> Learner:
     """Makes the objective's loss small by the optimizer's updates.
 
     The total of the loss is differentiated, summed over `micro_batches` equal parts of the batch (to save memory),
@@ -23,17 +39,19 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
     Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`, `update_norm` and `param_norm`.
     """
     if micro_batches < 1:
-        raise Error(f"micro_batches is how many parts a batch is cut into, at least 1, and {micro_batches} is not.")
+        raise Error(
+            f"micro_batches is how many parts a batch is cut into, at least 1, and {micro_batches} is not."
+        )
 
     def init(key: Key, batch: Batch) -> State:
         variables = objective.init(stream(key, "init"), batch)
         params = variables["params"]
-        carry = {name: v for name, v in variables.items() if name != "params"}
-        return State(jnp.zeros((), jnp.int32), params, carry, optimizer.init(params), key)
+        model_state = {name: v for name, v in variables.items() if name != "params"}
+        return State(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), key)
 
     def sums(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
-        def total(params: Any) -> tuple[Array, Out]:
-            out = objective.loss({"params": params, **state.carry}, batch, key, True)
+        def total(params: Any) -> tuple[Array, LossOutput]:
+            out = objective.loss({"params": params, **state.model_state}, batch, key, True)
             return out.loss.total * scale, out
 
         grads, out = jax.grad(total, has_aux=True)(state.params)
@@ -45,10 +63,21 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
 
         def following(so_far: Sums, m: Array) -> tuple[Sums, None]:
             part = {name: column[m] for name, column in parts.items()}
-            more = sums(replace(state, carry=so_far.out.carry), part, jax.random.fold_in(key, m), scale)
-            real = over_rows(more.out.loss.count) > 0  # a part that is all padding must not move the carried statistics
-            carry = jax.tree.map(lambda new, old: jnp.where(real, new, old), more.out.carry, so_far.out.carry)
-            return added(so_far, more, carry), None
+            more = sums(
+                replace(state, model_state=so_far.out.model_state),
+                part,
+                jax.random.fold_in(key, m),
+                scale,
+            )
+            real = (
+                psum_batch(more.out.loss.count) > 0
+            )  # a part that is all padding must not move the carried statistics
+            model_state = jax.tree.map(
+                lambda new, old: jnp.where(real, new, old),
+                more.out.model_state,
+                so_far.out.model_state,
+            )
+            return added(so_far, more, model_state), None
 
         first = {name: column[0] for name, column in parts.items()}
         start = sums(state, first, jax.random.fold_in(key, 0), scale)
@@ -60,13 +89,15 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
         out = sums.out
         count = jnp.where(out.loss.count == 0, 1, out.loss.count)
         grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), sums.grads)
-        with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to whole powers, which "strict" forbids
-            updates, opt = optimizer.update(grads, state.opt, state.params)
+        with jax.numpy_dtype_promotion(
+            "standard"
+        ):  # Optax raises floats to whole powers, which "strict" forbids
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         norms = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
         metrics = {"loss": out.loss, **out.metrics}
         metrics |= {name: Mean(optax.tree.norm(tree), jnp.ones(())) for name, tree in norms.items()}
-        return State(state.step + 1, params, out.carry, opt, state.key), metrics
+        return State(state.step + 1, params, out.model_state, opt_state, state.key), metrics
 
     gather = sums if micro_batches == 1 else in_parts
 
@@ -74,7 +105,7 @@ def descent(objective: Objective, optimizer: optax.GradientTransformation, micro
         return update(state, gather(state, batch, stream(state.key, "loss", state.step)))
 
     def view(state: State) -> Variables:
-        return {"params": state.params, **state.carry}
+        return {"params": state.params, **state.model_state}
 
     return Learner(init, step, objective, view, Halves(gather, update))
 
@@ -84,10 +115,13 @@ def wide(x: Array) -> Array:
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
 
 
-def added(a: Sums, b: Sums, carry: Variables) -> Sums:
+def added(a: Sums, b: Sums, model_state: Variables) -> Sums:
     """The sums of two parts of a batch together; what they carry does not add, and is given."""
     metrics = jax.tree.map(add, a.out.metrics, b.out.metrics, is_leaf=lambda x: hasattr(x, "value"))
-    return Sums(jax.tree.map(jnp.add, a.grads, b.grads), Out(a.out.loss + b.out.loss, metrics, carry))
+    return Sums(
+        jax.tree.map(jnp.add, a.grads, b.grads),
+        LossOutput(a.out.loss + b.out.loss, metrics, model_state),
+    )
 
 
 def cut(batch: Batch, parts: int) -> Batch:
@@ -97,7 +131,10 @@ def cut(batch: Batch, parts: int) -> Batch:
     """
     rows = len(next(iter(batch.values())))
     if rows % parts:
-        raise Error(f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a divisor of {rows}.")
+        raise Error(
+            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a divisor of {rows}."
+        )
     return {
-        name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1) for name, column in batch.items()
+        name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)
+        for name, column in batch.items()
     }

@@ -13,7 +13,7 @@ from jdl.environments import Discrete, Environment, Episodes, begin, rollout, se
 from jdl.environments.environment import Steps
 from jdl.keys import stream
 from jdl.learners.ppo import ended, moved_by, trained_alone, view
-from jdl.objectives.play import play, says
+from jdl.objectives.episodes import play, says
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
 
@@ -22,7 +22,7 @@ from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 class Remembering:
     """The optimizer's state, the older parameters, the episodes under way, and the steps that are remembered."""
 
-    opt: Any
+    opt_state: Any
     target: Any
     episodes: Episodes
     memory: Batch  # columns (capacity, ...)
@@ -51,7 +51,9 @@ def dqn(
     null), loss, half the mean squared error, `value`, the mean over what was read, grad_norm and param_norm.
     """
     if not isinstance(environment.actions, Discrete):
-        raise Error(f"DQN values each of a few actions, and these are {environment.actions}: take PPO for them.")
+        raise Error(
+            f"DQN values each of a few actions, and these are {environment.actions}: take PPO for them."
+        )
     if min(horizon, capacity, batch_size, refresh) < 1 or begins < 0 or not 0 <= discount <= 1:
         raise Error(
             "horizon, capacity, batch_size and refresh are at least 1, begins at least 0, discount from 0 to 1; given "
@@ -69,11 +71,18 @@ def dqn(
         params = trained_alone(objective.init(stream(key, "init"), batch))
         episodes = begin(environment, jax.random.split(stream(key, "reset"), rows))
         x = jnp.zeros((capacity, *seen(environment, episodes).shape[1:]))
-        memory = {"x": x, "after": x, "action": jnp.zeros(capacity, jnp.int32), "reward": jnp.zeros(capacity)}
+        memory = {
+            "x": x,
+            "after": x,
+            "action": jnp.zeros(capacity, jnp.int32),
+            "reward": jnp.zeros(capacity),
+        }
         memory["terminated"] = jnp.zeros(capacity, bool)
         memory = jax.tree.map(jnp.copy, memory)  # x is given twice, and a donated buffer may not be
-        opt = Remembering(optimizer.init(params), jax.tree.map(jnp.copy, params), episodes, memory)
-        return State(jnp.zeros((), jnp.int32), params, {}, opt, key)
+        opt_state = Remembering(
+            optimizer.init(params), jax.tree.map(jnp.copy, params), episodes, memory
+        )
+        return State(jnp.zeros((), jnp.int32), params, {}, opt_state, key)
 
     def kept(memory: Batch, steps: Steps, n: Array) -> Batch:
         moved = steps.moved
@@ -81,7 +90,9 @@ def dqn(
         new |= {"terminated": moved.terminated}
         place = n * moved.reward.size % capacity
         return {
-            name: jax.lax.dynamic_update_slice_in_dim(memory[name], column.reshape(-1, *column.shape[2:]), place, 0)
+            name: jax.lax.dynamic_update_slice_in_dim(
+                memory[name], column.reshape(-1, *column.shape[2:]), place, 0
+            )
             for name, column in new.items()
         }
 
@@ -93,7 +104,7 @@ def dqn(
         return 0.5 * jnp.square(value - wanted).mean(), value.mean()
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        key, opt = stream(state.key, "dqn", state.step), state.opt
+        key, opt_state = stream(state.key, "dqn", state.step), state.opt_state
         chance = jnp.asarray(explore(state.step), jnp.float32)
 
         def choose(x: Array, keys: Key) -> Array:
@@ -105,12 +116,14 @@ def dqn(
 
             return jax.vmap(one)(keys, best)
 
-        keys = jax.random.split(stream(key, "steps"), len(opt.episodes.length))
-        episodes, steps = rollout(environment, choose, opt.episodes, keys, horizon)
-        memory = kept(opt.memory, steps, state.step)
+        keys = jax.random.split(stream(key, "steps"), len(opt_state.episodes.length))
+        episodes, steps = rollout(environment, choose, opt_state.episodes, keys, horizon)
+        memory = kept(opt_state.memory, steps, state.step)
         filled = jnp.minimum((state.step + 1) * steps.moved.reward.size, capacity)
         rows = jax.random.randint(stream(key, "rows"), (batch_size,), 0, filled)
-        target = jax.tree.map(lambda a, b: jnp.where(state.step % refresh == 0, a, b), state.params, opt.target)
+        target = jax.tree.map(
+            lambda a, b: jnp.where(state.step % refresh == 0, a, b), state.params, opt_state.target
+        )
 
         def learnt(params: Any, inner: Any) -> tuple[Any, Any, Array]:
             part = {name: column[rows] for name, column in memory.items()}
@@ -122,10 +135,16 @@ def dqn(
             return params, inner, jnp.zeros(3)
 
         learns = state.step >= begins
-        params, inner, found = jax.lax.cond(learns, learnt, waited, state.params, opt.opt)
+        params, inner, found = jax.lax.cond(
+            learns, learnt, waited, state.params, opt_state.opt_state
+        )
         count = learns.astype(jnp.float32)
-        metrics: Metrics = {name: Mean(found[n], count) for n, name in enumerate(("loss", "value", "grad_norm"))}
+        metrics: Metrics = {
+            name: Mean(found[n], count) for n, name in enumerate(("loss", "value", "grad_norm"))
+        }
         metrics |= ended(steps) | {"param_norm": Mean.of(optax.tree.norm(params))}
-        return State(state.step + 1, params, {}, Remembering(inner, target, episodes, memory), state.key), metrics
+        return State(
+            state.step + 1, params, {}, Remembering(inner, target, episodes, memory), state.key
+        ), metrics
 
     return Learner(init, step, objective, view)

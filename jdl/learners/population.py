@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.metrics import Members
-from jdl.types import Batch, Error, Key, Learner, Metrics, Objective, Out, State, Variables
+from jdl.types import Batch, Error, Key, Learner, Metrics, Objective, LossOutput, State, Variables
 
 
 def population(learner: Learner, seeds: Sequence[int]) -> Learner:
@@ -25,7 +25,9 @@ def population(learner: Learner, seeds: Sequence[int]) -> Learner:
     """
     seeds = tuple(seeds)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise Error(f"A population's seeds are different whole numbers of 0 or more, at least one; given: {seeds}.")
+        raise Error(
+            f"A population's seeds are different whole numbers of 0 or more, at least one; given: {seeds}."
+        )
     numbers = np.asarray(seeds, np.uint32)
 
     def init(key: Key, batch: Batch) -> State:
@@ -33,14 +35,22 @@ def population(learner: Learner, seeds: Sequence[int]) -> Learner:
         return replace(states, step=jnp.zeros((), jnp.int32), key=key)
 
     def step(state: State, batch: Any) -> tuple[State, Metrics]:
-        def one(params: Any, carry: Variables, opt: Any, key: Key) -> tuple[State, Metrics]:
-            moved, metrics = learner.step(State(state.step, params, carry, opt, key), batch)
+        def one(
+            params: Any, model_state: Variables, opt_state: Any, key: Key
+        ) -> tuple[State, Metrics]:
+            moved, metrics = learner.step(
+                State(state.step, params, model_state, opt_state, key), batch
+            )
             return replace(moved, step=state.step, key=state.key), metrics
 
         out = (State(None, 0, 0, 0, None), 0)  # type: ignore[arg-type]
         keys = jax.vmap(jax.random.key)(numbers)
-        moved, metrics = jax.vmap(one, out_axes=out)(state.params, state.carry, state.opt, keys)
-        return replace(moved, step=state.step + 1), {name: together(each) for name, each in parted(metrics).items()}
+        moved, metrics = jax.vmap(one, out_axes=out)(
+            state.params, state.model_state, state.opt_state, keys
+        )
+        return replace(moved, step=state.step + 1), {
+            name: together(each) for name, each in parted(metrics).items()
+        }
 
     def parted(metrics: Metrics) -> dict[str, list[Any]]:
         """Each metric (members, ...) as a list of one for each member."""
@@ -53,16 +63,18 @@ def population(learner: Learner, seeds: Sequence[int]) -> Learner:
         return reduce(add, metrics)
 
     def view(state: State) -> Variables:
-        def one(params: Any, carry: Variables, opt: Any) -> Variables:
-            return learner.view(State(state.step, params, carry, opt, state.key))
+        def one(params: Any, model_state: Variables, opt_state: Any) -> Variables:
+            return learner.view(State(state.step, params, model_state, opt_state, state.key))
 
-        return jax.vmap(one)(state.params, state.carry, state.opt)
+        return jax.vmap(one)(state.params, state.model_state, state.opt_state)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
+    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         out = jax.vmap(lambda one: learner.objective.loss(one, batch, key, train))(variables)
         found = parted({"loss": out.loss, **out.metrics})
-        metrics: Metrics = {name: Members(tuple(each)) for name, each in found.items() if name != "loss"}
-        return Out(together(found["loss"]), metrics, out.carry)
+        metrics: Metrics = {
+            name: Members(tuple(each)) for name, each in found.items() if name != "loss"
+        }
+        return LossOutput(together(found["loss"]), metrics, out.model_state)
 
     def start(key: Key, batch: Batch) -> Variables:
         return jax.vmap(learner.objective.init, (0, None))(jax.vmap(jax.random.key)(numbers), batch)

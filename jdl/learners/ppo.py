@@ -12,7 +12,7 @@ import optax
 from jdl.environments import Environment, Episodes, begin, rollout
 from jdl.environments.environment import Steps
 from jdl.keys import stream
-from jdl.objectives.play import play, says
+from jdl.objectives.episodes import play, says
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State, Variables
 
 
@@ -21,7 +21,7 @@ from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State, V
 class Playing:
     """The optimizer's state, and the episodes under way."""
 
-    opt: Any
+    opt_state: Any
     episodes: Episodes
 
 
@@ -54,7 +54,9 @@ def ppo(
             f"horizon, epochs and minibatches are at least 1; given were {horizon=}, {epochs=}, {minibatches=}."
         )
     if not 0 <= discount <= 1 or not 0 <= trace <= 1 or clip <= 0:
-        raise Error(f"discount and trace are from 0 to 1, clip above 0; given were {discount=}, {trace=}, {clip=}.")
+        raise Error(
+            f"discount and trace are from 0 to 1, clip above 0; given were {discount=}, {trace=}, {clip=}."
+        )
     objective = play(environment, model)
 
     def init(key: Key, batch: Batch) -> State:
@@ -66,7 +68,9 @@ def ppo(
             )
         params = trained_alone(objective.init(stream(key, "init"), batch))
         episodes = begin(environment, jax.random.split(stream(key, "reset"), rows))
-        return State(jnp.zeros((), jnp.int32), params, {}, Playing(optimizer.init(params), episodes), key)
+        return State(
+            jnp.zeros((), jnp.int32), params, {}, Playing(optimizer.init(params), episodes), key
+        )
 
     def values(params: Any, x: Array) -> tuple[Array, Array]:
         """Policies (..., P) and values (...) of observations (T, B, ...)."""
@@ -79,7 +83,7 @@ def ppo(
         """What the updates read of the steps (T, B), as rows (T * B, ...)."""
         policy, now = values(params, steps.x)
         _, after = values(params, steps.moved.after)
-        advantages = estimated(steps, now, after, discount, trace)
+        advantages = gae(steps, now, after, discount, trace)
         columns = {
             "x": steps.x,
             "action": steps.action,
@@ -101,13 +105,18 @@ def ppo(
         value_loss, nats = 0.5 * errors.mean(), environment.actions.entropy(policy).mean()
         clipped = (jnp.abs(ratio - 1) > clip).astype(jnp.float32).mean()
         total = policy_loss + value * value_loss - entropy * nats
-        return total, {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": nats, "clipped": clipped}
+        return total, {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": nats,
+            "clipped": clipped,
+        }
 
     def update(so_far: tuple[Any, Any], rows: Batch) -> tuple[tuple[Any, Any], dict[str, Array]]:
-        params, opt = so_far
+        params, opt_state = so_far
         (total, found), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
-        params, opt = moved_by(optimizer, grads, opt, params)
-        return (params, opt), {**found, "loss": total, "grad_norm": optax.tree.norm(grads)}
+        params, opt_state = moved_by(optimizer, grads, opt_state, params)
+        return (params, opt_state), {**found, "loss": total, "grad_norm": optax.tree.norm(grads)}
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         key = stream(state.key, "ppo", state.step)
@@ -116,7 +125,7 @@ def ppo(
             policy, _ = says(model, {"params": state.params}, x)
             return jax.vmap(environment.actions.drawn)(policy, keys)
 
-        episodes = state.opt.episodes
+        episodes = state.opt_state.episodes
         keys = jax.random.split(stream(key, "steps"), len(episodes.length))
         episodes, steps = rollout(environment, choose, episodes, keys, horizon)
         columns = examples(state.params, steps)
@@ -124,14 +133,18 @@ def ppo(
             jax.random.split(stream(key, "orders"), epochs), steps.moved.over.size
         )
 
-        def next_update(so_far: tuple[Any, Any], order: Array) -> tuple[tuple[Any, Any], dict[str, Array]]:
+        def next_update(
+            so_far: tuple[Any, Any], order: Array
+        ) -> tuple[tuple[Any, Any], dict[str, Array]]:
             return update(so_far, {name: column[order] for name, column in columns.items()})
 
-        start = (state.params, state.opt.opt)
-        (params, opt), found = jax.lax.scan(next_update, start, orders.reshape(epochs * minibatches, -1))
+        start = (state.params, state.opt_state.opt_state)
+        (params, opt_state), found = jax.lax.scan(
+            next_update, start, orders.reshape(epochs * minibatches, -1)
+        )
         metrics: Metrics = {name: Mean.of(numbers) for name, numbers in found.items()}
         metrics |= ended(steps) | {"param_norm": Mean.of(optax.tree.norm(params))}
-        return State(state.step + 1, params, {}, Playing(opt, episodes), state.key), metrics
+        return State(state.step + 1, params, {}, Playing(opt_state, episodes), state.key), metrics
 
     return Learner(init, step, objective, view)
 
@@ -144,24 +157,33 @@ def view(state: State) -> Variables:
 def trained_alone(variables: Variables) -> Any:
     """The parameters; `Error` where the model has variables besides."""
     if more := sorted(variables.keys() - {"params"}):
-        raise Error(f"The model carries {', '.join(more)}, for which this learner has no place: take one without.")
+        raise Error(
+            f"The model carries {', '.join(more)}, for which this learner has no place: take one without."
+        )
     return variables["params"]
 
 
-def moved_by(optimizer: optax.GradientTransformation, grads: Any, opt: Any, params: Any) -> tuple[Any, Any]:
+def moved_by(
+    optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any]:
     """The parameters and the optimizer's state after an update."""
-    with jax.numpy_dtype_promotion("standard"):  # Optax raises floats to whole powers, which "strict" forbids
-        updates, opt = optimizer.update(grads, opt, params)
-    return optax.apply_updates(params, updates), opt
+    with jax.numpy_dtype_promotion(
+        "standard"
+    ):  # Optax raises floats to whole powers, which "strict" forbids
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state
 
 
 def ended(steps: Steps) -> Metrics:
     """Return and length of the episodes that ended within these steps."""
     moved = steps.moved
-    return {"return": Mean.of(moved.total, moved.over), "length": Mean.of(moved.length.astype(jnp.float32), moved.over)}
+    return {
+        "return": Mean.of(moved.total, moved.over),
+        "length": Mean.of(moved.length.astype(jnp.float32), moved.over),
+    }
 
 
-def estimated(steps: Steps, now: Array, after: Array, discount: float, trace: float) -> Array:
+def gae(steps: Steps, now: Array, after: Array, discount: float, trace: float) -> Array:
     """Generalised advantages (T, B) (Schulman et al., 2016), by the values of what is seen `now` and `after` a step."""
     moved = steps.moved
     after = jnp.where(moved.terminated, 0, after)

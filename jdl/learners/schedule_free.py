@@ -21,16 +21,19 @@ def schedule_free(learner: Learner) -> Learner:
 
     def view(state: State) -> Variables:
         variables = learner.view(state)
-        return {**variables, "params": schedule_free_eval_params(_state_of(state.opt), variables["params"])}
+        return {
+            **variables,
+            "params": schedule_free_eval_params(_state_of(state.opt_state), variables["params"]),
+        }
 
     return replace(learner, view=view)
 
 
-def _state_of(opt: Any) -> ScheduleFreeState:
+def _state_of(opt_state: Any) -> ScheduleFreeState:
     def is_one(node: Any) -> bool:
         return isinstance(node, ScheduleFreeState)
 
-    found = [node for node in jax.tree.leaves(opt, is_leaf=is_one) if is_one(node)]
+    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_one) if is_one(node)]
     if len(found) != 1:
         raise Error(
             "jdl.schedule_free needs one schedule-free optimizer within the learner, such as "

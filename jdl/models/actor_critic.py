@@ -21,17 +21,23 @@ class ActorCritic(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.tanh
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """x (B, ...) to the policy (B, outputs + free) and the values (B,)."""
         x = x.reshape(len(x), -1)
         policy = self._tower("actor", x, self.outputs, 0.01)
         if self.free:
             free = self.param("free", nn.initializers.zeros, (self.free,))
-            policy = jnp.concatenate([policy, jnp.broadcast_to(free[None], (len(x), self.free))], -1)
+            policy = jnp.concatenate(
+                [policy, jnp.broadcast_to(free[None], (len(x), self.free))], -1
+            )
         return policy, self._tower("critic", x, 1, 1.0)[:, 0]
 
     def _tower(self, name: str, x: jax.Array, outputs: int, scale: float) -> jax.Array:
         for n, width in enumerate(self.hidden):
             init = nn.initializers.orthogonal(2**0.5)
             x = self.activation(nn.Dense(width, kernel_init=init, name=f"{name}_{n}")(x))
-        return nn.Dense(outputs, kernel_init=nn.initializers.orthogonal(scale), name=f"{name}_out")(x)
+        return nn.Dense(outputs, kernel_init=nn.initializers.orthogonal(scale), name=f"{name}_out")(
+            x
+        )

@@ -25,7 +25,9 @@ class AlexNet(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         kernels = (11 if self.large_images else 3, 5, 3, 3, 3)
         for n, (channels, kernel) in enumerate(zip(self.channels, kernels, strict=True)):
@@ -33,4 +35,6 @@ class AlexNet(nn.Module):
             x = self.activation(Conv(channels, (kernel, kernel), stride)(x))
             if n in (0, 1, 4):
                 x = max_pool(x, 3, 2)
-        return MLP(self.outputs, self.dense, self.activation, self.dropout, name="head")(x, train, mask)
+        return MLP(self.outputs, self.dense, self.activation, self.dropout, name="head")(
+            x, train, mask
+        )

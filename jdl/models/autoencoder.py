@@ -30,7 +30,9 @@ class Encoder(nn.Module):
     activation: Activation = nn.relu
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, ...) to (B, outputs)."""
         for channels in self.channels:
             x = Conv(channels, strides=2, use_bias=not self.batch_norm)(x)
@@ -56,7 +58,9 @@ class Decoder(nn.Module):
     fine: int = 0
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, z: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """z (B, K) to (B, *shape)."""
         for width in self.hidden:
             z = self.activation(_wide(width)(z))
@@ -72,11 +76,15 @@ class Decoder(nn.Module):
         x = _wide(math.prod(first), use_bias=not self.batch_norm)(z).reshape(len(z), *first)
         x = self._after(x, train, mask)
         for channels in self.channels[1:]:
-            x = self._after(pixel_shuffle(Conv(4 * channels, use_bias=not self.batch_norm)(x)), train, mask)
+            x = self._after(
+                pixel_shuffle(Conv(4 * channels, use_bias=not self.batch_norm)(x)), train, mask
+            )
         last = partial(Conv, kernel_init=nn.initializers.glorot_normal(), name="out")
         if not self.fine:
             return pixel_shuffle(last(4 * shape[2])(x))
-        x = self._after(pixel_shuffle(Conv(4 * self.fine, use_bias=not self.batch_norm)(x)), train, mask)
+        x = self._after(
+            pixel_shuffle(Conv(4 * self.fine, use_bias=not self.batch_norm)(x)), train, mask
+        )
         return last(shape[2])(x)
 
     def _after(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
@@ -107,7 +115,9 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(self.per_latent * self.latent, self.channels, self.hidden, *rest)
         self.decoder = Decoder(self.shape, self.channels[::-1], self.hidden[::-1], *rest)
 
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, *shape) to its reconstruction."""
         return self.decode(self.encode(x, train, mask), train, mask)
 
@@ -128,11 +138,15 @@ class VAE(Autoencoder):
 
     per_latent: int = 2
 
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, *shape) to the decoder's output at the mean code."""
         return self.decode(self.encode(x, train, mask)[0], train, mask)
 
-    def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
+    def encode(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
         """x (B, *shape) to the mean and the log variance of its code, each (B, latent)."""
         mean, log_variance = jnp.split(self.encoder(x, train, mask), 2, -1)
         return mean, log_variance

@@ -34,12 +34,16 @@ class BERT(nn.Module):
             self.transform = Dense(self.blocks.width)
             self.transform_norm = self.blocks.norm()
 
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """Tokens (B, T), and a mask (B,) or (B, T)."""
         vectors = self.encode(x, train, mask)
         if self.outputs:
             return self.head(mean_over_steps(vectors, steps_mask(mask)))
-        return self.tokens.logits(self.transform_norm(self.blocks.activation(self.transform(vectors))))
+        return self.tokens.logits(
+            self.transform_norm(self.blocks.activation(self.transform(vectors)))
+        )
 
     def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
         """Tokens (B, T) to a vector for each, (B, T, width)."""
@@ -55,7 +59,10 @@ def from_huggingface(weights: Mapping[str, Any], blocks: Blocks) -> dict[str, An
     """
 
     def norm(name: str) -> dict[str, jax.Array]:
-        return {"scale": jnp.asarray(weights[f"{name}.weight"]), "bias": jnp.asarray(weights[f"{name}.bias"])}
+        return {
+            "scale": jnp.asarray(weights[f"{name}.weight"]),
+            "bias": jnp.asarray(weights[f"{name}.bias"]),
+        }
 
     def dense(name: str, bias: bool = True) -> dict[str, jax.Array]:
         kernel = {"kernel": jnp.asarray(weights[f"{name}.weight"]).T}
@@ -71,17 +78,24 @@ def from_huggingface(weights: Mapping[str, Any], blocks: Blocks) -> dict[str, An
         return {
             "attention": attention,
             "attention_norm": norm(f"{name}.attention.output.LayerNorm"),
-            "feed_forward": {"in": dense(f"{name}.intermediate.dense"), "out": dense(f"{name}.output.dense")},
+            "feed_forward": {
+                "in": dense(f"{name}.intermediate.dense"),
+                "out": dense(f"{name}.output.dense"),
+            },
             "feed_forward_norm": norm(f"{name}.output.LayerNorm"),
         }
 
     positions = jnp.asarray(weights["embeddings.position_embeddings.weight"])[: blocks.length]
     tokens = {
         "table": jnp.asarray(weights["embeddings.word_embeddings.weight"]),
-        "positions": positions + jnp.asarray(weights["embeddings.token_type_embeddings.weight"])[:1],
+        "positions": positions
+        + jnp.asarray(weights["embeddings.token_type_embeddings.weight"])[:1],
         "norm": norm("embeddings.LayerNorm"),
     }
-    return {"tokens": tokens, "stack": {f"block_{n}": block(f"encoder.layer.{n}") for n in range(blocks.depth)}}
+    return {
+        "tokens": tokens,
+        "stack": {f"block_{n}": block(f"encoder.layer.{n}") for n in range(blocks.depth)},
+    }
 
 
 def mean_over_steps(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -30,7 +30,9 @@ class CNN(nn.Module):
     pool: Callable[[jax.Array], jax.Array] = max_pool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         for channels, convolutions in self.blocks:
             for n in range(convolutions):
@@ -42,4 +44,6 @@ class CNN(nn.Module):
                     x = BatchNorm()(x, train, mask)
                 x = self.activation(x)
             x = Dropout(self.dropout)(x, train)
-        return MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")(x, train, mask)
+        return MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")(
+            x, train, mask
+        )

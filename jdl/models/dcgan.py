@@ -20,9 +20,13 @@ class Generator(nn.Module):
     fine: int = 0
 
     @nn.compact
-    def __call__(self, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, z: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """z (B, latent) to (B, *shape)."""
-        decoder = Decoder(self.shape, self.channels, batch_norm=True, fine=self.fine, name="decoder")
+        decoder = Decoder(
+            self.shape, self.channels, batch_norm=True, fine=self.fine, name="decoder"
+        )
         return jax.nn.sigmoid(decoder(z, train, mask))
 
 
@@ -36,10 +40,14 @@ class Critic(nn.Module):
     batch_norm: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, 1)."""
 
-        encoder = Encoder(1, self.channels, batch_norm=self.batch_norm, activation=leaky, name="encoder")
+        encoder = Encoder(
+            1, self.channels, batch_norm=self.batch_norm, activation=leaky, name="encoder"
+        )
         return encoder(2 * x - 1, train, mask)
 
 
@@ -53,7 +61,9 @@ class SpectralCritic(nn.Module):
     channels: Sequence[int] = (64, 128)
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, 1)."""
 
         def even(layer: nn.Module, x: jax.Array) -> jax.Array:

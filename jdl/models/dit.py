@@ -53,7 +53,10 @@ class Told(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, told: jax.Array) -> jax.Array:
         """x (B, T, width) and what is told (B, D) to (B, T, width)."""
-        parts = {"attention": Attention(self.blocks, name="attention"), "feed_forward": FeedForward(self.blocks)}
+        parts = {
+            "attention": Attention(self.blocks, name="attention"),
+            "feed_forward": FeedForward(self.blocks),
+        }
         for name, part in parts.items():
             scale, shift, opened = _closed(3 * self.blocks.width, told, f"{name}_told", 3)
             x = x + opened * part(_norm()(x) * (1 + scale) + shift)

@@ -49,10 +49,13 @@ def efficientnet(n: int, outputs: int, **options: Any) -> "EfficientNet":
     For 1000 classes B0 has 5,288,548 parameters.
     """
     if n not in range(len(PUBLISHED)):
-        raise Error(f"EfficientNet was published as B0 to B{len(PUBLISHED) - 1}, and B{n} is none of these.")
+        raise Error(
+            f"EfficientNet was published as B0 to B{len(PUBLISHED) - 1}, and B{n} is none of these."
+        )
     width, depth, dropout = PUBLISHED[n]
     return EfficientNet(
-        outputs, **{"width": width, "depth": depth, "dropout": dropout, "strides": LARGE_IMAGES, **options}
+        outputs,
+        **{"width": width, "depth": depth, "dropout": dropout, "strides": LARGE_IMAGES, **options},
     )
 
 
@@ -68,13 +71,19 @@ class EfficientNet(nn.Module):
     depth: float = 1.0
     stages: Sequence[Stage] = STAGES
     strides: Sequence[int] = SMALL_IMAGES
-    squeeze: float = 0.25  # hidden width of squeeze-and-excitation, as a share of a block's input; 0 for none
+    squeeze: float = (
+        0.25  # hidden width of squeeze-and-excitation, as a share of a block's input; 0 for none
+    )
     dropout: float = 0.2  # before the dense layer
-    drop_path: float = 0.2  # of a block's residual, for the last block; it grows evenly from 0 for the first
+    drop_path: float = (
+        0.2  # of a block's residual, for the last block; it grows evenly from 0 for the first
+    )
     activation: Callable[[jax.Array], jax.Array] = nn.silu
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         stem, *strides = self.strides
         x = ConvNorm(self._channels(32), 3, stem, activation=self.activation)(x, train, mask)
@@ -93,7 +102,9 @@ class EfficientNet(nn.Module):
                 self.drop_path * n / len(blocks),
                 self.activation,
             )(x, train, mask)
-        x = ConvNorm(self._channels(4 * self.stages[-1].channels), 1, activation=self.activation)(x, train, mask)
+        x = ConvNorm(self._channels(4 * self.stages[-1].channels), 1, activation=self.activation)(
+            x, train, mask
+        )
         x = Dropout(self.dropout)(x.mean((1, 2)), train)
         return nn.Dense(self.outputs, name="head")(x)
 
@@ -125,9 +136,13 @@ class InvertedResidual(nn.Module):
         inputs, wide, y = x.shape[-1], self.expansion * x.shape[-1], x
         if self.expansion > 1:
             y = ConvNorm(wide, 1, activation=self.activation)(y, train, mask)
-        y = ConvNorm(wide, self.kernel, self.stride, groups=wide, activation=self.activation)(y, train, mask)
+        y = ConvNorm(wide, self.kernel, self.stride, groups=wide, activation=self.activation)(
+            y, train, mask
+        )
         if self.squeeze:
-            squeezed = self.activation(nn.Dense(max(1, int(self.squeeze * inputs)))(y.mean((1, 2), keepdims=True)))
+            squeezed = self.activation(
+                nn.Dense(max(1, int(self.squeeze * inputs)))(y.mean((1, 2), keepdims=True))
+            )
             y = y * nn.sigmoid(nn.Dense(wide)(squeezed))
         y = ConvNorm(self.channels, 1, activation=None)(y, train, mask)
         if y.shape != x.shape:

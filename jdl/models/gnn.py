@@ -28,7 +28,9 @@ class GNN(nn.Module):
     pooled: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, edges: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, N, F), edges (B, E, 2) and which nodes are real, (B, N), to (B, N, outputs) or (B, outputs)."""
         layer = self.layer or GCN
         for n, width in enumerate(self.hidden):
@@ -55,7 +57,9 @@ class GCN(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         root = jax.lax.rsqrt(1 + graph.degrees(edges, x.shape[1])).astype(x.dtype)[:, :, None]
         x = root * x
-        return root * (x + graph.summed(graph.ends(x, edges, 0), edges, x.shape[1])) + bias[None, None]
+        return (
+            root * (x + graph.summed(graph.ends(x, edges, 0), edges, x.shape[1])) + bias[None, None]
+        )
 
 
 class SAGE(nn.Module):
@@ -67,7 +71,10 @@ class SAGE(nn.Module):
     def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         nodes = x.shape[1]
-        own, heard = Dense(self.features, name="own")(x), Dense(self.features, use_bias=False, name="heard")(x)
+        own, heard = (
+            Dense(self.features, name="own")(x),
+            Dense(self.features, use_bias=False, name="heard")(x),
+        )
         count = graph.degrees(edges, nodes).clip(1).astype(x.dtype)[:, :, None]
         return own + graph.summed(graph.ends(heard, edges, 0), edges, nodes) / count
 
@@ -92,9 +99,12 @@ class GAT(nn.Module):
         x = Dense(self.heads * width, use_bias=False)(x).reshape(rows, nodes, self.heads, width)
         init = nn.initializers.glorot_uniform()
         sends, receives = (
-            (x * self.param(name, init, (self.heads, width))[None, None]).sum(-1) for name in ("sender", "receiver")
+            (x * self.param(name, init, (self.heads, width))[None, None]).sum(-1)
+            for name in ("sender", "receiver")
         )
-        itself = jnp.broadcast_to(jnp.arange(nodes, dtype=edges.dtype)[None, :, None], (rows, nodes, 2))
+        itself = jnp.broadcast_to(
+            jnp.arange(nodes, dtype=edges.dtype)[None, :, None], (rows, nodes, 2)
+        )
         edges = jnp.concatenate([edges, itself], 1)
         scores = nn.leaky_relu(graph.ends(sends, edges, 0) + graph.ends(receives, edges, 1), 0.2)
         weights = Dropout(self.dropout)(graph.softmax(scores, edges, nodes), train)

@@ -23,9 +23,11 @@ class GPT(nn.Module):
         """Tokens (B, T), and a mask (B,) or (B, T), to logits (B, T, vocabulary)."""
         tokens = Tokens(self.vocabulary, self.blocks, name="tokens")
         stack = Stack(self.blocks, causal=True, name="stack")
-        return tokens.logits(stack(tokens(x, train, decode), steps_mask(mask), train=train, decode=decode))
+        return tokens.logits(
+            stack(tokens(x, train, decode), steps_mask(mask), train=train, decode=decode)
+        )
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """How many tokens the cache holds."""
         return self.blocks.length

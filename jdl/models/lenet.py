@@ -22,7 +22,9 @@ class LeNet5(nn.Module):
     pool: Callable[[jax.Array], jax.Array] = mean_pool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         for channels, padding in ((6, "SAME"), (16, "VALID")):
             x = self.pool(self.activation(Conv(channels, (5, 5), padding=padding)(x)))

@@ -20,7 +20,9 @@ class MLP(nn.Module):
     dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, ...) to (B, outputs)."""
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 from jdl.errors import Error
 from jdl.layers import ConvNorm, max_pool
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
 
 
 def resnet(depth: int, outputs: int, **options: Any) -> "ResNet":
@@ -19,7 +25,9 @@ def resnet(depth: int, outputs: int, **options: Any) -> "ResNet":
     For large images and 1000 classes ResNet-18 has 11,689,512 parameters, and ResNet-50 25,557,032.
     """
     if depth not in BLOCKS:
-        raise Error(f"ResNet was published with {', '.join(map(str, BLOCKS))} layers, and {depth} is none of these.")
+        raise Error(
+            f"ResNet was published with {', '.join(map(str, BLOCKS))} layers, and {depth} is none of these."
+        )
     stages = tuple(zip((64, 128, 256, 512), BLOCKS[depth], strict=True))
     return ResNet(outputs, stages, **{"bottleneck": depth >= 50, "large_images": True, **options})
 
@@ -39,7 +47,9 @@ class ResNet(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         kernel, stride = (7, 2) if self.large_images else (3, 1)
         x = ConvNorm(self.stages[0][0], kernel, stride, activation=self.activation)(x, train, mask)
@@ -68,7 +78,9 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels or four times as many)."""
         c, s = self.channels, self.stride
-        *inner, last = ((c, 1, 1), (c, 3, s), (4 * c, 1, 1)) if self.bottleneck else ((c, 3, s), (c, 3, 1))
+        *inner, last = (
+            ((c, 1, 1), (c, 3, s), (4 * c, 1, 1)) if self.bottleneck else ((c, 3, s), (c, 3, 1))
+        )
         y = x
         for form in inner:
             y = ConvNorm(*form, activation=self.activation)(y, train, mask)

@@ -35,12 +35,20 @@ class Recurrent(nn.Module):
         """Where `mask` (B, T) does not hold, the states stay as they are."""
         width, cell = self.width, self.cell
 
-        def orthogonal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        def orthogonal(
+            key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+        ) -> jax.Array:
             keys = jax.random.split(key, cell.gates)
-            return jnp.concatenate([nn.initializers.orthogonal()(k, (width, width), dtype) for k in keys], 1)
+            return jnp.concatenate(
+                [nn.initializers.orthogonal()(k, (width, width), dtype) for k in keys], 1
+            )
 
-        def forget_nothing(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-            return jnp.zeros(shape, dtype).at[width : 2 * width].set(1.0 if cell.gates == 4 else 0.0)
+        def forget_nothing(
+            key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+        ) -> jax.Array:
+            return (
+                jnp.zeros(shape, dtype).at[width : 2 * width].set(1.0 if cell.gates == 4 else 0.0)
+            )
 
         xs = Dense(cell.gates * width, bias_init=forget_nothing, name="input")(x.swapaxes(0, 1))
         kernel = self.param("kernel", orthogonal, (width, cell.gates * width))
@@ -49,7 +57,9 @@ class Recurrent(nn.Module):
         else:
             bias = jnp.zeros(cell.gates * width, xs.dtype)  # the input's bias does the same
         states = nothing(cell, x.shape[0], width, xs.dtype) if start is None else start
-        outputs, end = recur(cell, kernel, bias, states, xs, None if mask is None else mask.T, self.reverse)
+        outputs, end = recur(
+            cell, kernel, bias, states, xs, None if mask is None else mask.T, self.reverse
+        )
         return outputs.swapaxes(0, 1), end
 
 
@@ -87,9 +97,15 @@ class RNN(nn.Module):
             x = nn.Embed(self.vocabulary, self.embedding, name="embed")(x)
             x = Dropout(self.dropout)(x, train)
         x = x.reshape(*x.shape[:2], -1)
-        go_on = decode or (self.remember and (self.is_initializing() or self.has_variable("cache", "states_0")))
+        go_on = decode or (
+            self.remember and (self.is_initializing() or self.has_variable("cache", "states_0"))
+        )
         for n, width in enumerate(self.hidden):
-            x, last = self._both(n, width, x, steps) if self.bidirectional else self._one(n, width, x, steps, go_on)
+            x, last = (
+                self._both(n, width, x, steps)
+                if self.bidirectional
+                else self._one(n, width, x, steps, go_on)
+            )
             if n == len(self.hidden) - 1 and not self.each_step:
                 x = last
             x = Dropout(self.dropout)(x, train)
@@ -103,16 +119,22 @@ class RNN(nn.Module):
         if not go_on:
             x, states = layer(x, steps)
             return x, states[0]
-        memory = self.variable("cache", f"states_{n}", nothing, self.cell, x.shape[0], width, x.dtype)
+        memory = self.variable(
+            "cache", f"states_{n}", nothing, self.cell, x.shape[0], width, x.dtype
+        )
         x, states = layer(x, steps, memory.value)
         if not self.is_initializing():
             memory.value = states
         return x, states[0]
 
-    def _both(self, n: int, width: int, x: jax.Array, steps: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def _both(
+        self, n: int, width: int, x: jax.Array, steps: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         """The outputs and the last outputs of two layers, one for each direction, side by side."""
         if self.remember:
-            raise Error("A network in both directions cannot go on from its last states: remember=False.")
+            raise Error(
+                "A network in both directions cannot go on from its last states: remember=False."
+            )
         there, end = Recurrent(width, self.cell, name=f"layer_{n}")(x, steps)
         back, start = Recurrent(width, self.cell, reverse=True, name=f"layer_{n}_back")(x, steps)
         return jnp.concatenate([there, back], -1), jnp.concatenate([end[0], start[0]], -1)

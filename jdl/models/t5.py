@@ -24,7 +24,9 @@ class T5(nn.Module):
         self.encoder = Stack(self.blocks)
         self.decoder = Stack(self.blocks, causal=True, cross=True)
 
-    def __call__(self, x: jax.Array, y: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, y: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """Tokens (B, S), which are real where `mask` (B, S) holds, and tokens (B, T), to logits (B, T, vocabulary)."""
         return self.write(self.read(x, train, mask), y, mask, train)
 
@@ -45,9 +47,11 @@ class T5(nn.Module):
         With `decode`, y goes on where the cache ends, and the vectors are needed the first time only.
         """
         inner = self.tokens(y, train, decode)
-        return self.tokens.logits(self.decoder(inner, None, vectors, steps_mask(mask), train, decode))
+        return self.tokens.logits(
+            self.decoder(inner, None, vectors, steps_mask(mask), train, decode)
+        )
 
     @property
-    def longest(self) -> int:
+    def max_length(self) -> int:
         """How many tokens the cache holds."""
         return self.blocks.length

@@ -47,7 +47,9 @@ class Blocks:
                 f"width {self.width} must be a multiple of heads {self.heads}, and that of kv_heads {self.kv_heads}."
             )
         if isinstance(self.remat, str) and not hasattr(jax.checkpoint_policies, self.remat):
-            raise Error(f"remat is true, false or the name of one of jax.checkpoint_policies, not {self.remat!r}.")
+            raise Error(
+                f"remat is true, false or the name of one of jax.checkpoint_policies, not {self.remat!r}."
+            )
 
     @property
     def policy(self) -> Callable[..., bool] | None:
@@ -72,7 +74,11 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, other: jax.Array | None = None, mask: jax.Array | None = None, decode: bool = False
+        self,
+        x: jax.Array,
+        other: jax.Array | None = None,
+        mask: jax.Array | None = None,
+        decode: bool = False,
     ) -> jax.Array:
         """What `mask` (B, S) does not hold is not seen. With `decode`, x goes on where the cache ends."""
         q = self._heads(x, "query", self.blocks.heads)
@@ -189,7 +195,11 @@ class Stack(nn.Module):
         decode: bool = False,
     ) -> jax.Array:
         """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real."""
-        one = nn.remat(Block, static_argnums=(5, 6), policy=self.blocks.policy) if self.blocks.remat else Block
+        one = (
+            nn.remat(Block, static_argnums=(5, 6), policy=self.blocks.policy)
+            if self.blocks.remat
+            else Block
+        )
         for n in range(self.blocks.depth):
             block = one(self.blocks, self.causal, self.cross, name=f"block_{n}")
             x = block(x, mask, other, other_mask, train, decode)
@@ -207,7 +217,9 @@ class Tokens(nn.Module):
         b = self.blocks
         self.table = self.param("table", nn.initializers.normal(0.02), (self.vocabulary, b.width))
         if not b.rotary:
-            self.positions = self.param("positions", nn.initializers.normal(0.02), (b.length, b.width))
+            self.positions = self.param(
+                "positions", nn.initializers.normal(0.02), (b.length, b.width)
+            )
         if not b.pre_norm:
             self.norm = b.norm()
         self.drop = Dropout(b.dropout)
@@ -216,7 +228,9 @@ class Tokens(nn.Module):
         """Tokens (B, T) to vectors (B, T, width); with `decode` positions go on where the cache ends."""
         steps = tokens.shape[1]
         if steps > self.blocks.length:
-            raise Error(f"A sequence of {steps} tokens is longer than the {self.blocks.length} of Blocks.length.")
+            raise Error(
+                f"A sequence of {steps} tokens is longer than the {self.blocks.length} of Blocks.length."
+            )
         x = self.table[tokens]
         if not self.blocks.rotary:
             behind = jnp.zeros((), jnp.int32)

@@ -9,7 +9,16 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
-from jdl.layers import Conv, Dense, Dropout, attention, mean_pool, pixel_shuffle, pixel_unshuffle, waves
+from jdl.layers import (
+    Conv,
+    Dense,
+    Dropout,
+    attention,
+    mean_pool,
+    pixel_shuffle,
+    pixel_unshuffle,
+    sinusoidal_embedding,
+)
 
 
 class UNet(nn.Module):
@@ -55,11 +64,15 @@ class UNet(nn.Module):
         x = Residual(self.channels[-1], self.dropout)(self._mixed(x), told, train)
         for level, channels in reversed(list(enumerate(self.channels))):
             for _ in range(self.blocks):
-                x = Residual(channels, self.dropout)(jnp.concatenate([x, kept.pop()], -1), told, train)
+                x = Residual(channels, self.dropout)(
+                    jnp.concatenate([x, kept.pop()], -1), told, train
+                )
             if level:
                 x = pixel_shuffle(Conv(4 * self.channels[level - 1])(x))
         x = nn.silu(norm(jnp.concatenate([x, kept.pop()], -1)))
-        return pixel_shuffle(Conv(output, kernel_init=nn.initializers.zeros, name="out")(x), self.patch)
+        return pixel_shuffle(
+            Conv(output, kernel_init=nn.initializers.zeros, name="out")(x), self.patch
+        )
 
     def _mixed(self, x: jax.Array) -> jax.Array:
         """Attention among all places."""
@@ -70,7 +83,9 @@ class UNet(nn.Module):
             Dense(channels, use_bias=name != "key", name=name)(places).reshape(by_head)
             for name in ("query", "key", "value")
         )
-        return x + Dense(channels, name="mixed")(attention(q, k, v).reshape(places.shape)).reshape(x.shape)
+        return x + Dense(channels, name="mixed")(attention(q, k, v).reshape(places.shape)).reshape(
+            x.shape
+        )
 
 
 class Residual(nn.Module):
@@ -98,9 +113,11 @@ def norm(x: jax.Array) -> jax.Array:
 
 def conditions(t: jax.Array, y: jax.Array | None, width: int, classes: int) -> jax.Array:
     """Times (B,) and labels (B,) as vectors (B, width), within a compact method."""
-    told = nn.Dense(width, name="time")(waves(t, width))
+    told = nn.Dense(width, name="time")(sinusoidal_embedding(t, width))
     if classes:
         if y is None:
-            raise Error(f"The model has {classes} classes and is given no labels: say diffuse(..., classes={classes}).")
+            raise Error(
+                f"The model has {classes} classes and is given no labels: say diffuse(..., classes={classes})."
+            )
         told = told + nn.Embed(classes + 1, width, name="label")(y)
     return nn.silu(nn.Dense(width, name="told")(nn.silu(told)))

@@ -15,6 +15,10 @@ def vgg(depth: int, outputs: int, width: int = 64, **options: Any) -> CNN:
     `dense=(512,)` for small images. VGG-16 for 224 x 224 x 3 and 1000 classes has 138,357,544 parameters.
     """
     if depth not in BLOCKS:
-        raise Error(f"VGG was published with {', '.join(map(str, BLOCKS))} layers, and {depth} is none of these.")
-    blocks = tuple((width * min(2**n, 8), convolutions) for n, convolutions in enumerate(BLOCKS[depth]))
+        raise Error(
+            f"VGG was published with {', '.join(map(str, BLOCKS))} layers, and {depth} is none of these."
+        )
+    blocks = tuple(
+        (width * min(2**n, 8), convolutions) for n, convolutions in enumerate(BLOCKS[depth])
+    )
     return CNN(outputs, blocks, **{"dense": (4096, 4096), "dense_dropout": 0.5, **options})

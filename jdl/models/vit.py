@@ -19,7 +19,9 @@ class ViT(nn.Module):
     blocks: Blocks = Blocks()
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         b, patches = self.blocks, pixel_unshuffle(x, self.patch)
         x = Dense(b.width, name="patches")(patches.reshape(len(x), -1, patches.shape[-1]))

@@ -8,7 +8,7 @@ from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.types import Array, Batch, Decoder, Error, Key, Maker, Objective, Out, Variables
+from jdl.types import Array, Batch, Decoder, Error, Key, Maker, Objective, LossOutput, Variables
 
 FROZEN = "frozen"
 
@@ -22,27 +22,36 @@ def freeze(objective: Objective, pattern: str) -> Objective:
 
     def split(variables: Variables) -> Variables:
         if FROZEN in variables:
-            raise Error("This objective has frozen parameters already: freeze once, with a pattern like 'one|other'.")
+            raise Error(
+                "This objective has frozen parameters already: freeze once, with a pattern like 'one|other'."
+            )
         paths = flatten_dict(variables["params"], sep="/")
         frozen = {path: v for path, v in paths.items() if re.search(pattern, path)}
         if not frozen or len(frozen) == len(paths):
             found = "all of the" if frozen else "none of the"
-            raise Error(f"freeze({pattern!r}) matches {found} parameters, which are: {', '.join(paths)}.")
+            raise Error(
+                f"freeze({pattern!r}) matches {found} parameters, which are: {', '.join(paths)}."
+            )
         trained = {path: v for path, v in paths.items() if path not in frozen}
-        nested = {"params": unflatten_dict(trained, sep="/"), FROZEN: unflatten_dict(frozen, sep="/")}
+        nested = {
+            "params": unflatten_dict(trained, sep="/"),
+            FROZEN: unflatten_dict(frozen, sep="/"),
+        }
         return {**variables, **nested}
 
     def joined(variables: Variables) -> Variables:
-        paths = flatten_dict(variables["params"], sep="/") | flatten_dict(variables[FROZEN], sep="/")
+        paths = flatten_dict(variables["params"], sep="/") | flatten_dict(
+            variables[FROZEN], sep="/"
+        )
         rest = {name: v for name, v in variables.items() if name != FROZEN}
         return {**rest, "params": unflatten_dict(paths, sep="/")}
 
     def init(key: Key, batch: Batch) -> Variables:
         return split(objective.init(key, batch))
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
+    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         out = objective.loss(joined(variables), batch, key, train)
-        return replace(out, carry={**out.carry, FROZEN: variables[FROZEN]})
+        return replace(out, model_state={**out.model_state, FROZEN: variables[FROZEN]})
 
     def predict(variables: Variables, batch: Batch) -> Batch:
         assert objective.predict is not None

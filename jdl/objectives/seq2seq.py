@@ -10,13 +10,28 @@ import jax.numpy as jnp
 import optax
 
 from jdl import metrics
-from jdl.objectives import model as call
-from jdl.objectives.tokens import check_tokens, token_loss
+from jdl.objectives import model_call as call
+from jdl.objectives.language_modelling import check_tokens, token_loss
 from jdl.sampling import generate
-from jdl.types import MEMORY, Array, Batch, Bounds, Decoder, Error, Key, Mean, Metrics, Objective, Out, Variables
+from jdl.types import (
+    MEMORY,
+    Array,
+    Batch,
+    Bounds,
+    Decoder,
+    Error,
+    Key,
+    Mean,
+    Metrics,
+    Objective,
+    LossOutput,
+    Variables,
+)
 
 
-def seq2seq(model: Any, end: int, smoothing: float = 0.0, longest: int | None = None) -> Objective:
+def seq2seq(
+    model: Any, end: int, smoothing: float = 0.0, max_length: int | None = None
+) -> Objective:
     """A sequence from another: x (B, S) to y (B, T), tokens both, by `model(x, y so far)` to logits (B, T, vocabulary).
 
     `length` (B,) and `y_length` (B,) say how many tokens are real; y's last real one is `end`, which also stands
@@ -24,9 +39,11 @@ def seq2seq(model: Any, end: int, smoothing: float = 0.0, longest: int | None = 
     up to `longest` tokens are written greedily: by default as many as the model can write, its field `longest`. For
     that the model has the methods `read(x, train, mask)` and `write(vectors, y, mask, train, decode)` besides.
     """
-    longest = longest or model.longest
-    if longest > model.longest:
-        raise Error(f"The model writes {model.longest} tokens at most, and longest={longest} asks for more.")
+    max_length = max_length or model.max_length
+    if max_length > model.max_length:
+        raise Error(
+            f"The model writes {model.max_length} tokens at most, and longest={max_length} asks for more."
+        )
 
     def inputs(batch: Batch) -> tuple[Array, ...]:
         """x, and the y so far: `end` and all but the last."""
@@ -36,9 +53,11 @@ def seq2seq(model: Any, end: int, smoothing: float = 0.0, longest: int | None = 
     def init(key: Key, batch: Batch) -> Variables:
         return call.init(model, key, *inputs(batch))
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        logits, carry = call.apply(model, variables, inputs(batch), batch, key, train)
-        return token_loss(logits, batch["y"], call.steps(batch, "y_length", "y"), carry, smoothing=smoothing)
+    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        logits, model_state = call.apply(model, variables, inputs(batch), batch, key, train)
+        return token_loss(
+            logits, batch["y"], call.steps(batch, "y_length", "y"), model_state, smoothing=smoothing
+        )
 
     def check(batch: Batch, bounds: Bounds) -> None:
         check_tokens(batch, bounds, ("x", "y"), lambda: call.output_shape(model, batch, inputs))
@@ -57,11 +76,11 @@ def seq2seq(model: Any, end: int, smoothing: float = 0.0, longest: int | None = 
         )  # fmt: skip
         return logits, {"mask": cache["mask"], MEMORY: changed[MEMORY]}
 
-    decoder = Decoder(start, following, model.longest)
+    decoder = Decoder(start, following, model.max_length)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
         first = jnp.full((len(batch["x"]), 1), end, jnp.int32)
-        return {"tokens": generate(decoder, variables, first, longest, end=end, batch=batch)}
+        return {"tokens": generate(decoder, variables, first, max_length, end=end, batch=batch)}
 
     return Objective(init, loss, predict, check, decoder)
 
@@ -74,26 +93,32 @@ def ctc(model: Any, frames: int = 1) -> Objective:
     the metric, in evaluation, error_rate: edits between the best path's labels and y over the labels of y.
     """
 
-    def run(variables: Variables, batch: Batch, key: Key, train: bool) -> tuple[Array, Array, Variables]:
+    def run(
+        variables: Variables, batch: Batch, key: Key, train: bool
+    ) -> tuple[Array, Array, Variables]:
         """The logits (B, T * frames, K), which of the frames are real, and the carried variables."""
-        out, carry = call.apply(model, variables, (batch["x"],), batch, key, train)
+        out, model_state = call.apply(model, variables, (batch["x"],), batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * frames, -1)
         real = call.steps(batch)
         if real is None or real.ndim == 1:
-            real = jnp.broadcast_to(jnp.ones((1, 1), bool) if real is None else real[:, None], out.shape[:2])
-        return logits, jnp.repeat(real, frames, 1), carry
+            real = jnp.broadcast_to(
+                jnp.ones((1, 1), bool) if real is None else real[:, None], out.shape[:2]
+            )
+        return logits, jnp.repeat(real, frames, 1), model_state
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> Out:
-        logits, real, carry = run(variables, batch, key, train)
+    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        logits, real, model_state = run(variables, batch, key, train)
         labels, mask = batch["y"], batch.get("mask")
         counts = batch.get("y_length", jnp.full(len(labels), labels.shape[1], jnp.int32))
         outside = jnp.arange(labels.shape[1])[None] >= counts[:, None]
-        losses = optax.ctc_loss(logits, 1.0 - real.astype(logits.dtype), labels, outside.astype(logits.dtype))
+        losses = optax.ctc_loss(
+            logits, 1.0 - real.astype(logits.dtype), labels, outside.astype(logits.dtype)
+        )
         found: Metrics = {}
         if not train:
             guessed, lengths = best_path(logits, real)
             found["error_rate"] = metrics.error_rate(guessed, lengths, labels, counts, mask)
-        return Out(Mean.of(losses, mask), found, carry)
+        return LossOutput(Mean.of(losses, mask), found, model_state)
 
     def predict(variables: Variables, batch: Batch) -> Batch:
         logits, real, _ = run(variables, batch, jax.random.key(0), False)
@@ -103,7 +128,9 @@ def ctc(model: Any, frames: int = 1) -> Objective:
     def check(batch: Batch, bounds: Bounds) -> None:
         shape = call.output_shape(model, batch)
         if len(shape) != 3 or shape[-1] % frames:
-            raise Error(f"ctc needs logits (B, T, {frames} * K) for every step, and the model gives {shape}.")
+            raise Error(
+                f"ctc needs logits (B, T, {frames} * K) for every step, and the model gives {shape}."
+            )
         least, greatest = bounds.get("y", (0, 0))
         if least < 0 or greatest >= shape[-1] // frames:
             raise Error(

@@ -19,12 +19,27 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdl.keys import stream
 from jdl.learners.descent import cut
-from jdl.parallel.halves import halves_of
-from jdl.parallel.placed import Placing
-from jdl.types import STATISTICS, Array, Batch, Data, Error, Halves, Learner, Metrics, Out, State, Sums, Variables
+from jdl.parallel.divisible import halves_of
+from jdl.parallel.sharding import Placing
+from jdl.types import (
+    STATISTICS,
+    Array,
+    Batch,
+    Loader,
+    Error,
+    Halves,
+    Learner,
+    Metrics,
+    LossOutput,
+    State,
+    Sums,
+    Variables,
+)
 
 
-def elastic(learner: Learner, data: Data, shards: int = 8, devices: Sequence[Any] | None = None) -> Learner:
+def elastic(
+    learner: Learner, data: Loader, shards: int = 8, devices: Sequence[Any] | None = None
+) -> Learner:
     """The learner, fed and compiled, whose bits do not depend on the number of devices that share its work.
 
     Shard v of a batch has its rows v, v + shards, ... and the key `fold_in(key, v)`; BatchNorm normalises within a
@@ -37,11 +52,17 @@ def elastic(learner: Learner, data: Data, shards: int = 8, devices: Sequence[Any
     halves = halves_of(learner, data, "--elastic")
     for name, count in (("shards", shards), ("devices", len(devices))):
         if count < 1 or count & (count - 1):
-            raise Error(f"The {name} of an elastic run must be 1, 2, 4, 8 or a greater power of two, and not {count}.")
+            raise Error(
+                f"The {name} of an elastic run must be 1, 2, 4, 8 or a greater power of two, and not {count}."
+            )
     if len(devices) > shards:
-        raise Error(f"{len(devices)} devices cannot share {shards} shards: take as many devices, or fewer.")
+        raise Error(
+            f"{len(devices)} devices cannot share {shards} shards: take as many devices, or fewer."
+        )
     if data.size % shards:
-        raise Error(f"A batch of {data.size} rows cannot be cut into {shards} equal shards: take a multiple.")
+        raise Error(
+            f"A batch of {data.size} rows cannot be cut into {shards} equal shards: take a multiple."
+        )
     steps = _Elastic(halves, data, shards, devices)
     return replace(learner, init=jax.jit(learner.init), step=steps.step)
 
@@ -49,11 +70,17 @@ def elastic(learner: Learner, data: Data, shards: int = 8, devices: Sequence[Any
 class _Elastic:
     """The programs, and the other devices' copies of the newest state."""
 
-    def __init__(self, halves: Halves, data: Data, shards: int, devices: Sequence[Any]) -> None:
+    def __init__(self, halves: Halves, data: Loader, shards: int, devices: Sequence[Any]) -> None:
         self.halves, self.data, self.shards, self.devices = halves, data, shards, devices
-        self.own = {d: device for d, device in enumerate(devices) if device.process_index == jax.process_index()}
+        self.own = {
+            d: device
+            for d, device in enumerate(devices)
+            if device.process_index == jax.process_index()
+        }
         self.newest: list[State] = []
-        self.placing = [Placing(partial(jax.device_put, device=device)) for device in self.own.values()]
+        self.placing = [
+            Placing(partial(jax.device_put, device=device)) for device in self.own.values()
+        ]
         self.batch = jax.jit(data.batch)
         self.sums = jax.jit(self._sums)
         self.update = jax.jit(self._update, donate_argnums=0)
@@ -62,10 +89,15 @@ class _Elastic:
         """One step, on all devices."""
         if not self.newest or self.newest[0] is not state:
             self.newest = [jax.device_put(state, device) for device in self.own.values()]
-        batches = [self.batch(put(source), s.step) for put, s in zip(self.placing, self.newest, strict=True)]
+        batches = [
+            self.batch(put(source), s.step)
+            for put, s in zip(self.placing, self.newest, strict=True)
+        ]
         each = np.int32(self.shards // len(self.devices))
         own = zip(self.own, self.newest, batches, strict=True)
-        totals = self._over_devices([self.sums(s, batch, np.int32(d) * each, each) for d, s, batch in own])
+        totals = self._over_devices(
+            [self.sums(s, batch, np.int32(d) * each, each) for d, s, batch in own]
+        )
         results = [self.update(s, total) for s, total in zip(self.newest, totals, strict=True)]
         self.newest = [new for new, _ in results]
         return results[0]
@@ -91,7 +123,9 @@ class _Elastic:
                 level, sums = at
                 return level + 1, jax.tree.map(lambda leaf, new: leaf[level] + new, stack, sums)
 
-            level, sums = lax.while_loop(more, joined, (jnp.zeros((), jnp.int32), self._one(state, batch, first + n)))
+            level, sums = lax.while_loop(
+                more, joined, (jnp.zeros((), jnp.int32), self._one(state, batch, first + n))
+            )
             # The sum over all shards has no level: it goes to the last one, which is not read any more.
             put = partial(lax.dynamic_update_index_in_dim, index=level, axis=0)
             return jax.tree.map(put, stack, sums), sums
@@ -104,22 +138,28 @@ class _Elastic:
         key = jax.random.fold_in(stream(state.key, "loss", state.step), v)
         sums = self.halves.sums(state, part, key)
         weight = sums.out.loss.count
-        carry = {name: sums.out.carry[name] for name in sums.out.carry if name == STATISTICS}
-        weighed = jax.tree.map(lambda leaf: (leaf * weight).astype(leaf.dtype), carry)
-        out = Out(sums.out.loss, sums.out.metrics, weighed)
+        model_state = {
+            name: sums.out.model_state[name] for name in sums.out.model_state if name == STATISTICS
+        }
+        weighed = jax.tree.map(lambda leaf: (leaf * weight).astype(leaf.dtype), model_state)
+        out = LossOutput(sums.out.loss, sums.out.metrics, weighed)
         return jax.tree.map(lambda leaf: leaf[None], Sums(sums.grads, out))
 
     def _update(self, state: State, total: Any) -> tuple[State, Metrics]:
         sums = jax.tree.map(lambda leaf: leaf[0], total)
         weight = sums.out.loss.count
-        carry: Variables = dict(state.carry)
-        if STATISTICS in carry:
-            carry[STATISTICS] = jax.tree.map(
-                lambda new, old: jnp.where(weight > 0, (new / jnp.where(weight > 0, weight, 1)).astype(old.dtype), old),
-                sums.out.carry[STATISTICS],
-                carry[STATISTICS],
+        model_state: Variables = dict(state.model_state)
+        if STATISTICS in model_state:
+            model_state[STATISTICS] = jax.tree.map(
+                lambda new, old: jnp.where(
+                    weight > 0, (new / jnp.where(weight > 0, weight, 1)).astype(old.dtype), old
+                ),
+                sums.out.model_state[STATISTICS],
+                model_state[STATISTICS],
             )
-        return self.halves.update(state, replace(sums, out=replace(sums.out, carry=carry)))
+        return self.halves.update(
+            state, replace(sums, out=replace(sums.out, model_state=model_state))
+        )
 
     def _over_devices(self, totals: list[Any]) -> list[Any]:
         """The sum of all devices' totals, on each of those of this process."""
@@ -133,8 +173,12 @@ class _Elastic:
             for parts in zip(*leaves, strict=True)
         ]
         summed = self._butterfly(spread)
-        by_device = [{shard.device: shard.data for shard in leaf.addressable_shards} for leaf in summed]
-        return [forms[0].unflatten([leaf[device] for leaf in by_device]) for device in self.own.values()]
+        by_device = [
+            {shard.device: shard.data for shard in leaf.addressable_shards} for leaf in summed
+        ]
+        return [
+            forms[0].unflatten([leaf[device] for leaf in by_device]) for device in self.own.values()
+        ]
 
     @cached_property
     def _sharding(self) -> NamedSharding:
@@ -154,5 +198,7 @@ class _Elastic:
             return leaves
 
         spec = PartitionSpec("devices")
-        whole = jax.shard_map(add, mesh=self._sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        whole = jax.shard_map(
+            add, mesh=self._sharding.mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
         return jax.jit(whole, donate_argnums=0)

@@ -11,11 +11,11 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jdl.layers import ROWS
+from jdl.layers import BATCH_AXIS
 from jdl.types import Error
 
 AXES = ("data", "fsdp", "model")
-CUTTING = ("data", "fsdp", ROWS)  # the axes of a mesh that cut a batch's rows
+CUTTING = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that cut a batch's rows
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
     (r"/(query|key|value|in)/kernel$", 1),
@@ -29,7 +29,7 @@ Heads and hidden units are divided among the devices, so that each pair of produ
 """
 
 
-def build(text: str = "", devices: int | None = None) -> Mesh | None:
+def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
     """The mesh that "data=4,model=2" describes, or that of `devices` devices along "data".
 
     For neither there is none, but where several processes train: then all of their devices lie along "data".
@@ -45,16 +45,24 @@ def build(text: str = "", devices: int | None = None) -> Mesh | None:
         raise Error(f"--devices must be 1 or more, and {devices} is not.")
     count = math.prod(sizes.values()) if sizes else devices or jax.device_count()
     if devices is not None and count != devices:
-        raise Error(f"--mesh {text} needs {count} devices, and --devices says {devices}: drop one of the two.")
+        raise Error(
+            f"--mesh {text} needs {count} devices, and --devices says {devices}: drop one of the two."
+        )
     if count > jax.device_count():
         raise Error(
             f"{count} devices are asked for, and {jax.device_count()} of the kind {jax.devices()[0].device_kind} are "
             "here. On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
         )
     if several and count < jax.device_count():
-        raise Error(f"Of several processes all {jax.device_count()} devices take part, and {count} are asked for.")
+        raise Error(
+            f"Of several processes all {jax.device_count()} devices take part, and {count} are asked for."
+        )
     shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
-    return Mesh(np.asarray(jax.devices()[:count]).reshape(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(
+        np.asarray(jax.devices()[:count]).reshape(shape),
+        AXES,
+        axis_types=(AxisType.Auto,) * len(AXES),
+    )
 
 
 def _sizes(text: str) -> dict[str, int]:
@@ -62,7 +70,9 @@ def _sizes(text: str) -> dict[str, int]:
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition("=")
         if axis not in AXES or axis in sizes or not size.isdecimal() or int(size) < 1:
-            raise Error(f"--mesh is written like data=4,model=2, with each of {', '.join(AXES)} once; not {text!r}.")
+            raise Error(
+                f"--mesh is written like data=4,model=2, with each of {', '.join(AXES)} once; not {text!r}."
+            )
         sizes[axis] = int(size)
     return sizes
 
@@ -76,22 +86,26 @@ def devices_of(mesh: Mesh | None, way: str) -> list[Any]:
     return list(mesh.devices.flat)
 
 
-def line(devices: Sequence[Any]) -> Mesh:
+def pmap_mesh(devices: Sequence[Any]) -> Mesh:
     """The mesh that `jax.pmap` makes of these devices: states and batches lie on it between steps.
 
     Raises `Error` where several processes train.
     """
     if jax.process_count() > 1:
-        raise Error("--parallel pmap is for the devices of one process: several divide batches with --mesh.")
-    return Mesh(np.asarray(devices), (ROWS,), axis_types=(AxisType.Auto,))
+        raise Error(
+            "--parallel pmap is for the devices of one process: several divide batches with --mesh."
+        )
+    return Mesh(np.asarray(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def rows(mesh: Mesh, size: int) -> NamedSharding:
     """The sharding of arrays (size, ...) with one row an example: cut where the devices divide them, else whole."""
-    return NamedSharding(mesh, PartitionSpec(_cutting(mesh)) if size % _parts(mesh) == 0 else PartitionSpec())
+    return NamedSharding(
+        mesh, PartitionSpec(_cutting(mesh)) if size % _parts(mesh) == 0 else PartitionSpec()
+    )
 
 
-def everywhere(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """The sharding of what every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -128,7 +142,9 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = 
     return jax.tree_util.tree_map_with_path(one, tree)
 
 
-def _spec(mesh: Mesh, name: str, shape: tuple[int, ...], rules: Rules, in_use: bool) -> PartitionSpec:
+def _spec(
+    mesh: Mesh, name: str, shape: tuple[int, ...], rules: Rules, in_use: bool
+) -> PartitionSpec:
     cut: list[str | None] = [None] * len(shape)
     model, fsdp = (mesh.shape.get(axis, 1) for axis in ("model", "fsdp"))
     axis = next((axis for pattern, axis in rules if re.search(pattern, name)), None)

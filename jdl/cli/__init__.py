@@ -1,0 +1,3 @@
+"""The command line."""
+
+from jdl.cli.main import main as main

@@ -1,0 +1,240 @@
+"""TensorFlow Datasets, read as ArrayRecord without TensorFlow: decoded into memory once, or streamed."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdl.data.dataset import Columns, Dataset
+from jdl.types import Bounds, Error
+
+MEMORY_BYTES = 4 << 30  # a split up to this size is decoded into memory
+CHUNK = 4096  # records decoded at a time
+
+
+def tfds(
+    name: str,
+    *splits: str,
+    data_dir: str | Path | None = None,
+    stream: bool = False,
+) -> tuple[Dataset, ...]:
+    """Splits of a prepared dataset as examples: `train, test = tfds("fashion_mnist")`.
+
+    `splits` may be slices, "train[:90%]"; the supervised keys of the dataset become x and y, other features keep
+    their names. What fits is decoded into memory, and kept there for the next run in jdl's cache; `stream` reads
+    record by record instead. Datasets lie in `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets. Raises
+    `Error` at once where the dataset is unknown or not prepared, and names the command that prepares it.
+    """
+    builder = _builder(name, Path(data_dir) if data_dir else default_data_dir())
+    return tuple(_examples(builder, split, stream) for split in splits or ("train", "test"))
+
+
+def default_data_dir() -> Path:
+    """Where TFDS keeps prepared datasets."""
+    return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+
+
+def known_datasets() -> list[str]:
+    """The names of all datasets that the installed TFDS has a builder for."""
+    import tensorflow_datasets
+
+    return tensorflow_datasets.list_builders(with_community_datasets=False)
+
+
+def unknown(name: str) -> Error:
+    """The error for a dataset that TFDS does not have."""
+    near = difflib.get_close_matches(name, known_datasets(), n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return Error(
+        f"TensorFlow Datasets has no dataset {name!r}.{hint} `tfds --help` and its catalog list them."
+    )
+
+
+def _builder(name: str, data_dir: Path) -> Any:
+    import tensorflow_datasets
+
+    folder = data_dir / name
+    infos = [
+        path
+        for path in folder.glob("**/dataset_info.json")
+        if "incomplete" not in str(path.relative_to(folder))
+    ]
+    found = sorted(
+        infos, key=lambda path: [int(n) if n.isdigit() else 0 for n in path.parent.name.split(".")]
+    )
+    if not found:
+        if name.split("/")[0] not in known_datasets():
+            raise unknown(name)
+        raise Error(
+            f"The dataset {name} is not prepared in {data_dir}. Prepare it once: `jdl data prepare {name}` downloads "
+            "it; with --from DIR the files of mnist or fashion_mnist are read from a folder."
+        )
+    builder = tensorflow_datasets.builder_from_directory(found[-1].parent)
+    if builder.info.file_format.value != "array_record":
+        raise Error(
+            f"{found[-1].parent} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: prepare "
+            f"it as array_record, with `jdl data prepare {name} --data-dir ELSEWHERE`."
+        )
+    return builder
+
+
+def _examples(builder: Any, split: str, stream: bool) -> Dataset:
+    if split.split("[")[0] not in builder.info.splits:
+        raise Error(
+            f"{builder.info.name} has the splits {', '.join(builder.info.splits)}, and not {split!r}."
+        )
+    records = Records(builder, split)
+    rows = np.arange(len(records), dtype=np.int32)
+    if stream or records.nbytes > MEMORY_BYTES:
+        return Dataset(records, rows).streamed()
+    return Dataset(Columns(_decoded(records), records.labels), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """A source that reads the records of a split, one by one or many at a time."""
+
+    builder: Any
+    split: str
+
+    @cached_property
+    def _source(self) -> Any:
+        return self.builder.as_data_source(split=self.split)
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """The column of each feature: x and y for the supervised keys."""
+        keys = self.builder.info.supervised_keys or ()
+        return {
+            name: dict(zip(keys, "xy", strict=False)).get(name, name)
+            for name in self.builder.info.features
+        }
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows, decoded."""
+        records = self._source.__getitems__([int(row) for row in rows])
+        return {
+            column: _stack(name, [record[name] for record in records])
+            for name, column in self._names.items()
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """The decoded size; one too large for any memory where the shapes of the features do not tell it."""
+        total = 0
+        for name in self._names:
+            feature = self.builder.info.features[name]
+            if None in feature.shape or not np.issubdtype(feature.np_dtype, np.number):
+                return sys.maxsize
+            total += int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
+        return total * len(self)
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes of y."""
+        label = next(
+            (
+                self.builder.info.features[name]
+                for name, column in self._names.items()
+                if column == "y"
+            ),
+            None,
+        )
+        return tuple(getattr(label, "names", ()))
+
+    @property
+    def bounds(self) -> Bounds:
+        """From 0 to the number of classes, for labels."""
+        classes = {
+            c: getattr(self.builder.info.features[n], "num_classes", None)
+            for n, c in self._names.items()
+        }
+        return {column: (0, count - 1) for column, count in classes.items() if count}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the split's record files where they are small, else of their names and sizes."""
+        digest = hashlib.sha256(self.split.encode())
+        for path in sorted(Path(self.builder.data_dir).iterdir()):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            if path.stat().st_size <= MEMORY_BYTES // 16:
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
+
+def _stack(name: str, values: list[Any]) -> np.ndarray:
+    try:
+        column = np.stack(values)
+    except ValueError:
+        shapes = sorted({np.shape(value) for value in values})
+        raise Error(
+            f"The examples of {name} differ in size, among others {shapes[0]} and {shapes[-1]}: bring them to one "
+            "size when the dataset is prepared."
+        ) from None
+    if column.dtype.kind not in "biuf":
+        raise Error(f"The feature {name} is {column.dtype}, and a batch holds numbers only.")
+    return column.astype(np.int32) if column.dtype == np.int64 else column
+
+
+def cache_dir() -> Path:
+    """Where jdl keeps what it can make again: $JDL_CACHE, else ~/.cache/jdl."""
+    return Path(os.environ.get("JDL_CACHE") or "~/.cache/jdl").expanduser()
+
+
+def _decoded(records: Records) -> dict[str, np.ndarray]:
+    """All columns of the split, from jdl's cache where it holds them whole, else decoded and put there."""
+    folder = cache_dir() / "decoded" / records.fingerprint
+    cached = read_cache(folder)
+    if cached is not None:
+        return cached
+    chunks = [
+        records.take(rows)
+        for rows in np.array_split(np.arange(len(records)), max(1, len(records) // CHUNK))
+    ]
+    columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    write_cache(folder, columns)
+    return columns
+
+
+def read_cache(folder: Path) -> dict[str, np.ndarray] | None:
+    """The arrays that lie in a folder of the cache, where they are there and whole."""
+    try:
+        promised = json.loads((folder / "sums.json").read_text())
+        columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in promised}
+    except (OSError, ValueError):
+        return None
+    sums = {name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()}
+    return columns if sums == promised else None
+
+
+def write_cache(folder: Path, columns: dict[str, np.ndarray]) -> None:
+    """Writes beside and renames, so that a cache is whole or not there; a full or read-only disk costs only time."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+            whole = Path(temporary) / "whole"
+            whole.mkdir()
+            for name, column in columns.items():
+                np.save(whole / f"{name}.npy", column)
+            sums = {
+                name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()
+            }
+            (whole / "sums.json").write_text(json.dumps(sums))
+            if folder.exists():
+                folder.rename(Path(temporary) / "damaged")
+            whole.rename(folder)
+    except OSError:
+        return

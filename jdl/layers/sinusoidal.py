@@ -1,0 +1,16 @@
+"""Times as vectors."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
+    """Times t (B,) from 0 to 1 to (B, width), even: cosines and sines of 1 to 10,000 radians (Vaswani et al., 2017)."""
+    half = width // 2
+    frequencies = jnp.exp(
+        math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)
+    )
+    angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], -1).astype(t.dtype)

@@ -1,1 +1,0 @@
-"""Runs: config, fit, checkpoints, logs. Clock and disk live here."""

@@ -1,0 +1,315 @@
+"""One small model of every family, with data that it can learn by heart and its number of parameters.
+
+TABLE has those that give labels, for every property; MAKERS those that make rows, or codes of rows.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdl.layers import GRU, LSTM, SIMPLE
+from jdl.models.alexnet import AlexNet
+from jdl.models.autoencoder import VAE, Autoencoder
+from jdl.models.bert import BERT
+from jdl.models.cnn import CNN
+from jdl.models.dcgan import Critic, Generator, SpectralCritic
+from jdl.models.dit import DiT
+from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.gnn import GAT, GCN, GNN, SAGE
+from jdl.models.gpt import GPT
+from jdl.models.lenet import LeNet5
+from jdl.models.mlp import MLP
+from jdl.models.resnet import ResNet
+from jdl.models.rnn import RNN
+from jdl.models.t5 import T5
+from jdl.models.transformer import Blocks
+from jdl.models.unet import UNet
+from jdl.models.vit import ViT
+from jdl.objectives import (
+    adversarial,
+    autoencode,
+    classify,
+    cluster,
+    ctc,
+    diffuse,
+    elbo,
+    hinge_gan,
+    link,
+    next_token,
+    seq2seq,
+    wasserstein,
+)
+from jdl.types import Batch, Objective
+
+ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
+
+
+@dataclass(frozen=True)
+class Row:
+    """`shape` is that of a row of numbers x; (T,) of sequences of tokens."""
+
+    name: str
+    model: Any
+    shape: tuple[int, ...]
+    parameters: int  # computed by hand
+    rate: float = 1e-2
+    objective: Callable[[Any], Objective] = classify
+    output: tuple[int, ...] = (5,)  # the shape of a row of the model's output
+    ragged: bool = False  # whether the rows have a length
+
+    def batch(self) -> Batch:
+        """Rows that differ in their first step already."""
+        rows = jnp.arange(ROWS, dtype=jnp.int32)
+        columns = {"y": rows % 5, "mask": jnp.ones(ROWS, bool)}
+        if len(self.shape) > 1:
+            columns["x"] = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
+        else:
+            columns["x"] = (
+                jax.random.randint(jax.random.key(1), (ROWS, *self.shape), 0, SIZE)
+                .at[:, 0]
+                .set(rows)
+            )
+        if self.ragged:
+            columns["length"] = self.shape[0] - rows % 3
+        if self.objective is not classify:
+            labels = SIZE - 1 if isinstance(self.model, T5) else 4
+            columns["y"] = 1 + (rows[:, None] + jnp.arange(3)[None]) % labels
+        return columns
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """What the model reads."""
+        if isinstance(self.model, T5):
+            return batch["x"], batch["y"]
+        return (batch["x"],)
+
+    @property
+    def causal(self) -> bool:
+        """Whether the output at a step depends on nothing after it."""
+        one_way = (
+            isinstance(self.model, RNN) and self.model.each_step and not self.model.bidirectional
+        )
+        return one_way or isinstance(self.model, GPT | T5)
+
+
+@dataclass(frozen=True)
+class Nodes(Row):
+    """Graphs of six nodes, joined within each half; where each node has an output, the first has a label."""
+
+    def batch(self) -> Batch:
+        columns, (nodes, _) = super().batch(), self.shape
+        edges = jax.random.randint(jax.random.key(2), (ROWS, 10, 2), 0, nodes // 2)
+        edges = (edges + nodes // 2 * (jnp.arange(10) % 2)[None, :, None]).at[:, -2:].set(-1)
+        y = (
+            columns["y"]
+            if len(self.output) == 1
+            else jnp.full((ROWS, nodes), -1).at[:, 0].set(columns["y"])
+        )
+        columns["x"] = columns["x"].at[:, nodes // 2 :, 0].add(3)
+        return {**columns, "edges": edges, "y": y, "links": edges[:, :4]}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return batch["x"], batch["edges"]
+
+
+@dataclass(frozen=True)
+class Images(Row):
+    """Black beside white, by a border that moves."""
+
+    def batch(self) -> Batch:
+        rows = jnp.arange(ROWS, dtype=jnp.int32)
+        _, width, _ = self.shape
+        white = (jnp.arange(width)[None, :] < (rows % width)[:, None]).astype(jnp.float32)
+        x = jnp.broadcast_to(white[:, None, :, None], (ROWS, *self.shape))
+        return {"x": x, "y": rows % 5, "mask": jnp.ones(ROWS, bool)}
+
+
+ONE = Blocks(width=8, depth=1, heads=2, length=16)
+BLOCK = (
+    (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16
+)  # attention without a bias of keys, feed-forward, norms
+WRITE = partial(seq2seq, end=0)
+
+TABLE = [
+    Row("perceptron", MLP(5), (4, 4, 1), 16 * 5 + 5, 1e-1),
+    Row("mlp", MLP(5, hidden=(32, 16)), (4, 4, 1), (16 * 32 + 32) + (32 * 16 + 16) + (16 * 5 + 5)),
+    Row(
+        "cnn",
+        CNN(5, blocks=((4, 1), (8, 1)), dense=(16,)),
+        (9, 8, 2),
+        76 + 296 + (32 * 16 + 16) + 85,
+    ),
+    Row(
+        "cnn-norm",
+        CNN(5, blocks=((4, 2), (8, 1)), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (36 + 8) + (144 + 8) + (288 + 16) + (32 * 5 + 5),
+    ),
+    Row(
+        "lenet",
+        LeNet5(5),
+        (28, 28, 1),
+        156 + 2_416 + (400 * 120 + 120) + (120 * 84 + 84) + (84 * 5 + 5),
+        3e-3,
+    ),
+    Row(
+        "alexnet",
+        AlexNet(5, channels=(8, 16, 16, 16, 16), dense=(32,), dropout=0.0),
+        (15, 15, 1),
+        80 + 3_216 + 3 * 2_320 + (16 * 32 + 32) + (32 * 5 + 5),
+        3e-3,
+    ),
+    Row(
+        "resnet",
+        ResNet(5, ((8, 1), (16, 1))),
+        (8, 8, 2),
+        (144 + 16) + 2 * (576 + 16) + (1_152 + 32) + (2_304 + 32) + (128 + 32) + (16 * 5 + 5),
+    ),
+    Row(
+        "resnet-bottleneck",
+        ResNet(5, ((4, 1), (8, 1)), bottleneck=True, large_images=True),
+        (16, 16, 1),
+        (196 + 8) + (24 + 152 + 2 * 96) + (144 + 592 + 320 + 576) + (32 * 5 + 5),
+    ),
+    Row(
+        "efficientnet",
+        EfficientNet(
+            5, 0.25, stages=(Stage(4, 48, 2, 5),), strides=(1, 2), dropout=0.0, drop_path=0.0
+        ),
+        (8, 8, 1),
+        88 + (320 + 864 + 162 + 544) + (1_152 + 1_728 + 580 + 1_056) + 864 + (48 * 5 + 5),
+    ),
+    Row("rnn", RNN(5, (8, 6), SIMPLE), (6, 3), (8 * 11 + 8) + (6 * 14 + 6) + 35, ragged=True),
+    Row("gru", RNN(5, (8,), GRU), (6, 3), 3 * 8 * (3 + 8 + 2) + 45, ragged=True),
+    Row("lstm", RNN(5, (8,), LSTM), (6, 3), 4 * 8 * (3 + 8 + 1) + 45, ragged=True),
+    Row(
+        "lstm-both-ways",
+        RNN(5, (8,), LSTM, bidirectional=True, vocabulary=SIZE, embedding=4),
+        (6,),
+        13 * 4 + 2 * 4 * 8 * (4 + 8 + 1) + (16 * 5 + 5),
+        3e-2,
+        ragged=True,
+    ),
+    Row(
+        "lstm-language",
+        RNN(SIZE, (16,), LSTM, each_step=True, vocabulary=SIZE, embedding=4),
+        (6,),
+        13 * 4 + 4 * 16 * (4 + 16 + 1) + (16 * 13 + 13),
+        3e-2,
+        next_token,
+        (6, SIZE),
+    ),
+    Row(
+        "lstm-ctc",
+        RNN(10, (16,), LSTM, bidirectional=True, each_step=True, vocabulary=SIZE, embedding=4),
+        (6,),
+        13 * 4 + 2 * 4 * 16 * (4 + 16 + 1) + (32 * 10 + 10),
+        3e-2,
+        partial(ctc, frames=2),
+        (6, 10),
+        ragged=True,
+    ),
+    Row("vit", ViT(5, 4, ONE), (8, 12, 2), (32 * 8 + 8) + 6 * 8 + BLOCK + 16 + 45),
+    Row("gpt", GPT(SIZE, ONE), (6,), 13 * 8 + BLOCK + 16, 2e-2, next_token, (6, SIZE)),
+    Row(
+        "gpt-grouped",
+        GPT(SIZE, replace(ONE, kv_heads=1, rotary=False, pre_norm=False, remat=True)),
+        (6,),
+        (13 + 16) * 8 + 16 + BLOCK - (2 * 8 * 4 + 4),
+        2e-2,
+        next_token,
+        (6, SIZE),
+    ),
+    Row("bert", BERT(SIZE, ONE, outputs=5), (6,), 13 * 8 + BLOCK + 16 + 45, 2e-2, ragged=True),
+    Row(
+        "t5",
+        T5(SIZE, ONE),
+        (6,),
+        13 * 8 + (BLOCK + 16) + (BLOCK + 16) + (8 * 8 * 4 + 3 * 8 + 16),
+        2e-2,
+        WRITE,
+        (3, SIZE),
+        ragged=True,
+    ),
+    Nodes("gcn", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 3e-2, output=(6, 5)),
+    Nodes("sage", GNN(5, (8,), SAGE, pooled=True), (6, 4), (2 * 4 * 8 + 8) + (8 * 5 + 5), 3e-2),
+    Nodes(
+        "gat",
+        GNN(5, (8,), partial(GAT, heads=2)),
+        (6, 4),
+        (4 * 8 + 2 * 8 + 8) + (8 * 10 + 2 * 10 + 5),
+        3e-2,
+        output=(6, 5),
+    ),
+]
+
+TOLD = 2 * (32 * 32 + 32) + 6 * 32  # time and label, for the U-Net
+RESIDUAL = 16 + 584 + (32 * 16 + 16) + 16 + 584
+WIDER = (
+    32 + 1_160 + (32 * 16 + 16) + 16 + 584 + (16 * 8 + 8)
+)  # of what was kept beside what comes up
+
+MAKERS = [
+    Images(
+        "autoencoder",
+        Autoencoder((4, 4, 1), 3, hidden=(8,), batch_norm=True),
+        (4, 4, 1),
+        (16 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 16 + 16),
+        objective=partial(autoencode, noise=0.1),
+    ),
+    Images(
+        "vae",
+        VAE((8, 8, 1), 3, (4,), (6,)),
+        (8, 8, 1),
+        40 + (64 * 6 + 6) + (6 * 6 + 6) + (3 * 6 + 6) + (6 * 64 + 64) + (9 * 4 * 4 + 4),
+        objective=partial(elbo, importance=3),
+    ),
+    Images(
+        "gan",
+        Generator((8, 8, 1), (8, 4)),
+        (8, 8, 1),
+        (5 * 32 + 16) + (9 * 8 * 32 // 2 + 8) + (9 * 4 * 4 + 4) + 40 + 296 + 33,
+        objective=lambda generator: adversarial(generator, Critic((4, 8)), 5, wasserstein),
+    ),
+    Images(
+        "gan-spectral",
+        Generator((8, 8, 1), (8, 4), fine=3),
+        (8, 8, 1),
+        (5 * 32 + 16) + (9 * 8 * 16 + 8) + (9 * 4 * 12 + 6) + (9 * 3 + 1) + 68 + 520 + 584 + 33,
+        3e-3,
+        lambda generator: adversarial(generator, SpectralCritic((4, 8)), 5, hinge_gan),
+    ),
+    Images(
+        "clusters",
+        Autoencoder((8, 8, 1), 3, hidden=(8,)),
+        (8, 8, 1),
+        (64 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 64 + 64) + 4 * 3,
+        objective=partial(cluster, clusters=4, noise=0.1, contrast=0.1),
+    ),
+    Images(
+        "unet",
+        UNet((8, 8), classes=5),
+        (8, 8, 1),
+        TOLD
+        + 80
+        + 3 * RESIDUAL
+        + (16 + 64 + 3 * 72)
+        + 2 * WIDER
+        + (9 * 8 * 32 + 32)
+        + 32
+        + (9 * 16 + 1),
+        objective=partial(diffuse, classes=5),
+    ),
+    Images(
+        "dit",
+        DiT(4, replace(ONE, rotary=False)),
+        (8, 8, 1),
+        (16 * 8 + 8) + 4 * 8 + 2 * 72 + (BLOCK - 2 * 16) + 2 * (8 * 24 + 24) + 2 * (8 * 16 + 16),
+        2e-2,
+        objective=diffuse,
+    ),
+    Nodes("link", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 5e-2, objective=link),
+]

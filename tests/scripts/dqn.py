@@ -1,0 +1,27 @@
+"""Deep Q-learning of two seeds: episodes under way, a memory of steps, and older parameters, all in the state."""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.models.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 60
+
+
+def run(c: Config) -> jdl.Run:
+    explore, adam = optax.linear_schedule(1.0, 0.05, 30), optax.adam(1e-3)
+    sizes = {"horizon": 8, "capacity": 320, "batch_size": 16, "begins": 10, "refresh": 7}
+    learner = jdl.dqn(jdl.environments.cartpole(), MLP(2, (16,)), adam, explore, **sizes)
+    members = jdl.population(learner, (c.seed, c.seed + 1))
+    return jdl.Run(
+        c, members, jdl.data.episodes(2), test=jdl.data.episodes(5), best="max return/mean"
+    )
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

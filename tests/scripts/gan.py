@@ -1,0 +1,32 @@
+"""A game of two players, of whom one moves in every second step, with an average of both: all that a GAN keeps."""
+
+from dataclasses import dataclass
+
+import optax
+from kitchen_sink import seen
+
+import jdl
+from jdl.models.dcgan import Critic, Generator
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 60
+    batch: int = 12
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.digits()
+    train, _ = train.split(0.071, 0.1, seed=c.seed)  # 102 rows: the last of 9 batches of 12 has 6
+    game = jdl.objectives.adversarial(
+        Generator((8, 8, 1), (8, 4)), Critic((4, 8)), 5, jdl.objectives.hinge_gan
+    )
+    players = jdl.optim.players(
+        generator=jdl.optim.every(2, optax.adam(1e-3)), critic=optax.adam(1e-3)
+    )
+    learner = jdl.ema(jdl.descent(seen(game), players), 0.9)
+    return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(90))
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
