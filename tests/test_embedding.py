@@ -16,7 +16,7 @@ from flax import linen as nn
 from PIL import Image
 
 import jdl
-from jdl.data.graphs import nearest
+from jdl.data.graphs import nearest_neighbours
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.gnn import GNN
 from jdl.models.mlp import MLP
@@ -107,7 +107,7 @@ def test_a_damaged_cache_is_made_anew(classifier, vae, tmp_path):
 
 def graphs():
     columns = TRAIN.take(np.arange(300))
-    return nearest(columns["x"], columns["y"], 5).nodes(5, 50, 60)
+    return nearest_neighbours(columns["x"], columns["y"], 5).split_nodes(5, 50, 60)
 
 
 def mapped(made, tmp_path):

@@ -105,7 +105,7 @@ def measured(processes, devices, *flags):
 @pytest.mark.parametrize("streamed", [False, True])
 def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
     train, _ = jdl.data.digits()
-    train = train.streamed() if streamed else train
+    train = train.streaming() if streamed else train
     batches = train.shuffled(24, 0, jdl.data.random_crop(1), jdl.data.random_erase(2))
     mesh = build_mesh("data=2,fsdp=2")
     data = shard_data(batches, mesh)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jdl
-from jdl.data import Bytes
+from jdl.data import ByteTokenizer
 from jdl.models.bert import BERT
 from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
@@ -57,7 +57,7 @@ def test_next_token_is_the_cross_entropy_of_real_targets():
 
 
 def test_hidden_tokens_are_chosen_by_row_and_replaced_as_published():
-    tokenizer, seen = Bytes(), []
+    tokenizer, seen = ByteTokenizer(), []
 
     class Spy:
         def init(self, keys, x):
@@ -210,7 +210,7 @@ def test_memory_goes_on_over_streams_and_only_there():
     np.testing.assert_allclose(forgotten["loss"].value(), anew(second), rtol=1e-6)
     assert abs(float(two["loss"].value()) - float(anew(second))) > 1e-4
     windows = jnp.stack([first["x"], second["x"]], 1).reshape(4, 5)
-    found = evaluator(learner, jdl.data.arrays(x=windows).streams(2))(between)["loss"]
+    found = evaluator(learner, jdl.data.arrays(x=windows).contiguous_batches(2))(between)["loss"]
     np.testing.assert_allclose(found.value(), expected.value(), rtol=1e-5)
     found = evaluator(learner, jdl.data.arrays(x=windows).batches(2))(between)["loss"]
     np.testing.assert_allclose(found.value(), (anew(first) + anew(second)) / 2, rtol=1e-5)
@@ -226,7 +226,7 @@ def test_memory_goes_on_over_streams_and_only_there():
         (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 5))}, {}, "whole numbers"),
         (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 30), jnp.int32)}, {}, "Blocks.length"),
         (next_token(GPT(SIZE, SMALL)), {"z": TOKENS}, {}, "column x"),
-        (masked_token(BERT(258, SMALL, outputs=3), Bytes()), {"x": TOKENS}, {}, "for every token"),
+        (masked_token(BERT(258, SMALL, outputs=3), ByteTokenizer()), {"x": TOKENS}, {}, "for every token"),
         (
             seq2seq(T5(SIZE, SMALL), 0),
             {"x": TOKENS, "y": TOKENS},

@@ -12,7 +12,7 @@ import numpy as np
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.dataset import Dataset
-from jdl.data.tfds_records import cache_dir, read_cache, write_cache
+from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.figures import samples
 from jdl.store.checkpoints import state_digest
 from jdl.figures.features import reader
@@ -78,7 +78,7 @@ def frechet(found: Restored, classifier: Restored, count: int, seed: int = 0) ->
     expected = _kept(by, classifier, judged)
     x = samples.drawn(found.run, found.run.learner.view(found.state), count, seed)
     made = _moments(classifier, arrays(x=x).map(*judged.transforms))
-    before = _moments(classifier, replace(trained, ids=trained.ids[:count]))
+    before = _moments(classifier, trained.select(slice(count)))
     return Distance(made.distance(expected), before.distance(expected), len(expected.mean), by[:12])
 
 
@@ -87,7 +87,8 @@ def _examples(classifier: Restored, data: Any) -> Dataset:
         raise Error(
             f"{classifier.run.config.name} has no test data in batches, which rows could be compared with."
         )
-    return data.examples
+    assert isinstance(data.dataset, Dataset)
+    return data.dataset
 
 
 def _kept(by: str, classifier: Restored, judged: Dataset) -> Moments:

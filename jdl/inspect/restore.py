@@ -15,7 +15,7 @@ import numpy as np
 
 from jdl.data import Dataset, arrays
 from jdl.data.loader import DatasetLoader
-from jdl.data.corpus import until_end
+from jdl.sampling import decode_until_end
 from jdl.metrics import scalars
 from jdl.store.checkpoints import Checkpoints
 from jdl.train.evaluate import evaluator
@@ -104,7 +104,7 @@ def _readable(columns: dict[str, np.ndarray], row: int, run: Run) -> dict[str, A
             run.labels[label] for label in found["labels"][: found.pop("length")]
         )
     if run.tokenizer and "tokens" in found:
-        found["text"] = until_end(run.tokenizer, columns["tokens"][row])
+        found["text"] = decode_until_end(run.tokenizer, columns["tokens"][row])
         del found["tokens"]
     return found
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl import sampling
-from jdl.data.corpus import until_end
+from jdl.sampling import decode_until_end
 from jdl.figures import samples
 from jdl.store.folder import write_whole
 from jdl.inspect.restore import Restored
@@ -50,7 +50,7 @@ def sample(
         more = go_on(variables, seen, count, jax.random.fold_in(key, written.shape[1]))
         ended = (written[:, len(start) :] == tokenizer.end).any(1, keepdims=True)
         written = jnp.concatenate([written, jnp.where(ended, tokenizer.end, more)], 1)
-    return [until_end(tokenizer, row) for row in np.asarray(written[:, len(start) :])]
+    return [decode_until_end(tokenizer, row) for row in np.asarray(written[:, len(start) :])]
 
 
 def best_beams(restored: Restored, prompt: str, tokens: int, width: int) -> list[str]:
@@ -60,7 +60,7 @@ def best_beams(restored: Restored, prompt: str, tokens: int, width: int) -> list
     variables = restored.run.learner.view(restored.state)
     search = jax.jit(lambda v: sampling.beam(decoder, v, start[None], tokens, width, tokenizer.end))
     written, _ = search(variables)
-    return [until_end(tokenizer, row) for row in np.asarray(written[0])]
+    return [decode_until_end(tokenizer, row) for row in np.asarray(written[0])]
 
 
 def draw(restored: Restored, count: int, out: Path, remake: bool = False, seed: int = 0) -> Path:

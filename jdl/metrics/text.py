@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from jdl.data.corpus import until_end
+from jdl.sampling import decode_until_end
 from jdl.types import Loader, Error, Objective, Tokenizer, Variables
 
 Measure = Callable[[Sequence[str], Sequence[str]], float]
@@ -53,8 +53,8 @@ def scores(
         for n in range(len(data)):
             batch = data[n]
             tokens, mask = np.asarray(write(variables, batch)["tokens"]), np.asarray(batch["mask"])
-            written += [until_end(tokenizer, row) for row in tokens[mask]]
-            references += [until_end(tokenizer, row) for row in np.asarray(batch["y"])[mask]]
+            written += [decode_until_end(tokenizer, row) for row in tokens[mask]]
+            references += [decode_until_end(tokenizer, row) for row in np.asarray(batch["y"])[mask]]
         return {name: measure(written, references) for name, measure in measures.items()}
 
     return score

@@ -23,7 +23,7 @@ def exact(written, right) -> float:
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     pairs = jdl.data.text_pairs([(word, word[::-1]) for word in WORDS], tokenizer, 6)
     objective = jdl.objectives.seq2seq(
         T5(tokenizer.size, Blocks(width=32, depth=1, heads=2, length=6)), tokenizer.end

@@ -22,7 +22,7 @@ def run(c: Config) -> jdl.Run:
         20, (16,), LSTM, each_step=True, vocabulary=20, embedding=8, dropout=0.2, remember=True
     )
     learner = jdl.descent(seen(jdl.objectives.next_token(model)), jdl.optim.adamw(1e-2))
-    return jdl.Run(c, learner, rows.streams(c.batch), test=rows.streams(c.batch))
+    return jdl.Run(c, learner, rows.contiguous_batches(c.batch), test=rows.contiguous_batches(c.batch))
 
 
 if __name__ == "__main__":
