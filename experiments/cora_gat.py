@@ -29,7 +29,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, valid, test = (part.batches(1) for part in jdl.data.cora().nodes(20, 500, 1000, c.seed))
     layer = partial(GAT, dropout=c.attention_dropout)
-    objective = jdl.objectives.classification(GNN(7, c.hidden, layer, jax.nn.elu, c.dropout))
+    objective = jdl.objectives.classify(GNN(7, c.hidden, layer, jax.nn.elu, c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
     learner = jdl.descent(
         objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))

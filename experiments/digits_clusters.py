@@ -38,7 +38,7 @@ def run(c: Config) -> jdl.Run:
     table = jdl.data.arrays(x=x, y=y, near=x[near])
     data, judged = table.shuffled(512, c.seed), table.batches(len(x))
     model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
-    objective = jdl.objectives.clustering(model, 10, 0.2, augment=alike, contrast=1.0)
+    objective = jdl.objectives.cluster(model, 10, 0.2, augment=alike, contrast=1.0)
     learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, judged[0])
     return jdl.Run(c, learner, data, test=judged, score=scores(objective, judged))
 

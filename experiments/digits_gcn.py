@@ -31,7 +31,7 @@ def run(c: Config) -> jdl.Run:
     train, valid, test = (
         p.batches(1) for p in jdl.data.nearest(x, y, c.neighbours).nodes(10, 500, 1000, c.seed)
     )
-    objective = jdl.objectives.classification(GNN(10, c.hidden, dropout=c.dropout))
+    objective = jdl.objectives.classify(GNN(10, c.hidden, dropout=c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
     learner = jdl.descent(
         objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))

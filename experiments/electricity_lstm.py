@@ -23,7 +23,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.electricity(c.context)
     model = RNN(48, (128,), dropout=0.2)
-    objective = jdl.objectives.forecasting(model, scale=train.source.std)
+    objective = jdl.objectives.forecast(model, scale=train.source.std)
     learner = jdl.ema(
         jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))), 0.99
     )

@@ -15,7 +15,7 @@ from jdl.layers import BATCH_AXIS
 from jdl.types import Error
 
 AXES = ("data", "fsdp", "model")
-CUTTING = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that cut a batch's rows
+BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that cut a batch's rows
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
     (r"/(query|key|value|in)/kernel$", 1),
@@ -77,7 +77,7 @@ def _sizes(text: str) -> dict[str, int]:
     return sizes
 
 
-def devices_of(mesh: Mesh | None, way: str) -> list[Any]:
+def data_parallel_devices(mesh: Mesh | None, way: str) -> list[Any]:
     """The devices of a mesh that divides nothing but the batch, as `way` asks; the first one without a mesh."""
     if mesh is None:
         return jax.devices()[:1]
@@ -98,10 +98,11 @@ def pmap_mesh(devices: Sequence[Any]) -> Mesh:
     return Mesh(np.asarray(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def rows(mesh: Mesh, size: int) -> NamedSharding:
+def batch_sharding(mesh: Mesh, size: int) -> NamedSharding:
     """The sharding of arrays (size, ...) with one row an example: cut where the devices divide them, else whole."""
     return NamedSharding(
-        mesh, PartitionSpec(_cutting(mesh)) if size % _parts(mesh) == 0 else PartitionSpec()
+        mesh,
+        PartitionSpec(_batch_axes(mesh)) if size % _batch_parts(mesh) == 0 else PartitionSpec(),
     )
 
 
@@ -110,9 +111,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_rows(mesh: Mesh, size: int) -> None:
+def check_batch_size(mesh: Mesh, size: int) -> None:
     """Raises `Error` where a batch of `size` rows cannot be cut evenly."""
-    parts = _parts(mesh)
+    parts = _batch_parts(mesh)
     if size % parts:
         fitting = [n for n in (size // parts * parts, -(-size // parts) * parts) if n]
         raise Error(
@@ -121,12 +122,12 @@ def check_rows(mesh: Mesh, size: int) -> None:
         )
 
 
-def _parts(mesh: Mesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in _cutting(mesh))
+def _batch_parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
 
 
-def _cutting(mesh: Mesh) -> tuple[str, ...]:
-    return tuple(axis for axis in CUTTING if axis in mesh.axis_names)
+def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
 
 
 def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
