@@ -32,7 +32,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.arrays(x=x, y=x.prod(-1).sum(1)).split(0.9, 0.1)
     cell = {"lstm": LSTM, "gru": GRU, "simple": SIMPLE}[c.cell]
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.0)
-    learner = jdl.descent(jdl.objectives.regression(RNN(1, (128,), cell)), optimizer)
+    learner = jdl.descent(jdl.objectives.regress(RNN(1, (128,), cell)), optimizer)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(500))
 
 

@@ -32,7 +32,7 @@ def run(c: Config) -> jdl.Run:
     model = GNN(7, c.hidden, partial(GAT, dropout=c.attention_dropout), jax.nn.elu, c.dropout)
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
     optimizer = optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))
-    learner = jdl.descent(jdl.objectives.classification(model), optimizer)
+    learner = jdl.descent(jdl.objectives.classify(model), optimizer)
     return jdl.Run(c, learner, train, valid, test, best="max accuracy", labels=graph.labels)
 
 

@@ -31,7 +31,7 @@ def run(c: Config) -> jdl.Run:
     data = jdl.data.arrays(x=x, y=y, near=x[neighbours.kneighbors(return_distance=False)])
     train, test = data.shuffled(512, c.seed), data.batches(len(x))
     model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
-    objective = jdl.objectives.clustering(model, 10, 0.2, augment=augment, contrast=1.0)
+    objective = jdl.objectives.cluster(model, 10, 0.2, augment=augment, contrast=1.0)
     learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, test[0])
     return jdl.Run(c, learner, train, test=test, score=scores(objective, test))
 

@@ -29,7 +29,7 @@ def run(c: Config) -> jdl.Run:
     digits = (train + test).columns
     graph = jdl.data.nearest_neighbours(digits["x"], digits["y"], c.neighbours)
     train, valid, test = (p.batches(1) for p in graph.split_nodes(10, 500, 1000, c.seed))
-    objective = jdl.objectives.classification(GNN(10, c.hidden, dropout=c.dropout))
+    objective = jdl.objectives.classify(GNN(10, c.hidden, dropout=c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
     optimizer = optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))
     learner = jdl.ema(jdl.descent(objective, optimizer), 0.98)

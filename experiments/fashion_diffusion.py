@@ -24,7 +24,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     _, seen = test.split(0.9, 0.1)
     path = jdl.objectives.rectified_flow if c.flow else jdl.objectives.cosine
-    objective = jdl.objectives.diffusion(
+    objective = jdl.objectives.diffuse(
         UNet((64, 96), classes=10, patch=2), path, classes=10, guidance=c.guidance
     )
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))

@@ -29,7 +29,9 @@ def run(c: Config) -> jdl.Run:
         generator, SpectralCritic(), c.latent, jdl.objectives.hinge_gan
     )
     adam = optax.adam(c.lr, b1=0.5)
-    learner = jdl.ema(jdl.descent(objective, jdl.optim.players(critic=adam, generator=adam)), 0.999)
+    learner = jdl.ema(
+        jdl.descent(objective, jdl.optim.per_module(critic=adam, generator=adam)), 0.999
+    )
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=seen.batches(c.batch))
 
 

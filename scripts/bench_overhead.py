@@ -107,7 +107,7 @@ def measure(model: nn.Module, steps: int, blocks: int) -> dict[str, float]:
     compiled = placement.compiled
 
     def watched(learner):
-        learner = compiled(learner)
+        learner = jit_learner(learner)
 
         def step(state, source):
             state, metrics = learner.step(state, source)
@@ -118,7 +118,7 @@ def measure(model: nn.Module, steps: int, blocks: int) -> dict[str, float]:
 
     train = jdl.data.arrays(x=IMAGES, y=LABELS).shuffled(BATCH, 0)
     data = Interleaved(train, Bare(model), steps, last)
-    learner = jdl.descent(jdl.objectives.classification(model), optax.adamw(1e-3))
+    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(1e-3))
     config = jdl.Config(name="overhead", steps=steps * (blocks + 1) + 1)
     with tempfile.TemporaryDirectory() as root, Path(os.devnull).open("w") as nowhere:
         placement.compiled = watched

@@ -59,7 +59,7 @@ def of_jdl() -> list[Stepper]:
     """`jdl.descent`, compiled as `fit` does."""
     blocks = Blocks(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH, rotary=False)
     models = (MLP(CLASSES, hidden=(512, 256)), CNN(CLASSES), RNN(CLASSES, hidden=(128,)))
-    objectives = [jdl.objectives.classification(model) for model in models]
+    objectives = [jdl.objectives.classify(model) for model in models]
     objectives.append(jdl.objectives.next_token(GPT(VOCABULARY, blocks)))
     batches = [{"x": jnp.asarray(x), "y": jnp.asarray(y)} for x, y in BATCHES[:-1]] + [
         {"x": jnp.asarray(TOKENS)}

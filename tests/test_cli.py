@@ -223,7 +223,7 @@ SCRIPTS = {
         Config = jdl.Config
         def run(c):
             data = jdl.data.arrays(x=np.zeros((8, 2)), y=np.arange(8))
-            learner = jdl.descent(jdl.objectives.classification(MLP(4)), optax.sgd(0.1))
+            learner = jdl.descent(jdl.objectives.classify(MLP(4)), optax.sgd(0.1))
             return jdl.Run(c, learner, data.shuffled(4, c.seed))
     """,
     "nan": """

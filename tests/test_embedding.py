@@ -48,7 +48,7 @@ def restored(objective, seed=0, **data):
 
 @pytest.fixture(scope="module")
 def classifier():
-    return restored(jdl.objectives.classification(MLP(10, hidden=(24,))))
+    return restored(jdl.objectives.classify(MLP(10, hidden=(24,))))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,10 @@ def test_the_distance_is_that_of_the_formula():
 
 
 def test_features_are_what_the_last_dense_layer_reads(classifier):
-    variables, batch = classifier.run.learner.view(classifier.state), classifier.run.test[0]
+    variables, batch = (
+        classifier.run.learner.eval_variables(classifier.state),
+        classifier.run.test[0],
+    )
     params = variables["params"]
     hidden = nn.relu(batch["x"].reshape(len(batch["x"]), -1) @ params["Dense_0"]["kernel"])
     assert (params["Dense_0"]["bias"] == 0).all()
@@ -93,7 +96,7 @@ def test_distances_know_made_rows_from_real_ones_and_remember_the_real_ones(
     )
     assert frechet.frechet(vae, classifier, 100) == found
     assert len(TEST) not in asked
-    other = restored(jdl.objectives.classification(MLP(10, hidden=(24,))), seed=1)
+    other = restored(jdl.objectives.classify(MLP(10, hidden=(24,))), seed=1)
     assert frechet.frechet(vae, other, 100).by != found.by
     assert len(TEST) in asked
 
@@ -111,7 +114,9 @@ def graphs():
 
 
 def mapped(made, tmp_path):
-    variables = made.learner.view(jax.jit(made.learner.init)(jax.random.key(0), made.train[0]))
+    variables = made.learner.eval_variables(
+        jax.jit(made.learner.init)(jax.random.key(0), made.train[0])
+    )
     return embedding.draw_embedding(made, variables, tmp_path)
 
 
@@ -119,7 +124,7 @@ def mapped(made, tmp_path):
 def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
     if numbers == 2:
         monkeypatch.delattr(embedding, "_flat")  # two numbers are a place already
-    objective = jdl.objectives.autoencoding(Autoencoder((8, 8, 1), numbers))
+    objective = jdl.objectives.autoencode(Autoencoder((8, 8, 1), numbers))
     (path,) = mapped(run(objective, TRAIN, TEST.split(0.2)[0]), tmp_path)
     with Image.open(path) as image:
         assert min(image.size) > 500
@@ -128,8 +133,10 @@ def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
 
 def test_of_a_graph_the_nodes_that_have_a_label_are_drawn(tmp_path):
     train, _, test = graphs()
-    made = run(jdl.objectives.classification(GNN(10, (8,))), train, test)
-    variables = made.learner.view(jax.jit(made.learner.init)(jax.random.key(0), made.train[0]))
+    made = run(jdl.objectives.classify(GNN(10, (8,))), train, test)
+    variables = made.learner.eval_variables(
+        jax.jit(made.learner.init)(jax.random.key(0), made.train[0])
+    )
     codes, labels = embedding._points(made, variables)
     assert codes.shape == (60, 8)
     assert np.bincount(labels).sum() == 60
@@ -139,10 +146,10 @@ def test_of_a_graph_the_nodes_that_have_a_label_are_drawn(tmp_path):
 
 
 def test_others_are_not_drawn(tmp_path):
-    assert not mapped(run(jdl.objectives.classification(MLP(10))), tmp_path)
+    assert not mapped(run(jdl.objectives.classify(MLP(10))), tmp_path)
     few = TEST.split(0.01)[0]
     assert not mapped(
-        run(jdl.objectives.autoencoding(Autoencoder((8, 8, 1), 3)), TRAIN, few), tmp_path
+        run(jdl.objectives.autoencode(Autoencoder((8, 8, 1), 3)), TRAIN, few), tmp_path
     )
 
 

@@ -213,7 +213,7 @@ def test_guidance_leans_to_the_class():
         (lambda: diffuse(None, predicts="data"), "noise"),
         (lambda: diffuse(None, steps=0), "steps"),
         (lambda: diffuse(None, eta=2.0), "eta"),
-        (lambda: jdl.optim.every(0, None), "1 or more"),
+        (lambda: jdl.optim.update_every(0, None), "1 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):

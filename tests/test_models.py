@@ -90,7 +90,7 @@ def test_learns_a_small_set_by_heart(row):
         losses.append(float(metrics["loss"].value()))
     assert losses[1] < losses[0]
     seen = jax.jit(learner.objective.loss, static_argnums=3)(
-        learner.view(state), batch, state.key, False
+        learner.eval_variables(state), batch, state.key, False
     ).metrics
     assert (
         float(seen["error_rate"].value() if "error_rate" in seen else 1 - seen["accuracy"].value())

@@ -22,7 +22,7 @@ from jdl.learners import with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.transformer import Blocks
-from jdl.parallel import build_mesh, elastic, pmap_mesh, sharded, sharding, shard_data
+from jdl.parallel import build_mesh, elastic, pmap_mesh, shard_learner, abstract_state, shard_data
 from jdl.store.checkpoints import Checkpoints, leaf_digests
 from jdl.train.launch import free_port
 
@@ -124,7 +124,7 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     model = GPT(64, Blocks(width=32, depth=2, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
     batch = {"x": jnp.zeros((4, 9), jnp.int32)}
-    state = jax.jit(sharded(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
+    state = jax.jit(shard_learner(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
     leaves = jax.tree.leaves((state.params, state.opt_state))
     for device in range(4):
         share = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
@@ -134,7 +134,7 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
 def test_model_cuts_heads_and_hidden_units():
     model = GPT(64, Blocks(width=32, depth=1, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
-    state = jax.jit(sharded(learner, build_mesh("model=4")).init)(
+    state = jax.jit(shard_learner(learner, build_mesh("model=4")).init)(
         jax.random.key(0), {"x": jnp.zeros((4, 9), jnp.int32)}
     )
     block = (
@@ -151,11 +151,11 @@ def test_model_cuts_heads_and_hidden_units():
 
 
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(tmp_path):
-    learner = jdl.descent(jdl.objectives.classification(MLP(8, hidden=(16,))), optax.adam(1e-2))
+    learner = jdl.descent(jdl.objectives.classify(MLP(8, hidden=(16,))), optax.adam(1e-2))
     batch = {"x": jnp.ones((8, 4)), "y": jnp.arange(8, dtype=jnp.int32)}
     like = jax.eval_shape(learner.init, jax.random.key(0), batch)
     checkpoints = Checkpoints(tmp_path)
-    state = jax.jit(sharded(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
+    state = jax.jit(shard_learner(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
     checkpoints.save(1, state, {})
     checkpoints.wait()
     for mesh in (None, build_mesh("data=2"), build_mesh("fsdp=2,model=2")):
@@ -220,7 +220,7 @@ def test_a_model_that_remembers_is_not_elastic():
 def test_an_elastic_step_is_the_plain_step_but_for_rounding():
     """Without BatchNorm and dropout, the shards' sums are those of the whole batch."""
     data = jdl.data.digits()[0].shuffled(24, 0)
-    learner = jdl.descent(jdl.objectives.classification(MLP(10, hidden=(16,))), optax.sgd(0.1))
+    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(16,))), optax.sgd(0.1))
     runs = [elastic(learner, data, 8), with_data(learner, data)]
     states = [run.init(jax.random.key(0), data[0]) for run in runs]
     for _, source in zip(range(3), data.read(), strict=False):

@@ -47,7 +47,7 @@ def test_every_family_learns_in_half_precision(row, precision):
     assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(
         lambda leaf: leaf.dtype, start
     )
-    half = {leaf.dtype for leaf in jax.tree.leaves(learner.view(state)["params"])}
+    half = {leaf.dtype for leaf in jax.tree.leaves(learner.eval_variables(state)["params"])}
     assert half == {jnp.dtype(precision)}
 
 
@@ -112,7 +112,7 @@ def test_a_run_in_half_precision_keeps_single(tmp_path):
 
 
 def test_half_precision_needs_a_step_that_sums():
-    learner = jdl.descent(jdl.objectives.classification(MLP(2)), optax.sgd(0.1))
+    learner = jdl.descent(jdl.objectives.classify(MLP(2)), optax.sgd(0.1))
     lone = jdl.Learner(learner.init, learner.step, learner.objective, learner.view)
     with pytest.raises(jdl.Error, match="like jdl"):
         mixed_precision(lone, "bfloat16")

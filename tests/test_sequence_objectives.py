@@ -204,7 +204,9 @@ def test_memory_goes_on_over_streams_and_only_there():
     def anew(batch):
         return plain.loss({"params": state.params}, batch, jax.random.key(0), False).loss.value()
 
-    looking = learner.objective.loss(learner.view(between), second, jax.random.key(0), False)
+    looking = learner.objective.loss(
+        learner.eval_variables(between), second, jax.random.key(0), False
+    )
     np.testing.assert_allclose(looking.loss.value(), anew(second), rtol=1e-6)
     _, forgotten = step(between, {**second, "start": jnp.asarray([True, True])})
     np.testing.assert_allclose(forgotten["loss"].value(), anew(second), rtol=1e-6)

@@ -29,7 +29,7 @@ def painter(run: Run, folder: Path) -> Callable[[State], None]:
         return lambda state: None
 
     def paint(state: State) -> None:
-        images = drawn(run, to_local(run.learner.view(state)), MADE_AT_ONCE)
+        images = drawn(run, to_local(run.learner.eval_variables(state)), MADE_AT_ONCE)
         if processes.first():
             write_png(folder / "samples" / f"{int(state.step)}.png", images)
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
-from jdl.parallel import check_rows, sharded, sharding, shard_data
+from jdl.parallel import check_batch_size, shard_learner, abstract_state, shard_data
 from jdl.types import Error, Run, State
 
 ROUNDS = 10
@@ -63,8 +63,8 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
     learner, data = run.learner, run.train
     key, example = jax.random.key(run.config.seed), data[0]
     if mesh is not None:
-        check_rows(mesh, data.size)
-        learner, example = sharded(learner, mesh), shard_data(data, mesh)[0]
+        check_batch_size(mesh, data.size)
+        learner, example = shard_learner(learner, mesh), shard_data(data, mesh)[0]
     state = jax.jit(learner.init)(key, example)
     like = placed(mesh, state) if mesh is not None else state
     traced = jax.jit(learner.step, donate_argnums=0).trace(like, example)

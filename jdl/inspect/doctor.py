@@ -17,7 +17,7 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners import compile, with_data, member, population
+from jdl.learners import jit_learner, with_data, member, population
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.transformer import Blocks
@@ -171,7 +171,7 @@ def _families() -> Iterator[tuple[str, tuple[Learner, Loader]]]:
     train, _ = jdl.data.digits()
     cnn = CNN(10, blocks=((16, 1),), dense=(32,), batch_norm=True, dropout=0.2)
     batches = train.shuffled(BATCH, 0, jdl.data.random_crop(1))
-    yield "cnn", (jdl.descent(jdl.objectives.classification(cnn), optax.adam(1e-3)), batches)
+    yield "cnn", (jdl.descent(jdl.objectives.classify(cnn), optax.adam(1e-3)), batches)
     columns = train.take(np.arange(len(train)))
     pixels = jdl.data.arrays(x=(16 * columns["x"]).astype(np.int32).reshape(len(train), -1))
     gpt = GPT(17, Blocks(width=32, depth=1, heads=2, length=64, dropout=0.1))
@@ -185,7 +185,7 @@ def _trained(learner: Learner, data: Loader, way: str, devices: int) -> tuple[St
     """The state after the steps, here, and the milliseconds of a step that was compiled before."""
     kind, _, number = way.partition("=")
     if kind == "seeds":
-        loop = compiled(population(with_data(learner, data), range(int(number))))
+        loop = jit_learner(population(with_data(learner, data), range(int(number))))
     else:
         loop, run = _laid_out(learner, data, kind, int(number or 1), devices)
         data = run.train

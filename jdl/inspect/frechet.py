@@ -76,7 +76,7 @@ def frechet(found: Restored, classifier: Restored, count: int, seed: int = 0) ->
         f"{state_digest(classifier.state)} {judged.fingerprint}".encode()
     ).hexdigest()
     expected = _kept(by, classifier, judged)
-    x = samples.drawn(found.run, found.run.learner.view(found.state), count, seed)
+    x = samples.drawn(found.run, found.run.learner.eval_variables(found.state), count, seed)
     made = _moments(classifier, arrays(x=x).map(*judged.transforms))
     before = _moments(classifier, trained.select(slice(count)))
     return Distance(made.distance(expected), before.distance(expected), len(expected.mean), by[:12])
@@ -103,7 +103,10 @@ def _kept(by: str, classifier: Restored, judged: Dataset) -> Moments:
 
 def _moments(classifier: Restored, examples: Dataset) -> Moments:
     """Those of what the classifier's last dense layer reads of the rows."""
-    variables, look = classifier.run.learner.view(classifier.state), jax.jit(reader(classifier.run))
+    variables, look = (
+        classifier.run.learner.eval_variables(classifier.state),
+        jax.jit(reader(classifier.run)),
+    )
     batches = examples.batches(min(SIZE, len(examples)))
     found = [np.asarray(look(variables, batches[n])) for n in range(len(batches))]
     return Moments.of(np.concatenate(found)[: len(examples)])

@@ -62,7 +62,7 @@ def evaluate(restored: Restored) -> dict[str, dict[str, float]]:
         if data is not None
     }
     return found | (
-        {"score": restored.run.score(learner.view(state))} if restored.run.score else {}
+        {"score": restored.run.score(learner.eval_variables(state))} if restored.run.score else {}
     )
 
 
@@ -84,7 +84,7 @@ def predict(restored: Restored, inputs: Sequence[Path], size: int = 256) -> list
         arrays((), **columns).source, np.arange(len(names), dtype=np.int32), data.transforms
     )
     batches = examples.batches(min(size, len(names)))
-    look = jax.jit(lambda state, batch: say(learner.view(state), batch))
+    look = jax.jit(lambda state, batch: say(learner.eval_variables(state), batch))
     rows: list[dict[str, Any]] = []
     for i in range(len(batches)):
         batch = batches[i]

@@ -37,7 +37,7 @@ def sample(
     start = _prompt(tokenizer, prompt)
     written = jnp.repeat(start[None], samples, 0)
     key = jax.random.key(seed)
-    variables = restored.run.learner.view(restored.state)
+    variables = restored.run.learner.eval_variables(restored.state)
     max_length = decoder.max_length or len(start) + tokens
 
     @partial(jax.jit, static_argnums=2)
@@ -57,7 +57,7 @@ def best_beams(restored: Restored, prompt: str, tokens: int, width: int) -> list
     """The `width` likeliest continuations of the prompt found by beam search, best first."""
     decoder, tokenizer = _parts(restored)
     start = _prompt(tokenizer, prompt)
-    variables = restored.run.learner.view(restored.state)
+    variables = restored.run.learner.eval_variables(restored.state)
     search = jax.jit(lambda v: sampling.beam(decoder, v, start[None], tokens, width, tokenizer.end))
     written, _ = search(variables)
     return [decode_until_end(tokenizer, row) for row in np.asarray(written[0])]
@@ -72,7 +72,7 @@ def draw(restored: Restored, count: int, out: Path, remake: bool = False, seed: 
         raise Error(f"Ask for at least 1 sample, and not for {count}.")
     if out.suffix not in (".png", ".npz"):
         raise Error(f"--out names a .png or .npz file, and {out} is neither.")
-    run, variables = restored.run, restored.run.learner.view(restored.state)
+    run, variables = restored.run, restored.run.learner.eval_variables(restored.state)
     rows = (
         samples.remade(run, variables, count)
         if remake

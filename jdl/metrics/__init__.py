@@ -167,13 +167,13 @@ def _ratio(part: Array, whole: Array) -> Array:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Members:
+class PerMember:
     """A metric of each member of a population: its mean, its least and its greatest value."""
 
     each: tuple[Any, ...]
 
-    def __add__(self, other: Members) -> Members:
-        return Members(tuple(a + b for a, b in zip(self.each, other.each, strict=True)))
+    def __add__(self, other: PerMember) -> PerMember:
+        return PerMember(tuple(a + b for a, b in zip(self.each, other.each, strict=True)))
 
     def value(self) -> dict[str, Array]:
         """Of a metric that is several numbers, those of each by name."""

@@ -62,7 +62,7 @@ def adversarial(
 ) -> Objective:
     """Rows like x (B, ...), that the generator makes of normal numbers (B, latent) and the critic scores, (B, 1).
 
-    The parameters of the two lie under "generator" and "critic", for `jdl.optim.players`; each player's loss sees the
+    The parameters of the two lie under "generator" and "critic", for `jdl.optim.per_module`; each player's loss sees the
     other through `stop_gradient`, so that their sum has the gradient of each by its own. Metrics: both losses, and the
     mean score of real and fake rows.
     """

@@ -21,8 +21,8 @@ def run(c: Config) -> jdl.Run:
     game = jdl.objectives.adversarial(
         Generator((8, 8, 1), (8, 4)), Critic((4, 8)), 5, jdl.objectives.hinge_gan
     )
-    players = jdl.optim.players(
-        generator=jdl.optim.every(2, optax.adam(1e-3)), critic=optax.adam(1e-3)
+    players = jdl.optim.per_module(
+        generator=jdl.optim.update_every(2, optax.adam(1e-3)), critic=optax.adam(1e-3)
     )
     learner = jdl.ema(jdl.descent(seen(game), players), 0.9)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(90))

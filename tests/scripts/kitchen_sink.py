@@ -30,7 +30,7 @@ def run(c: Config) -> jdl.Run:
     model = CNN(10, blocks=((4, 1), (6, 1)), dense=(16,), batch_norm=True, dropout=0.2)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule(c)))
     learner = jdl.ema(
-        jdl.descent(seen(jdl.objectives.classification(model)), optimizer, c.micro_batches), 0.9
+        jdl.descent(seen(jdl.objectives.classify(model)), optimizer, c.micro_batches), 0.9
     )
 
     def poison(key, example):
