@@ -7,9 +7,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jdl.types import Array, Batch, Decoder, Error, Key, Tokenizer, Variables
+from jdl.types import Array, Batch, Decoder, Error, Key, Variables
 
 Choose = Callable[[Key, Array], Array]  # a key and logits (B, vocabulary) to tokens (B,)
 
@@ -155,12 +154,6 @@ def beam(
     state = written, scores, lengths, over, jax.tree.map(spread, cache)
     written, scores, lengths, _, _ = jax.lax.fori_loop(1, tokens, following, state)
     return written, scores / _penalty(lengths, length_penalty)
-
-
-def decode_until_end(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
-    """The text of generated tokens (n,), up to the end-of-text token."""
-    ends = np.flatnonzero(tokens == tokenizer.end)
-    return tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens)
 
 
 def _penalty(lengths: Array, power: float) -> Array:

@@ -17,7 +17,7 @@ from jdl.data import (
     random_erase,
     random_flip,
 )
-from jdl.data.order import epoch_order, shuffled
+from jdl.data.order import epoch_order, permutation
 
 ROWS = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 6, 5, 2), dtype=np.uint8)
@@ -30,10 +30,10 @@ AUGMENT = (
 )
 
 
-@pytest.fixture(params=["resident", "streamed"])
-def examples(request):
+@pytest.fixture(params=["on the device", "streaming"])
+def dataset(request):
     table = arrays(x=IMAGES, y=np.arange(ROWS) % 3, labels="abc")
-    return table if request.param == "resident" else table.streamed()
+    return table if request.param == "on the device" else table.streaming()
 
 
 def ids_of(*batches):
@@ -42,17 +42,17 @@ def ids_of(*batches):
     ]
 
 
-def test_every_epoch_has_each_example_once_in_an_order_of_its_own(examples):
-    data = examples.shuffled(8, seed=3)
+def test_every_epoch_has_each_example_once_in_an_order_of_its_own(dataset):
+    data = dataset.shuffled(8, seed=3)
     assert len(data) == 3
     epochs = [ids_of(*(data[e * 3 + i] for i in range(3))) for e in range(3)]
     assert all(sorted(epoch) == list(range(ROWS)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
-    assert epochs[0] != ids_of(*(examples.shuffled(8, seed=4)[i] for i in range(3)))
+    assert epochs[0] != ids_of(*(dataset.shuffled(8, seed=4)[i] for i in range(3)))
 
 
-def test_batches_have_one_size_and_the_last_is_masked(examples):
-    data = examples.batches(8)
+def test_batches_have_one_size_and_the_last_is_masked(dataset):
+    data = dataset.batches(8)
     batches = [data[i] for i in range(len(data))]
     assert [int(batch["mask"].sum()) for batch in batches] == [8, 8, 7]
     assert {column.shape[0] for batch in batches for column in batch.values()} == {8}
@@ -62,8 +62,8 @@ def test_batches_have_one_size_and_the_last_is_masked(examples):
     assert batches[0]["y"].dtype == jnp.int32
 
 
-def test_reading_from_any_step_gives_the_batches_of_those_steps(examples):
-    data = examples.shuffled(5, 0, *AUGMENT)
+def test_reading_from_any_step_gives_the_batches_of_those_steps(dataset):
+    data = dataset.shuffled(5, 0, *AUGMENT)
     make = jax.jit(data.batch)
     for start in (0, 3, 11):
         for i, source in enumerate(islice(data.read(start), 7), start):
@@ -73,9 +73,9 @@ def test_reading_from_any_step_gives_the_batches_of_those_steps(examples):
 
 def test_kept_on_the_device_or_streamed_the_bits_are_the_same():
     table = arrays(x=IMAGES, y=np.arange(ROWS) % 3)
-    first, second = (t.shuffled(5, 1, *AUGMENT) for t in (table, table.streamed()))
-    assert table.resident
-    assert not table.streamed().resident
+    first, second = (t.shuffled(5, 1, *AUGMENT) for t in (table, table.streaming()))
+    assert table.fits_on_device
+    assert not table.streaming().fits_on_device
     for i in (0, 4, 5, 9, 17):
         jax.tree.map(np.testing.assert_array_equal, first[i], second[i])
     assert first.fingerprint == second.fingerprint
@@ -102,8 +102,8 @@ def test_augmentation_belongs_to_the_example_and_the_epoch():
 
 def test_the_order_is_pinned():
     """Resumed runs rely on it: were it to change, jdl.store.checkpoints.FORMAT would have to be raised."""
-    assert shuffled(10, seed=0, epoch=0).tolist() == PINNED[0]
-    assert shuffled(10, seed=1, epoch=2).tolist() == PINNED[1]
+    assert permutation(10, seed=0, epoch=0).tolist() == PINNED[0]
+    assert permutation(10, seed=1, epoch=2).tolist() == PINNED[1]
     assert epoch_order(5, 4, None, 0).tolist() == [0, 1, 2, 3, 4, 0, 0, 0]
 
 

@@ -50,7 +50,7 @@ def raw(tmp_path_factory):
 
 @pytest.fixture
 def published(raw, monkeypatch):
-    monkeypatch.setitem(preparation.SUMS, "fashion_mnist", raw[2])
+    monkeypatch.setitem(preparation.SHA256, "fashion_mnist", raw[2])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def prepared(raw, tmp_path_factory):
     """The folder of a prepared dataset."""
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(preparation.SUMS, "fashion_mnist", raw[2])
+        patch.setitem(preparation.SHA256, "fashion_mnist", raw[2])
         prepare("fashion_mnist", raw[0], folder)
     return folder
 
@@ -81,7 +81,7 @@ def test_streamed_and_in_memory_and_cached_the_batches_are_the_same(prepared):
     first = tfds("fashion_mnist", "train", data_dir=prepared)[0].shuffled(8, 0)
     cached = tfds("fashion_mnist", "train", data_dir=prepared)[0].shuffled(8, 0)
     streamed = tfds("fashion_mnist", "train", data_dir=prepared, stream=True)[0]
-    assert not streamed.resident
+    assert not streamed.fits_on_device
     for i, source in zip(range(6), streamed.shuffled(8, 0).read(), strict=False):
         for data in (first, cached):
             for name, column in data[i].items():

@@ -65,7 +65,7 @@ def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) 
     """
     if min(rotation, shift, zoom) < 0 or zoom >= 1:
         raise Error(
-            "rotation and shift must be 0 or more, and zoom from 0 to below 1; given: "
+            "random_affine takes rotation, shift and zoom of 0 or more, and zoom below 1; given: "
             f"{rotation=}, {shift=}, {zoom=}."
         )
 

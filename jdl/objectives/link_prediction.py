@@ -29,7 +29,7 @@ from jdl.types import (
 def link(model: Any) -> Objective:
     """Nodes x (B, N, F) and edges (B, E, 2) to codes (B, N, D): the logit of a link is the product of two codes.
 
-    The binary cross-entropy of `links` (B, L, 2) and of as many pairs that are none: those of the column `negatives` (B,
+    The binary cross-entropy of `links` (B, L, 2) and of as many pairs that are none: those of the column `others` (B,
     L, 2), or where there is none, as in training, pairs drawn anew (Kipf and Welling, 2016). Metric, in evaluation:
     auc, the share of pairs of a link and an other in which the link has the greater logit. It predicts the codes.
     """
@@ -37,7 +37,7 @@ def link(model: Any) -> Objective:
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         codes, model_state = call.apply(model, variables, call.from_x(batch), batch, key, train)
         links = call.column(batch, "links")
-        others = batch.get("negatives")
+        others = batch.get("others")
         if others is None:
 
             def pairs(key: Key, shape: tuple[int, ...]) -> Array:
