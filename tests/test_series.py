@@ -1,4 +1,4 @@
-"""Forecasts: what stands where, compared with plain loops, and that no part knows anything of a later one."""
+"""Forecasts: each value compared with plain loops; no split has anything of a later one."""
 
 import lzma
 from dataclasses import replace
@@ -29,7 +29,7 @@ def table(steps=STEPS):
 
 
 def taken(part):
-    """The columns of a part, with the target in its own unit, and the time of its first step to be forecast."""
+    """The columns of a split, with the target in its own unit, and the times to forecast from."""
     columns = part.take(np.arange(len(part)))
     y, naive = (columns[name] * part.std + part.mean for name in ("y", "naive"))
     return columns["x"], y.round(2), naive.round(2), part.ids + part.source.start

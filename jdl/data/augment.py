@@ -8,6 +8,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.types import Array, Error, Key
 
@@ -26,7 +27,7 @@ def on_x(change: Callable[[Key, Array], Array]) -> Transform:
 
 def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Transform:
     """Normalization of x: (x - mean) / std, with one number or one for each channel."""
-    if not (jnp.asarray(std) > 0).all():
+    if not np.all(np.asarray(std) > 0):
         raise Error(f"normalise divides by std, which must be above 0, and {std} is not.")
 
     def change(key: Key, x: Array) -> Array:
