@@ -183,9 +183,8 @@ class DatasetLoader(Loader):
             return {}
 
         def of_batch(source: Any, i: Array) -> dict[str, tuple[Array, Array]]:
-            batch = self.batch(source, i)
-            rows = jnp.where(batch["mask"], jnp.arange(self.size), 0)  # the first is no padding
-            return {name: (batch[name][rows].min(), batch[name][rows].max()) for name in names}
+            batch = self.batch(source, i)  # the padding too is a row of the dataset
+            return {name: (batch[name].min(), batch[name].max()) for name in names}
 
         @jax.jit
         def of_epoch(source: Any) -> dict[str, tuple[Array, Array]]:
