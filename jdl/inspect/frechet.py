@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
 
 from jdl.data import arrays
-from jdl.data.loader import DatasetLoader
-from jdl.data.dataset import Dataset
 from jdl.data.cache import cache_dir, read_cache, write_cache
+from jdl.data.dataset import Dataset
+from jdl.data.loader import DatasetLoader
 from jdl.figures import samples
-from jdl.store.checkpoints import state_digest
 from jdl.figures.features import reader
 from jdl.inspect.restore import Restored
+from jdl.store.checkpoints import state_digest
 from jdl.types import Error
 
 SIZE = 250  # rows of which features are computed at once
@@ -87,7 +87,6 @@ def _examples(classifier: Restored, data: Any) -> Dataset:
         raise Error(
             f"{classifier.run.config.name} has no test data in batches, which rows could be compared with."
         )
-    assert isinstance(data.dataset, Dataset)
     return data.dataset
 
 
