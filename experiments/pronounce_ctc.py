@@ -28,9 +28,9 @@ def run(c: Config) -> jdl.Run:
         outputs,
         (128, 128),
         bidirectional=True,
-        each_step=True,
-        vocabulary=28,
-        embedding=64,
+        return_sequences=True,
+        vocab_size=28,
+        embedding_width=64,
         dropout=0.1,
     )
     objective = jdl.objectives.ctc(model, c.frames)

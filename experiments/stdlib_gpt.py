@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jdl
 from jdl.models.gpt import GPT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,8 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.Bytes()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = GPT(
-        tokenizer.size, Blocks(width=c.width, depth=c.depth, heads=c.width // 32, length=c.length)
-    )
+    transformer = TransformerConfig(c.width, c.depth, c.width // 32, max_length=c.length)
+    model = GPT(tokenizer.size, transformer)
     objective = jdl.objectives.next_token(model, test.source.bytes_a_token)
     learner = jdl.descent(
         objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)

@@ -26,7 +26,8 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.Bytes()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = RNN(tokenizer.size, c.hidden, vocabulary=tokenizer.size, each_step=True, remember=True)
+    vocab_size = tokenizer.size
+    model = RNN(vocab_size, c.hidden, vocab_size=vocab_size, return_sequences=True, stateful=True)
     objective = jdl.objectives.next_token(model, test.source.bytes_a_token)
     learner = jdl.descent(
         objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)

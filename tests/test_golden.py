@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import optax
 import pytest
-from model_table import MAKERS, TABLE
+from model_table import TABLE, UNSUPERVISED
 
 import jdl
 from jdl.store.checkpoints import state_digest
@@ -69,7 +69,7 @@ def golden():
         )
 
 
-@pytest.mark.parametrize("row", TABLE + MAKERS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", TABLE + UNSUPERVISED, ids=lambda row: row.name)
 def test_every_family_goes_the_way_that_it_went(golden, row):
     learner = jdl.descent(row.objective(row.model), optax.adamw(row.rate))
     batch, step = row.batch(), jax.jit(learner.step)

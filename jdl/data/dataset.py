@@ -99,7 +99,7 @@ class Dataset:
         """Batches of `size` rows each of which goes on, from batch to batch, where it ended in the batch before.
 
         The table is cut into `size` equal stretches, whose rests are left out; the column `start` (B,) is true in
-        the first batch of an epoch. For models that remember, `RNN(remember=True)`, over windows of one long sequence.
+        the first batch of an epoch. For stateful models, `RNN(stateful=True)`, over windows of one long sequence.
         """
         steps = len(self) // self._checked(size)
         if not steps:

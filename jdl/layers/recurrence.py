@@ -129,12 +129,12 @@ _lstm.defvjp(_lstm_forward, _lstm_backward)
 ELMAN = Cell(_elman, gates=1, states=1)
 """The simple (vanilla, Elman) recurrent cell: h = tanh(from_x + from_h) (Elman, 1990)."""
 GRU = Cell(_gru, gates=3, states=1, reset_after=True)
-"""The gated recurrent unit (Cho et al., 2014): gates reset, update, candidate.
+"""GRU, the gated recurrent unit (Cho et al., 2014): gates reset, update, candidate.
 
 The reset gate acts after the product, as in cuDNN and Keras (`reset_after`).
 """
 LSTM = Cell(_lstm, gates=4, states=2)
-"""Long short-term memory (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
+"""LSTM, long short-term memory (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
 
 Gates input, forget, candidate, output; states (h, c).
 """

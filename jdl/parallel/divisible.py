@@ -16,6 +16,7 @@ def halves_of(learner: Learner, data: Loader, way: str) -> Halves:
         in jax.eval_shape(learner.init, jax.eval_shape(jax.random.key, 0), data.spec).model_state
     ):
         raise Error(
-            f"{way} cannot divide a model that remembers the batch before: take RNN(remember=False)."
+            f"{way} cannot divide a stateful model, which begins where the last batch ended: "
+            "take RNN(stateful=False)."
         )
     return learner.halves
