@@ -164,5 +164,5 @@ def _check_length(decoder: Decoder, tokens: int) -> None:
     if decoder.max_length is not None and tokens > decoder.max_length:
         raise Error(
             f"The model reads {decoder.max_length} tokens at most, and prompt and sample together are {tokens + 1}: ask "
-            "for fewer, or train with a greater Blocks.length."
+            "for fewer, or train with a greater TransformerConfig.max_length."
         )

@@ -10,8 +10,8 @@ import textwrap
 
 import numpy as np
 import pytest
-from PIL import Image
 from harness import SCRIPT
+from PIL import Image
 
 from jdl.cli.main import main
 
@@ -185,7 +185,7 @@ def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers)
         (["stdlib_gpt", "--top-p", "2"], "top_p"),
         (["stdlib_gpt", "--top-k", "-3"], "top_k"),
         (["stdlib_gpt", "--beams", "-3"], "at least 1 beam"),
-        (["stdlib_gpt", "--beams", "2", "--tokens", "900"], "Blocks.length"),
+        (["stdlib_gpt", "--beams", "2", "--tokens", "900"], "TransformerConfig.max_length"),
         (["reverser"], "`jdl predict` takes the others"),
     ],
 )

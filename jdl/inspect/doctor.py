@@ -20,7 +20,7 @@ import jdl
 from jdl.learners import jit_learner, with_data, member, population
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.parallel import to_local
 from jdl.store.checkpoints import state_digest
 from jdl.config import Config, Options
@@ -174,7 +174,7 @@ def _families() -> Iterator[tuple[str, tuple[Learner, Loader]]]:
     yield "cnn", (jdl.descent(jdl.objectives.classify(cnn), optax.adam(1e-3)), batches)
     columns = train.take(np.arange(len(train)))
     pixels = jdl.data.arrays(x=(16 * columns["x"]).astype(np.int32).reshape(len(train), -1))
-    gpt = GPT(17, Blocks(width=32, depth=1, heads=2, length=64, dropout=0.1))
+    gpt = GPT(17, TransformerConfig(width=32, depth=1, heads=2, max_length=64, dropout=0.1))
     yield (
         "transformer",
         (jdl.descent(jdl.objectives.next_token(gpt), optax.adam(1e-3)), pixels.shuffled(BATCH, 0)),

@@ -65,14 +65,14 @@ def seq2seq(
     def start(variables: Variables, batch: Batch) -> Any:
         """Reads x; the first token is written after `end`, with which the cross-attention is filled."""
         mask = call.steps(batch)
-        vectors = model.apply(variables, batch["x"], False, mask, method="read")
+        vectors = model.apply(variables, batch["x"], False, mask, method="encode")
         return {"vectors": vectors, "mask": mask}
 
     def following(variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         kept = {name: v for name, v in cache.items() if name == MEMORY}
         logits, changed = model.apply(
             {**variables, **kept}, cache.get("vectors"), tokens, cache["mask"], decode=True, mutable=[MEMORY],
-            method="write",
+            method="decode",
         )  # fmt: skip
         return logits, {"mask": cache["mask"], MEMORY: changed[MEMORY]}
 
