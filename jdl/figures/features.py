@@ -1,34 +1,40 @@
-"""What the last dense layer of a trained model reads: the features that it has found."""
+"""Features: what the last dense layer of a trained model reads (its penultimate activations)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 
-from jdl.types import Array, Batch, Error, Run, Variables
+from jdl.types import Array, Batch, Error, Predicts, Run, Variables
 
 
-def reader(run: Run) -> Callable[[Variables, Batch], Array]:
-    """The function from variables and a batch to the features (..., D); `Error` where there is no dense layer."""
-    predict = run.learner.objective.predict
+@dataclass(frozen=True, eq=False)
+class FeatureExtractor:
+    """The features of a run's model; it can take an objective's place in `predict_all`."""
 
-    def read(variables: Variables, batch: Batch) -> Array:
-        found: list[Array] = []
+    run: Run
 
-        def seen(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The features (B, ..., D) of a batch as the column `features`.
+
+        They are the input of the last dense layer that `predict` calls; `Error` if it calls none.
+        """
+        inputs: list[Array] = []
+
+        def record_input(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
             if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
-                found.append(args[0])
-            return following(*args, **kwargs)
+                inputs.append(args[0])
+            return next_call(*args, **kwargs)
 
-        with nn.intercept_methods(seen):
-            if predict:
-                predict(variables, batch)
-        if not found:
+        objective = self.run.learner.objective
+        if isinstance(objective, Predicts):
+            with nn.intercept_methods(record_input):
+                objective.predict(variables, batch)
+        if not inputs:
             raise Error(
-                f"{run.config.name} predicts nothing by a dense layer, whose features could be read."
+                f"The predictions of {self.run.config.name} use no dense layer, whose features "
+                "could be read."
             )
-        return found[-1]
-
-    return read
+        return {"features": inputs[-1]}
