@@ -21,15 +21,15 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.errors import Error as Error
     from jdl.inspect.restore import restore as restore
     from jdl.keys import stream as stream
-    from jdl.learners import descent as descent
-    from jdl.learners import dqn as dqn
-    from jdl.learners import ema as ema
-    from jdl.learners import kmeans_init as kmeans_init
-    from jdl.learners import population as population
-    from jdl.learners import ppo as ppo
-    from jdl.learners import schedule_free as schedule_free
-    from jdl.learners import skip_nonfinite as skip_nonfinite
-    from jdl.objectives import freeze as freeze
+    from jdl.learners.clustering import kmeans_init as kmeans_init
+    from jdl.learners.descent import descent as descent
+    from jdl.learners.dqn import dqn as dqn
+    from jdl.learners.ema import ema as ema
+    from jdl.learners.population import population as population
+    from jdl.learners.ppo import ppo as ppo
+    from jdl.learners.schedule_free import schedule_free as schedule_free
+    from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+    from jdl.objectives.freeze import freeze as freeze
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
     from jdl.types import Batch as Batch
@@ -66,15 +66,15 @@ NAMES = {  # by name, the module that defines it
     "Error": "jdl.errors",
     "restore": "jdl.inspect.restore",
     "stream": "jdl.keys",
-    "descent": "jdl.learners",
-    "dqn": "jdl.learners",
-    "ema": "jdl.learners",
-    "kmeans_init": "jdl.learners",
-    "population": "jdl.learners",
-    "ppo": "jdl.learners",
-    "schedule_free": "jdl.learners",
-    "skip_nonfinite": "jdl.learners",
-    "freeze": "jdl.objectives",
+    "descent": "jdl.learners.descent",
+    "dqn": "jdl.learners.dqn",
+    "ema": "jdl.learners.ema",
+    "kmeans_init": "jdl.learners.clustering",
+    "population": "jdl.learners.population",
+    "ppo": "jdl.learners.ppo",
+    "schedule_free": "jdl.learners.schedule_free",
+    "skip_nonfinite": "jdl.learners.skip_nonfinite",
+    "freeze": "jdl.objectives.freeze",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",
     "Batch": "jdl.types",
