@@ -54,7 +54,7 @@ def sample(
     from jdl.types import Generates
 
     set_up_jax()
-    choose = sampling.by_chance(temperature, top_k, top_p) if temperature else sampling.greedy
+    sampler = sampling.sample_token(temperature, top_k, top_p) if temperature else sampling.greedy
     trained = restore(find(run, root), best=best)
     if isinstance(trained.objective, Generates):
         count, path = 64 if n is None else n, out or Path("samples.png")
@@ -63,5 +63,5 @@ def sample(
     if beams:
         texts = samples.beam_search(trained, prompt, tokens, beams)
     else:
-        texts = samples.generate_text(trained, prompt, tokens, choose, 1 if n is None else n, seed)
+        texts = samples.generate_text(trained, prompt, tokens, sampler, 1 if n is None else n, seed)
     print("\n---\n".join(prompt + text for text in texts))

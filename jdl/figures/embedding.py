@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from jdl.data.loader import DatasetLoader
-from jdl.figures.features import FeatureExtractor
-from jdl.objectives.predict import predict_all
+from jdl.figures.features import features
+from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
 from jdl.types import Predicts, Run, Variables
 
@@ -41,12 +42,12 @@ def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndar
     if "y" not in spec or spec["y"].dtype != np.int32:
         return None
     if "edges" in spec:
-        predict, name = FeatureExtractor(run).predict, "features"
+        predict, name = partial(features, run), "features"
     elif "code" in jax.eval_shape(objective.predict, variables, spec):
         predict, name = objective.predict, "code"
     else:
         return None
-    columns = predict_all(predict, variables, data, columns=["y"], limit=MAX_POINTS)
+    columns = map_rows(predict, variables, data, columns=["y"], limit=MAX_POINTS)
     labels = columns["y"].ravel()
     codes = columns[name].reshape(len(labels), -1)
     return codes[labels >= 0][:MAX_POINTS], labels[labels >= 0][:MAX_POINTS]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -10,31 +9,25 @@ import flax.linen as nn
 from jdl.types import Array, Batch, Error, Predicts, Run, Variables
 
 
-@dataclass(frozen=True, eq=False)
-class FeatureExtractor:
-    """The features of a run's model; it can take an objective's place in `predict_all`."""
+def features(run: Run, variables: Variables, batch: Batch) -> Batch:
+    """The features (B, ..., D) of a batch, as the column `features`.
 
-    run: Run
+    They are the input of the last dense layer that the run's predictions use; `Error` if these use
+    none.
+    """
+    inputs: list[Array] = []
 
-    def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The features (B, ..., D) of a batch as the column `features`.
+    def record_input(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+            inputs.append(args[0])
+        return next_call(*args, **kwargs)
 
-        They are the input of the last dense layer that `predict` calls; `Error` if it calls none.
-        """
-        inputs: list[Array] = []
-
-        def record_input(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
-                inputs.append(args[0])
-            return next_call(*args, **kwargs)
-
-        objective = self.run.learner.objective
-        if isinstance(objective, Predicts):
-            with nn.intercept_methods(record_input):
-                objective.predict(variables, batch)
-        if not inputs:
-            raise Error(
-                f"The predictions of {self.run.config.name} use no dense layer, whose features "
-                "could be read."
-            )
-        return {"features": inputs[-1]}
+    objective = run.learner.objective
+    if isinstance(objective, Predicts):
+        with nn.intercept_methods(record_input):
+            objective.predict(variables, batch)
+    if not inputs:
+        raise Error(
+            f"The predictions of {run.config.name} use no dense layer, whose features could be read."
+        )
+    return {"features": inputs[-1]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -15,9 +16,9 @@ from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.data.dataset import Dataset
 from jdl.data.loader import DatasetLoader
 from jdl.figures import samples
-from jdl.figures.features import FeatureExtractor
+from jdl.figures.features import features
 from jdl.inspect.restore import TrainedRun
-from jdl.objectives.predict import predict_all
+from jdl.objectives.predict import map_rows
 from jdl.store.checkpoints import state_digest
 from jdl.types import Error, Loader, SamplesLatents
 
@@ -115,5 +116,5 @@ def _cached_moments(reference: str, classifier: TrainedRun, test: Dataset) -> Mo
 def _moments(classifier: TrainedRun, dataset: Dataset) -> Moments:
     """The moments of the classifier's features of all rows."""
     batches = dataset.batches(min(BATCH, len(dataset)))
-    columns = predict_all(FeatureExtractor(classifier.run), classifier.variables, batches)
+    columns = map_rows(partial(features, classifier.run), classifier.variables, batches)
     return Moments.of(columns["features"])

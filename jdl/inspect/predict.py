@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from jdl.data import arrays
-from jdl.data.corpus import until_end
 from jdl.data.loader import DatasetLoader
 from jdl.inspect.inputs import read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
+from jdl.sampling import decode_until_end
 from jdl.types import Error, Predicts, Run
 
 
@@ -55,7 +55,7 @@ def _readable_row(predictions: dict[str, np.ndarray], row: int, run: Run) -> dic
         labels = values["labels"][: values.pop("length")]
         values["labels"] = " ".join(run.labels[label] for label in labels)
     if run.tokenizer and "tokens" in values:
-        values["text"] = until_end(run.tokenizer, predictions["tokens"][row])
+        values["text"] = decode_until_end(run.tokenizer, predictions["tokens"][row])
         del values["tokens"]
     return values
 

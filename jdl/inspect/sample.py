@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl import sampling
-from jdl.data.corpus import until_end
 from jdl.figures import samples
 from jdl.inspect.restore import TrainedRun
 from jdl.store.folder import write_atomically
@@ -23,7 +22,7 @@ def generate_text(
     trained: TrainedRun,
     prompt: str,
     tokens: int,
-    choose: sampling.Choose,
+    sampler: sampling.TokenSampler,
     count: int = 1,
     seed: int = 0,
 ) -> list[str]:
@@ -43,7 +42,7 @@ def generate_text(
 
     @partial(jax.jit, static_argnums=2)
     def generate(variables: Any, context: jax.Array, new: int, key: jax.Array) -> jax.Array:
-        return sampling.generate(decoder, variables, context, new, choose, key, tokenizer.end)
+        return sampling.generate(decoder, variables, context, new, sampler, key, tokenizer.end)
 
     while text.shape[1] < len(start) + tokens:
         context = text if text.shape[1] < max_length else text[:, -max(1, max_length // 2) :]
@@ -51,16 +50,18 @@ def generate_text(
         more = generate(variables, context, new, jax.random.fold_in(key, text.shape[1]))
         ended = (text[:, len(start) :] == tokenizer.end).any(1, keepdims=True)
         text = jnp.concatenate([text, jnp.where(ended, tokenizer.end, more)], 1)
-    return [until_end(tokenizer, row) for row in np.asarray(text[:, len(start) :])]
+    return [sampling.decode_until_end(tokenizer, row) for row in np.asarray(text[:, len(start) :])]
 
 
 def beam_search(trained: TrainedRun, prompt: str, tokens: int, width: int) -> list[str]:
     """Beam search: the `width` most likely continuations of the prompt, best first."""
     decoder, tokenizer = _language_model(trained)
     start = _prompt_tokens(tokenizer, prompt)
-    search = jax.jit(lambda v: sampling.beam(decoder, v, start[None], tokens, width, tokenizer.end))
+    search = jax.jit(
+        lambda v: sampling.beam_search(decoder, v, start[None], tokens, width, tokenizer.end)
+    )
     texts, _ = search(trained.variables)
-    return [until_end(tokenizer, row) for row in np.asarray(texts[0])]
+    return [sampling.decode_until_end(tokenizer, row) for row in np.asarray(texts[0])]
 
 
 def write_images(
