@@ -29,7 +29,7 @@ def draw_confusion(counts: np.ndarray, labels: tuple[str, ...], path: Path) -> N
     if classes <= 20:
         for row, column in np.argwhere(counts):
             color = "white" if shares[row, column] > 0.5 else "black"
-            style = {"ha": "center", "va": "center", "color": color, "fontsize": 8}
-            axes.text(column, row, f"{counts[row, column]}", **style)
+            text = axes.text(column, row, f"{counts[row, column]}", ha="center", va="center")
+            text.set(color=color, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -28,6 +28,6 @@ def features(run: Run, variables: Variables, batch: Batch) -> Batch:
             objective.predict(variables, batch)
     if not inputs:
         raise Error(
-            f"The predictions of {run.config.name} use no dense layer, whose features could be read."
+            f"The predictions of {run.config.name} use no dense layer: it has no features to read."
         )
     return {"features": inputs[-1]}
