@@ -16,12 +16,13 @@ import jax
 import numpy as np
 import optax
 
-import jdl
 from jdl.config import Config, Options
-from jdl.learners import jit_learner, member, population, with_data
+from jdl.data import arrays, digits, random_crop
+from jdl.learners import descent, jit_learner, member, population, with_data
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
+from jdl.objectives import classify, next_token
 from jdl.parallel import to_local
 from jdl.store.checkpoints import state_digest
 from jdl.store.environment import fingerprint
@@ -166,14 +167,14 @@ def _all_ways(devices: int) -> tuple[str, ...]:
 
 def _models() -> Iterator[tuple[str, tuple[Learner, Loader]]]:
     """A CNN (BatchNorm, dropout, augmentation), and a transformer over a digit's 64 pixels."""
-    train, _ = jdl.data.digits()
+    train, _ = digits()
     cnn = CNN(10, blocks=((16, 1),), dense=(32,), batch_norm=True, dropout=0.2)
-    batches = train.shuffled(BATCH, 0, jdl.data.random_crop(1))
-    yield "cnn", (jdl.descent(jdl.objectives.classify(cnn), optax.adam(1e-3)), batches)
+    batches = train.shuffled(BATCH, 0, random_crop(1))
+    yield "cnn", (descent(classify(cnn), optax.adam(1e-3)), batches)
     columns = train.take(np.arange(len(train)))
-    pixels = jdl.data.arrays(x=(16 * columns["x"]).astype(np.int32).reshape(len(train), -1))
-    gpt = GPT(17, Blocks(width=32, depth=1, heads=2, length=64, dropout=0.1))
-    learner = jdl.descent(jdl.objectives.next_token(gpt), optax.adam(1e-3))
+    pixels = arrays(x=(16 * columns["x"]).astype(np.int32).reshape(len(train), -1))
+    gpt = GPT(17, TransformerConfig(width=32, depth=1, heads=2, max_length=64, dropout=0.1))
+    learner = descent(next_token(gpt), optax.adam(1e-3))
     yield "transformer", (learner, pixels.shuffled(BATCH, 0))
 
 
