@@ -3,10 +3,10 @@
 
 def doctor() -> None:
     """Check what repeats to the bit here: versions, devices, and a few steps in every way."""
+    from jdl.cli.startup import set_up_jax
     from jdl.inspect.doctor import examine
-    from jdl.train.compile_cache import quiet_libraries
 
-    quiet_libraries()
+    set_up_jax(compilation_cache=False)
     lines, repeats = examine()
     print("\n".join(lines))
     if not repeats:

@@ -1,9 +1,12 @@
 """What every verb that computes does first."""
 
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
+from jdl.train.thread_pool import fix_thread_pool_size
 
 
-def set_up_jax() -> None:
-    """Quiet library logs and the cache of compiled programs, before JAX's first use."""
+def set_up_jax(compilation_cache: bool = True) -> None:
+    """Sets up JAX before its first use: the CPU's thread pool, the compilation cache, quiet logs."""
     quiet_libraries()
-    use_compilation_cache()
+    fix_thread_pool_size()
+    if compilation_cache:
+        use_compilation_cache()

@@ -13,11 +13,12 @@ import numpy as np
 from jdl.config import Options, difference, digest
 from jdl.learners.skip_nonfinite import FINITE_METRICS
 from jdl.store import log
+from jdl.store.environment import numerics_environment
 from jdl.store.folder import run_folder
-from jdl.store.record import numerics, read_record
+from jdl.store.record import RECORDED_OPTIONS, read_record
 from jdl.store.step_trace import read_leaves, read_trace
 from jdl.train.experiment import recorded
-from jdl.train.fit import RECORDED, fit
+from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
 from jdl.types import Error, Run
 
@@ -53,7 +54,8 @@ def compare(a: Path, b: Path) -> Comparison:
     record_a, record_b = read_record(a), read_record(b)
     for name in ("config", "data"):
         comparison.add(name, _changes(record_a[name], record_b[name]))
-    comparison.add("environment", _changes(numerics(record_a), numerics(record_b)))
+    numerics_a, numerics_b = numerics_environment(record_a), numerics_environment(record_b)
+    comparison.add("environment", _changes(numerics_a, numerics_b))
     _compare_metrics(comparison, a, b)
     _compare_steps(comparison, a, b)
     _compare_states(comparison, a, b)
@@ -147,7 +149,7 @@ def repeat(folder: Path, quiet: bool = False) -> Comparison:
     steps, record = len(_trace(folder)), read_record(folder)
     run, script = recorded(folder)
     until = None if (folder / "summary.json").exists() else steps
-    kept = {name: value for name, value in record["options"].items() if name in RECORDED}
+    kept = {name: value for name, value in record["options"].items() if name in RECORDED_OPTIONS}
     repetition = _train_again(run, script, Options(until=until, quiet=quiet, **kept))
     comparison = compare(folder, repetition)
     if digest(run.config) != record["digest"]:
