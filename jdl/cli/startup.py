@@ -5,7 +5,7 @@ from jdl.train.thread_pool import fix_thread_pool_size
 
 
 def set_up_jax(compilation_cache: bool = True) -> None:
-    """Sets up JAX before its first use: the CPU's thread pool, the compilation cache, quiet logs."""
+    """Sets up JAX before its first use: quiet logs, the CPU thread pool, the compilation cache."""
     quiet_libraries()
     fix_thread_pool_size()
     if compilation_cache:
