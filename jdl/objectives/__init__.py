@@ -19,7 +19,7 @@ from jdl.objectives.diffusion import rectified_flow as rectified_flow
 from jdl.objectives.forecasting import forecast as forecast
 from jdl.objectives.freeze import freeze as freeze
 from jdl.objectives.link_prediction import link as link
-from jdl.objectives.episodes import play as play
+from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.regression import regress as regress
 from jdl.objectives.seq2seq import ctc as ctc
