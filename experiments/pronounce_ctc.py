@@ -24,8 +24,8 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.pronunciations(frames=c.frames)
     outputs = c.frames * len(train.labels)
-    options = {"bidirectional": True, "each_step": True, "dropout": 0.1}
-    model = RNN(outputs, (128, 128), vocabulary=28, embedding=64, **options)
+    options = {"bidirectional": True, "return_sequences": True, "dropout": 0.1}
+    model = RNN(outputs, (128, 128), vocab_size=28, embedding_width=64, **options)
     objective = jdl.objectives.ctc(model, c.frames)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     data = train.shuffled(c.batch, c.seed), valid.batches(500), test.batches(500)

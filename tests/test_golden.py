@@ -17,7 +17,7 @@ from pathlib import Path
 import jax
 import optax
 import pytest
-from model_table import MAKERS, TABLE
+from model_table import TABLE, UNSUPERVISED
 
 import jdl
 from jdl.store.checkpoints import state_digest
@@ -79,7 +79,7 @@ def golden():
         yield json.loads((own_file() if exact else nearest_file()).read_text()), exact
 
 
-@pytest.mark.parametrize("row", TABLE + MAKERS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", TABLE + UNSUPERVISED, ids=lambda row: row.name)
 def test_every_family_goes_the_way_that_it_went(golden, row):
     files, exact = golden
     now = trajectory(row)

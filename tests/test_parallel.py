@@ -21,7 +21,7 @@ import jdl
 from jdl.learners import with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.parallel import build_mesh, elastic, pmap_mesh, shard_learner, abstract_state, shard_data
 from jdl.store.checkpoints import Checkpoints, leaf_digests
 from jdl.train.launch import free_port
@@ -119,7 +119,7 @@ def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
 
 
 def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
-    model = GPT(64, Blocks(width=32, depth=2, heads=4))
+    model = GPT(64, TransformerConfig(width=32, depth=2, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
     batch = {"x": jnp.zeros((4, 9), jnp.int32)}
     state = jax.jit(shard_learner(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
@@ -130,7 +130,7 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
 
 
 def test_model_cuts_heads_and_hidden_units():
-    model = GPT(64, Blocks(width=32, depth=1, heads=4))
+    model = GPT(64, TransformerConfig(width=32, depth=1, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
     state = jax.jit(shard_learner(learner, build_mesh("model=4")).init)(
         jax.random.key(0), {"x": jnp.zeros((4, 9), jnp.int32)}
@@ -210,7 +210,7 @@ def test_a_run_moves_from_a_mesh_to_pmap_to_one_device(tmp_path):
 def test_a_model_that_remembers_is_not_elastic():
     row = device_parity.ROWS["lstm-language"]
     data = jdl.data.arrays(x=row.batch()["x"]).batches(4)
-    learner = jdl.descent(row.objective(row.model.clone(remember=True)), optax.sgd(0.1))
+    learner = jdl.descent(row.objective(row.model.clone(stateful=True)), optax.sgd(0.1))
     with pytest.raises(jdl.Error, match="remember=False"):
         elastic(learner, data, 4)
 

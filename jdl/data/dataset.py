@@ -128,7 +128,7 @@ class Dataset:
         Row b of a batch continues where row b of the batch before ended: the dataset is cut into
         `size` equal contiguous streams, and what remains is left out. The column `start` (B,) is
         true in the first batch of an epoch, where states are reset. For models that carry their
-        state, `RNN(remember=True)`, over windows of one long sequence.
+        state, `RNN(stateful=True)`, over windows of one long sequence.
         """
         steps = len(self) // self._check_size(size)
         if not steps:
