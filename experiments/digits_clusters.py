@@ -11,7 +11,6 @@ import optax
 from sklearn.neighbors import NearestNeighbors
 
 import jdl
-from jdl.metrics.clusters import scores
 from jdl.models.autoencoder import Autoencoder
 
 
@@ -38,9 +37,13 @@ def run(c: Config) -> jdl.Run:
     table = jdl.data.arrays(x=x, y=y, near=x[near])
     data, judged = table.shuffled(512, c.seed), table.batches(len(x))
     model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
-    objective = jdl.objectives.cluster(model, 10, 0.2, augment=alike, contrast=1.0)
+    objective = jdl.objectives.deep_clustering(
+        model, 10, 0.2, augment=alike, contrastive_weight=1.0
+    )
     learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, judged[0])
-    return jdl.Run(c, learner, data, test=judged, score=scores(objective, judged))
+    return jdl.Run(
+        c, learner, data, test=judged, score=jdl.objectives.cluster_scores(objective, judged)
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fashion-MNIST by a DCGAN with a spectrally normalised critic: Frechet distance 11.6 (39 min beside other work).
+"""Fashion-MNIST by a DCGAN with a spectrally normalized discriminator: Frechet distance 11.6 (39 min beside other work).
 
 scripts/train experiments/fashion_gan.py
 jdl sample fashion_gan -n 64 --out clothes.png
@@ -23,14 +23,14 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
-    _, seen = test.split(0.9, 0.1)  # of a game's losses, a few images tell enough
+    _, seen = test.split(0.9, 0.1)  # a few images are enough for the losses of a GAN
     generator = Generator((28, 28, 1), fine=32)
     objective = jdl.objectives.adversarial(
         generator, SpectralCritic(), c.latent, jdl.objectives.hinge_gan
     )
     adam = optax.adam(c.lr, b1=0.5)
     learner = jdl.ema(
-        jdl.descent(objective, jdl.optim.per_module(critic=adam, generator=adam)), 0.999
+        jdl.descent(objective, jdl.optim.per_module(generator=adam, discriminator=adam)), 0.999
     )
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=seen.batches(c.batch))
 

@@ -33,12 +33,12 @@ from jdl.objectives import (
     adversarial,
     autoencode,
     classify,
-    cluster,
     ctc,
-    diffuse,
+    deep_clustering,
+    diffusion,
     elbo,
     hinge_gan,
-    link,
+    link_prediction,
     next_token,
     seq2seq,
     wasserstein,
@@ -265,7 +265,7 @@ MAKERS = [
         VAE((8, 8, 1), 3, (4,), (6,)),
         (8, 8, 1),
         40 + (64 * 6 + 6) + (6 * 6 + 6) + (3 * 6 + 6) + (6 * 64 + 64) + (9 * 4 * 4 + 4),
-        objective=partial(elbo, importance=3),
+        objective=partial(elbo, importance_samples=3),
     ),
     Images(
         "gan",
@@ -287,7 +287,7 @@ MAKERS = [
         Autoencoder((8, 8, 1), 3, hidden=(8,)),
         (8, 8, 1),
         (64 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 64 + 64) + 4 * 3,
-        objective=partial(cluster, clusters=4, noise=0.1, contrast=0.1),
+        objective=partial(deep_clustering, clusters=4, noise=0.1, contrastive_weight=0.1),
     ),
     Images(
         "unet",
@@ -301,7 +301,7 @@ MAKERS = [
         + (9 * 8 * 32 + 32)
         + 32
         + (9 * 16 + 1),
-        objective=partial(diffuse, classes=5),
+        objective=partial(diffusion, classes=5),
     ),
     Images(
         "dit",
@@ -309,7 +309,14 @@ MAKERS = [
         (8, 8, 1),
         (16 * 8 + 8) + 4 * 8 + 2 * 72 + (BLOCK - 2 * 16) + 2 * (8 * 24 + 24) + 2 * (8 * 16 + 16),
         2e-2,
-        objective=diffuse,
+        objective=diffusion,
     ),
-    Nodes("link", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 5e-2, objective=link),
+    Nodes(
+        "link",
+        GNN(5, (8,), GCN),
+        (6, 4),
+        (4 * 8 + 8) + (8 * 5 + 5),
+        5e-2,
+        objective=link_prediction,
+    ),
 ]

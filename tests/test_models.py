@@ -99,13 +99,15 @@ def test_learns_a_small_set_by_heart(row):
 
 
 def test_learns_to_make_a_small_set(made):
-    """The loss falls, of the critic alone where there are two players."""
+    """The loss falls, of the discriminator alone for a GAN."""
     _, init, step = compiled(made)
     batch, losses = made.batch(), []
     state = init(jax.random.key(0), batch)
     for _ in range(100):
         state, metrics = step(state, batch)
-        losses.append(float(metrics["critic" if "critic" in metrics else "loss"].value()))
+        losses.append(
+            float(metrics["discriminator" if "discriminator" in metrics else "loss"].value())
+        )
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
