@@ -11,7 +11,6 @@ import optax
 from sklearn.neighbors import NearestNeighbors
 
 import jdl
-from jdl.metrics.clusters import scores
 from jdl.models.autoencoder import Autoencoder
 
 
@@ -31,9 +30,12 @@ def run(c: Config) -> jdl.Run:
     data = jdl.data.arrays(x=x, y=y, near=x[neighbours.kneighbors(return_distance=False)])
     train, test = data.shuffled(512, c.seed), data.batches(len(x))
     model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
-    objective = jdl.objectives.cluster(model, 10, 0.2, augment=augment, contrast=1.0)
+    objective = jdl.objectives.deep_clustering(
+        model, 10, 0.2, augment=augment, contrastive_weight=1.0
+    )
     learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, test[0])
-    return jdl.Run(c, learner, train, test=test, score=scores(objective, test))
+    score = jdl.objectives.cluster_scores(objective, test)
+    return jdl.Run(c, learner, train, test=test, score=score)
 
 
 if __name__ == "__main__":

@@ -171,7 +171,7 @@ def test_hidden_links_are_hidden_and_others_join_nothing():
 def test_the_area_under_the_curve_is_that_of_scikit_learn():
     part = ring(40).split_links(0.1, 0.2)[2].take(np.arange(1))
     batch = {name: jnp.asarray(column) for name, column in part.items()}
-    objective = jdl.objectives.link(GNN(6, (8,), SAGE))
+    objective = jdl.objectives.link_prediction(GNN(6, (8,), SAGE))
     variables = jax.jit(objective.init)(jax.random.key(0), batch)
     found = objective.loss(variables, batch, jax.random.key(1), False).metrics["auc"].value()
     codes = np.asarray(objective.predict(variables, batch)["code"][0], np.float64)
