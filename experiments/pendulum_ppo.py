@@ -25,7 +25,7 @@ def run(c: Config) -> jdl.Run:
     environment = jdl.environments.pendulum()
     rate = optax.linear_schedule(c.lr, 0.0, c.steps * 640)  # 640 updates a step
     optimizer = jdl.optim.clip_gradients(optax.adam(rate, eps=1e-5), 0.5)
-    model = ActorCritic(1, free=1)
+    model = ActorCritic(1, log_stds=1)
     sizes = {"num_steps": 512, "update_epochs": 10, "num_minibatches": 64}
     learner = jdl.ppo(environment, model, optimizer, **sizes, gamma=0.9, entropy_coef=0.0)
     members = jdl.population(learner, range(c.seed, c.seed + c.seeds))

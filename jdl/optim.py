@@ -11,9 +11,10 @@ from jdl.errors import Error
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
-    """A learning rate schedule: linear warmup to `peak`, then cosine decay (Loshchilov and Hutter, 2017).
+    """A learning rate schedule: linear warmup to `peak`, then cosine decay.
 
-    It rises from 0 in the share `warmup` of the steps, and falls to 0 at the last.
+    (Loshchilov and Hutter, 2017.) It rises from 0 in the share `warmup` of the steps, and falls to
+    0 at the last.
     """
     return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps)
 
@@ -26,7 +27,10 @@ def decay_mask(params: Any) -> Any:
 def adamw(
     rate: optax.ScalarOrSchedule, weight_decay: float = 0.01, clip: float = 1.0, b2: float = 0.999
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter, 2019) with gradient clipping; norms and biases have no weight decay."""
+    """AdamW with gradient clipping; norms and biases have no weight decay.
+
+    (Loshchilov and Hutter, 2019.) `clip` is the largest global norm of the gradient.
+    """
     return clip_gradients(
         optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), clip
     )
@@ -40,14 +44,14 @@ def clip_gradients(
 
 
 def per_module(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for each top-level module: `per_module(generator=..., discriminator=...)` of a GAN."""
+    """An optimizer for each top-level module, as of a GAN: `generator=..., discriminator=...`."""
     return optax.partition(optimizers, lambda params: {name: name for name in params})
 
 
 def update_every(
     steps: int, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """The optimizer in every `steps`-th step only: so a GAN's critic makes several updates to one."""
+    """The optimizer in every `steps`-th step only: a GAN's critic so has several updates to one."""
     if steps < 1:
         raise Error(f"update_every takes 1 step or more, and not {steps}.")
     return optax.conditionally_mask(optimizer, lambda step: (step + 1) % steps == 0)

@@ -14,7 +14,7 @@ from jdl.types import Array, Batch, Error, Key, Learner, Metrics, Predicts, Stat
 
 
 def kmeans_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20) -> KMeansInit:
-    """Initializes the centers of deep clustering by k-means of the embeddings, before step `at_step`.
+    """Initializes the centers of deep clustering by k-means of the embeddings, before `at_step`.
 
     For a learner of the objective `deep_clustering`, which until then trains the autoencoder alone
     (its pretraining). `rows` is a batch of all of the data, or of a good share; the best of so many
@@ -22,7 +22,8 @@ def kmeans_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20)
     """
     if at_step < 0 or restarts < 1:
         raise Error(
-            f"at_step is a step from 0 on and restarts at least 1; given were {at_step=} and {restarts=}."
+            f"at_step is a step from 0 on and restarts at least 1; given were {at_step=} and "
+            f"{restarts=}."
         )
     return KMeansInit(learner, at_step, rows, restarts)
 

@@ -14,7 +14,7 @@ from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
 @dataclass(frozen=True, eq=False)
 class WithData(Wrapper):
-    """A learner whose step takes a loader's source, and makes the batch within the compiled step."""
+    """A learner whose step takes a loader's source, and makes the batch within the step."""
 
     data: Loader
 

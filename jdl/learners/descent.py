@@ -31,18 +31,19 @@ from jdl.types import (
 def descent(
     objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int = 1
 ) -> Descent:
-    """Gradient descent on an objective's loss by an Optax optimizer (supervised learning's learner).
+    """Gradient descent on an objective's loss by an Optax optimizer: the usual learner.
 
     With `micro_batches` above 1 it does gradient accumulation: a batch is cut into as many equal
-    parts, whose gradients are computed in turn and added, to save memory. The gradient is that of the
-    loss's total, divided once by the total count: a ragged batch has the gradient of its real rows,
-    however it is cut. Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`,
+    parts, whose gradients are computed in turn and added, to save memory. The gradient is that of
+    the loss's total, divided once by the total count: a ragged batch has the gradient of its real
+    rows, however it is cut. Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`,
     `update_norm` and `param_norm`. Gradient clipping, weight decay and learning rate schedules are
     links of the Optax chain (`jdl.optim`).
     """
     if micro_batches < 1:
         raise Error(
-            f"micro_batches is the number of parts a batch is cut into, at least 1: {micro_batches} is not."
+            "micro_batches is the number of parts a batch is cut into, at least 1: "
+            f"{micro_batches} is not."
         )
     return Descent(objective, optimizer, micro_batches)
 
@@ -130,7 +131,7 @@ def new_state(params: Any, model_state: Variables, opt_state: Any, key: Key, **e
 def update_params(
     optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
 ) -> tuple[Any, Any, Any]:
-    """The optimizer's update: new parameters, new optimizer state, and the updates that were added."""
+    """The optimizer's update: new parameters, new optimizer state, and the added updates."""
     # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -160,7 +161,8 @@ def split_batch(batch: Batch, parts: int) -> Batch:
     rows = len(next(iter(batch.values())))
     if rows % parts:
         raise Error(
-            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a divisor of {rows}."
+            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a "
+            f"divisor of {rows}."
         )
     return {
         name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)

@@ -14,9 +14,9 @@ from jdl.types import BATCH_STATS, Batch, Error, Key, Learner, Metrics, State, V
 def ema(learner: Learner, decay: float = 0.999) -> EMA:
     """The same training, evaluated with the exponential moving average (EMA) of the parameters.
 
-    BatchNorm's running statistics are averaged too. After update t the average is
-    d * average + (1 - d) * parameters with d = min(decay, (1 + t) / (10 + t)), so that it forgets the
-    random start quickly (Tan and Le, 2019, as in TensorFlow's moving averages).
+    BatchNorm's running statistics are averaged too. After update t the average is d * average + (1
+    - d) * parameters with d = min(decay, (1 + t) / (10 + t)), so that it forgets the random start
+    quickly (Tan and Le, 2019, as in TensorFlow's moving averages).
     """
     if not 0 <= decay < 1:
         raise Error(

@@ -20,15 +20,16 @@ GROWTH_INTERVAL = 2_000  # steps without an overflow after which the scale is do
 def mixed_precision(learner: Learner, precision: Precision) -> Learner:
     """Mixed precision (Micikevicius et al., 2018): the model computes in half precision.
 
-    In training and in evaluation. Parameters, optimizer state, BatchNorm statistics, losses and sums
-    of gradients stay in float32. float16 comes with dynamic loss scaling. Raises `Error` for a
+    In training and in evaluation. Parameters, optimizer state, BatchNorm statistics, losses and
+    sums of gradients stay in float32. float16 comes with dynamic loss scaling. Raises `Error` for a
     learner without gradients of a sum over the batch.
     """
     if precision == "float32":
         return learner
     if not learner.has_grads:
         raise Error(
-            f"--precision {precision} needs a learner whose step sums over its batch, like jdl.descent."
+            f"--precision {precision} needs a learner whose step sums over its batch, like "
+            "jdl.descent."
         )
     half = MixedPrecision(learner, precision)
     return LossScaling(half) if precision == "float16" else half
@@ -64,8 +65,9 @@ class MixedPrecision(Wrapper):
 class LossScaling(Wrapper):
     """Dynamic loss scaling, so that small gradients do not underflow in float16.
 
-    A step whose gradients overflow is skipped, and halves the scale; 2,000 steps without an overflow
-    double it (Micikevicius et al., 2018). The metric `loss_scale` is the scale of the step.
+    A step whose gradients overflow is skipped, and halves the scale; 2,000 steps without an
+    overflow double it (Micikevicius et al., 2018). The metric `loss_scale` is the scale of the
+    step.
     """
 
     def init(self, key: Key, batch: Batch) -> State:

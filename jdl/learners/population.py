@@ -30,16 +30,17 @@ from jdl.types import (
 def population(learner: Learner, seeds: Sequence[int]) -> Population:
     """Trains the learner once for each seed, vectorized, all on the same batches.
 
-    Parameters, model state, optimizer state and extras have a leading axis for the members. A member
-    does what the learner does alone in a run of its seed and of these batches, up to rounding.
-    Metrics of training are those of all members together; in evaluation each is "name/mean",
-    "name/min" and "name/max" over the members, and the loss their mean:
-    `Run(best="max return/mean")`. A population does not predict and does not generate.
+    Parameters, model state, optimizer state and extras have a leading axis for the members. A
+    member does what the learner does alone in a run of its seed and of these batches, up to
+    rounding. Metrics of training are those of all members together; in evaluation each is
+    "name/mean", "name/min" and "name/max" over the members, and the loss their mean: `Run(best="max
+    return/mean")`. A population does not predict and does not generate.
     """
     seeds = tuple(seeds)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise Error(
-            f"A population's seeds are different whole numbers of 0 or more, at least one; given: {seeds}."
+            "A population's seeds are different whole numbers of 0 or more, at least one; given: "
+            f"{seeds}."
         )
     return Population(learner, seeds)
 

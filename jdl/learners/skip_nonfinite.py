@@ -19,10 +19,11 @@ FINITE_METRICS = (
 
 
 def skip_nonfinite(learner: Learner) -> SkipNonfinite:
-    """The same learner, but a step with a NaN or infinite loss, gradient or parameter changes nothing.
+    """The same learner, but a step with a NaN or infinite loss or gradient changes nothing.
 
-    It counts as a step, so that the next one has another batch. The metric `skipped` is 1 there, and
-    0 elsewhere. (As `optax.apply_if_finite`, for the model state and what wrappers keep too.)
+    New parameters count too. It is a step nevertheless, so that the next one has another batch. The
+    metric `skipped` is 1 there, and 0 elsewhere. (As `optax.apply_if_finite`, for the model state
+    and what wrappers keep too.)
     """
     return SkipNonfinite(learner)
 

@@ -64,7 +64,7 @@ class Wrapper(Learner):
 
 
 def add_extra(state: State, name: str, value: Any) -> State:
-    """The state with a wrapper's own arrays; `Error` where another wrapper of that name has some."""
+    """The state with a wrapper's own arrays; `Error` where one of that name has some."""
     if name in state.extra:
         raise Error(f"This learner has {name} already: wrap it once.")
     return replace(state, extra={**state.extra, name: value})

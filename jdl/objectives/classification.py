@@ -32,13 +32,14 @@ RowLoss = Callable[[Array, Array], Array]  # logits (..., K) and labels (...) to
 def classify(
     model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, top: int = 0
 ) -> Classification:
-    """Classification by softmax cross-entropy: x (B, ...) to logits (B, K), labels y (B,) from 0 to K - 1.
+    """Classification by softmax cross-entropy, into K classes.
 
-    Dense prediction (semantic segmentation, sequence tagging, node classification) is the same with
-    labels y (B, ...) and logits (B, ..., K); there the label -1 is unknown and does not count.
-    `smoothing` is label smoothing (Szegedy et al., 2016); `loss(logits, labels)` replaces the
-    cross-entropy, which is in nats. Metrics: accuracy, with `top` k also top-k accuracy; in evaluation
-    the confusion matrix (precision, recall, F1), and for dense prediction the mean IoU.
+    x (B, ...) to logits (B, K), for whole-number labels y (B,) from 0 to K - 1. Dense prediction
+    (semantic segmentation, sequence tagging, node classification) is the same with labels y (B,
+    ...) and logits (B, ..., K); there the label -1 is unknown and does not count. `smoothing` is
+    label smoothing (Szegedy et al., 2016); `loss(logits, labels)` replaces the cross-entropy, which
+    is in nats. Metrics: accuracy, with `top` k also top-k accuracy; in evaluation the confusion
+    matrix (precision, recall, F1), and for dense prediction the mean IoU.
     """
     if not 0 <= smoothing < 1:
         raise Error(
@@ -56,7 +57,7 @@ def hinge(model: Any) -> Classification:
 
 
 def perceptron(model: Any) -> Classification:
-    """Classification by the perceptron loss (Rosenblatt, 1958): max over k of logits_k - logits_y."""
+    """Classification by the perceptron loss (Rosenblatt, 1958): max_k logits_k - logits_y."""
     return classify(model, loss=optax.losses.multiclass_perceptron_loss)
 
 
@@ -101,9 +102,10 @@ class Classification(Objective):
 
 
 def classify_binary(model: Any) -> BinaryClassification:
-    """Binary classification by binary cross-entropy (BCE): x (B, ...) to a logit (B, 1), y (B,) of 0 and 1.
+    """Binary classification by binary cross-entropy (BCE).
 
-    Metrics: accuracy; in evaluation also the confusion matrix at the threshold 1/2.
+    x (B, ...) to a logit (B, 1), for labels y (B,) of 0 and 1. Metrics: accuracy; in evaluation
+    also the confusion matrix at the threshold 1/2.
     """
     return BinaryClassification(model)
 
@@ -142,7 +144,8 @@ class BinaryClassification(Objective):
         shape = model_call.output_shape(self.model, spec)
         if shape[1:] != (1,):
             raise Error(
-                f"classify_binary needs a model with one output a row, (B, 1), and this one gives {shape}."
+                "classify_binary needs a model with one output a row, (B, 1), and this one gives "
+                f"{shape}."
             )
         _check_labels(spec, bounds, (shape[0], 2))
 
@@ -170,11 +173,13 @@ def _check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...]) -> None:
         if labels is not None:
             given = f"it is {labels.dtype} of shape {labels.shape}"
         raise Error(
-            f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, and {given}."
+            f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, "
+            f"and {given}."
         )
     least, greatest = bounds.get("y", (0, classes - 1))
     if least < -(labels.ndim > 1) or greatest >= classes:
         raise Error(
-            f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, for the "
-            f"labels 0 to {classes - 1}: mend the labels, or give the model {int(greatest) + 1} outputs."
+            f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, "
+            f"for the labels 0 to {classes - 1}: mend the labels, or give the model "
+            f"{int(greatest) + 1} outputs."
         )

@@ -13,11 +13,12 @@ FROZEN = "frozen"
 
 
 def freeze(objective: Objective, pattern: str) -> Objective:
-    """Freezing (for fine-tuning): parameters whose path ("Conv_0/kernel") `pattern` matches stay as they are.
+    """Freezing parameters, for fine-tuning: those whose path `pattern` matches are not trained.
 
     They move from the collection "params" to "frozen" in the model state: no gradient is computed
     for them, no optimizer state is kept, and weight decay does not touch them. BatchNorm's running
-    statistics go on moving. `pattern` is a regular expression, searched anywhere in the path.
+    statistics go on moving. `pattern` is a regular expression, searched in paths like
+    "Conv_0/kernel".
     """
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -30,7 +31,8 @@ def _split(variables: Variables, pattern: str) -> Variables:
     """The variables with the matching parameters in a collection of their own."""
     if FROZEN in variables:
         raise Error(
-            "This objective has frozen parameters already: freeze once, with a pattern like 'one|other'."
+            "This objective has frozen parameters already: freeze once, with a pattern like "
+            "'one|other'."
         )
     paths = flatten_dict(variables["params"], sep="/")
     frozen = {path: v for path, v in paths.items() if re.search(pattern, path)}

@@ -24,8 +24,8 @@ def column(batch: Batch, name: str = "x") -> Array:
     """A column of the batch; `Error` where it has none of that name."""
     if name not in batch:
         raise Error(
-            f"The model reads the column {name}, and the data have only {', '.join(sorted(batch))}: "
-            "name one so."
+            f"The model reads the column {name}, and the data have only "
+            f"{', '.join(sorted(batch))}: name one so."
         )
     return batch[name]
 
@@ -48,9 +48,10 @@ def output_shape(
 
 
 def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array | None:
-    """Which time steps of a column (B, T, ...) are real, (B, T): those before `length` in real rows.
+    """Which time steps of a column (B, T, ...) are real, (B, T): those before `length`.
 
-    Without a column `length`: the rows that are real, (B,), or None where all are.
+    Padding rows have none. Without a column `length`: the rows that are real, (B,), or None where
+    all are.
     """
     rows = batch.get("mask")
     if length not in batch:
@@ -110,7 +111,7 @@ def evaluate(
 def next_logits(
     model: Any, variables: Variables, cache: Any, tokens: Array
 ) -> tuple[Array, Variables]:
-    """Logits after each of the next tokens, by a model that keeps its KV cache: `model(tokens, decode=True)`."""
+    """Logits after each of the next tokens, and the new KV cache: `model(tokens, decode=True)`."""
     logits, changed = model.apply(
         {**_without_cache(variables), **cache}, tokens, decode=True, mutable=[CACHE]
     )
@@ -136,8 +137,8 @@ def _carried_cache(model_state: Variables, batch: Batch, rows: int) -> Variables
     sizes = {len(leaf) for leaf in jax.tree.leaves(model_state[CACHE])}
     if sizes != {rows}:
         raise Error(
-            f"The model keeps the states of {max(sizes)} rows, and the batch has {rows}: a stateful "
-            "model takes batches of one size, in one piece (micro_batches=1)."
+            f"The model keeps the states of {max(sizes)} rows, and the batch has {rows}: a "
+            "stateful model takes batches of one size, in one piece (micro_batches=1)."
         )
     if "start" not in batch:
         return {CACHE: model_state[CACHE]}

@@ -41,19 +41,20 @@ def elastic(
 ) -> Learner:
     """The learner with its data, compiled so that its bits do not depend on the number of devices.
 
-    Virtual shard v of a batch has its rows v, v + shards, ... and the key `fold_in(key, v)`; BatchNorm
-    normalises within a shard. Each device computes its shards in a loop and adds their gradients
-    pairwise, and the devices' sums are added in the same tree. On a CPU, XLA is slow at convolutions
-    in loops unless they are those of `jdl.layers`. The state that `step` takes and returns lies on
-    the first device of each process; the others keep copies of it, equal to the bit. Raises `Error`
-    where shards or devices are no powers of two, or the batch cannot be cut so.
+    Virtual shard v of a batch has its rows v, v + shards, ... and the key `fold_in(key, v)`;
+    BatchNorm normalises within a shard. Each device computes its shards in a loop and adds their
+    gradients pairwise, and the devices' sums are added in the same tree. On a CPU, XLA is slow at
+    convolutions in loops unless they are those of `jdl.layers`. The state that `step` takes and
+    returns lies on the first device of each process; the others keep copies of it, equal to the
+    bit. Raises `Error` where shards or devices are no powers of two, or the batch cannot be cut so.
     """
     devices = list(devices or jax.devices()[:1])
     check_divisible(learner, data, "--elastic")
     for name, count in (("shards", shards), ("devices", len(devices))):
         if count < 1 or count & (count - 1):
             raise Error(
-                f"The {name} of an elastic run must be 1, 2, 4, 8 or a greater power of two, and not {count}."
+                f"The {name} of an elastic run must be 1, 2, 4, 8 or a greater power of two, and "
+                f"not {count}."
             )
     if len(devices) > shards:
         raise Error(
@@ -61,7 +62,8 @@ def elastic(
         )
     if data.size % shards:
         raise Error(
-            f"A batch of {data.size} rows cannot be cut into {shards} equal shards: take a multiple."
+            f"A batch of {data.size} rows cannot be cut into {shards} equal shards: take a "
+            "multiple."
         )
     steps = _ElasticStep(learner, data, shards, devices)
     return CompiledLearner(learner, jax.jit(learner.init), steps)
@@ -124,7 +126,8 @@ class _ElasticStep:
 
             start = (jnp.zeros((), jnp.int32), self._shard_gradients(state, batch, first + n))
             level, total = lax.while_loop(carries, add_level, start)
-            # The sum over all shards has no level: it goes to the last one, which is not read again.
+            # The sum over all shards has no level: it goes to the last one, which is not read
+            # again.
             put = partial(lax.dynamic_update_index_in_dim, index=level, axis=0)
             return jax.tree.map(put, stack, total), total
 
@@ -185,7 +188,7 @@ class _ElasticStep:
 
     @cached_property
     def _butterfly(self) -> Any:
-        """A butterfly all-reduce: each device adds its neighbour's sum, then those 2, 4, ... away."""
+        """A butterfly all-reduce: each device adds the sum of the one 1, 2, 4, ... away."""
         count = len(self.devices)
 
         def all_reduce(leaves: list[Array]) -> list[Array]:

@@ -17,11 +17,11 @@ from jdl.types import Batch, Gradients, Key, Learner, Loader, LossOutput, Metric
 
 
 def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
-    """The learner with its data under `jax.pmap`, over the devices of a `pmap_mesh` (data parallel).
+    """Data parallel by `jax.pmap`: the learner with its data, over the devices of a `pmap_mesh`.
 
     Gradients, losses, metrics, and the sums and counts of BatchNorm are added over all devices and
-    divided once. Each device draws the dropout masks of its own rows, which are those of one device.
-    Raises `Error` for a learner whose batches cannot be divided.
+    divided once. Each device draws the dropout masks of its own rows, which are those of one
+    device. Raises `Error` for a learner whose batches cannot be divided.
     """
     check_divisible(learner, data, "--parallel pmap")
 

@@ -1,4 +1,4 @@
-"""A learner and its data on a mesh: data parallel, fully sharded (FSDP) and tensor parallel training."""
+"""A learner and its data on a mesh: data parallel, fully sharded (FSDP) and tensor parallel."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class ShardedLearner(ReplicatedMetrics):
 
 
 def replicate_metrics(objective: Objective, mesh: Mesh) -> Objective:
-    """The same objective, whose loss and metrics every device has whole, for each process to read."""
+    """The same objective, with its loss and metrics on every device, for each process to read."""
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         output = objective.loss(variables, batch, key, train)
@@ -95,9 +95,10 @@ def abstract_state(mesh: Mesh, like: State, rules: Rules = TRANSFORMER) -> State
 
 
 def shard_data(data: Loader, mesh: Mesh) -> ShardedLoader:
-    """Data parallel loading: the rows of each batch divided among the devices, where these divide them.
+    """Data parallel loading: the rows of each batch are divided among the devices.
 
-    Each process reads the rows of its own devices.
+    A batch that they do not divide evenly lies whole on each. Each process reads the rows of its
+    own devices.
     """
     return ShardedLoader(data, mesh)
 
@@ -118,7 +119,7 @@ class Placement:
 
 
 def _put(leaf: Any, sharding: NamedSharding, first: int = 0, size: int | None = None) -> Array:
-    """An array on the mesh, from what this process has of it: rows from `first` on, of `size` rows."""
+    """An array on the mesh, from this process' part of it: rows from `first` on, of `size`."""
     shape = leaf.shape if size is None else (size, *leaf.shape[1:])
     parts = []
     for device, index in _local_indices(sharding, shape):

@@ -6,7 +6,7 @@ import optax
 from kitchen_sink import seen
 
 import jdl
-from jdl.models.dcgan import Critic, Generator
+from jdl.models.dcgan import Discriminator, Generator
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     train, _ = train.split(0.071, 0.1, seed=c.seed)  # 102 rows: the last of 9 batches of 12 has 6
     game = jdl.objectives.adversarial(
-        Generator((8, 8, 1), (8, 4)), Critic((4, 8)), 5, jdl.objectives.hinge_gan
+        Generator((8, 8, 1), (8, 4)), Discriminator((4, 8)), 5, jdl.objectives.hinge_gan
     )
     players = jdl.optim.per_module(
         generator=jdl.optim.update_every(2, optax.adam(1e-3)), critic=optax.adam(1e-3)
