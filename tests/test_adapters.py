@@ -140,7 +140,7 @@ class Rooms(Walk):
 
 @pytest.fixture
 def walk(monkeypatch):
-    """A fake of Gymnasium that has `Walk` alone, of which nothing was made yet."""
+    """A fake of Gymnasium that has `Walk` alone, before any environment exists."""
     return install(monkeypatch, Walk)
 
 
@@ -331,9 +331,8 @@ def ppo(environment=None, **options):
 
 def test_a_state_continues_with_a_new_environment_to_the_bit(walk):
     whole, stopped = trained(ppo(), 6), trained(ppo(), 3)
-    assert (
-        np.asarray(stopped.extra["episodes"].episode_length) > 0
-    ).any()  # in the middle of episodes
+    lengths = np.asarray(stopped.extra["episodes"].episode_length)
+    assert (lengths > 0).any()  # in the middle of episodes
     assert_equal(trained(ppo(), 3, jax.tree.map(jnp.array, stopped)), whole)
 
 
