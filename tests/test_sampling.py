@@ -169,7 +169,7 @@ def test_refusals(call, message):
 
 
 def test_text_ends_before_the_end_token():
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     tokens = np.append(tokenizer.encode("ab"), [tokenizer.end, *tokenizer.encode("c")])
     assert decode_until_end(tokenizer, tokens) == "ab"
     assert decode_until_end(tokenizer, tokens[:2]) == "ab"
