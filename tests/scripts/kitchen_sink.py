@@ -54,7 +54,7 @@ def seen(objective):
         )
         return replace(out, metrics={**out.metrics, "seen": Mean(ids, jnp.ones(()))})
 
-    return replace(objective, loss=loss)
+    return jdl.objectives.override(objective, loss=loss)
 
 
 def schedule(c: Config):
