@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import optax
-from kitchen_sink import seen
+from kitchen_sink import log_ids
 
 import jdl
 from jdl.models.dcgan import Discriminator, Generator
@@ -24,7 +24,7 @@ def run(c: Config) -> jdl.Run:
     optimizer = jdl.optim.per_module(
         generator=jdl.optim.update_every(2, optax.adam(1e-3)), discriminator=optax.adam(1e-3)
     )
-    learner = jdl.ema(jdl.descent(seen(objective), optimizer), 0.9)
+    learner = jdl.ema(jdl.descent(log_ids(objective), optimizer), 0.9)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(90))
 
 
