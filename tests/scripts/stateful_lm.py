@@ -29,7 +29,9 @@ def run(c: Config) -> jdl.Run:
         stateful=True,
     )
     learner = jdl.descent(log_ids(jdl.objectives.next_token(model)), jdl.optim.adamw(1e-2))
-    return jdl.Run(c, learner, rows.contiguous_batches(c.batch), test=rows.contiguous_batches(c.batch))
+    return jdl.Run(
+        c, learner, rows.contiguous_batches(c.batch), test=rows.contiguous_batches(c.batch)
+    )
 
 
 if __name__ == "__main__":
