@@ -205,11 +205,11 @@ def test_a_run_moves_from_a_mesh_to_pmap_to_one_device(tmp_path):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
-def test_a_model_that_remembers_is_not_elastic():
+def test_a_stateful_model_is_not_elastic():
     row = device_parity.ROWS["lstm-language"]
     data = jdl.data.arrays(x=row.batch()["x"]).batches(4)
     learner = jdl.descent(row.objective(row.model.clone(stateful=True)), optax.sgd(0.1))
-    with pytest.raises(jdl.Error, match="remember=False"):
+    with pytest.raises(jdl.Error, match="stateful=False"):
         elastic(learner, data, 4)
 
 
