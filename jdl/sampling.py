@@ -207,5 +207,6 @@ def _check_length(objective: Decodes, tokens: int) -> None:
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
             f"The model reads {objective.max_length} tokens at most, and prompt and sample "
-            f"together are {tokens + 1}: ask for fewer, or train with a greater Blocks.length."
+            f"together are {tokens + 1}: ask for fewer, or train with a greater "
+            "TransformerConfig.max_length."
         )

@@ -21,7 +21,7 @@ from jdl.learners import jit_learner, with_data
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.parallel import build_mesh, elastic, shard_learner, shard_data
 from jdl.train.malloc import keep_memory
 
@@ -44,7 +44,7 @@ CASES = {
     ),
     "CNN 32-64, batch 128": (jdl.objectives.classify(CNN(10)), IMAGES, 128),
     "GPT 4 x 128, 128 steps, batch 32": (
-        jdl.objectives.next_token(GPT(258, Blocks(length=128))),
+        jdl.objectives.next_token(GPT(258, TransformerConfig(max_length=128))),
         TEXT,
         32,
     ),

@@ -15,18 +15,17 @@ from hashlib import sha256
 import jax
 import numpy as np
 import optax
-from model_table import MAKERS, TABLE
+from model_table import TABLE, UNSUPERVISED
 
 import jdl
 from jdl.learners import jit_learner, with_data
 from jdl.models.mlp import MLP
 from jdl.parallel import build_mesh, elastic, pmap_mesh, pmap_learner, shard_learner, shard_data
 from jdl.parallel.multihost import to_local
-from jdl.parallel import processes
 from jdl.store.checkpoints import leaf_digests
 
 STEPS, BATCH, SHARDS = 50, 16, 8
-ROWS = {row.name: row for row in TABLE + MAKERS}
+ROWS = {row.name: row for row in TABLE + UNSUPERVISED}
 FAMILIES = (
     "mlp",
     "mlp-dropout",

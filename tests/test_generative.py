@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_table import MAKERS
+from model_table import UNSUPERVISED
 
 import jdl
 from jdl.models.autoencoder import VAE, Autoencoder
-from jdl.models.dcgan import Critic, Generator
+from jdl.models.dcgan import Discriminator, Generator
 from jdl.objectives import (
     adversarial,
     autoencode,
@@ -28,7 +28,7 @@ from jdl.objectives import (
     wasserstein,
 )
 
-IMAGES = next(row for row in MAKERS if row.name == "gan").batch()
+IMAGES = next(row for row in UNSUPERVISED if row.name == "gan").batch()
 KEY = 3  # a key of its own is made at each use, which the checker of keys asks for
 
 
@@ -40,7 +40,7 @@ def test_each_module_has_the_gradient_of_its_own_loss(gan_loss):
 
     But for rounding.
     """
-    objective = adversarial(Generator((8, 8, 1), (8, 4)), Critic((4, 8)), 5, gan_loss)
+    objective = adversarial(Generator((8, 8, 1), (8, 4)), Discriminator((4, 8)), 5, gan_loss)
     variables = jax.jit(objective.init)(jax.random.key(0), IMAGES)
 
     def output(params):
@@ -208,7 +208,7 @@ def test_classifier_free_guidance_extrapolates_from_no_label_to_the_label():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: adversarial(Generator((8, 8, 1)), Critic(), 0), "latent_size"),
+        (lambda: adversarial(Generator((8, 8, 1)), Discriminator(), 0), "latent_size"),
         (lambda: autoencode(Autoencoder((4, 4, 1), 2), -1.0), "standard deviation"),
         (lambda: elbo(VAE((4, 4, 1), 2), beta=-1.0), "beta"),
         (lambda: jdl.objectives.gaussian(0.0), "above 0"),
@@ -229,7 +229,7 @@ def test_impossible_arguments_are_refused(make, message):
         (autoencode(Autoencoder((4, 4, 1), 2)), {}, "give it the shape"),
         (elbo(VAE((8, 8, 1), 2)), {"x": (0, 16)}, "scale it"),
         (diffusion(Oracle(cosine, "noise")), {"x": (0, 255)}, "scale it"),
-        (adversarial(Generator((4, 4, 1), (4,)), Critic((4,))), {}, "The generator gives"),
+        (adversarial(Generator((4, 4, 1), (4,)), Discriminator((4,))), {}, "The generator gives"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(objective, bounds, message):

@@ -161,7 +161,7 @@ def test_objectives_that_do_not_predict_are_refused():
     with pytest.raises(jdl.Error, match="NextToken predicts nothing"):
         predict_all(next_token(MLP(2)), {}, data)
     with pytest.raises(jdl.Error, match="such as seq2seq"):
-        text_scores(next_token(MLP(2)), data, jdl.data.Bytes())
+        text_scores(next_token(MLP(2)), data, jdl.data.ByteTokenizer())
 
 
 def test_abilities_are_those_of_the_protocols():

@@ -19,7 +19,7 @@ from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine as cosine
 from jdl.objectives.diffusion import diffusion as diffusion
 from jdl.objectives.diffusion import rectified_flow as rectified_flow
-from jdl.objectives.episodes import play as play
+from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.forecasting import forecast as forecast
 from jdl.objectives.freeze import freeze as freeze

@@ -25,7 +25,7 @@ from jdl.types import (
     Variables,
 )
 
-LINKS, NEGATIVES = "links", "others"  # the columns of the pairs of nodes with and without a link
+LINKS, NEGATIVES = "links", "negatives"  # the columns of the pairs of nodes with and without a link
 
 
 def link_prediction(model: Any) -> LinkPrediction:
@@ -34,7 +34,7 @@ def link_prediction(model: Any) -> LinkPrediction:
     The model embeds the nodes x (B, N, F) of graphs with edges (B, E, 2) as codes (B, N, D); the
     logit of a link is the dot product of the codes of its two nodes. The loss is the binary
     cross-entropy (BCE) of the `links` (B, L, 2) and of as many negatives, pairs of nodes without a
-    link: the column `others` (B, L, 2), or without that column, as in training, random pairs, new
+    link: the column `negatives` (B, L, 2), or without it, as in training, random pairs, new
     at each step (negative sampling). Metric, in evaluation: auc, the area under the ROC curve. It
     predicts the codes.
     """

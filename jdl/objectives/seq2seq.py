@@ -28,7 +28,7 @@ from jdl.types import (
     Variables,
 )
 
-ENCODE, DECODE = "read", "write"  # the methods of the model's encoder and decoder
+ENCODE, DECODE = "encode", "decode"  # the methods of the model's encoder and decoder
 
 
 def seq2seq(

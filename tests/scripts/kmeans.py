@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import optax
-from kitchen_sink import seen
+from kitchen_sink import log_ids
 
 import jdl
 from jdl.models.autoencoder import Autoencoder
@@ -22,7 +22,7 @@ def run(c: Config) -> jdl.Run:
     objective = jdl.objectives.deep_clustering(
         model, 5, 0.1, noise=0.2, augment=jdl.data.random_crop(1), contrastive_weight=0.1
     )
-    learner = jdl.descent(seen(objective), optax.adam(1e-3))
+    learner = jdl.descent(log_ids(objective), optax.adam(1e-3))
     learner = jdl.ema(jdl.kmeans_init(learner, c.steps // 2, train.batches(102)[0]), 0.9)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(90))
 
