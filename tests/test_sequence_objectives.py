@@ -237,7 +237,12 @@ def test_states_are_carried_over_streams_and_only_there():
             "TransformerConfig.max_length",
         ),
         (next_token(GPT(SIZE, SMALL)), {"z": TOKENS}, {}, "column x"),
-        (masked_token(BERT(258, SMALL, outputs=3), ByteTokenizer()), {"x": TOKENS}, {}, "for every token"),
+        (
+            masked_token(BERT(258, SMALL, outputs=3), ByteTokenizer()),
+            {"x": TOKENS},
+            {},
+            "for every token",
+        ),
         (
             seq2seq(T5(SIZE, SMALL), 0),
             {"x": TOKENS, "y": TOKENS},
