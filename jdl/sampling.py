@@ -22,12 +22,12 @@ def greedy(key: Key, logits: Array) -> Array:
 
 
 def sample_token(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> TokenSampler:
-    """Sampling with a temperature, top-k sampling and nucleus (top-p) sampling: a `TokenSampler`.
+    """Sampling with a temperature, top-k sampling and nucleus sampling (top-p).
 
-    A token is drawn by its probability, from logits divided by `temperature`. `top_k` above 0
-    leaves only the k likeliest tokens (Fan et al., 2018); `top_p` below 1 leaves only the nucleus,
-    the smallest set of the likeliest tokens whose probabilities sum to at least that (Holtzman et
-    al., 2020).
+    Returns a `TokenSampler`. A token is drawn by its probability, from logits divided by
+    `temperature`. `top_k` above 0 leaves only the k likeliest tokens (Fan et al., 2018); `top_p`
+    below 1 leaves only the nucleus, the smallest set of the likeliest tokens whose probabilities
+    sum to at least that (Holtzman et al., 2020).
     """
     if temperature <= 0:
         raise Error(
@@ -206,6 +206,7 @@ def _penalty(lengths: Array, power: float) -> Array:
 def _check_length(objective: Decodes, tokens: int) -> None:
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
-            f"The model reads {objective.max_length} tokens at most, and prompt and sample together "
-            f"are {tokens + 1}: ask for fewer, or train with a greater TransformerConfig.max_length."
+            f"The model reads {objective.max_length} tokens at most, and prompt and sample "
+            f"together are {tokens + 1}: ask for fewer, or train with a greater "
+            "TransformerConfig.max_length."
         )

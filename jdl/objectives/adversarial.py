@@ -35,8 +35,8 @@ class GANLoss:
     Both are functions of the discriminator's logits (B,): `discriminator_loss(real, fake)` of
     those of real and generated rows, `generator_loss(fake)`. `gradient_penalty` is the weight of
     the gradient penalty (WGAN-GP; Gulrajani et al., 2017): (|gradient of the discriminator| - 1)^2
-    at random points between real and generated rows. It is defined row by row, so the
-    discriminator has no BatchNorm.
+    at random points between real and generated rows. It needs a discriminator without BatchNorm,
+    whose logit of a row depends on that row alone.
     """
 
     discriminator_loss: Callable[[Array, Array], Array]
@@ -102,6 +102,7 @@ class Adversarial(Objective):
         """The initial variables of both, by collection and then by module."""
         x = model_call.column(batch)
         z = jnp.zeros((len(x), self.latent_size))
+        # Renaming a stream ("critic") would change the initial weights.
         modules = {
             GENERATOR: model_call.init(self.generator, stream(key, "generator"), z),
             DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "critic"), x),

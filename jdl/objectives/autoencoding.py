@@ -137,10 +137,10 @@ def elbo(
 ) -> VariationalAutoencoding:
     """Variational autoencoder (VAE; Kingma and Welling, 2014) by the ELBO.
 
-    The ELBO, the evidence lower bound, is a lower bound of the log-likelihood of x (B, ...).
-    The model has the methods `encode`, to the mean and the log variance of q(z | x), and `decode`,
-    like `VAE`. The loss is the negative log-likelihood of x given z, which is sampled by
-    the reparameterization trick (z = mean + standard deviation * noise), plus `beta` times the KL
+    The ELBO, the evidence lower bound, is a lower bound of the log-likelihood of x (B, ...). The
+    model has the methods `encode`, to the mean and the log variance of q(z | x), and `decode`, like
+    `VAE`. The loss is the negative log-likelihood of x given a latent z, sampled by the
+    reparameterization trick (z = mean + standard deviation * noise), plus `beta` times the KL
     divergence of q(z | x) from the standard normal prior (beta-VAE; Higgins et al., 2017), in nats
     a row. Metrics, in nats a row: elbo (with beta 1), kl, reconstruction; in evaluation, with
     `importance_samples` K, also iwae{K}, the importance weighted bound (IWAE; Burda et al., 2016),

@@ -38,14 +38,14 @@ def deep_clustering(
     contrastive_weight: float = 0.0,
     loss: ElementLoss = optax.squared_error,
 ) -> DeepClustering:
-    """Deep embedded clustering (DEC; Xie et al., 2016), with reconstruction (IDEC).
+    """Deep embedded clustering (DEC; Xie et al., 2016) of an autoencoder's codes (IDEC).
 
     For `jdl.learners.kmeans_init`, which initializes the centers by k-means of the codes and
     starts the clustering. The loss is that of `autoencode` (IDEC; Guo et al., 2017), with its
-    `noise`, `augment` and `loss`, and after the start `kl_weight` times the KL divergence KL(p |
-    q), in nats a row, of the soft assignment q of a code to the clusters from the target
-    distribution p, which is q sharpened. In training q is that of the corrupted rows, and p that
-    of the rows as they are (Guo et al., 2018).
+    `noise`, `augment` and `loss`, and after the start `kl_weight` times the KL divergence, in nats
+    a row, of the soft assignment of a code to the clusters from the target distribution, the same
+    sharpened. In training the assignment is that of the corrupted rows, and the target that of the
+    rows as they are (Guo et al., 2018).
 
     With `contrastive_weight` the loss has that many times a contrastive loss: InfoNCE between the
     code of a row and that of the same row corrupted, against the other rows of the batch

@@ -28,8 +28,6 @@ from jdl.types import (
     Variables,
 )
 
-ENCODE, DECODE = "encode", "decode"  # the methods of the model's encoder and decoder
-
 
 def seq2seq(
     model: Any, end: int, smoothing: float = 0.0, max_new_tokens: int | None = None
@@ -42,8 +40,8 @@ def seq2seq(
     y_before)` gives logits (B, T, vocabulary), the loss is the cross-entropy, with label smoothing
     of `smoothing`, and metrics are accuracy and perplexity. To predict, up to `max_new_tokens`
     tokens are decoded greedily, by default as many as the model can (its field `max_length`). For
-    that the model has besides a method of the encoder, `(x, train, mask)`, and one of the decoder,
-    `(encoded, y, mask, train, decode)`, as `T5` has.
+    that the model has the methods `encode(x, train, mask)` and `decode(encoded, y, mask, train,
+    decode)`, like `T5`.
     """
     limit = model.max_length
     if max_new_tokens and max_new_tokens > limit:
@@ -93,16 +91,16 @@ class Seq2Seq(Objective):
     def init_cache(self, variables: Variables, batch: Batch) -> Any:
         """The encoder's output for x, with which the decoder's first call fills its KV cache."""
         mask = model_call.time_mask(batch)
-        encoded = self.model.apply(variables, batch["x"], False, mask, method=ENCODE)
+        encoded = self.model.apply(variables, batch["x"], False, mask, method="encode")
         return {"encoded": encoded, "mask": mask}
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new cache."""
         kv_cache = {name: v for name, v in cache.items() if name == CACHE}
+        inputs = cache.get("encoded"), tokens, cache["mask"]
         logits, changed = self.model.apply(
-            {**variables, **kv_cache}, cache.get("encoded"), tokens, cache["mask"], decode=True,
-            mutable=[CACHE], method=DECODE,
-        )  # fmt: skip
+            {**variables, **kv_cache}, *inputs, decode=True, mutable=[CACHE], method="decode"
+        )
         return logits, {"mask": cache["mask"], CACHE: changed[CACHE]}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
