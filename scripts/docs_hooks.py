@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the pages made from the code, and the check that every public name has a docstring."""
+"""Hooks of mkdocs: pages made from the code, and the check that public names have docstrings."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def api_page(room: griffe.Module, title: str) -> str:
 
 
 def undocumented(module: griffe.Module) -> Iterator[str]:
-    """Public modules, classes, functions and methods without a docstring, and constants that a package exports.
+    """Names without a docstring: public modules, classes, functions, methods, exported constants.
 
     A method may leave its docstring to the base class that declares it.
     """
@@ -157,7 +157,7 @@ def experiments_page() -> str:
     lines = [
         "# Experiments",
         "",
-        "Each experiment is one script. Here is what each reaches, what it costs, and how to run it.",
+        "Each experiment is one script: what it reaches, what it costs, and how to run it.",
         "",
     ]
     topics: dict[str, list[str]] = {topic: [] for topic in sorted(TOPICS, key="Others".__eq__)}

@@ -1,6 +1,6 @@
-"""Draws the picture of the documentation's first page from a run: python scripts/docs_picture.py RUN_FOLDER.
+"""Draws the picture of the documentation's first page: the loss and the confusion matrix of a run.
 
-Beside each other: the loss, and the confusion matrix that the run drew itself.
+python scripts/docs_picture.py RUN_FOLDER
 """
 
 import json

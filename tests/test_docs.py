@@ -1,4 +1,4 @@
-"""The documentation is true: its snippets run, and the names, files, tests and flags in it exist."""
+"""The documentation is true: its snippets run; its names, files, tests and flags exist."""
 
 import ast
 import importlib
@@ -37,7 +37,7 @@ def snippets(page):
 
 
 def resolve(name):
-    """The object of a dotted name: the longest module that can be imported, and attributes of it."""
+    """The object of a dotted name: the longest importable module, and attributes of it."""
     name = re.sub(r"^nn\.", "flax.linen.", re.sub(r"^jnp\.", "jax.numpy.", name))
     parts = name.split(".")
     for n in range(len(parts), 0, -1):
@@ -78,10 +78,17 @@ def test_the_snippets_run(page, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_names_exist(page):
-    shown = "\n".join([*re.findall(r"`([^`\n]+)`", PAGES[page]), *(m["code"] for m in FENCE.finditer(PAGES[page]))])
+    shown = "\n".join(
+        [
+            *re.findall(r"`([^`\n]+)`", PAGES[page]),
+            *(m["code"] for m in FENCE.finditer(PAGES[page])),
+        ]
+    )
     for name in sorted(set(re.findall(r"(?<![\w./])jdl(?:\.[A-Za-z_]\w*)+", shown))):
         resolve(name)
-    for path in sorted(set(re.findall(r"(?<![\w/.])(?:jdl|tests|scripts|experiments)/[\w./-]*\w", shown))):
+    for path in sorted(
+        set(re.findall(r"(?<![\w/.])(?:jdl|tests|scripts|experiments)/[\w./-]*\w", shown))
+    ):
         assert (ROOT / path).exists(), path
 
 
@@ -93,7 +100,12 @@ def test_the_tests_and_flags_that_it_names_exist(page):
         for word in re.findall(r"\w+", expression):
             assert word in ("or", "and", "not") or any(word in name for name in named), word
     folders = ("jdl", "scripts", "experiments")
-    source = "\n".join(p.read_text() for f in folders for p in (ROOT / f).rglob("*") if p.suffix in ("", ".py") and p.is_file())
+    source = "\n".join(
+        p.read_text()
+        for f in folders
+        for p in (ROOT / f).rglob("*")
+        if p.suffix in ("", ".py") and p.is_file()
+    )
     ours = re.findall(r"(?:scripts/\w+|jdl [a-z]+) [^`\n]*|`--[^`\n]*", PAGES[page])
     for flag in sorted(set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", "\n".join(ours)))):
         assert f"--{flag}" in source or re.search(rf"\b{flag.replace('-', '_')}\b", source), flag
@@ -137,7 +149,11 @@ def test_the_index_has_every_name_of_ours():
                 missing += [f"{room}.{name}"] if not re.search(rf"\b{name}\b", page) else []
     for path in (ROOT / "jdl" / "models").glob("[a-z]*.py"):
         for name, member in vars(importlib.import_module(f"jdl.models.{path.stem}")).items():
-            if inspect.isclass(member) and issubclass(member, nn.Module) and not name.startswith("_"):
+            if (
+                inspect.isclass(member)
+                and issubclass(member, nn.Module)
+                and not name.startswith("_")
+            ):
                 own = member.__module__ == f"jdl.models.{path.stem}"
                 missing += [f"{path.stem}.{name}"] if own and f".{name}`" not in page else []
     assert not missing
@@ -154,7 +170,8 @@ def test_a_name_without_a_docstring_is_found(hooks, tmp_path):
     (package / "a.py").write_text(
         "LIMIT = 1\n\n\ndef f():\n    pass\n\n\nclass C:\n    '''A class.'''\n\n"
         "    def g(self):\n        '''A method.'''\n\n    def h(self):\n        pass\n\n"
-        "    def _i(self):\n        pass\n\n\nclass D(C):\n    '''Another.'''\n\n    def g(self):\n        pass\n"
+        "    def _i(self):\n        pass\n\n\n"
+        "class D(C):\n    '''Another.'''\n\n    def g(self):\n        pass\n"
     )
     found = set(hooks.undocumented(hooks.load_package("made", tmp_path)))
     broken = "made.gone (there is no made.a.gone)"
