@@ -32,13 +32,12 @@ ROOMS = {  # in the order of the site; others come after them
     "figures": "Figures",
     "cli": "Command line",
 }
-TOPICS = {  # words in the names of experiments, by what they are about; the first that fits counts
-    "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion",
-    "Graphs": r"gcn|gat",
+TOPICS = {  # words in the names of experiments: the first topic that fits; shown from last to first
     "Reinforcement learning": r"cartpole|pendulum",
+    "Graphs": r"gcn|gat",
+    "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion",
     "Sequences and text": r"lstm|adding|stdlib|pronounce|translate",
-    "Classification": r"digits|mnist|fashion",
-    "Others": r"",
+    "Classification": r"",
 }
 
 _command = "build"
@@ -160,7 +159,7 @@ def experiments_page() -> str:
         "Each experiment is one script: what it reaches, what it costs, and how to run it.",
         "",
     ]
-    topics: dict[str, list[str]] = {topic: [] for topic in sorted(TOPICS, key="Others".__eq__)}
+    topics: dict[str, list[str]] = {topic: [] for topic in reversed(TOPICS)}
     for name in scripts:
         topics[next(t for t, words in TOPICS.items() if re.search(words, name))].append(name)
     for topic, names in topics.items():
