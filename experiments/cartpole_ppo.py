@@ -24,7 +24,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     environment = jdl.environments.cartpole()
     rate = optax.linear_schedule(c.lr, 0.0, c.steps * 16)  # updates in a step
-    optimizer = jdl.optim.clipped(optax.adam(rate, eps=1e-5), 0.5)
+    optimizer = jdl.optim.clip_gradients(optax.adam(rate, eps=1e-5), 0.5)
     learner = jdl.ppo(environment, ActorCritic(2), optimizer, horizon=128, epochs=4, minibatches=4)
     members = jdl.population(learner, range(c.seed, c.seed + c.seeds))
     episodes, judged = jdl.data.episodes(c.episodes), jdl.data.episodes(100)

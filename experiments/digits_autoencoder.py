@@ -22,7 +22,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     model = Autoencoder((8, 8, 1), c.latent, channels=(16, 32), hidden=(128,))
-    objective = jdl.objectives.autoencoding(model, c.noise)
+    objective = jdl.objectives.autoencode(model, c.noise)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     return jdl.Run(
         c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch), best="min mse"

@@ -22,7 +22,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     model = CNN(10, blocks=((32, 2), (64, 2)), dense=(), batch_norm=True, dropout=0.2)
     schedule = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.steps // 20, c.steps)
-    learner = jdl.descent(jdl.objectives.classification(model), optax.adamw(schedule))
+    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(schedule))
     batches = train.shuffled(c.batch, c.seed, jdl.data.random_crop(1))
     return jdl.Run(
         c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels

@@ -20,7 +20,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()  # x (8, 8, 1): a sequence of 8 rows
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
-    learner = jdl.descent(jdl.objectives.classification(RNN(10, c.hidden, dropout=0.2)), optimizer)
+    learner = jdl.descent(jdl.objectives.classify(RNN(10, c.hidden, dropout=0.2)), optimizer)
     batches = train.shuffled(c.batch, c.seed, jdl.data.random_crop(1))
     return jdl.Run(
         c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels

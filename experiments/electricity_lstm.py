@@ -23,18 +23,11 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.electricity(c.context)
     model = RNN(48, (128,), dropout=0.2)
-    objective = jdl.objectives.forecasting(model, scale=train.source.std)
-    learner = jdl.ema(
-        jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))), 0.99
-    )
-    return jdl.Run(
-        c,
-        learner,
-        train.shuffled(c.batch, c.seed),
-        valid.batches(500),
-        test.batches(500),
-        best="min mae",
-    )
+    objective = jdl.objectives.forecast(model, scale=train.std)
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
+    learner = jdl.ema(jdl.descent(objective, optimizer), 0.99)
+    data = train.shuffled(c.batch, c.seed), valid.batches(500), test.batches(500)
+    return jdl.Run(c, learner, *data, best="min mae")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def run(c: Config) -> jdl.Run:
     model = CNN(10, blocks=((32, 1), (64, 2)), dense=(512,), batch_norm=True, dense_dropout=0.5)
     schedule = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.steps // 20, c.steps)
     learner = jdl.descent(
-        jdl.objectives.classification(model, smoothing=0.05),
+        jdl.objectives.classify(model, smoothing=0.05),
         optax.adamw(schedule, weight_decay=1e-2),
     )
     batches = train.shuffled(c.batch, c.seed, jdl.data.random_flip(), jdl.data.random_crop(1))

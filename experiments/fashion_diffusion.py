@@ -25,7 +25,7 @@ def run(c: Config) -> jdl.Run:
     _, seen = test.split(0.9, 0.1)
     path = jdl.objectives.rectified_flow if c.flow else jdl.objectives.cosine
     objective = jdl.objectives.diffusion(
-        UNet((64, 96), classes=10, patch=2), path, classes=10, guidance=c.guidance
+        UNet((64, 96), classes=10, patch_size=2), path, classes=10, guidance=c.guidance
     )
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)

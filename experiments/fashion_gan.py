@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import optax
 
 import jdl
-from jdl.models.dcgan import Generator, SpectralCritic
+from jdl.models.dcgan import Generator, SpectralNormDiscriminator
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     _, seen = test.split(0.9, 0.1)  # of a game's losses, a few images tell enough
-    generator = Generator((28, 28, 1), fine=32)
+    generator = Generator((28, 28, 1), full_size_channels=32)
     objective = jdl.objectives.adversarial(
-        generator, SpectralCritic(), c.latent, jdl.objectives.hinge_gan
+        generator, SpectralNormDiscriminator(), c.latent, jdl.objectives.hinge_gan
     )
     adam = optax.adam(c.lr, b1=0.5)
-    learner = jdl.ema(jdl.descent(objective, jdl.optim.players(critic=adam, generator=adam)), 0.999)
+    learner = jdl.ema(
+        jdl.descent(objective, jdl.optim.per_module(critic=adam, generator=adam)), 0.999
+    )
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=seen.batches(c.batch))
 
 

@@ -24,7 +24,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist")
     model = MLP(10, hidden=(512, 256), dropout=c.dropout)
     optimizer = optax.adamw(optax.cosine_decay_schedule(c.lr, c.steps))
-    learner = jdl.descent(jdl.objectives.classification(model), optimizer)
+    learner = jdl.descent(jdl.objectives.classify(model), optimizer)
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(
         c, learner, batches, test=test.batches(500), best="max accuracy", labels=train.labels

@@ -25,7 +25,7 @@ def run(c: Config) -> jdl.Run:
     model = ResNet(10, stages=((32, 0), (48, 1), (96, 1), (192, 1)))
     schedule = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.steps // 10, c.steps)
     learner = jdl.descent(
-        jdl.objectives.classification(model, smoothing=0.1),
+        jdl.objectives.classify(model, smoothing=0.1),
         optax.adamw(schedule, weight_decay=5e-2),
     )
     batches = train.shuffled(c.batch, c.seed, random_flip(), random_crop(1))

@@ -8,7 +8,7 @@ scripts/train experiments/fashion_vit.py
 from dataclasses import dataclass
 
 import jdl
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
 
 
@@ -22,9 +22,9 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist")
-    model = ViT(10, c.patch, Blocks(width=96, depth=4, heads=3))
+    model = ViT(10, c.patch, TransformerConfig(width=96, depth=4, heads=3))
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.05)
-    learner = jdl.descent(jdl.objectives.classification(model, smoothing=0.1), optimizer)
+    learner = jdl.descent(jdl.objectives.classify(model, smoothing=0.1), optimizer)
     batches = train.shuffled(c.batch, c.seed, jdl.data.random_flip(), jdl.data.random_crop(1))
     return jdl.Run(
         c, learner, batches, test=test.batches(500), best="max accuracy", labels=train.labels

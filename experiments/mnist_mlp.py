@@ -23,7 +23,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("mnist")
-    objective = jdl.objectives.classification(MLP(10, hidden=(512, 256)))
+    objective = jdl.objectives.classify(MLP(10, hidden=(512, 256)))
     learner = jdl.descent(objective, optax.adam(optax.cosine_decay_schedule(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(

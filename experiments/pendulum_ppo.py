@@ -24,8 +24,8 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     environment = jdl.environments.pendulum()
     rate = optax.linear_schedule(c.lr, 0.0, c.steps * 640)  # updates in a step
-    optimizer = jdl.optim.clipped(optax.adam(rate, eps=1e-5), 0.5)
-    model = ActorCritic(1, free=1)
+    optimizer = jdl.optim.clip_gradients(optax.adam(rate, eps=1e-5), 0.5)
+    model = ActorCritic(1, log_stds=1)
     learner = jdl.ppo(
         environment, model, optimizer, 512, epochs=10, minibatches=64, discount=0.9, entropy=0.0
     )

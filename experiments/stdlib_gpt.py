@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jdl
 from jdl.models.gpt import GPT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,12 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = GPT(
-        tokenizer.size, Blocks(width=c.width, depth=c.depth, heads=c.width // 32, length=c.length)
-    )
-    objective = jdl.objectives.next_token(model, test.source.bytes_a_token)
-    learner = jdl.descent(
-        objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    )
+    blocks = TransformerConfig(width=c.width, depth=c.depth, heads=c.width // 32, max_length=c.length)
+    objective = jdl.objectives.next_token(GPT(tokenizer.size, blocks), test.bytes_per_token)
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
+    learner = jdl.descent(objective, optimizer)
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(c, learner, batches, valid.batches(64), test.batches(64), tokenizer=tokenizer)
 

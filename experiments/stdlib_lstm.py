@@ -24,14 +24,13 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = RNN(tokenizer.size, c.hidden, vocabulary=tokenizer.size, each_step=True, remember=True)
-    objective = jdl.objectives.next_token(model, test.source.bytes_a_token)
-    learner = jdl.descent(
-        objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    )
-    parts = (part.streams(c.batch) for part in (train, valid, test))
+    model = RNN(tokenizer.size, c.hidden, vocab_size=tokenizer.size, return_sequences=True, stateful=True)
+    objective = jdl.objectives.next_token(model, test.bytes_per_token)
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
+    learner = jdl.descent(objective, optimizer)
+    parts = (part.contiguous_batches(c.batch) for part in (train, valid, test))
     return jdl.Run(c, learner, *parts, tokenizer=tokenizer)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jdl
 from jdl.models.bert import BERT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = BERT(tokenizer.size, Blocks(width=128, depth=4, length=c.length + 1))
+    model = BERT(tokenizer.size, TransformerConfig(width=128, depth=4, max_length=c.length + 1))
     objective = jdl.objectives.masked_token(model, tokenizer)
-    learner = jdl.descent(
-        objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    )
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
+    learner = jdl.descent(objective, optimizer)
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(c, learner, batches, valid.batches(64), test.batches(64), best="max accuracy")
 

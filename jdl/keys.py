@@ -1,4 +1,4 @@
-"""Random keys by name and step: one key a run, never split and carried, so nothing is lost at a restart."""
+"""Random keys by name and step: one key a run, never split, so nothing is lost at a restart."""
 
 from zlib import crc32
 

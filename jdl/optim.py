@@ -1,4 +1,4 @@
-"""The optimizers that experiments share: Optax chains with the usual schedule, clipping and weight decay."""
+"""Optax chains that experiments share: learning rate schedules, gradient clipping, weight decay."""
 
 from __future__ import annotations
 
@@ -11,34 +11,47 @@ from jdl.errors import Error
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
-    """A rate that rises from 0 to `peak` in the first `warmup` of the steps and falls to 0 along a cosine."""
+    """A learning rate schedule: linear warmup to `peak`, then cosine decay.
+
+    (Loshchilov and Hutter, 2017.) It rises from 0 in the share `warmup` of the steps, and falls to
+    0 at the last.
+    """
     return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps)
 
 
-def matrices(params: Any) -> Any:
-    """True for parameters of two or more axes: weight decay's mask, which leaves norms and biases alone."""
+def decay_mask(params: Any) -> Any:
+    """Weight decay's mask: true for parameters of two or more axes, so not for norms and biases."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def adamw(
     rate: optax.ScalarOrSchedule, weight_decay: float = 0.01, clip: float = 1.0, b2: float = 0.999
 ) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm; norms and biases do not decay."""
-    return clipped(optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=matrices), clip)
+    """AdamW with gradient clipping; norms and biases have no weight decay.
+
+    (Loshchilov and Hutter, 2019.) `clip` is the largest global norm of the gradient.
+    """
+    return clip_gradients(
+        optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), clip
+    )
 
 
-def clipped(optimizer: optax.GradientTransformation, clip: float) -> optax.GradientTransformation:
-    """The optimizer after the gradient was scaled down to a global norm of `clip` where it is greater."""
-    return optax.chain(optax.clip_by_global_norm(clip), optimizer)
+def clip_gradients(
+    optimizer: optax.GradientTransformation, max_norm: float
+) -> optax.GradientTransformation:
+    """Gradient clipping by the global norm (Pascanu et al., 2013), before the optimizer."""
+    return optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
 
 
-def players(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for each player of a game, by the first word of its parameters' paths: "generator", "critic"."""
+def per_module(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimizer for each top-level module, as of a GAN: `generator=..., discriminator=...`."""
     return optax.partition(optimizers, lambda params: {name: name for name in params})
 
 
-def every(steps: int, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
-    """The optimizer in every so-manieth step, and no change in between: a critic may so have several steps to one."""
+def update_every(
+    steps: int, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformation:
+    """The optimizer in every `steps`-th step only: a GAN's critic so has several updates to one."""
     if steps < 1:
-        raise Error(f"every(steps) is 1 or more, and {steps} is not.")
+        raise Error(f"update_every takes 1 step or more, and not {steps}.")
     return optax.conditionally_mask(optimizer, lambda step: (step + 1) % steps == 0)

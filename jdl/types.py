@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -68,7 +70,7 @@ class Mean:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class LossOutput:
-    """What a loss function returns of a batch: the loss as total and count, metrics, model state."""
+    """What a loss function returns: the loss as total and count, metrics, and the model state."""
 
     loss: Mean
     metrics: Metrics
@@ -79,7 +81,8 @@ class Objective:
     """A training objective: a model, a task and its loss function. All methods are pure.
 
     Subclasses define `init` and `loss`. What an objective can do besides is said by the protocols
-    `Predicts`, `Generates`, `SamplesLatents`, `Encodes` and `Decodes`: `isinstance(objective, Predicts)`.
+    `Predicts`, `Generates`, `SamplesLatents`, `Encodes` and `Decodes`: `isinstance(objective,
+    Predicts)`.
     """
 
     def init(self, key: Key, batch: Batch) -> Variables:
@@ -107,7 +110,7 @@ class Generates(Protocol):
     """A generative model's objective: it makes rows like those of the data from latents."""
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        """Rows x (B, ...) from latents z (B, ...), for the labels y of the batch where it reads them."""
+        """Rows x (B, ...) from latents z (B, ...), of the batch's labels y if it has any."""
 
 
 @runtime_checkable
@@ -128,7 +131,7 @@ class Encodes(Generates, Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """A language model's objective: it generates token by token, with a KV cache (`jdl.sampling`)."""
+    """A language model's objective: it generates token by token, with a KV cache."""
 
     @property
     def max_length(self) -> int | None:
@@ -162,7 +165,7 @@ class State:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Gradients:
-    """The gradient of the loss's total over a batch or a part of one, and the loss function's output.
+    """The gradients of the loss's total over a batch or a part of one, and the loss's output.
 
     Not divided by the count yet: the gradients of the parts of a batch add up to that of the whole.
     """
@@ -174,9 +177,10 @@ class Gradients:
 class Learner:
     """A training algorithm: pure functions from one train state to the next.
 
-    One that takes a gradient of a sum over the batch defines `grads` and `apply_gradients`, of which
-    `step` is made; micro-batches, pmap and elastic runs add up the gradients of parts of a batch.
-    Any other (reinforcement learning, populations) defines `step` and sets `has_grads = False`.
+    One that takes a gradient of a sum over the batch defines `grads` and `apply_gradients`, of
+    which `step` is made; micro-batches, pmap and elastic runs add up the gradients of parts of a
+    batch. Any other (reinforcement learning, populations) defines `step` and sets `has_grads =
+    False`.
     """
 
     objective: Objective
@@ -189,7 +193,7 @@ class Learner:
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
-        """The gradients of the loss's total over this batch, or this part of one, times `loss_scale`."""
+        """The gradients of the loss's total, times `loss_scale`, over a batch or a part of one."""
         raise NotImplementedError
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
@@ -225,11 +229,12 @@ class Tokenizer(Protocol):
 
 
 class Loader:
-    """A data loader with random access: batch i of the endless sequence of epochs is a function of i.
+    """A data loader with random access: batch i of the endless epochs is a function of i.
 
-    A subclass defines four members. `read(start)` yields, for i = start, start + 1, ..., the source
-    of batch i (arrays that stay on the device, or numpy rows that were read ahead); `batch(source, i)`
-    makes batch i of it, purely, within the compiled step.
+    A subclass defines four members: `__len__`, `spec`, `read` and `batch`. `read(start)` yields,
+    for i = start, start + 1, ..., the source of batch i: arrays that stay on the device, or numpy
+    rows that were prefetched. `batch(source, i)` makes batch i of it, purely, within the compiled
+    step. All batches have one shape; where rows are padding, the column `mask` (B,) is false.
     """
 
     def __len__(self) -> int:
@@ -250,7 +255,7 @@ class Loader:
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> Batch:
-        return jax.jit(self.batch)(next(self.read(i)), jnp.asarray(i, jnp.int32))
+        return self._jit_batch(next(self.read(i)), jnp.asarray(i, jnp.int32))
 
     @property
     def size(self) -> int:
@@ -259,7 +264,7 @@ class Loader:
 
     @property
     def rows(self) -> int:
-        """Examples in an epoch."""
+        """Examples in an epoch; here all rows of its batches."""
         return len(self) * self.size
 
     @property
@@ -269,25 +274,78 @@ class Loader:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the data: here of the batches of the first epoch."""
-        raise NotImplementedError
+        """SHA-256 of the data; here of the batches of the first epoch."""
+        digest = hashlib.sha256()
+        for i, source in zip(range(len(self)), self.read(), strict=False):
+            for name, column in sorted(self._jit_batch(source, jnp.asarray(i, jnp.int32)).items()):
+                digest.update(f"{name} {column.dtype} {column.shape}\n".encode())
+                digest.update(np.asarray(column).tobytes())
+        return digest.hexdigest()
 
     def shard(self, part: slice) -> Loader:
-        """The same batches for a process that needs only this part of the rows that are read ahead."""
-        raise NotImplementedError
+        """The same loader for a process that needs only these rows of a batch: `read` yields them.
+
+        Here numpy arrays are read whole and cut; arrays that lie on a device stay whole.
+        """
+        return LoaderShard(self, part)
+
+    @cached_property
+    def _jit_batch(self) -> Callable[[Any, Array], Batch]:
+        return jax.jit(self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderShard(Loader):
+    """A loader of which a process reads a part of the rows: the default of `Loader.shard`."""
+
+    loader: Loader
+    part: slice
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    @property
+    def spec(self) -> Batch:
+        return self.loader.spec
+
+    def read(self, start: int = 0) -> Iterator[Any]:
+        for source in self.loader.read(start):
+            yield jax.tree.map(self._rows, source)
+
+    def batch(self, source: Any, i: Array) -> Batch:
+        return self.loader.batch(source, i)
+
+    @property
+    def rows(self) -> int:
+        return self.loader.rows
+
+    @property
+    def bounds(self) -> Bounds:
+        return self.loader.bounds
+
+    @property
+    def fingerprint(self) -> str:
+        return self.loader.fingerprint
+
+    def _rows(self, leaf: Any) -> Any:
+        return leaf[self.part] if isinstance(leaf, np.ndarray) and leaf.ndim else leaf
 
 
 Hook = tuple[int, Callable[[int, State, Metrics], None]]
-"""Every so many steps, a function of (step, state, metrics), which reads them and changes nothing."""
+"""A hook (every, function): `function(step, state, metrics)` after every so many steps.
+
+It reads, and changes nothing: a run is the same to the bit with and without it.
+"""
 
 
 @dataclass(frozen=True)
 class Run:
     """An experiment, ready to be trained: its config, learner and data, and how it is evaluated.
 
-    `valid` is evaluated during training, or `test` where there is no `valid`; `test` is evaluated at
-    the end. The best checkpoint is the one with the best `best`: a metric's name after "max" or "min".
-    `score` gives more numbers of the final variables, whatever they cost: BLEU of a whole test set.
+    `valid` is evaluated during training, or `test` where there is no `valid`; `test` is evaluated
+    at the end. The best checkpoint is the one with the best `best`: a metric's name after "max" or
+    "min". `score` gives more numbers of the final variables, whatever they cost: BLEU of a whole
+    test set.
     """
 
     config: Any

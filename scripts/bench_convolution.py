@@ -38,7 +38,7 @@ LABELS = RNG.integers(0, 10, BATCH)
 def stepper(how, model, steps):
     """Compiled training steps of a model that convolves by `how`, ready to be called."""
     cnn.Conv = conv_norm.Conv = partial(Conv, conv_general_dilated=how)
-    learner = jdl.descent(jdl.objectives.classification(model), optax.adamw(1e-3))
+    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(1e-3))
     batch = jdl.data.arrays(x=IMAGES, y=LABELS).batches(BATCH)[0]
     state = jax.jit(learner.init)(jax.random.key(0), batch)
     step = jax.jit(learner.step)

@@ -17,12 +17,12 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners import compile, with_data
+from jdl.learners import jit_learner, with_data
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-from jdl.models.transformer import Blocks
-from jdl.parallel import build_mesh, elastic, sharded, shard_data
+from jdl.models.transformer import TransformerConfig
+from jdl.parallel import build_mesh, elastic, shard_learner, shard_data
 from jdl.train.malloc import keep_memory
 
 ROUNDS, SHARDS = 7, 8
@@ -33,18 +33,18 @@ IMAGES = jdl.data.arrays(
 TEXT = jdl.data.arrays(x=RNG.integers(0, 258, (256, 129)).astype(np.int32))
 CASES = {
     "MLP 784-512-256-10, batch 128": (
-        jdl.objectives.classification(MLP(10, hidden=(512, 256))),
+        jdl.objectives.classify(MLP(10, hidden=(512, 256))),
         IMAGES,
         128,
     ),
     "MLP 784-512-256-10, batch 1024": (
-        jdl.objectives.classification(MLP(10, hidden=(512, 256))),
+        jdl.objectives.classify(MLP(10, hidden=(512, 256))),
         IMAGES,
         1024,
     ),
-    "CNN 32-64, batch 128": (jdl.objectives.classification(CNN(10)), IMAGES, 128),
+    "CNN 32-64, batch 128": (jdl.objectives.classify(CNN(10)), IMAGES, 128),
     "GPT 4 x 128, 128 steps, batch 32": (
-        jdl.objectives.next_token(GPT(258, Blocks(length=128))),
+        jdl.objectives.next_token(GPT(258, TransformerConfig(max_length=128))),
         TEXT,
         32,
     ),
@@ -60,11 +60,11 @@ def stepper(
     if way.startswith("elastic"):
         learner = elastic(learner, data, SHARDS, jax.devices()[: int(way.split()[1])])
     elif way == "jit":
-        learner = compiled(with_data(learner, data))
+        learner = jit_learner(with_data(learner, data))
     else:
         mesh = build_mesh(way)
         data = shard_data(data, mesh)
-        learner = compiled(sharded(with_data(learner, data), mesh))
+        learner = jit_learner(shard_learner(with_data(learner, data), mesh))
     state, sources = learner.init(jax.random.key(0), data[0]), data.read()
 
     def step() -> None:

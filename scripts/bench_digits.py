@@ -30,11 +30,10 @@ def accuracies(model: object, x: np.ndarray, known: np.ndarray, *asked: np.ndarr
 
 def main() -> None:
     """Chooses for each of the two methods, and prints what it reaches."""
-    parts = [part.take(np.arange(len(part))) for part in jdl.data.digits()]
-    x, y = (np.concatenate([part[name] for part in parts]) for name in "xy")
-    graph = jdl.data.nearest(x, y, 1)
+    train, test = jdl.data.digits()
+    graph = jdl.data.nearest_neighbours(**(train + test).columns, k=1)
     splits = [
-        [part.take(np.arange(1))["y"][0] for part in graph.nodes(10, 500, 1000, seed)]
+        [part.take(np.arange(1))["y"][0] for part in graph.split_nodes(10, 500, 1000, seed)]
         for seed in SEEDS
     ]
     spreading = {

@@ -70,11 +70,11 @@ def kneser_ney(train: np.ndarray, test: np.ndarray) -> float:
 
 def xz(*parts: np.ndarray) -> int:
     """The compressed size in bits."""
-    content = b"".join(jdl.data.Bytes().decode(part.tolist()).encode() for part in parts)
+    content = b"".join(jdl.data.ByteTokenizer().decode(part.tolist()).encode() for part in parts)
     return 8 * len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
 
 
-train, _, test = (part.source.tokens for part in jdl.data.text())
+train, _, test = (part.tokens for part in jdl.data.text())
 size = (test < 256).sum()
 print(
     f"Python {platform.python_version()}: {len(train):,} tokens to learn from, {size:,} bytes to be judged by"

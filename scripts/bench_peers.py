@@ -29,7 +29,7 @@ from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.rnn import RNN
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.train.malloc import keep_memory
 
 CLASSES, VOCABULARY, LENGTH, WIDTH, DEPTH, HEADS = 10, 258, 128, 128, 4, 4
@@ -57,9 +57,11 @@ Stepper = tuple[
 
 def of_jdl() -> list[Stepper]:
     """`jdl.descent`, compiled as `fit` does."""
-    blocks = Blocks(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH, rotary=False)
+    blocks = TransformerConfig(
+        width=WIDTH, depth=DEPTH, heads=HEADS, max_length=LENGTH, rotary=False
+    )
     models = (MLP(CLASSES, hidden=(512, 256)), CNN(CLASSES), RNN(CLASSES, hidden=(128,)))
-    objectives = [jdl.objectives.classification(model) for model in models]
+    objectives = [jdl.objectives.classify(model) for model in models]
     objectives.append(jdl.objectives.next_token(GPT(VOCABULARY, blocks)))
     batches = [{"x": jnp.asarray(x), "y": jnp.asarray(y)} for x, y in BATCHES[:-1]] + [
         {"x": jnp.asarray(TOKENS)}

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners import compile, with_data
+from jdl.learners import jit_learner, with_data
 from jdl.models.mlp import MLP
 from jdl.store import checkpoints, manifest
 from jdl.store.environment import quiet_libraries
@@ -64,10 +64,8 @@ def main() -> None:
         x=rng.random((1280, width), np.float32), y=rng.integers(0, 10, 1280).astype(np.int32)
     )
     data = data.shuffled(128, 0)
-    learner = jdl.descent(
-        jdl.objectives.classification(MLP(10, hidden=(width,))), optax.adamw(1e-4)
-    )
-    loop = compiled(with_data(learner, data))
+    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(width,))), optax.adamw(1e-4))
+    loop = jit_learner(with_data(learner, data))
     state = loop.init(jax.random.key(0), data[0])
     size = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
     with tempfile.TemporaryDirectory() as folder:

@@ -15,18 +15,17 @@ from hashlib import sha256
 import jax
 import numpy as np
 import optax
-from model_table import MAKERS, TABLE
+from model_table import TABLE, UNSUPERVISED
 
 import jdl
-from jdl.learners import compile, with_data
+from jdl.learners import jit_learner, with_data
 from jdl.models.mlp import MLP
-from jdl.parallel import build_mesh, elastic, pmap_mesh, pmap, sharded, shard_data
+from jdl.parallel import build_mesh, elastic, pmap_mesh, pmap_learner, shard_learner, shard_data
 from jdl.parallel.multihost import to_local
-from jdl.parallel import processes
 from jdl.store.checkpoints import leaf_digests
 
 STEPS, BATCH, SHARDS = 50, 16, 8
-ROWS = {row.name: row for row in TABLE + MAKERS}
+ROWS = {row.name: row for row in TABLE + UNSUPERVISED}
 FAMILIES = (
     "mlp",
     "mlp-dropout",
@@ -64,7 +63,7 @@ class Case:
     @property
     def objective(self):
         if self.name == "mlp-dropout":
-            return jdl.objectives.classification(MLP(5, hidden=(32, 16), dropout=0.3))
+            return jdl.objectives.classify(MLP(5, hidden=(32, 16), dropout=0.3))
         row = ROWS[self.name]
         return row.objective(row.model)
 
@@ -80,7 +79,7 @@ class Case:
         one = optax.adamw(1e-3) if adam else optax.sgd(STEEP.get(self.name, 1e-2))
         if self.name == "gan":
             other = optax.adam(2e-3) if adam else optax.sgd(5e-3, momentum=0.5)
-            one = jdl.optim.players(generator=one, critic=other)
+            one = jdl.optim.per_module(generator=one, critic=other)
         learner = jdl.descent(
             self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches
         )
@@ -99,13 +98,13 @@ def trained(case: Case, way: str) -> tuple[list[float], object]:
     elif kind == "pmap":
         mesh = pmap_mesh(jax.devices()[: int(count)])
         data = shard_data(data, mesh)
-        run = pmapped(case.learner(), data, mesh)
+        run = pmap_learner(case.learner(), data, mesh)
     elif kind in ("one", "micro"):
-        run = compiled(with_data(case.learner(micro_batches=int(count or 1)), data))
+        run = jit_learner(with_data(case.learner(micro_batches=int(count or 1)), data))
     else:
         mesh = build_mesh(way)
         data = shard_data(data, mesh)
-        run = compiled(sharded(with_data(case.learner(), data), mesh))
+        run = jit_learner(shard_learner(with_data(case.learner(), data), mesh))
     state, losses = run.init(jax.random.key(0), data[0]), []
     for _, source in zip(range(STEPS), data.read(), strict=False):
         state, metrics = run.step(state, source)

@@ -227,7 +227,7 @@ def test_gymnax_is_learnt(make):
         )
     state = trained(learner, 20 if make == "ppo" else 150)
     out = learner.objective.loss(
-        learner.view(state), jdl.data.episodes(3)[0], jax.random.key(2), False
+        learner.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(2), False
     )
     assert scalars(out.metrics) == {"return": 10.0, "length": 5.0}
 
@@ -330,10 +330,10 @@ def test_evaluation_changes_nothing(walk):
     loss = jax.jit(learner.objective.loss, static_argnums=3)
     alone, watched, returns = trained(learner, 5), trained(learner, 0), []
     for _ in range(5):
-        returns.append(loss(learner.view(watched), batch, jax.random.key(7), False).loss)
+        returns.append(loss(learner.eval_variables(watched), batch, jax.random.key(7), False).loss)
         watched = trained(learner, 1, watched)
     equal(watched, alone)
-    again = loss(learner.view(trained(ppo(), 0)), batch, jax.random.key(7), False).loss
+    again = loss(learner.eval_variables(trained(ppo(), 0)), batch, jax.random.key(7), False).loss
     equal(returns[0], again)
     assert len({float(found.total) for found in returns}) > 1
 
@@ -376,7 +376,9 @@ def test_a_population_asks_once_for_all_rows(walk, monkeypatch):
     assert (
         len(asked) <= 1 + 2 * 3 * 16
     )  # seen before, earned and seen after, for each step of the horizon
-    out = many.objective.loss(many.view(state), jdl.data.episodes(3)[0], jax.random.key(1), False)
+    out = many.objective.loss(
+        many.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(1), False
+    )
     assert scalars(out.metrics)["length/min"] > 0
     alone = trained(ppo(), 0)
     assert state.opt_state.episodes.state["seed"].shape == (

@@ -67,7 +67,7 @@ def test_what_it_costs_to_tell_codes_apart():
 
 
 def learner(begins, weight=0.1, points=POINTS):
-    objective = jdl.objectives.clustering(Autoencoder((2,), 2, hidden=()), 4, weight)
+    objective = jdl.objectives.cluster(Autoencoder((2,), 2, hidden=()), 4, weight)
     rows = jdl.data.arrays(x=points, y=LABELS).batches(80)[0]
     return jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-2)), begins, rows), rows
 
@@ -81,12 +81,12 @@ def test_clusters_begin_at_their_step_and_find_the_groups():
         state, metrics = step(state, rows)
         assert (float(metrics["kl"].value()) > 0) == (n >= 40)
     data = jdl.data.arrays(x=POINTS, y=LABELS).batches(30)
-    assert scores(made.objective, data)(made.view(state)) == {
+    assert scores(made.objective, data)(made.eval_variables(state)) == {
         "accuracy": 1.0,
         "nmi": 1.0,
         "ari": 1.0,
     }
-    said = made.objective.predict(made.view(state), rows)
+    said = made.objective.predict(made.eval_variables(state), rows)
     np.testing.assert_array_equal(said["probability"].argmax(-1), said["cluster"])
 
 
@@ -107,7 +107,11 @@ def test_what_is_near_comes_nearer():
     for _ in range(20):
         state, _ = step(state, rows)
         sure.append(
-            float(made.objective.predict(made.view(state), rows)["probability"].max(-1).mean())
+            float(
+                made.objective.predict(made.eval_variables(state), rows)["probability"]
+                .max(-1)
+                .mean()
+            )
         )
     assert all(later > before for before, later in pairwise(sure))
 
@@ -121,13 +125,13 @@ def test_contrast_makes_codes_a_map_of_who_is_near_whom():
         return {"x": jax.random.choice(key, example["near"])}
 
     model = Autoencoder((5,), 2, hidden=(64, 64))
-    objective = jdl.objectives.clustering(model, 4, augment=one_of_its_own, contrast=10.0)
+    objective = jdl.objectives.cluster(model, 4, augment=one_of_its_own, contrast=10.0)
     rows = jdl.data.arrays(x=x, y=LABELS, near=near).batches(80)
     made = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-2)), 300, rows[0])
     state, step = jax.jit(made.init)(jax.random.key(0), rows[0]), jax.jit(made.step)
     for _ in range(301):
         state, _ = step(state, rows[0])
-    assert scores(objective, rows)(made.view(state))["accuracy"] >= 0.95
+    assert scores(objective, rows)(made.eval_variables(state))["accuracy"] >= 0.95
 
 
 def test_rows_are_read_disturbed_and_made_as_they_are():
@@ -145,7 +149,7 @@ def test_rows_are_read_disturbed_and_made_as_they_are():
     rows = {"x": jnp.zeros((50, 2)), "y": jnp.ones(50, jnp.int32)}
     out = {}
     for train in (True, False):
-        loss = jdl.objectives.autoencoding(model, augment=moved).loss(
+        loss = jdl.objectives.autoencode(model, augment=moved).loss(
             variables, rows, jax.random.key(0), train
         )
         out[train] = float(loss.loss.value())
@@ -161,19 +165,17 @@ def test_agreement_does_not_mind_names():
 
 
 REFUSED = {
-    "at least 2": lambda: jdl.objectives.clustering(Autoencoder((2,), 2), 1),
-    "0 or more, and 0.1 and -1": lambda: jdl.objectives.clustering(
+    "at least 2": lambda: jdl.objectives.cluster(Autoencoder((2,), 2), 1),
+    "0 or more, and 0.1 and -1": lambda: jdl.objectives.cluster(
         Autoencoder((2,), 2), 4, contrast=-1
     ),
-    "give augment or noise": lambda: jdl.objectives.clustering(
-        Autoencoder((2,), 2), 4, contrast=0.1
-    ),
+    "give augment or noise": lambda: jdl.objectives.cluster(Autoencoder((2,), 2), 4, contrast=0.1),
     "begins is a step": lambda: jdl.kmeans_init(learner(0)[0], -1, {}),
     "have no 4 centres": lambda: jdl.kmeans_init(learner(0)[0], 0, {"x": POINTS[:3]}).init(
         jax.random.key(0), {"x": jnp.asarray(POINTS)}
     ),
     "a learner of jdl.objectives.clustering": lambda: jdl.kmeans_init(
-        jdl.descent(jdl.objectives.autoencoding(Autoencoder((2,), 2)), optax.sgd(0.1)),
+        jdl.descent(jdl.objectives.autoencode(Autoencoder((2,), 2)), optax.sgd(0.1)),
         0,
         {"x": POINTS},
     ).init(jax.random.key(0), {"x": jnp.asarray(POINTS)}),

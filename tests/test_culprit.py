@@ -15,7 +15,7 @@ from harness import digest, lines, stopped_at, train
 
 import jdl
 from jdl.models.rnn import LSTM, RNN
-from jdl.objectives import classification
+from jdl.objectives import classify
 from jdl.train.nan_trace import nan_trace
 from jdl.train.summary import summarise
 

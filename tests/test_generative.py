@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_table import MAKERS
+from model_table import UNSUPERVISED
 
 import jdl
 from jdl.models.autoencoder import VAE, Autoencoder
-from jdl.models.dcgan import Critic, Generator
+from jdl.models.dcgan import Discriminator, Generator
 from jdl.objectives import (
     adversarial,
     autoencoding,
@@ -27,7 +27,7 @@ from jdl.objectives import (
 )
 from jdl.objectives import wasserstein as slope_one
 
-IMAGES = next(row for row in MAKERS if row.name == "gan").batch()
+IMAGES = next(row for row in UNSUPERVISED if row.name == "gan").batch()
 KEY = 3  # a key of its own is made at each use, which the checker of keys asks for
 
 
@@ -36,7 +36,7 @@ KEY = 3  # a key of its own is made at each use, which the checker of keys asks 
 )
 def test_each_player_has_the_gradient_of_its_own_loss(game):
     """The gradient of the sum is, for each, that of its own loss with the other held still; but for rounding."""
-    objective = adversarial(Generator((8, 8, 1), (8, 4)), Critic((4, 8)), 5, game)
+    objective = adversarial(Generator((8, 8, 1), (8, 4)), Discriminator((4, 8)), 5, game)
     variables = jax.jit(objective.init)(jax.random.key(0), IMAGES)
 
     def of(player, params):
@@ -206,14 +206,14 @@ def test_guidance_leans_to_the_class():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: adversarial(Generator((8, 8, 1)), Critic(), 0), "latent"),
+        (lambda: adversarial(Generator((8, 8, 1)), Discriminator(), 0), "latent"),
         (lambda: autoencode(Autoencoder((4, 4, 1), 2), -1.0), "standard deviation"),
         (lambda: elbo(VAE((4, 4, 1), 2), beta=-1.0), "beta"),
         (lambda: jdl.objectives.gaussian(0.0), "above 0"),
         (lambda: diffuse(None, predicts="data"), "noise"),
         (lambda: diffuse(None, steps=0), "steps"),
         (lambda: diffuse(None, eta=2.0), "eta"),
-        (lambda: jdl.optim.every(0, None), "1 or more"),
+        (lambda: jdl.optim.update_every(0, None), "1 or more"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
@@ -227,7 +227,7 @@ def test_what_cannot_be_is_refused(make, message):
         (autoencode(Autoencoder((4, 4, 1), 2)), {}, "give it the shape"),
         (elbo(VAE((8, 8, 1), 2)), {"x": (0, 16)}, "scale it"),
         (diffuse(Knowing(cosine, "noise")), {"x": (0, 255)}, "scale it"),
-        (adversarial(Generator((4, 4, 1), (4,)), Critic((4,))), {}, "The generator makes"),
+        (adversarial(Generator((4, 4, 1), (4,)), Discriminator((4,))), {}, "The generator makes"),
     ],
 )
 def test_data_that_do_not_fit_are_refused(objective, bounds, message):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdl.layers import BatchNorm, convolution, max_pool, mean_pool
+from jdl.layers import BatchNorm, avg_pool, convolution, max_pool
 
 
 def normal(seed, shape):
@@ -41,7 +41,7 @@ def test_pooling_is_that_of_flax(window, stride, shape):
     np.testing.assert_allclose(found, expected, atol=1e-6)
     with jax.numpy_dtype_promotion("standard"):
         mean = nn.avg_pool(x, square, strides)
-    np.testing.assert_allclose(mean_pool(x, window, stride), mean, atol=1e-6)
+    np.testing.assert_allclose(avg_pool(x, window, stride), mean, atol=1e-6)
 
 
 def test_equal_greatest_values_share_the_gradient():

@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss
 
 import jdl
 from jdl.models.mlp import MLP
-from jdl.objectives import classification, classify_binary, hinge, perceptron, regression
+from jdl.objectives import classify, classify_binary, hinge, perceptron, regress
 from jdl.objectives.regression import absolute_error
 
 ROWS, CLASSES = 9, 4
@@ -131,10 +131,10 @@ def test_frozen_parameters_do_not_move_and_cost_no_state():
     whole = classify(MLP(CLASSES, hidden=(8,)))
     learner = jdl.descent(jdl.freeze(whole, "Dense_0"), optax.adamw(1e-1, weight_decay=0.5))
     state = learner.init(jax.random.key(0), BATCH)
-    before = learner.view(state)
+    before = learner.eval_variables(state)
     for _ in range(3):
         state, _ = learner.step(state, BATCH)
-    after = learner.view(state)
+    after = learner.eval_variables(state)
     jax.tree.map(np.testing.assert_array_equal, before["frozen"], after["frozen"])
     assert (before["params"]["Dense_1"]["kernel"] != after["params"]["Dense_1"]["kernel"]).any()
     assert "Dense_0" not in str(jax.tree_util.tree_structure(state.opt_state))

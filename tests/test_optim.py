@@ -27,7 +27,7 @@ OPTIMIZERS = {
     "lion": optax.lion(0.01),
     "muon": optax.contrib.muon(0.02),
     "schedule-free": optax.contrib.schedule_free_adamw(0.05, warmup_steps=5),
-    "clipped": jdl.optim.clipped(optax.sgd(0.3), 1.0),
+    "clipped": jdl.optim.clip_gradients(optax.sgd(0.3), 1.0),
 }
 SCHEDULES = {
     "constant": optax.constant_schedule(0.3),
@@ -41,7 +41,7 @@ TABLE = OPTIMIZERS | {f"sgd, {name}": optax.sgd(schedule) for name, schedule in 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_lowers_the_loss_and_goes_on_from_its_arrays(name):
-    learner = jdl.descent(jdl.objectives.classification(MLP(4, hidden=(16,))), TABLE[name])
+    learner = jdl.descent(jdl.objectives.classify(MLP(4, hidden=(16,))), TABLE[name])
     state, step = jax.jit(learner.init)(jax.random.key(0), BATCH), jax.jit(learner.step)
     losses = []
     for n in range(STEPS):
@@ -70,7 +70,7 @@ def test_norms_and_biases_do_not_decay():
 
 def test_clipping_scales_the_whole_gradient():
     grads = {"a": jnp.full(4, 3.0), "b": jnp.full(9, 4.0)}
-    updates, _ = (optimizer := jdl.optim.clipped(optax.sgd(1.0), 2.0)).update(
+    updates, _ = (optimizer := jdl.optim.clip_gradients(optax.sgd(1.0), 2.0)).update(
         grads, optimizer.init(grads)
     )
     norm = np.sqrt(4 * 9 + 9 * 16)

@@ -21,8 +21,8 @@ import jdl
 from jdl.learners import with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-from jdl.models.transformer import Blocks
-from jdl.parallel import build_mesh, elastic, pmap_mesh, sharded, sharding, shard_data
+from jdl.models.transformer import TransformerConfig
+from jdl.parallel import build_mesh, elastic, pmap_mesh, shard_learner, abstract_state, shard_data
 from jdl.store.checkpoints import Checkpoints, leaf_digests
 from jdl.train.launch import free_port
 
@@ -42,16 +42,16 @@ QUICK = [
 
 @pytest.mark.parametrize(("name", "way"), QUICK)
 def test_a_divided_step_computes_what_one_device_computes(name, way):
-    case = agreement.Case(name)
-    found, alone = agreement.result(case, way), agreement.result(case, "one")
-    assert agreement.far(found["losses"], alone["losses"]) < BOUND
-    assert agreement.far(found["leaves"], alone["leaves"]) < BOUND
+    case = device_parity.Case(name)
+    found, alone = device_parity.result(case, way), device_parity.result(case, "one")
+    assert device_parity.far(found["losses"], alone["losses"]) < BOUND
+    assert device_parity.far(found["leaves"], alone["leaves"]) < BOUND
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", agreement.FAMILIES)
+@pytest.mark.parametrize("name", device_parity.FAMILIES)
 def test_every_family_on_8_devices_in_every_way(name):
-    """And elastic on 1 and 8 devices, and in 2 or 4 processes, to the bit; `agreement.py` alone shows more of each."""
+    """And elastic on 1 and 8 devices, and in 2 or 4 processes, to the bit; `device_parity.py` alone shows more of each."""
     rows = measured(1, 8, "--families", name, "--ways", *WAYS)
     rows += measured(
         *((4, 1) if name == "cnn-norm" else (2, 2)),
@@ -69,7 +69,7 @@ def test_every_family_on_8_devices_in_every_way(name):
 
 
 def measured(processes, devices, *flags):
-    """What `agreement.py` prints, in that many processes with so many devices each."""
+    """What `device_parity.py` prints, in that many processes with so many devices each."""
     where = [
         "--coordinator",
         f"127.0.0.1:{free_port()}",
@@ -82,7 +82,7 @@ def measured(processes, devices, *flags):
         subprocess.Popen(
             [
                 sys.executable,
-                agreement.__file__,
+                device_parity.__file__,
                 *flags,
                 *([*where, str(n)] if processes > 1 else []),
             ],
@@ -96,16 +96,14 @@ def measured(processes, devices, *flags):
     printed = [process.communicate(timeout=1200) for process in running]
     assert [process.returncode for process in running] == [0] * processes, printed
     return [
-        json.loads(pmap_mesh)
-        for pmap_mesh in printed[0][0].splitlines()
-        if pmap_mesh.startswith("{")
+        json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")
     ]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
     train, _ = jdl.data.digits()
-    train = train.streamed() if streamed else train
+    train = train.streaming() if streamed else train
     batches = train.shuffled(24, 0, jdl.data.random_crop(1), jdl.data.random_erase(2))
     mesh = build_mesh("data=2,fsdp=2")
     data = shard_data(batches, mesh)
@@ -121,10 +119,10 @@ def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
 
 
 def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
-    model = GPT(64, Blocks(width=32, depth=2, heads=4))
+    model = GPT(64, TransformerConfig(width=32, depth=2, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
     batch = {"x": jnp.zeros((4, 9), jnp.int32)}
-    state = jax.jit(sharded(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
+    state = jax.jit(shard_learner(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
     leaves = jax.tree.leaves((state.params, state.opt_state))
     for device in range(4):
         share = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
@@ -132,9 +130,9 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
 
 
 def test_model_cuts_heads_and_hidden_units():
-    model = GPT(64, Blocks(width=32, depth=1, heads=4))
+    model = GPT(64, TransformerConfig(width=32, depth=1, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
-    state = jax.jit(sharded(learner, build_mesh("model=4")).init)(
+    state = jax.jit(shard_learner(learner, build_mesh("model=4")).init)(
         jax.random.key(0), {"x": jnp.zeros((4, 9), jnp.int32)}
     )
     block = (
@@ -151,15 +149,15 @@ def test_model_cuts_heads_and_hidden_units():
 
 
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(tmp_path):
-    learner = jdl.descent(jdl.objectives.classification(MLP(8, hidden=(16,))), optax.adam(1e-2))
+    learner = jdl.descent(jdl.objectives.classify(MLP(8, hidden=(16,))), optax.adam(1e-2))
     batch = {"x": jnp.ones((8, 4)), "y": jnp.arange(8, dtype=jnp.int32)}
     like = jax.eval_shape(learner.init, jax.random.key(0), batch)
     checkpoints = Checkpoints(tmp_path)
-    state = jax.jit(sharded(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
+    state = jax.jit(shard_learner(learner, build_mesh("fsdp=4")).init)(jax.random.key(0), batch)
     checkpoints.save(1, state, {})
     checkpoints.wait()
     for mesh in (None, build_mesh("data=2"), build_mesh("fsdp=2,model=2")):
-        found, _ = checkpoints.restore(placed(mesh, like) if mesh else like)
+        found, _ = checkpoints.restore(abstract_state(mesh, like) if mesh else like)
         assert leaf_digests(found) == leaf_digests(state)
         assert len(found.params["Dense_0"]["kernel"].sharding.device_set) == (
             mesh.size if mesh else 1
@@ -210,9 +208,9 @@ def test_a_run_moves_from_a_mesh_to_pmap_to_one_device(tmp_path):
 
 
 def test_a_model_that_remembers_is_not_elastic():
-    row = agreement.ROWS["lstm-language"]
+    row = device_parity.ROWS["lstm-language"]
     data = jdl.data.arrays(x=row.batch()["x"]).batches(4)
-    learner = jdl.descent(row.objective(row.model.clone(remember=True)), optax.sgd(0.1))
+    learner = jdl.descent(row.objective(row.model.clone(stateful=True)), optax.sgd(0.1))
     with pytest.raises(jdl.Error, match="remember=False"):
         elastic(learner, data, 4)
 
@@ -220,7 +218,7 @@ def test_a_model_that_remembers_is_not_elastic():
 def test_an_elastic_step_is_the_plain_step_but_for_rounding():
     """Without BatchNorm and dropout, the shards' sums are those of the whole batch."""
     data = jdl.data.digits()[0].shuffled(24, 0)
-    learner = jdl.descent(jdl.objectives.classification(MLP(10, hidden=(16,))), optax.sgd(0.1))
+    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(16,))), optax.sgd(0.1))
     runs = [elastic(learner, data, 8), with_data(learner, data)]
     states = [run.init(jax.random.key(0), data[0]) for run in runs]
     for _, source in zip(range(3), data.read(), strict=False):

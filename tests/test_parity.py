@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from jdl.data.fetch import fetch
-from jdl.layers import GRU, LSTM, SIMPLE
+from jdl.layers import ELMAN, GRU, LSTM
 from jdl.models.bert import BERT, from_huggingface
 from jdl.models.rnn import Recurrent
-from jdl.models.transformer import Attention, Blocks
+from jdl.models.transformer import Attention, TransformerConfig
 from jdl.types import Error
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "torch.npz"))
-CELLS = {"lstm": LSTM, "gru": GRU, "rnn": SIMPLE}
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": ELMAN}
 
 
 def recurrent_params(name, layer, direction):
@@ -51,7 +51,7 @@ def test_two_bidirectional_layers_over_padded_sequences(name):
 
 def test_attention():
     wide, lengths = jnp.asarray(GOLDEN["wide"]), GOLDEN["lengths"]
-    blocks = Blocks(width=8, heads=2, rotary=False)
+    blocks = TransformerConfig(width=8, heads=2, rotary=False)
     kernels = np.split(GOLDEN["attention.in_proj_weight"], 3)
     biases = np.split(GOLDEN["attention.in_proj_bias"], 3)
     params = {
@@ -78,11 +78,11 @@ def test_the_encoder_of_minilm():
     except Error as error:
         pytest.skip(f"the weights cannot be fetched here: {error}")
     golden = np.load(Path(__file__).parent / "golden" / "minilm.npz")
-    blocks = Blocks(
+    blocks = TransformerConfig(
         width=384,
         depth=6,
         heads=12,
-        length=512,
+        max_length=512,
         rotary=False,
         pre_norm=False,
         activation=partial(nn.gelu, approximate=False),

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdl.layers import GRU, LSTM, SIMPLE, recur
+from jdl.layers import ELMAN, GRU, LSTM, recur
 
 STEPS, ROWS, WIDTH = 6, 3, 4
 
@@ -47,7 +47,7 @@ def normal(name: int, *shape: int):
 
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("cell", "update"), [(SIMPLE, simple), (GRU, gru), (LSTM, lstm)])
+@pytest.mark.parametrize(("cell", "update"), [(ELMAN, simple), (GRU, gru), (LSTM, lstm)])
 def test_recur_is_a_plain_scan(cell, update, masked, reverse):
     """Outputs, last states, and the gradients of both by kernel, bias, first states and inputs."""
     wide = cell.gates * WIDTH

@@ -18,7 +18,7 @@ import jdl
 from jdl.environments import Box, Discrete, Environment, begin, move, rollout
 from jdl.learners import member
 from jdl.learners.ppo import gae
-from jdl.metrics import Members, scalars
+from jdl.metrics import PerMember, scalars
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
 from jdl.types import Error, Mean
@@ -136,7 +136,7 @@ def test_episodes_follow_each_other():
 def test_play_is_one_episode_a_row_by_the_best_actions():
     batch = jdl.data.arrays(episode=np.arange(7)).batches(10)[0]
     for policy, total, length in (((0.0, 1.0), 10.0, 5.0), ((1.0, 0.0), 0.0, 9.0)):
-        objective = jdl.objectives.episodes(corridor(), Fixed(policy))
+        objective = jdl.objectives.play(corridor(), Fixed(policy))
         variables = objective.init(jax.random.key(0), batch)
         out = jax.jit(objective.loss, static_argnums=3)(variables, batch, jax.random.key(1), False)
         assert scalars({"loss": out.loss, **out.metrics}) == {
@@ -276,7 +276,7 @@ def test_learns_to_reach_the_end(case):
     learner = make()
     state, _ = trained(learner, steps)
     out = learner.objective.loss(
-        learner.view(state), jdl.data.episodes(3)[0], jax.random.key(2), False
+        learner.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(2), False
     )
     assert scalars(out.metrics) == {"return": 10.0, "length": 5.0}
 
@@ -297,9 +297,9 @@ def test_a_population_is_judged_member_by_member():
     learner = jdl.population(LEARNERS["ppo"][0](), (0, 1))
     state, _ = trained(learner, 1)
     batch = jdl.data.episodes(3)[0]
-    out = learner.objective.loss(learner.view(state), batch, jax.random.key(2), False)
+    out = learner.objective.loss(learner.eval_variables(state), batch, jax.random.key(2), False)
     numbers = scalars(
-        {"loss": out.loss, **out.metrics, "more": Members((Mean(2.0, 1.0), Mean(6.0, 2.0)))}
+        {"loss": out.loss, **out.metrics, "more": PerMember((Mean(2.0, 1.0), Mean(6.0, 2.0)))}
     )
     assert numbers["loss"] == -numbers["return/mean"]
     assert numbers["return/min"] <= numbers["return/mean"] <= numbers["return/max"]
@@ -344,7 +344,7 @@ def test_older_parameters_are_taken_over_now_and_then():
 
 
 def play(environment, model):
-    objective = jdl.objectives.episodes(environment, model)
+    objective = jdl.objectives.play(environment, model)
     objective.check(jdl.data.episodes(2).spec, {})
 
 

@@ -12,18 +12,19 @@ from jdl.layers import GRU
 from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.objectives import next_token, seq2seq
 from jdl.sampling import beam, by_chance, generate, greedy
 
 SIZE, TOKENS = 11, 9
 MODELS = {
-    "gpt": GPT(SIZE, Blocks(width=16, depth=2, heads=4, kv_heads=2, length=16)),
+    "gpt": GPT(SIZE, TransformerConfig(width=16, depth=2, heads=4, kv_heads=2, max_length=16)),
     "gpt-learned": GPT(
-        SIZE, Blocks(width=16, depth=1, heads=2, rotary=False, pre_norm=False, length=16)
+        SIZE,
+        TransformerConfig(width=16, depth=1, heads=2, rotary=False, pre_norm=False, max_length=16),
     ),
-    "gru": RNN(SIZE, (12, 8), GRU, vocabulary=SIZE, embedding=6, each_step=True),
-    "t5": T5(SIZE, Blocks(width=16, depth=2, heads=2, length=16)),
+    "gru": RNN(SIZE, (12, 8), GRU, vocab_size=SIZE, embedding_width=6, return_sequences=True),
+    "t5": T5(SIZE, TransformerConfig(width=16, depth=2, heads=2, max_length=16)),
 }
 PROMPT = jax.random.randint(jax.random.key(5), (3, 4), 0, SIZE)
 SOURCE = {
@@ -154,8 +155,8 @@ def test_draws_follow_the_probabilities_that_are_left():
     [
         (lambda: by_chance(0.0), "greedily"),
         (lambda: by_chance(top_p=0.0), "top_p"),
-        (lambda: generate(*prepared("gpt")[:2], PROMPT, 14), "Blocks.length"),
-        (lambda: beam(*prepared("gpt")[:2], PROMPT, 14), "Blocks.length"),
+        (lambda: generate(*prepared("gpt")[:2], PROMPT, 14), "TransformerConfig.max_length"),
+        (lambda: beam(*prepared("gpt")[:2], PROMPT, 14), "TransformerConfig.max_length"),
         (lambda: beam(*prepared("gpt")[:2], PROMPT, 4, 0), "at least 1 beam"),
         (lambda: beam(*prepared("gpt")[:2], PROMPT, 4, 12), "only 11 tokens"),
     ],

@@ -7,18 +7,18 @@ import optax
 import pytest
 
 import jdl
-from jdl.data import Bytes
+from jdl.data import ByteTokenizer
 from jdl.models.bert import BERT
 from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, ctc, forecast, masked_token, next_token, seq2seq
 from jdl.objectives.seq2seq import best_path
 from jdl.train.evaluate import evaluator
 
 ROWS, STEPS, SIZE = 4, 7, 9
-SMALL = Blocks(width=8, depth=1, heads=2, length=16)
+SMALL = TransformerConfig(width=8, depth=1, heads=2, max_length=16)
 TOKENS = jax.random.randint(jax.random.key(0), (ROWS, STEPS), 0, SIZE)
 LENGTHS = jnp.asarray([7, 5, 2, 3])
 MASK = jnp.asarray([True, True, True, False])
@@ -57,7 +57,7 @@ def test_next_token_is_the_cross_entropy_of_real_targets():
 
 
 def test_hidden_tokens_are_chosen_by_row_and_replaced_as_published():
-    tokenizer, seen = Bytes(), []
+    tokenizer, seen = ByteTokenizer(), []
 
     class Spy:
         def init(self, keys, x):
@@ -116,7 +116,7 @@ def test_seq2seq_reads_the_true_tokens_so_far():
 def test_ctc_sums_over_all_alignments():
     """Against the sum over every path of labels and blanks that reads as y, for short sequences."""
     frames, labels, steps = 2, 3, 2
-    model = RNN(frames * labels, (5,), each_step=True)
+    model = RNN(frames * labels, (5,), return_sequences=True)
     x = jax.random.normal(jax.random.key(5), (3, steps, 4))
     y = jnp.asarray([[1, 2], [2, 0], [1, 1]])
     batch = {"x": x, "length": jnp.asarray([2, 1, 2]), "y": y, "y_length": jnp.asarray([2, 1, 2])}
@@ -172,7 +172,7 @@ def test_forecasts_are_judged_in_the_unit_of_the_series():
 
 
 def test_a_label_for_every_step_is_classification_too():
-    model = RNN(SIZE, (6,), each_step=True, vocabulary=SIZE, embedding=4)
+    model = RNN(SIZE, (6,), return_sequences=True, vocab_size=SIZE, embedding_width=4)
     batch = {"x": TOKENS, "y": TOKENS[:, ::-1], "length": LENGTHS, "mask": MASK}
     variables, out = looked(classify(model), batch)
     steps = jnp.asarray(REAL)
@@ -190,27 +190,31 @@ def test_a_label_for_every_step_is_classification_too():
 def test_memory_goes_on_over_streams_and_only_there():
     """Two windows with memory are one window of both, in evaluation over streams too; `start` forgets a row."""
     whole = jax.random.randint(jax.random.key(8), (2, 9), 0, SIZE)
-    model = RNN(SIZE, (6, 5), vocabulary=SIZE, embedding=4, each_step=True, remember=True)
+    model = RNN(
+        SIZE, (6, 5), vocab_size=SIZE, embedding_width=4, return_sequences=True, stateful=True
+    )
     learner = jdl.descent(next_token(model), optax.sgd(0.0))
     first, second = {"x": whole[:, :5]}, {"x": whole[:, 4:]}
     state = jax.jit(learner.init)(jax.random.key(0), first)
     step = jax.jit(learner.step)
     between, one = step(state, first)
     _, two = step(between, second)
-    plain = next_token(RNN(SIZE, (6, 5), vocabulary=SIZE, embedding=4, each_step=True))
+    plain = next_token(RNN(SIZE, (6, 5), vocab_size=SIZE, embedding_width=4, return_sequences=True))
     expected = plain.loss({"params": state.params}, {"x": whole}, jax.random.key(0), False).loss
     np.testing.assert_allclose((one["loss"] + two["loss"]).value(), expected.value(), rtol=1e-5)
 
     def anew(batch):
         return plain.loss({"params": state.params}, batch, jax.random.key(0), False).loss.value()
 
-    looking = learner.objective.loss(learner.view(between), second, jax.random.key(0), False)
+    looking = learner.objective.loss(
+        learner.eval_variables(between), second, jax.random.key(0), False
+    )
     np.testing.assert_allclose(looking.loss.value(), anew(second), rtol=1e-6)
     _, forgotten = step(between, {**second, "start": jnp.asarray([True, True])})
     np.testing.assert_allclose(forgotten["loss"].value(), anew(second), rtol=1e-6)
     assert abs(float(two["loss"].value()) - float(anew(second))) > 1e-4
     windows = jnp.stack([first["x"], second["x"]], 1).reshape(4, 5)
-    found = evaluator(learner, jdl.data.arrays(x=windows).streams(2))(between)["loss"]
+    found = evaluator(learner, jdl.data.arrays(x=windows).contiguous_batches(2))(between)["loss"]
     np.testing.assert_allclose(found.value(), expected.value(), rtol=1e-5)
     found = evaluator(learner, jdl.data.arrays(x=windows).batches(2))(between)["loss"]
     np.testing.assert_allclose(found.value(), (anew(first) + anew(second)) / 2, rtol=1e-5)
@@ -224,9 +228,14 @@ def test_memory_goes_on_over_streams_and_only_there():
         (next_token(GPT(SIZE, SMALL)), {"x": TOKENS}, {"x": (0, SIZE)}, "vocabulary of 10"),
         (next_token(GPT(SIZE, SMALL)), {"x": TOKENS[:, :1]}, {}, "at least 2 tokens"),
         (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 5))}, {}, "whole numbers"),
-        (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 30), jnp.int32)}, {}, "Blocks.length"),
+        (
+            next_token(GPT(SIZE, SMALL)),
+            {"x": jnp.ones((2, 30), jnp.int32)},
+            {},
+            "TransformerConfig.max_length",
+        ),
         (next_token(GPT(SIZE, SMALL)), {"z": TOKENS}, {}, "column x"),
-        (masked_token(BERT(258, SMALL, outputs=3), Bytes()), {"x": TOKENS}, {}, "for every token"),
+        (masked_token(BERT(258, SMALL, outputs=3), ByteTokenizer()), {"x": TOKENS}, {}, "for every token"),
         (
             seq2seq(T5(SIZE, SMALL), 0),
             {"x": TOKENS, "y": TOKENS},
@@ -235,13 +244,13 @@ def test_memory_goes_on_over_streams_and_only_there():
         ),
         (seq2seq(T5(SIZE, SMALL), 0), {"x": TOKENS}, {}, "column y"),
         (
-            ctc(RNN(5, each_step=True), 2),
+            ctc(RNN(5, return_sequences=True), 2),
             {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
             {},
             "ctc needs logits",
         ),
         (
-            ctc(RNN(4, each_step=True), 2),
+            ctc(RNN(4, return_sequences=True), 2),
             {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
             {"y": (0, 2)},
             "has 2 outputs",

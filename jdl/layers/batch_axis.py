@@ -1,7 +1,8 @@
-"""Rows of a batch that lie on several devices: sums and draws over all of them.
+"""The batch axis of data parallel training: all-reduce, all-gather and random draws over devices.
 
-Where a step is mapped over the axis `ROWS`, each device sees its own rows alone; anywhere else a layer sees all rows,
-however the compiler divides them, and these functions do nothing.
+Within `jax.pmap` or `shard_map` over `BATCH_AXIS` each device runs the step on its own rows alone,
+and what needs the whole batch takes a collective (`lax.psum`, `lax.all_gather`). Under `jax.jit` a
+layer sees the whole batch, however XLA shards it, and these functions change nothing.
 """
 
 from collections.abc import Callable
@@ -10,36 +11,37 @@ from typing import TypeVar
 import jax
 from jax import lax
 
-BATCH_AXIS = "rows"
+BATCH_AXIS = "batch"
 Tree = TypeVar("Tree")
 
 
 def batch_axis_size() -> int:
-    """Among how many devices the step is mapped; 1 where it is not."""
+    """The number of devices that the step is mapped over; 1 outside of pmap and shard_map."""
     try:
         return int(lax.axis_size(BATCH_AXIS))
-    except NameError:  # JAX's word for an axis that is not there
+    except NameError:  # what JAX raises for an axis that is not bound
         return 1
 
 
 def psum_batch(tree: Tree) -> Tree:
-    """The sums of these arrays over all devices."""
+    """All-reduce: the sums of these arrays over all devices of the batch axis (`lax.psum`)."""
     return lax.psum(tree, BATCH_AXIS) if batch_axis_size() > 1 else tree
 
 
 def all_gather_batch(array: jax.Array) -> jax.Array:
-    """The rows (B, ...) of all devices, in order."""
+    """All-gather: the rows (B, ...) of all devices of the batch axis, in order."""
     return lax.all_gather(array, BATCH_AXIS, tiled=True) if batch_axis_size() > 1 else array
 
 
 def sample_rows(
     draw: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
-    """`draw(key, shape)`, (B, ...), of a device's rows: its part of what would be drawn for the whole batch."""
+    """Random numbers `draw(key, shape)` (B, ...) that do not depend on the number of devices.
+
+    Each device draws the numbers of the whole batch, and takes those of its own B rows.
+    """
     devices, (rows, *rest) = batch_axis_size(), shape
-    whole = draw(key, (devices * rows, *rest))
-    return (
-        whole
-        if devices == 1
-        else lax.dynamic_slice_in_dim(whole, lax.axis_index(BATCH_AXIS) * rows, rows)
-    )
+    batch = draw(key, (devices * rows, *rest))
+    if devices == 1:
+        return batch
+    return lax.dynamic_slice_in_dim(batch, lax.axis_index(BATCH_AXIS) * rows, rows)

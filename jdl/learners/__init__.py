@@ -1,15 +1,17 @@
-"""Learners: functions to the pair (init, step), or from one such pair to another."""
+"""Learners: training algorithms, and wrappers from one learner to another."""
 
+from jdl.learners.clustering import k_means as k_means
 from jdl.learners.clustering import kmeans_init as kmeans_init
-from jdl.learners.compile import jit_learner as jit_learner
-from jdl.learners.compile import with_data as with_data
+from jdl.learners.compilation import jit_learner as jit_learner
+from jdl.learners.compilation import with_data as with_data
 from jdl.learners.descent import descent as descent
 from jdl.learners.dqn import dqn as dqn
 from jdl.learners.ema import ema as ema
+from jdl.learners.mixed_precision import mixed_precision as mixed_precision
 from jdl.learners.population import member as member
 from jdl.learners.population import population as population
 from jdl.learners.ppo import ppo as ppo
-from jdl.learners.mixed_precision import mixed_precision as mixed_precision
 from jdl.learners.schedule_free import schedule_free as schedule_free
+from jdl.learners.skip_nonfinite import finite_metrics as finite_metrics
 from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
-from jdl.learners.skip_nonfinite import watched as watched
+from jdl.learners.wrapper import Wrapper as Wrapper

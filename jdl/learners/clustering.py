@@ -1,65 +1,71 @@
-"""The beginning of clusters: a learner that at one of its steps puts centres where k-means does."""
+"""K-means, and the initial cluster centers of deep clustering."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
 from jdl.keys import stream
-from jdl.objectives.clustering import BEGUN, CENTRES, squares
-from jdl.types import Array, Batch, Error, Halves, Key, Learner, Metrics, State
+from jdl.learners.wrapper import Wrapper
+from jdl.objectives.clustering import CENTERS, CLUSTERING, squared_distances
+from jdl.types import Array, Batch, Error, Key, Learner, Metrics, Predicts, State
 
 
-def kmeans_init(learner: Learner, begins: int, rows: Batch, restarts: int = 20) -> Learner:
-    """The learner of an objective `cluster`, whose centres are set before its step `begins`.
+def kmeans_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20) -> KMeansInit:
+    """Initializes the centers of deep clustering by k-means of the embeddings, before `at_step`.
 
-    By k-means of the codes of these rows, a batch of all of the data, or of a good share: the best of so many
-    `restarts`. Until then it learns to make its rows alone.
+    For a learner of the objective `deep_clustering`, which until then trains the autoencoder alone
+    (its pretraining). `rows` is a batch of all of the data, or of a good share; the best of so many
+    `restarts` of k-means counts.
     """
-    say = learner.objective.predict
-    if begins < 0 or restarts < 1:
+    if at_step < 0 or restarts < 1:
         raise Error(
-            f"begins is a step from 0 on and restarts at least 1; given were {begins=} and {restarts=}."
+            f"at_step is a step from 0 on and restarts at least 1; given were {at_step=} and "
+            f"{restarts=}."
+        )
+    return KMeansInit(learner, at_step, rows, restarts)
+
+
+@dataclass(frozen=True, eq=False)
+class KMeansInit(Wrapper):
+    """Centers by k-means; see `kmeans_init`."""
+
+    at_step: int
+    rows: Batch
+    restarts: int
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """Checks that the objective has centers, and initializes them where `at_step` is 0."""
+        state = self.learner.init(key, batch)
+        if CLUSTERING not in state.model_state or not isinstance(self.objective, Predicts):
+            raise Error("kmeans_init takes a learner of jdl.objectives.deep_clustering.")
+        rows, clusters = len(self.rows["x"]), len(state.params[CENTERS])
+        if rows < clusters:
+            raise Error(f"{rows} rows are too few for {clusters} centers: give more of the data.")
+        return self._initialized(state)
+
+    def after(self, old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
+        """Initializes the centers when it is time to."""
+        return self._initialized(new), metrics
+
+    def _initialized(self, state: State) -> State:
+        return jax.lax.cond(
+            state.step == self.at_step, self._set_centers, lambda state: state, state
         )
 
-    def set_up(state: State) -> State:
-        assert say is not None
-        codes = say({"params": state.params, **state.model_state}, rows)["code"]
-        key = stream(state.key, "centres")
-        centres, spread = k_means(
-            codes, len(state.params[CENTRES]), key, restarts, rows.get("mask")
-        )
-        spread = spread.clip(1e-6)  # where all lie on their centres
-        model_state = {**state.model_state, BEGUN: {"begun": jnp.ones(()), "spread": spread}}
-        return replace(state, params={**state.params, CENTRES: centres}, model_state=model_state)
-
-    def due(state: State) -> State:
-        return jax.lax.cond(state.step == begins, set_up, lambda state: state, state)
-
-    def init(key: Key, batch: Batch) -> State:
-        state = learner.init(key, batch)
-        if BEGUN not in state.model_state or say is None:
-            raise Error("clustered takes a learner of jdl.objectives.clustering.")
-        if len(rows["x"]) < len(state.params[CENTRES]):
-            raise Error(
-                f"{len(rows['x'])} rows have no {len(state.params[CENTRES])} centres: give more of the data."
-            )
-        return due(state)
-
-    def moved(found: tuple[State, Metrics]) -> tuple[State, Metrics]:
-        return due(found[0]), found[1]
-
-    def halved(halves: Halves) -> Halves:
-        return replace(halves, update=lambda state, sums: moved(halves.update(state, sums)))
-
-    return replace(
-        learner,
-        init=init,
-        step=lambda state, batch: moved(learner.step(state, batch)),
-        halves=halved(learner.halves) if learner.halves else None,
-    )
+    def _set_centers(self, state: State) -> State:
+        assert isinstance(self.objective, Predicts)
+        variables = {"params": state.params, **state.model_state}
+        embeddings = self.objective.predict(variables, self.rows)["code"]
+        key, clusters = stream(state.key, "centres"), len(state.params[CENTERS])
+        mask = self.rows.get("mask")
+        centers, variance = k_means(embeddings, clusters, key, self.restarts, mask)
+        variance = variance.clip(1e-6)  # where every row lies on its center
+        clustering = {"started": jnp.ones(()), "variance": variance}
+        model_state = {**state.model_state, CLUSTERING: clustering}
+        return replace(state, params={**state.params, CENTERS: centers}, model_state=model_state)
 
 
 def k_means(
@@ -68,33 +74,41 @@ def k_means(
     key: Key,
     restarts: int = 20,
     mask: Array | None = None,
-    rounds: int = 100,
+    iterations: int = 100,
 ) -> tuple[Array, Array]:
-    """Centres (clusters, D) of rows x (N, D) that are real by `mask` (N,), by Lloyd's algorithm (1982).
+    """K-means clustering by Lloyd's algorithm (1982): centers (clusters, D) of rows x (N, D).
 
-    And the mean squared distance of a row from its centre.
-
-    The best of so many starts, each of rows drawn far from each other (k-means++; Arthur and Vassilvitskii, 2007).
+    Also the mean squared distance of a row from its center. Rows count where `mask` (N,) holds. The
+    best of the `restarts` is returned; each starts from rows drawn by k-means++ (Arthur and
+    Vassilvitskii, 2007).
     """
     weights = jnp.ones(len(x)) if mask is None else mask.astype(x.dtype)
 
-    def start(key: Key) -> Array:
-        def one_more(n: Array, centres: Array) -> Array:
-            far = jnp.where(jnp.arange(clusters)[None] < n, squares(x, centres), jnp.inf).min(-1)
-            chances = weights * jnp.where(n == 0, 1, far.clip(1e-12))
-            row = jax.random.categorical(jax.random.fold_in(key, n), jnp.log(chances))
-            return centres.at[n].set(x[row])
+    def one_restart(key: Key) -> tuple[Array, Array]:
+        start = _k_means_plus_plus(x, weights, clusters, key)
+        centers = jax.lax.fori_loop(0, iterations, lambda _, c: _lloyd(x, weights, c), start)
+        return centers, (weights * squared_distances(x, centers).min(-1)).sum()
 
-        return jax.lax.fori_loop(0, clusters, one_more, jnp.zeros((clusters, x.shape[1])))
+    centers, losses = jax.lax.map(one_restart, jax.random.split(key, restarts))
+    return centers[losses.argmin()], losses.min() / weights.sum()
 
-    def move(_: Array, centres: Array) -> Array:
-        mine = jax.nn.one_hot(squares(x, centres).argmin(-1), clusters) * weights[:, None]
-        count = mine.sum(0)[:, None]
-        return jnp.where(count > 0, mine.T @ x / count.clip(1), centres)
 
-    def one(key: Key) -> tuple[Array, Array]:
-        centres = jax.lax.fori_loop(0, rounds, move, start(key))
-        return centres, (weights * squares(x, centres).min(-1)).sum()
+def _k_means_plus_plus(x: Array, weights: Array, clusters: int, key: Key) -> Array:
+    """Initial centers (clusters, D): rows drawn in turn, each far from those before it."""
 
-    centres, losses = jax.lax.map(one, jax.random.split(key, restarts))
-    return centres[losses.argmin()], losses.min() / weights.sum()
+    def add_center(n: Array, centers: Array) -> Array:
+        distances = squared_distances(x, centers)
+        nearest = jnp.where(jnp.arange(clusters)[None] < n, distances, jnp.inf).min(-1)
+        probabilities = weights * jnp.where(n == 0, 1, nearest.clip(1e-12))
+        row = jax.random.categorical(jax.random.fold_in(key, n), jnp.log(probabilities))
+        return centers.at[n].set(x[row])
+
+    return jax.lax.fori_loop(0, clusters, add_center, jnp.zeros((clusters, x.shape[1])))
+
+
+def _lloyd(x: Array, weights: Array, centers: Array) -> Array:
+    """The means of the rows that are nearest to each center; a center without rows stays."""
+    assigned = jax.nn.one_hot(squared_distances(x, centers).argmin(-1), len(centers))
+    assigned = assigned * weights[:, None]
+    count = assigned.sum(0)[:, None]
+    return jnp.where(count > 0, assigned.T @ x / count.clip(1), centers)

@@ -1,8 +1,8 @@
-"""Gradient descent: the one gradient step of the project."""
+"""Gradient descent, with gradient accumulation: the one gradient step of jdl."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
 
@@ -16,123 +16,153 @@ from jdl.types import (
     Array,
     Batch,
     Error,
-    Halves,
+    Gradients,
     Key,
     Learner,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     State,
-    Sums,
     Variables,
 )
 
 
 def descent(
     objective: Objective, optimizer: optax.GradientTransformation, micro_batches: int = 1
-) -> Learner:
-    """Makes the objective's loss small by the optimizer's updates.
+) -> Descent:
+    """Gradient descent on an objective's loss by an Optax optimizer: the usual learner.
 
-    The total of the loss is differentiated, summed over `micro_batches` equal parts of the batch (to save memory),
-    and divided once by the summed count: ragged batches give the gradient of their real rows, however they are cut.
-    Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`, `update_norm` and `param_norm`.
+    With `micro_batches` above 1 it does gradient accumulation: a batch is cut into as many equal
+    parts, whose gradients are computed in turn and added, to save memory. The gradient is that of
+    the loss's total, divided once by the total count: a ragged batch has the gradient of its real
+    rows, however it is cut. Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`,
+    `update_norm` and `param_norm`. Gradient clipping, weight decay and learning rate schedules are
+    links of the Optax chain (`jdl.optim`).
     """
     if micro_batches < 1:
         raise Error(
-            f"micro_batches is how many parts a batch is cut into, at least 1, and {micro_batches} is not."
+            "micro_batches is the number of parts a batch is cut into, at least 1: "
+            f"{micro_batches} is not."
         )
+    return Descent(objective, optimizer, micro_batches)
 
-    def init(key: Key, batch: Batch) -> State:
-        variables = objective.init(stream(key, "init"), batch)
+
+@dataclass(frozen=True, eq=False)
+class Descent(Learner):
+    """Gradient descent; see `descent`."""
+
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    micro_batches: int = 1
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """Fresh parameters, model state and optimizer state."""
+        variables = self.objective.init(stream(key, "init"), batch)
         params = variables["params"]
         model_state = {name: v for name, v in variables.items() if name != "params"}
-        return State(jnp.zeros((), jnp.int32), params, model_state, optimizer.init(params), key)
+        return new_state(params, model_state, self.optimizer.init(params), key)
 
-    def sums(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
-        def total(params: Any) -> tuple[Array, LossOutput]:
-            out = objective.loss({"params": params, **state.model_state}, batch, key, True)
-            return out.loss.total * scale, out
+    def grads(
+        self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
+    ) -> Gradients:
+        """The gradients, accumulated over the micro-batches."""
+        if self.micro_batches == 1:
+            return self._grads_of_part(state, batch, key, loss_scale)
+        parts = split_batch(batch, self.micro_batches)
 
-        grads, out = jax.grad(total, has_aux=True)(state.params)
-        return Sums(jax.tree.map(wide, grads), out)
-
-    def in_parts(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
-        """The sums over all parts in turn."""
-        parts = cut(batch, micro_batches)
-
-        def following(so_far: Sums, m: Array) -> tuple[Sums, None]:
+        def accumulate(so_far: Gradients, m: Array) -> tuple[Gradients, None]:
             part = {name: column[m] for name, column in parts.items()}
-            more = sums(
-                replace(state, model_state=so_far.out.model_state),
-                part,
-                jax.random.fold_in(key, m),
-                scale,
-            )
-            real = (
-                psum_batch(more.out.loss.count) > 0
-            )  # a part that is all padding must not move the carried statistics
+            before = replace(state, model_state=so_far.output.model_state)
+            more = self._grads_of_part(before, part, jax.random.fold_in(key, m), loss_scale)
+            # A part that is all padding must not move the running statistics.
+            real = psum_batch(more.output.loss.count) > 0
             model_state = jax.tree.map(
                 lambda new, old: jnp.where(real, new, old),
-                more.out.model_state,
-                so_far.out.model_state,
+                more.output.model_state,
+                so_far.output.model_state,
             )
-            return added(so_far, more, model_state), None
+            return add_gradients(so_far, more, model_state), None
 
         first = {name: column[0] for name, column in parts.items()}
-        start = sums(state, first, jax.random.fold_in(key, 0), scale)
-        # On a CPU, where memory is seldom short, parts are unrolled: Flax's own convolutions are slow in loops there.
+        start = self._grads_of_part(state, first, jax.random.fold_in(key, 0), loss_scale)
+        # On a CPU, where memory is seldom short, the loop is unrolled: Flax's own convolutions are
+        # slow in loops there.
         unroll = jax.default_backend() == "cpu"
-        return jax.lax.scan(following, start, jnp.arange(1, micro_batches), unroll=unroll)[0]
+        return jax.lax.scan(accumulate, start, jnp.arange(1, self.micro_batches), unroll=unroll)[0]
 
-    def update(state: State, sums: Sums) -> tuple[State, Metrics]:
-        out = sums.out
-        count = jnp.where(out.loss.count == 0, 1, out.loss.count)
-        grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), sums.grads)
-        with jax.numpy_dtype_promotion(
-            "standard"
-        ):  # Optax raises floats to whole powers, which "strict" forbids
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+    def _grads_of_part(
+        self, state: State, batch: Batch, key: Key, loss_scale: Array | float
+    ) -> Gradients:
+        def total(params: Any) -> tuple[Array, LossOutput]:
+            variables = {"params": params, **state.model_state}
+            output = self.objective.loss(variables, batch, key, True)
+            return output.loss.total * loss_scale, output
+
+        grads, output = jax.grad(total, has_aux=True)(state.params)
+        return Gradients(jax.tree.map(to_float32, grads), output)
+
+    def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
+        """Divides by the count, and makes the optimizer's update."""
+        output = gradients.output
+        count = jnp.where(output.loss.count == 0, 1, output.loss.count)
+        grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), gradients.grads)
+        params, opt_state, updates = update_params(
+            self.optimizer, grads, state.opt_state, state.params
+        )
         norms = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
-        metrics = {"loss": out.loss, **out.metrics}
+        metrics = {"loss": output.loss, **output.metrics}
         metrics |= {name: Mean(optax.tree.norm(tree), jnp.ones(())) for name, tree in norms.items()}
-        return State(state.step + 1, params, out.model_state, opt_state, state.key), metrics
-
-    gather = sums if micro_batches == 1 else in_parts
-
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        return update(state, gather(state, batch, stream(state.key, "loss", state.step)))
-
-    def view(state: State) -> Variables:
-        return {"params": state.params, **state.model_state}
-
-    return Learner(init, step, objective, view, Halves(gather, update))
+        new = replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            model_state=output.model_state,
+            opt_state=opt_state,
+        )
+        return new, metrics
 
 
-def wide(x: Array) -> Array:
-    """Half precision as float32, in which sums are taken; any other type as it is."""
+def new_state(params: Any, model_state: Variables, opt_state: Any, key: Key, **extra: Any) -> State:
+    """The state before the first step."""
+    return State(jnp.zeros((), jnp.int32), params, model_state, opt_state, key, extra)
+
+
+def update_params(
+    optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+) -> tuple[Any, Any, Any]:
+    """The optimizer's update: new parameters, new optimizer state, and the added updates."""
+    # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, updates
+
+
+def to_float32(x: Array) -> Array:
+    """Half precision as float32, in which gradients are added up; any other type as it is."""
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
 
 
-def added(a: Sums, b: Sums, model_state: Variables) -> Sums:
-    """The sums of two parts of a batch together; what they carry does not add, and is given."""
-    metrics = jax.tree.map(add, a.out.metrics, b.out.metrics, is_leaf=lambda x: hasattr(x, "value"))
-    return Sums(
-        jax.tree.map(jnp.add, a.grads, b.grads),
-        LossOutput(a.out.loss + b.out.loss, metrics, model_state),
+def add_gradients(a: Gradients, b: Gradients, model_state: Variables) -> Gradients:
+    """The gradients of two parts of a batch together, with this model state, which does not add."""
+    metrics = jax.tree.map(
+        add, a.output.metrics, b.output.metrics, is_leaf=lambda x: hasattr(x, "value")
     )
+    output = LossOutput(a.output.loss + b.output.loss, metrics, model_state)
+    return Gradients(jax.tree.map(jnp.add, a.grads, b.grads), output)
 
 
-def cut(batch: Batch, parts: int) -> Batch:
-    """Columns (B, ...) to (parts, B / parts, ...): part m has the rows m, m + parts, ..., so that padding spreads.
+def split_batch(batch: Batch, parts: int) -> Batch:
+    """Columns (B, ...) as (parts, B / parts, ...): part m has the rows m, m + parts, ...
 
-    Raises `Error` where the rows cannot be cut so.
+    So padding, which stands last, spreads over the parts. Raises `Error` where the rows cannot be
+    cut evenly.
     """
     rows = len(next(iter(batch.values())))
     if rows % parts:
         raise Error(
-            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a divisor of {rows}."
+            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a "
+            f"divisor of {rows}."
         )
     return {
         name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)

@@ -1,4 +1,4 @@
-"""Mixed precision: a step that computes in half precision, on parameters that are kept and updated in single."""
+"""Mixed precision training, with dynamic loss scaling for float16."""
 
 from __future__ import annotations
 
@@ -8,117 +8,96 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from jdl.keys import stream
-from jdl.learners.skip_nonfinite import chosen
-from jdl.types import (
-    Array,
-    Batch,
-    Error,
-    Halves,
-    Key,
-    Learner,
-    Mean,
-    Metrics,
-    State,
-    Sums,
-    Variables,
-)
+from jdl.learners.skip_nonfinite import select_state
+from jdl.learners.wrapper import Wrapper, add_extra, set_extra
+from jdl.types import Array, Batch, Error, Gradients, Key, Learner, Mean, Metrics, State, Variables
 
 Precision = Literal["float32", "bfloat16", "float16"]
-START, PATIENCE = (
-    2.0**15,
-    2_000,
-)  # the first scale, and the steps without overflow after which it is doubled
+INITIAL_SCALE = 2.0**15
+GROWTH_INTERVAL = 2_000  # steps without an overflow after which the scale is doubled
 
 
 def mixed_precision(learner: Learner, precision: Precision) -> Learner:
-    """The same learner, whose models compute in this precision, in training and when they are looked at.
+    """Mixed precision (Micikevicius et al., 2018): the model computes in half precision.
 
-    Parameters, optimizer state, BatchNorm statistics, losses, and sums of gradients stay in float32. With float16 the
-    loss is scaled, so that small gradients are not lost: by half as much after a step whose gradients overflow, which
-    is left out, and by twice as much after 2,000 steps without (Micikevicius et al., 2018). Raises `Error` for a
-    learner whose step does not sum over its batch.
+    In training and in evaluation. Parameters, optimizer state, BatchNorm statistics, losses and
+    sums of gradients stay in float32. float16 comes with dynamic loss scaling. Raises `Error` for a
+    learner without gradients of a sum over the batch.
     """
     if precision == "float32":
         return learner
-    if learner.halves is None:
+    if not learner.has_grads:
         raise Error(
-            f"--precision {precision} needs a learner whose step sums over its batch, like jdl.descent."
+            f"--precision {precision} needs a learner whose step sums over its batch, like "
+            "jdl.descent."
         )
-    halves, dtype = learner.halves, jnp.dtype(precision)
+    half = MixedPrecision(learner, precision)
+    return LossScaling(half) if precision == "float16" else half
 
-    def narrow(params: Any) -> Any:
+
+@dataclass(frozen=True, eq=False)
+class MixedPrecision(Wrapper):
+    """Parameters are cast to half precision before every use; see `mixed_precision`."""
+
+    precision: Precision
+
+    def grads(
+        self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
+    ) -> Gradients:
+        """The gradients at the parameters in half precision."""
+        return self.learner.grads(
+            replace(state, params=self._cast(state.params)), batch, key, loss_scale
+        )
+
+    def eval_variables(self, state: State) -> Variables:
+        """The inner learner's, with parameters in half precision."""
+        variables = self.learner.eval_variables(state)
+        return {**variables, "params": self._cast(variables["params"])}
+
+    def _cast(self, params: Any) -> Any:
+        dtype = jnp.dtype(self.precision)
         return jax.tree.map(
             lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, params
         )
 
-    def sums(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
-        return halves.sums(replace(state, params=narrow(state.params)), batch, key, scale)
 
-    def view(state: State) -> Variables:
-        variables = learner.view(state)
-        return {**variables, "params": narrow(variables["params"])}
+@dataclass(frozen=True, eq=False)
+class LossScaling(Wrapper):
+    """Dynamic loss scaling, so that small gradients do not underflow in float16.
 
-    narrowed = with_halves(learner, Halves(sums, halves.update), view)
-    return _scaled(narrowed) if precision == "float16" else narrowed
+    A step whose gradients overflow is skipped, and halves the scale; 2,000 steps without an
+    overflow double it (Micikevicius et al., 2018). The metric `loss_scale` is the scale of the
+    step.
+    """
 
+    def init(self, key: Key, batch: Batch) -> State:
+        """The scale starts at 2^15."""
+        scale = {
+            "scale": jnp.asarray(INITIAL_SCALE, jnp.float32),
+            "good_steps": jnp.zeros((), jnp.int32),
+        }
+        return add_extra(self.learner.init(key, batch), "loss_scale", scale)
 
-def with_halves(learner: Learner, halves: Halves, view: Any) -> Learner:
-    """The learner with other halves, of which its step is made, and another view."""
+    def grads(
+        self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
+    ) -> Gradients:
+        """The gradients of the scaled loss, divided by the scale again."""
+        scale = state.extra["loss_scale"]["scale"]
+        gradients = self.learner.grads(state, batch, key, loss_scale * scale)
+        return replace(gradients, grads=jax.tree.map(lambda g: g / scale, gradients.grads))
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        return halves.update(
-            state, halves.sums(state, batch, stream(state.key, "loss", state.step))
-        )
-
-    return replace(learner, step=step, view=view, halves=halves)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Scaled:
-    """The inner learner's optimizer state, the scale of the loss, and the steps since it was changed."""
-
-    opt_state: Any
-    scale: Array
-    since: Array
-
-
-def _scaled(learner: Learner) -> Learner:
-    assert learner.halves is not None
-    halves = learner.halves
-
-    def inner(state: State) -> State:
-        return replace(state, opt_state=state.opt_state.opt_state)
-
-    def init(key: Key, batch: Batch) -> State:
-        state = learner.init(key, batch)
-        return replace(
-            state,
-            opt_state=Scaled(
-                state.opt_state, jnp.asarray(START, jnp.float32), jnp.zeros((), jnp.int32)
-            ),
-        )
-
-    def sums(state: State, batch: Batch, key: Key, scale: Array | float = 1.0) -> Sums:
-        found = halves.sums(inner(state), batch, key, scale * state.opt_state.scale)
-        return replace(found, grads=jax.tree.map(lambda g: g / state.opt_state.scale, found.grads))
-
-    def update(state: State, sums: Sums) -> tuple[State, Metrics]:
-        old = inner(state)
-        finite = jnp.stack([jnp.isfinite(g).all() for g in jax.tree.leaves(sums.grads)]).all()
-        grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), sums.grads)
-        new, metrics = halves.update(old, replace(sums, grads=grads))
-        new = chosen(finite, new, old)
-        since = jnp.where(finite, state.opt_state.since + 1, 0)
-        grown = since >= PATIENCE
-        scale = state.opt_state.scale * jnp.where(finite, jnp.where(grown, 2.0, 1.0), 0.5)
-        metrics = {**metrics, "loss_scale": Mean(state.opt_state.scale, jnp.ones(()))}
-        return replace(
-            new, opt_state=Scaled(new.opt_state, scale, jnp.where(grown, 0, since))
-        ), metrics
-
-    def view(state: State) -> Variables:
-        return learner.view(inner(state))
-
-    return replace(with_halves(learner, Halves(sums, update), view), init=init)
+    def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
+        """Skips the update where a gradient is not finite, and adapts the scale."""
+        leaves = jax.tree.leaves(gradients.grads)
+        finite = jnp.stack([jnp.isfinite(g).all() for g in leaves]).all()
+        grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), gradients.grads)
+        new, metrics = self.learner.apply_gradients(state, replace(gradients, grads=grads))
+        scale, good_steps = (state.extra["loss_scale"][name] for name in ("scale", "good_steps"))
+        good_steps = jnp.where(finite, good_steps + 1, 0)
+        grown = good_steps >= GROWTH_INTERVAL
+        adapted = {
+            "scale": scale * jnp.where(finite, jnp.where(grown, 2.0, 1.0), 0.5),
+            "good_steps": jnp.where(grown, 0, good_steps),
+        }
+        new = set_extra(select_state(finite, new, state), "loss_scale", adapted)
+        return new, {**metrics, "loss_scale": Mean(scale, jnp.ones(()))}

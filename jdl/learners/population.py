@@ -1,9 +1,9 @@
-"""Populations: the same training for many seeds, in one program."""
+"""Populations: the same training for many seeds, in one program (an ensemble by `jax.vmap`)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from typing import Any
@@ -12,76 +12,117 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.metrics import Members
-from jdl.types import Batch, Error, Key, Learner, Metrics, Objective, LossOutput, State, Variables
+from jdl.metrics import PerMember
+from jdl.types import (
+    Batch,
+    Bounds,
+    Error,
+    Key,
+    Learner,
+    LossOutput,
+    Metrics,
+    Objective,
+    State,
+    Variables,
+)
 
 
-def population(learner: Learner, seeds: Sequence[int]) -> Learner:
-    """Trains the learner once for each of `seeds`, all by the same batches: params, carry and opt have a row for each.
+def population(learner: Learner, seeds: Sequence[int]) -> Population:
+    """Trains the learner once for each seed, vectorized, all on the same batches.
 
-    A member does what the learner does alone in a run of its seed and of these batches, up to rounding. Metrics of
-    training are those of all members together; in evaluation each is "name/mean", "name/min" and "name/max" over the
-    members, and the loss their mean: `Run(best="max return/mean")`. A population predicts and draws nothing.
+    Parameters, model state, optimizer state and extras have a leading axis for the members. A
+    member does what the learner does alone in a run of its seed and of these batches, up to
+    rounding. Metrics of training are those of all members together; in evaluation each is
+    "name/mean", "name/min" and "name/max" over the members, and the loss their mean: `Run(best="max
+    return/mean")`. A population does not predict and does not generate.
     """
     seeds = tuple(seeds)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise Error(
-            f"A population's seeds are different whole numbers of 0 or more, at least one; given: {seeds}."
+            "A population's seeds are different whole numbers of 0 or more, at least one; given: "
+            f"{seeds}."
         )
-    numbers = np.asarray(seeds, np.uint32)
+    return Population(learner, seeds)
 
-    def init(key: Key, batch: Batch) -> State:
-        states = jax.vmap(learner.init, (0, None))(jax.vmap(jax.random.key)(numbers), batch)
+
+@dataclass(frozen=True, eq=False)
+class Population(Learner):
+    """Many seeds at once; see `population`."""
+
+    learner: Learner
+    seeds: tuple[int, ...]
+    has_grads = False
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        """The mean of the members' losses, and each metric over the members."""
+        return PopulationObjective(self.learner.objective, self.seeds)
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """Each member's state by its own seed; the step count and the key are shared."""
+        states = jax.vmap(self.learner.init, (0, None))(_keys(self.seeds), batch)
         return replace(states, step=jnp.zeros((), jnp.int32), key=key)
 
-    def step(state: State, batch: Any) -> tuple[State, Metrics]:
-        def one(
-            params: Any, model_state: Variables, opt_state: Any, key: Key
-        ) -> tuple[State, Metrics]:
-            moved, metrics = learner.step(
-                State(state.step, params, model_state, opt_state, key), batch
-            )
-            return replace(moved, step=state.step, key=state.key), metrics
+    def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
+        """One step of every member."""
 
-        out = (State(None, 0, 0, 0, None), 0)  # type: ignore[arg-type]
-        keys = jax.vmap(jax.random.key)(numbers)
-        moved, metrics = jax.vmap(one, out_axes=out)(
-            state.params, state.model_state, state.opt_state, keys
-        )
-        return replace(moved, step=state.step + 1), {
-            name: together(each) for name, each in parted(metrics).items()
-        }
+        def one(member: State) -> tuple[State, Metrics]:
+            new, metrics = self.learner.step(member, batch)
+            return replace(new, step=state.step, key=state.key), metrics
 
-    def parted(metrics: Metrics) -> dict[str, list[Any]]:
-        """Each metric (members, ...) as a list of one for each member."""
-        return {
-            name: [jax.tree.map(lambda leaf, n=n: leaf[n], metric) for n in range(len(seeds))]
-            for name, metric in metrics.items()
-        }
+        members = replace(state, key=_keys(self.seeds))
+        new, metrics = jax.vmap(one, (_axes(key=0),), (_axes(key=None), 0))(members)
+        metrics = {name: reduce(add, each) for name, each in _unstack(metrics, self.seeds).items()}
+        return replace(new, step=state.step + 1), metrics
 
-    def together(metrics: list[Any]) -> Any:
-        return reduce(add, metrics)
+    def eval_variables(self, state: State) -> Variables:
+        """Each member's, with a leading axis for the members."""
+        return jax.vmap(self.learner.eval_variables, (_axes(key=None),))(state)
 
-    def view(state: State) -> Variables:
-        def one(params: Any, model_state: Variables, opt_state: Any) -> Variables:
-            return learner.view(State(state.step, params, model_state, opt_state, state.key))
 
-        return jax.vmap(one)(state.params, state.model_state, state.opt_state)
+@dataclass(frozen=True, eq=False)
+class PopulationObjective(Objective):
+    """The objective of each member, for evaluation."""
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        out = jax.vmap(lambda one: learner.objective.loss(one, batch, key, train))(variables)
-        found = parted({"loss": out.loss, **out.metrics})
+    objective: Objective
+    seeds: tuple[int, ...]
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """Each member's variables by its own seed."""
+        return jax.vmap(self.objective.init, (0, None))(_keys(self.seeds), batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean loss of the members; their metrics are `PerMember`."""
+        output = jax.vmap(lambda one: self.objective.loss(one, batch, key, train))(variables)
+        losses = _unstack({"loss": output.loss}, self.seeds)["loss"]
         metrics: Metrics = {
-            name: Members(tuple(each)) for name, each in found.items() if name != "loss"
+            name: PerMember(tuple(each))
+            for name, each in _unstack(output.metrics, self.seeds).items()
         }
-        return LossOutput(together(found["loss"]), metrics, out.model_state)
+        return LossOutput(reduce(add, losses), metrics, output.model_state)
 
-    def start(key: Key, batch: Batch) -> Variables:
-        return jax.vmap(learner.objective.init, (0, None))(jax.vmap(jax.random.key)(numbers), batch)
-
-    return Learner(init, step, Objective(start, loss, check=learner.objective.check), view)
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """What each member's objective checks."""
+        self.objective.check(spec, bounds)
 
 
 def member(variables: Variables, n: int) -> Any:
-    """What member n of a population has of these variables."""
+    """The variables of member n of a population."""
     return jax.tree.map(lambda leaf: leaf[n], variables)
+
+
+def _keys(seeds: tuple[int, ...]) -> Key:
+    return jax.vmap(jax.random.key)(np.asarray(seeds, np.uint32))
+
+
+def _axes(key: int | None) -> Any:
+    """Which of a state's fields have an axis for the members."""
+    return State(None, 0, 0, 0, key, 0)  # type: ignore[arg-type]
+
+
+def _unstack(metrics: Metrics, seeds: tuple[int, ...]) -> dict[str, list[Any]]:
+    """Each metric (members, ...) as a list of one for each member."""
+    return {
+        name: [jax.tree.map(lambda leaf, n=n: leaf[n], metric) for n in range(len(seeds))]
+        for name, metric in metrics.items()
+    }

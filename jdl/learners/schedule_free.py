@@ -1,42 +1,47 @@
-"""Schedule-free training, looked at through the average that its optimizer keeps."""
+"""Schedule-free optimization, evaluated with the average that the optimizer keeps."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
+from jdl.learners.wrapper import Wrapper
 from jdl.types import Error, Learner, State, Variables
 
 
-def schedule_free(learner: Learner) -> Learner:
-    """The same training by one of Optax's schedule-free optimizers, looked at through the average of its parameters.
+def schedule_free(learner: Learner) -> ScheduleFree:
+    """Schedule-free training (Defazio et al., 2024): evaluated at the average of the parameters.
 
-    Such an optimizer takes gradients between its newest parameters and their average, and is to be judged at the
-    average (Defazio et al., 2024). BatchNorm's statistics stay those of the place where gradients are taken.
-    Raises `Error` where the learner's optimizer is not schedule-free.
+    The learner's optimizer is one of `optax.contrib`'s schedule-free ones, such as
+    `schedule_free_adamw`, which take gradients between the newest parameters and their average.
+    BatchNorm's statistics stay those of the point where gradients are taken. Raises `Error` where
+    the optimizer is not schedule-free.
     """
-
-    def view(state: State) -> Variables:
-        variables = learner.view(state)
-        return {
-            **variables,
-            "params": schedule_free_eval_params(_state_of(state.opt_state), variables["params"]),
-        }
-
-    return replace(learner, view=view)
+    return ScheduleFree(learner)
 
 
-def _state_of(opt_state: Any) -> ScheduleFreeState:
-    def is_one(node: Any) -> bool:
+@dataclass(frozen=True, eq=False)
+class ScheduleFree(Wrapper):
+    """Schedule-free evaluation; see `schedule_free`."""
+
+    def eval_variables(self, state: State) -> Variables:
+        """The inner learner's, with the average of the parameters."""
+        variables = self.learner.eval_variables(state)
+        average = schedule_free_eval_params(_find_state(state.opt_state), variables["params"])
+        return {**variables, "params": average}
+
+
+def _find_state(opt_state: Any) -> ScheduleFreeState:
+    def matches(node: Any) -> bool:
         return isinstance(node, ScheduleFreeState)
 
-    found = [node for node in jax.tree.leaves(opt_state, is_leaf=is_one) if is_one(node)]
-    if len(found) != 1:
+    states = [node for node in jax.tree.leaves(opt_state, is_leaf=matches) if matches(node)]
+    if len(states) != 1:
         raise Error(
             "jdl.schedule_free needs one schedule-free optimizer within the learner, such as "
-            f"optax.contrib.schedule_free_adamw, and found {len(found)}."
+            f"optax.contrib.schedule_free_adamw: this learner has {len(states)}."
         )
-    return found[0]
+    return states[0]

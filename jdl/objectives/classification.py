@@ -1,8 +1,9 @@
-"""Classification: softmax cross-entropy, hinge and perceptron losses over K classes, and the binary case."""
+"""Classification: softmax cross-entropy, hinge and perceptron losses, and binary cross-entropy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,118 +12,150 @@ import jax.numpy as jnp
 import optax
 
 from jdl import metrics
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
-RowLoss = Callable[[Array, Array], Array]  # logits (B, K) and labels (B,) to losses (B,)
+RowLoss = Callable[[Array, Array], Array]  # logits (..., K) and labels (...) to losses (...)
 
 
 def classify(
     model: Any, smoothing: float = 0.0, loss: RowLoss | None = None, top: int = 0
-) -> Objective:
-    """Which of K classes: x (B, ...) to logits (B, K), against whole-number labels y (B,) from 0 to K - 1.
+) -> Classification:
+    """Classification by softmax cross-entropy, into K classes.
 
-    Dense prediction, a label for each pixel, step or node of a graph, is the same with y (B, ...) and logits (B, ...,
-    K); there -1 stands for a label that is not known, and does not count. The loss of a label is the softmax
-    cross-entropy in nats, with `smoothing` of the weight spread evenly over the classes (Szegedy et al., 2016), or
-    `loss(logits, labels)` where one is given. Metrics: accuracy, with `top` k also top-k accuracy; in evaluation the
-    confusion matrix besides, and of dense predictions the mean IoU.
+    x (B, ...) to logits (B, K), for whole-number labels y (B,) from 0 to K - 1. Dense prediction
+    (semantic segmentation, sequence tagging, node classification) is the same with labels y (B,
+    ...) and logits (B, ..., K); there the label -1 is unknown and does not count. `smoothing` is
+    label smoothing (Szegedy et al., 2016); `loss(logits, labels)` replaces the cross-entropy, which
+    is in nats. Metrics: accuracy, with `top` k also top-k accuracy; in evaluation the confusion
+    matrix (precision, recall, F1), and for dense prediction the mean IoU.
     """
     if not 0 <= smoothing < 1:
         raise Error(
-            f"smoothing is a share of the weight, from 0 to below 1, and {smoothing} is not."
+            f"smoothing is a share of the loss's weight, from 0 to below 1: {smoothing} is not."
         )
-    row_loss = loss or partial(_cross_entropy, smoothing)
-
-    def objective_loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        logits, model_state = call.apply(model, variables, call.from_x(batch), batch, key, train)
-        labels, mask = batch["y"], batch.get("mask")
-        if labels.ndim > 1:
-            labels, mask = labels.clip(0), _known(batch)
-        found: Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
-        if top:
-            found[f"top{top}"] = metrics.top_k(logits, labels, top, mask)
-        if not train:
-            confusion = metrics.Confusion.of(logits.argmax(-1), labels, logits.shape[-1], mask)
-            found["confusion"] = confusion
-            if labels.ndim > 1:
-                found["iou"] = metrics.MeanIoU(confusion)
-        return LossOutput(Mean.of(row_loss(logits, labels), mask), found, model_state)
-
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        logits, _ = call.apply(
-            model, variables, call.from_x(batch), batch, jax.random.key(0), False
-        )
-        return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
-
-    def check(batch: Batch, bounds: Bounds) -> None:
-        _check_labels(batch, bounds, call.output_shape(model, batch))
-
-    return Objective(partial(call.init_from_x, model), objective_loss, predict, check)
+    return Classification(model, loss or partial(_cross_entropy, smoothing), top)
 
 
-def hinge(model: Any) -> Objective:
-    """`classify` by the margin: max over k of (1 if k is not y) + logits_k - logits_y (Crammer and Singer, 2001)."""
+def hinge(model: Any) -> Classification:
+    """Classification by the multi-class hinge loss, as in an SVM (Crammer and Singer, 2001).
+
+    The loss is max over k of (1 if k is not y) + logits_k - logits_y.
+    """
     return classify(model, loss=optax.losses.multiclass_hinge_loss)
 
 
-def perceptron(model: Any) -> Objective:
-    """`classify` by the perceptron rule: max over k of logits_k - logits_y (Rosenblatt, 1958, for K classes)."""
+def perceptron(model: Any) -> Classification:
+    """Classification by the perceptron loss (Rosenblatt, 1958): max_k logits_k - logits_y."""
     return classify(model, loss=optax.losses.multiclass_perceptron_loss)
 
 
-def classify_binary(model: Any) -> Objective:
-    """Yes or no: x (B, ...) to a logit (B, 1), against y (B,) of 0 and 1, by binary cross-entropy in nats.
+@dataclass(frozen=True, eq=False)
+class Classification(Objective):
+    """Classification into K classes; see `classify`."""
 
-    Metrics: accuracy; in evaluation the confusion matrix of the threshold 1/2 besides.
+    model: Any
+    row_loss: RowLoss
+    top: int
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean loss of the labels that are known, and the metrics."""
+        inputs = model_call.model_inputs(batch)
+        logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        labels, mask = batch["y"], batch.get("mask")
+        if labels.ndim > 1:
+            labels, mask = labels.clip(0), _known(batch)
+        scores: Metrics = {"accuracy": metrics.accuracy(logits, labels, mask)}
+        if self.top:
+            scores[f"top{self.top}"] = metrics.top_k(logits, labels, self.top, mask)
+        if not train:
+            classes = logits.shape[-1]
+            confusion = metrics.Confusion.of(logits.argmax(-1), labels, classes, mask)
+            scores["confusion"] = confusion
+            if labels.ndim > 1:
+                scores["iou"] = metrics.MeanIoU(confusion)
+        return LossOutput(Mean.of(self.row_loss(logits, labels), mask), scores, model_state)
+
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The likeliest label (B,) and the probabilities (B, K) of each row."""
+        logits = model_call.evaluate(self.model, variables, batch)
+        return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the labels are not whole numbers that the model has outputs for."""
+        _check_labels(spec, bounds, model_call.output_shape(self.model, spec))
+
+
+def classify_binary(model: Any) -> BinaryClassification:
+    """Binary classification by binary cross-entropy (BCE).
+
+    x (B, ...) to a logit (B, 1), for labels y (B,) of 0 and 1. Metrics: accuracy; in evaluation
+    also the confusion matrix at the threshold 1/2.
     """
+    return BinaryClassification(model)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        out, model_state = call.apply(model, variables, call.from_x(batch), batch, key, train)
+
+@dataclass(frozen=True, eq=False)
+class BinaryClassification(Objective):
+    """Binary classification; see `classify_binary`."""
+
+    model: Any
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean binary cross-entropy in nats, and the metrics."""
+        inputs = model_call.model_inputs(batch)
+        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits, labels, mask = out[:, 0], batch["y"], batch.get("mask")
         predicted = (logits > 0).astype(jnp.int32)
-        found: Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
+        correct = (predicted == labels).astype(jnp.float32)
+        scores: Metrics = {"accuracy": Mean.of(correct, mask)}
         if not train:
-            found["confusion"] = metrics.Confusion.of(predicted, labels, 2, mask)
+            scores["confusion"] = metrics.Confusion.of(predicted, labels, 2, mask)
         losses = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
-        return LossOutput(Mean.of(losses, mask), found, model_state)
+        return LossOutput(Mean.of(losses, mask), scores, model_state)
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        out, _ = call.apply(model, variables, call.from_x(batch), batch, jax.random.key(0), False)
-        yes = jax.nn.sigmoid(out[:, 0])
-        return {
-            "label": (yes > 0.5).astype(jnp.int32),
-            "probability": jnp.stack([1 - yes, yes], -1),
-        }
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The label (B,) and the probabilities (B, 2) of no and yes."""
+        yes = jax.nn.sigmoid(model_call.evaluate(self.model, variables, batch)[:, 0])
+        label = (yes > 0.5).astype(jnp.int32)
+        return {"label": label, "probability": jnp.stack([1 - yes, yes], -1)}
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        shape = call.output_shape(model, batch)
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the model has not one output a row, or labels are not 0 and 1."""
+        shape = model_call.output_shape(self.model, spec)
         if shape[1:] != (1,):
             raise Error(
-                f"classify_binary needs a model with one output a row, (B, 1), and this one gives {shape}."
+                "classify_binary needs a model with one output a row, (B, 1), and this one gives "
+                f"{shape}."
             )
-        _check_labels(batch, bounds, (shape[0], 2))
-
-    return Objective(partial(call.init_from_x, model), loss, predict, check)
+        _check_labels(spec, bounds, (shape[0], 2))
 
 
 def _known(batch: Batch) -> Array:
     """Where the labels (B, ...) are real and known."""
-    known, steps = batch["y"] >= 0, call.steps(batch)
-    if steps is None:
+    known, real = batch["y"] >= 0, model_call.time_mask(batch)
+    if real is None:
         return known
-    return known & steps.astype(bool).reshape(steps.shape + (1,) * (known.ndim - steps.ndim))
+    return known & real.astype(bool).reshape(real.shape + (1,) * (known.ndim - real.ndim))
 
 
 def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
@@ -132,24 +165,21 @@ def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
     return (1 - smoothing) * losses - smoothing * jax.nn.log_softmax(logits).mean(-1)
 
 
-def _check_labels(batch: Batch, bounds: Bounds, logits: tuple[int, ...]) -> None:
-    labels, classes = batch.get("y"), logits[-1]
-    if (
-        labels is None
-        or not jnp.issubdtype(labels.dtype, jnp.integer)
-        or labels.shape != logits[:-1]
-    ):
-        given = (
-            "there is no such column"
-            if labels is None
-            else f"it is {labels.dtype} of shape {labels.shape}"
-        )
+def _check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...]) -> None:
+    labels, classes = spec.get("y"), logits[-1]
+    integer = labels is not None and jnp.issubdtype(labels.dtype, jnp.integer)
+    if labels is None or not integer or labels.shape != logits[:-1]:
+        given = "there is no such column"
+        if labels is not None:
+            given = f"it is {labels.dtype} of shape {labels.shape}"
         raise Error(
-            f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, and {given}."
+            f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, "
+            f"and {given}."
         )
     least, greatest = bounds.get("y", (0, classes - 1))
     if least < -(labels.ndim > 1) or greatest >= classes:
         raise Error(
-            f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, for the labels 0 to "
-            f"{classes - 1}: mend the labels, or give the model {int(greatest) + 1} outputs."
+            f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, "
+            f"for the labels 0 to {classes - 1}: mend the labels, or give the model "
+            f"{int(greatest) + 1} outputs."
         )

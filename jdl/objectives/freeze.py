@@ -1,86 +1,56 @@
-"""Freezing: an objective some of whose parameters are not trained."""
+"""Freezing parameters, for fine-tuning."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
-from typing import Any
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.types import Array, Batch, Decoder, Error, Key, Maker, Objective, LossOutput, Variables
+from jdl.objectives.override import map_variables, override
+from jdl.types import Batch, Error, Key, Objective, Variables
 
 FROZEN = "frozen"
 
 
 def freeze(objective: Objective, pattern: str) -> Objective:
-    """The same objective, with those parameters held still whose path ("Conv_0/kernel") `pattern` is found in.
+    """Freezing parameters, for fine-tuning: those whose path `pattern` matches are not trained.
 
-    They move from the collection "params" to "frozen", which is carried along: no gradient is computed for them,
-    no optimizer state is kept, and weight decay does not touch them. BatchNorm statistics go on being measured.
+    They move from the collection "params" to "frozen" in the model state: no gradient is computed
+    for them, no optimizer state is kept, and weight decay does not touch them. BatchNorm's running
+    statistics go on moving. `pattern` is a regular expression, searched in paths like
+    "Conv_0/kernel".
     """
 
-    def split(variables: Variables) -> Variables:
-        if FROZEN in variables:
-            raise Error(
-                "This objective has frozen parameters already: freeze once, with a pattern like 'one|other'."
-            )
-        paths = flatten_dict(variables["params"], sep="/")
-        frozen = {path: v for path, v in paths.items() if re.search(pattern, path)}
-        if not frozen or len(frozen) == len(paths):
-            found = "all of the" if frozen else "none of the"
-            raise Error(
-                f"freeze({pattern!r}) matches {found} parameters, which are: {', '.join(paths)}."
-            )
-        trained = {path: v for path, v in paths.items() if path not in frozen}
-        nested = {
-            "params": unflatten_dict(trained, sep="/"),
-            FROZEN: unflatten_dict(frozen, sep="/"),
-        }
-        return {**variables, **nested}
-
-    def joined(variables: Variables) -> Variables:
-        paths = flatten_dict(variables["params"], sep="/") | flatten_dict(
-            variables[FROZEN], sep="/"
-        )
-        rest = {name: v for name, v in variables.items() if name != FROZEN}
-        return {**rest, "params": unflatten_dict(paths, sep="/")}
-
     def init(key: Key, batch: Batch) -> Variables:
-        return split(objective.init(key, batch))
+        return _split(objective.init(key, batch), pattern)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        out = objective.loss(joined(variables), batch, key, train)
-        return replace(out, model_state={**out.model_state, FROZEN: variables[FROZEN]})
+    return override(map_variables(objective, _join, keep=FROZEN), init=init)
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        assert objective.predict is not None
-        return objective.predict(joined(variables), batch)
 
-    def decoder(inner: Decoder) -> Decoder:
-        def start(variables: Variables, batch: Batch) -> Any:
-            return inner.start(joined(variables), batch)
+def _split(variables: Variables, pattern: str) -> Variables:
+    """The variables with the matching parameters in a collection of their own."""
+    if FROZEN in variables:
+        raise Error(
+            "This objective has frozen parameters already: freeze once, with a pattern like "
+            "'one|other'."
+        )
+    paths = flatten_dict(variables["params"], sep="/")
+    frozen = {path: v for path, v in paths.items() if re.search(pattern, path)}
+    if not frozen or len(frozen) == len(paths):
+        matches = "all of the" if frozen else "none of the"
+        raise Error(
+            f"freeze({pattern!r}) matches {matches} parameters, which are: {', '.join(paths)}."
+        )
+    trained = {path: v for path, v in paths.items() if path not in frozen}
+    return {
+        **variables,
+        "params": unflatten_dict(trained, sep="/"),
+        FROZEN: unflatten_dict(frozen, sep="/"),
+    }
 
-        def following(variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
-            return inner.next(joined(variables), cache, tokens)
 
-        return replace(inner, start=start, next=following)
-
-    def maker(inner: Maker) -> Maker:
-        def make(variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-            return inner.make(joined(variables), z, batch, key)
-
-        def encode(variables: Variables, batch: Batch) -> Array:
-            assert inner.encode is not None
-            return inner.encode(joined(variables), batch)
-
-        return replace(inner, make=make, encode=encode if inner.encode else None)
-
-    return replace(
-        objective,
-        init=init,
-        loss=loss,
-        predict=predict if objective.predict else None,
-        decoder=decoder(objective.decoder) if objective.decoder else None,
-        maker=maker(objective.maker) if objective.maker else None,
-    )
+def _join(variables: Variables) -> Variables:
+    """The variables with all parameters in the collection "params" again."""
+    paths = flatten_dict(variables["params"], sep="/") | flatten_dict(variables[FROZEN], sep="/")
+    rest = {name: v for name, v in variables.items() if name != FROZEN}
+    return {**rest, "params": unflatten_dict(paths, sep="/")}

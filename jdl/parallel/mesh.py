@@ -1,4 +1,4 @@
-"""The mesh of devices, and which axis of which array is cut along it."""
+"""The mesh of devices, and which axis of which array is divided along it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jdl.layers import BATCH_AXIS
 from jdl.types import Error
 
 AXES = ("data", "fsdp", "model")
-CUTTING = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that cut a batch's rows
+BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that divide a batch's rows
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
     (r"/(query|key|value|in)/kernel$", 1),
@@ -23,21 +23,23 @@ TRANSFORMER: Rules = (
     (r"/(attention|cross|feed_forward)/out/kernel$", 0),
     (r"/table$", 0),
 )
-"""What "model" cuts: the axis of each parameter whose path the pattern is found in (Shoeybi et al., 2019).
+"""Tensor parallel rules of transformers: the divided axis of each parameter whose path matches.
 
-Heads and hidden units are divided among the devices, so that each pair of products needs one sum over devices.
+Heads and hidden units are divided among the devices, so that each pair of products needs one sum
+over devices (Shoeybi et al., 2019).
 """
 
 
 def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
-    """The mesh that "data=4,model=2" describes, or that of `devices` devices along "data".
+    """The mesh that "data=4,model=2" describes, or that of so many devices along "data".
 
-    For neither there is none, but where several processes train: then all of their devices lie along "data".
-
-    "data" cuts the batch; "fsdp" the batch, the parameters and the optimizer's state; "model" a transformer's layers.
-    Raises `Error` for what cannot be.
+    "data" is data parallel: it divides the batch. "fsdp" is fully sharded data parallel: it divides
+    the batch, the parameters and the optimizer's state. "model" is tensor parallel: it divides a
+    transformer's layers. Without a text and a number there is no mesh (None), but where several
+    processes train: then all of their devices lie along "data". Raises `Error` for a mesh that is
+    impossible here.
     """
-    sizes = _sizes(text)
+    sizes = _parse_sizes(text)
     several = jax.process_count() > 1
     if not sizes and devices is None and not several:
         return None
@@ -46,43 +48,44 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
     count = math.prod(sizes.values()) if sizes else devices or jax.device_count()
     if devices is not None and count != devices:
         raise Error(
-            f"--mesh {text} needs {count} devices, and --devices says {devices}: drop one of the two."
+            f"--mesh {text} needs {count} devices, and --devices says {devices}: drop one of the "
+            "two."
         )
     if count > jax.device_count():
+        kind = jax.devices()[0].device_kind
         raise Error(
-            f"{count} devices are asked for, and {jax.device_count()} of the kind {jax.devices()[0].device_kind} are "
-            "here. On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
+            f"{count} devices are asked for, and there are {jax.device_count()} of the kind {kind}. "
+            "On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
         )
     if several and count < jax.device_count():
         raise Error(
-            f"Of several processes all {jax.device_count()} devices take part, and {count} are asked for."
+            f"Several processes train with all of their {jax.device_count()} devices, and {count} "
+            "are asked for."
         )
     shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
-    return Mesh(
-        np.asarray(jax.devices()[:count]).reshape(shape),
-        AXES,
-        axis_types=(AxisType.Auto,) * len(AXES),
-    )
+    grid = np.asarray(jax.devices()[:count]).reshape(shape)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _sizes(text: str) -> dict[str, int]:
+def _parse_sizes(text: str) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition("=")
         if axis not in AXES or axis in sizes or not size.isdecimal() or int(size) < 1:
             raise Error(
-                f"--mesh is written like data=4,model=2, with each of {', '.join(AXES)} once; not {text!r}."
+                f"--mesh is written like data=4,model=2, with each of {', '.join(AXES)} once; "
+                f"not {text!r}."
             )
         sizes[axis] = int(size)
     return sizes
 
 
-def devices_of(mesh: Mesh | None, way: str) -> list[Any]:
-    """The devices of a mesh that divides nothing but the batch, as `way` asks; the first one without a mesh."""
+def data_parallel_devices(mesh: Mesh | None, flag: str) -> list[Any]:
+    """The devices of a mesh that is data parallel alone, as `flag` needs; without one the first."""
     if mesh is None:
         return jax.devices()[:1]
     if mesh.size != mesh.shape["data"]:
-        raise Error(f"{way} divides the batch alone: ask for --devices N, or --mesh data=N.")
+        raise Error(f"{flag} is data parallel alone: ask for --devices N, or --mesh data=N.")
     return list(mesh.devices.flat)
 
 
@@ -98,21 +101,20 @@ def pmap_mesh(devices: Sequence[Any]) -> Mesh:
     return Mesh(np.asarray(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def rows(mesh: Mesh, size: int) -> NamedSharding:
-    """The sharding of arrays (size, ...) with one row an example: cut where the devices divide them, else whole."""
-    return NamedSharding(
-        mesh, PartitionSpec(_cutting(mesh)) if size % _parts(mesh) == 0 else PartitionSpec()
-    )
+def batch_sharding(mesh: Mesh, size: int) -> NamedSharding:
+    """The sharding of a batch's columns (size, ...): divided among the devices if evenly, or whole."""
+    even = size % _batch_parts(mesh) == 0
+    return NamedSharding(mesh, PartitionSpec(_batch_axes(mesh)) if even else PartitionSpec())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device has whole."""
+    """The sharding of an array that every device has whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def check_rows(mesh: Mesh, size: int) -> None:
-    """Raises `Error` where a batch of `size` rows cannot be cut evenly."""
-    parts = _parts(mesh)
+def check_batch_size(mesh: Mesh, size: int) -> None:
+    """Raises `Error` where a batch of `size` rows cannot be divided evenly."""
+    parts = _batch_parts(mesh)
     if size % parts:
         fitting = [n for n in (size // parts * parts, -(-size // parts) * parts) if n]
         raise Error(
@@ -121,37 +123,38 @@ def check_rows(mesh: Mesh, size: int) -> None:
         )
 
 
-def _parts(mesh: Mesh) -> int:
-    return math.prod(mesh.shape[axis] for axis in _cutting(mesh))
+def _batch_parts(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[axis] for axis in _batch_axes(mesh))
 
 
-def _cutting(mesh: Mesh) -> tuple[str, ...]:
-    return tuple(axis for axis in CUTTING if axis in mesh.axis_names)
+def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
+    return tuple(axis for axis in BATCH_AXES if axis in mesh.axis_names)
 
 
 def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
-    """The sharding of each leaf of a state: by the rules along "model", and by its largest axis along "fsdp".
+    """The sharding of each leaf of a state on the mesh.
 
-    An axis that the devices do not divide stays whole. While they are `in_use`, "fsdp" cuts no parameters.
+    Along "model" by the rules, along "fsdp" by the leaf's largest axis. An axis that the devices do
+    not divide stays whole. While parameters are `in_use`, "fsdp" divides none.
     """
 
-    def one(path: Any, leaf: Any) -> NamedSharding:
+    def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
         name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, _spec(mesh, name, leaf.shape, rules, in_use))
+        return NamedSharding(mesh, _partition(mesh, name, leaf.shape, rules, in_use))
 
-    return jax.tree_util.tree_map_with_path(one, tree)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
-def _spec(
+def _partition(
     mesh: Mesh, name: str, shape: tuple[int, ...], rules: Rules, in_use: bool
 ) -> PartitionSpec:
-    cut: list[str | None] = [None] * len(shape)
+    axes: list[str | None] = [None] * len(shape)
     model, fsdp = (mesh.shape.get(axis, 1) for axis in ("model", "fsdp"))
     axis = next((axis for pattern, axis in rules if re.search(pattern, name)), None)
     if model > 1 and axis is not None and axis < len(shape) and shape[axis] % model == 0:
-        cut[axis] = "model"
+        axes[axis] = "model"
     if fsdp > 1 and not in_use:
-        free = [n for n, size in enumerate(shape) if cut[n] is None and size and size % fsdp == 0]
+        free = [n for n, size in enumerate(shape) if axes[n] is None and size and size % fsdp == 0]
         if free:
-            cut[max(free, key=lambda n: shape[n])] = "fsdp"
-    return PartitionSpec(*cut)
+            axes[max(free, key=lambda n: shape[n])] = "fsdp"
+    return PartitionSpec(*axes)

@@ -1,6 +1,7 @@
 """Several processes that train one run, on JAX's own distributed runtime.
 
-All of them compute; the first alone writes logs. They meet at the same points in the same order, or not at all.
+All of them compute; the first alone writes logs. They meet at the same points in the same order, or
+not at all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ HEARTBEAT_SECONDS = 20  # a process that was not heard of for so long is lost, a
 def start(options: Options) -> None:
     """Joins the other processes of this run, where the options or the cluster name any; else does nothing.
 
-    Raises `Error` for options that do not go together, and where the first process cannot be reached.
+    Raises `Error` for options that do not go together, and where the first process cannot be
+    reached.
     """
     address = _address(options.coordinator, options.processes, options.process)
     if not address and not in_cluster(os.environ):

@@ -1,4 +1,4 @@
-"""A learner and its data on a mesh: the same program, with its arrays laid out over many devices."""
+"""A learner and its data on a mesh: data parallel, fully sharded (FSDP) and tensor parallel."""
 
 from __future__ import annotations
 
@@ -10,59 +10,83 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from jdl.parallel.mesh import TRANSFORMER, Rules, replicated, rows, shardings
+from jdl.learners.wrapper import Wrapper
+from jdl.objectives.override import override
+from jdl.parallel.mesh import TRANSFORMER, Rules, batch_sharding, replicated, shardings
 from jdl.types import (
     Array,
     Batch,
-    Loader,
+    Bounds,
     Key,
     Learner,
+    Loader,
+    LossOutput,
     Metrics,
     Objective,
-    LossOutput,
     State,
     Variables,
 )
 
 
-def sharded(learner: Learner, mesh: Mesh, rules: Rules = TRANSFORMER) -> Learner:
-    """The same learner, whose state lies on the mesh from its first moment: no device ever holds the whole of it.
+def shard_learner(learner: Learner, mesh: Mesh, rules: Rules = TRANSFORMER) -> ShardedLearner:
+    """The same learner, data parallel, fully sharded (FSDP) or tensor parallel, as the mesh says.
 
-    What is computed is what one device computes, but for the order of sums (docs/devices.md).
+    Its state lies on the mesh from the first moment: no device ever holds the whole of it. It
+    computes what one device computes, but for the order of sums (docs/devices.md).
     """
+    return ShardedLearner(learner, mesh, rules)
 
-    def lay_out(state: State) -> State:
-        return jax.lax.with_sharding_constraint(state, shardings(mesh, state, rules))
 
-    def init(key: Key, batch: Batch) -> State:
-        return lay_out(learner.init(key, batch))
+@dataclass(frozen=True, eq=False)
+class ReplicatedMetrics(Wrapper):
+    """A learner whose evaluation leaves loss and metrics whole on every device of a mesh."""
 
-    def step(state: State, source: Any) -> tuple[State, Metrics]:
+    mesh: Mesh
+
+    @property
+    def objective(self) -> Objective:  # type: ignore[override]
+        """The learner's, with its loss and metrics on every device."""
+        return replicate_metrics(self.learner.objective, self.mesh)
+
+
+@dataclass(frozen=True, eq=False)
+class ShardedLearner(ReplicatedMetrics):
+    """A learner on a mesh of devices; see `shard_learner`."""
+
+    rules: Rules
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """The initial state, sharded."""
+        return self._place(self.learner.init(key, batch))
+
+    def step(self, state: State, source: Any) -> tuple[State, Metrics]:
+        """One step; parameters that are cut along "fsdp" are gathered for it."""
         # Else the compiler may cut activations as the parameters are cut, and batches no more.
-        gathered = jax.lax.with_sharding_constraint(
-            state.params, shardings(mesh, state.params, rules, in_use=True)
-        )
-        new, metrics = learner.step(replace(state, params=gathered), source)
-        return lay_out(new), jax.lax.with_sharding_constraint(metrics, replicated(mesh))
+        in_use = shardings(self.mesh, state.params, self.rules, in_use=True)
+        gathered = jax.lax.with_sharding_constraint(state.params, in_use)
+        new, metrics = self.learner.step(replace(state, params=gathered), source)
+        metrics = jax.lax.with_sharding_constraint(metrics, replicated(self.mesh))
+        return self._place(new), metrics
 
-    return replace(
-        learner, init=init, step=step, objective=replicate_metrics(learner.objective, mesh)
-    )
+    def _place(self, state: State) -> State:
+        return jax.lax.with_sharding_constraint(state, shardings(self.mesh, state, self.rules))
 
 
 def replicate_metrics(objective: Objective, mesh: Mesh) -> Objective:
-    """The same objective, whose loss and metrics every device has whole: each process can read them."""
+    """The same objective, with its loss and metrics on every device, for each process to read."""
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        out = objective.loss(variables, batch, key, train)
-        loss, metrics = jax.lax.with_sharding_constraint((out.loss, out.metrics), replicated(mesh))
-        return LossOutput(loss, metrics, out.model_state)
+        output = objective.loss(variables, batch, key, train)
+        loss, metrics = jax.lax.with_sharding_constraint(
+            (output.loss, output.metrics), replicated(mesh)
+        )
+        return LossOutput(loss, metrics, output.model_state)
 
-    return replace(objective, loss=loss)
+    return override(objective, loss=loss)
 
 
 def abstract_state(mesh: Mesh, like: State, rules: Rules = TRANSFORMER) -> State:
-    """The shapes and types of a state with the shardings that `sharded` gives it: what to restore it as."""
+    """The shapes, types and shardings of a state on the mesh: what to restore a checkpoint as."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         like,
@@ -70,35 +94,35 @@ def abstract_state(mesh: Mesh, like: State, rules: Rules = TRANSFORMER) -> State
     )
 
 
-def shard_data(data: Loader, mesh: Mesh) -> Loader:
-    """The same data, with the rows of each batch divided among the devices, where these divide them.
+def shard_data(data: Loader, mesh: Mesh) -> ShardedLoader:
+    """Data parallel loading: the rows of each batch are divided among the devices.
 
-    Each process reads the rows of its own devices.
+    A batch that they do not divide evenly lies whole on each. Each process reads the rows of its
+    own devices.
     """
-    return _Spread(data, mesh)
+    return ShardedLoader(data, mesh)
 
 
-class Placing:
-    """Puts the arrays of one source after the other by `put`; those that stay from one to the next, only once."""
+class Placement:
+    """Puts the arrays of one source after another on devices; arrays that stay, only once."""
 
     def __init__(self, put: Callable[[Any], Array]) -> None:
-        self.put, self.last = (
-            put,
-            dict[int, tuple[Any, Array]](),
-        )  # the array itself is kept, so that its id is its own
+        self.put = put
+        # The array itself is kept beside its copy, so that its id stays its own.
+        self.last = dict[int, tuple[Any, Array]]()
 
     def __call__(self, source: Any) -> Any:
-        """The source, placed."""
-        leaves, form = jax.tree.flatten(source)
+        """The source, on its devices."""
+        leaves, treedef = jax.tree.flatten(source)
         self.last = {id(leaf): self.last.get(id(leaf)) or (leaf, self.put(leaf)) for leaf in leaves}
-        return jax.tree.unflatten(form, [self.last[id(leaf)][1] for leaf in leaves])
+        return jax.tree.unflatten(treedef, [self.last[id(leaf)][1] for leaf in leaves])
 
 
 def _put(leaf: Any, sharding: NamedSharding, first: int = 0, size: int | None = None) -> Array:
-    """An array on the mesh, from what this process has of it: the rows from `first` on, of `size` in all."""
+    """An array on the mesh, from this process' part of it: rows from `first` on, of `size`."""
     shape = leaf.shape if size is None else (size, *leaf.shape[1:])
     parts = []
-    for device, index in _pieces(sharding, shape):
+    for device, index in _local_indices(sharding, shape):
         if first:
             start, end, _ = index[0].indices(shape[0])
             index = (slice(start - first, end - first), *index[1:])
@@ -106,44 +130,64 @@ def _put(leaf: Any, sharding: NamedSharding, first: int = 0, size: int | None = 
     return jax.make_array_from_single_device_arrays(shape, sharding, parts)
 
 
-def _pieces(sharding: NamedSharding, shape: tuple[int, ...]) -> list[tuple[Any, tuple[slice, ...]]]:
-    """The devices of this process, and the piece of an array that each has."""
-    return [
-        (device, index or ())
-        for device, index in sharding.addressable_devices_indices_map(shape).items()
-    ]
+def _local_indices(
+    sharding: NamedSharding, shape: tuple[int, ...]
+) -> list[tuple[Any, tuple[slice, ...]]]:
+    """The devices of this process, and the index of the part of an array that each has."""
+    indices = sharding.addressable_devices_indices_map(shape)
+    return [(device, index or ()) for device, index in indices.items()]
 
 
 @dataclass(frozen=True, eq=False)
-class _Spread:
+class ShardedLoader(Loader):
+    """A loader whose batches are divided among devices; see `shard_data`."""
+
     data: Loader
     mesh: Mesh
-
-    @property
-    def _rows(self) -> NamedSharding:
-        return rows(self.mesh, self.data.size)
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, i: int) -> Batch:
-        return {name: _put(column, self._rows) for name, column in self.data[i].items()}
+        return {name: _put(column, self._sharding) for name, column in self.data[i].items()}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.data, name)
+    @property
+    def spec(self) -> Batch:
+        """The shapes and types of a whole batch."""
+        return self.data.spec
+
+    @property
+    def rows(self) -> int:
+        """Examples in an epoch."""
+        return self.data.rows
+
+    @property
+    def bounds(self) -> Bounds:
+        """The data's."""
+        return self.data.bounds
+
+    @property
+    def fingerprint(self) -> str:
+        """The data's."""
+        return self.data.fingerprint
+
+    @property
+    def _sharding(self) -> NamedSharding:
+        return batch_sharding(self.mesh, self.data.size)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """Sources on the mesh: arrays that stay from step to step lie whole on every device, fresh rows are divided."""
+        """Sources on the mesh: device arrays lie whole on every device, fresh rows are divided."""
         size = self.data.size
-        mine = [rows.indices(size) for _, (rows, *_) in _pieces(self._rows, (size,))]
+        mine = [rows.indices(size) for _, (rows, *_) in _local_indices(self._sharding, (size,))]
         part = slice(min(first for first, _, _ in mine), max(end for _, end, _ in mine))
 
         def put(leaf: Any) -> Array:
             if isinstance(leaf, np.ndarray):
-                return _put(leaf, self._rows, part.start, size)
+                return _put(leaf, self._sharding, part.start, size)
             return _put(leaf, replicated(self.mesh))
 
-        return map(Placing(put), self.data.shard(part).read(start))
+        return map(Placement(put), self.data.shard(part).read(start))
 
     def batch(self, source: Any, i: Array) -> Batch:
-        return jax.lax.with_sharding_constraint(self.data.batch(source, i), self._rows)
+        """Batch i, constrained to its devices."""
+        return jax.lax.with_sharding_constraint(self.data.batch(source, i), self._sharding)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jdl.parallel.multihost import replicated_over_processes, own, shared, to_host
+from jdl.parallel.multihost import from_local, local_copy, process_sharding, to_host
 from jdl.store import manifest
 from jdl.types import Error, State
 
@@ -114,7 +114,7 @@ class Checkpoints:
         if (
             jax.process_count() > 1
         ):  # what processes exchange must not come between the exchanges of a step
-            self._save(step, jax.tree.map(shared, state), host, metrics)
+            self._save(step, jax.tree.map(from_local, state), host, metrics)
         else:
             self._saving = self._thread.submit(self._save, step, _copied(state), host, metrics)
 
@@ -193,7 +193,7 @@ class Checkpoints:
                 f"{where} is a checkpoint of format {record.get('format')}, and this jdl reads {FORMAT}."
             )
         state = jax.tree.map(
-            lambda leaf, asked: leaf if asked.sharding else own(leaf), found["state"], like
+            lambda leaf, asked: leaf if asked.sharding else local_copy(leaf), found["state"], like
         )
         return state, record["host"]
 
@@ -211,7 +211,7 @@ class Checkpoints:
 
 def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=leaf.sharding or replicated_over_processes()
+        leaf.shape, leaf.dtype, sharding=leaf.sharding or process_sharding()
     )
 
 

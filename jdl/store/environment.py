@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from jdl.data.tfds_records import cache_dir
+from jdl.data.cache import cache_dir
 
 PACKAGES = (
     "jdl",

@@ -27,13 +27,15 @@ def evaluator(learner: Learner, data: Loader) -> Callable[[State], Metrics]:
     ) -> tuple[Metrics, Variables]:
         key = jax.random.fold_in(stream(state.key, "evaluate", state.step), i)
         out = learner.objective.loss(
-            {**learner.view(state), **model_state}, data.batch(source, i), key, False
+            {**learner.eval_variables(state), **model_state}, data.batch(source, i), key, False
         )
         return {"loss": out.loss, **out.metrics}, out.model_state
 
     def evaluate(state: State) -> Metrics:
         model_state = {
-            name: variables for name, variables in learner.view(state).items() if name != "params"
+            name: variables
+            for name, variables in learner.eval_variables(state).items()
+            if name != "params"
         }
         found = []
         for i, source in enumerate(islice(data.read(), len(data))):

@@ -145,7 +145,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         with noticed() as asked:
             state, seconds, waited = trainer.train(state, start, asked)
         metrics = trainer.final(state)
-        variables = to_local(learner.view(state))
+        variables = to_local(learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
         figures = last_figures(whole, variables, folder) + draw_embedding(whole, variables, folder)
     return Result(state, metrics, scores, figures, folder, int(state.step) - start, seconds, waited)
@@ -405,7 +405,7 @@ def check(run: Run) -> None:
 
     def one_step(key: Key, batch: Batch) -> dict[str, Any]:
         state, _ = learner.step(learner.init(key, batch), batch)
-        out = learner.objective.loss(learner.view(state), batch, key, False)
+        out = learner.objective.loss(learner.eval_variables(state), batch, key, False)
         return {name: m.value() for name, m in {"loss": out.loss, **out.metrics}.items()}
 
     found = jax.eval_shape(one_step, jax.eval_shape(jax.random.key, 0), run.train.spec)

@@ -1,69 +1,73 @@
-"""How a run is laid out: its learner as the config asks, fed and compiled for the devices that the options name."""
+"""Where a run is computed: its learner as the config asks, compiled for the devices of the options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from jdl.learners import compile, with_data, mixed_precision, skip_nonfinite
-from jdl.parallel import (
-    build_mesh,
-    check_rows,
-    devices_of,
-    elastic,
-    pmap_mesh,
-    pmap,
-    sharded,
-    sharding,
-    shard_data,
-)
 from jdl.config import Options
-from jdl.types import Loader, Error, Learner, Run, State
+from jdl.learners import jit_learner, mixed_precision, skip_nonfinite, with_data
+from jdl.parallel import (
+    abstract_state,
+    build_mesh,
+    check_batch_size,
+    data_parallel_devices,
+    elastic,
+    pmap_learner,
+    pmap_mesh,
+    shard_data,
+    shard_learner,
+)
+from jdl.types import Error, Learner, Loader, Run, State
 
 
 def apply_config(run: Run) -> Run:
-    """The run, whose learner computes in the precision of its config, and leaves out steps where that says so."""
+    """The run with its learner in the config's precision, and skipping non-finite steps if asked."""
     learner = mixed_precision(run.learner, run.config.precision)
-    return replace(
-        run, learner=skip_nonfinite(learner) if run.config.on_nonfinite == "skip" else learner
-    )
+    if run.config.on_nonfinite == "skip":
+        learner = skip_nonfinite(learner)
+    return replace(run, learner=learner)
 
 
-def place_on_devices(run: Run, options: Options) -> tuple[Learner, Run, Callable[[State], State]]:
-    """The run's learner, fed and compiled for the devices; the run with its data on them; and how states lie there."""
-    mesh, shards, pmap = (
-        build_mesh(options.mesh, options.devices),
-        run.config.elastic,
-        options.parallel == "pmap",
-    )
+@dataclass(frozen=True)
+class Placement:
+    """A run on its devices."""
+
+    learner: Learner  # compiled: its step takes what `run.train.read` yields
+    run: Run  # with its data on the devices
+    abstract: Callable[[State], State]  # shapes of a state to those with the shardings it has there
+
+
+def place_on_devices(run: Run, options: Options) -> Placement:
+    """Compiles the run's learner, and lays its data out, for the devices that the options name."""
+    mesh, shards = build_mesh(options.mesh, options.devices), run.config.elastic
+    pmap = options.parallel == "pmap"
     if shards and pmap:
-        raise Error(
-            "--elastic computes shard by shard, and not by --parallel pmap: drop one of the two."
-        )
+        raise Error("--elastic and --parallel pmap cannot be combined: drop one of the two.")
     if shards:
-        return (
-            elastic(run.learner, run.train, shards, devices_of(mesh, "--elastic")),
-            run,
-            lambda like: like,
-        )
+        devices = data_parallel_devices(mesh, "--elastic")
+        return Placement(elastic(run.learner, run.train, shards, devices), run, _same)
     if pmap:
-        mesh = pmap_mesh(devices_of(mesh, "--parallel pmap"))
+        mesh = pmap_mesh(data_parallel_devices(mesh, "--parallel pmap"))
     if mesh is None:
-        return compiled(with_data(run.learner, run.train)), run, lambda like: like
-    check_rows(mesh, run.train.size)
-    on_mesh: dict[str, Any] = {name: shard_data(data, mesh) for name, data in parts(run).items()}
-    run = replace(run, **on_mesh)
-    loop = (
-        pmapped(run.learner, run.train, mesh)
-        if pmap
-        else compiled(sharded(with_data(run.learner, run.train), mesh))
-    )
-    return loop, run, partial(placed, mesh)
+        return Placement(jit_learner(with_data(run.learner, run.train)), run, _same)
+    check_batch_size(mesh, run.train.size)
+    sharded: dict[str, Any] = {name: shard_data(data, mesh) for name, data in splits(run).items()}
+    run = replace(run, **sharded)
+    if pmap:
+        learner = pmap_learner(run.learner, run.train, mesh)
+    else:
+        learner = jit_learner(shard_learner(with_data(run.learner, run.train), mesh))
+    return Placement(learner, run, partial(abstract_state, mesh))
 
 
-def parts(run: Run) -> dict[str, Loader]:
-    """The data that the run has, by the names of its fields."""
-    found = {"train": run.train, "valid": run.valid, "test": run.test}
-    return {name: part for name, part in found.items() if part is not None}
+def splits(run: Run) -> dict[str, Loader]:
+    """The data that the run has, by the names of its fields: train, valid, test."""
+    loaders = {"train": run.train, "valid": run.valid, "test": run.test}
+    return {name: loader for name, loader in loaders.items() if loader is not None}
+
+
+def _same(state: State) -> State:
+    return state

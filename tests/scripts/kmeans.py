@@ -19,7 +19,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     train, _ = train.split(0.071, 0.1, seed=c.seed)  # 102 rows: the last of 9 batches of 12 has 6
     model = Autoencoder((8, 8, 1), 2, hidden=(16,))
-    objective = jdl.objectives.clustering(
+    objective = jdl.objectives.cluster(
         model, 5, 0.1, noise=0.2, augment=jdl.data.random_crop(1), contrast=0.1
     )
     learner = jdl.descent(seen(objective), optax.adam(1e-3))

@@ -7,7 +7,7 @@ import optax
 import jdl
 from jdl.metrics.text import scores
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 
 WORDS = [f"{a}{b}{c}" for a in "abcd" for b in "efg" for c in "hij"]
 
@@ -23,10 +23,11 @@ def exact(written, right) -> float:
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     pairs = jdl.data.text_pairs([(word, word[::-1]) for word in WORDS], tokenizer, 6)
     objective = jdl.objectives.seq2seq(
-        T5(tokenizer.size, Blocks(width=32, depth=1, heads=2, length=6)), tokenizer.end
+        T5(tokenizer.size, TransformerConfig(width=32, depth=1, heads=2, max_length=6)),
+        tokenizer.end,
     )
     test = pairs.batches(10)
     learner = jdl.descent(objective, optax.adam(1e-2))

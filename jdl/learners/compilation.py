@@ -1,0 +1,47 @@
+"""How `fit` feeds and compiles a learner: data within the step, and jit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jdl.learners.wrapper import Wrapper
+from jdl.types import Batch, Key, Learner, Loader, Metrics, State
+
+
+@dataclass(frozen=True, eq=False)
+class WithData(Wrapper):
+    """A learner whose step takes a loader's source, and makes the batch within the step."""
+
+    data: Loader
+
+    def step(self, state: State, source: Any) -> tuple[State, Metrics]:
+        """One step on batch number `state.step`."""
+        return self.learner.step(state, self.data.batch(source, state.step))
+
+
+def with_data(learner: Learner, data: Loader) -> WithData:
+    """The learner whose step takes what `data.read` yields."""
+    return WithData(learner, data)
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledLearner(Wrapper):
+    """A learner whose `init` and `step` are these compiled functions."""
+
+    init_fn: Callable[[Key, Batch], State]
+    step_fn: Callable[[State, Any], tuple[State, Metrics]]
+
+    def init(self, key: Key, batch: Batch) -> State:
+        return self.init_fn(key, batch)
+
+    def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
+        return self.step_fn(state, batch)
+
+
+def jit_learner(learner: Learner) -> CompiledLearner:
+    """The learner with `init` and `step` under `jax.jit`; the old state's memory is donated."""
+    return CompiledLearner(learner, jax.jit(learner.init), jax.jit(learner.step, donate_argnums=0))
