@@ -53,6 +53,8 @@ def resolve(name, canonical=False):
             with contextlib.suppress(ModuleNotFoundError):
                 found = importlib.import_module(".".join(parts[:n]))
                 continue
+        if not (hasattr(found, part) or canonical):
+            return resolve(name, canonical=True)
         found = getattr(found, part)
     return found
 
