@@ -100,10 +100,11 @@ def is_public(member: griffe.Object | griffe.Alias) -> bool:
 
 def api_page(room: griffe.Module, title: str) -> str:
     """The page of a room: a section for each of its modules that defines anything."""
-    lines = [f"# {title}", "", (room.docstring.value if room.docstring else ""), ""]
+    lines = [f"# {title}", ""]
+    if room.docstring and any(is_public(member) for member in room.modules.values()):
+        lines += [room.docstring.value, ""]
     for module in modules(room):
-        defined = [m for m in module.members.values() if is_public(m) and not m.is_module]
-        if defined:
+        if any(is_public(member) and not member.is_module for member in module.members.values()):
             lines += [f"::: {module.path}", ""]
             if module is room:
                 lines += ["    options:", "      show_submodules: false", ""]
