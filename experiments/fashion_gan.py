@@ -1,4 +1,4 @@
-"""Fashion-MNIST by a DCGAN with a spectrally normalised critic: Frechet distance 11.6 (39 min beside other work).
+"""Fashion-MNIST by a DCGAN with a spectrally normalized discriminator: Frechet distance 11.6 (39 min beside other work).
 
 scripts/train experiments/fashion_gan.py
 jdl sample fashion_gan -n 64 --out clothes.png
@@ -30,7 +30,7 @@ def run(c: Config) -> jdl.Run:
     )
     adam = optax.adam(c.lr, b1=0.5)
     learner = jdl.ema(
-        jdl.descent(objective, jdl.optim.per_module(critic=adam, generator=adam)), 0.999
+        jdl.descent(objective, jdl.optim.per_module(generator=adam, discriminator=adam)), 0.999
     )
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=seen.batches(c.batch))
 

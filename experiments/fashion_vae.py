@@ -23,7 +23,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     train, valid = train.split(0.99, 0.01)
     objective = jdl.objectives.elbo(
-        VAE((28, 28, 1), c.latent, (32, 64), (256,)), importance=c.importance
+        VAE((28, 28, 1), c.latent, (32, 64), (256,)), importance_samples=c.importance
     )
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)

@@ -28,7 +28,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    blocks = TransformerConfig(width=c.width, depth=c.depth, heads=c.width // 32, max_length=c.length)
+    blocks = TransformerConfig(c.width, c.depth, heads=c.width // 32, max_length=c.length)
     objective = jdl.objectives.next_token(GPT(tokenizer.size, blocks), test.bytes_per_token)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
     learner = jdl.descent(objective, optimizer)

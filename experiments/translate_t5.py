@@ -9,7 +9,6 @@ scripts/train experiments/translate_t5.py
 from dataclasses import dataclass
 
 import jdl
-from jdl.metrics.text import bleu, scores
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 
@@ -33,7 +32,7 @@ def run(c: Config) -> jdl.Run:
     objective = jdl.objectives.seq2seq(model, tokenizer.end, smoothing=0.1)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
     data = train.shuffled(c.batch, c.seed), valid.batches(64), test.batches(64)
-    score = scores(objective, data[-1], tokenizer, bleu=bleu)
+    score = jdl.objectives.text_scores(objective, data[-1], tokenizer, bleu=jdl.metrics.bleu)
     return jdl.Run(c, jdl.descent(objective, optimizer), *data, tokenizer=tokenizer, score=score)
 
 

@@ -15,7 +15,7 @@ from sklearn.cluster import KMeans
 from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 
 import jdl
-from jdl.metrics.clusters import agreement
+from jdl.metrics import cluster_metrics
 
 SEEDS = range(10)
 NEIGHBOURS = (5, 7, 10, 15)
@@ -50,7 +50,7 @@ def main() -> None:
     said = KMeans(10, n_init=20, random_state=0).fit_predict(graph.x.reshape(len(graph), -1))
     print(
         "k-means of pixels ",
-        *(f"{name} {value:.4f}" for name, value in agreement(graph.y, said).items()),
+        *(f"{name} {value:.4f}" for name, value in cluster_metrics(graph.y, said).items()),
     )
     print(
         f"Python {platform.python_version()}, scikit-learn {sklearn.__version__}: {len(SEEDS)} splits"

@@ -15,7 +15,7 @@ os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-
 import jax
 import pytest
 
-from jdl.store.environment import use_compilation_cache
+from jdl.train.compile_cache import use_compilation_cache
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

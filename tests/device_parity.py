@@ -79,7 +79,7 @@ class Case:
         one = optax.adamw(1e-3) if adam else optax.sgd(STEEP.get(self.name, 1e-2))
         if self.name == "gan":
             other = optax.adam(2e-3) if adam else optax.sgd(5e-3, momentum=0.5)
-            one = jdl.optim.per_module(generator=one, critic=other)
+            one = jdl.optim.per_module(generator=one, discriminator=other)
         learner = jdl.descent(
             self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches
         )

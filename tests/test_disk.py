@@ -1,4 +1,4 @@
-"""A disk that is full or read-only: said in a sentence, with everything that was saved before whole."""
+"""A disk that is full or read-only ends in a message, with all that was saved before whole."""
 
 import subprocess
 

@@ -7,22 +7,20 @@ import os
 import random
 import shutil
 import signal
-from unittest.mock import patch
 
-import kitchen_sink
 import jax
+import kill_storm
+import kitchen_sink
 import numpy as np
 import pytest
-import kill_storm
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from harness import digest, lines, stopped_at, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import jdl
 from jdl.store.checkpoints import Checkpoints, state_digest
-from jdl.train.fit import _Trainer
-from jdl.store.lock import locked
+from jdl.store.lock import hold_lock
 from jdl.store.manifest import damage
-from jdl.train.summary import summarise
+from jdl.train.summary import summarize
 
 
 def entries(result, split):
@@ -104,7 +102,7 @@ def test_what_is_on_disk(tmp_path):
     assert [line["step"] for line in train_lines] == list(range(1, 11))
     assert {"loss", "accuracy", "grad_norm", "update_norm", "param_norm"} <= set(train_lines[0])
     assert entries(result, "test")[-1]["step"] == 10
-    text = summarise(result)
+    text = summarize(result)
     assert "waited" in text
     assert (result.folder / "figures" / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
     assert math.isfinite(
@@ -118,7 +116,10 @@ def test_what_is_on_disk(tmp_path):
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     result = train(tmp_path, steps=2)
-    with locked(result.folder), pytest.raises(jdl.Error, match="being trained already, by process"):
+    with (
+        hold_lock(result.folder),
+        pytest.raises(jdl.Error, match="being trained already, by process"),
+    ):
         train(tmp_path, steps=2)
 
 
@@ -136,7 +137,7 @@ CHANGES = {
     ),
     "best": (
         lambda record: record.update(best="min loss"),
-        "judged by another metric .best: min loss there, max acc",
+        "another metric for the best checkpoint .best: min loss there, max acc",
     ),
     "data": (lambda record: record["data"].update(train="f00"), "other data .train: f00 there"),
 }
@@ -177,7 +178,7 @@ def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):
     for trial in range(40):
         copy = tmp_path / "copy"
         shutil.copytree(result.folder / "checkpoints" / "2", copy)
-        how = storm.damaged(copy, chance)
+        how = kill_storm.damaged(copy, chance)
         assert damage(copy), (trial, how)
         shutil.rmtree(copy)
     file = max(
@@ -248,18 +249,14 @@ def test_another_environment_is_told_and_recorded(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
     whole = train(tmp_path / "whole")
-    settle, before = _Trainer.settle, signal.getsignal(number)
+    before = signal.getsignal(number)
 
-    def signalled(self, step, metrics):
-        settle(self, step, metrics)
+    def send(step, state, metrics):
         if step == 20:
             os.kill(os.getpid(), number)
 
-    with (
-        patch.object(_Trainer, "settle", signalled),
-        pytest.raises(jdl.Error, match="which is saved") as stopped,
-    ):
-        train(tmp_path / "stopped", save_every=0)
+    with pytest.raises(jdl.Error, match="which is saved") as stopped:
+        train(tmp_path / "stopped", hooks=[(20, send)], save_every=0)
     assert stopped.value.code == code
     assert signal.getsignal(number) == before
     found = train(tmp_path / "stopped", save_every=0)

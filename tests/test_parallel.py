@@ -95,9 +95,7 @@ def measured(processes, devices, *flags):
     ]
     printed = [process.communicate(timeout=1200) for process in running]
     assert [process.returncode for process in running] == [0] * processes, printed
-    return [
-        json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")
-    ]
+    return [json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
