@@ -52,14 +52,14 @@ def test_soft_assignment_and_target_distribution_are_those_of_the_paper():
     codes, centers, variance = RNG.normal(size=(5, 3)), RNG.normal(size=(2, 3)), 0.7
     q = np.array([[1 / (1 + ((z - c) ** 2).sum() / variance) for c in centers] for z in codes])
     q /= q.sum(1, keepdims=True)
-    found = soft_assignment(
+    actual = soft_assignment(
         jnp.asarray(codes, jnp.float32), jnp.asarray(centers, jnp.float32), jnp.asarray(variance)
     )
-    np.testing.assert_allclose(found, q, rtol=1e-5)
+    np.testing.assert_allclose(actual, q, rtol=1e-5)
     mask = np.array([1, 1, 0, 1, 1], bool)
     p = q**2 / q[mask].sum(0)
     np.testing.assert_allclose(
-        target_distribution(found, jnp.asarray(mask)), p / p.sum(1, keepdims=True), rtol=1e-5
+        target_distribution(actual, jnp.asarray(mask)), p / p.sum(1, keepdims=True), rtol=1e-5
     )
 
 
@@ -70,8 +70,8 @@ def test_info_nce_is_a_cross_entropy_over_the_real_rows_of_all_devices():
     nats = -np.log(np.diag(similarity) / similarity[:, mask].sum(1))
     np.testing.assert_allclose(info_nce(codes, positives, mask), nats, rtol=1e-5)
     parts = (column.reshape(4, 2, *column.shape[1:]) for column in (codes, positives, mask))
-    found = jax.vmap(info_nce, axis_name=BATCH_AXIS)(*parts)
-    np.testing.assert_allclose(found.ravel(), nats, rtol=1e-5)
+    actual = jax.vmap(info_nce, axis_name=BATCH_AXIS)(*parts)
+    np.testing.assert_allclose(actual.ravel(), nats, rtol=1e-5)
 
 
 def clustering_learner(at_step, kl_weight=0.1, points=POINTS):

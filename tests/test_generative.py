@@ -62,8 +62,8 @@ def test_gan_losses_are_those_of_the_papers():
     real, fake = jnp.array([2.0, -0.5]), jnp.array([-3.0, 0.25])
     log, sigmoid = jnp.log, jax.nn.sigmoid
     cross_entropy = -log(sigmoid(real)) - log(1 - sigmoid(fake))
-    found = non_saturating.discriminator_loss(real, fake)
-    np.testing.assert_allclose(found, cross_entropy, rtol=1e-5)
+    losses = non_saturating.discriminator_loss(real, fake)
+    np.testing.assert_allclose(losses, cross_entropy, rtol=1e-5)
     np.testing.assert_allclose(non_saturating.generator_loss(fake), -log(sigmoid(fake)), rtol=1e-5)
     np.testing.assert_allclose(hinge_gan.discriminator_loss(real, fake), [0, 1.5 + 1.25])
     np.testing.assert_allclose(hinge_gan.generator_loss(fake), -fake)
@@ -83,10 +83,10 @@ def test_the_gradient_penalty_is_that_of_the_critic():
     variables = jax.jit(objective.init)(jax.random.key(0), IMAGES)
     loss = jax.jit(objective.loss, static_argnums=3)
     metrics = loss(variables, IMAGES, jax.random.key(KEY), True).metrics
-    found = {name: float(metric.value()) for name, metric in metrics.items()}
+    values = {name: float(metric.value()) for name, metric in metrics.items()}
     norm = float(jnp.linalg.norm(variables["params"]["discriminator"]["out"]["kernel"]))
-    expected = found["fake"] - found["real"] + 10 * (norm - 1) ** 2
-    assert found["discriminator"] == pytest.approx(expected, rel=1e-5)
+    expected = values["fake"] - values["real"] + 10 * (norm - 1) ** 2
+    assert values["discriminator"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_elbo_and_iwae_are_bounds_of_the_likelihood_and_more_samples_are_tighter():
@@ -107,8 +107,8 @@ def test_elbo_and_iwae_are_bounds_of_the_likelihood_and_more_samples_are_tighter
 
     objectives = {count: elbo(model, importance_samples=count) for count in (1, 8, 512)}
     losses = {count: jax.jit(o.loss, static_argnums=3) for count, o in objectives.items()}
-    found = np.array([[bounds(count, seed) for seed in range(30)] for count in losses])
-    loose, *tight = found[:, :, 0].mean(), *found[:, :, 1].mean(1)
+    estimates = np.array([[bounds(count, seed) for seed in range(30)] for count in losses])
+    loose, *tight = estimates[:, :, 0].mean(), *estimates[:, :, 1].mean(1)
     assert loose < tight[1] < tight[2] < truth + 1e-3
     assert tight[0] == pytest.approx(loose, abs=0.3)
     assert tight[2] == pytest.approx(truth, abs=0.01)

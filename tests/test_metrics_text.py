@@ -26,8 +26,8 @@ def test_bleu_is_the_geometric_mean_of_precisions_over_the_corpus():
 def test_rouge_is_the_mean_f_measure():
     """Stemmed, cats is cat: 7 of 7 words for 7, 6 of 6 for 7, and so on; marks are no words."""
     pytest.importorskip("rouge_score")
-    found = rouge(HYPOTHESES, REFERENCES)
-    assert found == pytest.approx(
+    scores = rouge(HYPOTHESES, REFERENCES)
+    assert scores == pytest.approx(
         {"rouge1": (1 + 12 / 13) / 2, "rouge2": (1 + 8 / 11) / 2, "rougeL": (1 + 12 / 13) / 2}
     )
     crossed = rouge(["b a"], ["a b c"])

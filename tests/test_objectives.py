@@ -79,12 +79,12 @@ def reference(name, out):
 def test_loss_is_the_formula_over_the_real_rows(name, train):
     objective, batch = TABLE[name]
     variables, out = logits_of(objective)
-    found = objective.loss(variables, batch, jax.random.key(1), train)
-    assert int(found.loss.count) == int(MASK.sum())
+    output = objective.loss(variables, batch, jax.random.key(1), train)
+    assert int(output.loss.count) == int(MASK.sum())
     np.testing.assert_allclose(
-        found.loss.value(), reference(name, out)[np.asarray(MASK)].mean(), rtol=1e-5
+        output.loss.value(), reference(name, out)[np.asarray(MASK)].mean(), rtol=1e-5
     )
-    assert ("confusion" in found.metrics) == (not train and name not in ("mse", "mae", "huber"))
+    assert ("confusion" in output.metrics) == (not train and name not in ("mse", "mae", "huber"))
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -109,8 +109,8 @@ def test_classify_agrees_with_scikit_learn():
     variables, out = logits_of(TABLE["classify"][0])
     predicted = TABLE["classify"][0].predict(variables, BATCH)
     expected = log_loss(np.asarray(Y), predicted["probability"], labels=range(CLASSES))
-    found = TABLE["classify"][0].loss(variables, {"x": X, "y": Y}, jax.random.key(0), False)
-    assert found.loss.value() == pytest.approx(expected, rel=1e-5)
+    output = TABLE["classify"][0].loss(variables, {"x": X, "y": Y}, jax.random.key(0), False)
+    assert output.loss.value() == pytest.approx(expected, rel=1e-5)
     np.testing.assert_array_equal(predicted["label"], out.argmax(1))
 
 

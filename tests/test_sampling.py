@@ -97,7 +97,7 @@ def test_beam_search_equals_search_without_a_cache(name):
     def search(variables):
         return beam_search(objective, variables, PROMPT, tokens, width, end, source, 0.6)
 
-    found, scores = search(variables)
+    texts, scores = search(variables)
     for row in range(len(PROMPT)):
         beams = [((), 0.0)]
         for _ in range(tokens):
@@ -114,7 +114,7 @@ def test_beam_search_equals_search_without_a_cache(name):
                 )
                 grown += [((*written, token), score + float(nats[token])) for token in range(SIZE)]
             beams = sorted(grown, key=lambda one: -penalized(one, end))[:width]
-        np.testing.assert_array_equal(found[row], [written for written, _ in beams])
+        np.testing.assert_array_equal(texts[row], [written for written, _ in beams])
         np.testing.assert_allclose(scores[row], [penalized(one, end) for one in beams], rtol=1e-4)
 
 

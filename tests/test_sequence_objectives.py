@@ -216,10 +216,10 @@ def test_states_are_carried_over_streams_and_only_there():
     np.testing.assert_allclose(forgotten["loss"].value(), anew(second), rtol=1e-6)
     assert abs(float(two["loss"].value()) - float(anew(second))) > 1e-4
     windows = jnp.stack([first["x"], second["x"]], 1).reshape(4, 5)
-    found = evaluator(learner, jdl.data.arrays(x=windows).contiguous_batches(2))(between)["loss"]
-    np.testing.assert_allclose(found.value(), expected.value(), rtol=1e-5)
-    found = evaluator(learner, jdl.data.arrays(x=windows).batches(2))(between)["loss"]
-    np.testing.assert_allclose(found.value(), (anew(first) + anew(second)) / 2, rtol=1e-5)
+    metric = evaluator(learner, jdl.data.arrays(x=windows).contiguous_batches(2))(between)["loss"]
+    np.testing.assert_allclose(metric.value(), expected.value(), rtol=1e-5)
+    metric = evaluator(learner, jdl.data.arrays(x=windows).batches(2))(between)["loss"]
+    np.testing.assert_allclose(metric.value(), (anew(first) + anew(second)) / 2, rtol=1e-5)
     with pytest.raises(jdl.Error, match="micro_batches=1"):
         jdl.descent(next_token(model), optax.sgd(0.0), micro_batches=2).step(state, first)
 
