@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ Key = jax.Array  # a typed key, as `jax.random.key(seed)` makes it
 Batch = dict[str, Array]  # columns of equal length: x, y, mask, id, ...
 Variables = dict[str, Any]  # Flax's collections: {"params": ..., "batch_stats": ..., ...}
 Bounds = Mapping[str, tuple[float, float]]  # the smallest and largest value of each column
-Precision = Literal["float32", "bfloat16", "float16"]  # that a model computes in
 BATCH_STATS = "batch_stats"  # Flax's name for BatchNorm's running statistics
 CACHE = "cache"  # Flax's name for what a model keeps of each row: a KV cache, an RNN's states
 

@@ -120,9 +120,8 @@ def measure(model, steps, blocks):
     config = jdl.Config(name="overhead", steps=steps * (blocks + 1) + 1)
     loader = jdl.data.arrays(**data).shuffled(BATCH, 0)
     run = jdl.Run(config, learner, loader, hooks=((steps, turns.hook),))
-    with tempfile.TemporaryDirectory() as root, Path(os.devnull).open("w") as nowhere:
-        with contextlib.redirect_stdout(nowhere):
-            jdl.fit(run, jdl.Options(root=Path(root), eval_every=0, save_every=0))
+    with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(None):
+        jdl.fit(run, jdl.Options(root=Path(root), eval_every=0, save_every=0))
     return {name: 1e3 * statistics.median(s[1:]) / steps for name, s in turns.seconds.items()}
 
 

@@ -1,4 +1,4 @@
-"""What the ways to divide a step make of its numbers, over 50 steps of every family: measured and printed.
+"""How far divided training is from that of one device, over 50 steps of every family.
 
     JAX_NUM_CPU_DEVICES=8 PJRT_NPROC=8 python tests/device_parity.py [--families mlp gpt] [--ways data=8 pmap=4]
 

@@ -17,9 +17,10 @@ from harness import digest, lines, stopped_at, train
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import jdl
+from jdl.store.catalog import entry
 from jdl.store.checkpoints import Checkpoints, state_digest
 from jdl.store.lock import hold_lock
-from jdl.store.manifest import damage
+from jdl.store.manifest import damage, write_manifest
 from jdl.train.summary import summarize
 
 
@@ -168,6 +169,36 @@ def test_a_folder_without_a_record_of_a_run_is_refused(tmp_path):
     edit(result.folder, lambda record: record.pop("config"))
     with pytest.raises(jdl.Error, match="not the record of a run"):
         train(tmp_path, steps=2)
+
+
+@pytest.mark.parametrize("number", [2, None])
+def test_a_run_of_an_older_format_is_refused_and_left_as_it_is(tmp_path, number):
+    """Its record is read first: neither its fields nor its checkpoints need to make sense."""
+    result = train(tmp_path, steps=2)
+    edit(result.folder, lambda record: record.update(format=number))
+    edit(result.folder, lambda record: [record.pop(name) for name in ("data", "environment")])
+    if number is None:
+        edit(result.folder, lambda record: record.pop("format"))
+    before = (result.folder / "run.json").read_text()
+    message = rf"format {number or '2 or older'}, and this jdl reads format 3.*--fresh"
+    for read in (lambda: train(tmp_path, steps=2), lambda: entry(result.folder)):
+        with pytest.raises(jdl.Error, match=message):
+            read()
+    assert (result.folder / "run.json").read_text() == before
+    assert train(tmp_path, steps=2, fresh=True).steps == 2
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_before_its_state_is_read(tmp_path):
+    result = train(tmp_path, steps=2)
+    checkpoint = result.folder / "checkpoints" / "2"
+    record = json.loads((checkpoint / "record" / "metadata").read_text())
+    (checkpoint / "record" / "metadata").write_text(json.dumps({**record, "format": 2}))
+    write_manifest(checkpoint)
+    other = jdl.State(*(np.zeros(3) for _ in range(6)))  # not at all the form of the state
+    checkpoints = Checkpoints(result.folder / "checkpoints", "max accuracy", read_only=True)
+    with pytest.raises(jdl.Error, match=r"checkpoint of format 2, and this jdl reads format 3"):
+        checkpoints.restore(jax.eval_shape(lambda state: state, other))
+    checkpoints.close()
 
 
 def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):

@@ -1,4 +1,4 @@
-"""Many devices: a mesh computes what one device computes, to a bound; an elastic run does so to the bit.
+"""Many devices: a mesh agrees with one device to a bound, an elastic run to the bit.
 
 Seen to fail: the bits of an elastic run, with its shards numbered round the devices instead of device by device; and
 what a divided step computes, with BatchNorm, dropout or metrics of a device's own rows alone, or with masks ignored.

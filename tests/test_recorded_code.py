@@ -59,11 +59,10 @@ CODE = {"deepest.py", "helper.py", "late.py", "parts/deeper.py", "parts/model.py
 @pytest.fixture
 def modules():
     """The imports of a test do not stay."""
-    path, before, finders = [*sys.path], {**sys.modules}, [*sys.meta_path]
+    path, finders = [*sys.path], [*sys.meta_path]
     yield
+    forget()
     sys.path[:], sys.meta_path[:] = path, finders
-    for name in set(sys.modules) - set(before):
-        del sys.modules[name]
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jdl.config import Precision
 from jdl.learners.skip_nonfinite import select_state
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
 from jdl.types import (
@@ -19,7 +20,6 @@ from jdl.types import (
     Learner,
     Mean,
     Metrics,
-    Precision,
     State,
     Variables,
 )
