@@ -1,7 +1,6 @@
 """A GPT on the source of Python's standard library: 1.467 bits per byte on held-out files.
 
-Seed 0, Python 3.11.7; a 5-gram model has 1.748 (`scripts/bench ngram`). 75 min on 2 CPU cores that had
-other work too.
+Seed 0, Python 3.11.7; a 5-gram model has 1.748 (`scripts/bench ngram`). 75 min beside other work.
 
 scripts/train experiments/stdlib_gpt.py
 jdl sample stdlib_gpt --prompt "def main("

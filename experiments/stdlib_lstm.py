@@ -26,10 +26,9 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.ByteTokenizer()
+    size = tokenizer.size
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = RNN(
-        tokenizer.size, c.hidden, vocab_size=tokenizer.size, return_sequences=True, stateful=True
-    )
+    model = RNN(size, c.hidden, vocab_size=size, return_sequences=True, stateful=True)
     objective = jdl.objectives.next_token(model, test.bytes_per_token)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
     learner = jdl.descent(objective, optimizer)

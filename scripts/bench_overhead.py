@@ -1,8 +1,8 @@
 """What the loop costs: a step of `fit` against the same step in a hand-written `jax.jit` loop.
 
 Both train the same model on the same random data, in turn, a block of steps each, in one process;
-`fit` as a user runs it, with its defaults for logging. A hook of the run takes the times, and runs the
-other loop's block. Printed: the medians over the blocks.
+`fit` as a user runs it, with its defaults for logging. A hook of the run takes the times, and runs
+the other loop's block. Printed: the medians over the blocks.
 
     scripts/bench overhead [MODEL ...]
 """

@@ -1,7 +1,7 @@
 """Mixed precision: computed in half, kept in single; and float16 leaves out steps that overflow.
 
-Seen to fail: the types, with gradients that were not widened; the step left out, with the scale halved but the update
-carried out.
+Seen to fail: the types, with gradients that were not widened; the step left out, with the scale
+halved but the update carried out.
 """
 
 import jax

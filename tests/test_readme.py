@@ -1,4 +1,4 @@
-"""The README is true: its commands run as written, its experiment trains, its links lead somewhere."""
+"""The README is true: its commands run as written, its experiment trains, its links work."""
 
 import os
 import re

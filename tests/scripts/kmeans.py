@@ -1,4 +1,4 @@
-"""Deep clustering that starts half-way, with a contrastive loss: its centers and variance are state."""
+"""Deep clustering with a contrastive loss that starts half-way: its centers are state."""
 
 from dataclasses import dataclass
 
