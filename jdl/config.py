@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jdl.errors import Error
-
-Precision = Literal["float32", "bfloat16", "float16"]
+from jdl.types import Error, Precision
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,8 @@ Variables = dict[str, Any]
 """Flax's variables by collection: {"params": ..., "batch_stats": ..., ...}."""
 Bounds = Mapping[str, tuple[float, float]]
 """The smallest and largest value of each column."""
+Precision = Literal["float32", "bfloat16", "float16"]
+"""The floating-point type that a model computes in."""
 BATCH_STATS = "batch_stats"  # Flax's name for BatchNorm's running statistics
 CACHE = "cache"  # Flax's name for what a model keeps of each row: a KV cache, an RNN's states
 

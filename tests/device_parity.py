@@ -33,7 +33,7 @@ from jdl.parallel import (
 )
 from jdl.parallel.multihost import to_local
 from jdl.store.checkpoints import leaf_digests
-from jdl.train.distributed import start_processes
+from jdl.train import distributed
 
 STEPS, BATCH, SHARDS = 50, 16, 8
 ROWS = {row.name: row for row in TABLE + UNSUPERVISED}
@@ -149,7 +149,7 @@ def main() -> None:
     for name, kind in (("coordinator", str), ("processes", int), ("process", int)):
         parser.add_argument(f"--{name}", type=kind)
     given = parser.parse_args()
-    start_processes(
+    distributed.join(
         jdl.Options(coordinator=given.coordinator, processes=given.processes, process=given.process)
     )
     for name in given.families:

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.config import Precision
 from jdl.learners.skip_nonfinite import select_state
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
 from jdl.types import (
@@ -20,6 +19,7 @@ from jdl.types import (
     Learner,
     Mean,
     Metrics,
+    Precision,
     State,
     Variables,
 )
