@@ -1,6 +1,6 @@
-"""The adding problem over 200 steps: mean squared error 0.0004 by an LSTM, 0.078 by a simple RNN (seed 0).
+"""The adding problem over 200 steps: mean squared error 0.0004 by an LSTM, 0.078 by a simple RNN.
 
-Guessing 1 has 0.167 (Hochreiter and Schmidhuber, 1997). 9 CPU-minutes for the LSTM.
+Seed 0. Guessing 1 has 0.167 (Hochreiter and Schmidhuber, 1997). 9 CPU-minutes for the LSTM.
 scripts/train experiments/adding.py
 scripts/train experiments/adding.py --cell simple
 """

@@ -1,6 +1,7 @@
-"""Fashion-MNIST with a vision transformer: 87.8% on the test split (seed 0), 7 CPU-minutes.
+"""Fashion-MNIST with a vision transformer: test accuracy 87.8% (seed 0), 7 CPU-minutes.
 
-It has no notion of neighbours to begin with, and 8 epochs teach it less than they do a CNN, or even fashion_mlp.
+It does not know at first which pixels are neighbours, and 8 epochs teach it less than they do a
+CNN, or even fashion_mlp.
 
 scripts/train experiments/fashion_vit.py
 """

@@ -1,4 +1,4 @@
-"""English words to their sounds, by a bidirectional LSTM and CTC: 7.7% of the test's phonemes wrong (seed 0).
+"""English words to phonemes by a bidirectional LSTM and CTC: phoneme error rate 7.7% (seed 0).
 
 The CMU Pronouncing Dictionary without stress; 14 CPU-minutes.
 

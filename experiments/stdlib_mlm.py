@@ -1,6 +1,6 @@
-"""A BERT that guesses hidden bytes of Python's standard library: 57.4% of them right on held-out files (seed 0).
+"""A BERT as a masked language model of Python's standard library: 57.4% of masked bytes right.
 
-8 CPU-minutes; Python 3.11.7.
+On held-out files; seed 0, Python 3.11.7, 8 CPU-minutes.
 
 scripts/train experiments/stdlib_mlm.py
 """

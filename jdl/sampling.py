@@ -22,21 +22,21 @@ def greedy(key: Key, logits: Array) -> Array:
 
 
 def sample_token(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> TokenSampler:
-    """Sampling with a temperature, top-k sampling and nucleus (top-p) sampling: a `TokenSampler`.
+    """Sampling with a temperature, top-k sampling and nucleus sampling (top-p).
 
-    A token is drawn by its probability, from logits divided by `temperature`. `top_k` above 0 leaves
-    only the k likeliest tokens (Fan et al., 2018); `top_p` below 1 leaves only the nucleus, the
-    smallest set of the likeliest tokens whose probabilities sum to at least that (Holtzman et al.,
-    2020).
+    Returns a `TokenSampler`. A token is drawn by its probability, from logits divided by
+    `temperature`. `top_k` above 0 leaves only the k likeliest tokens (Fan et al., 2018); `top_p`
+    below 1 leaves only the nucleus, the smallest set of the likeliest tokens whose probabilities
+    sum to at least that (Holtzman et al., 2020).
     """
     if temperature <= 0:
         raise Error(
-            f"temperature must be above 0, and {temperature} is not; for the likeliest token decode "
-            "greedily."
+            f"temperature must be above 0, and {temperature} is not; for the likeliest token "
+            "decode greedily."
         )
     if top_k < 0 or not 0 < top_p <= 1:
         raise Error(
-            f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k=} and {top_p=}."
+            f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k=}, {top_p=}."
         )
     return partial(_sample_token, temperature, top_k, top_p)
 
@@ -67,9 +67,10 @@ def generate(
     end: int | None = None,
     batch: Batch | None = None,
 ) -> Array:
-    """Autoregressive generation with a KV cache: `tokens` tokens after the prompt (B, P), (B, tokens).
+    """Autoregressive generation with a KV cache: the tokens (B, tokens) after a prompt (B, P).
 
-    P is at least 1. `batch` has what an encoder reads. After `end` a row has only ends.
+    `tokens` is their number, and P is at least 1. `batch` has what an encoder reads. After `end` a
+    row has only ends.
     """
     _check_length(objective, prompt.shape[1] + tokens - 1)
     cache = objective.init_cache(variables, batch or {})
@@ -119,9 +120,9 @@ def beam_search(
 ) -> tuple[Array, Array]:
     """Beam search with a KV cache: `width` continuations, best first: (B, width, tokens).
 
-    And their scores (B, width): the sum of the log-probabilities of the n tokens up to and with `end`,
-    over ((5 + n) / 6) ** length_penalty (Wu et al., 2016). After `end` a beam has only ends. The prompt
-    is (B, P) with P at least 1; `batch` has what an encoder reads.
+    And their scores (B, width): the sum of the log-probabilities of the n tokens up to and with
+    `end`, over ((5 + n) / 6) ** length_penalty (Wu et al., 2016). After `end` a beam has only
+    ends. The prompt is (B, P) with P at least 1; `batch` has what an encoder reads.
     """
     if width < 1:
         raise Error(f"Beam search keeps at least 1 beam: width={width} is too small.")
@@ -205,6 +206,7 @@ def _penalty(lengths: Array, power: float) -> Array:
 def _check_length(objective: Decodes, tokens: int) -> None:
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
-            f"The model reads {objective.max_length} tokens at most, and prompt and sample together "
-            f"are {tokens + 1}: ask for fewer, or train with a greater TransformerConfig.max_length."
+            f"The model reads {objective.max_length} tokens at most, and prompt and sample "
+            f"together are {tokens + 1}: ask for fewer, or train with a greater "
+            "TransformerConfig.max_length."
         )

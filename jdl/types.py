@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,16 @@ from jdl.errors import Error as Error
 from jdl.keys import stream
 
 Array = jax.Array
-Key = jax.Array  # a typed key, as `jax.random.key(seed)` makes it
-Batch = dict[str, Array]  # columns of equal length: x, y, mask, id, ...
-Variables = dict[str, Any]  # Flax's collections: {"params": ..., "batch_stats": ..., ...}
-Bounds = Mapping[str, tuple[float, float]]  # the smallest and largest value of each column
+Key = jax.Array
+"""A typed random key, as `jax.random.key(seed)` makes it."""
+Batch = dict[str, Array]
+"""A batch of examples: columns of equal length by name: x, y, mask, id, ..."""
+Variables = dict[str, Any]
+"""Flax's variables by collection: {"params": ..., "batch_stats": ..., ...}."""
+Bounds = Mapping[str, tuple[float, float]]
+"""The smallest and largest value of each column."""
+Precision = Literal["float32", "bfloat16", "float16"]
+"""The floating-point type that a model computes in."""
 BATCH_STATS = "batch_stats"  # Flax's name for BatchNorm's running statistics
 CACHE = "cache"  # Flax's name for what a model keeps of each row: a KV cache, an RNN's states
 
@@ -34,6 +40,7 @@ class Metric(Protocol):
 
 
 Metrics = dict[str, Metric]
+"""Metrics by name."""
 
 
 @jax.tree_util.register_dataclass
@@ -64,6 +71,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> Array:
+        """total / count: NaN, where nothing was counted."""
         return self.total / self.count
 
 
@@ -211,21 +219,25 @@ class Learner:
 
 
 class Tokenizer(Protocol):
-    """Text to tokens from 0 to `size` - 1 and back; `end` ends a text, `mask` hides a token."""
+    """A tokenizer: text to tokens from 0 to `size` - 1, and back."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The size of the vocabulary."""
 
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """The token that ends a text."""
 
     @property
-    def mask(self) -> int | None: ...
+    def mask(self) -> int | None:
+        """The token in place of a hidden one (masked language model), if there is one."""
 
     def encode(self, text: str) -> Any:
         """The tokens of a text, (n,) of int32, without an end."""
 
-    def decode(self, tokens: Any) -> str: ...
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens (n,)."""
 
 
 class Loader:

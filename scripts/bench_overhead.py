@@ -1,8 +1,8 @@
 """What the loop costs: a step of `fit` against the same step in a hand-written `jax.jit` loop.
 
 Both train the same model on the same random data, in turn, a block of steps each, in one process;
-`fit` as a user runs it, with its defaults for logging. A hook of the run takes the times, and runs the
-other loop's block. Printed: the medians over the blocks.
+`fit` as a user runs it, with its defaults for logging. A hook of the run takes the times, and runs
+the other loop's block. Printed: the medians over the blocks.
 
     scripts/bench overhead [MODEL ...]
 """
@@ -120,9 +120,8 @@ def measure(model, steps, blocks):
     config = jdl.Config(name="overhead", steps=steps * (blocks + 1) + 1)
     loader = jdl.data.arrays(**data).shuffled(BATCH, 0)
     run = jdl.Run(config, learner, loader, hooks=((steps, turns.hook),))
-    with tempfile.TemporaryDirectory() as root, Path(os.devnull).open("w") as nowhere:
-        with contextlib.redirect_stdout(nowhere):
-            jdl.fit(run, jdl.Options(root=Path(root), eval_every=0, save_every=0))
+    with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(None):
+        jdl.fit(run, jdl.Options(root=Path(root), eval_every=0, save_every=0))
     return {name: 1e3 * statistics.median(s[1:]) / steps for name, s in turns.seconds.items()}
 
 

@@ -1,10 +1,12 @@
 """A training step of jdl beside the same step written by hand in JAX, in PyTorch and in Keras.
 
-Forward, backward and AdamW, of models of equal shapes and parameters, each built of its library's own layers. All take
-turns, some steps each, in one process. Printed: the medians of a step in ms, and the ratios to jdl, whose step alone
-computes accuracy and the norms of gradients, updates and parameters besides the loss.
+Forward, backward and AdamW, of models of equal shapes and parameters, each built of its library's
+own layers. All take turns, some steps each, in one process. Printed: the medians of a step in ms,
+and the ratios to jdl, whose step alone computes accuracy and the norms of gradients, updates and
+parameters besides the loss.
 
-All keep freed memory as jdl does (`keep_memory`); `scripts/bench peers fresh` leaves malloc as it is.
+All keep freed memory as jdl does (`keep_memory`); `scripts/bench peers fresh` leaves malloc as it
+is.
 """
 
 import importlib.util
@@ -22,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jdl.learners.compile import jit_learner
 
 import jdl
-from jdl.learners.compile import jit_learner
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
@@ -312,7 +314,8 @@ def main() -> None:
         ours = steppers[model, "jdl"][1]
         if abs(parameters / ours - 1) > 0.01:
             sys.exit(
-                f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same work."
+                f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same "
+                "work."
             )
     print("compiled; measuring", file=sys.stderr)
     found = measured(dict(sorted(steppers.items())))
@@ -322,7 +325,8 @@ def main() -> None:
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in installed)
     print(
-        f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory {'fresh' if fresh else 'kept'}"
+        f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory "
+        f"{'fresh' if fresh else 'kept'}"
     )
     print("ms a step (ratio to jdl)")
     print(f"{'model':<24}" + "".join(f"{peer:>18}" for peer in PEERS))

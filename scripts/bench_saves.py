@@ -1,9 +1,9 @@
-"""What a save costs: its checking beside its writing, and what a training that saves every 100 steps waits for it.
+"""What a checkpoint costs: its checksums beside its writing, and how long training waits.
 
     scripts/bench saves [--megabytes 100] [--rounds 7]
 
-A state of an MLP under AdamW. Printed: medians of the seconds of each part of a save; and the milliseconds of a step in
-blocks of 100 steps with one save and in blocks with none, in turn.
+A state of an MLP under AdamW. Printed: medians of the seconds of each part of a save; and the
+milliseconds of a step in blocks of 100 steps with one save and in blocks with none, in turn.
 """
 
 import argparse

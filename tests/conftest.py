@@ -4,8 +4,8 @@ import os
 import tempfile
 from pathlib import Path
 
-# Most of the tests' time goes into compiling: LLVM may leave programs as they are. What is trained in a process of its
-# own, by `trained.spawn`, is compiled as users' programs are.
+# Most of the tests' time goes into compiling: LLVM may leave programs as they are. What is trained
+# in a process of its own, by `trained.spawn`, is compiled as users' programs are.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
@@ -15,7 +15,7 @@ os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-
 import jax
 import pytest
 
-from jdl.store.environment import use_compilation_cache
+from jdl.train.compile_cache import use_compilation_cache
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -1,8 +1,9 @@
-"""A fuzz of malformed inputs: whatever a file holds, a verb ends with code 0 or 2 and a message, never in a traceback.
+"""A fuzz of malformed inputs: whatever a file holds, a verb ends with a message, not a traceback.
 
     scripts/fuzz -n 600
 
-Seeded: the same cases come again with the same --seed. Ends with code 1 where any case ended otherwise.
+Seeded: the same cases come again with the same --seed. Ends with code 1 where any case ended
+otherwise.
 """
 
 import argparse
@@ -22,12 +23,12 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
-from PIL import Image
 from harness import train
+from PIL import Image
 
-from jdl.cli.main import main
-from jdl.store.environment import quiet_libraries, use_compilation_cache
-from jdl.train.summary import summarise
+from jdl import cli
+from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
+from jdl.train.summary import summarize
 
 SECONDS = 60  # after which a case hangs
 ODD = (
@@ -99,7 +100,7 @@ def gone(path: Path, chance: random.Random) -> None:
 
 @dataclass(frozen=True)
 class Target:
-    """Files that are changed, and the verbs that read them: {} stands for the run's folder, or the changed file."""
+    """Files to change, and the verbs that read them; {} is the run's folder or the file."""
 
     files: str
     verbs: tuple[str, ...]
@@ -131,7 +132,7 @@ TARGETS = [
 def prepared(base: Path) -> Path:
     """The root of a small run, with inputs for it beside its files."""
     result = train(base / "runs", steps=2, save_every=1, keep=1)
-    summarise(result)
+    summarize(result)
     folder = result.folder
     (folder / "inputs").mkdir()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.png")
@@ -164,7 +165,7 @@ def ended(words: list[str]) -> tuple[object, str]:
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(said),
         ):
-            main.main()
+            cli.main()
         return 0, said.getvalue()
     except SystemExit as end:
         return end.code or 0, said.getvalue()

@@ -5,44 +5,44 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
 import kitchen_sink
 import pytest
 
 import jdl
 from jdl.store.checkpoints import state_digest
-from jdl.train.fit import _Trainer
 
 SCRIPT = Path(kitchen_sink.__file__)
 
 
-def train(root, **fields):
+def train(root, hooks=(), **fields):
     """Trains `kitchen_sink` here; options and config fields by name."""
     names = set(jdl.Options.__dataclass_fields__)
     options = {name: value for name, value in fields.items() if name in names}
-    config = {
-        "name": "kitchen_sink",
-        **{name: value for name, value in fields.items() if name not in names},
-    }
-    run = kitchen_sink.run(kitchen_sink.Config(**config))
-    return jdl.fit(
-        run, jdl.Options(root=root, **{"log_every": 1, "quiet": True, **options}), SCRIPT
-    )
+    config = {name: value for name, value in fields.items() if name not in names}
+    run = kitchen_sink.run(kitchen_sink.Config(**{"name": "kitchen_sink", **config}))
+    options = jdl.Options(root=root, **{"log_every": 1, "quiet": True, **options})
+    return jdl.fit(replace(run, hooks=hooks), options, SCRIPT)
+
+
+class Killed(BaseException):
+    """What no part of jdl catches."""
 
 
 def stopped_at(step, root, **fields):
-    """Trains until that step is settled, and breaks off without a word, as a kill does."""
-    settle = _Trainer.settle
+    """Trains until the numbers of that step are fetched, and breaks off as a kill does.
 
-    def broken(self, settled, metrics):
-        settle(self, settled, metrics)
-        if settled == step:
-            raise KeyboardInterrupt
+    By a hook, which is called before the step is saved.
+    """
 
-    with patch.object(_Trainer, "settle", broken), pytest.raises(KeyboardInterrupt):
-        train(root, **fields)
+    def break_off(at, state, metrics):
+        if at == step:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(root, hooks=[(step, break_off)], **fields)
 
 
 def digest(result):
@@ -51,27 +51,22 @@ def digest(result):
 
 def lines(result_or_folder):
     """The metrics file, to the byte."""
-    return (
-        (getattr(result_or_folder, "folder", result_or_folder) / "metrics.jsonl")
-        .read_text()
-        .splitlines()
-    )
+    folder = getattr(result_or_folder, "folder", result_or_folder)
+    return (folder / "metrics.jsonl").read_text().splitlines()
 
 
 def command(root, *flags, script=SCRIPT):
     return [sys.executable, str(script), "--root", str(root), "--log-every", "1", *map(str, flags)]
 
 
-def spawn(root, *flags, script=SCRIPT, processes=0, devices=None):
-    """A training in a process of its own, on one device; or in several processes, with some devices each."""
+def spawn(root, *flags, script=SCRIPT, processes=0, devices=None, **environment):
+    """A training in a process of its own, on one device; or in several, with some devices each."""
     words = command(root, *flags, script=script)
+    given = {"XLA_FLAGS": "", **environment}
+    given |= {"JAX_NUM_CPU_DEVICES": str(devices)} if devices else {}
     return subprocess.Popen(
         ["jdl", "launch", str(processes), *words[1:]] if processes else words,
-        env={
-            **os.environ,
-            "XLA_FLAGS": "",
-            **({"JAX_NUM_CPU_DEVICES": str(devices)} if devices else {}),
-        },
+        env={**os.environ, **given},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -86,9 +81,9 @@ def finish(process):
 
 
 def folder_of(root):
-    found = list(Path(root).glob("*/*/seed*/run.json"))
-    assert len(found) == 1, found
-    return found[0].parent
+    folders = [path.parent for path in Path(root).glob("*/*/seed*/run.json")]
+    assert len(folders) == 1, folders
+    return folders[0]
 
 
 def kill_at(root, step, *flags, script=SCRIPT):
@@ -96,10 +91,8 @@ def kill_at(root, step, *flags, script=SCRIPT):
     process = spawn(root, *flags, script=script)
     deadline = time.time() + 300
     while process.poll() is None and time.time() < deadline:
-        if any(
-            len(path.read_bytes().splitlines()) >= step
-            for path in Path(root).glob("*/*/seed*/metrics.jsonl")
-        ):
+        logs = Path(root).glob("*/*/seed*/metrics.jsonl")
+        if any(len(path.read_bytes().splitlines()) >= step for path in logs):
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)

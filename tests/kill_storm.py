@@ -1,10 +1,10 @@
-"""Storms: runs killed at random instants, and checkpoints damaged at random, end in the bits of a run left in peace.
+"""Storms: runs killed, and checkpoints damaged, at random end in the bits of a run left in peace.
 
     scripts/storm kill -n 100
     scripts/storm damage -n 200
 
-Seeded: the same storm comes again with the same --seed, as far as instants can be repeated. Ends with code 1, and keeps
-what it trained, where anything differs.
+Seeded: the same storm comes again with the same --seed, as far as instants can be repeated. Ends
+with code 1, and keeps what it trained, where anything differs.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from pathlib import Path
 
 from harness import SCRIPT, digest, finish, folder_of, lines, spawn, train
 
-from jdl.store.environment import quiet_libraries, use_compilation_cache
 from jdl.store.manifest import damage
+from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,8 @@ def kill(count: int, seed: int, base: Path) -> int:
             runs += 1
             same = ended(root) == expected
             wrong += not same
-            print(
-                f"{row.name}: {done} of {kills} kills, run {runs}: {'the same bits' if same else 'OTHER BITS'}",
-                flush=True,
-            )
+            bits = "the same bits" if same else "OTHER BITS"
+            print(f"{row.name}: {done} of {kills} kills, run {runs}: {bits}", flush=True)
             if same:
                 shutil.rmtree(root)
     return wrong
@@ -136,7 +134,7 @@ def damaged(folder: Path, chance: random.Random) -> str:
 
 
 def damage_storm(count: int, seed: int, base: Path) -> int:
-    """Damages the newest checkpoint of a stopped run, and goes on; how often that went unnoticed or ended otherwise."""
+    """Damages the newest checkpoint of a stopped run, and resumes it; how often that went wrong."""
     chance, wrong = random.Random(seed), 0
     fields = {"save_every": 5, "eval_every": 0, "keep": 3}
     whole = train(base / "peace", **fields)

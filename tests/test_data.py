@@ -265,6 +265,20 @@ def test_bounds_of_labels_made_of_images_are_known_unless_these_are_augmented():
     assert table.map(random_flip(), is_bright).batches(5).bounds == {}
 
 
+def test_labels_are_checked_as_the_transforms_make_them():
+    from jdl.models.mlp import MLP
+
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 10)
+    is_eight, raised = (
+        table.map(lambda key, row: {**row, "y": (row["y"] == 8).astype(jnp.int32)}).batches(8),
+        table.map(lambda key, row: {**row, "y": row["y"] + 5}).batches(8),
+    )
+    two, ten = (jdl.objectives.classify(MLP(outputs, ())) for outputs in (2, 10))
+    two.check(is_eight.spec, is_eight.bounds)
+    with pytest.raises(jdl.Error, match="5 to 14"):
+        ten.check(raised.spec, raised.bounds)
+
+
 def test_floats_that_a_transform_changes_have_no_bounds():
     table = arrays(x=IMAGES, z=np.linspace(0.25, 0.75, ROWS))
     assert table.map(normalise(0.5, 0.2)).batches(4).bounds == {"z": (0.25, 0.75)}

@@ -1,7 +1,8 @@
-"""A disk that is full or read-only: said in a sentence, with everything that was saved before whole."""
+"""A disk that is full or read-only ends in a message, with all that was saved before whole."""
 
 import subprocess
 
+import jax
 import pytest
 from harness import command, digest, lines, train
 
@@ -49,8 +50,11 @@ def test_a_disk_without_room_at_all_is_told(small, room, message):
     assert message in told(small)
 
 
-def test_a_read_only_folder_is_told_before_anything_is_compiled(tmp_path, monkeypatch):
-    monkeypatch.setattr("jdl.train.fit._Trainer", None)
+def test_a_read_only_folder_is_told_before_the_step_is_compiled(tmp_path, caplog):
     (tmp_path / "file").write_text("")
-    with pytest.raises(jdl.Error, match=r"cannot be written: .* Choose another with --root"):
-        train(tmp_path / "file")
+    with jax.log_compiles():
+        with pytest.raises(jdl.Error, match=r"cannot be written: .* Choose another with --root"):
+            train(tmp_path / "file")
+        assert "Compiling jit(step)" not in caplog.text
+        train(tmp_path / "folder", steps=1)
+        assert "Compiling jit(step)" in caplog.text

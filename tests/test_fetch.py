@@ -269,8 +269,8 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     for arguments, message in {
         ("fetch", "quram"): "Did you mean quran?",
         ("fetch", "zzz"): "There are cmudict, cora, elecdemand, minilm, quran, toy, word.",
-        ("fetsh",): "jdl data is followed by prepare or fetch",
-        (): "jdl data is followed by prepare or fetch",
+        ("fetsh",): "Use jdl data prepare or jdl data fetch",
+        (): "Use jdl data prepare or jdl data fetch",
     }.items():
         code, error = call(*arguments)
         assert code == 2

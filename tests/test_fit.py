@@ -7,22 +7,21 @@ import os
 import random
 import shutil
 import signal
-from unittest.mock import patch
 
-import kitchen_sink
 import jax
+import kill_storm
+import kitchen_sink
 import numpy as np
 import pytest
-import kill_storm
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from harness import digest, lines, stopped_at, train
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import jdl
+from jdl.store.catalog import entry
 from jdl.store.checkpoints import Checkpoints, state_digest
-from jdl.train.fit import _Trainer
-from jdl.store.lock import locked
-from jdl.store.manifest import damage
-from jdl.train.summary import summarise
+from jdl.store.lock import hold_lock
+from jdl.store.manifest import damage, write_manifest
+from jdl.train.summary import summarize
 
 
 def entries(result, split):
@@ -104,7 +103,7 @@ def test_what_is_on_disk(tmp_path):
     assert [line["step"] for line in train_lines] == list(range(1, 11))
     assert {"loss", "accuracy", "grad_norm", "update_norm", "param_norm"} <= set(train_lines[0])
     assert entries(result, "test")[-1]["step"] == 10
-    text = summarise(result)
+    text = summarize(result)
     assert "waited" in text
     assert (result.folder / "figures" / "test_confusion.png").read_bytes().startswith(b"\x89PNG")
     assert math.isfinite(
@@ -118,7 +117,10 @@ def test_what_is_on_disk(tmp_path):
 
 def test_a_second_process_on_the_same_run_is_refused(tmp_path):
     result = train(tmp_path, steps=2)
-    with locked(result.folder), pytest.raises(jdl.Error, match="being trained already, by process"):
+    with (
+        hold_lock(result.folder),
+        pytest.raises(jdl.Error, match="being trained already, by process"),
+    ):
         train(tmp_path, steps=2)
 
 
@@ -136,7 +138,7 @@ CHANGES = {
     ),
     "best": (
         lambda record: record.update(best="min loss"),
-        "judged by another metric .best: min loss there, max acc",
+        "another metric for the best checkpoint .best: min loss there, max acc",
     ),
     "data": (lambda record: record["data"].update(train="f00"), "other data .train: f00 there"),
 }
@@ -169,6 +171,36 @@ def test_a_folder_without_a_record_of_a_run_is_refused(tmp_path):
         train(tmp_path, steps=2)
 
 
+@pytest.mark.parametrize("number", [2, None])
+def test_a_run_of_an_older_format_is_refused_and_left_as_it_is(tmp_path, number):
+    """Its record is read first: neither its fields nor its checkpoints need to make sense."""
+    result = train(tmp_path, steps=2)
+    edit(result.folder, lambda record: record.update(format=number))
+    edit(result.folder, lambda record: [record.pop(name) for name in ("data", "environment")])
+    if number is None:
+        edit(result.folder, lambda record: record.pop("format"))
+    before = (result.folder / "run.json").read_text()
+    message = rf"format {number or '2 or older'}, and this jdl reads format 3.*--fresh"
+    for read in (lambda: train(tmp_path, steps=2), lambda: entry(result.folder)):
+        with pytest.raises(jdl.Error, match=message):
+            read()
+    assert (result.folder / "run.json").read_text() == before
+    assert train(tmp_path, steps=2, fresh=True).steps == 2
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_before_its_state_is_read(tmp_path):
+    result = train(tmp_path, steps=2)
+    checkpoint = result.folder / "checkpoints" / "2"
+    record = json.loads((checkpoint / "record" / "metadata").read_text())
+    (checkpoint / "record" / "metadata").write_text(json.dumps({**record, "format": 2}))
+    write_manifest(checkpoint)
+    other = jdl.State(*(np.zeros(3) for _ in range(6)))  # not at all the form of the state
+    checkpoints = Checkpoints(result.folder / "checkpoints", "max accuracy", read_only=True)
+    with pytest.raises(jdl.Error, match=r"checkpoint of format 2, and this jdl reads format 3"):
+        checkpoints.restore(jax.eval_shape(lambda state: state, other))
+    checkpoints.close()
+
+
 def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):
     result = train(tmp_path, steps=2)
     checkpoints = Checkpoints(result.folder / "checkpoints", "max accuracy", read_only=True)
@@ -177,7 +209,7 @@ def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):
     for trial in range(40):
         copy = tmp_path / "copy"
         shutil.copytree(result.folder / "checkpoints" / "2", copy)
-        how = storm.damaged(copy, chance)
+        how = kill_storm.damaged(copy, chance)
         assert damage(copy), (trial, how)
         shutil.rmtree(copy)
     file = max(
@@ -248,18 +280,14 @@ def test_another_environment_is_told_and_recorded(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
     whole = train(tmp_path / "whole")
-    settle, before = _Trainer.settle, signal.getsignal(number)
+    before = signal.getsignal(number)
 
-    def signalled(self, step, metrics):
-        settle(self, step, metrics)
+    def send(step, state, metrics):
         if step == 20:
             os.kill(os.getpid(), number)
 
-    with (
-        patch.object(_Trainer, "settle", signalled),
-        pytest.raises(jdl.Error, match="which is saved") as stopped,
-    ):
-        train(tmp_path / "stopped", save_every=0)
+    with pytest.raises(jdl.Error, match="which is saved") as stopped:
+        train(tmp_path / "stopped", hooks=[(20, send)], save_every=0)
     assert stopped.value.code == code
     assert signal.getsignal(number) == before
     found = train(tmp_path / "stopped", save_every=0)

@@ -1,7 +1,7 @@
 """Malformed files end in a message: some cases here, and more by `scripts/fuzz`.
 
-Seen to fail with damaged metrics of a checkpoint, a record without its config, an npz that is no archive, and JSON
-nested 50,000 deep: each gave a traceback before it gave a message.
+Seen to fail with damaged metrics of a checkpoint, a record without its config, an npz that is no
+archive, and JSON nested 50,000 deep: each gave a traceback before it gave a message.
 """
 
 import os

@@ -1,9 +1,9 @@
-"""Golden trajectories: losses and final state of a few steps of every family, as they were once written.
+"""Golden trajectories: the losses and the final state of a few steps of every family.
 
-To the bit where a file in tests/golden was written with this Python, this jax and this processor, for which XLA
-compiles; elsewhere the losses to 1e-6 of the nearest file: rounding differs there, and nothing else may.
-`scripts/golden` writes the file of the machine that it runs on. Seen to fail, both ways, with the forget gate of
-LSTMs closed at the start.
+They are as they were once written: to the bit where a file in tests/golden was written with this
+Python, this jax and this processor, for which XLA compiles; elsewhere the losses to 1e-6 of the
+nearest file: rounding differs there, and nothing else may. `scripts/golden` writes the file of the
+machine that it runs on. Seen to fail, both ways, with the forget gate of LSTMs closed at the start.
 """
 
 import hashlib
@@ -12,6 +12,8 @@ import os
 import platform
 import re
 import sys
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 
 import jax
@@ -49,10 +51,10 @@ def own_file():
 
 
 def nearest_file():
-    """The file whose name has the most in common with that of this machine's: first of all the versions."""
+    """The file whose name begins most like this machine's, so of the same versions if any is."""
     own = own_file().name
     files = sorted(FOLDER.glob("*.json"))
-    return max(files, key=lambda file: len(os.path.commonprefix([file.name, own])))
+    return max(files, key=lambda file: sum(takewhile(bool, map(eq, file.name, own))))
 
 
 def trajectory(row):
@@ -89,8 +91,8 @@ def test_every_family_goes_the_way_that_it_went(golden, row):
     before, after = ([float.fromhex(loss) for loss in both["losses"]] for both in (then, now))
     advice = (
         f"{row.name} goes another way than it went. If the change was meant, run scripts/golden "
-        "under each Python, look at what differs, and commit it with the reason; if not, it changes "
-        "the numbers of every run."
+        "under each Python, look at what differs, and commit it with the reason; if not, it "
+        "changes the numbers of every run."
     )
     if exact:
         assert now == then, advice

@@ -1,8 +1,9 @@
 """The guarantees, bit for bit, with BatchNorm, dropout, augmentation, EMA and ragged batches on.
 
-Each was seen to fail, when the code was broken on purpose: with stream names by Python's salted `hash` (1); with the
-order begun anew at a resume, with BatchNorm statistics that were not restored, and with the lines kept that a kill had
-left behind (2); with a batch lost at each save, and with statistics that moved at each evaluation (3).
+Each was seen to fail, when the code was broken on purpose: with stream names by Python's salted
+`hash` (1); with the order begun anew at a resume, with BatchNorm statistics that were not restored,
+and with the lines kept that a kill had left behind (2); with a batch lost at each save, and with
+statistics that moved at each evaluation (3).
 """
 
 import json
@@ -39,7 +40,7 @@ def test_1_another_seed_gives_other_bits(whole, tmp_path):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_2_killed_and_resumed_is_never_stopped(tmp_path, streamed):
-    """SIGKILL at three moments, one of them in the first epoch and none at a checkpoint, each time resumed."""
+    """SIGKILL at three moments, one in the first epoch and none at a checkpoint."""
     flags = ["--save-every", 4] + (["--streamed"] if streamed else [])
     finish(spawn(tmp_path / "whole", *flags))
     killed = [kill_at(tmp_path / "killed", step, *flags) for step in (7, 25, 46)]
@@ -58,7 +59,7 @@ def test_2_killed_and_resumed_is_never_stopped(tmp_path, streamed):
 
 
 def test_2_stopped_at_any_step_and_resumed(whole, tmp_path):
-    """The loop broken off after every step in turn, without a word, and entered again from its checkpoints."""
+    """The loop broken off after some steps in turn, and resumed from its checkpoints."""
     for step in (1, 2, 9, 10, 27):  # around the ends of epochs of 9 steps, and within
         stopped_at(step, tmp_path, save_every=1)
     resumed = train(tmp_path)

@@ -1,6 +1,7 @@
-"""However a training is saved, evaluated, logged, killed and resumed, its bits are the same: sequences drawn at random.
+"""However a training is saved, evaluated, logged, killed and resumed, its bits are the same.
 
-Seen to fail with the order of examples begun anew at a resume, and with a best metric that an evaluation reset.
+Seen to fail with the order of examples begun anew at a resume, and with a best metric that an
+evaluation reset.
 """
 
 import json
@@ -8,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from harness import digest, lines, stopped_at, train
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from harness import digest, lines, stopped_at, train
 
 import jdl
 
@@ -37,7 +38,7 @@ def whole(tmp_path_factory):
 
 
 def stop(root, options):
-    """One session of a training, broken off without a word or by --until; at the end of the run it just ends."""
+    """One session of a training, broken off or paused by --until; or ended at the run's end."""
     killed, step = options.pop("killed"), options.pop("stop")
     try:
         if killed:

@@ -112,7 +112,7 @@ def test_ema_is_the_running_average_and_leaves_the_training_alone():
 
 
 def test_schedule_free_is_evaluated_at_the_average_of_its_fastest_iterates():
-    """With SGD at a constant rate that average is the plain mean of all iterates (Defazio et al., 2024)."""
+    """With SGD at a constant rate it is the plain mean of all iterates (Defazio et al., 2024)."""
     optimizer = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9)
     plain = jdl.descent(
         jdl.objectives.classify(MODEL), optax.chain(optax.clip_by_global_norm(1.0), optimizer)

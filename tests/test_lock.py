@@ -1,4 +1,4 @@
-"""One writer at a time: on this host, on others that share the disk, and after one that was killed."""
+"""One writer at a time: on this host, on others that share the disk, and after a kill."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ import pytest
 
 import jdl
 from jdl.store import lock
-from jdl.store.lock import held, locked
+from jdl.store.lock import hold_lock, is_locked
 
 HERE = f"process 7 on {socket.gethostname()}"
 
@@ -21,51 +21,51 @@ def left(folder, holder, seconds_ago):
 
 
 def test_a_second_writer_is_told_who_the_first_is(tmp_path):
-    with locked(tmp_path) as notes:
+    with hold_lock(tmp_path) as notes:
         assert notes == []
-        assert held(tmp_path)
+        assert is_locked(tmp_path)
         with (
             pytest.raises(jdl.Error, match=f"trained already, by process {os.getpid()} on "),
-            locked(tmp_path),
+            hold_lock(tmp_path),
         ):
             pass
-    assert not held(tmp_path)
-    with locked(tmp_path) as notes:
+    assert not is_locked(tmp_path)
+    with hold_lock(tmp_path) as notes:
         assert notes == []
 
 
 def test_a_lock_that_a_killed_process_left_is_recognised(tmp_path):
     left(tmp_path, HERE, 0)
-    assert not held(tmp_path)
-    with locked(tmp_path) as notes:
+    assert not is_locked(tmp_path)
+    with hold_lock(tmp_path) as notes:
         assert notes == [f"It was left by {HERE}, which did not end in order"]
 
 
 def test_another_host_holds_as_long_as_it_touches_its_lock(tmp_path):
     left(tmp_path, "process 7 on elsewhere", 20)
-    assert held(tmp_path)
+    assert is_locked(tmp_path)
     with (
         pytest.raises(jdl.Error, match=r"by process 7 on elsewhere, which was there 2\d s ago"),
-        locked(tmp_path),
+        hold_lock(tmp_path),
     ):
         pass
     assert (tmp_path / "lock").read_text() == "process 7 on elsewhere\n"
     left(tmp_path, "process 7 on elsewhere", lock.DEAD_SECONDS + 5)
-    assert not held(tmp_path)
-    with locked(tmp_path) as notes:
+    assert not is_locked(tmp_path)
+    with hold_lock(tmp_path) as notes:
         assert "process 7 on elsewhere" in notes[0]
 
 
 def test_to_look_is_not_to_touch(tmp_path):
     left(tmp_path, "process 7 on elsewhere", 20)
-    with pytest.raises(jdl.Error), locked(tmp_path):
+    with pytest.raises(jdl.Error), hold_lock(tmp_path):
         pass
     assert time.time() - (tmp_path / "lock").stat().st_mtime > 15
 
 
 def test_a_holder_touches_its_lock(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.05)
-    with locked(tmp_path):
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.05)
+    with hold_lock(tmp_path):
         os.utime(tmp_path / "lock", (0, 0))
         deadline = time.monotonic() + 20
         while (tmp_path / "lock").stat().st_mtime == 0:

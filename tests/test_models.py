@@ -116,7 +116,7 @@ def loss_name(metrics):
 
 
 def test_a_learner_from_the_same_arrays_takes_the_same_step(any_row):
-    """To the bit: a learner that is built and traced anew continues from a state's arrays.
+    """To the bit: a learner that is built and traced again continues from a state's arrays.
 
     No state of Python's, and no key that is used up, decides what comes next.
     """
@@ -188,8 +188,8 @@ def test_padding_steps_change_nothing(ragged):
 
     first = without_padding(run(batch, mask(steps)))
     padding = ~mask(steps).reshape(ROWS, steps, *(1,) * (batch["x"].ndim - 2))
-    other = {**batch, "x": jnp.where(padding, jnp.asarray(9, batch["x"].dtype), batch["x"])}
-    np.testing.assert_array_equal(first, without_padding(run(other, mask(steps))))
+    changed = {**batch, "x": jnp.where(padding, jnp.asarray(9, batch["x"].dtype), batch["x"])}
+    np.testing.assert_array_equal(first, without_padding(run(changed, mask(steps))))
     more = ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2))
     longer = without_padding(run({**batch, "x": jnp.pad(batch["x"], more)}, mask(steps + 3)))
     np.testing.assert_allclose(first, longer, atol=2e-6)
@@ -200,8 +200,8 @@ def test_causal_models_do_not_see_the_future(causal):
     batch, run = causal.batch(), model_of(causal)
     column = "y" if isinstance(causal.model, T5) else "x"
     for t in range(1, batch[column].shape[1]):
-        other = {**batch, column: batch[column].at[:, t].add(1)}
-        before, after = run(batch), run(other)
+        changed = {**batch, column: batch[column].at[:, t].add(1)}
+        before, after = run(batch), run(changed)
         np.testing.assert_array_equal(before[:, :t], after[:, :t])
         assert (before[:, t] != after[:, t]).any()
 

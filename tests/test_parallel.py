@@ -1,7 +1,8 @@
-"""Many devices: a mesh computes what one device computes, to a bound; an elastic run does so to the bit.
+"""Many devices: a mesh agrees with one device to a bound, an elastic run to the bit.
 
-Seen to fail: the bits of an elastic run, with its shards numbered round the devices instead of device by device; and
-what a divided step computes, with BatchNorm, dropout or metrics of a device's own rows alone, or with masks ignored.
+Seen to fail: the bits of an elastic run, with its shards numbered round the devices instead of
+device by device; and what a divided step computes, with BatchNorm, dropout or metrics of a device's
+own rows alone, or with masks ignored.
 """
 
 import json
@@ -22,11 +23,11 @@ from jdl.learners import with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.transformer import TransformerConfig
-from jdl.parallel import build_mesh, elastic, pmap_mesh, shard_learner, abstract_state, shard_data
+from jdl.parallel import abstract_state, build_mesh, elastic, pmap_mesh, shard_data, shard_learner
 from jdl.store.checkpoints import Checkpoints, leaf_digests
 from jdl.train.launch import free_port
 
-BOUND = 1e-6  # how far 50 steps of SGD may be from those of one device, relative to these; 2.1e-7 was measured
+BOUND = 1e-6  # relative distance after 50 steps of SGD from one device; 2.1e-7 was measured
 WAYS = ("data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4", "elastic=1", "elastic=8")
 QUICK = [
     ("cnn-norm", "data=4"),
@@ -51,7 +52,7 @@ def test_a_divided_step_computes_what_one_device_computes(name, way):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", device_parity.FAMILIES)
 def test_every_family_on_8_devices_in_every_way(name):
-    """And elastic on 1 and 8 devices, and in 2 or 4 processes, to the bit; `device_parity.py` alone shows more of each."""
+    """And elastic on 1 and 8 devices, and in 2 or 4 processes, to the bit."""
     rows = measured(1, 8, "--families", name, "--ways", *WAYS)
     rows += measured(
         *((4, 1) if name == "cnn-norm" else (2, 2)),
@@ -95,9 +96,7 @@ def measured(processes, devices, *flags):
     ]
     printed = [process.communicate(timeout=1200) for process in running]
     assert [process.returncode for process in running] == [0] * processes, printed
-    return [
-        json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")
-    ]
+    return [json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")]
 
 
 @pytest.mark.parametrize("streamed", [False, True])
@@ -207,11 +206,11 @@ def test_a_run_moves_from_a_mesh_to_pmap_to_one_device(tmp_path):
         assert other["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
-def test_a_model_that_remembers_is_not_elastic():
+def test_a_stateful_model_is_not_elastic():
     row = device_parity.ROWS["lstm-language"]
     data = jdl.data.arrays(x=row.batch()["x"]).batches(4)
     learner = jdl.descent(row.objective(row.model.clone(stateful=True)), optax.sgd(0.1))
-    with pytest.raises(jdl.Error, match="remember=False"):
+    with pytest.raises(jdl.Error, match="stateful=False"):
         elastic(learner, data, 4)
 
 

@@ -32,30 +32,29 @@ CASES = {
 }
 
 
-def with_gradients(layer, inputs):
-    """The layer's output, and the gradients of its sum with uneven weights."""
+def with_gradients(layer):
+    """The layer's output, and its vector-Jacobian product for uneven weights."""
 
-    def scalar(*inputs):
-        out = layer(*inputs)
-        return (out * jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape)).sum(), out
+    def run(*inputs):
+        out, vjp = jax.vjp(layer, *inputs)
+        return out, vjp(jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
 
-    argnums = tuple(range(len(inputs)))
-    return jax.value_and_grad(scalar, argnums=argnums, has_aux=True)
+    return run
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_plain_implementations_do_not_depend_on_the_platform(name):
     """The program has no `platform_index`, which converters do not know; the numbers agree."""
     layer, inputs = CASES[name]
-    function = jax.jit(with_gradients(layer, inputs))
+    function = jax.jit(with_gradients(layer))
     assert "platform_index" in str(jax.make_jaxpr(function)(*inputs))
     with plain_implementations():  # the same jitted function: JAX's caches know of the context
         assert "platform_index" not in str(jax.make_jaxpr(function)(*inputs))
         plain = function(*inputs)
-    scale = [float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(plain)]
-    pairs = zip(jax.tree.leaves(function(*inputs)), jax.tree.leaves(plain), scale, strict=True)
-    for fast, slow, largest in pairs:
-        np.testing.assert_allclose(fast, slow, atol=1e-6 * max(1, largest))
+    for ours, theirs in zip(
+        jax.tree.leaves(function(*inputs)), jax.tree.leaves(plain), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * float(jnp.abs(theirs).max()))
 
 
 def test_plain_attention_takes_no_kernel_of_a_gpu(monkeypatch):
@@ -76,12 +75,12 @@ def test_plain_attention_takes_no_kernel_of_a_gpu(monkeypatch):
 
 
 def test_export_to_several_platforms_is_plain():
-    """The exported program is the plain one, also on a CPU: to the bit of a jitted plain one."""
+    """To the bits of a jitted plain one; on a CPU, attention would else differ by rounding."""
     layer, inputs = CASES["attention"]
     function = jax.jit(layer)
     with plain_implementations():
         exported = jax.export.export(function, platforms=["cpu", "cuda", "tpu"])(*inputs)
         expected = function(*inputs)
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
-    assert "case" not in exported.mlir_module()  # of the platform
     np.testing.assert_array_equal(exported.call(*inputs), expected)
+    assert (function(*inputs) != expected).any()

@@ -1,7 +1,7 @@
 """Mixed precision: computed in half, kept in single; and float16 leaves out steps that overflow.
 
-Seen to fail: the types, with gradients that were not widened; the step left out, with the scale halved but the update
-carried out.
+Seen to fail: the types, with gradients that were not widened; the step left out, with the scale
+halved but the update carried out.
 """
 
 import jax
@@ -61,7 +61,8 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
         return {"params": {"w": jnp.zeros(4)}, "seen": jnp.zeros(())}
 
     learner = mixed_precision(
-        jdl.descent(override(jdl.Objective(), init=init, loss=loss), optax.sgd(1.0, momentum=0.9)), "float16"
+        jdl.descent(override(jdl.Objective(), init=init, loss=loss), optax.sgd(1.0, momentum=0.9)),
+        "float16",
     )
     fine, huge = ({"x": jnp.full((4,), x, jnp.float16)} for x in (1.0, 3.0))
     state = learner.init(jax.random.key(0), fine)
@@ -91,7 +92,8 @@ def test_micro_batches_are_summed_in_single_precision():
 
     parts = 512
     learner = mixed_precision(
-        jdl.descent(override(jdl.Objective(), init=init, loss=loss), optax.sgd(1.0), parts), "bfloat16"
+        jdl.descent(override(jdl.Objective(), init=init, loss=loss), optax.sgd(1.0), parts),
+        "bfloat16",
     )
     batch = {"x": jnp.ones((parts, 1), jnp.bfloat16)}
     state, _ = jax.jit(learner.step)(learner.init(jax.random.key(0), batch), batch)

@@ -1,6 +1,7 @@
-"""Several processes train one run: the same bits as one, ended together when one is lost, gone on with afterwards.
+"""Several processes train one run: the same bits as one; they end together, and resume.
 
-Seen to fail: the digest, with each process numbering its shards from 0; the parts of a batch, with the wrong ones read.
+Seen to fail: the digest, with each process numbering its shards from 0; the parts of a batch, with
+the wrong ones read.
 """
 
 import signal
@@ -10,8 +11,8 @@ import time
 import pytest
 from harness import command, finish, folder_of, lines, spawn
 
+from jdl.train.distributed import in_cluster
 from jdl.train.launch import free_port
-from jdl.parallel.processes import in_cluster
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
 
@@ -121,7 +122,7 @@ def test_processes_with_other_configs_are_told_of_each_other(tmp_path):
     ]
     ended = [(process.communicate(timeout=120)[0], process.returncode) for process in running]
     assert [code for _, code in ended] == [2, 2], ended
-    assert "another run in hand" in ended[0][0]
+    assert "was started with another run" in ended[0][0]
     assert "0.2" in ended[0][0]
     assert not (tmp_path / "runs").exists()
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted(p for f in ("jdl", "experiments", "scripts", "tests") for p in (ROOT / f).rglob("*.py"))
+FILES = sorted(
+    p for f in ("jdl", "experiments", "scripts", "tests") for p in (ROOT / f).rglob("*.py")
+)
 LONGEST_FUNCTION = 60
 LONGEST_WRAPPER = 40
 WRAPPERS = {

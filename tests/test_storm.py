@@ -1,4 +1,4 @@
-"""Slow proofs: real runs killed for real, and checkpoints damaged; `scripts/storm` does more of both."""
+"""Slow proofs: real runs killed, and checkpoints damaged; `scripts/storm` does more of both."""
 
 import subprocess
 from pathlib import Path

@@ -102,14 +102,14 @@ class Dataset:
         """
         return replace(self, device_bytes=-1)
 
-    def batches(self, size: int) -> DatasetLoader:
+    def batches(self, size: int) -> DatasetLoader[Self]:
         """A data loader for evaluation: batches of `size` in order, each row exactly once an epoch.
 
         The last batch is padded and masked.
         """
         return DatasetLoader(self, self._check_size(size), None, self.transforms)
 
-    def shuffled(self, size: int, seed: int, *augment: Transform) -> DatasetLoader:
+    def shuffled(self, size: int, seed: int, *augment: Transform) -> DatasetLoader[Self]:
         """A data loader for training: batches of `size`, shuffled and augmented.
 
         The order of every epoch is drawn from (seed, epoch), the data augmentation of every example
@@ -122,7 +122,7 @@ class Dataset:
             )
         return DatasetLoader(self, size, seed, (*self.transforms, *augment))
 
-    def contiguous_batches(self, size: int) -> DatasetLoader:
+    def contiguous_batches(self, size: int) -> DatasetLoader[Self]:
         """A data loader for truncated backpropagation through time (Williams and Peng, 1990).
 
         Row b of a batch continues where row b of the batch before ended: the dataset is cut into
@@ -201,7 +201,7 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
     return Dataset(source, np.arange(len(source), dtype=np.int32))
 
 
-def episodes(count: int) -> DatasetLoader:
+def episodes(count: int) -> DatasetLoader[Dataset]:
     """For reinforcement learning: batches with a row for each of `count` parallel environments.
 
     An environment makes its own observations, so that a row holds no more than the environment's

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
 from itertools import count, repeat
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -51,8 +51,11 @@ class Table(Protocol):
         """SHA-256 of the rows."""
 
 
+T = TypeVar("T", bound=Table)
+
+
 @dataclass(frozen=True, eq=False)
-class DatasetLoader(Loader):
+class DatasetLoader(Loader, Generic[T]):
     """The data loader of a `Dataset`: epochs of batches of one size, the last padded and masked.
 
     A batch has the dataset's columns and besides `mask` (B,), false in padding, and `id` (B,), the
@@ -61,7 +64,7 @@ class DatasetLoader(Loader):
     batches and wherever they are read.
     """
 
-    dataset: Table
+    dataset: T
     batch_size: int
     seed: int | None = None  # of the shuffling; None: the dataset's own order, in every epoch
     transforms: tuple[Transform, ...] = ()
@@ -75,7 +78,7 @@ class DatasetLoader(Loader):
         source = self._device_source(i // len(self)) if on_device else self._host_source(i)
         return self._jit_batch(source, jnp.asarray(i, jnp.int32))
 
-    def shard(self, part: slice) -> DatasetLoader:
+    def shard(self, part: slice) -> DatasetLoader[T]:
         """The same loader, of which `read` prefetches no more than these rows of each batch."""
         return replace(self, part=part)
 
@@ -160,8 +163,11 @@ class DatasetLoader(Loader):
         return {**bounds, **self._extremes(computed)} if computed else bounds
 
     def _outputs(self, row: dict[str, np.ndarray]) -> tuple[dict[str, str], list[str]]:
-        """Of the transforms: the outputs that are copies of a column, with its name; and the other
-        whole numbers that depend on columns alone, and not on the key."""
+        """The columns after the transforms, as far as bounds can be known.
+
+        Those that are copies of a column before, with its name; and other whole numbers that depend
+        on columns alone, and not on the key.
+        """
         key = jax.eval_shape(jax.random.key, 0)
         example = jax.eval_shape(
             lambda columns: {name: rescale(column)[0] for name, column in columns.items()}, row

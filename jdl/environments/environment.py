@@ -1,4 +1,4 @@
-"""The environment of reinforcement learning as pure functions, and rollouts of many episodes."""
+"""The environment of reinforcement learning as pure functions, and rollouts of its episodes."""
 
 from __future__ import annotations
 

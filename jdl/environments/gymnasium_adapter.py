@@ -1,4 +1,4 @@
-"""Environments of Gymnasium (Towers et al., 2024), made pure by replay."""
+"""Environments of Gymnasium (Towers et al., 2024), as pure functions, by replay."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: A
     An episode's state is its `seed`, () of int32, the `actions` so far, (max_episode_steps, ...),
     and their `count`, () of int32. Observation, reward and termination are those of an
     environment that is reset by the seed and given these actions. For speed, copies of the
-    environment are kept at the newest states, so that a step of an episode is mostly one step of
+    environment stay at the newest states, so that a step of an episode is mostly one step of
     a copy; the copies that are least recently used are used again. Where there is no copy, as
     after a restart or an evaluation, the episode is replayed once: a reset, and all of its
     actions.
@@ -223,7 +223,7 @@ class ReplayCache:
             env = self.idle_envs.pop() if self.idle_envs else self.make()
             snapshot = self._replay(env, seed, actions)
         if snapshot.terminated or len(actions) == self.limit:
-            self._release(snapshot)  # the episode does not go on from here
+            self._release(snapshot)  # the last step of the episode
         return snapshot
 
     def _release(self, snapshot: Snapshot) -> None:

@@ -39,7 +39,7 @@ def predict(
             "the inputs need: add Run(test=...)."
         )
     names, columns = read_inputs(inputs, data.spec, run.tokenizer)
-    batches = arrays(**columns).map(*data.transforms).batches(min(batch_size, len(names)))
+    batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     return [
         {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)

@@ -96,7 +96,7 @@ def _language_model(trained: TrainedRun) -> tuple[Decodes, Tokenizer]:
         raise Error(
             f"{trained.run.config.name} generates neither text nor images. `jdl sample` needs a "
             "run with the objective next_token and with Run(tokenizer=...), or with a generative "
-            "objective such as elbo or diffuse; `jdl predict` takes the others."
+            "objective such as elbo or diffusion; `jdl predict` takes the others."
         )
     return objective, tokenizer
 

@@ -11,7 +11,7 @@ from jax import lax
 
 from jdl.layers.platform import HALF_PRECISION, platform_dependent, uses_cudnn_attention
 
-# Without barriers, XLA's CPU backend computes what is before them anew for each use.
+# Without barriers, XLA's CPU backend recomputes their operands for each use.
 _barrier = lax.optimization_barrier
 
 
@@ -127,7 +127,7 @@ def rotary_embedding(x: jax.Array, positions: jax.Array) -> jax.Array:
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[:, None] * frequencies[None]
-    # Without the barrier, XLA on a CPU computes them anew for every row and head.
+    # Without the barrier, XLA on a CPU recomputes them for every row and head.
     cos, sin = _barrier(tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin)))
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

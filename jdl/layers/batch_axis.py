@@ -12,6 +12,7 @@ import jax
 from jax import lax
 
 BATCH_AXIS = "batch"
+"""The name of the mapped axis that divides a batch among devices (`jax.pmap`)."""
 Tree = TypeVar("Tree")
 
 

@@ -8,8 +8,8 @@ class Dense(nn.Dense):
     """Dense (fully connected, linear) layer, `flax.linen.Dense`: x (..., F) to (..., features).
 
     XLA's CPU backend fuses what is around a product of a three-dimensional array and a matrix into
-    its operands, and computes it anew for each use: a feed-forward block with GELU took 75 ms so,
-    and 25 ms with its rows flattened.
+    its operands, and recomputes it for each use: a feed-forward block with GELU took 75 ms so, and
+    25 ms with its rows flattened.
     """
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from jax import lax
 HALF_PRECISION = (jnp.bfloat16, jnp.float16)
 
 # A context of JAX's own belongs to the keys of its caches: a function that was traced outside of
-# the context is traced anew within it.
+# the context is traced again within it.
 _plain = jax.make_user_context(False)
 
 

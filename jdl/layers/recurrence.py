@@ -33,9 +33,9 @@ class Cell:
 
 
 # A gate is a sigmoid, and sigmoid(z) = tanh(z / 2) / 2 + 1 / 2: so one wide tanh serves all gates
-# of a cell. XLA's CPU backend would fuse its pieces into every use of them and compute them anew
-# each time; the barriers forbid that, and the gradients are written out because those of slices are
-# sums of padded arrays.
+# of a cell. XLA's CPU backend would fuse its pieces into every use of them and recompute them each
+# time; the barriers forbid that, and the gradients are written out because those of slices are sums
+# of padded arrays.
 _barrier = lax.optimization_barrier
 
 

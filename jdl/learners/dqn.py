@@ -42,12 +42,12 @@ def dqn(
     """Deep Q-network, DQN (Mnih et al., 2015): Q-learning with replay buffer and target network.
 
     A step of the learner is a rollout of `num_steps` steps of each episode, then one update by
-    `batch_size` transitions drawn from the replay buffer. The learner's data are
+    `batch_size` transitions sampled from the replay buffer. The learner's data are
     `jdl.data.episodes(n)`, for n episodes in progress at once. The model gives the Q-values of the
     actions, (B, n), and has only parameters. Steps in the arguments are steps of the learner:
 
     - `epsilon(step)` is the schedule of epsilon-greedy exploration: with this probability an action
-      is drawn at random, else it is the one of the greatest Q-value.
+      is random, else it is the one of the greatest Q-value.
     - The replay buffer has the `buffer_size` newest transitions; updates begin at step
       `learning_starts`.
     - The target network, by which the TD target values the next observation, is a copy of the
@@ -55,7 +55,7 @@ def dqn(
 
     It is evaluated by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length`
     of the episodes that ended in it (null where none did), loss (half the mean squared TD error),
-    q_value (the mean over the drawn transitions), grad_norm and param_norm.
+    q_value (the mean over the sampled transitions), grad_norm and param_norm.
     """
     if not isinstance(environment.action_space, Discrete):
         raise Error(
@@ -138,7 +138,7 @@ class DQN(Learner):
         }
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """A rollout into the replay buffer, then an update by transitions drawn from it."""
+        """A rollout into the replay buffer, then an update by transitions sampled from it."""
         key = stream(state.key, "dqn", state.step)
         episodes, transitions = self.collect_rollout(state, key)
         buffer = self.add_to_buffer(state, transitions)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jdl.learners.skip_nonfinite import select_state
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
-from jdl.types import Array, Batch, Error, Gradients, Key, Learner, Mean, Metrics, State, Variables
+from jdl.types import (
+    Array,
+    Batch,
+    Error,
+    Gradients,
+    Key,
+    Learner,
+    Mean,
+    Metrics,
+    Precision,
+    State,
+    Variables,
+)
 
-Precision = Literal["float32", "bfloat16", "float16"]
 INITIAL_SCALE = 2.0**15
 GROWTH_INTERVAL = 2_000  # steps without an overflow after which the scale is doubled
 

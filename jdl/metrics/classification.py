@@ -16,7 +16,7 @@ def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
 
 
 def top_k(logits: Array, labels: Array, k: int, mask: Array | None = None) -> Mean:
-    """Top-k accuracy: the share of labels (B,) that are among the k largest of the logits (B, K)."""
+    """Top-k accuracy: the share of labels (B,) among the k largest of the logits (B, K)."""
     _, indices = jax.lax.top_k(logits, k)
     return Mean.of((indices == labels[:, None]).any(-1).astype(jnp.float32), mask)
 
@@ -36,7 +36,7 @@ class Confusion:
     def of(
         cls, predicted: Array, labels: Array, classes: int, mask: Array | None = None
     ) -> Confusion:
-        """Counts of `labels` and `predicted`, both (B, ...), where `mask`, (B,) or (B, ...), holds."""
+        """Counts `labels` and `predicted`, both (B, ...), where `mask`, (B,) or (B, ...), holds."""
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
         mask = mask.reshape(mask.shape + (1,) * (labels.ndim - mask.ndim))
         ones = jnp.broadcast_to(mask, labels.shape).astype(jnp.int32)

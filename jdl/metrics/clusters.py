@@ -10,9 +10,10 @@ from jdl.errors import Error
 def cluster_metrics(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
     """Clustering accuracy, NMI and ARI of `clusters` (N,) against `labels` (N,), whole numbers.
 
-    None depends on how the clusters are numbered. Accuracy is the share of rows that are right under
-    the best one-to-one mapping from clusters to labels (Hungarian algorithm; Kuhn, 1955); NMI is the
-    normalized mutual information, ARI the adjusted Rand index (Hubert and Arabie, 1985).
+    None depends on how the clusters are numbered. Accuracy is the share of rows that are right
+    under the best one-to-one mapping from clusters to labels (Hungarian algorithm; Kuhn, 1955);
+    NMI is the normalized mutual information, ARI the adjusted Rand index (Hubert and Arabie,
+    1985).
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn import metrics  # a second of import that only the end of a run needs

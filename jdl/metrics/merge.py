@@ -15,7 +15,7 @@ from jdl.types import Array, Metrics
 
 
 def merge(metrics: list[Metrics]) -> Metrics:
-    """The metrics of all batches together, summed on the host in 64 bits, where counts are exact."""
+    """The metrics of all batches together, added on the host in 64 bits: counts are exact."""
     wide = [jax.tree.map(_to_64_bits, m) for m in metrics]
     return {name: reduce(add, (m[name] for m in wide)) for name in wide[0]}
 

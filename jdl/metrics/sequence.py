@@ -15,8 +15,8 @@ def edit_distance(
 ) -> Array:
     """Edit distance (Levenshtein, 1966) of each row: (B,) of int32.
 
-    The fewest insertions, deletions and substitutions between the first `predicted_length` (B,) tokens
-    of `predicted` (B, T) and the first `label_length` (B,) of `labels` (B, U).
+    The fewest insertions, deletions and substitutions between the first `predicted_length` (B,)
+    tokens of `predicted` (B, T) and the first `label_length` (B,) of `labels` (B, U).
     """
     return jax.vmap(_edit_distance)(predicted, predicted_length, labels, label_length)
 
@@ -27,7 +27,7 @@ def _edit_distance(
     columns = jnp.arange(labels.size + 1)
 
     def next_row(distances: Array, step: tuple[Array, Array]) -> tuple[Array, None]:
-        """From the distances of n predicted tokens to the first 0, 1, ... labels, those of n + 1."""
+        """The distances of n + 1 tokens to the first 0, 1, ... labels, from those of n."""
         n, token = step
         substituted = distances[:-1] + (labels != token).astype(distances.dtype)
         best = jnp.minimum(distances + 1, jnp.concatenate([distances[:1] + 1, substituted]))

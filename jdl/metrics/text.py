@@ -21,9 +21,9 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004): mean F-measures from 0 to 1, by Google's rouge-score.
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004): mean F-measures from 0 to 1.
 
-    For English; words are stemmed.
+    By Google's rouge-score, for English; words are stemmed.
     """
     _check(hypotheses, references)
     try:

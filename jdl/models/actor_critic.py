@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class ActorCritic(nn.Module):
-    """Actor-critic: a policy (actor) and a value function (critic), networks without shared weights.
+    """Actor-critic: a policy (actor) and a value function (critic) that share no weights.
 
     Observations (B, ...) give the policy's parameters (B, outputs + log_stds) and values (B,), each
     by an MLP with layers of the widths `hidden`. For discrete actions the policy is `outputs`

@@ -143,8 +143,8 @@ class VAE(Autoencoder):
     """Variational autoencoder (Kingma and Welling, 2014): `encode` gives a normal distribution.
 
     It is the mean and the log variance of the latent, from which the objective samples by the
-    reparameterization trick. The objective also says what the decoder's outputs are: the logits of
-    Bernoulli distributions, or the means of normal ones.
+    reparameterization trick. It depends on the objective what the decoder's outputs are: the logits
+    of Bernoulli distributions, or the means of normal ones.
     """
 
     outputs_per_latent: int = 2

@@ -94,7 +94,7 @@ class GAT(nn.Module):
 
     Each node attends to its neighbours and itself, with `heads` that are concatenated, features /
     heads wide each; where the heads do not divide the features, heads of all features are averaged.
-    In training `dropout` is of the attention weights: a node hears some of its neighbours.
+    In training `dropout` is of the attention weights: a node attends to some of its neighbours.
     """
 
     features: int

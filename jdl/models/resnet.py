@@ -37,11 +37,11 @@ def resnet(depth: int, outputs: int, **options: Any) -> "ResNet":
 class ResNet(nn.Module):
     """Residual network (He et al., 2016): blocks of convolutions with residual connections.
 
-    x (B, H, W, C) gives (B, outputs): a stem with the channels of the first stage, `stages` (channels, n) of n residual blocks,
-    global average pooling, and a dense layer. Every stage but the first halves height and width.
-    `bottleneck` blocks put out four times the channels of their stage. The stem is one 3 x 3
-    convolution, as He et al. have it for small images; with `large_images` it is 7 x 7 and max
-    pooling, both of stride 2.
+    x (B, H, W, C) gives (B, outputs): a stem with the channels of the first stage, `stages`
+    (channels, n) of n residual blocks, global average pooling, and a dense layer. Every stage but
+    the first halves height and width. `bottleneck` blocks put out four times the channels of their
+    stage. The stem is one 3 x 3 convolution, as He et al. have it for small images; with
+    `large_images` it is 7 x 7 and max pooling, both of stride 2.
     """
 
     outputs: int

@@ -28,9 +28,9 @@ class UNet(nn.Module):
     to 1 and, with `classes` K, labels y (B,) from 0 to K give (B, H, W, C). The label K is for no
     label (classifier-free guidance). Each of the `channels` is a level of `blocks` residual blocks;
     each level after the first has half the height and width. Time and label condition every block;
-    the lowest level has self-attention too. With a `patch_size` above 1, squares of so many pixels
-    are one position, as in Hoogeboom et al. (2023), which saves the most expensive level. The last
-    convolution begins at zero.
+    the lowest level has self-attention too. With a `patch_size` above 1, squares of that many
+    pixels a side are one position, as in Hoogeboom et al. (2023), which saves the most expensive
+    level. The last convolution begins at zero.
     """
 
     channels: Sequence[int] = (32, 64, 64)

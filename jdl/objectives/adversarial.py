@@ -32,10 +32,11 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"  # the two modules' name
 class GANLoss:
     """The losses (B,) of a GAN's discriminator (the critic of a Wasserstein GAN) and generator.
 
-    Both are functions of the discriminator's logits (B,): `discriminator_loss(real, fake)` of those of
-    real and generated rows, `generator_loss(fake)`. `gradient_penalty` is the weight of the gradient
-    penalty (WGAN-GP; Gulrajani et al., 2017): (|gradient of the discriminator| - 1)^2 at random points
-    between real and generated rows. It is defined row by row, so the discriminator has no BatchNorm.
+    Both are functions of the discriminator's logits (B,): `discriminator_loss(real, fake)` of
+    those of real and generated rows, `generator_loss(fake)`. `gradient_penalty` is the weight of
+    the gradient penalty (WGAN-GP; Gulrajani et al., 2017): (|gradient of the discriminator| - 1)^2
+    at random points between real and generated rows. It needs a discriminator without BatchNorm,
+    whose logit of a row depends on that row alone.
     """
 
     discriminator_loss: Callable[[Array, Array], Array]
@@ -62,8 +63,8 @@ wasserstein = GANLoss(
 )
 """The Wasserstein GAN loss with gradient penalty (WGAN-GP; Arjovsky et al., 2017).
 
-The discriminator is called a critic there: its outputs are scores, whose difference between real and
-generated rows estimates the Wasserstein distance.
+The discriminator is called a critic there: its outputs are scores, whose difference between real
+and generated rows estimates the Wasserstein distance.
 """
 
 
@@ -75,13 +76,13 @@ def adversarial(
 ) -> Adversarial:
     """Generative adversarial network (GAN; Goodfellow et al., 2014), as one objective.
 
-    The generator maps latents (B, latent_size) of standard normal numbers to rows like x (B, ...); the
-    discriminator maps rows to one logit each, (B, 1). Their parameters lie under "generator" and
-    "discriminator", and `jdl.optim.per_module(generator=..., discriminator=...)` gives each its
-    optimizer. Both are updated in every step, with gradients taken at the same parameters:
-    `stop_gradient` keeps each loss from the other's parameters, so the gradient of the sum has both
-    gradients side by side. Metrics: the losses `discriminator` and `generator`, and the discriminator's
-    mean logits of `real` and `fake` rows.
+    The generator maps latents (B, latent_size) of standard normal numbers to rows like x (B, ...);
+    the discriminator maps rows to one logit each, (B, 1). Their parameters lie under "generator"
+    and "discriminator", and `jdl.optim.per_module(generator=..., discriminator=...)` gives each
+    its optimizer. Both are updated in every step, with gradients taken at the same parameters:
+    `stop_gradient` keeps each loss from the other's parameters, so the gradient of the sum has
+    both gradients side by side. Metrics: the losses `discriminator` and `generator`, and the
+    discriminator's mean logits of `real` and `fake` rows.
     """
     if latent_size < 1:
         raise Error(f"latent_size is the length of a latent, at least 1: {latent_size} is not.")
@@ -101,6 +102,7 @@ class Adversarial(Objective):
         """The initial variables of both, by collection and then by module."""
         x = model_call.column(batch)
         z = jnp.zeros((len(x), self.latent_size))
+        # Renaming a stream ("critic") would change the initial weights.
         modules = {
             GENERATOR: model_call.init(self.generator, stream(key, "generator"), z),
             DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "critic"), x),
@@ -152,7 +154,7 @@ class Adversarial(Objective):
     def _gradient_penalty(
         self, variables: Variables, real: Array, fake: Array, batch: Batch, key: Key, train: bool
     ) -> Array:
-        """(|gradient of the discriminator| - 1)^2 at random points between real and fake rows, (B,)."""
+        """(|gradient of the discriminator| - 1)^2, (B,), at random points between both rows."""
 
         def total(x: Array) -> Array:
             return self._logits(variables, x, batch, stream(key, "slope"), train)[0].sum()
@@ -176,13 +178,13 @@ class Adversarial(Objective):
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` where the generator's or the discriminator's output has another shape."""
         x = model_call.column(spec).shape
-        z = jax.ShapeDtypeStruct((x[0], self.latent_size), jnp.float32)
+        z = jax.eval_shape(lambda: jnp.zeros((x[0], self.latent_size)))
         generated = model_call.output_shape(self.generator, {"x": z})
         logits = model_call.output_shape(self.discriminator, spec)
         if generated != x or logits != (x[0], 1):
             raise Error(
-                f"The generator gives {generated} and the discriminator {logits}; for rows x of {x} "
-                f"they must give {x} and {(x[0], 1)}."
+                f"The generator gives {generated} and the discriminator {logits}; for rows x of "
+                f"{x} they must give {x} and {(x[0], 1)}."
             )
 
 

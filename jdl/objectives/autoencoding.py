@@ -41,10 +41,10 @@ def autoencode(
     """Autoencoder: an encoder compresses x (B, ...) to a code, from which a decoder reconstructs x.
 
     With `noise` or `augment` it is a denoising autoencoder (Vincent et al., 2008): in training the
-    model reads x after `augment`, a transform (key, example) -> example, and with normal noise of the
-    standard deviation `noise` added, and reconstructs x without either. The loss is the mean of
-    `loss(reconstruction, x)` over rows and elements. The model has the methods `encode` and `decode`,
-    like `Autoencoder`. Metric: mse, whatever the loss. It predicts the code.
+    model reads x after `augment`, a transform (key, example) -> example, and with normal noise of
+    the standard deviation `noise` added, and reconstructs x without either. The loss is the mean
+    of `loss(reconstruction, x)` over rows and elements. The model has the methods `encode` and
+    `decode`, like `Autoencoder`. Metric: mse, whatever the loss. It predicts the code.
     """
     if noise < 0:
         raise Error(f"noise is a standard deviation, 0 or more: {noise} is not.")
@@ -113,13 +113,13 @@ class Likelihood:
 bernoulli = Likelihood(optax.sigmoid_binary_cross_entropy, jax.nn.sigmoid, (0.0, 1.0))
 """Bernoulli likelihood: the decoder's outputs are logits, and the loss is the BCE.
 
-Where x is between 0 and 1, it counts as the probability of a 1: bounds of the log-likelihood are then
-bounds of its mean over images that are binarized at random.
+Where x is between 0 and 1, it counts as the probability of a 1: bounds of the log-likelihood are
+then bounds of its mean over images that are binarized at random.
 """
 
 
 def gaussian(scale: float = 0.1) -> Likelihood:
-    """Gaussian likelihood: the decoder's outputs are means, and `scale` is the standard deviation."""
+    """Gaussian likelihood: the decoder's outputs are means, `scale` the standard deviation."""
     if scale <= 0:
         raise Error(f"scale is a standard deviation, above 0: {scale} is not.")
     return Likelihood(partial(_gaussian_nll, scale), lambda out: out)
@@ -135,13 +135,14 @@ def elbo(
     beta: float = 1.0,
     importance_samples: int = 0,
 ) -> VariationalAutoencoding:
-    """Variational autoencoder (VAE) by the ELBO, the evidence lower bound (Kingma and Welling, 2014).
+    """Variational autoencoder (VAE; Kingma and Welling, 2014) by the ELBO.
 
-    The model has the methods `encode`, to the mean and the log variance of q(z | x), and `decode`,
-    like `VAE`. The loss is the negative log-likelihood of x (B, ...) given z, which is sampled by the
+    The ELBO, the evidence lower bound, is a lower bound of the log-likelihood of x (B, ...). The
+    model has the methods `encode`, to the mean and the log variance of q(z | x), and `decode`, like
+    `VAE`. The loss is the negative log-likelihood of x given a latent z, sampled by the
     reparameterization trick (z = mean + standard deviation * noise), plus `beta` times the KL
-    divergence of q(z | x) from the standard normal prior (beta-VAE; Higgins et al., 2017), in nats a
-    row. Metrics, in nats a row: elbo (with beta 1), kl, reconstruction; in evaluation, with
+    divergence of q(z | x) from the standard normal prior (beta-VAE; Higgins et al., 2017), in nats
+    a row. Metrics, in nats a row: elbo (with beta 1), kl, reconstruction; in evaluation, with
     `importance_samples` K, also iwae{K}, the importance weighted bound (IWAE; Burda et al., 2016),
     which is tighter and decodes K times. It predicts the mean code.
     """
@@ -193,7 +194,7 @@ class VariationalAutoencoding(Objective):
         return self.likelihood.nll(out, x).reshape(len(x), -1).sum(-1)
 
     def _iwae(self, variables: Variables, batch: Batch, key: Key, mean: Array, std: Array) -> Array:
-        """The importance weighted bound (B,): log of the mean of p(x, z) / q(z | x) over samples z."""
+        """The importance weighted bound: log of the mean of p(x, z) / q(z | x) over z, (B,)."""
 
         def log_weight(n: Array) -> Array:
             epsilon = sample_rows(jax.random.normal, stream(key, "importance", n), mean.shape)

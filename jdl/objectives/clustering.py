@@ -38,21 +38,23 @@ def deep_clustering(
     contrastive_weight: float = 0.0,
     loss: ElementLoss = optax.squared_error,
 ) -> DeepClustering:
-    """Deep embedded clustering (DEC; Xie et al., 2016) with reconstruction (IDEC; Guo et al., 2017).
+    """Deep embedded clustering (DEC; Xie et al., 2016) of an autoencoder's codes (IDEC).
 
-    For `jdl.learners.kmeans_init`, which initializes the centers by k-means of the codes and starts
-    the clustering. The loss is that of `autoencode`, with its `noise`, `augment` and `loss`, and after
-    the start `kl_weight` times the KL divergence KL(p | q), in nats a row, of the soft assignment q of
-    a code to the clusters from the target distribution p, which is q sharpened. In training q is that
-    of the corrupted rows, and p that of the rows as they are (Guo et al., 2018).
+    For `jdl.learners.kmeans_init`, which initializes the centers by k-means of the codes and
+    starts the clustering. The loss is that of `autoencode` (IDEC; Guo et al., 2017), with its
+    `noise`, `augment` and `loss`, and after the start `kl_weight` times the KL divergence, in nats
+    a row, of the soft assignment of a code to the clusters from the target distribution, the same
+    sharpened. In training the assignment is that of the corrupted rows, and the target that of the
+    rows as they are (Guo et al., 2018).
 
-    With `contrastive_weight` the loss has that many times a contrastive loss: InfoNCE between the code
-    of a row and that of the same row corrupted, against the other rows of the batch (t-SimCNE; Boehm et
-    al., 2023). Where `augment` replaces a row by one of its nearest neighbors, the codes keep the
-    neighborhoods, and two-dimensional codes are a map like t-SNE's (Damrich et al., 2023).
+    With `contrastive_weight` the loss has that many times a contrastive loss: InfoNCE between the
+    code of a row and that of the same row corrupted, against the other rows of the batch
+    (t-SimCNE; Boehm et al., 2023). Where `augment` replaces a row by one of its nearest neighbors,
+    the codes keep the neighborhoods, and two-dimensional codes are a map like t-SNE's (Damrich et
+    al., 2023).
 
-    It predicts the code, the cluster and the soft assignment. Metrics: mse, kl, and in training with
-    `contrastive_weight` info_nce, in nats a row.
+    It predicts the code, the cluster and the soft assignment. Metrics: mse, kl, and in training
+    with `contrastive_weight` info_nce, in nats a row.
     """
     if clusters < 2:
         raise Error(f"clusters is the number of clusters, at least 2: {clusters} is not.")
@@ -63,7 +65,8 @@ def deep_clustering(
         )
     if contrastive_weight and not (augment or noise):
         raise Error(
-            "The contrastive loss compares a row with the same row corrupted: give augment or noise."
+            "The contrastive loss compares a row with the same row corrupted: give augment or "
+            "noise."
         )
     autoencoding = autoencode(model, noise, augment, loss)
     return DeepClustering(autoencoding, clusters, kl_weight, contrastive_weight)
@@ -141,8 +144,8 @@ class DeepClustering(Objective):
 def soft_assignment(codes: Array, centers: Array, variance: Array) -> Array:
     """Soft assignment of codes (B, D) to cluster centers (K, D): probabilities (B, K).
 
-    By a Student's t kernel of one degree of freedom (Xie et al., 2016), with squared distances in units
-    of `variance` ().
+    By a Student's t kernel of one degree of freedom (Xie et al., 2016), with squared distances in
+    units of `variance` ().
     """
     similarity = _student_t(codes, centers, variance)
     return similarity / similarity.sum(-1, keepdims=True)

@@ -31,11 +31,11 @@ MAX_TIME = 0.999  # at time 1 of the cosine schedule no data are left that a mod
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise schedule of a diffusion model or of flow matching: x_t = alpha(t) x + sigma(t) noise.
+    """The noise schedule of a diffusion model or of flow matching.
 
-    Time t runs from 0, the data, to 1, the noise. The rates are the derivatives of alpha and sigma by
-    time, in a unit of time such that alpha * sigma_rate - sigma * alpha_rate is 1. The velocity of x_t
-    is alpha_rate(t) x + sigma_rate(t) noise.
+    x_t = alpha(t) x + sigma(t) noise. Time t runs from 0, the data, to 1, the noise. The rates are
+    the derivatives of alpha and sigma by time, in a unit of time such that alpha * sigma_rate -
+    sigma * alpha_rate is 1. The velocity of x_t is alpha_rate(t) x + sigma_rate(t) noise.
     """
 
     alpha: Callable[[Array], Array]
@@ -61,9 +61,9 @@ rectified_flow = NoiseSchedule(
     alpha_rate=lambda t: -jnp.ones_like(t),
     sigma_rate=lambda t: jnp.ones_like(t),
 )
-"""Straight lines from data to noise: predicting the velocity is flow matching (Lipman et al., 2023).
+"""The schedule of flow matching (Lipman et al., 2023) or rectified flow (Liu et al., 2023).
 
-Also known as rectified flow (Liu et al., 2023).
+Straight lines from data to noise; the model predicts their velocity.
 """
 
 
@@ -79,18 +79,19 @@ def diffusion(
 ) -> Diffusion:
     """Diffusion model (Ho et al., 2020) or flow matching of rows x (B, ...) from 0 to 1.
 
-    The model reads noisy rows (B, ...), x scaled to -1 to 1, and times (B,) from 0 to 1, `model(x_t,
-    t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with the schedule
-    `cosine` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et al., 2023). The
-    loss is the mean squared error of the prediction at a random time for each row; metric: mse.
+    The model reads noisy rows (B, ...), x scaled to -1 to 1, and times (B,) from 0 to 1,
+    `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with
+    the schedule `cosine` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et
+    al., 2023). The loss is the mean squared error of the prediction at a random time for each row;
+    metric: mse.
 
     With `classes` K the model is class-conditional, `model(x_t, t, y)`: in training a share
     `label_dropout` of the labels is replaced by K, which means no label, and sampling uses
     classifier-free guidance (Ho and Salimans, 2021) with `guidance_scale`, where 1 is none.
 
-    `decode` samples in `sampling_steps` steps: at `eta` 0 without fresh noise, by DDIM (Song et al.,
-    2021), which on `rectified_flow` is Euler's method; at 1 with fresh noise in each step, by DDPM
-    (Ho et al., 2020).
+    `decode` samples in `sampling_steps` steps: at `eta` 0 without fresh noise, by DDIM (Song et
+    al., 2021), which on `rectified_flow` is Euler's method; at 1 with fresh noise in each step, by
+    DDPM (Ho et al., 2020).
     """
     if prediction not in ("noise", "velocity"):
         raise Error(f'prediction is "noise" or "velocity", and {prediction!r} is neither.')
@@ -123,7 +124,7 @@ class Diffusion(Objective):
         return model_call.init(self.model, key, *self._inputs_at_time_0(batch))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean squared error of the predicted noise or velocity, at a random time for each row."""
+        """The mean squared error of the prediction, at a random time for each row."""
         x, y = 2 * model_call.column(batch) - 1, self._labels(batch)
         t = MAX_TIME * sample_rows(jax.random.uniform, stream(key, "time"), (len(x),))
         noise = sample_rows(jax.random.normal, stream(key, "noise"), x.shape)
@@ -145,7 +146,7 @@ class Diffusion(Objective):
         return sample_rows(jax.random.normal, key, model_call.column(batch).shape)
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        """Rows (B, ...) from 0 to 1, sampled from noise z (B, ...) for the labels y of the batch."""
+        """Rows (B, ...) from 0 to 1, sampled from noise z (B, ...) for the batch's labels y."""
         times = jnp.linspace(MAX_TIME, 0, self.sampling_steps + 1)
 
         def step(x: Array, n: Array) -> tuple[Array, None]:
@@ -190,7 +191,7 @@ class Diffusion(Objective):
         return alpha(s) * data + noise_std * noise + fresh_std * fresh
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the model's output has another shape than x, or x or y is out of range."""
+        """Raises `Error` where the output has another shape than x, or x or y is out of range."""
         x = model_call.column(spec).shape
         out = model_call.output_shape(self.model, spec, self._inputs_at_time_0)
         if out != x:

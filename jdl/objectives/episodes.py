@@ -1,4 +1,4 @@
-"""Reinforcement learning's objectives: the return of whole episodes, and REINFORCE."""
+"""Reinforcement learning's objectives: the return of an episode, and REINFORCE."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from jdl.types import (
 
 
 def episode_return(environment: Environment, model: Any) -> EpisodeReturn:
-    """The return of an episode (the sum of its rewards), on which RL is evaluated.
+    """The return of an episode, the sum of its rewards: how reinforcement learning is evaluated.
 
     Each row of a batch (`jdl.data.episodes`) is one episode, by the greedy policy: at each step
     the action of the greatest logit or Q-value, or the mean action. The loss is the negative

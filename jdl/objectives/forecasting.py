@@ -6,15 +6,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jdl.objectives.regression import ElementLoss, Regression, absolute_error
-from jdl.types import Batch, Key, LossOutput, Mean, Variables
+from jdl.types import Batch, Key, LossOutput, Mean, Metrics, Variables
 
 
 def forecast(model: Any, scale: float = 1.0, loss: ElementLoss = absolute_error) -> Forecasting:
     """Time series forecasting: the past x (B, T, F) to the values y (B, horizon) that follow.
 
-    Regression, by default with the mean absolute error (MAE) as loss. Metrics in the unit of y times
-    `scale`: mae and mse, and where the column `naive` (B, horizon) holds another forecast to compare
-    with, such as the last value or that of a week ago, naive_mae. The loss stays in the unit of y.
+    Regression, by default with the mean absolute error (MAE) as loss. Metrics in the unit of y
+    times `scale`: mae and mse, and where the column `naive` (B, horizon) holds another forecast to
+    compare with, such as the last value or that of a week ago, naive_mae. The loss stays in the
+    unit of y.
     """
     return Forecasting(model, loss, scale)
 
@@ -33,5 +34,7 @@ class Forecasting(Regression):
             errors = absolute_error(batch["naive"], batch["y"])
             scores["naive_mae"] = Mean.of(errors, batch.get("mask"))
         factors = {"mae": self.scale, "naive_mae": self.scale, "mse": self.scale**2}
-        scaled = {name: Mean(m.total * factors[name], m.count) for name, m in scores.items()}
+        scaled: Metrics = {
+            name: Mean(m.total * factors[name], m.count) for name, m in scores.items()
+        }
         return replace(output, metrics=scaled)

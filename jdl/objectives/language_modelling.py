@@ -31,10 +31,10 @@ from jdl.types import (
 
 
 def next_token(model: Any, bytes_per_token: float = 1.0) -> NextToken:
-    """Causal language model (GPT; Radford et al., 2018): each token is predicted from those before it.
+    """Causal language model (GPT; Radford et al., 2018): predicts each next token.
 
-    Windows of tokens x (B, T + 1) to the model's logits (B, T, vocabulary). The loss of a token is the
-    cross-entropy in nats. Metrics: accuracy, perplexity, and bits per byte of text, for which
+    Windows of tokens x (B, T + 1) to the model's logits (B, T, vocabulary). The loss of a token is
+    the cross-entropy in nats. Metrics: accuracy, perplexity, and bits per byte of text, for which
     `bytes_per_token` is the mean number of bytes of a token in these data.
     """
     return NextToken(model, bytes_per_token)
@@ -52,7 +52,7 @@ class NextToken(Objective):
         return model_call.init(self.model, key, *_all_but_last(batch))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean cross-entropy of the real tokens after the first of each row, and the metrics."""
+        """The mean cross-entropy of the real tokens after a row's first, and the metrics."""
         mask = model_call.time_mask(batch)
         mask = mask if mask is None or mask.ndim == 1 else mask[:, 1:]
         inputs = _all_but_last(batch)
@@ -79,7 +79,7 @@ class NextToken(Objective):
         return {}
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
-        """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new KV cache."""
+        """The logits (B, t, vocabulary) after each of the tokens (B, t), and the new KV cache."""
         return model_call.next_logits(self.model, variables, cache, tokens)
 
 
@@ -89,19 +89,19 @@ def _all_but_last(batch: Batch) -> tuple[Array, ...]:
 
 
 def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> MaskedToken:
-    """Masked language model (BERT; Devlin et al., 2019): hidden tokens are predicted from all others.
+    """Masked language model (BERT; Devlin et al., 2019): predicts hidden tokens.
 
-    Tokens x (B, T) to the model's logits (B, T, vocabulary). Of the real tokens a share `mask_rate` is
-    selected: 80% of these are replaced by the tokenizer's mask, 10% by a random token, and 10% stay as
-    they are. Loss (cross-entropy) and metrics are those of the selected tokens. The selection in a row
-    depends on its `id`, so it does not change with the way the rows are cut into batches, and in
-    evaluation it is the same each time.
+    Tokens x (B, T) to the model's logits (B, T, vocabulary). Of the real tokens a share
+    `mask_rate` is selected: 80% of these are replaced by the tokenizer's mask, 10% by a random
+    token, and 10% stay as they are. Loss (cross-entropy) and metrics are those of the selected
+    tokens. The selection in a row depends on its `id`, so it does not change with the way the rows
+    are cut into batches, and in evaluation it is the same each time.
     """
     if tokenizer.mask is None:
         raise Error("masked_token needs a tokenizer with a mask token, and this one has none.")
     if not 0 < mask_rate <= 1:
         raise Error(
-            f"mask_rate is the share of tokens to predict, above 0 and at most 1: {mask_rate} is not."
+            f"mask_rate is a share of the tokens, above 0 and at most 1: {mask_rate} is not."
         )
     return MaskedToken(model, mask_rate, tokenizer.mask, tokenizer.size)
 
@@ -196,5 +196,6 @@ def check_tokens(
         if least < 0 or greatest >= shape[-1]:
             raise Error(
                 f"The tokens of {name} run from {least} to {greatest}, and the model knows 0 to "
-                f"{shape[-1] - 1}: give it a vocabulary of {int(greatest) + 1}, or use its tokenizer."
+                f"{shape[-1] - 1}: give it a vocabulary of {int(greatest) + 1}, or use the "
+                "tokenizer that it was made for."
             )

@@ -25,17 +25,18 @@ from jdl.types import (
     Variables,
 )
 
-LINKS, NEGATIVES = "links", "others"  # the columns of the pairs of nodes with and without a link
+LINKS, NEGATIVES = "links", "negatives"  # the columns of the pairs of nodes with and without a link
 
 
 def link_prediction(model: Any) -> LinkPrediction:
-    """Link prediction by a graph autoencoder (Kipf and Welling, 2016): which nodes of a graph are linked.
+    """Link prediction in graphs, by a graph autoencoder (Kipf and Welling, 2016).
 
-    The model embeds the nodes x (B, N, F) of graphs with edges (B, E, 2) as codes (B, N, D); the logit
-    of a link is the dot product of the codes of its two nodes. The loss is the binary cross-entropy
-    (BCE) of the `links` (B, L, 2) and of as many negatives, pairs of nodes without a link: the column
-    `others` (B, L, 2), or without that column, as in training, random pairs, new at each step
-    (negative sampling). Metric, in evaluation: auc, the area under the ROC curve. It predicts the codes.
+    The model embeds the nodes x (B, N, F) of graphs with edges (B, E, 2) as codes (B, N, D); the
+    logit of a link is the dot product of the codes of its two nodes. The loss is the binary
+    cross-entropy (BCE) of the `links` (B, L, 2) and of as many negatives, pairs of nodes without a
+    link: the column `negatives` (B, L, 2), or without it, as in training, random pairs, new
+    at each step (negative sampling). Metric, in evaluation: auc, the area under the ROC curve. It
+    predicts the codes.
     """
     return LinkPrediction(model)
 
@@ -51,7 +52,7 @@ class LinkPrediction(Objective):
         return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean binary cross-entropy of links and negatives in nats, and in evaluation the AUC."""
+        """The mean binary cross-entropy of links and negatives, and in evaluation the AUC."""
         inputs, mask = model_call.model_inputs(batch), batch.get("mask")
         codes, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         links = model_call.column(batch, LINKS)
@@ -75,8 +76,8 @@ class LinkPrediction(Objective):
         codes = model_call.output_shape(self.model, spec)
         if len(links) != 3 or links[2] != 2 or codes[:2] != spec["x"].shape[:2]:
             raise Error(
-                f"link_prediction needs the column {LINKS} as pairs (B, L, 2) and a model that gives "
-                f"codes (B, N, D); here they are {links} and {codes}."
+                f"link_prediction needs the column {LINKS} as pairs (B, L, 2) and a model that "
+                f"gives codes (B, N, D); here they are {links} and {codes}."
             )
 
 
@@ -96,7 +97,7 @@ def _link_logits(codes: Array, pairs: Array) -> Array:
 
 
 def _ranking(positive: Array, negative: Array) -> Array:
-    """Whether a link's logit is above a negative's, 1/2 if equal: (B, L, L), whose mean is the AUC."""
+    """Whether a link has a greater logit than a negative, 1/2 if equal: the mean is the AUC."""
     above = jnp.greater(positive[:, :, None], negative[:, None])
     equal = jnp.equal(positive[:, :, None], negative[:, None])
     return above.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32)

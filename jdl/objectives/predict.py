@@ -21,9 +21,9 @@ def predict_all(
 ) -> Columns:
     """Batch prediction: what an objective predicts for all rows of an epoch, as NumPy columns.
 
-    Besides the predictions (label, probability, code, ...) it has the `columns` of the data of these
-    names, such as "y". Padding is left out; `limit` is the most rows to return, the first ones. Raises
-    `Error` where the objective does not predict.
+    Besides the predictions (label, probability, code, ...) it has the `columns` of the data of
+    these names, such as "y". Padding is left out; `limit` is the most rows to return, the first
+    ones. Raises `Error` where the objective does not predict.
     """
     if not isinstance(objective, Predicts):
         raise Error(f"The objective {type(objective).__name__} predicts nothing.")
@@ -39,7 +39,8 @@ def map_rows(
 ) -> Columns:
     """The columns that `function(variables, batch)` gives for all rows of an epoch.
 
-    As `predict_all`, for any pure function of a batch: the features of a layer, say. It is compiled.
+    As `predict_all`, for any pure function of a batch: the features of a layer, say. It is
+    compiled.
     """
     apply, parts, rows = jax.jit(function), [], 0
     for i in range(len(data)):

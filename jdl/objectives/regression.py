@@ -32,11 +32,12 @@ def absolute_error(predictions: Array, targets: Array) -> Array:
 
 
 def regress(model: Any, loss: ElementLoss = optax.squared_error) -> Regression:
-    """Regression by the mean squared error (MSE) or another loss: x (B, ...) to predictions (B, ...).
+    """Regression by the mean squared error (MSE) or another loss.
 
-    The targets y have the shape of the predictions; (B,) will do for (B, 1). `loss(predictions,
-    targets)` works element by element: `optax.squared_error` (MSE), `absolute_error` (MAE),
-    `optax.huber_loss` (Huber, 1964). Metrics, whatever the loss: mse and mae, in the unit of y.
+    x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions; (B,) will
+    do for (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
+    (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964). Metrics, whatever the loss:
+    mse and mae, in the unit of y.
     """
     return Regression(model, loss)
 

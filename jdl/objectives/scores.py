@@ -18,8 +18,8 @@ def text_scores(
 ) -> Score:
     """Scores of generated text, such as BLEU and ROUGE, over all rows: for `Run(score=...)`.
 
-    Each of the `metrics` compares the texts that the objective predicts with the texts of the column
-    y: `text_scores(objective, test, tokenizer, bleu=jdl.metrics.bleu)`.
+    Each of the `metrics` compares the texts that the objective predicts with the texts of the
+    column y: `text_scores(objective, test, tokenizer, bleu=jdl.metrics.bleu)`.
     """
     if not isinstance(objective, Predicts):
         raise Error("text_scores needs an objective that predicts tokens, such as seq2seq.")

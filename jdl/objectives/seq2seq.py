@@ -28,21 +28,20 @@ from jdl.types import (
     Variables,
 )
 
-ENCODE, DECODE = "encode", "decode"  # the methods of the model's encoder and decoder
-
 
 def seq2seq(
     model: Any, end: int, smoothing: float = 0.0, max_new_tokens: int | None = None
 ) -> Seq2Seq:
-    """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014): tokens x (B, S) to y (B, T).
+    """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
-    `length` (B,) and `y_length` (B,) are the numbers of real tokens; the last real token of y is `end`,
-    which also stands before its first. In training the model predicts each token from the true tokens
-    before it (teacher forcing): `model(x, y_before)` gives logits (B, T, vocabulary), the loss is the
-    cross-entropy, with label smoothing of `smoothing`, and metrics are accuracy and perplexity. To
-    predict, up to `max_new_tokens` tokens are decoded greedily, by default as many as the model can
-    (its field `max_length`). For that the model has besides a method of the encoder, `(x, train,
-    mask)`, and one of the decoder, `(encoded, y, mask, train, decode)`, as `T5` has.
+    Tokens x (B, S) to tokens y (B, T). `length` (B,) and `y_length` (B,) are the numbers of real
+    tokens; the last real token of y is `end`, which also stands before its first. In training the
+    model predicts each token from the true tokens before it (teacher forcing): `model(x,
+    y_before)` gives logits (B, T, vocabulary), the loss is the cross-entropy, with label smoothing
+    of `smoothing`, and metrics are accuracy and perplexity. To predict, up to `max_new_tokens`
+    tokens are decoded greedily, by default as many as the model can (its field `max_length`). For
+    that the model has the methods `encode(x, train, mask)` and `decode(encoded, y, mask, train,
+    decode)`, like `T5`.
     """
     limit = model.max_length
     if max_new_tokens and max_new_tokens > limit:
@@ -90,18 +89,18 @@ class Seq2Seq(Objective):
         return self.model.max_length
 
     def init_cache(self, variables: Variables, batch: Batch) -> Any:
-        """The encoder's output for x, with which the first call of the decoder fills its KV cache."""
+        """The encoder's output for x, with which the decoder's first call fills its KV cache."""
         mask = model_call.time_mask(batch)
-        encoded = self.model.apply(variables, batch["x"], False, mask, method=ENCODE)
+        encoded = self.model.apply(variables, batch["x"], False, mask, method="encode")
         return {"encoded": encoded, "mask": mask}
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new cache."""
         kv_cache = {name: v for name, v in cache.items() if name == CACHE}
+        inputs = cache.get("encoded"), tokens, cache["mask"]
         logits, changed = self.model.apply(
-            {**variables, **kv_cache}, cache.get("encoded"), tokens, cache["mask"], decode=True,
-            mutable=[CACHE], method=DECODE,
-        )  # fmt: skip
+            {**variables, **kv_cache}, *inputs, decode=True, mutable=[CACHE], method="decode"
+        )
         return logits, {"mask": cache["mask"], CACHE: changed[CACHE]}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
@@ -111,13 +110,14 @@ class Seq2Seq(Objective):
 
 
 def ctc(model: Any, frames: int = 1) -> CTC:
-    """CTC, connectionist temporal classification (Graves et al., 2006): labels without an alignment.
+    """CTC, connectionist temporal classification (Graves et al., 2006).
 
-    x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0 is the blank. `length` (B,) and
-    `y_length` (B,) are the numbers of real steps and labels. The model gives `frames` distributions
-    over K labels at each step: logits (B, T, frames * K). The loss is the mean over the rows of the
-    negative log-likelihood in nats; the metric, in evaluation, is the error_rate of greedy (best path)
-    decoding: edit distance over the number of labels.
+    Labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0 is
+    the blank. `length` (B,) and `y_length` (B,) are the numbers of real steps and labels. The
+    model gives `frames` distributions over K labels at each step: logits (B, T, frames * K). The
+    loss is the mean over the rows of the negative log-likelihood in nats; the metric, in
+    evaluation, is the error_rate of greedy (best path) decoding: edit distance over the number of
+    labels.
     """
     return CTC(model, frames)
 

@@ -1,0 +1,1 @@
+"""A run's folder on disk: record, code, lock, log, step trace, checkpoints."""

@@ -1,8 +1,9 @@
-"""Checkpoints: Orbax in a thread of its own, with a manifest of every file that is verified before a restore."""
+"""Checkpoints, by Orbax: saved in a thread, and checked against their manifest before a restore."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,49 +17,49 @@ import orbax.checkpoint as ocp
 
 from jdl.parallel.multihost import from_local, local_copy, process_sharding, to_host
 from jdl.store import manifest
+from jdl.store.record import FORMAT
 from jdl.types import Error, State
 
-ROOM = 2**20  # bytes for what a checkpoint has beside its arrays, and for the logs
-FORMAT = 2  # raised when checkpoints of the old form can no longer be read
+MARGIN = 2**20  # bytes for what a checkpoint has beside its arrays, and for the logs
+PARTS = ("step", "params", "model_state", "opt_state", "extra")  # of a state, in its digest
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
-    """The SHA-256 of each leaf's type, shape and bytes, by its path; of several processes, all must ask."""
-    return {
-        jax.tree_util.keystr(path): _sum(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
+    """The SHA-256 of each leaf's type, shape and bytes, by its path.
+
+    Of several processes all must call it.
+    """
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in leaves}
 
 
 def state_digest(state: State) -> str:
-    """One SHA-256 over step, params, carry and optimizer state: equal for equal states, to the bit."""
-    sums = leaf_digests(
-        {
-            "step": state.step,
-            "params": state.params,
-            "model_state": state.model_state,
-            "opt_state": state.opt_state,
-        }
-    )
-    return hashlib.sha256(
-        "\n".join(f"{path} {sums[path]}" for path in sorted(sums)).encode()
-    ).hexdigest()
+    """One SHA-256 over all of a state but its key: equal for states that are equal to the bit."""
+    digests = leaf_digests({part: getattr(state, part) for part in PARTS})
+    text = "\n".join(f"{path} {digests[path]}" for path in sorted(digests))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _sum(leaf: Any) -> str:
-    array = to_host(
-        jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
-    )
-    return hashlib.sha256(
-        f"{array.dtype} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes()
-    ).hexdigest()
+def _digest(leaf: Any) -> str:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    array = to_host(jax.random.key_data(leaf) if is_key else leaf)
+    head = f"{array.dtype} {array.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def is_better(mode: str, value: float, best: float | None) -> bool:
+    """Whether a metric is above ("max") or below ("min") its best value so far; NaN never is."""
+    if math.isnan(value):
+        return False
+    return best is None or (value > best if mode == "max" else value < best)
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest `keep`, and the best by the metric that `best`, "max NAME", names.
+    """The checkpoints of a run: the latest `keep`, and the best by the metric of "max NAME".
 
-    Only the processes of one run may write, all together; those that are `read_only` may look on. Arrays that a process
-    has on its own device alone are taken to be the same in all. `saved` is told of each state that is on the disk.
+    Only the processes of one run may write, all together; others open them `read_only`. An array
+    that a process has on its own device alone is taken to be the same in all processes.
+    `on_saved` is called with each state that is on the disk.
     """
 
     def __init__(
@@ -67,56 +68,66 @@ class Checkpoints:
         best: str = "min loss",
         keep: int = 2,
         read_only: bool = False,
-        saved: Callable[[State], None] = lambda state: None,
+        on_saved: Callable[[State], None] = lambda state: None,
     ) -> None:
-        mode, self._metric = best.split()
+        self._mode, self._metric = best.split()
+        try:
+            options = self._options(keep, read_only)
+            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            best_step = self._manager.best_step()
+            metrics = {} if best_step is None else self._manager.metrics(best_step)
+            self._best: float | None = metrics.get(self._metric)
+        except Exception as error:  # it reads the metrics of all; damage surfaces as all kinds
+            raise Error(
+                f"The checkpoints in {folder} cannot be read: {_first_line(error)}. If one is "
+                "damaged, training goes on without it."
+            ) from error
+        self._thread = ThreadPoolExecutor(1, "jdl-checkpoints")
+        self._saving: Future[None] | None = None
+        self._on_saved = on_saved
+
+    def _options(self, keep: int, read_only: bool) -> ocp.CheckpointManagerOptions:
+        policies = ocp.checkpoint_managers
 
         def score(metrics: dict[str, float]) -> float:
             return metrics[self._metric]
 
-        policy = ocp.checkpoint_managers
-        ranking = policy.BestN(
-            get_metric_fn=score, reverse=mode == "min", n=1, keep_checkpoints_without_metrics=False
+        best = policies.BestN(
+            get_metric_fn=score,
+            reverse=self._mode == "min",
+            n=1,
+            keep_checkpoints_without_metrics=False,
         )
-        options = ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False,  # the thread below does more than Orbax's: it also hashes
+        return ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False,  # our own thread does more than Orbax's: it hashes
             read_only=read_only,
             cleanup_tmp_directories=not read_only,  # what a kill left of a save
             best_fn=score,
-            best_mode=mode,
-            preservation_policy=policy.AnyPreservationPolicy([policy.LatestN(keep), ranking]),
+            best_mode=self._mode,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         )
-        try:
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
-        except (
-            Exception
-        ) as error:  # it reads the metrics of all of them; damage surfaces as all kinds
-            reason = str(error).partition("\n")[0][:300]
-            raise Error(
-                f"The checkpoints in {folder} cannot be read: {reason}. If one is damaged, training goes on without it."
-            ) from error
-        self._thread = ThreadPoolExecutor(1, "jdl-checkpoints")
-        self._saving: Future[None] | None = None
-        self._saved = saved
 
     def save(
         self, step: int, state: State, host: dict[str, Any], metrics: dict[str, float] | None = None
     ) -> None:
-        """Begins to save; the state is copied at once, so that its memory may be given away.
+        """Starts to save; the state is copied at once, so that its memory may be donated.
 
-        `host` is what the loop must remember besides, as JSON. Raises `Error` where an earlier save failed, and where
-        the disk has no room for another.
+        `host` is what must be remembered besides, as JSON. Raises `Error` where an earlier save
+        failed, and where the disk has no room for another.
         """
         self.wait()
         if step in self._manager.all_steps():
             return
         self._check_room(sum(leaf.nbytes for leaf in jax.tree.leaves(state)))
-        if (
-            jax.process_count() > 1
-        ):  # what processes exchange must not come between the exchanges of a step
-            self._save(step, jax.tree.map(from_local, state), host, metrics)
+        value = (metrics or {}).get(self._metric, math.nan)
+        ranked = None if math.isnan(value) else metrics
+        if self.is_best(metrics or {}):
+            self._best = value
+        if jax.process_count() > 1:
+            # What processes exchange must not come between the exchanges of a step.
+            self._save(step, jax.tree.map(from_local, state), host, ranked)
         else:
-            self._saving = self._thread.submit(self._save, step, _copied(state), host, metrics)
+            self._saving = self._thread.submit(self._save, step, _copy(state), host, ranked)
 
     def _save(
         self, step: int, state: State, host: dict[str, Any], metrics: dict[str, float] | None
@@ -125,11 +136,10 @@ class Checkpoints:
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
-        ranked = metrics if metrics and self._metric in metrics else None
-        self._manager.save(step, args=items, metrics=ranked)
+        self._manager.save(step, args=items, metrics=metrics)
         if jax.process_index() == 0:
-            manifest.seal(self._folder(step))
-        self._saved(state)
+            manifest.write_manifest(self._path(step))
+        self._on_saved(state)
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk."""
@@ -139,65 +149,73 @@ class Checkpoints:
                 saving.result()
             except (OSError, ValueError) as error:
                 raise Error(
-                    f"A checkpoint could not be written under {self._manager.directory}: {error}. The earlier ones are "
-                    "whole; make room, or choose another --root."
+                    f"A checkpoint could not be written under {self._manager.directory}: {error}. "
+                    "The earlier ones are whole; make room, or choose another --root."
                 ) from error
 
     def _check_room(self, size: int) -> None:
-        """Raises `Error` where a state of so many bytes may not fit: Orbax itself would fail midway, and noisily."""
-        folder, needed = self._manager.directory, size + ROOM
+        """Raises `Error` where a state of this size may not fit: Orbax would fail midway."""
+        folder, needed = self._manager.directory, size + MARGIN
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise Error(
-                f"A checkpoint may need {needed / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are free under "
-                f"{folder}. The earlier ones are whole: make room, and the same command goes on."
+                f"A checkpoint may need {needed / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are "
+                f"free under {folder}. The earlier ones are whole: make room, and the same command "
+                "goes on."
             )
 
     def latest(self) -> int | None:
         """The step of the newest checkpoint that was written to its end."""
-        return max(
-            filter(lambda step: manifest.sealed(self._folder(step)), self._manager.all_steps()),
-            default=None,
-        )
+        steps = self._manager.all_steps()
+        return max((step for step in steps if manifest.is_complete(self._path(step))), default=None)
 
     def best(self) -> int | None:
         """The step of the best checkpoint, where any was evaluated."""
         return self._manager.best_step()
 
-    def restore(self, like: State, step: int | None = None) -> tuple[State, dict[str, Any]]:
-        """The state of `step`, by default the newest, in the form of `like`, and what `save` was given as `host`.
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether a state with these metrics would be the best that was saved."""
+        value = metrics.get(self._metric)
+        return value is not None and is_better(self._mode, value, self._best)
 
-        Leaves without a sharding come onto the first device, wherever they were saved. Raises `Error` where there is
-        none, where any file is not as it was written, before it is read, or where the form is another.
+    def restore(self, like: State, step: int | None = None) -> tuple[State, dict[str, Any]]:
+        """The state of `step`, by default the newest, in the form of `like`; and its `host`.
+
+        Leaves without a sharding come onto the first device, wherever they were saved. Raises
+        `Error` where there is none, where any file is not as it was written, before it is read, or
+        where the format or the form is another.
         """
         step = self.latest() if step is None else step
         if step is None:
             raise Error(f"There is no checkpoint in {self._manager.directory}.")
-        where = self._folder(step)
-        if wrong := manifest.damage(where):
+        path = self._path(step)
+        if wrong := manifest.damage(path):
             raise Error(
-                f"The checkpoint {where} is damaged: {wrong}. Training goes on from the newest that is whole."
+                f"The checkpoint {path} is damaged: {wrong}. Training goes on from the newest that "
+                "is whole."
             )
+        record = self._restore(step, record=ocp.args.JsonRestore())["record"]
+        if record.get("format") != FORMAT:
+            raise Error(
+                f"{path} is a checkpoint of format {record.get('format')}, and this jdl reads "
+                f"format {FORMAT}: restore it with the jdl that saved it, or train with --fresh."
+            )
+        target = ocp.args.StandardRestore(jax.tree.map(_with_sharding, like))
+        state = self._restore(step, state=target)["state"]
+        return jax.tree.map(_to_device, state, like), record["host"]
+
+    def _restore(self, step: int, **items: Any) -> Any:
         try:
-            wanted = ocp.args.StandardRestore(jax.tree.map(_placed, like))
-            items = ocp.args.Composite(state=wanted, record=ocp.args.JsonRestore())
-            found = self._manager.restore(step, args=items)
+            return self._manager.restore(step, args=ocp.args.Composite(**items))
         except (
             Exception
         ) as error:  # another form surfaces as all kinds, a bare Exception among them
-            reason = str(error).partition("\n")[0][:300]
-            raise Error(f"The checkpoint {where} cannot be restored: {reason}") from error
-        record = found["record"]
-        if record.get("format") != FORMAT:
+            path = self._path(step)
             raise Error(
-                f"{where} is a checkpoint of format {record.get('format')}, and this jdl reads {FORMAT}."
-            )
-        state = jax.tree.map(
-            lambda leaf, asked: leaf if asked.sharding else local_copy(leaf), found["state"], like
-        )
-        return state, record["host"]
+                f"The checkpoint {path} cannot be restored: {_first_line(error)}"
+            ) from error
 
-    def _folder(self, step: int) -> Path:
+    def _path(self, step: int) -> Path:
         return Path(self._manager.directory) / str(step)
 
     def close(self) -> None:
@@ -209,12 +227,19 @@ class Checkpoints:
             self._manager.close()
 
 
-def _placed(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(
-        leaf.shape, leaf.dtype, sharding=leaf.sharding or process_sharding()
-    )
+def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    sharding = leaf.sharding or process_sharding()
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _to_device(leaf: Any, like: jax.ShapeDtypeStruct) -> Any:
+    return leaf if like.sharding else local_copy(leaf)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:300]
 
 
 @jax.jit
-def _copied(state: State) -> State:
+def _copy(state: State) -> State:
     return jax.tree.map(jnp.copy, state)

@@ -1,9 +1,8 @@
-"""What a run ran on: versions, devices, flags; and the cache of compiled programs."""
+"""The environment of a run: versions, devices, flags, threads; and what bits depend on."""
 
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import platform
 import subprocess
@@ -13,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-
-from jdl.data.cache import cache_dir
 
 PACKAGES = (
     "jdl",
@@ -27,80 +24,120 @@ PACKAGES = (
     "tensorflow-datasets",
     "numpy",
 )
-VARIABLES = ("XLA_FLAGS", "PJRT_NPROC", "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
+POOL_VARIABLES = ("PJRT_NPROC", "NPROC")  # XLA takes the first that is set
+VARIABLES = ("XLA_FLAGS", *POOL_VARIABLES, "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
 SETTINGS = (
     "jax_default_matmul_precision",
     "jax_enable_x64",
     "jax_threefry_partitionable",
     "jax_default_prng_impl",
 )
+LAYOUT = ("devices", "mesh", "parallel")  # the options that change numbers, by rounding
 
 
 def fingerprint() -> dict[str, Any]:
-    """All that the bits of a training may depend on, beside its config and data."""
+    """The environment that the bits of a training may depend on, beside its config and data."""
+    versions = {name: version(name) for name in PACKAGES}
     return {
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version(), **versions},
+        "devices": {
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "local": jax.local_device_count(),
         },
-        "devices": {"kind": jax.devices()[0].device_kind, "count": jax.device_count()},
         "host": {
             "machine": platform.machine(),
-            "cores": os.cpu_count(),
+            "instructions": instruction_set(),
+            "cores": cores(),
             "processes": jax.process_count(),
         },
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "settings": {name: _setting(name) for name in SETTINGS},
+        "settings": {name: setting(name) for name in SETTINGS},
     }
 
 
-def _setting(name: str) -> Any:
+def setting(name: str) -> Any:
+    """A setting of JAX."""
     return getattr(jax.config, name)
 
 
-def git_commit(script: Path | None) -> str | None:
-    """The commit of the repository that the script lies in, with "+changes" where files differ from it."""
-    folder = script.resolve().parent if script else Path.cwd()
+def instruction_set() -> str:
+    """A short hash of the processor's instruction set: compiled programs suit one kind alone."""
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return commit + (
-            "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else ""
-        )
-    except (OSError, subprocess.SubprocessError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next(line for line in lines if line.startswith("flags"))
+    except (OSError, StopIteration):
+        flags = platform.processor()
+    return hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:12]
+
+
+def cores() -> int:
+    """The number of cores that this process may use (`taskset` and containers limit them)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def numerics_environment(record: dict[str, Any]) -> dict[str, Any]:
+    """What of a run's recorded environment and options its bits depend on, by name.
+
+    Two runs of one config and one data set are expected to be equal to the bit where these are
+    equal.
+    """
+    environment, options = record["environment"], record["options"]
+    devices, host = _part(environment, "devices"), _part(environment, "host")
+    variables, on_cpu = _part(environment, "variables"), devices.get("kind") == "cpu"
+    numerics = {"device": devices.get("kind")}
+    if on_cpu:
+        numerics["CPU instructions"] = host.get("instructions")
+        numerics["CPU thread pool"] = thread_pool_size(environment)
+    if not record["config"].get("elastic"):
+        numerics |= {name: options.get(name) for name in LAYOUT}
+        numerics["processes"] = host.get("processes")
+        if host.get("processes") != 1:  # then all of their devices take part
+            numerics["devices of all processes"] = devices.get("count")
+    numerics |= {name: value for name, value in variables.items() if name not in POOL_VARIABLES}
+    return numerics | _part(environment, "versions") | _part(environment, "settings")
+
+
+def thread_pool_size(environment: dict[str, Any]) -> int | None:
+    """The threads of XLA's CPU backend in a recorded environment, on which matrix products depend.
+
+    PJRT_NPROC where it is set, or else NPROC, or else the number of cores; and never fewer than
+    the simulated devices.
+    """
+    variables = _part(environment, "variables")
+    named = [variables[name] for name in POOL_VARIABLES if name in variables]
+    try:
+        size = int(named[0] if named else _part(environment, "host")["cores"])
+        return max(size, int(_part(environment, "devices")["local"]))
+    except (KeyError, TypeError, ValueError):
         return None
 
 
+def _part(values: dict[str, Any], name: str) -> dict[str, Any]:
+    part = values.get(name)
+    return part if isinstance(part, dict) else {}
+
+
+def git_commit(script: Path | None) -> str | None:
+    """The git commit of the script's repository, with "+changes" where files differ from it."""
+    folder = script.resolve().parent if script else Path.cwd()
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{commit}+changes" if changes else commit
+
+
 def _git(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
+    completed = subprocess.run(
         ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
     )
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
-def command() -> list[str]:
+def command_line() -> list[str]:
     """The command line of this process."""
     return [Path(sys.argv[0]).name, *sys.argv[1:]]
-
-
-def use_compilation_cache() -> None:
-    """Keeps compiled programs in jdl's cache, a folder a kind of processor: they hold its machine code."""
-    if _setting("jax_compilation_cache_dir"):
-        return  # the user has chosen another
-    try:
-        flags = next(
-            line
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("flags")
-        )
-    except (OSError, StopIteration):
-        flags = platform.processor()
-    kind = hashlib.sha256(f"{platform.machine()} {flags}".encode()).hexdigest()[:12]
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla" / kind))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-
-
-def quiet_libraries() -> None:
-    """Keeps the libraries' notes to themselves: what a user must know, jdl says."""
-    for name in ("absl", "asyncio", "jax._src.compiler", "jax._src.xla_bridge", "orbax"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""The log: metrics.jsonl, each step exactly once whatever happens, and the same for TensorBoard."""
+"""The log of metrics: metrics.jsonl and TensorBoard, each step exactly once, whatever happens."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from jdl.store.step_trace import Trace
-from jdl.store.folder import read_lines, write_lines
+from jdl.store.folder import read_json_lines, write_json_lines
+from jdl.store.step_trace import StepTrace
 
 
 class Log:
-    """Appends to the metrics of a run that begins, or goes on, after `step`.
+    """Appends to the metrics of a run that starts or resumes after `step`.
 
-    Lines of later steps, which a killed process wrote after its last checkpoint, are dropped: they will be written
-    again. No line holds a time, so that equal trainings have equal files.
+    Lines of later steps, which a killed process wrote after its last checkpoint, are dropped: they
+    are written again. No line holds a time, so that equal trainings have equal files.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
         kept = [line for line in read(folder) if line["step"] <= step]
         self._written = {(line["step"], line["split"]) for line in kept}
-        write_lines(folder / "metrics.jsonl", kept)
+        write_json_lines(folder / "metrics.jsonl", kept)
         self._file = (folder / "metrics.jsonl").open("a", buffering=1)
-        self._trace = Trace(folder, step)
+        self._trace = StepTrace(folder, step)
         self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
-        """One line; nothing where the line of this step and split is there already."""
+        """One line; nothing where there is a line of this step and split already."""
         if (step, split) in self._written:
             return
         self._written.add((step, split))
@@ -41,7 +41,7 @@ class Log:
                 self._events.add_scalar(f"{split}/{name}", number, step)
 
     def trace(self, numbers: dict[str, float]) -> None:
-        """Keeps the next step's numbers as they are, for those who compare runs."""
+        """Adds the next step's numbers to the step trace."""
         self._trace.write(numbers)
 
     def flush(self) -> None:
@@ -51,29 +51,32 @@ class Log:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Ends the log."""
+        """Flushes and closes the files."""
         self.flush()
         self._file.close()
         self._trace.close()
         self._events.close()
 
 
-class Silent:
-    """The log of a process that writes none."""
+class NoLog(Log):
+    """The log of a process that writes none: of several, the first alone writes."""
+
+    def __init__(self) -> None:
+        pass
 
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
-        """Ignores it."""
+        """Does nothing."""
 
     def trace(self, numbers: dict[str, float]) -> None:
-        """Ignores them."""
+        """Does nothing."""
 
     def flush(self) -> None:
-        """Has nothing to put anywhere."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Ends nothing."""
+        """Does nothing."""
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
-    return read_lines(folder / "metrics.jsonl", "split", str)
+    return read_json_lines(folder / "metrics.jsonl", "split", str)

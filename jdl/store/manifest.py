@@ -1,89 +1,85 @@
-"""Manifests: the SHA-256 of every file of a checkpoint, written last; without one there is no checkpoint."""
+"""The manifest of a checkpoint: the SHA-256 of each of its files, written last.
+
+A folder without a manifest is no checkpoint: a kill came before its end.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from pathlib import Path
 
-from jdl.store.folder import read_json, write_json
+from jdl.store.folder import free_name, read_json, write_json
 from jdl.types import Error
 
 NAME = "manifest.json"
 
 
-def seal(folder: Path) -> None:
+def write_manifest(checkpoint: Path) -> None:
     """Writes the manifest of a checkpoint whose files are all there."""
-    write_json(folder / NAME, {name: _sum(folder / name) for name in _files(folder)})
+    write_json(checkpoint / NAME, {name: _hash(checkpoint / name) for name in _files(checkpoint)})
 
 
-def sealed(folder: Path) -> bool:
+def is_complete(checkpoint: Path) -> bool:
     """Whether the checkpoint was written to its end."""
-    return (folder / NAME).is_file()
+    return (checkpoint / NAME).is_file()
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, file by file; nothing where each is as it was written."""
+def damage(checkpoint: Path) -> str | None:
+    """What is wrong with a checkpoint's files; None where each is as it was written."""
     try:
-        manifest = read_json(folder / NAME)
-        sums = dict(manifest)
+        manifest = dict(read_json(checkpoint / NAME))
     except (Error, TypeError, ValueError):
         return f"{NAME} is missing or cannot be read"
-    present = set(_files(folder))
-    if missing := sorted(set(sums) - present):
+    present = set(_files(checkpoint))
+    if missing := sorted(set(manifest) - present):
         return f"{missing[0]} is missing"
-    if added := sorted(present - set(sums)):
+    if added := sorted(present - set(manifest)):
         return f"{added[0]} was added"
-    for name, promised in sums.items():
+    for name, expected in manifest.items():
         try:
-            if _sum(folder / name) != promised:
+            if _hash(checkpoint / name) != expected:
                 return f"{name} has changed since it was saved"
         except OSError as error:
             return f"{name} cannot be read: {error}"
     return None
 
 
-def set_aside_damaged(checkpoints: Path) -> list[str]:
-    """Moves checkpoints that are not as they were saved out of the way, so that none of them is ever read.
+def move_damaged_aside(checkpoints: Path) -> list[str]:
+    """Moves damaged checkpoints into the folder `damaged`, so that none of them is ever restored.
 
-    What was not written to its end is left out as if it had never been begun. Gives what was found, a line each.
-    Raises `Error` where there are checkpoints and none of them is whole.
+    Returns a note on each, but for those that were not written to their end, which a kill explains.
+    Raises `Error` where there are damaged checkpoints and none is whole.
     """
-    steps = sorted(
-        (int(path.name) for path in checkpoints.glob("*") if path.name.isdigit()), reverse=True
-    )
-    told: list[str] = []
+    paths = [path for path in checkpoints.glob("*") if path.name.isdigit()]
+    notes: list[str] = []
     whole = False
-    for step in steps:
-        folder = checkpoints / str(step)
-        wrong = damage(folder)
+    for path in sorted(paths, key=lambda path: -int(path.name)):
+        wrong = damage(path)
         if wrong is None:
             whole = True
-        elif sealed(folder):
-            told.append(
-                f"The checkpoint of step {step:,} is damaged: {wrong}. It is kept in {_aside(folder)}"
+        elif is_complete(path):
+            notes.append(
+                f"The checkpoint of step {int(path.name):,} is damaged: {wrong}. "
+                f"It is kept in {_move_aside(path)}"
             )
         else:
-            _aside(folder)
-    if told and not whole:
-        raise Error(f"{'. '.join(told)}. No other is whole: use --fresh to begin anew.")
-    return told
+            _move_aside(path)
+    if notes and not whole:
+        raise Error(f"{'. '.join(notes)}. No other is whole: use --fresh to start again.")
+    return notes
 
 
-def _aside(folder: Path) -> Path:
-    damaged = folder.parents[1] / "damaged"
-    damaged.mkdir(exist_ok=True)
-    to = next(path for n in range(10**6) if not (path := damaged / f"{folder.name}.{n}").exists())
-    return folder.rename(to)
+def _move_aside(checkpoint: Path) -> Path:
+    folder = checkpoint.parents[1] / "damaged"
+    folder.mkdir(exist_ok=True)
+    return checkpoint.rename(free_name(folder / checkpoint.name))
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != NAME
-    )
+def _files(checkpoint: Path) -> list[str]:
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != NAME)
+    return sorted(str(path.relative_to(checkpoint)) for path in files)
 
 
-def _sum(path: Path) -> str:
+def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

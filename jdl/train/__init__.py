@@ -1,0 +1,1 @@
+"""Training: experiments, placement on devices, the loop and its hooks."""

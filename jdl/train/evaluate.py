@@ -1,8 +1,9 @@
-"""Evaluation: the objective at the learner's view of a state, over every example of a dataset once."""
+"""Evaluation: the objective's loss and metrics over every example of a data set once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -11,36 +12,44 @@ import numpy as np
 
 from jdl.keys import stream
 from jdl.metrics import merge
-from jdl.types import Array, Loader, Learner, Metrics, State, Variables
+from jdl.types import Array, Learner, Loader, Metrics, State, Variables
 
 
-def evaluator(learner: Learner, data: Loader) -> Callable[[State], Metrics]:
-    """The function from a state to the metrics, `loss` among them, of all of the data together.
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """The metrics of a state, `loss` among them, over all of the data together.
 
-    It is compiled once; the state is only looked at. What the loss carries goes on from batch to batch: the memory of a
-    model that reads streams, which begins anew at their `start`.
+    The batches are evaluated by the learner's `eval_variables`. The model state goes on from batch
+    to batch: a stateful model that reads streams resets its state at their `start`.
     """
 
-    @jax.jit
-    def look(
-        state: State, model_state: Variables, source: Any, i: Array
+    learner: Learner
+    data: Loader
+
+    def __call__(self, state: State) -> Metrics:
+        """Evaluates; compiled at the first call. The state is only read."""
+        variables = self.learner.eval_variables(state)
+        model_state = {name: v for name, v in variables.items() if name != "params"}
+        batches = []
+        for i, source in enumerate(islice(self.data.read(), len(self.data))):
+            metrics, model_state = self._compiled(state, model_state, source, np.int32(i))
+            batches.append(metrics)
+        return merge(batches)
+
+    @cached_property
+    def _compiled(self) -> Any:
+        return jax.jit(self._evaluate_batch)
+
+    def _evaluate_batch(
+        self, state: State, model_state: Variables, source: Any, i: Array
     ) -> tuple[Metrics, Variables]:
         key = jax.random.fold_in(stream(state.key, "evaluate", state.step), i)
-        out = learner.objective.loss(
-            {**learner.eval_variables(state), **model_state}, data.batch(source, i), key, False
-        )
-        return {"loss": out.loss, **out.metrics}, out.model_state
+        variables = {**self.learner.eval_variables(state), **model_state}
+        batch = self.data.batch(source, i)
+        output = self.learner.objective.loss(variables, batch, key, False)
+        return {"loss": output.loss, **output.metrics}, output.model_state
 
-    def evaluate(state: State) -> Metrics:
-        model_state = {
-            name: variables
-            for name, variables in learner.eval_variables(state).items()
-            if name != "params"
-        }
-        found = []
-        for i, source in enumerate(islice(data.read(), len(data))):
-            metrics, model_state = look(state, model_state, source, np.int32(i))
-            found.append(metrics)
-        return merge(found)
 
-    return evaluate
+def evaluator(learner: Learner, data: Loader) -> Evaluator:
+    """The function from a state to its metrics over all of the data."""
+    return Evaluator(learner, data)

@@ -1,7 +1,8 @@
-"""Experiments: scripts with a `run` function and a `Config`, loaded, trained and found again."""
+"""Experiments: scripts with a function `run` and a `Config`; loaded, trained, and rebuilt later."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 import traceback
@@ -12,69 +13,82 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from jdl.config import Config, from_json
 from jdl.parallel import processes
-from jdl.config import Config, from_json, parse
-from jdl.store.environment import quiet_libraries, use_compilation_cache
+from jdl.store.code import FOLDER, recorded_code
+from jdl.store.record import read_record
+from jdl.train.command_line import parse
+from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
+from jdl.train.distributed import exit_if_several, join
 from jdl.train.fit import Result, fit
-from jdl.store.folder import read_record
-from jdl.train.placement import apply_config
 from jdl.train.malloc import keep_memory
-from jdl.train.summary import summarise
+from jdl.train.placement import apply_config
+from jdl.train.recorded_modules import recorded_modules
+from jdl.train.summary import result_line, summarize
+from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error, Run
 
+RunFunction = Callable[[Any], Run]
 
-def load(script: Path) -> tuple[ModuleType, Callable[[Any], Run], type[Config]]:
+
+def load(script: Path) -> tuple[ModuleType, RunFunction, type[Config]]:
     """A script's module, its `run` and its `Config`; importing an experiment does nothing else."""
     if not script.is_file():
         raise Error(
-            f"There is no experiment {script}: name a Python file that defines run(config) -> jdl.Run."
+            f"There is no experiment {script}: name a Python file that defines "
+            "run(config) -> jdl.Run."
         )
     spec = importlib.util.spec_from_file_location(script.stem, script)
     if spec is None or spec.loader is None:
         raise Error(f"{script} is not a Python file.")
-    if (beside := str(script.resolve().parent)) not in sys.path:
-        sys.path.insert(
-            0, beside
-        )  # a script may import what lies beside it, as under `python SCRIPT`
+    if (folder := str(script.resolve().parent)) not in sys.path:
+        sys.path.insert(0, folder)  # a script imports what lies beside it, as under `python SCRIPT`
     module = importlib.util.module_from_spec(spec)
     sys.modules[script.stem] = module  # dataclasses look their module up by name
-    try:
+    with _report_import_errors(script):
         spec.loader.exec_module(module)
+    return module, *_parts(module, script)
+
+
+@contextmanager
+def _report_import_errors(script: Path) -> Iterator[None]:
+    try:
+        yield
     except (SyntaxError, ImportError, NameError, AttributeError) as error:
         raise Error(f"{script} cannot be imported: {type(error).__name__}: {error}.") from error
+
+
+def _parts(module: ModuleType, script: Path) -> tuple[RunFunction, type[Config]]:
     run, config = getattr(module, "run", None), getattr(module, "Config", Config)
     if not callable(run):
         raise Error(
-            f"{script} defines no function run(config) that returns a jdl.Run: add one, as in experiments/."
+            f"{script} defines no function run(config) that returns a jdl.Run: add one, as in "
+            "experiments/."
         )
     if not (isinstance(config, type) and issubclass(config, Config)):
         raise Error(f"Config in {script} must inherit from jdl.Config.")
-    return module, run, config
+    return run, config
 
 
 def train(script: Path, argv: list[str], prog: str) -> Result:
-    """Trains the experiment in a script with these command-line arguments, and prints its summary."""
+    """Trains the experiment in a script with command-line arguments, and prints its summary."""
+    fix_thread_pool_size()
     module, run, config = load(script)
     return _train(run, config, argv, script, prog, module.__doc__ or "")
 
 
-def main(run: Callable[[Any], Run], config: type[Config], argv: list[str] | None = None) -> None:
+def main(run: RunFunction, config: type[Config], argv: list[str] | None = None) -> None:
     """Makes a script a program: `jdl.main(run, Config)` under `if __name__ == "__main__"`."""
+    fix_thread_pool_size()
     module = sys.modules[run.__module__]
     script = Path(module.__file__ or "experiment.py")
+    arguments = sys.argv[1:] if argv is None else argv
     with exit_on_error():
-        _train(
-            run,
-            config,
-            sys.argv[1:] if argv is None else argv,
-            script,
-            script.name,
-            module.__doc__ or "",
-        )
+        _train(run, config, arguments, script, script.name, module.__doc__ or "")
 
 
 def _train(
-    run: Callable[[Any], Run],
+    run: RunFunction,
     config: type[Config],
     argv: list[str],
     script: Path,
@@ -84,55 +98,67 @@ def _train(
     c, options = parse(config, argv, prog, description)
     keep_memory()
     quiet_libraries()
-    processes.start(options)
+    join(options)
     use_compilation_cache()
     if not c.name:
         c = replace(c, name=script.stem)
     prepared = run(c)
     result = fit(prepared, options, script)
-    if processes.first():
-        text = summarise(result, prepared.labels)
-        if not options.quiet:
-            print(text)
+    if processes.is_first():
+        text = summarize(result, prepared.labels)
+        print(result_line(result) if options.quiet else text)
     return result
 
 
 def rebuild(folder: Path) -> Run:
-    """The `Run` of a folder as it is trained, from its recorded script and config."""
+    """The run of a folder as it is trained, from its recorded code and config."""
     return apply_config(recorded(folder)[0])
 
 
 def recorded(folder: Path) -> tuple[Run, Path]:
-    """The `Run` that the recorded script makes of the recorded config, and the script."""
+    """The run that the folder's own copy of its code makes of the recorded config, and that script.
+
+    The script may have moved or changed since. `Error` where the run was trained without one.
+    """
     record = read_record(folder)
     script = record.get("script")
-    if not script or not isinstance(script, str):
-        raise Error(f"{folder} was not trained from a script: load its checkpoint from Python.")
-    _, run, config = load(Path(script))
-    try:
-        return run(from_json(config, record["config"])), Path(script)
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
-        reason = f"{type(error).__name__}: {error}"
+    if not record["code"] or not isinstance(script, str):
         raise Error(
-            f"{script} makes no run of the config that {folder}/run.json records: {reason}."
-        ) from error
+            f"{folder} was trained by jdl.fit, without a script from which it could be rebuilt: "
+            "restore it from Python with the run that was trained, jdl.restore(folder, run)."
+        )
+    texts, original = recorded_code(folder, record["code"]), Path(script)
+    copy = folder / FOLDER / original.name
+    if original.name not in texts:
+        raise Error(f"{folder}/run.json records no code of its script {original.name}.")
+    with recorded_modules(texts, original.parent):
+        with _report_import_errors(copy):
+            module = importlib.import_module(original.stem)
+        run, config = _parts(module, copy)
+        try:
+            return run(from_json(config, record["config"])), copy
+        except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise Error(
+                f"{copy} makes no run of the config that {folder}/run.json records: {reason}."
+            ) from error
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Ends the program at an `Error` with its message and code, and at Ctrl-C without a traceback."""
+    """Ends the program at an `Error` with its message and code; at Ctrl-C without traceback."""
     try:
         yield
     except Error as error:
         print(f"jdl: {error}", file=sys.stderr)
-        processes.leave(error.code)
+        exit_if_several(error.code)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print(
             "jdl: interrupted; what was saved is whole, and the same command goes on from there",
             file=sys.stderr,
         )
-        processes.leave(130)
+        exit_if_several(130)
         raise SystemExit(130) from None
     except Exception:
         if processes.several():  # the others may wait for this one, or it has lost one of them
@@ -141,5 +167,5 @@ def exit_on_error() -> Iterator[None]:
                 "jdl: this process ends, and the others with it; what was saved is whole",
                 file=sys.stderr,
             )
-            processes.leave(1)
+            exit_if_several(1)
         raise

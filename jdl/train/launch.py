@@ -1,4 +1,4 @@
-"""Several processes of this machine that train one run: what a cluster's own launcher does on many."""
+"""Several processes of this machine that train one run: what a cluster's launcher does on many."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-TRAIN = "import sys; from jdl.cli.main import main; sys.argv[0] = 'jdl'; main()"
-GRACE_SECONDS = 60  # in which processes that were left alone end by themselves
+TRAIN = "import sys; from jdl.cli import main; sys.argv[0] = 'jdl'; main()"
+GRACE_SECONDS = 60  # in which the other processes end by themselves
+POLL_SECONDS = 0.1
 
 
 def launch(count: int, script: Path, flags: list[str]) -> int:
-    """Trains the experiment in `count` processes, and gives the exit code: that of the first one that failed.
+    """Trains the experiment in `count` processes; returns the exit code of the first that failed.
 
-    Where one fails or is killed the others end too, by themselves or else by this process. SIGTERM goes to all of them.
+    Where one fails or is killed the others end too, by themselves or else by this process. SIGTERM
+    is passed on to all of them.
     """
     where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)]
     command = [sys.executable, "-c", TRAIN, "train", str(script), *flags, *where]
@@ -28,27 +30,12 @@ def launch(count: int, script: Path, flags: list[str]) -> int:
             process.terminate()
 
     signal.signal(signal.SIGTERM, pass_on)
-    code, deadline = 0, None
     try:
-        while running:
-            codes = [(process.poll(), n) for n, process in running.items()]
-            for found, n in sorted(
-                (found, n) for found, n in codes if found is not None
-            ):  # the killed ones first
-                del running[n]
-                if found and not code:
-                    code, deadline = found, time.monotonic() + GRACE_SECONDS
-                    _tell(n, count, found)
-            if deadline is not None and time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
+        code = _wait(running, count)
     except KeyboardInterrupt:
-        code = 130
-        deadline = time.monotonic() + GRACE_SECONDS
-        while time.monotonic() < deadline and any(
-            process.poll() is None for process in running.values()
-        ):
-            time.sleep(0.1)
+        code, deadline = 130, time.monotonic() + GRACE_SECONDS
+        while time.monotonic() < deadline and any(p.poll() is None for p in running.values()):
+            time.sleep(POLL_SECONDS)
     finally:
         for process in running.values():
             process.kill()
@@ -56,17 +43,32 @@ def launch(count: int, script: Path, flags: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+def _wait(running: dict[int, subprocess.Popen[bytes]], count: int) -> int:
+    """Waits for all to end, or for some time after the first failure, whose code it returns."""
+    failure, deadline = 0, float("inf")
+    while running and time.monotonic() < deadline:
+        codes = {n: process.poll() for n, process in running.items()}
+        ended = sorted((code, n) for n, code in codes.items() if code is not None)
+        for code, n in ended:  # the killed ones first
+            del running[n]
+            if code and not failure:
+                failure, deadline = code, time.monotonic() + GRACE_SECONDS
+                _report(n, count, code)
+        time.sleep(POLL_SECONDS)
+    return failure
+
+
 def free_port() -> int:
-    """A port of this machine that nothing listens at."""
+    """A port of this machine at which nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _tell(n: int, count: int, code: int) -> None:
+def _report(n: int, count: int, code: int) -> None:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     print(
-        f"jdl: process {n} of {count} {how}; the others end too. What was saved is whole: the same command goes on "
-        "from the newest checkpoint.",
+        f"jdl: process {n} of {count} {how}; the others end too. What was saved is whole: the same "
+        "command goes on from the newest checkpoint.",
         file=sys.stderr,
     )

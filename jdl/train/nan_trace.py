@@ -1,10 +1,14 @@
-"""Where a number went bad: the step that did it is run once more, with an eye on every layer."""
+"""The NaN trace: where in a training step the first number appeared that is not finite.
+
+The step is computed once more, with an eye on the outputs and the gradients of every layer.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,47 +18,40 @@ import numpy as np
 import optax
 
 from jdl.keys import stream
-from jdl.types import Array, Batch, Learner, State
+from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
 
 def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
-    """What goes bad first in the step that `learner` makes from this state with this batch, in a sentence.
+    """A sentence on what is not finite first in the learner's step from this state on this batch.
 
-    Looked at in this order: the batch, the outputs of the model's layers as they are computed, the gradients on their
-    way back, and the state after the update.
+    Checked in this order: the batch, the outputs of the model's layers as they are computed, the
+    loss, the gradients on their way back, and the parameters after the update.
     """
-    for name, column in batch.items():
-        rows = np.flatnonzero(~np.isfinite(np.asarray(column)).reshape(len(column), -1).all(1))
-        if len(rows):
-            ids = np.asarray(batch["id"])[rows] if "id" in batch else rows
-            return f"Its batch is not finite: column {name}, of the examples {', '.join(map(str, ids[:5]))}"
-    layers = _Layers()
-    key = stream(state.key, "loss", state.step)
+    if wrong := _nonfinite_rows(batch):
+        return f"Its batch is not finite: {wrong}"
+    trace = _LayerTrace()
     try:
-        with layers.watched():
-            if learner.halves:
-                sums = jax.jit(learner.halves.sums)(state, batch, key)
-            else:
-                jax.block_until_ready(jax.jit(learner.step)(state, batch))
+        with trace.recording():
+            gradients, metrics = _recompute(learner, state, batch)
             jax.effects_barrier()
     except ValueError as error:  # `flax.linen.scan` takes no side effects since Flax 0.12.12
-        return f"Its layers cannot be looked into: {error}"
-    if layers.forward:
-        return f"The output of {layers.names[min(layers.forward)]} is the first that is not finite"
-    if learner.halves and (wrong := first_bad(sums.grads)):
-        told = f"The outputs of all layers are finite, and the gradient of {wrong}"
-        return (
-            f"{told}: on its way back it goes bad behind {layers.names[max(layers.back)]}"
-            if layers.back
-            else told
-        )
+        return f"Its layers cannot be traced: {error}"
+    if trace.outputs:
+        return f"The output of {trace.layers[min(trace.outputs)]} is the first that is not finite"
+    if wrong := _nonfinite_loss(metrics):
+        return f"The outputs of all layers are finite, and {wrong}"
+    if gradients and (wrong := first_nonfinite(gradients.grads)):
+        where = f"The outputs of all layers and the loss are finite, and the gradient of {wrong}"
+        if trace.gradients:
+            where += f": on its way back it goes bad behind {trace.layers[max(trace.gradients)]}"
+        return where
     new, _ = jax.jit(learner.step)(state, batch)
-    if wrong := first_bad(new.params):
+    if wrong := first_nonfinite(new.params):
         return f"Outputs and gradients are finite, and after the update {wrong}"
     return "Computed once more, by itself and on one device, the step is finite"
 
 
-def first_bad(tree: Any) -> str | None:
+def first_nonfinite(tree: Any) -> str | None:
     """The path of the first leaf that is not finite, or whose norm is not, and which of the two."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
@@ -65,51 +62,91 @@ def first_bad(tree: Any) -> str | None:
     return None
 
 
-@dataclass
-class _Layers:
-    """The layers of a model in the order in which their outputs are computed, and those that were not finite."""
+def _nonfinite_rows(batch: Batch) -> str | None:
+    """The first column with numbers that are not finite, and the examples that have them."""
+    for name, column in batch.items():
+        rows = np.flatnonzero(~np.isfinite(np.asarray(column)).reshape(len(column), -1).all(1))
+        if len(rows):
+            ids = np.asarray(batch["id"])[rows] if "id" in batch else rows
+            return f"column {name}, of the examples {', '.join(map(str, ids[:5]))}"
+    return None
 
-    names: list[str] = field(default_factory=list)
-    forward: set[int] = field(default_factory=set)  # whose outputs are not finite
-    back: set[int] = field(default_factory=set)  # the gradient of whose outputs is not finite
+
+def _recompute(learner: Learner, state: State, batch: Batch) -> tuple[Gradients | None, Metrics]:
+    """The gradients, where the learner has some, and the loss and metrics of its step."""
+    if learner.has_grads:
+        key = stream(state.key, "loss", state.step)
+        gradients = jax.jit(learner.grads)(state, batch, key)
+        return gradients, {"loss": gradients.output.loss, **gradients.output.metrics}
+    return None, jax.block_until_ready(jax.jit(learner.step)(state, batch))[1]
+
+
+def _nonfinite_loss(metrics: Metrics) -> str | None:
+    """That the loss is not finite, and which metrics are not either."""
+    names = [name for name, metric in metrics.items() if not _is_finite(metric)]
+    if "loss" not in names:
+        return None
+    others = ", ".join(name for name in names if name != "loss")
+    more = f" (nor is {others})" if others else ""
+    return (
+        f"the loss is the first that is not{more}: labels that the model has no output for, or a "
+        "logarithm of 0, do this"
+    )
+
+
+def _is_finite(tree: Any) -> bool:
+    return all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree))
+
+
+@dataclass
+class _LayerTrace:
+    """The layers of a model in the order of their calls, and those that were not finite."""
+
+    layers: list[str] = field(default_factory=list)
+    outputs: set[int] = field(default_factory=set)  # numbers of layers whose outputs are not finite
+    gradients: set[int] = field(default_factory=set)  # and those with such gradients of the outputs
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Looks at every layer of what is traced and run meanwhile."""
-
-        def look(
-            call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext
-        ) -> Any:
-            output = call(*args, **kwargs)
-            module = context.module
-            self.names.append(f"{'/'.join(module.path) or 'the model'} ({type(module).__name__})")
-            return jax.tree.map(self._eye(len(self.names) - 1), output)
-
-        with nn.intercept_methods(look):
+    def recording(self) -> Iterator[None]:
+        """Records every layer of what is traced and run meanwhile."""
+        with nn.intercept_methods(self._call):
             yield
 
-    def _eye(self, number: int) -> Callable[[Any], Any]:
-        def note(bad: set[int], x: Array) -> None:
-            def told(finite: Any) -> None:
-                if not finite:
-                    bad.add(number)
+    def _call(
+        self,
+        call: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        output = call(*args, **kwargs)
+        path = "/".join(context.module.path) or "the model"
+        self.layers.append(f"{path} ({type(context.module).__name__})")
+        return jax.tree.map(partial(self._probe, len(self.layers) - 1), output)
 
-            jax.debug.callback(told, jnp.isfinite(x).all())
+    def _probe(self, number: int, x: Any) -> Any:
+        """The same array, whose values and gradients are checked when they are computed."""
+        if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)):
+            return x
+        _check(self.outputs, number, x)
 
         @jax.custom_vjp
-        def through(x: Array) -> Array:
+        def identity(x: Array) -> Array:
             return x
 
-        def back(_: None, grad: Array) -> tuple[Array]:
-            note(self.back, grad)
+        def backward(_: None, grad: Array) -> tuple[Array]:
+            _check(self.gradients, number, grad)
             return (grad,)
 
-        through.defvjp(lambda x: (x, None), back)
+        identity.defvjp(lambda x: (x, None), backward)
+        return identity(x)
 
-        def look(x: Any) -> Any:
-            if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)):
-                return x
-            note(self.forward, x)
-            return through(x)
 
-        return look
+def _check(nonfinite: set[int], number: int, x: Array) -> None:
+    """Adds the number to the set where the array turns out not to be finite."""
+
+    def add(finite: Any) -> None:
+        if not finite:
+            nonfinite.add(number)
+
+    jax.debug.callback(add, jnp.isfinite(x).all())

@@ -1,4 +1,4 @@
-"""Where a run is computed: its learner as the config asks, compiled for the devices of the options."""
+"""The placement of a run: its learner as the config asks, compiled for the devices."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jdl.types import Error, Learner, Loader, Run, State
 
 
 def apply_config(run: Run) -> Run:
-    """The run with its learner in the config's precision, and skipping non-finite steps if asked."""
+    """The run, its learner in the config's precision and skipping non-finite steps if asked."""
     learner = mixed_precision(run.learner, run.config.precision)
     if run.config.on_nonfinite == "skip":
         learner = skip_nonfinite(learner)

@@ -1,4 +1,4 @@
-"""Preemption: SIGTERM and Ctrl-C let the step end and be saved; a second one stops at once."""
+"""Preemption: SIGTERM and Ctrl-C let the step end and be saved; a second one ends at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,13 +15,11 @@ from jax.experimental import multihost_utils
 
 from jdl.types import Error
 
-Asked = Callable[
-    [int], int | None
-]  # from a step to the signal after which the run is to stop there
+UNTIL = 0  # stands for --until, beside the numbers of signals
 
 
 class PausedError(Error):
-    """The run was asked to stop, by a signal or by --until, and has saved where it is."""
+    """The run was asked to stop, by a signal or by --until, and has saved its state."""
 
     def __init__(self, number: int, step: int) -> None:
         how = f"stopped by {signal.Signals(number).name}" if number else "paused, as --until says,"
@@ -28,28 +27,45 @@ class PausedError(Error):
         self.code = 128 + number if number else 0
 
 
+@dataclass
+class StopRequests:
+    """Requests to end the process: by a signal that has arrived, or by --until."""
+
+    signal_at: Callable[[int], int | None]  # the signal that ends training after a step, if any
+    until: int | None
+    last: tuple[int, int | None] = (-1, None)  # the newest step, and its answer
+
+    def at(self, step: int) -> int | None:
+        """The number of the signal after which training ends at this step, or `UNTIL`, or None.
+
+        One answer for each step, however often it is asked: of several processes, all must agree.
+        """
+        if self.last[0] != step:
+            number = self.signal_at(step)
+            if number is None and step == self.until:
+                number = UNTIL
+            self.last = (step, number)
+        return self.last[1]
+
+
 @contextmanager
-def noticed() -> Iterator[Asked]:
+def stop_requests(until: int | None) -> Iterator[StopRequests]:
     """Takes note of SIGTERM and Ctrl-C instead of acting on them, in the main thread of a process.
 
-    Of several processes JAX takes note of SIGTERM, and they agree on the step after which all of them stop.
+    Of several processes JAX takes note of SIGTERM, and they agree on the step at which all stop.
     """
     if jax.process_count() > 1:
-        yield (
-            lambda step: (
-                signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None
-            )
-        )
+        yield StopRequests(_preempted, until)
         return
     if threading.current_thread() is not threading.main_thread():
-        yield lambda step: None
+        yield StopRequests(lambda step: None, until)
         return
-    came: list[int] = []
+    arrived: list[int] = []
 
     def note(number: int, frame: Any) -> None:
-        came.append(number)
+        arrived.append(number)
         restore()
-        os.write(2, b"\njdl: ends this step and saves it; once more stops at once\n")
+        os.write(2, b"\njdl: ends this step and saves it; once more ends at once\n")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 
@@ -58,6 +74,10 @@ def noticed() -> Iterator[Asked]:
             signal.signal(number, handler)
 
     try:
-        yield lambda step: came[0] if came else None
+        yield StopRequests(lambda step: arrived[0] if arrived else None, until)
     finally:
         restore()
+
+
+def _preempted(step: int) -> int | None:
+    return signal.SIGTERM if multihost_utils.reached_preemption_sync_point(step) else None

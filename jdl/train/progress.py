@@ -1,45 +1,32 @@
-"""What a person sees of a training: a live bar on a terminal, plain lines in a pipe."""
+"""The progress display: a live bar on a terminal, plain lines in a pipe."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-PLAIN_SECONDS = 10.0  # a pipe gets a line that often at most, and one an evaluation
+LINE_SECONDS = 10.0  # at most so often a pipe gets a line, beside the notes
+BAR_SECONDS = 0.1  # at most so often the bar is drawn: drawing must not slow the training
 
 
-class Display(Protocol):
-    """Something that is told of each settled step."""
+class Display:
+    """A display of a training's progress; this one shows nothing."""
 
     def step(self, step: int, loss: float | None) -> None:
-        """Is told of a step, and of the loss that was logged last."""
+        """Shows that a step is done, with the loss that was logged last."""
 
     def note(self, text: str) -> None:
         """Shows a line of text."""
 
     def close(self) -> None:
-        """Leaves the screen as it should be."""
-
-
-class Quiet:
-    """Shows nothing."""
-
-    def step(self, step: int, loss: float | None) -> None:
-        """Ignores it."""
-
-    def note(self, text: str) -> None:
-        """Ignores it."""
-
-    def close(self) -> None:
-        """Ends nothing."""
+        """Leaves the terminal as it should be."""
 
 
 class _Pace:
-    """Steps behind, and how long the rest takes at the pace so far."""
+    """The pace of a training so far, and how long the rest will take."""
 
     def __init__(self, start: int, total: int, rows: int) -> None:
         self._start, self._total, self._rows = start, total, rows
@@ -52,11 +39,12 @@ class _Pace:
         if not done:
             return shown
         left = round(seconds / done * (self._total - step))
-        return f"{shown}{self._rows * done / seconds:>9,.0f} examples/s  {left // 60}:{left % 60:02} left"
+        speed = self._rows * done / seconds
+        return f"{shown}{speed:>9,.0f} examples/s  {left // 60}:{left % 60:02} left"
 
 
-class Bar:
-    """A live line on a terminal; notes scroll above it."""
+class Bar(Display):
+    """A live bar on a terminal; notes scroll above it."""
 
     def __init__(self, start: int, total: int, rows: int) -> None:
         columns = (
@@ -71,12 +59,11 @@ class Bar:
         self._progress.start()
 
     def step(self, step: int, loss: float | None) -> None:
-        """Moves the bar, at most ten times a second: drawing must not slow the training."""
-        if (now := time.perf_counter()) - self._shown > 0.1:
+        """Moves the bar."""
+        if (now := time.perf_counter()) - self._shown > BAR_SECONDS:
             self._shown = now
-            self._progress.update(
-                self._task, completed=step, description=self._pace.text(step, loss)
-            )
+            text = self._pace.text(step, loss)
+            self._progress.update(self._task, completed=step, description=text)
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -87,7 +74,7 @@ class Bar:
         self._progress.stop()
 
 
-class Lines:
+class Lines(Display):
     """Lines of text, for pipes and files."""
 
     def __init__(self, start: int, total: int, rows: int) -> None:
@@ -95,8 +82,8 @@ class Lines:
         self._shown = time.perf_counter()
 
     def step(self, step: int, loss: float | None) -> None:
-        """Prints a line where the last one is long ago."""
-        if (now := time.perf_counter()) - self._shown > PLAIN_SECONDS:
+        """Prints a line where the last one was long ago."""
+        if (now := time.perf_counter()) - self._shown > LINE_SECONDS:
             self._shown = now
             self.note(f"step {step:,}/{self._total:,}  {self._pace.text(step, loss)}")
 
@@ -104,12 +91,9 @@ class Lines:
         """Prints a line."""
         print(text, flush=True)
 
-    def close(self) -> None:
-        """Ends nothing."""
 
-
-def display(start: int, total: int, rows: int, quiet: bool) -> Display:
-    """The display that suits where the output goes; a step has `rows` examples."""
+def progress_display(start: int, total: int, rows: int, quiet: bool) -> Display:
+    """The display that suits standard output; a step has `rows` examples."""
     if quiet:
-        return Quiet()
+        return Display()
     return (Bar if sys.stdout.isatty() else Lines)(start, total, rows)

@@ -1,4 +1,4 @@
-"""The closing summary of a run: its metrics, its figures, where everything lies and where the time went."""
+"""The summary at the end of a run: its metrics and figures, its folder, and the time."""
 
 from __future__ import annotations
 
@@ -6,77 +6,59 @@ from pathlib import Path
 
 import numpy as np
 
+from jdl.figures.confusion import draw_confusion
+from jdl.figures.returns import draw_returns
 from jdl.metrics import Confusion, scalars
 from jdl.store import log
-from jdl.figures.returns import draw_returns
-from jdl.train.fit import Result
 from jdl.store.folder import write_json
+from jdl.train.fit import Result
 
 
-def summarise(result: Result, labels: tuple[str, ...] = ()) -> str:
-    """Writes summary.json and figures, and returns the text to be shown."""
+def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
+    """Writes summary.json and the closing figures, and returns the text to print."""
+    numbers = _numbers(result)
+    lines = log.read(result.folder)
+    figures = [*result.figures, *_draw_confusions(result, labels)]
+    returns = result.folder / "figures" / "return.png"
+    figures += [returns] if draw_returns(lines, returns) else []
+    summary = {
+        "step": int(result.state.step),
+        "metrics": numbers,
+        "seconds": result.seconds,
+        "data_seconds": result.data_seconds,
+    }
+    write_json(result.folder / "summary.json", summary)
+    text = [""]
+    for split, values in numbers.items():
+        text += [f"{split:<6} {name:<24} {value:.4f}" for name, value in values.items()]
+    if result.steps:
+        share = 100 * result.data_seconds / result.seconds
+        speed = f"{result.steps:,} steps in {result.seconds:.1f} s"
+        text += [f"\n{speed}; waited {share:.2f}% of it for data"]
+    if skipped := sum(line.get("skipped") == 1 for line in lines):
+        text += [f"{skipped:,} steps were skipped, whose numbers were not finite"]
+    return "\n".join([*text, *map(str, figures), str(result.folder)])
+
+
+def result_line(result: Result) -> str:
+    """The result in one line, for --quiet: the last metrics of one number each, and the folder."""
+    parts = [f"step {int(result.state.step):,}"]
+    for split, values in _numbers(result).items():
+        shown = [f"{name} {value:.4f}" for name, value in values.items() if "/" not in name]
+        parts.append(f"{split} {' '.join(shown)}")
+    return "  ".join([*parts, str(result.folder)])
+
+
+def _numbers(result: Result) -> dict[str, dict[str, float]]:
     numbers = {split: scalars(metrics) for split, metrics in result.metrics.items()}
-    if result.scores:
-        numbers["score"] = result.scores
-    figures = [*result.figures]
+    return numbers | ({"score": result.scores} if result.scores else {})
+
+
+def _draw_confusions(result: Result, labels: tuple[str, ...]) -> list[Path]:
+    paths = []
     for split, metrics in result.metrics.items():
         for name, metric in metrics.items():
             if isinstance(metric, Confusion):
-                figures.append(result.folder / "figures" / f"{split}_{name}.png")
-                draw_confusion(np.asarray(metric.counts), labels, figures[-1])
-    read = log.read(result.folder)
-    curve = result.folder / "figures" / "return.png"
-    figures += [curve] if draw_returns(read, curve) else []
-    write_json(
-        result.folder / "summary.json",
-        {
-            "step": int(result.state.step),
-            "metrics": numbers,
-            "seconds": result.seconds,
-            "waited": result.waited,
-        },
-    )
-    lines = [""]
-    for split, values in numbers.items():
-        lines += [f"{split:<6} {name:<24} {value:.4f}" for name, value in values.items()]
-    if result.steps:
-        share = 100 * result.waited / result.seconds
-        lines += [
-            f"\n{result.steps:,} steps in {result.seconds:.1f} s; waited {share:.2f}% of it for data"
-        ]
-    if left_out := sum(line.get("skipped") == 1 for line in read):
-        lines += [f"{left_out:,} steps were left out, whose numbers were not finite"]
-    lines += [f"{figure}" for figure in figures] + [f"{result.folder}"]
-    return "\n".join(lines)
-
-
-def draw_confusion(counts: np.ndarray, labels: tuple[str, ...], path: Path) -> None:
-    """The confusion matrix (K, K) as a PNG: rows are the true classes, shades the share of their row."""
-    from matplotlib.figure import Figure  # a second of import that only the end of a run needs
-
-    classes = len(counts)
-    side = max(4.0, 0.55 * classes + 1.5)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.subplots()
-    shares = counts / counts.sum(1, keepdims=True).clip(1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    names = labels or tuple(str(k) for k in range(classes))
-    axes.set_xticks(range(classes), names, rotation=45, ha="right")
-    axes.set_yticks(range(classes), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"{counts.trace():,} of {counts.sum():,} right")
-    if classes <= 20:
-        for row, column in np.argwhere(counts):
-            shade = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(
-                column,
-                row,
-                f"{counts[row, column]}",
-                ha="center",
-                va="center",
-                color=shade,
-                fontsize=8,
-            )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+                paths.append(result.folder / "figures" / f"{split}_{name}.png")
+                draw_confusion(np.asarray(metric.counts), labels, paths[-1])
+    return paths

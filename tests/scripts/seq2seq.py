@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import optax
 
 import jdl
-from jdl.metrics.text import scores
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 
@@ -31,7 +30,7 @@ def run(c: Config) -> jdl.Run:
     )
     test = pairs.batches(10)
     learner = jdl.descent(objective, optax.adam(1e-2))
-    score = scores(objective, test, tokenizer, exact=exact)
+    score = jdl.objectives.text_scores(objective, test, tokenizer, exact=exact)
     return jdl.Run(
         c, learner, pairs.shuffled(12, c.seed), test=test, tokenizer=tokenizer, score=score
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from kitchen_sink import seen
+from kitchen_sink import log_ids
 
 import jdl
 from jdl.models.rnn import LSTM, RNN
@@ -28,8 +28,10 @@ def run(c: Config) -> jdl.Run:
         dropout=0.2,
         stateful=True,
     )
-    learner = jdl.descent(seen(jdl.objectives.next_token(model)), jdl.optim.adamw(1e-2))
-    return jdl.Run(c, learner, rows.contiguous_batches(c.batch), test=rows.contiguous_batches(c.batch))
+    learner = jdl.descent(log_ids(jdl.objectives.next_token(model)), jdl.optim.adamw(1e-2))
+    return jdl.Run(
+        c, learner, rows.contiguous_batches(c.batch), test=rows.contiguous_batches(c.batch)
+    )
 
 
 if __name__ == "__main__":

@@ -1,23 +1,26 @@
-"""A number that goes bad is traced to its layer; a step that goes bad can be left out."""
+"""The NaN trace names the layer, the loss or the gradient; such a step can be skipped.
+
+Seen to fail: the trace of a loss, without its check (the step was said to be finite).
+"""
 
 import json
-from dataclasses import replace
 
-import kitchen_sink
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import kitchen_sink
 import numpy as np
 import optax
 import pytest
 from harness import digest, lines, stopped_at, train
 
 import jdl
+from jdl.learners import Wrapper
 from jdl.models.rnn import LSTM, RNN
 from jdl.objectives import classify
 from jdl.train.nan_trace import nan_trace
-from jdl.train.summary import summarise
+from jdl.train.summary import summarize
 
 
 class Logarithm(nn.Module):
@@ -68,19 +71,25 @@ BATCH = {
 }
 
 
-def said(model, batch=BATCH, optimizer=optax.sgd(0.1), **around):
+class WithoutGrads(Wrapper):
+    """A learner that only steps, as those of reinforcement learning do."""
+
+    has_grads = False
+
+
+def traced(model, batch=BATCH, optimizer=optax.sgd(0.1), **around):
     learner = jdl.descent(classify(model), optimizer)
     learner = around.get("around", lambda learner: learner)(learner)
     return nan_trace(learner, learner.init(jax.random.key(0), batch), batch)
 
 
 @pytest.mark.parametrize(
-    "around", [lambda x: x, lambda x: jdl.ema(x), lambda x: replace(x, halves=None)], ids="deh"
+    "around", [lambda x: x, jdl.ema, WithoutGrads], ids=["plain", "ema", "without grads"]
 )
 def test_the_first_layer_whose_output_is_bad_is_named(around):
     model = Stack((nn.Dense(8), Logarithm(), nn.LayerNorm()))
     assert (
-        said(model, around=around)
+        traced(model, around=around)
         == "The output of layers_1 (Logarithm) is the first that is not finite"
     )
 
@@ -95,35 +104,46 @@ def test_within_a_scan_and_behind_remat():
     told = (
         "The output of log (Logarithm) is the first"
         if looked_into
-        else "cannot be looked into: broadcasted variable"
+        else "cannot be traced: broadcasted variable"
     )
-    assert told in said(Gated(), sequence)
-    assert "The output of layers_0 (Logarithm)" in said(Stack((nn.remat(Logarithm)(),)), BATCH)
+    assert told in traced(Gated(), sequence)
+    assert "The output of layers_0 (Logarithm)" in traced(Stack((nn.remat(Logarithm)(),)), BATCH)
 
 
 def test_a_gradient_that_goes_bad_on_its_way_back():
     zeros = {**BATCH, "x": jnp.zeros((6, 4))}
     model = Stack((nn.Dense(8), Root(), nn.Dense(3)))
-    found = said(model, zeros)
+    found = traced(model, zeros)
     assert found.startswith(
-        "The outputs of all layers are finite, and the gradient of layers_0/bias is not"
+        "The outputs of all layers and the loss are finite, and the gradient of "
     )
+    assert "layers_0/bias is not" in found
     assert found.endswith("it goes bad behind layers_0 (Dense)")
 
 
 def test_a_bad_batch_names_its_column_and_examples():
     x = BATCH["x"].at[3, 1].set(jnp.nan).at[5].set(jnp.inf)
-    found = said(Stack((nn.Dense(8),)), {**BATCH, "x": x, "id": 10 * jnp.arange(6)})
+    found = traced(Stack((nn.Dense(8),)), {**BATCH, "x": x, "id": 10 * jnp.arange(6)})
     assert found == "Its batch is not finite: column x, of the examples 30, 50"
 
 
+@pytest.mark.parametrize("around", [lambda x: x, WithoutGrads], ids=["plain", "without grads"])
+def test_a_loss_of_finite_outputs_is_named(around):
+    """Labels without an output: the loss alone is not finite."""
+    sixth = {**BATCH, "y": jnp.arange(6)}
+    found = traced(Stack((nn.Dense(8),)), sixth, around=around)
+    assert found.startswith(
+        "The outputs of all layers are finite, and the loss is the first that is not"
+    )
+
+
 def test_an_update_that_goes_bad():
-    found = said(Stack((nn.Dense(8),)), optimizer=optax.sgd(1e39))
+    found = traced(Stack((nn.Dense(8),)), optimizer=optax.sgd(1e39))
     assert found == "Outputs and gradients are finite, and after the update last/bias is not"
 
 
 def test_a_step_that_is_good_when_seen_again_is_said_to_be():
-    assert said(RNN(5, (8,), LSTM), {**BATCH, "x": BATCH["x"][:, None]}).endswith(
+    assert traced(RNN(5, (8,), LSTM), {**BATCH, "x": BATCH["x"][:, None]}).endswith(
         "on one device, the step is finite"
     )
 
@@ -158,4 +178,4 @@ def test_skipped_steps_change_nothing_are_counted_and_resume_to_the_same_bits(tm
     again = train(tmp_path / "stopped", **fields)
     assert digest(again) == digest(whole)
     assert lines(again) == lines(whole)
-    assert f"{len(bad)} steps were left out" in summarise(whole)
+    assert f"{len(bad)} steps were skipped" in summarize(whole)

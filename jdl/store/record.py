@@ -1,0 +1,199 @@
+"""The record of a run, run.json: what it is, where it is computed, and what changed on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from jdl.config import Options, difference, digest, to_json
+from jdl.store.code import code_hashes, write_code
+from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
+from jdl.store.folder import free_name, read_json, write_json
+from jdl.store.lock import hold_lock
+from jdl.types import Error, Loader, Run
+
+FORMAT = 3  # of records and checkpoints; raised when those of before can no longer be read
+RECORDED_OPTIONS = (
+    "devices",
+    "mesh",
+    "parallel",
+    "log_every",
+    "eval_every",
+    "save_every",
+    "keep",
+)
+IDENTITY = {
+    "config": "another config",
+    "data": "other data",
+    "best": "another metric for the best checkpoint",
+}  # the fields of a record that may not change between two parts of a run, unless accepted
+SEGMENT = (
+    "command",
+    "script",
+    "git",
+    "environment",
+    "options",
+)  # what a segment of a run has of its own
+FIELDS = {
+    "config": dict,
+    "data": dict,
+    "code": dict,
+    "environment": dict,
+    "options": dict,
+    "best": str,
+    "digest": str,
+    "seed": int,
+}
+CONFIG_FIELDS = {"name": str, "steps": int}  # those that the verbs of the command line read
+
+
+def make_record(
+    run: Run,
+    splits: Mapping[str, Loader],
+    script: Path | None,
+    code: Mapping[str, bytes],
+    options: Options,
+) -> dict[str, Any]:
+    """The record of a run before its first step."""
+    return {
+        "format": FORMAT,
+        "config": to_json(run.config),
+        "digest": digest(run.config),
+        "seed": run.config.seed,
+        "data": {name: data.fingerprint for name, data in splits.items()},
+        "best": run.best,
+        "script": str(script.resolve()) if script else None,
+        "code": code_hashes(dict(code)),
+        "command": command_line(),
+        "git": git_commit(script),
+        "environment": fingerprint(),
+        "options": {name: getattr(options, name) for name in RECORDED_OPTIONS},
+    }
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run; `Error` where it is of another format, or lacks a field."""
+    path = folder / "run.json"
+    record = read_json(path)
+    cure = "move the folder away, or train the run anew with --fresh"
+    if isinstance(record, dict) and "config" in record and record.get("format") != FORMAT:
+        raise Error(
+            f"{path} is of format {record.get('format', '2 or older')}, and this jdl reads format "
+            f"{FORMAT}: evaluate it with the jdl that trained it, {cure}."
+        )
+    wrong = "run.json"
+    if isinstance(record, dict):
+        wrong = _wrong_field(record, FIELDS) or _wrong_field(record["config"], CONFIG_FIELDS)
+        if not wrong and record["best"].split()[:-1] not in (["max"], ["min"]):
+            wrong = "best"
+    if wrong:
+        raise Error(f"{path} is not the record of a run of this jdl, by its {wrong}: {cure}.")
+    return record
+
+
+def _wrong_field(values: dict[str, Any], fields: dict[str, type]) -> str | None:
+    """The first field that is not of the type that it must have."""
+    wrong = (name for name, kind in fields.items() if not isinstance(values.get(name), kind))
+    return next(wrong, None)
+
+
+@contextmanager
+def open_run(
+    folder: Path,
+    record: dict[str, Any],
+    code: Mapping[str, bytes],
+    fresh: bool = False,
+    accept: Sequence[str] = (),
+) -> Iterator[list[str]]:
+    """Creates a run's folder, or resumes the run in it, and locks it against other processes.
+
+    Yields notes for the user. Where the environment or the code is another than before, and where a
+    change is accepted, the record gets a new segment. `fresh` moves an earlier run to seed<k>.1,
+    seed<k>.2, ... Raises `Error` where the folder cannot be written, is locked, or holds a run of
+    another config, or on other data.
+    """
+    with ExitStack() as stack:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            notes = stack.enter_context(hold_lock(folder))
+        except OSError as error:
+            raise Error(
+                f"The run's folder {folder} cannot be written: {error}. Choose another with --root."
+            ) from error
+        if fresh and (folder / "run.json").exists():
+            _move_aside(folder)
+        if (folder / "run.json").exists():
+            notes += _resume(folder, record, code, accept)
+        else:
+            write_code(folder, dict(code))
+            write_json(folder / "run.json", record)
+        yield notes
+
+
+def _move_aside(folder: Path) -> None:
+    """Moves all but the lock, which this process holds."""
+    aside = free_name(folder, first=1)
+    aside.mkdir()
+    for item in folder.iterdir():
+        if item.name != "lock":
+            item.rename(aside / item.name)
+
+
+def _resume(
+    folder: Path, record: dict[str, Any], code: Mapping[str, bytes], accept: Sequence[str]
+) -> list[str]:
+    """Checks that the folder holds this run, and records what has changed; returns notes on it."""
+    old = read_record(folder)
+    changed = [name for name in IDENTITY if old.get(name) != record[name]]
+    differences = {name: difference(_fields(name, old), _fields(name, record)) for name in changed}
+    for name in changed:
+        if name not in accept:
+            raise Error(
+                f"{folder} holds a run with {IDENTITY[name]} ({differences[name]}): train into "
+                "another --root, use --fresh to move that run aside, or --accept "
+                f"{name} to go on with it as it is now."
+            )
+    segments = [segment for segment in old.get("segments") or [] if isinstance(segment, dict)]
+    before = numerics_environment({**old, **(segments or [{}])[-1]})
+    now = numerics_environment(record)
+    notes = [
+        f"Accepted: it goes on with {IDENTITY[name]} ({differences[name]}), as run.json records"
+        for name in changed
+    ]
+    if before != now:
+        notes.append(
+            f"The bits may differ from here on, as run.json records: {difference(before, now)}"
+        )
+    new_code = _replace_code(folder, old["code"], record["code"], code)
+    if new_code:
+        files = ", ".join(sorted(new_code["code_changed"]))
+        notes.append(f"The experiment's code has changed, as run.json records: {files}")
+    taken = {name: record[name] for name in (*changed, *(("script", "code") if code else ()))}
+    if notes:
+        segment = {name: record[name] for name in SEGMENT} | new_code
+        segments.append(segment | ({"accepted": differences} if changed else {}))
+        taken["segments"] = segments
+    if taken != {name: old.get(name) for name in taken}:
+        write_json(folder / "run.json", {**old, **taken})
+    return notes
+
+
+def _replace_code(
+    folder: Path, old: dict[str, str], new: dict[str, str], code: Mapping[str, bytes]
+) -> dict[str, Any]:
+    """Puts changed code in the place of the code before; returns what a segment says of it.
+
+    A run that goes on from Python, without a script, keeps the code that it has.
+    """
+    if not code:
+        return {}
+    moved_to = write_code(folder, dict(code))  # also where a kill left it half replaced
+    changed = {name: old.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
+    return {"code_changed": changed, "code_before": moved_to} if changed else {}
+
+
+def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    value = record.get(name)
+    return value if isinstance(value, dict) else {name: value}

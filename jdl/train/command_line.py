@@ -1,0 +1,25 @@
+"""The command line of an experiment: the fields of its config and of the options, as flags."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeVar
+
+import tyro
+
+from jdl.config import Config, Options
+
+C = TypeVar("C", bound=Config)
+
+
+def parse(config: type[C], argv: list[str], prog: str, description: str = "") -> tuple[C, Options]:
+    """The config and options of a command line; a wrong flag ends the program with code 2."""
+    both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", Options)])
+    arguments: Any = tyro.cli(
+        both,
+        args=argv,
+        prog=prog,
+        description=description,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    return arguments.experiment, arguments.running

@@ -1,0 +1,97 @@
+"""What a training writes to: its folder, its checkpoints, its log and the user's screen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jdl.config import Options, difference
+from jdl.parallel import processes
+from jdl.store.checkpoints import Checkpoints
+from jdl.store.code import read_code
+from jdl.store.log import Log, NoLog
+from jdl.store.manifest import move_damaged_aside
+from jdl.store.record import RECORDED_OPTIONS, make_record, open_run
+from jdl.train.placement import splits
+from jdl.train.progress import Display, progress_display
+from jdl.types import Error, Run
+
+SHARED_OPTIONS = (*RECORDED_OPTIONS, "fresh", "until", "accept")  # equal in all processes of a run
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Where a training writes."""
+
+    folder: Path
+    checkpoints: Checkpoints
+    log: Log
+    display: Display
+
+    def close(self) -> None:
+        """Closes the log and the display; the checkpoints stay open."""
+        try:
+            self.display.close()
+        finally:
+            self.log.close()
+
+
+def open_outputs(
+    folder: Path, run: Run, options: Options, checkpoints: Checkpoints, start: int
+) -> Outputs:
+    """The outputs of a run that starts or resumes after step `start`; the first process writes."""
+    writes, steps = processes.is_first(), run.config.steps
+    log = Log(folder, start) if writes else NoLog()
+    quiet = options.quiet or not writes
+    return Outputs(folder, checkpoints, log, progress_display(start, steps, run.train.size, quiet))
+
+
+@contextmanager
+def open_folder(
+    folder: Path, run: Run, options: Options, script: Path | None
+) -> Iterator[list[str]]:
+    """Opens the run's folder in the first process, once all processes have the same run.
+
+    Yields notes for the user: on another environment than before, on damaged checkpoints. Raises
+    `Error` where the folder cannot be opened, or the processes differ or do not share it.
+    """
+    code = read_code(script)
+    record = make_record(run, splits(run), script, code, options)
+    notes: list[str] = []
+    with ExitStack() as stack:
+
+        def open_in_first() -> None:
+            if processes.is_first():
+                opened = open_run(folder, record, code, options.fresh, options.accept)
+                notes.extend(stack.enter_context(opened))
+                notes.extend(move_damaged_aside(folder / "checkpoints"))
+
+        processes.together(lambda: _check_equal(record, options))
+        processes.together(open_in_first)
+        processes.together(lambda: _check_shared(folder))
+        yield notes
+
+
+def _check_equal(record: dict[str, Any], options: Options) -> None:
+    """Raises `Error` where another process has another run."""
+    mine = {**record["config"], "data": record["data"], "best": record["best"]}
+    mine |= {name: getattr(options, name) for name in SHARED_OPTIONS}
+    for process, text in enumerate(processes.gather(json.dumps(mine))):
+        if text != json.dumps(mine):
+            differing = difference(mine, json.loads(text))
+            raise Error(f"Process {process} was started with another run: {differing}.")
+
+
+def _check_shared(folder: Path) -> None:
+    """Raises `Error` where this process cannot read what the first one wrote."""
+    if not (folder / "run.json").exists():
+        raise Error(
+            f"Process {jax.process_index()} cannot read {folder}: --root must be a folder that all "
+            "processes share."
+        )

@@ -1,0 +1,37 @@
+"""A data loader that measures how long the training loop waits for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from jdl.types import Array, Batch, Loader
+
+
+class TimedLoader(Loader):
+    """The same batches; `seconds` adds up the time in which they were waited for."""
+
+    def __init__(self, data: Loader) -> None:
+        self.data, self.seconds = data, 0.0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @property
+    def spec(self) -> Batch:
+        """The data's."""
+        return self.data.spec
+
+    def read(self, start: int = 0) -> Iterator[Any]:
+        """The data's sources."""
+        sources = self.data.read(start)
+        while True:
+            before = time.perf_counter()
+            source = next(sources)
+            self.seconds += time.perf_counter() - before
+            yield source
+
+    def batch(self, source: Any, i: Array) -> Batch:
+        """The data's."""
+        return self.data.batch(source, i)

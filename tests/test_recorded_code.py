@@ -1,0 +1,202 @@
+"""A run's folder keeps the code that made it, and the run is rebuilt from there.
+
+Seen to fail: rebuilt from the script's own path (moved, changed), and with modules beside it taken
+from `sys.modules` (two runs of one process whose helpers differ).
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import harness
+import pytest
+from harness import digest
+
+import jdl
+from jdl.store.code import read_code
+from jdl.train import experiment
+
+SCRIPT = '''"""A small experiment."""
+
+import dataclasses
+from pathlib import Path
+
+import optax
+
+import jdl
+from helper import CLASSES
+from parts.model import model
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 4
+    widths: tuple[int, ...] = (4,)
+
+
+def run(c):
+    from late import best
+
+    factor = float((Path(__file__).parent / "factor.txt").read_text())
+    train, test = jdl.data.digits()
+    learner = jdl.descent(jdl.objectives.classify(model(CLASSES, c.widths)), optax.sgd(factor))
+    return jdl.Run(c, learner, train.shuffled(32, c.seed), test=test.batches(128), best=best())
+'''
+FILES = {
+    "small.py": SCRIPT,
+    "helper.py": "import json\nimport deepest\nCLASSES = 10\n",
+    "deepest.py": "",
+    "late.py": 'def best():\n    return "max accuracy"\n',
+    "parts/model.py": "from .deeper import hidden\nfrom jdl.models.mlp import MLP\n\n\n"
+    "def model(classes, widths):\n    return MLP(classes, hidden=hidden(widths))\n",
+    "parts/deeper.py": "def hidden(widths):\n    return widths\n",
+    "unused.py": "1 / 0\n",
+}
+CODE = {"deepest.py", "helper.py", "late.py", "parts/deeper.py", "parts/model.py", "small.py"}
+
+
+@pytest.fixture
+def modules():
+    """The imports of a test do not stay."""
+    path, finders = [*sys.path], [*sys.meta_path]
+    yield
+    forget()
+    sys.path[:], sys.meta_path[:] = path, finders
+
+
+@pytest.fixture
+def script(tmp_path, modules):
+    """A script with modules and data beside it."""
+    for name, text in FILES.items():
+        path = tmp_path / "scripts" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "scripts" / "factor.txt").write_text("0.1")
+    return tmp_path / "scripts" / "small.py"
+
+
+def forget():
+    for name in [*FILES, "parts"]:
+        sys.modules.pop(name.removesuffix(".py").replace("/", "."), None)
+    sys.path[:] = [path for path in sys.path if not path.endswith("/scripts")]
+
+
+def train(script, root, *flags):
+    result = experiment.train(script, ["--root", str(root), "--quiet", *flags], "jdl train")
+    forget()
+    return result
+
+
+def repeated(result, root):
+    """The digest of the same run, rebuilt from its folder."""
+    run, script = experiment.recorded(result.folder)
+    return digest(jdl.fit(run, jdl.Options(root=root, quiet=True), script))
+
+
+def test_the_folder_keeps_the_script_and_what_it_imports_from_beside_it(script, tmp_path):
+    result = train(script, tmp_path / "runs")
+    code = result.folder / "code"
+    kept = {str(path.relative_to(code)) for path in code.rglob("*") if path.is_file()}
+    assert kept == CODE == set(read_code(script))
+    record = json.loads((result.folder / "run.json").read_text())
+    assert set(record["code"]) == CODE
+    assert all(len(sha) == 64 for sha in record["code"].values())
+
+
+def test_a_run_is_rebuilt_where_the_script_has_changed(script, tmp_path):
+    result = train(script, tmp_path / "runs")
+    script.write_text("def run(c): return None\n")
+    (script.parent / "helper.py").write_text("CLASSES = 0\n")
+    assert repeated(result, tmp_path / "again") == digest(result)
+
+
+def test_a_run_is_rebuilt_where_the_script_has_moved(script, tmp_path):
+    script.write_text(
+        SCRIPT.replace('float((Path(__file__).parent / "factor.txt").read_text())', "0.1")
+    )
+    result = train(script, tmp_path / "runs")
+    shutil.rmtree(script.parent)
+    assert repeated(result, tmp_path / "again") == digest(result)
+
+
+def test_two_runs_in_one_process_have_each_its_own_modules(script, tmp_path):
+    first = train(script, tmp_path / "runs", "--widths", "4")
+    (script.parent / "parts" / "deeper.py").write_text("def hidden(widths):\n    return (6,)\n")
+    second = train(script, tmp_path / "runs", "--widths", "6")
+    before = {**sys.modules}
+    assert repeated(first, tmp_path / "again") == digest(first)
+    assert repeated(second, tmp_path / "again") == digest(second)
+    assert repeated(first, tmp_path / "third") == digest(first)
+    assert not {"small", "helper", "parts.deeper"} & (set(sys.modules) - set(before))
+
+
+def test_code_that_changes_on_the_way_is_noted_and_both_are_kept(script, tmp_path, capsys):
+    with pytest.raises(jdl.Error, match="paused"):
+        train(script, tmp_path / "runs", "--until", "2")
+    folder = harness.folder_of(tmp_path / "runs")
+    before = json.loads((folder / "run.json").read_text())
+    (script.parent / "late.py").write_text('def best():\n    return "max " + "accuracy"\n')
+    capsys.readouterr()
+    experiment.train(script, ["--root", str(tmp_path / "runs")], "jdl train")
+    assert (
+        "The experiment's code has changed, as run.json records: late.py" in capsys.readouterr().out
+    )
+    record = json.loads((folder / "run.json").read_text())
+    segment = record["segments"][0]
+    assert segment["code_changed"] == {"late.py": before["code"]["late.py"]}
+    assert (folder / segment["code_before"] / "late.py").read_text() == FILES["late.py"]
+    assert "+" in (folder / "code" / "late.py").read_text()
+    forget()
+    assert experiment.recorded(folder)[0].best == "max accuracy"
+
+
+def test_a_kill_while_code_is_replaced_heals(script, tmp_path):
+    with pytest.raises(jdl.Error, match="paused"):
+        train(script, tmp_path / "runs", "--until", "2")
+    folder = harness.folder_of(tmp_path / "runs")
+    (folder / "code").rename(folder / ".code")
+    (folder / ".code" / "late.py").unlink()
+    with pytest.raises(jdl.Error, match="not as it was recorded"):
+        experiment.recorded(folder)
+    result = train(script, tmp_path / "runs")
+    assert "segments" not in json.loads((folder / "run.json").read_text())
+    assert repeated(result, tmp_path / "again") == digest(result)
+
+
+def test_code_that_was_edited_is_refused(script, tmp_path):
+    result = train(script, tmp_path / "runs")
+    path = result.folder / "code" / "helper.py"
+    path.write_text(path.read_text() + "#\n")
+    with pytest.raises(jdl.Error, match=r"code/helper.py is not as it was recorded.*jdl.restore\("):
+        experiment.recorded(result.folder)
+
+
+def test_a_run_without_a_script_names_the_way_to_restore_it(script, tmp_path):
+    _, run, config = experiment.load(script)
+    result = jdl.fit(run(config(name="small")), jdl.Options(root=tmp_path, quiet=True))
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["script"] is None
+    assert record["code"] == {}
+    with pytest.raises(jdl.Error, match=r"without a script.*jdl.restore\(folder, run\)"):
+        experiment.recorded(result.folder)
+
+
+def test_a_run_that_goes_on_from_python_keeps_its_code(script, tmp_path):
+    with pytest.raises(jdl.Error, match="paused"):
+        train(script, tmp_path / "runs", "--until", "2")
+    folder = harness.folder_of(tmp_path / "runs")
+    before = (folder / "run.json").read_text()
+    jdl.fit(experiment.recorded(folder)[0], jdl.Options(root=tmp_path / "runs", quiet=True))
+    assert (folder / "run.json").read_text() == before
+
+
+def test_quiet_prints_the_result_alone(script, tmp_path, capsys):
+    result = train(script, tmp_path)
+    printed = capsys.readouterr().out
+    accuracy = float(result.metrics["test"]["accuracy"].value())
+    assert printed.count("\n") == 1
+    assert printed.startswith("step 4  test loss ")
+    assert f"accuracy {accuracy:.4f}" in printed
+    assert printed.endswith(f"{result.folder}\n")
+    assert Path(result.folder, "summary.json").exists()
