@@ -49,9 +49,21 @@ def test_another_learning_rate_is_found_in_its_first_step(whole, tmp_path):
     comparison = compare(whole.folder, other.folder)
     assert "lr: 0.01 in A, 0.011 in B" in line(comparison, "config")
     assert comparison.first_difference == 2  # the rate rises from 0: the first update is none
-    assert line(comparison, "steps").startswith("steps        differ first in step 2: param_norm ")
+    assert line(comparison, "steps").startswith("steps        differ first in step 2: param_norm: ")
     assert "differ first after step 2: params/BatchNorm_0/bias and" in line(comparison, "states")
     assert "after step 1 all arrays were equal" in line(comparison, "states")
+
+
+def test_environments_with_other_thread_pools_differ(whole, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, cores in zip(folders, (6, 8), strict=True):
+        shutil.copytree(whole.folder, folder)
+        record = json.loads((folder / "run.json").read_text())
+        record["environment"]["variables"].pop("PJRT_NPROC")
+        record["environment"]["host"]["cores"] = cores
+        (folder / "run.json").write_text(json.dumps(record))
+    environment = line(compare(*folders), "environment")
+    assert environment == "environment  CPU thread pool: 6 in A, 8 in B"
 
 
 def test_repeat_finds_a_rate_that_the_record_conceals(whole, tmp_path):

@@ -84,8 +84,11 @@ def test_a_process_that_fails_is_reported(monkeypatch):
 def test_this_machine():
     """Two devices, in every way that they have."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    del environment["PJRT_NPROC"]  # jdl sets it itself
     done = subprocess.run(["jdl", "doctor"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "PJRT_NPROC=8" in done.stdout
+    assert "warning" not in done.stdout
     for way in ("jit", "data=2", "pmap=2", "elastic=1", "elastic=2", "seeds=3"):
         for family in ("cnn", "transformer"):
             assert f"{family:<12}{way:<14}the same bits" in done.stdout

@@ -12,7 +12,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.figures.features import features
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Predicts, Run, Variables
+from jdl.types import Batch, Predicts, Run, Variables
 
 MAX_POINTS, MIN_POINTS = 2_000, 8
 
@@ -42,7 +42,7 @@ def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndar
     if "y" not in spec or spec["y"].dtype != np.int32:
         return None
     if "edges" in spec:
-        predict, name = partial(features, run), "features"
+        predict, name = partial(_node_features, run), "features"
     elif "code" in jax.eval_shape(objective.predict, variables, spec):
         predict, name = objective.predict, "code"
     else:
@@ -51,6 +51,12 @@ def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndar
     labels = columns["y"].ravel()
     codes = columns[name].reshape(len(labels), -1)
     return codes[labels >= 0][:MAX_POINTS], labels[labels >= 0][:MAX_POINTS]
+
+
+def _node_features(run: Run, variables: Variables, batch: Batch) -> Batch:
+    """The features (B, N, D) of the nodes of graphs."""
+    x = features(run, variables, batch)["features"]
+    return {"features": x.reshape(*batch["y"].shape, -1)}
 
 
 def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:

@@ -10,7 +10,7 @@ from jdl.types import Array, Batch, Error, Predicts, Run, Variables
 
 
 def features(run: Run, variables: Variables, batch: Batch) -> Batch:
-    """The features (B, ..., D) of a batch, as the column `features`.
+    """The features (..., D) of a batch, as the column `features`.
 
     They are the input of the last dense layer that the run's predictions use; `Error` if these use
     none.
