@@ -102,7 +102,6 @@ class Adversarial(Objective):
         """The initial variables of both, by collection and then by module."""
         x = model_call.column(batch)
         z = jnp.zeros((len(x), self.latent_size))
-        # Renaming a stream ("critic") would change the initial weights.
         modules = {
             GENERATOR: model_call.init(self.generator, stream(key, "generator"), z),
             DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "discriminator"), x),
