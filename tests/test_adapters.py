@@ -1,13 +1,14 @@
 """Environments of other libraries, by small fakes of their interfaces; CartPole, where installed.
 
-Seen to fail, by one line of the adapters changed each time. Of gymnax: a time limit that terminates
-or is hidden from 1.0, code that strict promotion refuses, a state whose numbers change their type,
-actions of another shape. Of Gymnasium: a time limit that terminates, a truncation by the environment
-itself that does not, observations that the next one overwrites, actions and observations counted
-from another start, seeds that depend on the object; a replay without the last action; a copy cached by its seed and number of steps, by its actions, or by
-its seed alone; a copy that stays at the snapshot it has left (evaluation then changes training);
-copies that are never reused, earlier snapshots dropped, room for too few (all replay); a call for
-each row; each refusal.
+Seen to fail, by one line of the adapters changed each time. Of gymnax: a time limit that
+terminates or is hidden from 1.0, code that strict promotion refuses, a state whose numbers change
+their type, actions of another shape. Of Gymnasium: a time limit that terminates, a truncation by
+the environment itself that does not, observations that the next one overwrites, actions and
+observations counted from another start, seeds that depend on the object; a replay without the
+last action; a copy cached by its seed and number of steps, by its actions, or by its seed alone;
+a copy that stays at the snapshot it has left (evaluation then changes training); copies that are
+never reused, earlier snapshots dropped, room for too few (all replay); a call for each row; each
+refusal.
 """
 
 import sys

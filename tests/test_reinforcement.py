@@ -1,8 +1,8 @@
 """Environments against Gymnasium, distributions against SciPy, learners against loops written out.
 
 Seen to fail: a fallen pole that goes on, advantages that pass the end of an episode, a truncated
-episode that counts as terminated, a later episode that counts in the return, REINFORCE by rewards of
-the past, a replay buffer written at one place, a population of one seed many times.
+episode that counts as terminated, a later episode that counts in the return, REINFORCE by rewards
+of the past, a replay buffer written at one place, a population of one seed many times.
 """
 
 from functools import partial
