@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jdl.learners.compile import jit_learner
+from jdl.learners import jit_learner
 
 import jdl
 from jdl.models.cnn import CNN
@@ -138,17 +138,7 @@ def of_flax() -> list[Stepper]:
 def torch_models() -> list:
     """The MLP, CNN, LSTM and GPT in PyTorch."""
     import torch
-    from torch.nn import (
-        Conv2d,
-        Embedding,
-        Flatten,
-        LayerNorm,
-        Linear,
-        MaxPool2d,
-        Module,
-        ReLU,
-        Sequential,
-    )
+    from torch.nn import Conv2d, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
     from torch.nn import functional as F
 
     class Last(Module):
@@ -191,11 +181,13 @@ def torch_models() -> list:
         def forward(self, x):
             return F.linear(self.blocks(self.table(x) + self.places.weight), self.table.weight)
 
-    mlp = Sequential(Linear(784, 512), ReLU(), Linear(512, 256), ReLU(), Linear(256, CLASSES))
+    mlp = Sequential(
+        Linear(784, 512), torch.nn.ReLU(), Linear(512, 256), torch.nn.ReLU(), Linear(256, CLASSES)
+    )
     cnn = Sequential()
     for inputs, outputs in ((1, 32), (32, 64)):
-        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), ReLU(), MaxPool2d(2)])
-    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), ReLU(), Linear(128, CLASSES)])
+        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)])
+    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), torch.nn.ReLU(), Linear(128, CLASSES)])
     return [mlp, cnn, Last(), Gpt()]
 
 
