@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jdl.learners import jit_learner
 
 import jdl
+from jdl.learners import jit_learner
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
