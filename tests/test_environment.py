@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import command, finish, folder_of
+from harness import SCRIPT, command, finish, folder_of
 
 from jdl.store.environment import fingerprint, numerics_environment, thread_pool_size
 from jdl.train import thread_pool
@@ -20,7 +20,7 @@ RECORD = {"config": {}, "options": {}, "environment": fingerprint()}
 def on_cores(cores, root, *flags, **environment):
     """The digest of a short training that may use these cores alone, with nothing set."""
     unset = {name: v for name, v in os.environ.items() if name not in ("PJRT_NPROC", "NPROC")}
-    words = command(root, "--steps", 4, "--quiet", *flags)
+    words = command(root, "--quiet", *flags, script=SCRIPT.with_name("wide_mlp.py"))
     process = subprocess.Popen(
         ["taskset", "-c", cores, *words],
         env={**unset, "XLA_FLAGS": "", **environment},

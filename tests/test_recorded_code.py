@@ -8,6 +8,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import harness
 import pytest
@@ -124,11 +125,13 @@ def test_two_runs_in_one_process_have_each_its_own_modules(script, tmp_path):
     first = train(script, tmp_path / "runs", "--widths", "4")
     (script.parent / "parts" / "deeper.py").write_text("def hidden(widths):\n    return (6,)\n")
     second = train(script, tmp_path / "runs", "--widths", "6")
+    sys.modules["helper"] = ModuleType("helper")  # of the same name, and without CLASSES
     before = {**sys.modules}
     assert repeated(first, tmp_path / "again") == digest(first)
     assert repeated(second, tmp_path / "again") == digest(second)
     assert repeated(first, tmp_path / "third") == digest(first)
-    assert not {"small", "helper", "parts.deeper"} & (set(sys.modules) - set(before))
+    assert not {"small", "parts.deeper"} & (set(sys.modules) - set(before))
+    assert sys.modules["helper"] is before["helper"]
 
 
 def test_code_that_changes_on_the_way_is_noted_and_both_are_kept(script, tmp_path, capsys):

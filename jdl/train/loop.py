@@ -14,9 +14,7 @@ from typing import Protocol
 
 from jdl.types import Learner, Loader, Metrics, State
 
-IN_FLIGHT = (
-    8  # steps whose metrics are not fetched yet; without a bound, simulated devices deadlock
-)
+IN_FLIGHT = 8  # steps with metrics not fetched yet; without a bound, simulated devices deadlock
 
 
 def steps(
