@@ -22,14 +22,14 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
-    _, seen = test.split(0.9, 0.1)
+    _, few = test.split(0.9, 0.1)
     schedule = jdl.objectives.rectified_flow if c.flow else jdl.objectives.cosine
     model = UNet((64, 96), classes=10, patch_size=2)
     objective = jdl.objectives.diffusion(model, schedule, classes=10, guidance_scale=c.guidance)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(
-        c, jdl.ema(learner, 0.999), batches, test=seen.batches(c.batch), labels=train.labels
+        c, jdl.ema(learner, 0.999), batches, test=few.batches(c.batch), labels=train.labels
     )
 
 

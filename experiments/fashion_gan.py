@@ -23,7 +23,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
-    _, seen = test.split(0.9, 0.1)  # of a game's losses, a few images tell enough
+    _, few = test.split(0.9, 0.1)  # of a game's losses, a few images tell enough
     generator = Generator((28, 28, 1), full_size_channels=32)
     objective = jdl.objectives.adversarial(
         generator, SpectralNormDiscriminator(), c.latent, jdl.objectives.hinge_gan
@@ -32,7 +32,7 @@ def run(c: Config) -> jdl.Run:
     learner = jdl.ema(
         jdl.descent(objective, jdl.optim.per_module(generator=adam, discriminator=adam)), 0.999
     )
-    return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=seen.batches(c.batch))
+    return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=few.batches(c.batch))
 
 
 if __name__ == "__main__":

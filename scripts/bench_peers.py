@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jdl.learners.compile import jit_learner
+from jdl.learners import jit_learner
 
 import jdl
 from jdl.models.cnn import CNN
@@ -135,20 +135,10 @@ def of_flax() -> list[Stepper]:
     return [stepper(*case) for case in zip((mlp, Cnn(), Last(), Gpt()), BATCHES, strict=True)]
 
 
-def of_torch(compile: bool = False) -> list[Stepper]:
-    """PyTorch with its fused AdamW, eager or by `torch.compile`."""
+def torch_models() -> list:
+    """The MLP, CNN, LSTM and GPT in PyTorch."""
     import torch
-    from torch.nn import (
-        Conv2d,
-        Embedding,
-        Flatten,
-        LayerNorm,
-        Linear,
-        MaxPool2d,
-        Module,
-        ReLU,
-        Sequential,
-    )
+    from torch.nn import Conv2d, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
     from torch.nn import functional as F
 
     class Last(Module):
@@ -191,13 +181,22 @@ def of_torch(compile: bool = False) -> list[Stepper]:
         def forward(self, x):
             return F.linear(self.blocks(self.table(x) + self.places.weight), self.table.weight)
 
-    mlp = Sequential(Linear(784, 512), ReLU(), Linear(512, 256), ReLU(), Linear(256, CLASSES))
+    mlp = Sequential(
+        Linear(784, 512), torch.nn.ReLU(), Linear(512, 256), torch.nn.ReLU(), Linear(256, CLASSES)
+    )
     cnn = Sequential()
     for inputs, outputs in ((1, 32), (32, 64)):
-        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), ReLU(), MaxPool2d(2)])
-    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), ReLU(), Linear(128, CLASSES)])
+        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)])
+    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), torch.nn.ReLU(), Linear(128, CLASSES)])
+    return [mlp, cnn, Last(), Gpt()]
 
-    def stepper(model: Module, batch: tuple) -> Stepper:
+
+def of_torch(compile: bool = False) -> list[Stepper]:
+    """PyTorch with its fused AdamW, eager or by `torch.compile`."""
+    import torch
+    from torch.nn import functional as F
+
+    def stepper(model: torch.nn.Module, batch: tuple) -> Stepper:
         x, y = (
             torch.from_numpy(np.ascontiguousarray(batch[0])),
             torch.from_numpy(batch[1].astype(np.int64)),
@@ -213,7 +212,7 @@ def of_torch(compile: bool = False) -> list[Stepper]:
 
         return step, sum(p.numel() for p in model.parameters())
 
-    return [stepper(*case) for case in zip((mlp, cnn, Last(), Gpt()), BATCHES, strict=True)]
+    return [stepper(*case) for case in zip(torch_models(), BATCHES, strict=True)]
 
 
 def of_torch_compiled() -> list[Stepper]:

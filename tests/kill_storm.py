@@ -50,7 +50,7 @@ ROWS = [
         ("--save-every", "3"),
         script=SCRIPT.with_name("gan.py"),
     ),
-    Row("Q-learning of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("dqn.py")),
+    Row("DQN of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("dqn.py")),
     Row(
         "clusters that begin half-way", ("--save-every", "3"), script=SCRIPT.with_name("kmeans.py")
     ),

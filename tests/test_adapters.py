@@ -1,13 +1,14 @@
 """Environments of other libraries, by small fakes of their interfaces; CartPole, where installed.
 
-Seen to fail, by one line of the adapters changed each time. Of gymnax: a time limit that terminates
-or is hidden from 1.0, code that strict promotion refuses, a state whose numbers change their type,
-actions of another shape. Of Gymnasium: a truncation that terminates, observations that the next one
-overwrites, actions and observations counted from another start, seeds that depend on the object; a
-replay without the last action; a copy cached by its seed and number of steps, by its actions, or by
-its seed alone; a copy that stays at the snapshot it has left (evaluation then changes training);
-copies that are never reused, earlier snapshots dropped, room for too few (all replay); a call for
-each row; each refusal.
+Seen to fail, by one line of the adapters changed each time. Of gymnax: a time limit that
+terminates or is hidden from 1.0, code that strict promotion refuses, a state whose numbers change
+their type, actions of another shape. Of Gymnasium: a time limit that terminates, a truncation by
+the environment itself that does not, observations that the next one overwrites, actions and
+observations counted from another start, seeds that depend on the object; a replay without the
+last action; a copy cached by its seed and number of steps, by its actions, or by its seed alone;
+a copy that stays at the snapshot it has left (evaluation then changes training); copies that are
+never reused, earlier snapshots dropped, room for too few (all replay); a call for each row; each
+refusal.
 """
 
 import sys
@@ -300,6 +301,21 @@ def test_gymnasium_with_continuous_actions_and_discrete_observations(monkeypatch
         state, reward, terminated = environment.step(state, jnp.asarray(action), jax.random.key(n))
         _, expected_reward, end = expected[n + 1]
         assert (float(reward), bool(terminated)) == (np.float32(expected_reward), end)
+
+
+def test_a_truncation_by_gymnasiums_environment_itself_terminates(monkeypatch):
+    class Truncating(Walk):
+        def step(self, action):
+            obs, reward, *_ = super().step(action)
+            return obs, reward, False, self.time == 2, {}
+
+    install(monkeypatch, Truncating)
+    environment = from_gymnasium("Walk-v0")
+    state, ends = environment.reset(jax.random.key(0)), []
+    for n in range(2):
+        state, _, terminated = environment.step(state, jnp.asarray(1), jax.random.key(n))
+        ends.append(bool(terminated))
+    assert ends == [False, True]
 
 
 def test_an_observation_does_not_depend_on_earlier_calls(walk):

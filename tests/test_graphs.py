@@ -56,7 +56,7 @@ def test_a_graph_convolution_is_a_product_of_matrices():
 def test_sage_adds_the_mean_of_the_neighbours():
     out, params = ran(SAGE)
     mean = matrix() / matrix().sum(1, keepdims=True).clip(1)
-    wanted = SMALL.x @ params["own"]["kernel"] + mean @ SMALL.x @ params["heard"]["kernel"]
+    wanted = SMALL.x @ params["self"]["kernel"] + mean @ SMALL.x @ params["neighbour"]["kernel"]
     np.testing.assert_allclose(out, wanted, atol=1e-6)
 
 

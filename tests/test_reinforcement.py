@@ -1,8 +1,8 @@
 """Environments against Gymnasium, distributions against SciPy, learners against loops written out.
 
 Seen to fail: a fallen pole that goes on, advantages that pass the end of an episode, a truncated
-episode that counts as terminated, REINFORCE by rewards of the past, a replay buffer written at one
-place, a population of one seed many times.
+episode that counts as terminated, a later episode that counts in the return, REINFORCE by rewards
+of the past, a replay buffer written at one place, a population of one seed many times.
 """
 
 from functools import partial
@@ -160,6 +160,36 @@ def test_episode_return_is_of_one_episode_a_row_by_the_greedy_policy():
             objective.predict(variables, {"x": jnp.zeros((3, 1))})["action"].tolist()
             == [int(length == 5)] * 3
         )
+
+
+def test_episode_return_counts_only_the_first_episode_of_a_row():
+    """Of n steps with the reward n each, n random; after one step all are truncated."""
+
+    def step(state, action, key):
+        n, time = state
+        return (n, time + 1), n.astype(jnp.float32), time + 1 >= n
+
+    def reset(key):
+        return jax.random.randint(key, (), 1, 6), 0
+
+    def observe(state):
+        return jnp.stack(state).astype(jnp.float32)
+
+    def returns(max_episode_steps):
+        environment = Environment(reset, step, observe, Discrete(2), max_episode_steps)
+        objective = jdl.objectives.episode_return(environment, Fixed((0.0, 1.0)))
+        batch = jdl.data.episodes(50)[0]
+        variables = objective.init(jax.random.key(0), batch)
+
+        def of_row(mask):
+            rows = {**batch, "mask": mask}
+            return objective.loss(variables, rows, jax.random.key(1), False).metrics["return"]
+
+        return jax.jit(jax.vmap(of_row))(jnp.eye(50)).total
+
+    n = returns(max_episode_steps=1)
+    assert len(np.unique(n)) == 5
+    np.testing.assert_array_equal(returns(max_episode_steps=9), n**2)
 
 
 def test_gae_is_the_sum_of_td_errors_up_to_the_end_of_an_episode():

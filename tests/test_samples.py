@@ -72,9 +72,9 @@ def test_reconstructions_follow_their_rows_and_interpolations_begin_and_end_ther
 
 
 def test_figures_are_drawn_of_what_a_model_can_do(vae, tmp_path):
-    names = [path.name for path in samples.last_figures(vae.run, vae.variables, tmp_path / "a")]
+    names = [path.name for path in samples.draw_figures(vae.run, vae.variables, tmp_path / "a")]
     assert names == ["interpolations.png", "reconstructions.png"]
-    (path,) = samples.last_figures(run(Noise()), {}, tmp_path / "b")
+    (path,) = samples.draw_figures(run(Noise()), {}, tmp_path / "b")
     assert path.read_bytes().startswith(b"\x89PNG")
     draw_confusion(np.eye(3, dtype=int), ("a", "b", "c"), tmp_path / "c" / "confusion.png")
     assert (tmp_path / "c" / "confusion.png").read_bytes().startswith(b"\x89PNG")

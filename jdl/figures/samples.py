@@ -29,7 +29,7 @@ from jdl.types import (
 COLUMNS, BATCH = 8, 64
 
 
-def painter(run: Run, folder: Path) -> Callable[[State], None]:
+def sample_writer(run: Run, folder: Path) -> Callable[[State], None]:
     """The function that writes samples of a state to `samples/<step>.png`, if the run makes images.
 
     Of several processes all must call it, and the first one writes.
@@ -46,7 +46,7 @@ def painter(run: Run, folder: Path) -> Callable[[State], None]:
     return paint
 
 
-def last_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
+def draw_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
     """Draws interpolations and reconstructions at the end of a run that makes images.
 
     Of several processes all must call it, and the first one writes.

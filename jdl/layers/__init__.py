@@ -6,6 +6,7 @@ from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
 from jdl.layers.batch_axis import psum_batch as psum_batch
+from jdl.layers.batch_axis import row_keys as row_keys
 from jdl.layers.batch_axis import sample_rows as sample_rows
 from jdl.layers.conv import convolution as convolution
 from jdl.layers.conv_norm import Conv as Conv

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 BATCH_AXIS = "batch"
@@ -34,15 +35,20 @@ def all_gather_batch(array: jax.Array) -> jax.Array:
     return lax.all_gather(array, BATCH_AXIS, tiled=True) if batch_axis_size() > 1 else array
 
 
-def sample_rows(
-    draw: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]
-) -> jax.Array:
-    """Random numbers `draw(key, shape)` (B, ...) that do not depend on the number of devices.
+def row_keys(key: jax.Array, rows: int) -> jax.Array:
+    """A random key for each of this device's rows, (B,): `fold_in(key, i)` for row i of the batch.
 
-    Each device draws the numbers of the whole batch, and takes those of its own B rows.
+    So a row draws the same numbers on whichever device it lies, and no device draws another's.
     """
-    devices, (rows, *rest) = batch_axis_size(), shape
-    batch = draw(key, (devices * rows, *rest))
-    if devices == 1:
-        return batch
-    return lax.dynamic_slice_in_dim(batch, lax.axis_index(BATCH_AXIS) * rows, rows)
+    first = lax.axis_index(BATCH_AXIS) * rows if batch_axis_size() > 1 else 0
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
+
+
+def sample_rows(
+    sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, ...],
+) -> jax.Array:
+    """Random numbers (B, ...), drawn row by row: `sample(key, shape)` with the row's own key."""
+    rows, *rest = shape
+    return jax.vmap(lambda key: sample(key, tuple(rest)))(row_keys(key, rows))

@@ -14,7 +14,7 @@ class Dropout(nn.Module):
 
     The others are scaled up by 1 / (1 - rate). With `whole_rows`, rows of the batch are dropped as
     one: of a residual branch that is stochastic depth, or drop path (Huang et al., 2016). The mask
-    is drawn from Flax's stream "dropout", for the whole batch, however it is divided among devices.
+    is drawn from Flax's stream "dropout" row by row, the same however the batch is divided.
     """
 
     rate: float

@@ -164,8 +164,8 @@ class DQN(Learner):
         assert isinstance(space, Discrete)
 
         def explore(key: Key, greedy: Array) -> Array:
-            random = jax.random.randint(stream(key, "which"), (), 0, space.n, greedy.dtype)
-            return jnp.where(jax.random.uniform(stream(key, "whether")) < epsilon, random, greedy)
+            random = jax.random.randint(stream(key, "random_action"), (), 0, space.n, greedy.dtype)
+            return jnp.where(jax.random.uniform(stream(key, "explore")) < epsilon, random, greedy)
 
         def epsilon_greedy(obs: Array, keys: Key) -> Array:
             greedy = self.objective.greedy_action({"params": state.params}, obs)
@@ -187,7 +187,7 @@ class DQN(Learner):
     def sample_indices(self, state: State, transitions: Transition, key: Key) -> Array:
         """Random rows (batch_size,) of the replay buffer, among those that are filled by now."""
         filled = jnp.minimum((state.step + 1) * transitions.reward.size, self.buffer_size)
-        return jax.random.randint(stream(key, "rows"), (self.batch_size,), 0, filled)
+        return jax.random.randint(stream(key, "replay"), (self.batch_size,), 0, filled)
 
     def update_target(self, state: State) -> Any:
         """The target network: the newest parameters every `target_update_every`-th step."""

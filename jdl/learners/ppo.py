@@ -166,7 +166,7 @@ class PPO(Learner):
 
     def update(self, state: State, rows: Batch, key: Key) -> tuple[Any, Any, dict[str, Array]]:
         """All epochs of minibatch updates: parameters, optimizer state, and the losses of each."""
-        keys = jax.random.split(stream(key, "orders"), self.update_epochs)
+        keys = jax.random.split(stream(key, "permutation"), self.update_epochs)
         orders = jax.vmap(jax.random.permutation, (0, None))(keys, len(rows["value"]))
         minibatches = orders.reshape(self.update_epochs * self.num_minibatches, -1)
 

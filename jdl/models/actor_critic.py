@@ -32,7 +32,7 @@ class ActorCritic(nn.Module):
         x = x.reshape(rows, -1)
         policy = self._mlp("actor", x, self.outputs, 0.01)
         if self.log_stds:
-            log_std = self.param("free", nn.initializers.zeros, (self.log_stds,))
+            log_std = self.param("log_std", nn.initializers.zeros, (self.log_stds,))
             log_std = jnp.broadcast_to(log_std[None], (rows, self.log_stds))
             policy = jnp.concatenate([policy, log_std], -1)
         return policy, self._mlp("critic", x, 1, 1.0)[:, 0]

@@ -42,7 +42,7 @@ class DiT(nn.Module):
         x = Dense(c.width, name="patches")(x) + positions
         for n in range(c.depth):
             x = DiTBlock(c, name=f"block_{n}")(x, conditioning)
-        scale, shift = _modulation(conditioning, 2, c.width, "out_told")
+        scale, shift = _modulation(conditioning, 2, c.width, "out_modulation")
         x = _norm()(x) * (1 + scale) + shift
         x = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="out")(x)
         return pixel_shuffle(x.reshape(patches.shape), self.patch_size)
@@ -65,7 +65,9 @@ class DiTBlock(nn.Module):
             "feed_forward": FeedForward(self.config),
         }
         for name, sublayer in sublayers.items():
-            scale, shift, gate = _modulation(conditioning, 3, self.config.width, f"{name}_told")
+            scale, shift, gate = _modulation(
+                conditioning, 3, self.config.width, f"{name}_modulation"
+            )
             x = x + gate * sublayer(_norm()(x) * (1 + scale) + shift)
         return x
 

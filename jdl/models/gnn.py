@@ -82,8 +82,8 @@ class SAGE(nn.Module):
     def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         nodes = x.shape[1]
-        own = Dense(self.features, name="own")(x)
-        neighbour = Dense(self.features, use_bias=False, name="heard")(x)
+        own = Dense(self.features, name="self")(x)
+        neighbour = Dense(self.features, use_bias=False, name="neighbour")(x)
         messages = graph.gather_nodes(neighbour, edges, SENDERS)
         degree = graph.in_degrees(edges, nodes).clip(1).astype(x.dtype)[:, :, None]
         return own + graph.aggregate(messages, edges, nodes) / degree

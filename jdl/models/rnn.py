@@ -138,6 +138,6 @@ class RNN(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """The outputs and the last outputs of a forward and a backward layer, concatenated."""
         forward = RecurrentLayer(width, self.cell, name=f"layer_{n}")
-        backward = RecurrentLayer(width, self.cell, reverse=True, name=f"layer_{n}_back")
+        backward = RecurrentLayer(width, self.cell, reverse=True, name=f"layer_{n}_backward")
         (xs, last), (xs_back, last_back) = forward(x, time_mask), backward(x, time_mask)
         return jnp.concatenate([xs, xs_back], -1), jnp.concatenate([last[0], last_back[0]], -1)

@@ -88,7 +88,7 @@ class UNet(nn.Module):
             Dense(channels, use_bias=name != "key", name=name)(positions).reshape(heads)
             for name in ("query", "key", "value")
         )
-        out = Dense(channels, name="mixed")(attention(q, k, v).reshape(positions.shape))
+        out = Dense(channels, name="attention_out")(attention(q, k, v).reshape(positions.shape))
         return x + out.reshape(x.shape)
 
 
@@ -139,4 +139,4 @@ def conditioning_embedding(
                 f"classes={classes} to the diffusion objective."
             )
         embedding = embedding + nn.Embed(classes + 1, width, name="label")(y)
-    return nn.silu(nn.Dense(width, name="told")(nn.silu(embedding)))
+    return nn.silu(nn.Dense(width, name="conditioning")(nn.silu(embedding)))

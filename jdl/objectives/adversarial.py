@@ -102,10 +102,9 @@ class Adversarial(Objective):
         """The initial variables of both, by collection and then by module."""
         x = model_call.column(batch)
         z = jnp.zeros((len(x), self.latent_size))
-        # Renaming a stream ("critic") would change the initial weights.
         modules = {
             GENERATOR: model_call.init(self.generator, stream(key, "generator"), z),
-            DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "critic"), x),
+            DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "discriminator"), x),
         }
         return {"params": {}} | _join(modules)
 
@@ -157,10 +156,12 @@ class Adversarial(Objective):
         """(|gradient of the discriminator| - 1)^2, (B,), at random points between both rows."""
 
         def total(x: Array) -> Array:
-            return self._logits(variables, x, batch, stream(key, "slope"), train)[0].sum()
+            return self._logits(variables, x, batch, stream(key, "gradient_penalty"), train)[
+                0
+            ].sum()
 
         shape = (len(real),) + (1,) * (real.ndim - 1)
-        weight = sample_rows(jax.random.uniform, stream(key, "between"), shape)
+        weight = sample_rows(jax.random.uniform, stream(key, "interpolate"), shape)
         gradient = jax.grad(total)(weight * real + (1 - weight) * fake)
         norm = jnp.sqrt(jnp.square(gradient).reshape(len(real), -1).sum(-1) + 1e-12)
         return jnp.square(norm - 1)

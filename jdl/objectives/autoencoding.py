@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
-from jdl.layers import sample_rows
+from jdl.layers import row_keys, sample_rows
 from jdl.objectives import model_call
 from jdl.objectives.regression import ElementLoss
 from jdl.types import (
@@ -77,7 +77,7 @@ class Autoencoding(Objective):
         """The rows x (B, ...) as the model reads them in training: augmented, and with noise."""
         x = model_call.column(batch)
         if self.augment:
-            keys = sample_rows(_split, stream(key, "augment"), (len(x),))
+            keys = row_keys(stream(key, "augment"), len(x))
             x = jax.vmap(self.augment)(keys, batch)["x"]
         if self.noise:
             x = x + self.noise * sample_rows(jax.random.normal, stream(key, "noise"), x.shape)
@@ -238,11 +238,6 @@ class VariationalAutoencoding(Objective):
                     f"This likelihood is one of x from {low} to {high}, and x runs from {least} to "
                     f"{greatest}: scale it, or choose another likelihood, like gaussian()."
                 )
-
-
-def _split(key: Key, shape: tuple[int, ...]) -> Array:
-    """A key for each row."""
-    return jax.random.split(key, shape[0])
 
 
 def _check_shape(model: Any, spec: Batch) -> None:

@@ -129,7 +129,7 @@ class Diffusion(Objective):
         t = MAX_TIME * sample_rows(jax.random.uniform, stream(key, "time"), (len(x),))
         noise = sample_rows(jax.random.normal, stream(key, "noise"), x.shape)
         if y is not None and train:
-            uniform = sample_rows(jax.random.uniform, stream(key, "unlabelled"), (len(x),))
+            uniform = sample_rows(jax.random.uniform, stream(key, "label_dropout"), (len(x),))
             y = jnp.where(uniform < self.label_dropout, self.classes, y)
         schedule, t_rows = self.schedule, t.reshape(-1, *(1,) * (x.ndim - 1))
         x_t = schedule.alpha(t_rows) * x + schedule.sigma(t_rows) * noise

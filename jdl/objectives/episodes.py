@@ -20,7 +20,7 @@ from jdl.environments import (
     step_episodes,
 )
 from jdl.keys import stream
-from jdl.layers import sample_rows
+from jdl.layers import row_keys
 from jdl.objectives import model_call
 from jdl.types import (
     Array,
@@ -83,7 +83,7 @@ class EpisodeReturn(Objective):
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The negative return of an episode, averaged over the rows; and its length."""
         rows = _num_rows(batch)
-        keys = sample_rows(_split, stream(key, "steps"), (rows,))
+        keys = row_keys(stream(key, "steps"), rows)
         first = _Evaluation(
             t=jnp.zeros((), jnp.int32),
             episodes=self._reset(stream(key, "reset"), rows),
@@ -143,7 +143,7 @@ class EpisodeReturn(Objective):
             )
 
     def _reset(self, key: Key, rows: int) -> Episodes:
-        return reset_episodes(self.environment, sample_rows(_split, key, (rows,)))
+        return reset_episodes(self.environment, row_keys(key, rows))
 
 
 @jax.tree_util.register_dataclass
@@ -191,7 +191,7 @@ class Reinforce(EpisodeReturn):
             return jax.vmap(space.sample)(policy, keys)
 
         episodes = self._reset(stream(key, "reset"), rows)
-        keys = sample_rows(_split, stream(key, "steps"), (rows,))
+        keys = row_keys(stream(key, "steps"), rows)
         steps = self.environment.max_episode_steps
         return rollout(self.environment, sample_action, episodes, keys, steps)[1]
 
@@ -236,7 +236,3 @@ def _model_state(variables: Variables) -> Variables:
 
 def _num_rows(batch: Batch) -> int:
     return len(next(iter(batch.values())))
-
-
-def _split(key: Key, shape: tuple[int, ...]) -> Key:
-    return jax.random.split(key, shape[0])

@@ -123,7 +123,7 @@ class MaskedToken(Objective):
         """The mean cross-entropy of the selected tokens, and the metrics."""
         x = batch["x"]
         ids = batch.get("id", jnp.arange(len(x)))
-        base = stream(key, "hidden") if train else jax.random.key(0)
+        base = stream(key, "masking") if train else jax.random.key(0)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(base, ids)
         inputs, selected = jax.vmap(self._mask_tokens)(keys, x)
         real = model_call.time_mask(batch)
@@ -134,7 +134,7 @@ class MaskedToken(Objective):
 
     def _mask_tokens(self, key: Key, tokens: Array) -> tuple[Array, Array]:
         """A row (T,) with some tokens masked or replaced, and which are to be predicted."""
-        select, kind, random = (stream(key, name) for name in ("chosen", "kind", "other"))
+        select, kind, random = (stream(key, name) for name in ("select", "kind", "random"))
         selected = jax.random.bernoulli(select, self.mask_rate, tokens.shape)
         kind = jax.random.uniform(kind, tokens.shape)
         random = jax.random.randint(random, tokens.shape, 0, self.vocabulary, tokens.dtype)

@@ -58,7 +58,7 @@ class LinkPrediction(Objective):
         links = model_call.column(batch, LINKS)
         negatives = batch.get(NEGATIVES)
         if negatives is None:
-            negatives = _sample_pairs(stream(key, "others"), links, nodes=codes.shape[1])
+            negatives = _sample_pairs(stream(key, "negatives"), links, nodes=codes.shape[1])
         positive, negative = _link_logits(codes, links), _link_logits(codes, negatives)
         bce = optax.sigmoid_binary_cross_entropy
         losses = bce(positive, jnp.ones_like(positive))
