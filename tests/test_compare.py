@@ -6,6 +6,7 @@ Seen to fail: environments compared without the size of the CPU's thread pool.
 import json
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
@@ -64,6 +65,12 @@ def test_environments_with_other_thread_pools_differ(whole, tmp_path):
         (folder / "run.json").write_text(json.dumps(record))
     environment = line(compare(*folders), "environment")
     assert environment == "environment  CPU thread pool: 6 in A, 8 in B"
+
+
+def test_a_repetition_that_is_equal_leaves_nothing_behind(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert repeat(whole.folder, quiet=True).first_difference is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_repeat_finds_a_rate_that_the_record_conceals(whole, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -105,7 +106,7 @@ def _trace(folder: Path) -> np.ndarray:
     if not len(trace):
         raise Error(
             f"{folder} has no trace of its steps: it was trained by another version of jdl, or has "
-            "not made a step yet."
+            "no step yet."
         )
     return trace
 
@@ -142,27 +143,31 @@ def _same_steps(
 def repeat(folder: Path, quiet: bool = False) -> Comparison:
     """Trains a run again from its record, as far as it has come: A is the run, B its repetition.
 
-    The repetition is in a folder of its own, which is kept where the two differ. Then it is
-    repeated once more: this shows whether the machine repeats itself, and so whether the cause lies
-    in the machine or in how the run was made.
+    The repetition is in a temporary folder, which stays where the two differ. Then it is repeated
+    once more: this shows whether the machine repeats itself, and so whether the cause lies in the
+    machine or in how the run was trained.
     """
     steps, record = len(_trace(folder)), read_record(folder)
     run, script = recorded(folder)
     until = None if (folder / "summary.json").exists() else steps
-    kept = {name: value for name, value in record["options"].items() if name in RECORDED_OPTIONS}
-    repetition = _train_again(run, script, Options(until=until, quiet=quiet, **kept))
+    options = {name: v for name, v in record["options"].items() if name in RECORDED_OPTIONS}
+    options["quiet"] = quiet
+    repetition = _train_again(run, script, Options(until=until, **options))
     comparison = compare(folder, repetition)
     if digest(run.config) != record["digest"]:
         text = f"run.json was edited: its config has the digest {digest(run.config)}"
         comparison.add("record", f"{text}, not {record['digest']}")
     first = comparison.first_difference
-    if first is not None:
-        options = Options(until=max(1, first), quiet=quiet, **kept)
-        second = compare(repetition, _train_again(run, script, options)).first_difference
+    if first is None:
+        shutil.rmtree(_root(repetition))
+    else:
+        again = _train_again(run, script, Options(until=max(1, first), **options))
+        second = compare(repetition, again).first_difference
         result = "repeats itself to the bit"
         if second is not None:
             result = f"does not repeat itself: step {second:,} differs"
         comparison.add("this machine", f"{result}; the repetition is in {repetition}")
+        shutil.rmtree(_root(again))
     return comparison
 
 
@@ -175,3 +180,8 @@ def _train_again(run: Run, script: Path, options: Options) -> Path:
         if paused.code:
             raise
     return run_folder(options.root, run.config)
+
+
+def _root(folder: Path) -> Path:
+    """The root of a run's folder, root/<name>/<digest>/seed<k>."""
+    return folder.parents[2]

@@ -105,8 +105,8 @@ def _compare_deterministic(results: Results) -> list[str]:
     flags = os.environ.get("XLA_FLAGS", "").split()
     without = [flag for flag in flags if flag != DETERMINISTIC]
     added = without == flags
-    other = [*flags, DETERMINISTIC] if added else without
-    first, second = _run_twice("jit", XLA_FLAGS=" ".join(other))
+    changed = [*flags, DETERMINISTIC] if added else without
+    first, second = _run_twice("jit", XLA_FLAGS=" ".join(changed))
     lines = [f"\n{'with' if added else 'without'} {DETERMINISTIC}", *_table(first, second)]
     for model, ways in first.items():
         ratio = ways["jit"]["ms"] / results[model]["jit"]["ms"]

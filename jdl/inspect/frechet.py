@@ -38,13 +38,13 @@ class Moments:
         x = features.astype(np.float64)
         return cls(x.mean(0), np.cov(x, rowvar=False))
 
-    def distance(self, other: Moments) -> float:
+    def distance(self, target: Moments) -> float:
         """The squared Frechet distance of two normal distributions (Dowson and Landau, 1982)."""
         values, vectors = np.linalg.eigh(self.covariance)
         root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-        shared = np.sqrt(np.linalg.eigvalsh(root @ other.covariance @ root).clip(0)).sum()
-        means = np.square(self.mean - other.mean).sum()
-        return float(means + self.covariance.trace() + other.covariance.trace() - 2 * shared)
+        shared = np.sqrt(np.linalg.eigvalsh(root @ target.covariance @ root).clip(0)).sum()
+        means = np.square(self.mean - target.mean).sum()
+        return float(means + self.covariance.trace() + target.covariance.trace() - 2 * shared)
 
 
 @dataclass(frozen=True)
