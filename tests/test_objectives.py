@@ -1,16 +1,20 @@
 """Objectives against formulas written out, their masks, their errors; `predict_all`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import log_loss
 
 import jdl
 from jdl.models.mlp import MLP
 from jdl.objectives import (
     absolute_error,
+    absolute_percentage_error,
     autoencode,
     classify,
     classify_binary,
@@ -19,8 +23,11 @@ from jdl.objectives import (
     next_token,
     override,
     perceptron,
+    poisson_loss,
     predict_all,
+    quantile_loss,
     regress,
+    squared_log_error,
     text_scores,
 )
 from jdl.types import Decodes, Encodes, Generates, Predicts, SamplesLatents
@@ -198,3 +205,25 @@ def test_frozen_parameters_do_not_change_and_have_no_optimizer_state():
 def test_a_pattern_that_freezes_nothing_or_everything_is_refused(pattern, message):
     with pytest.raises(jdl.Error, match=message):
         jdl.freeze(classify(MLP(CLASSES, hidden=(8,))), pattern).init(jax.random.key(0), BATCH)
+
+
+@pytest.mark.parametrize(
+    ("loss", "reference"),
+    [
+        (quantile_loss(0.9), partial(sklearn_metrics.mean_pinball_loss, alpha=0.9)),
+        (absolute_percentage_error, sklearn_metrics.mean_absolute_percentage_error),
+        (squared_log_error, sklearn_metrics.mean_squared_log_error),
+        (
+            lambda p, y: 2 * (poisson_loss(jnp.log(p), y) - poisson_loss(jnp.log(y), y)),
+            sklearn_metrics.mean_poisson_deviance,
+        ),
+    ],
+    ids=["quantile", "percentage", "log", "poisson"],
+)
+def test_element_losses_are_those_of_scikit_learn(loss, reference):
+    """Seen to fail with the quantile's weights exchanged."""
+    predictions, targets = jnp.asarray([0.5, 2.0, 3.0, 4.0]), jnp.asarray([1.0, 1.5, 3.5, 8.0])
+    expected = reference(np.asarray(targets), np.asarray(predictions))
+    assert float(loss(predictions, targets).mean()) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(jdl.Error, match="between 0 and 1"):
+        quantile_loss(1.0)

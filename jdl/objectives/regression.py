@@ -31,12 +31,46 @@ def absolute_error(predictions: Array, targets: Array) -> Array:
     return jnp.abs(predictions - targets)
 
 
+def quantile_loss(quantile: float) -> ElementLoss:
+    """Quantile loss (pinball loss; Koenker and Bassett, 1978): its minimum is at this quantile.
+
+    q * (y - p) where the prediction p is below the target y, and (1 - q) * (p - y) above it.
+    """
+    if not 0 < quantile < 1:
+        raise Error(f"A quantile lies between 0 and 1, and {quantile} does not.")
+
+    def loss(predictions: Array, targets: Array) -> Array:
+        errors = targets - predictions
+        return jnp.maximum(quantile * errors, (quantile - 1) * errors)
+
+    return loss
+
+
+def poisson_loss(log_rates: Array, targets: Array) -> Array:
+    """Poisson negative log-likelihood of counts y, without log y!: exp(p) - y * p.
+
+    The predictions p are the logs of the rates (Poisson regression).
+    """
+    return jnp.exp(log_rates) - targets * log_rates
+
+
+def absolute_percentage_error(predictions: Array, targets: Array) -> Array:
+    """Absolute percentage error as a share (its mean is the MAPE): |p - y| / |y|, for y not 0."""
+    return jnp.abs(predictions - targets) / jnp.abs(targets)
+
+
+def squared_log_error(predictions: Array, targets: Array) -> Array:
+    """Squared logarithmic error (its mean is the MSLE): (log(1 + p) - log(1 + y))^2, above -1."""
+    return jnp.square(jnp.log1p(predictions) - jnp.log1p(targets))
+
+
 def regress(model: Any, loss: ElementLoss = optax.squared_error) -> Regression:
     """Regression by the mean squared error (MSE) or another loss.
 
     x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions; (B,) will
     do for (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
-    (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964). Metrics, whatever the loss:
+    (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964), `quantile_loss(0.9)`,
+    `poisson_loss`. Metrics, whatever the loss:
     mse and mae, in the unit of y.
     """
     return Regression(model, loss)
