@@ -41,18 +41,20 @@ ROWS = [
         "BatchNorm, dropout, augmentation, EMA, streamed rows", ("--streamed", "--save-every", "3")
     ),
     Row(
-        "a language model that remembers",
+        "a stateful language model",
         ("--save-every", "3"),
         script=SCRIPT.with_name("stateful_lm.py"),
     ),
     Row(
-        "a game of two players, and their average",
+        "a GAN with EMA",
         ("--save-every", "3"),
         script=SCRIPT.with_name("gan.py"),
     ),
-    Row("Q-learning of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("dqn.py")),
+    Row("DQN of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("dqn.py")),
     Row(
-        "clusters that begin half-way", ("--save-every", "3"), script=SCRIPT.with_name("kmeans.py")
+        "deep clustering, from k-means half-way",
+        ("--save-every", "3"),
+        script=SCRIPT.with_name("kmeans.py"),
     ),
     Row(
         "elastic, on other devices at each restart",
