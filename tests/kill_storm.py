@@ -150,8 +150,8 @@ def damage_storm(count: int, seed: int, base: Path) -> int:
         checkpoint = next(root.rglob("checkpoints/55"))
         how = damaged(checkpoint, chance)
         noticed = damage(checkpoint) is not None
-        found = train(root, **fields)
-        same = noticed and found.steps == 10 and (digest(found), lines(found)) == expected
+        resumed = train(root, **fields)
+        same = noticed and resumed.steps == 10 and (digest(resumed), lines(resumed)) == expected
         wrong += not same
         if not same or trial % 20 == 19:
             print(

@@ -74,10 +74,10 @@ def test_any_sequence_of_sessions_ends_in_the_same_bits(whole, drawn):
         root, fields = Path(folder), {"steps": STEPS, "patience": 50, "check_every": 4}
         for options in drawn:
             session(root, {**fields, **options})
-        found = train(root, **fields)
-        assert digest(found) == digest(whole)
+        resumed = train(root, **fields)
+        assert digest(resumed) == digest(whole)
         trace = (whole.folder / "trace.f32").read_bytes()
-        assert (found.folder / "trace.f32").read_bytes() == trace
+        assert (resumed.folder / "trace.f32").read_bytes() == trace
         expected = {(line["step"], line["split"]): line for line in map(json.loads, lines(whole))}
-        for line in map(json.loads, lines(found)):
+        for line in map(json.loads, lines(resumed)):
             assert expected.get((line["step"], line["split"]), line) == line
