@@ -1,6 +1,6 @@
-"""The adding problem over 200 steps: mean squared error 0.0004 by an LSTM, 0.078 by a simple RNN (seed 0).
+"""The adding problem over 200 steps: mean squared error 0.0004 by an LSTM, 0.078 by a simple RNN.
 
-Guessing 1 has 0.167 (Hochreiter and Schmidhuber, 1997). 9 CPU-minutes for the LSTM.
+Seed 0. Guessing 1 has 0.167 (Hochreiter and Schmidhuber, 1997). 9 CPU-minutes for the LSTM.
 scripts/train experiments/adding.py
 scripts/train experiments/adding.py --cell simple
 """
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import jdl
-from jdl.models.rnn import GRU, LSTM, RNN, SIMPLE
+from jdl.models.rnn import ELMAN, GRU, LSTM, RNN
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ def run(c: Config) -> jdl.Run:
     marks = jax.nn.one_hot(places, c.length // 2)  # one number of each half is to be added
     x = jnp.stack([values, marks], -1).reshape(20_000, -1, 2)
     train, test = jdl.data.arrays(x=x, y=x.prod(-1).sum(1)).split(0.9, 0.1)
-    cell = {"lstm": LSTM, "gru": GRU, "simple": SIMPLE}[c.cell]
+    cell = {"lstm": LSTM, "gru": GRU, "simple": ELMAN}[c.cell]
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.0)
     learner = jdl.descent(jdl.objectives.regress(RNN(1, (128,), cell)), optimizer)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(500))

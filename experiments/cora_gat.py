@@ -1,4 +1,4 @@
-"""Cora, 20 labels a class, by graph attention: test accuracy 0.808 over 10 splits (15 s each).
+"""Cora, 20 labels a class, by a GAT: test accuracy 0.808 over 10 splits (15 s each).
 
 jdl data fetch cora
 scripts/train experiments/cora_gat.py
@@ -27,16 +27,13 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    train, valid, test = (part.batches(1) for part in jdl.data.cora().nodes(20, 500, 1000, c.seed))
-    layer = partial(GAT, dropout=c.attention_dropout)
-    objective = jdl.objectives.classify(GNN(7, c.hidden, layer, jax.nn.elu, c.dropout))
+    graph = jdl.data.cora()
+    train, valid, test = (p.batches(1) for p in graph.split_nodes(20, 500, 1000, c.seed))
+    model = GNN(7, c.hidden, partial(GAT, dropout=c.attention_dropout), jax.nn.elu, c.dropout)
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)
-    learner = jdl.descent(
-        objective, optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))
-    )
-    return jdl.Run(
-        c, learner, train, valid, test, best="max accuracy", labels=train.examples.labels
-    )
+    optimizer = optax.chain(optax.add_decayed_weights(c.weight_decay), optax.adam(rate))
+    learner = jdl.descent(jdl.objectives.classify(model), optimizer)
+    return jdl.Run(c, learner, train, valid, test, best="max accuracy", labels=graph.labels)
 
 
 if __name__ == "__main__":

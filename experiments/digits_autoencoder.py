@@ -1,7 +1,7 @@
-"""Digits squeezed into 8 numbers by a denoising convolutional autoencoder: mean squared error 0.0121 (30 s).
+"""Digits in 8 latents by a denoising autoencoder: mean squared error 0.0121 (30 s).
 
 scripts/train experiments/digits_autoencoder.py
-jdl sample digits_autoencoder --remake --out remade.png
+jdl sample digits_autoencoder --reconstruct --out reconstructions.png
 """
 
 from dataclasses import dataclass

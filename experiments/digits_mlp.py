@@ -1,4 +1,4 @@
-"""Digits with an MLP of two hidden layers: 97.2 to 97.5% on the test split over seeds 0 to 2, in 3 s on 2 CPU cores.
+"""Digits with an MLP of two hidden layers: test accuracy 97.2 to 97.5% (seeds 0 to 2), in 3 s.
 
 scripts/train experiments/digits_mlp.py
 """

@@ -1,4 +1,4 @@
-"""Fashion-MNIST with a CNN of three convolutions: 93.9% on the test set (seed 0), in 12 min on 2 CPU cores.
+"""Fashion-MNIST with a CNN of three convolutions: test accuracy 93.9% (seed 0), in 12 min.
 
 jdl data prepare fashion_mnist --from DIR
 scripts/train experiments/fashion_cnn.py

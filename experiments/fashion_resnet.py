@@ -1,4 +1,4 @@
-"""Fashion-MNIST with a small ResNet: 94.05% on the test set (seed 0), in 47 CPU-minutes.
+"""Fashion-MNIST with a small ResNet: test accuracy 94.05% (seed 0), in 47 CPU-minutes.
 
 jdl data prepare fashion_mnist --from DIR
 scripts/train experiments/fashion_resnet.py

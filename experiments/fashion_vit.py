@@ -1,6 +1,7 @@
-"""Fashion-MNIST with a vision transformer: 87.8% on the test split (seed 0), 7 CPU-minutes.
+"""Fashion-MNIST with a vision transformer: test accuracy 87.8% (seed 0), 7 CPU-minutes.
 
-It has no notion of neighbours to begin with, and 8 epochs teach it less than they do a CNN, or even fashion_mlp.
+It does not know at first which pixels are neighbours, and 8 epochs teach it less than they do a
+CNN, or even fashion_mlp.
 
 scripts/train experiments/fashion_vit.py
 """
@@ -8,7 +9,7 @@ scripts/train experiments/fashion_vit.py
 from dataclasses import dataclass
 
 import jdl
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
 
 
@@ -22,7 +23,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist")
-    model = ViT(10, c.patch, Blocks(width=96, depth=4, heads=3))
+    model = ViT(10, c.patch, TransformerConfig(width=96, depth=4, heads=3))
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.05)
     learner = jdl.descent(jdl.objectives.classify(model, smoothing=0.1), optimizer)
     batches = train.shuffled(c.batch, c.seed, jdl.data.random_flip(), jdl.data.random_crop(1))

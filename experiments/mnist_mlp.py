@@ -1,4 +1,4 @@
-"""MNIST with the MLP that every course starts with: 98.6% on the test set (seeds 0 and 1), in 39 s on 2 CPU cores.
+"""MNIST with the MLP that every course starts with: test accuracy 98.6% (seeds 0 and 1), in 39 s.
 
 784-512-256-10, Adam at 1e-3 that falls to 0 along a cosine, batches of 32, 5 epochs.
 

@@ -1,4 +1,4 @@
-"""English words to their sounds, by a bidirectional LSTM and CTC: 7.7% of the test's phonemes wrong (seed 0).
+"""English words to phonemes by a bidirectional LSTM and CTC: phoneme error rate 7.7% (seed 0).
 
 The CMU Pronouncing Dictionary without stress; 14 CPU-minutes.
 
@@ -24,27 +24,12 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.pronunciations(frames=c.frames)
     outputs = c.frames * len(train.labels)
-    model = RNN(
-        outputs,
-        (128, 128),
-        bidirectional=True,
-        each_step=True,
-        vocabulary=28,
-        embedding=64,
-        dropout=0.1,
-    )
+    options = {"bidirectional": True, "return_sequences": True, "dropout": 0.1}
+    model = RNN(outputs, (128, 128), vocab_size=28, embedding_width=64, **options)
     objective = jdl.objectives.ctc(model, c.frames)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
-    batches = train.shuffled(c.batch, c.seed)
-    return jdl.Run(
-        c,
-        learner,
-        batches,
-        valid.batches(500),
-        test.batches(500),
-        best="min error_rate",
-        labels=train.labels,
-    )
+    data = train.shuffled(c.batch, c.seed), valid.batches(500), test.batches(500)
+    return jdl.Run(c, learner, *data, best="min error_rate", labels=train.labels)
 
 
 if __name__ == "__main__":

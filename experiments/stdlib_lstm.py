@@ -1,6 +1,7 @@
-"""An LSTM on the source of Python's standard library: 1.679 bits per byte on held-out files (seed 0, Python 3.11.7).
+"""An LSTM on the source of Python's standard library: 1.679 bits per byte on held-out files.
 
-Its state is carried from batch to batch, in evaluation too. 0.83 million parameters, 20 CPU-minutes.
+Seed 0, Python 3.11.7. Its state is carried from batch to batch, in evaluation too. 0.83 million
+parameters, 20 CPU-minutes.
 
 scripts/train experiments/stdlib_lstm.py
 jdl sample stdlib_lstm --prompt "def main("
@@ -24,14 +25,14 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
+    size = tokenizer.size
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = RNN(tokenizer.size, c.hidden, vocabulary=tokenizer.size, each_step=True, remember=True)
-    objective = jdl.objectives.next_token(model, test.source.bytes_a_token)
-    learner = jdl.descent(
-        objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    )
-    parts = (part.streams(c.batch) for part in (train, valid, test))
+    model = RNN(size, c.hidden, vocab_size=size, return_sequences=True, stateful=True)
+    objective = jdl.objectives.next_token(model, test.bytes_per_token)
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
+    learner = jdl.descent(objective, optimizer)
+    parts = (part.contiguous_batches(c.batch) for part in (train, valid, test))
     return jdl.Run(c, learner, *parts, tokenizer=tokenizer)
 
 

@@ -1,6 +1,6 @@
-"""A BERT that guesses hidden bytes of Python's standard library: 57.4% of them right on held-out files (seed 0).
+"""A BERT as a masked language model of Python's standard library: 57.4% of masked bytes right.
 
-8 CPU-minutes; Python 3.11.7.
+On held-out files; seed 0, Python 3.11.7, 8 CPU-minutes.
 
 scripts/train experiments/stdlib_mlm.py
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jdl
 from jdl.models.bert import BERT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,12 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = BERT(tokenizer.size, Blocks(width=128, depth=4, length=c.length + 1))
+    model = BERT(tokenizer.size, TransformerConfig(width=128, depth=4, max_length=c.length + 1))
     objective = jdl.objectives.masked_token(model, tokenizer)
-    learner = jdl.descent(
-        objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    )
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
+    learner = jdl.descent(objective, optimizer)
     batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(c, learner, batches, valid.batches(64), test.batches(64), best="max accuracy")
 

@@ -1,32 +1,98 @@
-"""jdl: deep learning as pairs of pure functions, with one loop that repeats to the bit."""
+"""jdl: deep learning on JAX, as pure functions, with one training loop that repeats to the bit.
 
-from jdl import data as data
-from jdl import environments as environments
-from jdl import learners as learners
-from jdl import metrics as metrics
-from jdl import objectives as objectives
-from jdl import optim as optim
-from jdl import sampling as sampling
-from jdl.keys import stream as stream
-from jdl.learners import clustering as kmeans_init
-from jdl.learners import descent as descent
-from jdl.learners import dqn as dqn
-from jdl.learners import ema as ema
-from jdl.learners import population as population
-from jdl.learners import ppo as ppo
-from jdl.learners import schedule_free as schedule_free
-from jdl.learners import skip_nonfinite as skip_nonfinite
-from jdl.objectives import freeze as freeze
-from jdl.config import Config as Config
-from jdl.config import Options as Options
-from jdl.train.experiment import main as main
-from jdl.train.fit import fit as fit
-from jdl.types import Batch as Batch
-from jdl.types import Decoder as Decoder
-from jdl.types import Error as Error
-from jdl.types import Learner as Learner
-from jdl.types import Mean as Mean
-from jdl.types import Objective as Objective
-from jdl.types import LossOutput as LossOutput
-from jdl.types import Run as Run
-from jdl.types import State as State
+`import jdl` alone is light: each public name is imported when it is first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors; the same names as below
+    from jdl import data as data
+    from jdl import environments as environments
+    from jdl import learners as learners
+    from jdl import metrics as metrics
+    from jdl import objectives as objectives
+    from jdl import optim as optim
+    from jdl import sampling as sampling
+    from jdl.config import Config as Config
+    from jdl.config import Options as Options
+    from jdl.errors import Error as Error
+    from jdl.inspect.restore import restore as restore
+    from jdl.keys import stream as stream
+    from jdl.learners.clustering import kmeans_init as kmeans_init
+    from jdl.learners.descent import descent as descent
+    from jdl.learners.dqn import dqn as dqn
+    from jdl.learners.ema import ema as ema
+    from jdl.learners.population import population as population
+    from jdl.learners.ppo import ppo as ppo
+    from jdl.learners.schedule_free import schedule_free as schedule_free
+    from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+    from jdl.objectives.freeze import freeze as freeze
+    from jdl.train.experiment import main as main
+    from jdl.train.fit import fit as fit
+    from jdl.types import Batch as Batch
+    from jdl.types import Decodes as Decodes
+    from jdl.types import Encodes as Encodes
+    from jdl.types import Generates as Generates
+    from jdl.types import Hook as Hook
+    from jdl.types import Learner as Learner
+    from jdl.types import Loader as Loader
+    from jdl.types import LossOutput as LossOutput
+    from jdl.types import Mean as Mean
+    from jdl.types import Objective as Objective
+    from jdl.types import Predicts as Predicts
+    from jdl.types import Run as Run
+    from jdl.types import SamplesLatents as SamplesLatents
+    from jdl.types import State as State
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name in MODULES:
+            value = import_module(f"jdl.{name}")
+        elif name in NAMES:
+            value = getattr(import_module(NAMES[name]), name)
+        else:
+            raise AttributeError(f"module 'jdl' has no attribute {name!r}")
+        globals()[name] = value
+        return value
+
+
+MODULES = ("data", "environments", "learners", "metrics", "objectives", "optim", "sampling")
+NAMES = {  # by name, the module that defines it
+    "Config": "jdl.config",
+    "Options": "jdl.config",
+    "Error": "jdl.errors",
+    "restore": "jdl.inspect.restore",
+    "stream": "jdl.keys",
+    "descent": "jdl.learners.descent",
+    "dqn": "jdl.learners.dqn",
+    "ema": "jdl.learners.ema",
+    "kmeans_init": "jdl.learners.clustering",
+    "population": "jdl.learners.population",
+    "ppo": "jdl.learners.ppo",
+    "schedule_free": "jdl.learners.schedule_free",
+    "skip_nonfinite": "jdl.learners.skip_nonfinite",
+    "freeze": "jdl.objectives.freeze",
+    "main": "jdl.train.experiment",
+    "fit": "jdl.train.fit",
+    "Batch": "jdl.types",
+    "Decodes": "jdl.types",
+    "Encodes": "jdl.types",
+    "Generates": "jdl.types",
+    "Hook": "jdl.types",
+    "Learner": "jdl.types",
+    "Loader": "jdl.types",
+    "LossOutput": "jdl.types",
+    "Mean": "jdl.types",
+    "Objective": "jdl.types",
+    "Predicts": "jdl.types",
+    "Run": "jdl.types",
+    "SamplesLatents": "jdl.types",
+    "State": "jdl.types",
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *MODULES, *NAMES})

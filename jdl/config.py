@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from jdl.errors import Error
-
-Precision = Literal["float32", "bfloat16", "float16"]
+from jdl.types import Error, Precision
 
 
 @dataclass(frozen=True)
@@ -151,8 +149,11 @@ def digest(config: Config) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What differs between two records, field by field, in one line."""
+def difference(
+    old: dict[str, Any], new: dict[str, Any], names: tuple[str, str] = ("there", "here")
+) -> str:
+    """What differs between two records, field by field, in one line; `names` say which is which."""
     fields = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     values = ((name, old.get(name, "absent"), new.get(name, "absent")) for name in fields)
-    return "; ".join(f"{name}: {before} there, {now} here" for name, before, now in values)
+    one, other = names
+    return "; ".join(f"{name}: {before} {one}, {now} {other}" for name, before, now in values)

@@ -2,6 +2,6 @@
 
 
 class Error(Exception):
-    """Bad input, said in one paragraph: what is wrong and what to do. The command line exits with `code`."""
+    """Bad input: what is wrong and what to do. The command line exits with `code`."""
 
     code = 2

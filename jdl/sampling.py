@@ -1,96 +1,115 @@
-"""Writing sequences token by token: greedy, by chance, or by beam search; pure functions of a decoder."""
+"""Text generation with a KV cache: greedy decoding, top-k and nucleus sampling, and beam search."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdl.types import Array, Batch, Decoder, Error, Key, Variables
+from jdl.types import Array, Batch, Decodes, Error, Key, Tokenizer, Variables
 
-Choose = Callable[[Key, Array], Array]  # a key and logits (B, vocabulary) to tokens (B,)
+TokenSampler = Callable[[Key, Array], Array]  # a key and logits (B, vocabulary) to tokens (B,)
 
 
 def greedy(key: Key, logits: Array) -> Array:
-    """The likeliest token: logits (B, vocabulary) to (B,)."""
+    """Greedy decoding: the likeliest token of logits (B, vocabulary), (B,)."""
     return logits.argmax(-1).astype(jnp.int32)
 
 
-def by_chance(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> Choose:
-    """A token drawn by its probability, of logits divided by `temperature`.
+def sample_token(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> TokenSampler:
+    """Sampling with a temperature, top-k sampling and nucleus sampling (top-p).
 
-    `top_k` above 0 leaves only the k likeliest; `top_p` below 1 only the fewest likeliest whose probabilities sum to
-    it or more (Holtzman et al., 2020).
+    Returns a `TokenSampler`. A token is drawn by its probability, from logits divided by
+    `temperature`. `top_k` above 0 leaves only the k likeliest tokens (Fan et al., 2018); `top_p`
+    below 1 leaves only the nucleus, the smallest set of the likeliest tokens whose probabilities
+    sum to at least that (Holtzman et al., 2020).
     """
     if temperature <= 0:
         raise Error(
-            f"temperature must be above 0, and {temperature} is not; for the likeliest token, choose greedily."
+            f"temperature must be above 0, and {temperature} is not; for the likeliest token "
+            "decode greedily."
         )
     if top_k < 0 or not 0 < top_p <= 1:
         raise Error(
-            f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k} and {top_p}."
+            f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k=}, {top_p=}."
         )
+    return partial(_sample_token, temperature, top_k, top_p)
 
-    def choose(key: Key, logits: Array) -> Array:
-        logits = logits / temperature
-        falling = jnp.sort(logits, axis=-1, descending=True)
-        least = falling[:, -1:]
-        if 0 < top_k < logits.shape[-1]:
-            least = falling[:, top_k - 1 : top_k]
-        if top_p < 1:
-            within = jnp.where(falling >= least, falling, -jnp.inf)
-            shares = jax.nn.softmax(within)
-            inside = shares.cumsum(-1) - shares < top_p  # the likelier ones do not reach it yet
-            least = jnp.maximum(least, jnp.where(inside, within, jnp.inf).min(-1, keepdims=True))
-        return jax.random.categorical(key, jnp.where(logits >= least, logits, -jnp.inf)).astype(
-            jnp.int32
-        )
 
-    return choose
+def _sample_token(temperature: float, top_k: int, top_p: float, key: Key, logits: Array) -> Array:
+    logits = logits / temperature
+    descending = jnp.sort(logits, axis=-1, descending=True)
+    threshold = descending[:, -1:]
+    if 0 < top_k < logits.shape[-1]:
+        threshold = descending[:, top_k - 1 : top_k]
+    if top_p < 1:
+        candidates = jnp.where(descending >= threshold, descending, -jnp.inf)
+        probabilities = jax.nn.softmax(candidates)
+        before = probabilities.cumsum(-1) - probabilities  # of the tokens that are likelier
+        nucleus = jnp.where(before < top_p, candidates, jnp.inf)
+        threshold = jnp.maximum(threshold, nucleus.min(-1, keepdims=True))
+    allowed = jnp.where(logits >= threshold, logits, -jnp.inf)
+    return jax.random.categorical(key, allowed).astype(jnp.int32)
 
 
 def generate(
-    decoder: Decoder,
+    objective: Decodes,
     variables: Variables,
     prompt: Array,
     tokens: int,
-    choose: Choose = greedy,
+    sampler: TokenSampler = greedy,
     key: Key | None = None,
     end: int | None = None,
     batch: Batch | None = None,
 ) -> Array:
-    """The `tokens` tokens that follow `prompt` (B, P), P at least 1: (B, tokens).
+    """Autoregressive generation with a KV cache: the tokens (B, tokens) after a prompt (B, P).
 
-    `batch` holds what an encoder reads. A row that has written `end` writes nothing else any more.
+    `tokens` is their number, and P is at least 1. `batch` has what an encoder reads. After `end` a
+    row has only ends.
     """
-    _check_length(decoder, prompt.shape[1] + tokens - 1)
-    logits, cache = decoder.next(variables, decoder.start(variables, batch or {}), prompt)
+    _check_length(objective, prompt.shape[1] + tokens - 1)
+    cache = objective.init_cache(variables, batch or {})
+    logits, cache = objective.next_logits(variables, cache, prompt)
     key = jax.random.key(0) if key is None else key
 
-    def chosen(n: Array, logits: Array, over: Array) -> tuple[Array, Array]:
-        token = choose(jax.random.fold_in(key, n), logits)
+    def sample(n: Array, logits: Array, finished: Array) -> tuple[Array, Array]:
+        token = sampler(jax.random.fold_in(key, n), logits)
         if end is None:
-            return token, over
-        token = jnp.where(over, end, token)
-        return token, over | (token == end)
+            return token, finished
+        token = jnp.where(finished, end, token)
+        return token, finished | (token == end)
 
-    def following(
-        state: tuple[Array, Any, Array], n: Array
-    ) -> tuple[tuple[Array, Any, Array], Array]:
-        token, cache, over = state
-        logits, cache = decoder.next(variables, cache, token[:, None])
-        new, over = chosen(n, logits[:, -1], over)
-        return (new, cache, over), token
+    def step(carry: tuple[Array, Any, Array], n: Array) -> tuple[tuple[Array, Any, Array], Array]:
+        token, cache, finished = carry
+        logits, cache = objective.next_logits(variables, cache, token[:, None])
+        new, finished = sample(n, logits[:, -1], finished)
+        return (new, cache, finished), token
 
-    first, over = chosen(jnp.zeros((), jnp.int32), logits[:, -1], jnp.zeros(len(prompt), bool))
-    (last, _, _), before = jax.lax.scan(following, (first, cache, over), jnp.arange(1, tokens))
+    none = jnp.zeros(len(prompt), bool)
+    first, finished = sample(jnp.zeros((), jnp.int32), logits[:, -1], none)
+    (last, _, _), before = jax.lax.scan(step, (first, cache, finished), jnp.arange(1, tokens))
     return jnp.concatenate([before.T, last[:, None]], 1)
 
 
-def beam(
-    decoder: Decoder,
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Beams:
+    """The beams of a beam search, `width` for each of B rows."""
+
+    tokens: Array  # (B, width, tokens)
+    scores: Array  # (B, width): sums of log-probabilities
+    lengths: Array  # (B, width): tokens up to and with the end
+    finished: Array  # (B, width): whether they have an end
+    cache: Any  # arrays (B * width, ...): the KV cache
+
+
+def beam_search(
+    objective: Decodes,
     variables: Variables,
     prompt: Array,
     tokens: int,
@@ -99,70 +118,95 @@ def beam(
     batch: Batch | None = None,
     length_penalty: float = 0.0,
 ) -> tuple[Array, Array]:
-    """The `width` likeliest continuations found by beam search, best first: (B, width, tokens), scores (B, width).
+    """Beam search with a KV cache: `width` continuations, best first: (B, width, tokens).
 
-    A score is the sum of the tokens' log-probabilities, up to and with `end`, over ((5 + n) / 6) ** length_penalty
-    for n tokens (Wu et al., 2016). Beams that have written `end` write nothing else any more.
+    And their scores (B, width): the sum of the log-probabilities of the n tokens up to and with
+    `end`, over ((5 + n) / 6) ** length_penalty (Wu et al., 2016). After `end` a beam has only
+    ends. The prompt is (B, P) with P at least 1; `batch` has what an encoder reads.
     """
     if width < 1:
-        raise Error(f"Beam search keeps at least 1 beam, and {width} is not that.")
-    _check_length(decoder, prompt.shape[1] + tokens - 1)
-    rows = len(prompt)
-    logits, cache = decoder.next(variables, decoder.start(variables, batch or {}), prompt)
+        raise Error(f"Beam search keeps at least 1 beam: width={width} is too small.")
+    _check_length(objective, prompt.shape[1] + tokens - 1)
+    cache = objective.init_cache(variables, batch or {})
+    logits, cache = objective.next_logits(variables, cache, prompt)
     vocabulary = logits.shape[-1]
     if width > vocabulary:
-        raise Error(f"There are only {vocabulary} tokens to begin {width} beams with: take fewer.")
+        raise Error(f"There are only {vocabulary} tokens to start {width} beams with: take fewer.")
 
-    def spread(leaf: Array) -> Array:
+    def step(n: Array, beams: Beams) -> Beams:
+        last = jax.lax.dynamic_index_in_dim(beams.tokens, n - 1, 2, keepdims=False)
+        logits, cache = objective.next_logits(variables, beams.cache, last.reshape(-1, 1))
+        beams = Beams(beams.tokens, beams.scores, beams.lengths, beams.finished, cache)
+        return _extend_beams(beams, logits[:, -1], n, end, length_penalty)
+
+    # The first step is one of the prompt's rows; its cache is then repeated for the beams.
+    beams = _start_beams(logits[:, -1], cache, tokens, width, end)
+    beams = jax.lax.fori_loop(1, tokens, step, beams)
+    return beams.tokens, beams.scores / _penalty(beams.lengths, length_penalty)
+
+
+def _start_beams(logits: Array, cache: Any, tokens: int, width: int, end: int | None) -> Beams:
+    """The `width` likeliest first tokens, by logits (B, vocabulary)."""
+
+    def repeat(leaf: Array) -> Array:
         return jnp.repeat(leaf, width, 0) if leaf.ndim else leaf
 
-    scores, first = jax.lax.top_k(jax.nn.log_softmax(logits[:, -1]), width)
+    rows = len(logits)
+    scores, first = jax.lax.top_k(jax.nn.log_softmax(logits), width)
     written = jnp.zeros((rows, width, tokens), jnp.int32).at[:, :, 0].set(first)
-    over = first == end if end is not None else jnp.zeros((rows, width), bool)
+    finished = first == end if end is not None else jnp.zeros((rows, width), bool)
     lengths = jnp.ones((rows, width), jnp.int32)
+    return Beams(written, scores, lengths, finished, jax.tree.map(repeat, cache))
 
-    def following(n: Array, state: Any) -> Any:
-        written, scores, lengths, over, cache = state
-        last = jax.lax.dynamic_index_in_dim(written, n - 1, 2, keepdims=False)
-        logits, cache = decoder.next(variables, cache, last.reshape(-1, 1))
-        nats = jax.nn.log_softmax(logits[:, -1]).reshape(rows, width, vocabulary)
-        if end is not None:  # a beam that is over goes on in one way, at no cost
-            only_end = jnp.where(jnp.arange(vocabulary) == end, 0.0, -jnp.inf)
-            nats = jnp.where(over[:, :, None], only_end[None, None], nats)
-        longer = lengths + (~over).astype(jnp.int32)
-        totals = scores[:, :, None] + nats
-        fair = totals / _penalty(longer, length_penalty)[:, :, None]
-        _, places = jax.lax.top_k(fair.reshape(rows, -1), width)
-        parents, token = places // vocabulary, (places % vocabulary).astype(jnp.int32)
 
-        def inherited(leaf: Array) -> Array:
-            return jnp.take_along_axis(
-                leaf, parents.reshape(rows, width, *(1,) * (leaf.ndim - 2)), 1
-            )
+def _extend_beams(
+    beams: Beams, logits: Array, n: Array, end: int | None, length_penalty: float
+) -> Beams:
+    """The best beams one token longer, by the logits (B * width, vocabulary) of token n."""
+    rows, width = beams.scores.shape
+    vocabulary = logits.shape[-1]
+    log_probs = jax.nn.log_softmax(logits).reshape(rows, width, vocabulary)
+    if end is not None:  # a finished beam has one continuation, of probability 1
+        only_end = jnp.where(jnp.arange(vocabulary) == end, 0.0, -jnp.inf)
+        log_probs = jnp.where(beams.finished[:, :, None], only_end[None, None], log_probs)
+    lengths = beams.lengths + (~beams.finished).astype(jnp.int32)
+    scores = beams.scores[:, :, None] + log_probs
+    penalized = scores / _penalty(lengths, length_penalty)[:, :, None]
+    _, best = jax.lax.top_k(penalized.reshape(rows, -1), width)
+    parents, token = best // vocabulary, (best % vocabulary).astype(jnp.int32)
 
-        def cached(leaf: Array) -> Array:
-            return (
-                inherited(leaf.reshape(rows, width, -1)).reshape(leaf.shape) if leaf.ndim else leaf
-            )
+    def of_parents(leaf: Array) -> Array:
+        index = parents.reshape(rows, width, *(1,) * (leaf.ndim - 2))
+        return jnp.take_along_axis(leaf, index, 1)
 
-        written = jax.lax.dynamic_update_index_in_dim(inherited(written), token, n, 2)
-        scores = jnp.take_along_axis(totals.reshape(rows, -1), places, 1)
-        over = inherited(over) | (token == end) if end is not None else over
-        return written, scores, inherited(longer), over, jax.tree.map(cached, cache)
+    def cache_of_parents(leaf: Array) -> Array:
+        if not leaf.ndim:
+            return leaf
+        return of_parents(leaf.reshape(rows, width, -1)).reshape(leaf.shape)
 
-    # The first step of each beam is of one row, and its cache is repeated after it was read.
-    state = written, scores, lengths, over, jax.tree.map(spread, cache)
-    written, scores, lengths, _, _ = jax.lax.fori_loop(1, tokens, following, state)
-    return written, scores / _penalty(lengths, length_penalty)
+    written = jax.lax.dynamic_update_index_in_dim(of_parents(beams.tokens), token, n, 2)
+    scores = jnp.take_along_axis(scores.reshape(rows, -1), best, 1)
+    finished = beams.finished
+    if end is not None:
+        finished = of_parents(finished) | (token == end)
+    cache = jax.tree.map(cache_of_parents, beams.cache)
+    return Beams(written, scores, of_parents(lengths), finished, cache)
+
+
+def decode_until_end(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
+    """The text of tokens (n,) up to their end."""
+    ends = np.flatnonzero(tokens == tokenizer.end)
+    return tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens)
 
 
 def _penalty(lengths: Array, power: float) -> Array:
     return ((5 + lengths.astype(jnp.float32)) / 6) ** power
 
 
-def _check_length(decoder: Decoder, tokens: int) -> None:
-    if decoder.max_length is not None and tokens > decoder.max_length:
+def _check_length(objective: Decodes, tokens: int) -> None:
+    if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
-            f"The model reads {decoder.max_length} tokens at most, and prompt and sample together are {tokens + 1}: ask "
-            "for fewer, or train with a greater Blocks.length."
+            f"The model reads {objective.max_length} tokens at most, and prompt and sample "
+            f"together are {tokens + 1}: ask for fewer, or train with a greater "
+            "TransformerConfig.max_length."
         )

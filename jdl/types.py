@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from functools import cached_property
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.errors import Error as Error
 from jdl.keys import stream
 
 Array = jax.Array
-Key = jax.Array  # a typed key, as `jax.random.key(seed)` makes it
-Batch = dict[str, Array]  # columns of equal length: x, y, mask, id, ...
-Variables = dict[str, Any]  # Flax's collections: {"params": ..., "batch_stats": ..., ...}
-Bounds = Mapping[str, tuple[float, float]]  # the smallest and largest value of each column
+Key = jax.Array
+"""A typed random key, as `jax.random.key(seed)` makes it."""
+Batch = dict[str, Array]
+"""A batch of examples: columns of equal length by name: x, y, mask, id, ..."""
+Variables = dict[str, Any]
+"""Flax's variables by collection: {"params": ..., "batch_stats": ..., ...}."""
+Bounds = Mapping[str, tuple[float, float]]
+"""The smallest and largest value of each column."""
+Precision = Literal["float32", "bfloat16", "float16"]
+"""The floating-point type that a model computes in."""
 BATCH_STATS = "batch_stats"  # Flax's name for BatchNorm's running statistics
 CACHE = "cache"  # Flax's name for what a model keeps of each row: a KV cache, an RNN's states
 
@@ -31,6 +40,7 @@ class Metric(Protocol):
 
 
 Metrics = dict[str, Metric]
+"""Metrics by name."""
 
 
 @jax.tree_util.register_dataclass
@@ -61,6 +71,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> Array:
+        """total / count: NaN, where nothing was counted."""
         return self.total / self.count
 
 
@@ -208,29 +219,34 @@ class Learner:
 
 
 class Tokenizer(Protocol):
-    """Text to tokens from 0 to `size` - 1 and back; `end` ends a text, `mask` hides a token."""
+    """A tokenizer: text to tokens from 0 to `size` - 1, and back."""
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The size of the vocabulary."""
 
     @property
-    def end(self) -> int: ...
+    def end(self) -> int:
+        """The token that ends a text."""
 
     @property
-    def mask(self) -> int | None: ...
+    def mask(self) -> int | None:
+        """The token in place of a hidden one (masked language model), if there is one."""
 
     def encode(self, text: str) -> Any:
         """The tokens of a text, (n,) of int32, without an end."""
 
-    def decode(self, tokens: Any) -> str: ...
+    def decode(self, tokens: Any) -> str:
+        """The text of tokens (n,)."""
 
 
 class Loader:
     """A data loader with random access: batch i of the endless epochs is a function of i.
 
-    A subclass defines four members. `read(start)` yields, for i = start, start + 1, ..., the source
-    of batch i (arrays that stay on the device, or numpy rows that were read ahead); `batch(source,
-    i)` makes batch i of it, purely, within the compiled step.
+    A subclass defines four members: `__len__`, `spec`, `read` and `batch`. `read(start)` yields,
+    for i = start, start + 1, ..., the source of batch i: arrays that stay on the device, or numpy
+    rows that were prefetched. `batch(source, i)` makes batch i of it, purely, within the compiled
+    step. All batches have one shape; where rows are padding, the column `mask` (B,) is false.
     """
 
     def __len__(self) -> int:
@@ -251,7 +267,7 @@ class Loader:
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> Batch:
-        return jax.jit(self.batch)(next(self.read(i)), jnp.asarray(i, jnp.int32))
+        return self._jit_batch(next(self.read(i)), jnp.asarray(i, jnp.int32))
 
     @property
     def size(self) -> int:
@@ -260,7 +276,7 @@ class Loader:
 
     @property
     def rows(self) -> int:
-        """Examples in an epoch."""
+        """Examples in an epoch; here all rows of its batches."""
         return len(self) * self.size
 
     @property
@@ -270,12 +286,61 @@ class Loader:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the data: here of the batches of the first epoch."""
-        raise NotImplementedError
+        """SHA-256 of the data; here of the batches of the first epoch."""
+        digest = hashlib.sha256()
+        for i, source in zip(range(len(self)), self.read(), strict=False):
+            for name, column in sorted(self._jit_batch(source, jnp.asarray(i, jnp.int32)).items()):
+                digest.update(f"{name} {column.dtype} {column.shape}\n".encode())
+                digest.update(np.asarray(column).tobytes())
+        return digest.hexdigest()
 
     def shard(self, part: slice) -> Loader:
-        """The same batches, for a process that needs only this part of the rows."""
-        raise NotImplementedError
+        """The same loader for a process that needs only these rows of a batch: `read` yields them.
+
+        Here numpy arrays are read whole and cut; arrays that lie on a device stay whole.
+        """
+        return LoaderShard(self, part)
+
+    @cached_property
+    def _jit_batch(self) -> Callable[[Any, Array], Batch]:
+        return jax.jit(self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class LoaderShard(Loader):
+    """A loader of which a process reads a part of the rows: the default of `Loader.shard`."""
+
+    loader: Loader
+    part: slice
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    @property
+    def spec(self) -> Batch:
+        return self.loader.spec
+
+    def read(self, start: int = 0) -> Iterator[Any]:
+        for source in self.loader.read(start):
+            yield jax.tree.map(self._rows, source)
+
+    def batch(self, source: Any, i: Array) -> Batch:
+        return self.loader.batch(source, i)
+
+    @property
+    def rows(self) -> int:
+        return self.loader.rows
+
+    @property
+    def bounds(self) -> Bounds:
+        return self.loader.bounds
+
+    @property
+    def fingerprint(self) -> str:
+        return self.loader.fingerprint
+
+    def _rows(self, leaf: Any) -> Any:
+        return leaf[self.part] if isinstance(leaf, np.ndarray) and leaf.ndim else leaf
 
 
 Hook = tuple[int, Callable[[int, State, Metrics], None]]

@@ -1,7 +1,7 @@
-"""What `jdl.layers.convolution` gains on a CPU: training steps with it and with `lax.conv_general_dilated`.
+"""What `jdl.layers.convolution` gains on a CPU over `lax.conv_general_dilated`, in a training step.
 
-All models take turns in one process. Printed: the medians of their steps, forward, backward and AdamW, in ms. One case
-scans over four steps in one program.
+All models take turns in one process. Printed: the medians of their steps, forward, backward and
+AdamW, in ms. One case scans over four steps in one program.
 """
 
 import os
@@ -66,7 +66,8 @@ for _ in range(ROUNDS):
         seconds[case].append((time.perf_counter() - began) / scanned[case[0]])
 
 print(
-    f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch {BATCH}; ms a step"
+    f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {os.cpu_count()} cores, batch "
+    f"{BATCH}; ms a step"
 )
 print(f"{'model':<24} {'lax':>7} {'ours':>7} {'ratio':>6}")
 for name in CASES:

@@ -1,7 +1,7 @@
-"""A step of the same training on 1, 2, 4 and 8 simulated devices of this CPU, plain and elastic, against plain on one.
+"""A training step on 1, 2, 4 and 8 simulated devices of this CPU, plain and elastic.
 
-The devices share the same cores, so that nothing gets faster: what is measured is what each way of dividing costs.
-All take turns, some steps each, in one process; printed are the ratios of medians.
+The devices share the same cores, so that nothing gets faster: what is measured is what each way of
+dividing costs. All take turns, some steps each, in one process; printed are the ratios of medians.
 """
 
 import os
@@ -21,8 +21,8 @@ from jdl.learners import jit_learner, with_data
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-from jdl.models.transformer import Blocks
-from jdl.parallel import build_mesh, elastic, shard_learner, shard_data
+from jdl.models.transformer import TransformerConfig
+from jdl.parallel import build_mesh, elastic, shard_data, shard_learner
 from jdl.train.malloc import keep_memory
 
 ROUNDS, SHARDS = 7, 8
@@ -44,7 +44,7 @@ CASES = {
     ),
     "CNN 32-64, batch 128": (jdl.objectives.classify(CNN(10)), IMAGES, 128),
     "GPT 4 x 128, 128 steps, batch 32": (
-        jdl.objectives.next_token(GPT(258, Blocks(length=128))),
+        jdl.objectives.next_token(GPT(258, TransformerConfig(max_length=128))),
         TEXT,
         32,
     ),
@@ -79,7 +79,8 @@ def main() -> None:
     """Builds, measures and prints, one case after the other."""
     keep_memory()
     print(
-        f"jax {jax.__version__}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; {SHARDS} shards"
+        f"jax {jax.__version__}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; {SHARDS} "
+        "shards"
     )
     print(f"{'ratio to jit on one device':<36}" + "".join(f"{way:>11}" for way in WAYS))
     for name, case in CASES.items():

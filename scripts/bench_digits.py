@@ -1,8 +1,10 @@
-"""What simple methods make of the digits: k-means without labels, beside `digits_clusters`; and of a few labels, as
-`digits_gcn` has them, what spreading them over a graph makes: test accuracy, of the same nodes.
+"""Simple methods on the digits: k-means, beside `digits_clusters`; label propagation and spreading.
 
-Label propagation (Zhu and Ghahramani, 2002) and spreading (Zhou et al., 2004) by scikit-learn, with its kernel of
-nearest neighbours; how many, and how much is taken from them, is chosen by the accuracy on the validation nodes.
+The latter beside `digits_gcn`, of the same few labels and the same test nodes.
+
+Label propagation (Zhu and Ghahramani, 2002) and spreading (Zhou et al., 2004) by scikit-learn, with
+its kernel of nearest neighbours; how many, and how much is taken from them, is chosen by the
+accuracy on the validation nodes.
 """
 
 import platform
@@ -15,7 +17,7 @@ from sklearn.cluster import KMeans
 from sklearn.semi_supervised import LabelPropagation, LabelSpreading
 
 import jdl
-from jdl.metrics.clusters import agreement
+from jdl.metrics import cluster_metrics
 
 SEEDS = range(10)
 NEIGHBOURS = (5, 7, 10, 15)
@@ -23,18 +25,17 @@ ALPHAS = (0.2, 0.5, 0.8, 0.99)
 
 
 def accuracies(model: object, x: np.ndarray, known: np.ndarray, *asked: np.ndarray) -> list[float]:
-    """The share of right labels among those of each of `asked`, which are -1 where a node is not of it."""
+    """The accuracy on the nodes of each of `asked`, whose labels are -1 at other nodes."""
     said = model.fit(x, known).transduction_
     return [float((said == y)[y >= 0].mean()) for y in asked]
 
 
 def main() -> None:
     """Chooses for each of the two methods, and prints what it reaches."""
-    parts = [part.take(np.arange(len(part))) for part in jdl.data.digits()]
-    x, y = (np.concatenate([part[name] for part in parts]) for name in "xy")
-    graph = jdl.data.nearest(x, y, 1)
+    train, test = jdl.data.digits()
+    graph = jdl.data.nearest_neighbours(**(train + test).columns, k=1)
     splits = [
-        [part.take(np.arange(1))["y"][0] for part in graph.nodes(10, 500, 1000, seed)]
+        [part.take(np.arange(1))["y"][0] for part in graph.split_nodes(10, 500, 1000, seed)]
         for seed in SEEDS
     ]
     spreading = {
@@ -51,10 +52,11 @@ def main() -> None:
     said = KMeans(10, n_init=20, random_state=0).fit_predict(graph.x.reshape(len(graph), -1))
     print(
         "k-means of pixels ",
-        *(f"{name} {value:.4f}" for name, value in agreement(graph.y, said).items()),
+        *(f"{name} {value:.4f}" for name, value in cluster_metrics(graph.y, said).items()),
     )
     print(
-        f"Python {platform.python_version()}, scikit-learn {sklearn.__version__}: {len(SEEDS)} splits"
+        f"Python {platform.python_version()}, scikit-learn {sklearn.__version__}: {len(SEEDS)} "
+        "splits"
     )
     for name, settings in (("label spreading", spreading), ("label propagation", propagation)):
         found = {
@@ -64,7 +66,8 @@ def main() -> None:
         best = max(found, key=lambda setting: found[setting][:, 0].mean())
         valid, test = found[best].mean(0)
         print(
-            f"{name:<18} {best:<30} valid {valid:.4f}  test {test:.4f} (sd {found[best][:, 1].std(ddof=1):.4f})"
+            f"{name:<18} {best:<30} valid {valid:.4f}  test {test:.4f} (sd "
+            f"{found[best][:, 1].std(ddof=1):.4f})"
         )
 
 

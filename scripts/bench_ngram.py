@@ -1,6 +1,7 @@
-"""What simple models make of the corpus of `stdlib_gpt`: bits per byte of its test part by a 5-gram model and by xz.
+"""Simple models of the corpus of `stdlib_gpt`: bits per byte of a 5-gram model and of xz.
 
-The 5-gram model of bytes is interpolated Kneser-Ney (Chen and Goodman, 1999), with one discount an order.
+The 5-gram model of bytes is interpolated Kneser-Ney (Chen and Goodman, 1999), with one discount an
+order.
 """
 
 import lzma
@@ -14,7 +15,7 @@ ORDER, BASE = 5, 258
 
 
 def grams(tokens: np.ndarray, order: int) -> np.ndarray:
-    """Each window of `order` tokens as one number to the base `BASE`: what is before its last token is its quotient."""
+    """Each window of `order` tokens as one number to the base `BASE`."""
     wide = tokens.astype(np.uint64)
     return sum(
         wide[n : len(wide) - order + 1 + n] * np.uint64(BASE) ** np.uint64(order - 1 - n)
@@ -23,7 +24,7 @@ def grams(tokens: np.ndarray, order: int) -> np.ndarray:
 
 
 class Level:
-    """The counts of one order, and what they say: max(c - d, 0) / c(h), and the weight left to the order below."""
+    """The counts of one order, with discounting: max(c - d, 0) / c(h), and the backoff weight."""
 
     def __init__(self, kinds: np.ndarray, counts: np.ndarray) -> None:
         self.kinds, self.counts = kinds, counts
@@ -34,7 +35,7 @@ class Level:
         self.followers = np.diff([*starts, len(kinds)])
 
     def probability(self, asked: np.ndarray, below: np.ndarray) -> np.ndarray:
-        """Of the last token of each gram, given those before it and the probability of the order below."""
+        """Of the last token of each gram, given those before it and the order below's."""
         count = found(self.kinds, self.counts, asked)
         total = found(self.histories, self.totals, asked // np.uint64(BASE))
         followers = found(self.histories, self.followers, asked // np.uint64(BASE))
@@ -70,17 +71,19 @@ def kneser_ney(train: np.ndarray, test: np.ndarray) -> float:
 
 def xz(*parts: np.ndarray) -> int:
     """The compressed size in bits."""
-    content = b"".join(jdl.data.Bytes().decode(part.tolist()).encode() for part in parts)
+    content = b"".join(jdl.data.ByteTokenizer().decode(part.tolist()).encode() for part in parts)
     return 8 * len(lzma.compress(content, preset=9 | lzma.PRESET_EXTREME))
 
 
-train, _, test = (part.source.tokens for part in jdl.data.text())
+train, _, test = (part.tokens for part in jdl.data.text())
 size = (test < 256).sum()
 print(
-    f"Python {platform.python_version()}: {len(train):,} tokens to learn from, {size:,} bytes to be judged by"
+    f"Python {platform.python_version()}: {len(train):,} tokens to learn from, {size:,} bytes to "
+    "be judged by"
 )
 print(
-    f"5-gram, Kneser-Ney                 {kneser_ney(train, test) * len(test) / size:.3f} bits per byte"
+    f"5-gram, Kneser-Ney                 {kneser_ney(train, test) * len(test) / size:.3f} bits "
+    "per byte"
 )
 print(f"xz -9e, of the test part alone     {xz(test) / size:.3f}")
 print(f"xz -9e, what it adds to the rest   {(xz(train, test) - xz(train)) / size:.3f}")

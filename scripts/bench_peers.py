@@ -1,10 +1,12 @@
 """A training step of jdl beside the same step written by hand in JAX, in PyTorch and in Keras.
 
-Forward, backward and AdamW, of models of equal shapes and parameters, each built of its library's own layers. All take
-turns, some steps each, in one process. Printed: the medians of a step in ms, and the ratios to jdl, whose step alone
-computes accuracy and the norms of gradients, updates and parameters besides the loss.
+Forward, backward and AdamW, of models of equal shapes and parameters, each built of its library's
+own layers. All take turns, some steps each, in one process. Printed: the medians of a step in ms,
+and the ratios to jdl, whose step alone computes accuracy and the norms of gradients, updates and
+parameters besides the loss.
 
-All keep freed memory as jdl does (`keep_memory`); `scripts/bench peers fresh` leaves malloc as it is.
+All keep freed memory as jdl does (`keep_memory`); `scripts/bench peers fresh` leaves malloc as it
+is.
 """
 
 import importlib.util
@@ -24,12 +26,12 @@ import numpy as np
 import optax
 
 import jdl
-from jdl.learners.compile import jit_learner
+from jdl.learners import jit_learner
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.rnn import RNN
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.train.malloc import keep_memory
 
 CLASSES, VOCABULARY, LENGTH, WIDTH, DEPTH, HEADS = 10, 258, 128, 128, 4, 4
@@ -57,7 +59,9 @@ Stepper = tuple[
 
 def of_jdl() -> list[Stepper]:
     """`jdl.descent`, compiled as `fit` does."""
-    blocks = Blocks(width=WIDTH, depth=DEPTH, heads=HEADS, length=LENGTH, rotary=False)
+    blocks = TransformerConfig(
+        width=WIDTH, depth=DEPTH, heads=HEADS, max_length=LENGTH, rotary=False
+    )
     models = (MLP(CLASSES, hidden=(512, 256)), CNN(CLASSES), RNN(CLASSES, hidden=(128,)))
     objectives = [jdl.objectives.classify(model) for model in models]
     objectives.append(jdl.objectives.next_token(GPT(VOCABULARY, blocks)))
@@ -131,20 +135,10 @@ def of_flax() -> list[Stepper]:
     return [stepper(*case) for case in zip((mlp, Cnn(), Last(), Gpt()), BATCHES, strict=True)]
 
 
-def of_torch(compile: bool = False) -> list[Stepper]:
-    """PyTorch with its fused AdamW, eager or by `torch.compile`."""
+def torch_models() -> list:
+    """The MLP, CNN, LSTM and GPT in PyTorch."""
     import torch
-    from torch.nn import (
-        Conv2d,
-        Embedding,
-        Flatten,
-        LayerNorm,
-        Linear,
-        MaxPool2d,
-        Module,
-        ReLU,
-        Sequential,
-    )
+    from torch.nn import Conv2d, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
     from torch.nn import functional as F
 
     class Last(Module):
@@ -187,13 +181,22 @@ def of_torch(compile: bool = False) -> list[Stepper]:
         def forward(self, x):
             return F.linear(self.blocks(self.table(x) + self.places.weight), self.table.weight)
 
-    mlp = Sequential(Linear(784, 512), ReLU(), Linear(512, 256), ReLU(), Linear(256, CLASSES))
+    mlp = Sequential(
+        Linear(784, 512), torch.nn.ReLU(), Linear(512, 256), torch.nn.ReLU(), Linear(256, CLASSES)
+    )
     cnn = Sequential()
     for inputs, outputs in ((1, 32), (32, 64)):
-        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), ReLU(), MaxPool2d(2)])
-    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), ReLU(), Linear(128, CLASSES)])
+        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)])
+    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), torch.nn.ReLU(), Linear(128, CLASSES)])
+    return [mlp, cnn, Last(), Gpt()]
 
-    def stepper(model: Module, batch: tuple) -> Stepper:
+
+def of_torch(compile: bool = False) -> list[Stepper]:
+    """PyTorch with its fused AdamW, eager or by `torch.compile`."""
+    import torch
+    from torch.nn import functional as F
+
+    def stepper(model: torch.nn.Module, batch: tuple) -> Stepper:
         x, y = (
             torch.from_numpy(np.ascontiguousarray(batch[0])),
             torch.from_numpy(batch[1].astype(np.int64)),
@@ -209,7 +212,7 @@ def of_torch(compile: bool = False) -> list[Stepper]:
 
         return step, sum(p.numel() for p in model.parameters())
 
-    return [stepper(*case) for case in zip((mlp, cnn, Last(), Gpt()), BATCHES, strict=True)]
+    return [stepper(*case) for case in zip(torch_models(), BATCHES, strict=True)]
 
 
 def of_torch_compiled() -> list[Stepper]:
@@ -310,7 +313,8 @@ def main() -> None:
         ours = steppers[model, "jdl"][1]
         if abs(parameters / ours - 1) > 0.01:
             sys.exit(
-                f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same work."
+                f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same "
+                "work."
             )
     print("compiled; measuring", file=sys.stderr)
     found = measured(dict(sorted(steppers.items())))
@@ -320,7 +324,8 @@ def main() -> None:
     ]
     versions = ", ".join(f"{name} {version(name)}" for name in installed)
     print(
-        f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory {'fresh' if fresh else 'kept'}"
+        f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory "
+        f"{'fresh' if fresh else 'kept'}"
     )
     print("ms a step (ratio to jdl)")
     print(f"{'model':<24}" + "".join(f"{peer:>18}" for peer in PEERS))

@@ -1,6 +1,8 @@
-"""Writes tests/golden/minilm.npz: token ids and the last hidden states that transformers computes for them.
+"""Writes tests/golden/minilm.npz: token ids, and the last hidden states of transformers' MiniLM.
 
-Needs PyTorch and transformers, which the tests do not, and `jdl data fetch minilm`: python scripts/golden_minilm.py DIR
+It needs PyTorch and transformers, which the tests do not, and `jdl data fetch minilm`:
+
+    python scripts/golden_minilm.py DIR
 """
 
 import sys
@@ -31,6 +33,5 @@ with torch.no_grad():
     states = model(torch.tensor(tokens), torch.tensor(mask)).last_hidden_state.numpy()
 path = Path(__file__).parents[1] / "tests" / "golden" / "minilm.npz"
 np.savez_compressed(path, tokens=tokens.astype(np.int32), mask=mask, states=states)
-print(
-    f"{path.name}: {path.stat().st_size:,} bytes, transformers {transformers.__version__}, PyTorch {torch.__version__}"
-)
+versions = f"transformers {transformers.__version__}, PyTorch {torch.__version__}"
+print(f"{path.name}: {path.stat().st_size:,} bytes, {versions}")

@@ -1,6 +1,8 @@
-"""Writes tests/golden/torch.npz: inputs, weights and outputs of PyTorch's LSTM, GRU and multi-head attention.
+"""Writes tests/golden/torch.npz: inputs, weights and outputs of PyTorch's layers.
 
-Needs PyTorch, which the tests do not: python scripts/golden_torch.py
+These are its RNN, LSTM, GRU and multi-head attention. It needs PyTorch, which the tests do not:
+
+    python scripts/golden_torch.py
 """
 
 from pathlib import Path
@@ -11,7 +13,7 @@ import torch
 ROWS, STEPS, INPUTS, WIDTH, HEADS = 3, 7, 5, 8, 2
 
 
-def tensors(prefix: str, module: torch.nn.Module) -> dict[str, np.ndarray]:
+def weights(prefix: str, module: torch.nn.Module) -> dict[str, np.ndarray]:
     """The weights of a module by their names."""
     return {f"{prefix}.{name}": value.detach().numpy() for name, value in module.named_parameters()}
 
@@ -19,23 +21,22 @@ def tensors(prefix: str, module: torch.nn.Module) -> dict[str, np.ndarray]:
 torch.manual_seed(0)
 lengths = torch.tensor([7, 4, 2])
 x, wide = torch.randn(ROWS, STEPS, INPUTS), torch.randn(ROWS, STEPS, WIDTH)
-found = {"x": x.numpy(), "wide": wide.numpy(), "lengths": lengths.numpy()}
+arrays = {"x": x.numpy(), "wide": wide.numpy(), "lengths": lengths.numpy()}
 for name, kind in (("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU), ("rnn", torch.nn.RNN)):
     module = kind(INPUTS, WIDTH, num_layers=2, bidirectional=True, batch_first=True)
     packed = torch.nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
     outputs, _ = torch.nn.utils.rnn.pad_packed_sequence(module(packed)[0], batch_first=True)
-    found |= {f"{name}.outputs": outputs.detach().numpy(), **tensors(name, module)}
+    arrays |= {f"{name}.outputs": outputs.detach().numpy(), **weights(name, module)}
 module = torch.nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
 torch.nn.init.normal_(module.in_proj_bias)
 causal = torch.ones(STEPS, STEPS, dtype=torch.bool).triu(1)
 padding = torch.arange(STEPS)[None] >= lengths[:, None]
 for name, options in (("causal", {"attn_mask": causal}), ("padded", {"key_padding_mask": padding})):
-    found[f"attention.{name}"] = (
-        module(wide, wide, wide, need_weights=False, **options)[0].detach().numpy()
-    )
-found |= tensors("attention", module)
-found["version"] = np.asarray(torch.__version__)
+    outputs, _ = module(wide, wide, wide, need_weights=False, **options)
+    arrays[f"attention.{name}"] = outputs.detach().numpy()
+arrays |= weights("attention", module)
+arrays["version"] = np.asarray(torch.__version__)
 path = Path(__file__).parents[1] / "tests" / "golden" / "torch.npz"
 path.parent.mkdir(exist_ok=True)
-np.savez_compressed(path, **found)
+np.savez_compressed(path, **arrays)
 print(f"{path.name}: {path.stat().st_size:,} bytes, PyTorch {torch.__version__}")

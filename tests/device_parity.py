@@ -1,10 +1,12 @@
-"""What the ways to divide a step make of its numbers, over 50 steps of every family: measured and printed.
+"""How far divided training is from that of one device, over 50 steps of every family.
 
-    JAX_NUM_CPU_DEVICES=8 PJRT_NPROC=8 python tests/device_parity.py [--families mlp gpt] [--ways data=8 pmap=4]
+    JAX_NUM_CPU_DEVICES=8 PJRT_NPROC=8 python tests/device_parity.py [--families mlp gpt] [--ways
+    data=8 pmap=4]
 
-A line a family and way: how far losses, and parameters with what they carry, are from those of one device, relative to
-these (Euclidean norms); or, for elastic ways, a digest of losses, parameters and AdamW's state, to the bit.
-Of 20 examples in batches of 16 every second batch has 4 real rows: on 8 devices most see padding alone.
+A line a family and way: how far losses, and parameters with what they carry, are from those of one
+device, relative to these (Euclidean norms); or, for elastic ways, a digest of losses, parameters
+and AdamW's state, to the bit. Of 20 examples in batches of 16 every second batch has 4 real rows:
+on 8 devices most see padding alone.
 """
 
 import argparse
@@ -15,18 +17,26 @@ from hashlib import sha256
 import jax
 import numpy as np
 import optax
-from model_table import MAKERS, TABLE
+from model_table import TABLE, UNSUPERVISED
 
 import jdl
 from jdl.learners import jit_learner, with_data
 from jdl.models.mlp import MLP
-from jdl.parallel import build_mesh, elastic, pmap_mesh, pmap_learner, shard_learner, shard_data
+from jdl.parallel import (
+    build_mesh,
+    elastic,
+    pmap_learner,
+    pmap_mesh,
+    processes,
+    shard_data,
+    shard_learner,
+)
 from jdl.parallel.multihost import to_local
-from jdl.parallel import processes
 from jdl.store.checkpoints import leaf_digests
+from jdl.train import distributed
 
 STEPS, BATCH, SHARDS = 50, 16, 8
-ROWS = {row.name: row for row in TABLE + MAKERS}
+ROWS = {row.name: row for row in TABLE + UNSUPERVISED}
 FAMILIES = (
     "mlp",
     "mlp-dropout",
@@ -80,7 +90,7 @@ class Case:
         one = optax.adamw(1e-3) if adam else optax.sgd(STEEP.get(self.name, 1e-2))
         if self.name == "gan":
             other = optax.adam(2e-3) if adam else optax.sgd(5e-3, momentum=0.5)
-            one = jdl.optim.per_module(generator=one, critic=other)
+            one = jdl.optim.per_module(generator=one, discriminator=other)
         learner = jdl.descent(
             self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches
         )
@@ -139,7 +149,7 @@ def main() -> None:
     for name, kind in (("coordinator", str), ("processes", int), ("process", int)):
         parser.add_argument(f"--{name}", type=kind)
     given = parser.parse_args()
-    processes.start(
+    distributed.join(
         jdl.Options(coordinator=given.coordinator, processes=given.processes, process=given.process)
     )
     for name in given.families:
@@ -153,7 +163,7 @@ def main() -> None:
             found = result(case, way)
             if "digest" not in found:
                 found = {name: far(found[name], alone[name]) for name in found}
-            if processes.first():
+            if processes.is_first():
                 print(json.dumps({"family": name, "way": way, **found}), flush=True)
 
 

@@ -1,6 +1,7 @@
-"""One small model of every family, with data that it can learn by heart and its number of parameters.
+"""One small model of every family, with data that it can memorize and its number of parameters.
 
-TABLE has those that give labels, for every property; MAKERS those that make rows, or codes of rows.
+TABLE has supervised models, for every property; UNSUPERVISED has generative models, autoencoders
+and others without labels.
 """
 
 from collections.abc import Callable
@@ -11,12 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.layers import GRU, LSTM, SIMPLE
+from jdl.layers import ELMAN, GRU, LSTM
 from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
 from jdl.models.cnn import CNN
-from jdl.models.dcgan import Critic, Generator, SpectralCritic
+from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.gnn import GAT, GCN, GNN, SAGE
@@ -26,19 +27,19 @@ from jdl.models.mlp import MLP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.models.unet import UNet
 from jdl.models.vit import ViT
 from jdl.objectives import (
     adversarial,
     autoencode,
     classify,
-    cluster,
     ctc,
-    diffuse,
+    deep_clustering,
+    diffusion,
     elbo,
     hinge_gan,
-    link,
+    link_prediction,
     next_token,
     seq2seq,
     wasserstein,
@@ -46,11 +47,12 @@ from jdl.objectives import (
 from jdl.types import Batch, Objective
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
+MAX_LENGTH = 16  # of the transformers, in tokens
 
 
 @dataclass(frozen=True)
 class Row:
-    """`shape` is that of a row of numbers x; (T,) of sequences of tokens."""
+    """A model; `shape` is that of a row of numbers x, or (T,) of a sequence of tokens."""
 
     name: str
     model: Any
@@ -68,11 +70,8 @@ class Row:
         if len(self.shape) > 1:
             columns["x"] = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
         else:
-            columns["x"] = (
-                jax.random.randint(jax.random.key(1), (ROWS, *self.shape), 0, SIZE)
-                .at[:, 0]
-                .set(rows)
-            )
+            tokens = jax.random.randint(jax.random.key(1), (ROWS, *self.shape), 0, SIZE)
+            columns["x"] = tokens.at[:, 0].set(rows)
         if self.ragged:
             columns["length"] = self.shape[0] - rows % 3
         if self.objective is not classify:
@@ -81,33 +80,35 @@ class Row:
         return columns
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """What the model reads."""
+        """The arguments of the model."""
         if isinstance(self.model, T5):
             return batch["x"], batch["y"]
         return (batch["x"],)
 
     @property
+    def is_sequence(self) -> bool:
+        """Whether the second axis of each input is time."""
+        return isinstance(self.model, RNN | GPT | BERT | T5)
+
+    @property
     def causal(self) -> bool:
         """Whether the output at a step depends on nothing after it."""
-        one_way = (
-            isinstance(self.model, RNN) and self.model.each_step and not self.model.bidirectional
-        )
-        return one_way or isinstance(self.model, GPT | T5)
+        if isinstance(self.model, RNN):
+            return self.model.return_sequences and not self.model.bidirectional
+        return isinstance(self.model, GPT | T5)
 
 
 @dataclass(frozen=True)
 class Nodes(Row):
-    """Graphs of six nodes, joined within each half; where each node has an output, the first has a label."""
+    """Graphs of six nodes, with edges within each half; of their labels the first one's counts."""
 
     def batch(self) -> Batch:
         columns, (nodes, _) = super().batch(), self.shape
         edges = jax.random.randint(jax.random.key(2), (ROWS, 10, 2), 0, nodes // 2)
         edges = (edges + nodes // 2 * (jnp.arange(10) % 2)[None, :, None]).at[:, -2:].set(-1)
-        y = (
-            columns["y"]
-            if len(self.output) == 1
-            else jnp.full((ROWS, nodes), -1).at[:, 0].set(columns["y"])
-        )
+        y = columns["y"]
+        if len(self.output) > 1:
+            y = jnp.full((ROWS, nodes), -1).at[:, 0].set(y)
         columns["x"] = columns["x"].at[:, nodes // 2 :, 0].add(3)
         return {**columns, "edges": edges, "y": y, "links": edges[:, :4]}
 
@@ -117,7 +118,7 @@ class Nodes(Row):
 
 @dataclass(frozen=True)
 class Images(Row):
-    """Black beside white, by a border that moves."""
+    """Images of black beside white; the border moves from row to row."""
 
     def batch(self) -> Batch:
         rows = jnp.arange(ROWS, dtype=jnp.int32)
@@ -126,12 +127,18 @@ class Images(Row):
         x = jnp.broadcast_to(white[:, None, :, None], (ROWS, *self.shape))
         return {"x": x, "y": rows % 5, "mask": jnp.ones(ROWS, bool)}
 
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        if isinstance(self.model, Generator):
+            return (jax.random.normal(jax.random.key(3), (ROWS, 5)),)
+        times = jnp.arange(ROWS, dtype=jnp.float32) / ROWS
+        if isinstance(self.model, UNet):
+            return batch["x"], times, batch["y"]
+        return (batch["x"], times) if isinstance(self.model, DiT) else (batch["x"],)
 
-ONE = Blocks(width=8, depth=1, heads=2, length=16)
-BLOCK = (
-    (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16
-)  # attention without a bias of keys, feed-forward, norms
-WRITE = partial(seq2seq, end=0)
+
+ONE = TransformerConfig(width=8, depth=1, heads=2, max_length=MAX_LENGTH)
+# Attention (no bias of the keys), feed-forward, two norms.
+BLOCK = (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16
 
 TABLE = [
     Row("perceptron", MLP(5), (4, 4, 1), 16 * 5 + 5, 1e-1),
@@ -182,12 +189,12 @@ TABLE = [
         (8, 8, 1),
         88 + (320 + 864 + 162 + 544) + (1_152 + 1_728 + 580 + 1_056) + 864 + (48 * 5 + 5),
     ),
-    Row("rnn", RNN(5, (8, 6), SIMPLE), (6, 3), (8 * 11 + 8) + (6 * 14 + 6) + 35, ragged=True),
+    Row("rnn", RNN(5, (8, 6), ELMAN), (6, 3), (8 * 11 + 8) + (6 * 14 + 6) + 35, ragged=True),
     Row("gru", RNN(5, (8,), GRU), (6, 3), 3 * 8 * (3 + 8 + 2) + 45, ragged=True),
     Row("lstm", RNN(5, (8,), LSTM), (6, 3), 4 * 8 * (3 + 8 + 1) + 45, ragged=True),
     Row(
         "lstm-both-ways",
-        RNN(5, (8,), LSTM, bidirectional=True, vocabulary=SIZE, embedding=4),
+        RNN(5, (8,), LSTM, bidirectional=True, vocab_size=SIZE, embedding_width=4),
         (6,),
         13 * 4 + 2 * 4 * 8 * (4 + 8 + 1) + (16 * 5 + 5),
         3e-2,
@@ -195,7 +202,7 @@ TABLE = [
     ),
     Row(
         "lstm-language",
-        RNN(SIZE, (16,), LSTM, each_step=True, vocabulary=SIZE, embedding=4),
+        RNN(SIZE, (16,), LSTM, return_sequences=True, vocab_size=SIZE, embedding_width=4),
         (6,),
         13 * 4 + 4 * 16 * (4 + 16 + 1) + (16 * 13 + 13),
         3e-2,
@@ -204,7 +211,15 @@ TABLE = [
     ),
     Row(
         "lstm-ctc",
-        RNN(10, (16,), LSTM, bidirectional=True, each_step=True, vocabulary=SIZE, embedding=4),
+        RNN(
+            10,
+            (16,),
+            LSTM,
+            bidirectional=True,
+            return_sequences=True,
+            vocab_size=SIZE,
+            embedding_width=4,
+        ),
         (6,),
         13 * 4 + 2 * 4 * 16 * (4 + 16 + 1) + (32 * 10 + 10),
         3e-2,
@@ -230,12 +245,18 @@ TABLE = [
         (6,),
         13 * 8 + (BLOCK + 16) + (BLOCK + 16) + (8 * 8 * 4 + 3 * 8 + 16),
         2e-2,
-        WRITE,
+        partial(seq2seq, end=0),
         (3, SIZE),
         ragged=True,
     ),
     Nodes("gcn", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 3e-2, output=(6, 5)),
-    Nodes("sage", GNN(5, (8,), SAGE, pooled=True), (6, 4), (2 * 4 * 8 + 8) + (8 * 5 + 5), 3e-2),
+    Nodes(
+        "sage",
+        GNN(5, (8,), SAGE, global_mean_pool=True),
+        (6, 4),
+        (2 * 4 * 8 + 8) + (8 * 5 + 5),
+        3e-2,
+    ),
     Nodes(
         "gat",
         GNN(5, (8,), partial(GAT, heads=2)),
@@ -246,13 +267,11 @@ TABLE = [
     ),
 ]
 
-TOLD = 2 * (32 * 32 + 32) + 6 * 32  # time and label, for the U-Net
-RESIDUAL = 16 + 584 + (32 * 16 + 16) + 16 + 584
-WIDER = (
-    32 + 1_160 + (32 * 16 + 16) + 16 + 584 + (16 * 8 + 8)
-)  # of what was kept beside what comes up
+CONDITIONING = 2 * (32 * 32 + 32) + 6 * 32  # embeddings of time and label, for the U-Net
+RESIDUAL = 16 + 584 + (32 * 16 + 16) + 16 + 584  # 8 channels to 8
+RESIDUAL_SKIP = 32 + 1_160 + (32 * 16 + 16) + 16 + 584 + (16 * 8 + 8)  # 8 and a skip of 8 to 8
 
-MAKERS = [
+UNSUPERVISED = [
     Images(
         "autoencoder",
         Autoencoder((4, 4, 1), 3, hidden=(8,), batch_norm=True),
@@ -265,43 +284,37 @@ MAKERS = [
         VAE((8, 8, 1), 3, (4,), (6,)),
         (8, 8, 1),
         40 + (64 * 6 + 6) + (6 * 6 + 6) + (3 * 6 + 6) + (6 * 64 + 64) + (9 * 4 * 4 + 4),
-        objective=partial(elbo, importance=3),
+        objective=partial(elbo, importance_samples=3),
     ),
     Images(
         "gan",
         Generator((8, 8, 1), (8, 4)),
         (8, 8, 1),
         (5 * 32 + 16) + (9 * 8 * 32 // 2 + 8) + (9 * 4 * 4 + 4) + 40 + 296 + 33,
-        objective=lambda generator: adversarial(generator, Critic((4, 8)), 5, wasserstein),
+        objective=lambda generator: adversarial(generator, Discriminator((4, 8)), 5, wasserstein),
     ),
     Images(
         "gan-spectral",
-        Generator((8, 8, 1), (8, 4), fine=3),
+        Generator((8, 8, 1), (8, 4), full_size_channels=3),
         (8, 8, 1),
         (5 * 32 + 16) + (9 * 8 * 16 + 8) + (9 * 4 * 12 + 6) + (9 * 3 + 1) + 68 + 520 + 584 + 33,
         3e-3,
-        lambda generator: adversarial(generator, SpectralCritic((4, 8)), 5, hinge_gan),
+        lambda generator: adversarial(generator, SpectralNormDiscriminator((4, 8)), 5, hinge_gan),
     ),
     Images(
         "clusters",
         Autoencoder((8, 8, 1), 3, hidden=(8,)),
         (8, 8, 1),
         (64 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 64 + 64) + 4 * 3,
-        objective=partial(cluster, clusters=4, noise=0.1, contrast=0.1),
+        objective=partial(deep_clustering, clusters=4, noise=0.1, contrastive_weight=0.1),
     ),
     Images(
         "unet",
         UNet((8, 8), classes=5),
         (8, 8, 1),
-        TOLD
-        + 80
-        + 3 * RESIDUAL
-        + (16 + 64 + 3 * 72)
-        + 2 * WIDER
-        + (9 * 8 * 32 + 32)
-        + 32
-        + (9 * 16 + 1),
-        objective=partial(diffuse, classes=5),
+        (CONDITIONING + 80 + 3 * RESIDUAL + 2 * RESIDUAL_SKIP)
+        + ((16 + 64 + 3 * 72) + (9 * 8 * 32 + 32) + 32 + (9 * 16 + 1)),
+        objective=partial(diffusion, classes=5),
     ),
     Images(
         "dit",
@@ -309,7 +322,14 @@ MAKERS = [
         (8, 8, 1),
         (16 * 8 + 8) + 4 * 8 + 2 * 72 + (BLOCK - 2 * 16) + 2 * (8 * 24 + 24) + 2 * (8 * 16 + 16),
         2e-2,
-        objective=diffuse,
+        objective=diffusion,
     ),
-    Nodes("link", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 5e-2, objective=link),
+    Nodes(
+        "link",
+        GNN(5, (8,), GCN),
+        (6, 4),
+        (4 * 8 + 8) + (8 * 5 + 5),
+        5e-2,
+        objective=link_prediction,
+    ),
 ]

@@ -1,16 +1,20 @@
-"""Environments of other libraries, by small ones that have their interface; and CartPole, where they are installed.
+"""Environments of other libraries, by small fakes of their interfaces; CartPole, where installed.
 
-Seen to fail, by a line of `adapters` changed each time: of gymnax, a time limit that terminates or is hidden from 1.0,
-code that strict promotion refuses, a state whose numbers change their type, actions of another shape; of Gymnasium, a
-cut-off that terminates, observations that the next one overwrites, actions and observations counted from another start,
-seeds that depend on the object; a replay without the last action, a copy known by its seed and number of steps, by its
-actions, or by its seed alone, a copy that stays at the point it has left (evaluation then changes training); copies
-that are never found, earlier points forgotten, room for too few (all replay); a call for each row; each refusal.
+Seen to fail, by one line of the adapters changed each time. Of gymnax: a time limit that
+terminates or is hidden from 1.0, code that strict promotion refuses, a state whose numbers change
+their type, actions of another shape. Of Gymnasium: a time limit that terminates, a truncation by
+the environment itself that does not, observations that the next one overwrites, actions and
+observations counted from another start, seeds that depend on the object; a replay without the
+last action; a copy cached by its seed and number of steps, by its actions, or by its seed alone;
+a copy that stays at the snapshot it has left (evaluation then changes training); copies that are
+never reused, earlier snapshots dropped, room for too few (all replay); a call for each row; each
+refusal.
 """
 
 import sys
 import types
 from dataclasses import dataclass
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +26,13 @@ import jdl
 from jdl.environments import (
     Box,
     Discrete,
-    adapters,
-    begin,
     from_gymnasium,
     from_gymnax,
-    move,
+    reset_episodes,
     rollout,
+    step_episodes,
 )
+from jdl.environments.gymnasium_adapter import ReplayCache
 from jdl.metrics import scalars
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
@@ -36,7 +40,7 @@ from jdl.types import Error
 
 
 def space(kind, shape=(), dtype=np.float32, **more):
-    """A space of this class; the libraries' own are recognised by the same names."""
+    """A space of a class of this name, by which the libraries' own are recognised too."""
     return type(kind, (), {"shape": shape, "dtype": dtype, **more})()
 
 
@@ -47,31 +51,31 @@ class Params:
 
 
 class Gymnax:
-    """Places from 0 that action 1 leaves for the next; it ends at place 5, or, as before gymnax 1.0, at the limit."""
+    """Places from 0 to 5, the end; 1 moves on. As before gymnax 1.0 the limit is `done` too."""
 
     default_params = Params()
-    acts, shows = space("Discrete", n=2), None
+    action_type, obs_type = space("Discrete", n=2), None
 
     def reset_env(self, key, params):
         return jnp.zeros(1), {"place": 0, "time": 0}
 
     def step_env(self, key, state, action, params):
-        gone = action * jnp.ones(())  # an int by a float, which strict promotion refuses
+        reward = 2 * (action * jnp.ones(()))  # an int by a float, which strict promotion refuses
         state = {
             "place": state["place"] + action * params.pace,
             "time": state["time"] + 1.0,
         }  # an int at first
         done = (state["place"] >= 5) | (state["time"] >= params.max_steps_in_episode)
-        return state["place"][None], state, gone * 2, done, {}
+        return state["place"][None], state, reward, done, {}
 
     def action_space(self, params):
-        return self.acts
+        return self.action_type
 
 
 class Torques(Gymnax):
-    """Like it, by numbers (2, 1) that are added."""
+    """Like it, by actions of numbers (2, 1), which are added."""
 
-    acts = space("Box", (2, 1), low=-2.0, high=np.asarray([[1.0], [4.0]]))
+    action_type = space("Box", (2, 1), low=-2.0, high=np.asarray([[1.0], [4.0]]))
 
     def step_env(self, key, state, action, params):
         assert action.shape == (2, 1)
@@ -85,26 +89,26 @@ class Torques(Gymnax):
 class Walk:
     """A place that drifts by draws of the seed and is pushed by actions; it ends beyond 1."""
 
-    made = resets = steps = 0
-    acts, shows = space("Discrete", n=3, start=-1), space("Box", (2,))
-    limit, repeats = 40, True
+    copies = resets = steps = 0
+    action_type, obs_type = space("Discrete", n=3, start=-1), space("Box", (2,))
+    limit, deterministic = 40, True
 
     @classmethod
-    def forgotten(cls):
-        cls.made = cls.resets = cls.steps = 0
+    def reset_counts(cls):
+        cls.copies = cls.resets = cls.steps = 0
 
     def __init__(self, push=0.1):
-        type(self).made += 1
-        self.push, self.action_space, self.observation_space = push, self.acts, self.shows
-        self.spec, self.shown = types.SimpleNamespace(id="Walk-v0"), np.zeros(2, np.float32)
+        type(self).copies += 1
+        self.push, self.action_space, self.observation_space = push, self.action_type, self.obs_type
+        self.spec, self.memory = types.SimpleNamespace(id="Walk-v0"), np.zeros(2, np.float32)
 
     def reset(self, seed):
         assert type(seed) is int
         type(self).resets += 1
-        if self.repeats or self.resets == 1:
+        if self.deterministic or self.resets == 1:
             self.random = np.random.default_rng(seed)
         self.place, self.time = self.random.uniform(-0.3, 0.3), 0
-        return self._show(), {}
+        return self._observe(), {}
 
     def step(self, action):
         type(self).steps += 1
@@ -112,34 +116,36 @@ class Walk:
             0.9 * self.place + self.push * float(np.sum(action)) + self.random.normal(scale=0.1)
         )
         self.time += 1
-        return self._show(), 1 - abs(self.place), abs(self.place) > 1, False, {}
+        return self._observe(), 1 - abs(self.place), abs(self.place) > 1, False, {}
 
-    def _show(self):
-        self.shown[:] = self.place, self.time  # into the same memory, as some environments do
-        return self.shown
+    def _observe(self):
+        self.memory[:] = self.place, self.time  # into the same memory, as some environments do
+        return self.memory
 
 
 class Rooms(Walk):
     """Numbered observations, and numbers (2, 1) as actions."""
 
-    acts = space("Box", (2, 1), np.float64, low=np.full((2, 1), -1.0), high=np.full((2, 1), 2.0))
-    shows = space("Discrete", n=5, start=3)
+    action_type = space(
+        "Box", (2, 1), np.float64, low=np.full((2, 1), -1.0), high=np.full((2, 1), 2.0)
+    )
+    obs_type = space("Discrete", n=5, start=3)
 
     def step(self, action):
         assert (action.shape, action.dtype) == ((2, 1), np.float64)
         return super().step(action)
 
-    def _show(self):
+    def _observe(self):
         return 3 + min(int(abs(self.place) * 4), 4)
 
 
 @pytest.fixture
 def walk(monkeypatch):
-    """Gymnasium, which has `Walk` alone, as it is before anything was made."""
-    return installed(monkeypatch, Walk)
+    """A fake of Gymnasium that has `Walk` alone, before any environment exists."""
+    return install(monkeypatch, Walk)
 
 
-def installed(monkeypatch, kind):
+def install(monkeypatch, kind):
     def make(name, max_episode_steps, disable_env_checker, **options):
         assert (name, max_episode_steps, disable_env_checker) == ("Walk-v0", -1, True)
         return kind(**options)
@@ -147,7 +153,7 @@ def installed(monkeypatch, kind):
     fake = types.ModuleType("gymnasium")
     fake.make, fake.spec = make, lambda name: types.SimpleNamespace(max_episode_steps=kind.limit)
     monkeypatch.setitem(sys.modules, "gymnasium", fake)
-    kind.forgotten()
+    kind.reset_counts()
     return kind
 
 
@@ -155,59 +161,56 @@ def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
-def equal(a, b):
-    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        if jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
-            one, other = jax.random.key_data(one), jax.random.key_data(other)
-        np.testing.assert_array_equal(one, other)
+def assert_equal(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
 
 
 def test_gymnax_steps_and_its_time_limit_does_not_terminate():
     environment = from_gymnax(Gymnax())
-    assert (environment.actions, environment.limit) == (Discrete(2), 7)
-    episodes, found = begin(environment, keys(2)), []
+    assert (environment.action_space, environment.max_episode_steps) == (Discrete(2), 7)
+    episodes, results = reset_episodes(environment, keys(2)), []
     for n in range(8):
-        episodes, moved = move(environment, episodes, jnp.asarray([1, 0]), keys(2, n))
-        found.append(moved)
-    steps = jax.tree.map(lambda *leaves: np.stack(leaves), *found)
-    np.testing.assert_array_equal(steps.after[:, 0, 0], [1, 2, 3, 4, 5, 1, 2, 3])
+        actions = jnp.asarray([1, 0])
+        episodes, result = step_episodes(environment, episodes, actions, keys(2, n))
+        results.append(result)
+    steps = jax.tree.map(lambda *leaves: np.stack(leaves), *results)
+    np.testing.assert_array_equal(steps.next_obs[:, 0, 0], [1, 2, 3, 4, 5, 1, 2, 3])
     np.testing.assert_array_equal(np.flatnonzero(steps.terminated[:, 0]), [4])
-    np.testing.assert_array_equal(np.flatnonzero(steps.over[:, 1]), [6])
+    np.testing.assert_array_equal(np.flatnonzero(steps.done[:, 1]), [6])
     assert not steps.terminated[:, 1].any()
-    assert steps.reward.dtype == steps.after.dtype == np.float32
+    assert steps.reward.dtype == steps.next_obs.dtype == np.float32
     np.testing.assert_array_equal(steps.reward, np.tile([2, 0], (8, 1)))
     before = jax.eval_shape(environment.reset, keys(1)[0])
-    assert (
-        jax.eval_shape(environment.step, before, jnp.asarray(1), keys(1)[0])[0] == before
-    )  # types of one kind
-    assert from_gymnax(Gymnax(), Params(pace=5)).step(*started(environment), keys(1)[0])[2]
-
-
-def started(environment):
-    return environment.reset(jax.random.key(0)), jnp.asarray(1)
-
-
-def test_gymnax_takes_numbers_of_any_shape():
-    environment = from_gymnax(Torques())
-    assert environment.actions == Box((-2.0, -2.0), (1.0, 4.0))
+    after = jax.eval_shape(environment.step, before, jnp.asarray(1), keys(1)[0])[0]
+    assert after == before  # the state keeps its types
     state = environment.reset(jax.random.key(0))
-    done = environment.actions.done(jnp.asarray([1.0, -1.0]))
-    state, reward, _ = environment.step(state, done, jax.random.key(1))
+    assert from_gymnax(Gymnax(), Params(pace=5)).step(state, jnp.asarray(1), keys(1)[0])[2]
+
+
+def test_gymnax_with_continuous_actions_of_any_shape():
+    environment = from_gymnax(Torques())
+    assert environment.action_space == Box((-2.0, -2.0), (1.0, 4.0))
+    state = environment.reset(jax.random.key(0))
+    action = environment.action_space.unnormalize(jnp.asarray([1.0, -1.0]))
+    state, reward, _ = environment.step(state, action, jax.random.key(1))
     np.testing.assert_array_equal(environment.observe(state), [1, -2])
     assert float(reward) == 1
     assert state[1]["place"] == -1
 
 
-def test_gymnax_of_today_keeps_its_params():
-    """`done` does not tell of the time limit there, and some environments show the share of it that has passed."""
+def test_gymnax_from_1_0_keeps_its_params():
+    """`done` is false at the time limit there, and some observe the share of it that has passed."""
 
     class Timed(Torques):
         def is_truncated(self, state, params):
             raise AssertionError
 
         def step_env(self, key, state, action, params):
-            shown = jnp.full(2, 1 / params.max_steps_in_episode)
-            return shown, state, jnp.zeros(()), jnp.asarray(False), {}
+            obs = jnp.full(2, 1 / params.max_steps_in_episode)
+            return obs, state, jnp.zeros(()), jnp.asarray(False), {}
 
     environment = from_gymnax(Timed())
     state, _, _ = environment.step(
@@ -216,16 +219,23 @@ def test_gymnax_of_today_keeps_its_params():
     np.testing.assert_allclose(environment.observe(state), 1 / 7)
 
 
-@pytest.mark.parametrize("make", ["dqn", "ppo"])
-def test_gymnax_is_learnt(make):
+@pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
+def test_learns_in_gymnax(algorithm):
     environment = from_gymnax(Gymnax())
-    if make == "ppo":
-        learner = jdl.ppo(environment, ActorCritic(2), optax.adam(1e-2), horizon=16)
+    if algorithm == "ppo":
+        learner = jdl.ppo(environment, ActorCritic(2), optax.adam(1e-2), num_steps=16)
     else:
         learner = jdl.dqn(
-            environment, MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, 4, 256, 32, begins=5
+            environment,
+            MLP(2, (16,)),
+            optax.adam(1e-2),
+            lambda step: 0.3,
+            4,
+            256,
+            32,
+            learning_starts=5,
         )
-    state = trained(learner, 20 if make == "ppo" else 150)
+    state = trained(learner, 20 if algorithm == "ppo" else 150)
     out = learner.objective.loss(
         learner.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(2), False
     )
@@ -241,59 +251,75 @@ def trained(learner, steps, state=None, rows=4):
     return jax.block_until_ready(state)
 
 
-def walked(kind, seed, actions, **options):
-    """What the environment itself shows and pays after each action, and whether it ends."""
+def direct_steps(kind, seed, actions, **options):
+    """(obs, reward, terminated) of the environment itself, first and after each action."""
     env = kind(**options)
-    found = [(np.array(env.reset(seed=seed)[0]), 0.0, False)]
+    results = [(np.array(env.reset(seed=seed)[0]), 0.0, False)]
     for action in actions:
-        seen, reward, terminated, _, _ = env.step(action)
-        found.append((np.array(seen), reward, terminated))
-    return found
+        obs, reward, terminated, _, _ = env.step(action)
+        results.append((np.array(obs), reward, terminated))
+    return results
 
 
 def test_gymnasium_steps_as_it_does_itself_and_its_limit_does_not_terminate(walk):
     environment = from_gymnasium("Walk-v0", push=0.2)
-    assert (environment.actions, environment.limit) == (Discrete(3), 40)
+    assert (environment.action_space, environment.max_episode_steps) == (Discrete(3), 40)
     rows, length = 4, 90
-    episodes = begin(environment, keys(rows))
-    policy = lambda x, keys: jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(keys)  # noqa: E731
+    episodes = reset_episodes(environment, keys(rows))
+    policy = lambda obs, keys: jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(keys)  # noqa: E731
     _, steps = jax.jit(lambda: rollout(environment, policy, episodes, keys(rows, 1), length))()
     steps = jax.tree.map(np.asarray, steps)
-    ends = steps.moved.over
-    assert (ends & ~steps.moved.terminated).any() and steps.moved.terminated.any()  # noqa: PT018
-    np.testing.assert_array_equal(
-        ends & ~steps.moved.terminated, (steps.moved.length == 40) & ~steps.moved.terminated
-    )
+    truncated = steps.done & ~steps.terminated
+    assert truncated.any() and steps.terminated.any()  # noqa: PT018
+    at_limit = (steps.episode_length == 40) & ~steps.terminated
+    np.testing.assert_array_equal(truncated, at_limit)
     for row in range(rows):
-        last = np.flatnonzero(ends[:, row])[0]
-        found = walked(
-            walk, int(episodes.state["seed"][row]), steps.action[: last + 1, row] - 1, push=0.2
-        )
+        last = np.flatnonzero(steps.done[:, row])[0]
+        seed, actions = int(episodes.env_state["seed"][row]), steps.action[: last + 1, row] - 1
+        expected = direct_steps(walk, seed, actions, push=0.2)
         for n in range(last + 1):
-            np.testing.assert_array_equal(steps.x[n, row], found[n][0].astype(np.float32))
-            np.testing.assert_array_equal(
-                steps.moved.after[n, row], found[n + 1][0].astype(np.float32)
-            )
-            assert steps.moved.reward[n, row] == np.float32(found[n + 1][1])
-            assert steps.moved.terminated[n, row] == found[n + 1][2]
+            obs, (next_obs, reward, terminated) = expected[n][0], expected[n + 1]
+            np.testing.assert_array_equal(steps.obs[n, row], obs.astype(np.float32))
+            np.testing.assert_array_equal(steps.next_obs[n, row], next_obs.astype(np.float32))
+            assert steps.reward[n, row] == np.float32(reward)
+            assert steps.terminated[n, row] == terminated
 
 
-def test_gymnasium_takes_numbers_and_shows_numbers(monkeypatch):
-    kind = installed(monkeypatch, Rooms)
-    environment = from_gymnasium("Walk-v0", limit=9)
-    assert (environment.actions, environment.limit) == (Box((-1.0, -1.0), (2.0, 2.0)), 9)
+def test_gymnasium_with_continuous_actions_and_discrete_observations(monkeypatch):
+    kind = install(monkeypatch, Rooms)
+    environment = from_gymnasium("Walk-v0", max_episode_steps=9)
+    assert (environment.action_space, environment.max_episode_steps) == (
+        Box((-1.0, -1.0), (2.0, 2.0)),
+        9,
+    )
     state = environment.reset(jax.random.key(0))
     assert (state["actions"].shape, state["actions"].dtype) == ((9, 2), np.float32)
     actions = np.random.default_rng(0).uniform(-1, 2, (5, 2)).astype(np.float32)
-    found = walked(kind, int(state["seed"]), actions.astype(float).reshape(5, 2, 1))
+    expected = direct_steps(kind, int(state["seed"]), actions.astype(float).reshape(5, 2, 1))
     for n, action in enumerate(actions):
-        np.testing.assert_array_equal(environment.observe(state), np.arange(3, 8) == found[n][0])
+        np.testing.assert_array_equal(environment.observe(state), np.arange(3, 8) == expected[n][0])
         state, reward, terminated = environment.step(state, jnp.asarray(action), jax.random.key(n))
-        assert (float(reward), bool(terminated)) == (np.float32(found[n + 1][1]), found[n + 1][2])
+        _, expected_reward, end = expected[n + 1]
+        assert (float(reward), bool(terminated)) == (np.float32(expected_reward), end)
 
 
-def test_what_is_seen_does_not_depend_on_what_was_asked_before(walk):
-    """States of a few episodes of one start that part, asked for in any order, of a pool that is too small."""
+def test_a_truncation_by_gymnasiums_environment_itself_terminates(monkeypatch):
+    class Truncating(Walk):
+        def step(self, action):
+            obs, reward, *_ = super().step(action)
+            return obs, reward, False, self.time == 2, {}
+
+    install(monkeypatch, Truncating)
+    environment = from_gymnasium("Walk-v0")
+    state, ends = environment.reset(jax.random.key(0)), []
+    for n in range(2):
+        state, _, terminated = environment.step(state, jnp.asarray(1), jax.random.key(n))
+        ends.append(bool(terminated))
+    assert ends == [False, True]
+
+
+def test_an_observation_does_not_depend_on_earlier_calls(walk):
+    """Of episodes that branch from one start, observed in any order; the cache is too small."""
     environment = from_gymnasium("Walk-v0")
     states = [environment.reset(jax.random.key(0))]
     for n in range(100):
@@ -312,94 +338,92 @@ def ppo(environment=None, **options):
         environment,
         ActorCritic(3),
         optax.adam(1e-2),
-        horizon=16,
-        epochs=2,
-        minibatches=2,
+        num_steps=16,
+        update_epochs=2,
+        num_minibatches=2,
         **options,
     )
 
 
-def test_a_state_goes_on_with_a_fresh_object_to_the_bit(walk):
+def test_a_state_continues_with_a_new_environment_to_the_bit(walk):
     whole, stopped = trained(ppo(), 6), trained(ppo(), 3)
-    assert (np.asarray(stopped.opt_state.episodes.length) > 0).any()  # in the midst of episodes
-    equal(trained(ppo(), 3, jax.tree.map(jnp.array, stopped)), whole)
+    lengths = np.asarray(stopped.extra["episodes"].episode_length)
+    assert (lengths > 0).any()  # in the middle of episodes
+    assert_equal(trained(ppo(), 3, jax.tree.map(jnp.array, stopped)), whole)
 
 
 def test_evaluation_changes_nothing(walk):
     learner, batch = ppo(), jdl.data.episodes(4)[0]
     loss = jax.jit(learner.objective.loss, static_argnums=3)
-    alone, watched, returns = trained(learner, 5), trained(learner, 0), []
+    alone, evaluated, returns = trained(learner, 5), trained(learner, 0), []
     for _ in range(5):
-        returns.append(loss(learner.eval_variables(watched), batch, jax.random.key(7), False).loss)
-        watched = trained(learner, 1, watched)
-    equal(watched, alone)
+        returns.append(
+            loss(learner.eval_variables(evaluated), batch, jax.random.key(7), False).loss
+        )
+        evaluated = trained(learner, 1, evaluated)
+    assert_equal(evaluated, alone)
     again = loss(learner.eval_variables(trained(ppo(), 0)), batch, jax.random.key(7), False).loss
-    equal(returns[0], again)
-    assert len({float(found.total) for found in returns}) > 1
+    assert_equal(returns[0], again)
+    assert len({float(loss.total) for loss in returns}) > 1
 
 
 def test_copies_are_stepped_and_not_replayed(walk):
-    """A step costs a step, and a reset only begins an episode, also where the policy does not look."""
-    environment, rows, length = from_gymnasium("Walk-v0", push=0.0, limit=300), 6, 200
-    for look in (True, False):
-        episodes = begin(environment, keys(rows))
-        walk.forgotten()
+    """A step costs a step, and only a new episode a reset; also where no observation is read."""
+    environment, rows, length = from_gymnasium("Walk-v0", push=0.0, max_episode_steps=300), 6, 200
+    for reads_obs in (True, False):
+        episodes = reset_episodes(environment, keys(rows))
+        walk.reset_counts()
 
-        def choose(x, keys, look=look):
-            return (x[:, 0] > 0).astype(jnp.int32) if look else jnp.zeros(rows, jnp.int32)
+        def select_action(obs, keys, reads_obs=reads_obs):
+            return (obs[:, 0] > 0).astype(jnp.int32) if reads_obs else jnp.zeros(rows, jnp.int32)
 
-        ends = jax.jit(
-            lambda: rollout(environment, choose, episodes, keys(rows, 1), length)[1].moved.over
-        )()  # noqa: B023
+        run = partial(rollout, environment, select_action, episodes, keys(rows, 1), length)
+        ends = jax.jit(lambda run=run: run()[1].done)()
         assert rows * length - 10 * rows <= walk.steps <= rows * length
         assert walk.resets <= rows + int(ends.sum())
-        assert walk.made <= 64
+        assert walk.copies <= 64
     states = [environment.reset(jax.random.key(5))]
-    walk.forgotten()
-    for _ in range(2):  # an earlier point as well
-        seen = environment.observe(states[0])
+    walk.reset_counts()
+    for _ in range(2):  # an earlier snapshot as well
+        obs = environment.observe(states[0])
         states.append(environment.step(states[0], jnp.asarray(1), jax.random.key(6))[0])
-    np.testing.assert_array_equal(environment.observe(states[0]), seen)
+    np.testing.assert_array_equal(environment.observe(states[0]), obs)
     assert (walk.resets, walk.steps) == (1, 1)
 
 
-def test_a_population_asks_once_for_all_rows(walk, monkeypatch):
-    asked, each = [], adapters._Copies._all
-    monkeypatch.setattr(
-        adapters._Copies,
-        "_all",
-        lambda self, *given: asked.append(given[2].shape) or each(self, *given),
-    )
+def test_a_population_calls_the_host_once_for_all_rows(walk, monkeypatch):
+    shapes, look_up_rows = [], ReplayCache._look_up_rows
+
+    def recorded(self, *arguments):
+        shapes.append(arguments[2].shape)
+        return look_up_rows(self, *arguments)
+
+    monkeypatch.setattr(ReplayCache, "_look_up_rows", recorded)
     many = jdl.population(ppo(), (3, 0))
     state = trained(many, 2)
-    assert set(asked) == {(2, 4)}
-    assert (
-        len(asked) <= 1 + 2 * 3 * 16
-    )  # seen before, earned and seen after, for each step of the horizon
+    assert set(shapes) == {(2, 4)}
+    assert len(shapes) <= 1 + 2 * 3 * 16  # obs, reward and next_obs in each step of the rollouts
     out = many.objective.loss(
         many.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(1), False
     )
     assert scalars(out.metrics)["length/min"] > 0
-    alone = trained(ppo(), 0)
-    assert state.opt_state.episodes.state["seed"].shape == (
-        2,
-        *alone.opt_state.episodes.state["seed"].shape,
-    )
+    one = trained(ppo(), 0).extra["episodes"].env_state["seed"]
+    assert state.extra["episodes"].env_state["seed"].shape == (2, *one.shape)
 
 
-def kinds(acts=Walk.acts, shows=Walk.shows, **more):
-    """Another class than `Walk`, of other spaces."""
-    return type("Other", (Walk,), {"acts": acts, "shows": shows, **more})
+def other_walk(action_type=Walk.action_type, obs_type=Walk.obs_type, **more):
+    """A class like `Walk`, of other spaces."""
+    return type("Other", (Walk,), {"action_type": action_type, "obs_type": obs_type, **more})
 
 
-def made(monkeypatch, kind, **options):
-    installed(monkeypatch, kind)
+def make(monkeypatch, kind, **options):
+    install(monkeypatch, kind)
     return from_gymnasium("Walk-v0", **options)
 
 
-def missing(monkeypatch, name, make):
-    monkeypatch.setitem(sys.modules, name, None)
-    make()
+def missing(monkeypatch, library, call):
+    monkeypatch.setitem(sys.modules, library, None)
+    call()
 
 
 def gymnax(**more):
@@ -418,31 +442,35 @@ REFUSED = {
     r"needs gymnax, which is not installed .*: pip install 'jdl\[rl\]'": lambda patch: missing(
         patch, "gymnax", lambda: from_gymnax("CartPole-v1")
     ),
-    "Walk-v0 takes actions of .*MultiBinary": lambda patch: made(
-        patch, kinds(space("MultiBinary", (3,), np.int8, n=3))
+    "Walk-v0 takes actions of .*MultiBinary": lambda patch: make(
+        patch, other_walk(space("MultiBinary", (3,), np.int8, n=3))
     ),
-    "finite bounds": lambda patch: made(patch, kinds(space("Box", (1,), low=-np.inf, high=1.0))),
-    "a Box of floats": lambda patch: made(
-        patch, kinds(space("Box", (1,), np.uint8, low=0, high=9))
+    "finite bounds": lambda patch: make(
+        patch, other_walk(space("Box", (1,), low=-np.inf, high=1.0))
     ),
-    r"shows observations of Dict\(a, b\)": lambda patch: made(patch, kinds(shows=Dict())),
-    "without a time limit.*limit=": lambda patch: made(patch, kinds(limit=None)),
-    "at least 1 step, and 0": lambda patch: made(patch, Walk, limit=0),
-    "does not do the same again": lambda patch: made(patch, kinds(repeats=False)),
-    r"takes actions of Dict\(a, b\)": lambda patch: gymnax(acts=Dict()),
+    "a Box of floats": lambda patch: make(
+        patch, other_walk(space("Box", (1,), np.uint8, low=0, high=9))
+    ),
+    r"has observations of Dict\(a, b\)": lambda patch: make(patch, other_walk(obs_type=Dict())),
+    "without a time limit.*max_episode_steps=": lambda patch: make(patch, other_walk(limit=None)),
+    "at least 1 step: 0 is not": lambda patch: make(patch, Walk, max_episode_steps=0),
+    "does not do the same again": lambda patch: make(patch, other_walk(deterministic=False)),
+    r"takes actions of Dict\(a, b\)": lambda patch: gymnax(action_type=Dict()),
     "no max_steps_in_episode": lambda patch: gymnax(default_params=types.SimpleNamespace()),
-    "shows dict": lambda patch: gymnax(reset_env=lambda *_: ({"a": jnp.zeros(1)}, {})),
+    "observations of type dict": lambda patch: gymnax(
+        reset_env=lambda *_: ({"a": jnp.zeros(1)}, {})
+    ),
 }
 
 
-@pytest.mark.parametrize("told", REFUSED)
-def test_refuses(told, monkeypatch):
-    with pytest.raises(Error, match=told):
-        REFUSED[told](monkeypatch)
+@pytest.mark.parametrize("message", REFUSED)
+def test_refuses(message, monkeypatch):
+    with pytest.raises(Error, match=message):
+        REFUSED[message](monkeypatch)
 
 
 def test_refuses_steps_after_the_limit(walk):
-    environment = from_gymnasium("Walk-v0", limit=2)
+    environment = from_gymnasium("Walk-v0", max_episode_steps=2)
     state = {**environment.reset(jax.random.key(0)), "count": jnp.asarray(2)}
     with pytest.raises(Exception, match="after its limit of 2 steps"):
         jax.block_until_ready(environment.step(state, jnp.asarray(1), jax.random.key(1)))
@@ -453,37 +481,43 @@ def test_cartpole_of_each_library_is_ours(library):
     pytest.importorskip(library)
     other = from_gymnax("CartPole-v1") if library == "gymnax" else from_gymnasium("CartPole-v1")
     ours = jdl.environments.cartpole()
-    assert (other.actions, other.limit) == (ours.actions, ours.limit)
-    step, mine = jax.jit(other.step), jax.jit(ours.step)
+    assert (other.action_space, other.max_episode_steps) == (
+        ours.action_space,
+        ours.max_episode_steps,
+    )
+    step, our_step = jax.jit(other.step), jax.jit(ours.step)
     for start in range(3):
         state, fallen, n = other.reset(jax.random.key(start)), False, 0
         assert float(jnp.abs(other.observe(state)).max()) <= 0.05
         while not fallen:
             x, action = other.observe(state), jnp.asarray(n * n // 3 % 2)
             state, reward, fallen = step(state, action, jax.random.key(n))
-            after, paid, fell = mine(x, action, jax.random.key(n))
-            np.testing.assert_allclose(other.observe(state), after, atol=1e-5)
-            assert (float(reward), bool(fallen)) == (float(paid), bool(fell))
+            expected, our_reward, our_end = our_step(x, action, jax.random.key(n))
+            np.testing.assert_allclose(other.observe(state), expected, atol=1e-5)
+            assert (float(reward), bool(fallen)) == (float(our_reward), bool(our_end))
             n += 1
         assert 5 < n < 100
 
 
 @pytest.mark.parametrize("library", ["gymnax", "gymnasium"])
-def test_cartpole_of_each_library_is_cut_off_after_its_limit(library):
+def test_cartpole_of_each_library_is_truncated_at_its_limit(library):
     """By a policy that holds the pole."""
     pytest.importorskip(library)
     other = from_gymnax("CartPole-v1") if library == "gymnax" else from_gymnasium("CartPole-v1")
-    hold = lambda x, keys: (x @ jnp.asarray([0.1, 0.3, 1.0, 0.6]) > 0).astype(jnp.int32)  # noqa: E731
-    _, steps = jax.jit(lambda: rollout(other, hold, begin(other, keys(2)), keys(2, 1), 501))()
-    assert not steps.moved.terminated.any()
-    np.testing.assert_array_equal(np.flatnonzero(steps.moved.over[:, 0]), [499])
-    assert steps.moved.total[499, 0] == 500
+    hold = lambda obs, keys: (obs @ jnp.asarray([0.1, 0.3, 1.0, 0.6]) > 0).astype(jnp.int32)  # noqa: E731
+    episodes = reset_episodes(other, keys(2))
+    _, steps = jax.jit(lambda: rollout(other, hold, episodes, keys(2, 1), 501))()
+    assert not steps.terminated.any()
+    np.testing.assert_array_equal(np.flatnonzero(steps.done[:, 0]), [499])
+    assert steps.episode_return[499, 0] == 500
 
 
-def test_cartpole_of_gymnasium_is_learnt_and_goes_on_to_the_bit():
+def test_training_in_gymnasiums_cartpole_continues_to_the_bit():
     pytest.importorskip("gymnasium")
 
     def learner():
-        return jdl.ppo(from_gymnasium("CartPole-v1"), ActorCritic(2), optax.adam(1e-2), horizon=32)
+        return jdl.ppo(
+            from_gymnasium("CartPole-v1"), ActorCritic(2), optax.adam(1e-2), num_steps=32
+        )
 
-    equal(trained(learner(), 2, trained(learner(), 2)), trained(learner(), 4))
+    assert_equal(trained(learner(), 2, trained(learner(), 2)), trained(learner(), 4))

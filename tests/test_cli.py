@@ -1,36 +1,45 @@
-"""The command line as its users meet it: what it prints, and how it refuses."""
+"""The command line as its users meet it: output, error messages, exit codes, and its own cost.
+
+Seen to fail: help that imports JAX, runs without a script that name no way to evaluate them.
+"""
 
 import csv
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 import textwrap
 
+import kitchen_sink
 import numpy as np
 import pytest
-from PIL import Image
 from harness import SCRIPT
+from PIL import Image
 
-from jdl.cli.main import main
-
-
-def jdl(capsys, monkeypatch, *arguments):
-    """Exit code, standard output and standard error of `jdl ARGUMENTS`."""
-    monkeypatch.setattr(sys, "argv", ["jdl", *map(str, arguments)])
-    code = 0
-    try:
-        main.main()
-    except SystemExit as end:
-        code = end.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+import jdl
+from jdl import cli
+from jdl.inspect.evaluate import evaluate
+from jdl.inspect.predict import predict
+from jdl.metrics import scalars
 
 
 @pytest.fixture
 def call(capsys, monkeypatch):
-    return lambda *arguments: jdl(capsys, monkeypatch, *arguments)
+    """Calls `jdl ARGUMENTS`: exit code, standard output and standard error."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["jdl", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +54,15 @@ def trained(tmp_path_factory):
     return root
 
 
-def test_help_is_there_for_every_verb(call):
+def test_help_exists_for_every_verb(call):
     assert "jdl data prepare" in call("--help")[1]
     assert call()[1] == call("--help")[1]
-    for verb in main.VERBS:
-        code, out, _ = call(verb, "--help")
-        assert code == 0
-        assert ("--root" in out) == (verb != "doctor")
+    for verb in cli.VERBS:
+        assert f"jdl {verb}" in cli.HELP
+        if verb not in cli.WITH_SCRIPT:
+            code, out, _ = call(verb, "--help")
+            assert code == 0
+            assert ("--root" in out) == (verb != "doctor")
     code, out, _ = call("train", SCRIPT, "--help")
     assert code == 0
     for flag in ("--lr", "--batch", "--seed", "--save-every", "--fresh", "Updates to train for"):
@@ -79,9 +90,7 @@ def test_runs_show_evaluate_and_digest(call, trained):
 
 
 def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path):
-    import jdl as library
-
-    _, test = library.data.digits()
+    _, test = jdl.data.digits()
     batch = test.batches(len(test))[0]
     x = np.asarray(batch["x"])
     np.savez(tmp_path / "digits.npz", x=x)
@@ -99,13 +108,13 @@ def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path
     _, out, _ = call(
         "predict", "kitchen_sink", tmp_path / "digit.png", "--root", trained, "--format", "json"
     )
-    found = json.loads(out)[0]
-    assert found["input"].endswith("digit.png")
-    assert found["label"] == int(rows[0]["label"])
+    row = json.loads(out)[0]
+    assert row["input"].endswith("digit.png")
+    assert row["label"] == int(rows[0]["label"])
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     code, _, err = call("predict", "kitchen_sink", tmp_path / "wide.png", "--root", trained)
     assert code == 2
-    assert "(8, 9, 1) a row, and the model reads (8, 8, 1)" in err
+    assert "rows of shape (8, 9, 1), but the model needs (8, 8, 1)" in err
     for name, content in (
         ("broken.png", b"not a picture"),
         ("broken.npz", b"PK nothing"),
@@ -185,8 +194,8 @@ def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers)
         (["stdlib_gpt", "--top-p", "2"], "top_p"),
         (["stdlib_gpt", "--top-k", "-3"], "top_k"),
         (["stdlib_gpt", "--beams", "-3"], "at least 1 beam"),
-        (["stdlib_gpt", "--beams", "2", "--tokens", "900"], "Blocks.length"),
-        (["reverser"], "`jdl predict` takes the others"),
+        (["stdlib_gpt", "--beams", "2", "--tokens", "900"], "TransformerConfig.max_length"),
+        (["seq2seq"], "`jdl predict` takes the others"),
     ],
 )
 def test_sample_refuses(call, writers, arguments, message):
@@ -196,20 +205,20 @@ def test_sample_refuses(call, writers, arguments, message):
 
 
 def test_predict_translates_the_lines_of_a_file_as_the_score_counts_them(call, writers, tmp_path):
-    from reverser import WORDS
+    from seq2seq import WORDS
 
     (tmp_path / "words.txt").write_text("\n".join(WORDS))
-    code, out, err = call("predict", "reverser", tmp_path / "words.txt", "--root", writers)
+    code, out, err = call("predict", "seq2seq", tmp_path / "words.txt", "--root", writers)
     assert code == 0, err
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["input"].rpartition(":")[2] for row in rows] == [
         str(n + 1) for n in range(len(WORDS))
     ]
     right = np.mean([row["text"] == word[::-1] for row, word in zip(rows, WORDS, strict=True)])
-    summary = json.loads(next(writers.glob("reverser/*/seed0/summary.json")).read_text())
+    summary = json.loads(next(writers.glob("seq2seq/*/seed0/summary.json")).read_text())
     assert summary["metrics"]["score"]["exact"] == right > 0.5
     (tmp_path / "long.txt").write_text("abc\nabcdefghij\n")
-    code, _, err = call("predict", "reverser", tmp_path / "long.txt", "--root", writers)
+    code, _, err = call("predict", "seq2seq", tmp_path / "long.txt", "--root", writers)
     assert code == 2
     assert "Line 2" in err
 
@@ -303,3 +312,54 @@ def test_a_script_is_a_program_of_its_own(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("jdl: A batch has at least 1 row")
+
+
+def test_help_takes_little_processor_time():
+    """Without JAX and tyro, 0.1 s; the limit leaves room for a slow machine."""
+    code = """
+import sys, jdl.cli
+sys.argv = ["jdl", "--help"]
+jdl.cli.main()
+assert not {"jax", "tyro", "numpy"} & set(sys.modules), sys.modules
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime < 0.5
+
+
+def test_a_module_is_the_same_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "jdl.cli", "trian"], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("jdl: There is no verb 'trian'. Did you mean train?")
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory):
+    """A run as a notebook trains it, without a script: its root, the run, and the result."""
+    root = tmp_path_factory.mktemp("notebook")
+    run = kitchen_sink.run(kitchen_sink.Config(name="notebook", steps=3))
+    return root, run, jdl.fit(run, jdl.Options(root=root, quiet=True))
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["predict", "INPUT"], ["show", "--memory"]])
+def test_a_run_without_a_script_names_the_way_to_restore_it(call, notebook, tmp_path, words):
+    np.savez(tmp_path / "x.npz", x=np.zeros((1, 8, 8, 1), np.float32))
+    verb, *rest = (str(tmp_path / "x.npz") if word == "INPUT" else word for word in words)
+    code, out, err = call(verb, "notebook", *rest, "--root", notebook[0])
+    assert (code, out) == (2, "")
+    assert "jdl.restore(" in err
+
+
+def test_a_run_without_a_script_is_restored_from_the_run_itself(notebook, tmp_path):
+    _, run, result = notebook
+    trained = jdl.restore(result.folder, run)
+    assert trained.step == 3
+    assert evaluate(trained)["test"] == scalars(result.metrics["test"])
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 8, 8, 1), np.float32))
+    assert len(predict(trained, [tmp_path / "x.npz"])) == 2
+    other = kitchen_sink.run(kitchen_sink.Config(name="notebook", steps=4))
+    with pytest.raises(jdl.Error, match="another config"):
+        jdl.restore(result.folder, other)

@@ -1,21 +1,25 @@
-"""Two runs held against each other: what differs is found, at its step and in its leaf."""
+"""Comparison of two runs: what differs is found, at its step and in its array.
+
+Seen to fail: environments compared without the size of the CPU's thread pool.
+"""
 
 import json
 import shutil
 import subprocess
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
-import kitchen_sink
 import jax
+import kitchen_sink
 import numpy as np
 import pytest
 from harness import train
 
 import jdl
-from jdl.store.checkpoints import Checkpoints
 from jdl.inspect.compare import compare, repeat
+from jdl.store.checkpoints import Checkpoints
 
 FIELDS = {"steps": 12, "eval_every": 0, "save_every": 1, "keep": 12}
 
@@ -25,40 +29,58 @@ def whole(tmp_path_factory):
     return train(tmp_path_factory.mktemp("whole"), **FIELDS)
 
 
-def line(found, subject):
-    return next(line for line in found.lines if line.startswith(subject))
+def line(comparison, subject):
+    return next(line for line in comparison.lines if line.startswith(subject))
 
 
 def test_equal_runs_are_equal_however_they_came_about(whole, tmp_path):
     for until in (4, 9):
         with pytest.raises(jdl.Error, match=f"paused, as --until says, after step {until}"):
             train(tmp_path, **FIELDS, until=until)
-    found = compare(whole.folder, train(tmp_path, **FIELDS).folder)
-    assert found.first is None
-    assert line(found, "steps").endswith("12 of 12 compared, all equal")
-    assert "15 compared, all leaves equal" in line(
-        found, "states"
-    )  # 0 to 12, and 4 and 9 as gone on from
+    comparison = compare(whole.folder, train(tmp_path, **FIELDS).folder)
+    assert comparison.first_difference is None
+    assert line(comparison, "steps").endswith("12 of 12 compared, all equal")
+    assert "15 compared, all arrays equal" in line(
+        comparison, "states"
+    )  # 0 to 12, and 4 and 9, from which it resumed
 
 
 def test_another_learning_rate_is_found_in_its_first_step(whole, tmp_path):
     other = train(tmp_path, **FIELDS, lr=0.011)
-    found = compare(whole.folder, other.folder)
-    assert "lr: 0.01 there, 0.011 here" in line(found, "config")
-    assert found.first == 2  # the rate rises from 0: the first update is none
-    assert line(found, "steps").startswith("steps        differ first in step 2: param_norm ")
-    assert "differ first after step 2: params/BatchNorm_0/bias and" in line(found, "states")
-    assert "after step 1 all leaves were equal" in line(found, "states")
+    comparison = compare(whole.folder, other.folder)
+    assert "lr: 0.01 in A, 0.011 in B" in line(comparison, "config")
+    assert comparison.first_difference == 2  # the rate rises from 0: the first update is none
+    assert line(comparison, "steps").startswith("steps        differ first in step 2: param_norm: ")
+    assert "differ first after step 2: params/BatchNorm_0/bias and" in line(comparison, "states")
+    assert "after step 1 all arrays were equal" in line(comparison, "states")
+
+
+def test_environments_with_other_thread_pools_differ(whole, tmp_path):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, cores in zip(folders, (6, 8), strict=True):
+        shutil.copytree(whole.folder, folder)
+        record = json.loads((folder / "run.json").read_text())
+        record["environment"]["variables"].pop("PJRT_NPROC")
+        record["environment"]["host"]["cores"] = cores
+        (folder / "run.json").write_text(json.dumps(record))
+    environment = line(compare(*folders), "environment")
+    assert environment == "environment  CPU thread pool: 6 in A, 8 in B"
+
+
+def test_a_repetition_that_is_equal_leaves_nothing_behind(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert repeat(whole.folder, quiet=True).first_difference is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_repeat_finds_a_rate_that_the_record_conceals(whole, tmp_path):
     other = train(tmp_path, **FIELDS, lr=0.011)
     path = other.folder / "run.json"
     path.write_text(path.read_text().replace('"lr": 0.011', '"lr": 0.01'))
-    found = repeat(other.folder, quiet=True)
-    assert found.first == 2
-    assert "run.json was edited" in line(found, "record")
-    assert "repeats itself to the bit" in line(found, "this machine")
+    comparison = repeat(other.folder, quiet=True)
+    assert comparison.first_difference == 2
+    assert "run.json was edited" in line(comparison, "record")
+    assert "repeats itself to the bit" in line(comparison, "this machine")
 
 
 def test_repeat_finds_one_changed_label(tmp_path):
@@ -80,10 +102,10 @@ def test_repeat_finds_one_changed_label(tmp_path):
     row = next(i for i in batches[first] if not any(i in batch for batch in batches[:first]))
     with patch.object(jdl.data, "digits", mislabelled):
         other = train(tmp_path, **FIELDS)
-    found = repeat(other.folder, quiet=True)
-    assert "train: " in line(found, "data")
-    assert found.first == first + 1
-    assert f"after step {first} all leaves were equal" in line(found, "states")
+    comparison = repeat(other.folder, quiet=True)
+    assert "train: " in line(comparison, "data")
+    assert comparison.first_difference == first + 1
+    assert f"after step {first} all arrays were equal" in line(comparison, "states")
 
 
 def test_repeat_finds_one_flipped_weight(whole, tmp_path):
@@ -102,14 +124,15 @@ def test_repeat_finds_one_flipped_weight(whole, tmp_path):
     checkpoints.save(7, state, host)
     checkpoints.close()
     other = train(tmp_path, **FIELDS)
-    found = repeat(other.folder, quiet=True)
-    assert found.first == 7
-    assert "after step 7, as it was gone on from: params/head/Dense_0/kernel;" in line(
-        found, "states"
+    comparison = repeat(other.folder, quiet=True)
+    assert comparison.first_difference == 7
+    assert (
+        "after step 7, in the state that training resumed from: params/head/Dense_0/kernel;"
+        in line(comparison, "states")
     )
 
 
-def test_the_verbs_say_it_by_their_exit_code(whole, tmp_path):
+def test_the_verbs_end_with_an_exit_code(whole, tmp_path):
     other = train(tmp_path, **FIELDS, seed=1)
     same = subprocess.run(
         ["jdl", "diff", str(whole.folder), str(whole.folder)], capture_output=True, text=True
@@ -127,7 +150,7 @@ def test_the_verbs_say_it_by_their_exit_code(whole, tmp_path):
     )
 
 
-def test_a_run_without_evidence_is_refused(whole, tmp_path):
+def test_a_run_without_a_trace_is_refused(whole, tmp_path):
     (tmp_path / "run.json").write_text(
         json.dumps(json.loads((whole.folder / "run.json").read_text()))
     )

@@ -1,12 +1,16 @@
-"""Text: tokenizers give texts back, windows cover them once, streams go on, and no document is in two parts."""
+"""Text: tokenizers invert themselves, windows cover each token once, streams are contiguous.
+
+And no document is in two splits.
+"""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import jdl
-from jdl.data import Bytes, bpe, text, text_pairs, tokenizer_file
-from jdl.data.corpus import documents, packed, stdlib, until_end
+from jdl.data import ByteTokenizer, load_tokenizer, text, text_pairs, train_bpe
+from jdl.data.corpus import documents, pack, stdlib
+from jdl.sampling import decode_until_end
 
 PARAGRAPHS = [f"Paragraph {n}: " + "déjà vu, über alles. " * (n % 5 + 1) for n in range(100)]
 
@@ -19,58 +23,58 @@ def file(tmp_path):
 
 
 def test_bytes_come_back_and_specials_are_left_out():
-    tokens = Bytes().encode("naïve\n")
+    tokens = ByteTokenizer().encode("naïve\n")
     assert tokens.dtype == np.int32
     assert tokens.tolist() == list("naïve\n".encode())
-    assert Bytes().decode([*tokens, 256, 257]) == "naïve\n"
-    assert Bytes().decode([255]) == "\ufffd"
-    assert until_end(Bytes(), np.asarray([72, 105, 256, 33])) == "Hi"
+    assert ByteTokenizer().decode([*tokens, 256, 257]) == "naïve\n"
+    assert ByteTokenizer().decode([255]) == "\ufffd"
+    assert decode_until_end(ByteTokenizer(), np.asarray([72, 105, 256, 33])) == "Hi"
 
 
 def test_subwords_are_learned_alike_each_time_and_come_back(tmp_path):
     pytest.importorskip("tokenizers")
-    one, two = (bpe(PARAGRAPHS, 300) for _ in range(2))
+    one, two = (train_bpe(PARAGRAPHS, 300) for _ in range(2))
     tokens = one.encode(PARAGRAPHS[3])
     np.testing.assert_array_equal(tokens, two.encode(PARAGRAPHS[3]))
     assert one.decode(tokens) == PARAGRAPHS[3]
     assert len(tokens) < len(PARAGRAPHS[3]) / 2
     assert (one.size, one.end, one.mask) == (300, 0, 1)
-    one._tokenizer.save(str(tmp_path / "tokenizer.json"))
-    read = tokenizer_file(tmp_path / "tokenizer.json")
+    one.save(tmp_path / "tokenizer.json")
+    read = load_tokenizer(tmp_path / "tokenizer.json")
     np.testing.assert_array_equal(read.encode(PARAGRAPHS[3]), tokens)
     with pytest.raises(jdl.Error, match="none of the tokens <no>"):
-        tokenizer_file(tmp_path / "tokenizer.json", end="<no>")
+        load_tokenizer(tmp_path / "tokenizer.json", end="<no>")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(jdl.Error, match=r"broken\.json"):
-        tokenizer_file(tmp_path / "broken.json")
+        load_tokenizer(tmp_path / "broken.json")
 
 
 def test_windows_cover_each_token_once_as_a_target():
-    windows = packed(PARAGRAPHS, Bytes(), 16)
+    windows = pack(PARAGRAPHS, ByteTokenizer(), 16)
     whole = np.concatenate([[*paragraph.encode(), 256] for paragraph in PARAGRAPHS])
     x = windows.take(np.arange(len(windows)))["x"]
     np.testing.assert_array_equal(x[:, 1:].ravel(), whole[1 : 1 + 16 * len(windows)])
     np.testing.assert_array_equal(x[1:, 0], x[:-1, -1])
     assert len(whole) - 1 - 16 * len(windows) < 16
-    assert windows.source.bytes_a_token == pytest.approx(
+    assert windows.bytes_per_token == pytest.approx(
         sum(len(p.encode()) for p in PARAGRAPHS) / len(whole)
     )
     assert windows.bounds == {"x": (int(whole.min()), 256)}
-    assert windows.fingerprint != packed(PARAGRAPHS, Bytes(), 17).fingerprint
+    assert windows.fingerprint != pack(PARAGRAPHS, ByteTokenizer(), 17).fingerprint
 
 
 def test_no_document_is_in_two_parts(file):
     parts = text(file, length=8)
-    texts = [Bytes().decode(part.source.tokens.tolist()) for part in parts]
+    texts = [ByteTokenizer().decode(part.tokens.tolist()) for part in parts]
     for paragraph in PARAGRAPHS[::7]:
         name = paragraph.partition(":")[0] + ":"
         assert sum(name in part for part in texts) == 1
-    assert [sum(part.source.tokens == 256) for part in parts] == [94, 1, 5]
+    assert [sum(part.tokens == 256) for part in parts] == [94, 1, 5]
 
 
 def test_streams_go_on_and_say_where_they_start(file):
     windows = text(file, length=8)[0]
-    batches = windows.streams(6)
+    batches = windows.contiguous_batches(6)
     x = np.stack([np.asarray(batches[i]["x"]) for i in range(len(batches) + 1)])
     np.testing.assert_array_equal(x[1:-1, :, 0], x[:-2, :, -1])
     np.testing.assert_array_equal(x[-1], x[0])
@@ -81,11 +85,11 @@ def test_streams_go_on_and_say_where_they_start(file):
     assert all(batches[i]["mask"].all() for i in range(len(batches)))
     assert len(batches) == len(windows) // 6
     with pytest.raises(jdl.Error, match="streams"):
-        windows.streams(10_000)
+        windows.contiguous_batches(10_000)
 
 
 def test_pairs_are_padded_with_their_lengths():
-    pairs = text_pairs([("ab", "c"), ("a", "xyz"), ("a" * 99, "b")], Bytes(), 5)
+    pairs = text_pairs([("ab", "c"), ("a", "xyz"), ("a" * 99, "b")], ByteTokenizer(), 5)
     batch = pairs.batches(2)[0]
     np.testing.assert_array_equal(batch["x"], [[97, 98, 256], [97, 256, 256]])
     np.testing.assert_array_equal(batch["y"], [[99, 256, 256, 256], [120, 121, 122, 256]])
@@ -106,9 +110,9 @@ def test_the_standard_library_is_there_without_its_tests():
         (lambda path: documents(path / "nowhere"), "cannot be read"),
         (lambda path: documents(path), "cannot be read"),
         (lambda path: text(path / "short.txt"), "3 paragraphs"),
-        (lambda path: packed(["ab"], Bytes(), 9), "do not fill one window"),
+        (lambda path: pack(["ab"], ByteTokenizer(), 9), "do not fill one window"),
         (lambda path: text(length=0), "at least 1 token"),
-        (lambda path: text_pairs([("abc", "d")], Bytes(), 2), "None of the 1 pairs"),
+        (lambda path: text_pairs([("abc", "d")], ByteTokenizer(), 2), "None of the 1 pairs"),
     ],
 )
 def test_refusals(call, message, tmp_path):

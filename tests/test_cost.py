@@ -1,14 +1,15 @@
-"""What a step costs: operations counted by hand, and bytes as they lie on each device."""
+"""Cost of a step: operations counted by hand, and bytes on each device."""
 
-import kitchen_sink
 import jax
 import jax.numpy as jnp
+import kitchen_sink
 import pytest
 from harness import train
 
 import jdl
-from jdl.parallel import build_mesh
+from jdl.cli.show import show
 from jdl.inspect.cost import cost, operations
+from jdl.parallel import build_mesh
 
 
 def count(function, *arguments):
@@ -31,7 +32,7 @@ def test_products_are_counted_in_loops_and_branches_and_gradients():
 def test_convolutions_are_counted():
     x, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 10))
     out = jax.lax.conv_general_dilated
-    found = count(
+    convolution = count(
         lambda: out(
             x,
             kernel,
@@ -41,7 +42,7 @@ def test_convolutions_are_counted():
             feature_group_count=2,
         )
     )
-    assert found == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
+    assert convolution == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
 
 
 def test_bytes_are_those_of_one_device():
@@ -59,11 +60,9 @@ def test_bytes_are_those_of_one_device():
     assert "GFLOP/s" in str(alone)
 
 
-def test_show_memory_says_what_a_step_costs(tmp_path, capsys):
-    from jdl.cli.main import main
-
+def test_show_memory_prints_the_cost_of_a_step(tmp_path, capsys):
     folder = train(tmp_path, steps=5).folder
-    main.show(str(folder), tmp_path, memory=True)
+    show(str(folder), tmp_path, memory=True)
     assert "activations, gradients" in capsys.readouterr().out
     with pytest.raises(jdl.Error, match="--elastic 0"):
         cost(kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", elastic=2)))

@@ -1,6 +1,7 @@
-"""`jdl doctor`: what it tells of machines that repeat and of those that do not.
+"""`jdl doctor`: its report on machines that repeat, and on those that do not.
 
-Seen to fail with digests compared within one process, a verdict that is always good, and elastic always alike.
+Seen to fail: digests compared within one process, a verdict that is always good, elastic runs that
+are always equal.
 """
 
 import os
@@ -8,12 +9,13 @@ import subprocess
 
 import pytest
 
-from jdl.cli.main import main
+import jdl
+from jdl import cli
 from jdl.inspect import doctor
 
 
-def found(**digests):
-    """What one process finds of one family."""
+def results(**digests):
+    """The results of one process, of one model."""
     return {
         "cnn": {
             way: {"digest": digest, "distance": 0.25 * (digest != "a"), "ms": 1.5}
@@ -23,19 +25,20 @@ def found(**digests):
 
 
 @pytest.fixture
-def told(monkeypatch, capsys):
-    """What the verb prints, and its code, where two processes find this."""
+def report(monkeypatch, capsys):
+    """The exit code and the output of the verb, for the results of two processes."""
 
-    def told(*processes):
+    def report(*processes):
         turns = iter(processes)
-        monkeypatch.setattr(doctor, "_probed", lambda *ways, **variables: next(turns))
+        monkeypatch.setattr(doctor, "_run_process", lambda *ways, **variables: next(turns))
+        code = 0
         try:
-            code = main.doctor()
+            cli.call_verb("doctor", [])
         except SystemExit as end:
             code = end.code
-        return code or 0, capsys.readouterr().out
+        return code, capsys.readouterr().out
 
-    return told
+    return report
 
 
 def line(out, way):
@@ -44,11 +47,11 @@ def line(out, way):
     )
 
 
-def test_a_machine_that_repeats(told):
-    both = found(jit="a", **{"data=4": "b", "pmap=4": "a", "elastic=1": "c", "elastic=4": "c"})
-    code, out = told(both, both)
+def test_a_machine_that_repeats(report):
+    both = results(jit="a", **{"data=4": "b", "pmap=4": "a", "elastic=1": "c", "elastic=4": "c"})
+    code, out = report(both, both)
     assert code == 0
-    assert out.endswith("Runs of one device repeat to the bit here.\n")
+    assert out.endswith("Runs on one device repeat to the bit on this machine.\n")
     assert "OTHER BITS" not in out
     assert line(out, "data=4").split() == ["cnn", "data=4", "the", "same", "bits", "2e-01", "1.50"]
     assert line(out, "pmap=4").count("the same bits") == 2
@@ -56,33 +59,36 @@ def test_a_machine_that_repeats(told):
     assert "of kind cpu" in out
 
 
-def test_a_machine_that_does_not(told):
-    code, out = told(found(jit="a", **{"pmap=4": "b"}), found(jit="z", **{"pmap=4": "b"}))
+def test_a_machine_that_does_not(report):
+    code, out = report(results(jit="a", **{"pmap=4": "b"}), results(jit="z", **{"pmap=4": "b"}))
     assert code == 1
     assert "OTHER BITS" in line(out, "jit")
     assert "OTHER BITS" not in line(out, "pmap=4")
-    assert out.endswith("Runs of one device DO NOT repeat here.\n")
+    assert out.endswith("Runs on one device DO NOT repeat on this machine.\n")
 
 
-def test_elastic_that_is_not(told):
-    both = found(jit="a", **{"elastic=1": "c", "elastic=4": "d"})
-    code, out = told(both, both)
-    assert code == 0  # a verdict on runs of one device
+def test_elastic_that_is_not(report):
+    both = results(jit="a", **{"elastic=1": "c", "elastic=4": "d"})
+    code, out = report(both, both)
+    assert code == 0  # the verdict is on one device
     assert "cnn         elastic, on any of these numbers of devices: OTHER BITS" in out
 
 
-def test_a_process_that_fails_is_told(monkeypatch, capsys):
+def test_a_process_that_fails_is_reported(monkeypatch):
     monkeypatch.setattr(doctor.sys, "executable", "/bin/false")
-    with pytest.raises(doctor.Error, match="fails on this machine"):
-        doctor.examined()
+    with pytest.raises(jdl.Error, match="fails on this machine"):
+        doctor.examine()
 
 
 @pytest.mark.slow
 def test_this_machine():
     """Two devices, in every way that they have."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    del environment["PJRT_NPROC"]  # jdl sets it itself
     done = subprocess.run(["jdl", "doctor"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "PJRT_NPROC=8" in done.stdout
+    assert "warning" not in done.stdout
     for way in ("jit", "data=2", "pmap=2", "elastic=1", "elastic=2", "seeds=3"):
         for family in ("cnn", "transformer"):
             assert f"{family:<12}{way:<14}the same bits" in done.stdout

@@ -1,10 +1,11 @@
-"""What is looked at of a trained model's features: maps of codes, and the Frechet distance of made rows.
+"""Features of trained models: maps of embeddings, and the Frechet distance of generated rows.
 
-Seen to fail: the covariances left out of the distance, features of another layer, a cache that forgets the classifier,
-nodes without a label on the map.
+Seen to fail: the covariances left out of the distance, features of another layer, a cache that
+ignores the classifier, nodes without a label on the map.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +17,15 @@ from flax import linen as nn
 from PIL import Image
 
 import jdl
-from jdl.data.graphs import nearest
+from jdl.data.graphs import nearest_neighbours
+from jdl.figures import embedding
+from jdl.figures.features import features
+from jdl.inspect import frechet
+from jdl.inspect.frechet import Moments
+from jdl.inspect.restore import TrainedRun
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.gnn import GNN
 from jdl.models.mlp import MLP
-from jdl.figures import embedding
-from jdl.inspect import frechet
-from jdl.figures.features import reader
-from jdl.inspect.frechet import Moments
-from jdl.inspect.restore import Restored
 
 RNG = np.random.default_rng(0)
 TRAIN, TEST = jdl.data.digits()
@@ -41,19 +42,19 @@ def run(objective, train=TRAIN, test=TEST):
     return jdl.Run(Config(), learner, train.batches(len(train)), test=test.batches(len(test)))
 
 
-def restored(objective, seed=0, **data):
+def trained(objective, seed=0, **data):
     made = run(objective, **data)
-    return Restored(made, jax.jit(made.learner.init)(jax.random.key(seed), made.train[0]))
+    return TrainedRun(made, jax.jit(made.learner.init)(jax.random.key(seed), made.train[0]))
 
 
 @pytest.fixture(scope="module")
 def classifier():
-    return restored(jdl.objectives.classify(MLP(10, hidden=(24,))))
+    return trained(jdl.objectives.classify(MLP(10, hidden=(24,))))
 
 
 @pytest.fixture(scope="module")
 def vae():
-    return restored(jdl.objectives.elbo(VAE((8, 8, 1), 3, hidden=(16,))))
+    return trained(jdl.objectives.elbo(VAE((8, 8, 1), 3, hidden=(16,))))
 
 
 @pytest.fixture(autouse=True)
@@ -73,57 +74,53 @@ def test_the_distance_is_that_of_the_formula():
 
 
 def test_features_are_what_the_last_dense_layer_reads(classifier):
-    variables, batch = (
-        classifier.run.learner.eval_variables(classifier.state),
-        classifier.run.test[0],
-    )
+    variables, batch = classifier.variables, classifier.run.test[0]
     params = variables["params"]
     hidden = nn.relu(batch["x"].reshape(len(batch["x"]), -1) @ params["Dense_0"]["kernel"])
     assert (params["Dense_0"]["bias"] == 0).all()
-    np.testing.assert_allclose(jax.jit(reader(classifier.run))(variables, batch), hidden, atol=1e-5)
+    read = jax.jit(partial(features, classifier.run))(variables, batch)["features"]
+    np.testing.assert_allclose(read, hidden, atol=1e-5)
 
 
-def test_distances_know_made_rows_from_real_ones_and_remember_the_real_ones(
+def test_the_distance_is_larger_for_generated_rows_and_caches_the_real_ones(
     classifier, vae, monkeypatch
 ):
-    found = frechet.frechet(vae, classifier, 100)
-    assert found.made > 5 * found.trained_on > 0
-    assert found.features == 24
+    distance = frechet.frechet(vae, classifier, 100)
+    assert distance.generated > 5 * distance.training > 0
+    assert distance.features == 24
     asked = []
     moments = frechet._moments
     monkeypatch.setattr(
         frechet, "_moments", lambda run, rows: asked.append(len(rows)) or moments(run, rows)
     )
-    assert frechet.frechet(vae, classifier, 100) == found
+    assert frechet.frechet(vae, classifier, 100) == distance
     assert len(TEST) not in asked
-    other = restored(jdl.objectives.classify(MLP(10, hidden=(24,))), seed=1)
-    assert frechet.frechet(vae, other, 100).by != found.by
+    other = trained(jdl.objectives.classify(MLP(10, hidden=(24,))), seed=1)
+    assert frechet.frechet(vae, other, 100).reference != distance.reference
     assert len(TEST) in asked
 
 
-def test_a_damaged_cache_is_made_anew(classifier, vae, tmp_path):
-    found = frechet.frechet(vae, classifier, 50)
+def test_a_damaged_cache_is_computed_again(classifier, vae, tmp_path):
+    distance = frechet.frechet(vae, classifier, 50)
     (file,) = (tmp_path / "cache" / "features").glob("*/mean.npy")
     file.write_bytes(file.read_bytes()[:-9])
-    assert frechet.frechet(vae, classifier, 50) == found
+    assert frechet.frechet(vae, classifier, 50) == distance
 
 
 def graphs():
     columns = TRAIN.take(np.arange(300))
-    return nearest(columns["x"], columns["y"], 5).nodes(5, 50, 60)
+    return nearest_neighbours(columns["x"], columns["y"], 5).split_nodes(5, 50, 60)
 
 
 def mapped(made, tmp_path):
-    variables = made.learner.eval_variables(
-        jax.jit(made.learner.init)(jax.random.key(0), made.train[0])
-    )
-    return embedding.draw_embedding(made, variables, tmp_path)
+    state = jax.jit(made.learner.init)(jax.random.key(0), made.train[0])
+    return embedding.draw_embedding(made, made.learner.eval_variables(state), tmp_path)
 
 
 @pytest.mark.parametrize("numbers", [2, 3])
 def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
     if numbers == 2:
-        monkeypatch.delattr(embedding, "_flat")  # two numbers are a place already
+        monkeypatch.delattr(embedding, "_project")  # two dimensions need no projection
     objective = jdl.objectives.autoencode(Autoencoder((8, 8, 1), numbers))
     (path,) = mapped(run(objective, TRAIN, TEST.split(0.2)[0]), tmp_path)
     with Image.open(path) as image:
@@ -134,10 +131,9 @@ def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
 def test_of_a_graph_the_nodes_that_have_a_label_are_drawn(tmp_path):
     train, _, test = graphs()
     made = run(jdl.objectives.classify(GNN(10, (8,))), train, test)
-    variables = made.learner.eval_variables(
-        jax.jit(made.learner.init)(jax.random.key(0), made.train[0])
-    )
-    codes, labels = embedding._points(made, variables)
+    state = jax.jit(made.learner.init)(jax.random.key(0), made.train[0])
+    variables = made.learner.eval_variables(state)
+    codes, labels = embedding._labelled_codes(made, variables)
     assert codes.shape == (60, 8)
     assert np.bincount(labels).sum() == 60
     np.testing.assert_array_equal(
@@ -153,8 +149,15 @@ def test_others_are_not_drawn(tmp_path):
     )
 
 
+class WithoutPredictions(jdl.Objective):
+    """The same objective, which does not predict."""
+
+    def __init__(self, objective):
+        self.init, self.loss = objective.init, objective.loss
+
+
 REFUSED = {
-    "draws no new rows": lambda vae, one: frechet.frechet(one, one, 10),
+    "cannot generate new rows": lambda vae, one: frechet.frechet(one, one, 10),
     "at least 2 rows": lambda vae, one: frechet.frechet(vae, one, 1),
     "reads \\(28, 28, 1\\)": lambda vae, one: frechet.frechet(
         vae,
@@ -166,13 +169,13 @@ REFUSED = {
     "no test data": lambda vae, one: frechet.frechet(
         vae, replace(one, run=replace(one.run, test=None)), 10
     ),
-    "by a dense layer": lambda vae, one: frechet.frechet(
-        vae, replace(one, run=run(replace(one.run.learner.objective, predict=None))), 10
+    "no dense layer": lambda vae, one: frechet.frechet(
+        vae, replace(one, run=run(WithoutPredictions(one.objective))), 10
     ),
 }
 
 
-@pytest.mark.parametrize("told", REFUSED)
-def test_refuses(told, vae, classifier):
-    with pytest.raises(jdl.Error, match=told):
-        REFUSED[told](vae, classifier)
+@pytest.mark.parametrize("message", REFUSED)
+def test_refuses(message, vae, classifier):
+    with pytest.raises(jdl.Error, match=message):
+        REFUSED[message](vae, classifier)

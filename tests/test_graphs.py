@@ -1,7 +1,7 @@
-"""Graphs: layers against products of matrices, orders of nodes, splits, links and sampled neighbours.
+"""Graphs: layers against products of matrices, orders of nodes, splits, links and neighbours.
 
-Seen to fail: degrees without the node itself, messages sent backwards, others drawn among the links, attention that
-is dropped in evaluation, or never.
+Seen to fail: degrees without the node itself, messages sent backwards, negatives drawn among the
+links, attention that is dropped in evaluation, or never.
 """
 
 from functools import partial
@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 from model_table import TABLE, Nodes
+from sklearn.metrics import roc_auc_score
 
 import jdl
-from jdl.data.graphs import graph, nearest
+from jdl.data.graphs import graph, nearest_neighbours
 from jdl.models.gnn import GAT, GCN, GNN, SAGE
 
 NODES, FEATURES = 7, 4
@@ -56,7 +56,7 @@ def test_a_graph_convolution_is_a_product_of_matrices():
 def test_sage_adds_the_mean_of_the_neighbours():
     out, params = ran(SAGE)
     mean = matrix() / matrix().sum(1, keepdims=True).clip(1)
-    wanted = SMALL.x @ params["own"]["kernel"] + mean @ SMALL.x @ params["heard"]["kernel"]
+    wanted = SMALL.x @ params["self"]["kernel"] + mean @ SMALL.x @ params["neighbour"]["kernel"]
     np.testing.assert_allclose(out, wanted, atol=1e-6)
 
 
@@ -76,7 +76,7 @@ def test_attention_is_a_softmax_over_neighbours_and_itself(width):
 
 
 def test_attention_drops_some_of_what_is_heard_in_training_alone():
-    """Node 6 hears itself alone: with half of all weights dropped, each head says nothing or twice as much."""
+    """Node 6 hears itself alone: of half of the weights dropped, a head has none or twice."""
     layer, (kept, params) = GAT(6, heads=2, dropout=0.5), ran(LAYERS["gat"])
     np.testing.assert_array_equal(ran(partial(GAT, heads=2, dropout=0.5))[0], kept)
     halves = set()
@@ -112,11 +112,13 @@ def test_padded_edges_and_graphs_beside_change_nothing(row):
 
 def test_splits_are_of_different_nodes_and_by_the_seed():
     g = graph(np.zeros((90, 2)), PAIRS, np.arange(90) % 3)
-    parts = [part.take(np.arange(1))["y"][0] for part in g.nodes(4, 10, 20, seed=5)]
+    parts = [part.take(np.arange(1))["y"][0] for part in g.split_nodes(4, 10, 20, seed=5)]
     assert [(part >= 0).sum() for part in parts] == [12, 10, 20]
     assert (sum((part >= 0).astype(int) for part in parts) <= 1).all()
     assert np.bincount(parts[0][parts[0] >= 0]).tolist() == [4, 4, 4]
-    again, other = (g.nodes(4, 10, 20, seed=seed)[0].take(np.arange(1))["y"][0] for seed in (5, 6))
+    again, other = (
+        g.split_nodes(4, 10, 20, seed=seed)[0].take(np.arange(1))["y"][0] for seed in (5, 6)
+    )
     np.testing.assert_array_equal(parts[0], again)
     assert (parts[0] != other).any()
 
@@ -124,7 +126,7 @@ def test_splits_are_of_different_nodes_and_by_the_seed():
 @pytest.mark.parametrize("asked", [(31, 1, 1), (4, 60, 60), (0, 1, 1)])
 def test_more_nodes_than_there_are_is_refused(asked):
     with pytest.raises(jdl.Error, match="ask for fewer"):
-        graph(np.zeros((90, 2)), PAIRS, np.arange(90) % 3).nodes(*asked)
+        graph(np.zeros((90, 2)), PAIRS, np.arange(90) % 3).split_nodes(*asked)
 
 
 @pytest.mark.parametrize(
@@ -151,29 +153,29 @@ def ring(nodes):
 def test_hidden_links_are_hidden_and_others_join_nothing():
     g = ring(40)
     every = {tuple(edge) for edge in g.edges.tolist()}
-    parts = [part.take(np.arange(1)) for part in g.links(0.1, 0.2)]
+    parts = [part.take(np.arange(1)) for part in g.split_links(0.1, 0.2)]
     kept = {tuple(edge) for edge in parts[0]["edges"][0].tolist()}
     shown = [{tuple(pair) for pair in part["links"][0].tolist()} for part in parts]
     assert [len(pairs) for pairs in shown] == [56, 8, 16]
     assert len(set.union(*shown)) == 80
     assert not kept & (shown[1] | shown[2])
     for part in parts[1:]:
-        others = [tuple(pair) for pair in part["others"][0].tolist()]
+        others = [tuple(pair) for pair in part["negatives"][0].tolist()]
         assert len(set(others)) == part["links"].shape[1]
         assert not every & set(others)
         np.testing.assert_array_equal(part["edges"], parts[0]["edges"])
     with pytest.raises(jdl.Error, match="above 0"):
-        g.links(0.5, 0.5)
+        g.split_links(0.5, 0.5)
 
 
 def test_the_area_under_the_curve_is_that_of_scikit_learn():
-    part = ring(40).links(0.1, 0.2)[2].take(np.arange(1))
+    part = ring(40).split_links(0.1, 0.2)[2].take(np.arange(1))
     batch = {name: jnp.asarray(column) for name, column in part.items()}
-    objective = jdl.objectives.link(GNN(6, (8,), SAGE))
+    objective = jdl.objectives.link_prediction(GNN(6, (8,), SAGE))
     variables = jax.jit(objective.init)(jax.random.key(0), batch)
     found = objective.loss(variables, batch, jax.random.key(1), False).metrics["auc"].value()
     codes = np.asarray(objective.predict(variables, batch)["code"][0], np.float64)
-    pairs = np.concatenate([part["links"][0], part["others"][0]])
+    pairs = np.concatenate([part["links"][0], part["negatives"][0]])
     said = (codes[pairs[:, 0]] * codes[pairs[:, 1]]).sum(1)
     assert float(found) == pytest.approx(
         roc_auc_score(np.arange(len(pairs)) < len(pairs) // 2, said), abs=1e-6
@@ -182,8 +184,8 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn():
 
 def test_sampled_neighbours_are_neighbours_and_drawn_anew_in_every_epoch():
     g = ring(30)
-    table = g.tables(20, 5, 5)[0]
-    data = g.sampled(table.shuffled(8, 0), 3, 2)
+    table = g.split_node_rows(20, 5, 5)[0]
+    data = g.neighbor_loader(table.shuffled(8, 0), 3, 2)
     assert len(data) == 3
     joined = {tuple(edge) for edge in g.edges.tolist()}
     seen = []
@@ -202,30 +204,59 @@ def test_sampled_neighbours_are_neighbours_and_drawn_anew_in_every_epoch():
     assert sum(by_id[0][id] != by_id[1][id] for id in by_id[0]) > 15
 
 
+def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
+    g = ring(30)
+    nodes = g.split_node_rows(20, 5, 5)[0].shuffled(8, 0)
+    loader = g.neighbor_loader(nodes, 3, 2)
+    assert (loader.size, loader.rows, len(loader)) == (8, 20, 3)
+    assert loader.bounds == {"y": (0, 0)}
+    shapes = {name: (column.shape, column.dtype) for name, column in loader.spec.items()}
+    assert shapes == {name: (column.shape, column.dtype) for name, column in loader[0].items()}
+    other = graph(g.x, g.edges[(g.edges > 0).all(1)], g.y)
+    loaders = [
+        loader,
+        g.neighbor_loader(nodes, 3, 3),
+        other.neighbor_loader(nodes, 3, 2),
+        g.neighbor_loader(g.split_node_rows(19, 5, 5)[0].shuffled(8, 0), 3, 2),
+    ]
+    assert len({loader.fingerprint for loader in loaders}) == 4
+    assert g.neighbor_loader(nodes, 3, 2).fingerprint == loader.fingerprint
+
+
+def test_a_part_of_a_neighbor_loader_reads_the_nodes_of_those_rows():
+    g = ring(30)
+    nodes = g.split_node_rows(20, 5, 5)[0].streaming().shuffled(8, 0)
+    loader = g.neighbor_loader(nodes, 3)
+    whole, part = next(loader.read(1)), next(loader.shard(slice(2, 5)).read(1))
+    for name, column in part["nodes"]["columns"].items():
+        np.testing.assert_array_equal(column, whole["nodes"]["columns"][name][2:5])
+    np.testing.assert_array_equal(part["graph"]["indices"], whole["graph"]["indices"])
+
+
 def test_a_lonely_node_hears_itself():
     g = graph(np.eye(4), [(0, 1)], np.zeros(4))
-    batch = g.sampled(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1), 2)[0]
+    batch = g.neighbor_loader(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1), 2)[0]
     np.testing.assert_array_equal(batch["x"][0].argmax(-1), [3, 3, 3])
     with pytest.raises(jdl.Error, match="how many neighbours"):
-        g.sampled(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1))
+        g.neighbor_loader(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1))
 
 
 def test_nearest_rows_are_joined():
-    g = nearest(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
+    g = nearest_neighbours(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
     assert {tuple(edge) for edge in g.edges.tolist()} == {(0, 1), (1, 0), (2, 3), (3, 2)}
 
 
 @pytest.mark.parametrize("sampled", [False, True])
 def test_a_small_graph_is_learned(tmp_path, sampled):
-    """Two crowds whose numbers say nothing, but whose edges do: a few labels are enough for all nodes."""
+    """Two crowds whose features are of no use, but whose edges are: a few labels suffice."""
     rng = np.random.default_rng(0)
     crowd = np.arange(60) % 2
     pairs = [(a, b) for a in range(60) for b in rng.choice(np.flatnonzero(crowd == crowd[a]), 4)]
     g = graph(np.eye(60), pairs, crowd)
     if sampled:
-        parts = [g.sampled(part.batches(15), 4, 4) for part in g.tables(8, 10, 20)]
+        parts = [g.neighbor_loader(part.batches(15), 4, 4) for part in g.split_node_rows(8, 10, 20)]
     else:
-        parts = [part.batches(1) for part in g.nodes(8, 10, 20)]
+        parts = [part.batches(1) for part in g.split_nodes(8, 10, 20)]
     model = GNN(2, (16,), SAGE)
     learner = jdl.descent(jdl.objectives.classify(model), jdl.optim.adamw(3e-2))
     result = jdl.fit(

@@ -1,4 +1,4 @@
-"""Layers against Flax's own, values and gradients."""
+"""Pooling, batch normalization and convolution against Flax and JAX: values and gradients."""
 
 import re
 
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdl.layers import BatchNorm, convolution, max_pool, mean_pool
+from jdl.layers import BatchNorm, avg_pool, convolution, max_pool
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def normal(seed, shape):
@@ -25,26 +27,26 @@ POOLS = [
 
 
 @pytest.mark.parametrize(("window", "stride", "shape"), POOLS)
-def test_pooling_is_that_of_flax(window, stride, shape):
+def test_pooling_equals_flax(window, stride, shape):
     x = normal(0, shape)
     weight = normal(1, max_pool(x, window, stride).shape)
     square, strides = (window, window), (stride or window,) * 2
 
-    def greatest(x):
+    def ours(x):
+        return max_pool(x, window, stride)
+
+    def reference(x):
         return nn.max_pool(x, square, strides)
 
-    np.testing.assert_array_equal(max_pool(x, window, stride), greatest(x))
-    found, expected = (
-        jax.grad(lambda x, f=f: (f(x) * weight).sum())(x)
-        for f in (lambda x: max_pool(x, window, stride), greatest)
-    )
-    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(ours(x), reference(x))
+    gradients = (jax.grad(lambda x, f=f: (f(x) * weight).sum())(x) for f in (ours, reference))
+    np.testing.assert_allclose(*gradients, atol=1e-6)
     with jax.numpy_dtype_promotion("standard"):
         mean = nn.avg_pool(x, square, strides)
-    np.testing.assert_allclose(mean_pool(x, window, stride), mean, atol=1e-6)
+    np.testing.assert_allclose(avg_pool(x, window, stride), mean, atol=1e-6)
 
 
-def test_equal_greatest_values_share_the_gradient():
+def test_equal_maxima_share_the_gradient():
     gradient = jax.grad(lambda x: max_pool(x).sum())(jnp.ones((1, 2, 2, 1)))
     np.testing.assert_array_equal(gradient, jnp.full((1, 2, 2, 1), 0.25))
 
@@ -54,16 +56,22 @@ def test_batch_norm_statistics_ignore_masked_rows():
     mask = jnp.asarray([True, True, True, True, False, False])
     module = BatchNorm()
     variables = module.init(jax.random.key(1), x, True)
-    whole, statistics = module.apply(variables, x[:4], True, mutable="batch_stats")
+    alone, statistics = module.apply(variables, x[:4], True, mutable="batch_stats")
     padded, padded_statistics = module.apply(
         variables, x.at[4:].set(1e6), True, mask, mutable="batch_stats"
     )
-    np.testing.assert_allclose(padded[:4], whole, atol=1e-6)
+    np.testing.assert_allclose(padded[:4], alone, atol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), statistics, padded_statistics
     )
-    nothing, _ = module.apply(variables, x, True, jnp.zeros(6, bool), mutable="batch_stats")
-    assert jnp.isfinite(nothing).all()
+
+
+def test_batch_norm_of_padding_alone_is_finite_and_keeps_its_statistics():
+    x, module = normal(0, (6, 4, 4, 3)), BatchNorm()
+    variables = module.init(jax.random.key(1), x, True)
+    out, changed = module.apply(variables, x, True, jnp.zeros(6, bool), mutable="batch_stats")
+    assert jnp.isfinite(out).all()
+    jax.tree.map(np.testing.assert_array_equal, changed["batch_stats"], variables["batch_stats"])
 
 
 @pytest.mark.parametrize(
@@ -80,58 +88,54 @@ def test_batch_norm_statistics_ignore_masked_rows():
         (5, 4, 8, 3, 1, "SAME", 1),
     ],
 )
-def test_convolution_is_that_of_lax(side, inputs, outputs, kernel, stride, padding, groups):
-    """Values to the bit, and to rounding where each channel is convolved alone; gradients to rounding."""
+def test_convolution_equals_lax(side, inputs, outputs, kernel, stride, padding, groups):
+    """Values to the bit, or to rounding where depthwise; gradients to rounding."""
     x = normal(0, (6, side, side, inputs))
     weights = normal(1, (kernel, kernel, inputs // groups, outputs))
-    layout = ("NHWC", "HWIO", "NHWC")
+    options = {"dimension_numbers": LAYOUT, "feature_group_count": groups}
 
-    def of(convolve):
+    def with_gradients(convolve):
         def scalar(x, weights):
-            out = convolve(
-                x,
-                weights,
-                (stride, stride),
-                padding,
-                dimension_numbers=layout,
-                feature_group_count=groups,
-            )
+            out = convolve(x, weights, (stride, stride), padding, **options)
             return (out * jnp.cos(jnp.arange(out.size)).reshape(out.shape)).sum(), out
 
         return jax.jit(jax.value_and_grad(scalar, argnums=(0, 1), has_aux=True))(x, weights)
 
-    ((_, out), found), ((_, lax_out), expected) = of(convolution), of(jax.lax.conv_general_dilated)
+    (_, out), gradients = with_gradients(convolution)
+    (_, lax_out), lax_gradients = with_gradients(jax.lax.conv_general_dilated)
     np.testing.assert_allclose(out, lax_out, atol=0 if groups == 1 else 1e-5, rtol=0)
-    for ours, theirs in zip(found, expected, strict=True):
+    for ours, theirs in zip(gradients, lax_gradients, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-5 * float(jnp.abs(theirs).max()))
 
 
-def test_dilated_convolution_is_left_to_lax():
+def test_dilated_convolution_is_that_of_lax():
     x, weights = jnp.ones((2, 12, 12, 16)), jnp.ones((3, 3, 16, 4))
-    options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "rhs_dilation": (2, 2)}
-    found = convolution(x, weights, (1, 1), "SAME", **options)
-    np.testing.assert_array_equal(
-        found, jax.lax.conv_general_dilated(x, weights, (1, 1), "SAME", **options)
+    options = {"dimension_numbers": LAYOUT, "rhs_dilation": (2, 2)}
+    ours, theirs = (
+        convolve(x, weights, (1, 1), "SAME", **options)
+        for convolve in (convolution, jax.lax.conv_general_dilated)
     )
+    np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("side", [5, 14])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_gradients_of_convolutions_have_the_form_that_is_fast_in_loops(side, stride):
-    """XLA's CPU backend brings convolutions into it at the top of a program only; seen to fail with those of lax."""
+    """XLA's CPU backend rewrites convolutions at the top level of a program only.
+
+    Seen to fail with those of lax.
+    """
     x, weights = jnp.ones((4, side, side, 8)), jnp.ones((3, 3, 8, 16))
 
     def loss(x, weights):
-        out = convolution(
-            x, weights, (stride,) * 2, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        out = convolution(x, weights, (stride,) * 2, "SAME", dimension_numbers=LAYOUT)
         return jnp.square(out).sum()
 
-    def moved(x, weights, times):
+    def repeated(x, weights, times):
         step = jax.grad(loss, argnums=(0, 1))
         return jax.lax.fori_loop(0, times, lambda _, at: step(*at), (x, weights))
 
-    text = jax.jit(moved).lower(x, weights, 3).compile().as_text()
+    text = jax.jit(repeated).lower(x, weights, 3).compile().as_text()
     forms = re.findall(r" convolution\(.*dim_labels=(\S+?)[, ]", text)
     assert len(forms) >= 2
     assert set(forms) == {"b01f_01io->b01f"}

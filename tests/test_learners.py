@@ -1,7 +1,5 @@
 """The gradient step: exact on ragged batches, however they are cut; and averages of parameters."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +7,7 @@ import optax
 import pytest
 
 import jdl
+from jdl.learners.compilation import CompiledLearner
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 
@@ -23,7 +22,7 @@ BATCH = {
 
 def jitted(learner):
     """Compiled, but not donated: tests look at old states too."""
-    return replace(learner, init=jax.jit(learner.init), step=jax.jit(learner.step))
+    return CompiledLearner(learner, jax.jit(learner.init), jax.jit(learner.step))
 
 
 def one_step(batch, **options):
@@ -112,8 +111,8 @@ def test_ema_is_the_running_average_and_leaves_the_training_alone():
         jdl.ema(plain, 1.0)
 
 
-def test_schedule_free_is_looked_at_through_the_average_of_its_fastest_iterates():
-    """With SGD at a constant rate that average is the plain mean of all iterates (Defazio et al., 2024)."""
+def test_schedule_free_is_evaluated_at_the_average_of_its_fastest_iterates():
+    """With SGD at a constant rate it is the plain mean of all iterates (Defazio et al., 2024)."""
     optimizer = optax.contrib.schedule_free(optax.sgd(0.1), 0.1, b1=0.9)
     plain = jdl.descent(
         jdl.objectives.classify(MODEL), optax.chain(optax.clip_by_global_norm(1.0), optimizer)
@@ -131,7 +130,7 @@ def test_schedule_free_is_looked_at_through_the_average_of_its_fastest_iterates(
     )
     other = jdl.schedule_free(jdl.descent(jdl.objectives.classify(MODEL), optax.sgd(0.1)))
     state = jitted(other).init(jax.random.key(1), BATCH)
-    with pytest.raises(jdl.Error, match="schedule_free_adamw, and found 0"):
+    with pytest.raises(jdl.Error, match="schedule_free_adamw: this learner has 0"):
         other.eval_variables(state)
 
 

@@ -44,28 +44,28 @@ def test_against_scikit_learn(scored):
     assert accuracy(*scored).value() == pytest.approx(accuracy_score(true, scores.argmax(-1)))
     expected = top_k_accuracy_score(true, scores, k=2, labels=range(CLASSES))
     assert top_k(logits, labels, 2, mask).value() == pytest.approx(expected)
-    found = Confusion.of(logits.argmax(-1), labels, CLASSES, mask)
+    confusion = Confusion.of(logits.argmax(-1), labels, CLASSES, mask)
     np.testing.assert_array_equal(
-        found.counts, confusion_matrix(true, scores.argmax(-1), labels=range(CLASSES))
+        confusion.counts, confusion_matrix(true, scores.argmax(-1), labels=range(CLASSES))
     )
     by_class = precision_recall_fscore_support(
         true, scores.argmax(-1), labels=range(CLASSES), zero_division=0
     )
     for values, expected in zip(
-        (found.precision(), found.recall(), found.f1()), by_class, strict=False
+        (confusion.precision(), confusion.recall(), confusion.f1()), by_class, strict=False
     ):
         np.testing.assert_allclose(values, expected, rtol=1e-6)
-    assert found.accuracy() == pytest.approx(accuracy_score(true, scores.argmax(-1)))
+    assert confusion.accuracy() == pytest.approx(accuracy_score(true, scores.argmax(-1)))
 
 
 def test_merging_parts_is_the_whole(scored):
-    def found(rows):
+    def metrics_of(rows):
         logits, labels, mask = (column[rows] for column in scored)
         confusion = Confusion.of(logits.argmax(-1), labels, CLASSES, mask)
         return {"accuracy": accuracy(logits, labels, mask), "confusion": confusion}
 
-    parts = merge([found(slice(0, 7)), found(slice(7, 8)), found(slice(8, 64))])
-    assert scalars(parts) == pytest.approx(scalars(merge([found(slice(0, 64))])))
+    parts = merge([metrics_of(slice(0, 7)), metrics_of(slice(7, 8)), metrics_of(slice(8, 64))])
+    assert scalars(parts) == pytest.approx(scalars(merge([metrics_of(slice(0, 64))])))
     assert set(scalars(parts)) == {
         "accuracy",
         "confusion/f1",
@@ -160,10 +160,12 @@ def test_edit_distance_is_that_of_the_textbook(wide, other_wide, kinds):
     lengths, label_lengths = (
         rng.integers(0, size + 1, 150).astype(np.int32) for size in (wide, other_wide)
     )
-    found = jax.jit(edit_distance)(predicted, lengths, labels, label_lengths)
-    assert found.dtype == jnp.int32
+    distances = jax.jit(edit_distance)(predicted, lengths, labels, label_lengths)
+    assert distances.dtype == jnp.int32
     rows = zip(predicted, lengths, labels, label_lengths, strict=True)
-    assert found.tolist() == [levenshtein(p[:n].tolist(), t[:m].tolist()) for p, n, t, m in rows]
+    assert distances.tolist() == [
+        levenshtein(p[:n].tolist(), t[:m].tolist()) for p, n, t, m in rows
+    ]
 
 
 def words(*texts):

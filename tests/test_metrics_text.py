@@ -1,18 +1,18 @@
-"""BLEU and ROUGE against numbers worked out by hand from their definitions."""
+"""BLEU and ROUGE against numbers computed by hand from their definitions."""
 
 import sys
 
 import pytest
 
 import jdl
-from jdl.metrics.text import bleu, rouge
+from jdl.metrics import bleu, rouge
 
 HYPOTHESES = ["the cats sat on the mat today", "a dog ran in the park"]
 REFERENCES = ["the cat sat on the mat today .", "a dog ran in the green park"]
 
 
 def test_bleu_is_the_geometric_mean_of_precisions_over_the_corpus():
-    """Matches of 1 to 4 words among the hypotheses' own: 12 of 13, 8 of 11, 6 of 9, 4 of 7; 13 words for 15."""
+    """Matches of 1 to 4 words: 12 of 13, 8 of 11, 6 of 9, 4 of 7; 13 words for 15."""
     pytest.importorskip("sacrebleu")
     geometric = (12 / 13 * 8 / 11 * 6 / 9 * 4 / 7) ** 0.25
     assert bleu(HYPOTHESES, REFERENCES) == pytest.approx(
@@ -26,8 +26,8 @@ def test_bleu_is_the_geometric_mean_of_precisions_over_the_corpus():
 def test_rouge_is_the_mean_f_measure():
     """Stemmed, cats is cat: 7 of 7 words for 7, 6 of 6 for 7, and so on; marks are no words."""
     pytest.importorskip("rouge_score")
-    found = rouge(HYPOTHESES, REFERENCES)
-    assert found == pytest.approx(
+    scores = rouge(HYPOTHESES, REFERENCES)
+    assert scores == pytest.approx(
         {"rouge1": (1 + 12 / 13) / 2, "rouge2": (1 + 8 / 11) / 2, "rougeL": (1 + 12 / 13) / 2}
     )
     crossed = rouge(["b a"], ["a b c"])
@@ -37,10 +37,10 @@ def test_rouge_is_the_mean_f_measure():
 @pytest.mark.parametrize(
     ("score", "library"), [(bleu, "sacrebleu"), (rouge, "rouge_score.rouge_scorer")]
 )
-def test_a_missing_library_or_reference_is_told(score, library, monkeypatch):
+def test_a_missing_library_or_reference_is_an_error(score, library, monkeypatch):
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(jdl.Error, match=r"pip install 'jdl\[text\]'"):
         score(["a"], ["a"])
     for hypotheses, references in ((["a"], []), ([], [])):
-        with pytest.raises(jdl.Error, match=f"given: {len(hypotheses)} and 0"):
+        with pytest.raises(jdl.Error, match=f"given: {len(hypotheses)} hypotheses and"):
             score(hypotheses, references)

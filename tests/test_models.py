@@ -1,4 +1,4 @@
-"""Every property of every model, over one table: tests/model_table.py."""
+"""Properties of every model, over one table: tests/model_table.py."""
 
 from functools import cache, partial
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import MAKERS, ROWS, TABLE
+from model_table import ROWS, TABLE, UNSUPERVISED
 
 import jdl
 from jdl.models.alexnet import AlexNet
@@ -19,7 +19,7 @@ from jdl.models.mlp import MLP
 from jdl.models.resnet import Block, ResNet, resnet
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.models.vgg import vgg
 
 
@@ -28,13 +28,13 @@ def row(request):
     return request.param
 
 
-@pytest.fixture(params=TABLE + MAKERS, ids=lambda row: row.name)
+@pytest.fixture(params=TABLE + UNSUPERVISED, ids=lambda row: row.name)
 def any_row(request):
     return request.param
 
 
-@pytest.fixture(params=MAKERS, ids=lambda row: row.name)
-def made(request):
+@pytest.fixture(params=UNSUPERVISED, ids=lambda row: row.name)
+def unsupervised(request):
     return request.param
 
 
@@ -48,17 +48,21 @@ def causal(request):
     return request.param
 
 
+def learner_of(row):
+    return jdl.descent(row.objective(row.model), optax.adam(row.rate))
+
+
 @cache
-def compiled(row):
+def jitted(row):
     """The row's learner, with its init and step compiled."""
-    learner = jdl.descent(row.objective(row.model), optax.adam(row.rate))
+    learner = learner_of(row)
     return learner, jax.jit(learner.init), jax.jit(learner.step)
 
 
 @cache
 def model_of(row):
-    """The row's model, compiled for evaluation, and variables for it."""
-    _, init, _ = compiled(row)
+    """The row's model, compiled for evaluation, with fresh variables."""
+    _, init, _ = jitted(row)
     state = init(jax.random.key(0), row.batch())
     variables = {"params": state.params, **state.model_state}
     return jax.jit(
@@ -66,95 +70,102 @@ def model_of(row):
     )
 
 
-def test_shapes_and_types(row):
+def test_outputs_have_the_documented_shape_in_float32(row):
     out = model_of(row)(row.batch())
     assert out.shape == (ROWS, *row.output)
     assert out.dtype == jnp.float32
 
 
-def test_parameters_are_those_computed_by_hand(any_row):
-    state = compiled(any_row)[1](jax.random.key(0), any_row.batch())
+def test_parameter_counts_are_those_computed_by_hand(any_row):
+    state = jitted(any_row)[1](jax.random.key(0), any_row.batch())
     assert sum(leaf.size for leaf in jax.tree.leaves(state.params)) == any_row.parameters
 
 
-def test_learns_a_small_set_by_heart(row):
-    learner, init, step = compiled(row)
+def test_overfits_a_small_batch(row):
+    learner, init, step = jitted(row)
     batch = row.batch()
-    if row.objective is not jdl.objectives.classification:
-        batch["x"] = (
-            batch["x"].at[:, 1:].set((batch["x"][:, :1] + jnp.arange(1, row.shape[0])[None]) % ROWS)
-        )
+    if row.objective is not jdl.objectives.classify:
+        tokens = batch["x"][:, :1] + jnp.arange(1, row.shape[0])[None]
+        batch["x"] = batch["x"].at[:, 1:].set(tokens % ROWS)
     state, losses = init(jax.random.key(0), batch), []
     for _ in range(200):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"].value()))
     assert losses[1] < losses[0]
-    seen = jax.jit(learner.objective.loss, static_argnums=3)(
-        learner.eval_variables(state), batch, state.key, False
-    ).metrics
-    assert (
-        float(seen["error_rate"].value() if "error_rate" in seen else 1 - seen["accuracy"].value())
-        == 0
-    )
+    loss = jax.jit(learner.objective.loss, static_argnums=3)
+    metrics = loss(learner.eval_variables(state), batch, state.key, False).metrics
+    if "error_rate" in metrics:
+        assert float(metrics["error_rate"].value()) == 0
+    else:
+        assert float(metrics["accuracy"].value()) == 1
 
 
-def test_learns_to_make_a_small_set(made):
-    """The loss falls, of the critic alone where there are two players."""
-    _, init, step = compiled(made)
-    batch, losses = made.batch(), []
+def test_unsupervised_losses_fall(unsupervised):
+    """Of a GAN, the discriminator's: the generator's may rise."""
+    _, init, step = jitted(unsupervised)
+    batch, losses = unsupervised.batch(), []
     state = init(jax.random.key(0), batch)
     for _ in range(100):
         state, metrics = step(state, batch)
-        losses.append(float(metrics["critic" if "critic" in metrics else "loss"].value()))
+        losses.append(float(metrics[loss_name(metrics)].value()))
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
 
 
-def test_goes_on_bit_by_bit_from_its_arrays(any_row):
-    """Nothing but the state's arrays decides what comes next: no hidden state, no key that is used up."""
-    _, init, step = compiled(any_row)
+def loss_name(metrics):
+    return "discriminator" if "discriminator" in metrics else "loss"
+
+
+def test_a_learner_from_the_same_arrays_takes_the_same_step(any_row):
+    """To the bit: a learner that is built and traced again continues from a state's arrays.
+
+    No state of Python's, and no key that is used up, decides what comes next.
+    """
+    _, init, step = jitted(any_row)
     batch = any_row.batch()
     state, _ = step(init(jax.random.key(0), batch), batch)
-    key = jax.random.wrap_key_data(np.asarray(jax.random.key_data(state.key)))
-    arrays = jax.tree.map(
-        np.asarray, (state.step, state.params, state.model_state, state.opt_state)
-    )
-    restored = jdl.State(*jax.tree.map(jnp.asarray, arrays), key)
-    on, again = (step(s, batch)[0] for s in (state, restored))
-    jax.tree.map(np.testing.assert_array_equal, on.params, again.params)
-    jax.tree.map(np.testing.assert_array_equal, on.opt_state, again.opt_state)
+    continued = step(state, batch)[0]
+    restored = jax.tree.map(through_numpy, state)
+    again = jax.jit(learner_of(any_row).step)(restored, batch)[0]
+    jax.tree.map(np.testing.assert_array_equal, continued.params, again.params)
+    jax.tree.map(np.testing.assert_array_equal, continued.opt_state, again.opt_state)
 
 
-def test_trains_many_seeds_at_once(any_row):
-    learner, init, step = compiled(any_row)
+def through_numpy(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(np.asarray(jax.random.key_data(leaf)))
+    return jnp.asarray(np.asarray(leaf))
+
+
+def test_vmap_trains_several_seeds_at_once(any_row):
+    learner, init, step = jitted(any_row)
     batch = any_row.batch()
     keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    states, metrics = jax.jit(jax.vmap(lambda key: learner.step(learner.init(key, batch), batch)))(
-        keys
-    )
+    train = jax.jit(jax.vmap(lambda key: learner.step(learner.init(key, batch), batch)))
+    states, metrics = train(keys)
     alone, _ = step(init(keys[1], batch), batch)
     kernels = [jax.tree.leaves(tree)[-1] for tree in (states.params, alone.params)]
     np.testing.assert_allclose(kernels[0][1], kernels[1], atol=1e-5)
     assert metrics["loss"].value().shape == (2,)
 
 
-def test_padding_rows_changes_nothing(any_row):
-    """Rows that are masked leave loss, gradients and carried statistics as they are without those rows."""
-    _, init, step = compiled(any_row)
+def test_padding_rows_change_nothing(any_row):
+    """Masked rows leave loss, gradients and model state as they are without those rows."""
+    _, init, step = jitted(any_row)
     batch = any_row.batch()
     padded = {name: jnp.concatenate([column, column[:4]]) for name, column in batch.items()}
     padded["mask"] = padded["mask"].at[ROWS:].set(False)
     state = init(jax.random.key(0), batch)
-    results = [step(state, b) for b in (batch, padded)]
-    seen = [(metrics["loss"].value(), new.model_state, gradients(new)) for new, metrics in results]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-4), *seen)
+    steps = [step(state, b) for b in (batch, padded)]
+    results = [(metrics["loss"].value(), new.model_state, grads_of(new)) for new, metrics in steps]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-6, rtol=1e-4), *results)
 
 
-def gradients(state):
-    """Those of the first step, of which Adam's first moment is a tenth."""
+def grads_of(state):
+    """The gradients of the first step, of which Adam's first moment is a tenth."""
     return jax.tree.map(lambda mean: 10 * mean, optax.tree.get(state.opt_state, "mu"))
 
 
-def test_evaluation_is_row_by_row(row):
+def test_evaluation_treats_rows_alone(row):
     """In evaluation no row depends on another."""
     batch = row.batch()
     run = model_of(row)
@@ -162,49 +173,46 @@ def test_evaluation_is_row_by_row(row):
     np.testing.assert_array_equal(run(batch)[1:], run(changed)[1:])
 
 
-def test_what_lies_behind_the_length_changes_nothing(ragged):
-    """Neither its content, to the bit, nor how much of it there is, but for rounding."""
+def test_padding_steps_change_nothing(ragged):
+    """Steps after a row's length: their content, to the bit, and their number, but for rounding."""
     batch, run = ragged.batch(), model_of(ragged)
     steps = ragged.shape[0]
 
     def mask(width):
         return jnp.arange(width)[None] < batch["length"][:, None]
 
-    def real(out):
+    def without_padding(out):
         if isinstance(ragged.model, T5) or out.ndim == 2:
             return out
         return jnp.where(mask(out.shape[1])[:, :, None], out, 0)[:, :steps]
 
-    first = real(run(batch, mask(steps)))
-    behind = ~mask(steps).reshape(ROWS, steps, *(1,) * (batch["x"].ndim - 2))
-    other = {**batch, "x": jnp.where(behind, jnp.asarray(9, batch["x"].dtype), batch["x"])}
-    np.testing.assert_array_equal(first, real(run(other, mask(steps))))
-    longer = {
-        **batch,
-        "x": jnp.pad(batch["x"], ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2))),
-    }
-    np.testing.assert_allclose(first, real(run(longer, mask(steps + 3))), atol=2e-6)
+    first = without_padding(run(batch, mask(steps)))
+    padding = ~mask(steps).reshape(ROWS, steps, *(1,) * (batch["x"].ndim - 2))
+    changed = {**batch, "x": jnp.where(padding, jnp.asarray(9, batch["x"].dtype), batch["x"])}
+    np.testing.assert_array_equal(first, without_padding(run(changed, mask(steps))))
+    more = ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2))
+    longer = without_padding(run({**batch, "x": jnp.pad(batch["x"], more)}, mask(steps + 3)))
+    np.testing.assert_allclose(first, longer, atol=2e-6)
 
 
-def test_what_comes_later_changes_nothing_before_it(causal):
-    """To the bit."""
+def test_causal_models_do_not_see_the_future(causal):
+    """Changing a step changes no output before it, to the bit, and changes that at it."""
     batch, run = causal.batch(), model_of(causal)
     column = "y" if isinstance(causal.model, T5) else "x"
     for t in range(1, batch[column].shape[1]):
-        other = {**batch, column: batch[column].at[:, t].add(1)}
-        before, after = run(batch), run(other)
+        changed = {**batch, column: batch[column].at[:, t].add(1)}
+        before, after = run(batch), run(changed)
         np.testing.assert_array_equal(before[:, :t], after[:, :t])
         assert (before[:, t] != after[:, t]).any()
 
 
 def test_remat_is_the_same_computation():
-    """Equal but for rounding, and the gradient keeps less: remat can be seen in the program."""
+    """Equal but for rounding; that the gradient keeps less can be read in the program."""
     batch = {"x": jax.random.randint(jax.random.key(0), (4, 8), 0, 13)}
     grads, programs = [], []
     for remat in (False, True):
-        objective = jdl.objectives.next_token(
-            GPT(13, Blocks(width=8, depth=2, heads=2, remat=remat))
-        )
+        config = TransformerConfig(width=8, depth=2, heads=2, remat=remat)
+        objective = jdl.objectives.next_token(GPT(13, config))
         variables = jax.jit(objective.init)(jax.random.key(1), batch)
         gradient = jax.grad(
             lambda v, o=objective: o.loss(v, batch, jax.random.key(2), True).loss.value()
@@ -224,26 +232,26 @@ def test_activations_are_arguments(name):
     x = jax.random.normal(jax.random.key(0), (4, 5))
     variables = model.init(jax.random.key(1), x)
     dense = [variables["params"][f"Dense_{n}"] for n in range(2)]
-    inner = activation(x @ dense[0]["kernel"])
+    hidden = activation(x @ dense[0]["kernel"])
     np.testing.assert_allclose(
-        model.apply(variables, x), inner @ dense[1]["kernel"], rtol=1e-5, atol=1e-6
+        model.apply(variables, x), hidden @ dense[1]["kernel"], rtol=1e-5, atol=1e-6
     )
+
+
+def init_bidirectional_stateful():
+    RNN(2, bidirectional=True, stateful=True).init(jax.random.key(0), jnp.ones((1, 2, 3)))
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Blocks(width=10, heads=4), "multiple of heads"),
-        (lambda: Blocks(heads=4, kv_heads=3), "kv_heads"),
-        (
-            lambda: RNN(2, bidirectional=True, remember=True).init(
-                jax.random.key(0), jnp.ones((1, 2, 3))
-            ),
-            "both directions",
-        ),
+        (lambda: TransformerConfig(width=10, heads=4), "multiple of heads"),
+        (lambda: TransformerConfig(heads=4, kv_heads=3), "kv_heads"),
+        (lambda: TransformerConfig(remat="dots"), "jax.checkpoint_policies"),
+        (init_bidirectional_stateful, "stateful=False"),
     ],
 )
-def test_what_cannot_be_is_refused(make, message):
+def test_invalid_configurations_are_refused(make, message):
     with pytest.raises(jdl.Error, match=message):
         make()
 
@@ -265,15 +273,14 @@ def test_what_cannot_be_is_refused(make, message):
         (efficientnet(3, 1000), (300, 300, 3), 12_233_232),
     ],
 )
-def test_published_nets_have_their_published_parameters(model, shape, parameters):
-    variables = jax.eval_shape(
-        model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-    )
+def test_published_networks_have_their_published_parameters(model, shape, parameters):
+    x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
 
 
 @pytest.mark.parametrize("published", [vgg, resnet, efficientnet])
-def test_a_net_that_was_not_published_is_refused(published):
+def test_unpublished_sizes_are_refused(published):
     with pytest.raises(jdl.Error, match="17 is none of these"):
         published(17, 10)
 
@@ -285,12 +292,12 @@ def test_a_fresh_residual_block_is_its_shortcut():
     np.testing.assert_array_equal(out, x)
 
 
-def test_drop_path_drops_the_residual_of_whole_images():
+def test_stochastic_depth_drops_the_residual_branch_of_whole_images():
     x = jax.random.normal(jax.random.key(0), (16, 4, 4, 4))
 
     @partial(jax.jit, static_argnums=0)
     def run(rate):
-        block = InvertedResidual(4, 2, 3, 1, squeeze=0.0, drop_path=rate, activation=nn.relu)
+        block = InvertedResidual(4, 2, 3, 1, squeeze_ratio=0.0, drop_path=rate, activation=nn.relu)
         keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
         return block.init_with_output(keys, x, True)[0]
 
@@ -299,18 +306,20 @@ def test_drop_path_drops_the_residual_of_whole_images():
     np.testing.assert_allclose(run(0.5)[~dropped], (2 * run(0.0) - x)[~dropped], atol=1e-5)
 
 
-def test_dropout_depends_on_the_key_and_only_in_training():
-    for model, shape in (
-        (MLP(3, hidden=(64,), dropout=0.5), (8,)),
-        (CNN(3, dropout=0.5), (8, 8, 1)),
-    ):
-        x = jnp.ones((2, *shape))
-        variables = jax.jit(model.init)(jax.random.key(0), x)
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [(MLP(3, hidden=(64,), dropout=0.5), (8,)), (CNN(3, dropout=0.5), (8, 8, 1))],
+)
+def test_dropout_depends_on_the_key_in_training_alone(model, shape):
+    """In evaluation the model is the one without dropout, to the bit."""
+    x = jnp.ones((2, *shape))
+    variables = jax.jit(model.init)(jax.random.key(0), x)
 
-        @jax.jit
-        def run(seed, model=model, variables=variables, x=x):
-            return model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
+    @jax.jit
+    def train(seed):
+        return model.apply(variables, x, train=True, rngs={"dropout": jax.random.key(seed)})
 
-        assert (run(1) == run(1)).all()
-        assert (run(1) != run(2)).any()
-        assert (model.apply(variables, x) == model.apply(variables, x)).all()
+    without = model.clone(dropout=0.0).apply(variables, x)
+    assert (train(1) != train(2)).any()
+    assert (train(1) != without).any()
+    np.testing.assert_array_equal(model.apply(variables, x), without)

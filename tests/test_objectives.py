@@ -1,4 +1,4 @@
-"""Objectives against formulas written out, their masks and their refusals."""
+"""Objectives against formulas written out, their masks, their errors; `predict_all`."""
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +9,21 @@ from sklearn.metrics import log_loss
 
 import jdl
 from jdl.models.mlp import MLP
-from jdl.objectives import classify, classify_binary, hinge, perceptron, regress
-from jdl.objectives.regression import absolute_error
+from jdl.objectives import (
+    absolute_error,
+    autoencode,
+    classify,
+    classify_binary,
+    elbo,
+    hinge,
+    next_token,
+    override,
+    perceptron,
+    predict_all,
+    regress,
+    text_scores,
+)
+from jdl.types import Decodes, Encodes, Generates, Predicts, SamplesLatents
 
 ROWS, CLASSES = 9, 4
 X = jax.random.normal(jax.random.key(0), (ROWS, 6))
@@ -66,12 +79,12 @@ def reference(name, out):
 def test_loss_is_the_formula_over_the_real_rows(name, train):
     objective, batch = TABLE[name]
     variables, out = logits_of(objective)
-    found = objective.loss(variables, batch, jax.random.key(1), train)
-    assert int(found.loss.count) == int(MASK.sum())
+    output = objective.loss(variables, batch, jax.random.key(1), train)
+    assert int(output.loss.count) == int(MASK.sum())
     np.testing.assert_allclose(
-        found.loss.value(), reference(name, out)[np.asarray(MASK)].mean(), rtol=1e-5
+        output.loss.value(), reference(name, out)[np.asarray(MASK)].mean(), rtol=1e-5
     )
-    assert ("confusion" in found.metrics) == (not train and name not in ("mse", "mae", "huber"))
+    assert ("confusion" in output.metrics) == (not train and name not in ("mse", "mae", "huber"))
 
 
 @pytest.mark.parametrize("name", TABLE)
@@ -96,12 +109,12 @@ def test_classify_agrees_with_scikit_learn():
     variables, out = logits_of(TABLE["classify"][0])
     predicted = TABLE["classify"][0].predict(variables, BATCH)
     expected = log_loss(np.asarray(Y), predicted["probability"], labels=range(CLASSES))
-    found = TABLE["classify"][0].loss(variables, {"x": X, "y": Y}, jax.random.key(0), False)
-    assert found.loss.value() == pytest.approx(expected, rel=1e-5)
+    output = TABLE["classify"][0].loss(variables, {"x": X, "y": Y}, jax.random.key(0), False)
+    assert output.loss.value() == pytest.approx(expected, rel=1e-5)
     np.testing.assert_array_equal(predicted["label"], out.argmax(1))
 
 
-def test_predictions_of_the_binary_case_and_of_numbers():
+def test_predictions_of_binary_classification_and_regression():
     variables, out = logits_of(TABLE["binary"][0])
     predicted = TABLE["binary"][0].predict(variables, BINARY)
     np.testing.assert_allclose(predicted["probability"].sum(1), 1, rtol=1e-6)
@@ -127,9 +140,45 @@ def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
         objective.check(batch, bounds)
 
 
-def test_frozen_parameters_do_not_move_and_cost_no_state():
-    whole = classify(MLP(CLASSES, hidden=(8,)))
-    learner = jdl.descent(jdl.freeze(whole, "Dense_0"), optax.adamw(1e-1, weight_decay=0.5))
+def test_predict_all_has_the_real_rows_of_an_epoch_in_order():
+    objective = TABLE["classify"][0]
+    variables, _ = logits_of(objective)
+    expected = objective.predict(variables, BATCH)
+    data = jdl.data.arrays(x=np.asarray(X), y=np.asarray(Y)).batches(4)  # the last has 1 of 4 rows
+    predicted = predict_all(objective, variables, data, columns=("y",))
+    assert set(predicted) == {"label", "probability", "y"}
+    assert all(isinstance(column, np.ndarray) for column in predicted.values())
+    np.testing.assert_array_equal(predicted["y"], Y)
+    np.testing.assert_array_equal(predicted["label"], expected["label"])
+    np.testing.assert_allclose(predicted["probability"], expected["probability"], rtol=1e-5)
+    first = predict_all(objective, variables, data, limit=6)
+    assert {name: len(column) for name, column in first.items()} == {"label": 6, "probability": 6}
+    np.testing.assert_array_equal(first["probability"], predicted["probability"][:6])
+
+
+def test_objectives_that_do_not_predict_are_refused():
+    data = jdl.data.arrays(x=np.asarray(X)).batches(4)
+    with pytest.raises(jdl.Error, match="NextToken predicts nothing"):
+        predict_all(next_token(MLP(2)), {}, data)
+    with pytest.raises(jdl.Error, match="such as seq2seq"):
+        text_scores(next_token(MLP(2)), data, jdl.data.ByteTokenizer())
+
+
+def test_abilities_are_those_of_the_protocols():
+    def abilities(objective):
+        protocols = (Predicts, Generates, SamplesLatents, Encodes, Decodes)
+        return {protocol for protocol in protocols if isinstance(objective, protocol)}
+
+    assert abilities(classify(MLP(4))) == {Predicts}
+    assert abilities(next_token(MLP(4))) == {Decodes}
+    assert abilities(autoencode(MLP(4))) == {Predicts, Generates, Encodes}
+    assert abilities(elbo(MLP(4))) == {Predicts, Generates, SamplesLatents, Encodes}
+    assert abilities(override(elbo(MLP(4)), check=print)) == abilities(elbo(MLP(4)))
+
+
+def test_frozen_parameters_do_not_change_and_have_no_optimizer_state():
+    objective = classify(MLP(CLASSES, hidden=(8,)))
+    learner = jdl.descent(jdl.freeze(objective, "Dense_0"), optax.adamw(1e-1, weight_decay=0.5))
     state = learner.init(jax.random.key(0), BATCH)
     before = learner.eval_variables(state)
     for _ in range(3):
@@ -138,7 +187,7 @@ def test_frozen_parameters_do_not_move_and_cost_no_state():
     jax.tree.map(np.testing.assert_array_equal, before["frozen"], after["frozen"])
     assert (before["params"]["Dense_1"]["kernel"] != after["params"]["Dense_1"]["kernel"]).any()
     assert "Dense_0" not in str(jax.tree_util.tree_structure(state.opt_state))
-    free = jdl.descent(whole, optax.adamw(1e-1)).init(jax.random.key(0), BATCH)
+    free = jdl.descent(objective, optax.adamw(1e-1)).init(jax.random.key(0), BATCH)
     np.testing.assert_array_equal(
         free.params["Dense_0"]["kernel"], before["frozen"]["Dense_0"]["kernel"]
     )

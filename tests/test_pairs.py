@@ -1,4 +1,4 @@
-"""Pairs of sequences: aligned, split without a sentence or a word in common, padded as CTC wants them."""
+"""Pairs of sequences: aligned, split without a sentence or word in common, padded as for CTC."""
 
 import json
 from itertools import chain, combinations, product
@@ -23,7 +23,7 @@ def verses(tmp_path, monkeypatch):
         all_verses = [{"text": t, "translation": w} for t, w in zip(text, words, strict=True)]
         chapters = [{"verses": all_verses[:50]}, {"verses": all_verses[50:]}]
         (tmp_path / f"quran_{language}.json").write_text(json.dumps(chapters))
-    monkeypatch.setattr(pairs, "fetched", {"quran": tmp_path}.__getitem__)
+    monkeypatch.setattr(sequence_pairs, "dataset_folder", {"quran": tmp_path}.__getitem__)
 
 
 def numbers(part):
@@ -74,7 +74,7 @@ zoo's(2) Z UW1 Z Z
 
 @pytest.fixture
 def dictionary(tmp_path, monkeypatch):
-    """The lines above, and 81 words of 4 letters that are said in three ways, two of which differ in stress alone."""
+    """The lines above, and 81 words of 4 letters with 3 pronunciations, 2 alike but for stress."""
     words = ["".join(letters) for letters in product("abc", repeat=4)]
     ways = [(word, " ".join(f"{letter.upper()}1" for letter in word)) for word in words]
     lines = [
@@ -82,7 +82,7 @@ def dictionary(tmp_path, monkeypatch):
         for word, said in ways
     ]
     (tmp_path / "cmudict.dict").write_text(DICTIONARY + "".join(lines))
-    monkeypatch.setattr(pairs, "fetched", {"cmudict": tmp_path}.__getitem__)
+    monkeypatch.setattr(sequence_pairs, "dataset_folder", {"cmudict": tmp_path}.__getitem__)
 
 
 def read(*parts):
@@ -149,7 +149,7 @@ def test_stress_length_and_frames_can_be_chosen():
     assert {"toolongbyfarforthis", "mr"} <= words
     assert "mr" not in dict(plain)
     assert "aaron" not in dict(read(*pronunciations(max_length=4)))
-    for chosen in ({"longest": 0}, {"frames": 0}):
+    for chosen in ({"max_length": 0}, {"frames": 0}):
         with pytest.raises(jdl.Error, match="No word has"):
             pronunciations(**chosen)
 

@@ -1,4 +1,7 @@
-"""On the same weights, the same outputs as PyTorch's, to 1e-5: tests/golden/torch.npz, by scripts/golden_torch.py."""
+"""The same outputs as PyTorch's for the same weights, to 1e-5.
+
+tests/golden/torch.npz and minilm.npz are written by scripts/golden_torch.py and golden_minilm.py.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -10,14 +13,14 @@ import numpy as np
 import pytest
 
 from jdl.data.fetch import fetch
-from jdl.layers import GRU, LSTM, SIMPLE
+from jdl.layers import ELMAN, GRU, LSTM
 from jdl.models.bert import BERT, from_huggingface
-from jdl.models.rnn import Recurrent
-from jdl.models.transformer import Attention, Blocks
+from jdl.models.rnn import RecurrentLayer
+from jdl.models.transformer import MultiHeadAttention, TransformerConfig
 from jdl.types import Error
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "torch.npz"))
-CELLS = {"lstm": LSTM, "gru": GRU, "rnn": SIMPLE}
+CELLS = {"lstm": LSTM, "gru": GRU, "rnn": ELMAN}
 
 
 def recurrent_params(name, layer, direction):
@@ -36,22 +39,20 @@ def test_two_bidirectional_layers_over_padded_sequences(name):
     x, lengths = jnp.asarray(GOLDEN["x"]), GOLDEN["lengths"]
     mask = jnp.arange(x.shape[1])[None] < jnp.asarray(lengths)[:, None]
     for layer in range(2):
-        both = [
-            Recurrent(8, CELLS[name], reverse).apply(
-                {"params": recurrent_params(name, layer, direction)}, x, mask
-            )[0]
-            for direction, reverse in (("", False), ("_reverse", True))
-        ]
-        x = jnp.concatenate(both, -1)
+        outputs = []
+        for direction, reverse in (("", False), ("_reverse", True)):
+            variables = {"params": recurrent_params(name, layer, direction)}
+            outputs.append(RecurrentLayer(8, CELLS[name], reverse).apply(variables, x, mask)[0])
+        x = jnp.concatenate(outputs, -1)
     for row, length in enumerate(lengths):
         np.testing.assert_allclose(
             x[row, :length], GOLDEN[f"{name}.outputs"][row, :length], atol=1e-5
         )
 
 
-def test_attention():
-    wide, lengths = jnp.asarray(GOLDEN["wide"]), GOLDEN["lengths"]
-    blocks = Blocks(width=8, heads=2, rotary=False)
+def test_multi_head_attention():
+    x, lengths = jnp.asarray(GOLDEN["wide"]), GOLDEN["lengths"]
+    config = TransformerConfig(width=8, heads=2, rotary=False)
     kernels = np.split(GOLDEN["attention.in_proj_weight"], 3)
     biases = np.split(GOLDEN["attention.in_proj_bias"], 3)
     params = {
@@ -63,37 +64,38 @@ def test_attention():
         "kernel": jnp.asarray(GOLDEN["attention.out_proj.weight"].T),
         "bias": jnp.asarray(GOLDEN["attention.out_proj.bias"]),
     }
-    padded = jnp.arange(wide.shape[1])[None] < jnp.asarray(lengths)[:, None]
+    padded = jnp.arange(x.shape[1])[None] < jnp.asarray(lengths)[:, None]
     for name, causal, mask in (("causal", True, None), ("padded", False, padded)):
-        found = jax.jit(Attention(blocks, causal).apply)({"params": params}, wide, None, mask)
-        np.testing.assert_allclose(found, GOLDEN[f"attention.{name}"], atol=1e-5)
+        attention = MultiHeadAttention(config, causal)
+        out = jax.jit(attention.apply)({"params": params}, x, None, mask)
+        np.testing.assert_allclose(out, GOLDEN[f"attention.{name}"], atol=1e-5)
 
 
 @pytest.mark.slow
 def test_the_encoder_of_minilm():
-    """tests/golden/minilm.npz, by scripts/golden_minilm.py; the weights are fetched where the network gives them."""
+    """Its weights are downloaded where there is a network, and else the test is skipped."""
     safetensors = pytest.importorskip("safetensors.numpy")
     try:
         folder = fetch("minilm")
     except Error as error:
-        pytest.skip(f"the weights cannot be fetched here: {error}")
+        pytest.skip(f"the weights cannot be downloaded here: {error}")
     golden = np.load(Path(__file__).parent / "golden" / "minilm.npz")
-    blocks = Blocks(
+    config = TransformerConfig(
         width=384,
         depth=6,
         heads=12,
-        length=512,
+        max_length=512,
         rotary=False,
         pre_norm=False,
         activation=partial(nn.gelu, approximate=False),
         norm=partial(nn.LayerNorm, epsilon=1e-12),
     )
-    params = from_huggingface(safetensors.load_file(folder / "model.safetensors"), blocks)
-    model = BERT(30_522, blocks)
+    params = from_huggingface(safetensors.load_file(folder / "model.safetensors"), config)
+    model = BERT(30_522, config)
     encode = jax.jit(
         lambda params, x, mask: model.apply({"params": params}, x, False, mask, method="encode")
     )
-    found = encode(params, jnp.asarray(golden["tokens"]), jnp.asarray(golden["mask"]))
-    real = golden["mask"]
-    np.testing.assert_allclose(np.asarray(found)[real], golden["states"][real], atol=1e-5)
+    states = encode(params, jnp.asarray(golden["tokens"]), jnp.asarray(golden["mask"]))
+    mask = golden["mask"]
+    np.testing.assert_allclose(np.asarray(states)[mask], golden["states"][mask], atol=1e-5)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 22e6

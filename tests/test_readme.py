@@ -1,4 +1,4 @@
-"""The README is true: its commands run as written, its experiment trains, its links lead somewhere."""
+"""The README is true: its commands run as written, its experiment trains, its links work."""
 
 import os
 import re
@@ -20,7 +20,7 @@ THIS = "scripts/test"  # the command that runs this test
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
-    """A fresh copy of the tracked files, with the environment of the repository, brought up to date."""
+    """A fresh copy of the tracked files, with the repository's environment."""
     subprocess.run([ROOT / "scripts" / "setup"], check=True)
     folder = tmp_path_factory.mktemp("clone") / "jdl"
     files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")[:-1]

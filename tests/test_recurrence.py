@@ -1,79 +1,81 @@
-"""The scan with its own gradients against a plain one of the textbooks' formulas."""
+"""Recurrent cells and their scan, with gradients of their own, against the textbooks' formulas."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdl.layers import GRU, LSTM, SIMPLE, recur
+from jdl.layers import ELMAN, GRU, LSTM, scan_cell
 
 STEPS, ROWS, WIDTH = 6, 3, 4
 
 
-def simple(states, x, r):
-    return (jnp.tanh(x + r),)
+def elman(states, from_x, from_h):
+    return (jnp.tanh(from_x + from_h),)
 
 
-def gru(states, x, r):
-    (reset_x, update_x, new_x), (reset_r, update_r, new_r) = (
-        jnp.split(x, 3, -1),
-        jnp.split(r, 3, -1),
-    )
-    reset, update = jax.nn.sigmoid(reset_x + reset_r), jax.nn.sigmoid(update_x + update_r)
-    new = jnp.tanh(new_x + reset * new_r)
-    return ((1 - update) * new + update * states[0],)
+def gru(states, from_x, from_h):
+    reset_x, update_x, candidate_x = jnp.split(from_x, 3, -1)
+    reset_h, update_h, candidate_h = jnp.split(from_h, 3, -1)
+    reset, update = jax.nn.sigmoid(reset_x + reset_h), jax.nn.sigmoid(update_x + update_h)
+    candidate = jnp.tanh(candidate_x + reset * candidate_h)
+    return ((1 - update) * candidate + update * states[0],)
 
 
-def lstm(states, x, r):
-    enter, forget, new, leave = jnp.split(x + r, 4, -1)
-    c = jax.nn.sigmoid(forget) * states[1] + jax.nn.sigmoid(enter) * jnp.tanh(new)
-    return jax.nn.sigmoid(leave) * jnp.tanh(c), c
+def lstm(states, from_x, from_h):
+    i, f, g, o = jnp.split(from_x + from_h, 4, -1)
+    c = jax.nn.sigmoid(f) * states[1] + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(c), c
 
 
-def plain(update, kernel, bias, start, xs, mask, reverse):
+def plain_scan(update, kernel, bias, initial_states, from_x, mask, reverse):
     def step(states, now):
-        x, real = now
+        x, is_real = now
         new = update(states, x, states[0] @ kernel + bias[None])
-        states = tuple(jnp.where(real[:, None], n, s) for n, s in zip(new, states, strict=True))
+        states = tuple(jnp.where(is_real[:, None], n, s) for n, s in zip(new, states, strict=True))
         return states, states[0]
 
-    end, outputs = jax.lax.scan(step, start, (xs, mask), reverse=reverse)
-    return outputs, end
+    last, outputs = jax.lax.scan(step, initial_states, (from_x, mask), reverse=reverse)
+    return outputs, last
 
 
 def normal(name: int, *shape: int):
     return jax.random.normal(jax.random.key(name), shape)
 
 
+def with_gradients(run, inputs):
+    """Outputs and last states, and the gradients of their sum with uneven weights."""
+
+    def scalar(inputs):
+        out = run(*inputs)
+        return jax.tree.reduce(jnp.add, jax.tree.map(weighted_sum, out)), out
+
+    return jax.jit(jax.value_and_grad(scalar, has_aux=True))(inputs)
+
+
+def weighted_sum(x):
+    return (x * jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape)).sum()
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize(("cell", "update"), [(SIMPLE, simple), (GRU, gru), (LSTM, lstm)])
-def test_recur_is_a_plain_scan(cell, update, masked, reverse):
-    """Outputs, last states, and the gradients of both by kernel, bias, first states and inputs."""
-    wide = cell.gates * WIDTH
+@pytest.mark.parametrize(("cell", "update"), [(ELMAN, elman), (GRU, gru), (LSTM, lstm)])
+def test_scan_cell_equals_a_plain_scan(cell, update, masked, reverse):
+    """Outputs, last states, and gradients by kernel, bias, initial states and inputs."""
+    gates = cell.gates * WIDTH
     inputs = (
-        normal(0, WIDTH, wide) / 2,
-        normal(1, wide),
+        normal(0, WIDTH, gates) / 2,
+        normal(1, gates),
         tuple(normal(2 + n, ROWS, WIDTH) for n in range(cell.states)),
-        normal(4, STEPS, ROWS, wide),
+        normal(4, STEPS, ROWS, gates),
     )
     mask = jnp.asarray([[1, 1, 1], [1, 0, 1], [1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], bool)
 
-    def of(run):
-        def scalar(inputs):
-            out = run(*inputs)
-            weights = jax.tree.map(
-                lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), out
-            )
-            return jax.tree.reduce(
-                jnp.add, jax.tree.map(lambda x, w: (x * w).sum(), out, weights)
-            ), out
+    def ours(*inputs):
+        return scan_cell(cell, *inputs, mask if masked else None, reverse)
 
-        return jax.jit(jax.value_and_grad(scalar, has_aux=True))(inputs)
+    def reference(*inputs):
+        return plain_scan(update, *inputs, mask if masked else jnp.ones_like(mask), reverse)
 
-    found = of(lambda *inputs: recur(cell, *inputs, mask if masked else None, reverse))
-    everything = jnp.ones_like(mask)
-    expected = of(lambda *inputs: plain(update, *inputs, mask if masked else everything, reverse))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), found, expected
-    )
+    results = with_gradients(ours, inputs), with_gradients(reference, inputs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-4), *results)

@@ -1,4 +1,4 @@
-"""Sampling with a cache equals sampling without one, token for token; draws stay within what was asked for."""
+"""Generation with a KV cache equals generation without one, token for token; sampling and beams."""
 
 from functools import partial
 
@@ -12,32 +12,30 @@ from jdl.layers import GRU
 from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.objectives import next_token, seq2seq
-from jdl.sampling import beam, by_chance, generate, greedy
+from jdl.sampling import beam_search, decode_until_end, generate, greedy, sample_token
 
 SIZE, TOKENS = 11, 9
 MODELS = {
-    "gpt": GPT(SIZE, Blocks(width=16, depth=2, heads=4, kv_heads=2, length=16)),
+    "gpt": GPT(SIZE, TransformerConfig(width=16, depth=2, heads=4, kv_heads=2, max_length=16)),
     "gpt-learned": GPT(
-        SIZE, Blocks(width=16, depth=1, heads=2, rotary=False, pre_norm=False, length=16)
+        SIZE,
+        TransformerConfig(width=16, depth=1, heads=2, rotary=False, pre_norm=False, max_length=16),
     ),
-    "gru": RNN(SIZE, (12, 8), GRU, vocabulary=SIZE, embedding=6, each_step=True),
-    "t5": T5(SIZE, Blocks(width=16, depth=2, heads=2, length=16)),
+    "gru": RNN(SIZE, (12, 8), GRU, vocab_size=SIZE, embedding_width=6, return_sequences=True),
+    "t5": T5(SIZE, TransformerConfig(width=16, depth=2, heads=2, max_length=16)),
 }
 PROMPT = jax.random.randint(jax.random.key(5), (3, 4), 0, SIZE)
 SOURCE = {
     "x": jax.random.randint(jax.random.key(6), (3, 6), 0, SIZE),
     "length": jnp.asarray([6, 3, 1]),
 }
-CHOICES = [
-    (greedy, None),
-    (by_chance(1.3, top_k=5, top_p=0.8), 3),
-]  # how to choose, and what ends a row
+SAMPLERS = [(greedy, None), (sample_token(1.3, top_k=5, top_p=0.8), 3)]  # with the end token
 
 
 def prepared(name):
-    """Decoder, variables far from uniform, what the encoder reads, and the model's logits without a cache."""
+    """Objective, variables far from uniform, what the encoder reads, and logits without a cache."""
     model = MODELS[name]
     if name == "t5":
         objective, batch = seq2seq(model, end=0), {**SOURCE, "y": PROMPT}
@@ -50,50 +48,56 @@ def prepared(name):
         full = model.apply
     variables = jax.jit(objective.init)(jax.random.key(1), batch)
     variables = jax.tree.map(lambda v: v * 3 if v.ndim > 1 else v, variables)
-    return objective.decoder, variables, SOURCE if name == "t5" else None, jax.jit(full)
+    return objective, variables, SOURCE if name == "t5" else None, jax.jit(full)
 
 
-def uncached(full, variables, choose, key, end=None):
-    """One token at a time, from logits of the whole sequence so far; padded behind, so that it is compiled once."""
+def uncached(full, variables, sampler, key, end=None):
+    """One token at a time, by logits of the whole sequence; padded, so that it is compiled once."""
     written = PROMPT
-    over = jnp.zeros(len(PROMPT), bool)
+    finished = jnp.zeros(len(PROMPT), bool)
     for n in range(TOKENS):
         padded = jnp.pad(written, ((0, 0), (0, PROMPT.shape[1] + TOKENS - written.shape[1])))
-        token = choose(jax.random.fold_in(key, n), full(variables, padded)[:, written.shape[1] - 1])
-        token = jnp.where(over, end, token) if end is not None else token
-        over = over | (token == end) if end is not None else over
+        logits = full(variables, padded)[:, written.shape[1] - 1]
+        token = sampler(jax.random.fold_in(key, n), logits)
+        if end is not None:
+            token = jnp.where(finished, end, token)
+            finished = finished | (token == end)
         written = jnp.concatenate([written, token[:, None]], 1)
     return written[:, PROMPT.shape[1] :]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_with_and_without_a_cache_the_same_tokens(name):
-    decoder, variables, source, full = prepared(name)
+    objective, variables, source, full = prepared(name)
     key = jax.random.key(9)
-    for choose, end in CHOICES:
+    for sampler, end in SAMPLERS:
         write = partial(
             generate,
-            decoder,
+            objective,
             prompt=PROMPT,
             tokens=TOKENS,
-            choose=choose,
+            sampler=sampler,
             key=key,
             end=end,
             batch=source,
         )
-        found = jax.jit(write)(variables)
-        np.testing.assert_array_equal(found, uncached(full, variables, jax.jit(choose), key, end))
-    assert len(np.unique(np.asarray(found))) > 2
+        tokens = jax.jit(write)(variables)
+        expected = uncached(full, variables, jax.jit(sampler), key, end)
+        np.testing.assert_array_equal(tokens, expected)
+    assert len(np.unique(np.asarray(tokens))) > 2
 
 
 @pytest.mark.parametrize("name", ["gpt", "gru", "t5"])
-def test_beam_search_finds_what_search_without_a_cache_finds(name):
+def test_beam_search_equals_search_without_a_cache(name):
     """Against a plain search in Python that scores whole sequences."""
-    decoder, variables, source, full = prepared(name)
+    objective, variables, source, full = prepared(name)
     width, tokens, end = 3, 4, 2
-    found, scores = jax.jit(lambda v: beam(decoder, v, PROMPT, tokens, width, end, source, 0.6))(
-        variables
-    )
+
+    @jax.jit
+    def search(variables):
+        return beam_search(objective, variables, PROMPT, tokens, width, end, source, 0.6)
+
+    texts, scores = search(variables)
     for row in range(len(PROMPT)):
         beams = [((), 0.0)]
         for _ in range(tokens):
@@ -109,57 +113,63 @@ def test_beam_search_finds_what_search_without_a_cache_finds(name):
                     full(variables, jnp.asarray(padded))[row, len(sequence) - 1]
                 )
                 grown += [((*written, token), score + float(nats[token])) for token in range(SIZE)]
-            beams = sorted(grown, key=lambda one: -fair(one, end))[:width]
-        np.testing.assert_array_equal(found[row], [written for written, _ in beams])
-        np.testing.assert_allclose(scores[row], [fair(one, end) for one in beams], rtol=1e-4)
+            beams = sorted(grown, key=lambda one: -penalized(one, end))[:width]
+        np.testing.assert_array_equal(texts[row], [written for written, _ in beams])
+        np.testing.assert_allclose(scores[row], [penalized(one, end) for one in beams], rtol=1e-4)
 
 
-def fair(one, end):
+def penalized(one, end):
     written, score = one
     length = written.index(end) + 1 if end in written else len(written)
     return score / ((5 + length) / 6) ** 0.6
 
 
 def test_one_beam_is_greedy():
-    decoder, variables, _, _ = prepared("gpt")
-    found, _ = jax.jit(lambda v: beam(decoder, v, PROMPT, TOKENS, 1))(variables)
-    np.testing.assert_array_equal(
-        found[:, 0], jax.jit(lambda v: generate(decoder, v, PROMPT, TOKENS))(variables)
-    )
+    objective, variables, _, _ = prepared("gpt")
+    beams, _ = jax.jit(lambda v: beam_search(objective, v, PROMPT, TOKENS, 1))(variables)
+    tokens = jax.jit(lambda v: generate(objective, v, PROMPT, TOKENS))(variables)
+    np.testing.assert_array_equal(beams[:, 0], tokens)
 
 
-def test_draws_follow_the_probabilities_that_are_left():
+def test_samples_follow_the_probabilities_of_the_allowed_tokens():
     logits = jnp.log(jnp.asarray([[0.5, 0.3, 0.15, 0.05]]))
     keys = jax.random.split(jax.random.key(0), 4000)
 
-    def shares(choose):
-        drawn = jax.jit(jax.vmap(lambda key: choose(key, logits)[0]))(jax.random.clone(keys))
-        return np.bincount(drawn, minlength=4) / len(keys)
+    def shares(sampler):
+        tokens = jax.jit(jax.vmap(lambda key: sampler(key, logits)[0]))(jax.random.clone(keys))
+        return np.bincount(tokens, minlength=4) / len(keys)
 
-    np.testing.assert_allclose(shares(by_chance()), [0.5, 0.3, 0.15, 0.05], atol=0.03)
-    np.testing.assert_allclose(shares(by_chance(top_k=2)), [0.625, 0.375, 0, 0], atol=0.03)
-    np.testing.assert_allclose(shares(by_chance(top_p=0.6)), [0.625, 0.375, 0, 0], atol=0.03)
-    np.testing.assert_allclose(shares(by_chance(top_p=0.45)), [1, 0, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(sample_token()), [0.5, 0.3, 0.15, 0.05], atol=0.03)
+    np.testing.assert_allclose(shares(sample_token(top_k=2)), [0.625, 0.375, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(sample_token(top_p=0.6)), [0.625, 0.375, 0, 0], atol=0.03)
+    np.testing.assert_allclose(shares(sample_token(top_p=0.45)), [1, 0, 0, 0], atol=0.03)
     np.testing.assert_allclose(
-        shares(by_chance(top_k=3, top_p=0.9)), [10 / 19, 6 / 19, 3 / 19, 0], atol=0.03
+        shares(sample_token(top_k=3, top_p=0.9)), [10 / 19, 6 / 19, 3 / 19, 0], atol=0.03
     )
     squared = np.asarray([0.5, 0.3, 0.15, 0.05]) ** 2
     np.testing.assert_allclose(
-        shares(by_chance(temperature=0.5)), squared / squared.sum(), atol=0.03
+        shares(sample_token(temperature=0.5)), squared / squared.sum(), atol=0.03
     )
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: by_chance(0.0), "greedily"),
-        (lambda: by_chance(top_p=0.0), "top_p"),
-        (lambda: generate(*prepared("gpt")[:2], PROMPT, 14), "Blocks.length"),
-        (lambda: beam(*prepared("gpt")[:2], PROMPT, 14), "Blocks.length"),
-        (lambda: beam(*prepared("gpt")[:2], PROMPT, 4, 0), "at least 1 beam"),
-        (lambda: beam(*prepared("gpt")[:2], PROMPT, 4, 12), "only 11 tokens"),
+        (lambda: sample_token(0.0), "greedily"),
+        (lambda: sample_token(top_p=0.0), "top_p"),
+        (lambda: generate(*prepared("gpt")[:2], PROMPT, 14), "TransformerConfig.max_length"),
+        (lambda: beam_search(*prepared("gpt")[:2], PROMPT, 14), "TransformerConfig.max_length"),
+        (lambda: beam_search(*prepared("gpt")[:2], PROMPT, 4, 0), "at least 1 beam"),
+        (lambda: beam_search(*prepared("gpt")[:2], PROMPT, 4, 12), "only 11 tokens"),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(jdl.Error, match=message):
         call()
+
+
+def test_text_ends_before_the_end_token():
+    tokenizer = jdl.data.ByteTokenizer()
+    tokens = np.append(tokenizer.encode("ab"), [tokenizer.end, *tokenizer.encode("c")])
+    assert decode_until_end(tokenizer, tokens) == "ab"
+    assert decode_until_end(tokenizer, tokens[:2]) == "ab"

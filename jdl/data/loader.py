@@ -1,76 +1,107 @@
-"""Batches of examples: `data[i]` is a function of i, in memory on the device or read ahead from the host."""
+"""Data loader of a dataset: shuffled, padded, augmented batches, each a function of its number."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from itertools import count, repeat
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, Protocol, TypeVar
 
-import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.augment import Transform
+from jdl.data.dataflow import dependences
 from jdl.data.order import epoch_order
 from jdl.keys import stream
-from jdl.types import Array, Batch, Bounds
+from jdl.types import Array, Batch, Bounds, Loader
 
-if TYPE_CHECKING:
-    from jdl.data.dataset import Dataset
+PREFETCH = 8  # batches that are read ahead from a streaming dataset
+THREADS = 4  # that read them
 
-READ_AHEAD = 8  # batches that a stream holds ready
+
+class Table(Protocol):
+    """What a `DatasetLoader` reads: rows with named columns. `jdl.data.Dataset` is one."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows, and `id`."""
+
+    @property
+    def fits_on_device(self) -> bool:
+        """Whether the columns are kept on the device, and not read ahead on the host."""
+
+    @property
+    def on_device(self) -> dict[str, Array]:
+        """All columns, on the device."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest and largest value of each column, where known."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the rows."""
+
+
+T = TypeVar("T", bound=Table)
 
 
 @dataclass(frozen=True, eq=False)
-class DatasetLoader:
-    """The `Data` of a table of examples: epochs of batches of one size, the last one padded and masked.
+class DatasetLoader(Loader, Generic[T]):
+    """The data loader of a `Dataset`: epochs of batches of one size, the last padded and masked.
 
-    Every batch has the table's columns and besides `mask` (B,), false in padding, and `id` (B,), the example's row
-    in its source. Images of bytes come as float32 from 0 to 1. Example `id` of an epoch is augmented by a key made
-    of (seed, epoch, id): the same however the batches are cut or read.
+    A batch has the dataset's columns and besides `mask` (B,), false in padding, and `id` (B,), the
+    example's row in its source. Images of bytes come as float32 from 0 to 1. Example `id` of an
+    epoch is augmented by a key made of (seed, epoch, id): the same however the epoch is cut into
+    batches and wherever they are read.
     """
 
-    examples: Dataset
-    size: int
-    seed: int | None = None  # None: the table's own order, in every epoch
+    dataset: T
+    batch_size: int
+    seed: int | None = None  # of the shuffling; None: the dataset's own order, in every epoch
     transforms: tuple[Transform, ...] = ()
-    part: slice | None = None  # the rows of a batch that `read` reads; all by default
+    part: slice | None = None  # the rows of a batch that `read` reads; None: all
 
     def __len__(self) -> int:
         return -(-self.rows // self.size)
 
     def __getitem__(self, i: int) -> Batch:
-        source = self._resident(i // len(self)) if self.examples.resident else self._gathered(i)
-        return self._compiled(source, jnp.asarray(i, jnp.int32))
+        on_device = self.dataset.fits_on_device
+        source = self._device_source(i // len(self)) if on_device else self._host_source(i)
+        return self._jit_batch(source, jnp.asarray(i, jnp.int32))
 
-    def shard(self, part: slice) -> DatasetLoader:
-        """The same batches, of which `read` reads no more than that part of the rows ahead."""
+    def shard(self, part: slice) -> DatasetLoader[T]:
+        """The same loader, of which `read` prefetches no more than these rows of each batch."""
         return replace(self, part=part)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """What batches start, start + 1, ... are made of: arrays on the device, or rows read ahead by threads."""
-        if self.examples.resident:
-            return self._read_resident(start)
-        endless = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(
-            lambda i: self._gathered(i, self.part or slice(None))
-        )
-        return iter(
-            endless.to_iter_dataset(
-                grain.ReadOptions(num_threads=4, prefetch_buffer_size=READ_AHEAD)
-            )
-        )
+        """The sources of the batches from `start` on: arrays on the device, or prefetched rows."""
+        if self.dataset.fits_on_device:
+            return self._read_device(start)
+        import grain  # slow to import, and seldom needed
 
-    def _read_resident(self, start: int) -> Iterator[Any]:
-        first, behind = divmod(start, len(self))
-        yield from repeat(self._resident(first), len(self) - behind)
+        rows = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(
+            lambda i: self._host_source(i, self.part or slice(None))
+        )
+        options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCH)
+        return iter(rows.to_iter_dataset(options))
+
+    def _read_device(self, start: int) -> Iterator[Any]:
+        first, skipped = divmod(start, len(self))
+        yield from repeat(self._device_source(first), len(self) - skipped)
         for epoch in count(first + 1):
-            yield from repeat(self._resident(epoch), len(self))
+            yield from repeat(self._device_source(epoch), len(self))
 
     def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i from what `read` yields for it: gathers, masks, scales and augments; pure, for use within a jit."""
+        """Batch i from its source: gathers, masks, scales and augments; pure, for use in a jit."""
         place = i % len(self)
         mask = jnp.arange(self.size) + place * self.size < self.rows
         columns = dict(source["columns"])
@@ -80,14 +111,14 @@ class DatasetLoader:
                 name: column.at[rows].get(mode="promise_in_bounds")
                 for name, column in columns.items()
             }
-        columns = {name: scaled(column) for name, column in columns.items()}
+        columns = {name: rescale(column) for name, column in columns.items()}
         if self.transforms:
             epoch = stream(source["key"], "augment", i // len(self))
             keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch, columns["id"])
-            columns = jax.vmap(self._transformed)(keys, columns)
+            columns = jax.vmap(self._transform)(keys, columns)
         return {**columns, "mask": mask}
 
-    def _transformed(self, key: Array, example: Batch) -> Batch:
+    def _transform(self, key: Array, example: Batch) -> Batch:
         for n, transform in enumerate(self.transforms):
             example = transform(jax.random.fold_in(key, n), example)
         return example
@@ -96,45 +127,82 @@ class DatasetLoader:
     def spec(self) -> Batch:
         """The shapes and types of a batch, without making one."""
         source = {
-            "columns": self.examples.take(np.zeros(self.size, np.int32)),
+            "columns": self.dataset.take(np.zeros(self.size, np.int32)),
             "key": jax.eval_shape(jax.random.key, 0),
         }
         return jax.eval_shape(self.batch, source, jax.ShapeDtypeStruct((), jnp.int32))
 
     @property
-    def rows(self) -> int:
-        """Examples in an epoch."""
-        return len(self.examples)
+    def size(self) -> int:
+        """Rows in a batch, padding included."""
+        return self.batch_size
 
     @property
-    def bounds(self) -> Bounds:
-        """The least and greatest value of each column, where known; of numbers, not where transforms may move them."""
-        known = dict(self.examples.bounds)
-        for name, column in self.spec.items():
-            if name not in known or not jnp.issubdtype(column.dtype, jnp.floating):
-                continue
-            if self.transforms:
-                del known[name]
-            elif name in self._images:
-                known[name] = (known[name][0] / 255, known[name][1] / 255)
-        return known
+    def rows(self) -> int:
+        """Examples in an epoch."""
+        return len(self.dataset)
 
     @cached_property
-    def _images(self) -> set[str]:
-        """The columns that are stored as bytes and come as numbers from 0 to 1."""
-        row = self.examples.take(np.zeros(1, np.int32))
-        return {
-            name for name, column in row.items() if column.dtype == np.uint8 and column.ndim > 1
+    def bounds(self) -> Bounds:
+        """The smallest and largest value of each column as batches have it, where known.
+
+        They are those of the dataset for columns that no transform changes. For whole numbers that
+        transforms compute without their key, such as new labels, they are computed over all rows of
+        a dataset on the device. For all other columns that transforms compute they are unknown.
+        """
+        row = self.dataset.take(np.zeros(1, np.int32))
+        images = {name for name, column in row.items() if is_image(column)}
+        known = {
+            name: (low / 255, high / 255) if name in images else (low, high)
+            for name, (low, high) in self.dataset.bounds.items()
         }
+        if not self.transforms:
+            return known
+        copies, computed = self._outputs(row)
+        bounds = {name: known[column] for name, column in copies.items() if column in known}
+        return {**bounds, **self._extremes(computed)} if computed else bounds
+
+    def _outputs(self, row: dict[str, np.ndarray]) -> tuple[dict[str, str], list[str]]:
+        """The columns after the transforms, as far as bounds can be known.
+
+        Those that are copies of a column before, with its name; and other whole numbers that depend
+        on columns alone, and not on the key.
+        """
+        key = jax.eval_shape(jax.random.key, 0)
+        example = jax.eval_shape(
+            lambda columns: {name: rescale(column)[0] for name, column in columns.items()}, row
+        )
+        jaxpr, shapes = jax.make_jaxpr(self._transform, return_shape=True)(key, example)
+        inputs = ["", *jax.tree.leaves({name: name for name in example})]  # the key comes first
+        outputs = jax.tree.leaves({name: name for name in shapes})
+        copies, computed = {}, []
+        for name, source in zip(outputs, dependences(jaxpr.jaxpr), strict=True):
+            if source.copy_of is not None:
+                copies[name] = inputs[source.copy_of]
+            elif 0 not in source.inputs and jnp.issubdtype(shapes[name].dtype, jnp.integer):
+                computed.append(name)
+        return copies, computed
+
+    def _extremes(self, names: Sequence[str]) -> Bounds:
+        """The smallest and largest value of these columns in an epoch."""
+        if not self.dataset.fits_on_device:
+            return {}
+
+        def of_batch(source: Any, i: Array) -> dict[str, tuple[Array, Array]]:
+            batch = self.batch(source, i)  # the padding too is a row of the dataset
+            return {name: (batch[name].min(), batch[name].max()) for name in names}
+
+        @jax.jit
+        def of_epoch(source: Any) -> dict[str, tuple[Array, Array]]:
+            return jax.lax.map(partial(of_batch, source), jnp.arange(len(self)))
+
+        extremes = of_epoch(self._device_source(0))
+        return {name: (int(low.min()), int(high.max())) for name, (low, high) in extremes.items()}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the examples."""
-        return self.examples.fingerprint
-
-    @cached_property
-    def _compiled(self) -> Callable[[Any, Array], Batch]:
-        return jax.jit(self.batch)
+        """SHA-256 of the dataset's rows."""
+        return self.dataset.fingerprint
 
     @cached_property
     def _key(self) -> Array:
@@ -146,23 +214,27 @@ class DatasetLoader:
             lambda epoch: epoch_order(self.rows, self.size, self.seed, epoch)
         )
 
-    def _resident(self, epoch: int) -> Any:
+    def _device_source(self, epoch: int) -> Any:
         return {
-            "columns": self.examples.on_device,
+            "columns": self.dataset.on_device,
             "order": jax.device_put(self._order(epoch)),
             "key": self._key,
         }
 
-    def _gathered(self, i: int, part: slice = slice(None)) -> Any:
+    def _host_source(self, i: int, part: slice = slice(None)) -> Any:
         epoch, place = divmod(i, len(self))
         rows = self._order(epoch)[place * self.size : (place + 1) * self.size][part]
-        return {"columns": self.examples.take(rows), "key": self._key}
+        return {"columns": self.dataset.take(rows), "key": self._key}
 
 
-def scaled(column: Array) -> Array:
+def is_image(column: Any) -> bool:
+    """Whether a column holds images of bytes, which batches give as float32 from 0 to 1."""
+    return column.dtype == jnp.uint8 and column.ndim > 1
+
+
+def rescale(column: Array) -> Array:
     """Images of bytes as float32 from 0 to 1; any other column as it is."""
-    if column.dtype != jnp.uint8 or column.ndim == 1:
+    if not is_image(column):
         return column
-    return column.astype(jnp.float32) * np.float32(
-        1 / 255
-    )  # a division XLA may turn into this, or not
+    # Not a division: XLA may turn it into this product, or not.
+    return column.astype(jnp.float32) * np.float32(1 / 255)

@@ -1,4 +1,4 @@
-"""The order of examples, from (seed, epoch) alone, and the cutting of an epoch into batches of one size."""
+"""Shuffling: the order of an epoch's examples, a function of (seed, epoch) alone."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from zlib import crc32
 import numpy as np
 
 
-def shuffled(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np.ndarray:
-    """A permutation of 0 ... rows - 1 (int32), drawn for this seed, epoch and purpose.
+def permutation(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np.ndarray:
+    """A random permutation of 0 ... rows - 1 (int32) for this seed, epoch and purpose.
 
-    The rows are sorted by the raw output of Philox-4x64 (Salmon et al., 2011) under the key (seed, name and epoch).
-    NumPy promises that stream for good, unlike those of its `Generator`; and nothing waits for a device here.
+    The rows are sorted by the raw output of Philox-4x64 (Salmon et al., 2011) under the key (seed,
+    name and epoch). NumPy promises that stream for good, unlike those of its `Generator`; and
+    nothing waits for a device here.
     """
     key = np.asarray([seed, crc32(name.encode()) << 32 | epoch], np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable").astype(np.int32)
 
 
 def epoch_order(rows: int, size: int, seed: int | None, epoch: int) -> np.ndarray:
-    """The rows of an epoch (int32), padded with row 0 to whole batches of `size`; in their own order without a seed."""
-    order = np.arange(rows, dtype=np.int32) if seed is None else shuffled(rows, seed, epoch)
+    """The rows of an epoch (int32), padded with row 0 to whole batches of `size`.
+
+    Without a seed they are in their own order.
+    """
+    order = np.arange(rows, dtype=np.int32) if seed is None else permutation(rows, seed, epoch)
     return np.concatenate([order, np.zeros(-rows % size, np.int32)])

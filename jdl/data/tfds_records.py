@@ -1,13 +1,11 @@
-"""TensorFlow Datasets, read as ArrayRecord without TensorFlow: decoded into memory once, or streamed."""
+"""TensorFlow Datasets (TFDS) without TensorFlow: from ArrayRecord into memory, or streaming."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import os
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data.dataset import Columns, Dataset
+from jdl.data.cache import cache_dir, read_cache, write_cache
+from jdl.data.dataset import Dataset
+from jdl.data.source import ArraySource
 from jdl.types import Bounds, Error
 
 MEMORY_BYTES = 4 << 30  # a split up to this size is decoded into memory
@@ -28,19 +28,20 @@ def tfds(
     data_dir: str | Path | None = None,
     stream: bool = False,
 ) -> tuple[Dataset, ...]:
-    """Splits of a prepared dataset as examples: `train, test = tfds("fashion_mnist")`.
+    """Splits of a prepared TensorFlow Dataset: `train, test = tfds("fashion_mnist")`.
 
-    `splits` may be slices, "train[:90%]"; the supervised keys of the dataset become x and y, other features keep
-    their names. What fits is decoded into memory, and kept there for the next run in jdl's cache; `stream` reads
-    record by record instead. Datasets lie in `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets. Raises
-    `Error` at once where the dataset is unknown or not prepared, and names the command that prepares it.
+    `splits` may be slices, "train[:90%]". The supervised keys of the dataset become x and y, other
+    features keep their names. What fits is decoded into memory, and cached on disk for the next
+    run; `stream` reads record by record instead. The folder is `data_dir`, else $TFDS_DATA_DIR,
+    else ~/tensorflow_datasets. Raises `Error` at once where the dataset is unknown or not prepared,
+    with the command that prepares it.
     """
     builder = _builder(name, Path(data_dir) if data_dir else default_data_dir())
-    return tuple(_examples(builder, split, stream) for split in splits or ("train", "test"))
+    return tuple(_dataset(builder, split, stream) for split in splits or ("train", "test"))
 
 
 def default_data_dir() -> Path:
-    """Where TFDS keeps prepared datasets."""
+    """The folder of prepared datasets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     return Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
@@ -51,13 +52,11 @@ def known_datasets() -> list[str]:
     return tensorflow_datasets.list_builders(with_community_datasets=False)
 
 
-def unknown(name: str) -> Error:
+def unknown_dataset(name: str) -> Error:
     """The error for a dataset that TFDS does not have."""
     near = difflib.get_close_matches(name, known_datasets(), n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return Error(
-        f"TensorFlow Datasets has no dataset {name!r}.{hint} `tfds --help` and its catalog list them."
-    )
+    return Error(f"TensorFlow Datasets has no dataset {name!r}.{hint} Its catalog lists them all.")
 
 
 def _builder(name: str, data_dir: Path) -> Any:
@@ -69,40 +68,44 @@ def _builder(name: str, data_dir: Path) -> Any:
         for path in folder.glob("**/dataset_info.json")
         if "incomplete" not in str(path.relative_to(folder))
     ]
-    found = sorted(
+    versions = sorted(
         infos, key=lambda path: [int(n) if n.isdigit() else 0 for n in path.parent.name.split(".")]
     )
-    if not found:
+    if not versions:
         if name.split("/")[0] not in known_datasets():
-            raise unknown(name)
+            raise unknown_dataset(name)
         raise Error(
-            f"The dataset {name} is not prepared in {data_dir}. Prepare it once: `jdl data prepare {name}` downloads "
-            "it; with --from DIR the files of mnist or fashion_mnist are read from a folder."
+            f"The dataset {name} is not prepared in {data_dir}. Prepare it once: `jdl data prepare "
+            f"{name}` downloads it; with --from DIR the files of mnist or fashion_mnist are read "
+            "from a folder."
         )
-    builder = tensorflow_datasets.builder_from_directory(found[-1].parent)
+    newest = versions[-1].parent
+    builder = tensorflow_datasets.builder_from_directory(newest)
     if builder.info.file_format.value != "array_record":
         raise Error(
-            f"{found[-1].parent} is prepared as {builder.info.file_format.value}, which only TensorFlow reads: prepare "
-            f"it as array_record, with `jdl data prepare {name} --data-dir ELSEWHERE`."
+            f"{newest} is prepared as {builder.info.file_format.value}, which only TensorFlow "
+            f"reads: prepare it as array_record, with `jdl data prepare {name} --data-dir "
+            "ELSEWHERE`."
         )
     return builder
 
 
-def _examples(builder: Any, split: str, stream: bool) -> Dataset:
+def _dataset(builder: Any, split: str, stream: bool) -> Dataset:
     if split.split("[")[0] not in builder.info.splits:
         raise Error(
-            f"{builder.info.name} has the splits {', '.join(builder.info.splits)}, and not {split!r}."
+            f"{builder.info.name} has the splits {', '.join(builder.info.splits)}, and not "
+            f"{split!r}."
         )
     records = Records(builder, split)
     rows = np.arange(len(records), dtype=np.int32)
     if stream or records.nbytes > MEMORY_BYTES:
-        return Dataset(records, rows).streamed()
-    return Dataset(Columns(_decoded(records), records.labels), rows)
+        return Dataset(records, rows).streaming()
+    return Dataset(ArraySource(_decode(records), records.labels), rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """A source that reads the records of a split, one by one or many at a time."""
+    """A source that reads and decodes the ArrayRecord files of a TFDS split, record by record."""
 
     builder: Any
     split: str
@@ -133,7 +136,7 @@ class Records:
 
     @property
     def nbytes(self) -> int:
-        """The decoded size; one too large for any memory where the shapes of the features do not tell it."""
+        """The decoded size in bytes; where features have no fixed shape, larger than any memory."""
         total = 0
         for name in self._names:
             feature = self.builder.info.features[name]
@@ -157,7 +160,7 @@ class Records:
 
     @property
     def bounds(self) -> Bounds:
-        """From 0 to the number of classes, for labels."""
+        """Those of labels: from 0 to the number of classes - 1."""
         classes = {
             c: getattr(self.builder.info.features[n], "num_classes", None)
             for n, c in self._names.items()
@@ -166,7 +169,7 @@ class Records:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the split's record files where they are small, else of their names and sizes."""
+        """SHA-256 of the record files; of large ones only names and sizes are read."""
         digest = hashlib.sha256(self.split.encode())
         for path in sorted(Path(self.builder.data_dir).iterdir()):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -181,21 +184,16 @@ def _stack(name: str, values: list[Any]) -> np.ndarray:
     except ValueError:
         shapes = sorted({np.shape(value) for value in values})
         raise Error(
-            f"The examples of {name} differ in size, among others {shapes[0]} and {shapes[-1]}: bring them to one "
-            "size when the dataset is prepared."
+            f"The examples of {name} differ in size, for example {shapes[0]} and {shapes[-1]}: "
+            "bring them to one size when the dataset is prepared."
         ) from None
     if column.dtype.kind not in "biuf":
         raise Error(f"The feature {name} is {column.dtype}, and a batch holds numbers only.")
     return column.astype(np.int32) if column.dtype == np.int64 else column
 
 
-def cache_dir() -> Path:
-    """Where jdl keeps what it can make again: $JDL_CACHE, else ~/.cache/jdl."""
-    return Path(os.environ.get("JDL_CACHE") or "~/.cache/jdl").expanduser()
-
-
-def _decoded(records: Records) -> dict[str, np.ndarray]:
-    """All columns of the split, from jdl's cache where it holds them whole, else decoded and put there."""
+def _decode(records: Records) -> dict[str, np.ndarray]:
+    """All columns of the split, from jdl's cache where they are, else decoded and written there."""
     folder = cache_dir() / "decoded" / records.fingerprint
     cached = read_cache(folder)
     if cached is not None:
@@ -207,34 +205,3 @@ def _decoded(records: Records) -> dict[str, np.ndarray]:
     columns = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     write_cache(folder, columns)
     return columns
-
-
-def read_cache(folder: Path) -> dict[str, np.ndarray] | None:
-    """The arrays that lie in a folder of the cache, where they are there and whole."""
-    try:
-        promised = json.loads((folder / "sums.json").read_text())
-        columns = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in promised}
-    except (OSError, ValueError):
-        return None
-    sums = {name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()}
-    return columns if sums == promised else None
-
-
-def write_cache(folder: Path, columns: dict[str, np.ndarray]) -> None:
-    """Writes beside and renames, so that a cache is whole or not there; a full or read-only disk costs only time."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-            whole = Path(temporary) / "whole"
-            whole.mkdir()
-            for name, column in columns.items():
-                np.save(whole / f"{name}.npy", column)
-            sums = {
-                name: hashlib.sha256(column.data).hexdigest() for name, column in columns.items()
-            }
-            (whole / "sums.json").write_text(json.dumps(sums))
-            if folder.exists():
-                folder.rename(Path(temporary) / "damaged")
-            whole.rename(folder)
-    except OSError:
-        return

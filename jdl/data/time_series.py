@@ -1,4 +1,4 @@
-"""Time series as forecasts to be made: split by time, so that nothing is judged by a future that it has seen."""
+"""Time series forecasting: datasets of sliding windows, split by time so that no future leaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from jdl.data.dataset import Dataset
-from jdl.data.fetch import fetched
+from jdl.data.fetch import dataset_folder
 from jdl.types import Bounds, Error
 
 HALF_HOURS = 17_520  # of the year 2014
@@ -21,11 +21,12 @@ DAY, WEEK = 48, 336  # in half-hours
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """A source of forecasts, cut out of the series when they are asked for: one for each time there is.
+class ForecastWindows:
+    """A source of sliding windows, one for each time to forecast from, cut on demand.
 
-    Columns: x (context, F), the inputs before that time; y (horizon,), the target from then on; and naive (horizon,),
-    the target one season earlier, or the fewest seasons that lead back before that time.
+    Columns: x (context, F), the inputs before that time; y (horizon,), the target from then on; and
+    naive (horizon,), the seasonal naive forecast: the target one season earlier, or as many seasons
+    as lead back before that time.
     """
 
     inputs: np.ndarray  # (T, F) of float32
@@ -37,16 +38,16 @@ class Windows:
     std: float
 
     @property
-    def first(self) -> int:
-        """The time of row 0, the first that has both a context and a season behind it."""
+    def start(self) -> int:
+        """The time of row 0, the first that has both a context and a season before it."""
         return max(self.context, self.season)
 
     def __len__(self) -> int:
-        return max(0, len(self.targets) - self.first - self.horizon + 1)
+        return max(0, len(self.targets) - self.start - self.horizon + 1)
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of these rows."""
-        time = self.first + rows[:, None]
+        time = self.start + rows[:, None]
         ahead = np.arange(self.horizon)
         return {
             "x": self.inputs[time + np.arange(-self.context, 0)],
@@ -56,7 +57,7 @@ class Windows:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of all columns, were they cut out at once."""
+        """The size of all columns in bytes, were they cut at once."""
         return 4 * len(self) * (self.context * self.inputs.shape[1] + 2 * self.horizon)
 
     @property
@@ -66,7 +67,7 @@ class Windows:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """The least and greatest value of each column."""
+        """The smallest and largest value of each column."""
         x, y = (
             (float(values.min()), float(values.max())) for values in (self.inputs, self.targets)
         )
@@ -81,67 +82,99 @@ class Windows:
         ).hexdigest()
 
 
-def windows(
+@dataclass(frozen=True, eq=False)
+class ForecastDataset(Dataset):
+    """A dataset of windows of a time series, normalized: y * std + mean is in the series' unit."""
+
+    source: ForecastWindows
+
+    @property
+    def mean(self) -> float:
+        """The mean of the target in the training split."""
+        return self.source.mean
+
+    @property
+    def std(self) -> float:
+        """The standard deviation of the target in the training split."""
+        return self.source.std
+
+
+Splits = tuple[ForecastDataset, ForecastDataset, ForecastDataset]
+
+
+def forecast_windows(
     table: Any,
     context: int,
     horizon: int,
     season: int,
     target: int = 0,
-    ahead: Sequence[int] = (),
+    future_covariates: Sequence[int] = (),
     train: float = 0.7,
     valid: float = 0.15,
-) -> tuple[Dataset, Dataset, Dataset]:
-    """Forecasts of column `target` of a table (T, F), one row a step of time: (train, valid, test), in this order.
+) -> Splits:
+    """Datasets for time series forecasting, of sliding windows: (train, valid, test) in this order.
 
-    From `context` steps of all columns, `horizon` steps of the target, at every time there is; `Windows` says which
-    columns come of it. A forecast is in the part that all of its steps lie in, those across a border are in none, and
-    no part reads a value later than its own end. Every column is normalised by its mean and standard deviation in
-    the training part; `train.source.mean` and `.std` lead back. The columns `ahead` are known in advance (calendar):
-    in x they stand `horizon` steps early, so that the end of x has them for the steps to be forecast.
+    `table` (T, F) has a row for each step of time. From `context` steps of all columns, `horizon`
+    steps of column `target` are forecast, at every time; `ForecastWindows` describes the columns.
+    A window is in the split that all the steps to forecast lie in; windows across a border are in
+    none, and no split reads a value later than its own end. Every column is normalized by its mean
+    and standard deviation in the training split; `train.mean` and `train.std` invert that for the
+    target. `future_covariates` are columns known in advance, such as the calendar: in x they
+    stand `horizon` steps early, so that the end of x has them for the steps to forecast.
     """
-    values = _checked(table, context, horizon, season, target, ahead)
+    values = _check(table, context, horizon, season, target, future_covariates)
     if not 0 < train < train + valid < 1:
         raise Error(
-            f"train and valid are shares above 0 that leave some for the test, and not {train} and {valid}."
+            "train and valid are fractions above 0 that leave some for the test, and not "
+            f"{train} and {valid}."
         )
-    borders = [round(len(values) * share) for share in (0, train, train + valid, 1)]
+    borders = [round(len(values) * fraction) for fraction in (0, train, train + valid, 1)]
     mean, std = (statistic(values[: borders[1]], axis=0) for statistic in (np.mean, np.std))
     if not std.all():
         raise Error(
-            f"Column {int(std.argmin())} has one value alone in the training part: leave it out."
+            f"Column {int(std.argmin())} has only one value in the training split, and cannot be "
+            "normalized: leave it out."
         )
     normal = ((values - mean) / std).astype(np.float32)
-    inputs = normal.copy()
-    inputs[:, list(ahead)] = np.roll(
-        normal[:, list(ahead)], -horizon, axis=0
-    )  # no row reads what is rolled around
-    source = Windows(
-        inputs, normal[:, target], context, horizon, season, float(mean[target]), float(std[target])
-    )
-    times = source.first + np.arange(len(source), dtype=np.int32)
-    parts = [
-        np.flatnonzero((start <= times) & (times + horizon <= end)).astype(np.int32)
+    inputs, early = normal.copy(), list(future_covariates)
+    # What is rolled around the end no window reads.
+    inputs[:, early] = np.roll(normal[:, early], -horizon, axis=0)
+    moments = float(mean[target]), float(std[target])
+    source = ForecastWindows(inputs, normal[:, target], context, horizon, season, *moments)
+    return _split_by_time(source, borders)
+
+
+def _split_by_time(source: ForecastWindows, borders: Sequence[int]) -> Splits:
+    """The windows whose forecasts lie between two neighbouring borders, for each such pair."""
+    times = source.start + np.arange(len(source), dtype=np.int32)
+    rows = [
+        np.flatnonzero((start <= times) & (times + source.horizon <= end)).astype(np.int32)
         for start, end in pairwise(borders)
     ]
-    if not all(map(len, parts)):
+    if not all(map(len, rows)):
+        counts = ", ".join(str(len(split)) for split in rows)
         raise Error(
-            f"{len(values)} steps are too few: the parts would have {', '.join(str(len(part)) for part in parts)} "
-            f"forecasts of {horizon} steps after {source.first}. Shorten the context, the horizon or the season."
+            f"{borders[-1]} steps are too few: the splits would have {counts} forecasts of "
+            f"{source.horizon} steps after {source.start}. Shorten the context, the horizon or the "
+            "season."
         )
-    first, second, third = (Dataset(source, part) for part in parts)
-    return first, second, third
+    train, valid, test = (ForecastDataset(source, split) for split in rows)
+    return train, valid, test
 
 
-def electricity(context: int = WEEK, horizon: int = DAY) -> tuple[Dataset, Dataset, Dataset]:
-    """The electricity demand of Victoria in 2014, by half-hours: (train, valid, test), as `windows` makes them.
+def electricity(context: int = WEEK, horizon: int = DAY) -> Splits:
+    """The electricity demand of Victoria in 2014, by half-hours: (train, valid, test).
 
-    x has demand (GW), temperature (degrees Celsius), and, known ahead, whether it is a working day and the sine and
-    cosine of the time of day and of the time of week. The naive forecast is the demand of a week before. Source: the
-    Australian Energy Market Operator, through R's fpp2 (Hyndman).
+    Windows as `forecast_windows` makes them. x has the demand (GW), the temperature (degrees
+    Celsius) and, as future covariates, whether it is a working day and the sine and cosine of the
+    time of day and of the time of week. The naive forecast is the demand of a week before. Source:
+    the Australian Energy Market Operator, through R's fpp2 (Hyndman). To be fetched once:
+    `jdl data fetch elecdemand`.
     """
-    # The file is a pickle, which may run anything when it is loaded, so its two blocks of numbers are read where they
-    # lie: its sum says that it is that file and no other.
-    content = lzma.decompress((fetched("elecdemand") / "elecdemand.pkl.compress").read_bytes())
+    # The file is a pickle, which may run anything when it is loaded, so its two blocks of numbers
+    # are read by their offsets: its checksum says that it is that file and no other.
+    path = dataset_folder("elecdemand") / "elecdemand.pkl.compress"
+    content = lzma.decompress(path.read_bytes())
     demand, temperature = np.frombuffer(content, "<f8", 2 * HALF_HOURS, offset=200).reshape(
         2, HALF_HOURS
     )
@@ -151,16 +184,18 @@ def electricity(context: int = WEEK, horizon: int = DAY) -> tuple[Dataset, Datas
     angles = [2 * np.pi * np.arange(HALF_HOURS) / period for period in (DAY, WEEK)]
     calendar = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
     table = np.stack([demand, temperature, working_day, *calendar], axis=1)
-    return windows(table, context, horizon, season=WEEK, ahead=range(2, table.shape[1]))
+    known = range(2, table.shape[1])
+    return forecast_windows(table, context, horizon, season=WEEK, future_covariates=known)
 
 
-def _checked(
-    table: Any, context: int, horizon: int, season: int, target: int, ahead: Sequence[int]
+def _check(
+    table: Any, context: int, horizon: int, season: int, target: int, covariates: Sequence[int]
 ) -> np.ndarray:
     values = np.asarray(table)
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise Error(
-            f"A table of numbers (T, F) is needed, one row a step of time, not {values.dtype} {values.shape}."
+            "A table of numbers (T, F) is needed, one row a step of time, not "
+            f"{values.dtype} {values.shape}."
         )
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
@@ -169,14 +204,17 @@ def _checked(
         )
     if min(context, horizon, season) < 1:
         raise Error(
-            f"context, horizon and season are 1 at least; given: {context}, {horizon} and {season}."
+            "context, horizon and season must be 1 at least; given: "
+            f"{context}, {horizon} and {season}."
         )
-    if not all(0 <= column < values.shape[1] for column in (target, *ahead)):
+    if not all(0 <= column < values.shape[1] for column in (target, *covariates)):
         raise Error(
-            f"The table has the columns 0 to {values.shape[1] - 1}; given: {target} and ahead {list(ahead)}."
+            f"The table has the columns 0 to {values.shape[1] - 1}; given: target {target} and "
+            f"future_covariates {list(covariates)}."
         )
-    if target in ahead:
+    if target in covariates:
         raise Error(
-            f"Column {target} is the target: were it known ahead, there would be nothing to forecast."
+            f"Column {target} is the target: were it known in advance, there would be nothing to "
+            "forecast. Take it out of future_covariates."
         )
     return values.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Kinds of actions, and the distributions over them that a policy describes."""
+"""Action spaces, discrete and continuous, and the policy's distribution over each."""
 
 from __future__ import annotations
 
@@ -13,74 +13,78 @@ from jdl.types import Array, Key
 
 @dataclass(frozen=True)
 class Discrete:
-    """The actions 0 to `count` - 1, which a policy (..., count) gives logits, or values."""
+    """A discrete action space: the actions 0 to `n` - 1.
 
-    count: int
+    The policy (..., n) is the logits of a categorical distribution, or the actions' Q-values.
+    """
+
+    n: int
 
     @property
-    def parameters(self) -> int:
-        """How many numbers a policy is."""
-        return self.count
+    def num_params(self) -> int:
+        """The number of distribution parameters that a policy gives for an observation."""
+        return self.n
 
-    def best(self, policy: Array) -> Array:
-        """The action of the greatest logit: (..., count) to (...)."""
+    def mode(self, policy: Array) -> Array:
+        """The greedy action, that of the greatest logit: (..., n) to (...)."""
         return policy.argmax(-1)
 
-    def drawn(self, policy: Array, key: Key) -> Array:
-        """An action by its probability: (..., count) to (...)."""
+    def sample(self, policy: Array, key: Key) -> Array:
+        """A sampled action: (..., n) to (...)."""
         return jax.random.categorical(key, policy)
 
     def log_prob(self, policy: Array, action: Array) -> Array:
-        """The log of the probability of `action` (...), (...)."""
+        """The log-probability (...) of `action` (...)."""
         return jnp.take_along_axis(jax.nn.log_softmax(policy), action[..., None], -1)[..., 0]
 
     def entropy(self, policy: Array) -> Array:
-        """In nats, (...)."""
+        """The entropy of the distribution in nats, (...)."""
         logs = jax.nn.log_softmax(policy)
         return -(jnp.exp(logs) * logs).sum(-1)
 
-    def done(self, action: Array) -> Array:
-        """What the environment is given."""
+    def unnormalize(self, action: Array) -> Array:
+        """The action as the environment takes it: here unchanged."""
         return action
 
 
 @dataclass(frozen=True)
 class Box:
-    """Actions of as many numbers as `low` and `high` have, each between the two.
+    """A continuous action space: n numbers, each between its `low` and its `high`.
 
-    A policy (..., 2n) is the means, where -1 is `low` and 1 is `high`, and the logs of the standard deviations, of
-    normal distributions; what they draw beyond -1 and 1 is done as -1 and 1.
+    The policy (..., 2n) is the means and then the logs of the standard deviations of n
+    independent normal distributions. They are normalized, so that -1 stands for `low` and 1 for
+    `high`; an action beyond these is clipped.
     """
 
     low: tuple[float, ...]
     high: tuple[float, ...]
 
     @property
-    def parameters(self) -> int:
-        """How many numbers a policy is."""
+    def num_params(self) -> int:
+        """The number of distribution parameters that a policy gives for an observation."""
         return 2 * len(self.low)
 
-    def best(self, policy: Array) -> Array:
-        """The means: (..., 2n) to (..., n)."""
+    def mode(self, policy: Array) -> Array:
+        """The mean action, normalized: (..., 2n) to (..., n)."""
         return policy[..., : len(self.low)]
 
-    def drawn(self, policy: Array, key: Key) -> Array:
-        """A draw: (..., 2n) to (..., n)."""
+    def sample(self, policy: Array, key: Key) -> Array:
+        """A sampled action, normalized: (..., 2n) to (..., n)."""
         mean, log_std = jnp.split(policy, 2, -1)
         return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
 
     def log_prob(self, policy: Array, action: Array) -> Array:
-        """The log of the density at `action` (..., n), (...)."""
+        """The log of the probability density (...) at the normalized `action` (..., n)."""
         mean, log_std = jnp.split(policy, 2, -1)
         scaled = (action - mean) * jnp.exp(-log_std)
         return -(0.5 * jnp.square(scaled) + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
     def entropy(self, policy: Array) -> Array:
-        """In nats, (...)."""
+        """The entropy of the distribution in nats, (...)."""
         return (policy[..., len(self.low) :] + 0.5 * math.log(2 * math.pi * math.e)).sum(-1)
 
-    def done(self, action: Array) -> Array:
-        """What the environment is given."""
+    def unnormalize(self, action: Array) -> Array:
+        """The action as the environment takes it: clipped, and scaled to `low` and `high`."""
         low, high = (
             jnp.broadcast_to(jnp.asarray(end, action.dtype), action.shape)
             for end in (self.low, self.high)

@@ -1,4 +1,4 @@
-"""Environments as pure functions: an episode's start, its next step, and what is seen of it."""
+"""The environment of reinforcement learning as pure functions, and rollouts of its episodes."""
 
 from __future__ import annotations
 
@@ -12,102 +12,129 @@ import jax.numpy as jnp
 from jdl.environments.actions import Box, Discrete
 from jdl.types import Array, Key
 
+SelectAction = Callable[[Array, Key], Array]  # obs (B, ...) and keys (B,) to actions (B, ...)
+
 
 @dataclass(frozen=True)
 class Environment:
-    """Three pure functions of one episode, whose state is any tree of arrays.
+    """An environment for reinforcement learning: three pure functions of one episode.
 
-    `reset(key) -> state`; `step(state, action, key) -> (state, reward, terminated)`, both () and the latter a bool;
-    `observe(state) -> observation`, of float32. An episode that has not terminated is cut off after `limit` steps.
+    `reset(key) -> state`, where the state is any tree of arrays; `step(state, action, key) ->
+    (state, reward, terminated)`, with a reward () and a bool (); `observe(state) -> obs`, of
+    float32. An episode that does not terminate is truncated after `max_episode_steps` steps.
+    (Gymnasium's words; its `step` returns the observation too, and changes the environment.)
     """
 
     reset: Callable[[Key], Any]
     step: Callable[[Any, Array, Key], tuple[Any, Array, Array]]
     observe: Callable[[Any], Array]
-    actions: Discrete | Box
-    limit: int
+    action_space: Discrete | Box
+    max_episode_steps: int
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes under way, one in each row."""
+    """Episodes in progress, one in each row of a batch: a vectorized environment's state."""
 
-    state: Any
-    length: Array  # (B,) of int32: steps so far
-    total: Array  # (B,): the sums of rewards so far
+    env_state: Any  # of the environment, with a leading axis for the rows
+    episode_length: Array  # (B,) of int32: steps so far
+    episode_return: Array  # (B,): the sum of the rewards so far
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Moved:
-    """What a step did, (B, ...): observations `after` it, also of episodes that it ended; their lengths and totals."""
+class StepResult:
+    """What a step of the environment returns, with leading axes (B,) for the episodes.
 
-    after: Array
+    `next_obs`, `episode_length` and `episode_return` are those after the step and before the reset
+    of an episode that is done.
+    """
+
+    next_obs: Array
     reward: Array
-    terminated: Array
-    over: Array  # terminated, or cut off
-    length: Array
-    total: Array
+    terminated: Array  # bool: by the environment, so that no reward can follow
+    done: Array  # bool: terminated, or truncated after `max_episode_steps`
+    episode_length: Array
+    episode_return: Array
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Steps:
-    """What was seen and done in steps that follow each other, (T, B, ...), and what came of it."""
+class Transition(StepResult):
+    """A transition: an observation, the action taken there, and what the step returned.
 
-    x: Array
-    action: Array
-    moved: Moved
+    The transitions of a rollout have leading axes (T, B): T steps of B episodes.
+    """
 
-
-def begin(environment: Environment, keys: Key) -> Episodes:
-    """Episodes before their first step, one for each of `keys` (B,)."""
-    return Episodes(
-        jax.vmap(environment.reset)(keys), jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys))
-    )
+    obs: Array
+    action: Array  # as the policy chose it, before `action_space.unnormalize`
 
 
-def seen(environment: Environment, episodes: Episodes) -> Array:
-    """The observations (B, ...)."""
-    return jax.vmap(environment.observe)(episodes.state)
+def reset_episodes(environment: Environment, keys: Key) -> Episodes:
+    """New episodes before their first step, one for each of `keys` (B,)."""
+    states = jax.vmap(environment.reset)(keys)
+    return Episodes(states, jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys)))
 
 
-def move(
+def observe_episodes(environment: Environment, episodes: Episodes) -> Array:
+    """The observations (B, ...) of the episodes."""
+    return jax.vmap(environment.observe)(episodes.env_state)
+
+
+def step_episodes(
     environment: Environment, episodes: Episodes, actions: Array, keys: Key
-) -> tuple[Episodes, Moved]:
-    """The episodes after actions that the policy chose, (B, ...); where that ended one, the next before its own."""
-    done = environment.actions.done(actions)
-    state, reward, terminated = jax.vmap(environment.step)(episodes.state, done, folded(keys, 0))
-    following = Episodes(state, episodes.length + 1, episodes.total + reward)
-    over = terminated | (following.length >= environment.limit)
-    moved = Moved(
-        seen(environment, following), reward, terminated, over, following.length, following.total
+) -> tuple[Episodes, StepResult]:
+    """One step of all episodes by the policy's `actions` (B, ...), with autoreset.
+
+    Where an episode is done, the episode in its row is a new one. Row b draws by `keys[b]` alone.
+    """
+    actions = environment.action_space.unnormalize(actions)
+    states, reward, terminated = jax.vmap(environment.step)(
+        episodes.env_state, actions, fold_in_rows(keys, 0)
     )
-    fresh = begin(environment, folded(keys, 1))
-    return jax.tree.map(
-        lambda a, b: jnp.where(over.reshape(-1, *(1,) * (a.ndim - 1)), a, b), fresh, following
-    ), moved
+    after = Episodes(states, episodes.episode_length + 1, episodes.episode_return + reward)
+    done = terminated | (after.episode_length >= environment.max_episode_steps)
+    result = StepResult(
+        next_obs=observe_episodes(environment, after),
+        reward=reward,
+        terminated=terminated,
+        done=done,
+        episode_length=after.episode_length,
+        episode_return=after.episode_return,
+    )
+    fresh = reset_episodes(environment, fold_in_rows(keys, 1))
+
+    def reset_where_done(new: Array, old: Array) -> Array:
+        return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(reset_where_done, fresh, after), result
 
 
 def rollout(
     environment: Environment,
-    choose: Callable[[Array, Key], Array],
+    select_action: SelectAction,
     episodes: Episodes,
     keys: Key,
-    steps: int,
-) -> tuple[Episodes, Steps]:
-    """So many steps of all episodes, by `choose(x (B, ...), keys (B,)) -> actions (B, ...)`; a row draws by its key."""
+    num_steps: int,
+) -> tuple[Episodes, Transition]:
+    """A rollout: `num_steps` steps of all episodes by a policy, and its transitions (T, B, ...).
 
-    def step(episodes: Episodes, n: Array) -> tuple[Episodes, Steps]:
-        x = seen(environment, episodes)
-        actions = choose(x, folded(keys, 2 * n))
-        episodes, moved = move(environment, episodes, actions, folded(keys, 2 * n + 1))
-        return episodes, Steps(x, actions, moved)
+    The policy is `select_action(obs (B, ...), keys (B,)) -> actions (B, ...)`. Row b draws by
+    `keys[b]` alone. The episodes are in progress before and after it, and may end and begin
+    within it.
+    """
 
-    return jax.lax.scan(step, episodes, jnp.arange(steps))
+    def one_step(episodes: Episodes, t: Array) -> tuple[Episodes, Transition]:
+        obs = observe_episodes(environment, episodes)
+        action = select_action(obs, fold_in_rows(keys, 2 * t))
+        step_keys = fold_in_rows(keys, 2 * t + 1)
+        episodes, result = step_episodes(environment, episodes, action, step_keys)
+        return episodes, Transition(**vars(result), obs=obs, action=action)
+
+    return jax.lax.scan(one_step, episodes, jnp.arange(num_steps))
 
 
-def folded(keys: Key, n: Array | int) -> Key:
-    """Each of the keys (B,) for its use number n."""
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, n)
+def fold_in_rows(keys: Key, data: Array | int) -> Key:
+    """`jax.random.fold_in(key, data)` of each of the keys (B,)."""
+    return jax.vmap(jax.random.fold_in, (0, None))(keys, data)

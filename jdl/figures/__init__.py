@@ -1,0 +1,1 @@
+"""Figures of runs: sample grids, confusion matrices, return curves, embedding maps."""

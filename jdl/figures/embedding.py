@@ -1,72 +1,74 @@
-"""A map of what a run has found: the codes of its rows, or of a graph's nodes, in two dimensions."""
+"""A map of embeddings: the codes of rows, or of a graph's nodes, in two dimensions."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 
 from jdl.data.loader import DatasetLoader
+from jdl.figures.features import features
+from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.figures.features import reader
-from jdl.types import Run, Variables
+from jdl.types import Batch, Predicts, Run, Variables
 
-MOST, LEAST = 2_000, 8  # rows of a map
+MAX_POINTS, MIN_POINTS = 2_000, 8
 
 
 def draw_embedding(run: Run, variables: Variables, folder: Path) -> list[Path]:
-    """Draws figures/embedding.png for a run that predicts codes, or reads graphs, with labels as colours.
+    """Draws figures/embedding.png: embeddings of labelled evaluation rows, coloured by label.
 
-    Of the evaluation data; codes of more than two numbers by t-SNE (van der Maaten and Hinton, 2008). Of any other run
-    it draws nothing.
+    Embeddings are the column `code` of the predictions, or of graphs the features of their nodes;
+    those of more than two dimensions are projected by t-SNE (van der Maaten and Hinton, 2008). For
+    any other run, or fewer than 8 rows, it draws nothing. Of several processes the first writes.
     """
-    found = _points(run, variables)
-    if found is None or len(found[0]) < LEAST:
+    points = _labelled_codes(run, variables)
+    if points is None or len(points[0]) < MIN_POINTS:
         return []
     path = folder / "figures" / "embedding.png"
-    if processes.first():
-        _draw(*found, run.labels, path)
+    if processes.is_first():
+        _draw(*points, run.labels, path)
     return [path]
 
 
-def _points(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndarray] | None:
-    """Codes (N, D) of evaluation rows that have a label, and the labels (N,)."""
-    data, predict = run.test or run.valid, run.learner.objective.predict
-    if not isinstance(data, DatasetLoader) or predict is None:
+def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndarray] | None:
+    """Embeddings (N, D) of evaluation rows or nodes with a label, and the labels (N,)."""
+    data, objective = run.test or run.valid, run.learner.objective
+    if not isinstance(data, DatasetLoader) or not isinstance(objective, Predicts):
         return None
     spec = data.spec
     if "y" not in spec or spec["y"].dtype != np.int32:
         return None
-    graphs = "edges" in spec
-    if not graphs and "code" not in jax.eval_shape(predict, variables, spec):
+    if "edges" in spec:
+        predict, name = partial(_node_features, run), "features"
+    elif "code" in jax.eval_shape(objective.predict, variables, spec):
+        predict, name = objective.predict, "code"
+    else:
         return None
-    look = jax.jit(
-        reader(run) if graphs else lambda variables, batch: predict(variables, batch)["code"]
-    )
-    codes, labels = [], []
-    for n in range(len(data)):
-        batch = data[n]
-        y = np.where(
-            np.asarray(batch["mask"]).reshape(-1, *(1,) * (batch["y"].ndim - 1)), batch["y"], -1
-        ).ravel()
-        codes.append(np.asarray(look(variables, batch)).reshape(len(y), -1)[y >= 0])
-        labels.append(y[y >= 0])
-        if sum(map(len, labels)) >= MOST:
-            break
-    return np.concatenate(codes)[:MOST], np.concatenate(labels)[:MOST]
+    columns = map_rows(predict, variables, data, columns=["y"], limit=MAX_POINTS)
+    labels = columns["y"].ravel()
+    codes = columns[name].reshape(len(labels), -1)
+    return codes[labels >= 0][:MAX_POINTS], labels[labels >= 0][:MAX_POINTS]
+
+
+def _node_features(run: Run, variables: Variables, batch: Batch) -> Batch:
+    """The features (B, N, D) of the nodes of graphs."""
+    x = features(run, variables, batch)["features"]
+    return {"features": x.reshape(*batch["y"].shape, -1)}
 
 
 def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # a second of import that only the end of a run needs
 
-    places = codes if codes.shape[1] == 2 else _flat(codes)
+    points = codes if codes.shape[1] == 2 else _project(codes)
     figure = Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     for label in np.unique(labels).tolist():
-        across, up = places[labels == label].T
+        x, y = points[labels == label].T
         name = names[label] if label < len(names) else str(label)
-        axes.scatter(across, up, s=8, color=f"C{label}" if label < 10 else None, label=name)
+        axes.scatter(x, y, s=8, color=f"C{label}" if label < 10 else None, label=name)
     axes.set_xticks([])
     axes.set_yticks([])
     figure.legend(loc="outside right upper", markerscale=2)
@@ -74,9 +76,9 @@ def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: P
     figure.savefig(path, dpi=120)
 
 
-def _flat(codes: np.ndarray) -> np.ndarray:
+def _project(codes: np.ndarray) -> np.ndarray:
+    """Embeddings (N, D) in two dimensions, by t-SNE."""
     from sklearn.manifold import TSNE  # two seconds of import that only the end of a run needs
 
-    return TSNE(init="pca", perplexity=min(30, (len(codes) - 1) / 3), random_state=0).fit_transform(
-        codes
-    )
+    perplexity = min(30, (len(codes) - 1) / 3)
+    return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(codes)

@@ -1,34 +1,33 @@
-"""What the last dense layer of a trained model reads: the features that it has found."""
+"""Features: what the last dense layer of a trained model reads (its penultimate activations)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
 
-from jdl.types import Array, Batch, Error, Run, Variables
+from jdl.types import Array, Batch, Error, Predicts, Run, Variables
 
 
-def reader(run: Run) -> Callable[[Variables, Batch], Array]:
-    """The function from variables and a batch to the features (..., D); `Error` where there is no dense layer."""
-    predict = run.learner.objective.predict
+def features(run: Run, variables: Variables, batch: Batch) -> Batch:
+    """The features (..., D) of a batch, as the column `features`.
 
-    def read(variables: Variables, batch: Batch) -> Array:
-        found: list[Array] = []
+    They are the input of the last dense layer that the run's predictions use; `Error` if these use
+    none.
+    """
+    inputs: list[Array] = []
 
-        def seen(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
-            if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
-                found.append(args[0])
-            return following(*args, **kwargs)
+    def record_input(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(context.module, nn.Dense) and context.method_name == "__call__":
+            inputs.append(args[0])
+        return next_call(*args, **kwargs)
 
-        with nn.intercept_methods(seen):
-            if predict:
-                predict(variables, batch)
-        if not found:
-            raise Error(
-                f"{run.config.name} predicts nothing by a dense layer, whose features could be read."
-            )
-        return found[-1]
-
-    return read
+    objective = run.learner.objective
+    if isinstance(objective, Predicts):
+        with nn.intercept_methods(record_input):
+            objective.predict(variables, batch)
+    if not inputs:
+        raise Error(
+            f"The predictions of {run.config.name} use no dense layer: it has no features to read."
+        )
+    return {"features": inputs[-1]}

@@ -1,4 +1,4 @@
-"""The return curve of a run that plays: what its log says of returns, step by step."""
+"""The learning curve of reinforcement learning: returns by step."""
 
 from __future__ import annotations
 
@@ -9,50 +9,40 @@ RETURN = "return"
 
 
 def draw_returns(lines: list[dict[str, Any]], path: Path) -> bool:
-    """Draws the returns in a log's lines as a PNG, of training and evaluation; of a population, from least to greatest.
+    """Draws the returns in the lines of a log as a PNG, a curve for training and for evaluation.
 
-    Where no line tells of any, it draws nothing and says so.
+    For a population the curve is the mean of its members, and the band goes from the lowest to the
+    highest. Without returns in the log it draws nothing. Whether it has drawn.
     """
     from matplotlib.figure import Figure  # a second of import that only the end of a run needs
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    splits = dict.fromkeys(line["split"] for line in lines)  # in their order
-    told = [
-        split
-        for split in splits
-        if _curve(axes, [line for line in lines if line["split"] == split], split)
-    ]
-    if not told:
+    splits: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        splits.setdefault(line["split"], []).append(line)
+    if not sum(_draw_curve(axes, split_lines, split) for split, split_lines in splits.items()):
         return False
     axes.set_xlabel("step")
-    axes.set_ylabel("return of an episode")
+    axes.set_ylabel("episode return")
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
     return True
 
 
-def _curve(axes: Any, lines: list[dict[str, Any]], split: str) -> bool:
-    mean = next(
-        (
-            name
-            for name in (RETURN, f"{RETURN}/mean")
-            if any(line.get(name) is not None for line in lines)
-        ),
-        None,
-    )
-    if mean is None:
+def _draw_curve(axes: Any, lines: list[dict[str, Any]], split: str) -> bool:
+    """Draws the curve of one split; whether it has returns."""
+    names = (RETURN, f"{RETURN}/mean")
+    logged = (name for name in names if any(line.get(name) is not None for line in lines))
+    name = next(logged, None)
+    if name is None:
         return False
-    lines = [line for line in lines if line.get(mean) is not None]
+    lines = [line for line in lines if line.get(name) is not None]
     steps = [line["step"] for line in lines]
-    (curve,) = axes.plot(
-        steps,
-        [line[mean] for line in lines],
-        label=split,
-        linewidth=1.0 if split == "train" else 2.0,
-    )
-    if mean != RETURN:
-        least, most = ([line[f"{RETURN}/{end}"] for line in lines] for end in ("min", "max"))
-        axes.fill_between(steps, least, most, color=curve.get_color(), alpha=0.2, linewidth=0)
+    width = 1.0 if split == "train" else 2.0
+    (curve,) = axes.plot(steps, [line[name] for line in lines], label=split, linewidth=width)
+    if name != RETURN:
+        low, high = ([line[f"{RETURN}/{end}"] for line in lines] for end in ("min", "max"))
+        axes.fill_between(steps, low, high, color=curve.get_color(), alpha=0.2, linewidth=0)
     return True

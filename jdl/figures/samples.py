@@ -1,4 +1,4 @@
-"""Pictures of what a run makes: grids of samples, of rows made again, and of what lies between two samples."""
+"""Figures of a generative model: grids of samples, reconstructions and interpolations."""
 
 from __future__ import annotations
 
@@ -11,100 +11,120 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.keys import stream
-from jdl.parallel import to_local
-from jdl.parallel import processes
-from jdl.store.folder import write_whole
-from jdl.types import Array, Batch, Loader, Error, Maker, Run, State, Variables
+from jdl.parallel import processes, to_local
+from jdl.store.folder import write_atomically
+from jdl.types import (
+    Array,
+    Batch,
+    Encodes,
+    Error,
+    Generates,
+    Loader,
+    Run,
+    SamplesLatents,
+    State,
+    Variables,
+)
 
-COLUMNS, MADE_AT_ONCE = 8, 64
+COLUMNS, BATCH = 8, 64
 
 
-def painter(run: Run, folder: Path) -> Callable[[State], None]:
-    """The function that writes samples of a state to `samples/<step>.png`, where the run draws images.
+def sample_writer(run: Run, folder: Path) -> Callable[[State], None]:
+    """The function that writes samples of a state to `samples/<step>.png`, if the run makes images.
 
-    Of several processes all must call it, and one writes.
+    Of several processes all must call it, and the first one writes.
     """
-    maker = run.learner.objective.maker
-    if maker is None or maker.noise is None or not _is_image(run.train.spec["x"].shape[1:]):
+    objective = run.learner.objective
+    if not isinstance(objective, SamplesLatents) or not _is_image(run.train.spec["x"].shape[1:]):
         return lambda state: None
 
     def paint(state: State) -> None:
-        images = drawn(run, to_local(run.learner.eval_variables(state)), MADE_AT_ONCE)
-        if processes.first():
+        images = generate(run, to_local(run.learner.eval_variables(state)), BATCH)
+        if processes.is_first():
             write_png(folder / "samples" / f"{int(state.step)}.png", images)
 
     return paint
 
 
-def last_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
-    """What is drawn at the end of a run: rows made again and rows between others, as far as it makes images."""
-    maker = run.learner.objective.maker
-    if maker is None or not _is_image(run.train.spec["x"].shape[1:]):
+def draw_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
+    """Draws interpolations and reconstructions at the end of a run that makes images.
+
+    Of several processes all must call it, and the first one writes.
+    """
+    objective = run.learner.objective
+    if not isinstance(objective, Generates) or not _is_image(run.train.spec["x"].shape[1:]):
         return []
-    figures = {"interpolations": between(run, variables, COLUMNS)}
-    if maker.encode:
-        figures["reconstructions"] = remade(run, variables, 32)
+    figures = {"interpolations": interpolate(run, variables, COLUMNS)}
+    if isinstance(objective, Encodes):
+        figures["reconstructions"] = reconstruct(run, variables, 32)
     paths = [folder / "figures" / f"{name}.png" for name in figures]
-    if processes.first():
+    if processes.is_first():
         for path, images in zip(paths, figures.values(), strict=True):
             write_png(path, images)
     return paths
 
 
-def drawn(run: Run, variables: Variables, count: int, seed: int = 0) -> np.ndarray:
-    """`count` fresh rows (count, ...), of each class in turn where there are any; `Error` where the run draws none."""
-    maker = _maker(run)
-    if maker.noise is None:
+def generate(run: Run, variables: Variables, count: int, seed: int = 0) -> np.ndarray:
+    """`count` samples x (count, ...) of a generative model; if it has classes, of each in turn.
+
+    Raises `Error` for a model without a prior, which cannot sample.
+    """
+    objective = run.learner.objective
+    if not isinstance(objective, SamplesLatents):
         raise Error(
-            f"{run.config.name} draws no new rows: it makes those that it is given again, with --remake."
+            f"{run.config.name} cannot generate new rows, as its objective has no prior: use "
+            "--reconstruct to reconstruct rows of its test data."
         )
     key = stream(jax.random.key(seed), "samples")
+    decode = jax.jit(objective.decode)
     parts = []
-    for n in range(-(-count // MADE_AT_ONCE)):
-        batch = _asked(run.train, n * MADE_AT_ONCE)
-        z = maker.noise(jax.random.fold_in(stream(key, "noise"), n), batch)
-        parts.append(
-            np.asarray(jax.jit(maker.make)(variables, z, batch, jax.random.fold_in(key, n)))
-        )
+    for n in range(-(-count // BATCH)):
+        batch = _class_batch(run.train, n * BATCH)
+        z = objective.sample_latent(jax.random.fold_in(stream(key, "noise"), n), batch)
+        parts.append(np.asarray(decode(variables, z, batch, jax.random.fold_in(key, n))))
     return np.concatenate(parts)[:count]
 
 
-def remade(run: Run, variables: Variables, count: int) -> np.ndarray:
-    """The first rows of the evaluation data, each followed by the same made again: (2 * rows, ...)."""
-    maker = _maker(run)
-    if maker.encode is None:
+def reconstruct(run: Run, variables: Variables, count: int) -> np.ndarray:
+    """The first rows of the evaluation data, each followed by its reconstruction: (2 * rows, ...).
+
+    Raises `Error` for a model without an encoder.
+    """
+    objective = run.learner.objective
+    if not isinstance(objective, Encodes):
         raise Error(
-            f"{run.config.name} finds no codes of rows that it is given: it draws new ones, without --remake."
+            f"{run.config.name} cannot reconstruct rows, as its model has no encoder: without "
+            "--reconstruct it generates new ones."
         )
     batch = _first_rows(run.test or run.valid or run.train, count)
-    z = jax.jit(maker.encode)(variables, batch)
-    again = jax.jit(maker.make)(variables, z, batch, jax.random.key(0))
-    return np.stack([batch["x"], again], 1).reshape(-1, *again.shape[1:])
+    z = jax.jit(objective.encode)(variables, batch)
+    x = jax.jit(objective.decode)(variables, z, batch, jax.random.key(0))
+    return np.stack([batch["x"], x], 1).reshape(-1, *x.shape[1:])
 
 
-def between(run: Run, variables: Variables, steps: int, pairs: int = 8) -> np.ndarray:
-    """From one row to another in `steps`, both ends among them: (pairs * steps, ...).
+def interpolate(run: Run, variables: Variables, steps: int, pairs: int = 8) -> np.ndarray:
+    """Interpolations between the latents of pairs of rows, in `steps`: (pairs * steps, ...).
 
-    Ends are codes of the data where the run finds them, and else noise. A great circle joins them (Shoemake, 1985), on
-    which normal numbers stay as great as they are.
+    The latents are those of evaluation rows if the model has an encoder, and else samples of the
+    prior. The interpolation is spherical (slerp; Shoemake, 1985), so that normally distributed
+    latents keep their norm.
     """
-    maker = _maker(run)
-    if maker.encode:
+    objective = run.learner.objective
+    if isinstance(objective, Encodes):
         batch = _first_rows(run.test or run.valid or run.train, 2 * pairs)
-        ends = jax.jit(maker.encode)(variables, batch)
+        ends = jax.jit(objective.encode)(variables, batch)
     else:
-        assert maker.noise is not None
-        batch = {name: column[: 2 * pairs] for name, column in _asked(run.train, 0).items()}
-        ends = maker.noise(stream(jax.random.key(0), "ends"), batch)
+        assert isinstance(objective, SamplesLatents)
+        batch = {name: x[: 2 * pairs] for name, x in _class_batch(run.train, 0).items()}
+        ends = objective.sample_latent(stream(jax.random.key(0), "ends"), batch)
     pairs = len(ends) // 2
-    z = jnp.concatenate([_arc(ends[2 * n], ends[2 * n + 1], steps) for n in range(pairs)])
-    repeated = {
-        name: jnp.repeat(column[0 : 2 * pairs : 2], steps, 0) for name, column in batch.items()
-    }
-    return np.asarray(jax.jit(maker.make)(variables, z, repeated, jax.random.key(0)))
+    z = jnp.concatenate([_slerp(ends[2 * n], ends[2 * n + 1], steps) for n in range(pairs)])
+    repeated = {name: jnp.repeat(x[0 : 2 * pairs : 2], steps, 0) for name, x in batch.items()}
+    return np.asarray(jax.jit(objective.decode)(variables, z, repeated, jax.random.key(0)))
 
 
-def _arc(a: Array, b: Array, steps: int) -> Array:
+def _slerp(a: Array, b: Array, steps: int) -> Array:
+    """Spherical linear interpolation from a to b; linear where they are almost parallel."""
     share = jnp.linspace(0, 1, steps).reshape(-1, *(1,) * a.ndim)
     cosine = (a * b).sum() / jnp.sqrt((a * a).sum() * (b * b).sum()).clip(1e-12)
     angle = jnp.arccos(cosine.clip(-1, 1))
@@ -115,26 +135,18 @@ def _arc(a: Array, b: Array, steps: int) -> Array:
     return of_a * a[None] + of_b * b[None]
 
 
-def _maker(run: Run) -> Maker:
-    maker = run.learner.objective.maker
-    assert maker is not None
-    return maker
-
-
-def _asked(data: Loader, first: int) -> Batch:
-    """A batch that says what to make: rows of the data's shape, and the classes in turn from row `first` on."""
-    rows = first + np.arange(MADE_AT_ONCE, dtype=np.int32)
+def _class_batch(data: Loader, first: int) -> Batch:
+    """A batch of zeros of the data's shape, with the classes in turn as y, from row `first` on."""
+    rows = first + np.arange(BATCH, dtype=np.int32)
     batch = {
-        name: jnp.zeros((MADE_AT_ONCE, *column.shape[1:]), column.dtype)
-        for name, column in _spec(data).items()
+        name: jnp.zeros((BATCH, *column.shape[1:]), column.dtype)
+        for name, column in data.spec.items()
+        if name not in ("mask", "id")
     }
     if "y" in batch and "y" in data.bounds and batch["y"].ndim == 1:
-        batch["y"] = jnp.asarray(rows % (int(data.bounds["y"][1]) + 1), batch["y"].dtype)
+        classes = int(data.bounds["y"][1]) + 1
+        batch["y"] = jnp.asarray(rows % classes, batch["y"].dtype)
     return batch
-
-
-def _spec(data: Loader) -> Batch:
-    return {name: column for name, column in data.spec.items() if name not in ("mask", "id")}
 
 
 def _first_rows(data: Loader, count: int) -> Batch:
@@ -148,12 +160,13 @@ def _is_image(shape: tuple[int, ...]) -> bool:
 
 
 def write_png(path: Path, images: np.ndarray, columns: int = COLUMNS) -> Path:
-    """Images (N, H, W, 1 or 3) from 0 to 1, side by side in so many columns, as a PNG; `Error` for other rows."""
+    """Writes a grid of images (N, H, W, 1 or 3) from 0 to 1 as a PNG; `Error` for other rows."""
     from PIL import Image
 
     if not _is_image(images.shape[1:]):
         raise Error(
-            f"Rows of {images.shape[1:]} are no images, which are (H, W, 1) or (H, W, 3): take --out FILE.npz."
+            f"Rows of shape {images.shape[1:]} are not images, (H, W, 1) or (H, W, 3): use --out "
+            "FILE.npz."
         )
     rows = -(-len(images) // columns)
     pixels = (255 * images.clip(0, 1)).round().astype(np.uint8)
@@ -163,10 +176,10 @@ def write_png(path: Path, images: np.ndarray, columns: int = COLUMNS) -> Path:
     height, width, channels = pixels.shape[1:]
     grid = pixels.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     grid = grid.reshape(rows * height, columns * width, channels)
-    zoom = max(1, 800 // max(grid.shape[:2]))  # small images are hard to look at
+    zoom = max(1, 800 // max(grid.shape[:2]))  # small images are hard to see
     grid = grid.repeat(zoom, 0).repeat(zoom, 1)
     file = BytesIO()
     Image.fromarray(grid[..., 0] if channels == 1 else grid).save(file, "PNG")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, file.getvalue())
+    write_atomically(path, file.getvalue())
     return path

@@ -1,0 +1,1 @@
+"""Questions about runs: evaluate, predict, sample, compare, cost, Frechet distance, doctor."""

@@ -1,178 +1,187 @@
-"""Two runs held against each other, to the bit: what they are, and the first step and leaf in which they differ."""
+"""Comparison of two runs, to the bit: their records, and the first step and array that differ."""
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jdl.learners.skip_nonfinite import WATCHED
-from jdl.store import log
 from jdl.config import Options, difference, digest
+from jdl.learners.skip_nonfinite import FINITE_METRICS
+from jdl.store import log
+from jdl.store.environment import numerics_environment
+from jdl.store.folder import run_folder
+from jdl.store.record import RECORDED_OPTIONS, read_record
 from jdl.store.step_trace import read_leaves, read_trace
 from jdl.train.experiment import recorded
-from jdl.train.fit import RECORDED, fit
-from jdl.store.folder import bits_hang_on, path_of, read_record
+from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
-from jdl.types import Error
+from jdl.types import Error, Run
+
+NAMES = ("in A", "in B")
 
 
 @dataclass
 class Comparison:
-    """What is told of two runs, a line each, and the first step in which their numbers differ, if there is one."""
+    """A comparison of two runs: lines of text, and the first step whose numbers differ, if any."""
 
     lines: list[str] = field(default_factory=list)
-    first: int | None = None
+    first_difference: int | None = None
 
-    def tell(self, subject: str, text: str) -> None:
+    def add(self, subject: str, text: str) -> None:
         """Adds a line."""
         self.lines.append(f"{subject:<12} {text}")
 
-    def differ(self, step: int) -> None:
-        """Takes note of a step that differs."""
-        self.first = step if self.first is None else min(step, self.first)
+    def add_difference(self, step: int, subject: str, text: str) -> None:
+        """Adds a line about a step that differs."""
+        first = self.first_difference
+        self.first_difference = step if first is None else min(step, first)
+        self.add(subject, text)
 
 
-def compare(there: Path, here: Path) -> Comparison:
-    """Holds the records, metrics, steps and states of two runs against each other; nothing is computed.
+def compare(a: Path, b: Path) -> Comparison:
+    """Compares the records, metrics, steps and checkpoints of two runs; computes nothing.
 
-    "There" is the first in what is told, "here" the second. Raises `Error` where a folder is no run's, or has no trace.
+    Raises `Error` where a folder is not a run's, or has no trace of its steps.
     """
-    found = Comparison()
-    old, new = (read_record(folder) for folder in (there, here))
+    comparison = Comparison()
+    comparison.add("A", str(a))
+    comparison.add("B", str(b))
+    record_a, record_b = read_record(a), read_record(b)
     for name in ("config", "data"):
-        found.tell(name, difference(old[name], new[name]) or "equal")
-    found.tell("environment", difference(bits_hang_on(old), bits_hang_on(new)) or "equal")
-    _metrics(found, there, here)
-    _steps(found, there, here)
-    _states(found, there, here)
-    return found
+        comparison.add(name, _changes(record_a[name], record_b[name]))
+    numerics_a, numerics_b = numerics_environment(record_a), numerics_environment(record_b)
+    comparison.add("environment", _changes(numerics_a, numerics_b))
+    _compare_metrics(comparison, a, b)
+    _compare_steps(comparison, a, b)
+    _compare_states(comparison, a, b)
+    return comparison
 
 
-def _metrics(found: Comparison, there: Path, here: Path) -> None:
-    old, new = (
-        {(line["step"], line["split"]): line for line in log.read(folder)}
-        for folder in (there, here)
+def _changes(a: dict[str, Any], b: dict[str, Any]) -> str:
+    return difference(a, b, NAMES) or "equal"
+
+
+def _compare_metrics(comparison: Comparison, a: Path, b: Path) -> None:
+    lines_a, lines_b = (
+        {(line["step"], line["split"]): line for line in log.read(folder)} for folder in (a, b)
     )
-    common = [key for key in old if key in new]
-    for key in common:
-        if old[key] != new[key]:
-            found.differ(key[0])
-            found.tell(
-                "metrics",
-                f"differ first at step {key[0]:,}, {key[1]}: {difference(old[key], new[key])}",
-            )
+    common = [key for key in lines_a if key in lines_b]
+    for step, split in common:
+        line_a, line_b = lines_a[step, split], lines_b[step, split]
+        if line_a != line_b:
+            changes = f"differ first at step {step:,}, {split}: {_changes(line_a, line_b)}"
+            comparison.add_difference(step, "metrics", changes)
             return
-    found.tell("metrics", f"{len(common):,} lines equal")
+    comparison.add("metrics", f"{len(common):,} lines equal")
 
 
-def _steps(found: Comparison, there: Path, here: Path) -> None:
-    old, new = (read_trace(folder) for folder in (there, here))
-    for folder, trace in ((there, old), (here, new)):
-        if not len(trace):
-            raise Error(
-                f"{folder} has no trace of its steps: it was not trained by this jdl, or has not begun."
-            )
-    count = min(len(old), len(new))
-    known = ~(np.isnan(old[:count]).all(1) | np.isnan(new[:count]).all(1))
-    unequal = old[:count].view(np.uint32) != new[:count].view(np.uint32)
+def _compare_steps(comparison: Comparison, a: Path, b: Path) -> None:
+    trace_a, trace_b = _trace(a), _trace(b)
+    count = min(len(trace_a), len(trace_b))
+    known = ~(np.isnan(trace_a[:count]).all(1) | np.isnan(trace_b[:count]).all(1))
+    unequal = trace_a[:count].view(np.uint32) != trace_b[:count].view(np.uint32)
     rows = np.flatnonzero(unequal.any(1) & known)
     if not len(rows):
-        found.tell("steps", f"{known.sum():,} of {max(len(old), len(new)):,} compared, all equal")
+        total = max(len(trace_a), len(trace_b))
+        comparison.add("steps", f"{known.sum():,} of {total:,} compared, all equal")
         return
-    row = rows[0]
-    names = [
-        f"{WATCHED[n]} {old[row, n]:.9g} there, {new[row, n]:.9g} here"
+    row = int(rows[0])
+    values = [
+        f"{FINITE_METRICS[n]}: {trace_a[row, n]:.9g} in A, {trace_b[row, n]:.9g} in B"
         for n in np.flatnonzero(unequal[row])
     ]
-    found.differ(int(row) + 1)
-    found.tell("steps", f"differ first in step {row + 1:,}: {'; '.join(names)}")
+    changes = f"differ first in step {row + 1:,}: {'; '.join(values)}"
+    comparison.add_difference(row + 1, "steps", changes)
 
 
-def _states(found: Comparison, there: Path, here: Path) -> None:
+def _trace(folder: Path) -> np.ndarray:
+    """The exact numbers of every step of a run; `Error` where there are none."""
+    trace = read_trace(folder)
+    if not len(trace):
+        raise Error(
+            f"{folder} has no trace of its steps: it was trained by another version of jdl, or has "
+            "no step yet."
+        )
+    return trace
+
+
+def _compare_states(comparison: Comparison, a: Path, b: Path) -> None:
     compared, equal = 0, None
-    for step, old, new in _common(read_leaves(there), read_leaves(here)):
-        names = [
-            name
-            for name in {**old["leaves"], **new["leaves"]}
-            if old["leaves"].get(name) != new["leaves"].get(name)
-        ]
+    for step, entry_a, entry_b in _same_steps(read_leaves(a), read_leaves(b)):
+        leaves_a, leaves_b = entry_a["leaves"], entry_b["leaves"]
+        names = [n for n in {**leaves_a, **leaves_b} if leaves_a.get(n) != leaves_b.get(n)]
         if names:
-            found.differ(step)
-            how = ", as it was gone on from" if old.get("start") or new.get("start") else ""
-            more = (
-                f" and {len(names) - 1:,} more of {len(old['leaves']):,} leaves"
-                if names[1:]
-                else ""
-            )
-            before = (
-                "none before it was recorded"
-                if equal is None
-                else f"after step {equal:,} all leaves were equal"
-            )
-            found.tell(
-                "states", f"differ first after step {step:,}{how}: {names[0]}{more}; {before}"
-            )
+            resumed = entry_a.get("start") or entry_b.get("start")
+            how = ", in the state that training resumed from" if resumed else ""
+            more = f" and {len(names) - 1:,} more of {len(leaves_a):,} arrays" if names[1:] else ""
+            before = "no earlier state was recorded"
+            if equal is not None:
+                before = f"after step {equal:,} all arrays were equal"
+            text = f"differ first after step {step:,}{how}: {names[0]}{more}; {before}"
+            comparison.add_difference(step, "states", text)
             return
         compared, equal = compared + 1, step
-    found.tell("states", f"{compared:,} compared, all leaves equal")
+    comparison.add("states", f"{compared:,} compared, all arrays equal")
 
 
-def _common(
-    old: list[dict[str, Any]], new: list[dict[str, Any]]
+def _same_steps(
+    entries_a: list[dict[str, Any]], entries_b: list[dict[str, Any]]
 ) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """The entries of the same steps, each with each, by step."""
-    for a in sorted(old, key=lambda entry: entry["step"]):
-        for b in new:
-            if a["step"] == b["step"]:
-                yield a["step"], a, b
+    """Every pair of entries of the same step, by step."""
+    for entry_a in sorted(entries_a, key=lambda entry: entry["step"]):
+        for entry_b in entries_b:
+            if entry_a["step"] == entry_b["step"]:
+                yield entry_a["step"], entry_a, entry_b
 
 
 def repeat(folder: Path, quiet: bool = False) -> Comparison:
-    """Trains a run again from its record, as far as it has come, and compares the two.
+    """Trains a run again from its record, as far as it has come: A is the run, B its repetition.
 
-    The repetition lies in a folder of its own, which is kept where the two differ. Then it is repeated once more, to
-    tell a machine that does not repeat itself from a run that was made otherwise.
+    The repetition is in a temporary folder, which stays where the two differ. Then it is repeated
+    once more: this shows whether the machine repeats itself, and so whether the cause lies in the
+    machine or in how the run was trained.
     """
-    record = read_record(folder)
+    steps, record = len(_trace(folder)), read_record(folder)
     run, script = recorded(folder)
-    steps = len(read_trace(folder))
     until = None if (folder / "summary.json").exists() else steps
-    if not steps:
-        raise Error(
-            f"{folder} has no trace of its steps: it was not trained by this jdl, or has not begun."
-        )
-
-    kept = {name: value for name, value in record["options"].items() if name in RECORDED}
-
-    def again(until: int | None) -> Path:
-        options = Options(
-            root=Path(tempfile.mkdtemp(prefix="jdl-repeat-")), until=until, quiet=quiet, **kept
-        )
-        try:
-            fit(run, options, script)
-        except PausedError as paused:
-            if paused.code:
-                raise
-        return path_of(options.root, run.config)
-
-    second = again(until)
-    found = compare(folder, second)
+    options = {name: v for name, v in record["options"].items() if name in RECORDED_OPTIONS}
+    options["quiet"] = quiet
+    repetition = _train_again(run, script, Options(until=until, **options))
+    comparison = compare(folder, repetition)
     if digest(run.config) != record["digest"]:
-        found.tell(
-            "record",
-            f"run.json was edited: its config has the digest {digest(run.config)}, not {record['digest']}",
-        )
-    if found.first is not None:
-        itself = compare(second, again(max(1, found.first))).first
-        of_itself = (
-            "repeats itself to the bit"
-            if itself is None
-            else f"does not repeat itself: step {itself:,} differs"
-        )
-        found.tell("this machine", f"{of_itself}; the repetition is in {second}")
-    return found
+        text = f"run.json was edited: its config has the digest {digest(run.config)}"
+        comparison.add("record", f"{text}, not {record['digest']}")
+    first = comparison.first_difference
+    if first is None:
+        shutil.rmtree(_root(repetition))
+    else:
+        again = _train_again(run, script, Options(until=max(1, first), **options))
+        second = compare(repetition, again).first_difference
+        result = "repeats itself to the bit"
+        if second is not None:
+            result = f"does not repeat itself: step {second:,} differs"
+        comparison.add("this machine", f"{result}; the repetition is in {repetition}")
+        shutil.rmtree(_root(again))
+    return comparison
+
+
+def _train_again(run: Run, script: Path, options: Options) -> Path:
+    """Trains the run in a new folder, and returns it."""
+    options = replace(options, root=Path(tempfile.mkdtemp(prefix="jdl-repeat-")))
+    try:
+        fit(run, options, script)
+    except PausedError as paused:
+        if paused.code:
+            raise
+    return run_folder(options.root, run.config)
+
+
+def _root(folder: Path) -> Path:
+    """The root of a run's folder, root/<name>/<digest>/seed<k>."""
+    return folder.parents[2]

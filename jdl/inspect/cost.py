@@ -1,4 +1,4 @@
-"""What a step of a run costs on a device: memory, operations, and the share of the device's peak that it reaches."""
+"""Cost of a training step: device memory, FLOPs, and the share of the peak FLOP/s."""
 
 from __future__ import annotations
 
@@ -13,52 +13,55 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
-from jdl.parallel import check_batch_size, shard_learner, abstract_state, shard_data
+from jdl.parallel import abstract_state, check_batch_size, shard_data, shard_learner
 from jdl.types import Error, Run, State
 
 ROUNDS = 10
-SQUARE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # of the product that shows what the device can do
+MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # of the product that measures the peak
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes and operations of one device; seconds of a step, and operations a second that a large product reaches."""
+    """The cost of a step on one device: bytes, operations, seconds, and the peak FLOP/s."""
 
     params: int
-    optimizer: int
-    carried: int
-    temporary: int  # activations, gradients and workspace, as XLA lays them out
-    operations: int  # additions and multiplications in products and convolutions, those that are repeated too
+    opt_state: int
+    model_state: int
+    temporary: int  # activations, gradients and workspace, as XLA allocates them
+    operations: (
+        int  # additions and multiplications in products and convolutions, recomputed ones too
+    )
     seconds: float
-    peak: float
+    peak: float  # operations per second in a large matrix product
 
     def __str__(self) -> str:
-        held = {
+        memory = {
             "parameters": self.params,
-            "optimizer state": self.optimizer,
-            "carried (BatchNorm, ...)": self.carried,
+            "optimizer state": self.opt_state,
+            "model state (BatchNorm, ...)": self.model_state,
             "activations, gradients": self.temporary,
         }
-        lines = [f"{name:<26}{count / 2**20:>12,.2f} MiB" for name, count in held.items()]
-        reached = self.operations / self.seconds
+        lines = [f"{name:<28}{count / 2**20:>10,.2f} MiB" for name, count in memory.items()]
+        rate = self.operations / self.seconds
         lines += [
-            f"{'together':<26}{sum(held.values()) / 2**20:>12,.2f} MiB",
-            f"{'products in a step':<26}{self.operations / 1e9:>12,.3f} GFLOP",
-            f"{'a step':<26}{1e3 * self.seconds:>12,.2f} ms",
-            f"{'reached':<26}{reached / 1e9:>12,.1f} GFLOP/s, {100 * reached / self.peak:.1f}% of the "
-            f"{self.peak / 1e9:,.0f} that a large product reaches",
+            f"{'total':<28}{sum(memory.values()) / 2**20:>10,.2f} MiB",
+            f"{'operations in a step':<28}{self.operations / 1e9:>10,.3f} GFLOP",
+            f"{'time of a step':<28}{1e3 * self.seconds:>10,.2f} ms",
+            f"{'rate':<28}{rate / 1e9:>10,.1f} GFLOP/s, {100 * rate / self.peak:.1f}% of the "
+            f"{self.peak / 1e9:,.0f} that a large matrix product reaches",
         ]
         return "\n".join(lines)
 
 
 def cost(run: Run, mesh: Mesh | None = None) -> Cost:
-    """Compiles the run's step as `fit` does, for one device or a mesh, and times some steps. Nothing is written.
+    """Compiles the step as `fit` does, for one device or a mesh, and times it; writes nothing.
 
-    Raises `Error` for elastic runs, whose step is many programs.
+    Raises `Error` for an elastic run, whose step consists of several programs.
     """
     if run.config.elastic:
         raise Error(
-            "The step of an elastic run is many programs: look at the same run with --elastic 0."
+            "The step of an elastic run consists of several programs: measure the same run with "
+            "--elastic 0."
         )
     learner, data = run.learner, run.train
     key, example = jax.random.key(run.config.seed), data[0]
@@ -66,18 +69,18 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
         check_batch_size(mesh, data.size)
         learner, example = shard_learner(learner, mesh), shard_data(data, mesh)[0]
     state = jax.jit(learner.init)(key, example)
-    like = placed(mesh, state) if mesh is not None else state
+    like = abstract_state(mesh, state) if mesh is not None else state
     traced = jax.jit(learner.step, donate_argnums=0).trace(like, example)
     step = traced.lower().compile()
     analysis = step.memory_analysis()
     devices = mesh.size if mesh is not None else 1
     return Cost(
         params=_bytes(state.params),
-        optimizer=_bytes(state.opt_state),
-        carried=_bytes(state.model_state),
+        opt_state=_bytes(state.opt_state),
+        model_state=_bytes(state.model_state),
         temporary=analysis.temp_size_in_bytes if analysis else 0,
         operations=operations(traced.jaxpr.jaxpr) // devices,
-        seconds=_seconds(step, state, example),
+        seconds=_step_seconds(step, state, example),
         peak=_peak(run.config.precision),
     )
 
@@ -87,31 +90,34 @@ def _bytes(tree: Any) -> int:
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
 
 
-def _seconds(step: Any, state: State, batch: Any) -> float:
-    taken = []
+def _step_seconds(step: Any, state: State, batch: Any) -> float:
+    seconds = []
     for _ in range(ROUNDS + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         state, metrics = step(state, batch)
         jax.block_until_ready((state.params, metrics))
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken[1:])
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
 
 
 def _peak(precision: str) -> float:
-    """Operations a second of one device in a large product."""
-    size = SQUARE.get(jax.default_backend(), 1024)
+    """Operations per second of one device in a large matrix product."""
+    size = MATRIX_SIZE.get(jax.default_backend(), 1024)
     a = jax.device_put(jnp.ones((size, size), precision), jax.devices()[0])
     multiply = jax.jit(jnp.matmul)
-    taken = []
+    seconds = []
     for _ in range(ROUNDS):
-        began = time.perf_counter()
+        start = time.perf_counter()
         multiply(a, a).block_until_ready()
-        taken.append(time.perf_counter() - began)
-    return 2 * size**3 / min(taken)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def operations(jaxpr: Jaxpr) -> int:
-    """Additions and multiplications of the products and convolutions in a traced function, loops unrolled."""
+    """Additions and multiplications of products and convolutions in a traced function.
+
+    A loop counts as often as it runs, a conditional as its most expensive branch.
+    """
     total = 0
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
@@ -125,8 +131,8 @@ def operations(jaxpr: Jaxpr) -> int:
             total += 2 * math.prod(_shape(equation.outvars[0])) * terms
         inner = [operations(part) for value in parameters.values() for part in _jaxprs(value)]
         if inner:
-            times = parameters["length"] if name == "scan" else 1
-            total += times * (max(inner) if name == "cond" else sum(inner))
+            repeats = parameters["length"] if name == "scan" else 1
+            total += repeats * (max(inner) if name == "cond" else sum(inner))
     return total
 
 
@@ -135,6 +141,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _jaxprs(value: Any) -> list[Jaxpr]:
+    """The functions within an equation's parameter: the body of a loop, branches, ..."""
     if isinstance(value, ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, Jaxpr):

@@ -1,4 +1,4 @@
-"""What repeats on this machine: a CNN and a transformer, trained in every way that it has, in two processes each."""
+"""Which ways of training repeat to the bit on this machine: a CNN and a transformer, each twice."""
 
 from __future__ import annotations
 
@@ -16,210 +16,203 @@ import jax
 import numpy as np
 import optax
 
-import jdl
-from jdl.learners import jit_learner, with_data, member, population
+from jdl.config import Config, Options
+from jdl.data import arrays, digits, random_crop
+from jdl.learners import descent, jit_learner, member, population, with_data
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
+from jdl.objectives import classify, next_token
 from jdl.parallel import to_local
 from jdl.store.checkpoints import state_digest
-from jdl.config import Config, Options
 from jdl.store.environment import fingerprint
 from jdl.train.placement import place_on_devices
-from jdl.types import Loader, Error, Learner, Run, State
+from jdl.types import Error, Learner, Loader, Run, State
 
-STEPS, BATCH, SEEDS, MOST = 8, 32, 3, 8  # MOST devices take part
+STEPS, BATCH, SEEDS, MAX_DEVICES = 8, 32, 3, 8
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
-Found = dict[str, dict[str, dict[str, Any]]]  # by family and way: digest, distance, milliseconds
+Results = dict[str, dict[str, dict[str, Any]]]  # by model and way: digest, distance, milliseconds
 
 
-def examined() -> tuple[list[str], bool]:
-    """What is to be told of this machine, and whether steps compiled twice gave the same bits: in a minute or two."""
-    to_local = fingerprint()
-    lines = _told(to_local)
-    first, second = _probed_twice()
+def examine() -> tuple[list[str], bool]:
+    """The report on this machine (in a minute or two), and whether one device repeats."""
+    environment = fingerprint()
+    lines = _describe(environment)
+    first, second = _run_twice()
     lines += ["", f"{STEPS} steps of {BATCH} rows", *_table(first, second)]
-    if to_local["devices"]["kind"] != "cpu":
-        lines += _other_flags(first)
-    alike = all(
-        first[family]["jit"]["digest"] == second[family]["jit"]["digest"] for family in first
+    if environment["devices"]["kind"] != "cpu":
+        lines += _compare_deterministic(first)
+    repeats = all(
+        first[model]["jit"]["digest"] == second[model]["jit"]["digest"] for model in first
     )
-    verdict = "repeat to the bit" if alike else "DO NOT repeat"
-    return [*lines, "", f"Runs of one device {verdict} here."], alike
+    verdict = "repeat to the bit" if repeats else "DO NOT repeat"
+    return [*lines, "", f"Runs on one device {verdict} on this machine."], repeats
 
 
-def _told(to_local: dict[str, Any]) -> list[str]:
-    device, stats = jax.devices()[0], jax.devices()[0].memory_stats() or {}
-    cpu = device.platform == "cpu"
-    memory = (
-        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if cpu
-        else stats.get("bytes_limit", 0)
-    )
-    given = {
-        **to_local["variables"],
-        **{name: value for name, value in to_local["settings"].items() if value is not None},
-    }
+def _describe(environment: dict[str, Any]) -> list[str]:
+    """Versions, devices and settings, with warnings about settings that change the bits."""
+    device = jax.devices()[0]
+    on_cpu = device.platform == "cpu"
+    if on_cpu:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        memory = (device.memory_stats() or {}).get("bytes_limit", 0)
+    devices, versions = environment["devices"], environment["versions"]
+    precision = environment["settings"]["jax_default_matmul_precision"]
+    settings = {**environment["variables"], **environment["settings"]}
     lines = [
-        f"versions  {', '.join(f'{name} {version}' for name, version in here['versions'].items())}",
-        f"devices   {to_local['devices']['count']} of kind {to_local['devices']['kind']}, {memory / 2**30:.1f} GiB of memory, "
-        f"{to_local['host']['cores']} cores",
-        f"settings  {', '.join(f'{name}={value}' for name, value in given.items())}",
+        f"versions  {', '.join(f'{name} {version}' for name, version in versions.items())}",
+        f"devices   {devices['count']} of kind {devices['kind']}, {memory / 2**30:.1f} GiB of "
+        f"memory, {environment['host']['cores']} cores",
+        "settings  " + ", ".join(f"{n}={v}" for n, v in settings.items() if v is not None),
     ]
-    if cpu and "PJRT_NPROC" not in os.environ:
-        lines.append(
-            "warning   another number of cores gives other bits, as PJRT_NPROC is not set: PJRT_NPROC=8 fixes it"
-        )
     if device.platform == "gpu" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
         lines.append(
-            f"warning   XLA_FLAGS has no {DETERMINISTIC}: XLA may choose other kernels at each compilation"
+            f"warning   XLA_FLAGS lacks {DETERMINISTIC}: XLA may choose other kernels at each "
+            "compilation"
         )
-    if device.platform != "cpu" and to_local["settings"]["jax_default_matmul_precision"] is None:
+    if not on_cpu and precision is None:
         lines.append(
-            "warning   products of float32 are rounded: JAX_DEFAULT_MATMUL_PRECISION=highest has them exact"
+            "warning   float32 products are rounded to fewer bits: "
+            "JAX_DEFAULT_MATMUL_PRECISION=highest computes them in full"
         )
     return lines
 
 
-def _table(first: Found, second: Found) -> list[str]:
+def _table(first: Results, second: Results) -> list[str]:
+    """A line for each model and way: equal in two processes? how far from one device? how fast?"""
     lines = [f"{'':<12}{'':<14}{'in another process':<20}{'from one device':<18}{'ms a step':>9}"]
-    for family, ways in first.items():
-        for way, found in ways.items():
-            same = (
-                "the same bits"
-                if found["digest"] == second[family][way]["digest"]
-                else "OTHER BITS"
-            )
-            distance = f"{found['distance']:.0e}" if found["distance"] else "the same bits"
-            if way == "jit" or way.startswith("elastic"):  # which draws other masks of dropout
+    for model, ways in first.items():
+        for way, result in ways.items():
+            same = _same_bits(result["digest"] == second[model][way]["digest"])
+            distance = f"{result['distance']:.0e}" if result["distance"] else _same_bits(True)
+            if way == "jit" or way.startswith("elastic"):  # elastic draws other dropout masks
                 distance = ""
-            lines.append(f"{family:<12}{way:<14}{same:<20}{distance:<18}{found['ms']:>9.2f}")
-        elastic = {found["digest"] for way, found in ways.items() if way.startswith("elastic")}
+            lines.append(f"{model:<12}{way:<14}{same:<20}{distance:<18}{result['ms']:>9.2f}")
+        elastic = {result["digest"] for way, result in ways.items() if way.startswith("elastic")}
         if elastic:
-            same = "the same bits" if len(elastic) == 1 else "OTHER BITS"
-            lines.append(f"{family:<12}elastic, on any of these numbers of devices: {same}")
+            same = _same_bits(len(elastic) == 1)
+            lines.append(f"{model:<12}elastic, on any of these numbers of devices: {same}")
     return lines
 
 
-def _other_flags(to_local: Found) -> list[str]:
-    """The same on one device, with the deterministic flag where it was not set, and without it where it was."""
+def _same_bits(same: bool) -> str:
+    return "the same bits" if same else "OTHER BITS"
+
+
+def _compare_deterministic(results: Results) -> list[str]:
+    """The same on one device with the deterministic flag, or without it where it is set."""
     flags = os.environ.get("XLA_FLAGS", "").split()
-    other = [flag for flag in flags if flag != DETERMINISTIC]
-    added = other == flags
-    other = [*flags, DETERMINISTIC] if added else other
-    first, second = _probed_twice("jit", XLA_FLAGS=" ".join(other))
+    without = [flag for flag in flags if flag != DETERMINISTIC]
+    added = without == flags
+    changed = [*flags, DETERMINISTIC] if added else without
+    first, second = _run_twice("jit", XLA_FLAGS=" ".join(changed))
     lines = [f"\n{'with' if added else 'without'} {DETERMINISTIC}", *_table(first, second)]
-    for family, ways in first.items():
-        ratio = ways["jit"]["ms"] / to_local[family]["jit"]["ms"]
-        lines.append(
-            f"{family:<12}takes {ratio if added else 1 / ratio:.2f} times as long with it as without"
-        )
+    for model, ways in first.items():
+        ratio = ways["jit"]["ms"] / results[model]["jit"]["ms"]
+        ratio = ratio if added else 1 / ratio
+        lines.append(f"{model:<12}takes {ratio:.2f} times as long with the flag as without")
     return lines
 
 
-def _probed_twice(*ways: str, **variables: str) -> list[Found]:
-    """What two processes find: at once on a CPU, and in turn where one takes all of the memory of a GPU."""
+def _run_twice(*ways: str, **variables: str) -> list[Results]:
+    """The results of two processes: at the same time on a CPU, one after another on a GPU.
+
+    On a GPU one process takes all of the memory.
+    """
     with ThreadPoolExecutor(2 if jax.default_backend() == "cpu" else 1) as threads:
-        return list(threads.map(lambda _: _probed(*ways, **variables), range(2)))
+        return list(threads.map(lambda _: _run_process(*ways, **variables), range(2)))
 
 
-def _probed(*ways: str, **variables: str) -> Found:
-    """What a process of its own finds; nothing comes from the cache of compiled programs."""
-    done = subprocess.run(
+def _run_process(*ways: str, **variables: str) -> Results:
+    """The results of a new process, which does not use the cache of compiled programs."""
+    process = subprocess.run(
         [sys.executable, "-m", "jdl.inspect.doctor", *ways],
         env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false", **variables},
         capture_output=True,
         text=True,
     )
-    if done.returncode:
+    if process.returncode:
         raise Error(
-            f"A training of a few steps fails on this machine: {done.stderr.strip()[-2000:]}"
+            f"Training for a few steps fails on this machine: {process.stderr.strip()[-2000:]}"
         )
-    return json.loads(done.stdout)
+    return json.loads(process.stdout)
 
 
-def probe(*ways: str) -> Found:
-    """A few steps of each family in each of the `ways`, by default all that these devices allow."""
-    count = 1 << min(jax.device_count(), MOST).bit_length() - 1  # a power of two
-    if not ways:
-        several = (
-            (f"data={count}", f"pmap={count}", "elastic=1", f"elastic={count}")
-            if count > 1
-            else ("pmap=1",)
-        )
-        ways = ("jit", *several, f"seeds={SEEDS}")
-    found: Found = {}
-    for family, (learner, data) in _families():
-        states = {way: _trained(learner, data, way, count) for way in ways}
-        alone = states["jit"][0]
-        found[family] = {
+def train_in_ways(*ways: str) -> Results:
+    """A few steps of each model in each of the `ways`, by default all that these devices allow."""
+    count = 1 << min(jax.device_count(), MAX_DEVICES).bit_length() - 1  # a power of two
+    ways = ways or _all_ways(count)
+    results: Results = {}
+    for model, (learner, data) in _models():
+        states = {way: _train(learner, data, way, count) for way in ways}
+        reference = states["jit"][0].params
+        results[model] = {
             way: {
                 "digest": state_digest(state),
-                "distance": _distance(
-                    member(state.params, 0) if way.startswith("seeds") else state.params,
-                    alone.params,
-                ),
+                "distance": _distance(_first_member(way, state.params), reference),
                 "ms": milliseconds,
             }
             for way, (state, milliseconds) in states.items()
         }
-    return found
+    return results
 
 
-def _families() -> Iterator[tuple[str, tuple[Learner, Loader]]]:
-    """BatchNorm, dropout, augmentation; attention over the 64 pixels of a digit. Both of digits, both under Adam."""
-    train, _ = jdl.data.digits()
+def _all_ways(devices: int) -> tuple[str, ...]:
+    parallel: tuple[str, ...] = ("pmap=1",)
+    if devices > 1:
+        parallel = (f"data={devices}", f"pmap={devices}", "elastic=1", f"elastic={devices}")
+    return ("jit", *parallel, f"seeds={SEEDS}")
+
+
+def _models() -> Iterator[tuple[str, tuple[Learner, Loader]]]:
+    """A CNN (BatchNorm, dropout, augmentation), and a transformer over a digit's 64 pixels."""
+    train, _ = digits()
     cnn = CNN(10, blocks=((16, 1),), dense=(32,), batch_norm=True, dropout=0.2)
-    batches = train.shuffled(BATCH, 0, jdl.data.random_crop(1))
-    yield "cnn", (jdl.descent(jdl.objectives.classify(cnn), optax.adam(1e-3)), batches)
+    batches = train.shuffled(BATCH, 0, random_crop(1))
+    yield "cnn", (descent(classify(cnn), optax.adam(1e-3)), batches)
     columns = train.take(np.arange(len(train)))
-    pixels = jdl.data.arrays(x=(16 * columns["x"]).astype(np.int32).reshape(len(train), -1))
-    gpt = GPT(17, Blocks(width=32, depth=1, heads=2, length=64, dropout=0.1))
-    yield (
-        "transformer",
-        (jdl.descent(jdl.objectives.next_token(gpt), optax.adam(1e-3)), pixels.shuffled(BATCH, 0)),
-    )
+    pixels = arrays(x=(16 * columns["x"]).astype(np.int32).reshape(len(train), -1))
+    gpt = GPT(17, TransformerConfig(width=32, depth=1, heads=2, max_length=64, dropout=0.1))
+    learner = descent(next_token(gpt), optax.adam(1e-3))
+    yield "transformer", (learner, pixels.shuffled(BATCH, 0))
 
 
-def _trained(learner: Learner, data: Loader, way: str, devices: int) -> tuple[State, float]:
-    """The state after the steps, here, and the milliseconds of a step that was compiled before."""
+def _train(learner: Learner, data: Loader, way: str, devices: int) -> tuple[State, float]:
+    """The state after some steps, and the milliseconds of a step without its compilation."""
     kind, _, number = way.partition("=")
     if kind == "seeds":
-        loop = jit_learner(population(with_data(learner, data), range(int(number))))
+        compiled = jit_learner(population(with_data(learner, data), range(int(number))))
     else:
-        loop, run = _laid_out(learner, data, kind, int(number or 1), devices)
-        data = run.train
-    state, taken = loop.init(jax.random.key(0), data[0]), []
+        config = Config(name="doctor", elastic=devices if kind == "elastic" else 0)
+        options = Options(
+            devices=None if kind == "jit" else int(number),
+            parallel="pmap" if kind == "pmap" else "jit",
+        )
+        placement = place_on_devices(Run(config, learner, data), options)
+        compiled, data = placement.learner, placement.run.train
+    state, seconds = compiled.init(jax.random.key(0), data[0]), []
     for _, source in zip(range(STEPS), data.read(), strict=False):
-        began = time.perf_counter()
-        state, metrics = loop.step(state, source)
+        start = time.perf_counter()
+        state, metrics = compiled.step(state, source)
         jax.block_until_ready((state, metrics))
-        taken.append(time.perf_counter() - began)
-    return to_local(state), 1e3 * statistics.median(taken[2:])
+        seconds.append(time.perf_counter() - start)
+    return to_local(state), 1e3 * statistics.median(seconds[2:])
 
 
-def _laid_out(
-    learner: Learner, data: Loader, kind: str, number: int, devices: int
-) -> tuple[Learner, Run]:
-    """As `fit` lays a run out."""
-    config = Config(name="doctor", elastic=devices if kind == "elastic" else 0)
-    options = Options(
-        devices=None if kind == "jit" else number, parallel="pmap" if kind == "pmap" else "jit"
-    )
-    loop, run, _ = place_on_devices(Run(config, learner, data), options)
-    return loop, run
+def _first_member(way: str, params: Any) -> Any:
+    return member(params, 0) if way.startswith("seeds") else params
 
 
 def _distance(params: Any, reference: Any) -> float:
-    """How far parameters are from the reference, relative to these (Euclidean norms); 0 where all bits are equal."""
-    found, wanted = (
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(to_local(tree))]).astype(
-            np.float64
-        )
+    """The relative distance of parameters from the reference, in the Euclidean norm; 0 if equal."""
+    x, y = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(to_local(tree))])
         for tree in (params, reference)
     )
-    return float(np.linalg.norm(found - wanted) / np.linalg.norm(wanted))
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    return float(np.linalg.norm(x - y) / np.linalg.norm(y))
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(probe(*sys.argv[1:])))
+    sys.stdout.write(json.dumps(train_in_ways(*sys.argv[1:])))

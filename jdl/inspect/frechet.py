@@ -1,111 +1,120 @@
-"""The Frechet distance of rows that a run makes from real ones, by the features that a trained classifier reads."""
+"""Frechet distance of generated rows from real ones (FID; Heusel et al., 2017).
+
+The features are those of a classifier of yours, not of an Inception network.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
 
-import jax
 import numpy as np
 
 from jdl.data import arrays
-from jdl.data.loader import DatasetLoader
+from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.data.dataset import Dataset
-from jdl.data.tfds_records import cache_dir, read_cache, write_cache
+from jdl.data.loader import DatasetLoader
 from jdl.figures import samples
+from jdl.figures.features import features
+from jdl.inspect.restore import TrainedRun
+from jdl.objectives.predict import map_rows
 from jdl.store.checkpoints import state_digest
-from jdl.figures.features import reader
-from jdl.inspect.restore import Restored
-from jdl.types import Error
+from jdl.types import Error, Loader, SamplesLatents
 
-SIZE = 250  # rows of which features are computed at once
+BATCH = 250  # rows whose features are computed at once
 
 
 @dataclass(frozen=True)
 class Moments:
-    """The mean (D,) and the covariance (D, D) of features, of float64."""
+    """The mean (D,) and the covariance (D, D) of features, in float64."""
 
     mean: np.ndarray
     covariance: np.ndarray
 
     @classmethod
     def of(cls, features: np.ndarray) -> Moments:
-        """Those of features (N, D)."""
-        wide = features.astype(np.float64)
-        return cls(wide.mean(0), np.cov(wide, rowvar=False))
+        """The moments of features (N, D)."""
+        x = features.astype(np.float64)
+        return cls(x.mean(0), np.cov(x, rowvar=False))
 
-    def distance(self, other: Moments) -> float:
-        """The squared Frechet distance of the normal distributions of these moments (Dowson and Landau, 1982)."""
+    def distance(self, target: Moments) -> float:
+        """The squared Frechet distance of two normal distributions (Dowson and Landau, 1982)."""
         values, vectors = np.linalg.eigh(self.covariance)
         root = vectors * np.sqrt(values.clip(0)) @ vectors.T
-        shared = np.sqrt(np.linalg.eigvalsh(root @ other.covariance @ root).clip(0)).sum()
-        apart = np.square(self.mean - other.mean).sum()
-        return float(apart + self.covariance.trace() + other.covariance.trace() - 2 * shared)
+        shared = np.sqrt(np.linalg.eigvalsh(root @ target.covariance @ root).clip(0)).sum()
+        means = np.square(self.mean - target.mean).sum()
+        return float(means + self.covariance.trace() + target.covariance.trace() - 2 * shared)
 
 
 @dataclass(frozen=True)
-class Distance:
-    """From a classifier's test data: of made rows, and of as many of those that the classifier was trained on."""
+class FrechetDistance:
+    """Frechet distances from a classifier's test data."""
 
-    made: float
-    trained_on: float
-    features: int
-    by: str  # what tells the classifier and its data: distances compare where this is the same
+    generated: float
+    training: float  # for comparison: of as many rows of the classifier's training data
+    features: int  # their number
+    reference: str  # digest of classifier and test data: distances are comparable where it is equal
 
 
-def frechet(found: Restored, classifier: Restored, count: int, seed: int = 0) -> Distance:
-    """How far `count` rows that a run draws are from the classifier's test data (Heusel et al., 2017).
+def frechet(
+    generator: TrainedRun, classifier: TrainedRun, count: int, seed: int = 0
+) -> FrechetDistance:
+    """Frechet distance of `count` generated rows from the classifier's test data.
 
-    The features are what the last dense layer of the classifier reads. Distances depend on the classifier and on
-    `count`: few rows seem farther away than they are. What the real rows have is kept in jdl's cache. Raises `Error`
-    where the run draws no rows, or rows that the classifier does not read.
+    It compares what the last dense layer of the classifier reads. The distance depends on the
+    classifier and on `count`: of few rows it is too large. The moments of the test data are kept in
+    jdl's cache. Raises `Error` for a run that does not generate, or rows of another shape.
     """
-    name, maker = found.run.config.name, found.run.learner.objective.maker
-    if maker is None or maker.noise is None:
-        raise Error(f"{name} draws no new rows, whose distance could be told.")
+    run, name = generator.run, generator.run.config.name
+    if not isinstance(generator.objective, SamplesLatents):
+        raise Error(f"{name} cannot generate new rows, so it has no Frechet distance.")
     if count < 2:
-        raise Error(f"A covariance needs at least 2 rows, and not {count}.")
-    real, drawn = classifier.run.train.spec["x"].shape[1:], found.run.train.spec["x"].shape[1:]
-    if real != drawn:
-        raise Error(f"{name} draws rows of {drawn}, and {classifier.run.config.name} reads {real}.")
-    trained, judged = (
-        _examples(classifier, data) for data in (classifier.run.train, classifier.run.test)
-    )
-    by = hashlib.sha256(
-        f"{state_digest(classifier.state)} {judged.fingerprint}".encode()
+        raise Error(f"A covariance needs at least 2 rows, not {count}.")
+    needed, given = (trained.run.train.spec["x"].shape[1:] for trained in (classifier, generator))
+    if needed != given:
+        raise Error(
+            f"{name} generates rows of shape {given}, but {classifier.run.config.name} reads "
+            f"{needed}."
+        )
+    train = _dataset(classifier, classifier.run.train)
+    test = _dataset(classifier, classifier.run.test)
+    reference = hashlib.sha256(
+        f"{state_digest(classifier.state)} {test.fingerprint}".encode()
     ).hexdigest()
-    expected = _kept(by, classifier, judged)
-    x = samples.drawn(found.run, found.run.learner.eval_variables(found.state), count, seed)
-    made = _moments(classifier, arrays(x=x).map(*judged.transforms))
-    before = _moments(classifier, replace(trained, ids=trained.ids[:count]))
-    return Distance(made.distance(expected), before.distance(expected), len(expected.mean), by[:12])
+    expected = _cached_moments(reference, classifier, test)
+    x = samples.generate(run, generator.variables, count, seed)
+    generated = _moments(classifier, arrays(x=x).map(*test.transforms))
+    training = _moments(classifier, replace(train, ids=train.ids[:count]))
+    return FrechetDistance(
+        generated.distance(expected),
+        training.distance(expected),
+        len(expected.mean),
+        reference[:12],
+    )
 
 
-def _examples(classifier: Restored, data: Any) -> Dataset:
+def _dataset(classifier: TrainedRun, data: Loader | None) -> Dataset:
     if not isinstance(data, DatasetLoader):
         raise Error(
-            f"{classifier.run.config.name} has no test data in batches, which rows could be compared with."
+            f"{classifier.run.config.name} has no test data in a jdl.data.Dataset to compare "
+            "generated rows with: add Run(test=...)."
         )
-    return data.examples
+    return data.dataset
 
 
-def _kept(by: str, classifier: Restored, judged: Dataset) -> Moments:
-    """The moments of the test data, from the cache where they are there."""
-    folder = cache_dir() / "features" / by
+def _cached_moments(reference: str, classifier: TrainedRun, test: Dataset) -> Moments:
+    """The moments of the test data, computed once and then read from the cache."""
+    folder = cache_dir() / "features" / reference
     columns = read_cache(folder)
     if columns is None:
-        columns = vars(_moments(classifier, judged))
+        columns = vars(_moments(classifier, test))
         write_cache(folder, columns)
     return Moments(**columns)
 
 
-def _moments(classifier: Restored, examples: Dataset) -> Moments:
-    """Those of what the classifier's last dense layer reads of the rows."""
-    variables, look = (
-        classifier.run.learner.eval_variables(classifier.state),
-        jax.jit(reader(classifier.run)),
-    )
-    batches = examples.batches(min(SIZE, len(examples)))
-    found = [np.asarray(look(variables, batches[n])) for n in range(len(batches))]
-    return Moments.of(np.concatenate(found)[: len(examples)])
+def _moments(classifier: TrainedRun, dataset: Dataset) -> Moments:
+    """The moments of the classifier's features of all rows."""
+    batches = dataset.batches(min(BATCH, len(dataset)))
+    columns = map_rows(partial(features, classifier.run), classifier.variables, batches)
+    return Moments.of(columns["features"])

@@ -1,4 +1,4 @@
-"""What a trained run is asked about: images, arrays, or lines of text, read from files."""
+"""Input files for predictions: images, npz arrays and lines of text."""
 
 from __future__ import annotations
 
@@ -16,77 +16,96 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 def read_inputs(
     paths: Sequence[Path], spec: Batch, tokenizer: Tokenizer | None = None
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The name of each input and its columns: x (N, ...) as in the spec, and `length` (N,) where the spec has it."""
+    """Reads inputs from files: their names, and columns x (N, ...) of the shape that `spec` gives.
+
+    Where the spec has the column `length` (N,), it is read from npz files, and for text files it is
+    the number of tokens. Raises `Error` for a file that cannot be read or has another shape.
+    """
     shape = tuple(spec["x"].shape[1:])
     names: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     for path in paths:
-        if path.suffix == ".npz":
-            part = _npz(path, [name for name in ("x", "length") if name in spec])
-            names += [f"{path}[{row}]" for row in range(len(part["x"]))]
-        elif path.suffix == ".txt" and tokenizer and "length" in spec:
-            part = _lines(path, tokenizer, shape[0])
-            names += [f"{path}:{row + 1}" for row in range(len(part["x"]))]
-        elif path.suffix.lower() in IMAGES:
-            part = {"x": _image(path, shape[-1] if len(shape) == 3 else 1)[None]}
-            names.append(str(path))
-        else:
-            raise Error(
-                f"{path} is neither an image ({' '.join(IMAGES)}) nor an .npz file, or .txt for a model of text."
-            )
+        part_names, part = _read_file(path, spec, tokenizer)
         if part["x"].shape[1:] != shape:
             raise Error(
-                f"{path} has the shape {part['x'].shape[1:]} a row, and the model reads {shape}: resize it first."
+                f"{path} has rows of shape {part['x'].shape[1:]}, but the model needs {shape}: "
+                "resize them first."
             )
+        names += part_names
         parts.append(part)
     if len({part["x"].dtype for part in parts}) > 1:
         raise Error(
-            "The inputs mix bytes and other numbers: predict images and arrays in separate calls."
+            "Some inputs hold bytes and some hold other numbers: predict images and arrays in "
+            "separate calls."
         )
     return names, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+def _read_file(
+    path: Path, spec: Batch, tokenizer: Tokenizer | None
+) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The names of the rows of one file, and its columns."""
+    shape = tuple(spec["x"].shape[1:])
+    if path.suffix == ".npz":
+        columns = _read_npz(path, [name for name in ("x", "length") if name in spec])
+        return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
+    if path.suffix == ".txt" and tokenizer and "length" in spec:
+        columns = _read_lines(path, tokenizer, shape[0])
+        return [f"{path}:{row + 1}" for row in range(len(columns["x"]))], columns
+    if path.suffix.lower() in IMAGES:
+        channels = shape[-1] if len(shape) == 3 else 1
+        return [str(path)], {"x": _read_image(path, channels)[None]}
+    raise Error(
+        f"{path} is neither an image ({' '.join(IMAGES)}) nor an .npz file, nor a .txt file for a "
+        "model of text."
+    )
+
+
+def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             missing = [name for name in names if name not in file]
             if missing:
                 raise Error(
-                    f"{path} holds {', '.join(file) or 'nothing'}: the inputs must be its array {missing[0]}."
+                    f"{path} contains {', '.join(file) or 'nothing'}: the inputs must be its "
+                    f"array {missing[0]}."
                 )
-            found = {name: file[name] for name in names}
-            if not all(
-                isinstance(a, np.ndarray) and a.ndim and a.dtype.kind in "biuf"
-                for a in found.values()
-            ):
-                raise ValueError("it holds something else than arrays of numbers, a row an input")
-            return found
+            columns = {name: file[name] for name in names}
+            if not all(_is_numeric(column) for column in columns.values()):
+                raise ValueError("it must contain arrays of numbers, with one row per input")
+            return columns
     except (OSError, ValueError, EOFError, BadZipFile, NotImplementedError) as error:
         raise Error(f"{path} cannot be read as an npz file: {error}.") from error
 
 
-def _lines(path: Path, tokenizer: Tokenizer, longest: int) -> dict[str, np.ndarray]:
-    """The lines of a text file as tokens x (N, longest), each with an end behind it, and their `length`."""
+def _is_numeric(column: object) -> bool:
+    return isinstance(column, np.ndarray) and column.ndim > 0 and column.dtype.kind in "biuf"
+
+
+def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, np.ndarray]:
+    """Lines of text as tokens x (N, max_length), each with `end` after it, and `length` (N,)."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Error(f"{path} cannot be read as a text in UTF-8: {error}.") from error
+        raise Error(f"{path} cannot be read as UTF-8 text: {error}.") from error
     if not lines:
-        raise Error(f"{path} is empty: write one input a line.")
+        raise Error(f"{path} is empty: write one input per line.")
     encoded = [np.append(tokenizer.encode(line), np.int32(tokenizer.end)) for line in lines]
     lengths = np.asarray([len(tokens) for tokens in encoded], np.int32)
-    if lengths.max() > longest:
+    if lengths.max() > max_length:
         line = int(lengths.argmax()) + 1
         raise Error(
-            f"Line {line} of {path} has {lengths.max()} tokens, and the model reads {longest}: shorten it."
+            f"Line {line} of {path} has {lengths.max()} tokens, but the model reads at most "
+            f"{max_length}: shorten it."
         )
-    x = np.full((len(lines), longest), tokenizer.end, np.int32)
+    x = np.full((len(lines), max_length), tokenizer.end, np.int32)
     for row, tokens in enumerate(encoded):
         x[row, : len(tokens)] = tokens
     return {"x": x, "length": lengths}
 
 
-def _image(path: Path, channels: int) -> np.ndarray:
+def _read_image(path: Path, channels: int) -> np.ndarray:
+    """An image's pixels (H, W, channels), bytes."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -94,6 +113,6 @@ def _image(path: Path, channels: int) -> np.ndarray:
             pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
     except (OSError, UnidentifiedImageError, KeyError) as error:
         raise Error(
-            f"{path} cannot be read as an image of {channels} channels: {error}."
+            f"{path} cannot be read as an image with {channels} channels: {error}."
         ) from error
     return pixels.reshape(*pixels.shape[:2], channels)

@@ -1,4 +1,4 @@
-"""Text written, and images drawn, by a trained run."""
+"""Samples of a trained run: text from a language model, images from a generative model."""
 
 from __future__ import annotations
 
@@ -12,92 +12,95 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl import sampling
-from jdl.data.corpus import until_end
 from jdl.figures import samples
-from jdl.store.folder import write_whole
-from jdl.inspect.restore import Restored
-from jdl.types import Decoder, Error, Tokenizer
+from jdl.inspect.restore import TrainedRun
+from jdl.store.folder import write_atomically
+from jdl.types import Decodes, Error, Tokenizer
 
 
-def sample(
-    restored: Restored,
+def generate_text(
+    trained: TrainedRun,
     prompt: str,
     tokens: int,
-    choose: sampling.Choose,
-    samples: int = 1,
+    sampler: sampling.TokenSampler,
+    count: int = 1,
     seed: int = 0,
 ) -> list[str]:
-    """`samples` continuations of the prompt by `tokens` tokens each, or fewer where the text ends.
+    """Text generation: `count` continuations of the prompt of `tokens` tokens each.
 
-    A model that reads only so many tokens goes on from the last half of them when they are full.
+    A text may end earlier, at the tokenizer's `end`. When a model's KV cache is full, generation
+    goes on from the last half of the tokens that it holds.
     """
-    decoder, tokenizer = _parts(restored)
-    if tokens < 1 or samples < 1:
-        raise Error(f"Ask for at least 1 token and 1 sample, and not for {tokens} and {samples}.")
-    start = _prompt(tokenizer, prompt)
-    written = jnp.repeat(start[None], samples, 0)
+    decoder, tokenizer = _language_model(trained)
+    if tokens < 1 or count < 1:
+        raise Error(f"Ask for at least 1 token and 1 sample, not for {tokens} and {count}.")
+    start = _prompt_tokens(tokenizer, prompt)
+    text = jnp.repeat(start[None], count, 0)
     key = jax.random.key(seed)
-    variables = restored.run.learner.eval_variables(restored.state)
+    variables = trained.variables
     max_length = decoder.max_length or len(start) + tokens
 
     @partial(jax.jit, static_argnums=2)
-    def go_on(variables: Any, seen: jax.Array, count: int, key: jax.Array) -> jax.Array:
-        return sampling.generate(decoder, variables, seen, count, choose, key, tokenizer.end)
+    def generate(variables: Any, context: jax.Array, new: int, key: jax.Array) -> jax.Array:
+        return sampling.generate(decoder, variables, context, new, sampler, key, tokenizer.end)
 
-    while written.shape[1] < len(start) + tokens:
-        seen = written if written.shape[1] < max_length else written[:, -max(1, max_length // 2) :]
-        count = min(max_length + 1 - seen.shape[1], len(start) + tokens - written.shape[1])
-        more = go_on(variables, seen, count, jax.random.fold_in(key, written.shape[1]))
-        ended = (written[:, len(start) :] == tokenizer.end).any(1, keepdims=True)
-        written = jnp.concatenate([written, jnp.where(ended, tokenizer.end, more)], 1)
-    return [until_end(tokenizer, row) for row in np.asarray(written[:, len(start) :])]
-
-
-def best_beams(restored: Restored, prompt: str, tokens: int, width: int) -> list[str]:
-    """The `width` likeliest continuations of the prompt found by beam search, best first."""
-    decoder, tokenizer = _parts(restored)
-    start = _prompt(tokenizer, prompt)
-    variables = restored.run.learner.eval_variables(restored.state)
-    search = jax.jit(lambda v: sampling.beam(decoder, v, start[None], tokens, width, tokenizer.end))
-    written, _ = search(variables)
-    return [until_end(tokenizer, row) for row in np.asarray(written[0])]
+    while text.shape[1] < len(start) + tokens:
+        context = text if text.shape[1] < max_length else text[:, -max(1, max_length // 2) :]
+        new = min(max_length + 1 - context.shape[1], len(start) + tokens - text.shape[1])
+        more = generate(variables, context, new, jax.random.fold_in(key, text.shape[1]))
+        ended = (text[:, len(start) :] == tokenizer.end).any(1, keepdims=True)
+        text = jnp.concatenate([text, jnp.where(ended, tokenizer.end, more)], 1)
+    return [sampling.decode_until_end(tokenizer, row) for row in np.asarray(text[:, len(start) :])]
 
 
-def draw(restored: Restored, count: int, out: Path, remake: bool = False, seed: int = 0) -> Path:
-    """Puts `count` fresh rows into a PNG, a grid of images, or into an npz file as x (count, ...).
+def beam_search(trained: TrainedRun, prompt: str, tokens: int, width: int) -> list[str]:
+    """Beam search: the `width` most likely continuations of the prompt, best first."""
+    decoder, tokenizer = _language_model(trained)
+    start = _prompt_tokens(tokenizer, prompt)
+    search = jax.jit(
+        lambda v: sampling.beam_search(decoder, v, start[None], tokens, width, tokenizer.end)
+    )
+    texts, _ = search(trained.variables)
+    return [sampling.decode_until_end(tokenizer, row) for row in np.asarray(texts[0])]
 
-    With `remake`, rows of the evaluation data instead, each followed by the same made again.
+
+def write_images(
+    trained: TrainedRun, count: int, out: Path, reconstruct: bool = False, seed: int = 0
+) -> Path:
+    """Writes generated rows to a PNG (a grid of images) or to an npz file as x (count, ...).
+
+    With `reconstruct`, rows of the evaluation data instead, each followed by its reconstruction.
     """
     if count < 1:
-        raise Error(f"Ask for at least 1 sample, and not for {count}.")
+        raise Error(f"Ask for at least 1 sample, not for {count}.")
     if out.suffix not in (".png", ".npz"):
-        raise Error(f"--out names a .png or .npz file, and {out} is neither.")
-    run, variables = restored.run, restored.run.learner.eval_variables(restored.state)
-    rows = (
-        samples.remade(run, variables, count)
-        if remake
-        else samples.drawn(run, variables, count, seed)
-    )
+        raise Error(f"--out must name a .png or .npz file: {out} does not.")
+    run, variables = trained.run, trained.variables
+    if reconstruct:
+        rows = samples.reconstruct(run, variables, count)
+    else:
+        rows = samples.generate(run, variables, count, seed)
     if out.suffix == ".png":
         return samples.write_png(out, rows)
     file = BytesIO()
     np.savez(file, x=rows)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(out, file.getvalue())
+    write_atomically(out, file.getvalue())
     return out
 
 
-def _parts(restored: Restored) -> tuple[Decoder, Tokenizer]:
-    decoder, tokenizer = restored.run.learner.objective.decoder, restored.run.tokenizer
-    if decoder is None or tokenizer is None or restored.run.train.spec.get("y") is not None:
+def _language_model(trained: TrainedRun) -> tuple[Decodes, Tokenizer]:
+    objective, tokenizer = trained.objective, trained.run.tokenizer
+    conditional = "y" in trained.run.train.spec
+    if not isinstance(objective, Decodes) or tokenizer is None or conditional:
         raise Error(
-            f"{restored.run.config.name} neither writes text nor makes images: `jdl sample` takes runs with the "
-            "objective next_token and with Run(tokenizer=...), and those of objectives like elbo or diffuse; `jdl "
-            "predict` takes the others."
+            f"{trained.run.config.name} generates neither text nor images. `jdl sample` needs a "
+            "run with the objective next_token and with Run(tokenizer=...), or with a generative "
+            "objective such as elbo or diffusion; `jdl predict` takes the others."
         )
-    return decoder, tokenizer
+    return objective, tokenizer
 
 
-def _prompt(tokenizer: Tokenizer, prompt: str) -> jax.Array:
-    """The prompt's tokens after an end: what a text begins after."""
+def _prompt_tokens(tokenizer: Tokenizer, prompt: str) -> jax.Array:
+    """The prompt's tokens after an `end`, with which each text of the training data begins."""
     return jnp.asarray(np.append(np.int32(tokenizer.end), tokenizer.encode(prompt)), jnp.int32)

@@ -1,4 +1,4 @@
-"""Attention that is fast on a CPU and fused on a GPU, and rotary positions."""
+"""Scaled dot-product attention that is fast on CPUs and fused on GPUs, and rotary embeddings."""
 
 from __future__ import annotations
 
@@ -9,119 +9,125 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-HALF = (jnp.bfloat16, jnp.float16)
-_once = (
-    lax.optimization_barrier
-)  # else XLA's CPU backend computes what is before it anew for each use
+from jdl.layers.platform import HALF_PRECISION, platform_dependent, uses_cudnn_attention
+
+# Without barriers, XLA's CPU backend recomputes their operands for each use.
+_barrier = lax.optimization_barrier
 
 
 def attention(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, causal: bool = False
 ) -> jax.Array:
-    """Scaled dot-product attention (Vaswani et al., 2017): q (B, T, H, D), k and v (B, S, K, D) to (B, T, H, D).
+    """Scaled dot-product attention (Vaswani et al., 2017), multi-head or grouped-query.
 
-    H is a multiple of K: each key and value serves H / K heads (Ainslie et al., 2023). Where `mask`, that broadcasts
-    to (B, H, T, S), does not hold, nothing is seen; with `causal`, neither is what comes later. On a CPU heads are
-    moved before the steps first, which is faster there; a GPU takes the fused kernel of cuDNN in half precision.
+    Queries q (B, T, H, D), keys k and values v (B, S, K, D) give (B, T, H, D). H is a multiple of
+    K: each key and value head serves H / K query heads (grouped-query attention, Ainslie et al.,
+    2023; multi-query attention with K = 1). A query attends to no position where `mask`, which
+    broadcasts to (B, H, T, S), is false, and with `causal` to none after its own.
+
+    On CPUs the heads are moved before the time steps, which is faster there. On GPUs half precision
+    takes cuDNN's fused kernel (flash attention, Dao et al., 2022).
     """
-    if jax.default_backend() == "gpu" and q.dtype in HALF:
+    if uses_cudnn_attention(q.dtype):
         return jax.nn.dot_product_attention(
             q, k, v, mask=mask, is_causal=causal, implementation="cudnn"
         )
     if mask is None:
         mask = jnp.ones((1, 1, 1, 1), bool)
 
-    def general(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    def by_xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
         with jax.numpy_dtype_promotion("standard"):  # it raises half precision to float32 itself
             return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
 
-    def by_heads(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        return _by_heads(q, k, v, mask, causal)
+    def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+        return _heads_first(q, k, v, mask, causal)
 
-    return lax.platform_dependent(q, k, v, mask, cpu=by_heads, default=general)
+    return platform_dependent(q, k, v, mask, cpu=heads_first, default=by_xla)
 
 
-# Written out, as XLA's gradients are products of the transposed weights (S, T), which its CPU backend does slowly: here
-# what is turned is queries and gradients (D, T). The softmax's division comes after its product with the values, where
-# there is less to divide.
+# The gradient is written out, as XLA's own is made of products with transposed weights (S, T),
+# which its CPU backend does slowly: here queries and gradients (D, T) are transposed instead. The
+# softmax divides after its product with the values, where there are fewer numbers to divide.
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _by_heads(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool) -> jax.Array:
+def _heads_first(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool
+) -> jax.Array:
     return _forward(q, k, v, mask, causal)[0]
 
 
 def _forward(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool
 ) -> tuple[jax.Array, Any]:
-    steps, heads, keys = q.shape[1], q.shape[2], k.shape[2]
-    q, k, v = _once(tuple(_by_key(x, keys) for x in (q * q.shape[-1] ** -0.5, k, v)))
+    steps, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
+    q, k, v = _barrier(tuple(_split_groups(x, kv_heads) for x in (q * q.shape[-1] ** -0.5, k, v)))
     if causal:
         mask = mask & jnp.tri(steps, k.shape[2], dtype=bool)[None, None]
-    scores = _product("bkrd,bksd->bkrs", q, k)
-    scores = _masked(scores, mask, float(jnp.finfo(scores.dtype).min), heads)
+    scores = _einsum("bkrd,bksd->bkrs", q, k)
+    scores = _where(mask, scores, float(jnp.finfo(scores.dtype).min), heads)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
     scale = 1 / weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    out = _by_step((_product("bkrs,bksd->bkrd", weights, v) * scale).astype(v.dtype), heads)
+    out = (_einsum("bkrs,bksd->bkrd", weights, v) * scale).astype(v.dtype)
+    out = _merge_groups(out, heads)
     return out, (q, k, v, mask, weights, scale, out)
 
 
-def _backward(causal: bool, kept: Any, gradient: jax.Array) -> tuple[jax.Array | None, ...]:
-    q, k, v, mask, weights, scale, out = kept
-    heads, keys, dtype = out.shape[2], k.shape[1], q.dtype
-    of_out, out = (_by_key(x.astype(scale.dtype), keys) for x in (gradient, out))
-    of_out = of_out * scale
-    mean = (of_out * out).sum(
-        -1, keepdims=True
-    )  # of the weights' gradients, each as often as its weight says
-    of_out = of_out.astype(dtype)
-    of_out, q_turned, of_out_turned = _once((of_out, q.swapaxes(2, 3), of_out.swapaxes(2, 3)))
-    of_weights = _product("bkrd,bksd->bkrs", of_out, v)
-    of_scores = weights.astype(scale.dtype) * (of_weights - mean)
-    of_scores = _once(_masked(of_scores, mask, 0, heads).astype(dtype))
-    of_q = _product("bkrs,bksd->bkrd", of_scores, k) * q.shape[-1] ** -0.5
-    of_k = _product("bkdr,bkrs->bkds", q_turned, of_scores)
-    of_v = _product("bkdr,bkrs->bkds", of_out_turned, weights)
-    of_k, of_v = (x.swapaxes(2, 3) for x in _once((of_k, of_v)))
-    return *(
-        _by_step(x.astype(dtype), n) for x, n in ((of_q, heads), (of_k, keys), (of_v, keys))
-    ), None
+def _backward(causal: bool, residuals: Any, grad: jax.Array) -> tuple[jax.Array | None, ...]:
+    q, k, v, mask, weights, scale, out = residuals
+    heads, kv_heads, dtype = out.shape[2], k.shape[1], q.dtype
+    grad_out, out = (_split_groups(x.astype(scale.dtype), kv_heads) for x in (grad, out))
+    grad_out = grad_out * scale
+    # The mean of the weights' gradients, by the weights.
+    mean = (grad_out * out).sum(-1, keepdims=True)
+    grad_out = grad_out.astype(dtype)
+    grad_out, q_transposed, grad_transposed = _barrier(
+        (grad_out, q.swapaxes(2, 3), grad_out.swapaxes(2, 3))
+    )
+    grad_weights = _einsum("bkrd,bksd->bkrs", grad_out, v)
+    grad_scores = weights.astype(scale.dtype) * (grad_weights - mean)
+    grad_scores = _barrier(_where(mask, grad_scores, 0, heads).astype(dtype))
+    grad_q = _einsum("bkrs,bksd->bkrd", grad_scores, k) * q.shape[-1] ** -0.5
+    grad_k = _einsum("bkdr,bkrs->bkds", q_transposed, grad_scores)
+    grad_v = _einsum("bkdr,bkrs->bkds", grad_transposed, weights)
+    grad_k, grad_v = (x.swapaxes(2, 3) for x in _barrier((grad_k, grad_v)))
+    grads = ((grad_q, heads), (grad_k, kv_heads), (grad_v, kv_heads))
+    return *(_merge_groups(x.astype(dtype), n) for x, n in grads), None
 
 
-_by_heads.defvjp(_forward, _backward)
+_heads_first.defvjp(_forward, _backward)
 
 
-def _by_key(x: jax.Array, keys: int) -> jax.Array:
-    """(B, T, H, D) to (B, K, R, D): the R = H / K * T rows that share a key are one product with it."""
-    return x.swapaxes(1, 2).reshape(x.shape[0], keys, -1, x.shape[-1])
+def _split_groups(x: jax.Array, kv_heads: int) -> jax.Array:
+    """(B, T, H, D) to (B, K, R, D): the R = H / K * T rows of a key head are one matrix product."""
+    return x.swapaxes(1, 2).reshape(x.shape[0], kv_heads, -1, x.shape[-1])
 
 
-def _by_step(x: jax.Array, heads: int) -> jax.Array:
-    """(B, K, R, D) to (B, T, H, D)."""
+def _merge_groups(x: jax.Array, heads: int) -> jax.Array:
+    """(B, K, R, D) back to (B, T, H, D)."""
     return x.reshape(x.shape[0], heads, -1, x.shape[-1]).swapaxes(1, 2)
 
 
-def _product(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.einsum(
-        axes, x, y, preferred_element_type=jnp.float32 if x.dtype in HALF else x.dtype
-    )
+def _einsum(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    """`jnp.einsum` that sums half precision in float32."""
+    dtype = jnp.float32 if x.dtype in HALF_PRECISION else x.dtype
+    return jnp.einsum(axes, x, y, preferred_element_type=dtype)
 
 
-def _masked(x: jax.Array, mask: jax.Array, other: float, heads: int) -> jax.Array:
-    """x (B, K, R, S), and the other value where the mask of (B, H, T, S) does not hold."""
-    return jnp.where(mask, x.reshape(x.shape[0], heads, -1, x.shape[-1]), other).reshape(x.shape)
+def _where(mask: jax.Array, x: jax.Array, fill: float, heads: int) -> jax.Array:
+    """x (B, K, R, S), and the fill value where the mask, of (B, H, T, S), is false."""
+    return jnp.where(mask, x.reshape(x.shape[0], heads, -1, x.shape[-1]), fill).reshape(x.shape)
 
 
-def rotary(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Turns the pairs of x (B, T, H, D) by angles that grow with `positions` (T,) (Su et al., 2021); D is even.
+def rotary_embedding(x: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rotary position embedding, RoPE (Su et al., 2021), of queries or keys x (B, T, H, D), D even.
 
-    A product of a query and a key then depends on the distance of their positions alone.
+    The pairs (x[i], x[i + D / 2]) are rotated by angles that grow with `positions` (T,), so that
+    the product of a query and a key depends on the distance of their positions alone.
     """
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[:, None] * frequencies[None]
-    # Without the barrier, XLA on a CPU computes them anew for every row and head.
-    cos, sin = lax.optimization_barrier(
-        tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin))
-    )
+    # Without the barrier, XLA on a CPU recomputes them for every row and head.
+    cos, sin = _barrier(tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin)))
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

@@ -1,45 +1,54 @@
-"""Rows of a batch that lie on several devices: sums and draws over all of them.
+"""The batch axis of data parallel training: all-reduce, all-gather and random draws over devices.
 
-Where a step is mapped over the axis `ROWS`, each device sees its own rows alone; anywhere else a layer sees all rows,
-however the compiler divides them, and these functions do nothing.
+Within `jax.pmap` or `shard_map` over `BATCH_AXIS` each device runs the step on its own rows alone,
+and what needs the whole batch takes a collective (`lax.psum`, `lax.all_gather`). Under `jax.jit` a
+layer sees the whole batch, however XLA shards it, and these functions change nothing.
 """
 
 from collections.abc import Callable
 from typing import TypeVar
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
-BATCH_AXIS = "rows"
+BATCH_AXIS = "batch"
+"""The name of the mapped axis that divides a batch among devices (`jax.pmap`)."""
 Tree = TypeVar("Tree")
 
 
 def batch_axis_size() -> int:
-    """Among how many devices the step is mapped; 1 where it is not."""
+    """The number of devices that the step is mapped over; 1 outside of pmap and shard_map."""
     try:
         return int(lax.axis_size(BATCH_AXIS))
-    except NameError:  # JAX's word for an axis that is not there
+    except NameError:  # what JAX raises for an axis that is not bound
         return 1
 
 
 def psum_batch(tree: Tree) -> Tree:
-    """The sums of these arrays over all devices."""
+    """All-reduce: the sums of these arrays over all devices of the batch axis (`lax.psum`)."""
     return lax.psum(tree, BATCH_AXIS) if batch_axis_size() > 1 else tree
 
 
 def all_gather_batch(array: jax.Array) -> jax.Array:
-    """The rows (B, ...) of all devices, in order."""
+    """All-gather: the rows (B, ...) of all devices of the batch axis, in order."""
     return lax.all_gather(array, BATCH_AXIS, tiled=True) if batch_axis_size() > 1 else array
 
 
+def row_keys(key: jax.Array, rows: int) -> jax.Array:
+    """A random key for each of this device's rows, (B,): `fold_in(key, i)` for row i of the batch.
+
+    So a row draws the same numbers on whichever device it lies, and no device draws another's.
+    """
+    first = lax.axis_index(BATCH_AXIS) * rows if batch_axis_size() > 1 else 0
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
+
+
 def sample_rows(
-    draw: Callable[[jax.Array, tuple[int, ...]], jax.Array], key: jax.Array, shape: tuple[int, ...]
+    sample: Callable[[jax.Array, tuple[int, ...]], jax.Array],
+    key: jax.Array,
+    shape: tuple[int, ...],
 ) -> jax.Array:
-    """`draw(key, shape)`, (B, ...), of a device's rows: its part of what would be drawn for the whole batch."""
-    devices, (rows, *rest) = batch_axis_size(), shape
-    whole = draw(key, (devices * rows, *rest))
-    return (
-        whole
-        if devices == 1
-        else lax.dynamic_slice_in_dim(whole, lax.axis_index(BATCH_AXIS) * rows, rows)
-    )
+    """Random numbers (B, ...), drawn row by row: `sample(key, shape)` with the row's own key."""
+    rows, *rest = shape
+    return jax.vmap(lambda key: sample(key, tuple(rest)))(row_keys(key, rows))

@@ -1,4 +1,4 @@
-"""The convolutions that models are made of."""
+"""Convolution layers: `Conv`, and `ConvNorm` with batch normalization and an activation."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,7 +11,10 @@ from jdl.layers.norm import BatchNorm
 
 
 class Conv(nn.Conv):
-    """`flax.linen.Conv` of images by `convolution`, with weights for ReLU (He et al., 2015)."""
+    """2-D convolution: `flax.linen.Conv` by `convolution`, 3 x 3, with He initialization for ReLU.
+
+    The initialization is that of He et al. (2015); all options are those of Flax.
+    """
 
     kernel_size: int | Sequence[int] = (3, 3)
     kernel_init: Callable[..., Any] = nn.initializers.he_normal()
@@ -19,7 +22,10 @@ class Conv(nn.Conv):
 
 
 class ConvNorm(nn.Module):
-    """A `kernel` x `kernel` convolution, BatchNorm, and an activation unless it is None."""
+    """A `kernel` x `kernel` convolution, batch normalization, and an activation unless it is None.
+
+    With `groups` equal to its input's channels the convolution is depthwise.
+    """
 
     channels: int
     kernel: int = 3
@@ -31,7 +37,7 @@ class ConvNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels), rounded up."""
-        # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
+        # BatchNorm cancels a bias before it: its gradient is rounding noise, which Adam inflates.
         conv = Conv(
             self.channels,
             (self.kernel,) * 2,

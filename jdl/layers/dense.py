@@ -1,20 +1,18 @@
-"""The dense layer over the last axis, as one product of two matrices."""
+"""The dense (fully connected, linear) layer over the last axis, as one product of two matrices."""
 
 import flax.linen as nn
 import jax
 
 
 class Dense(nn.Dense):
-    """`flax.linen.Dense`: x (..., F) to (..., features).
+    """Dense (fully connected, linear) layer, `flax.linen.Dense`: x (..., F) to (..., features).
 
-    XLA's CPU backend fuses what is around a product of a three-dimensional array and a matrix into its operands, and
-    computes it anew for each use: a feed-forward block with GELU took 75 ms so, and 25 ms with its rows flattened.
+    XLA's CPU backend fuses what is around a product of a three-dimensional array and a matrix into
+    its operands, and recomputes it for each use: a feed-forward block with GELU took 75 ms so, and
+    25 ms with its rows flattened.
     """
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """x (..., F) to (..., features)."""
-        return (
-            super()
-            .__call__(inputs.reshape(-1, inputs.shape[-1]))
-            .reshape(*inputs.shape[:-1], self.features)
-        )
+        out = super().__call__(inputs.reshape(-1, inputs.shape[-1]))
+        return out.reshape(*inputs.shape[:-1], self.features)

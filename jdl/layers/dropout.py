@@ -1,4 +1,4 @@
-"""Dropout whose masks are the same however a batch is divided among devices."""
+"""Dropout and stochastic depth, with the same masks on any number of devices."""
 
 from functools import partial
 
@@ -10,22 +10,25 @@ from jdl.layers.batch_axis import sample_rows
 
 
 class Dropout(nn.Module):
-    """Sets elements to zero with probability `rate` in training, and scales the others up (Srivastava et al., 2014)."""
+    """Dropout (Srivastava et al., 2014): in training, elements are zero with probability `rate`.
+
+    The others are scaled up by 1 / (1 - rate). With `whole_rows`, rows of the batch are dropped as
+    one: of a residual branch that is stochastic depth, or drop path (Huang et al., 2016). The mask
+    is drawn from Flax's stream "dropout" row by row, the same however the batch is divided.
+    """
 
     rate: float
-    whole_rows: bool = (
-        False  # a row of the batch stays or falls as one: stochastic depth (Huang et al., 2016)
-    )
+    whole_rows: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (B, ...) to the same shape."""
         if not train or self.rate == 0:
             return x
-        shape = (len(x),) + (1,) * (x.ndim - 1) if self.whole_rows else x.shape
-        kept = sample_rows(partial(_bernoulli, 1 - self.rate), self.make_rng("dropout"), shape)
-        return jnp.where(kept, x / (1 - self.rate), jnp.zeros_like(x))
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1) if self.whole_rows else x.shape
+        keep = sample_rows(partial(_bernoulli, 1 - self.rate), self.make_rng("dropout"), shape)
+        return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
 
 
-def _bernoulli(share: float, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jax.random.bernoulli(key, share, shape)
+def _bernoulli(p: float, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.bernoulli(key, p, shape)

@@ -1,4 +1,4 @@
-"""Normalisation that padding does not disturb, nor the division of a batch among devices."""
+"""Layer normalization, and batch normalization that ignores padding and spans all devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,19 +11,22 @@ from jdl.layers.batch_axis import psum_batch
 
 
 class LayerNorm(nn.LayerNorm):
-    """`flax.linen.LayerNorm` (Ba et al., 2016): half precision is normalised in float32 and given back."""
+    """Layer normalization (Ba et al., 2016), `flax.linen.LayerNorm`; half precision in float32."""
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
-        """x (..., C) to the same shape and type."""
-        with jax.numpy_dtype_promotion("standard"):  # it mixes types, which "strict" forbids
+        """x (..., C) to the same shape and dtype."""
+        with jax.numpy_dtype_promotion("standard"):  # it mixes dtypes, which "strict" forbids
             return super().__call__(x, **options)
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation (Ioffe and Szegedy, 2015) whose statistics come from the rows where `mask` (B,) holds.
+    """Batch normalization (Ioffe and Szegedy, 2015), masked, and synchronized over devices.
 
-    Sums and counts are taken over all devices, in float32, and divided once. Where no row holds, all are used, so that
-    the output stays finite, and the carried statistics stay.
+    In training, mean and variance are those of the rows where `mask` (B,) is true: padding rows
+    change nothing. Sums and counts are taken over all devices, in float32, and divided once.
+    Running averages, with weight `momentum` on the old, are in the collection "batch_stats" and
+    normalize in evaluation. A batch of padding alone is normalized by all of its rows, so that the
+    output stays finite, and leaves the running averages as they are.
     """
 
     momentum: float = 0.9
@@ -32,42 +35,41 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
-        """x (B, ..., C) to the same shape and type."""
+        """x (B, ..., C) to the same shape and dtype."""
         channels = x.shape[-1:]
         scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
-        carried_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        carried_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         if train:
-            mean, var, real = _statistics(x, mask)
+            mean, var, any_rows = _statistics(x, mask)
             if not self.is_initializing():
-                for carried, new in ((carried_mean, mean), (carried_var, var)):
-                    moved = self.momentum * carried.value + (1 - self.momentum) * new
-                    carried.value = jnp.where(real, moved, carried.value)
+                for running, new in ((running_mean, mean), (running_var, var)):
+                    average = self.momentum * running.value + (1 - self.momentum) * new
+                    running.value = jnp.where(any_rows, average, running.value)
         else:
-            mean, var = carried_mean.value, carried_var.value
+            mean, var = running_mean.value, running_var.value
         factor = scale.astype(jnp.float32) * jax.lax.rsqrt(var + self.epsilon)
         axes = (None,) * (x.ndim - 1)
-        return (
-            (x.astype(jnp.float32) - mean[axes]) * factor[axes] + bias.astype(jnp.float32)[axes]
-        ).astype(x.dtype)
+        out = (x.astype(jnp.float32) - mean[axes]) * factor[axes]
+        return (out + bias.astype(jnp.float32)[axes]).astype(x.dtype)
 
 
 def _statistics(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Mean and variance (C,) over the rows that hold, and whether any does."""
+    """The mean and variance (C,) over the rows of the mask, and whether there are any."""
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32)
     if mask is None:
-        mask = jnp.ones(len(x), bool)
+        mask = jnp.ones(x.shape[0], bool)
     mask = mask.astype(bool)
-    real = psum_batch(mask.sum()) > 0
-    weights = (mask | ~real).astype(jnp.float32).reshape((-1,) + (1,) * (x.ndim - 1))
-    seen = jnp.where(weights > 0, x, 0)
+    any_rows = psum_batch(mask.sum()) > 0
+    weights = (mask | ~any_rows).astype(jnp.float32).reshape((-1,) + (1,) * (x.ndim - 1))
+    x = jnp.where(weights > 0, x, 0)
     sums = (
-        (weights * seen).sum(axes),
-        (weights * seen * seen).sum(axes),
+        (weights * x).sum(axes),
+        (weights * x * x).sum(axes),
         weights.sum() * x[0, ..., 0].size,
     )
     total, squares, count = psum_batch(sums)
     mean = total / count
-    return mean, jnp.maximum(squares / count - mean * mean, 0), real
+    return mean, jnp.maximum(squares / count - mean * mean, 0), any_rows

@@ -1,26 +1,32 @@
-"""Images with places moved to channels and back."""
+"""Pixel shuffle and unshuffle: space moved to channels and back."""
 
 import jax
 
 from jdl.errors import Error
 
 
-def pixel_shuffle(x: jax.Array, times: int = 2) -> jax.Array:
-    """x (B, H, W, times^2 C) to (B, times H, times W, C): each place becomes a square of places (Shi et al., 2016).
+def pixel_shuffle(x: jax.Array, factor: int = 2) -> jax.Array:
+    """Pixel shuffle, depth to space (Shi et al., 2016), for upsampling images by `factor`.
 
-    A convolution before it does what a transposed convolution of that stride does, on fewer places.
+    x (B, H, W, factor^2 C) gives (B, factor H, factor W, C): each pixel becomes a square. After a
+    convolution it does what a transposed convolution of that stride does, on fewer pixels.
     """
     rows, height, width, channels = x.shape
-    squares = x.reshape(rows, height, width, times, times, channels // times**2)
-    return squares.swapaxes(2, 3).reshape(rows, times * height, times * width, -1)
+    squares = x.reshape(rows, height, width, factor, factor, channels // factor**2)
+    return squares.swapaxes(2, 3).reshape(rows, factor * height, factor * width, -1)
 
 
-def pixel_unshuffle(x: jax.Array, times: int = 2) -> jax.Array:
-    """The way back: x (B, times H, times W, C) to (B, H, W, times^2 C)."""
+def pixel_unshuffle(x: jax.Array, factor: int = 2) -> jax.Array:
+    """Pixel unshuffle, space to depth: x (B, factor H, factor W, C) to (B, H, W, factor^2 C).
+
+    The inverse of `pixel_shuffle`; it also cuts an image into patches. Raises `Error` where the
+    sides are not multiples of `factor`.
+    """
     rows, height, width, channels = x.shape
-    if height % times or width % times:
+    if height % factor or width % factor:
         raise Error(
-            f"Images of {height} x {width} cannot be cut into squares of {times} x {times}."
+            f"Images of {height} x {width} pixels cannot be cut into patches of "
+            f"{factor} x {factor}: take sides that are multiples of it, or another patch size."
         )
-    squares = x.reshape(rows, height // times, times, width // times, times, channels)
-    return squares.swapaxes(2, 3).reshape(rows, height // times, width // times, -1)
+    squares = x.reshape(rows, height // factor, factor, width // factor, factor, channels)
+    return squares.swapaxes(2, 3).reshape(rows, height // factor, width // factor, -1)

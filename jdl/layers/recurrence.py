@@ -1,4 +1,4 @@
-"""Recurrent cells, and the one scan that runs them all, with gradients that are fast on a CPU."""
+"""Recurrent cells (Elman, GRU, LSTM) and the scan over time that runs them, with fast gradients."""
 
 from __future__ import annotations
 
@@ -12,34 +12,41 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-States = tuple[jax.Array, ...]  # (B, H) each; the first is the cell's output
+States = tuple[jax.Array, ...]  # (B, H) each; the first is the cell's output (hidden state)
 Update = Callable[[States, jax.Array, jax.Array], States]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A recurrent cell: `update(states, x, r)` from what the input and the last output say, (B, gates * H) each."""
+    """A recurrent cell: `update(states, from_x, from_h)` gives the next states, (B, H) each.
+
+    `from_x` and `from_h`, (B, gates * H) each, are the linear projections of the input and of the
+    last output, for each gate.
+    """
 
     update: Update
     gates: int
     states: int
-    reset_after: bool = False  # the last output's part needs a bias of its own, as it is not just added to the input's
+    reset_after: bool = (
+        False  # `from_h` needs a bias of its own, as it is not just added to `from_x`
+    )
 
 
-# A gate is a sigmoid, and sigmoid(z) = tanh(z / 2) / 2 + 1 / 2: so one wide tanh serves all gates of a cell. XLA's CPU
-# backend would fuse its pieces into every use of them and compute them anew each time; the barriers forbid that, and
-# the gradients are written out because those of slices are sums of padded arrays.
-_once = lax.optimization_barrier
+# A gate is a sigmoid, and sigmoid(z) = tanh(z / 2) / 2 + 1 / 2: so one wide tanh serves all gates
+# of a cell. XLA's CPU backend would fuse its pieces into every use of them and recompute them each
+# time; the barriers forbid that, and the gradients are written out because those of slices are sums
+# of padded arrays.
+_barrier = lax.optimization_barrier
 
 
-def _squash(z: jax.Array, kinds: str) -> jax.Array:
+def _gates(z: jax.Array, kinds: str) -> jax.Array:
     """The sigmoid ("s") or tanh ("t") of each of the equal parts of z (B, len(kinds) * H)."""
     scale, shift = _scale_and_shift(kinds, z.shape[-1], z.dtype)
-    return _once(jnp.tanh(z * scale) * scale + shift)
+    return _barrier(jnp.tanh(z * scale) * scale + shift)
 
 
-def _squash_slope(a: jax.Array, kinds: str) -> jax.Array:
-    """The slope of `_squash` where its value is a."""
+def _gates_slope(a: jax.Array, kinds: str) -> jax.Array:
+    """The derivative of `_gates` where its value is a."""
     scale, shift = _scale_and_shift(kinds, a.shape[-1], a.dtype)
     return scale * scale - (a - shift) ** 2
 
@@ -50,111 +57,126 @@ def _scale_and_shift(kinds: str, width: int, dtype: Any) -> tuple[np.ndarray, np
 
 
 @jax.custom_vjp
-def _simple(states: States, x: jax.Array, r: jax.Array) -> States:
-    return (jnp.tanh(x + r),)
+def _elman(states: States, from_x: jax.Array, from_h: jax.Array) -> States:
+    return (jnp.tanh(from_x + from_h),)
 
 
-def _simple_forward(states: States, x: jax.Array, r: jax.Array) -> tuple[States, jax.Array]:
-    h = _once(jnp.tanh(x + r))
+def _elman_forward(
+    states: States, from_x: jax.Array, from_h: jax.Array
+) -> tuple[States, jax.Array]:
+    h = _barrier(jnp.tanh(from_x + from_h))
     return (h,), h
 
 
-def _simple_backward(h: jax.Array, gradient: States) -> tuple[States, jax.Array, jax.Array]:
-    z = gradient[0] * (1 - h * h)
-    return (jnp.zeros_like(h),), z, z
+def _elman_backward(h: jax.Array, grad: States) -> tuple[States, jax.Array, jax.Array]:
+    grad_z = grad[0] * (1 - h * h)
+    return (jnp.zeros_like(h),), grad_z, grad_z
 
 
 @jax.custom_vjp
-def _gru(states: States, x: jax.Array, r: jax.Array) -> States:
-    return _gru_forward(states, x, r)[0]
+def _gru(states: States, from_x: jax.Array, from_h: jax.Array) -> States:
+    return _gru_forward(states, from_x, from_h)[0]
 
 
-def _gru_forward(states: States, x: jax.Array, r: jax.Array) -> tuple[States, Any]:
+def _gru_forward(states: States, from_x: jax.Array, from_h: jax.Array) -> tuple[States, Any]:
     (h,), width = states, states[0].shape[-1]
-    a = _squash(x[:, : 2 * width] + r[:, : 2 * width], "ss")
-    reset, keep = jnp.split(a, 2, -1)
-    new = _once(jnp.tanh(x[:, 2 * width :] + reset * r[:, 2 * width :]))
-    return (new + keep * (h - new),), (h, a, new, r[:, 2 * width :])
+    gates = _gates(from_x[:, : 2 * width] + from_h[:, : 2 * width], "ss")
+    reset, update = jnp.split(gates, 2, -1)
+    candidate = _barrier(jnp.tanh(from_x[:, 2 * width :] + reset * from_h[:, 2 * width :]))
+    new_h = candidate + update * (h - candidate)
+    return (new_h,), (h, gates, candidate, from_h[:, 2 * width :])
 
 
-def _gru_backward(kept: Any, gradient: States) -> tuple[States, jax.Array, jax.Array]:
-    (d,), (h, a, new, r_new) = gradient, kept
-    reset, keep = jnp.split(a, 2, -1)
-    z_new = _once(d * (1 - keep) * (1 - new * new))
-    z_gates = jnp.concatenate([z_new * r_new, d * (h - new)], -1) * _squash_slope(a, "ss")
-    of_x, of_r = (jnp.concatenate([z_gates, part], -1) for part in (z_new, z_new * reset))
-    return (d * keep,), of_x, of_r
+def _gru_backward(residuals: Any, grad: States) -> tuple[States, jax.Array, jax.Array]:
+    (grad_h,), (h, gates, candidate, candidate_from_h) = grad, residuals
+    reset, update = jnp.split(gates, 2, -1)
+    grad_candidate = _barrier(grad_h * (1 - update) * (1 - candidate * candidate))
+    grad_gates = [grad_candidate * candidate_from_h, grad_h * (h - candidate)]
+    grad_gates_z = jnp.concatenate(grad_gates, -1) * _gates_slope(gates, "ss")
+    grad_from_x, grad_from_h = (
+        jnp.concatenate([grad_gates_z, part], -1)
+        for part in (grad_candidate, grad_candidate * reset)
+    )
+    return (grad_h * update,), grad_from_x, grad_from_h
 
 
 @jax.custom_vjp
-def _lstm(states: States, x: jax.Array, r: jax.Array) -> States:
-    return _lstm_forward(states, x, r)[0]
+def _lstm(states: States, from_x: jax.Array, from_h: jax.Array) -> States:
+    return _lstm_forward(states, from_x, from_h)[0]
 
 
-def _lstm_forward(states: States, x: jax.Array, r: jax.Array) -> tuple[States, Any]:
-    a = _squash(x + r, "ssts")
-    enter, keep, new, leave = jnp.split(a, 4, -1)
-    c = _once(keep * states[1] + enter * new)
-    squashed = _once(jnp.tanh(c))
-    return (leave * squashed, c), (a, states[1], squashed)
+def _lstm_forward(states: States, from_x: jax.Array, from_h: jax.Array) -> tuple[States, Any]:
+    gates = _gates(from_x + from_h, "ssts")
+    i, f, g, o = jnp.split(gates, 4, -1)  # input, forget, candidate, output
+    c = _barrier(f * states[1] + i * g)
+    tanh_c = _barrier(jnp.tanh(c))
+    return (o * tanh_c, c), (gates, states[1], tanh_c)
 
 
-def _lstm_backward(kept: Any, gradient: States) -> tuple[States, jax.Array, jax.Array]:
-    (d_h, d_c), (a, c, squashed) = gradient, kept
-    enter, keep, new, leave = jnp.split(a, 4, -1)
-    d_c = d_c + d_h * leave * (1 - squashed * squashed)
-    z = jnp.concatenate([d_c * new, d_c * c, d_c * enter, d_h * squashed], -1) * _squash_slope(
-        a, "ssts"
-    )
-    return (jnp.zeros_like(d_h), d_c * keep), z, z
+def _lstm_backward(residuals: Any, grad: States) -> tuple[States, jax.Array, jax.Array]:
+    (grad_h, grad_c), (gates, c, tanh_c) = grad, residuals
+    i, f, g, o = jnp.split(gates, 4, -1)
+    grad_c = grad_c + grad_h * o * (1 - tanh_c * tanh_c)
+    grad_gates = jnp.concatenate([grad_c * g, grad_c * c, grad_c * i, grad_h * tanh_c], -1)
+    grad_z = grad_gates * _gates_slope(gates, "ssts")
+    return (jnp.zeros_like(grad_h), grad_c * f), grad_z, grad_z
 
 
-_simple.defvjp(_simple_forward, _simple_backward)
+_elman.defvjp(_elman_forward, _elman_backward)
 _gru.defvjp(_gru_forward, _gru_backward)
 _lstm.defvjp(_lstm_forward, _lstm_backward)
 
-SIMPLE = Cell(_simple, gates=1, states=1)
-"""h = tanh(x + r) (Elman, 1990)."""
+ELMAN = Cell(_elman, gates=1, states=1)
+"""The simple (vanilla, Elman) recurrent cell: h = tanh(from_x + from_h) (Elman, 1990)."""
 GRU = Cell(_gru, gates=3, states=1, reset_after=True)
-"""Reset, update and candidate, with the reset after the product, as in cuDNN (Cho et al., 2014)."""
+"""GRU, the gated recurrent unit (Cho et al., 2014): gates reset, update, candidate.
+
+The reset gate acts after the product, as in cuDNN and Keras (`reset_after`).
+"""
 LSTM = Cell(_lstm, gates=4, states=2)
-"""Input, forget, candidate and output gate (Hochreiter and Schmidhuber, 1997; Gers et al., 2000)."""
+"""LSTM, long short-term memory (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
+
+Gates input, forget, candidate, output; states (h, c).
+"""
 
 
-def recur(
+def scan_cell(
     cell: Cell,
     kernel: jax.Array,
     bias: jax.Array,
-    start: States,
-    xs: jax.Array,
+    initial_states: States,
+    from_x: jax.Array,
     mask: jax.Array | None = None,
     reverse: bool = False,
 ) -> tuple[jax.Array, States]:
-    """Runs a cell over time: the outputs (T, B, H) and the last states.
+    """Unrolls a recurrent cell over time (`lax.scan`): the outputs (T, B, H) and the last states.
 
-    `xs` (T, B, gates * H) is what the inputs say; `kernel` (H, gates * H) and `bias` (gates * H,) make of the last
-    output what it says. Where `mask` (T, B) does not hold, the states stay as they are.
+    `from_x` (T, B, gates * H) are the projections of the inputs; the recurrent `kernel` (H, gates *
+    H) and `bias` (gates * H,) project the last output. Where `mask` (T, B) is false, the states
+    stay as they are. Backpropagation through time is written out: the kernel's gradient is one
+    product over all steps at the end, instead of a product and a sum at each step.
     """
-    return _recur(cell.update, reverse, kernel, bias, start, xs, mask)
+    return _scan(cell.update, reverse, kernel, bias, initial_states, from_x, mask)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _recur(
+def _scan(
     update: Update,
     reverse: bool,
     kernel: jax.Array,
     bias: jax.Array,
-    start: States,
-    xs: jax.Array,
+    initial_states: States,
+    from_x: jax.Array,
     mask: jax.Array | None,
 ) -> tuple[jax.Array, States]:
     def step(states: States, now: tuple[jax.Array, jax.Array | None]) -> tuple[States, jax.Array]:
-        x, real = now
-        states = _where(real, update(states, x, _once(states[0] @ kernel) + bias[None]), states)
+        x, is_real = now
+        new = update(states, x, _barrier(states[0] @ kernel) + bias[None])
+        states = _where(is_real, new, states)
         return states, states[0]
 
-    end, outputs = lax.scan(step, start, (xs, mask), reverse=reverse)
-    return outputs, end
+    last, outputs = lax.scan(step, initial_states, (from_x, mask), reverse=reverse)
+    return outputs, last
 
 
 def _forward(
@@ -162,50 +184,52 @@ def _forward(
     reverse: bool,
     kernel: jax.Array,
     bias: jax.Array,
-    start: States,
-    xs: Any,
+    initial_states: States,
+    from_x: Any,
     mask: Any,
 ) -> Any:
-    """Keeps, of every step, the last output and the gradient of the cell as a function with its arrays."""
+    """Keeps, of every step, the last output and the cell's vector-Jacobian product."""
 
     def step(states: States, now: Any) -> tuple[States, Any]:
-        x, real = now
-        new, gradient = jax.vjp(update, states, x, _once(states[0] @ kernel) + bias[None])
-        new = _where(real, new, states)
-        return new, (new[0], states[0], gradient)
+        x, is_real = now
+        new, cell_vjp = jax.vjp(update, states, x, _barrier(states[0] @ kernel) + bias[None])
+        new = _where(is_real, new, states)
+        return new, (new[0], states[0], cell_vjp)
 
-    end, (outputs, before, gradients) = lax.scan(step, start, (xs, mask), reverse=reverse)
-    return (outputs, end), (kernel, mask, before, gradients)
+    last, (outputs, inputs_h, cell_vjps) = lax.scan(
+        step, initial_states, (from_x, mask), reverse=reverse
+    )
+    return (outputs, last), (kernel, mask, inputs_h, cell_vjps)
 
 
-def _backward(update: Update, reverse: bool, kept: Any, gradient: tuple[jax.Array, States]) -> Any:
-    """The kernel's gradient is one product over all steps at the end, instead of one and an addition a step."""
-    kernel, mask, before, gradients = kept
-    of_outputs, of_end = gradient
+def _backward(update: Update, reverse: bool, residuals: Any, grad: tuple[jax.Array, States]) -> Any:
+    """Backpropagation through time."""
+    kernel, mask, inputs_h, cell_vjps = residuals
+    grad_outputs, grad_last = grad
     transposed = kernel.T
 
-    def step(d: States, now: Any) -> tuple[States, Any]:
-        of_output, real, cell_gradient = now
-        d = (d[0] + of_output, *d[1:])
-        of_states, of_x, of_r = cell_gradient(_where(real, d, jax.tree.map(jnp.zeros_like, d)))
-        of_r = _once(of_r)
-        through = (of_states[0] + of_r @ transposed, *of_states[1:])
-        return _where(real, through, d), (of_x, of_r)
+    def step(grad_states: States, now: Any) -> tuple[States, Any]:
+        grad_output, is_real, cell_vjp = now
+        grad_states = (grad_states[0] + grad_output, *grad_states[1:])
+        zeros = jax.tree.map(jnp.zeros_like, grad_states)
+        grad_before, grad_x, grad_h = cell_vjp(_where(is_real, grad_states, zeros))
+        grad_h = _barrier(grad_h)
+        grad_before = (grad_before[0] + grad_h @ transposed, *grad_before[1:])
+        return _where(is_real, grad_before, grad_states), (grad_x, grad_h)
 
-    of_start, (of_xs, of_rs) = lax.scan(
-        step, of_end, (of_outputs, mask, gradients), reverse=not reverse
+    grad_initial, (grad_from_x, grad_from_h) = lax.scan(
+        step, grad_last, (grad_outputs, mask, cell_vjps), reverse=not reverse
     )
-    of_rs = of_rs.reshape(-1, of_rs.shape[-1])
-    of_kernel = before.reshape(-1, before.shape[-1]).T @ of_rs
-    return of_kernel, of_rs.sum(0), of_start, of_xs, None
+    grad_from_h = grad_from_h.reshape(-1, grad_from_h.shape[-1])
+    grad_kernel = inputs_h.reshape(-1, inputs_h.shape[-1]).T @ grad_from_h
+    return grad_kernel, grad_from_h.sum(0), grad_initial, grad_from_x, None
 
 
-_recur.defvjp(_forward, _backward)
+_scan.defvjp(_forward, _backward)
 
 
-def _where(real: jax.Array | None, new: States, old: States) -> States:
-    return (
-        new
-        if real is None
-        else tuple(jnp.where(real[:, None], n, o) for n, o in zip(new, old, strict=True))
-    )
+def _where(is_real: jax.Array | None, new: States, old: States) -> States:
+    """The new states in the rows where `is_real` (B,) is true, the old ones in the others."""
+    if is_real is None:
+        return new
+    return tuple(jnp.where(is_real[:, None], n, o) for n, o in zip(new, old, strict=True))

@@ -1,4 +1,4 @@
-"""Times as vectors."""
+"""Sinusoidal embeddings of times."""
 
 import math
 
@@ -7,7 +7,11 @@ import jax.numpy as jnp
 
 
 def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
-    """Times t (B,) from 0 to 1 to (B, width), even: cosines and sines of 1 to 10,000 radians (Vaswani et al., 2017)."""
+    """Sinusoidal embedding (Vaswani et al., 2017) of times t (B,) from 0 to 1: (B, width), even.
+
+    Cosines, then sines, of t times `width` / 2 frequencies that grow geometrically from 1 to
+    10,000.
+    """
     half = width // 2
     frequencies = jnp.exp(
         math.log(10_000.0) * jnp.arange(half, dtype=jnp.float32) / max(half - 1, 1)

@@ -1,4 +1,4 @@
-"""The windows of an image, as pooling and convolution move them."""
+"""Sliding windows over images, as pooling and convolution read them."""
 
 from itertools import product
 
@@ -7,13 +7,14 @@ import jax
 Pair = tuple[int, int]
 
 
-def views(x: jax.Array, window: Pair, strides: Pair) -> list[jax.Array]:
-    """For each place in a window, row by row, what all of the windows of x (B, H, W, C) have there: (B, h, w, C)."""
+def window_views(x: jax.Array, window: Pair, strides: Pair) -> list[jax.Array]:
+    """Strided views of x (B, H, W, C), one for each place of a sliding window, row by row.
+
+    View (i, j) has the pixel at (i, j) of every window: (B, h, w, C), h and w windows a side.
+    """
     (rows, columns), (down, right) = window, strides
-    height, width = (
-        (x.shape[1] - rows) // down * down + 1,
-        (x.shape[2] - columns) // right * right + 1,
-    )
+    height = (x.shape[1] - rows) // down * down + 1
+    width = (x.shape[2] - columns) // right * right + 1
     return [
         x[:, i : i + height : down, j : j + width : right]
         for i, j in product(range(rows), range(columns))

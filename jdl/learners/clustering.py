@@ -59,7 +59,7 @@ class KMeansInit(Wrapper):
         assert isinstance(self.objective, Predicts)
         variables = {"params": state.params, **state.model_state}
         embeddings = self.objective.predict(variables, self.rows)["code"]
-        key, clusters = stream(state.key, "centres"), len(state.params[CENTERS])
+        key, clusters = stream(state.key, "centers"), len(state.params[CENTERS])
         mask = self.rows.get("mask")
         centers, variance = k_means(embeddings, clusters, key, self.restarts, mask)
         variance = variance.clip(1e-6)  # where every row lies on its center

@@ -36,9 +36,11 @@ class CompiledLearner(Wrapper):
     step_fn: Callable[[State, Any], tuple[State, Metrics]]
 
     def init(self, key: Key, batch: Batch) -> State:
+        """The initial state."""
         return self.init_fn(key, batch)
 
     def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
+        """One step."""
         return self.step_fn(state, batch)
 
 

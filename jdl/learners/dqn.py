@@ -1,150 +1,232 @@
-"""Deep Q-learning: values of actions, learnt from steps that are kept in the state."""
+"""Deep Q-network (DQN): Q-learning with a replay buffer and a target network."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Discrete, Environment, Episodes, begin, rollout, seen
-from jdl.environments.environment import Steps
+from jdl.environments import Discrete, Environment, Episodes, Transition, observe_episodes
 from jdl.keys import stream
-from jdl.learners.ppo import ended, moved_by, trained_alone, view
-from jdl.objectives.episodes import play, says
+from jdl.learners.descent import new_state, update_params
+from jdl.learners.rl import (
+    EPISODES,
+    collect,
+    episode_metrics,
+    init_episodes,
+    init_params,
+    to_rows,
+)
+from jdl.objectives.episodes import EpisodeReturn, policy_and_value
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Remembering:
-    """The optimizer's state, the older parameters, the episodes under way, and the steps that are remembered."""
-
-    opt_state: Any
-    target: Any
-    episodes: Episodes
-    memory: Batch  # columns (capacity, ...)
+TARGET_PARAMS = "target_params"  # in `State.extra`: the target network
+REPLAY_BUFFER = "replay_buffer"  # in `State.extra`: columns (buffer_size, ...) of transitions
 
 
 def dqn(
     environment: Environment,
     model: Any,
     optimizer: optax.GradientTransformation,
-    explore: optax.Schedule,
-    horizon: int = 10,
-    capacity: int = 10_000,
+    epsilon: optax.Schedule,
+    num_steps: int = 10,
+    buffer_size: int = 10_000,
     batch_size: int = 128,
-    begins: int = 1_000,
-    refresh: int = 50,
-    discount: float = 0.99,
-) -> Learner:
-    """DQN (Mnih et al., 2015), with as many episodes at once as a batch of `jdl.data.episodes` has rows.
+    learning_starts: int = 1_000,
+    target_update_every: int = 50,
+    gamma: float = 0.99,
+) -> DQN:
+    """Deep Q-network, DQN (Mnih et al., 2015): Q-learning with replay buffer and target network.
 
-    A step of the learner is `horizon` steps of each episode, then one update by `batch_size` of the `capacity` newest
-    steps, from the learner's step `begins` on. An action is drawn at random with the probability `explore(step)`, and
-    is else the one of the greatest value. The parameters that values after a step are told by are those at the last
-    step that `refresh` divides. The model gives values of actions, (B, count), and carries nothing.
+    A step of the learner is a rollout of `num_steps` steps of each episode, then one update by
+    `batch_size` transitions sampled from the replay buffer. The learner's data are
+    `jdl.data.episodes(n)`, for n episodes in progress at once. The model gives the Q-values of the
+    actions, (B, n), and has only parameters. Steps in the arguments are steps of the learner:
 
-    It is judged by `play`. Metrics of a step: return and length of the episodes that ended in it (means of none are
-    null), loss, half the mean squared error, `value`, the mean over what was read, grad_norm and param_norm.
+    - `epsilon(step)` is the schedule of epsilon-greedy exploration: with this probability an action
+      is random, else it is the one of the greatest Q-value.
+    - The replay buffer has the `buffer_size` newest transitions; updates begin at step
+      `learning_starts`.
+    - The target network, by which the TD target values the next observation, is a copy of the
+      parameters, renewed in every `target_update_every`-th step.
+
+    It is evaluated by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length`
+    of the episodes that ended in it (null where none did), loss (half the mean squared TD error),
+    q_value (the mean over the sampled transitions), grad_norm and param_norm.
     """
-    if not isinstance(environment.actions, Discrete):
+    if not isinstance(environment.action_space, Discrete):
         raise Error(
-            f"DQN values each of a few actions, and these are {environment.actions}: take PPO for them."
+            f"DQN needs a discrete action space, and this one is {environment.action_space}: take "
+            "PPO for continuous actions."
         )
-    if min(horizon, capacity, batch_size, refresh) < 1 or begins < 0 or not 0 <= discount <= 1:
+    sizes = (num_steps, buffer_size, batch_size, target_update_every)
+    if min(sizes) < 1 or learning_starts < 0 or not 0 <= gamma <= 1:
         raise Error(
-            "horizon, capacity, batch_size and refresh are at least 1, begins at least 0, discount from 0 to 1; given "
-            f"were {horizon=}, {capacity=}, {batch_size=}, {refresh=}, {begins=}, {discount=}."
+            "num_steps, buffer_size, batch_size and target_update_every are at least 1, "
+            "learning_starts at least 0, and gamma from 0 to 1; given were "
+            f"{num_steps=}, {buffer_size=}, {batch_size=}, {target_update_every=}, "
+            f"{learning_starts=}, {gamma=}."
         )
-    objective, actions = play(environment, model), environment.actions
+    return DQN(
+        environment,
+        model,
+        optimizer,
+        epsilon,
+        num_steps,
+        buffer_size,
+        batch_size,
+        learning_starts,
+        target_update_every,
+        gamma,
+    )
 
-    def init(key: Key, batch: Batch) -> State:
-        rows = len(batch["id"])
-        if capacity % (rows * horizon):
+
+@dataclass(frozen=True, eq=False)
+class DQN(Learner):
+    """Deep Q-network; see `dqn`.
+
+    `State.extra` has the episodes in progress, the target network and the replay buffer.
+    """
+
+    environment: Environment
+    model: Any
+    optimizer: optax.GradientTransformation
+    epsilon: optax.Schedule
+    num_steps: int
+    buffer_size: int
+    batch_size: int
+    learning_starts: int
+    target_update_every: int
+    gamma: float
+    has_grads = False
+
+    @property
+    def objective(self) -> EpisodeReturn:  # type: ignore[override]
+        """What it is evaluated on: the return of an episode."""
+        return EpisodeReturn(self.environment, self.model)
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """Fresh parameters, the target network a copy of them, and an empty replay buffer."""
+        transitions = len(batch["id"]) * self.num_steps
+        if self.buffer_size % transitions:
             raise Error(
-                f"{horizon} steps of {rows} episodes are {rows * horizon} in all, which do not divide the capacity of "
-                f"{capacity}."
+                f"{self.num_steps} steps of {len(batch['id'])} episodes are {transitions} "
+                f"transitions, which do not divide the buffer_size of {self.buffer_size}."
             )
-        params = trained_alone(objective.init(stream(key, "init"), batch))
-        episodes = begin(environment, jax.random.split(stream(key, "reset"), rows))
-        x = jnp.zeros((capacity, *seen(environment, episodes).shape[1:]))
-        memory = {
-            "x": x,
-            "after": x,
-            "action": jnp.zeros(capacity, jnp.int32),
-            "reward": jnp.zeros(capacity),
+        params = init_params(self.objective, key, batch)
+        episodes = init_episodes(self.environment, key, batch)
+        extra = {
+            EPISODES: episodes,
+            # Copied, because a donated buffer may not be given twice.
+            TARGET_PARAMS: jax.tree.map(jnp.copy, params),
+            REPLAY_BUFFER: self.empty_buffer(episodes),
         }
-        memory["terminated"] = jnp.zeros(capacity, bool)
-        memory = jax.tree.map(jnp.copy, memory)  # x is given twice, and a donated buffer may not be
-        opt_state = Remembering(
-            optimizer.init(params), jax.tree.map(jnp.copy, params), episodes, memory
-        )
-        return State(jnp.zeros((), jnp.int32), params, {}, opt_state, key)
+        return new_state(params, {}, self.optimizer.init(params), key, **extra)
 
-    def kept(memory: Batch, steps: Steps, n: Array) -> Batch:
-        moved = steps.moved
-        new = {"x": steps.x, "after": moved.after, "action": steps.action, "reward": moved.reward}
-        new |= {"terminated": moved.terminated}
-        place = n * moved.reward.size % capacity
+    def empty_buffer(self, episodes: Episodes) -> Batch:
+        """The replay buffer before the first transition: columns (buffer_size, ...) of zeros."""
+        obs_shape = observe_episodes(self.environment, episodes).shape[1:]
         return {
-            name: jax.lax.dynamic_update_slice_in_dim(
-                memory[name], column.reshape(-1, *column.shape[2:]), place, 0
-            )
-            for name, column in new.items()
+            "obs": jnp.zeros((self.buffer_size, *obs_shape)),
+            "next_obs": jnp.zeros((self.buffer_size, *obs_shape)),
+            "action": jnp.zeros(self.buffer_size, jnp.int32),
+            "reward": jnp.zeros(self.buffer_size),
+            "terminated": jnp.zeros(self.buffer_size, bool),
         }
 
-    def loss(params: Any, target: Any, rows: Batch) -> tuple[Array, Array]:
-        after = says(model, {"params": target}, rows["after"])[0].max(-1)
-        wanted = rows["reward"] + discount * jnp.where(rows["terminated"], 0, after)
-        values = says(model, {"params": params}, rows["x"])[0]
-        value = jnp.take_along_axis(values, rows["action"][:, None], -1)[:, 0]
-        return 0.5 * jnp.square(value - wanted).mean(), value.mean()
+    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """A rollout into the replay buffer, then an update by transitions sampled from it."""
+        key = stream(state.key, "dqn", state.step)
+        episodes, transitions = self.collect_rollout(state, key)
+        buffer = self.add_to_buffer(state, transitions)
+        indices = self.sample_indices(state, transitions, key)
+        target_params = self.update_target(state)
+        params, opt_state, metrics = self.update(state, target_params, buffer, indices)
+        metrics |= episode_metrics(transitions)
+        metrics["param_norm"] = Mean.of(optax.tree.norm(params))
+        extra = {EPISODES: episodes, TARGET_PARAMS: target_params, REPLAY_BUFFER: buffer}
+        new = replace(
+            state,
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            extra={**state.extra, **extra},
+        )
+        return new, metrics
 
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        key, opt_state = stream(state.key, "dqn", state.step), state.opt_state
-        chance = jnp.asarray(explore(state.step), jnp.float32)
+    def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
+        """A rollout by epsilon-greedy actions: transitions (T, B, ...)."""
+        epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
+        space = self.environment.action_space
+        assert isinstance(space, Discrete)
 
-        def choose(x: Array, keys: Key) -> Array:
-            best = actions.best(says(model, {"params": state.params}, x)[0])
+        def explore(key: Key, greedy: Array) -> Array:
+            random = jax.random.randint(stream(key, "random_action"), (), 0, space.n, greedy.dtype)
+            return jnp.where(jax.random.uniform(stream(key, "explore")) < epsilon, random, greedy)
 
-            def one(key: Key, best: Array) -> Array:
-                any_of = jax.random.randint(stream(key, "which"), (), 0, actions.count, best.dtype)
-                return jnp.where(jax.random.uniform(stream(key, "whether")) < chance, any_of, best)
+        def epsilon_greedy(obs: Array, keys: Key) -> Array:
+            greedy = self.objective.greedy_action({"params": state.params}, obs)
+            return jax.vmap(explore)(keys, greedy)
 
-            return jax.vmap(one)(keys, best)
+        return collect(self.environment, epsilon_greedy, state.extra[EPISODES], key, self.num_steps)
 
-        keys = jax.random.split(stream(key, "steps"), len(opt_state.episodes.length))
-        episodes, steps = rollout(environment, choose, opt_state.episodes, keys, horizon)
-        memory = kept(opt_state.memory, steps, state.step)
-        filled = jnp.minimum((state.step + 1) * steps.moved.reward.size, capacity)
-        rows = jax.random.randint(stream(key, "rows"), (batch_size,), 0, filled)
-        target = jax.tree.map(
-            lambda a, b: jnp.where(state.step % refresh == 0, a, b), state.params, opt_state.target
+    def add_to_buffer(self, state: State, transitions: Transition) -> Batch:
+        """The replay buffer with these transitions (T, B) in place of the oldest."""
+        start = state.step * transitions.reward.size % self.buffer_size
+
+        def write(name: str, column: Array) -> Array:
+            new = to_rows(getattr(transitions, name))
+            return jax.lax.dynamic_update_slice_in_dim(column, new, start, 0)
+
+        buffer = state.extra[REPLAY_BUFFER]
+        return {name: write(name, column) for name, column in buffer.items()}
+
+    def sample_indices(self, state: State, transitions: Transition, key: Key) -> Array:
+        """Random rows (batch_size,) of the replay buffer, among those that are filled by now."""
+        filled = jnp.minimum((state.step + 1) * transitions.reward.size, self.buffer_size)
+        return jax.random.randint(stream(key, "replay"), (self.batch_size,), 0, filled)
+
+    def update_target(self, state: State) -> Any:
+        """The target network: the newest parameters every `target_update_every`-th step."""
+        renew = state.step % self.target_update_every == 0
+        return jax.tree.map(
+            lambda new, old: jnp.where(renew, new, old), state.params, state.extra[TARGET_PARAMS]
         )
 
-        def learnt(params: Any, inner: Any) -> tuple[Any, Any, Array]:
-            part = {name: column[rows] for name, column in memory.items()}
-            (error, value), grads = jax.value_and_grad(loss, has_aux=True)(params, target, part)
-            params, inner = moved_by(optimizer, grads, inner, params)
-            return params, inner, jnp.stack([error, value, optax.tree.norm(grads)])
+    def update(
+        self, state: State, target_params: Any, buffer: Batch, indices: Array
+    ) -> tuple[Any, Any, Metrics]:
+        """A gradient step on these rows of the replay buffer, from step `learning_starts` on.
 
-        def waited(params: Any, inner: Any) -> tuple[Any, Any, Array]:
-            return params, inner, jnp.zeros(3)
+        Returns parameters, optimizer state and metrics.
+        """
 
-        learns = state.step >= begins
-        params, inner, found = jax.lax.cond(
-            learns, learnt, waited, state.params, opt_state.opt_state
-        )
+        def learn(params: Any, opt_state: Any) -> tuple[Any, Any, Array]:
+            minibatch = {name: column[indices] for name, column in buffer.items()}
+            grad = jax.value_and_grad(self.loss, has_aux=True)
+            (loss, q_value), grads = grad(params, target_params, minibatch)
+            params, opt_state, _ = update_params(self.optimizer, grads, opt_state, params)
+            return params, opt_state, jnp.stack([loss, q_value, optax.tree.norm(grads)])
+
+        def wait(params: Any, opt_state: Any) -> tuple[Any, Any, Array]:
+            return params, opt_state, jnp.zeros(3)
+
+        learns = state.step >= self.learning_starts
+        params, opt_state, values = jax.lax.cond(learns, learn, wait, state.params, state.opt_state)
         count = learns.astype(jnp.float32)
-        metrics: Metrics = {
-            name: Mean(found[n], count) for n, name in enumerate(("loss", "value", "grad_norm"))
-        }
-        metrics |= ended(steps) | {"param_norm": Mean.of(optax.tree.norm(params))}
-        return State(
-            state.step + 1, params, {}, Remembering(inner, target, episodes, memory), state.key
-        ), metrics
+        names = ("loss", "q_value", "grad_norm")
+        return params, opt_state, {name: Mean(values[n], count) for n, name in enumerate(names)}
 
-    return Learner(init, step, objective, view)
+    def loss(self, params: Any, target_params: Any, minibatch: Batch) -> tuple[Array, Array]:
+        """Half the mean squared TD error of the minibatch, and the mean Q-value of its actions."""
+        next_q_values, _ = policy_and_value(
+            self.model, {"params": target_params}, minibatch["next_obs"]
+        )
+        next_value = jnp.where(minibatch["terminated"], 0, next_q_values.max(-1))
+        td_target = minibatch["reward"] + self.gamma * next_value
+        q_values, _ = policy_and_value(self.model, {"params": params}, minibatch["obs"])
+        q_value = jnp.take_along_axis(q_values, minibatch["action"][:, None], -1)[:, 0]
+        return 0.5 * jnp.square(q_value - td_target).mean(), q_value.mean()

@@ -8,10 +8,21 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.config import Precision
 from jdl.learners.skip_nonfinite import select_state
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
-from jdl.types import Array, Batch, Error, Gradients, Key, Learner, Mean, Metrics, State, Variables
+from jdl.types import (
+    Array,
+    Batch,
+    Error,
+    Gradients,
+    Key,
+    Learner,
+    Mean,
+    Metrics,
+    Precision,
+    State,
+    Variables,
+)
 
 INITIAL_SCALE = 2.0**15
 GROWTH_INTERVAL = 2_000  # steps without an overflow after which the scale is doubled

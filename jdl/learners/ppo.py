@@ -1,198 +1,243 @@
-"""Proximal policy optimization: steps of many episodes at once, then a few epochs of small updates by them."""
+"""Proximal policy optimization (PPO), with generalized advantage estimation (GAE)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Environment, Episodes, begin, rollout
-from jdl.environments.environment import Steps
+from jdl.environments import Environment, Episodes, Transition
 from jdl.keys import stream
-from jdl.objectives.episodes import play, says
-from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State, Variables
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Playing:
-    """The optimizer's state, and the episodes under way."""
-
-    opt_state: Any
-    episodes: Episodes
+from jdl.learners.descent import new_state, update_params
+from jdl.learners.rl import (
+    EPISODES,
+    collect,
+    episode_metrics,
+    init_episodes,
+    init_params,
+    to_rows,
+)
+from jdl.learners.wrapper import set_extra
+from jdl.objectives.episodes import EpisodeReturn, policy_and_value
+from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
 
 def ppo(
     environment: Environment,
     model: Any,
     optimizer: optax.GradientTransformation,
-    horizon: int = 128,
-    epochs: int = 4,
-    minibatches: int = 4,
-    discount: float = 0.99,
-    trace: float = 0.95,
-    clip: float = 0.2,
-    entropy: float = 0.01,
-    value: float = 0.5,
-) -> Learner:
-    """PPO (Schulman et al., 2017) of as many episodes at once as a batch of `jdl.data.episodes` has rows.
+    num_steps: int = 128,
+    update_epochs: int = 4,
+    num_minibatches: int = 4,
+    gamma: float = 0.99,
+    gae_lambda: float = 0.95,
+    clip_eps: float = 0.2,
+    entropy_coef: float = 0.01,
+    value_coef: float = 0.5,
+) -> PPO:
+    """Proximal policy optimization, PPO (Schulman et al., 2017): an on-policy actor-critic.
 
-    A step of the learner is `horizon` steps of each episode and `epochs` * `minibatches` updates of the optimizer, by
-    advantages over traces that decay by `trace` (Schulman et al., 2016), normalised in each minibatch. Both the ratio
-    of probabilities and the values move at most by `clip`; the entropy is worth `entropy` a nat, and half the squared
-    error of values counts `value`. What an episode would bring that is cut off at its limit counts by its value. The
-    model gives policies (B, P) and values (B,), as `ActorCritic` does, and carries nothing.
+    A step of the learner is a rollout of `num_steps` steps of each episode, then `update_epochs`
+    passes over its transitions in `num_minibatches` minibatches, each an update by the optimizer.
+    The learner's data are `jdl.data.episodes(n)`, for n episodes in progress at once. The model
+    gives the policy (B, P) and the value function (B,), as `ActorCritic` does, and has only
+    parameters.
 
-    It is judged by `play`. Metrics of a step: return and length of the episodes that ended in it (means of none are
-    null), policy_loss, value_loss, entropy, `clipped`, the share of ratios that were, loss, grad_norm and param_norm.
+    - Advantages are by GAE with the discount factor `gamma` and `gae_lambda`, normalized in each
+      minibatch. A truncated episode is bootstrapped by the value of its last observation.
+    - `clip_eps` clips the probability ratio, and also how far a value moves.
+    - The loss is that of the policy, plus `value_coef` times half the squared error of the values,
+      minus `entropy_coef` times the entropy in nats.
+
+    It is evaluated by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length` of
+    the episodes that ended in it (null where none did), policy_loss, value_loss, entropy,
+    clip_fraction (the share of ratios that were clipped), loss, grad_norm and param_norm.
     """
-    if horizon < 1 or epochs < 1 or minibatches < 1:
+    if num_steps < 1 or update_epochs < 1 or num_minibatches < 1:
         raise Error(
-            f"horizon, epochs and minibatches are at least 1; given were {horizon=}, {epochs=}, {minibatches=}."
+            "num_steps, update_epochs and num_minibatches are at least 1; given were "
+            f"{num_steps=}, {update_epochs=}, {num_minibatches=}."
         )
-    if not 0 <= discount <= 1 or not 0 <= trace <= 1 or clip <= 0:
+    if not 0 <= gamma <= 1 or not 0 <= gae_lambda <= 1 or clip_eps <= 0:
         raise Error(
-            f"discount and trace are from 0 to 1, clip above 0; given were {discount=}, {trace=}, {clip=}."
+            "gamma and gae_lambda are from 0 to 1, and clip_eps is above 0; given were "
+            f"{gamma=}, {gae_lambda=}, {clip_eps=}."
         )
-    objective = play(environment, model)
+    return PPO(
+        environment,
+        model,
+        optimizer,
+        num_steps,
+        update_epochs,
+        num_minibatches,
+        gamma,
+        gae_lambda,
+        clip_eps,
+        entropy_coef,
+        value_coef,
+    )
 
-    def init(key: Key, batch: Batch) -> State:
-        rows = len(batch["id"])
-        if rows * horizon % minibatches:
+
+@dataclass(frozen=True, eq=False)
+class PPO(Learner):
+    """Proximal policy optimization; see `ppo`. `State.extra` has the episodes in progress."""
+
+    environment: Environment
+    model: Any
+    optimizer: optax.GradientTransformation
+    num_steps: int
+    update_epochs: int
+    num_minibatches: int
+    gamma: float
+    gae_lambda: float
+    clip_eps: float
+    entropy_coef: float
+    value_coef: float
+    has_grads = False
+
+    @property
+    def objective(self) -> EpisodeReturn:  # type: ignore[override]
+        """What it is evaluated on: the return of an episode."""
+        return EpisodeReturn(self.environment, self.model)
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """Fresh parameters, and an episode for each row of the batch."""
+        transitions = len(batch["id"]) * self.num_steps
+        if transitions % self.num_minibatches:
             raise Error(
-                f"{horizon} steps of {rows} episodes are {rows * horizon} in all, and no multiple of the {minibatches} "
-                "minibatches."
+                f"{self.num_steps} steps of {len(batch['id'])} episodes are {transitions} "
+                f"transitions, and no multiple of the {self.num_minibatches} minibatches: change "
+                "num_steps or num_minibatches."
             )
-        params = trained_alone(objective.init(stream(key, "init"), batch))
-        episodes = begin(environment, jax.random.split(stream(key, "reset"), rows))
-        return State(
-            jnp.zeros((), jnp.int32), params, {}, Playing(optimizer.init(params), episodes), key
-        )
+        params = init_params(self.objective, key, batch)
+        episodes = init_episodes(self.environment, key, batch)
+        return new_state(params, {}, self.optimizer.init(params), key, **{EPISODES: episodes})
 
-    def values(params: Any, x: Array) -> tuple[Array, Array]:
-        """Policies (..., P) and values (...) of observations (T, B, ...)."""
-        policy, found = says(model, {"params": params}, x.reshape(-1, *x.shape[2:]))
-        if found is None:
-            raise Error("PPO needs a model that gives policies and values, such as ActorCritic.")
-        return policy.reshape(*x.shape[:2], -1), found.reshape(x.shape[:2])
-
-    def examples(params: Any, steps: Steps) -> Batch:
-        """What the updates read of the steps (T, B), as rows (T * B, ...)."""
-        policy, now = values(params, steps.x)
-        _, after = values(params, steps.moved.after)
-        advantages = gae(steps, now, after, discount, trace)
-        columns = {
-            "x": steps.x,
-            "action": steps.action,
-            "log_prob": environment.actions.log_prob(policy, steps.action),
-            "value": now,
-            "advantage": advantages,
-            "target": advantages + now,
-        }
-        return {name: column.reshape(-1, *column.shape[2:]) for name, column in columns.items()}
-
-    def loss(params: Any, rows: Batch) -> tuple[Array, dict[str, Array]]:
-        policy, now = (column[0] for column in values(params, rows["x"][None]))
-        ratio = jnp.exp(environment.actions.log_prob(policy, rows["action"]) - rows["log_prob"])
-        gain = rows["advantage"]
-        gain = (gain - gain.mean()) / (gain.std() + 1e-8)
-        policy_loss = -jnp.minimum(gain * ratio, gain * ratio.clip(1 - clip, 1 + clip)).mean()
-        near = rows["value"] + (now - rows["value"]).clip(-clip, clip)
-        errors = jnp.maximum(jnp.square(now - rows["target"]), jnp.square(near - rows["target"]))
-        value_loss, nats = 0.5 * errors.mean(), environment.actions.entropy(policy).mean()
-        clipped = (jnp.abs(ratio - 1) > clip).astype(jnp.float32).mean()
-        total = policy_loss + value * value_loss - entropy * nats
-        return total, {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": nats,
-            "clipped": clipped,
-        }
-
-    def update(so_far: tuple[Any, Any], rows: Batch) -> tuple[tuple[Any, Any], dict[str, Array]]:
-        params, opt_state = so_far
-        (total, found), grads = jax.value_and_grad(loss, has_aux=True)(params, rows)
-        params, opt_state = moved_by(optimizer, grads, opt_state, params)
-        return (params, opt_state), {**found, "loss": total, "grad_norm": optax.tree.norm(grads)}
-
-    def step(state: State, batch: Batch) -> tuple[State, Metrics]:
+    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """A rollout, the advantages of its transitions, and epochs of minibatch updates."""
         key = stream(state.key, "ppo", state.step)
+        episodes, transitions = self.collect_rollout(state, key)
+        rows = self.training_rows(state.params, transitions)
+        params, opt_state, losses = self.update(state, rows, key)
+        metrics: Metrics = {name: Mean.of(values) for name, values in losses.items()}
+        metrics |= episode_metrics(transitions)
+        metrics["param_norm"] = Mean.of(optax.tree.norm(params))
+        new = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+        return set_extra(new, EPISODES, episodes), metrics
 
-        def choose(x: Array, keys: Key) -> Array:
-            policy, _ = says(model, {"params": state.params}, x)
-            return jax.vmap(environment.actions.drawn)(policy, keys)
+    def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
+        """A rollout by actions sampled from the policy: transitions (T, B, ...)."""
 
-        episodes = state.opt_state.episodes
-        keys = jax.random.split(stream(key, "steps"), len(episodes.length))
-        episodes, steps = rollout(environment, choose, episodes, keys, horizon)
-        columns = examples(state.params, steps)
-        orders = jax.vmap(jax.random.permutation, (0, None))(
-            jax.random.split(stream(key, "orders"), epochs), steps.moved.over.size
-        )
+        def sample_action(obs: Array, keys: Key) -> Array:
+            policy, _ = policy_and_value(self.model, {"params": state.params}, obs)
+            return jax.vmap(self.environment.action_space.sample)(policy, keys)
+
+        return collect(self.environment, sample_action, state.extra[EPISODES], key, self.num_steps)
+
+    def training_rows(self, params: Any, transitions: Transition) -> Batch:
+        """The transitions (T, B) as the rows (T * B) of a batch, with advantages and targets."""
+        obs, action = to_rows(transitions.obs), to_rows(transitions.action)
+        policy, value = self.policy_and_value(params, obs)
+        _, next_value = self.policy_and_value(params, to_rows(transitions.next_obs))
+        advantage = to_rows(self.advantages(transitions, value, next_value))
+        return {
+            "obs": obs,
+            "action": action,
+            "log_prob": self.environment.action_space.log_prob(policy, action),
+            "value": value,
+            "advantage": advantage,
+            "target": advantage + value,
+        }
+
+    def advantages(self, transitions: Transition, value: Array, next_value: Array) -> Array:
+        """The advantages (T, B) of the transitions, of which the values are given as rows."""
+        value, next_value = (v.reshape(transitions.reward.shape) for v in (value, next_value))
+        return gae(transitions, value, next_value, self.gamma, self.gae_lambda)
+
+    def policy_and_value(self, params: Any, obs: Array) -> tuple[Array, Array]:
+        """The policy (N, P) and the value function (N,) at observations (N, ...)."""
+        policy, value = policy_and_value(self.model, {"params": params}, obs)
+        if value is None:
+            raise Error("PPO needs a model that gives policies and values, such as ActorCritic.")
+        return policy, value
+
+    def update(self, state: State, rows: Batch, key: Key) -> tuple[Any, Any, dict[str, Array]]:
+        """All epochs of minibatch updates: parameters, optimizer state, and the losses of each."""
+        keys = jax.random.split(stream(key, "permutation"), self.update_epochs)
+        orders = jax.vmap(jax.random.permutation, (0, None))(keys, len(rows["value"]))
+        minibatches = orders.reshape(self.update_epochs * self.num_minibatches, -1)
 
         def next_update(
-            so_far: tuple[Any, Any], order: Array
+            carry: tuple[Any, Any], indices: Array
         ) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            return update(so_far, {name: column[order] for name, column in columns.items()})
+            minibatch = {name: column[indices] for name, column in rows.items()}
+            return self.update_minibatch(*carry, minibatch)
 
-        start = (state.params, state.opt_state.opt_state)
-        (params, opt_state), found = jax.lax.scan(
-            next_update, start, orders.reshape(epochs * minibatches, -1)
-        )
-        metrics: Metrics = {name: Mean.of(numbers) for name, numbers in found.items()}
-        metrics |= ended(steps) | {"param_norm": Mean.of(optax.tree.norm(params))}
-        return State(state.step + 1, params, {}, Playing(opt_state, episodes), state.key), metrics
+        start = (state.params, state.opt_state)
+        (params, opt_state), losses = jax.lax.scan(next_update, start, minibatches)
+        return params, opt_state, losses
 
-    return Learner(init, step, objective, view)
+    def update_minibatch(
+        self, params: Any, opt_state: Any, minibatch: Batch
+    ) -> tuple[tuple[Any, Any], dict[str, Array]]:
+        """One gradient step on a minibatch."""
+        grad = jax.value_and_grad(self.loss, has_aux=True)
+        (loss, parts), grads = grad(params, minibatch)
+        params, opt_state, _ = update_params(self.optimizer, grads, opt_state, params)
+        return (params, opt_state), {**parts, "loss": loss, "grad_norm": optax.tree.norm(grads)}
+
+    def loss(self, params: Any, minibatch: Batch) -> tuple[Array, dict[str, Array]]:
+        """PPO's loss on a minibatch, and its parts by name."""
+        policy, value = self.policy_and_value(params, minibatch["obs"])
+        policy_loss, clip_fraction = self.policy_loss(policy, minibatch)
+        value_loss = self.value_loss(value, minibatch)
+        entropy = self.environment.action_space.entropy(policy).mean()
+        loss = policy_loss + self.value_coef * value_loss - self.entropy_coef * entropy
+        return loss, {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "clip_fraction": clip_fraction,
+        }
+
+    def policy_loss(self, policy: Array, minibatch: Batch) -> tuple[Array, Array]:
+        """The clipped surrogate objective, negative; and the share of ratios that were clipped."""
+        log_prob = self.environment.action_space.log_prob(policy, minibatch["action"])
+        ratio = jnp.exp(log_prob - minibatch["log_prob"])
+        advantage = minibatch["advantage"]
+        advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        clipped_ratio = ratio.clip(1 - self.clip_eps, 1 + self.clip_eps)
+        loss = -jnp.minimum(advantage * ratio, advantage * clipped_ratio).mean()
+        return loss, (jnp.abs(ratio - 1) > self.clip_eps).astype(jnp.float32).mean()
+
+    def value_loss(self, value: Array, minibatch: Batch) -> Array:
+        """Half the mean squared error of the values, clipped."""
+        old_value, target = minibatch["value"], minibatch["target"]
+        clipped_value = old_value + (value - old_value).clip(-self.clip_eps, self.clip_eps)
+        errors = jnp.maximum(jnp.square(value - target), jnp.square(clipped_value - target))
+        return 0.5 * errors.mean()
 
 
-def view(state: State) -> Variables:
-    """What is looked at of a learner that carries nothing."""
-    return {"params": state.params}
+def gae(
+    transitions: Transition, value: Array, next_value: Array, gamma: float, gae_lambda: float
+) -> Array:
+    """Generalized advantage estimation, GAE (Schulman et al., 2016): advantages (T, B).
 
+    The advantage of a step is the sum of the TD errors from it to the end of its episode, each
+    weighed by `gamma * gae_lambda` more than the one before. `value` and `next_value` (T, B) are
+    the value function at `obs` and at `next_obs`; nothing follows an episode that terminated, and
+    a truncated one is worth `next_value`.
+    """
+    next_value = jnp.where(transitions.terminated, 0, next_value)
+    td_error = transitions.reward + gamma * next_value - value
 
-def trained_alone(variables: Variables) -> Any:
-    """The parameters; `Error` where the model has variables besides."""
-    if more := sorted(variables.keys() - {"params"}):
-        raise Error(
-            f"The model carries {', '.join(more)}, for which this learner has no place: take one without."
-        )
-    return variables["params"]
-
-
-def moved_by(
-    optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
-) -> tuple[Any, Any]:
-    """The parameters and the optimizer's state after an update."""
-    with jax.numpy_dtype_promotion(
-        "standard"
-    ):  # Optax raises floats to whole powers, which "strict" forbids
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state
-
-
-def ended(steps: Steps) -> Metrics:
-    """Return and length of the episodes that ended within these steps."""
-    moved = steps.moved
-    return {
-        "return": Mean.of(moved.total, moved.over),
-        "length": Mean.of(moved.length.astype(jnp.float32), moved.over),
-    }
-
-
-def gae(steps: Steps, now: Array, after: Array, discount: float, trace: float) -> Array:
-    """Generalised advantages (T, B) (Schulman et al., 2016), by the values of what is seen `now` and `after` a step."""
-    moved = steps.moved
-    after = jnp.where(moved.terminated, 0, after)
-    surprise = moved.reward + discount * after - now
-
-    def back(later: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
-        surprise, over = at
-        advantage = surprise + discount * trace * jnp.where(over, 0, later)
+    def accumulate(next_advantage: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        td_error, done = step
+        advantage = td_error + gamma * gae_lambda * jnp.where(done, 0, next_advantage)
         return advantage, advantage
 
-    _, advantages = jax.lax.scan(back, jnp.zeros_like(now[0]), (surprise, moved.over), reverse=True)
-    return advantages
+    start = jnp.zeros_like(value[0])
+    return jax.lax.scan(accumulate, start, (td_error, transitions.done), reverse=True)[1]

@@ -40,17 +40,21 @@ class Wrapper(Learner):
         return self.learner.has_grads
 
     def init(self, key: Key, batch: Batch) -> State:
+        """The inner learner's."""
         return self.learner.init(key, batch)
 
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
+        """The inner learner's."""
         return self.learner.grads(state, batch, key, loss_scale)
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
+        """The inner learner's update, and `after`."""
         return self.after(state, *self.learner.apply_gradients(state, gradients))
 
     def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
+        """One step of the inner learner, and `after`."""
         if self.has_grads:
             return super().step(state, batch)
         return self.after(state, *self.learner.step(state, batch))
@@ -60,6 +64,7 @@ class Wrapper(Learner):
         return new, metrics
 
     def eval_variables(self, state: State) -> Variables:
+        """The inner learner's."""
         return self.learner.eval_variables(state)
 
 

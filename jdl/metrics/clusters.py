@@ -1,27 +1,27 @@
-"""How well clusters agree with known classes, as scikit-learn and SciPy compute it."""
+"""Metrics of a clustering against known classes, as scikit-learn and SciPy compute them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import jax
 import numpy as np
 
-from jdl.types import Loader, Error, Objective, Variables
+from jdl.errors import Error
 
 
-def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    """Accuracy, NMI and ARI of whole numbers `clusters` (N,) beside `labels` (N,), whatever the clusters are called.
+def cluster_metrics(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
+    """Clustering accuracy, NMI and ARI of `clusters` (N,) against `labels` (N,), whole numbers.
 
-    Accuracy is the share of rows that are right once each cluster is called by one label, in the best way (Kuhn, 1955);
-    NMI the normalised mutual information, and ARI the adjusted Rand index (Hubert and Arabie, 1985).
+    None depends on how the clusters are numbered. Accuracy is the share of rows that are right
+    under the best one-to-one mapping from clusters to labels (Hungarian algorithm; Kuhn, 1955);
+    NMI is the normalized mutual information, ARI the adjusted Rand index (Hubert and Arabie,
+    1985).
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn import metrics  # a second of import that only the end of a run needs
 
     if labels.shape != clusters.shape or labels.ndim != 1 or not len(labels):
         raise Error(
-            f"A cluster and a label a row are needed; given: {clusters.shape} and {labels.shape}."
+            "Each row needs one label and one cluster; given are labels of shape "
+            f"{labels.shape} and clusters of shape {clusters.shape}."
         )
     counts = metrics.cluster.contingency_matrix(labels, clusters)
     right = counts[linear_sum_assignment(-counts)].sum()
@@ -30,21 +30,3 @@ def agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
         "nmi": float(metrics.normalized_mutual_info_score(labels, clusters)),
         "ari": float(metrics.adjusted_rand_score(labels, clusters)),
     }
-
-
-def scores(objective: Objective, data: Loader) -> Callable[[Variables], dict[str, float]]:
-    """For `Run(score=...)`: how well the clusters that the objective predicts agree with the labels y of the data."""
-    predict = objective.predict
-    if predict is None:
-        raise Error("Only an objective that predicts clusters can be scored by them.")
-
-    def score(variables: Variables) -> dict[str, float]:
-        look, found = jax.jit(predict), []
-        for n in range(len(data)):
-            batch = data[n]
-            said, mask = look(variables, batch), np.asarray(batch["mask"])
-            found.append([np.asarray(column)[mask] for column in (batch["y"], said["cluster"])])
-        labels, clusters = (np.concatenate(column) for column in zip(*found, strict=True))
-        return agreement(labels, clusters)
-
-    return score

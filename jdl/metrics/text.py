@@ -1,20 +1,17 @@
-"""Scores of whole corpora of text, as the libraries compute them that papers report."""
+"""Metrics of generated text, BLEU and ROUGE, as computed by the libraries that papers report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import jax
-import numpy as np
-
-from jdl.data.corpus import until_end
-from jdl.types import Loader, Error, Objective, Tokenizer, Variables
-
-Measure = Callable[[Sequence[str], Sequence[str]], float]
+from jdl.errors import Error
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU from 0 to 100, one reference a sentence, cased, tokenized as WMT does (13a), by sacrebleu."""
+    """BLEU of a corpus (Papineni et al., 2002), from 0 to 100, by sacrebleu.
+
+    With one reference a sentence, cased, tokenized as in WMT ("13a").
+    """
     _check(hypotheses, references)
     try:
         import sacrebleu
@@ -24,46 +21,26 @@ def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L of English, stemmed: the mean F-measures from 0 to 1, by Google's rouge-score."""
+    """ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004): mean F-measures from 0 to 1.
+
+    By Google's rouge-score, for English; words are stemmed.
+    """
     _check(hypotheses, references)
     try:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise _missing("rouge", error) from error
     scorer = RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-    scores = [
-        scorer.score(reference, hypothesis)
-        for hypothesis, reference in zip(hypotheses, references, strict=True)
-    ]
+    pairs = zip(hypotheses, references, strict=True)
+    scores = [scorer.score(reference, hypothesis) for hypothesis, reference in pairs]
     return {name: sum(score[name].fmeasure for score in scores) / len(scores) for name in scores[0]}
-
-
-def scores(
-    objective: Objective, data: Loader, tokenizer: Tokenizer, **measures: Measure
-) -> Callable[[Variables], dict[str, float]]:
-    """For `Run(score=...)`: each measure of what the objective writes from all rows of the data, against their y."""
-    predict = objective.predict
-    if predict is None:
-        raise Error("Only an objective that predicts can be scored by what it writes.")
-
-    def score(variables: Variables) -> dict[str, float]:
-        written: list[str] = []
-        references: list[str] = []
-        write = jax.jit(predict)
-        for n in range(len(data)):
-            batch = data[n]
-            tokens, mask = np.asarray(write(variables, batch)["tokens"]), np.asarray(batch["mask"])
-            written += [until_end(tokenizer, row) for row in tokens[mask]]
-            references += [until_end(tokenizer, row) for row in np.asarray(batch["y"])[mask]]
-        return {name: measure(written, references) for name, measure in measures.items()}
-
-    return score
 
 
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if not len(hypotheses) == len(references) > 0:
         raise Error(
-            f"One reference a hypothesis is needed; given: {len(hypotheses)} and {len(references)}."
+            "There must be one reference for each hypothesis, and at least one; given: "
+            f"{len(hypotheses)} hypotheses and {len(references)} references."
         )
 
 

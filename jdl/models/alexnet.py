@@ -1,4 +1,4 @@
-"""AlexNet: five convolutions, three of them pooled, and dense layers."""
+"""AlexNet: five convolutions, three of them with max pooling, and dense layers."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,11 +10,11 @@ from jdl.models.mlp import MLP
 
 
 class AlexNet(nn.Module):
-    """AlexNet in one tower (Krizhevsky, 2014), without the normalisation over neighbouring channels.
+    """AlexNet (Krizhevsky et al., 2012), in the one-tower form of Krizhevsky (2014).
 
-    x (B, H, W, C) gives (B, outputs), from 15 x 15 pixels up. The first convolution is one of 3 x 3;
-    `large_images` asks for the published one of 11 x 11 that divides the sides by four: for 224 x 224 x 3 and 1000
-    classes that net has 61,100,840 parameters.
+    x (B, H, W, C) gives (B, outputs), from 15 x 15 pixels up; there is no local response
+    normalization. The first convolution is 3 x 3. With `large_images` it is the published one, 11 x
+    11 of stride 4: for 224 x 224 x 3 and 1000 classes that network has 61,100,840 parameters.
     """
 
     outputs: int
@@ -35,6 +35,5 @@ class AlexNet(nn.Module):
             x = self.activation(Conv(channels, (kernel, kernel), stride)(x))
             if n in (0, 1, 4):
                 x = max_pool(x, 3, 2)
-        return MLP(self.outputs, self.dense, self.activation, self.dropout, name="head")(
-            x, train, mask
-        )
+        head = MLP(self.outputs, self.dense, self.activation, self.dropout, name="head")
+        return head(x, train, mask)

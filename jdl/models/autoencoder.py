@@ -1,4 +1,4 @@
-"""Encoders to a few numbers and decoders back, of dense layers or convolutions: autoencoders and their kin."""
+"""Autoencoders and variational autoencoders (VAE), of dense layers or convolutions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Activation = Callable[[jax.Array], jax.Array]
 
 
 class Encoder(nn.Module):
-    """Convolutions of the `channels`, each of stride 2, then dense layers of the widths `hidden` and one of `outputs`.
+    """Encoder: x (B, ...) to (B, outputs).
 
-    x (B, ...) gives (B, outputs). Without channels x is flattened.
+    Convolutions of the `channels`, each of stride 2, then dense layers of the widths `hidden`, and
+    one of `outputs`. Without channels x is flattened.
     """
 
     outputs: int
@@ -37,17 +38,18 @@ class Encoder(nn.Module):
         for channels in self.channels:
             x = Conv(channels, strides=2, use_bias=not self.batch_norm)(x)
             x = self.activation(BatchNorm()(x, train, mask) if self.batch_norm else x)
-        x = x.reshape(len(x), -1)
+        x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
-            x = self.activation(_wide(width)(x))
+            x = self.activation(_he_dense(width)(x))
         return nn.Dense(self.outputs, name="out")(x)
 
 
 class Decoder(nn.Module):
-    """The way back: dense layers of the widths `hidden`, then convolutions of the `channels`, each at twice the side.
+    """Decoder: latents z (B, K) to (B, *shape).
 
-    z (B, K) gives (B, *shape). With `fine` channels there is one more convolution at the full size, before the last.
-    Without channels a dense layer gives all numbers.
+    Dense layers of the widths `hidden`, then convolutions of the `channels`, each of which doubles
+    height and width (a convolution and a pixel shuffle). `full_size_channels` adds a convolution at
+    the full size before the last. Without channels a dense layer gives all numbers.
     """
 
     shape: Sequence[int]
@@ -55,50 +57,56 @@ class Decoder(nn.Module):
     hidden: Sequence[int] = ()
     batch_norm: bool = False
     activation: Activation = nn.relu
-    fine: int = 0
+    full_size_channels: int = 0
 
     @nn.compact
     def __call__(
         self, z: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """z (B, K) to (B, *shape)."""
+        rows = z.shape[0]
         for width in self.hidden:
-            z = self.activation(_wide(width)(z))
+            z = self.activation(_he_dense(width)(z))
         if not self.channels:
-            return nn.Dense(math.prod(self.shape), name="out")(z).reshape(len(z), *self.shape)
-        shape, times = tuple(self.shape), 2 ** len(self.channels)
-        if len(shape) != 3 or shape[0] % times or shape[1] % times:
-            raise Error(
-                f"{len(self.channels)} convolutions that each double the sides end at multiples of {times}, and the "
-                f"shape is {shape}: take fewer channels, or images (H, W, C) of such sides."
-            )
-        first = (shape[0] // times, shape[1] // times, self.channels[0])
-        x = _wide(math.prod(first), use_bias=not self.batch_norm)(z).reshape(len(z), *first)
-        x = self._after(x, train, mask)
+            return nn.Dense(math.prod(self.shape), name="out")(z).reshape(rows, *self.shape)
+        first = self._first_shape()
+        x = _he_dense(math.prod(first), use_bias=not self.batch_norm)(z).reshape(rows, *first)
+        x = self._norm_and_activation(x, train, mask)
         for channels in self.channels[1:]:
-            x = self._after(
-                pixel_shuffle(Conv(4 * channels, use_bias=not self.batch_norm)(x)), train, mask
-            )
+            x = self._norm_and_activation(self._upsample(channels, x), train, mask)
         last = partial(Conv, kernel_init=nn.initializers.glorot_normal(), name="out")
-        if not self.fine:
-            return pixel_shuffle(last(4 * shape[2])(x))
-        x = self._after(
-            pixel_shuffle(Conv(4 * self.fine, use_bias=not self.batch_norm)(x)), train, mask
-        )
-        return last(shape[2])(x)
+        if not self.full_size_channels:
+            return pixel_shuffle(last(4 * self.shape[2])(x))
+        x = self._norm_and_activation(self._upsample(self.full_size_channels, x), train, mask)
+        return last(self.shape[2])(x)
 
-    def _after(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+    def _first_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels before the first convolution."""
+        shape, factor = tuple(self.shape), 2 ** len(self.channels)
+        if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
+            raise Error(
+                f"{len(self.channels)} convolutions that each double height and width need images "
+                f"(H, W, C) whose sides are multiples of {factor}, and the shape is {shape}: "
+                "take fewer channels, or another shape."
+            )
+        return shape[0] // factor, shape[1] // factor, self.channels[0]
+
+    def _upsample(self, channels: int, x: jax.Array) -> jax.Array:
+        return pixel_shuffle(Conv(4 * channels, use_bias=not self.batch_norm)(x))
+
+    def _norm_and_activation(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
         return self.activation(BatchNorm()(x, train, mask) if self.batch_norm else x)
 
 
-def _wide(width: int, **options: Any) -> nn.Dense:
+def _he_dense(width: int, **options: Any) -> nn.Dense:
     return nn.Dense(width, kernel_init=nn.initializers.he_normal(), **options)
 
 
 class Autoencoder(nn.Module):
-    """An encoder to `latent` numbers and a decoder from them: x (B, *shape) to the same shape.
+    """Autoencoder: an encoder to `latent` numbers and a decoder back.
 
-    Both have the same `channels`, from the largest image to the smallest, and the same `hidden` widths, from x to code.
+    x (B, *shape) gives its reconstruction, of the same shape. Both have the same `channels`, from
+    the largest image to the smallest, and the same `hidden` widths, from x to the latent.
     """
 
     shape: Sequence[int]
@@ -107,12 +115,13 @@ class Autoencoder(nn.Module):
     hidden: Sequence[int] = (256,)
     batch_norm: bool = False
     activation: Activation = nn.relu
-    per_latent: int = 1  # numbers that the encoder gives for each of the code
+    outputs_per_latent: int = 1  # numbers that the encoder gives for each of the latent
 
     def setup(self) -> None:
-        """The two halves."""
+        """Encoder and decoder mirror each other."""
         rest = (self.batch_norm, self.activation)
-        self.encoder = Encoder(self.per_latent * self.latent, self.channels, self.hidden, *rest)
+        outputs = self.outputs_per_latent * self.latent
+        self.encoder = Encoder(outputs, self.channels, self.hidden, *rest)
         self.decoder = Decoder(self.shape, self.channels[::-1], self.hidden[::-1], *rest)
 
     def __call__(
@@ -122,31 +131,33 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(x, train, mask), train, mask)
 
     def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
-        """x (B, *shape) to codes (B, latent)."""
+        """x (B, *shape) to latents (B, latent)."""
         return self.encoder(x, train, mask)
 
     def decode(self, z: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
-        """Codes (B, latent) to (B, *shape)."""
+        """Latents (B, latent) to (B, *shape)."""
         return self.decoder(z, train, mask)
 
 
 class VAE(Autoencoder):
-    """An autoencoder whose `encode` gives the mean and log variance of a normal code (Kingma and Welling, 2014).
+    """Variational autoencoder (Kingma and Welling, 2014): `encode` gives a normal distribution.
 
-    What `decode` says of x is the objective's affair: logits, or means.
+    It is the mean and the log variance of the latent, from which the objective samples by the
+    reparameterization trick. It depends on the objective what the decoder's outputs are: the logits
+    of Bernoulli distributions, or the means of normal ones.
     """
 
-    per_latent: int = 2
+    outputs_per_latent: int = 2
 
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """x (B, *shape) to the decoder's output at the mean code."""
+        """x (B, *shape) to the decoder's output at the mean latent."""
         return self.decode(self.encode(x, train, mask)[0], train, mask)
 
-    def encode(
+    def encode(  # type: ignore[override]
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:  # type: ignore[override]
-        """x (B, *shape) to the mean and the log variance of its code, each (B, latent)."""
+    ) -> tuple[jax.Array, jax.Array]:
+        """x (B, *shape) to the mean and the log variance of its latent, each (B, latent)."""
         mean, log_variance = jnp.split(self.encoder(x, train, mask), 2, -1)
         return mean, log_variance

@@ -1,4 +1,4 @@
-"""The transformer that looks both ways: tokens that were hidden, or the class of a whole text."""
+"""BERT: the bidirectional (encoder-only) transformer, for masked tokens or whole texts."""
 
 from __future__ import annotations
 
@@ -10,97 +10,110 @@ import jax
 import jax.numpy as jnp
 
 from jdl.layers import Dense
-from jdl.models.transformer import Blocks, Stack, Tokens, steps_mask
+from jdl.models.transformer import (
+    TokenEmbedding,
+    TransformerConfig,
+    TransformerStack,
+    as_time_mask,
+)
+
+Weights = Mapping[str, Any]
 
 
 class BERT(nn.Module):
-    """Tokens (B, T) to logits (B, T, vocabulary) for each of them, or with `outputs` to (B, outputs) for the text.
+    """BERT (Devlin et al., 2019): a transformer encoder.
 
-    A text's vector is the mean over its real steps. Devlin et al., 2019; their form has `pre_norm=False` and
-    `rotary=False`. Steps outside the mask (B, T) change nothing.
+    It is for masked language modelling or classification: tokens (B, T) give logits (B, T,
+    vocab_size) for each position, or with `outputs` the logits (B, outputs) of the text, from the
+    mean of its token vectors (mean pooling). The published form has `pre_norm=False` and
+    `rotary=False`. Steps where the mask (B, T) is false change nothing.
     """
 
-    vocabulary: int
-    blocks: Blocks = Blocks()
+    vocab_size: int
+    config: TransformerConfig = TransformerConfig()
     outputs: int = 0
 
     def setup(self) -> None:
-        """The heads are made where they are used."""
-        self.tokens = Tokens(self.vocabulary, self.blocks)
-        self.stack = Stack(self.blocks)
+        """One head: of the masked language model, or of the classifier."""
+        self.tokens = TokenEmbedding(self.vocab_size, self.config)
+        self.stack = TransformerStack(self.config)
         if self.outputs:
             self.head = Dense(self.outputs)
         else:
-            self.transform = Dense(self.blocks.width)
-            self.transform_norm = self.blocks.norm()
+            self.transform = Dense(self.config.width)
+            self.transform_norm = self.config.norm()
 
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """Tokens (B, T), and a mask (B,) or (B, T)."""
+        """Tokens (B, T), and a mask (B,) or (B, T), to (B, T, vocab_size) or (B, outputs)."""
         vectors = self.encode(x, train, mask)
         if self.outputs:
-            return self.head(mean_over_steps(vectors, steps_mask(mask)))
-        return self.tokens.logits(
-            self.transform_norm(self.blocks.activation(self.transform(vectors)))
-        )
+            return self.head(mean_pooling(vectors, as_time_mask(mask)))
+        vectors = self.config.activation(self.transform(vectors))
+        return self.tokens.logits(self.transform_norm(vectors))
 
     def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
-        """Tokens (B, T) to a vector for each, (B, T, width)."""
-        return self.stack(self.tokens(x, train), steps_mask(mask), train=train)
+        """Contextual embeddings: tokens (B, T) to a vector for each, (B, T, width)."""
+        return self.stack(self.tokens(x, train), as_time_mask(mask), train=train)
 
 
-def from_huggingface(weights: Mapping[str, Any], blocks: Blocks) -> dict[str, Any]:
-    """The parameters of `tokens` and `stack` from a BERT's published weights (`safetensors.numpy.load_file(path)`).
+def mean_pooling(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
+    """Mean pooling over time: the mean of x (B, T, F) over the steps of `mask` (B, T), (B, F).
 
-    For blocks of the same sizes with `pre_norm=False`, `rotary=False`, the exact GELU and norms of epsilon 1e-12. All
-    tokens are of segment 0, whose embedding is added to the positions. Biases of keys, which have no effect, are left
-    out. Raises `KeyError` where a weight is missing.
+    Rows whose mask is false everywhere give zeros.
     """
-
-    def norm(name: str) -> dict[str, jax.Array]:
-        return {
-            "scale": jnp.asarray(weights[f"{name}.weight"]),
-            "bias": jnp.asarray(weights[f"{name}.bias"]),
-        }
-
-    def dense(name: str, bias: bool = True) -> dict[str, jax.Array]:
-        kernel = {"kernel": jnp.asarray(weights[f"{name}.weight"]).T}
-        return kernel | {"bias": jnp.asarray(weights[f"{name}.bias"])} if bias else kernel
-
-    def block(name: str) -> dict[str, Any]:
-        attention = {
-            "query": dense(f"{name}.attention.self.query"),
-            "key": dense(f"{name}.attention.self.key", bias=False),
-            "value": dense(f"{name}.attention.self.value"),
-            "out": dense(f"{name}.attention.output.dense"),
-        }
-        return {
-            "attention": attention,
-            "attention_norm": norm(f"{name}.attention.output.LayerNorm"),
-            "feed_forward": {
-                "in": dense(f"{name}.intermediate.dense"),
-                "out": dense(f"{name}.output.dense"),
-            },
-            "feed_forward_norm": norm(f"{name}.output.LayerNorm"),
-        }
-
-    positions = jnp.asarray(weights["embeddings.position_embeddings.weight"])[: blocks.length]
-    tokens = {
-        "table": jnp.asarray(weights["embeddings.word_embeddings.weight"]),
-        "positions": positions
-        + jnp.asarray(weights["embeddings.token_type_embeddings.weight"])[:1],
-        "norm": norm("embeddings.LayerNorm"),
-    }
-    return {
-        "tokens": tokens,
-        "stack": {f"block_{n}": block(f"encoder.layer.{n}") for n in range(blocks.depth)},
-    }
-
-
-def mean_over_steps(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-    """The mean of x (B, T, F) over the steps where `mask` (B, T) holds: (B, F); zeros where none does."""
     if mask is None:
         return x.mean(1)
     weights = mask.astype(x.dtype)[:, :, None]
     return (x * weights).sum(1) / jnp.maximum(weights.sum(1), 1)
+
+
+def from_huggingface(weights: Weights, config: TransformerConfig) -> dict[str, Any]:
+    """Pretrained weights: the parameters of `tokens` and `stack` from a BERT of Hugging Face.
+
+    `weights` is what `safetensors.numpy.load_file(path)` gives. The config has the model's sizes,
+    `pre_norm=False`, `rotary=False`, the exact GELU and norms of epsilon 1e-12. All tokens are of
+    segment 0, whose embedding is added to the positions. Biases of keys, which have no effect, are
+    left out. Raises `KeyError` where a weight is missing.
+    """
+    positions = jnp.asarray(weights["embeddings.position_embeddings.weight"])[: config.max_length]
+    segment = jnp.asarray(weights["embeddings.token_type_embeddings.weight"])[:1]
+    tokens = {
+        "table": jnp.asarray(weights["embeddings.word_embeddings.weight"]),
+        "positions": positions + segment,
+        "norm": _norm_params(weights, "embeddings.LayerNorm"),
+    }
+    layers = range(config.depth)
+    stack = {f"block_{n}": _block_params(weights, f"encoder.layer.{n}") for n in layers}
+    return {"tokens": tokens, "stack": stack}
+
+
+def _block_params(weights: Weights, name: str) -> dict[str, Any]:
+    attention = {
+        "query": _dense_params(weights, f"{name}.attention.self.query"),
+        "key": {"kernel": jnp.asarray(weights[f"{name}.attention.self.key.weight"]).T},
+        "value": _dense_params(weights, f"{name}.attention.self.value"),
+        "out": _dense_params(weights, f"{name}.attention.output.dense"),
+    }
+    feed_forward = {
+        "in": _dense_params(weights, f"{name}.intermediate.dense"),
+        "out": _dense_params(weights, f"{name}.output.dense"),
+    }
+    return {
+        "attention": attention,
+        "attention_norm": _norm_params(weights, f"{name}.attention.output.LayerNorm"),
+        "feed_forward": feed_forward,
+        "feed_forward_norm": _norm_params(weights, f"{name}.output.LayerNorm"),
+    }
+
+
+def _dense_params(weights: Weights, name: str) -> dict[str, jax.Array]:
+    """PyTorch's matrices are (outputs, inputs)."""
+    kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    return {"kernel": jnp.asarray(kernel).T, "bias": jnp.asarray(bias)}
+
+
+def _norm_params(weights: Weights, name: str) -> dict[str, jax.Array]:
+    scale, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+    return {"scale": jnp.asarray(scale), "bias": jnp.asarray(bias)}

@@ -1,4 +1,4 @@
-"""The plain convolutional network: blocks of convolutions and a pooling, then dense layers."""
+"""The plain convolutional neural network (CNN): blocks of convolutions and pooling, then an MLP."""
 
 from collections.abc import Callable, Sequence
 
@@ -10,11 +10,13 @@ from jdl.models.mlp import MLP
 
 
 class CNN(nn.Module):
-    """Blocks (channels, n) of n convolutions, each with BatchNorm and activation; the last one pools; then dropout.
+    """Convolutional neural network: blocks (channels, n) of n convolutions, then dense layers.
 
-    x (B, H, W, C) gives (B, outputs). Pooling comes before the last BatchNorm and activation, which so have a
-    quarter of the work: for max pooling and an activation that never falls, like ReLU, the order of the two makes
-    no difference. The arguments cover the classic plain stacks:
+    x (B, H, W, C) gives (B, outputs). Each convolution has an activation, and BatchNorm before it;
+    the last one of a block is pooled; dropout follows. Pooling comes before that BatchNorm and
+    activation, which so have a quarter of the work: for max pooling and an activation that never
+    falls, like ReLU, the order of the two makes no difference. The arguments cover the classic
+    plain networks:
     LeNet-like   CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84))
     VGG-like     CNN(10, blocks=((64, 2), (128, 2), (256, 3)), dense=(512,), batch_norm=True)
     """
@@ -36,7 +38,7 @@ class CNN(nn.Module):
         """x (B, H, W, C) to (B, outputs)."""
         for channels, convolutions in self.blocks:
             for n in range(convolutions):
-                # A bias before BatchNorm is cancelled by it: its gradient is rounding noise, which Adam inflates.
+                # BatchNorm cancels a bias before it: its gradient is noise, which Adam inflates.
                 x = Conv(channels, (self.kernel, self.kernel), use_bias=not self.batch_norm)(x)
                 if n == convolutions - 1:
                     x = self.pool(x)
@@ -44,6 +46,5 @@ class CNN(nn.Module):
                     x = BatchNorm()(x, train, mask)
                 x = self.activation(x)
             x = Dropout(self.dropout)(x, train)
-        return MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")(
-            x, train, mask
-        )
+        head = MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")
+        return head(x, train, mask)

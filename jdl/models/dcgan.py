@@ -1,4 +1,4 @@
-"""The two convolutional players of a generative adversarial network (Radford et al., 2016)."""
+"""DCGAN: convolutional generator and discriminators of generative adversarial networks (GAN)."""
 
 from collections.abc import Sequence
 
@@ -10,30 +10,36 @@ from jdl.models.autoencoder import Decoder, Encoder
 
 
 class Generator(nn.Module):
-    """Normal numbers z (B, latent) to images (B, *shape) from 0 to 1, through convolutions with BatchNorm.
+    """DCGAN generator (Radford et al., 2016): latents z (B, K) to images (B, *shape) from 0 to 1.
 
-    The `channels` are those of the images before each is doubled, from the smallest on, and `fine` those at full size.
+    Convolutions with BatchNorm. The `channels` are those of the images before each is doubled in
+    size, from the smallest on; `full_size_channels` adds a convolution at the full size.
     """
 
     shape: Sequence[int]
     channels: Sequence[int] = (128, 64)
-    fine: int = 0
+    full_size_channels: int = 0
 
     @nn.compact
     def __call__(
         self, z: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """z (B, latent) to (B, *shape)."""
+        """z (B, K) to (B, *shape)."""
         decoder = Decoder(
-            self.shape, self.channels, batch_norm=True, fine=self.fine, name="decoder"
+            self.shape,
+            self.channels,
+            batch_norm=True,
+            full_size_channels=self.full_size_channels,
+            name="decoder",
         )
         return jax.nn.sigmoid(decoder(z, train, mask))
 
 
-class Critic(nn.Module):
-    """Images (B, H, W, C) to scores (B, 1), through convolutions of stride 2 and leaky ReLU.
+class Discriminator(nn.Module):
+    """DCGAN discriminator (critic): images (B, H, W, C) to scores (B, 1).
 
-    BatchNorm, as the paper has it, is off: a row's score then hangs on the row alone, as a penalty of the slope asks.
+    Convolutions of stride 2 and leaky ReLU. BatchNorm, as the paper has it, is off by default: the
+    score of a row then depends on that row alone, as a gradient penalty needs.
     """
 
     channels: Sequence[int] = (64, 128)
@@ -43,19 +49,20 @@ class Critic(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """x (B, H, W, C) to (B, 1)."""
-
+        """x (B, H, W, C) from 0 to 1 to (B, 1)."""
         encoder = Encoder(
-            1, self.channels, batch_norm=self.batch_norm, activation=leaky, name="encoder"
+            1, self.channels, batch_norm=self.batch_norm, activation=_leaky_relu, name="encoder"
         )
         return encoder(2 * x - 1, train, mask)
 
 
-class SpectralCritic(nn.Module):
-    """Images (B, H, W, C) to scores (B, 1), by layers none of which stretches what it reads (Miyato et al., 2018).
+class SpectralNormDiscriminator(nn.Module):
+    """Discriminator with spectral normalization (SN-GAN, Miyato et al., 2018).
 
-    For each of the `channels` a convolution of stride 2, and behind all but the first another one; leaky ReLU. The
-    greatest singular value of each kernel, by which it is divided, is followed by a step of power iteration a reading.
+    Images (B, H, W, C) give scores (B, 1). Each of the `channels` has a convolution of stride 2,
+    all but the first another one before the next; leaky ReLU. Each kernel is divided by its largest
+    singular value, so that no layer has a Lipschitz constant over 1; a step of power iteration in
+    each training step follows that value, in the collection "batch_stats".
     """
 
     channels: Sequence[int] = (64, 128)
@@ -64,18 +71,19 @@ class SpectralCritic(nn.Module):
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """x (B, H, W, C) to (B, 1)."""
-
-        def even(layer: nn.Module, x: jax.Array) -> jax.Array:
-            return nn.SpectralNorm(layer, collection_name="batch_stats")(x, update_stats=train)
-
+        """x (B, H, W, C) from 0 to 1 to (B, 1)."""
         x = 2 * x - 1
         for n, channels in enumerate(self.channels):
-            x = leaky(even(Conv(channels, (4, 4), strides=2), x))
-            x = leaky(even(Conv(channels), x)) if n else x
-        return even(nn.Dense(1, name="out"), x.reshape(len(x), -1))
+            x = _leaky_relu(_spectral_norm(Conv(channels, (4, 4), strides=2), x, train))
+            x = _leaky_relu(_spectral_norm(Conv(channels), x, train)) if n else x
+        return _spectral_norm(nn.Dense(1, name="out"), x.reshape(x.shape[0], -1), train)
 
 
-def leaky(x: jax.Array) -> jax.Array:
+def _spectral_norm(layer: nn.Module, x: jax.Array, train: bool) -> jax.Array:
+    """The layer with spectral normalization, applied to x, within a compact method."""
+    return nn.SpectralNorm(layer, collection_name="batch_stats")(x, update_stats=train)
+
+
+def _leaky_relu(x: jax.Array) -> jax.Array:
     """Leaky ReLU of slope 0.2."""
     return nn.leaky_relu(x, 0.2)

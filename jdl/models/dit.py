@@ -1,4 +1,4 @@
-"""The diffusion transformer: an image with noise as a sequence of patches, whose norms are told time and label."""
+"""DiT: the diffusion transformer, a denoiser of images as sequences of patches."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from jdl.layers import Dense, LayerNorm, pixel_shuffle, pixel_unshuffle
-from jdl.models.transformer import Attention, Blocks, FeedForward
-from jdl.models.unet import conditions
+from jdl.models.transformer import FeedForward, MultiHeadAttention, TransformerConfig
+from jdl.models.unet import conditioning_embedding
 
 
 class DiT(nn.Module):
-    """Images with noise x (B, H, W, C), times t (B,) and, with `classes` K, labels y (B,) from 0 to K to (B, H, W, C).
+    """Diffusion transformer (Peebles and Xie, 2023): denoises images, given times and class labels.
 
-    What is told scales and shifts what each block reads, and opens what it adds, from zero (Peebles and Xie, 2023).
+    Noisy images x (B, H, W, C), times t (B,) from 0 to 1 and, with `classes` K, labels y (B,) from
+    0 to K give (B, H, W, C). The label K is for no label (classifier-free guidance). Time and label
+    condition each block by adaptive layer norm that begins at zero (adaLN-Zero).
     """
 
-    patch: int = 4
-    blocks: Blocks = Blocks(rotary=False)
+    patch_size: int = 4
+    config: TransformerConfig = TransformerConfig(rotary=False)
     classes: int = 0
 
     @nn.compact
@@ -31,43 +33,51 @@ class DiT(nn.Module):
         mask: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, H, W, C), t (B,) and y (B,) to (B, H, W, C)."""
-        b = self.blocks
-        told = conditions(t, y, b.width, self.classes)
-        patches = pixel_unshuffle(x, self.patch)
-        x = patches.reshape(len(x), -1, patches.shape[-1])
-        places = self.param("positions", nn.initializers.normal(0.02), (1, x.shape[1], b.width))
-        x = Dense(b.width, name="patches")(x) + places
-        for n in range(b.depth):
-            x = Told(b, name=f"block_{n}")(x, told)
-        scale, shift = _closed(2 * b.width, told, "out_told")
+        c = self.config
+        conditioning = conditioning_embedding(t, y, c.width, self.classes)
+        patches = pixel_unshuffle(x, self.patch_size)
+        x = patches.reshape(x.shape[0], -1, patches.shape[-1])
+        init = nn.initializers.normal(0.02)
+        positions = self.param("positions", init, (1, x.shape[1], c.width))
+        x = Dense(c.width, name="patches")(x) + positions
+        for n in range(c.depth):
+            x = DiTBlock(c, name=f"block_{n}")(x, conditioning)
+        scale, shift = _modulation(conditioning, 2, c.width, "out_modulation")
         x = _norm()(x) * (1 + scale) + shift
         x = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="out")(x)
-        return pixel_shuffle(x.reshape(patches.shape), self.patch)
+        return pixel_shuffle(x.reshape(patches.shape), self.patch_size)
 
 
-class Told(nn.Module):
-    """A transformer's block whose two halves are opened, scaled and shifted by what it is told."""
+class DiTBlock(nn.Module):
+    """DiT block: attention and feed-forward with adaLN-Zero.
 
-    blocks: Blocks
+    The conditioning vector scales and shifts the input of each, and gates its output; the gates
+    begin at zero, and so the block as the identity.
+    """
+
+    config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x: jax.Array, told: jax.Array) -> jax.Array:
-        """x (B, T, width) and what is told (B, D) to (B, T, width)."""
-        parts = {
-            "attention": Attention(self.blocks, name="attention"),
-            "feed_forward": FeedForward(self.blocks),
+    def __call__(self, x: jax.Array, conditioning: jax.Array) -> jax.Array:
+        """x (B, T, width) and the conditioning vectors (B, width) to (B, T, width)."""
+        sublayers = {
+            "attention": MultiHeadAttention(self.config, name="attention"),
+            "feed_forward": FeedForward(self.config),
         }
-        for name, part in parts.items():
-            scale, shift, opened = _closed(3 * self.blocks.width, told, f"{name}_told", 3)
-            x = x + opened * part(_norm()(x) * (1 + scale) + shift)
+        for name, sublayer in sublayers.items():
+            scale, shift, gate = _modulation(
+                conditioning, 3, self.config.width, f"{name}_modulation"
+            )
+            x = x + gate * sublayer(_norm()(x) * (1 + scale) + shift)
         return x
 
 
-def _closed(width: int, told: jax.Array, name: str, parts: int = 2) -> list[jax.Array]:
-    """Numbers for each channel, (B, 1, width / parts), that are zero at first."""
-    layer = nn.Dense(width, kernel_init=nn.initializers.zeros, name=name)
-    return jnp.split(layer(told)[:, None], parts, -1)
+def _modulation(conditioning: jax.Array, parts: int, width: int, name: str) -> list[jax.Array]:
+    """Scale, shift and gate of adaptive layer norm, (B, 1, width) each, zero at first."""
+    layer = nn.Dense(parts * width, kernel_init=nn.initializers.zeros, name=name)
+    return jnp.split(layer(conditioning)[:, None], parts, -1)
 
 
 def _norm() -> nn.Module:
+    """Layer norm without parameters of its own: the modulation has them."""
     return LayerNorm(use_scale=False, use_bias=False)

@@ -1,4 +1,4 @@
-"""EfficientNet: inverted residual blocks, widened and deepened together."""
+"""EfficientNet: inverted residual blocks (MBConv) with compound scaling of width and depth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ from jdl.layers import ConvNorm, Dropout
 
 
 class Stage(NamedTuple):
-    """So many `blocks`, each of which has `expansion` times its input channels inside."""
+    """A stage of `blocks` inverted residual blocks; each is `expansion` times as wide inside."""
 
     expansion: int
     channels: int
@@ -44,9 +44,10 @@ PUBLISHED = (  # width, depth and dropout of B0 to B7
 
 
 def efficientnet(n: int, outputs: int, **options: Any) -> "EfficientNet":
-    """The published EfficientNet-B0 to -B7 for large images (Tan and Le, 2019); options are those of `EfficientNet`.
+    """The published EfficientNet-B0 to -B7 for large images (Tan and Le, 2019).
 
-    For 1000 classes B0 has 5,288,548 parameters.
+    Options are those of `EfficientNet`. For 1000 classes B0 has 5,288,548 parameters. Raises
+    `Error` for any other n.
     """
     if n not in range(len(PUBLISHED)):
         raise Error(
@@ -60,10 +61,12 @@ def efficientnet(n: int, outputs: int, **options: Any) -> "EfficientNet":
 
 
 class EfficientNet(nn.Module):
-    """A stem, stages of inverted residual blocks, a 1 x 1 convolution, the mean over places, and a dense layer.
+    """EfficientNet (Tan and Le, 2019): stages of inverted residual blocks (MBConv).
 
-    x (B, H, W, C) gives (B, outputs). There are `width` times as many channels, in multiples of eight, and `depth`
-    times as many blocks.
+    x (B, H, W, C) gives (B, outputs): a stem, the stages, a 1 x 1 convolution, global average
+    pooling, and a dense layer. Compound scaling: `width` times as many channels, in multiples of
+    eight, and `depth` times as many blocks. The default strides are for small images;
+    `LARGE_IMAGES` has those of the paper.
     """
 
     outputs: int
@@ -71,13 +74,9 @@ class EfficientNet(nn.Module):
     depth: float = 1.0
     stages: Sequence[Stage] = STAGES
     strides: Sequence[int] = SMALL_IMAGES
-    squeeze: float = (
-        0.25  # hidden width of squeeze-and-excitation, as a share of a block's input; 0 for none
-    )
+    squeeze_ratio: float = 0.25  # of squeeze-and-excitation, to a block's input channels; 0: none
     dropout: float = 0.2  # before the dense layer
-    drop_path: float = (
-        0.2  # of a block's residual, for the last block; it grows evenly from 0 for the first
-    )
+    drop_path: float = 0.2  # of the last block; the rate grows linearly from 0 in the first
     activation: Callable[[jax.Array], jax.Array] = nn.silu
 
     @nn.compact
@@ -98,52 +97,52 @@ class EfficientNet(nn.Module):
                 stage.expansion,
                 stage.kernel,
                 stride,
-                self.squeeze,
+                self.squeeze_ratio,
                 self.drop_path * n / len(blocks),
                 self.activation,
             )(x, train, mask)
-        x = ConvNorm(self._channels(4 * self.stages[-1].channels), 1, activation=self.activation)(
-            x, train, mask
-        )
+        top = self._channels(4 * self.stages[-1].channels)
+        x = ConvNorm(top, 1, activation=self.activation)(x, train, mask)
         x = Dropout(self.dropout)(x.mean((1, 2)), train)
         return nn.Dense(self.outputs, name="head")(x)
 
     def _channels(self, published: int) -> int:
         """`width` times as many, to the nearest multiple of eight that is not over a tenth less."""
-        wanted = self.width * published
-        nearest = max(8, int(wanted + 4) // 8 * 8)
-        return nearest if nearest >= 0.9 * wanted else nearest + 8
+        scaled = self.width * published
+        nearest = max(8, int(scaled + 4) // 8 * 8)
+        return nearest if nearest >= 0.9 * scaled else nearest + 8
 
 
 class InvertedResidual(nn.Module):
-    """MBConv: more channels, a depthwise convolution, squeeze-and-excitation, fewer channels (Sandler et al., 2018).
+    """Inverted residual block, MBConv (Sandler et al., 2018), with squeeze-and-excitation.
 
-    A block that keeps its shape is a residual one, which training drops for whole images at the rate `drop_path`
-    (Huang et al., 2016).
+    A 1 x 1 convolution to more channels, a depthwise convolution, squeeze-and-excitation (Hu et
+    al., 2018), and a 1 x 1 convolution to fewer channels. Where the shape stays, the input is
+    added; training then drops the block for whole images at the rate `drop_path` (stochastic depth,
+    Huang et al., 2016).
     """
 
     channels: int
     expansion: int
     kernel: int
     stride: int
-    squeeze: float
+    squeeze_ratio: float
     drop_path: float
     activation: Callable[[jax.Array], jax.Array]
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels)."""
-        inputs, wide, y = x.shape[-1], self.expansion * x.shape[-1], x
+        inputs, expanded, act = x.shape[-1], self.expansion * x.shape[-1], self.activation
+        y = x
         if self.expansion > 1:
-            y = ConvNorm(wide, 1, activation=self.activation)(y, train, mask)
-        y = ConvNorm(wide, self.kernel, self.stride, groups=wide, activation=self.activation)(
-            y, train, mask
-        )
-        if self.squeeze:
-            squeezed = self.activation(
-                nn.Dense(max(1, int(self.squeeze * inputs)))(y.mean((1, 2), keepdims=True))
-            )
-            y = y * nn.sigmoid(nn.Dense(wide)(squeezed))
+            y = ConvNorm(expanded, 1, activation=act)(y, train, mask)
+        depthwise = ConvNorm(expanded, self.kernel, self.stride, groups=expanded, activation=act)
+        y = depthwise(y, train, mask)
+        if self.squeeze_ratio:
+            squeeze = nn.Dense(max(1, int(self.squeeze_ratio * inputs)))
+            squeezed = act(squeeze(y.mean((1, 2), keepdims=True)))
+            y = y * nn.sigmoid(nn.Dense(expanded)(squeezed))
         y = ConvNorm(self.channels, 1, activation=None)(y, train, mask)
         if y.shape != x.shape:
             return y

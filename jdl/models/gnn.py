@@ -1,4 +1,4 @@
-"""Graph networks: nodes that hear from their neighbours, by convolution, by a mean, or by attention."""
+"""Graph neural networks (GNN) by message passing: GCN, GraphSAGE and graph attention (GAT)."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from jdl.layers import Dense, Dropout, graph
+from jdl.layers.graph import RECEIVERS, SENDERS
 
 
 class GNN(nn.Module):
-    """Layers of the widths `hidden`, each followed by `activation` and, before it, dropout; then one of `outputs`.
+    """Graph neural network: message passing layers for node classification or whole graphs.
 
-    x (B, N, F) and edges (B, E, 2), from sender to receiver and padded by -1, give (B, N, outputs), or with `pooled`,
-    by the mean over a graph's nodes, (B, outputs). An edge that counts both ways is there twice. `layer` is GCN, SAGE
-    or GAT, or `partial(GAT, heads=4, dropout=0.6)`.
+    Nodes x (B, N, F) and edges (B, E, 2), from sender to receiver and padded by -1, give (B, N,
+    outputs); with `global_mean_pool`, the mean over a graph's nodes, they give (B, outputs). An
+    undirected edge is there twice, once in each direction. `layer` is GCN, SAGE or GAT, or
+    `partial(GAT, heads=4, dropout=0.6)`. There is one of each of the widths `hidden`, with dropout
+    before it and `activation` after it, then one of `outputs`.
     """
 
     outputs: int
@@ -25,19 +28,19 @@ class GNN(nn.Module):
     layer: Callable[..., Any] | None = None
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dropout: float = 0.0
-    pooled: bool = False
+    global_mean_pool: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, edges: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
-        """x (B, N, F), edges (B, E, 2) and which nodes are real, (B, N), to (B, N, outputs) or (B, outputs)."""
+        """x (B, N, F), edges (B, E, 2), and which nodes are real, (B, N), as in the class."""
         layer = self.layer or GCN
         for n, width in enumerate(self.hidden):
             x = Dropout(self.dropout)(x, train)
             x = self.activation(layer(width, name=f"layer_{n}")(x, edges, train))
         x = Dropout(self.dropout)(x, train)
-        if not self.pooled:
+        if not self.global_mean_pool:
             return layer(self.outputs, name="out")(x, edges, train)
         if mask is None or mask.ndim == 1:
             mask = jnp.ones(x.shape[:2], bool)
@@ -46,24 +49,11 @@ class GNN(nn.Module):
 
 
 class GCN(nn.Module):
-    """A graph convolution (Kipf and Welling, 2017): sums over neighbours and itself, by the roots of both degrees."""
+    """Graph convolution, GCN (Kipf and Welling, 2017), as message passing.
 
-    features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
-        """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
-        x = Dense(self.features, use_bias=False)(x)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        root = jax.lax.rsqrt(1 + graph.degrees(edges, x.shape[1])).astype(x.dtype)[:, :, None]
-        x = root * x
-        return (
-            root * (x + graph.summed(graph.ends(x, edges, 0), edges, x.shape[1])) + bias[None, None]
-        )
-
-
-class SAGE(nn.Module):
-    """What a node has itself, and the mean of its neighbours, by matrices of their own (Hamilton et al., 2017)."""
+    A node's message is its projection; each node sums those of its neighbours and its own,
+    normalized by the square roots of both degrees.
+    """
 
     features: int
 
@@ -71,19 +61,40 @@ class SAGE(nn.Module):
     def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         nodes = x.shape[1]
-        own, heard = (
-            Dense(self.features, name="own")(x),
-            Dense(self.features, use_bias=False, name="heard")(x),
-        )
-        count = graph.degrees(edges, nodes).clip(1).astype(x.dtype)[:, :, None]
-        return own + graph.summed(graph.ends(heard, edges, 0), edges, nodes) / count
+        x = Dense(self.features, use_bias=False)(x)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        inv_sqrt_degree = jax.lax.rsqrt(1 + graph.in_degrees(edges, nodes))
+        inv_sqrt_degree = inv_sqrt_degree.astype(x.dtype)[:, :, None]
+        x = inv_sqrt_degree * x
+        messages = graph.gather_nodes(x, edges, SENDERS)
+        return inv_sqrt_degree * (x + graph.aggregate(messages, edges, nodes)) + bias[None, None]
+
+
+class SAGE(nn.Module):
+    """GraphSAGE layer with mean aggregation (Hamilton et al., 2017), as message passing.
+
+    The sum of a projection of the node and of another projection of the mean of its neighbours.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
+        """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
+        nodes = x.shape[1]
+        own = Dense(self.features, name="self")(x)
+        neighbour = Dense(self.features, use_bias=False, name="neighbour")(x)
+        messages = graph.gather_nodes(neighbour, edges, SENDERS)
+        degree = graph.in_degrees(edges, nodes).clip(1).astype(x.dtype)[:, :, None]
+        return own + graph.aggregate(messages, edges, nodes) / degree
 
 
 class GAT(nn.Module):
-    """Attention to neighbours and itself (Velickovic et al., 2018), by `heads` that are joined, or averaged.
+    """Graph attention layer, GAT (Velickovic et al., 2018), as message passing.
 
-    Joined, each has features / heads numbers; a number of features that the heads do not divide is an average of heads
-    of so many. In training `dropout` is of the weights: a node hears some of its neighbours.
+    Each node attends to its neighbours and itself, with `heads` that are concatenated, features /
+    heads wide each; where the heads do not divide the features, heads of all features are averaged.
+    In training `dropout` is of the attention weights: a node attends to some of its neighbours.
     """
 
     features: int
@@ -94,20 +105,26 @@ class GAT(nn.Module):
     def __call__(self, x: jax.Array, edges: jax.Array, train: bool = False) -> jax.Array:
         """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
         rows, nodes = x.shape[:2]
-        joined = self.features % self.heads == 0
-        width = self.features // self.heads if joined else self.features
+        concatenate = self.features % self.heads == 0
+        width = self.features // self.heads if concatenate else self.features
         x = Dense(self.heads * width, use_bias=False)(x).reshape(rows, nodes, self.heads, width)
-        init = nn.initializers.glorot_uniform()
-        sends, receives = (
-            (x * self.param(name, init, (self.heads, width))[None, None]).sum(-1)
-            for name in ("sender", "receiver")
-        )
-        itself = jnp.broadcast_to(
-            jnp.arange(nodes, dtype=edges.dtype)[None, :, None], (rows, nodes, 2)
-        )
-        edges = jnp.concatenate([edges, itself], 1)
-        scores = nn.leaky_relu(graph.ends(sends, edges, 0) + graph.ends(receives, edges, 1), 0.2)
-        weights = Dropout(self.dropout)(graph.softmax(scores, edges, nodes), train)
-        x = graph.summed(weights[..., None] * graph.ends(x, edges, 0), edges, nodes)
-        x = x.reshape(rows, nodes, -1) if joined else x.mean(2)
+        edges = _with_self_loops(edges, nodes)
+        senders = graph.gather_nodes(self._score("sender", x), edges, SENDERS)
+        receivers = graph.gather_nodes(self._score("receiver", x), edges, RECEIVERS)
+        weights = graph.edge_softmax(nn.leaky_relu(senders + receivers, 0.2), edges, nodes)
+        weights = Dropout(self.dropout)(weights, train)
+        messages = weights[..., None] * graph.gather_nodes(x, edges, SENDERS)
+        x = graph.aggregate(messages, edges, nodes)
+        x = x.reshape(rows, nodes, -1) if concatenate else x.mean(2)
         return x + self.param("bias", nn.initializers.zeros, (self.features,))[None, None]
+
+    def _score(self, name: str, x: jax.Array) -> jax.Array:
+        """A node's part of the attention scores: x (B, N, heads, width) to (B, N, heads)."""
+        vector = self.param(name, nn.initializers.glorot_uniform(), x.shape[2:])
+        return (x * vector[None, None]).sum(-1)
+
+
+def _with_self_loops(edges: jax.Array, nodes: int) -> jax.Array:
+    """The edges (B, E, 2), and one from each node to itself: (B, E + N, 2)."""
+    loops = jnp.arange(nodes, dtype=edges.dtype)[None, :, None]
+    return jnp.concatenate([edges, jnp.broadcast_to(loops, (edges.shape[0], nodes, 2))], 1)

@@ -1,33 +1,37 @@
-"""The causal transformer: the next token from those before it."""
+"""GPT: the causal (decoder-only) transformer language model."""
 
 import flax.linen as nn
 import jax
 
-from jdl.models.transformer import Blocks, Stack, Tokens, steps_mask
+from jdl.models.transformer import (
+    TokenEmbedding,
+    TransformerConfig,
+    TransformerStack,
+    as_time_mask,
+)
 
 
 class GPT(nn.Module):
-    """Tokens (B, T) to the logits (B, T, vocabulary) of the token after each (Radford et al., 2018).
+    """GPT (Radford et al., 2018): tokens (B, T) to the logits (B, T, vocab_size) of the next token.
 
-    Logits at t depend on tokens up to t alone. With `decode`, the tokens go on where those in the collection "cache"
-    end.
+    Logits at t depend on tokens up to t alone (causal attention). With `decode`, the tokens follow
+    those in the KV cache, the collection "cache", and are added to it.
     """
 
-    vocabulary: int
-    blocks: Blocks = Blocks()
+    vocab_size: int
+    config: TransformerConfig = TransformerConfig()
 
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None, decode: bool = False
     ) -> jax.Array:
-        """Tokens (B, T), and a mask (B,) or (B, T), to logits (B, T, vocabulary)."""
-        tokens = Tokens(self.vocabulary, self.blocks, name="tokens")
-        stack = Stack(self.blocks, causal=True, name="stack")
-        return tokens.logits(
-            stack(tokens(x, train, decode), steps_mask(mask), train=train, decode=decode)
-        )
+        """Tokens (B, T), and a mask (B,) or (B, T), to logits (B, T, vocab_size)."""
+        tokens = TokenEmbedding(self.vocab_size, self.config, name="tokens")
+        stack = TransformerStack(self.config, causal=True, name="stack")
+        x = stack(tokens(x, train, decode), as_time_mask(mask), train=train, decode=decode)
+        return tokens.logits(x)
 
     @property
     def max_length(self) -> int:
-        """How many tokens the cache holds."""
-        return self.blocks.length
+        """The most tokens that the KV cache holds."""
+        return self.config.max_length

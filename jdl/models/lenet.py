@@ -1,25 +1,26 @@
-"""LeNet-5, the network that read cheques."""
+"""LeNet-5: the convolutional network for handwritten digits."""
 
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 
-from jdl.layers import Conv, mean_pool
+from jdl.layers import Conv, avg_pool
 from jdl.models.mlp import MLP
 
 
 class LeNet5(nn.Module):
-    """Two convolutions with pooling, then dense layers of 120 and 84 (LeCun et al., 1998); 61,706 parameters.
+    """LeNet-5 (LeCun et al., 1998): two convolutions with average pooling, then dense layers.
 
-    x (B, 28, 28, 1) gives (B, outputs). The paper's images are 32 x 32 with an empty border, which is the padding of
-    the first convolution here. Its second convolution sees some of the six maps, and its last layer measures
-    distances: here, as usual since, it sees all, and the last layer is dense.
+    x (B, 28, 28, 1) gives (B, outputs); 61,706 parameters for 10 outputs. The paper's images are 32
+    x 32 with an empty border, which is the padding of the first convolution here. The paper's
+    second convolution reads some of the six channels, and its last layer measures distances: here,
+    as is usual since, it reads all, and the last layer is dense.
     """
 
     outputs: int
     activation: Callable[[jax.Array], jax.Array] = nn.tanh
-    pool: Callable[[jax.Array], jax.Array] = mean_pool
+    pool: Callable[[jax.Array], jax.Array] = avg_pool
 
     @nn.compact
     def __call__(

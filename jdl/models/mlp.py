@@ -1,4 +1,4 @@
-"""The multi-layer perceptron; without hidden layers it is a perceptron, or logistic or linear regression."""
+"""The multi-layer perceptron (MLP); without hidden layers, linear or logistic regression."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,9 +9,11 @@ from jdl.layers import Dropout
 
 
 class MLP(nn.Module):
-    """Dense layers of the widths `hidden`, each followed by `activation` and dropout, then one of `outputs`.
+    """Multi-layer perceptron (feed-forward network): x (B, ...), flattened, to (B, outputs).
 
-    x (B, ...) is flattened; the result is (B, outputs).
+    Dense layers of the widths `hidden`, each followed by `activation` and dropout, then one of
+    `outputs`. Without `hidden` it is a perceptron, or logistic or linear regression, by the
+    objective.
     """
 
     outputs: int

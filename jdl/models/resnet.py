@@ -1,4 +1,4 @@
-"""Residual networks: blocks of convolutions whose output is added to their input."""
+"""ResNet: residual networks, whose blocks of convolutions add their output to their input."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,24 +20,28 @@ BLOCKS = {
 
 
 def resnet(depth: int, outputs: int, **options: Any) -> "ResNet":
-    """The published ResNet of 18, 34, 50, 101 or 152 layers (He et al., 2016); options are those of `ResNet`.
+    """The published ResNet of 18, 34, 50, 101 or 152 layers (He et al., 2016).
 
-    For large images and 1000 classes ResNet-18 has 11,689,512 parameters, and ResNet-50 25,557,032.
+    Options are those of `ResNet`. For large images and 1000 classes ResNet-18 has 11,689,512
+    parameters, and ResNet-50 25,557,032. Raises `Error` for any other depth.
     """
     if depth not in BLOCKS:
         raise Error(
-            f"ResNet was published with {', '.join(map(str, BLOCKS))} layers, and {depth} is none of these."
+            f"ResNet was published with {', '.join(map(str, BLOCKS))} layers, "
+            f"and {depth} is none of these."
         )
     stages = tuple(zip((64, 128, 256, 512), BLOCKS[depth], strict=True))
     return ResNet(outputs, stages, **{"bottleneck": depth >= 50, "large_images": True, **options})
 
 
 class ResNet(nn.Module):
-    """A stem, then stages (channels, n) of n residual blocks, the mean over places, and a dense layer.
+    """Residual network (He et al., 2016): blocks of convolutions with residual connections.
 
-    x (B, H, W, C) gives (B, outputs). The stem has the channels of the first stage; every later stage halves height
-    and width. `bottleneck` blocks put out four times the channels of their stage. The stem is one 3 x 3 convolution,
-    as He et al. (2016) have it for small images; `large_images` asks for the one that divides the sides by four.
+    x (B, H, W, C) gives (B, outputs): a stem with the channels of the first stage, `stages`
+    (channels, n) of n residual blocks, global average pooling, and a dense layer. Every stage but
+    the first halves height and width. `bottleneck` blocks put out four times the channels of their
+    stage. The stem is one 3 x 3 convolution, as He et al. have it for small images; with
+    `large_images` it is 7 x 7 and max pooling, both of stride 2.
     """
 
     outputs: int
@@ -64,8 +68,9 @@ class ResNet(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 convolutions, or 1 x 1, 3 x 3 and 1 x 1 to four times the channels, beside a shortcut.
+    """Residual block: convolutions beside a shortcut (skip connection), which are added.
 
+    Two 3 x 3 convolutions, or as a `bottleneck` 1 x 1, 3 x 3, and 1 x 1 to four times the channels.
     The last BatchNorm starts at scale 0, and so the block as its shortcut (Goyal et al., 2017).
     """
 
@@ -78,12 +83,13 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels or four times as many)."""
         c, s = self.channels, self.stride
-        *inner, last = (
-            ((c, 1, 1), (c, 3, s), (4 * c, 1, 1)) if self.bottleneck else ((c, 3, s), (c, 3, 1))
-        )
+        convolutions = [(c, 3, s), (c, 3, 1)]  # channels, kernel, stride
+        if self.bottleneck:
+            convolutions = [(c, 1, 1), (c, 3, s), (4 * c, 1, 1)]
+        *inner, last = convolutions
         y = x
-        for form in inner:
-            y = ConvNorm(*form, activation=self.activation)(y, train, mask)
+        for convolution in inner:
+            y = ConvNorm(*convolution, activation=self.activation)(y, train, mask)
         y = ConvNorm(*last, activation=None, scale_init=nn.initializers.zeros)(y, train, mask)
         if x.shape != y.shape:
             x = ConvNorm(y.shape[-1], 1, s, activation=None)(x, train, mask)

@@ -1,4 +1,4 @@
-"""Recurrent networks: simple, GRU or LSTM cells, stacked, in one direction or both."""
+"""Recurrent neural networks (RNN): Elman, GRU or LSTM cells, stacked, in one direction or both."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
+from jdl.layers import ELMAN as ELMAN
 from jdl.layers import GRU as GRU
 from jdl.layers import LSTM as LSTM
-from jdl.layers import SIMPLE as SIMPLE
-from jdl.layers import Cell, Dense, Dropout, recur
+from jdl.layers import Cell, Dense, Dropout, scan_cell
 from jdl.layers.recurrence import States
 
 
-class Recurrent(nn.Module):
-    """One layer of a cell: x (B, T, F) to outputs (B, T, width) and the last states.
+class RecurrentLayer(nn.Module):
+    """One recurrent layer: x (B, T, F) to outputs (B, T, width) and the last states.
 
-    The input's part is one product over all steps; within the scan is the product with the last output alone. Each
-    gate's recurrent kernel begins orthogonal, and the forget gate of an LSTM open (Jozefowicz et al., 2015).
+    The states are (B, width) each. The projection of the inputs is one product over all steps;
+    within the scan is that of the last output alone. Each gate's recurrent kernel begins
+    orthogonal, and an LSTM's forget gate open, with bias 1 (Jozefowicz et al., 2015).
     """
 
     width: int
@@ -30,111 +31,113 @@ class Recurrent(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None, start: States | None = None
+        self, x: jax.Array, mask: jax.Array | None = None, states: States | None = None
     ) -> tuple[jax.Array, States]:
-        """Where `mask` (B, T) does not hold, the states stay as they are."""
+        """Begins with `states`, by default zeros; where `mask` (B, T) is false, they stay."""
         width, cell = self.width, self.cell
-
-        def orthogonal(
-            key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
-        ) -> jax.Array:
-            keys = jax.random.split(key, cell.gates)
-            return jnp.concatenate(
-                [nn.initializers.orthogonal()(k, (width, width), dtype) for k in keys], 1
-            )
-
-        def forget_nothing(
-            key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
-        ) -> jax.Array:
-            return (
-                jnp.zeros(shape, dtype).at[width : 2 * width].set(1.0 if cell.gates == 4 else 0.0)
-            )
-
-        xs = Dense(cell.gates * width, bias_init=forget_nothing, name="input")(x.swapaxes(0, 1))
-        kernel = self.param("kernel", orthogonal, (width, cell.gates * width))
+        x = x.swapaxes(0, 1)
+        from_x = Dense(cell.gates * width, bias_init=self._input_bias, name="input")(x)
+        kernel = self.param("kernel", self._orthogonal, (width, cell.gates * width))
         if cell.reset_after:
             bias = self.param("bias", nn.initializers.zeros_init(), (cell.gates * width,))
         else:
-            bias = jnp.zeros(cell.gates * width, xs.dtype)  # the input's bias does the same
-        states = nothing(cell, x.shape[0], width, xs.dtype) if start is None else start
-        outputs, end = recur(
-            cell, kernel, bias, states, xs, None if mask is None else mask.T, self.reverse
-        )
-        return outputs.swapaxes(0, 1), end
+            bias = jnp.zeros(cell.gates * width, from_x.dtype)  # the input's bias does the same
+        if states is None:
+            states = initial_states(cell, x.shape[1], width, from_x.dtype)
+        time_mask = None if mask is None else mask.T
+        outputs, last = scan_cell(cell, kernel, bias, states, from_x, time_mask, self.reverse)
+        return outputs.swapaxes(0, 1), last
+
+    def _orthogonal(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> jax.Array:
+        """Initializer of the recurrent kernel: an orthogonal matrix for each gate."""
+        init, square = nn.initializers.orthogonal(), (self.width, self.width)
+        keys = jax.random.split(key, self.cell.gates)
+        return jnp.concatenate([init(k, square, dtype) for k in keys], 1)
+
+    def _input_bias(
+        self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+    ) -> jax.Array:
+        """Initializer of the gates' bias: 1 for the forget gate of an LSTM, and else 0."""
+        forget = 1.0 if self.cell.gates == 4 else 0.0
+        return jnp.zeros(shape, dtype).at[self.width : 2 * self.width].set(forget)
 
 
-def nothing(cell: Cell, rows: int, width: int, dtype: Any) -> States:
+def initial_states(cell: Cell, rows: int, width: int, dtype: Any) -> States:
     """The states before the first step: zeros (rows, width)."""
     return tuple(jnp.zeros((rows, width), dtype) for _ in range(cell.states))
 
 
 class RNN(nn.Module):
-    """Recurrent layers of the widths `hidden`, dropout after each, and a dense layer of `outputs`.
+    """Recurrent neural network: recurrent layers of the widths `hidden`, and a dense layer.
 
-    x is (B, T, ...) numbers, or (B, T) tokens where `vocabulary` is their number. The result is (B, outputs) of the
-    last states, or with `each_step` (B, T, outputs). A mask (B, T) says which steps are real: the others, wherever
-    they are, change nothing. With `remember`, a batch's rows go on where those of the last batch ended, kept in the
-    collection "cache" (truncated backpropagation through time), if one is given; `decode` does the same for sampling.
+    x is (B, T, ...) numbers, or with a `vocab_size` (B, T) tokens, which get embeddings. The result
+    is (B, outputs), from the last outputs, or with `return_sequences` (B, T, outputs). Dropout
+    follows the embedding and each layer. A mask (B, T) says which steps are real: the others,
+    wherever they are, change nothing. A `stateful` network begins each batch with the states in
+    which the rows of the last batch ended (truncated backpropagation through time); they are in the
+    collection "cache", if one is given. `decode` does the same for generating token by token.
     """
 
     outputs: int
     hidden: Sequence[int] = (128,)
     cell: Cell = LSTM
     bidirectional: bool = False
-    each_step: bool = False
-    vocabulary: int = 0
-    embedding: int = 128
+    return_sequences: bool = False
+    vocab_size: int = 0
+    embedding_width: int = 128
     dropout: float = 0.0
-    remember: bool = False
+    stateful: bool = False
 
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None, decode: bool = False
     ) -> jax.Array:
-        """x (B, T, ...), and a mask (B,) or (B, T)."""
-        steps = mask if mask is not None and mask.ndim == 2 else None
-        if self.vocabulary:
-            x = nn.Embed(self.vocabulary, self.embedding, name="embed")(x)
+        """x (B, T, ...), and a mask (B,) or (B, T), to (B, outputs) or (B, T, outputs)."""
+        if self.bidirectional and self.stateful:
+            raise Error(
+                "A bidirectional RNN cannot be stateful, as the backward direction begins with the "
+                "last step: take stateful=False."
+            )
+        time_mask = mask if mask is not None and mask.ndim == 2 else None
+        if self.vocab_size:
+            x = nn.Embed(self.vocab_size, self.embedding_width, name="embed")(x)
             x = Dropout(self.dropout)(x, train)
         x = x.reshape(*x.shape[:2], -1)
-        go_on = decode or (
-            self.remember and (self.is_initializing() or self.has_variable("cache", "states_0"))
-        )
+        has_cache = self.is_initializing() or self.has_variable("cache", "states_0")
+        use_cache = decode or (self.stateful and has_cache)
         for n, width in enumerate(self.hidden):
-            x, last = (
-                self._both(n, width, x, steps)
-                if self.bidirectional
-                else self._one(n, width, x, steps, go_on)
-            )
-            if n == len(self.hidden) - 1 and not self.each_step:
+            if self.bidirectional:
+                x, last = self._bidirectional(n, width, x, time_mask)
+            else:
+                x, last = self._forward(n, width, x, time_mask, use_cache)
+            if n == len(self.hidden) - 1 and not self.return_sequences:
                 x = last
             x = Dropout(self.dropout)(x, train)
         return Dense(self.outputs, name="head")(x)
 
-    def _one(
-        self, n: int, width: int, x: jax.Array, steps: jax.Array | None, go_on: bool
+    def _forward(
+        self, n: int, width: int, x: jax.Array, time_mask: jax.Array | None, use_cache: bool
     ) -> tuple[jax.Array, jax.Array]:
-        """The outputs of a layer at every step and its last one, going on from the cache or not."""
-        layer = Recurrent(width, self.cell, name=f"layer_{n}")
-        if not go_on:
-            x, states = layer(x, steps)
+        """A layer's outputs and its last one, from the states of the cache or from zeros."""
+        layer = RecurrentLayer(width, self.cell, name=f"layer_{n}")
+        if not use_cache:
+            x, states = layer(x, time_mask)
             return x, states[0]
-        memory = self.variable(
-            "cache", f"states_{n}", nothing, self.cell, x.shape[0], width, x.dtype
+        cache = self.variable(
+            "cache", f"states_{n}", initial_states, self.cell, x.shape[0], width, x.dtype
         )
-        x, states = layer(x, steps, memory.value)
+        x, states = layer(x, time_mask, cache.value)
         if not self.is_initializing():
-            memory.value = states
+            cache.value = states
         return x, states[0]
 
-    def _both(
-        self, n: int, width: int, x: jax.Array, steps: jax.Array | None
+    def _bidirectional(
+        self, n: int, width: int, x: jax.Array, time_mask: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        """The outputs and the last outputs of two layers, one for each direction, side by side."""
-        if self.remember:
-            raise Error(
-                "A network in both directions cannot go on from its last states: remember=False."
-            )
-        there, end = Recurrent(width, self.cell, name=f"layer_{n}")(x, steps)
-        back, start = Recurrent(width, self.cell, reverse=True, name=f"layer_{n}_back")(x, steps)
-        return jnp.concatenate([there, back], -1), jnp.concatenate([end[0], start[0]], -1)
+        """The outputs and the last outputs of a forward and a backward layer, concatenated."""
+        forward = RecurrentLayer(width, self.cell, name=f"layer_{n}")
+        backward = RecurrentLayer(width, self.cell, reverse=True, name=f"layer_{n}_backward")
+        (xs, last), (xs_back, last_back) = forward(x, time_mask), backward(x, time_mask)
+        return jnp.concatenate([xs, xs_back], -1), jnp.concatenate([last[0], last_back[0]], -1)

@@ -1,4 +1,4 @@
-"""What every transformer is made of: attention, feed-forward, blocks of the two, and stacks of blocks."""
+"""Transformer parts: embeddings, multi-head attention, feed-forward, blocks and stacks."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdl.errors import Error
-from jdl.layers import Dense, Dropout, LayerNorm, attention, rotary
+from jdl.layers import Dense, Dropout, LayerNorm, attention, rotary_embedding
 
 Init = jax.nn.initializers.Initializer
 
 
 @dataclass(frozen=True)
-class Blocks:
-    """How the blocks of a transformer are built (Vaswani et al., 2017), and how many there are.
+class TransformerConfig:
+    """The sizes and the form of a transformer (Vaswani et al., 2017).
 
-    Positions are rotary, or learned up to `length`. `kv_heads` below `heads` shares keys and values among heads
-    (grouped queries); `pre_norm=False` normalises after each sum, as the first transformers did; `remat` computes
-    activations anew in the backward pass instead of keeping them: all, or with the name of one of
-    `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all but what that keeps. In half precision a GPU's
-    fused attention is used.
+    Position embeddings are rotary (RoPE), or learned. `kv_heads` below `heads` shares keys and
+    values among heads (grouped-query attention). `pre_norm=False` normalizes after each sum, as the
+    first transformers did (post-norm). `remat` (gradient checkpointing) recomputes activations in
+    the backward pass instead of keeping them: all of them, or with the name of one of
+    `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all but what that policy keeps.
+    In half precision a GPU takes fused attention. Raises `Error` for sizes that do not divide, and
+    for unknown policies.
     """
 
     width: int = 128
     depth: int = 4
     heads: int = 4
     kv_heads: int | None = None
-    hidden: int | None = None  # width within the feed-forward; 4 * width by default
-    length: int = 256  # the longest sequence
+    mlp_width: int | None = None  # of the hidden layer of the feed-forward; 4 * width by default
+    max_length: int = 256  # of a sequence, in tokens
     rotary: bool = True
     pre_norm: bool = True
     activation: Callable[[jax.Array], jax.Array] = nn.gelu
@@ -44,31 +46,37 @@ class Blocks:
     def __post_init__(self) -> None:
         if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
             raise Error(
-                f"width {self.width} must be a multiple of heads {self.heads}, and that of kv_heads {self.kv_heads}."
+                f"width {self.width} must be a multiple of heads {self.heads}, "
+                f"and heads one of kv_heads {self.kv_heads}."
             )
         if isinstance(self.remat, str) and not hasattr(jax.checkpoint_policies, self.remat):
             raise Error(
-                f"remat is true, false or the name of one of jax.checkpoint_policies, not {self.remat!r}."
+                "remat must be True, False or the name of one of jax.checkpoint_policies, "
+                f"not {self.remat!r}."
             )
 
     @property
-    def policy(self) -> Callable[..., bool] | None:
-        """What `remat` keeps."""
+    def remat_policy(self) -> Callable[..., bool] | None:
+        """The checkpoint policy: what `remat` keeps."""
         return getattr(jax.checkpoint_policies, self.remat) if isinstance(self.remat, str) else None
 
     @property
     def residual_init(self) -> Init:
-        """Of what is added to the residual stream: the smaller, the more there is to add (Radford et al., 2019)."""
+        """Initializer of the layers whose output is added to the residual stream.
+
+        Their scale falls with the number of blocks (Radford et al., 2019).
+        """
         return nn.initializers.variance_scaling(1 / (2 * self.depth), "fan_in", "normal")
 
 
-class Attention(nn.Module):
-    """Attention of x (B, T, width) to itself, or with `cross` to another sequence (B, S, width).
+class MultiHeadAttention(nn.Module):
+    """Multi-head attention: self-attention of x (B, T, width), or with `cross` cross-attention.
 
-    Keys have no bias: it would add the same to all scores of a query, which the softmax does not see.
+    Cross-attention takes keys and values from another sequence (B, S, width). Keys have no bias: it
+    would add the same to all scores of a query, which the softmax cancels.
     """
 
-    blocks: Blocks
+    config: TransformerConfig
     causal: bool = False
     cross: bool = False
 
@@ -76,176 +84,200 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: jax.Array,
-        other: jax.Array | None = None,
+        context: jax.Array | None = None,
         mask: jax.Array | None = None,
         decode: bool = False,
     ) -> jax.Array:
-        """What `mask` (B, S) does not hold is not seen. With `decode`, x goes on where the cache ends."""
-        q = self._heads(x, "query", self.blocks.heads)
+        """x (B, T, width) to the same shape.
+
+        `context` is the other sequence. Positions where `mask` (B, S) is false get no attention.
+        With `decode`, x follows the steps in the KV cache.
+        """
+        q = self._heads(x, "query", self.config.heads)
         visible = None if mask is None else mask[:, None, None, :].astype(bool)
         if decode and self.cross:
-            k, v = self._kept(other)
+            k, v = self._cross_kv_cache(context)
         elif decode:
-            q, k, v, visible = self._appended(q, *self._keys_and_values(x))
+            q, k, v, visible = self._update_kv_cache(q, *self._keys_and_values(x))
         else:
-            k, v = self._keys_and_values(x if other is None else other)
-            if self.blocks.rotary and not self.cross:
-                steps = jnp.arange(x.shape[1])
-                q, k = rotary(q, steps), rotary(k, steps)
+            k, v = self._keys_and_values(x if context is None else context)
+            if self.config.rotary and not self.cross:
+                positions = jnp.arange(x.shape[1])
+                q, k = rotary_embedding(q, positions), rotary_embedding(k, positions)
         out = attention(q, k, v, visible, self.causal and not decode).reshape(x.shape)
-        init = self.blocks.residual_init
-        return Dense(self.blocks.width, kernel_init=init, name="out")(out)
+        init = self.config.residual_init
+        return Dense(self.config.width, kernel_init=init, name="out")(out)
 
     def _heads(self, x: jax.Array, name: str, heads: int) -> jax.Array:
-        per_head = self.blocks.width // self.blocks.heads
-        out = Dense(heads * per_head, use_bias=name != "key", name=name)(x)
-        return out.reshape(*x.shape[:2], heads, per_head)
+        """x (B, T, width) projected to (B, T, heads, width of a head)."""
+        head_width = self.config.width // self.config.heads
+        out = Dense(heads * head_width, use_bias=name != "key", name=name)(x)
+        return out.reshape(*x.shape[:2], heads, head_width)
 
     def _keys_and_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        heads = self.blocks.kv_heads or self.blocks.heads
+        heads = self.config.kv_heads or self.config.heads
         return self._heads(x, "key", heads), self._heads(x, "value", heads)
 
-    def _kept(self, other: jax.Array | None) -> tuple[jax.Array, jax.Array]:
-        """Keys and values of the other sequence, computed when it is given and kept in the cache."""
-        if other is not None:
-            k, v = self._keys_and_values(other)
+    def _cross_kv_cache(self, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The KV cache of cross-attention: filled when `context` is given, and read afterwards."""
+        if context is not None:
+            k, v = self._keys_and_values(context)
             self.put_variable("cache", "keys", k)
             self.put_variable("cache", "values", v)
         return self.get_variable("cache", "keys"), self.get_variable("cache", "values")
 
-    def _appended(self, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        """Writes the new keys and values behind those of the cache; the queries, all of them, and what each may see."""
+    def _update_kv_cache(self, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
+        """The KV cache of self-attention: appends the new keys and values.
+
+        Returns the queries, all keys, all values, and the mask of what each query may attend to.
+        """
         rows, steps = q.shape[:2]
-        shape = (rows, self.blocks.length, *k.shape[2:])
+        shape = (rows, self.config.max_length, *k.shape[2:])
         keys = self.variable("cache", "keys", jnp.zeros, shape, k.dtype)
         values = self.variable("cache", "values", jnp.zeros, shape, v.dtype)
-        behind = self.variable("cache", "behind", jnp.zeros, (), jnp.int32)
-        places = behind.value + jnp.arange(steps)
-        if self.blocks.rotary:
-            q, k = rotary(q, places), rotary(k, places)
-        keys.value = lax.dynamic_update_slice_in_dim(keys.value, k, behind.value, 1)
-        values.value = lax.dynamic_update_slice_in_dim(values.value, v, behind.value, 1)
-        behind.value += steps
-        visible = jnp.arange(self.blocks.length)[None] <= places[:, None]
+        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
+        positions = index.value + jnp.arange(steps)
+        if self.config.rotary:
+            q, k = rotary_embedding(q, positions), rotary_embedding(k, positions)
+        keys.value = lax.dynamic_update_slice_in_dim(keys.value, k, index.value, 1)
+        values.value = lax.dynamic_update_slice_in_dim(values.value, v, index.value, 1)
+        index.value += steps
+        visible = jnp.arange(self.config.max_length)[None] <= positions[:, None]
         return q, keys.value, values.value, visible[None, None]
 
 
 class FeedForward(nn.Module):
-    """Two dense layers with the activation between them, on every step alone."""
+    """Feed-forward layer (MLP) of a transformer: two dense layers, on every step alone."""
 
-    blocks: Blocks
+    config: TransformerConfig
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (B, T, width) to the same shape."""
-        b = self.blocks
-        x = b.activation(Dense(b.hidden or 4 * b.width, name="in")(x))
-        return Dense(b.width, kernel_init=b.residual_init, name="out")(x)
+        c = self.config
+        x = c.activation(Dense(c.mlp_width or 4 * c.width, name="in")(x))
+        return Dense(c.width, kernel_init=c.residual_init, name="out")(x)
 
 
-class Block(nn.Module):
-    """Attention, with `cross` also to another sequence, then feed-forward, each added to what came in."""
+class TransformerBlock(nn.Module):
+    """Transformer block: self-attention, with `cross_attention` another, then feed-forward.
 
-    blocks: Blocks
+    Each is added to its input (residual connections), with layer norm before it or after the sum.
+    """
+
+    config: TransformerConfig
     causal: bool = False
-    cross: bool = False
+    cross_attention: bool = False
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
         mask: jax.Array | None,
-        other: jax.Array | None,
-        other_mask: jax.Array | None,
+        context: jax.Array | None,
+        context_mask: jax.Array | None,
         train: bool,
         decode: bool,
     ) -> jax.Array:
         """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real."""
+        attention = MultiHeadAttention(self.config, self.causal, name="attention")
+        x = self._add(x, "attention", lambda x: attention(x, None, mask, decode), train)
+        if self.cross_attention:
+            cross = MultiHeadAttention(self.config, cross=True, name="cross")
+            x = self._add(x, "cross", lambda x: cross(x, context, context_mask, decode), train)
+        return self._add(x, "feed_forward", FeedForward(self.config, name="feed_forward"), train)
 
-        def add(x: jax.Array, name: str, change: Callable[[jax.Array], jax.Array]) -> jax.Array:
-            norm = self.blocks.norm(name=f"{name}_norm")
-            drop = Dropout(self.blocks.dropout)
-            if self.blocks.pre_norm:
-                return x + drop(change(norm(x)), train).astype(x.dtype)
-            return norm(x + drop(change(x), train).astype(x.dtype))
-
-        to_itself = Attention(self.blocks, self.causal, name="attention")
-        x = add(x, "attention", lambda x: to_itself(x, None, mask, decode))
-        if self.cross:
-            to_other = Attention(self.blocks, cross=True, name="cross")
-            x = add(x, "cross", lambda x: to_other(x, other, other_mask, decode))
-        return add(x, "feed_forward", FeedForward(self.blocks, name="feed_forward"))
+    def _add(
+        self, x: jax.Array, name: str, sublayer: Callable[[jax.Array], jax.Array], train: bool
+    ) -> jax.Array:
+        """The residual connection: x plus the sublayer's output, with layer norm and dropout."""
+        norm = self.config.norm(name=f"{name}_norm")
+        dropout = Dropout(self.config.dropout)
+        if self.config.pre_norm:
+            return x + dropout(sublayer(norm(x)), train).astype(x.dtype)
+        return norm(x + dropout(sublayer(x), train).astype(x.dtype))
 
 
-class Stack(nn.Module):
-    """All blocks, one after the other; with `pre_norm` a last norm."""
+class TransformerStack(nn.Module):
+    """Transformer encoder or decoder: `depth` blocks in sequence, with `pre_norm` a last norm.
 
-    blocks: Blocks
+    An encoder as it is; with `causal` a decoder; with `cross_attention` one that reads an encoder.
+    """
+
+    config: TransformerConfig
     causal: bool = False
-    cross: bool = False
+    cross_attention: bool = False
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
         mask: jax.Array | None = None,
-        other: jax.Array | None = None,
-        other_mask: jax.Array | None = None,
+        context: jax.Array | None = None,
+        context_mask: jax.Array | None = None,
         train: bool = False,
         decode: bool = False,
     ) -> jax.Array:
         """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real."""
-        one = (
-            nn.remat(Block, static_argnums=(5, 6), policy=self.blocks.policy)
-            if self.blocks.remat
-            else Block
-        )
-        for n in range(self.blocks.depth):
-            block = one(self.blocks, self.causal, self.cross, name=f"block_{n}")
-            x = block(x, mask, other, other_mask, train, decode)
-        return self.blocks.norm(name="norm")(x) if self.blocks.pre_norm else x
+        c, block_class = self.config, TransformerBlock
+        if c.remat:
+            block_class = nn.remat(TransformerBlock, static_argnums=(5, 6), policy=c.remat_policy)
+        for n in range(c.depth):
+            block = block_class(c, self.causal, self.cross_attention, name=f"block_{n}")
+            x = block(x, mask, context, context_mask, train, decode)
+        return c.norm(name="norm")(x) if c.pre_norm else x
 
 
-class Tokens(nn.Module):
-    """Token embeddings, at the entrance with their positions, and at the exit as the weights of the logits."""
+class TokenEmbedding(nn.Module):
+    """Token and position embeddings, and the logits from the same table (weight tying).
 
-    vocabulary: int
-    blocks: Blocks
+    One table serves both ends (Press and Wolf, 2017).
+    """
+
+    vocab_size: int
+    config: TransformerConfig
 
     def setup(self) -> None:
-        """One table serves both ends (Press and Wolf, 2017)."""
-        b = self.blocks
-        self.table = self.param("table", nn.initializers.normal(0.02), (self.vocabulary, b.width))
-        if not b.rotary:
-            self.positions = self.param(
-                "positions", nn.initializers.normal(0.02), (b.length, b.width)
-            )
-        if not b.pre_norm:
-            self.norm = b.norm()
-        self.drop = Dropout(b.dropout)
+        """Learned positions where they are not rotary, and a norm for post-norm blocks."""
+        c, init = self.config, nn.initializers.normal(0.02)
+        self.table = self.param("table", init, (self.vocab_size, c.width))
+        if not c.rotary:
+            self.positions = self.param("positions", init, (c.max_length, c.width))
+        if not c.pre_norm:
+            self.norm = c.norm()
+        self.drop = Dropout(c.dropout)
 
     def __call__(self, tokens: jax.Array, train: bool, decode: bool = False) -> jax.Array:
-        """Tokens (B, T) to vectors (B, T, width); with `decode` positions go on where the cache ends."""
+        """Tokens (B, T) to vectors (B, T, width).
+
+        With `decode` their positions follow those in the KV cache. Raises `Error` where T is over
+        the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
+        `SymbolicScope` must have the constraint, as "t <= 256".
+        """
         steps = tokens.shape[1]
-        if steps > self.blocks.length:
+        if isinstance(steps, int) and steps > self.config.max_length:
             raise Error(
-                f"A sequence of {steps} tokens is longer than the {self.blocks.length} of Blocks.length."
+                f"A sequence of {steps} tokens is longer than the {self.config.max_length} of "
+                "TransformerConfig.max_length: shorten it, or raise that."
             )
         x = self.table[tokens]
-        if not self.blocks.rotary:
-            behind = jnp.zeros((), jnp.int32)
+        if not self.config.rotary:
+            first = jnp.zeros((), jnp.int32)
             if decode:
-                behind = self.get_variable("cache", "behind", behind)
-                self.put_variable("cache", "behind", behind + steps)
-            x = x + lax.dynamic_slice_in_dim(self.positions, behind, steps)[None]
-        return self.drop(x if self.blocks.pre_norm else self.norm(x), train)
+                first = self.get_variable("cache", "cache_index", first)
+                self.put_variable("cache", "cache_index", first + steps)
+            x = x + lax.dynamic_slice_in_dim(self.positions, first, steps)[None]
+        return self.drop(x if self.config.pre_norm else self.norm(x), train)
 
     def logits(self, x: jax.Array) -> jax.Array:
-        """Vectors (..., width) to logits (..., vocabulary), in float32."""
+        """Vectors (..., width) to logits (..., vocab_size), in float32."""
         out = x.reshape(-1, x.shape[-1]) @ self.table.T
-        return out.reshape(*x.shape[:-1], self.vocabulary).astype(jnp.float32)
+        return out.reshape(*x.shape[:-1], self.vocab_size).astype(jnp.float32)
 
 
-def steps_mask(mask: jax.Array | None) -> jax.Array | None:
-    """The mask as one of steps (B, T); none where it is one of rows, which need not be told apart here."""
+def as_time_mask(mask: jax.Array | None) -> jax.Array | None:
+    """The mask where it is one of time steps (B, T), and None where it is one of rows (B,).
+
+    Attention keeps rows apart, so that it needs no mask of rows.
+    """
     return mask if mask is not None and mask.ndim == 2 else None

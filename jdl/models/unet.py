@@ -1,4 +1,4 @@
-"""The U-Net that takes noise from images: down to small sides and up again, with what was seen on the way down."""
+"""U-Net: the convolutional denoiser of diffusion models, with skip connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jdl.layers import (
     Dense,
     Dropout,
     attention,
-    mean_pool,
+    avg_pool,
     pixel_shuffle,
     pixel_unshuffle,
     sinusoidal_embedding,
@@ -22,12 +22,15 @@ from jdl.layers import (
 
 
 class UNet(nn.Module):
-    """Images with noise x (B, H, W, C), times t (B,) and, with `classes` K, labels y (B,) from 0 to K to (B, H, W, C).
+    """U-Net (Ronneberger et al., 2015) as a denoiser for diffusion models.
 
-    A level has `blocks` residual blocks of so many of the `channels`; each level after the first has half the sides.
-    Blocks are told time and label; the lowest level has attention too (Ho et al., 2020, made small). The label K is for
-    none. With a `patch` above 1, squares of so many pixels are one place, as in Hoogeboom et al. (2023), and the
-    dearest level is saved. The last convolution begins at zero.
+    A small form of that of DDPM (Ho et al., 2020). Noisy images x (B, H, W, C), times t (B,) from 0
+    to 1 and, with `classes` K, labels y (B,) from 0 to K give (B, H, W, C). The label K is for no
+    label (classifier-free guidance). Each of the `channels` is a level of `blocks` residual blocks;
+    each level after the first has half the height and width. Time and label condition every block;
+    the lowest level has self-attention too. With a `patch_size` above 1, squares of that many
+    pixels a side are one position, as in Hoogeboom et al. (2023), which saves the most expensive
+    level. The last convolution begins at zero.
     """
 
     channels: Sequence[int] = (32, 64, 64)
@@ -35,7 +38,7 @@ class UNet(nn.Module):
     classes: int = 0
     heads: int = 4
     dropout: float = 0.0
-    patch: int = 1
+    patch_size: int = 1
 
     @nn.compact
     def __call__(
@@ -47,77 +50,93 @@ class UNet(nn.Module):
         mask: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, H, W, C), t (B,) and y (B,) to (B, H, W, C)."""
-        x = pixel_unshuffle(x, self.patch)
-        times = 2 ** (len(self.channels) - 1)
-        if x.shape[1] % times or x.shape[2] % times:
-            raise Error(
-                f"{len(self.channels)} levels halve sides that are multiples of {times}, and not {x.shape[1:3]}."
-            )
-        told = conditions(t, y, 4 * self.channels[0], self.classes)
-        x, output = Conv(self.channels[0])(x), x.shape[-1]
-        kept = [x]
+        x = pixel_unshuffle(x, self.patch_size)
+        self._check_size(x)
+        conditioning = conditioning_embedding(t, y, 4 * self.channels[0], self.classes)
+        x, outputs = Conv(self.channels[0])(x), x.shape[-1]
+        skips = [x]
         for level, channels in enumerate(self.channels):
-            x = mean_pool(x) if level else x
+            x = avg_pool(x) if level else x
             for _ in range(self.blocks):
-                x = Residual(channels, self.dropout)(x, told, train)
-                kept.append(x)
-        x = Residual(self.channels[-1], self.dropout)(self._mixed(x), told, train)
+                x = Residual(channels, self.dropout)(x, conditioning, train)
+                skips.append(x)
+        x = Residual(self.channels[-1], self.dropout)(self._attention(x), conditioning, train)
         for level, channels in reversed(list(enumerate(self.channels))):
             for _ in range(self.blocks):
-                x = Residual(channels, self.dropout)(
-                    jnp.concatenate([x, kept.pop()], -1), told, train
-                )
+                x = jnp.concatenate([x, skips.pop()], -1)
+                x = Residual(channels, self.dropout)(x, conditioning, train)
             if level:
                 x = pixel_shuffle(Conv(4 * self.channels[level - 1])(x))
-        x = nn.silu(norm(jnp.concatenate([x, kept.pop()], -1)))
-        return pixel_shuffle(
-            Conv(output, kernel_init=nn.initializers.zeros, name="out")(x), self.patch
-        )
+        x = nn.silu(group_norm(jnp.concatenate([x, skips.pop()], -1)))
+        x = Conv(outputs, kernel_init=nn.initializers.zeros, name="out")(x)
+        return pixel_shuffle(x, self.patch_size)
 
-    def _mixed(self, x: jax.Array) -> jax.Array:
-        """Attention among all places."""
+    def _check_size(self, x: jax.Array) -> None:
+        factor = 2 ** (len(self.channels) - 1)
+        if x.shape[1] % factor or x.shape[2] % factor:
+            raise Error(
+                f"A U-Net of {len(self.channels)} levels needs sides that are multiples of "
+                f"{factor}, not {x.shape[1]} x {x.shape[2]}: take fewer channels or resize x."
+            )
+
+    def _attention(self, x: jax.Array) -> jax.Array:
+        """Self-attention among all positions of x (B, H, W, C), added to it."""
         rows, height, width, channels = x.shape
-        places = norm(x).reshape(rows, height * width, channels)
-        by_head = (rows, -1, self.heads, channels // self.heads)
+        positions = group_norm(x).reshape(rows, height * width, channels)
+        heads = (rows, -1, self.heads, channels // self.heads)
         q, k, v = (
-            Dense(channels, use_bias=name != "key", name=name)(places).reshape(by_head)
+            Dense(channels, use_bias=name != "key", name=name)(positions).reshape(heads)
             for name in ("query", "key", "value")
         )
-        return x + Dense(channels, name="mixed")(attention(q, k, v).reshape(places.shape)).reshape(
-            x.shape
-        )
+        out = Dense(channels, name="attention_out")(attention(q, k, v).reshape(positions.shape))
+        return x + out.reshape(x.shape)
 
 
 class Residual(nn.Module):
-    """Two convolutions beside a shortcut; what is told scales and shifts what is between them."""
+    """Residual block of a U-Net: two convolutions beside a shortcut.
+
+    The conditioning vector scales and shifts the activations between them (FiLM, Perez et al.,
+    2018).
+    """
 
     channels: int
     dropout: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, told: jax.Array, train: bool) -> jax.Array:
-        """x (B, H, W, C) and what is told (B, D) to (B, H, W, channels)."""
-        h = Conv(self.channels)(nn.silu(norm(x)))
-        scale, shift = jnp.split(nn.Dense(2 * self.channels)(told)[:, None, None], 2, -1)
-        h = Dropout(self.dropout)(nn.silu(norm(h) * (1 + scale) + shift), train)
+    def __call__(self, x: jax.Array, conditioning: jax.Array, train: bool) -> jax.Array:
+        """x (B, H, W, C) and conditioning vectors (B, D) to (B, H, W, channels)."""
+        h = Conv(self.channels)(nn.silu(group_norm(x)))
+        modulation = nn.Dense(2 * self.channels)(conditioning)[:, None, None]
+        scale, shift = jnp.split(modulation, 2, -1)
+        h = Dropout(self.dropout)(nn.silu(group_norm(h) * (1 + scale) + shift), train)
         h = Conv(self.channels, kernel_init=nn.initializers.zeros)(h)
         return h + (x if x.shape == h.shape else nn.Dense(self.channels)(x))
 
 
-def norm(x: jax.Array) -> jax.Array:
-    """Group normalisation, eight channels a group or all in one (Wu and He, 2018), within a compact method."""
+def group_norm(x: jax.Array) -> jax.Array:
+    """Group normalization (Wu and He, 2018), eight channels a group, within a compact method.
+
+    Where the channels are no multiple of eight, they are one group.
+    """
     groups = x.shape[-1] // 8 if x.shape[-1] % 8 == 0 else 1
-    with jax.numpy_dtype_promotion("standard"):  # Flax's mixes types, which "strict" forbids
+    with jax.numpy_dtype_promotion("standard"):  # Flax's mixes dtypes, which "strict" forbids
         return nn.GroupNorm(num_groups=groups)(x)
 
 
-def conditions(t: jax.Array, y: jax.Array | None, width: int, classes: int) -> jax.Array:
-    """Times (B,) and labels (B,) as vectors (B, width), within a compact method."""
-    told = nn.Dense(width, name="time")(sinusoidal_embedding(t, width))
+def conditioning_embedding(
+    t: jax.Array, y: jax.Array | None, width: int, classes: int
+) -> jax.Array:
+    """Conditioning vectors (B, width) from times t (B,) and labels y (B,), within a compact method.
+
+    A sinusoidal time embedding plus a label embedding, and a dense layer. Raises `Error` where the
+    model has classes and gets no labels.
+    """
+    embedding = nn.Dense(width, name="time")(sinusoidal_embedding(t, width))
     if classes:
         if y is None:
             raise Error(
-                f"The model has {classes} classes and is given no labels: say diffuse(..., classes={classes})."
+                f"The model has {classes} classes, and it gets no labels: give y, or pass "
+                f"classes={classes} to the diffusion objective."
             )
-        told = told + nn.Embed(classes + 1, width, name="label")(y)
-    return nn.silu(nn.Dense(width, name="told")(nn.silu(told)))
+        embedding = embedding + nn.Embed(classes + 1, width, name="label")(y)
+    return nn.silu(nn.Dense(width, name="conditioning")(nn.silu(embedding)))

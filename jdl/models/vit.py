@@ -1,31 +1,32 @@
-"""The vision transformer: an image as a sequence of patches."""
+"""ViT: the vision transformer, for an image as a sequence of patches."""
 
 import flax.linen as nn
 import jax
 
 from jdl.layers import Dense, Dropout, pixel_unshuffle
-from jdl.models.transformer import Blocks, Stack
+from jdl.models.transformer import TransformerConfig, TransformerStack
 
 
 class ViT(nn.Module):
-    """Images (B, H, W, C) to (B, outputs), through patches of `patch` x `patch` pixels (Dosovitskiy et al., 2021).
+    """Vision transformer (Dosovitskiy et al., 2021): images (B, H, W, C) to (B, outputs).
 
-    Positions are learned, whatever `blocks.rotary` says, and the head reads the mean over the patches (Beyer et al.,
-    2022).
+    The image is cut into patches of `patch_size` x `patch_size` pixels. Position embeddings are
+    learned, whatever `config.rotary` says, and the head reads the mean over the patches (global
+    average pooling, Beyer et al., 2022) instead of a class token.
     """
 
     outputs: int
-    patch: int = 4
-    blocks: Blocks = Blocks()
+    patch_size: int = 4
+    config: TransformerConfig = TransformerConfig()
 
     @nn.compact
     def __call__(
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
-        b, patches = self.blocks, pixel_unshuffle(x, self.patch)
-        x = Dense(b.width, name="patches")(patches.reshape(len(x), -1, patches.shape[-1]))
+        c, patches = self.config, pixel_unshuffle(x, self.patch_size)
+        x = Dense(c.width, name="patches")(patches.reshape(x.shape[0], -1, patches.shape[-1]))
         positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
-        x = Dropout(b.dropout)(x + positions, train)
-        x = Stack(b, name="stack")(x, train=train)
+        x = Dropout(c.dropout)(x + positions, train)
+        x = TransformerStack(c, name="stack")(x, train=train)
         return Dense(self.outputs, name="head")(x.mean(1))

@@ -1,9 +1,11 @@
-"""Objectives: one task a file, each a function from a model to the pair (init, loss)."""
+"""Objectives: one task a file, each made from a model by a lowercase function."""
 
+from jdl.objectives.adversarial import GANLoss as GANLoss
 from jdl.objectives.adversarial import adversarial as adversarial
 from jdl.objectives.adversarial import hinge_gan as hinge_gan
 from jdl.objectives.adversarial import non_saturating as non_saturating
 from jdl.objectives.adversarial import wasserstein as wasserstein
+from jdl.objectives.autoencoding import Likelihood as Likelihood
 from jdl.objectives.autoencoding import autoencode as autoencode
 from jdl.objectives.autoencoding import bernoulli as bernoulli
 from jdl.objectives.autoencoding import elbo as elbo
@@ -12,17 +14,25 @@ from jdl.objectives.classification import classify as classify
 from jdl.objectives.classification import classify_binary as classify_binary
 from jdl.objectives.classification import hinge as hinge
 from jdl.objectives.classification import perceptron as perceptron
-from jdl.objectives.clustering import cluster as cluster
+from jdl.objectives.clustering import deep_clustering as deep_clustering
+from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine as cosine
-from jdl.objectives.diffusion import diffuse as diffuse
+from jdl.objectives.diffusion import diffusion as diffusion
 from jdl.objectives.diffusion import rectified_flow as rectified_flow
+from jdl.objectives.episodes import episode_return as episode_return
+from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.forecasting import forecast as forecast
 from jdl.objectives.freeze import freeze as freeze
-from jdl.objectives.link_prediction import link as link
-from jdl.objectives.episodes import play as play
-from jdl.objectives.episodes import reinforce as reinforce
-from jdl.objectives.regression import regress as regress
-from jdl.objectives.seq2seq import ctc as ctc
-from jdl.objectives.seq2seq import seq2seq as seq2seq
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
+from jdl.objectives.link_prediction import link_prediction as link_prediction
+from jdl.objectives.override import map_variables as map_variables
+from jdl.objectives.override import override as override
+from jdl.objectives.predict import map_rows as map_rows
+from jdl.objectives.predict import predict_all as predict_all
+from jdl.objectives.regression import absolute_error as absolute_error
+from jdl.objectives.regression import regress as regress
+from jdl.objectives.scores import cluster_scores as cluster_scores
+from jdl.objectives.scores import text_scores as text_scores
+from jdl.objectives.seq2seq import ctc as ctc
+from jdl.objectives.seq2seq import seq2seq as seq2seq

@@ -1,4 +1,4 @@
-"""Generative adversarial networks: a game of two players as one objective, whose gradients are each player's own."""
+"""Generative adversarial networks (GANs): generator and discriminator trained by one objective."""
 
 from __future__ import annotations
 
@@ -11,141 +11,194 @@ import jax.numpy as jnp
 
 from jdl.keys import stream
 from jdl.layers import sample_rows
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
-    Maker,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
-PLAYERS = ("critic", "generator")
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"  # the two modules' names in a collection
 
 
 @dataclass(frozen=True)
-class Game:
-    """What each player loses, (B,), by the critic's scores (B,) of `real` and of `fake` rows.
+class GANLoss:
+    """The losses (B,) of a GAN's discriminator (the critic of a Wasserstein GAN) and generator.
 
-    With a `penalty`, the critic loses besides so many times (1 - the norm of its gradient)^2 at random points between
-    real and fake rows (Gulrajani et al., 2017): a critic without BatchNorm, whose rows are then its own affair.
+    Both are functions of the discriminator's logits (B,): `discriminator_loss(real, fake)` of
+    those of real and generated rows, `generator_loss(fake)`. `gradient_penalty` is the weight of
+    the gradient penalty (WGAN-GP; Gulrajani et al., 2017): (|gradient of the discriminator| - 1)^2
+    at random points between real and generated rows. It needs a discriminator without BatchNorm,
+    whose logit of a row depends on that row alone.
     """
 
-    of_critic: Callable[[Array, Array], Array]
-    of_generator: Callable[[Array], Array]
-    penalty: float = 0.0
+    discriminator_loss: Callable[[Array, Array], Array]
+    generator_loss: Callable[[Array], Array]
+    gradient_penalty: float = 0.0
 
 
-non_saturating = Game(
-    lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),
-    lambda fake: jax.nn.softplus(-fake),
+non_saturating = GANLoss(
+    discriminator_loss=lambda real, fake: jax.nn.softplus(-real) + jax.nn.softplus(fake),
+    generator_loss=lambda fake: jax.nn.softplus(-fake),
 )
-"""The critic tells real from fake; the generator makes fakes look real (Goodfellow et al., 2014)."""
+"""The non-saturating GAN loss: the cross-entropy of real or fake (Goodfellow et al., 2014)."""
 
-hinge_gan = Game(
-    lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake), lambda fake: -fake
+hinge_gan = GANLoss(
+    discriminator_loss=lambda real, fake: jax.nn.relu(1 - real) + jax.nn.relu(1 + fake),
+    generator_loss=lambda fake: -fake,
 )
-"""Scores matter up to a margin (Lim and Ye, 2017; Tran et al., 2017)."""
+"""The hinge GAN loss (Lim and Ye, 2017; Tran et al., 2017)."""
 
-wasserstein = Game(lambda real, fake: fake - real, lambda fake: -fake, penalty=10.0)
-"""Scores estimate a distance of real and fake (Arjovsky et al., 2017), by a critic of slope 1."""
+wasserstein = GANLoss(
+    discriminator_loss=lambda real, fake: fake - real,
+    generator_loss=lambda fake: -fake,
+    gradient_penalty=10.0,
+)
+"""The Wasserstein GAN loss with gradient penalty (WGAN-GP; Arjovsky et al., 2017).
+
+The discriminator is called a critic there: its outputs are scores, whose difference between real
+and generated rows estimates the Wasserstein distance.
+"""
 
 
 def adversarial(
-    generator: Any, critic: Any, latent: int = 64, game: Game = non_saturating
-) -> Objective:
-    """Rows like x (B, ...), that the generator makes of normal numbers (B, latent) and the critic scores, (B, 1).
+    generator: Any,
+    discriminator: Any,
+    latent_size: int = 64,
+    loss: GANLoss = non_saturating,
+) -> Adversarial:
+    """Generative adversarial network (GAN; Goodfellow et al., 2014), as one objective.
 
-    The parameters of the two lie under "generator" and "critic", for `jdl.optim.per_module`; each player's loss sees the
-    other through `stop_gradient`, so that their sum has the gradient of each by its own. Metrics: both losses, and the
-    mean score of real and fake rows.
+    The generator maps latents (B, latent_size) of standard normal numbers to rows like x (B, ...);
+    the discriminator maps rows to one logit each, (B, 1). Their parameters lie under "generator"
+    and "discriminator", and `jdl.optim.per_module(generator=..., discriminator=...)` gives each
+    its optimizer. Both are updated in every step, with gradients taken at the same parameters:
+    `stop_gradient` keeps each loss from the other's parameters, so the gradient of the sum has
+    both gradients side by side. Metrics: the losses `discriminator` and `generator`, and the
+    discriminator's mean logits of `real` and `fake` rows.
     """
-    if latent < 1:
-        raise Error(
-            f"latent is how many numbers a row is made from, at least 1, and {latent} is not."
-        )
+    if latent_size < 1:
+        raise Error(f"latent_size is the length of a latent, at least 1: {latent_size} is not.")
+    return Adversarial(generator, discriminator, latent_size, loss)
 
-    def noise(key: Key, batch: Batch) -> Array:
-        return sample_rows(jax.random.normal, key, (len(call.column(batch)), latent))
 
-    def init(key: Key, batch: Batch) -> Variables:
-        parts = {
-            "generator": call.init(
-                generator, stream(key, "generator"), jnp.zeros((len(batch["x"]), latent))
-            ),
-            "critic": call.init(critic, stream(key, "critic"), call.column(batch)),
+@dataclass(frozen=True, eq=False)
+class Adversarial(Objective):
+    """A generative adversarial network; see `adversarial`."""
+
+    generator: Any
+    discriminator: Any
+    latent_size: int
+    gan_loss: GANLoss
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The initial variables of both, by collection and then by module."""
+        x = model_call.column(batch)
+        z = jnp.zeros((len(x), self.latent_size))
+        modules = {
+            GENERATOR: model_call.init(self.generator, stream(key, "generator"), z),
+            DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "discriminator"), x),
         }
-        return {"params": {}} | _together(parts)
+        return {"params": {}} | _join(modules)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        x, mask, still = call.column(batch), batch.get("mask"), jax.lax.stop_gradient
-        of = {name: _of(variables, name) for name in PLAYERS}
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The sum of the discriminator's and the generator's mean losses, and the metrics."""
+        x, mask = model_call.column(batch), batch.get("mask")
+        generator = _variables_of(variables, GENERATOR)
+        discriminator = _variables_of(variables, DISCRIMINATOR)
 
-        def made() -> tuple[Array, Variables]:
-            z = noise(stream(key, "latent"), batch)
-            return call.apply(
-                generator, of["generator"], (z,), batch, stream(key, "generator"), train
-            )
-
-        def scored(variables: Variables, x: Array, name: str) -> tuple[Array, Variables]:
-            scores, model_state = call.apply(
-                critic, variables, (x,), batch, stream(key, name), train
-            )
-            return scores[:, 0], model_state
-
-        fake, generator_carry = made()
-        real, model_state = scored(of["critic"], x, "real")
-        faked, model_state = scored({**of["critic"], **model_state}, still(fake), "fake")
-        of_critic = game.of_critic(real, faked)
-        if game.penalty:
-            share = sample_rows(
-                jax.random.uniform, stream(key, "between"), (len(x),) + (1,) * (x.ndim - 1)
-            )
-            slope = jax.grad(lambda x: scored(of["critic"], x, "slope")[0].sum())(
-                share * x + (1 - share) * still(fake)
-            )
-            norm = jnp.sqrt(jnp.square(slope).reshape(len(x), -1).sum(-1) + 1e-12)
-            of_critic = of_critic + game.penalty * jnp.square(norm - 1)
-        of_generator = game.of_generator(scored(still(of["critic"]), fake, "fake")[0])
-        found = {"critic": of_critic, "generator": of_generator, "real": real, "fake": faked}
-        metrics: Metrics = {name: Mean.of(values, mask) for name, values in found.items()}
-        carries = _together({"generator": generator_carry, "critic": model_state})
-        return LossOutput(Mean.of(of_critic + of_generator, mask), metrics, carries)
-
-    def make(variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        return call.apply(
-            generator, _of(variables, "generator"), (z,), batch, jax.random.key(0), False
-        )[0]
-
-    def check(batch: Batch, bounds: Bounds) -> None:
-        x = call.column(batch).shape
-        made = call.output_shape(
-            generator, {"x": jax.eval_shape(lambda: jnp.zeros((x[0], latent)))}
+        z = self.sample_latent(stream(key, "latent"), batch)
+        fake_x, generator_state = model_call.apply(
+            self.generator, generator, (z,), batch, stream(key, "generator"), train
         )
-        scores = call.output_shape(critic, batch)
-        if made != x or scores != (x[0], 1):
+        constant_x = jax.lax.stop_gradient(fake_x)
+        real, state = self._logits(discriminator, x, batch, stream(key, "real"), train)
+        updated = {**discriminator, **state}
+        fake, state = self._logits(updated, constant_x, batch, stream(key, "fake"), train)
+
+        discriminator_loss = self.gan_loss.discriminator_loss(real, fake)
+        if self.gan_loss.gradient_penalty:
+            penalty = self._gradient_penalty(discriminator, x, constant_x, batch, key, train)
+            discriminator_loss = discriminator_loss + self.gan_loss.gradient_penalty * penalty
+
+        constant = jax.lax.stop_gradient(discriminator)
+        logits, _ = self._logits(constant, fake_x, batch, stream(key, "fake"), train)
+        generator_loss = self.gan_loss.generator_loss(logits)
+
+        metrics: Metrics = {
+            "discriminator": Mean.of(discriminator_loss, mask),
+            "generator": Mean.of(generator_loss, mask),
+            "real": Mean.of(real, mask),
+            "fake": Mean.of(fake, mask),
+        }
+        model_state = _join({GENERATOR: generator_state, DISCRIMINATOR: state})
+        return LossOutput(Mean.of(discriminator_loss + generator_loss, mask), metrics, model_state)
+
+    def _logits(
+        self, variables: Variables, x: Array, batch: Batch, key: Key, train: bool
+    ) -> tuple[Array, Variables]:
+        """The discriminator's logits (B,) of rows x (B, ...), and its new model state."""
+        logits, model_state = model_call.apply(
+            self.discriminator, variables, (x,), batch, key, train
+        )
+        return logits[:, 0], model_state
+
+    def _gradient_penalty(
+        self, variables: Variables, real: Array, fake: Array, batch: Batch, key: Key, train: bool
+    ) -> Array:
+        """(|gradient of the discriminator| - 1)^2, (B,), at random points between both rows."""
+
+        def total(x: Array) -> Array:
+            return self._logits(variables, x, batch, stream(key, "gradient_penalty"), train)[
+                0
+            ].sum()
+
+        shape = (len(real),) + (1,) * (real.ndim - 1)
+        weight = sample_rows(jax.random.uniform, stream(key, "interpolate"), shape)
+        gradient = jax.grad(total)(weight * real + (1 - weight) * fake)
+        norm = jnp.sqrt(jnp.square(gradient).reshape(len(real), -1).sum(-1) + 1e-12)
+        return jnp.square(norm - 1)
+
+    def sample_latent(self, key: Key, batch: Batch) -> Array:
+        """Latents (B, latent_size) of standard normal numbers, one for each row of the batch."""
+        shape = (len(model_call.column(batch)), self.latent_size)
+        return sample_rows(jax.random.normal, key, shape)
+
+    def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+        """The rows (B, ...) that the generator makes of latents z (B, latent_size)."""
+        generator = _variables_of(variables, GENERATOR)
+        return model_call.evaluate(self.generator, generator, batch, (z,))
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the generator's or the discriminator's output has another shape."""
+        x = model_call.column(spec).shape
+        z = jax.eval_shape(lambda: jnp.zeros((x[0], self.latent_size)))
+        generated = model_call.output_shape(self.generator, {"x": z})
+        logits = model_call.output_shape(self.discriminator, spec)
+        if generated != x or logits != (x[0], 1):
             raise Error(
-                f"The generator makes {made} and the critic scores {scores}; of rows x of {x} they are to make {x} and "
-                f"score {(x[0], 1)}."
+                f"The generator gives {generated} and the discriminator {logits}; for rows x of "
+                f"{x} they must give {x} and {(x[0], 1)}."
             )
 
-    return Objective(init, loss, check=check, maker=Maker(make, noise=noise))
 
-
-def _of(variables: Variables, name: str) -> Variables:
-    """One player's variables."""
+def _variables_of(variables: Variables, module: str) -> Variables:
+    """The variables of one of the two modules."""
     return {
-        collection: players[name] for collection, players in variables.items() if name in players
+        collection: modules[module]
+        for collection, modules in variables.items()
+        if module in modules
     }
 
 
-def _together(parts: dict[str, Variables]) -> Variables:
-    """The players' variables by collection, then by player."""
-    collections = sorted({collection for variables in parts.values() for collection in variables})
-    return {c: {name: v[c] for name, v in parts.items() if c in v} for c in collections}
+def _join(modules: dict[str, Variables]) -> Variables:
+    """The variables of both modules, by collection and then by module."""
+    collections = sorted({collection for variables in modules.values() for collection in variables})
+    return {c: {name: v[c] for name, v in modules.items() if c in v} for c in collections}

@@ -1,4 +1,4 @@
-"""Autoencoders: rows squeezed into a few numbers and made of them again, by error or by a bound of the likelihood."""
+"""Autoencoders: denoising autoencoders, and variational autoencoders (VAEs) by the ELBO."""
 
 from __future__ import annotations
 
@@ -13,201 +13,234 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
-from jdl.layers import sample_rows
-from jdl.objectives import model_call as call
+from jdl.layers import row_keys, sample_rows
+from jdl.objectives import model_call
+from jdl.objectives.regression import ElementLoss
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
-    Maker,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
-Augment = Callable[[Key, Batch], Batch]  # one example's columns to the same
+Augment = Callable[[Key, Batch], Batch]  # (key, columns of one example) to such columns
 
 
 def autoencode(
     model: Any,
     noise: float = 0.0,
     augment: Augment | None = None,
-    error: Callable[[Array, Array], Array] = optax.squared_error,
-) -> Objective:
-    """Makes x (B, ...) of itself, by the mean `error(made, x)` over rows and elements.
+    loss: ElementLoss = optax.squared_error,
+) -> Autoencoding:
+    """Autoencoder: an encoder compresses x (B, ...) to a code, from which a decoder reconstructs x.
 
-    In training the model reads x after `augment`, a transform (key, example) -> example, and with normal `noise` of
-    this standard deviation added, and is still to make x itself (denoising; Vincent et al., 2008). The model has the
-    methods `encode` and `decode`, like `Autoencoder`. Metric: mse, whatever the error. It predicts the code.
+    With `noise` or `augment` it is a denoising autoencoder (Vincent et al., 2008): in training the
+    model reads x after `augment`, a transform (key, example) -> example, and with normal noise of
+    the standard deviation `noise` added, and reconstructs x without either. The loss is the mean
+    of `loss(reconstruction, x)` over rows and elements. The model has the methods `encode` and
+    `decode`, like `Autoencoder`. Metric: mse, whatever the loss. It predicts the code.
     """
     if noise < 0:
-        raise Error(f"noise is a standard deviation, 0 or more, and {noise} is not.")
-
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        x, mask = call.column(batch), batch.get("mask")
-        seen = disturbed(batch, key, noise, augment) if train else x
-        made, model_state = call.apply(model, variables, (seen,), batch, key, train)
-        return LossOutput(
-            Mean.of(error(made, x), mask),
-            {"mse": Mean.of(optax.squared_error(made, x), mask)},
-            model_state,
-        )
-
-    def encode(variables: Variables, batch: Batch) -> Array:
-        return _looked(model, variables, call.column(batch), batch, "encode")
-
-    def make(variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        return _looked(model, variables, z, batch, "decode")
-
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        return {"code": encode(variables, batch)}
-
-    return Objective(
-        partial(call.init_from_x, model),
-        loss,
-        predict,
-        partial(_check, model),
-        maker=Maker(make, encode=encode),
-    )
+        raise Error(f"noise is a standard deviation, 0 or more: {noise} is not.")
+    return Autoencoding(model, noise, augment, loss)
 
 
-def disturbed(batch: Batch, key: Key, noise: float, augment: Augment | None) -> Array:
-    """The rows x (B, ...) as an autoencoder reads them in training."""
-    x = call.column(batch)
-    if augment:
-        keys = sample_rows(
-            lambda key, shape: jax.random.split(key, shape[0]), stream(key, "augment"), (len(x),)
-        )
-        x = jax.vmap(augment)(keys, batch)["x"]
-    return x + noise * sample_rows(jax.random.normal, stream(key, "noise"), x.shape) if noise else x
+@dataclass(frozen=True, eq=False)
+class Autoencoding(Objective):
+    """An autoencoder; see `autoencode`."""
+
+    model: Any
+    noise: float
+    augment: Augment | None
+    element_loss: ElementLoss
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean reconstruction loss, of corrupted rows in training."""
+        x, mask = model_call.column(batch), batch.get("mask")
+        inputs = (self.corrupt(batch, key) if train else x,)
+        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        losses = self.element_loss(out, x)
+        scores: Metrics = {"mse": Mean.of(optax.squared_error(out, x), mask)}
+        return LossOutput(Mean.of(losses, mask), scores, model_state)
+
+    def corrupt(self, batch: Batch, key: Key) -> Array:
+        """The rows x (B, ...) as the model reads them in training: augmented, and with noise."""
+        x = model_call.column(batch)
+        if self.augment:
+            keys = row_keys(stream(key, "augment"), len(x))
+            x = jax.vmap(self.augment)(keys, batch)["x"]
+        if self.noise:
+            x = x + self.noise * sample_rows(jax.random.normal, stream(key, "noise"), x.shape)
+        return x
+
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The codes (B, ...) of the rows."""
+        return {"code": self.encode(variables, batch)}
+
+    def encode(self, variables: Variables, batch: Batch) -> Array:
+        """The codes (B, ...) of the rows."""
+        inputs = (model_call.column(batch),)
+        return model_call.evaluate(self.model, variables, batch, inputs, "encode")
+
+    def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+        """Rows (B, ...) from codes z (B, ...)."""
+        return model_call.evaluate(self.model, variables, batch, (z,), "decode")
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the model's output has not the shape of x."""
+        _check_shape(self.model, spec)
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """What a decoder's output says of x: `nats(out, x)`, minus the log density, element by element; and the `mean`."""
+    """The distribution p(x | z) that a VAE's decoder parametrizes, of independent elements of x."""
 
-    nats: Callable[[Array, Array], Array]
-    mean: Callable[[Array], Array]
-    between: tuple[float, float] | None = None  # the least and the greatest x there can be
+    nll: Callable[[Array, Array], Array]  # of outputs and x: the negative log-likelihood, in nats
+    mean: Callable[[Array], Array]  # of outputs
+    support: tuple[float, float] | None = None  # the smallest and the largest possible x
 
 
 bernoulli = Likelihood(optax.sigmoid_binary_cross_entropy, jax.nn.sigmoid, (0.0, 1.0))
-"""Each number of x is the probability of a one, as the output's sigmoid is.
+"""Bernoulli likelihood: the decoder's outputs are logits, and the loss is the BCE.
 
-Bounds in these nats are then bounds of the mean log-likelihood of images drawn so: of binarised ones.
+Where x is between 0 and 1, it counts as the probability of a 1: bounds of the log-likelihood are
+then bounds of its mean over images that are binarized at random.
 """
 
 
 def gaussian(scale: float = 0.1) -> Likelihood:
-    """Each number of x is normal around the output, with this standard deviation."""
+    """Gaussian likelihood: the decoder's outputs are means, `scale` the standard deviation."""
     if scale <= 0:
-        raise Error(f"scale is a standard deviation, above 0, and {scale} is not.")
+        raise Error(f"scale is a standard deviation, above 0: {scale} is not.")
+    return Likelihood(partial(_gaussian_nll, scale), lambda out: out)
 
-    def nats(out: Array, x: Array) -> Array:
-        return 0.5 * jnp.square((x - out) / scale) + math.log(scale * math.sqrt(2 * math.pi))
 
-    return Likelihood(nats, lambda out: out)
+def _gaussian_nll(scale: float, out: Array, x: Array) -> Array:
+    return 0.5 * jnp.square((x - out) / scale) + math.log(scale * math.sqrt(2 * math.pi))
 
 
 def elbo(
-    model: Any, likelihood: Likelihood = bernoulli, beta: float = 1.0, importance: int = 0
-) -> Objective:
-    """A variational autoencoder (Kingma and Welling, 2014): x (B, ...) by a lower bound of its log-likelihood.
+    model: Any,
+    likelihood: Likelihood = bernoulli,
+    beta: float = 1.0,
+    importance_samples: int = 0,
+) -> VariationalAutoencoding:
+    """Variational autoencoder (VAE; Kingma and Welling, 2014) by the ELBO.
 
-    The model has the methods `encode`, to mean and log variance, and `decode`, like `VAE`. The loss is what the
-    reconstruction costs plus `beta` times the divergence of the code from a standard normal (Higgins et al., 2017), in
-    nats a row. Metrics, in nats a row: elbo (with beta 1), kl, reconstruction; in evaluation, with `importance` K, the
-    bound by K weighted samples, bound{K} (Burda et al., 2016), which costs K decodings. It predicts the mean code.
+    The ELBO, the evidence lower bound, is a lower bound of the log-likelihood of x (B, ...). The
+    model has the methods `encode`, to the mean and the log variance of q(z | x), and `decode`, like
+    `VAE`. The loss is the negative log-likelihood of x given a latent z, sampled by the
+    reparameterization trick (z = mean + standard deviation * noise), plus `beta` times the KL
+    divergence of q(z | x) from the standard normal prior (beta-VAE; Higgins et al., 2017), in nats
+    a row. Metrics, in nats a row: elbo (with beta 1), kl, reconstruction; in evaluation, with
+    `importance_samples` K, also iwae{K}, the importance weighted bound (IWAE; Burda et al., 2016),
+    which is tighter and decodes K times. It predicts the mean code.
     """
-    if beta < 0 or importance < 0:
-        raise Error(f"beta and importance are 0 or more, and {beta} and {importance} are given.")
-
-    def nats(out: Array, x: Array) -> Array:
-        return likelihood.nats(out, x).reshape(len(x), -1).sum(-1)
-
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        x, mask = call.column(batch), batch.get("mask")
-        (mean, log_variance), model_state = call.apply(
-            model, variables, (x,), batch, stream(key, "encoder"), train, "encode"
+    if beta < 0 or importance_samples < 0:
+        raise Error(
+            "beta and importance_samples are 0 or more; given were "
+            f"{beta=} and {importance_samples=}."
         )
-        scale = jnp.exp(log_variance / 2)
-        z = mean + scale * sample_rows(jax.random.normal, stream(key, "latent"), mean.shape)
-        out, model_state = call.apply(
-            model,
-            {**variables, **model_state},
-            (z,),
-            batch,
-            stream(key, "decoder"),
-            train,
-            "decode",
+    return VariationalAutoencoding(model, likelihood, beta, importance_samples)
+
+
+@dataclass(frozen=True, eq=False)
+class VariationalAutoencoding(Objective):
+    """A variational autoencoder; see `elbo`."""
+
+    model: Any
+    likelihood: Likelihood
+    beta: float
+    importance_samples: int
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean negative ELBO of the rows, its KL divergence times beta, in nats."""
+        x, mask = model_call.column(batch), batch.get("mask")
+        (mean, log_variance), model_state = model_call.apply(
+            self.model, variables, (x,), batch, stream(key, "encoder"), train, "encode"
         )
-        reconstruction = nats(out, x)
-        kl = 0.5 * (scale**2 + mean**2 - 1 - log_variance).sum(-1)
-        found = {"elbo": -(reconstruction + kl), "kl": kl, "reconstruction": reconstruction}
-        if importance and not train:
-            found[f"bound{importance}"] = bound(variables, batch, key, mean, scale)
-        metrics: Metrics = {name: Mean.of(values, mask) for name, values in found.items()}
-        return LossOutput(Mean.of(reconstruction + beta * kl, mask), metrics, model_state)
+        std = jnp.exp(log_variance / 2)
+        # the reparameterization trick
+        z = mean + std * sample_rows(jax.random.normal, stream(key, "latent"), mean.shape)
+        updated = {**variables, **model_state}
+        out, model_state = model_call.apply(
+            self.model, updated, (z,), batch, stream(key, "decoder"), train, "decode"
+        )
+        reconstruction = self._nll(out, x)
+        kl = 0.5 * (std**2 + mean**2 - 1 - log_variance).sum(-1)
+        nats = {"elbo": -(reconstruction + kl), "kl": kl, "reconstruction": reconstruction}
+        if self.importance_samples and not train:
+            bound = self._iwae(variables, batch, key, mean, std)
+            nats[f"iwae{self.importance_samples}"] = bound
+        scores: Metrics = {name: Mean.of(values, mask) for name, values in nats.items()}
+        return LossOutput(Mean.of(reconstruction + self.beta * kl, mask), scores, model_state)
 
-    def bound(variables: Variables, batch: Batch, key: Key, mean: Array, scale: Array) -> Array:
-        """The log of the mean weight p(x, z) / q(z | x) of samples z, (B,)."""
+    def _nll(self, out: Array, x: Array) -> Array:
+        """The negative log-likelihood of rows x given the decoder's outputs, (B,) in nats."""
+        return self.likelihood.nll(out, x).reshape(len(x), -1).sum(-1)
 
-        def weight(n: Array) -> Array:
+    def _iwae(self, variables: Variables, batch: Batch, key: Key, mean: Array, std: Array) -> Array:
+        """The importance weighted bound: log of the mean of p(x, z) / q(z | x) over z, (B,)."""
+
+        def log_weight(n: Array) -> Array:
             epsilon = sample_rows(jax.random.normal, stream(key, "importance", n), mean.shape)
-            z = mean + scale * epsilon
-            said = -nats(_looked(model, variables, z, batch, "decode"), batch["x"])
-            return said + 0.5 * (epsilon**2 - z**2).sum(-1) + jnp.log(scale).sum(-1)
+            z = mean + std * epsilon
+            out = model_call.evaluate(self.model, variables, batch, (z,), "decode")
+            log_likelihood = -self._nll(out, batch["x"])
+            return log_likelihood + 0.5 * (epsilon**2 - z**2).sum(-1) + jnp.log(std).sum(-1)
 
-        weights = jax.lax.map(weight, jnp.arange(importance))
-        return jax.nn.logsumexp(weights, 0) - math.log(importance)
+        log_weights = jax.lax.map(log_weight, jnp.arange(self.importance_samples))
+        return jax.nn.logsumexp(log_weights, 0) - math.log(self.importance_samples)
 
-    def encode(variables: Variables, batch: Batch) -> Array:
-        return _looked(model, variables, call.column(batch), batch, "encode")[0]
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The mean codes (B, K) of the rows."""
+        return {"code": self.encode(variables, batch)}
 
-    def make(variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        return likelihood.mean(_looked(model, variables, z, batch, "decode"))
+    def encode(self, variables: Variables, batch: Batch) -> Array:
+        """The mean codes (B, K) of the rows."""
+        inputs = (model_call.column(batch),)
+        return model_call.evaluate(self.model, variables, batch, inputs, "encode")[0]
 
-    def noise(key: Key, batch: Batch) -> Array:
-        codes, _ = jax.eval_shape(lambda key: _codes(model, key, batch), key)
-        return sample_rows(jax.random.normal, key, codes.shape)
+    def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+        """The means of p(x | z), (B, ...), for latents z (B, K)."""
+        out = model_call.evaluate(self.model, variables, batch, (z,), "decode")
+        return self.likelihood.mean(out)
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        return {"code": encode(variables, batch)}
+    def sample_latent(self, key: Key, batch: Batch) -> Array:
+        """Latents (B, K) from the standard normal prior, one for each row of the batch."""
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        _check(model, batch, bounds)
-        if likelihood.between and "x" in bounds:
-            (least, greatest), (low, high) = bounds["x"], likelihood.between
+        def codes(key: Key) -> Array:
+            return self.encode(self.init(key, batch), batch)
+
+        return sample_rows(jax.random.normal, key, jax.eval_shape(codes, key).shape)
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the model's output has not the shape of x, or x is out of range."""
+        _check_shape(self.model, spec)
+        if self.likelihood.support and "x" in bounds:
+            (least, greatest), (low, high) = bounds["x"], self.likelihood.support
             if least < low or greatest > high:
                 raise Error(
-                    f"This likelihood is of x from {low} to {high}, and it runs from {least} to {greatest}: scale it, "
-                    "or take another, like gaussian()."
+                    f"This likelihood is one of x from {low} to {high}, and x runs from {least} to "
+                    f"{greatest}: scale it, or choose another likelihood, like gaussian()."
                 )
 
-    return Objective(
-        partial(call.init_from_x, model),
-        loss,
-        predict,
-        check,
-        maker=Maker(make, noise=noise, encode=encode),
-    )
 
-
-def _codes(model: Any, key: Key, batch: Batch) -> Any:
-    variables = call.init_from_x(model, key, batch)
-    return _looked(model, variables, batch["x"], batch, "encode")
-
-
-def _looked(model: Any, variables: Variables, x: Array, batch: Batch, method: str) -> Any:
-    """What a method of the model says in evaluation."""
-    return call.apply(model, variables, (x,), batch, jax.random.key(0), False, method)[0]
-
-
-def _check(model: Any, batch: Batch, bounds: Bounds) -> None:
-    made, x = call.output_shape(model, batch), call.column(batch).shape
-    if made != x:
-        raise Error(f"The model makes {made} of rows x of {x}: give it the shape {x[1:]}.")
+def _check_shape(model: Any, spec: Batch) -> None:
+    out, x = model_call.output_shape(model, spec), model_call.column(spec).shape
+    if out != x:
+        raise Error(f"The model gives {out} for rows x of {x}: give it the shape {x[1:]}.")

@@ -1,8 +1,8 @@
-"""Deep embedded clustering: an autoencoder whose codes are drawn together around centres."""
+"""Deep clustering: an autoencoder with cluster centers in its code space (DEC, IDEC)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -10,153 +10,184 @@ import jax.numpy as jnp
 import optax
 
 from jdl.layers import all_gather_batch, psum_batch
-from jdl.objectives.autoencoding import Augment, autoencode, disturbed
+from jdl.objectives.autoencoding import Augment, Autoencoding, autoencode
+from jdl.objectives.regression import ElementLoss
 from jdl.types import (
     Array,
     Batch,
+    Bounds,
     Error,
     Key,
-    Maker,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
-CENTRES = "centres"
-BEGUN = "clustering"  # the collection that says whether there are centres yet
+CENTERS = "centers"  # the parameter of the cluster centers, (clusters, D)
+CLUSTERING = "clustering"  # the collection of whether clustering has started, and of its variance
 
 
-def cluster(
+def deep_clustering(
     model: Any,
     clusters: int,
-    weight: float = 0.1,
+    kl_weight: float = 0.1,
     noise: float = 0.0,
     augment: Augment | None = None,
-    contrast: float = 0.0,
-    error: Callable[[Array, Array], Array] = optax.squared_error,
-) -> Objective:
-    """Deep embedded clustering (Xie et al., 2016) that goes on making x (B, ...) of itself (Guo et al., 2017).
+    contrastive_weight: float = 0.0,
+    loss: ElementLoss = optax.squared_error,
+) -> DeepClustering:
+    """Deep embedded clustering (DEC; Xie et al., 2016) of an autoencoder's codes (IDEC).
 
-    The loss is that of `autoencode`, with its `noise` and `augment`, and once there are centres `weight` times the
-    divergence KL(p | q), in nats a row: q says how near a code is to each centre, by Student's t in units of their
-    distance at the start, and p is q squared, by how much each centre has in this batch, made to sum to 1: what is near
-    comes nearer. In training q is of the rows as they are read, and p of the rows as they are: the same row is to be
-    near the same centre, however it looks (Guo et al., 2018).
+    For `jdl.learners.kmeans_init`, which initializes the centers by k-means of the codes and
+    starts the clustering. The loss is that of `autoencode` (IDEC; Guo et al., 2017), with its
+    `noise`, `augment` and `loss`, and after the start `kl_weight` times the KL divergence, in nats
+    a row, of the soft assignment of a code to the clusters from the target distribution, the same
+    sharpened. In training the assignment is that of the corrupted rows, and the target that of the
+    rows as they are (Guo et al., 2018).
 
-    With `contrast`, the loss has so many times what `told_apart` says of the code of a row and of the same row as it is
-    read, among those of the batch (Boehm et al., 2023). Where `augment` gives one of the rows nearest to the row, codes
-    keep who is near whom, and two numbers are a map of the data, as by t-SNE (Damrich et al., 2023).
+    With `contrastive_weight` the loss has that many times a contrastive loss: InfoNCE between the
+    code of a row and that of the same row corrupted, against the other rows of the batch
+    (t-SimCNE; Boehm et al., 2023). Where `augment` replaces a row by one of its nearest neighbors,
+    the codes keep the neighborhoods, and two-dimensional codes are a map like t-SNE's (Damrich et
+    al., 2023).
 
-    For `jdl.learners.clustering`, which puts the centres where k-means does. It predicts the code, the cluster and q.
-    Metrics: mse, the divergence kl, and in training with `contrast` that, in nats a row.
+    It predicts the code, the cluster and the soft assignment. Metrics: mse, kl, and in training
+    with `contrastive_weight` info_nce, in nats a row.
     """
     if clusters < 2:
+        raise Error(f"clusters is the number of clusters, at least 2: {clusters} is not.")
+    if kl_weight < 0 or contrastive_weight < 0:
         raise Error(
-            f"clusters is how many groups are looked for, at least 2, and {clusters} is not."
+            "kl_weight and contrastive_weight are 0 or more; given were "
+            f"{kl_weight=} and {contrastive_weight=}."
         )
-    if weight < 0 or contrast < 0:
-        raise Error(f"weight and contrast are 0 or more, and {weight} and {contrast} are given.")
-    if contrast and not (augment or noise):
+    if contrastive_weight and not (augment or noise):
         raise Error(
-            "contrast is between a row and the same row as it is read: give augment or noise to change it."
+            "The contrastive loss compares a row with the same row corrupted: give augment or "
+            "noise."
         )
-    inner = autoencode(model, noise, augment, error)
-    assert inner.predict
-    assert inner.maker
-    assert inner.maker.encode
-    say, make, encode = inner.predict, inner.maker.make, inner.maker.encode
+    autoencoding = autoencode(model, noise, augment, loss)
+    return DeepClustering(autoencoding, clusters, kl_weight, contrastive_weight)
 
-    def near(variables: Variables, codes: Array) -> Array:
-        return soft_assignment(codes, variables["params"][CENTRES], variables[BEGUN]["spread"])
 
-    def init(key: Key, batch: Batch) -> Variables:
-        variables = inner.init(key, batch)
-        code = jax.eval_shape(say, variables, batch)["code"]
+@dataclass(frozen=True, eq=False)
+class DeepClustering(Objective):
+    """Deep embedded clustering; see `deep_clustering`."""
+
+    autoencoding: Autoencoding
+    clusters: int
+    kl_weight: float
+    contrastive_weight: float
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The autoencoder's initial variables, and centers of zeros: clustering has not started."""
+        variables = self.autoencoding.init(key, batch)
+        code = jax.eval_shape(self.autoencoding.encode, variables, batch)
         if len(code.shape) != 2:
-            raise Error(f"cluster needs codes (B, D), and the model's are {code.shape}.")
-        params = {"model": variables["params"], CENTRES: jnp.zeros((clusters, code.shape[1]))}
+            raise Error(f"deep_clustering needs codes (B, D), and the model's are {code.shape}.")
+        centers = jnp.zeros((self.clusters, code.shape[1]))
         return {
             **variables,
-            "params": params,
-            BEGUN: {"begun": jnp.zeros(()), "spread": jnp.ones(())},
+            "params": {"model": variables["params"], CENTERS: centers},
+            CLUSTERING: {"started": jnp.zeros(()), "variance": jnp.ones(())},
         }
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        begun, mask = variables[BEGUN]["begun"], batch.get("mask")
-        out = inner.loss(_model(variables), batch, key, train)
-        code = seen = say(_model(variables), batch)["code"]
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean reconstruction loss plus the weighted KL divergence and contrastive loss."""
+        started, mask = variables[CLUSTERING]["started"], batch.get("mask")
+        output = self.autoencoding.loss(_of_model(variables), batch, key, train)
+        code = corrupted = self.encode(variables, batch)
         if train:
-            seen = say(_model(variables), {**batch, "x": disturbed(batch, key, noise, augment)})[
-                "code"
-            ]
-        p, q = (
-            jax.lax.stop_gradient(target_distribution(near(variables, code), mask)),
-            near(variables, seen),
-        )
-        kl = Mean.of(begun * (p * (jnp.log(p.clip(1e-12)) - jnp.log(q))).sum(-1), mask)
-        metrics: Metrics = {**out.metrics, "kl": kl}
-        nats = weight * kl.total
-        if train and contrast:
-            metrics["contrast"] = cost = Mean.of(info_nce(code, seen, mask), mask)
-            nats = nats + contrast * cost.total
-        # The mean error counts elements and the nats rows: both are weighed by the elements of a row.
-        total = out.loss.total + nats * (out.loss.count / jnp.where(kl.count > 0, kl.count, 1))
-        return LossOutput(
-            Mean(total, out.loss.count), metrics, {**out.model_state, BEGUN: variables[BEGUN]}
-        )
+            x = self.autoencoding.corrupt(batch, key)
+            corrupted = self.encode(variables, {**batch, "x": x})
+        p = jax.lax.stop_gradient(target_distribution(self._assignment(variables, code), mask))
+        q = self._assignment(variables, corrupted)
+        kl = Mean.of(started * (p * (jnp.log(p.clip(1e-12)) - jnp.log(q))).sum(-1), mask)
+        scores: Metrics = {**output.metrics, "kl": kl}
+        nats = self.kl_weight * kl.total
+        if train and self.contrastive_weight:
+            contrastive = Mean.of(info_nce(code, corrupted, mask), mask)
+            scores["info_nce"] = contrastive
+            nats = nats + self.contrastive_weight * contrastive.total
+        # The reconstruction loss counts elements and the nats count rows: both are weighted by the
+        # elements of a row.
+        elements = output.loss.count
+        total = output.loss.total + nats * (elements / jnp.where(kl.count > 0, kl.count, 1))
+        model_state = {**output.model_state, CLUSTERING: variables[CLUSTERING]}
+        return LossOutput(Mean(total, elements), scores, model_state)
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        code = say(_model(variables), batch)["code"]
-        q = near(variables, code)
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The code (B, D), the cluster (B,) and the soft assignment (B, K) of each row."""
+        code = self.encode(variables, batch)
+        q = self._assignment(variables, code)
         return {"code": code, "cluster": q.argmax(-1), "probability": q}
 
-    maker = Maker(
-        lambda variables, z, batch, key: make(_model(variables), z, batch, key),
-        encode=lambda variables, batch: encode(_model(variables), batch),
-    )
-    return Objective(init, loss, predict, inner.check, maker=maker)
+    def encode(self, variables: Variables, batch: Batch) -> Array:
+        """The codes (B, D) of the rows."""
+        return self.autoencoding.encode(_of_model(variables), batch)
+
+    def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+        """Rows (B, ...) from codes z (B, D)."""
+        return self.autoencoding.decode(_of_model(variables), z, batch, key)
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """What the autoencoder checks."""
+        self.autoencoding.check(spec, bounds)
+
+    def _assignment(self, variables: Variables, codes: Array) -> Array:
+        centers, variance = variables["params"][CENTERS], variables[CLUSTERING]["variance"]
+        return soft_assignment(codes, centers, variance)
 
 
-def soft_assignment(codes: Array, centres: Array, spread: Array) -> Array:
-    """How near each code (B, D) is to each of the centres (K, D), summing to 1: (B, K).
+def soft_assignment(codes: Array, centers: Array, variance: Array) -> Array:
+    """Soft assignment of codes (B, D) to cluster centers (K, D): probabilities (B, K).
 
-    By Student's t of one degree, whose unit of squared distances is `spread` ().
+    By a Student's t kernel of one degree of freedom (Xie et al., 2016), with squared distances in
+    units of `variance` ().
     """
-    near = _student(codes, centres, spread)
-    return near / near.sum(-1, keepdims=True)
+    similarity = _student_t(codes, centers, variance)
+    return similarity / similarity.sum(-1, keepdims=True)
 
 
 def target_distribution(q: Array, mask: Array | None = None) -> Array:
-    """What rows q (B, K) are to become: their squares, by each column's sum over the real rows, summing to 1."""
+    """The target distribution of DEC (Xie et al., 2016): soft assignments q (B, K), sharpened.
+
+    They are squared, divided by the frequency of each cluster among the real rows, and normalized.
+    """
     real = q if mask is None else jnp.where(mask[:, None].astype(bool), q, 0)
     weights = jnp.square(q) / psum_batch(real.sum(0)).clip(1e-12)[None]
     return weights / weights.sum(-1, keepdims=True)
 
 
-def info_nce(codes: Array, others: Array, mask: Array | None = None) -> Array:
-    """What it costs to tell a row's own among the other codes (B, D), by its being near to the code (B, D): (B,) nats.
+def info_nce(codes: Array, positives: Array, mask: Array | None = None) -> Array:
+    """InfoNCE, a contrastive loss (van den Oord et al., 2018), of each row: (B,) in nats.
 
-    By Student's t of one degree again. Of real rows alone, on all devices.
+    It is the cross-entropy of identifying, for each of the codes (B, D), its positive among the
+    positives (B, D) of all real rows of the batch, on all devices. The similarity is a Student's t
+    kernel of one degree of freedom.
     """
-    own = jnp.log1p(jnp.square(codes - others).sum(-1))
-    every = all_gather_batch(others)
-    near = _student(codes, every)
+    positive = jnp.log1p(jnp.square(codes - positives).sum(-1))
+    candidates = all_gather_batch(positives)
+    similarity = _student_t(codes, candidates)
     if mask is not None:
-        near = jnp.where(all_gather_batch(mask).astype(bool)[None], near, 0)
-    return own + jnp.log(near.sum(-1).clip(1e-12))
+        real = all_gather_batch(mask).astype(bool)
+        similarity = jnp.where(real[None], similarity, 0)
+    return positive + jnp.log(similarity.sum(-1).clip(1e-12))
 
 
-def _student(codes: Array, centres: Array, spread: Array | float = 1.0) -> Array:
-    return 1 / (1 + squares(codes, centres) / spread)
+def squared_distances(x: Array, centers: Array) -> Array:
+    """Squared Euclidean distances of rows x (N, D) from centers (K, D): (N, K)."""
+    return jnp.square(x[:, None] - centers[None]).sum(-1)
 
 
-def squares(rows: Array, centres: Array) -> Array:
-    """The squared distances of rows (N, D) from centres (K, D): (N, K)."""
-    return jnp.square(rows[:, None] - centres[None]).sum(-1)
+def _student_t(codes: Array, centers: Array, variance: Array | float = 1.0) -> Array:
+    """Student's t kernel of one degree of freedom, not normalized: (N, K)."""
+    return 1 / (1 + squared_distances(codes, centers) / variance)
 
 
-def _model(variables: Variables) -> Variables:
-    rest = {name: v for name, v in variables.items() if name != BEGUN}
+def _of_model(variables: Variables) -> Variables:
+    """The variables of the autoencoder alone."""
+    rest = {name: v for name, v in variables.items() if name != CLUSTERING}
     return {**rest, "params": variables["params"]["model"]}

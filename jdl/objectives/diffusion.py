@@ -1,4 +1,4 @@
-"""Diffusion and flow matching: a model that takes noise away, trained at all amounts of it and sampled step by step."""
+"""Diffusion models and flow matching, sampled by DDIM or DDPM."""
 
 from __future__ import annotations
 
@@ -13,174 +13,209 @@ import optax
 
 from jdl.keys import stream
 from jdl.layers import sample_rows
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
-    Maker,
+    LossOutput,
     Mean,
     Objective,
-    LossOutput,
     Variables,
 )
 
-LAST = 0.999  # the greatest time: at 1 a cosine path has no data left that noise could be told from
+MAX_TIME = 0.999  # at time 1 of the cosine schedule no data are left that a model could predict
 
 
 @dataclass(frozen=True)
-class Path:
-    """From data, at time 0, to noise, at time 1: x_t = share(t) x + spread(t) noise, and the two's derivatives.
+class NoiseSchedule:
+    """The noise schedule of a diffusion model or of flow matching.
 
-    Derivatives are in a unit of time of one's own choice, such that share * spread' - spread * share' is 1.
+    x_t = alpha(t) x + sigma(t) noise. Time t runs from 0, the data, to 1, the noise. The rates are
+    the derivatives of alpha and sigma by time, in a unit of time such that alpha * sigma_rate -
+    sigma * alpha_rate is 1. The velocity of x_t is alpha_rate(t) x + sigma_rate(t) noise.
     """
 
-    share: Callable[[Array], Array]
-    spread: Callable[[Array], Array]
-    share_rate: Callable[[Array], Array]
-    spread_rate: Callable[[Array], Array]
+    alpha: Callable[[Array], Array]
+    sigma: Callable[[Array], Array]
+    alpha_rate: Callable[[Array], Array]
+    sigma_rate: Callable[[Array], Array]
 
 
-cosine = Path(
-    lambda t: jnp.cos(t * math.pi / 2),
-    lambda t: jnp.sin(t * math.pi / 2),
-    lambda t: -jnp.sin(t * math.pi / 2),
-    lambda t: jnp.cos(t * math.pi / 2),
+cosine = NoiseSchedule(
+    alpha=lambda t: jnp.cos(t * math.pi / 2),
+    sigma=lambda t: jnp.sin(t * math.pi / 2),
+    alpha_rate=lambda t: -jnp.sin(t * math.pi / 2),
+    sigma_rate=lambda t: jnp.cos(t * math.pi / 2),
 )
-"""A quarter of a circle: the variance stays (Nichol and Dhariwal, 2021). Its velocity is v (Salimans and Ho, 2022)."""
+"""The cosine noise schedule, variance-preserving (Nichol and Dhariwal, 2021).
 
-rectified_flow = Path(
-    lambda t: 1 - t, lambda t: t, lambda t: -jnp.ones_like(t), lambda t: jnp.ones_like(t)
+Its velocity is the v of v-prediction (Salimans and Ho, 2022).
+"""
+
+rectified_flow = NoiseSchedule(
+    alpha=lambda t: 1 - t,
+    sigma=lambda t: t,
+    alpha_rate=lambda t: -jnp.ones_like(t),
+    sigma_rate=lambda t: jnp.ones_like(t),
 )
-"""A straight line: with `predicts="velocity"` this is flow matching (Lipman et al., 2023; Liu et al., 2023)."""
+"""The schedule of flow matching (Lipman et al., 2023) or rectified flow (Liu et al., 2023).
+
+Straight lines from data to noise; the model predicts their velocity.
+"""
 
 
-def diffuse(
+def diffusion(
     model: Any,
-    path: Path = cosine,
-    predicts: Literal["noise", "velocity"] = "velocity",
+    schedule: NoiseSchedule = cosine,
+    prediction: Literal["noise", "velocity"] = "velocity",
     classes: int = 0,
-    unlabelled: float = 0.1,
-    guidance: float = 1.0,
-    steps: int = 50,
+    label_dropout: float = 0.1,
+    guidance_scale: float = 1.0,
+    sampling_steps: int = 50,
     eta: float = 0.0,
-) -> Objective:
-    """Rows like x (B, ...) from 0 to 1, by the mean squared error of what the model says of the noise in them.
+) -> Diffusion:
+    """Diffusion model (Ho et al., 2020) or flow matching of rows x (B, ...) from 0 to 1.
 
-    `model(x_t, t)` reads rows from -1 to 1 with noise (B, ...), and times (B,) from 0 to 1, and `predicts` the noise
-    (Ho et al., 2020), or the velocity along the path. With `classes` K it reads labels besides, `model(x_t, t, y)`, of
-    which in training a share `unlabelled` is K, for none; samples lean to their class by `guidance` above 1 (Ho and
-    Salimans, 2021). Samples are made in so many `steps`: of the noise they begin with alone, at `eta` 0 (DDIM; Song et
-    al., 2021, and Euler's steps on a straight path), or with fresh noise at each, at 1 (DDPM; Ho et al., 2020).
-    Metric: mse, that of what is predicted.
+    The model reads noisy rows (B, ...), x scaled to -1 to 1, and times (B,) from 0 to 1,
+    `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with
+    the schedule `cosine` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et
+    al., 2023). The loss is the mean squared error of the prediction at a random time for each row;
+    metric: mse.
+
+    With `classes` K the model is class-conditional, `model(x_t, t, y)`: in training a share
+    `label_dropout` of the labels is replaced by K, which means no label, and sampling uses
+    classifier-free guidance (Ho and Salimans, 2021) with `guidance_scale`, where 1 is none.
+
+    `decode` samples in `sampling_steps` steps: at `eta` 0 without fresh noise, by DDIM (Song et
+    al., 2021), which on `rectified_flow` is Euler's method; at 1 with fresh noise in each step, by
+    DDPM (Ho et al., 2020).
     """
-    if predicts not in ("noise", "velocity"):
-        raise Error(f'predicts is "noise" or "velocity", and {predicts!r} is neither.')
-    if steps < 1 or not 0 <= eta <= 1 or not 0 <= unlabelled < 1 or classes < 0:
+    if prediction not in ("noise", "velocity"):
+        raise Error(f'prediction is "noise" or "velocity", and {prediction!r} is neither.')
+    numbers = f"{sampling_steps=}, {classes=}, {eta=}, {label_dropout=}"
+    if sampling_steps < 1 or classes < 0 or not 0 <= eta <= 1 or not 0 <= label_dropout < 1:
         raise Error(
-            "steps and classes are whole numbers, steps above 0; eta is from 0 to 1, unlabelled from 0 to below 1; "
-            f"given were {steps=}, {classes=}, {eta=}, {unlabelled=}."
+            "sampling_steps is at least 1, classes at least 0, eta from 0 to 1, and label_dropout "
+            f"from 0 to below 1; given were {numbers}."
         )
+    return Diffusion(
+        model, schedule, prediction, classes, label_dropout, guidance_scale, sampling_steps, eta
+    )
 
-    def inputs(x: Array, t: Array, y: Array | None) -> tuple[Array, ...]:
-        return (x, t) if y is None else (x, t, y)
 
-    def labels(batch: Batch) -> Array | None:
-        return call.column(batch, "y") if classes else None
+@dataclass(frozen=True, eq=False)
+class Diffusion(Objective):
+    """A diffusion model; see `diffusion`."""
 
-    def init(key: Key, batch: Batch) -> Variables:
-        x = call.column(batch)
-        return call.init(model, key, *inputs(x, jnp.zeros(len(x)), labels(batch)))
+    model: Any
+    schedule: NoiseSchedule
+    prediction: Literal["noise", "velocity"]
+    classes: int
+    label_dropout: float
+    guidance_scale: float
+    sampling_steps: int
+    eta: float
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        x, y = 2 * call.column(batch) - 1, labels(batch)
-        t = LAST * sample_rows(jax.random.uniform, stream(key, "time"), (len(x),))
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init(self.model, key, *self._inputs_at_time_0(batch))
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean squared error of the prediction, at a random time for each row."""
+        x, y = 2 * model_call.column(batch) - 1, self._labels(batch)
+        t = MAX_TIME * sample_rows(jax.random.uniform, stream(key, "time"), (len(x),))
         noise = sample_rows(jax.random.normal, stream(key, "noise"), x.shape)
         if y is not None and train:
-            hidden = (
-                sample_rows(jax.random.uniform, stream(key, "unlabelled"), (len(x),)) < unlabelled
-            )
-            y = jnp.where(hidden, classes, y)
-        at = _over(t, x)
-        seen = path.share(at) * x + path.spread(at) * noise
-        said, model_state = call.apply(model, variables, inputs(seen, t, y), batch, key, train)
-        target = (
-            noise if predicts == "noise" else path.share_rate(at) * x + path.spread_rate(at) * noise
-        )
-        error = Mean.of(optax.squared_error(said, target), batch.get("mask"))
+            uniform = sample_rows(jax.random.uniform, stream(key, "label_dropout"), (len(x),))
+            y = jnp.where(uniform < self.label_dropout, self.classes, y)
+        schedule, t_rows = self.schedule, t.reshape(-1, *(1,) * (x.ndim - 1))
+        x_t = schedule.alpha(t_rows) * x + schedule.sigma(t_rows) * noise
+        inputs = _inputs(x_t, t, y)
+        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        target = noise
+        if self.prediction == "velocity":
+            target = schedule.alpha_rate(t_rows) * x + schedule.sigma_rate(t_rows) * noise
+        error = Mean.of(optax.squared_error(out, target), batch.get("mask"))
         return LossOutput(error, {"mse": error}, model_state)
 
-    def parts(variables: Variables, x: Array, t: Array, batch: Batch) -> tuple[Array, Array]:
-        """The data and the noise that the model sees in x."""
+    def sample_latent(self, key: Key, batch: Batch) -> Array:
+        """Standard normal noise (B, ...) of the shape of x, to start sampling from."""
+        return sample_rows(jax.random.normal, key, model_call.column(batch).shape)
 
-        def says(y: Array | None) -> Array:
-            times = jnp.full(len(x), t)
-            return call.apply(
-                model, variables, inputs(x, times, y), batch, jax.random.key(0), False
-            )[0]
-
-        y = labels(batch)
-        said = says(y)
-        if y is not None and guidance != 1:
-            free = says(jnp.full_like(y, classes))
-            said = free + guidance * (said - free)
-        share, spread = path.share(t), path.spread(t)
-        data = (
-            (x - spread * said) / share
-            if predicts == "noise"
-            else path.spread_rate(t) * x - spread * said
-        )
-        data = data.clip(-1, 1)
-        return data, (x - share * data) / spread
-
-    def make(variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        times = jnp.linspace(LAST, 0, steps + 1)
+    def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
+        """Rows (B, ...) from 0 to 1, sampled from noise z (B, ...) for the batch's labels y."""
+        times = jnp.linspace(MAX_TIME, 0, self.sampling_steps + 1)
 
         def step(x: Array, n: Array) -> tuple[Array, None]:
-            t, s = times[n], times[n + 1]
-            data, noise = parts(variables, x, t, batch)
-            ahead = jnp.square(path.spread(t)) - jnp.square(
-                path.share(t) / path.share(s) * path.spread(s)
-            )
-            fresh = eta * jnp.sqrt(ahead.clip(0)) * path.spread(s) / path.spread(t)
-            kept = jnp.sqrt((jnp.square(path.spread(s)) - jnp.square(fresh)).clip(0))
-            more = jax.random.normal(jax.random.fold_in(key, n), x.shape)
-            return path.share(s) * data + kept * noise + fresh * more, None
+            data, noise = self._denoise(variables, x, times[n], batch)
+            fresh = jax.random.normal(jax.random.fold_in(key, n), x.shape)
+            return self._sampling_step(data, noise, fresh, times[n], times[n + 1]), None
 
-        x, _ = jax.lax.scan(step, z, jnp.arange(steps))
+        x, _ = jax.lax.scan(step, z, jnp.arange(self.sampling_steps))
         return ((x + 1) / 2).clip(0, 1)
 
-    def noise_of(key: Key, batch: Batch) -> Array:
-        return sample_rows(jax.random.normal, key, call.column(batch).shape)
+    def _denoise(
+        self, variables: Variables, x_t: Array, t: Array, batch: Batch
+    ) -> tuple[Array, Array]:
+        """The data and the noise in x_t according to the model, with classifier-free guidance."""
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        x = call.column(batch).shape
+        def predict(y: Array | None) -> Array:
+            inputs = _inputs(x_t, jnp.full(len(x_t), t), y)
+            return model_call.evaluate(self.model, variables, batch, inputs)
 
-        def said(key: Key, batch: Batch) -> Array:
-            where = inputs(batch["x"], jnp.zeros(len(batch["x"])), labels(batch))
-            return model.apply(init(key, batch), *where)
+        y, scale = self._labels(batch), self.guidance_scale
+        out = predict(y)
+        if y is not None and scale != 1:
+            unconditional = predict(jnp.full_like(y, self.classes))
+            out = unconditional + scale * (out - unconditional)
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        if self.prediction == "noise":
+            data = (x_t - sigma * out) / alpha
+        else:
+            data = self.schedule.sigma_rate(t) * x_t - sigma * out
+        data = data.clip(-1, 1)
+        return data, (x_t - alpha * data) / sigma
 
-        made = jax.eval_shape(said, jax.eval_shape(jax.random.key, 0), batch).shape
-        if made != x:
-            raise Error(
-                f"The model says {made} of rows x of {x}: it is to give the shape that it reads."
-            )
+    def _sampling_step(self, data: Array, noise: Array, fresh: Array, t: Array, s: Array) -> Array:
+        """x_s from the data and the noise in x_t, at an earlier time s (DDIM; Song et al., 2021).
+
+        `fresh` noise replaces a part of it: none at eta 0, as much as in DDPM at eta 1.
+        """
+        alpha, sigma = self.schedule.alpha, self.schedule.sigma
+        variance = jnp.square(sigma(t)) - jnp.square(alpha(t) / alpha(s) * sigma(s))
+        fresh_std = self.eta * jnp.sqrt(variance.clip(0)) * sigma(s) / sigma(t)
+        noise_std = jnp.sqrt((jnp.square(sigma(s)) - jnp.square(fresh_std)).clip(0))
+        return alpha(s) * data + noise_std * noise + fresh_std * fresh
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the output has another shape than x, or x or y is out of range."""
+        x = model_call.column(spec).shape
+        out = model_call.output_shape(self.model, spec, self._inputs_at_time_0)
+        if out != x:
+            raise Error(f"The model gives {out} for rows x of {x}: it must give the shape of x.")
         least, greatest = bounds.get("x", (0, 1))
         if least < 0 or greatest > 1:
             raise Error(
-                f"diffuse reads x from 0 to 1, and it runs from {least} to {greatest}: scale it."
+                f"diffusion reads x from 0 to 1, and x runs from {least} to {greatest}: scale it."
             )
-        least, greatest = bounds.get("y", (0, 0)) if classes else (0, 0)
-        if least < 0 or greatest >= max(classes, 1):
+        least, greatest = bounds.get("y", (0, 0)) if self.classes else (0, 0)
+        if least < 0 or greatest >= max(self.classes, 1):
             raise Error(
-                f"The labels y run from {least} to {greatest}, and {classes} classes are 0 to {classes - 1}."
+                f"The labels y run from {least} to {greatest}, and {self.classes} classes are 0 to "
+                f"{self.classes - 1}."
             )
 
-    return Objective(init, loss, check=check, maker=Maker(make, noise=noise_of))
+    def _labels(self, batch: Batch) -> Array | None:
+        return model_call.column(batch, "y") if self.classes else None
+
+    def _inputs_at_time_0(self, batch: Batch) -> tuple[Array, ...]:
+        x = model_call.column(batch)
+        return _inputs(x, jnp.zeros(len(x)), self._labels(batch))
 
 
-def _over(t: Array, x: Array) -> Array:
-    """Times (B,) beside rows (B, ...)."""
-    return t.reshape(-1, *(1,) * (x.ndim - 1))
+def _inputs(x_t: Array, t: Array, y: Array | None) -> tuple[Array, ...]:
+    """What the model reads: noisy rows, times, and the labels of a class-conditional model."""
+    return (x_t, t) if y is None else (x_t, t, y)

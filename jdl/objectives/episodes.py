@@ -1,166 +1,238 @@
-"""Returns of whole episodes: what a policy is judged by, and REINFORCE, which climbs them."""
+"""Reinforcement learning's objectives: the return of an episode, and REINFORCE."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Environment, Episodes, begin, folded, move, rollout, seen
+from jdl.environments import (
+    Environment,
+    Episodes,
+    Transition,
+    fold_in_rows,
+    observe_episodes,
+    reset_episodes,
+    rollout,
+    step_episodes,
+)
 from jdl.keys import stream
-from jdl.layers import sample_rows
-from jdl.objectives import model_call as call
+from jdl.layers import row_keys
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
 
-def play(environment: Environment, model: Any) -> Objective:
-    """An episode for each row of a batch (`jdl.data.episodes`), by the best action at each step: its return.
+def episode_return(environment: Environment, model: Any) -> EpisodeReturn:
+    """The return of an episode, the sum of its rewards: how reinforcement learning is evaluated.
 
-    The model reads observations (B, ...) and gives the policy (B, P), alone or before values (B,), that is logits or
-    values of actions, or means and logs of deviations: see `jdl.environments`. The loss is the negative return; metrics
-    are return and length. It predicts the actions for observations x.
+    Each row of a batch (`jdl.data.episodes`) is one episode, by the greedy policy: at each step
+    the action of the greatest logit or Q-value, or the mean action. The loss is the negative
+    return; the metrics are `return` and `length`. The model reads observations (B, ...) and gives
+    the policy (B, P), alone or before the values (B,): see `policy_and_value`. It predicts the
+    greedy actions for observations x.
     """
-
-    def begun(key: Key, rows: int) -> Episodes:
-        return begin(environment, sample_rows(_keys, key, (rows,)))
-
-    def init(key: Key, batch: Batch) -> Variables:
-        episodes = begun(stream(key, "reset"), _rows(batch))
-        return call.init(model, key, seen(environment, episodes))
-
-    def best(variables: Variables, x: Array) -> Array:
-        return environment.actions.best(says(model, variables, x)[0])
-
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        rows = _rows(batch)
-        keys = sample_rows(_keys, stream(key, "steps"), (rows,))
-
-        def under_way(so_far: tuple[Array, Episodes, Array, Array]) -> Array:
-            return so_far[2].any() & (so_far[0] < environment.limit)
-
-        def step(
-            so_far: tuple[Array, Episodes, Array, Array],
-        ) -> tuple[Array, Episodes, Array, Array]:
-            n, episodes, going, found = so_far
-            actions = best(variables, seen(environment, episodes))
-            episodes, moved = move(environment, episodes, actions, folded(keys, n))
-            ended = jnp.stack([moved.total, moved.length.astype(jnp.float32)], 1)
-            found = jnp.where((going & moved.over)[:, None], ended, found)
-            return n + 1, episodes, going & ~moved.over, found
-
-        episodes = begun(stream(key, "reset"), rows)
-        start = (jnp.zeros((), jnp.int32), episodes, jnp.ones(rows, bool), jnp.zeros((rows, 2)))
-        _, _, _, found = jax.lax.while_loop(under_way, step, start)
-        total, length = (Mean.of(found[:, n], batch.get("mask")) for n in range(2))
-        model_state = {name: v for name, v in variables.items() if name != "params"}
-        return LossOutput(
-            Mean(-total.total, total.count), {"return": total, "length": length}, model_state
-        )
-
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        return {"action": environment.actions.done(best(variables, call.column(batch)))}
-
-    def check(batch: Batch, bounds: Bounds) -> None:
-        def said(key: Key, batch: Batch) -> tuple[Array, Array | None]:
-            x = seen(environment, begun(key, _rows(batch)))
-            return says(model, call.init(model, key, x), x)
-
-        policy, _ = jax.eval_shape(said, jax.eval_shape(jax.random.key, 0), batch)
-        if policy.shape != (_rows(batch), environment.actions.parameters):
-            raise Error(
-                f"The model gives a policy of {policy.shape} for {_rows(batch)} observations, and the actions "
-                f"{environment.actions} take {environment.actions.parameters} numbers each."
-            )
-
-    return Objective(init, loss, predict, check)
+    return EpisodeReturn(environment, model)
 
 
 def reinforce(
     environment: Environment,
     model: Any,
-    discount: float = 0.99,
-    value: float = 0.5,
-    entropy: float = 0.0,
-) -> Objective:
-    """REINFORCE (Williams, 1992): an episode for each row, and what makes the actions of good steps more likely.
+    gamma: float = 0.99,
+    value_coef: float = 0.5,
+    entropy_coef: float = 0.0,
+) -> Reinforce:
+    """REINFORCE, the Monte Carlo policy gradient (Williams, 1992), for `jdl.descent`.
 
-    The loss of an episode is the sum over its steps of -log p(action) times the discounted rewards from there on, less
-    the model's value where it gives one; that learns the same rewards by half its squared error, times `value`. The
-    entropy of the policy is worth `entropy` a nat and step. In training the metrics are return and length of episodes
-    whose actions are drawn; in evaluation those of `play`.
+    In training each row of a batch is one episode by sampled actions. Its loss is the sum over the
+    steps of -log p(action) times the advantage: the discounted return from the step on, by the
+    discount factor `gamma`, less the model's value where it gives one (a baseline). The value is
+    trained too, by half its squared error times `value_coef`. `entropy_coef` weighs the entropy
+    bonus, in nats a step. Metrics: `return` and `length`, in evaluation as `episode_return`'s.
     """
-    if not 0 <= discount <= 1:
-        raise Error(f"discount is from 0 to 1, and {discount} is not.")
-    judged = play(environment, model)
+    if not 0 <= gamma <= 1:
+        raise Error(f"gamma, the discount factor, is from 0 to 1: {gamma} is not.")
+    return Reinforce(environment, model, gamma, value_coef, entropy_coef)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        if not train:
-            return judged.loss(variables, batch, key, train)
-        rows = _rows(batch)
-        episodes = begin(environment, sample_rows(_keys, stream(key, "reset"), (rows,)))
-        fixed = jax.lax.stop_gradient(variables)
 
-        def choose(x: Array, keys: Key) -> Array:
-            return jax.vmap(environment.actions.sample_rows)(says(model, fixed, x)[0], keys)
+@dataclass(frozen=True, eq=False)
+class EpisodeReturn(Objective):
+    """The return of an episode by the greedy policy; see `episode_return`."""
 
-        keys = sample_rows(_keys, stream(key, "steps"), (rows,))
-        _, steps = rollout(environment, choose, episodes, keys, environment.limit)
-        ended = steps.moved.over.astype(jnp.int32)
-        going = jnp.cumsum(ended, 0) - ended == 0  # in the first episode of each row, (T, B)
-        rewards = jnp.where(going, steps.moved.reward, 0)
+    environment: Environment
+    model: Any
 
-        def back(later: Array, reward: Array) -> tuple[Array, Array]:
-            now = reward + discount * later
-            return now, now
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables, for observations of the environment."""
+        episodes = self._reset(stream(key, "reset"), _num_rows(batch))
+        return model_call.init(self.model, key, observe_episodes(self.environment, episodes))
 
-        ahead = jax.lax.scan(back, jnp.zeros(rows), rewards, reverse=True)[1]  # (T, B)
-        policy, values = says(model, variables, steps.x.reshape(-1, *steps.x.shape[2:]))
-        policy = policy.reshape(*going.shape, -1)
-        gain, learned = ahead, jnp.zeros(going.shape)
-        if values is not None:
-            values = values.reshape(going.shape)
-            gain, learned = (
-                ahead - jax.lax.stop_gradient(values),
-                0.5 * value * optax.squared_error(values, ahead),
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The negative return of an episode, averaged over the rows; and its length."""
+        rows = _num_rows(batch)
+        keys = row_keys(stream(key, "steps"), rows)
+        first = _Evaluation(
+            t=jnp.zeros((), jnp.int32),
+            episodes=self._reset(stream(key, "reset"), rows),
+            in_progress=jnp.ones(rows, bool),
+            return_and_length=jnp.zeros((rows, 2)),
+        )
+
+        def step(now: _Evaluation) -> _Evaluation:
+            obs = observe_episodes(self.environment, now.episodes)
+            actions = self.greedy_action(variables, obs)
+            episodes, result = step_episodes(
+                self.environment, now.episodes, actions, fold_in_rows(keys, now.t)
             )
-        said = environment.actions.log_prob(
-            policy, steps.action
-        ) * gain + entropy * environment.actions.entropy(policy)
-        losses = jnp.where(going, learned - said, 0).sum(0)
+            ends = (now.in_progress & result.done)[:, None]
+            length = result.episode_length.astype(jnp.float32)
+            final = jnp.stack([result.episode_return, length], 1)
+            return _Evaluation(
+                t=now.t + 1,
+                episodes=episodes,
+                in_progress=now.in_progress & ~result.done,
+                return_and_length=jnp.where(ends, final, now.return_and_length),
+            )
+
+        def unfinished(now: _Evaluation) -> Array:
+            return now.in_progress.any() & (now.t < self.environment.max_episode_steps)
+
+        last = jax.lax.while_loop(unfinished, step, first)
+        total, length = (Mean.of(last.return_and_length[:, n], batch.get("mask")) for n in range(2))
+        metrics: Metrics = {"return": total, "length": length}
+        return LossOutput(Mean(-total.total, total.count), metrics, _model_state(variables))
+
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The greedy action for each observation x, as the environment takes it."""
+        actions = self.greedy_action(variables, model_call.column(batch))
+        return {"action": self.environment.action_space.unnormalize(actions)}
+
+    def greedy_action(self, variables: Variables, obs: Array) -> Array:
+        """The greedy policy: the mode of the action distribution, or the greatest Q-value."""
+        policy, _ = policy_and_value(self.model, variables, obs)
+        return self.environment.action_space.mode(policy)
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the model's policy does not suit the action space."""
+
+        def policy_of(key: Key, batch: Batch) -> Array:
+            obs = observe_episodes(self.environment, self._reset(key, _num_rows(batch)))
+            variables = model_call.init(self.model, key, obs)
+            return policy_and_value(self.model, variables, obs)[0]
+
+        rows, space = _num_rows(spec), self.environment.action_space
+        policy = jax.eval_shape(policy_of, jax.eval_shape(jax.random.key, 0), spec)
+        if policy.shape != (rows, space.num_params):
+            raise Error(
+                f"The model gives a policy of shape {policy.shape} for {rows} observations, and "
+                f"the action space {space} takes {space.num_params} numbers each: give the model "
+                "as many outputs."
+            )
+
+    def _reset(self, key: Key, rows: int) -> Episodes:
+        return reset_episodes(self.environment, row_keys(key, rows))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class _Evaluation:
+    """The loop of `EpisodeReturn.loss`: the first episode of each row, until all are done."""
+
+    t: Array
+    episodes: Episodes
+    in_progress: Array  # (B,)
+    return_and_length: Array  # (B, 2), of the episodes that are done
+
+
+@dataclass(frozen=True, eq=False)
+class Reinforce(EpisodeReturn):
+    """REINFORCE; see `reinforce`."""
+
+    gamma: float
+    value_coef: float
+    entropy_coef: float
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """In training the policy gradient's loss, in evaluation the negative return."""
+        if not train:
+            return super().loss(variables, batch, key, train)
+        transitions = self._collect(jax.lax.stop_gradient(variables), key, _num_rows(batch))
+        ends = transitions.done.astype(jnp.int32)
+        real = jnp.cumsum(ends, 0) - ends == 0  # (T, B): steps of the first episode of each row
+        rewards = jnp.where(real, transitions.reward, 0)
+        losses = self._step_losses(variables, transitions, discounted_returns(rewards, self.gamma))
         mask = batch.get("mask")
         metrics: Metrics = {
             "return": Mean.of(rewards.sum(0), mask),
-            "length": Mean.of(going.sum(0).astype(jnp.float32), mask),
+            "length": Mean.of(real.sum(0).astype(jnp.float32), mask),
         }
-        model_state = {name: v for name, v in variables.items() if name != "params"}
-        return LossOutput(Mean.of(losses, mask), metrics, model_state)
+        loss = Mean.of(jnp.where(real, losses, 0).sum(0), mask)
+        return LossOutput(loss, metrics, _model_state(variables))
 
-    return replace(judged, loss=loss)
+    def _collect(self, variables: Variables, key: Key, rows: int) -> Transition:
+        """A rollout (T, B, ...) by sampled actions, as long as the longest episode."""
+        space = self.environment.action_space
+
+        def sample_action(obs: Array, keys: Key) -> Array:
+            policy, _ = policy_and_value(self.model, variables, obs)
+            return jax.vmap(space.sample)(policy, keys)
+
+        episodes = self._reset(stream(key, "reset"), rows)
+        keys = row_keys(stream(key, "steps"), rows)
+        steps = self.environment.max_episode_steps
+        return rollout(self.environment, sample_action, episodes, keys, steps)[1]
+
+    def _step_losses(self, variables: Variables, transitions: Transition, returns: Array) -> Array:
+        """The loss of each step, (T, B), by the discounted returns (T, B) from it on."""
+        space, (steps, rows) = self.environment.action_space, returns.shape
+        obs = transitions.obs.reshape(-1, *transitions.obs.shape[2:])
+        policy, value = policy_and_value(self.model, variables, obs)
+        policy = policy.reshape(steps, rows, -1)
+        advantage, value_loss = returns, jnp.zeros(returns.shape)
+        if value is not None:
+            value = value.reshape(steps, rows)
+            advantage = returns - jax.lax.stop_gradient(value)
+            value_loss = 0.5 * self.value_coef * optax.squared_error(value, returns)
+        policy_gain = space.log_prob(policy, transitions.action) * advantage
+        return value_loss - (policy_gain + self.entropy_coef * space.entropy(policy))
 
 
-def says(model: Any, variables: Variables, x: Array) -> tuple[Array, Array | None]:
-    """The policy (B, P) for observations x (B, ...), and the values (B,) of a model that gives them."""
-    out, _ = call.apply(model, variables, (x,), {}, jax.random.key(0), False)
+def discounted_returns(rewards: Array, gamma: float) -> Array:
+    """The discounted return from each step on, (T, B), of the rewards (T, B): the reward-to-go."""
+
+    def accumulate(later: Array, reward: Array) -> tuple[Array, Array]:
+        now = reward + gamma * later
+        return now, now
+
+    return jax.lax.scan(accumulate, jnp.zeros(rewards.shape[1]), rewards, reverse=True)[1]
+
+
+def policy_and_value(model: Any, variables: Variables, obs: Array) -> tuple[Array, Array | None]:
+    """The policy (B, P) for observations (B, ...), and the values (B,), None where it gives none.
+
+    The policy is the parameters of the distribution of actions, P = `action_space.num_params`:
+    logits or Q-values for `Discrete`, means and logs of standard deviations for `Box`.
+    """
+    out, _ = model_call.apply(model, variables, (obs,), {}, jax.random.key(0), False)
     return out if isinstance(out, tuple) else (out, None)
 
 
-def _rows(batch: Batch) -> int:
+def _model_state(variables: Variables) -> Variables:
+    return {name: v for name, v in variables.items() if name != "params"}
+
+
+def _num_rows(batch: Batch) -> int:
     return len(next(iter(batch.values())))
-
-
-def _keys(key: Key, shape: tuple[int, ...]) -> Key:
-    return jax.random.split(key, shape[0])

@@ -1,36 +1,40 @@
-"""Forecasting: numbers over several horizons, judged against the naive forecast."""
+"""Time series forecasting: regression over several horizons, compared with the naive forecast."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jdl.objectives.regression import absolute_error, regress
-from jdl.types import Array, Batch, Key, Mean, Metrics, Objective, LossOutput, Variables
+from jdl.objectives.regression import ElementLoss, Regression, absolute_error
+from jdl.types import Batch, Key, LossOutput, Mean, Metrics, Variables
 
 
-def forecast(
-    model: Any, scale: float = 1.0, error: Callable[[Array, Array], Array] = absolute_error
-) -> Objective:
-    """`regress` over horizons: x (B, T, F) of the past to y (B, horizon), by default by the mean absolute error.
+def forecast(model: Any, scale: float = 1.0, loss: ElementLoss = absolute_error) -> Forecasting:
+    """Time series forecasting: the past x (B, T, F) to the values y (B, horizon) that follow.
 
-    Metrics in y's unit times `scale`: mae and mse, and where the column `naive` (B, horizon) holds another forecast,
-    naive_mae. The loss stays in y's unit.
+    Regression, by default with the mean absolute error (MAE) as loss. Metrics in the unit of y
+    times `scale`: mae and mse, and where the column `naive` (B, horizon) holds another forecast to
+    compare with, such as the last value or that of a week ago, naive_mae. The loss stays in the
+    unit of y.
     """
-    inner = regress(model, error)
+    return Forecasting(model, loss, scale)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        out = inner.loss(variables, batch, key, train)
-        found: dict[str, Any] = dict(out.metrics)
+
+@dataclass(frozen=True, eq=False)
+class Forecasting(Regression):
+    """Time series forecasting; see `forecast`."""
+
+    scale: float
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean loss over rows and horizons, and the metrics times `scale`."""
+        output = super().loss(variables, batch, key, train)
+        scores: dict[str, Any] = dict(output.metrics)
         if "naive" in batch:
-            found["naive_mae"] = Mean.of(
-                absolute_error(batch["naive"], batch["y"]), batch.get("mask")
-            )
-        powers = {"mae": scale, "naive_mae": scale, "mse": scale**2}
+            errors = absolute_error(batch["naive"], batch["y"])
+            scores["naive_mae"] = Mean.of(errors, batch.get("mask"))
+        factors = {"mae": self.scale, "naive_mae": self.scale, "mse": self.scale**2}
         scaled: Metrics = {
-            name: Mean(mean.total * powers[name], mean.count) for name, mean in found.items()
+            name: Mean(m.total * factors[name], m.count) for name, m in scores.items()
         }
-        return replace(out, metrics=scaled)
-
-    return replace(inner, loss=loss)
+        return replace(output, metrics=scaled)

@@ -1,8 +1,9 @@
-"""Text: the next token, and tokens that were hidden."""
+"""Language modelling: causal (the next token) and masked (hidden tokens)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from math import log
 from typing import Any
@@ -13,140 +14,188 @@ import optax
 
 from jdl import metrics
 from jdl.keys import stream
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Tokenizer,
     Variables,
 )
 
 
-def next_token(model: Any, bytes_a_token: float = 1.0) -> Objective:
-    """Each token from those before it: x (B, T + 1) of whole numbers, the model's logits (B, T, vocabulary).
+def next_token(model: Any, bytes_per_token: float = 1.0) -> NextToken:
+    """Causal language model (GPT; Radford et al., 2018): predicts each next token.
 
-    The loss of a token is the cross-entropy in nats. Metrics: accuracy, perplexity, and bits a byte of text, for
-    which `bytes_a_token` says how many bytes stand behind a token of these data.
+    Windows of tokens x (B, T + 1) to the model's logits (B, T, vocabulary). The loss of a token is
+    the cross-entropy in nats. Metrics: accuracy, perplexity, and bits per byte of text, for which
+    `bytes_per_token` is the mean number of bytes of a token in these data.
     """
+    return NextToken(model, bytes_per_token)
 
-    def inputs(batch: Batch) -> tuple[Array, ...]:
-        return (call.column(batch)[:, :-1],)
 
-    def init(key: Key, batch: Batch) -> Variables:
-        return call.init(model, key, *inputs(batch))
+@dataclass(frozen=True, eq=False)
+class NextToken(Objective):
+    """Causal language modelling; see `next_token`. It generates with the model's own KV cache."""
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        real = call.steps(batch)
-        real = real if real is None or real.ndim == 1 else real[:, 1:]
-        logits, model_state = call.apply(model, variables, inputs(batch), batch, key, train)
-        return token_loss(logits, batch["x"][:, 1:], real, model_state, bytes_a_token)
+    model: Any
+    bytes_per_token: float
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        x = call.column(batch)
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init(self.model, key, *_all_but_last(batch))
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean cross-entropy of the real tokens after a row's first, and the metrics."""
+        mask = model_call.time_mask(batch)
+        mask = mask if mask is None or mask.ndim == 1 else mask[:, 1:]
+        inputs = _all_but_last(batch)
+        logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        return token_loss(logits, batch["x"][:, 1:], mask, model_state, self.bytes_per_token)
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where x has not windows of tokens that the model knows."""
+        x = model_call.column(spec)
         if x.ndim != 2 or x.shape[1] < 2:
             raise Error(
                 f"next_token reads windows of at least 2 tokens, (B, T + 1), and x is {x.shape}."
             )
-        check_tokens(batch, bounds, ("x",), lambda: call.output_shape(model, batch, inputs))
+        output_shape = partial(model_call.output_shape, self.model, spec, _all_but_last)
+        check_tokens(spec, bounds, ("x",), output_shape)
 
-    return Objective(init, loss, check=check, decoder=call.decoder(model))
+    @property
+    def max_length(self) -> int | None:
+        """The most tokens that the model's KV cache holds; None where there is no limit."""
+        return getattr(self.model, "max_length", None)
+
+    def init_cache(self, variables: Variables, batch: Batch) -> Any:
+        """Nothing: the model makes its KV cache with the first tokens."""
+        return {}
+
+    def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
+        """The logits (B, t, vocabulary) after each of the tokens (B, t), and the new KV cache."""
+        return model_call.next_logits(self.model, variables, cache, tokens)
 
 
-def masked_token(model: Any, tokenizer: Tokenizer, share: float = 0.15) -> Objective:
-    """Hidden tokens from all others: x (B, T) of whole numbers, the model's logits (B, T, vocabulary).
+def _all_but_last(batch: Batch) -> tuple[Array, ...]:
+    """What the model reads: the tokens that have a next one."""
+    return (model_call.column(batch)[:, :-1],)
 
-    Of the real tokens a `share` is chosen to be guessed: 80% of them are replaced by the tokenizer's mask, 10% by a
-    random token, and 10% stay (Devlin et al., 2019). A row's choice depends on its id, so that it is the same however
-    batches are cut; in evaluation it is the same each time. Loss and metrics are those of the chosen tokens.
+
+def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> MaskedToken:
+    """Masked language model (BERT; Devlin et al., 2019): predicts hidden tokens.
+
+    Tokens x (B, T) to the model's logits (B, T, vocabulary). Of the real tokens a share
+    `mask_rate` is selected: 80% of these are replaced by the tokenizer's mask, 10% by a random
+    token, and 10% stay as they are. Loss (cross-entropy) and metrics are those of the selected
+    tokens. The selection in a row depends on its `id`, so it does not change with the way the rows
+    are cut into batches, and in evaluation it is the same each time.
     """
     if tokenizer.mask is None:
         raise Error("masked_token needs a tokenizer with a mask token, and this one has none.")
-    if not 0 < share <= 1:
+    if not 0 < mask_rate <= 1:
         raise Error(
-            f"share is that of the tokens to be guessed, above 0 and at most 1, and {share} is not."
+            f"mask_rate is a share of the tokens, above 0 and at most 1: {mask_rate} is not."
         )
+    return MaskedToken(model, mask_rate, tokenizer.mask, tokenizer.size)
 
-    def hidden(key: Key, tokens: Array) -> tuple[Array, Array]:
-        """A row (T,) with some tokens replaced, and which are to be guessed."""
-        chance, kind, other = (stream(key, name) for name in ("chosen", "kind", "other"))
-        chosen = jax.random.bernoulli(chance, share, tokens.shape)
-        kind = jax.random.uniform(kind, tokens.shape)
-        random = jax.random.randint(other, tokens.shape, 0, tokenizer.size, tokens.dtype)
-        replaced = jnp.where(kind < 0.8, jnp.asarray(tokenizer.mask, tokens.dtype), random)
-        return jnp.where(chosen & (kind < 0.9), replaced, tokens), chosen
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+@dataclass(frozen=True, eq=False)
+class MaskedToken(Objective):
+    """Masked language modelling; see `masked_token`."""
+
+    model: Any
+    mask_rate: float
+    mask_token: int
+    vocabulary: int
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean cross-entropy of the selected tokens, and the metrics."""
         x = batch["x"]
         ids = batch.get("id", jnp.arange(len(x)))
-        base = stream(key, "hidden") if train else jax.random.key(0)
-        inputs, chosen = jax.vmap(hidden)(jax.vmap(jax.random.fold_in, (None, 0))(base, ids), x)
-        real = call.steps(batch)
+        base = stream(key, "masking") if train else jax.random.key(0)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(base, ids)
+        inputs, selected = jax.vmap(self._mask_tokens)(keys, x)
+        real = model_call.time_mask(batch)
         if real is not None:
-            chosen = chosen & (real if real.ndim == 2 else real[:, None]).astype(bool)
-        logits, model_state = call.apply(model, variables, (inputs,), batch, key, train)
-        return token_loss(logits, x, chosen, model_state)
+            selected = selected & (real if real.ndim == 2 else real[:, None]).astype(bool)
+        logits, model_state = model_call.apply(self.model, variables, (inputs,), batch, key, train)
+        return token_loss(logits, x, selected, model_state)
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        check_tokens(batch, bounds, ("x",), lambda: call.output_shape(model, batch))
+    def _mask_tokens(self, key: Key, tokens: Array) -> tuple[Array, Array]:
+        """A row (T,) with some tokens masked or replaced, and which are to be predicted."""
+        select, kind, random = (stream(key, name) for name in ("select", "kind", "random"))
+        selected = jax.random.bernoulli(select, self.mask_rate, tokens.shape)
+        kind = jax.random.uniform(kind, tokens.shape)
+        random = jax.random.randint(random, tokens.shape, 0, self.vocabulary, tokens.dtype)
+        replaced = jnp.where(kind < 0.8, jnp.asarray(self.mask_token, tokens.dtype), random)
+        return jnp.where(selected & (kind < 0.9), replaced, tokens), selected
 
-    return Objective(partial(call.init_from_x, model), loss, check=check)
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where x has not tokens that the model knows."""
+        check_tokens(spec, bounds, ("x",), partial(model_call.output_shape, self.model, spec))
 
 
 def token_loss(
     logits: Array,
     targets: Array,
-    real: Array | None,
+    mask: Array | None,
     model_state: Variables,
-    bytes_a_token: float = 0.0,
+    bytes_per_token: float = 0.0,
     smoothing: float = 0.0,
 ) -> LossOutput:
-    """The cross-entropy of logits (B, T, K) at targets (B, T) where `real`, (B,) or (B, T), holds, and its metrics.
+    """Cross-entropy of logits (B, T, K) at targets (B, T), with accuracy and perplexity.
 
-    `smoothing` of the loss's weight is spread evenly over the vocabulary; perplexity and bits are without it.
+    Tokens count where `mask`, (B,) or (B, T), holds. With `bytes_per_token` there are also bits per
+    byte. `smoothing` is label smoothing; perplexity and bits are without it.
     """
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
-    mean = Mean.of(nats, real)
-    found: Metrics = {
-        "accuracy": Mean.of((logits.argmax(-1) == targets).astype(jnp.float32), real),
+    mean = Mean.of(nats, mask)
+    scores: Metrics = {
+        "accuracy": Mean.of((logits.argmax(-1) == targets).astype(jnp.float32), mask),
         "perplexity": metrics.Perplexity(mean),
     }
-    if bytes_a_token:
-        found["bits_per_byte"] = Mean(mean.total / log(2), mean.count * bytes_a_token)
+    if bytes_per_token:
+        scores["bits_per_byte"] = Mean(mean.total / log(2), mean.count * bytes_per_token)
     if smoothing:
-        even = -jax.nn.log_softmax(logits).mean(-1)
-        mean = Mean.of((1 - smoothing) * nats + smoothing * even, real)
-    return LossOutput(mean, found, model_state)
+        uniform = -jax.nn.log_softmax(logits).mean(-1)
+        mean = Mean.of((1 - smoothing) * nats + smoothing * uniform, mask)
+    return LossOutput(mean, scores, model_state)
 
 
 def check_tokens(
-    batch: Batch,
+    spec: Batch,
     bounds: Bounds,
     columns: Sequence[str],
     output_shape: Callable[[], tuple[int, ...]],
 ) -> None:
-    """Raises `Error` where columns are not of tokens that a model with outputs of this shape knows."""
-    for column in columns:
-        tokens = call.column(batch, column)
+    """Raises `Error` where columns are not tokens of the vocabulary of a model with this output."""
+    for name in columns:
+        tokens = model_call.column(spec, name)
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise Error(
-                f"The column {column} must hold tokens, whole numbers, and it is {tokens.dtype}."
+                f"The column {name} must hold tokens, whole numbers, and it is {tokens.dtype}."
             )
     shape = output_shape()
     if len(shape) != 3:
         raise Error(
             f"The model must give logits for every token, (B, T, vocabulary), and it gives {shape}."
         )
-    for column in columns:
-        least, greatest = bounds.get(column, (0, shape[-1] - 1))
+    for name in columns:
+        least, greatest = bounds.get(name, (0, shape[-1] - 1))
         if least < 0 or greatest >= shape[-1]:
             raise Error(
-                f"The tokens of {column} run from {least} to {greatest}, and the model knows 0 to {shape[-1] - 1}: "
-                f"give it a vocabulary of {int(greatest) + 1}, or take its tokenizer."
+                f"The tokens of {name} run from {least} to {greatest}, and the model knows 0 to "
+                f"{shape[-1] - 1}: give it a vocabulary of {int(greatest) + 1}, or use the "
+                "tokenizer that it was made for."
             )

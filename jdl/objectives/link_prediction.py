@@ -1,8 +1,8 @@
-"""Link prediction: which pairs of a graph's nodes are joined, by the products of their codes."""
+"""Link prediction in graphs, by dot products of node embeddings."""
 
 from __future__ import annotations
 
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,71 +11,93 @@ import optax
 
 from jdl.keys import stream
 from jdl.layers import sample_rows
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
+LINKS, NEGATIVES = "links", "negatives"  # the columns of the pairs of nodes with and without a link
 
-def link(model: Any) -> Objective:
-    """Nodes x (B, N, F) and edges (B, E, 2) to codes (B, N, D): the logit of a link is the product of two codes.
 
-    The binary cross-entropy of `links` (B, L, 2) and of as many pairs that are none: those of the column `others` (B,
-    L, 2), or where there is none, as in training, pairs drawn anew (Kipf and Welling, 2016). Metric, in evaluation:
-    auc, the share of pairs of a link and an other in which the link has the greater logit. It predicts the codes.
+def link_prediction(model: Any) -> LinkPrediction:
+    """Link prediction in graphs, by a graph autoencoder (Kipf and Welling, 2016).
+
+    The model embeds the nodes x (B, N, F) of graphs with edges (B, E, 2) as codes (B, N, D); the
+    logit of a link is the dot product of the codes of its two nodes. The loss is the binary
+    cross-entropy (BCE) of the `links` (B, L, 2) and of as many negatives, pairs of nodes without a
+    link: the column `negatives` (B, L, 2), or without it, as in training, random pairs, new
+    at each step (negative sampling). Metric, in evaluation: auc, the area under the ROC curve. It
+    predicts the codes.
     """
+    return LinkPrediction(model)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        codes, model_state = call.apply(model, variables, call.from_x(batch), batch, key, train)
-        links = call.column(batch, "links")
-        others = batch.get("others")
-        if others is None:
 
-            def pairs(key: Key, shape: tuple[int, ...]) -> Array:
-                return jax.random.randint(key, shape, 0, codes.shape[1], links.dtype)
+@dataclass(frozen=True, eq=False)
+class LinkPrediction(Objective):
+    """Link prediction; see `link_prediction`."""
 
-            others = sample_rows(pairs, stream(key, "others"), links.shape)
-        found, fake = _logits(codes, links), _logits(codes, others)
-        mask = batch.get("mask")
-        losses = optax.sigmoid_binary_cross_entropy(found, jnp.ones_like(found))
-        losses = jnp.concatenate(
-            [losses, optax.sigmoid_binary_cross_entropy(fake, jnp.zeros_like(fake))], 1
-        )
-        metrics: Metrics = {}
-        if not train:
-            above, equal = (f(found[:, :, None], fake[:, None]) for f in (jnp.greater, jnp.equal))
-            metrics["auc"] = Mean.of(
-                above.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32), mask
-            )
-        return LossOutput(Mean.of(losses, mask), metrics, model_state)
+    model: Any
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        return {
-            "code": call.apply(
-                model, variables, call.from_x(batch), batch, jax.random.key(0), False
-            )[0]
-        }
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        links, codes = call.column(batch, "links").shape, call.output_shape(model, batch)
-        if len(links) != 3 or links[2] != 2 or codes[:2] != batch["x"].shape[:2]:
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean binary cross-entropy of links and negatives, and in evaluation the AUC."""
+        inputs, mask = model_call.model_inputs(batch), batch.get("mask")
+        codes, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        links = model_call.column(batch, LINKS)
+        negatives = batch.get(NEGATIVES)
+        if negatives is None:
+            negatives = _sample_pairs(stream(key, "negatives"), links, nodes=codes.shape[1])
+        positive, negative = _link_logits(codes, links), _link_logits(codes, negatives)
+        bce = optax.sigmoid_binary_cross_entropy
+        losses = bce(positive, jnp.ones_like(positive))
+        losses = jnp.concatenate([losses, bce(negative, jnp.zeros_like(negative))], 1)
+        scores: Metrics = {} if train else {"auc": Mean.of(_ranking(positive, negative), mask)}
+        return LossOutput(Mean.of(losses, mask), scores, model_state)
+
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The codes (B, N, D) of the nodes."""
+        return {"code": model_call.evaluate(self.model, variables, batch)}
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where `links` are not pairs, or the model gives no code for each node."""
+        links = model_call.column(spec, LINKS).shape
+        codes = model_call.output_shape(self.model, spec)
+        if len(links) != 3 or links[2] != 2 or codes[:2] != spec["x"].shape[:2]:
             raise Error(
-                f"link needs pairs links (B, L, 2) and codes (B, N, D), and is given {links} and {codes}."
+                f"link_prediction needs the column {LINKS} as pairs (B, L, 2) and a model that "
+                f"gives codes (B, N, D); here they are {links} and {codes}."
             )
 
-    return Objective(partial(call.init_from_x, model), loss, predict, check)
+
+def _sample_pairs(key: Key, links: Array, nodes: int) -> Array:
+    """Random pairs of nodes, as many as there are links: (B, L, 2)."""
+
+    def draw(key: Key, shape: tuple[int, ...]) -> Array:
+        return jax.random.randint(key, shape, 0, nodes, links.dtype)
+
+    return sample_rows(draw, key, links.shape)
 
 
-def _logits(codes: Array, pairs: Array) -> Array:
-    """The products of the codes (B, N, D) at both ends of pairs (B, L, 2): (B, L)."""
+def _link_logits(codes: Array, pairs: Array) -> Array:
+    """The dot products of the codes (B, N, D) of both nodes of each pair (B, L, 2): (B, L)."""
     a, b = (jnp.take_along_axis(codes, pairs[:, :, side, None], 1) for side in (0, 1))
     return (a * b).sum(-1)
+
+
+def _ranking(positive: Array, negative: Array) -> Array:
+    """Whether a link has a greater logit than a negative, 1/2 if equal: the mean is the AUC."""
+    above = jnp.greater(positive[:, :, None], negative[:, None])
+    equal = jnp.equal(positive[:, :, None], negative[:, None])
+    return above.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32)

@@ -1,61 +1,79 @@
-"""Regression: squared, absolute or Huber error."""
+"""Regression: mean squared error (MSE), mean absolute error (MAE) or Huber loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.types import (
     Array,
     Batch,
     Bounds,
     Error,
     Key,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
+ElementLoss = Callable[[Array, Array], Array]  # predictions and targets (...) to losses (...)
+
 
 def absolute_error(predictions: Array, targets: Array) -> Array:
-    """|predictions - targets|, element by element."""
+    """Absolute error (its mean is the MAE): |predictions - targets|, element by element."""
     return jnp.abs(predictions - targets)
 
 
-def regress(model: Any, error: Callable[[Array, Array], Array] = optax.squared_error) -> Objective:
-    """Numbers: x (B, ...) to predictions (B, ...), against y of the same shape; (B,) will do for (B, 1).
+def regress(model: Any, loss: ElementLoss = optax.squared_error) -> Regression:
+    """Regression by the mean squared error (MSE) or another loss.
 
-    `error(predictions, targets)` works element by element: `optax.squared_error` (MSE), `absolute_error` (MAE),
-    `optax.huber_loss`. Metrics, whatever the loss: mse and mae, in y's unit.
+    x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions; (B,) will
+    do for (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
+    (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964). Metrics, whatever the loss:
+    mse and mae, in the unit of y.
     """
+    return Regression(model, loss)
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        out, model_state = call.apply(model, variables, call.from_x(batch), batch, key, train)
+
+@dataclass(frozen=True, eq=False)
+class Regression(Objective):
+    """Regression; see `regress`."""
+
+    model: Any
+    element_loss: ElementLoss
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean loss over the elements of y, and the metrics."""
+        inputs = model_call.model_inputs(batch)
+        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         targets, mask = batch["y"].reshape(out.shape).astype(out.dtype), batch.get("mask")
-        found: Metrics = {
+        scores: Metrics = {
             "mse": Mean.of(optax.squared_error(out, targets), mask),
             "mae": Mean.of(absolute_error(out, targets), mask),
         }
-        return LossOutput(Mean.of(error(out, targets), mask), found, model_state)
+        return LossOutput(Mean.of(self.element_loss(out, targets), mask), scores, model_state)
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        out, _ = call.apply(model, variables, call.from_x(batch), batch, jax.random.key(0), False)
-        return {"value": out}
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The predicted values (B, ...)."""
+        return {"value": model_call.evaluate(self.model, variables, batch)}
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        out = call.output_shape(model, batch)
-        target = batch["y"].shape if "y" in batch else None
-        if target not in (out, out[:-1] if out[-1] == 1 else out):
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the targets do not have the shape of the model's output."""
+        shape = model_call.output_shape(self.model, spec)
+        target = spec["y"].shape if "y" in spec else None
+        if target not in (shape, shape[:-1] if shape[-1] == 1 else shape):
             raise Error(
-                f"The model predicts {out} for a batch, and the targets y are {target}: make them equal."
+                f"The model predicts {shape} for a batch, and the targets y are {target}: "
+                "make them equal."
             )
-
-    return Objective(partial(call.init_from_x, model), loss, predict, check)

@@ -1,7 +1,8 @@
-"""From one sequence to another: written token by token, or aligned by CTC."""
+"""Sequence to sequence: an encoder-decoder with teacher forcing, and CTC."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -10,144 +11,188 @@ import jax.numpy as jnp
 import optax
 
 from jdl import metrics
-from jdl.objectives import model_call as call
+from jdl.objectives import model_call
 from jdl.objectives.language_modelling import check_tokens, token_loss
 from jdl.sampling import generate
 from jdl.types import (
-    MEMORY,
+    CACHE,
     Array,
     Batch,
     Bounds,
-    Decoder,
     Error,
     Key,
+    LossOutput,
     Mean,
     Metrics,
     Objective,
-    LossOutput,
     Variables,
 )
 
 
 def seq2seq(
-    model: Any, end: int, smoothing: float = 0.0, max_length: int | None = None
-) -> Objective:
-    """A sequence from another: x (B, S) to y (B, T), tokens both, by `model(x, y so far)` to logits (B, T, vocabulary).
+    model: Any, end: int, smoothing: float = 0.0, max_new_tokens: int | None = None
+) -> Seq2Seq:
+    """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
-    `length` (B,) and `y_length` (B,) say how many tokens are real; y's last real one is `end`, which also stands
-    before its first. The model reads the true y so far (teacher forcing); `smoothing` as in `classify`. To predict,
-    up to `longest` tokens are written greedily: by default as many as the model can write, its field `longest`. For
-    that the model has the methods `read(x, train, mask)` and `write(vectors, y, mask, train, decode)` besides.
+    Tokens x (B, S) to tokens y (B, T). `length` (B,) and `y_length` (B,) are the numbers of real
+    tokens; the last real token of y is `end`, which also stands before its first. In training the
+    model predicts each token from the true tokens before it (teacher forcing): `model(x,
+    y_before)` gives logits (B, T, vocabulary), the loss is the cross-entropy, with label smoothing
+    of `smoothing`, and metrics are accuracy and perplexity. To predict, up to `max_new_tokens`
+    tokens are decoded greedily, by default as many as the model can (its field `max_length`). For
+    that the model has the methods `encode(x, train, mask)` and `decode(encoded, y, mask, train,
+    decode)`, like `T5`.
     """
-    max_length = max_length or model.max_length
-    if max_length > model.max_length:
+    limit = model.max_length
+    if max_new_tokens and max_new_tokens > limit:
         raise Error(
-            f"The model writes {model.max_length} tokens at most, and longest={max_length} asks for more."
+            f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} asks "
+            "for more."
         )
+    return Seq2Seq(model, end, smoothing, max_new_tokens or limit)
 
-    def inputs(batch: Batch) -> tuple[Array, ...]:
-        """x, and the y so far: `end` and all but the last."""
-        y = jnp.pad(call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=end)
-        return call.column(batch), y[:, :-1]
 
-    def init(key: Key, batch: Batch) -> Variables:
-        return call.init(model, key, *inputs(batch))
+@dataclass(frozen=True, eq=False)
+class Seq2Seq(Objective):
+    """Sequence to sequence; see `seq2seq`. It decodes with the KV cache of the model's decoder."""
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        logits, model_state = call.apply(model, variables, inputs(batch), batch, key, train)
-        return token_loss(
-            logits, batch["y"], call.steps(batch, "y_length", "y"), model_state, smoothing=smoothing
+    model: Any
+    end: int
+    smoothing: float
+    max_new_tokens: int
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init(self.model, key, *self._inputs(batch))
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean cross-entropy of the real tokens of y, and the metrics."""
+        inputs = self._inputs(batch)
+        logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        mask = model_call.time_mask(batch, "y_length", "y")
+        return token_loss(logits, batch["y"], mask, model_state, smoothing=self.smoothing)
+
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The tokens (B, max_new_tokens) by greedy decoding; after `end` there are only ends."""
+        first = jnp.full((len(batch["x"]), 1), self.end, jnp.int32)
+        tokens = generate(self, variables, first, self.max_new_tokens, end=self.end, batch=batch)
+        return {"tokens": tokens}
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where x and y have not tokens that the model knows."""
+        output_shape = partial(model_call.output_shape, self.model, spec, self._inputs)
+        check_tokens(spec, bounds, ("x", "y"), output_shape)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that the decoder's KV cache holds."""
+        return self.model.max_length
+
+    def init_cache(self, variables: Variables, batch: Batch) -> Any:
+        """The encoder's output for x, with which the decoder's first call fills its KV cache."""
+        mask = model_call.time_mask(batch)
+        encoded = self.model.apply(variables, batch["x"], False, mask, method="encode")
+        return {"encoded": encoded, "mask": mask}
+
+    def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
+        """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new cache."""
+        kv_cache = {name: v for name, v in cache.items() if name == CACHE}
+        inputs = cache.get("encoded"), tokens, cache["mask"]
+        logits, changed = self.model.apply(
+            {**variables, **kv_cache}, *inputs, decode=True, mutable=[CACHE], method="decode"
         )
+        return logits, {"mask": cache["mask"], CACHE: changed[CACHE]}
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        check_tokens(batch, bounds, ("x", "y"), lambda: call.output_shape(model, batch, inputs))
-
-    def start(variables: Variables, batch: Batch) -> Any:
-        """Reads x; the first token is written after `end`, with which the cross-attention is filled."""
-        mask = call.steps(batch)
-        vectors = model.apply(variables, batch["x"], False, mask, method="read")
-        return {"vectors": vectors, "mask": mask}
-
-    def following(variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
-        kept = {name: v for name, v in cache.items() if name == MEMORY}
-        logits, changed = model.apply(
-            {**variables, **kept}, cache.get("vectors"), tokens, cache["mask"], decode=True, mutable=[MEMORY],
-            method="write",
-        )  # fmt: skip
-        return logits, {"mask": cache["mask"], MEMORY: changed[MEMORY]}
-
-    decoder = Decoder(start, following, model.max_length)
-
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        first = jnp.full((len(batch["x"]), 1), end, jnp.int32)
-        return {"tokens": generate(decoder, variables, first, max_length, end=end, batch=batch)}
-
-    return Objective(init, loss, predict, check, decoder)
+    def _inputs(self, batch: Batch) -> tuple[Array, ...]:
+        """x, and y one step to the right: `end` and all tokens but the last (teacher forcing)."""
+        y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.end)
+        return model_call.column(batch), y[:, :-1]
 
 
-def ctc(model: Any, frames: int = 1) -> Objective:
-    """Labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1, by CTC (Graves et al., 2006).
+def ctc(model: Any, frames: int = 1) -> CTC:
+    """CTC, connectionist temporal classification (Graves et al., 2006).
 
-    The label 0 is the blank. `length` (B,) and `y_length` (B,) say how many steps and labels are real. The model
-    gives `frames` distributions over K labels a step: logits (B, T, frames * K). The loss is that of a row in nats;
-    the metric, in evaluation, error_rate: edits between the best path's labels and y over the labels of y.
+    Labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0 is
+    the blank. `length` (B,) and `y_length` (B,) are the numbers of real steps and labels. The
+    model gives `frames` distributions over K labels at each step: logits (B, T, frames * K). The
+    loss is the mean over the rows of the negative log-likelihood in nats; the metric, in
+    evaluation, is the error_rate of greedy (best path) decoding: edit distance over the number of
+    labels.
     """
+    return CTC(model, frames)
 
-    def run(
-        variables: Variables, batch: Batch, key: Key, train: bool
-    ) -> tuple[Array, Array, Variables]:
-        """The logits (B, T * frames, K), which of the frames are real, and the carried variables."""
-        out, model_state = call.apply(model, variables, (batch["x"],), batch, key, train)
-        logits = out.reshape(out.shape[0], out.shape[1] * frames, -1)
-        real = call.steps(batch)
-        if real is None or real.ndim == 1:
-            real = jnp.broadcast_to(
-                jnp.ones((1, 1), bool) if real is None else real[:, None], out.shape[:2]
-            )
-        return logits, jnp.repeat(real, frames, 1), model_state
 
-    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        logits, real, model_state = run(variables, batch, key, train)
+@dataclass(frozen=True, eq=False)
+class CTC(Objective):
+    """Connectionist temporal classification; see `ctc`."""
+
+    model: Any
+    frames: int
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return model_call.init_from_batch(self.model, key, batch)
+
+    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        """The mean CTC loss of the rows in nats, and in evaluation the error rate."""
+        logits, real, model_state = self._apply(variables, batch, key, train)
         labels, mask = batch["y"], batch.get("mask")
         counts = batch.get("y_length", jnp.full(len(labels), labels.shape[1], jnp.int32))
-        outside = jnp.arange(labels.shape[1])[None] >= counts[:, None]
+        padding = jnp.arange(labels.shape[1])[None] >= counts[:, None]
         losses = optax.ctc_loss(
-            logits, 1.0 - real.astype(logits.dtype), labels, outside.astype(logits.dtype)
+            logits, 1.0 - real.astype(logits.dtype), labels, padding.astype(logits.dtype)
         )
-        found: Metrics = {}
+        scores: Metrics = {}
         if not train:
-            guessed, lengths = best_path(logits, real)
-            found["error_rate"] = metrics.error_rate(guessed, lengths, labels, counts, mask)
-        return LossOutput(Mean.of(losses, mask), found, model_state)
+            decoded, lengths = best_path(logits, real)
+            scores["error_rate"] = metrics.error_rate(decoded, lengths, labels, counts, mask)
+        return LossOutput(Mean.of(losses, mask), scores, model_state)
 
-    def predict(variables: Variables, batch: Batch) -> Batch:
-        logits, real, _ = run(variables, batch, jax.random.key(0), False)
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The labels (B, T * frames) of the best path, and how many there are, (B,)."""
+        logits, real, _ = self._apply(variables, batch, jax.random.key(0), False)
         labels, lengths = best_path(logits, real)
         return {"labels": labels, "length": lengths}
 
-    def check(batch: Batch, bounds: Bounds) -> None:
-        shape = call.output_shape(model, batch)
-        if len(shape) != 3 or shape[-1] % frames:
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` where the model has not outputs for every step and label."""
+        shape = model_call.output_shape(self.model, spec)
+        if len(shape) != 3 or shape[-1] % self.frames:
             raise Error(
-                f"ctc needs logits (B, T, {frames} * K) for every step, and the model gives {shape}."
+                f"ctc needs logits (B, T, {self.frames} * K) for every step, and the model gives "
+                f"{shape}."
             )
+        labels = shape[-1] // self.frames
         least, greatest = bounds.get("y", (0, 0))
-        if least < 0 or greatest >= shape[-1] // frames:
+        if least < 0 or greatest >= labels:
             raise Error(
-                f"The labels y run from {least} to {greatest}, and the model has {shape[-1] // frames} outputs, "
-                "of which 0 is the blank: mend the one or the other."
+                f"The labels y run from {least} to {greatest}, and the model has {labels} outputs, "
+                "of which 0 is the blank: correct the one or the other."
             )
-        call.column(batch, "y")
+        model_call.column(spec, "y")
 
-    return Objective(partial(call.init_from_x, model), loss, predict, check)
+    def _apply(
+        self, variables: Variables, batch: Batch, key: Key, train: bool
+    ) -> tuple[Array, Array, Variables]:
+        """Logits (B, T * frames, K), which of the frames are real, and the new model state."""
+        out, model_state = model_call.apply(self.model, variables, (batch["x"],), batch, key, train)
+        logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
+        real = model_call.time_mask(batch)
+        if real is None or real.ndim == 1:
+            rows = jnp.ones((1, 1), bool) if real is None else real[:, None]
+            real = jnp.broadcast_to(rows, out.shape[:2])
+        return logits, jnp.repeat(real, self.frames, 1), model_state
 
 
 def best_path(logits: Array, real: Array) -> tuple[Array, Array]:
-    """The labels of the best path through logits (B, T, K), merged and without blanks: (B, T), and how many, (B,)."""
+    """Greedy CTC decoding: the likeliest label of each real frame, repeats merged, blanks removed.
+
+    Logits (B, T, K) and `real` (B, T) to labels (B, T), padded with 0, and their number (B,).
+    """
     best = jnp.where(real, logits.argmax(-1), 0)
     before = jnp.pad(best, ((0, 0), (1, 0)))[:, :-1]
-    kept = (best != before) & (best != 0)
-    order = jnp.argsort(~kept, axis=1, stable=True)
-    lengths = kept.sum(1, dtype=jnp.int32)
+    emitted = (best != before) & (best != 0)
+    order = jnp.argsort(~emitted, axis=1, stable=True)
+    lengths = emitted.sum(1, dtype=jnp.int32)
     labels = jnp.take_along_axis(best, order, 1)
     return jnp.where(jnp.arange(best.shape[1])[None] < lengths[:, None], labels, 0), lengths

@@ -54,8 +54,8 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
     if count > jax.device_count():
         kind = jax.devices()[0].device_kind
         raise Error(
-            f"{count} devices are asked for, and there are {jax.device_count()} of the kind {kind}. "
-            "On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
+            f"{count} devices are asked for, and there are {jax.device_count()} of the kind "
+            f"{kind}. On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
         )
     if several and count < jax.device_count():
         raise Error(
@@ -102,7 +102,7 @@ def pmap_mesh(devices: Sequence[Any]) -> Mesh:
 
 
 def batch_sharding(mesh: Mesh, size: int) -> NamedSharding:
-    """The sharding of a batch's columns (size, ...): divided among the devices if evenly, or whole."""
+    """The sharding of a batch's columns (size, ...): divided evenly among the devices, or whole."""
     even = size % _batch_parts(mesh) == 0
     return NamedSharding(mesh, PartitionSpec(_batch_axes(mesh)) if even else PartitionSpec())
 

@@ -6,7 +6,7 @@ import logging
 
 import jax
 
-from jdl.data.tfds_records import cache_dir
+from jdl.data.cache import cache_dir
 from jdl.store.environment import instruction_set, setting
 
 

@@ -12,7 +12,7 @@ import jax
 
 from jdl.config import Options
 from jdl.figures.embedding import draw_embedding
-from jdl.figures.samples import last_figures, painter
+from jdl.figures.samples import draw_figures, sample_writer
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
@@ -103,7 +103,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         metrics = evaluation.evaluate_all(state)
         variables = to_local(run.learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
-        figures = last_figures(run, variables, folder) + draw_embedding(run, variables, folder)
+        figures = draw_figures(run, variables, folder) + draw_embedding(run, variables, folder)
     steps = int(state.step) - start
     return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds)
 
@@ -154,7 +154,7 @@ def _hooks(
     save_every = default_save_every(config.steps) if every is None else every
     return [
         evaluation,
-        SamplePictures(painter(run, outputs.folder), evaluation),
+        SamplePictures(sample_writer(run, outputs.folder), evaluation),
         EarlyStopping(patience, config.check_every, evaluation),
         *map(UserHook, run.hooks),
         Checkpointing(outputs, save_every, config.steps, evaluation, patience, requests),

@@ -1,4 +1,4 @@
-"""Deep Q-learning of two seeds: episodes under way, a memory of steps, and older parameters, all in the state."""
+"""DQN of two seeds: episodes, replay buffer and target network are all in the state."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,10 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    explore, adam = optax.linear_schedule(1.0, 0.05, 30), optax.adam(1e-3)
-    sizes = {"horizon": 8, "capacity": 320, "batch_size": 16, "begins": 10, "refresh": 7}
-    learner = jdl.dqn(jdl.environments.cartpole(), MLP(2, (16,)), adam, explore, **sizes)
+    epsilon, adam = optax.linear_schedule(1.0, 0.05, 30), optax.adam(1e-3)
+    sizes = {"num_steps": 8, "buffer_size": 320, "batch_size": 16}
+    when = {"learning_starts": 10, "target_update_every": 7}
+    learner = jdl.dqn(jdl.environments.cartpole(), MLP(2, (16,)), adam, epsilon, **sizes, **when)
     members = jdl.population(learner, (c.seed, c.seed + 1))
     return jdl.Run(
         c, members, jdl.data.episodes(2), test=jdl.data.episodes(5), best="max return/mean"

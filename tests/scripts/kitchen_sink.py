@@ -27,7 +27,7 @@ def run(c: Config) -> jdl.Run:
     train, valid = train.split(
         0.143, 0.1, seed=c.seed
     )  # 206 rows: the last of 9 batches of 24 has 14
-    train = train.streamed() if c.streamed else train
+    train = train.streaming() if c.streamed else train
     model = CNN(10, blocks=((4, 1), (6, 1)), dense=(16,), batch_norm=True, dropout=0.2)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule(c)))
     learner = jdl.ema(

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 import optax
 
 import jdl
-from jdl.metrics.text import scores
 from jdl.models.t5 import T5
-from jdl.models.transformer import Blocks
+from jdl.models.transformer import TransformerConfig
 
 WORDS = [f"{a}{b}{c}" for a in "abcd" for b in "efg" for c in "hij"]
 
@@ -23,14 +22,15 @@ def exact(written, right) -> float:
 
 
 def run(c: Config) -> jdl.Run:
-    tokenizer = jdl.data.Bytes()
+    tokenizer = jdl.data.ByteTokenizer()
     pairs = jdl.data.text_pairs([(word, word[::-1]) for word in WORDS], tokenizer, 6)
     objective = jdl.objectives.seq2seq(
-        T5(tokenizer.size, Blocks(width=32, depth=1, heads=2, length=6)), tokenizer.end
+        T5(tokenizer.size, TransformerConfig(width=32, depth=1, heads=2, max_length=6)),
+        tokenizer.end,
     )
     test = pairs.batches(10)
     learner = jdl.descent(objective, optax.adam(1e-2))
-    score = scores(objective, test, tokenizer, exact=exact)
+    score = jdl.objectives.text_scores(objective, test, tokenizer, exact=exact)
     return jdl.Run(
         c, learner, pairs.shuffled(12, c.seed), test=test, tokenizer=tokenizer, score=score
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from kitchen_sink import seen
+from kitchen_sink import log_ids
 
 import jdl
 from jdl.models.rnn import LSTM, RNN
@@ -19,10 +19,19 @@ def run(c: Config) -> jdl.Run:
     text = np.random.default_rng(0).integers(0, 20, 6 * 9 * 16 + 5).astype(np.int32)
     rows = jdl.data.arrays(x=np.lib.stride_tricks.sliding_window_view(text, 17)[::16])
     model = RNN(
-        20, (16,), LSTM, each_step=True, vocabulary=20, embedding=8, dropout=0.2, remember=True
+        20,
+        (16,),
+        LSTM,
+        return_sequences=True,
+        vocab_size=20,
+        embedding_width=8,
+        dropout=0.2,
+        stateful=True,
     )
-    learner = jdl.descent(seen(jdl.objectives.next_token(model)), jdl.optim.adamw(1e-2))
-    return jdl.Run(c, learner, rows.streams(c.batch), test=rows.streams(c.batch))
+    learner = jdl.descent(log_ids(jdl.objectives.next_token(model)), jdl.optim.adamw(1e-2))
+    return jdl.Run(
+        c, learner, rows.contiguous_batches(c.batch), test=rows.contiguous_batches(c.batch)
+    )
 
 
 if __name__ == "__main__":

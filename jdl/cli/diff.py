@@ -1,0 +1,42 @@
+"""`jdl diff`: compare two runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from jdl.cli.arguments import Root
+
+if TYPE_CHECKING:
+    from jdl.inspect.compare import Comparison
+
+
+def diff(
+    a: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN_A", help="A run, named as for the other verbs."),
+    ],
+    b: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_B", help="The run to compare it to.")
+    ],
+    root: Root = Path("runs"),
+) -> None:
+    """Compare two runs: config, environment, metrics; the first step and array that differ."""
+    from jdl.inspect.compare import compare
+    from jdl.store.catalog import find
+
+    report(compare(find(a, root), find(b, root)))
+
+
+def report(comparison: Comparison) -> None:
+    """Prints a comparison; exit code 1 where a step differs."""
+    step = comparison.first_difference
+    print("\n".join(comparison.lines))
+    if step is None:
+        print("They are equal, to the bit.")
+        return
+    print(f"The first difference is in step {step:,}.")
+    raise SystemExit(1)

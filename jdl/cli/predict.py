@@ -1,0 +1,38 @@
+"""`jdl predict`: the model's predictions for new inputs."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from jdl.cli.arguments import Best, Root, RunName
+from jdl.errors import Error
+
+
+def predict(
+    run: RunName,
+    inputs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="INPUT",
+            help="Image files, npz files with an array x of one row per input, or text files "
+            "with one input per line.",
+        ),
+    ],
+    root: Root = Path("runs"),
+    best: Best = False,
+    format: Annotated[Literal["csv", "json"], tyro.conf.arg(help="Output format.")] = "csv",
+) -> None:
+    """Predict labels and probabilities, values or texts for images, arrays or lines of text."""
+    if not inputs:
+        raise Error("Name at least one input: image files, or npz files with an array x.")
+    from jdl.cli.startup import set_up_jax
+    from jdl.inspect.predict import predict as predict_inputs
+    from jdl.inspect.predict import to_csv, to_json
+    from jdl.inspect.restore import restore
+    from jdl.store.catalog import find
+
+    set_up_jax()
+    rows = predict_inputs(restore(find(run, root), best=best), inputs)
+    print(to_csv(rows) if format == "csv" else to_json(rows), end="")

@@ -1,0 +1,67 @@
+"""`jdl sample`: text or images from a generative model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jdl.cli.arguments import Best, Draws, Root, RunName
+
+
+def sample(
+    run: RunName,
+    n: Annotated[
+        int | None,
+        tyro.conf.arg(aliases=["-n"], help="How many texts (default 1) or images (default 64)."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        tyro.conf.arg(help="Images only: write to FILE.png (a grid) or FILE.npz (an array x)."),
+    ] = None,
+    reconstruct: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Images only: images of the test data, each followed by its reconstruction."
+        ),
+    ] = False,
+    prompt: Annotated[str, tyro.conf.arg(help="The beginning of the text.")] = "",
+    tokens: Annotated[int, tyro.conf.arg(help="How many tokens to generate.")] = 200,
+    temperature: Annotated[
+        float, tyro.conf.arg(help="Sampling temperature; 0 is greedy decoding.")
+    ] = 0.8,
+    top_k: Annotated[
+        int, tyro.conf.arg(help="Top-k sampling: only the k most likely tokens; 0: all tokens.")
+    ] = 0,
+    top_p: Annotated[
+        float,
+        tyro.conf.arg(
+            help="Nucleus (top-p) sampling: only the most likely tokens of this total probability."
+        ),
+    ] = 1.0,
+    beams: Annotated[
+        int, tyro.conf.arg(help="Beam search with this many beams instead of sampling; 0: none.")
+    ] = 0,
+    seed: Draws = 0,
+    root: Root = Path("runs"),
+    best: Best = False,
+) -> None:
+    """Generate text with a language model, or images with a generative model."""
+    from jdl import sampling
+    from jdl.cli.startup import set_up_jax
+    from jdl.inspect import sample as samples
+    from jdl.inspect.restore import restore
+    from jdl.store.catalog import find
+    from jdl.types import Generates
+
+    set_up_jax()
+    sampler = sampling.sample_token(temperature, top_k, top_p) if temperature else sampling.greedy
+    trained = restore(find(run, root), best=best)
+    if isinstance(trained.objective, Generates):
+        count, path = 64 if n is None else n, out or Path("samples.png")
+        print(samples.write_images(trained, count, path, reconstruct, seed))
+        return
+    if beams:
+        texts = samples.beam_search(trained, prompt, tokens, beams)
+    else:
+        texts = samples.generate_text(trained, prompt, tokens, sampler, 1 if n is None else n, seed)
+    print("\n---\n".join(prompt + text for text in texts))

@@ -1,0 +1,46 @@
+"""Dataflow of pure functions: which inputs an output depends on, read from its jaxpr."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jax.extend.core import Jaxpr, Literal
+
+CALLS = ("jit", "pjit")  # primitives that compute what the jaxpr in them says, and nothing else
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Where the value of a variable comes from."""
+
+    inputs: frozenset[int] = frozenset()  # all inputs that it may depend on, by position
+    copy_of: int | None = None  # the input that it equals, whatever the inputs are
+
+
+CONSTANT = Dependence()
+
+
+def dependences(jaxpr: Jaxpr, inputs: Sequence[Dependence] | None = None) -> list[Dependence]:
+    """Of each output of a jaxpr, the inputs that it depends on, and which one it is a copy of.
+
+    An operation is taken to depend on all it reads, so a dependence may be too many and is never
+    too few; a copy is one only where no operation lies between.
+    """
+    if inputs is None:
+        inputs = [Dependence(frozenset([n]), n) for n in range(len(jaxpr.invars))]
+    known: dict[Any, Dependence] = dict(zip(jaxpr.invars, inputs, strict=True))
+
+    def of(atom: Any) -> Dependence:
+        return CONSTANT if isinstance(atom, Literal) else known.get(atom, CONSTANT)
+
+    for equation in jaxpr.eqns:
+        reads = [of(atom) for atom in equation.invars]
+        if equation.primitive.name in CALLS:
+            results = dependences(equation.params["jaxpr"].jaxpr, reads)
+        else:
+            every = frozenset[int]().union(*(read.inputs for read in reads))
+            results = [Dependence(every)] * len(equation.outvars)
+        known.update(zip(equation.outvars, results, strict=True))
+    return [of(atom) for atom in jaxpr.outvars]

@@ -1,0 +1,116 @@
+"""Data sources: where a dataset reads its rows from, such as arrays in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from jdl.types import Bounds, Error
+
+
+class Source(Protocol):
+    """A data source with random access by row."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows, each (len(rows), ...)."""
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all columns in bytes."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes; empty where there are none."""
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest and largest value of each column, where known."""
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """A source of numpy arrays in memory, one a column."""
+
+    columns: Mapping[str, np.ndarray]
+    labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows."""
+        return {name: column[rows] for name, column in self.columns.items()}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all columns in bytes."""
+        return sum(column.nbytes for column in self.columns.values())
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """The smallest and largest value of each column."""
+        return {
+            name: (column.min().item(), column.max().item())
+            for name, column in self.columns.items()
+        }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the columns' names, types, shapes and bytes."""
+        digest = hashlib.sha256()
+        for name, column in sorted(self.columns.items()):
+            digest.update(f"{name} {column.dtype} {column.shape}\n".encode())
+            digest.update(np.ascontiguousarray(column).data)
+        return digest.hexdigest()
+
+
+def check_column(name: str, values: Any) -> np.ndarray:
+    """The values as an array of float32, int32 or, for images, uint8; else raises `Error`."""
+    column = _stack(name, values)
+    if column.dtype.kind not in "biuf" or not column.ndim:
+        raise Error(
+            f"Column {name} must hold numbers, one row an example; it is {column.dtype} of "
+            f"{column.shape}."
+        )
+    if column.dtype.kind == "f" and not np.isfinite(column).all():
+        row = np.argwhere(~np.isfinite(column))[0][0]
+        raise Error(
+            f"Column {name} has a NaN or infinite value, first in row {row}: replace the value or "
+            "drop such rows."
+        )
+    if column.dtype.kind == "f":
+        return column.astype(np.float32, copy=False)
+    if column.dtype == np.uint8 and column.ndim > 1:
+        return column  # images
+    if column.size and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
+        raise Error(
+            f"Column {name} has whole numbers from {column.min()} to {column.max()}, more than 32 "
+            "bits hold."
+        )
+    return column.astype(np.int32, copy=False)
+
+
+def _stack(name: str, values: Any) -> np.ndarray:
+    if isinstance(values, np.ndarray | jax.Array):
+        return np.asarray(values)
+    rows = [np.asarray(value) for value in values]
+    odd = next((n for n, row in enumerate(rows) if row.shape != rows[0].shape), None)
+    if odd is not None:
+        raise Error(
+            f"The examples of column {name} differ in size: number 0 is {rows[0].shape} and number "
+            f"{odd} is {rows[odd].shape}. Bring them to one size first, by resizing, cropping or "
+            "padding."
+        )
+    return np.asarray(rows)

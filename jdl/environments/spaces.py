@@ -1,0 +1,42 @@
+"""Gymnasium's and gymnax's spaces: ours for their actions, and conversion of observations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from jdl.environments.actions import Box, Discrete
+from jdl.types import Error
+
+
+def is_space(space: Any, kind: str) -> bool:
+    """Whether a space is a `Discrete` or a `Box`: both libraries have classes of these names."""
+    return any(base.__name__ == kind for base in type(space).__mro__)
+
+
+def action_space(space: Any, name: Any) -> Discrete | Box:
+    """Our action space for a library's; `Error` for one that has no counterpart here."""
+    if is_space(space, "Discrete"):
+        return Discrete(int(space.n))
+    if is_space(space, "Box") and np.issubdtype(np.dtype(space.dtype), np.floating):
+        low, high = (
+            np.broadcast_to(np.asarray(end, float), space.shape).ravel()
+            for end in (space.low, space.high)
+        )
+        if np.isfinite(low).all() and np.isfinite(high).all():
+            return Box(tuple(low.tolist()), tuple(high.tolist()))
+    raise Error(
+        f"{name} takes actions of {space}; supported are Discrete, and a Box of floats with finite "
+        "bounds."
+    )
+
+
+def num_classes(space: Any) -> int | None:
+    """The number of observations of a Discrete space, which are given one-hot; else None."""
+    return int(space.n) if is_space(space, "Discrete") else None
+
+
+def first_index(space: Any) -> int:
+    """The least element of a Discrete space: Gymnasium's may begin at another number than 0."""
+    return int(getattr(space, "start", 0))

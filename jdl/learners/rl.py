@@ -1,0 +1,58 @@
+"""What PPO and DQN share: initial episodes, rollouts, and the metrics of episodes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdl.environments import Environment, Episodes, Transition, reset_episodes, rollout
+from jdl.environments.environment import SelectAction
+from jdl.keys import stream
+from jdl.objectives.episodes import EpisodeReturn
+from jdl.types import Array, Batch, Error, Key, Mean, Metrics
+
+EPISODES = "episodes"  # in `State.extra`: the episodes in progress
+
+
+def init_params(objective: EpisodeReturn, key: Key, batch: Batch) -> Any:
+    """The model's initial parameters; `Error` where it has other variables too."""
+    variables = objective.init(stream(key, "init"), batch)
+    if others := sorted(variables.keys() - {"params"}):
+        raise Error(
+            f"The model has {', '.join(others)} besides its parameters, which PPO and DQN do not "
+            "train: take a model without (no BatchNorm, no states of its own)."
+        )
+    return variables["params"]
+
+
+def init_episodes(environment: Environment, key: Key, batch: Batch) -> Episodes:
+    """New episodes, one for each row of the batch."""
+    return reset_episodes(environment, jax.random.split(stream(key, "reset"), len(batch["id"])))
+
+
+def collect(
+    environment: Environment,
+    select_action: SelectAction,
+    episodes: Episodes,
+    key: Key,
+    num_steps: int,
+) -> tuple[Episodes, Transition]:
+    """The rollout of a learner's step: the episodes after it, and the transitions (T, B, ...)."""
+    keys = jax.random.split(stream(key, "steps"), len(episodes.episode_length))
+    return rollout(environment, select_action, episodes, keys, num_steps)
+
+
+def episode_metrics(transitions: Transition) -> Metrics:
+    """`return` and `length`: means over the episodes that end within the rollout."""
+    length = transitions.episode_length.astype(jnp.float32)
+    return {
+        "return": Mean.of(transitions.episode_return, transitions.done),
+        "length": Mean.of(length, transitions.done),
+    }
+
+
+def to_rows(column: Array) -> Array:
+    """A column (T, B, ...) of a rollout as rows (T * B, ...)."""
+    return column.reshape(-1, *column.shape[2:])

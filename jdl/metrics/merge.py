@@ -1,0 +1,69 @@
+"""Merging metrics exactly: of batches, micro-batches, devices and members of a population."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.types import Array, Metrics
+
+
+def merge(metrics: list[Metrics]) -> Metrics:
+    """The metrics of all batches together, added on the host in 64 bits: counts are exact."""
+    wide = [jax.tree.map(_to_64_bits, m) for m in metrics]
+    return {name: reduce(add, (m[name] for m in wide)) for name in wide[0]}
+
+
+def _to_64_bits(leaf: Any) -> np.ndarray:
+    array = np.asarray(leaf)
+    return array.astype(np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64)
+
+
+def scalars(metrics: Metrics) -> dict[str, float]:
+    """The metrics as plain numbers, the loss first.
+
+    A metric of several numbers, like the `Confusion` "confusion", becomes "confusion/f1" and so on.
+    """
+    numbers: dict[str, float] = {}
+    for name, metric in sorted(metrics.items(), key=lambda item: item[0] != "loss"):
+        with np.errstate(invalid="ignore"):  # a mean of nothing is NaN
+            value = metric.value()
+        if isinstance(value, dict):
+            numbers |= {f"{name}/{part}": float(v) for part, v in value.items()}
+        else:
+            numbers[name] = float(value)
+    return numbers
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PerMember:
+    """A metric of each member of a population (an ensemble): its mean, minimum and maximum."""
+
+    members: tuple[Any, ...]
+
+    def __add__(self, other: PerMember) -> PerMember:
+        pairs = zip(self.members, other.members, strict=True)
+        return PerMember(tuple(a + b for a, b in pairs))
+
+    def value(self) -> dict[str, Array]:
+        """Mean, min and max over the members; for a metric of several numbers, of each by name."""
+        values = [metric.value() for metric in self.members]
+        if not isinstance(values[0], dict):
+            return _mean_min_max(values)
+        return {
+            f"{name}/{statistic}": number
+            for name in values[0]
+            for statistic, number in _mean_min_max([v[name] for v in values]).items()
+        }
+
+
+def _mean_min_max(values: list[Any]) -> dict[str, Array]:
+    stacked = jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
+    return {"mean": stacked.mean(), "min": stacked.min(), "max": stacked.max()}
