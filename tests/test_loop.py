@@ -6,7 +6,7 @@ bound.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import harness
 import jax
@@ -191,3 +191,7 @@ def test_evaluation_costs_a_tenth_of_a_short_training_by_default(tmp_path):
     assert evaluated(train(tmp_path / "short", steps=20)) == [20]
     long = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", steps=1_000))
     assert default_eval_every(long) == 50
+    without_grads = replace(
+        run, learner=jdl.population(run.learner, (0, 1))
+    )  # no sum over its batch
+    assert default_eval_every(without_grads) == 1

@@ -57,10 +57,11 @@ def default_eval_every(run: Run) -> int:
 
     Evaluation should not take more than a tenth of the time of training. Both are estimated by the
     number of rows, so that equal runs are evaluated at equal steps: a row that is evaluated costs a
-    forward pass, and one that is trained on costs three.
+    forward pass, and one that is trained on costs three. Where a step is no sum over the rows of
+    its batch (reinforcement learning), rows tell nothing, and it is a twentieth.
     """
     data = run.test if run.valid is None else run.valid
-    forwards = 0 if data is None else data.rows
+    forwards = 0 if data is None or not run.learner.has_grads else data.rows
     step = FORWARDS_PER_STEP * run.train.size
     affordable = math.ceil(TRAINING_PER_EVALUATION * forwards / step)
     return max(1, run.config.steps // 20, affordable)
