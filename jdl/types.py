@@ -344,9 +344,15 @@ class LoaderShard(Loader):
 
 
 Hook = tuple[int, Callable[[int, State, Metrics], None]]
-"""A hook (every, function): `function(step, state, metrics)` after every so many steps.
+"""A hook (callback) of the training loop: (every, function).
 
-It reads, and changes nothing: a run is the same to the bit with and without it.
+After every so many steps `function(step, state, metrics)` is called, to log, draw or collect. It
+reads, and changes nothing: a run is the same to the bit with and without it. The metrics are those
+of that step (`metrics["loss"].value()`). Arrays of the state are deleted by the next step: what is
+kept is copied, by `numpy.asarray`, or `jdl.parallel.to_host` where processes share an array. The
+hook is called after the evaluation and before the checkpoint of its step; a run that was killed
+calls it again for the steps since its newest checkpoint. An error that it raises ends the run. Of
+several processes, all call it.
 """
 
 

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 # Most of the tests' time goes into compiling: LLVM may leave programs as they are. What is trained
-# in a process of its own, by `trained.spawn`, is compiled as users' programs are.
+# in a process of its own, by `harness.spawn`, is compiled as users' programs are.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )

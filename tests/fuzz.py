@@ -91,7 +91,7 @@ def json_changed(path: Path, chance: random.Random) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def gone(path: Path, chance: random.Random) -> None:
+def deleted(path: Path, chance: random.Random) -> None:
     """No file, or a folder in its place."""
     path.unlink()
     if chance.random() < 0.5:
@@ -104,24 +104,24 @@ class Target:
 
     files: str
     verbs: tuple[str, ...]
-    changes: tuple[Callable[[Path, random.Random], None], ...] = (bytes_changed, gone)
+    changes: tuple[Callable[[Path, random.Random], None], ...] = (bytes_changed, deleted)
 
 
 RECORD = ("runs", "show {}", "digest {}", "diff {} {}", "train")
 TARGETS = [
-    Target("run.json", RECORD, (bytes_changed, json_changed, json_changed, json_changed, gone)),
+    Target("run.json", RECORD, (bytes_changed, json_changed, json_changed, json_changed, deleted)),
     Target(
         "metrics.jsonl",
         ("runs", "show {}", "diff {} {}", "train"),
-        (bytes_changed, json_changed, gone),
+        (bytes_changed, json_changed, deleted),
     ),
-    Target("leaves.jsonl", ("diff {} {}", "train"), (bytes_changed, json_changed, gone)),
+    Target("leaves.jsonl", ("diff {} {}", "train"), (bytes_changed, json_changed, deleted)),
     Target("trace.f32", ("diff {} {}", "train")),
-    Target("summary.json", ("runs", "show {}"), (bytes_changed, json_changed, gone)),
+    Target("summary.json", ("runs", "show {}"), (bytes_changed, json_changed, deleted)),
     Target(
         "checkpoints/*/manifest.json",
         ("digest {}", "runs", "train"),
-        (bytes_changed, json_changed, gone),
+        (bytes_changed, json_changed, deleted),
     ),
     Target("checkpoints/*/*/*", ("digest {}", "train")),
     Target("inputs/*", ("predict RUN {}",)),
@@ -151,24 +151,24 @@ def prepared(base: Path) -> Path:
 
 
 def ended(words: list[str]) -> tuple[object, str]:
-    """How a command line ended, and what it said: its exit code, or what it raised."""
+    """How a command line ended, and what it printed: its exit code, or what it raised."""
 
     def late(number: int, frame: object) -> None:
         raise TimeoutError(f"no end after {SECONDS} s")
 
-    said = io.StringIO()
+    output = io.StringIO()
     signal.signal(signal.SIGALRM, late)
     signal.alarm(SECONDS)
     try:
         with (
             patch.object(sys, "argv", ["jdl", *words]),
-            contextlib.redirect_stderr(said),
-            contextlib.redirect_stdout(said),
+            contextlib.redirect_stderr(output),
+            contextlib.redirect_stdout(output),
         ):
             cli.main()
-        return 0, said.getvalue()
+        return 0, output.getvalue()
     except SystemExit as end:
-        return end.code or 0, said.getvalue()
+        return end.code or 0, output.getvalue()
     except BaseException:
         return "a traceback", traceback.format_exc()
     finally:
@@ -209,17 +209,14 @@ def case(folder: Path, base: Path, chance: random.Random) -> str | None:
         }
         words = [places.get(word, word) for word in verb.split()]
         words += ["--root", str(root)] if verb.split()[0] != "data" else []
-    code, said = ended(words)
+    code, output = ended(words)
     fine = (
         code == 0
         or (code == 1 and verb.startswith("diff"))
-        or (code == 2 and said.strip() and "Traceback" not in said)
+        or (code == 2 and output.strip() and "Traceback" not in output)
     )
-    return (
-        None
-        if fine
-        else f"{change.__name__} of {path.relative_to(copy)}, {' '.join(words[:2])}: {code}\n{said}"
-    )
+    what = f"{change.__name__} of {path.relative_to(copy)}, {' '.join(words[:2])}"
+    return None if fine else f"{what}: {code}\n{output}"
 
 
 def storm(count: int, seed: int, verbose: bool = False) -> list[str]:
@@ -229,8 +226,8 @@ def storm(count: int, seed: int, verbose: bool = False) -> list[str]:
         folder = prepared(base)
         wrong = []
         for number in range(count):
-            if found := case(folder, base, chance):
-                wrong.append(f"case {number}: {found}")
+            if error := case(folder, base, chance):
+                wrong.append(f"case {number}: {error}")
                 if verbose:
                     print(wrong[-1], flush=True)
         return wrong

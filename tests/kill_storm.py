@@ -41,18 +41,20 @@ ROWS = [
         "BatchNorm, dropout, augmentation, EMA, streamed rows", ("--streamed", "--save-every", "3")
     ),
     Row(
-        "a language model that remembers",
+        "a stateful language model",
         ("--save-every", "3"),
         script=SCRIPT.with_name("stateful_lm.py"),
     ),
     Row(
-        "a game of two players, and their average",
+        "a GAN with EMA",
         ("--save-every", "3"),
         script=SCRIPT.with_name("gan.py"),
     ),
     Row("DQN of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("dqn.py")),
     Row(
-        "clusters that begin half-way", ("--save-every", "3"), script=SCRIPT.with_name("kmeans.py")
+        "deep clustering, from k-means half-way",
+        ("--save-every", "3"),
+        script=SCRIPT.with_name("kmeans.py"),
     ),
     Row(
         "elastic, on other devices at each restart",
@@ -148,8 +150,8 @@ def damage_storm(count: int, seed: int, base: Path) -> int:
         checkpoint = next(root.rglob("checkpoints/55"))
         how = damaged(checkpoint, chance)
         noticed = damage(checkpoint) is not None
-        found = train(root, **fields)
-        same = noticed and found.steps == 10 and (digest(found), lines(found)) == expected
+        resumed = train(root, **fields)
+        same = noticed and resumed.steps == 10 and (digest(resumed), lines(resumed)) == expected
         wrong += not same
         if not same or trial % 20 == 19:
             print(

@@ -23,8 +23,8 @@ def small(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def told(*words):
-    """What a training that must fail says."""
+def error_of(*words):
+    """The error message of a training that must fail."""
     done = subprocess.run(command(*words), capture_output=True, text=True, timeout=200)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
@@ -33,24 +33,24 @@ def told(*words):
 
 def test_a_full_disk_stops_the_run_whose_checkpoints_are_whole(small, tmp_path):
     whole = train(tmp_path / "whole", save_every=5)
-    assert "The earlier ones are whole: make room" in told(
+    assert "The earlier ones are whole: make room" in error_of(
         small, "--save-every", "5", "--keep", "20"
     )
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)
-    found = train(small, save_every=5)
-    assert 0 < found.steps < 60
-    assert (digest(found), lines(found)) == (digest(whole), lines(whole))
+    resumed = train(small, save_every=5)
+    assert 0 < resumed.steps < 60
+    assert (digest(resumed), lines(resumed)) == (digest(whole), lines(whole))
 
 
 @pytest.mark.parametrize(
     ("room", "message"), [(600_000, "MiB are free under"), (12_000, "No space left on device")]
 )
-def test_a_disk_without_room_at_all_is_told(small, room, message):
+def test_a_disk_without_room_is_reported(small, room, message):
     (small / "filler").write_bytes(bytes(2**21 - room))
-    assert message in told(small)
+    assert message in error_of(small)
 
 
-def test_a_read_only_folder_is_told_before_the_step_is_compiled(tmp_path, caplog):
+def test_a_read_only_folder_is_refused_before_the_step_is_compiled(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     with jax.log_compiles():
         with pytest.raises(jdl.Error, match=r"cannot be written: .* Choose another with --root"):

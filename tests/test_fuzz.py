@@ -51,7 +51,7 @@ def test_a_broken_run_hides_no_other(tmp_path):
     broken = whole.parents[1] / "abc" / "seed0"
     broken.mkdir(parents=True)
     (broken / "run.json").write_text("{}")
-    code, said = fuzz.ended(["runs", "--root", str(tmp_path)])
+    code, output = fuzz.ended(["runs", "--root", str(tmp_path)])
     assert code == 2
-    assert whole.parent.name in said
-    assert f"{broken}/run.json is not the record of a run" in said
+    assert whole.parent.name in output
+    assert f"{broken}/run.json is not the record of a run" in output

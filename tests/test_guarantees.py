@@ -81,15 +81,15 @@ def test_2_stopped_at_any_step_and_resumed(whole, tmp_path):
     ],
     ids=str,
 )
-def test_3_looking_changes_nothing(whole, tmp_path, options):
-    looked = train(tmp_path, **options)
-    assert digest(looked) == digest(whole)
+def test_3_observing_changes_nothing(whole, tmp_path, options):
+    observed = train(tmp_path, **options)
+    assert digest(observed) == digest(whole)
     if "log_every" not in options:
 
         def of_training(run):
             return [line for line in lines(run) if json.loads(line)["split"] == "train"]
 
-        assert of_training(looked) == of_training(whole)
+        assert of_training(observed) == of_training(whole)
 
 
 def test_kept_on_the_device_or_streamed_the_training_is_the_same(whole, tmp_path):

@@ -20,7 +20,7 @@ def left(folder, holder, seconds_ago):
     os.utime(path, (time.time() - seconds_ago,) * 2)
 
 
-def test_a_second_writer_is_told_who_the_first_is(tmp_path):
+def test_a_second_writer_is_refused_with_the_name_of_the_first(tmp_path):
     with hold_lock(tmp_path) as notes:
         assert notes == []
         assert is_locked(tmp_path)
@@ -56,7 +56,7 @@ def test_another_host_holds_as_long_as_it_touches_its_lock(tmp_path):
         assert "process 7 on elsewhere" in notes[0]
 
 
-def test_to_look_is_not_to_touch(tmp_path):
+def test_a_refused_writer_does_not_touch_the_lock(tmp_path):
     left(tmp_path, "process 7 on elsewhere", 20)
     with pytest.raises(jdl.Error), hold_lock(tmp_path):
         pass

@@ -6,7 +6,7 @@ bound.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import harness
 import jax
@@ -54,11 +54,11 @@ class Total:
 
 
 def test_the_generator_trains_and_resumes():
-    seen = list(loop.steps(Counter(), Numbers(), Total(0), until=5))
-    assert [step for step, _, _ in seen] == [1, 2, 3, 4, 5]
-    assert [state.total for _, state, _ in seen] == [0, 1, 3, 6, 10]
-    assert [state for _, state, _ in loop.steps(Counter(), Numbers(), seen[2][1], until=5)] == [
-        state for _, state, _ in seen[3:]
+    yielded = list(loop.steps(Counter(), Numbers(), Total(0), until=5))
+    assert [step for step, _, _ in yielded] == [1, 2, 3, 4, 5]
+    assert [state.total for _, state, _ in yielded] == [0, 1, 3, 6, 10]
+    assert [state for _, state, _ in loop.steps(Counter(), Numbers(), yielded[2][1], until=5)] == [
+        state for _, state, _ in yielded[3:]
     ]
 
 
@@ -90,16 +90,16 @@ def test_a_hook_collects_what_it_likes(whole, tmp_path):
         numbers = scalars(metrics)
         collected[step] = (numbers["loss"], jax.tree.map(np.asarray, state.params))
 
-    found = train(tmp_path, hooks=[(10, collect)])
+    result = train(tmp_path, hooks=[(10, collect)])
     assert list(collected) == [10, 20, 30, 40, 50, 60]
-    assert digest(found) == digest(whole)
+    assert digest(result) == digest(whole)
     logged = [line for line in harness.lines(whole) if '"train"' in line]
     for step, (loss, _) in collected.items():
         assert f'"loss": {loss}' in logged[step - 1]
     paused = tmp_path / "paused"
     with pytest.raises(jdl.Error, match="paused"):
         train(paused, until=20)
-    like = jax.eval_shape(lambda state: state, found.state)
+    like = jax.eval_shape(lambda state: state, result.state)
     checkpoints = Checkpoints(harness.folder_of(paused) / "checkpoints", "max accuracy")
     state, _ = checkpoints.restore(like, 20)
     checkpoints.close()
@@ -113,9 +113,9 @@ def test_a_hook_that_changes_what_it_is_given_changes_nothing(whole, tmp_path):
         state.extra["ema"].clear()
         metrics.clear()
 
-    found = train(tmp_path, hooks=[(1, vandal)])
-    assert digest(found) == digest(whole)
-    assert lines(found) == lines(whole)
+    result = train(tmp_path, hooks=[(1, vandal)])
+    assert digest(result) == digest(whole)
+    assert lines(result) == lines(whole)
 
 
 def test_a_hook_that_deletes_an_array_ends_the_run_and_spoils_nothing(whole, tmp_path):
@@ -125,10 +125,10 @@ def test_a_hook_that_deletes_an_array_ends_the_run_and_spoils_nothing(whole, tmp
 
     with pytest.raises((RuntimeError, ValueError), match="deleted"):
         train(tmp_path, hooks=[(10, delete)], save_every=7)
-    found = train(tmp_path, save_every=7)
-    assert found.steps == 60 - 28
-    assert digest(found) == digest(whole)
-    assert lines(found) == lines(whole)
+    result = train(tmp_path, save_every=7)
+    assert result.steps == 60 - 28
+    assert digest(result) == digest(whole)
+    assert lines(result) == lines(whole)
 
 
 def test_a_hook_that_raises_ends_the_run_with_its_error_and_saves_nothing(whole, tmp_path):
@@ -143,17 +143,17 @@ def test_a_hook_that_raises_ends_the_run_with_its_error_and_saves_nothing(whole,
         train(tmp_path, hooks=[(10, fail)], save_every=10)
     folder = harness.folder_of(tmp_path)
     assert max(int(path.name) for path in (folder / "checkpoints").glob("[0-9]*")) == 20
-    found = train(tmp_path, hooks=[(10, lambda step, *_: calls.append(step))], save_every=10)
+    result = train(tmp_path, hooks=[(10, lambda step, *_: calls.append(step))], save_every=10)
     assert calls == [10, 20, 30, 30, 40, 50, 60]
-    assert digest(found) == digest(whole)
-    assert lines(found) == lines(whole)
+    assert digest(result) == digest(whole)
+    assert lines(result) == lines(whole)
 
 
 def test_what_happens_at_one_step_happens_in_order(tmp_path):
     """Evaluation before hooks, whose step is logged by then (the test above has the checkpoint)."""
     folders, states = [], []
 
-    def look(step, state, metrics):
+    def check(step, state, metrics):
         folder = harness.folder_of(tmp_path)
         written = (folder / "metrics.jsonl").read_text()
         assert f'{{"step": {step}, "split": "valid"' in written
@@ -161,9 +161,9 @@ def test_what_happens_at_one_step_happens_in_order(tmp_path):
         folders.append(folder)
         states.append(state_digest(state))
 
-    found = train(tmp_path, steps=8, hooks=[(4, look)], eval_every=4, save_every=4)
+    result = train(tmp_path, steps=8, hooks=[(4, check)], eval_every=4, save_every=4)
     assert len(folders) == 2
-    assert states[-1] == digest(found)
+    assert states[-1] == digest(result)
 
 
 @pytest.mark.parametrize(
@@ -191,3 +191,7 @@ def test_evaluation_costs_a_tenth_of_a_short_training_by_default(tmp_path):
     assert evaluated(train(tmp_path / "short", steps=20)) == [20]
     long = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", steps=1_000))
     assert default_eval_every(long) == 50
+    without_grads = replace(
+        run, learner=jdl.population(run.learner, (0, 1))
+    )  # no sum over its batch
+    assert default_eval_every(without_grads) == 1

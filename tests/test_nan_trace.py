@@ -1,6 +1,6 @@
 """The NaN trace names the layer, the loss or the gradient; such a step can be skipped.
 
-Seen to fail: the trace of a loss, without its check (the step was said to be finite).
+Seen to fail: the trace of a loss, without its check (it called the step finite).
 """
 
 import json
@@ -101,45 +101,45 @@ def test_within_a_scan_and_behind_remat():
         12,
         12,
     )  # later scans take no side effects
-    told = (
+    expected = (
         "The output of log (Logarithm) is the first"
         if looked_into
         else "cannot be traced: broadcasted variable"
     )
-    assert told in traced(Gated(), sequence)
+    assert expected in traced(Gated(), sequence)
     assert "The output of layers_0 (Logarithm)" in traced(Stack((nn.remat(Logarithm)(),)), BATCH)
 
 
 def test_a_gradient_that_goes_bad_on_its_way_back():
     zeros = {**BATCH, "x": jnp.zeros((6, 4))}
     model = Stack((nn.Dense(8), Root(), nn.Dense(3)))
-    found = traced(model, zeros)
-    assert found.startswith(
+    message = traced(model, zeros)
+    assert message.startswith(
         "The outputs of all layers and the loss are finite, and the gradient of "
     )
-    assert "layers_0/bias is not" in found
-    assert found.endswith("it goes bad behind layers_0 (Dense)")
+    assert "layers_0/bias is not" in message
+    assert message.endswith("it goes bad behind layers_0 (Dense)")
 
 
 def test_a_bad_batch_names_its_column_and_examples():
     x = BATCH["x"].at[3, 1].set(jnp.nan).at[5].set(jnp.inf)
-    found = traced(Stack((nn.Dense(8),)), {**BATCH, "x": x, "id": 10 * jnp.arange(6)})
-    assert found == "Its batch is not finite: column x, of the examples 30, 50"
+    message = traced(Stack((nn.Dense(8),)), {**BATCH, "x": x, "id": 10 * jnp.arange(6)})
+    assert message == "Its batch is not finite: column x, of the examples 30, 50"
 
 
 @pytest.mark.parametrize("around", [lambda x: x, WithoutGrads], ids=["plain", "without grads"])
 def test_a_loss_of_finite_outputs_is_named(around):
     """Labels without an output: the loss alone is not finite."""
     sixth = {**BATCH, "y": jnp.arange(6)}
-    found = traced(Stack((nn.Dense(8),)), sixth, around=around)
-    assert found.startswith(
+    message = traced(Stack((nn.Dense(8),)), sixth, around=around)
+    assert message.startswith(
         "The outputs of all layers are finite, and the loss is the first that is not"
     )
 
 
 def test_an_update_that_goes_bad():
-    found = traced(Stack((nn.Dense(8),)), optimizer=optax.sgd(1e39))
-    assert found == "Outputs and gradients are finite, and after the update last/bias is not"
+    message = traced(Stack((nn.Dense(8),)), optimizer=optax.sgd(1e39))
+    assert message == "Outputs and gradients are finite, and after the update last/bias is not"
 
 
 def test_a_step_that_is_good_when_seen_again_is_said_to_be():

@@ -94,7 +94,7 @@ def test_a_streamed_batch_is_read_in_parts(tmp_path):
         ),
     ],
 )
-def test_processes_that_cannot_meet_are_told_at_once(tmp_path, flags, message):
+def test_processes_that_cannot_meet_are_refused_at_once(tmp_path, flags, message):
     done = subprocess.run(
         command(tmp_path / "runs", *flags), capture_output=True, text=True, timeout=60
     )
@@ -104,7 +104,7 @@ def test_processes_that_cannot_meet_are_told_at_once(tmp_path, flags, message):
 
 
 @pytest.mark.slow
-def test_a_first_process_that_is_not_there_is_told_of(tmp_path):
+def test_a_first_process_that_is_absent_is_reported(tmp_path):
     where = ("--coordinator", "127.0.0.1:9", "--processes", 2, "--process", 1)
     done = subprocess.run(
         command(tmp_path / "runs", *where), capture_output=True, text=True, timeout=100
@@ -114,7 +114,7 @@ def test_a_first_process_that_is_not_there_is_told_of(tmp_path):
 
 
 @pytest.mark.slow
-def test_processes_with_other_configs_are_told_of_each_other(tmp_path):
+def test_processes_with_different_configs_are_refused(tmp_path):
     where = ("--coordinator", f"127.0.0.1:{free_port()}", "--processes", 2)
     running = [
         spawn(tmp_path / "runs", *where, "--process", n, "--lr", rate, devices=1)

@@ -34,7 +34,7 @@ from jdl.train.hooks import (
 from jdl.train.loop import StepHook, train
 from jdl.train.nonfinite import NonFiniteSteps
 from jdl.train.outputs import Outputs, open_folder, open_outputs
-from jdl.train.placement import Placement, apply_config, place_on_devices
+from jdl.train.placement import Placement, apply_config, place_on_devices, splits
 from jdl.train.preemption import StopRequests, stop_requests
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
@@ -123,9 +123,9 @@ def _begin(placement: Placement, checkpoints: Checkpoints) -> tuple[State, Patie
 def _evaluation(placement: Placement, options: Options, outputs: Outputs) -> Evaluation:
     """The evaluation on the validation and the test set; the first of them during training too."""
     run, every = placement.run, options.eval_every
-    splits = {"valid": run.valid, "test": run.test}
+    data = {name: split for name, split in splits(run).items() if name != "train"}
     return Evaluation(
-        {name: evaluator(placement.learner, data) for name, data in splits.items() if data},
+        {name: evaluator(placement.learner, split) for name, split in data.items()},
         default_eval_every(run) if every is None else every,
         run.config.steps,
         outputs,

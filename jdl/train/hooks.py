@@ -21,8 +21,8 @@ from jdl.train.outputs import Outputs
 from jdl.train.preemption import PausedError, StopRequests
 from jdl.types import Hook, Metrics, Run, State
 
-TRAINING_SHARE = 10  # times what an evaluation costs, training costs between two of them
-STEP_COST = 3  # forward passes that a training step costs, with its backward pass
+TRAINING_PER_EVALUATION = 10  # what training between two evaluations costs, in evaluations
+FORWARDS_PER_STEP = 3  # what a step costs for each of its rows, in forward passes
 
 
 @dataclass
@@ -57,11 +57,13 @@ def default_eval_every(run: Run) -> int:
 
     Evaluation should not take more than a tenth of the time of training. Both are estimated by the
     number of rows, so that equal runs are evaluated at equal steps: a row that is evaluated costs a
-    forward pass, and one that is trained on costs three.
+    forward pass, and one that is trained on costs three. Where a step is no sum over the rows of
+    its batch (reinforcement learning), rows tell nothing, and it is a twentieth.
     """
-    data = run.valid or run.test
-    evaluated = data.rows if data else 0
-    affordable = math.ceil(TRAINING_SHARE * evaluated / (STEP_COST * run.train.size))
+    data = run.test if run.valid is None else run.valid
+    forwards = 0 if data is None or not run.learner.has_grads else data.rows
+    step = FORWARDS_PER_STEP * run.train.size
+    affordable = math.ceil(TRAINING_PER_EVALUATION * forwards / step)
     return max(1, run.config.steps // 20, affordable)
 
 

@@ -16,8 +16,8 @@ POOL_SIZE = 8  # docs/reproducibility.md has what it costs
 def fix_thread_pool_size() -> None:
     """Sets PJRT_NPROC=8 for this process, unless it is set, or JAX's backend has started already.
 
-    XLA divides matrix products among the threads of a pool, by default one a core, and other parts
-    are added in another order. To be called before the first use of a device.
+    XLA divides matrix products among the threads of a pool, by default as many as cores: of another
+    size, it adds other parts in another order. To be called before the first use of a device.
     """
     if not _is_set() and not xla_bridge.backends_are_initialized():
         os.environ["PJRT_NPROC"] = str(POOL_SIZE)
