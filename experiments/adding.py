@@ -1,6 +1,6 @@
 """The adding problem over 200 steps: mean squared error 0.0004 by an LSTM, 0.078 by a simple RNN.
 
-Seed 0. Guessing 1 has 0.167 (Hochreiter and Schmidhuber, 1997). 9 CPU-minutes for the LSTM.
+Always predicting 1 has 0.167 (Hochreiter and Schmidhuber, 1997). Seed 0; LSTM: 9 CPU-minutes.
 scripts/train experiments/adding.py
 scripts/train experiments/adding.py --cell simple
 """
@@ -26,8 +26,8 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     values = jax.random.uniform(jax.random.key(0), (20_000, 2, c.length // 2))
-    places = jax.random.randint(jax.random.key(1), (20_000, 2), 0, c.length // 2)
-    marks = jax.nn.one_hot(places, c.length // 2)  # one number of each half is to be added
+    positions = jax.random.randint(jax.random.key(1), (20_000, 2), 0, c.length // 2)
+    marks = jax.nn.one_hot(positions, c.length // 2)  # marks one number of each half to add
     x = jnp.stack([values, marks], -1).reshape(20_000, -1, 2)
     train, test = jdl.data.arrays(x=x, y=x.prod(-1).sum(1)).split(0.9, 0.1)
     cell = {"lstm": LSTM, "gru": GRU, "simple": ELMAN}[c.cell]

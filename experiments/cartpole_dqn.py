@@ -13,7 +13,7 @@ from jdl.models.mlp import MLP
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    """As CleanRL's DQN: 500,000 steps, an update after every 10; `seeds` count up from the seed."""
+    """As CleanRL's DQN: 500,000 environment steps, one update in 10; seeds count up from `seed`."""
 
     steps: int = 50_000
     lr: float = 2.5e-4

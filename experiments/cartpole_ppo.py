@@ -15,7 +15,7 @@ from jdl.models.actor_critic import ActorCritic
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    """As CleanRL's PPO: 500,000 steps in 4 episodes at once; `seeds` count up from the seed."""
+    """As CleanRL's PPO: 500,000 environment steps, 4 in parallel; seeds count up from `seed`."""
 
     steps: int = 976
     lr: float = 2.5e-4
@@ -25,7 +25,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     environment = jdl.environments.cartpole()
-    rate = optax.linear_schedule(c.lr, 0.0, c.steps * 16)  # 16 updates a step
+    rate = optax.linear_schedule(c.lr, 0.0, c.steps * 16)  # 16 optimizer updates per training step
     optimizer = jdl.optim.clip_gradients(optax.adam(rate, eps=1e-5), 0.5)
     learner = jdl.ppo(
         environment, ActorCritic(2), optimizer, num_steps=128, update_epochs=4, num_minibatches=4

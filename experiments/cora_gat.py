@@ -16,7 +16,7 @@ from jdl.models.gnn import GAT, GNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    """The seed draws the nodes too."""
+    """`seed` also chooses the labelled, validation and test nodes."""
 
     steps: int = 200
     lr: float = 1e-2

@@ -14,7 +14,7 @@ from jdl.models.gnn import GNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    """The seed draws the nodes too."""
+    """`seed` also chooses the labelled, validation and test nodes."""
 
     steps: int = 200
     lr: float = 1e-2

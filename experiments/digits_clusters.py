@@ -16,14 +16,14 @@ from jdl.models.autoencoder import Autoencoder
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 10_000  # half of them of clustering
+    steps: int = 10_000  # the second half with clustering
 
 
 def run(c: Config) -> jdl.Run:
     x, y = jdl.data.digits(1.0)[0].columns.values()  # all of them, without a test split
     neighbours = NearestNeighbors(n_neighbors=10).fit(x.reshape(len(x), -1))
 
-    def view(key, example):  # one of the 10 nearest neighbours, a little rotated and shifted
+    def view(key, example):  # a random one of the 10 nearest neighbours, transformed
         x = jax.random.choice(jdl.stream(key, "row"), example["near"])
         return jdl.data.random_affine(10, 0.5, 0.1)(jdl.stream(key, "turn"), {"x": x})
 

@@ -23,7 +23,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
-    _, few = test.split(0.9, 0.1)  # of a game's losses, a few images tell enough
+    _, few = test.split(0.9, 0.1)  # GAN losses need no more images
     generator = Generator((28, 28, 1), full_size_channels=32)
     objective = jdl.objectives.adversarial(
         generator, SpectralNormDiscriminator(), c.latent, jdl.objectives.hinge_gan

@@ -16,7 +16,7 @@ class Config(jdl.Config):
     batch: int = 128
     lr: float = 2e-3
     latent: int = 32
-    importance: int = 64  # samples of the tighter bound
+    importance: int = 64  # samples of the IWAE bound
 
 
 def run(c: Config) -> jdl.Run:

@@ -11,25 +11,25 @@ from jdl.errors import Error
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
-    """A learning rate schedule: linear warmup to `peak`, then cosine decay.
+    """Learning rate schedule: linear warmup to `peak`, then cosine decay.
 
-    (Loshchilov and Hutter, 2017.) It rises from 0 in the share `warmup` of the steps, and falls to
-    0 at the last.
+    The rate rises from 0 over the share `warmup` of the `steps`, then falls to 0 (Loshchilov and
+    Hutter, 2017).
     """
     return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps)
 
 
 def decay_mask(params: Any) -> Any:
-    """Weight decay's mask: true for parameters of two or more axes, so not for norms and biases."""
+    """Mask of weight decay: true for parameters of two or more axes, not for norms and biases."""
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def adamw(
     rate: optax.ScalarOrSchedule, weight_decay: float = 0.01, clip: float = 1.0, b2: float = 0.999
 ) -> optax.GradientTransformation:
-    """AdamW with gradient clipping; norms and biases have no weight decay.
+    """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
-    (Loshchilov and Hutter, 2019.) `clip` is the largest global norm of the gradient.
+    Norms and biases have no weight decay. `clip` is the largest global norm of the gradient.
     """
     return clip_gradients(
         optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), clip
@@ -44,14 +44,17 @@ def clip_gradients(
 
 
 def per_module(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
-    """An optimizer for each top-level module, as of a GAN: `generator=..., discriminator=...`."""
+    """A separate optimizer for each top-level module: `generator=..., discriminator=...`."""
     return optax.partition(optimizers, lambda params: {name: name for name in params})
 
 
 def update_every(
     steps: int, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-    """The optimizer in every `steps`-th step only: a GAN's critic so has several updates to one."""
+    """Applies the optimizer in every `steps`-th step only.
+
+    For the generator of a Wasserstein GAN, whose critic is updated several times as often.
+    """
     if steps < 1:
-        raise Error(f"update_every takes 1 step or more, and not {steps}.")
+        raise Error(f"update_every takes 1 step or more, got {steps}.")
     return optax.conditionally_mask(optimizer, lambda step: (step + 1) % steps == 0)

@@ -13,30 +13,30 @@ import numpy as np
 
 from jdl.types import Array, Batch, Decodes, Error, Key, Tokenizer, Variables
 
-TokenSampler = Callable[[Key, Array], Array]  # a key and logits (B, vocabulary) to tokens (B,)
+TokenSampler = Callable[[Key, Array], Array]  # (key, logits (B, vocabulary)) -> tokens (B,)
 
 
 def greedy(key: Key, logits: Array) -> Array:
-    """Greedy decoding: the likeliest token of logits (B, vocabulary), (B,)."""
+    """Greedy decoding: the most likely tokens (B,) of logits (B, vocabulary)."""
     return logits.argmax(-1).astype(jnp.int32)
 
 
 def sample_token(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -> TokenSampler:
     """Sampling with a temperature, top-k sampling and nucleus sampling (top-p).
 
-    Returns a `TokenSampler`. A token is drawn by its probability, from logits divided by
-    `temperature`. `top_k` above 0 leaves only the k likeliest tokens (Fan et al., 2018); `top_p`
-    below 1 leaves only the nucleus, the smallest set of the likeliest tokens whose probabilities
-    sum to at least that (Holtzman et al., 2020).
+    Returns a `TokenSampler`, which samples from the softmax of the logits divided by `temperature`.
+    `top_k` above 0 keeps only the k most likely tokens (Fan et al., 2018); `top_p` below 1 keeps
+    only the nucleus, the smallest set of most likely tokens whose probabilities sum to at least
+    `top_p` (Holtzman et al., 2020).
     """
     if temperature <= 0:
         raise Error(
-            f"temperature must be above 0, and {temperature} is not; for the likeliest token "
-            "decode greedily."
+            f"temperature must be above 0, got {temperature}: for the most likely token, decode "
+            "greedily (jdl.sampling.greedy)."
         )
     if top_k < 0 or not 0 < top_p <= 1:
         raise Error(
-            f"top_k is 0 or more, and top_p above 0 and at most 1; given were {top_k=}, {top_p=}."
+            f"top_k must be at least 0, and top_p above 0 and at most 1; got {top_k=}, {top_p=}."
         )
     return partial(_sample_token, temperature, top_k, top_p)
 
@@ -50,7 +50,7 @@ def _sample_token(temperature: float, top_k: int, top_p: float, key: Key, logits
     if top_p < 1:
         candidates = jnp.where(descending >= threshold, descending, -jnp.inf)
         probabilities = jax.nn.softmax(candidates)
-        before = probabilities.cumsum(-1) - probabilities  # of the tokens that are likelier
+        before = probabilities.cumsum(-1) - probabilities  # of all more likely tokens
         nucleus = jnp.where(before < top_p, candidates, jnp.inf)
         threshold = jnp.maximum(threshold, nucleus.min(-1, keepdims=True))
     allowed = jnp.where(logits >= threshold, logits, -jnp.inf)
@@ -69,8 +69,8 @@ def generate(
 ) -> Array:
     """Autoregressive generation with a KV cache: the tokens (B, tokens) after a prompt (B, P).
 
-    `tokens` is their number, and P is at least 1. `batch` has what an encoder reads. After `end` a
-    row has only ends.
+    `tokens` is the number of new tokens; P is at least 1. An encoder-decoder encodes the x of
+    `batch`. After its first `end`, a row has only `end` tokens.
     """
     _check_length(objective, prompt.shape[1] + tokens - 1)
     cache = objective.init_cache(variables, batch or {})
@@ -90,8 +90,8 @@ def generate(
         new, finished = sample(n, logits[:, -1], finished)
         return (new, cache, finished), token
 
-    none = jnp.zeros(len(prompt), bool)
-    first, finished = sample(jnp.zeros((), jnp.int32), logits[:, -1], none)
+    unfinished = jnp.zeros(len(prompt), bool)
+    first, finished = sample(jnp.zeros((), jnp.int32), logits[:, -1], unfinished)
     (last, _, _), before = jax.lax.scan(step, (first, cache, finished), jnp.arange(1, tokens))
     return jnp.concatenate([before.T, last[:, None]], 1)
 
@@ -103,8 +103,8 @@ class Beams:
 
     tokens: Array  # (B, width, tokens)
     scores: Array  # (B, width): sums of log-probabilities
-    lengths: Array  # (B, width): tokens up to and with the end
-    finished: Array  # (B, width): whether they have an end
+    lengths: Array  # (B, width): numbers of tokens, up to and including `end`
+    finished: Array  # (B, width): whether `end` has been generated
     cache: Any  # arrays (B * width, ...): the KV cache
 
 
@@ -118,20 +118,23 @@ def beam_search(
     batch: Batch | None = None,
     length_penalty: float = 0.0,
 ) -> tuple[Array, Array]:
-    """Beam search with a KV cache: `width` continuations, best first: (B, width, tokens).
+    """Beam search with a KV cache: the `width` best continuations of a prompt (B, P), best first.
 
-    And their scores (B, width): the sum of the log-probabilities of the n tokens up to and with
-    `end`, over ((5 + n) / 6) ** length_penalty (Wu et al., 2016). After `end` a beam has only
-    ends. The prompt is (B, P) with P at least 1; `batch` has what an encoder reads.
+    Returns their tokens (B, width, tokens) and scores (B, width). A score is the sum of the
+    log-probabilities of the n tokens up to and including `end`, divided by ((5 + n) / 6) **
+    length_penalty (Wu et al., 2016). After its first `end`, a beam has only `end` tokens. P is at
+    least 1; an encoder-decoder encodes the x of `batch`.
     """
     if width < 1:
-        raise Error(f"Beam search keeps at least 1 beam: width={width} is too small.")
+        raise Error(f"Beam search needs at least 1 beam, got width={width}.")
     _check_length(objective, prompt.shape[1] + tokens - 1)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     vocabulary = logits.shape[-1]
     if width > vocabulary:
-        raise Error(f"There are only {vocabulary} tokens to start {width} beams with: take fewer.")
+        raise Error(
+            f"The vocabulary has only {vocabulary} tokens, and width={width} is more: reduce it."
+        )
 
     def step(n: Array, beams: Beams) -> Beams:
         last = jax.lax.dynamic_index_in_dim(beams.tokens, n - 1, 2, keepdims=False)
@@ -139,14 +142,14 @@ def beam_search(
         beams = Beams(beams.tokens, beams.scores, beams.lengths, beams.finished, cache)
         return _extend_beams(beams, logits[:, -1], n, end, length_penalty)
 
-    # The first step is one of the prompt's rows; its cache is then repeated for the beams.
+    # The prompt is read once per row; the cache is then repeated for each beam of the row.
     beams = _start_beams(logits[:, -1], cache, tokens, width, end)
     beams = jax.lax.fori_loop(1, tokens, step, beams)
     return beams.tokens, beams.scores / _penalty(beams.lengths, length_penalty)
 
 
 def _start_beams(logits: Array, cache: Any, tokens: int, width: int, end: int | None) -> Beams:
-    """The `width` likeliest first tokens, by logits (B, vocabulary)."""
+    """Beams of one token: the `width` most likely first tokens by logits (B, vocabulary)."""
 
     def repeat(leaf: Array) -> Array:
         return jnp.repeat(leaf, width, 0) if leaf.ndim else leaf
@@ -194,7 +197,7 @@ def _extend_beams(
 
 
 def decode_until_end(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
-    """The text of tokens (n,) up to their end."""
+    """The text of the tokens (n,) up to the first end-of-text token."""
     ends = np.flatnonzero(tokens == tokenizer.end)
     return tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens)
 
@@ -206,7 +209,7 @@ def _penalty(lengths: Array, power: float) -> Array:
 def _check_length(objective: Decodes, tokens: int) -> None:
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
-            f"The model reads {objective.max_length} tokens at most, and prompt and sample "
-            f"together are {tokens + 1}: ask for fewer, or train with a greater "
+            f"The model's KV cache holds {objective.max_length} tokens, and the prompt and the new "
+            f"tokens are {tokens + 1} together: generate fewer, or train with a larger "
             "TransformerConfig.max_length."
         )

@@ -1,4 +1,4 @@
-"""The nouns of jdl: arrays in frozen dataclasses, and the interfaces that its parts have."""
+"""Core types: metrics, the train state, and the interfaces of objectives, learners, loaders."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from jdl.keys import stream
 
 Array = jax.Array
 Key = jax.Array
-"""A typed random key, as `jax.random.key(seed)` makes it."""
+"""A typed random key (PRNG key), as returned by `jax.random.key(seed)`."""
 Batch = dict[str, Array]
-"""A batch of examples: columns of equal length by name: x, y, mask, id, ..."""
+"""A batch of examples: arrays of equal length by column name (x, y, mask, id, ...)."""
 Variables = dict[str, Any]
 """Flax's variables by collection: {"params": ..., "batch_stats": ..., ...}."""
 Bounds = Mapping[str, tuple[float, float]]
-"""The smallest and largest value of each column."""
+"""The smallest and the largest value of each column, by its name."""
 Precision = Literal["float32", "bfloat16", "float16"]
 """The floating-point type that a model computes in."""
-BATCH_STATS = "batch_stats"  # Flax's name for BatchNorm's running statistics
-CACHE = "cache"  # Flax's name for what a model keeps of each row: a KV cache, an RNN's states
+BATCH_STATS = "batch_stats"  # the Flax collection of BatchNorm's running statistics
+CACHE = "cache"  # the Flax collection of states by row: a KV cache, or an RNN's states
 
 
 class Metric(Protocol):
-    """A mergeable count: `a + b` is the metric of both sets of examples together."""
+    """A mergeable metric: `a + b` is the metric of both sets of examples together."""
 
     def __add__(self, other: Any, /) -> Any: ...
 
     def value(self) -> Any:
-        """A number, or a dict of numbers by name."""
+        """The metric's number, or a dict of numbers by name."""
 
 
 Metrics = dict[str, Metric]
@@ -46,10 +46,9 @@ Metrics = dict[str, Metric]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Mean:
-    """A mean kept as `total` and `count`, so that the means of several batches merge exactly.
+    """A weighted mean, stored as `total` and `count`, so that means of batches merge exactly.
 
-    The mean of the batches' means is wrong as soon as two batches differ in their number of real
-    examples.
+    Averaging the means of batches would be wrong if they differ in their number of real examples.
     """
 
     total: Array
@@ -57,9 +56,9 @@ class Mean:
 
     @classmethod
     def of(cls, values: Array, mask: Array | None = None) -> Mean:
-        """The mean of `values` (B, ...) where `mask`, (B,) or (B, ...), is not zero.
+        """The mean of the `values` (B, ...) whose `mask`, (B,) or (B, ...), is not zero.
 
-        A float mask weighs: 0.5 counts half an example. Masked values may be anything, even NaN.
+        A float mask is a weight: 0.5 counts as half an example. Masked values may even be NaN.
         """
         if mask is None:
             return cls(values.sum(), jnp.asarray(values.size, values.dtype))
@@ -71,7 +70,7 @@ class Mean:
         return Mean(self.total + other.total, self.count + other.count)
 
     def value(self) -> Array:
-        """total / count: NaN, where nothing was counted."""
+        """total / count; NaN if the count is 0."""
         return self.total / self.count
 
 
@@ -82,15 +81,15 @@ class LossOutput:
 
     loss: Mean
     metrics: Metrics
-    model_state: Variables  # BatchNorm statistics and the like after this batch
+    model_state: Variables  # updated by this batch: BatchNorm statistics, ...
 
 
 class Objective:
     """A training objective: a model, a task and its loss function. All methods are pure.
 
-    Subclasses define `init` and `loss`. What an objective can do besides is said by the protocols
-    `Predicts`, `Generates`, `SamplesLatents`, `Encodes` and `Decodes`: `isinstance(objective,
-    Predicts)`.
+    Subclasses define `init` and `loss`. The protocols `Predicts`, `Generates`, `SamplesLatents`,
+    `Encodes` and `Decodes` name what else an objective may be able to do; test for them with
+    `isinstance(objective, Predicts)`.
     """
 
     def init(self, key: Key, batch: Batch) -> Variables:
@@ -102,12 +101,12 @@ class Objective:
         raise NotImplementedError
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where data of these shapes and bounds do not suit the model."""
+        """Raises `Error` if data of these shapes and bounds do not fit the model."""
 
 
 @runtime_checkable
 class Predicts(Protocol):
-    """An objective that predicts."""
+    """An objective that makes predictions."""
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The predictions for the rows of a batch, as columns: label, probability, value, ..."""
@@ -115,10 +114,10 @@ class Predicts(Protocol):
 
 @runtime_checkable
 class Generates(Protocol):
-    """A generative model's objective: it makes rows like those of the data from latents."""
+    """The objective of a generative model: it decodes latents to rows like those of the data."""
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        """Rows x (B, ...) from latents z (B, ...), of the batch's labels y if it has any."""
+        """Rows x (B, ...) from latents z (B, ...), for the batch's labels y if there are any."""
 
 
 @runtime_checkable
@@ -126,7 +125,7 @@ class SamplesLatents(Generates, Protocol):
     """A generative model with a prior, from which new rows are sampled."""
 
     def sample_latent(self, key: Key, batch: Batch) -> Array:
-        """Latents z (B, ...) of standard normal numbers, one for each row of the batch."""
+        """Latents z (B, ...) from the standard normal prior, one for each row of the batch."""
 
 
 @runtime_checkable
@@ -139,14 +138,14 @@ class Encodes(Generates, Protocol):
 
 @runtime_checkable
 class Decodes(Protocol):
-    """A language model's objective: it generates token by token, with a KV cache."""
+    """The objective of an autoregressive model: it generates tokens one by one, with a KV cache."""
 
     @property
     def max_length(self) -> int | None:
-        """The most tokens that the cache holds, where there is a limit."""
+        """The most tokens that the KV cache holds; None if there is no limit."""
 
     def init_cache(self, variables: Variables, batch: Batch) -> Any:
-        """The cache before the first token; an encoder reads its input from the batch here."""
+        """The KV cache before the first token; an encoder-decoder encodes the batch's x here."""
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new cache."""
@@ -155,27 +154,25 @@ class Decodes(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class State:
-    """The train state: all that training changes, arrays only.
+    """The train state: all that training changes, as one pytree of arrays.
 
-    So it can be vmapped, compared, donated, sharded and saved as it is.
+    It can be vmapped, compared, donated, sharded and saved as a whole.
     """
 
     step: Array  # int32: updates so far
     params: Any
-    model_state: (
-        Variables  # variables that are not trained: BatchNorm statistics, frozen parameters
-    )
+    model_state: Variables  # not trained: BatchNorm statistics, frozen parameters
     opt_state: Any
     key: Key  # never changes: `stream(key, name, step)` gives each use its own key
-    extra: dict[str, Any] = field(default_factory=dict)  # by wrapper: "ema", "loss_scale", ...
+    extra: dict[str, Any] = field(default_factory=dict)  # by name: "ema", "episodes", ...
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Gradients:
-    """The gradients of the loss's total over a batch or a part of one, and the loss's output.
+    """The gradients of the summed loss over a batch or a part of one, and its `LossOutput`.
 
-    Not divided by the count yet: the gradients of the parts of a batch add up to that of the whole.
+    They are not yet divided by the count, so that those of a batch's parts add up to the batch's.
     """
 
     grads: Any
@@ -185,10 +182,9 @@ class Gradients:
 class Learner:
     """A training algorithm: pure functions from one train state to the next.
 
-    One that takes a gradient of a sum over the batch defines `grads` and `apply_gradients`, of
-    which `step` is made; micro-batches, pmap and elastic runs add up the gradients of parts of a
-    batch. Any other (reinforcement learning, populations) defines `step` and sets `has_grads =
-    False`.
+    A learner whose loss is a sum over the batch defines `grads` and `apply_gradients`; `step` calls
+    both. Micro-batches, pmap and elastic runs add up the gradients of the parts of a batch. Any
+    other learner (reinforcement learning, populations) defines `step` and sets `has_grads = False`.
     """
 
     objective: Objective
@@ -201,7 +197,7 @@ class Learner:
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
-        """The gradients of the loss's total, times `loss_scale`, over a batch or a part of one."""
+        """The gradients of the summed loss times `loss_scale`, over a batch or a part of one."""
         raise NotImplementedError
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
@@ -227,26 +223,26 @@ class Tokenizer(Protocol):
 
     @property
     def end(self) -> int:
-        """The token that ends a text."""
+        """The end-of-text token."""
 
     @property
     def mask(self) -> int | None:
-        """The token in place of a hidden one (masked language model), if there is one."""
+        """The mask token of a masked language model; None if there is none."""
 
     def encode(self, text: str) -> Any:
-        """The tokens of a text, (n,) of int32, without an end."""
+        """The tokens of a text, (n,) of int32, without an end-of-text token."""
 
     def decode(self, tokens: Any) -> str:
-        """The text of tokens (n,)."""
+        """The text of the tokens (n,)."""
 
 
 class Loader:
-    """A data loader with random access: batch i of the endless epochs is a function of i.
+    """A data loader with random access: batch i, over endless epochs, is a function of i.
 
     A subclass defines four members: `__len__`, `spec`, `read` and `batch`. `read(start)` yields,
     for i = start, start + 1, ..., the source of batch i: arrays that stay on the device, or numpy
-    rows that were prefetched. `batch(source, i)` makes batch i of it, purely, within the compiled
-    step. All batches have one shape; where rows are padding, the column `mask` (B,) is false.
+    rows that were prefetched. `batch(source, i)`, a pure function, turns it into batch i within the
+    compiled step. All batches have the same shape; the column `mask` (B,) is false for padding.
     """
 
     def __len__(self) -> int:
@@ -259,11 +255,11 @@ class Loader:
         raise NotImplementedError
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """The sources of the batches from `start` on, without an end."""
+        """An endless iterator over the sources of the batches from `start` on."""
         raise NotImplementedError
 
     def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i, from its source; pure."""
+        """Batch i from its source: a pure function."""
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> Batch:
@@ -276,17 +272,17 @@ class Loader:
 
     @property
     def rows(self) -> int:
-        """Examples in an epoch; here all rows of its batches."""
+        """Examples in an epoch; by default all rows of its batches."""
         return len(self) * self.size
 
     @property
     def bounds(self) -> Bounds:
-        """The smallest and largest value of each column of numbers, where they are known."""
+        """The smallest and the largest value of each numeric column, if known."""
         return {}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the data; here of the batches of the first epoch."""
+        """SHA-256 of the data; by default of the batches of the first epoch."""
         digest = hashlib.sha256()
         for i, source in zip(range(len(self)), self.read(), strict=False):
             for name, column in sorted(self._jit_batch(source, jnp.asarray(i, jnp.int32)).items()):
@@ -295,9 +291,9 @@ class Loader:
         return digest.hexdigest()
 
     def shard(self, part: slice) -> Loader:
-        """The same loader for a process that needs only these rows of a batch: `read` yields them.
+        """The same loader for one of several processes: `read` yields only `part` of the rows.
 
-        Here numpy arrays are read whole and cut; arrays that lie on a device stay whole.
+        By default NumPy arrays are read whole and sliced; arrays on a device stay whole.
         """
         return LoaderShard(self, part)
 
@@ -308,7 +304,7 @@ class Loader:
 
 @dataclass(frozen=True, eq=False)
 class LoaderShard(Loader):
-    """A loader of which a process reads a part of the rows: the default of `Loader.shard`."""
+    """A loader that reads only a part of each batch's rows: the default of `Loader.shard`."""
 
     loader: Loader
     part: slice
@@ -360,10 +356,10 @@ several processes, all call it.
 class Run:
     """An experiment, ready to be trained: its config, learner and data, and how it is evaluated.
 
-    `valid` is evaluated during training, or `test` where there is no `valid`; `test` is evaluated
-    at the end. The best checkpoint is the one with the best `best`: a metric's name after "max" or
-    "min". `score` gives more numbers of the final variables, whatever they cost: BLEU of a whole
-    test set.
+    `valid` is evaluated during training, or `test` if there is no `valid`; `test` is evaluated at
+    the end. `best` chooses the best checkpoint: "max" or "min" and the name of a metric, such as
+    "max accuracy". `score` computes more numbers from the final variables, at the end and however
+    long it takes: BLEU of the whole test set, say.
     """
 
     config: Any
@@ -375,4 +371,4 @@ class Run:
     labels: tuple[str, ...] = ()  # class names, for figures and predictions
     tokenizer: Tokenizer | None = None  # of a language model: for samples, and to predict from text
     score: Callable[[Variables], dict[str, float]] | None = None
-    hooks: Sequence[Hook] = ()  # run after every so many steps
+    hooks: Sequence[Hook] = ()  # callbacks; see `Hook`

@@ -453,7 +453,7 @@ REFUSED = {
     ),
     r"has observations of Dict\(a, b\)": lambda patch: make(patch, other_walk(obs_type=Dict())),
     "without a time limit.*max_episode_steps=": lambda patch: make(patch, other_walk(limit=None)),
-    "at least 1 step: 0 is not": lambda patch: make(patch, Walk, max_episode_steps=0),
+    "at least 1, got 0": lambda patch: make(patch, Walk, max_episode_steps=0),
     "does not do the same again": lambda patch: make(patch, other_walk(deterministic=False)),
     r"takes actions of Dict\(a, b\)": lambda patch: gymnax(action_type=Dict()),
     "no max_steps_in_episode": lambda patch: gymnax(default_params=types.SimpleNamespace()),

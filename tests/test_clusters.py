@@ -165,13 +165,13 @@ def test_cluster_metrics_do_not_depend_on_the_numbering():
 
 REFUSED = {
     "at least 2": lambda: jdl.objectives.deep_clustering(Autoencoder((2,), 2), 1),
-    "contrastive_weight are 0 or more": lambda: jdl.objectives.deep_clustering(
+    "contrastive_weight must be at least 0": lambda: jdl.objectives.deep_clustering(
         Autoencoder((2,), 2), 4, contrastive_weight=-1
     ),
     "give augment or noise": lambda: jdl.objectives.deep_clustering(
         Autoencoder((2,), 2), 4, contrastive_weight=0.1
     ),
-    "at_step is a step": lambda: jdl.kmeans_init(clustering_learner(0)[0], -1, {}),
+    "at_step must be": lambda: jdl.kmeans_init(clustering_learner(0)[0], -1, {}),
     "too few for 4 centers": lambda: jdl.kmeans_init(
         clustering_learner(0)[0], 0, {"x": POINTS[:3]}
     ).init(jax.random.key(0), {"x": jnp.asarray(POINTS)}),

@@ -42,5 +42,5 @@ def test_a_missing_library_or_reference_is_an_error(score, library, monkeypatch)
     with pytest.raises(jdl.Error, match=r"pip install 'jdl\[text\]'"):
         score(["a"], ["a"])
     for hypotheses, references in ((["a"], []), ([], [])):
-        with pytest.raises(jdl.Error, match=f"given: {len(hypotheses)} hypotheses and"):
+        with pytest.raises(jdl.Error, match=f"got {len(hypotheses)} hypotheses and"):
             score(hypotheses, references)

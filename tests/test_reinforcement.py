@@ -409,7 +409,7 @@ def init(learner, rows):
 
 REFUSED = {
     "takes 2 numbers each": lambda: check(corridor(), MLP(3)),
-    "take PPO": lambda: jdl.dqn(
+    "use PPO": lambda: jdl.dqn(
         jdl.environments.pendulum(), MLP(2), optax.sgd(1.0), lambda step: 0.0
     ),
     "do not divide the buffer_size": lambda: init(

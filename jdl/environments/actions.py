@@ -26,7 +26,7 @@ class Discrete:
         return self.n
 
     def mode(self, policy: Array) -> Array:
-        """The greedy action, that of the greatest logit: (..., n) to (...)."""
+        """The greedy action, that with the largest logit: (..., n) to (...)."""
         return policy.argmax(-1)
 
     def sample(self, policy: Array, key: Key) -> Array:
@@ -51,9 +51,9 @@ class Discrete:
 class Box:
     """A continuous action space: n numbers, each between its `low` and its `high`.
 
-    The policy (..., 2n) is the means and then the logs of the standard deviations of n
-    independent normal distributions. They are normalized, so that -1 stands for `low` and 1 for
-    `high`; an action beyond these is clipped.
+    The policy (..., 2n) is the means, then the logs of the standard deviations, of n independent
+    normal distributions. They are those of normalized actions, where -1 stands for `low` and 1 for
+    `high`; actions beyond these are clipped.
     """
 
     low: tuple[float, ...]
@@ -86,7 +86,7 @@ class Box:
     def unnormalize(self, action: Array) -> Array:
         """The action as the environment takes it: clipped, and scaled to `low` and `high`."""
         low, high = (
-            jnp.broadcast_to(jnp.asarray(end, action.dtype), action.shape)
-            for end in (self.low, self.high)
+            jnp.broadcast_to(jnp.asarray(bound, action.dtype), action.shape)
+            for bound in (self.low, self.high)
         )
         return low + (action.clip(-1, 1) + 1) / 2 * (high - low)

@@ -1,4 +1,4 @@
-"""The environment of reinforcement learning as pure functions, and rollouts of its episodes."""
+"""Reinforcement learning environments as pure functions, and rollouts of their episodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jdl.environments.actions import Box, Discrete
 from jdl.types import Array, Key
 
-SelectAction = Callable[[Array, Key], Array]  # obs (B, ...) and keys (B,) to actions (B, ...)
+SelectAction = Callable[[Array, Key], Array]  # (obs (B, ...), keys (B,)) -> actions (B, ...)
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Environment:
     `reset(key) -> state`, where the state is any tree of arrays; `step(state, action, key) ->
     (state, reward, terminated)`, with a reward () and a bool (); `observe(state) -> obs`, of
     float32. An episode that does not terminate is truncated after `max_episode_steps` steps.
-    (Gymnasium's words; its `step` returns the observation too, and changes the environment.)
+    The terms are Gymnasium's, whose `step` also returns the observation and has side effects.
     """
 
     reset: Callable[[Key], Any]
@@ -45,7 +45,7 @@ class Episodes:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StepResult:
-    """What a step of the environment returns, with leading axes (B,) for the episodes.
+    """The result of a step of the environment, with leading axes (B,) for the episodes.
 
     `next_obs`, `episode_length` and `episode_return` are those after the step and before the reset
     of an episode that is done.
@@ -53,7 +53,7 @@ class StepResult:
 
     next_obs: Array
     reward: Array
-    terminated: Array  # bool: by the environment, so that no reward can follow
+    terminated: Array  # bool: ended by the environment, so that no reward can follow
     done: Array  # bool: terminated, or truncated after `max_episode_steps`
     episode_length: Array
     episode_return: Array
@@ -87,7 +87,8 @@ def step_episodes(
 ) -> tuple[Episodes, StepResult]:
     """One step of all episodes by the policy's `actions` (B, ...), with autoreset.
 
-    Where an episode is done, the episode in its row is a new one. Row b draws by `keys[b]` alone.
+    An episode that is done is replaced by a new one. The random numbers of row b depend only on
+    `keys[b]`.
     """
     actions = environment.action_space.unnormalize(actions)
     states, reward, terminated = jax.vmap(environment.step)(
@@ -120,9 +121,9 @@ def rollout(
 ) -> tuple[Episodes, Transition]:
     """A rollout: `num_steps` steps of all episodes by a policy, and its transitions (T, B, ...).
 
-    The policy is `select_action(obs (B, ...), keys (B,)) -> actions (B, ...)`. Row b draws by
-    `keys[b]` alone. The episodes are in progress before and after it, and may end and begin
-    within it.
+    The policy is `select_action(obs (B, ...), keys (B,)) -> actions (B, ...)`. The random numbers
+    of row b depend only on `keys[b]`. Episodes continue from the rollout before and into the next
+    one, and may end and begin within it.
     """
 
     def one_step(episodes: Episodes, t: Array) -> tuple[Episodes, Transition]:

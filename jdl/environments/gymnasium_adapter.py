@@ -17,9 +17,9 @@ from jdl.environments.environment import Environment
 from jdl.environments.spaces import action_space, first_index, is_space, num_classes
 from jdl.types import Array, Error, Key
 
-MIN_SNAPSHOTS = 64  # that a cache has room for
-SNAPSHOTS_PER_ROW = 8  # the room, in snapshots for each row of the largest call
-TRIAL_STEPS = 16  # in the trial whether an environment is deterministic
+MIN_SNAPSHOTS = 64  # the smallest capacity of a cache
+SNAPSHOTS_PER_ROW = 8  # the capacity for each row of the largest call
+TRIAL_STEPS = 16  # in the test whether an environment is deterministic
 
 
 def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: Any) -> Environment:
@@ -27,24 +27,23 @@ def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: A
 
     An episode's state is its `seed`, () of int32, the `actions` so far, (max_episode_steps, ...),
     and their `count`, () of int32. Observation, reward and termination are those of an
-    environment that is reset by the seed and given these actions. For speed, copies of the
-    environment stay at the newest states, so that a step of an episode is mostly one step of
-    a copy; the copies that are least recently used are used again. Where there is no copy, as
-    after a restart or an evaluation, the episode is replayed once: a reset, and all of its
-    actions.
+    environment that is reset with the seed and given these actions. For speed, copies of the
+    environment are cached in their newest states, so that a step of an episode is mostly one step
+    of a copy; the least recently used copies are reused. If there is no copy, as after a restart or
+    an evaluation, the episode is replayed once: a reset, and all of its actions.
 
     So a run depends on the state alone, provided that the environment is deterministic: after
-    `reset(seed=...)` the same actions must have the same results, whatever was done before. A
-    short trial raises `Error` where they have not; it cannot detect a rare exception. The
-    environment must not call JAX, which would wait for itself. Its steps are taken one after the
-    other on the host, which makes it far slower than environments in JAX.
+    `reset(seed=...)` the same actions must have the same results, whatever happened before. A short
+    test raises `Error` if they have not; it cannot detect rare exceptions. The environment must not
+    call JAX, which would deadlock. Its steps run one after the other on the host, far slower than
+    environments in JAX.
 
     `max_episode_steps` is by default the time limit that the environment is registered with; an
-    episode that it ends is truncated and has not terminated. Where the environment truncates by
-    itself, that counts as terminated. Observations are a Box, given as float32, or Discrete,
-    given one-hot. Action spaces are Discrete, or a Box of floats of any shape with finite bounds,
-    whose actions become (n,). Raises `Error` for other spaces, for a time limit that is missing
-    or below 1, and where Gymnasium is not installed.
+    episode that reaches it is truncated, not terminated. If the environment truncates an episode
+    itself, that counts as termination. Observations are a Box, converted to float32, or Discrete,
+    converted to one-hot. Action spaces are Discrete, or a Box of floats of any shape with finite
+    bounds, whose actions become (n,). Raises `Error` for other spaces, for a time limit that is
+    missing or below 1, and if Gymnasium is not installed.
     """
     gymnasium = _import_gymnasium(name)
     options = {"disable_env_checker": True, **options}
@@ -55,17 +54,18 @@ def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: A
         limit = gymnasium.spec(env.spec.id).max_episode_steps
     if limit is None:
         raise Error(
-            f"{name} is registered without a time limit: give one, max_episode_steps=..., after "
-            "which its episodes are truncated."
+            f"{name} is registered without a time limit: pass max_episode_steps=..., after which "
+            "its episodes are truncated."
         )
     if limit < 1:
-        raise Error(f"max_episode_steps is at least 1 step: {limit} is not.")
+        raise Error(f"max_episode_steps must be at least 1, got {limit}.")
     actions = action_space(env.action_space, name)
     spaces = SpaceConversion.of(env, name)
     cache = ReplayCache(make, env, spaces, limit)
     if not cache.is_deterministic(_trial_actions(actions, min(limit, TRIAL_STEPS))):
         raise Error(
-            f"{name} does not do the same again after reset(seed=...), on which replay relies."
+            f"{name} is not deterministic: it does not do the same again after reset(seed=...), as "
+            "replay requires."
         )
     obs_shape = spaces.obs_to_float(env.reset(seed=0)[0]).shape
     replay = GymnasiumReplay(cache, _no_actions(actions, limit), obs_shape)
@@ -74,7 +74,7 @@ def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: A
 
 @dataclass(frozen=True, eq=False)
 class GymnasiumReplay:
-    """A Gymnasium environment's pure functions, which ask a `ReplayCache` on the host."""
+    """A Gymnasium environment as pure functions, which call a `ReplayCache` on the host."""
 
     cache: ReplayCache
     no_actions: np.ndarray  # (max_episode_steps, ...) of zeros
@@ -89,7 +89,7 @@ class GymnasiumReplay:
     def step(
         self, state: dict[str, Array], action: Array, key: Key
     ) -> tuple[dict[str, Array], Array, Array]:
-        """The state with one action more, the reward, and whether the episode has terminated."""
+        """The state with one more action, the reward, and whether the episode has terminated."""
         actions = state["actions"].at[state["count"]].set(action.astype(self.no_actions.dtype))
         state = {"seed": state["seed"], "actions": actions, "count": state["count"] + 1}
         spec = jax.ShapeDtypeStruct((), jnp.float32), jax.ShapeDtypeStruct((), bool)
@@ -108,17 +108,17 @@ class GymnasiumReplay:
 
 @dataclass(frozen=True, eq=False)
 class SpaceConversion:
-    """Observations and actions between Gymnasium and NumPy arrays as we have them."""
+    """Conversion of observations and actions between Gymnasium's form and ours."""
 
     observation_space: Any
     action_space: Any
 
     @classmethod
     def of(cls, env: Any, name: str) -> SpaceConversion:
-        """Those of an environment; `Error` where its observations are not a Box or Discrete."""
+        """The conversion for an environment; `Error` if observations are no Box or Discrete."""
         space = env.observation_space
         if not is_space(space, "Discrete") and not is_space(space, "Box"):
-            raise Error(f"{name} has observations of {space}; supported are Box and Discrete.")
+            raise Error(f"{name} has observations of {space}; only Box and Discrete are supported.")
         return cls(space, env.action_space)
 
     def obs_to_float(self, obs: Any) -> np.ndarray:
@@ -139,7 +139,7 @@ class SpaceConversion:
 
 @dataclass
 class Snapshot:
-    """An episode's result after some actions; and the copy at this point, while there is one."""
+    """An episode's result after some actions, and an environment in that state, or None."""
 
     obs: np.ndarray
     reward: float
@@ -150,10 +150,10 @@ class Snapshot:
 class ReplayCache:
     """A cache of copies of a Gymnasium environment, by the seed and the actions of their episodes.
 
-    It uses NumPy alone, for JAX waits for it. Each snapshot that was asked for stays until others
-    fill the room, so also the one before a copy's last step: XLA may ask for that one later. The
-    room is for many more snapshots than a call has rows, because an episode takes two of them a
-    step and, where devices call for their own rows, they share it.
+    It uses only NumPy, because JAX waits for its result. A snapshot stays until the cache is full,
+    even if its copy has moved on, because XLA may ask for it again. The cache holds many more
+    snapshots than a call has rows: an episode takes two of them a step, and several devices share
+    the cache, each calling for its own rows.
     """
 
     def __init__(
@@ -184,7 +184,7 @@ class ReplayCache:
         return rewards.reshape(shape), terminated.reshape(shape)
 
     def is_deterministic(self, actions: np.ndarray) -> bool:
-        """Whether a copy that has taken these actions already does the same again."""
+        """Whether an environment does the same again after a second reset, given these actions."""
         env = self.idle_envs[-1]
         first, second = (self._replay(env, np.zeros((), np.int32), actions) for _ in range(2))
         same = np.array_equal(first.obs, second.obs, equal_nan=True)
@@ -202,7 +202,7 @@ class ReplayCache:
         if count > self.limit:
             raise Error(
                 f"An episode was stepped after its limit of {self.limit} steps, max_episode_steps: "
-                "reset it there."
+                "reset it at the limit."
             )
         key, previous = (seed.tobytes() + actions[:n].tobytes() for n in (count, max(count - 1, 0)))
         snapshot = self.snapshots.pop(key, None)
@@ -214,7 +214,7 @@ class ReplayCache:
         return snapshot
 
     def _compute(self, previous: bytes, seed: np.ndarray, actions: np.ndarray) -> Snapshot:
-        """By a step of the copy at the previous snapshot, or else by a replay."""
+        """A new snapshot: by a step of the previous snapshot's copy, otherwise by a replay."""
         before = self.snapshots.get(previous)
         if len(actions) and before and before.env is not None:
             env, before.env = before.env, None
@@ -261,7 +261,7 @@ def _no_actions(actions: Discrete | Box, limit: int) -> np.ndarray:
 
 
 def _trial_actions(actions: Discrete | Box, count: int) -> np.ndarray:
-    """Actions of a short trial, which shows whether an environment is deterministic."""
+    """Actions of the short test whether an environment is deterministic."""
     if isinstance(actions, Discrete):
         return np.arange(count) % actions.n
     return np.asarray([actions.low, actions.high], np.float32)[np.arange(count) % 2]

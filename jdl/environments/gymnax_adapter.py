@@ -1,4 +1,4 @@
-"""Environments of gymnax (Lange, 2022), which are pure functions too."""
+"""Environments of gymnax (Lange, 2022), which are pure JAX functions too."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jdl.environments.environment import Environment
 from jdl.environments.spaces import action_space, num_classes
 from jdl.types import Array, Error, Key
 
-# No time limit; so far below the greatest int32 that no counter of an environment overflows.
+# No time limit, but far enough below the largest int32 that no counter overflows.
 NO_LIMIT = 2**30
 
 
@@ -22,27 +22,26 @@ def from_gymnax(name_or_env: Any, params: Any = None) -> Environment:
     """An environment of gymnax, by its name or as an object with gymnax's interface.
 
     `params` are gymnax's parameters of the environment, by default its own. Their
-    `max_steps_in_episode` is our `max_episode_steps`: an episode that it ends is truncated and
-    has not terminated. Observations become float32, those of a Discrete space one-hot. Action
-    spaces are Discrete, or a Box of any shape with finite bounds, whose actions become (n,).
+    `max_steps_in_episode` is our `max_episode_steps`: an episode that reaches it is truncated, not
+    terminated. Observations become float32, those of a Discrete space one-hot. Action spaces are
+    Discrete, or a Box of any shape with finite bounds, whose actions become (n,).
 
     Raises `Error` for other action spaces, for observations that are not a single array, for params
-    without max_steps_in_episode, and for a name where gymnax is not installed.
+    without max_steps_in_episode, and for a name if gymnax is not installed.
     """
     env = _make(name_or_env) if isinstance(name_or_env, str) else name_or_env
     params = env.default_params if params is None else params
     limit = getattr(params, "max_steps_in_episode", None)
     if limit is None:
         raise Error(
-            f"The params of {name_or_env} have no max_steps_in_episode, by which its episodes are "
-            "truncated."
+            f"The params of {name_or_env} have no max_steps_in_episode: pass params with one, "
+            "after which episodes are truncated."
         )
     space = env.action_space(params)
     actions = action_space(space, name_or_env)
     if not hasattr(env, "is_truncated"):
-        # Before gymnax 1.0, `done` is also true at the time limit. Since then it is not, and the
-        # params stay as they are, for some environments observe the share of the time that has
-        # passed.
+        # Before gymnax 1.0, `done` is also true at the time limit, so the limit is taken out. Later
+        # versions keep it, because some environments observe the share of time that has passed.
         params = replace(params, max_steps_in_episode=NO_LIMIT)
     has_space = hasattr(env, "observation_space")
     classes = num_classes(env.observation_space(params)) if has_space else None
@@ -54,7 +53,7 @@ def from_gymnax(name_or_env: Any, params: Any = None) -> Environment:
 
 @dataclass(frozen=True, eq=False)
 class GymnaxAdapter:
-    """A gymnax environment's functions in our form. An episode's state is (obs, gymnax's state)."""
+    """A gymnax environment as our pure functions; an episode's state is (obs, gymnax's state)."""
 
     name: Any
     env: Any
@@ -80,11 +79,11 @@ class GymnaxAdapter:
         return state, reward, jnp.asarray(done, bool).reshape(())
 
     def observe(self, state: tuple[Array, Any]) -> Array:
-        """The observation, which lies in the state."""
+        """The observation, which is a part of the state."""
         return state[0]
 
     def first_state(self, key: Key) -> tuple[Array, Any]:
-        """A new episode's state, in the types that gymnax gives it."""
+        """A new episode's state, in gymnax's own dtypes."""
         with _lenient_promotion():
             obs, env_state = self.env.reset_env(key, self.params)
         return self._float_obs(obs), env_state
@@ -94,16 +93,16 @@ class GymnaxAdapter:
             return jax.nn.one_hot(obs, self.num_classes)
         if not hasattr(obs, "shape"):
             raise Error(
-                f"{self.name} has observations of type {type(obs).__name__}; supported are single "
-                "arrays."
+                f"{self.name} has observations of type {type(obs).__name__}; only single arrays "
+                "are supported."
             )
         return jnp.asarray(obs, jnp.float32)
 
 
 def cast_like(tree: Any, spec: Any) -> Any:
-    """The arrays cast to the types of `spec`, so that a loop's state keeps its types.
+    """Casts the arrays to the dtypes of `spec`, so that a loop's state keeps its dtypes.
 
-    Numbers of Python become arrays, whose type does not give way to that of others.
+    Python scalars become arrays that are not weakly typed.
     """
 
     def cast(leaf: Any, spec: Any) -> Array:
@@ -116,7 +115,7 @@ def cast_like(tree: Any, spec: Any) -> Any:
 
 @contextmanager
 def _lenient_promotion() -> Iterator[None]:
-    """JAX's default promotion of types and ranks, on which gymnax's code relies."""
+    """JAX's default promotion of dtypes and ranks, on which gymnax's code relies."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
 

@@ -1,4 +1,4 @@
-"""Gymnasium's and gymnax's spaces: ours for their actions, and conversion of observations."""
+"""Conversion of Gymnasium's and gymnax's action and observation spaces."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ def is_space(space: Any, kind: str) -> bool:
 
 
 def action_space(space: Any, name: Any) -> Discrete | Box:
-    """Our action space for a library's; `Error` for one that has no counterpart here."""
+    """The action space of jdl for a library's; raises `Error` for an unsupported one."""
     if is_space(space, "Discrete"):
         return Discrete(int(space.n))
     if is_space(space, "Box") and np.issubdtype(np.dtype(space.dtype), np.floating):
         low, high = (
-            np.broadcast_to(np.asarray(end, float), space.shape).ravel()
-            for end in (space.low, space.high)
+            np.broadcast_to(np.asarray(bound, float), space.shape).ravel()
+            for bound in (space.low, space.high)
         )
         if np.isfinite(low).all() and np.isfinite(high).all():
             return Box(tuple(low.tolist()), tuple(high.tolist()))
     raise Error(
-        f"{name} takes actions of {space}; supported are Discrete, and a Box of floats with finite "
-        "bounds."
+        f"{name} takes actions of {space}; only Discrete, and a Box of floats with finite bounds, "
+        "are supported."
     )
 
 
 def num_classes(space: Any) -> int | None:
-    """The number of observations of a Discrete space, which are given one-hot; else None."""
+    """The number of elements of a Discrete space, the width of one-hot observations; or None."""
     return int(space.n) if is_space(space, "Discrete") else None
 
 
 def first_index(space: Any) -> int:
-    """The least element of a Discrete space: Gymnasium's may begin at another number than 0."""
+    """The smallest element of a Discrete space: Gymnasium's `start`, otherwise 0."""
     return int(getattr(space, "start", 0))

@@ -1,4 +1,4 @@
-"""Layers that Flax lacks, or that a platform needs in another form."""
+"""Layers that Flax lacks, or that are replaced for speed or reproducibility."""
 
 from jdl.layers.attention import attention as attention
 from jdl.layers.attention import rotary_embedding as rotary_embedding

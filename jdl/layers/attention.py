@@ -11,7 +11,7 @@ from jax import lax
 
 from jdl.layers.platform import HALF_PRECISION, platform_dependent, uses_cudnn_attention
 
-# Without barriers, XLA's CPU backend recomputes their operands for each use.
+# Without a barrier, XLA's CPU backend recomputes an array for each of its uses.
 _barrier = lax.optimization_barrier
 
 
@@ -26,7 +26,7 @@ def attention(
     broadcasts to (B, H, T, S), is false, and with `causal` to none after its own.
 
     On CPUs the heads are moved before the time steps, which is faster there. On GPUs half precision
-    takes cuDNN's fused kernel (flash attention, Dao et al., 2022).
+    uses cuDNN's fused kernel (flash attention, Dao et al., 2022).
     """
     if uses_cudnn_attention(q.dtype):
         return jax.nn.dot_product_attention(
@@ -45,9 +45,9 @@ def attention(
     return platform_dependent(q, k, v, mask, cpu=heads_first, default=by_xla)
 
 
-# The gradient is written out, as XLA's own is made of products with transposed weights (S, T),
-# which its CPU backend does slowly: here queries and gradients (D, T) are transposed instead. The
-# softmax divides after its product with the values, where there are fewer numbers to divide.
+# The gradient is written out, because JAX's own multiplies by transposed weights (S, T), which is
+# slow on XLA's CPU backend: here queries and gradients (D, T) are transposed instead. The softmax
+# divides after the product with the values, where there are fewer numbers to divide.
 @partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _heads_first(
     q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool
@@ -77,7 +77,7 @@ def _backward(causal: bool, residuals: Any, grad: jax.Array) -> tuple[jax.Array 
     heads, kv_heads, dtype = out.shape[2], k.shape[1], q.dtype
     grad_out, out = (_split_groups(x.astype(scale.dtype), kv_heads) for x in (grad, out))
     grad_out = grad_out * scale
-    # The mean of the weights' gradients, by the weights.
+    # The mean of the gradients of a query's attention weights, weighted by the weights.
     mean = (grad_out * out).sum(-1, keepdims=True)
     grad_out = grad_out.astype(dtype)
     grad_out, q_transposed, grad_transposed = _barrier(
@@ -114,7 +114,7 @@ def _einsum(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def _where(mask: jax.Array, x: jax.Array, fill: float, heads: int) -> jax.Array:
-    """x (B, K, R, S), and the fill value where the mask, of (B, H, T, S), is false."""
+    """x (B, K, R, S), with the fill value where the mask, as (B, H, T, S), is false."""
     return jnp.where(mask, x.reshape(x.shape[0], heads, -1, x.shape[-1]), fill).reshape(x.shape)
 
 
@@ -122,12 +122,12 @@ def rotary_embedding(x: jax.Array, positions: jax.Array) -> jax.Array:
     """Rotary position embedding, RoPE (Su et al., 2021), of queries or keys x (B, T, H, D), D even.
 
     The pairs (x[i], x[i + D / 2]) are rotated by angles that grow with `positions` (T,), so that
-    the product of a query and a key depends on the distance of their positions alone.
+    the product of a query and a key depends only on the distance of their positions.
     """
     half = x.shape[-1] // 2
     frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
     angles = positions.astype(jnp.float32)[:, None] * frequencies[None]
-    # Without the barrier, XLA on a CPU recomputes them for every row and head.
+    # Without the barrier, XLA's CPU backend recomputes them for every row and head.
     cos, sin = _barrier(tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin)))
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

@@ -1,8 +1,8 @@
 """The batch axis of data parallel training: all-reduce, all-gather and random draws over devices.
 
-Within `jax.pmap` or `shard_map` over `BATCH_AXIS` each device runs the step on its own rows alone,
-and what needs the whole batch takes a collective (`lax.psum`, `lax.all_gather`). Under `jax.jit` a
-layer sees the whole batch, however XLA shards it, and these functions change nothing.
+Within `jax.pmap` or `shard_map` over `BATCH_AXIS` each device runs the step only on its own rows,
+and whatever needs the whole batch uses a collective (`lax.psum`, `lax.all_gather`). Under `jax.jit`
+a layer sees the whole batch, however XLA shards it, and these functions have no effect.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,8 @@ def all_gather_batch(array: jax.Array) -> jax.Array:
 def row_keys(key: jax.Array, rows: int) -> jax.Array:
     """A random key for each of this device's rows, (B,): `fold_in(key, i)` for row i of the batch.
 
-    So a row draws the same numbers on whichever device it lies, and no device draws another's.
+    So a row's random numbers do not depend on the device that holds it, and each device computes
+    only those of its own rows.
     """
     first = lax.axis_index(BATCH_AXIS) * rows if batch_axis_size() > 1 else 0
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
@@ -49,6 +50,6 @@ def sample_rows(
     key: jax.Array,
     shape: tuple[int, ...],
 ) -> jax.Array:
-    """Random numbers (B, ...), drawn row by row: `sample(key, shape)` with the row's own key."""
+    """Random numbers (B, ...), row by row: `sample(key, shape)` with the row's key (`row_keys`)."""
     rows, *rest = shape
     return jax.vmap(lambda key: sample(key, tuple(rest)))(row_keys(key, rows))

@@ -3,7 +3,7 @@
 XLA's CPU backend rewrites convolutions into the one form that has a fast kernel (NHWC images, HWIO
 kernels, nothing reversed) only at the top level of a program, not within loops: there, the
 gradients that JAX derives were 4 and 40 times slower (jax 0.10.2). So they are written in that form
-here, with the same bits at the top level.
+here; at the top level of a program the results have the same bits.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jdl.layers.platform import platform_dependent
 from jdl.layers.window import Pair, window_views
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
-LARGE_IMAGE = 49  # pixels; below, XLA's gradient of the kernel is as fast as matrix products
-# Of windows and outputs that the kernel's gradient takes at a time, so that they stay in the cache.
+LARGE_IMAGE = 49  # in pixels; below it, XLA's gradient of the kernel is as fast as matrix products
+# Size of the windows and outputs in one chunk of the kernel's gradient: it fits in a CPU's cache.
 CHUNK_BYTES = 1 << 22
 
 
@@ -32,8 +32,9 @@ def convolution(
 
     On CPUs, XLA's gradient of the kernel is a convolution whose window is the whole image: except
     for small images, it is replaced by matrix products over a few images at a time. A depthwise
-    convolution, which XLA does there one channel at a time, becomes a sum of shifted images.
-    docs/speed.md has the measurements. Dilated (atrous) and other grouped convolutions are XLA's.
+    convolution, which XLA computes there one channel at a time, becomes a sum of shifted images.
+    docs/speed.md has the measurements. Dilated (atrous) and other grouped convolutions are left to
+    XLA.
     """
     groups = options.get("feature_group_count", 1)
     depthwise = groups == x.shape[-1] == kernel.shape[-1]
@@ -164,7 +165,7 @@ def _kernel_gradient_by_products(
 ) -> jax.Array:
     """The gradient of a kernel of this shape as products with windows (im2col).
 
-    x (B, H, W, C) is padded already; a few images are taken at a time.
+    x (B, H, W, C) is already padded; the images are processed in chunks of a few.
     """
     images, height, width, outputs = grad.shape
     rows, columns, inputs, _ = shape

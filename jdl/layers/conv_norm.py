@@ -11,9 +11,9 @@ from jdl.layers.norm import BatchNorm
 
 
 class Conv(nn.Conv):
-    """2-D convolution: `flax.linen.Conv` by `convolution`, 3 x 3, with He initialization for ReLU.
+    """2-D convolution: `flax.linen.Conv` by `convolution`, by default 3 x 3, He initialization.
 
-    The initialization is that of He et al. (2015); all options are those of Flax.
+    The initialization is that of He et al. (2015), for ReLU; all options are those of Flax.
     """
 
     kernel_size: int | Sequence[int] = (3, 3)

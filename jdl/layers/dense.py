@@ -7,9 +7,9 @@ import jax
 class Dense(nn.Dense):
     """Dense (fully connected, linear) layer, `flax.linen.Dense`: x (..., F) to (..., features).
 
-    XLA's CPU backend fuses what is around a product of a three-dimensional array and a matrix into
-    its operands, and recomputes it for each use: a feed-forward block with GELU took 75 ms so, and
-    25 ms with its rows flattened.
+    All axes but the last are flattened first. Otherwise XLA's CPU backend fuses the operations
+    around the product into its operands and recomputes them for each use: a feed-forward block with
+    GELU took 75 ms instead of 25 ms.
     """
 
     def __call__(self, inputs: jax.Array) -> jax.Array:

@@ -12,9 +12,9 @@ from jdl.layers.batch_axis import sample_rows
 class Dropout(nn.Module):
     """Dropout (Srivastava et al., 2014): in training, elements are zero with probability `rate`.
 
-    The others are scaled up by 1 / (1 - rate). With `whole_rows`, rows of the batch are dropped as
-    one: of a residual branch that is stochastic depth, or drop path (Huang et al., 2016). The mask
-    is drawn from Flax's stream "dropout" row by row, the same however the batch is divided.
+    The others are scaled up by 1 / (1 - rate). With `whole_rows`, whole rows of the batch are
+    dropped: on a residual branch that is stochastic depth, or drop path (Huang et al., 2016). The
+    mask comes from Flax's stream "dropout", row by row, the same however the batch is divided.
     """
 
     rate: float

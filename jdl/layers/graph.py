@@ -1,4 +1,4 @@
-"""Message passing on batches of graphs: gather at the nodes, aggregate along the edges.
+"""Message passing on batches of graphs: gather from nodes to edges, aggregate back to nodes.
 
 A batch has nodes (B, N, F) and edges (B, E, 2) from senders to receivers. Padding edges are -1.
 """
@@ -54,14 +54,14 @@ def in_degrees(edges: jax.Array, nodes: int) -> jax.Array:
 
 
 def edge_mask(edges: jax.Array) -> jax.Array:
-    """Which edges are not padding: (B, E)."""
+    """The mask (B, E) of the edges that are not padding."""
     return edges[:, :, 1] >= 0
 
 
 def _node_ids(edges: jax.Array, side: int, nodes: int) -> jax.Array:
     """The edges' nodes, numbered over all graphs of the batch: (B, E).
 
-    Padding edges get a number behind the last, which gather and segment operations drop.
+    Padding edges get an index past the last node, which gather and segment operations drop.
     """
     rows = edges.shape[0]
     first = nodes * jnp.arange(rows, dtype=edges.dtype)[:, None]

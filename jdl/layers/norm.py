@@ -1,4 +1,4 @@
-"""Layer normalization, and batch normalization that ignores padding and spans all devices."""
+"""Layer normalization, and batch normalization that ignores padding and syncs over devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from jdl.layers.batch_axis import psum_batch
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalization (Ba et al., 2016), `flax.linen.LayerNorm`; half precision in float32."""
+    """Layer normalization (Ba et al., 2016): `flax.linen.LayerNorm`, computed in float32."""
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
         """x (..., C) to the same shape and dtype."""
@@ -23,10 +23,10 @@ class BatchNorm(nn.Module):
     """Batch normalization (Ioffe and Szegedy, 2015), masked, and synchronized over devices.
 
     In training, mean and variance are those of the rows where `mask` (B,) is true: padding rows
-    change nothing. Sums and counts are taken over all devices, in float32, and divided once.
-    Running averages, with weight `momentum` on the old, are in the collection "batch_stats" and
-    normalize in evaluation. A batch of padding alone is normalized by all of its rows, so that the
-    output stays finite, and leaves the running averages as they are.
+    have no effect. Sums and counts are computed in float32 over all devices, and divided once.
+    Running averages, with weight `momentum` on the old value, are in the collection "batch_stats"
+    and are used in evaluation. A batch of padding alone is normalized by all of its rows, so that
+    the output stays finite, and does not change the running averages.
     """
 
     momentum: float = 0.9
@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
 
 
 def _statistics(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The mean and variance (C,) over the rows of the mask, and whether there are any."""
+    """The mean and variance (C,) over the rows where the mask is true, and if there are any."""
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32)
     if mask is None:

@@ -1,4 +1,4 @@
-"""Platform-dependent implementations: the one place that decides which of them a program takes."""
+"""Platform-dependent implementations: all choices between them are made here."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from jax import lax
 
 HALF_PRECISION = (jnp.bfloat16, jnp.float16)
 
-# A context of JAX's own belongs to the keys of its caches: a function that was traced outside of
-# the context is traced again within it.
+# JAX's caches include this context in their keys: a function that was traced outside of the context
+# is traced again within it.
 _plain = jax.make_user_context(False)
 
 
 def plain_implementations() -> AbstractContextManager[None]:
-    """A context in which every layer is traced with its plain, portable implementation alone.
+    """A context in which every layer is traced with its plain, portable implementation.
 
     It is for exporting a model: to several platforms, to a format whose converter has no rule for
     `lax.platform_dependent` (ONNX), or from a machine with a GPU, where half-precision attention
-    would else be cuDNN's on every platform. The results differ by rounding alone:
+    would otherwise be cuDNN's on every platform. The results differ only by rounding:
 
         with plain_implementations():
             exported = jax.export.export(jax.jit(apply), platforms=["cpu", "cuda"])(variables, x)
@@ -31,9 +31,9 @@ def plain_implementations() -> AbstractContextManager[None]:
 
 
 def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
-    """`cpu(*args)` in programs for CPUs and `default(*args)` in all others, decided in compiling.
+    """`cpu(*args)` in programs for CPUs, `default(*args)` in all others; chosen at compile time.
 
-    As `jax.lax.platform_dependent`; within `plain_implementations()` it is `default` everywhere.
+    Like `jax.lax.platform_dependent`; within `plain_implementations()` it is always `default`.
     """
     if _plain.value:
         return default(*args)
@@ -41,9 +41,9 @@ def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..
 
 
 def uses_cudnn_attention(dtype: Any) -> bool:
-    """Whether attention in this dtype is cuDNN's fused kernel (flash attention): on a GPU, in half.
+    """Whether attention uses cuDNN's fused kernel (flash attention): in half precision on a GPU.
 
-    Decided in tracing, by the process's default backend: `lax.platform_dependent` traces all of its
-    branches, and this one cannot be traced where cuDNN is missing.
+    Decided at trace time, by the process's default backend: `lax.platform_dependent` traces all of
+    its branches, and this one cannot be traced if cuDNN is missing.
     """
     return not _plain.value and jax.default_backend() == "gpu" and dtype in HALF_PRECISION

@@ -15,7 +15,7 @@ from jdl.layers.window import window_views
 def max_pool(x: jax.Array, window: int = 2, stride: int | None = None) -> jax.Array:
     """Max pooling of x (B, H, W, C) over `window` x `window` squares, one every `stride` pixels.
 
-    Without a stride the squares do not overlap; rows and columns that fill no square are dropped.
+    By default the stride is the window; rows and columns that fill no square are dropped.
     Equal to `flax.linen.max_pool`. The gradient of XLA's `reduce_window` costs more on a CPU than
     the convolutions around it, and has no deterministic form on a GPU; here it is a comparison and
     a division, in which equal maxima share the gradient evenly.

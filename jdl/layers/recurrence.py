@@ -27,15 +27,12 @@ class Cell:
     update: Update
     gates: int
     states: int
-    reset_after: bool = (
-        False  # `from_h` needs a bias of its own, as it is not just added to `from_x`
-    )
+    reset_after: bool = False  # `from_h` is not just added to `from_x`: it needs its own bias
 
 
-# A gate is a sigmoid, and sigmoid(z) = tanh(z / 2) / 2 + 1 / 2: so one wide tanh serves all gates
-# of a cell. XLA's CPU backend would fuse its pieces into every use of them and recompute them each
-# time; the barriers forbid that, and the gradients are written out because those of slices are sums
-# of padded arrays.
+# As sigmoid(z) = tanh(z / 2) / 2 + 1 / 2, one wide tanh computes all gates of a cell. XLA's CPU
+# backend would recompute it for every use of a gate; the barriers prevent that. The gradients are
+# written out because those of slices are sums of padded arrays, which are slow.
 _barrier = lax.optimization_barrier
 
 
@@ -46,7 +43,7 @@ def _gates(z: jax.Array, kinds: str) -> jax.Array:
 
 
 def _gates_slope(a: jax.Array, kinds: str) -> jax.Array:
-    """The derivative of `_gates` where its value is a."""
+    """The derivative of `_gates`, given its value a."""
     scale, shift = _scale_and_shift(kinds, a.shape[-1], a.dtype)
     return scale * scale - (a - shift) ** 2
 
@@ -149,11 +146,11 @@ def scan_cell(
     mask: jax.Array | None = None,
     reverse: bool = False,
 ) -> tuple[jax.Array, States]:
-    """Unrolls a recurrent cell over time (`lax.scan`): the outputs (T, B, H) and the last states.
+    """Runs a recurrent cell over time (`lax.scan`): the outputs (T, B, H) and the last states.
 
     `from_x` (T, B, gates * H) are the projections of the inputs; the recurrent `kernel` (H, gates *
-    H) and `bias` (gates * H,) project the last output. Where `mask` (T, B) is false, the states
-    stay as they are. Backpropagation through time is written out: the kernel's gradient is one
+    H) and `bias` (gates * H,) project the last output. Steps where `mask` (T, B) is false do not
+    change the states. Backpropagation through time is written out: the kernel's gradient is one
     product over all steps at the end, instead of a product and a sum at each step.
     """
     return _scan(cell.update, reverse, kernel, bias, initial_states, from_x, mask)
@@ -188,7 +185,7 @@ def _forward(
     from_x: Any,
     mask: Any,
 ) -> Any:
-    """Keeps, of every step, the last output and the cell's vector-Jacobian product."""
+    """The forward pass; stores each step's previous output and vector-Jacobian product."""
 
     def step(states: States, now: Any) -> tuple[States, Any]:
         x, is_real = now

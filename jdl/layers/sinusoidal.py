@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 
 def sinusoidal_embedding(t: jax.Array, width: int) -> jax.Array:
-    """Sinusoidal embedding (Vaswani et al., 2017) of times t (B,) from 0 to 1: (B, width), even.
+    """Sinusoidal embedding (Vaswani et al., 2017): times t (B,) from 0 to 1 to (B, width).
 
     Cosines, then sines, of t times `width` / 2 frequencies that grow geometrically from 1 to
-    10,000.
+    10,000. `width` is even.
     """
     half = width // 2
     frequencies = jnp.exp(

@@ -8,9 +8,9 @@ Pair = tuple[int, int]
 
 
 def window_views(x: jax.Array, window: Pair, strides: Pair) -> list[jax.Array]:
-    """Strided views of x (B, H, W, C), one for each place of a sliding window, row by row.
+    """Strided views of x (B, H, W, C), one for each pixel of a sliding window, row by row.
 
-    View (i, j) has the pixel at (i, j) of every window: (B, h, w, C), h and w windows a side.
+    View (i, j) has the pixel (i, j) of every window: (B, h, w, C), for h times w windows.
     """
     (rows, columns), (down, right) = window, strides
     height = (x.shape[1] - rows) // down * down + 1

@@ -16,38 +16,37 @@ from jdl.types import Array, Batch, Error, Key, Learner, Metrics, Predicts, Stat
 def kmeans_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20) -> KMeansInit:
     """Initializes the centers of deep clustering by k-means of the embeddings, before `at_step`.
 
-    For a learner of the objective `deep_clustering`, which until then trains the autoencoder alone
-    (its pretraining). `rows` is a batch of all of the data, or of a good share; the best of so many
-    `restarts` of k-means counts.
+    For a learner of the objective `deep_clustering`, which trains the autoencoder alone until then
+    (pretraining). `rows` is a batch with all of the data, or a large part of it. The best of
+    `restarts` runs of k-means is taken.
     """
     if at_step < 0 or restarts < 1:
         raise Error(
-            f"at_step is a step from 0 on and restarts at least 1; given were {at_step=} and "
-            f"{restarts=}."
+            f"at_step must be at least 0 and restarts at least 1; got {at_step=}, {restarts=}."
         )
     return KMeansInit(learner, at_step, rows, restarts)
 
 
 @dataclass(frozen=True, eq=False)
 class KMeansInit(Wrapper):
-    """Centers by k-means; see `kmeans_init`."""
+    """K-means initialization of cluster centers; see `kmeans_init`."""
 
     at_step: int
     rows: Batch
     restarts: int
 
     def init(self, key: Key, batch: Batch) -> State:
-        """Checks that the objective has centers, and initializes them where `at_step` is 0."""
+        """Checks that the objective has centers, and initializes them if `at_step` is 0."""
         state = self.learner.init(key, batch)
         if CLUSTERING not in state.model_state or not isinstance(self.objective, Predicts):
             raise Error("kmeans_init takes a learner of jdl.objectives.deep_clustering.")
         rows, clusters = len(self.rows["x"]), len(state.params[CENTERS])
         if rows < clusters:
-            raise Error(f"{rows} rows are too few for {clusters} centers: give more of the data.")
+            raise Error(f"{rows} rows are too few for {clusters} centers: pass more of the data.")
         return self._initialized(state)
 
     def after(self, old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
-        """Initializes the centers when it is time to."""
+        """Initializes the centers once the step is `at_step`."""
         return self._initialized(new), metrics
 
     def _initialized(self, state: State) -> State:
@@ -62,7 +61,7 @@ class KMeansInit(Wrapper):
         key, clusters = stream(state.key, "centers"), len(state.params[CENTERS])
         mask = self.rows.get("mask")
         centers, variance = k_means(embeddings, clusters, key, self.restarts, mask)
-        variance = variance.clip(1e-6)  # where every row lies on its center
+        variance = variance.clip(1e-6)  # 0 if every row lies on its center
         clustering = {"started": jnp.ones(()), "variance": variance}
         model_state = {**state.model_state, CLUSTERING: clustering}
         return replace(state, params={**state.params, CENTERS: centers}, model_state=model_state)
@@ -78,9 +77,9 @@ def k_means(
 ) -> tuple[Array, Array]:
     """K-means clustering by Lloyd's algorithm (1982): centers (clusters, D) of rows x (N, D).
 
-    Also the mean squared distance of a row from its center. Rows count where `mask` (N,) holds. The
-    best of the `restarts` is returned; each starts from rows drawn by k-means++ (Arthur and
-    Vassilvitskii, 2007).
+    Returns the centers and the mean squared distance of a row from its center, of the best of the
+    `restarts`. Each starts from rows sampled by k-means++ (Arthur and Vassilvitskii, 2007). Only
+    rows whose `mask` (N,) is true count.
     """
     weights = jnp.ones(len(x)) if mask is None else mask.astype(x.dtype)
 
@@ -94,7 +93,7 @@ def k_means(
 
 
 def _k_means_plus_plus(x: Array, weights: Array, clusters: int, key: Key) -> Array:
-    """Initial centers (clusters, D): rows drawn in turn, each far from those before it."""
+    """K-means++: initial centers (clusters, D), rows sampled far from earlier ones."""
 
     def add_center(n: Array, centers: Array) -> Array:
         distances = squared_distances(x, centers)
@@ -107,7 +106,7 @@ def _k_means_plus_plus(x: Array, weights: Array, clusters: int, key: Key) -> Arr
 
 
 def _lloyd(x: Array, weights: Array, centers: Array) -> Array:
-    """The means of the rows that are nearest to each center; a center without rows stays."""
+    """One iteration: each center moves to the mean of its nearest rows; without rows it stays."""
     assigned = jax.nn.one_hot(squared_distances(x, centers).argmin(-1), len(centers))
     assigned = assigned * weights[:, None]
     count = assigned.sum(0)[:, None]

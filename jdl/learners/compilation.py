@@ -1,4 +1,4 @@
-"""How `fit` feeds and compiles a learner: data within the step, and jit."""
+"""Learner wrappers of `fit`: batches made within the step, and `jax.jit`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
 @dataclass(frozen=True, eq=False)
 class WithData(Wrapper):
-    """A learner whose step takes a loader's source, and makes the batch within the step."""
+    """A learner whose step takes a loader's source and makes the batch from it; see `with_data`."""
 
     data: Loader
 
@@ -24,13 +24,13 @@ class WithData(Wrapper):
 
 
 def with_data(learner: Learner, data: Loader) -> WithData:
-    """The learner whose step takes what `data.read` yields."""
+    """The learner with a step that takes what `data.read` yields, and makes the batch itself."""
     return WithData(learner, data)
 
 
 @dataclass(frozen=True, eq=False)
 class CompiledLearner(Wrapper):
-    """A learner whose `init` and `step` are these compiled functions."""
+    """A learner with compiled `init` and `step`; see `jit_learner`."""
 
     init_fn: Callable[[Key, Batch], State]
     step_fn: Callable[[State, Any], tuple[State, Metrics]]
@@ -45,5 +45,5 @@ class CompiledLearner(Wrapper):
 
 
 def jit_learner(learner: Learner) -> CompiledLearner:
-    """The learner with `init` and `step` under `jax.jit`; the old state's memory is donated."""
+    """The learner with `init` and `step` compiled by `jax.jit`; the old state is donated."""
     return CompiledLearner(learner, jax.jit(learner.init), jax.jit(learner.step, donate_argnums=0))

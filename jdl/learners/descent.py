@@ -1,4 +1,4 @@
-"""Gradient descent, with gradient accumulation: the one gradient step of jdl."""
+"""Gradient descent by an Optax optimizer, with gradient accumulation."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ def descent(
 ) -> Descent:
     """Gradient descent on an objective's loss by an Optax optimizer: the usual learner.
 
-    With `micro_batches` above 1 it does gradient accumulation: a batch is cut into as many equal
-    parts, whose gradients are computed in turn and added, to save memory. The gradient is that of
-    the loss's total, divided once by the total count: a ragged batch has the gradient of its real
-    rows, however it is cut. Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`,
-    `update_norm` and `param_norm`. Gradient clipping, weight decay and learning rate schedules are
-    links of the Optax chain (`jdl.optim`).
+    With `micro_batches` above 1 it does gradient accumulation: a batch is cut into that many equal
+    parts, whose gradients are computed one after the other and added, to save memory. The gradient
+    of the summed loss is divided once by the total count, so padding has no effect on it, however
+    the batch is cut. Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`,
+    `update_norm` and `param_norm`. Gradient clipping, weight decay and learning rate schedules
+    belong to the optimizer (`jdl.optim`).
     """
     if micro_batches < 1:
         raise Error(
-            "micro_batches is the number of parts a batch is cut into, at least 1: "
-            f"{micro_batches} is not."
+            "micro_batches, the number of parts that a batch is cut into, must be at least 1, got "
+            f"{micro_batches}."
         )
     return Descent(objective, optimizer, micro_batches)
 
@@ -71,39 +71,39 @@ class Descent(Learner):
             return self._grads_of_part(state, batch, key, loss_scale)
         parts = split_batch(batch, self.micro_batches)
 
-        def accumulate(so_far: Gradients, m: Array) -> tuple[Gradients, None]:
+        def accumulate(total: Gradients, m: Array) -> tuple[Gradients, None]:
             part = {name: column[m] for name, column in parts.items()}
-            before = replace(state, model_state=so_far.output.model_state)
-            more = self._grads_of_part(before, part, jax.random.fold_in(key, m), loss_scale)
-            # A part that is all padding must not move the running statistics.
-            real = psum_batch(more.output.loss.count) > 0
+            before = replace(state, model_state=total.output.model_state)
+            new = self._grads_of_part(before, part, jax.random.fold_in(key, m), loss_scale)
+            # A part of padding alone must not change BatchNorm's running statistics.
+            any_real = psum_batch(new.output.loss.count) > 0
             model_state = jax.tree.map(
-                lambda new, old: jnp.where(real, new, old),
-                more.output.model_state,
-                so_far.output.model_state,
+                lambda new, old: jnp.where(any_real, new, old),
+                new.output.model_state,
+                total.output.model_state,
             )
-            return add_gradients(so_far, more, model_state), None
+            return add_gradients(total, new, model_state), None
 
         first = {name: column[0] for name, column in parts.items()}
         start = self._grads_of_part(state, first, jax.random.fold_in(key, 0), loss_scale)
-        # On a CPU, where memory is seldom short, the loop is unrolled: Flax's own convolutions are
-        # slow in loops there.
+        # On CPUs the loop is unrolled: `flax.linen.Conv` is slow within loops there, and memory is
+        # seldom short.
         unroll = jax.default_backend() == "cpu"
         return jax.lax.scan(accumulate, start, jnp.arange(1, self.micro_batches), unroll=unroll)[0]
 
     def _grads_of_part(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float
     ) -> Gradients:
-        def total(params: Any) -> tuple[Array, LossOutput]:
+        def total_loss(params: Any) -> tuple[Array, LossOutput]:
             variables = {"params": params, **state.model_state}
             output = self.objective.loss(variables, batch, key, True)
             return output.loss.total * loss_scale, output
 
-        grads, output = jax.grad(total, has_aux=True)(state.params)
+        grads, output = jax.grad(total_loss, has_aux=True)(state.params)
         return Gradients(jax.tree.map(to_float32, grads), output)
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
-        """Divides by the count, and makes the optimizer's update."""
+        """The optimizer's update by the gradients divided by the count, and the metrics."""
         output = gradients.output
         count = jnp.where(output.loss.count == 0, 1, output.loss.count)
         grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), gradients.grads)
@@ -131,7 +131,7 @@ def new_state(params: Any, model_state: Variables, opt_state: Any, key: Key, **e
 def update_params(
     optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
 ) -> tuple[Any, Any, Any]:
-    """The optimizer's update: new parameters, new optimizer state, and the added updates."""
+    """The optimizer's update: new parameters, new optimizer state, and what was added."""
     # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, opt_state, params)
@@ -139,12 +139,12 @@ def update_params(
 
 
 def to_float32(x: Array) -> Array:
-    """Half precision as float32, in which gradients are added up; any other type as it is."""
+    """Casts half precision to float32, in which gradients are summed; keeps other types."""
     return x.astype(jnp.float32) if x.dtype in (jnp.bfloat16, jnp.float16) else x
 
 
 def add_gradients(a: Gradients, b: Gradients, model_state: Variables) -> Gradients:
-    """The gradients of two parts of a batch together, with this model state, which does not add."""
+    """The summed gradients of two parts of a batch, with `model_state`, which has no sum."""
     metrics = jax.tree.map(
         add, a.output.metrics, b.output.metrics, is_leaf=lambda x: hasattr(x, "value")
     )
@@ -155,14 +155,14 @@ def add_gradients(a: Gradients, b: Gradients, model_state: Variables) -> Gradien
 def split_batch(batch: Batch, parts: int) -> Batch:
     """Columns (B, ...) as (parts, B / parts, ...): part m has the rows m, m + parts, ...
 
-    So padding, which stands last, spreads over the parts. Raises `Error` where the rows cannot be
-    cut evenly.
+    Padding rows come last in a batch, so this spreads them over the parts. Raises `Error` if the
+    rows cannot be cut evenly.
     """
     rows = len(next(iter(batch.values())))
     if rows % parts:
         raise Error(
-            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: take a "
-            f"divisor of {rows}."
+            f"A batch of {rows} rows cannot be cut into {parts} equal micro-batches: choose "
+            f"a divisor of {rows}."
         )
     return {
         name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)

@@ -41,32 +41,32 @@ def dqn(
 ) -> DQN:
     """Deep Q-network, DQN (Mnih et al., 2015): Q-learning with replay buffer and target network.
 
-    A step of the learner is a rollout of `num_steps` steps of each episode, then one update by
-    `batch_size` transitions sampled from the replay buffer. The learner's data are
-    `jdl.data.episodes(n)`, for n episodes in progress at once. The model gives the Q-values of the
-    actions, (B, n), and has only parameters. Steps in the arguments are steps of the learner:
+    A training step is a rollout of `num_steps` steps of each episode, then one update on
+    `batch_size` transitions sampled from the replay buffer. Train on `jdl.data.episodes(n)`, which
+    runs n episodes in parallel. The model gives the Q-values (B, actions) and has no variables but
+    parameters. The steps below are training steps:
 
     - `epsilon(step)` is the schedule of epsilon-greedy exploration: with this probability an action
-      is random, else it is the one of the greatest Q-value.
-    - The replay buffer has the `buffer_size` newest transitions; updates begin at step
+      is random, otherwise it is the one with the largest Q-value.
+    - The replay buffer holds the `buffer_size` newest transitions; updates begin at step
       `learning_starts`.
-    - The target network, by which the TD target values the next observation, is a copy of the
-      parameters, renewed in every `target_update_every`-th step.
+    - The target network, which gives the next observation's value in the TD target, is a copy of
+      the parameters, updated in every `target_update_every`-th step.
 
-    It is evaluated by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length`
-    of the episodes that ended in it (null where none did), loss (half the mean squared TD error),
-    q_value (the mean over the sampled transitions), grad_norm and param_norm.
+    Evaluation is by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length` of
+    the episodes that ended in it (NaN, logged as null, if none did), loss (half the mean squared TD
+    error), q_value (the mean over the sampled transitions), grad_norm and param_norm.
     """
     if not isinstance(environment.action_space, Discrete):
         raise Error(
-            f"DQN needs a discrete action space, and this one is {environment.action_space}: take "
-            "PPO for continuous actions."
+            f"DQN needs a discrete action space, got {environment.action_space}: use PPO for "
+            "continuous actions."
         )
     sizes = (num_steps, buffer_size, batch_size, target_update_every)
     if min(sizes) < 1 or learning_starts < 0 or not 0 <= gamma <= 1:
         raise Error(
-            "num_steps, buffer_size, batch_size and target_update_every are at least 1, "
-            "learning_starts at least 0, and gamma from 0 to 1; given were "
+            "num_steps, buffer_size, batch_size and target_update_every must be at least 1, "
+            "learning_starts at least 0, and gamma from 0 to 1; got "
             f"{num_steps=}, {buffer_size=}, {batch_size=}, {target_update_every=}, "
             f"{learning_starts=}, {gamma=}."
         )
@@ -105,22 +105,23 @@ class DQN(Learner):
 
     @property
     def objective(self) -> EpisodeReturn:  # type: ignore[override]
-        """What it is evaluated on: the return of an episode."""
+        """The objective of evaluation: the return of an episode."""
         return EpisodeReturn(self.environment, self.model)
 
     def init(self, key: Key, batch: Batch) -> State:
-        """Fresh parameters, the target network a copy of them, and an empty replay buffer."""
+        """Initial parameters, the target network as their copy, and an empty replay buffer."""
         transitions = len(batch["id"]) * self.num_steps
         if self.buffer_size % transitions:
             raise Error(
                 f"{self.num_steps} steps of {len(batch['id'])} episodes are {transitions} "
-                f"transitions, which do not divide the buffer_size of {self.buffer_size}."
+                f"transitions, which do not divide the buffer_size of {self.buffer_size}: choose a "
+                f"multiple of {transitions}."
             )
         params = init_params(self.objective, key, batch)
         episodes = init_episodes(self.environment, key, batch)
         extra = {
             EPISODES: episodes,
-            # Copied, because a donated buffer may not be given twice.
+            # A copy, because the same buffer cannot be donated twice.
             TARGET_PARAMS: jax.tree.map(jnp.copy, params),
             REPLAY_BUFFER: self.empty_buffer(episodes),
         }
@@ -138,7 +139,7 @@ class DQN(Learner):
         }
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
-        """A rollout into the replay buffer, then an update by transitions sampled from it."""
+        """A rollout into the replay buffer, then an update on transitions sampled from it."""
         key = stream(state.key, "dqn", state.step)
         episodes, transitions = self.collect_rollout(state, key)
         buffer = self.add_to_buffer(state, transitions)
@@ -158,7 +159,7 @@ class DQN(Learner):
         return new, metrics
 
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
-        """A rollout by epsilon-greedy actions: transitions (T, B, ...)."""
+        """A rollout with epsilon-greedy actions: transitions (T, B, ...)."""
         epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
         space = self.environment.action_space
         assert isinstance(space, Discrete)
@@ -174,7 +175,7 @@ class DQN(Learner):
         return collect(self.environment, epsilon_greedy, state.extra[EPISODES], key, self.num_steps)
 
     def add_to_buffer(self, state: State, transitions: Transition) -> Batch:
-        """The replay buffer with these transitions (T, B) in place of the oldest."""
+        """The replay buffer, its oldest transitions replaced by these (T, B)."""
         start = state.step * transitions.reward.size % self.buffer_size
 
         def write(name: str, column: Array) -> Array:
@@ -190,10 +191,10 @@ class DQN(Learner):
         return jax.random.randint(stream(key, "replay"), (self.batch_size,), 0, filled)
 
     def update_target(self, state: State) -> Any:
-        """The target network: the newest parameters every `target_update_every`-th step."""
-        renew = state.step % self.target_update_every == 0
+        """The target network, in every `target_update_every`-th step a copy of the parameters."""
+        due = state.step % self.target_update_every == 0
         return jax.tree.map(
-            lambda new, old: jnp.where(renew, new, old), state.params, state.extra[TARGET_PARAMS]
+            lambda new, old: jnp.where(due, new, old), state.params, state.extra[TARGET_PARAMS]
         )
 
     def update(

@@ -31,16 +31,16 @@ GROWTH_INTERVAL = 2_000  # steps without an overflow after which the scale is do
 def mixed_precision(learner: Learner, precision: Precision) -> Learner:
     """Mixed precision (Micikevicius et al., 2018): the model computes in half precision.
 
-    In training and in evaluation. Parameters, optimizer state, BatchNorm statistics, losses and
-    sums of gradients stay in float32. float16 comes with dynamic loss scaling. Raises `Error` for a
-    learner without gradients of a sum over the batch.
+    It does so in training and in evaluation. Parameters, optimizer state, BatchNorm statistics,
+    losses and sums of gradients stay in float32. float16 adds dynamic loss scaling. Raises `Error`
+    for a learner without `grads`.
     """
     if precision == "float32":
         return learner
     if not learner.has_grads:
         raise Error(
-            f"--precision {precision} needs a learner whose step sums over its batch, like "
-            "jdl.descent."
+            f"--precision {precision} needs a learner whose loss is a sum over the batch, like "
+            "jdl.descent: train this one with --precision float32."
         )
     half = MixedPrecision(learner, precision)
     return LossScaling(half) if precision == "float16" else half
@@ -55,13 +55,13 @@ class MixedPrecision(Wrapper):
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
-        """The gradients at the parameters in half precision."""
+        """The gradients, computed in half precision."""
         return self.learner.grads(
             replace(state, params=self._cast(state.params)), batch, key, loss_scale
         )
 
     def eval_variables(self, state: State) -> Variables:
-        """The inner learner's, with parameters in half precision."""
+        """The inner learner's variables, with parameters in half precision."""
         variables = self.learner.eval_variables(state)
         return {**variables, "params": self._cast(variables["params"])}
 
@@ -92,13 +92,13 @@ class LossScaling(Wrapper):
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
-        """The gradients of the scaled loss, divided by the scale again."""
+        """The gradients of the scaled loss, divided by the scale."""
         scale = state.extra["loss_scale"]["scale"]
         gradients = self.learner.grads(state, batch, key, loss_scale * scale)
         return replace(gradients, grads=jax.tree.map(lambda g: g / scale, gradients.grads))
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
-        """Skips the update where a gradient is not finite, and adapts the scale."""
+        """Skips the update if a gradient is not finite, and adapts the scale."""
         leaves = jax.tree.leaves(gradients.grads)
         finite = jnp.stack([jnp.isfinite(g).all() for g in leaves]).all()
         grads = jax.tree.map(lambda g: jnp.where(finite, g, jnp.zeros_like(g)), gradients.grads)

@@ -28,26 +28,26 @@ from jdl.types import (
 
 
 def population(learner: Learner, seeds: Sequence[int]) -> Population:
-    """Trains the learner once for each seed, vectorized, all on the same batches.
+    """Trains the learner once for each seed, vectorized, all on the same batches (an ensemble).
 
-    Parameters, model state, optimizer state and extras have a leading axis for the members. A
-    member does what the learner does alone in a run of its seed and of these batches, up to
-    rounding. Metrics of training are those of all members together; in evaluation each is
-    "name/mean", "name/min" and "name/max" over the members, and the loss their mean: `Run(best="max
-    return/mean")`. A population does not predict and does not generate.
+    Parameters, model state, optimizer state and extras have a leading axis for the members. Up to
+    rounding, a member trains like the learner alone with that seed on these batches. Training
+    metrics are merged over all members; in evaluation each metric becomes "name/mean", "name/min"
+    and "name/max" over the members, and the loss is their mean: `Run(best="max return/mean")`. A
+    population can neither predict nor generate, but a `member` of it can.
     """
     seeds = tuple(seeds)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise Error(
-            "A population's seeds are different whole numbers of 0 or more, at least one; given: "
-            f"{seeds}."
+            "A population needs at least one seed, and its seeds must be different whole numbers "
+            f"from 0 on, got {seeds}."
         )
     return Population(learner, seeds)
 
 
 @dataclass(frozen=True, eq=False)
 class Population(Learner):
-    """Many seeds at once; see `population`."""
+    """A population of learners; see `population`."""
 
     learner: Learner
     seeds: tuple[int, ...]
@@ -55,11 +55,11 @@ class Population(Learner):
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
-        """The mean of the members' losses, and each metric over the members."""
+        """The mean loss of the members, and their metrics as `PerMember`."""
         return PopulationObjective(self.learner.objective, self.seeds)
 
     def init(self, key: Key, batch: Batch) -> State:
-        """Each member's state by its own seed; the step count and the key are shared."""
+        """Each member's state from its own seed; the step count and the key are shared."""
         states = jax.vmap(self.learner.init, (0, None))(_keys(self.seeds), batch)
         return replace(states, step=jnp.zeros((), jnp.int32), key=key)
 
@@ -76,7 +76,7 @@ class Population(Learner):
         return replace(new, step=state.step + 1), metrics
 
     def eval_variables(self, state: State) -> Variables:
-        """Each member's, with a leading axis for the members."""
+        """The members' variables, with a leading axis for the members."""
         return jax.vmap(self.learner.eval_variables, (_axes(key=None),))(state)
 
 
@@ -88,7 +88,7 @@ class PopulationObjective(Objective):
     seeds: tuple[int, ...]
 
     def init(self, key: Key, batch: Batch) -> Variables:
-        """Each member's variables by its own seed."""
+        """Each member's variables from its own seed."""
         return jax.vmap(self.objective.init, (0, None))(_keys(self.seeds), batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
@@ -102,7 +102,7 @@ class PopulationObjective(Objective):
         return LossOutput(reduce(add, losses), metrics, output.model_state)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """What each member's objective checks."""
+        """Raises `Error` if the members' objective does."""
         self.objective.check(spec, bounds)
 
 
@@ -116,7 +116,7 @@ def _keys(seeds: tuple[int, ...]) -> Key:
 
 
 def _axes(key: int | None) -> Any:
-    """Which of a state's fields have an axis for the members."""
+    """The axes of a state for `jax.vmap`: the leading one, but for the shared step (and key)."""
     return State(None, 0, 0, 0, key, 0)  # type: ignore[arg-type]
 
 

@@ -40,30 +40,30 @@ def ppo(
 ) -> PPO:
     """Proximal policy optimization, PPO (Schulman et al., 2017): an on-policy actor-critic.
 
-    A step of the learner is a rollout of `num_steps` steps of each episode, then `update_epochs`
-    passes over its transitions in `num_minibatches` minibatches, each an update by the optimizer.
-    The learner's data are `jdl.data.episodes(n)`, for n episodes in progress at once. The model
-    gives the policy (B, P) and the value function (B,), as `ActorCritic` does, and has only
-    parameters.
+    A training step is a rollout of `num_steps` steps of each episode, then `update_epochs` passes
+    over its transitions in `num_minibatches` minibatches, with one optimizer update each. Train on
+    `jdl.data.episodes(n)`, which runs n episodes in parallel. The model, such as `ActorCritic`,
+    gives the policy (B, P), with P = `action_space.num_params`, and the value function (B,); it has
+    no variables but parameters.
 
     - Advantages are by GAE with the discount factor `gamma` and `gae_lambda`, normalized in each
-      minibatch. A truncated episode is bootstrapped by the value of its last observation.
-    - `clip_eps` clips the probability ratio, and also how far a value moves.
+      minibatch. A truncated episode is bootstrapped with the value of its last observation.
+    - `clip_eps` clips the probability ratio, and how far a value moves from that of the rollout.
     - The loss is that of the policy, plus `value_coef` times half the squared error of the values,
       minus `entropy_coef` times the entropy in nats.
 
-    It is evaluated by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length` of
-    the episodes that ended in it (null where none did), policy_loss, value_loss, entropy,
-    clip_fraction (the share of ratios that were clipped), loss, grad_norm and param_norm.
+    Evaluation is by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length` of
+    the episodes that ended in it (NaN, logged as null, if none did), policy_loss, value_loss,
+    entropy, clip_fraction (the share of ratios that were clipped), loss, grad_norm and param_norm.
     """
     if num_steps < 1 or update_epochs < 1 or num_minibatches < 1:
         raise Error(
-            "num_steps, update_epochs and num_minibatches are at least 1; given were "
+            "num_steps, update_epochs and num_minibatches must be at least 1; got "
             f"{num_steps=}, {update_epochs=}, {num_minibatches=}."
         )
     if not 0 <= gamma <= 1 or not 0 <= gae_lambda <= 1 or clip_eps <= 0:
         raise Error(
-            "gamma and gae_lambda are from 0 to 1, and clip_eps is above 0; given were "
+            "gamma and gae_lambda must be from 0 to 1, and clip_eps above 0; got "
             f"{gamma=}, {gae_lambda=}, {clip_eps=}."
         )
     return PPO(
@@ -100,17 +100,17 @@ class PPO(Learner):
 
     @property
     def objective(self) -> EpisodeReturn:  # type: ignore[override]
-        """What it is evaluated on: the return of an episode."""
+        """The objective of evaluation: the return of an episode."""
         return EpisodeReturn(self.environment, self.model)
 
     def init(self, key: Key, batch: Batch) -> State:
-        """Fresh parameters, and an episode for each row of the batch."""
+        """Initial parameters, and an episode for each row of the batch."""
         transitions = len(batch["id"]) * self.num_steps
         if transitions % self.num_minibatches:
             raise Error(
                 f"{self.num_steps} steps of {len(batch['id'])} episodes are {transitions} "
-                f"transitions, and no multiple of the {self.num_minibatches} minibatches: change "
-                "num_steps or num_minibatches."
+                f"transitions, which is no multiple of the {self.num_minibatches} minibatches: "
+                "change num_steps or num_minibatches."
             )
         params = init_params(self.objective, key, batch)
         episodes = init_episodes(self.environment, key, batch)
@@ -129,7 +129,7 @@ class PPO(Learner):
         return set_extra(new, EPISODES, episodes), metrics
 
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
-        """A rollout by actions sampled from the policy: transitions (T, B, ...)."""
+        """A rollout with actions sampled from the policy: transitions (T, B, ...)."""
 
         def sample_action(obs: Array, keys: Key) -> Array:
             policy, _ = policy_and_value(self.model, {"params": state.params}, obs)
@@ -153,7 +153,7 @@ class PPO(Learner):
         }
 
     def advantages(self, transitions: Transition, value: Array, next_value: Array) -> Array:
-        """The advantages (T, B) of the transitions, of which the values are given as rows."""
+        """The advantages (T, B) by GAE; the values are given as rows (T * B,)."""
         value, next_value = (v.reshape(transitions.reward.shape) for v in (value, next_value))
         return gae(transitions, value, next_value, self.gamma, self.gae_lambda)
 
@@ -165,7 +165,7 @@ class PPO(Learner):
         return policy, value
 
     def update(self, state: State, rows: Batch, key: Key) -> tuple[Any, Any, dict[str, Array]]:
-        """All epochs of minibatch updates: parameters, optimizer state, and the losses of each."""
+        """All epochs of minibatch updates: parameters, optimizer state, losses of each update."""
         keys = jax.random.split(stream(key, "permutation"), self.update_epochs)
         orders = jax.vmap(jax.random.permutation, (0, None))(keys, len(rows["value"]))
         minibatches = orders.reshape(self.update_epochs * self.num_minibatches, -1)
@@ -204,7 +204,7 @@ class PPO(Learner):
         }
 
     def policy_loss(self, policy: Array, minibatch: Batch) -> tuple[Array, Array]:
-        """The clipped surrogate objective, negative; and the share of ratios that were clipped."""
+        """The negative clipped surrogate objective, and the share of ratios that were clipped."""
         log_prob = self.environment.action_space.log_prob(policy, minibatch["action"])
         ratio = jnp.exp(log_prob - minibatch["log_prob"])
         advantage = minibatch["advantage"]
@@ -226,10 +226,10 @@ def gae(
 ) -> Array:
     """Generalized advantage estimation, GAE (Schulman et al., 2016): advantages (T, B).
 
-    The advantage of a step is the sum of the TD errors from it to the end of its episode, each
-    weighed by `gamma * gae_lambda` more than the one before. `value` and `next_value` (T, B) are
-    the value function at `obs` and at `next_obs`; nothing follows an episode that terminated, and
-    a truncated one is worth `next_value`.
+    The advantage of a step is the sum of the TD errors from it to the end of its episode,
+    discounted by `gamma * gae_lambda` a step. `value` and `next_value` (T, B) are the value
+    function at `obs` and at `next_obs`. After a step that terminated its episode, the next value
+    counts as 0; after one that truncated it, as `next_value`.
     """
     next_value = jnp.where(transitions.terminated, 0, next_value)
     td_error = transitions.reward + gamma * next_value - value

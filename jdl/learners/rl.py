@@ -1,4 +1,4 @@
-"""What PPO and DQN share: initial episodes, rollouts, and the metrics of episodes."""
+"""Shared parts of PPO and DQN: initial episodes, rollouts, and the metrics of episodes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ EPISODES = "episodes"  # in `State.extra`: the episodes in progress
 
 
 def init_params(objective: EpisodeReturn, key: Key, batch: Batch) -> Any:
-    """The model's initial parameters; `Error` where it has other variables too."""
+    """The model's initial parameters; raises `Error` if it has other variables too."""
     variables = objective.init(stream(key, "init"), batch)
     if others := sorted(variables.keys() - {"params"}):
         raise Error(
             f"The model has {', '.join(others)} besides its parameters, which PPO and DQN do not "
-            "train: take a model without (no BatchNorm, no states of its own)."
+            "update: use a model without BatchNorm and without recurrent states."
         )
     return variables["params"]
 

@@ -1,4 +1,4 @@
-"""Schedule-free optimization, evaluated with the average that the optimizer keeps."""
+"""Schedule-free optimization, evaluated at the average of the parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def schedule_free(learner: Learner) -> ScheduleFree:
 
     The learner's optimizer is one of `optax.contrib`'s schedule-free ones, such as
     `schedule_free_adamw`, which take gradients between the newest parameters and their average.
-    BatchNorm's statistics stay those of the point where gradients are taken. Raises `Error` where
+    BatchNorm's statistics remain those of the point where gradients are taken. Raises `Error` if
     the optimizer is not schedule-free.
     """
     return ScheduleFree(learner)
@@ -28,7 +28,7 @@ class ScheduleFree(Wrapper):
     """Schedule-free evaluation; see `schedule_free`."""
 
     def eval_variables(self, state: State) -> Variables:
-        """The inner learner's, with the average of the parameters."""
+        """The inner learner's variables, with the average of the parameters."""
         variables = self.learner.eval_variables(state)
         average = schedule_free_eval_params(_find_state(state.opt_state), variables["params"])
         return {**variables, "params": average}

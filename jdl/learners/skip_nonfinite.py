@@ -1,4 +1,4 @@
-"""Skipping non-finite steps: a NaN or an overflow leaves the state as it was."""
+"""Skipping non-finite steps: after a NaN or an overflow the state stays as it was."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ import jax.numpy as jnp
 from jdl.learners.wrapper import Wrapper
 from jdl.types import Array, Learner, Mean, Metrics, State
 
-FINITE_METRICS = (
-    "loss",
-    "grad_norm",
-    "param_norm",
-)  # a step is bad where one of them is not finite
+FINITE_METRICS = ("loss", "grad_norm", "param_norm")  # if one is not finite, the step is skipped
 
 
 def skip_nonfinite(learner: Learner) -> SkipNonfinite:
-    """The same learner, but a step with a NaN or infinite loss or gradient changes nothing.
+    """Skips a step whose loss, gradient or new parameters are NaN or infinite.
 
-    New parameters count too. It is a step nevertheless, so that the next one has another batch. The
-    metric `skipped` is 1 there, and 0 elsewhere. (As `optax.apply_if_finite`, for the model state
-    and what wrappers keep too.)
+    The state stays as it was, except for the step count, so that the next step has another batch.
+    The metric `skipped` is 1 for such a step, otherwise 0. Like `optax.apply_if_finite`, but also
+    for the model state and the states of wrappers.
     """
     return SkipNonfinite(learner)
 
@@ -33,7 +29,7 @@ class SkipNonfinite(Wrapper):
     """Skips non-finite steps; see `skip_nonfinite`."""
 
     def after(self, old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
-        """Takes the old state again where the new one is bad."""
+        """Keeps the old state if the new one is not finite."""
         finite = [jnp.isfinite(mean.total) for mean in finite_metrics(metrics).values()]
         good = reduce(jnp.logical_and, finite, jnp.asarray(True))
         skipped = Mean(1.0 - good.astype(jnp.float32), jnp.ones(()))
@@ -41,7 +37,7 @@ class SkipNonfinite(Wrapper):
 
 
 def select_state(good: Array, new: State, old: State) -> State:
-    """The new state where `good`, else the old one with the new step count."""
+    """The new state if `good`, otherwise the old one with the new step count."""
     learned = [(s.params, s.model_state, s.opt_state, s.extra) for s in (new, old)]
     params, model_state, opt_state, extra = jax.tree.map(
         lambda a, b: jnp.where(good, a, b), *learned

@@ -1,4 +1,4 @@
-"""A learner around another learner: what EMA, loss scaling and the like have in common."""
+"""Base class of learner wrappers, such as EMA and loss scaling."""
 
 from __future__ import annotations
 
@@ -21,40 +21,40 @@ from jdl.types import (
 
 @dataclass(frozen=True, eq=False)
 class Wrapper(Learner):
-    """A learner that changes some of another learner's methods; the others are passed through.
+    """A learner that changes some methods of another learner; the others are passed through.
 
-    Most wrappers need only `after`, which is given the states before and after each update. What a
-    wrapper keeps from step to step lies in `State.extra` under its own name (`add_extra`).
+    Most wrappers define only `after`, which gets the states before and after each update. A wrapper
+    stores its own arrays in `State.extra` under its own name (`add_extra`).
     """
 
     learner: Learner
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
-        """The inner learner's."""
+        """The inner learner's objective."""
         return self.learner.objective
 
     @property
     def has_grads(self) -> bool:  # type: ignore[override]
-        """Whether the inner learner takes the gradient of a sum over the batch."""
+        """Whether the inner learner has `grads` and `apply_gradients`."""
         return self.learner.has_grads
 
     def init(self, key: Key, batch: Batch) -> State:
-        """The inner learner's."""
+        """The inner learner's initial state."""
         return self.learner.init(key, batch)
 
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
-        """The inner learner's."""
+        """The inner learner's gradients."""
         return self.learner.grads(state, batch, key, loss_scale)
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
-        """The inner learner's update, and `after`."""
+        """The inner learner's update, then `after`."""
         return self.after(state, *self.learner.apply_gradients(state, gradients))
 
     def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
-        """One step of the inner learner, and `after`."""
+        """One step of the inner learner, then `after`."""
         if self.has_grads:
             return super().step(state, batch)
         return self.after(state, *self.learner.step(state, batch))
@@ -64,17 +64,17 @@ class Wrapper(Learner):
         return new, metrics
 
     def eval_variables(self, state: State) -> Variables:
-        """The inner learner's."""
+        """The inner learner's variables."""
         return self.learner.eval_variables(state)
 
 
 def add_extra(state: State, name: str, value: Any) -> State:
-    """The state with a wrapper's own arrays; `Error` where one of that name has some."""
+    """The state with the new entry `name` in `extra`; raises `Error` if there is one already."""
     if name in state.extra:
-        raise Error(f"This learner has {name} already: wrap it once.")
+        raise Error(f"This learner has {name} already: apply that wrapper only once.")
     return replace(state, extra={**state.extra, name: value})
 
 
 def set_extra(state: State, name: str, value: Any) -> State:
-    """The state with new arrays of that wrapper."""
+    """The state with a new value of the entry `name` in `extra`."""
     return replace(state, extra={**state.extra, name: value})

@@ -1,4 +1,4 @@
-"""Metrics as mergeable counts, and scores of whole texts and clusterings."""
+"""Metrics that merge over batches, and scores of whole texts and clusterings."""
 
 from jdl.metrics.classification import Confusion as Confusion
 from jdl.metrics.classification import MeanIoU as MeanIoU

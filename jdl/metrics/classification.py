@@ -36,7 +36,7 @@ class Confusion:
     def of(
         cls, predicted: Array, labels: Array, classes: int, mask: Array | None = None
     ) -> Confusion:
-        """Counts `labels` and `predicted`, both (B, ...), where `mask`, (B,) or (B, ...), holds."""
+        """Counts labels and predictions (B, ...) whose `mask`, (B,) or (B, ...), is true."""
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
         mask = mask.reshape(mask.shape + (1,) * (labels.ndim - mask.ndim))
         ones = jnp.broadcast_to(mask, labels.shape).astype(jnp.int32)
@@ -81,7 +81,7 @@ class Confusion:
 class MeanIoU:
     """Mean IoU (intersection over union), for segmentation: over the classes that occur.
 
-    A class occurs that is in the labels or in the predictions.
+    A class occurs if it is in the labels or in the predictions.
     """
 
     confusion: Confusion
@@ -97,5 +97,5 @@ class MeanIoU:
 
 
 def _ratio(part: Array, whole: Array) -> Array:
-    # Methods only: these are JAX arrays in a step, and 64-bit NumPy arrays after merging.
+    # No `jnp` functions: these are JAX arrays in a step, 64-bit NumPy arrays after merging.
     return part / whole.clip(1)

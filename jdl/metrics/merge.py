@@ -26,7 +26,7 @@ def _to_64_bits(leaf: Any) -> np.ndarray:
 
 
 def scalars(metrics: Metrics) -> dict[str, float]:
-    """The metrics as plain numbers, the loss first.
+    """The metrics as Python floats, the loss first.
 
     A metric of several numbers, like the `Confusion` "confusion", becomes "confusion/f1" and so on.
     """

@@ -47,8 +47,8 @@ def error_rate(
 ) -> Mean:
     """Error rate of sequences: the sum of edit distances over the sum of label lengths.
 
-    The word error rate (WER) of words, the character error rate (CER) of letters. Rows count where
-    `mask` (B,) holds. It can be above 1. Shapes are those of `edit_distance`.
+    On words it is the word error rate (WER), on letters the character error rate (CER); it can be
+    above 1. Only rows whose `mask` (B,) is true count. Shapes are those of `edit_distance`.
     """
     edits = edit_distance(predicted, predicted_length, labels, label_length).astype(jnp.float32)
     weight = jnp.ones(edits.shape, edits.dtype) if mask is None else mask.astype(edits.dtype)
@@ -60,7 +60,7 @@ def error_rate(
 class Perplexity:
     """Perplexity: the exponential of the mean cross-entropy of a token, in nats.
 
-    So many equally likely tokens would be as hard to predict.
+    That many equally likely tokens would be as hard to predict.
     """
 
     nats: Mean

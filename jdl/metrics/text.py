@@ -10,7 +10,7 @@ from jdl.errors import Error
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """BLEU of a corpus (Papineni et al., 2002), from 0 to 100, by sacrebleu.
 
-    With one reference a sentence, cased, tokenized as in WMT ("13a").
+    With one reference per sentence, case-sensitive, tokenized as in WMT ("13a").
     """
     _check(hypotheses, references)
     try:
@@ -39,7 +39,7 @@ def rouge(hypotheses: Sequence[str], references: Sequence[str]) -> dict[str, flo
 def _check(hypotheses: Sequence[str], references: Sequence[str]) -> None:
     if not len(hypotheses) == len(references) > 0:
         raise Error(
-            "There must be one reference for each hypothesis, and at least one; given: "
+            "There must be one reference for each hypothesis, and at least one; got "
             f"{len(hypotheses)} hypotheses and {len(references)} references."
         )
 

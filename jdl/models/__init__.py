@@ -1,5 +1,5 @@
 """Model architectures, one family a file: Flax Linen modules with `model(x, train, mask)`.
 
-`train` switches dropout and batch normalization; `mask` (B,) says which rows are real, or (B, T)
-which time steps are. Models give logits or numbers: the objective (`jdl.objectives`) has the loss.
+`train` switches dropout and batch normalization; `mask` marks the real rows (B,) or the real time
+steps (B, T). Models give logits or values; the loss is in the objective (`jdl.objectives`).
 """

@@ -12,10 +12,10 @@ class ActorCritic(nn.Module):
 
     Observations (B, ...) give the policy's parameters (B, outputs + log_stds) and values (B,), each
     by an MLP with layers of the widths `hidden`. For discrete actions the policy is `outputs`
-    logits; for continuous ones it is `outputs` means, and `log_stds` state-independent parameters,
-    0 at first: the logarithms of the standard deviations. Orthogonal initialization; the policy's
-    last layer begins small, so that it first prefers no action (as in Stable-Baselines3, and Huang
-    et al., "The 37 implementation details of PPO", 2022).
+    logits; for continuous ones it is `outputs` means, and `log_stds` logarithms of standard
+    deviations: parameters that do not depend on the state, initially 0. Orthogonal initialization;
+    the policy's last layer begins small, so that at first it prefers no action (as in
+    Stable-Baselines3, and Huang et al., "The 37 implementation details of PPO", 2022).
     """
 
     outputs: int

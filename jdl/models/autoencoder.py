@@ -115,7 +115,7 @@ class Autoencoder(nn.Module):
     hidden: Sequence[int] = (256,)
     batch_norm: bool = False
     activation: Activation = nn.relu
-    outputs_per_latent: int = 1  # numbers that the encoder gives for each of the latent
+    outputs_per_latent: int = 1  # encoder outputs for each number of the latent
 
     def setup(self) -> None:
         """Encoder and decoder mirror each other."""
@@ -142,9 +142,9 @@ class Autoencoder(nn.Module):
 class VAE(Autoencoder):
     """Variational autoencoder (Kingma and Welling, 2014): `encode` gives a normal distribution.
 
-    It is the mean and the log variance of the latent, from which the objective samples by the
-    reparameterization trick. It depends on the objective what the decoder's outputs are: the logits
-    of Bernoulli distributions, or the means of normal ones.
+    The distribution is given by the mean and the log variance of the latent, from which the
+    objective samples by the reparameterization trick. The decoder's outputs are the logits of
+    Bernoulli distributions or the means of normal ones, depending on the objective.
     """
 
     outputs_per_latent: int = 2

@@ -26,7 +26,7 @@ class BERT(nn.Module):
     It is for masked language modelling or classification: tokens (B, T) give logits (B, T,
     vocab_size) for each position, or with `outputs` the logits (B, outputs) of the text, from the
     mean of its token vectors (mean pooling). The published form has `pre_norm=False` and
-    `rotary=False`. Steps where the mask (B, T) is false change nothing.
+    `rotary=False`. Steps where the mask (B, T) is false are ignored.
     """
 
     vocab_size: int
@@ -109,7 +109,7 @@ def _block_params(weights: Weights, name: str) -> dict[str, Any]:
 
 
 def _dense_params(weights: Weights, name: str) -> dict[str, jax.Array]:
-    """PyTorch's matrices are (outputs, inputs)."""
+    """Kernel and bias of a dense layer; PyTorch's matrices are (outputs, inputs)."""
     kernel, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
     return {"kernel": jnp.asarray(kernel).T, "bias": jnp.asarray(bias)}
 

@@ -14,9 +14,9 @@ class CNN(nn.Module):
 
     x (B, H, W, C) gives (B, outputs). Each convolution has an activation, and BatchNorm before it;
     the last one of a block is pooled; dropout follows. Pooling comes before that BatchNorm and
-    activation, which so have a quarter of the work: for max pooling and an activation that never
-    falls, like ReLU, the order of the two makes no difference. The arguments cover the classic
-    plain networks:
+    activation, which then have a quarter of the work: for max pooling and a monotonic activation
+    such as ReLU, the order of the two makes no difference. The arguments cover the classic plain
+    networks:
     LeNet-like   CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84))
     VGG-like     CNN(10, blocks=((64, 2), (128, 2), (256, 3)), dense=(512,), batch_norm=True)
     """
@@ -38,7 +38,7 @@ class CNN(nn.Module):
         """x (B, H, W, C) to (B, outputs)."""
         for channels, convolutions in self.blocks:
             for n in range(convolutions):
-                # BatchNorm cancels a bias before it: its gradient is noise, which Adam inflates.
+                # BatchNorm cancels a bias before it, whose gradient would be noise for Adam.
                 x = Conv(channels, (self.kernel, self.kernel), use_bias=not self.batch_norm)(x)
                 if n == convolutions - 1:
                     x = self.pool(x)

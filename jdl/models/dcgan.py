@@ -12,8 +12,8 @@ from jdl.models.autoencoder import Decoder, Encoder
 class Generator(nn.Module):
     """DCGAN generator (Radford et al., 2016): latents z (B, K) to images (B, *shape) from 0 to 1.
 
-    Convolutions with BatchNorm. The `channels` are those of the images before each is doubled in
-    size, from the smallest on; `full_size_channels` adds a convolution at the full size.
+    Convolutions with BatchNorm. The `channels` are those of the feature maps before each doubling
+    of their size, smallest first; `full_size_channels` adds a convolution at the full size.
     """
 
     shape: Sequence[int]
@@ -59,10 +59,10 @@ class Discriminator(nn.Module):
 class SpectralNormDiscriminator(nn.Module):
     """Discriminator with spectral normalization (SN-GAN, Miyato et al., 2018).
 
-    Images (B, H, W, C) give scores (B, 1). Each of the `channels` has a convolution of stride 2,
-    all but the first another one before the next; leaky ReLU. Each kernel is divided by its largest
-    singular value, so that no layer has a Lipschitz constant over 1; a step of power iteration in
-    each training step follows that value, in the collection "batch_stats".
+    Images (B, H, W, C) give scores (B, 1). Each of the `channels` has a 4 x 4 convolution of stride
+    2 and, except the first, a 3 x 3 one after it; leaky ReLU. Each kernel is divided by its largest
+    singular value, which limits the layer's Lipschitz constant. That value is estimated by a step
+    of power iteration in each training step, and is in the collection "batch_stats".
     """
 
     channels: Sequence[int] = (64, 128)

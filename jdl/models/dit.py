@@ -52,7 +52,7 @@ class DiTBlock(nn.Module):
     """DiT block: attention and feed-forward with adaLN-Zero.
 
     The conditioning vector scales and shifts the input of each, and gates its output; the gates
-    begin at zero, and so the block as the identity.
+    begin at zero, so the block begins as the identity.
     """
 
     config: TransformerConfig

@@ -76,7 +76,7 @@ class EfficientNet(nn.Module):
     strides: Sequence[int] = SMALL_IMAGES
     squeeze_ratio: float = 0.25  # of squeeze-and-excitation, to a block's input channels; 0: none
     dropout: float = 0.2  # before the dense layer
-    drop_path: float = 0.2  # of the last block; the rate grows linearly from 0 in the first
+    drop_path: float = 0.2  # stochastic depth: block n of N has the rate n / N times this
     activation: Callable[[jax.Array], jax.Array] = nn.silu
 
     @nn.compact
@@ -107,7 +107,7 @@ class EfficientNet(nn.Module):
         return nn.Dense(self.outputs, name="head")(x)
 
     def _channels(self, published: int) -> int:
-        """`width` times as many, to the nearest multiple of eight that is not over a tenth less."""
+        """`width` times as many, rounded to a multiple of eight, down by a tenth at most."""
         scaled = self.width * published
         nearest = max(8, int(scaled + 4) // 8 * 8)
         return nearest if nearest >= 0.9 * scaled else nearest + 8

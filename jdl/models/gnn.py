@@ -19,8 +19,8 @@ class GNN(nn.Module):
     Nodes x (B, N, F) and edges (B, E, 2), from sender to receiver and padded by -1, give (B, N,
     outputs); with `global_mean_pool`, the mean over a graph's nodes, they give (B, outputs). An
     undirected edge is there twice, once in each direction. `layer` is GCN, SAGE or GAT, or
-    `partial(GAT, heads=4, dropout=0.6)`. There is one of each of the widths `hidden`, with dropout
-    before it and `activation` after it, then one of `outputs`.
+    `partial(GAT, heads=4, dropout=0.6)`. There is a layer for each width of `hidden`, with dropout
+    before it and `activation` after it, then one of width `outputs`.
     """
 
     outputs: int
@@ -92,9 +92,9 @@ class SAGE(nn.Module):
 class GAT(nn.Module):
     """Graph attention layer, GAT (Velickovic et al., 2018), as message passing.
 
-    Each node attends to its neighbours and itself, with `heads` that are concatenated, features /
-    heads wide each; where the heads do not divide the features, heads of all features are averaged.
-    In training `dropout` is of the attention weights: a node attends to some of its neighbours.
+    Each node attends to its neighbours and itself. The outputs of the `heads`, of width features /
+    heads, are concatenated; if the heads do not divide the features, heads of the full width are
+    averaged. `dropout` is that of the attention weights.
     """
 
     features: int

@@ -13,9 +13,9 @@ class LeNet5(nn.Module):
     """LeNet-5 (LeCun et al., 1998): two convolutions with average pooling, then dense layers.
 
     x (B, 28, 28, 1) gives (B, outputs); 61,706 parameters for 10 outputs. The paper's images are 32
-    x 32 with an empty border, which is the padding of the first convolution here. The paper's
-    second convolution reads some of the six channels, and its last layer measures distances: here,
-    as is usual since, it reads all, and the last layer is dense.
+    x 32 with an empty border, which is the padding of the first convolution here. Unlike the
+    paper, and as usual today, the second convolution is connected to all six channels, and the last
+    layer is dense instead of radial basis functions.
     """
 
     outputs: int

@@ -12,8 +12,8 @@ class MLP(nn.Module):
     """Multi-layer perceptron (feed-forward network): x (B, ...), flattened, to (B, outputs).
 
     Dense layers of the widths `hidden`, each followed by `activation` and dropout, then one of
-    `outputs`. Without `hidden` it is a perceptron, or logistic or linear regression, by the
-    objective.
+    `outputs`. Without `hidden` it is a perceptron, or logistic or linear regression, depending on
+    the objective.
     """
 
     outputs: int

@@ -39,7 +39,7 @@ class ResNet(nn.Module):
 
     x (B, H, W, C) gives (B, outputs): a stem with the channels of the first stage, `stages`
     (channels, n) of n residual blocks, global average pooling, and a dense layer. Every stage but
-    the first halves height and width. `bottleneck` blocks put out four times the channels of their
+    the first halves height and width. `bottleneck` blocks output four times the channels of their
     stage. The stem is one 3 x 3 convolution, as He et al. have it for small images; with
     `large_images` it is 7 x 7 and max pooling, both of stride 2.
     """
@@ -71,7 +71,7 @@ class Block(nn.Module):
     """Residual block: convolutions beside a shortcut (skip connection), which are added.
 
     Two 3 x 3 convolutions, or as a `bottleneck` 1 x 1, 3 x 3, and 1 x 1 to four times the channels.
-    The last BatchNorm starts at scale 0, and so the block as its shortcut (Goyal et al., 2017).
+    The last BatchNorm starts at scale 0, so the block starts as its shortcut (Goyal et al., 2017).
     """
 
     channels: int

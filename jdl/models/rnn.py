@@ -20,9 +20,9 @@ from jdl.layers.recurrence import States
 class RecurrentLayer(nn.Module):
     """One recurrent layer: x (B, T, F) to outputs (B, T, width) and the last states.
 
-    The states are (B, width) each. The projection of the inputs is one product over all steps;
-    within the scan is that of the last output alone. Each gate's recurrent kernel begins
-    orthogonal, and an LSTM's forget gate open, with bias 1 (Jozefowicz et al., 2015).
+    The states are (B, width) each. The inputs are projected in one product over all steps; the scan
+    contains only the projection of the last output. Each gate's recurrent kernel is initialized
+    orthogonal, and the bias of an LSTM's forget gate to 1 (Jozefowicz et al., 2015).
     """
 
     width: int
@@ -33,7 +33,7 @@ class RecurrentLayer(nn.Module):
     def __call__(
         self, x: jax.Array, mask: jax.Array | None = None, states: States | None = None
     ) -> tuple[jax.Array, States]:
-        """Begins with `states`, by default zeros; where `mask` (B, T) is false, they stay."""
+        """From `states`, by default zeros; steps where `mask` (B, T) is false are skipped."""
         width, cell = self.width, self.cell
         x = x.swapaxes(0, 1)
         from_x = Dense(cell.gates * width, bias_init=self._input_bias, name="input")(x)
@@ -41,7 +41,9 @@ class RecurrentLayer(nn.Module):
         if cell.reset_after:
             bias = self.param("bias", nn.initializers.zeros_init(), (cell.gates * width,))
         else:
-            bias = jnp.zeros(cell.gates * width, from_x.dtype)  # the input's bias does the same
+            bias = jnp.zeros(
+                cell.gates * width, from_x.dtype
+            )  # the bias of `input` has the same effect
         if states is None:
             states = initial_states(cell, x.shape[1], width, from_x.dtype)
         time_mask = None if mask is None else mask.T
@@ -59,7 +61,7 @@ class RecurrentLayer(nn.Module):
     def _input_bias(
         self, key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
     ) -> jax.Array:
-        """Initializer of the gates' bias: 1 for the forget gate of an LSTM, and else 0."""
+        """Initializer of the gates' bias: 1 for the forget gate of an LSTM, otherwise 0."""
         forget = 1.0 if self.cell.gates == 4 else 0.0
         return jnp.zeros(shape, dtype).at[self.width : 2 * self.width].set(forget)
 
@@ -74,10 +76,10 @@ class RNN(nn.Module):
 
     x is (B, T, ...) numbers, or with a `vocab_size` (B, T) tokens, which get embeddings. The result
     is (B, outputs), from the last outputs, or with `return_sequences` (B, T, outputs). Dropout
-    follows the embedding and each layer. A mask (B, T) says which steps are real: the others,
-    wherever they are, change nothing. A `stateful` network begins each batch with the states in
-    which the rows of the last batch ended (truncated backpropagation through time); they are in the
-    collection "cache", if one is given. `decode` does the same for generating token by token.
+    follows the embedding and each layer. Steps where the mask (B, T) is false are skipped, wherever
+    they are. A `stateful` network begins each batch with the last states of the batch before
+    (truncated backpropagation through time), row by row, if the collection "cache" is given, which
+    holds them. `decode` does the same for generating token by token.
     """
 
     outputs: int
@@ -97,8 +99,8 @@ class RNN(nn.Module):
         """x (B, T, ...), and a mask (B,) or (B, T), to (B, outputs) or (B, T, outputs)."""
         if self.bidirectional and self.stateful:
             raise Error(
-                "A bidirectional RNN cannot be stateful, as the backward direction begins with the "
-                "last step: take stateful=False."
+                "A bidirectional RNN cannot be stateful, because the backward direction begins "
+                "with the last step: use stateful=False."
             )
         time_mask = mask if mask is not None and mask.ndim == 2 else None
         if self.vocab_size:

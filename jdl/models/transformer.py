@@ -22,12 +22,12 @@ class TransformerConfig:
     """The sizes and the form of a transformer (Vaswani et al., 2017).
 
     Position embeddings are rotary (RoPE), or learned. `kv_heads` below `heads` shares keys and
-    values among heads (grouped-query attention). `pre_norm=False` normalizes after each sum, as the
-    first transformers did (post-norm). `remat` (gradient checkpointing) recomputes activations in
-    the backward pass instead of keeping them: all of them, or with the name of one of
-    `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all but what that policy keeps.
-    In half precision a GPU takes fused attention. Raises `Error` for sizes that do not divide, and
-    for unknown policies.
+    values among heads (grouped-query attention). `pre_norm=False` normalizes after each residual
+    connection, as the first transformers did (post-norm). `remat` (gradient checkpointing)
+    recomputes activations in the backward pass instead of storing them: True all of them, the name
+    of one of `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all that the policy
+    does not store. In half precision GPUs use fused attention. Raises `Error` for sizes that do not
+    divide, and for unknown policies.
     """
 
     width: int = 128
@@ -57,7 +57,7 @@ class TransformerConfig:
 
     @property
     def remat_policy(self) -> Callable[..., bool] | None:
-        """The checkpoint policy: what `remat` keeps."""
+        """The checkpoint policy: which activations `remat` stores; None for none."""
         return getattr(jax.checkpoint_policies, self.remat) if isinstance(self.remat, str) else None
 
     @property
@@ -147,7 +147,7 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Feed-forward layer (MLP) of a transformer: two dense layers, on every step alone."""
+    """Feed-forward layer (MLP) of a transformer: two dense layers, applied to each step alone."""
 
     config: TransformerConfig
 
@@ -160,7 +160,7 @@ class FeedForward(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Transformer block: self-attention, with `cross_attention` another, then feed-forward.
+    """Transformer block: self-attention, cross-attention if `cross_attention`, and feed-forward.
 
     Each is added to its input (residual connections), with layer norm before it or after the sum.
     """
@@ -201,7 +201,8 @@ class TransformerBlock(nn.Module):
 class TransformerStack(nn.Module):
     """Transformer encoder or decoder: `depth` blocks in sequence, with `pre_norm` a last norm.
 
-    An encoder as it is; with `causal` a decoder; with `cross_attention` one that reads an encoder.
+    By default an encoder; with `causal` a decoder; with `cross_attention` one that also reads an
+    encoder's output, the `context`.
     """
 
     config: TransformerConfig
@@ -221,7 +222,8 @@ class TransformerStack(nn.Module):
         """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real."""
         c, block_class = self.config, TransformerBlock
         if c.remat:
-            block_class = nn.remat(TransformerBlock, static_argnums=(5, 6), policy=c.remat_policy)
+            static = (5, 6)  # `train` and `decode`, where `self` is argument 0
+            block_class = nn.remat(TransformerBlock, static_argnums=static, policy=c.remat_policy)
         for n in range(c.depth):
             block = block_class(c, self.causal, self.cross_attention, name=f"block_{n}")
             x = block(x, mask, context, context_mask, train, decode)
@@ -238,7 +240,7 @@ class TokenEmbedding(nn.Module):
     config: TransformerConfig
 
     def setup(self) -> None:
-        """Learned positions where they are not rotary, and a norm for post-norm blocks."""
+        """The embedding table; learned positions unless rotary; a norm for post-norm blocks."""
         c, init = self.config, nn.initializers.normal(0.02)
         self.table = self.param("table", init, (self.vocab_size, c.width))
         if not c.rotary:
@@ -250,15 +252,15 @@ class TokenEmbedding(nn.Module):
     def __call__(self, tokens: jax.Array, train: bool, decode: bool = False) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width).
 
-        With `decode` their positions follow those in the KV cache. Raises `Error` where T is over
-        the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
-        `SymbolicScope` must have the constraint, as "t <= 256".
+        With `decode` their positions follow those in the KV cache. Raises `Error` if T is above the
+        config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
+        `SymbolicScope` must have the constraint, such as "t <= 256".
         """
         steps = tokens.shape[1]
         if isinstance(steps, int) and steps > self.config.max_length:
             raise Error(
-                f"A sequence of {steps} tokens is longer than the {self.config.max_length} of "
-                "TransformerConfig.max_length: shorten it, or raise that."
+                f"A sequence of {steps} tokens is longer than TransformerConfig.max_length, "
+                f"{self.config.max_length}: shorten it, or raise max_length."
             )
         x = self.table[tokens]
         if not self.config.rotary:
@@ -276,8 +278,8 @@ class TokenEmbedding(nn.Module):
 
 
 def as_time_mask(mask: jax.Array | None) -> jax.Array | None:
-    """The mask where it is one of time steps (B, T), and None where it is one of rows (B,).
+    """The mask if it is one of time steps (B, T), None if it is one of rows (B,).
 
-    Attention keeps rows apart, so that it needs no mask of rows.
+    Attention never mixes rows, so it needs no mask of rows.
     """
     return mask if mask is not None and mask.ndim == 2 else None

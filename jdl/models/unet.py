@@ -116,7 +116,7 @@ class Residual(nn.Module):
 def group_norm(x: jax.Array) -> jax.Array:
     """Group normalization (Wu and He, 2018), eight channels a group, within a compact method.
 
-    Where the channels are no multiple of eight, they are one group.
+    If the channels are no multiple of eight, they are one group.
     """
     groups = x.shape[-1] // 8 if x.shape[-1] % 8 == 0 else 1
     with jax.numpy_dtype_promotion("standard"):  # Flax's mixes dtypes, which "strict" forbids
@@ -128,14 +128,14 @@ def conditioning_embedding(
 ) -> jax.Array:
     """Conditioning vectors (B, width) from times t (B,) and labels y (B,), within a compact method.
 
-    A sinusoidal time embedding plus a label embedding, and a dense layer. Raises `Error` where the
-    model has classes and gets no labels.
+    A sinusoidal time embedding plus a label embedding, and a dense layer. Raises `Error` if the
+    model has classes but gets no labels.
     """
     embedding = nn.Dense(width, name="time")(sinusoidal_embedding(t, width))
     if classes:
         if y is None:
             raise Error(
-                f"The model has {classes} classes, and it gets no labels: give y, or pass "
+                f"The model has {classes} classes, but it gets no labels: give y, or pass "
                 f"classes={classes} to the diffusion objective."
             )
         embedding = embedding + nn.Embed(classes + 1, width, name="label")(y)

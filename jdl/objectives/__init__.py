@@ -1,4 +1,4 @@
-"""Objectives: one task a file, each made from a model by a lowercase function."""
+"""Objectives (training losses), one task per file: a function makes one from a model."""
 
 from jdl.objectives.adversarial import GANLoss as GANLoss
 from jdl.objectives.adversarial import adversarial as adversarial

@@ -77,7 +77,7 @@ def adversarial(
     """Generative adversarial network (GAN; Goodfellow et al., 2014), as one objective.
 
     The generator maps latents (B, latent_size) of standard normal numbers to rows like x (B, ...);
-    the discriminator maps rows to one logit each, (B, 1). Their parameters lie under "generator"
+    the discriminator maps rows to one logit each, (B, 1). Their parameters are under "generator"
     and "discriminator", and `jdl.optim.per_module(generator=..., discriminator=...)` gives each
     its optimizer. Both are updated in every step, with gradients taken at the same parameters:
     `stop_gradient` keeps each loss from the other's parameters, so the gradient of the sum has
@@ -85,7 +85,7 @@ def adversarial(
     discriminator's mean logits of `real` and `fake` rows.
     """
     if latent_size < 1:
-        raise Error(f"latent_size is the length of a latent, at least 1: {latent_size} is not.")
+        raise Error(f"latent_size, the length of a latent, must be at least 1, got {latent_size}.")
     return Adversarial(generator, discriminator, latent_size, loss)
 
 
@@ -156,9 +156,8 @@ class Adversarial(Objective):
         """(|gradient of the discriminator| - 1)^2, (B,), at random points between both rows."""
 
         def total(x: Array) -> Array:
-            return self._logits(variables, x, batch, stream(key, "gradient_penalty"), train)[
-                0
-            ].sum()
+            logits, _ = self._logits(variables, x, batch, stream(key, "gradient_penalty"), train)
+            return logits.sum()
 
         shape = (len(real),) + (1,) * (real.ndim - 1)
         weight = sample_rows(jax.random.uniform, stream(key, "interpolate"), shape)
@@ -167,24 +166,24 @@ class Adversarial(Objective):
         return jnp.square(norm - 1)
 
     def sample_latent(self, key: Key, batch: Batch) -> Array:
-        """Latents (B, latent_size) of standard normal numbers, one for each row of the batch."""
+        """Standard normal latents (B, latent_size), one for each row of the batch."""
         shape = (len(model_call.column(batch)), self.latent_size)
         return sample_rows(jax.random.normal, key, shape)
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        """The rows (B, ...) that the generator makes of latents z (B, latent_size)."""
+        """Generated rows (B, ...) from latents z (B, latent_size)."""
         generator = _variables_of(variables, GENERATOR)
         return model_call.evaluate(self.generator, generator, batch, (z,))
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the generator's or the discriminator's output has another shape."""
+        """Raises `Error` if the generator's or the discriminator's output has the wrong shape."""
         x = model_call.column(spec).shape
         z = jax.eval_shape(lambda: jnp.zeros((x[0], self.latent_size)))
         generated = model_call.output_shape(self.generator, {"x": z})
         logits = model_call.output_shape(self.discriminator, spec)
         if generated != x or logits != (x[0], 1):
             raise Error(
-                f"The generator gives {generated} and the discriminator {logits}; for rows x of "
+                f"The generator gives {generated} and the discriminator {logits}; for x of shape "
                 f"{x} they must give {x} and {(x[0], 1)}."
             )
 

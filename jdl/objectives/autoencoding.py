@@ -29,7 +29,7 @@ from jdl.types import (
     Variables,
 )
 
-Augment = Callable[[Key, Batch], Batch]  # (key, columns of one example) to such columns
+Augment = Callable[[Key, Batch], Batch]  # (key, columns of one example) -> the same, augmented
 
 
 def autoencode(
@@ -41,13 +41,13 @@ def autoencode(
     """Autoencoder: an encoder compresses x (B, ...) to a code, from which a decoder reconstructs x.
 
     With `noise` or `augment` it is a denoising autoencoder (Vincent et al., 2008): in training the
-    model reads x after `augment`, a transform (key, example) -> example, and with normal noise of
-    the standard deviation `noise` added, and reconstructs x without either. The loss is the mean
-    of `loss(reconstruction, x)` over rows and elements. The model has the methods `encode` and
-    `decode`, like `Autoencoder`. Metric: mse, whatever the loss. It predicts the code.
+    model reads a corrupted x and reconstructs the clean one. The corruption is `augment`, a
+    transform (key, example) -> example, then Gaussian noise of standard deviation `noise`. The loss
+    is the mean of `loss(reconstruction, x)` over rows and elements. The model has the methods
+    `encode` and `decode`, like `Autoencoder`. Metric: mse, whatever the loss. Predictions: code.
     """
     if noise < 0:
-        raise Error(f"noise is a standard deviation, 0 or more: {noise} is not.")
+        raise Error(f"noise, a standard deviation, must be at least 0, got {noise}.")
     return Autoencoding(model, noise, augment, loss)
 
 
@@ -74,7 +74,7 @@ class Autoencoding(Objective):
         return LossOutput(Mean.of(losses, mask), scores, model_state)
 
     def corrupt(self, batch: Batch, key: Key) -> Array:
-        """The rows x (B, ...) as the model reads them in training: augmented, and with noise."""
+        """The corrupted rows x (B, ...) of training: augmented, and with Gaussian noise."""
         x = model_call.column(batch)
         if self.augment:
             keys = row_keys(stream(key, "augment"), len(x))
@@ -97,31 +97,31 @@ class Autoencoding(Objective):
         return model_call.evaluate(self.model, variables, batch, (z,), "decode")
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the model's output has not the shape of x."""
+        """Raises `Error` if the model's output does not have the shape of x."""
         _check_shape(self.model, spec)
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """The distribution p(x | z) that a VAE's decoder parametrizes, of independent elements of x."""
+    """The likelihood p(x | z) of a VAE's decoder; the elements of x are independent given z."""
 
-    nll: Callable[[Array, Array], Array]  # of outputs and x: the negative log-likelihood, in nats
-    mean: Callable[[Array], Array]  # of outputs
+    nll: Callable[[Array, Array], Array]  # (outputs, x) -> negative log-likelihoods, in nats
+    mean: Callable[[Array], Array]  # outputs -> means of x
     support: tuple[float, float] | None = None  # the smallest and the largest possible x
 
 
 bernoulli = Likelihood(optax.sigmoid_binary_cross_entropy, jax.nn.sigmoid, (0.0, 1.0))
 """Bernoulli likelihood: the decoder's outputs are logits, and the loss is the BCE.
 
-Where x is between 0 and 1, it counts as the probability of a 1: bounds of the log-likelihood are
-then bounds of its mean over images that are binarized at random.
+An x between 0 and 1 is taken as the probability of a 1: the ELBO is then a lower bound of the mean
+log-likelihood of images that are binarized at random.
 """
 
 
 def gaussian(scale: float = 0.1) -> Likelihood:
     """Gaussian likelihood: the decoder's outputs are means, `scale` the standard deviation."""
     if scale <= 0:
-        raise Error(f"scale is a standard deviation, above 0: {scale} is not.")
+        raise Error(f"scale, a standard deviation, must be above 0, got {scale}.")
     return Likelihood(partial(_gaussian_nll, scale), lambda out: out)
 
 
@@ -144,12 +144,11 @@ def elbo(
     divergence of q(z | x) from the standard normal prior (beta-VAE; Higgins et al., 2017), in nats
     a row. Metrics, in nats a row: elbo (with beta 1), kl, reconstruction; in evaluation, with
     `importance_samples` K, also iwae{K}, the importance weighted bound (IWAE; Burda et al., 2016),
-    which is tighter and decodes K times. It predicts the mean code.
+    which is tighter and decodes K times. Predictions: the mean code.
     """
     if beta < 0 or importance_samples < 0:
         raise Error(
-            "beta and importance_samples are 0 or more; given were "
-            f"{beta=} and {importance_samples=}."
+            f"beta and importance_samples must be at least 0; got {beta=}, {importance_samples=}."
         )
     return VariationalAutoencoding(model, likelihood, beta, importance_samples)
 
@@ -174,7 +173,7 @@ class VariationalAutoencoding(Objective):
             self.model, variables, (x,), batch, stream(key, "encoder"), train, "encode"
         )
         std = jnp.exp(log_variance / 2)
-        # the reparameterization trick
+        # The reparameterization trick.
         z = mean + std * sample_rows(jax.random.normal, stream(key, "latent"), mean.shape)
         updated = {**variables, **model_state}
         out, model_state = model_call.apply(
@@ -229,18 +228,18 @@ class VariationalAutoencoding(Objective):
         return sample_rows(jax.random.normal, key, jax.eval_shape(codes, key).shape)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the model's output has not the shape of x, or x is out of range."""
+        """Raises `Error` if the output does not have the shape of x, or x is out of range."""
         _check_shape(self.model, spec)
         if self.likelihood.support and "x" in bounds:
             (least, greatest), (low, high) = bounds["x"], self.likelihood.support
             if least < low or greatest > high:
                 raise Error(
-                    f"This likelihood is one of x from {low} to {high}, and x runs from {least} to "
-                    f"{greatest}: scale it, or choose another likelihood, like gaussian()."
+                    f"This likelihood needs x from {low} to {high}, but x is from {least} to "
+                    f"{greatest}: scale it, or choose another likelihood, such as gaussian()."
                 )
 
 
 def _check_shape(model: Any, spec: Batch) -> None:
     out, x = model_call.output_shape(model, spec), model_call.column(spec).shape
     if out != x:
-        raise Error(f"The model gives {out} for rows x of {x}: give it the shape {x[1:]}.")
+        raise Error(f"The model gives {out} for x of shape {x}: give it the shape {x[1:]}.")

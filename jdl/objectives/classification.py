@@ -26,7 +26,7 @@ from jdl.types import (
     Variables,
 )
 
-RowLoss = Callable[[Array, Array], Array]  # logits (..., K) and labels (...) to losses (...)
+RowLoss = Callable[[Array, Array], Array]  # (logits (..., K), labels (...)) -> losses (...)
 
 
 def classify(
@@ -36,15 +36,13 @@ def classify(
 
     x (B, ...) to logits (B, K), for whole-number labels y (B,) from 0 to K - 1. Dense prediction
     (semantic segmentation, sequence tagging, node classification) is the same with labels y (B,
-    ...) and logits (B, ..., K); there the label -1 is unknown and does not count. `smoothing` is
+    ...) and logits (B, ..., K); there, the label -1 is unknown and ignored. `smoothing` is
     label smoothing (Szegedy et al., 2016); `loss(logits, labels)` replaces the cross-entropy, which
     is in nats. Metrics: accuracy, with `top` k also top-k accuracy; in evaluation the confusion
     matrix (precision, recall, F1), and for dense prediction the mean IoU.
     """
     if not 0 <= smoothing < 1:
-        raise Error(
-            f"smoothing is a share of the loss's weight, from 0 to below 1: {smoothing} is not."
-        )
+        raise Error(f"smoothing, the label smoothing, must be from 0 to below 1, got {smoothing}.")
     return Classification(model, loss or partial(_cross_entropy, smoothing), top)
 
 
@@ -74,7 +72,7 @@ class Classification(Objective):
         return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean loss of the labels that are known, and the metrics."""
+        """The mean loss of the known labels, and the metrics."""
         inputs = model_call.model_inputs(batch)
         logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         labels, mask = batch["y"], batch.get("mask")
@@ -97,7 +95,7 @@ class Classification(Objective):
         return {"label": logits.argmax(-1), "probability": jax.nn.softmax(logits)}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the labels are not whole numbers that the model has outputs for."""
+        """Raises `Error` if labels are not whole numbers, or the model has no output for them."""
         _check_labels(spec, bounds, model_call.output_shape(self.model, spec))
 
 
@@ -134,24 +132,24 @@ class BinaryClassification(Objective):
         return LossOutput(Mean.of(losses, mask), scores, model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The label (B,) and the probabilities (B, 2) of no and yes."""
+        """The label (B,) and the probabilities (B, 2) of the labels 0 and 1."""
         yes = jax.nn.sigmoid(model_call.evaluate(self.model, variables, batch)[:, 0])
         label = (yes > 0.5).astype(jnp.int32)
         return {"label": label, "probability": jnp.stack([1 - yes, yes], -1)}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the model has not one output a row, or labels are not 0 and 1."""
+        """Raises `Error` if the model does not give one logit a row, or labels are not 0 and 1."""
         shape = model_call.output_shape(self.model, spec)
         if shape[1:] != (1,):
             raise Error(
-                "classify_binary needs a model with one output a row, (B, 1), and this one gives "
+                "classify_binary needs a model with one output a row, (B, 1), but this one gives "
                 f"{shape}."
             )
         _check_labels(spec, bounds, (shape[0], 2))
 
 
 def _known(batch: Batch) -> Array:
-    """Where the labels (B, ...) are real and known."""
+    """The mask (B, ...) of labels that are known, and not padding."""
     known, real = batch["y"] >= 0, model_call.time_mask(batch)
     if real is None:
         return known
@@ -173,13 +171,13 @@ def _check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...]) -> None:
         if labels is not None:
             given = f"it is {labels.dtype} of shape {labels.shape}"
         raise Error(
-            f"The labels y must be whole numbers of shape {logits[:-1]}, as logits are {logits}, "
-            f"and {given}."
+            f"The labels y must be whole numbers of shape {logits[:-1]}, as the logits are "
+            f"{logits}, but {given}."
         )
     least, greatest = bounds.get("y", (0, classes - 1))
     if least < -(labels.ndim > 1) or greatest >= classes:
         raise Error(
-            f"The labels y run from {least} to {greatest}, and the model has {classes} outputs, "
-            f"for the labels 0 to {classes - 1}: mend the labels, or give the model "
+            f"The labels y are from {least} to {greatest}, but the model has {classes} outputs, "
+            f"for the labels 0 to {classes - 1}: correct the labels, or give the model "
             f"{int(greatest) + 1} outputs."
         )

@@ -25,8 +25,8 @@ from jdl.types import (
     Variables,
 )
 
-CENTERS = "centers"  # the parameter of the cluster centers, (clusters, D)
-CLUSTERING = "clustering"  # the collection of whether clustering has started, and of its variance
+CENTERS = "centers"  # the parameter with the cluster centers, (clusters, D)
+CLUSTERING = "clustering"  # the collection with `started` (0 or 1) and the `variance` of the kernel
 
 
 def deep_clustering(
@@ -40,28 +40,27 @@ def deep_clustering(
 ) -> DeepClustering:
     """Deep embedded clustering (DEC; Xie et al., 2016) of an autoencoder's codes (IDEC).
 
-    For `jdl.learners.kmeans_init`, which initializes the centers by k-means of the codes and
-    starts the clustering. The loss is that of `autoencode` (IDEC; Guo et al., 2017), with its
-    `noise`, `augment` and `loss`, and after the start `kl_weight` times the KL divergence, in nats
-    a row, of the soft assignment of a code to the clusters from the target distribution, the same
-    sharpened. In training the assignment is that of the corrupted rows, and the target that of the
-    rows as they are (Guo et al., 2018).
+    Its learner must be wrapped in `jdl.learners.kmeans_init`, which initializes the centers by
+    k-means of the codes and starts the clustering. The loss is that of `autoencode`, with its
+    `noise`, `augment` and `loss`, and after the start also `kl_weight` times KL(P || Q), in nats a
+    row (IDEC; Guo et al., 2017). Q is the soft assignment of the codes to the clusters, and P the
+    target distribution, a sharpened Q. In training Q is computed from corrupted rows, and P from
+    clean ones (Guo et al., 2018).
 
-    With `contrastive_weight` the loss has that many times a contrastive loss: InfoNCE between the
-    code of a row and that of the same row corrupted, against the other rows of the batch
-    (t-SimCNE; Boehm et al., 2023). Where `augment` replaces a row by one of its nearest neighbors,
-    the codes keep the neighborhoods, and two-dimensional codes are a map like t-SNE's (Damrich et
-    al., 2023).
+    `contrastive_weight` adds that many times a contrastive loss: InfoNCE between the codes of a row
+    and of the same row corrupted, against the other rows of the batch (t-SimCNE; Boehm et al.,
+    2023). If `augment` replaces a row by one of its nearest neighbors, the codes preserve the
+    neighborhoods, and two-dimensional codes are a map like t-SNE's (Damrich et al., 2023).
 
-    It predicts the code, the cluster and the soft assignment. Metrics: mse, kl, and in training
-    with `contrastive_weight` info_nce, in nats a row.
+    Predictions: the code, the cluster and the soft assignment. Metrics: mse, kl, and in training
+    with `contrastive_weight` also info_nce, in nats a row.
     """
     if clusters < 2:
-        raise Error(f"clusters is the number of clusters, at least 2: {clusters} is not.")
+        raise Error(f"clusters, their number, must be at least 2, got {clusters}.")
     if kl_weight < 0 or contrastive_weight < 0:
         raise Error(
-            "kl_weight and contrastive_weight are 0 or more; given were "
-            f"{kl_weight=} and {contrastive_weight=}."
+            "kl_weight and contrastive_weight must be at least 0; got "
+            f"{kl_weight=}, {contrastive_weight=}."
         )
     if contrastive_weight and not (augment or noise):
         raise Error(
@@ -82,11 +81,11 @@ class DeepClustering(Objective):
     contrastive_weight: float
 
     def init(self, key: Key, batch: Batch) -> Variables:
-        """The autoencoder's initial variables, and centers of zeros: clustering has not started."""
+        """The autoencoder's initial variables, and centers of zeros before the clustering."""
         variables = self.autoencoding.init(key, batch)
         code = jax.eval_shape(self.autoencoding.encode, variables, batch)
         if len(code.shape) != 2:
-            raise Error(f"deep_clustering needs codes (B, D), and the model's are {code.shape}.")
+            raise Error(f"deep_clustering needs codes (B, D), but the model's are {code.shape}.")
         centers = jnp.zeros((self.clusters, code.shape[1]))
         return {
             **variables,
@@ -111,8 +110,8 @@ class DeepClustering(Objective):
             contrastive = Mean.of(info_nce(code, corrupted, mask), mask)
             scores["info_nce"] = contrastive
             nats = nats + self.contrastive_weight * contrastive.total
-        # The reconstruction loss counts elements and the nats count rows: both are weighted by the
-        # elements of a row.
+        # The reconstruction loss is a mean over elements, and the nats are a mean over rows. Their
+        # sum is stored with the count of elements, so the total of the nats is scaled to it.
         elements = output.loss.count
         total = output.loss.total + nats * (elements / jnp.where(kl.count > 0, kl.count, 1))
         model_state = {**output.model_state, CLUSTERING: variables[CLUSTERING]}
@@ -133,7 +132,7 @@ class DeepClustering(Objective):
         return self.autoencoding.decode(_of_model(variables), z, batch, key)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """What the autoencoder checks."""
+        """Raises `Error` if the output does not have the shape of x."""
         self.autoencoding.check(spec, bounds)
 
     def _assignment(self, variables: Variables, codes: Array) -> Array:
@@ -152,9 +151,9 @@ def soft_assignment(codes: Array, centers: Array, variance: Array) -> Array:
 
 
 def target_distribution(q: Array, mask: Array | None = None) -> Array:
-    """The target distribution of DEC (Xie et al., 2016): soft assignments q (B, K), sharpened.
+    """Target distribution of DEC (Xie et al., 2016): soft assignments q (B, K), sharpened.
 
-    They are squared, divided by the frequency of each cluster among the real rows, and normalized.
+    They are squared, divided by each cluster's sum over the real rows, and normalized.
     """
     real = q if mask is None else jnp.where(mask[:, None].astype(bool), q, 0)
     weights = jnp.square(q) / psum_batch(real.sum(0)).clip(1e-12)[None]
@@ -183,11 +182,11 @@ def squared_distances(x: Array, centers: Array) -> Array:
 
 
 def _student_t(codes: Array, centers: Array, variance: Array | float = 1.0) -> Array:
-    """Student's t kernel of one degree of freedom, not normalized: (N, K)."""
+    """Unnormalized Student's t kernel of one degree of freedom: (N, K)."""
     return 1 / (1 + squared_distances(codes, centers) / variance)
 
 
 def _of_model(variables: Variables) -> Variables:
-    """The variables of the autoencoder alone."""
+    """The variables of the autoencoder, without those of the clustering."""
     rest = {name: v for name, v in variables.items() if name != CLUSTERING}
     return {**rest, "params": variables["params"]["model"]}

@@ -26,7 +26,7 @@ from jdl.types import (
     Variables,
 )
 
-MAX_TIME = 0.999  # at time 1 of the cosine schedule no data are left that a model could predict
+MAX_TIME = 0.999  # at time 1 of the cosine schedule x_t is pure noise, from which no x follows
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ rectified_flow = NoiseSchedule(
 )
 """The schedule of flow matching (Lipman et al., 2023) or rectified flow (Liu et al., 2023).
 
-Straight lines from data to noise; the model predicts their velocity.
+Its paths are straight lines from data to noise.
 """
 
 
@@ -77,7 +77,7 @@ def diffusion(
     sampling_steps: int = 50,
     eta: float = 0.0,
 ) -> Diffusion:
-    """Diffusion model (Ho et al., 2020) or flow matching of rows x (B, ...) from 0 to 1.
+    """Diffusion model (Ho et al., 2020) or flow matching, of x (B, ...) with values from 0 to 1.
 
     The model reads noisy rows (B, ...), x scaled to -1 to 1, and times (B,) from 0 to 1,
     `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with
@@ -94,12 +94,12 @@ def diffusion(
     DDPM (Ho et al., 2020).
     """
     if prediction not in ("noise", "velocity"):
-        raise Error(f'prediction is "noise" or "velocity", and {prediction!r} is neither.')
+        raise Error(f'prediction must be "noise" or "velocity", got {prediction!r}.')
     numbers = f"{sampling_steps=}, {classes=}, {eta=}, {label_dropout=}"
     if sampling_steps < 1 or classes < 0 or not 0 <= eta <= 1 or not 0 <= label_dropout < 1:
         raise Error(
-            "sampling_steps is at least 1, classes at least 0, eta from 0 to 1, and label_dropout "
-            f"from 0 to below 1; given were {numbers}."
+            "sampling_steps must be at least 1, classes at least 0, eta from 0 to 1, and "
+            f"label_dropout from 0 to below 1; got {numbers}."
         )
     return Diffusion(
         model, schedule, prediction, classes, label_dropout, guidance_scale, sampling_steps, eta
@@ -146,7 +146,7 @@ class Diffusion(Objective):
         return sample_rows(jax.random.normal, key, model_call.column(batch).shape)
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
-        """Rows (B, ...) from 0 to 1, sampled from noise z (B, ...) for the batch's labels y."""
+        """Samples (B, ...) from 0 to 1, from noise z (B, ...), for the batch's labels y."""
         times = jnp.linspace(MAX_TIME, 0, self.sampling_steps + 1)
 
         def step(x: Array, n: Array) -> tuple[Array, None]:
@@ -160,7 +160,7 @@ class Diffusion(Objective):
     def _denoise(
         self, variables: Variables, x_t: Array, t: Array, batch: Batch
     ) -> tuple[Array, Array]:
-        """The data and the noise in x_t according to the model, with classifier-free guidance."""
+        """The model's estimates of the data and the noise in x_t, with classifier-free guidance."""
 
         def predict(y: Array | None) -> Array:
             inputs = _inputs(x_t, jnp.full(len(x_t), t), y)
@@ -180,9 +180,9 @@ class Diffusion(Objective):
         return data, (x_t - alpha * data) / sigma
 
     def _sampling_step(self, data: Array, noise: Array, fresh: Array, t: Array, s: Array) -> Array:
-        """x_s from the data and the noise in x_t, at an earlier time s (DDIM; Song et al., 2021).
+        """A sampling step (DDIM; Song et al., 2021): x_s from the data and noise in x_t, s < t.
 
-        `fresh` noise replaces a part of it: none at eta 0, as much as in DDPM at eta 1.
+        `fresh` noise replaces a part of the noise: none at eta 0, as much as in DDPM at eta 1.
         """
         alpha, sigma = self.schedule.alpha, self.schedule.sigma
         variance = jnp.square(sigma(t)) - jnp.square(alpha(t) / alpha(s) * sigma(s))
@@ -191,21 +191,21 @@ class Diffusion(Objective):
         return alpha(s) * data + noise_std * noise + fresh_std * fresh
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the output has another shape than x, or x or y is out of range."""
+        """Raises `Error` if the output does not have the shape of x, or x or y is out of range."""
         x = model_call.column(spec).shape
         out = model_call.output_shape(self.model, spec, self._inputs_at_time_0)
         if out != x:
-            raise Error(f"The model gives {out} for rows x of {x}: it must give the shape of x.")
+            raise Error(f"The model gives {out} for x of shape {x}: it must give the shape of x.")
         least, greatest = bounds.get("x", (0, 1))
         if least < 0 or greatest > 1:
             raise Error(
-                f"diffusion reads x from 0 to 1, and x runs from {least} to {greatest}: scale it."
+                f"diffusion needs x from 0 to 1, but x is from {least} to {greatest}: scale it."
             )
         least, greatest = bounds.get("y", (0, 0)) if self.classes else (0, 0)
         if least < 0 or greatest >= max(self.classes, 1):
             raise Error(
-                f"The labels y run from {least} to {greatest}, and {self.classes} classes are 0 to "
-                f"{self.classes - 1}."
+                f"The labels y are from {least} to {greatest}, but {self.classes} classes are 0 to "
+                f"{self.classes - 1}: correct the labels, or classes."
             )
 
     def _labels(self, batch: Batch) -> Array | None:

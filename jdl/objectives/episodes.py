@@ -39,10 +39,10 @@ from jdl.types import (
 def episode_return(environment: Environment, model: Any) -> EpisodeReturn:
     """The return of an episode, the sum of its rewards: how reinforcement learning is evaluated.
 
-    Each row of a batch (`jdl.data.episodes`) is one episode, by the greedy policy: at each step
-    the action of the greatest logit or Q-value, or the mean action. The loss is the negative
-    return; the metrics are `return` and `length`. The model reads observations (B, ...) and gives
-    the policy (B, P), alone or before the values (B,): see `policy_and_value`. It predicts the
+    Each row of a batch (`jdl.data.episodes`) is one episode of the greedy policy: at each step the
+    action with the largest logit or Q-value, or the mean action. The loss is the negative return;
+    the metrics are `return` and `length`. The model reads observations (B, ...) and gives the
+    policy (B, P), or the policy and the values (B,): see `policy_and_value`. Predictions: the
     greedy actions for observations x.
     """
     return EpisodeReturn(environment, model)
@@ -57,14 +57,14 @@ def reinforce(
 ) -> Reinforce:
     """REINFORCE, the Monte Carlo policy gradient (Williams, 1992), for `jdl.descent`.
 
-    In training each row of a batch is one episode by sampled actions. Its loss is the sum over the
-    steps of -log p(action) times the advantage: the discounted return from the step on, by the
-    discount factor `gamma`, less the model's value where it gives one (a baseline). The value is
-    trained too, by half its squared error times `value_coef`. `entropy_coef` weighs the entropy
-    bonus, in nats a step. Metrics: `return` and `length`, in evaluation as `episode_return`'s.
+    In training each row of a batch is one episode with sampled actions. Its loss is the sum over
+    the steps of -log p(action) times the advantage: the return from the step on, with the discount
+    factor `gamma`, minus the model's value if it gives one (a baseline). The value is trained too,
+    with half its squared error times `value_coef`. `entropy_coef` is the weight of the entropy
+    bonus, in nats a step. Metrics: `return` and `length`. Evaluation is that of `episode_return`.
     """
     if not 0 <= gamma <= 1:
-        raise Error(f"gamma, the discount factor, is from 0 to 1: {gamma} is not.")
+        raise Error(f"gamma, the discount factor, must be from 0 to 1, got {gamma}.")
     return Reinforce(environment, model, gamma, value_coef, entropy_coef)
 
 
@@ -81,7 +81,7 @@ class EpisodeReturn(Objective):
         return model_call.init(self.model, key, observe_episodes(self.environment, episodes))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The negative return of an episode, averaged over the rows; and its length."""
+        """The mean negative return of the rows' episodes; metrics: return and length."""
         rows = _num_rows(batch)
         keys = row_keys(stream(key, "steps"), rows)
         first = _Evaluation(
@@ -121,12 +121,12 @@ class EpisodeReturn(Objective):
         return {"action": self.environment.action_space.unnormalize(actions)}
 
     def greedy_action(self, variables: Variables, obs: Array) -> Array:
-        """The greedy policy: the mode of the action distribution, or the greatest Q-value."""
+        """The greedy policy: the mode of the action distribution, or the largest Q-value."""
         policy, _ = policy_and_value(self.model, variables, obs)
         return self.environment.action_space.mode(policy)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the model's policy does not suit the action space."""
+        """Raises `Error` if the model's policy does not fit the action space."""
 
         def policy_of(key: Key, batch: Batch) -> Array:
             obs = observe_episodes(self.environment, self._reset(key, _num_rows(batch)))
@@ -149,9 +149,9 @@ class EpisodeReturn(Objective):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class _Evaluation:
-    """The loop of `EpisodeReturn.loss`: the first episode of each row, until all are done."""
+    """Loop state of `EpisodeReturn.loss`, which runs one episode in each row until all are done."""
 
-    t: Array
+    t: Array  # steps so far
     episodes: Episodes
     in_progress: Array  # (B,)
     return_and_length: Array  # (B, 2), of the episodes that are done
@@ -166,7 +166,7 @@ class Reinforce(EpisodeReturn):
     entropy_coef: float
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """In training the policy gradient's loss, in evaluation the negative return."""
+        """In training the policy gradient loss, in evaluation the negative return."""
         if not train:
             return super().loss(variables, batch, key, train)
         transitions = self._collect(jax.lax.stop_gradient(variables), key, _num_rows(batch))
@@ -183,7 +183,7 @@ class Reinforce(EpisodeReturn):
         return LossOutput(loss, metrics, _model_state(variables))
 
     def _collect(self, variables: Variables, key: Key, rows: int) -> Transition:
-        """A rollout (T, B, ...) by sampled actions, as long as the longest episode."""
+        """A rollout (T, B, ...) with sampled actions, as long as the longest possible episode."""
         space = self.environment.action_space
 
         def sample_action(obs: Array, keys: Key) -> Array:
@@ -196,7 +196,7 @@ class Reinforce(EpisodeReturn):
         return rollout(self.environment, sample_action, episodes, keys, steps)[1]
 
     def _step_losses(self, variables: Variables, transitions: Transition, returns: Array) -> Array:
-        """The loss of each step, (T, B), by the discounted returns (T, B) from it on."""
+        """The loss of each step, (T, B), given the discounted returns (T, B) from that step on."""
         space, (steps, rows) = self.environment.action_space, returns.shape
         obs = transitions.obs.reshape(-1, *transitions.obs.shape[2:])
         policy, value = policy_and_value(self.model, variables, obs)
@@ -211,17 +211,17 @@ class Reinforce(EpisodeReturn):
 
 
 def discounted_returns(rewards: Array, gamma: float) -> Array:
-    """The discounted return from each step on, (T, B), of the rewards (T, B): the reward-to-go."""
+    """Discounted returns (reward-to-go), (T, B): from each step on, of the rewards (T, B)."""
 
-    def accumulate(later: Array, reward: Array) -> tuple[Array, Array]:
-        now = reward + gamma * later
-        return now, now
+    def accumulate(next_return: Array, reward: Array) -> tuple[Array, Array]:
+        discounted = reward + gamma * next_return
+        return discounted, discounted
 
     return jax.lax.scan(accumulate, jnp.zeros(rewards.shape[1]), rewards, reverse=True)[1]
 
 
 def policy_and_value(model: Any, variables: Variables, obs: Array) -> tuple[Array, Array | None]:
-    """The policy (B, P) for observations (B, ...), and the values (B,), None where it gives none.
+    """The policy (B, P) for observations (B, ...), and the values (B,) or None if there are none.
 
     The policy is the parameters of the distribution of actions, P = `action_space.num_params`:
     logits or Q-values for `Discrete`, means and logs of standard deviations for `Box`.

@@ -12,10 +12,10 @@ from jdl.types import Batch, Key, LossOutput, Mean, Metrics, Variables
 def forecast(model: Any, scale: float = 1.0, loss: ElementLoss = absolute_error) -> Forecasting:
     """Time series forecasting: the past x (B, T, F) to the values y (B, horizon) that follow.
 
-    Regression, by default with the mean absolute error (MAE) as loss. Metrics in the unit of y
-    times `scale`: mae and mse, and where the column `naive` (B, horizon) holds another forecast to
-    compare with, such as the last value or that of a week ago, naive_mae. The loss stays in the
-    unit of y.
+    Regression, by default with the mean absolute error (MAE) as loss. Metrics: mae and mse in the
+    unit of y times `scale`, such as the standard deviation that y was divided by. A column `naive`
+    (B, horizon) with a baseline forecast, such as the last value or that of a week ago, adds
+    naive_mae. The loss stays in the unit of y.
     """
     return Forecasting(model, loss, scale)
 

@@ -13,12 +13,11 @@ FROZEN = "frozen"
 
 
 def freeze(objective: Objective, pattern: str) -> Objective:
-    """Freezing parameters, for fine-tuning: those whose path `pattern` matches are not trained.
+    """Freezing parameters, for fine-tuning: those whose path matches `pattern` are not trained.
 
-    They move from the collection "params" to "frozen" in the model state: no gradient is computed
-    for them, no optimizer state is kept, and weight decay does not touch them. BatchNorm's running
-    statistics go on moving. `pattern` is a regular expression, searched in paths like
-    "Conv_0/kernel".
+    They move from the collection "params" to "frozen" in the model state: they have no gradient, no
+    optimizer state and no weight decay. BatchNorm's running statistics are still updated. `pattern`
+    is a regular expression, searched (`re.search`) in paths like "Conv_0/kernel".
     """
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -28,7 +27,7 @@ def freeze(objective: Objective, pattern: str) -> Objective:
 
 
 def _split(variables: Variables, pattern: str) -> Variables:
-    """The variables with the matching parameters in a collection of their own."""
+    """The variables with the matching parameters in the collection "frozen"."""
     if FROZEN in variables:
         raise Error(
             "This objective has frozen parameters already: freeze once, with a pattern like "
@@ -39,7 +38,8 @@ def _split(variables: Variables, pattern: str) -> Variables:
     if not frozen or len(frozen) == len(paths):
         matches = "all of the" if frozen else "none of the"
         raise Error(
-            f"freeze({pattern!r}) matches {matches} parameters, which are: {', '.join(paths)}."
+            f"freeze({pattern!r}) matches {matches} parameters: choose a pattern for some of "
+            f"{', '.join(paths)}."
         )
     trained = {path: v for path, v in paths.items() if path not in frozen}
     return {

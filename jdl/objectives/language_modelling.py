@@ -1,4 +1,4 @@
-"""Language modelling: causal (the next token) and masked (hidden tokens)."""
+"""Language modelling: causal (next tokens) and masked (hidden tokens)."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ class NextToken(Objective):
         return token_loss(logits, batch["x"][:, 1:], mask, model_state, self.bytes_per_token)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where x has not windows of tokens that the model knows."""
+        """Raises `Error` if x does not hold windows of tokens of the model's vocabulary."""
         x = model_call.column(spec)
         if x.ndim != 2 or x.shape[1] < 2:
             raise Error(
-                f"next_token reads windows of at least 2 tokens, (B, T + 1), and x is {x.shape}."
+                f"next_token needs windows of at least 2 tokens, (B, T + 1), but x is {x.shape}."
             )
         output_shape = partial(model_call.output_shape, self.model, spec, _all_but_last)
         check_tokens(spec, bounds, ("x",), output_shape)
@@ -75,7 +75,7 @@ class NextToken(Objective):
         return getattr(self.model, "max_length", None)
 
     def init_cache(self, variables: Variables, batch: Batch) -> Any:
-        """Nothing: the model makes its KV cache with the first tokens."""
+        """Empty: the model creates its KV cache in the first call of `next_logits`."""
         return {}
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
@@ -84,7 +84,7 @@ class NextToken(Objective):
 
 
 def _all_but_last(batch: Batch) -> tuple[Array, ...]:
-    """What the model reads: the tokens that have a next one."""
+    """The model's inputs: all tokens but the last, which has no next token."""
     return (model_call.column(batch)[:, :-1],)
 
 
@@ -94,14 +94,14 @@ def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> M
     Tokens x (B, T) to the model's logits (B, T, vocabulary). Of the real tokens a share
     `mask_rate` is selected: 80% of these are replaced by the tokenizer's mask, 10% by a random
     token, and 10% stay as they are. Loss (cross-entropy) and metrics are those of the selected
-    tokens. The selection in a row depends on its `id`, so it does not change with the way the rows
-    are cut into batches, and in evaluation it is the same each time.
+    tokens. The selection in a row depends on the row's `id`, not on its place in the batch, and in
+    evaluation it is always the same.
     """
     if tokenizer.mask is None:
-        raise Error("masked_token needs a tokenizer with a mask token, and this one has none.")
+        raise Error("masked_token needs a tokenizer with a mask token, but this one has none.")
     if not 0 < mask_rate <= 1:
         raise Error(
-            f"mask_rate is a share of the tokens, above 0 and at most 1: {mask_rate} is not."
+            f"mask_rate, a share of the tokens, must be above 0 and at most 1, got {mask_rate}."
         )
     return MaskedToken(model, mask_rate, tokenizer.mask, tokenizer.size)
 
@@ -142,7 +142,7 @@ class MaskedToken(Objective):
         return jnp.where(selected & (kind < 0.9), replaced, tokens), selected
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where x has not tokens that the model knows."""
+        """Raises `Error` if x does not hold tokens of the model's vocabulary."""
         check_tokens(spec, bounds, ("x",), partial(model_call.output_shape, self.model, spec))
 
 
@@ -179,23 +179,23 @@ def check_tokens(
     columns: Sequence[str],
     output_shape: Callable[[], tuple[int, ...]],
 ) -> None:
-    """Raises `Error` where columns are not tokens of the vocabulary of a model with this output."""
+    """Raises `Error` if columns do not hold tokens of the vocabulary, the model's last axis."""
     for name in columns:
         tokens = model_call.column(spec, name)
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
             raise Error(
-                f"The column {name} must hold tokens, whole numbers, and it is {tokens.dtype}."
+                f"The column {name} must hold tokens, whole numbers, but it is {tokens.dtype}."
             )
     shape = output_shape()
     if len(shape) != 3:
         raise Error(
-            f"The model must give logits for every token, (B, T, vocabulary), and it gives {shape}."
+            f"The model must give logits for every token, (B, T, vocabulary), but it gives {shape}."
         )
     for name in columns:
         least, greatest = bounds.get(name, (0, shape[-1] - 1))
         if least < 0 or greatest >= shape[-1]:
             raise Error(
-                f"The tokens of {name} run from {least} to {greatest}, and the model knows 0 to "
-                f"{shape[-1] - 1}: give it a vocabulary of {int(greatest) + 1}, or use the "
-                "tokenizer that it was made for."
+                f"The tokens of {name} run from {least} to {greatest}, but the model's vocabulary "
+                f"is 0 to {shape[-1] - 1}: give it a vocabulary of {int(greatest) + 1}, or use "
+                "another tokenizer."
             )

@@ -25,7 +25,7 @@ from jdl.types import (
     Variables,
 )
 
-LINKS, NEGATIVES = "links", "negatives"  # the columns of the pairs of nodes with and without a link
+LINKS, NEGATIVES = "links", "negatives"  # columns of pairs of nodes with and without a link
 
 
 def link_prediction(model: Any) -> LinkPrediction:
@@ -33,10 +33,10 @@ def link_prediction(model: Any) -> LinkPrediction:
 
     The model embeds the nodes x (B, N, F) of graphs with edges (B, E, 2) as codes (B, N, D); the
     logit of a link is the dot product of the codes of its two nodes. The loss is the binary
-    cross-entropy (BCE) of the `links` (B, L, 2) and of as many negatives, pairs of nodes without a
-    link: the column `negatives` (B, L, 2), or without it, as in training, random pairs, new
-    at each step (negative sampling). Metric, in evaluation: auc, the area under the ROC curve. It
-    predicts the codes.
+    cross-entropy (BCE) of the column `links` (B, L, 2) and of as many negatives, pairs of nodes
+    without a link: the column `negatives` (B, L, 2) or, if the data have none, random pairs at each
+    step (negative sampling), which may include links. Metric, in evaluation: auc, the area under
+    the ROC curve. Predictions: the codes.
     """
     return LinkPrediction(model)
 
@@ -71,7 +71,7 @@ class LinkPrediction(Objective):
         return {"code": model_call.evaluate(self.model, variables, batch)}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where `links` are not pairs, or the model gives no code for each node."""
+        """Raises `Error` if `links` are not pairs, or the model does not give a code per node."""
         links = model_call.column(spec, LINKS).shape
         codes = model_call.output_shape(self.model, spec)
         if len(links) != 3 or links[2] != 2 or codes[:2] != spec["x"].shape[:2]:
@@ -82,7 +82,7 @@ class LinkPrediction(Objective):
 
 
 def _sample_pairs(key: Key, links: Array, nodes: int) -> Array:
-    """Random pairs of nodes, as many as there are links: (B, L, 2)."""
+    """Negative sampling: random pairs of nodes, as many as there are links, (B, L, 2)."""
 
     def draw(key: Key, shape: tuple[int, ...]) -> Array:
         return jax.random.randint(key, shape, 0, nodes, links.dtype)
@@ -97,7 +97,7 @@ def _link_logits(codes: Array, pairs: Array) -> Array:
 
 
 def _ranking(positive: Array, negative: Array) -> Array:
-    """Whether a link has a greater logit than a negative, 1/2 if equal: the mean is the AUC."""
+    """For each link and negative, 1 if the link's logit is larger, 1/2 if equal: mean AUC."""
     above = jnp.greater(positive[:, :, None], negative[:, None])
     equal = jnp.equal(positive[:, :, None], negative[:, None])
     return above.astype(jnp.float32) + 0.5 * equal.astype(jnp.float32)

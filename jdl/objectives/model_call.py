@@ -1,4 +1,4 @@
-"""How an objective calls its model: the one place that knows Flax's `init` and `apply`."""
+"""Calls of a Flax model by its objective: all uses of Flax's `init` and `apply` are here."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,24 +21,24 @@ def init_from_batch(model: Any, key: Key, batch: Batch) -> Variables:
 
 
 def column(batch: Batch, name: str = "x") -> Array:
-    """A column of the batch; `Error` where it has none of that name."""
+    """A column of the batch; raises `Error` if it is missing."""
     if name not in batch:
         raise Error(
-            f"The model reads the column {name}, and the data have only "
-            f"{', '.join(sorted(batch))}: name one so."
+            f"The objective needs the column {name}, but the data have only "
+            f"{', '.join(sorted(batch))}: add or rename a column."
         )
     return batch[name]
 
 
 def model_inputs(batch: Batch) -> tuple[Array, ...]:
-    """What most models read of a batch: x, and the edges of graphs where there are any."""
+    """The inputs of most models: the column x, and the column edges if there is one (graphs)."""
     return (column(batch), batch["edges"]) if "edges" in batch else (column(batch),)
 
 
 def output_shape(
     model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Array, ...]] = model_inputs
 ) -> tuple[int, ...]:
-    """The shape of the model's output for the `inputs` of a batch, from shapes alone."""
+    """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`."""
 
     def run(batch: Batch) -> Array:
         variables = init(model, jax.random.key(0), *inputs(batch))
@@ -48,10 +48,10 @@ def output_shape(
 
 
 def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array | None:
-    """Which time steps of a column (B, T, ...) are real, (B, T): those before `length`.
+    """The mask (B, T) of the real time steps of a column (B, T, ...): those before `length`.
 
-    Padding rows have none. Without a column `length`: the rows that are real, (B,), or None where
-    all are.
+    Padding rows have no real steps. If there is no column `length`, it is the mask (B,) of the real
+    rows, or None if all rows are real.
     """
     rows = batch.get("mask")
     if length not in batch:
@@ -71,13 +71,14 @@ def apply(
 ) -> tuple[Any, Variables]:
     """The model's output for `inputs`, and the model state (BatchNorm statistics, ...) afterwards.
 
-    The model computes in the type of its parameters, and its output comes as float32. Its mask is
-    that of the time steps of x. A stateful model forgets the batch before in rows where the column
-    `start` is true; in evaluation, batches without that column are read from empty states. `method`
-    is the name of the model's method.
+    The model computes in the dtype of its parameters; its output is cast to float32. It gets the
+    mask `time_mask(batch)`. The states that a stateful model carries from batch to batch are reset
+    in rows where the column `start` is true; in evaluation, batches without that column begin with
+    zero states. `method` is the name of the model's method.
     """
     model_state = {name: v for name, v in variables.items() if name != "params"}
     mask = time_mask(batch)
+    # The inputs can be shorter than x: `next_token` leaves out the last step.
     mask = mask if mask is None or mask.ndim == 1 else mask[:, : inputs[0].shape[1]]
     cache = _carried_cache(model_state, batch, len(inputs[0])) if train or "start" in batch else {}
     floats = (leaf.dtype for leaf in jax.tree.leaves(variables["params"]) if _is_float(leaf))
@@ -111,7 +112,7 @@ def evaluate(
 def next_logits(
     model: Any, variables: Variables, cache: Any, tokens: Array
 ) -> tuple[Array, Variables]:
-    """Logits after each of the next tokens, and the new KV cache: `model(tokens, decode=True)`."""
+    """`model(tokens, decode=True)`: the logits after each next token, and the new KV cache."""
     logits, changed = model.apply(
         {**_without_cache(variables), **cache}, tokens, decode=True, mutable=[CACHE]
     )
@@ -131,14 +132,14 @@ def _without_cache(variables: Variables) -> Variables:
 
 
 def _carried_cache(model_state: Variables, batch: Batch, rows: int) -> Variables:
-    """The states that a stateful model goes on from, zero in rows that start anew."""
+    """The states that a stateful model continues from, zero in rows where `start` is true."""
     if CACHE not in model_state:
         return {}
     sizes = {len(leaf) for leaf in jax.tree.leaves(model_state[CACHE])}
     if sizes != {rows}:
         raise Error(
-            f"The model keeps the states of {max(sizes)} rows, and the batch has {rows}: a "
-            "stateful model takes batches of one size, in one piece (micro_batches=1)."
+            f"The model carries the states of {max(sizes)} rows, but the batch has {rows}: a "
+            "stateful model needs batches of one size, and micro_batches=1."
         )
     if "start" not in batch:
         return {CACHE: model_state[CACHE]}

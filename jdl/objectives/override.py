@@ -1,4 +1,4 @@
-"""Objectives made of other objectives: with other methods, or with other variables."""
+"""Wrappers of objectives: the same objective with other methods, or with mapped variables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ METHODS = ("init", "loss", "check", "sample_latent", "max_length", *OF_VARIABLES
 def override(objective: Objective, **methods: Any) -> Objective:
     """The same objective with other methods: `override(objective, loss=my_loss)`.
 
-    It has the abilities of the objective (`Predicts`, `Generates`, `Decodes`, ...), and no more.
+    It satisfies the same protocols (`Predicts`, `Generates`, `Decodes`, ...) as the objective.
     """
     new = Objective()
     for name in METHODS:
@@ -27,9 +27,9 @@ def override(objective: Objective, **methods: Any) -> Objective:
 def map_variables(
     objective: Objective, inward: Callable[[Variables], Variables], keep: str
 ) -> Objective:
-    """The same objective, given `inward(variables)` wherever it is given variables.
+    """The same objective, whose methods get `inward(variables)` in place of the variables.
 
-    The collection `keep` stays in the model state as it is. The caller overrides `init`.
+    The collection `keep` stays unchanged in the model state. The caller must override `init`.
     """
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:

@@ -1,4 +1,4 @@
-"""Predictions for all rows of a dataset."""
+"""Batch prediction: predictions for all rows of a dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from jdl.types import Batch, Error, Loader, Objective, Predicts, Variables
 
-Columns = dict[str, np.ndarray]  # by name, one entry a row
+Columns = dict[str, np.ndarray]  # by name, with one entry per row
 
 
 def predict_all(
@@ -19,14 +19,16 @@ def predict_all(
     columns: Sequence[str] = (),
     limit: int | None = None,
 ) -> Columns:
-    """Batch prediction: what an objective predicts for all rows of an epoch, as NumPy columns.
+    """Batch prediction: an objective's predictions for all rows of an epoch, as NumPy columns.
 
-    Besides the predictions (label, probability, code, ...) it has the `columns` of the data of
-    these names, such as "y". Padding is left out; `limit` is the most rows to return, the first
-    ones. Raises `Error` where the objective does not predict.
+    The result has the predictions (label, probability, code, ...) and the `columns` of the data
+    with these names, such as "y". Padding rows are left out; with `limit` only the first rows are
+    returned. Raises `Error` if the objective does not predict.
     """
     if not isinstance(objective, Predicts):
-        raise Error(f"The objective {type(objective).__name__} predicts nothing.")
+        raise Error(
+            f"The objective {type(objective).__name__} predicts nothing: it has no method predict."
+        )
     return map_rows(objective.predict, variables, data, columns, limit)
 
 
@@ -39,8 +41,8 @@ def map_rows(
 ) -> Columns:
     """The columns that `function(variables, batch)` gives for all rows of an epoch.
 
-    As `predict_all`, for any pure function of a batch: the features of a layer, say. It is
-    compiled.
+    Like `predict_all`, for any pure function of a batch, such as the features of a layer. The
+    function is compiled.
     """
     apply, parts, rows = jax.jit(function), [], 0
     for i in range(len(data)):
@@ -55,6 +57,6 @@ def map_rows(
 
 
 def _real_rows(out: Batch, batch: Batch) -> Columns:
-    """The columns without padding, on the host."""
+    """The columns without padding rows, as NumPy arrays."""
     mask = np.asarray(batch["mask"]).astype(bool) if "mask" in batch else slice(None)
     return {name: np.asarray(column)[mask] for name, column in out.items()}

@@ -23,7 +23,7 @@ from jdl.types import (
     Variables,
 )
 
-ElementLoss = Callable[[Array, Array], Array]  # predictions and targets (...) to losses (...)
+ElementLoss = Callable[[Array, Array], Array]  # (predictions (...), targets (...)) -> losses (...)
 
 
 def absolute_error(predictions: Array, targets: Array) -> Array:
@@ -67,11 +67,10 @@ def squared_log_error(predictions: Array, targets: Array) -> Array:
 def regress(model: Any, loss: ElementLoss = optax.squared_error) -> Regression:
     """Regression by the mean squared error (MSE) or another loss.
 
-    x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions; (B,) will
-    do for (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
+    x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions, or (B,) for
+    (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
     (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964), `quantile_loss(0.9)`,
-    `poisson_loss`. Metrics, whatever the loss:
-    mse and mae, in the unit of y.
+    `poisson_loss`. Metrics, whatever the loss: mse and mae, in the unit of y.
     """
     return Regression(model, loss)
 
@@ -103,11 +102,11 @@ class Regression(Objective):
         return {"value": model_call.evaluate(self.model, variables, batch)}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the targets do not have the shape of the model's output."""
+        """Raises `Error` if the targets do not have the shape of the model's output."""
         shape = model_call.output_shape(self.model, spec)
         target = spec["y"].shape if "y" in spec else None
         if target not in (shape, shape[:-1] if shape[-1] == 1 else shape):
             raise Error(
-                f"The model predicts {shape} for a batch, and the targets y are {target}: "
+                f"The model's predictions are of shape {shape}, and the targets y of {target}: "
                 "make them equal."
             )

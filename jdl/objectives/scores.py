@@ -1,4 +1,4 @@
-"""Scores of a whole evaluation set, for `Run(score=...)`: of generated text, and of clusters."""
+"""Scores of a whole evaluation set, for `Run(score=...)`: generated text and clusters."""
 
 from __future__ import annotations
 

@@ -34,20 +34,20 @@ def seq2seq(
 ) -> Seq2Seq:
     """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
-    Tokens x (B, S) to tokens y (B, T). `length` (B,) and `y_length` (B,) are the numbers of real
-    tokens; the last real token of y is `end`, which also stands before its first. In training the
-    model predicts each token from the true tokens before it (teacher forcing): `model(x,
-    y_before)` gives logits (B, T, vocabulary), the loss is the cross-entropy, with label smoothing
-    of `smoothing`, and metrics are accuracy and perplexity. To predict, up to `max_new_tokens`
-    tokens are decoded greedily, by default as many as the model can (its field `max_length`). For
-    that the model has the methods `encode(x, train, mask)` and `decode(encoded, y, mask, train,
+    Tokens x (B, S) to tokens y (B, T). The columns `length` (B,) and `y_length` (B,) are the
+    numbers of real tokens; the last real token of y is `end`, which is also the decoder's first
+    input. In training the model predicts each token from the true tokens before it (teacher
+    forcing): `model(x, y_before)` gives logits (B, T, vocabulary). The loss is the cross-entropy
+    with label smoothing `smoothing`; metrics are accuracy and perplexity. Predictions are made by
+    greedy decoding of up to `max_new_tokens` tokens, by default the model's `max_length`. For that
+    the model has the methods `encode(x, train, mask)` and `decode(encoded, y, mask, train,
     decode)`, like `T5`.
     """
     limit = model.max_length
     if max_new_tokens and max_new_tokens > limit:
         raise Error(
-            f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} asks "
-            "for more."
+            f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} is "
+            "more: reduce it, or raise the model's max_length."
         )
     return Seq2Seq(model, end, smoothing, max_new_tokens or limit)
 
@@ -73,13 +73,13 @@ class Seq2Seq(Objective):
         return token_loss(logits, batch["y"], mask, model_state, smoothing=self.smoothing)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The tokens (B, max_new_tokens) by greedy decoding; after `end` there are only ends."""
+        """The tokens (B, max_new_tokens) by greedy decoding; after `end` all tokens are `end`."""
         first = jnp.full((len(batch["x"]), 1), self.end, jnp.int32)
         tokens = generate(self, variables, first, self.max_new_tokens, end=self.end, batch=batch)
         return {"tokens": tokens}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where x and y have not tokens that the model knows."""
+        """Raises `Error` if x and y do not hold tokens of the model's vocabulary."""
         output_shape = partial(model_call.output_shape, self.model, spec, self._inputs)
         check_tokens(spec, bounds, ("x", "y"), output_shape)
 
@@ -89,7 +89,7 @@ class Seq2Seq(Objective):
         return self.model.max_length
 
     def init_cache(self, variables: Variables, batch: Batch) -> Any:
-        """The encoder's output for x, with which the decoder's first call fills its KV cache."""
+        """The encoder's output for x; the decoder's first call fills the KV cache from it."""
         mask = model_call.time_mask(batch)
         encoded = self.model.apply(variables, batch["x"], False, mask, method="encode")
         return {"encoded": encoded, "mask": mask}
@@ -104,7 +104,7 @@ class Seq2Seq(Objective):
         return logits, {"mask": cache["mask"], CACHE: changed[CACHE]}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
-        """x, and y one step to the right: `end` and all tokens but the last (teacher forcing)."""
+        """x, and y shifted right: `end`, then all tokens but the last (teacher forcing)."""
         y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.end)
         return model_call.column(batch), y[:, :-1]
 
@@ -112,11 +112,11 @@ class Seq2Seq(Objective):
 def ctc(model: Any, frames: int = 1) -> CTC:
     """CTC, connectionist temporal classification (Graves et al., 2006).
 
-    Labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0 is
-    the blank. `length` (B,) and `y_length` (B,) are the numbers of real steps and labels. The
-    model gives `frames` distributions over K labels at each step: logits (B, T, frames * K). The
-    loss is the mean over the rows of the negative log-likelihood in nats; the metric, in
-    evaluation, is the error_rate of greedy (best path) decoding: edit distance over the number of
+    For labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0
+    is the blank. The columns `length` (B,) and `y_length` (B,) are the numbers of real steps and
+    labels. The model gives `frames` distributions over K labels at each step: logits (B, T, frames
+    * K). The loss is the mean over the rows of the negative log-likelihood, in nats. Metric, in
+    evaluation: error_rate, the edit distance of greedy (best path) decoding over the number of
     labels.
     """
     return CTC(model, frames)
@@ -149,32 +149,32 @@ class CTC(Objective):
         return LossOutput(Mean.of(losses, mask), scores, model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The labels (B, T * frames) of the best path, and how many there are, (B,)."""
+        """The labels (B, T * frames) of the best path, and their number, length (B,)."""
         logits, real, _ = self._apply(variables, batch, jax.random.key(0), False)
         labels, lengths = best_path(logits, real)
         return {"labels": labels, "length": lengths}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` where the model has not outputs for every step and label."""
+        """Raises `Error` if the model does not give outputs for every step and label."""
         shape = model_call.output_shape(self.model, spec)
         if len(shape) != 3 or shape[-1] % self.frames:
             raise Error(
-                f"ctc needs logits (B, T, {self.frames} * K) for every step, and the model gives "
+                f"ctc needs logits (B, T, {self.frames} * K) for every step, but the model gives "
                 f"{shape}."
             )
         labels = shape[-1] // self.frames
         least, greatest = bounds.get("y", (0, 0))
         if least < 0 or greatest >= labels:
             raise Error(
-                f"The labels y run from {least} to {greatest}, and the model has {labels} outputs, "
-                "of which 0 is the blank: correct the one or the other."
+                f"The labels y are from {least} to {greatest}, but the model has {labels} outputs, "
+                "of which 0 is the blank: correct the labels, or the model's outputs."
             )
         model_call.column(spec, "y")
 
     def _apply(
         self, variables: Variables, batch: Batch, key: Key, train: bool
     ) -> tuple[Array, Array, Variables]:
-        """Logits (B, T * frames, K), which of the frames are real, and the new model state."""
+        """Logits (B, T * frames, K), the mask of the real frames, and the new model state."""
         out, model_state = model_call.apply(self.model, variables, (batch["x"],), batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
         real = model_call.time_mask(batch)
@@ -185,7 +185,7 @@ class CTC(Objective):
 
 
 def best_path(logits: Array, real: Array) -> tuple[Array, Array]:
-    """Greedy CTC decoding: the likeliest label of each real frame, repeats merged, blanks removed.
+    """Greedy CTC decoding: the best label of each real frame, repeats merged, blanks removed.
 
     Logits (B, T, K) and `real` (B, T) to labels (B, T), padded with 0, and their number (B,).
     """
