@@ -23,7 +23,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.tfds("fashion_mnist", "train", "test")
     _, few = test.split(0.9, 0.1)
-    schedule = jdl.objectives.rectified_flow if c.flow else jdl.objectives.cosine
+    schedule = jdl.objectives.rectified_flow if c.flow else jdl.objectives.cosine_schedule
     model = UNet((64, 96), classes=10, patch_size=2)
     objective = jdl.objectives.diffusion(model, schedule, classes=10, guidance_scale=c.guidance)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))

@@ -16,7 +16,8 @@ def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedu
     The rate rises from 0 over the share `warmup` of the `steps`, then falls to 0 (Loshchilov and
     Hutter, 2017).
     """
-    return optax.warmup_cosine_decay_schedule(0.0, peak, max(1, round(warmup * steps)), steps)
+    rising = max(1, round(warmup * steps))
+    return optax.warmup_cosine_decay_schedule(0.0, peak, rising, max(steps, rising + 1))
 
 
 def decay_mask(params: Any) -> Any:

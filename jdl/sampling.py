@@ -72,6 +72,11 @@ def generate(
     `tokens` is the number of new tokens; P is at least 1. An encoder-decoder encodes the x of
     `batch`. After its first `end`, a row has only `end` tokens.
     """
+    if tokens < 1 or not prompt.shape[1]:
+        raise Error(
+            f"Generation needs at least 1 token of a prompt and 1 new token, got {prompt.shape[1]} "
+            f"and {tokens}."
+        )
     _check_length(objective, prompt.shape[1] + tokens - 1)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)

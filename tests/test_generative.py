@@ -19,7 +19,7 @@ from jdl.models.dcgan import Discriminator, Generator
 from jdl.objectives import (
     adversarial,
     autoencode,
-    cosine,
+    cosine_schedule,
     diffusion,
     elbo,
     hinge_gan,
@@ -143,7 +143,9 @@ class Oracle(nn.Module):
         return self.schedule.alpha_rate(t) * data + self.schedule.sigma_rate(t) * noise
 
 
-@pytest.mark.parametrize("schedule", [cosine, rectified_flow], ids=["cosine", "rectified_flow"])
+@pytest.mark.parametrize(
+    "schedule", [cosine_schedule, rectified_flow], ids=["cosine_schedule", "rectified_flow"]
+)
 @pytest.mark.parametrize("prediction", ["noise", "velocity"])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_sampling_with_exact_predictions_gives_the_data(schedule, prediction, eta):
@@ -228,7 +230,7 @@ def test_impossible_arguments_are_refused(make, message):
     [
         (autoencode(Autoencoder((4, 4, 1), 2)), {}, "give it the shape"),
         (elbo(VAE((8, 8, 1), 2)), {"x": (0, 16)}, "scale it"),
-        (diffusion(Oracle(cosine, "noise")), {"x": (0, 255)}, "scale it"),
+        (diffusion(Oracle(cosine_schedule, "noise")), {"x": (0, 255)}, "scale it"),
         (adversarial(Generator((4, 4, 1), (4,)), Discriminator((4,))), {}, "The generator gives"),
     ],
 )

@@ -173,3 +173,9 @@ def test_text_ends_before_the_end_token():
     tokens = np.append(tokenizer.encode("ab"), [tokenizer.end, *tokenizer.encode("c")])
     assert decode_until_end(tokenizer, tokens) == "ab"
     assert decode_until_end(tokenizer, tokens[:2]) == "ab"
+
+
+@pytest.mark.parametrize(("prompt", "tokens"), [(PROMPT, 0), (PROMPT[:, :0], 3)])
+def test_a_prompt_and_a_new_token_are_needed(prompt, tokens):
+    with pytest.raises(jdl.Error, match="at least 1 token"):
+        generate(*prepared("gpt")[:2], prompt, tokens)

@@ -37,10 +37,10 @@ def population(learner: Learner, seeds: Sequence[int]) -> Population:
     population can neither predict nor generate, but a `member` of it can.
     """
     seeds = tuple(seeds)
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+    if not seeds or len(set(seeds)) < len(seeds) or not 0 <= min(seeds) <= max(seeds) < 2**32:
         raise Error(
             "A population needs at least one seed, and its seeds must be different whole numbers "
-            f"from 0 on, got {seeds}."
+            f"from 0 to 2^32 - 1, got {seeds}."
         )
     return Population(learner, seeds)
 

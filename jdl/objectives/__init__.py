@@ -16,7 +16,7 @@ from jdl.objectives.classification import hinge as hinge
 from jdl.objectives.classification import perceptron as perceptron
 from jdl.objectives.clustering import deep_clustering as deep_clustering
 from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
-from jdl.objectives.diffusion import cosine as cosine
+from jdl.objectives.diffusion import cosine_schedule as cosine_schedule
 from jdl.objectives.diffusion import diffusion as diffusion
 from jdl.objectives.diffusion import rectified_flow as rectified_flow
 from jdl.objectives.episodes import episode_return as episode_return

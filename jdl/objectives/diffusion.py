@@ -44,7 +44,7 @@ class NoiseSchedule:
     sigma_rate: Callable[[Array], Array]
 
 
-cosine = NoiseSchedule(
+cosine_schedule = NoiseSchedule(
     alpha=lambda t: jnp.cos(t * math.pi / 2),
     sigma=lambda t: jnp.sin(t * math.pi / 2),
     alpha_rate=lambda t: -jnp.sin(t * math.pi / 2),
@@ -69,7 +69,7 @@ Its paths are straight lines from data to noise.
 
 def diffusion(
     model: Any,
-    schedule: NoiseSchedule = cosine,
+    schedule: NoiseSchedule = cosine_schedule,
     prediction: Literal["noise", "velocity"] = "velocity",
     classes: int = 0,
     label_dropout: float = 0.1,
@@ -81,7 +81,7 @@ def diffusion(
 
     The model reads noisy rows (B, ...), x scaled to -1 to 1, and times (B,) from 0 to 1,
     `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with
-    the schedule `cosine` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et
+    `cosine_schedule` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et
     al., 2023). The loss is the mean squared error of the prediction at a random time for each row;
     metric: mse.
 
