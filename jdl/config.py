@@ -1,4 +1,8 @@
-"""Config: a frozen dataclass is the command line, the record and the name of the run's folder."""
+"""Hyperparameters (`Config`) and options of a run (`Options`), as frozen dataclasses.
+
+Their fields are the command-line flags. The config is recorded with the run, and its digest names
+the run's folder.
+"""
 
 from __future__ import annotations
 
@@ -15,77 +19,73 @@ from jdl.types import Error, Precision
 
 @dataclass(frozen=True)
 class Config:
-    """The hyperparameters of a run: all that determines its numbers.
+    """The hyperparameters of a run: everything that determines its numbers, beside the data.
 
-    Inherit from it and add your fields: they become command-line flags.
+    Inherit from it and add your own fields: they become command-line flags.
     """
 
     name: str = ""
-    """Folder of the runs of this experiment; the script's name by default."""
+    """Name of the experiment, and of the folder of its runs; by default the script's name."""
     seed: int = 0
-    """Random seed of the run: of its initial parameters, dropout, order and augmentation."""
+    """Random seed of initialization, dropout, shuffling and data augmentation."""
     steps: int = 1_000
-    """Updates to train for."""
+    """Training steps: updates of the parameters."""
     patience: int = 0
-    """Early stopping after so many checks in a row without a better validation metric; 0: never."""
+    """Early stopping after this many checks without a better validation metric; 0: never."""
     check_every: int = 100
-    """Steps from one check of early stopping to the next."""
+    """Steps between two checks of early stopping."""
     elastic: int = 0
-    """Shards of a batch, a power of two: the same bits on 1, 2, 4, ... devices; 0 for none."""
+    """Elastic training: shards per batch, a power of two; same bits on 1, 2, 4 devices; 0: off."""
     precision: Precision = "float32"
-    """Type that models compute in; parameters and optimizer state stay in float32."""
+    """Mixed precision: the type of computation; parameters and optimizer state stay float32."""
     on_nonfinite: Literal["stop", "skip"] = "stop"
-    """End the run, or skip the step, where loss, gradients or parameters are NaN or infinite."""
+    """Where loss, gradients or parameters are NaN or infinite: stop the run, or skip the step."""
 
     def __post_init__(self) -> None:
         least = {"seed": 0, "steps": 1, "patience": 0, "check_every": 1, "elastic": 0}
         _check_least(self, least)
         if self.name != Path(self.name).name:
             raise Error(
-                f"--name is the name of one folder, without slashes, and {self.name!r} is not."
+                f"--name must be the name of one folder, without slashes, not {self.name!r}."
             )
 
 
 @dataclass(frozen=True)
 class Options:
-    """Where and how a run is carried out, and how it is observed.
+    """Options of a training: folder, logging, evaluation, checkpoints, devices and processes.
 
-    None of these changes a run's numbers, but for `devices`, `mesh` and `parallel`, which change
-    them by rounding (docs/devices.md says by how much), and not at all with `Config.elastic`.
+    None of these changes a run's numbers, except `devices`, `mesh` and `parallel`, which change
+    rounding (docs/devices.md says by how much), and with --elastic not even that.
     """
 
     root: Path = Path("runs")
     """Folder that contains all runs."""
     log_every: int = 25
-    """Steps between the logged training metrics."""
+    """Steps between two logged lines of training metrics."""
     eval_every: int | None = None
-    """Steps between evaluations; 0 for only at the end.
-
-    By default a twentieth of the run, or more where evaluating would cost above a tenth of
-    training.
-    """
+    """Steps between evaluations; 0: only at the end; by default 20 in a run, fewer if costly."""
     save_every: int | None = None
-    """Steps between checkpoints; by default a twentieth of the run, 0 for only at the end."""
+    """Steps between checkpoints; 0: only at the end; by default 20 in a run."""
     keep: int = 2
-    """How many of the latest checkpoints to keep, beside the best."""
+    """Number of latest checkpoints to keep, beside the best."""
     devices: int | None = None
-    """Data parallel: divide each batch among so many devices; by default one device has all."""
+    """Data parallel: divide each batch among this many devices; by default one device is used."""
     mesh: str = ""
-    """Devices by what they divide: data=4,model=2; fsdp=8 divides parameters and optimizer too."""
+    """Device mesh, such as data=4,model=2: data parallel, fsdp (fully sharded), tensor parallel."""
     parallel: Literal["jit", "pmap"] = "jit"
-    """How the step is compiled for several devices; pmap divides batches alone."""
+    """How the step is compiled for several devices; pmap is data parallel only."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; SLURM, Open MPI, GKE and TPU pods need none."""
     processes: int | None = None
-    """How many processes train this run together, with --coordinator."""
+    """Number of processes that train this run together, with --coordinator."""
     process: int | None = None
-    """The number of this process, from 0."""
+    """Index of this process, from 0."""
     until: int | None = None
-    """Pause after this step, which is saved; the same command without it goes on."""
+    """Save and stop after this step; the same command without --until resumes."""
     accept: tuple[Literal["config", "data", "best"], ...] = ()
     """Resume although the config, the data or the metric of the best checkpoint has changed."""
     fresh: bool = False
-    """Start again: an earlier run of this config and seed is moved aside, never deleted."""
+    """Start from step 0: an earlier run of this config and seed is moved aside, not deleted."""
     quiet: bool = False
     """Print only the result and errors."""
 
@@ -95,12 +95,12 @@ class Options:
 
 
 def _check_least(values: Any, least: dict[str, int]) -> None:
-    """Raises `Error` where a field that is set is below the least value that it may have."""
+    """Raises `Error` where a field is below its smallest allowed value."""
     for field, bound in least.items():
         value = getattr(values, field)
         if value is not None and value < bound:
             flag = f"--{field.replace('_', '-')}"
-            raise Error(f"{flag} must be {bound} or more, and {value} is not.")
+            raise Error(f"{flag} must be {bound} or more, not {value}.")
 
 
 C = TypeVar("C", bound=Config)
@@ -115,7 +115,7 @@ def to_json(config: Config) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise Error(
                 f"The config's field {field} is {value!r}, which cannot be recorded ({error}): use "
-                "numbers, text, truth values, tuples of these, or dataclasses."
+                "numbers, strings, booleans, tuples of these, or dataclasses."
             ) from None
     return json.loads(json.dumps(values))
 
@@ -126,14 +126,14 @@ def from_json(config: type[C], values: dict[str, Any]) -> C:
     if unknown:
         raise Error(
             "The recorded config has fields that the script no longer has: "
-            f"{', '.join(sorted(unknown))}."
+            f"{', '.join(sorted(unknown))}. Put them back into Config."
         )
     hints = typing.get_type_hints(config)
     return config(**{name: _from_json(hints[name], value) for name, value in values.items()})
 
 
 def _from_json(hint: Any, value: Any) -> Any:
-    """A field's value: a nested dataclass of a dict, a tuple of a list."""
+    """A field's value from JSON: a dict becomes a nested dataclass, a list a tuple."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         hints = typing.get_type_hints(hint)
         return hint(**{name: _from_json(hints[name], v) for name, v in value.items()})
@@ -152,8 +152,8 @@ def digest(config: Config) -> str:
 def difference(
     old: dict[str, Any], new: dict[str, Any], names: tuple[str, str] = ("there", "here")
 ) -> str:
-    """What differs between two records, field by field, in one line; `names` say which is which."""
+    """The fields in which two records differ, with both values, in one line of text."""
     fields = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
     values = ((name, old.get(name, "absent"), new.get(name, "absent")) for name in fields)
-    one, other = names
-    return "; ".join(f"{name}: {before} {one}, {now} {other}" for name, before, now in values)
+    where_old, where_new = names
+    return "; ".join(f"{name}: {a} {where_old}, {b} {where_new}" for name, a, b in values)

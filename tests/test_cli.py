@@ -65,7 +65,7 @@ def test_help_exists_for_every_verb(call):
             assert ("--root" in out) == (verb != "doctor")
     code, out, _ = call("train", SCRIPT, "--help")
     assert code == 0
-    for flag in ("--lr", "--batch", "--seed", "--save-every", "--fresh", "Updates to train for"):
+    for flag in ("--lr", "--batch", "--seed", "--save-every", "--fresh", "Training steps"):
         assert flag in out
 
 
@@ -126,7 +126,7 @@ def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path
         assert name in err
     np.savez(tmp_path / "other.npz", z=x)
     assert (
-        "must be its array x"
+        "needs an array x"
         in call("predict", "kitchen_sink", tmp_path / "other.npz", "--root", trained)[2]
     )
 
@@ -269,7 +269,7 @@ BAD = [
     (["train", "no_import"], "nothing_of_that_name"),
     (["train", "labels"], "give the model 8 outputs"),
     (["train", "nan"], "NaN or infinite"),
-    (["train", "sizes"], "differ in size"),
+    (["train", "sizes"], "differ in shape"),
     (["train", "dataset"], "fashion_mnist"),
     (["show", "nothing"], "jdl runs"),
     (["digest", "nothing"], "jdl runs"),
@@ -311,7 +311,7 @@ def test_a_script_is_a_program_of_its_own(tmp_path):
         env={**os.environ},
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("jdl: A batch has at least 1 row")
+    assert done.stderr.startswith("jdl: The batch size must be at least 1")
 
 
 def test_help_takes_little_processor_time():
@@ -333,7 +333,7 @@ def test_a_module_is_the_same_program():
         [sys.executable, "-m", "jdl.cli", "trian"], capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("jdl: There is no verb 'trian'. Did you mean train?")
+    assert done.stderr.startswith("jdl: There is no command 'trian'. Did you mean train?")
 
 
 @pytest.fixture(scope="module")

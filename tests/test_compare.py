@@ -137,7 +137,7 @@ def test_the_verbs_end_with_an_exit_code(whole, tmp_path):
     same = subprocess.run(
         ["jdl", "diff", str(whole.folder), str(whole.folder)], capture_output=True, text=True
     )
-    assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "They are equal, to the bit.")
+    assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "The runs are equal, to the bit.")
     differ = subprocess.run(
         ["jdl", "diff", str(whole.folder), str(other.folder)], capture_output=True, text=True
     )
@@ -146,7 +146,7 @@ def test_the_verbs_end_with_an_exit_code(whole, tmp_path):
     repeated = subprocess.run(["jdl", "repeat", str(whole.folder)], capture_output=True, text=True)
     assert (repeated.returncode, repeated.stdout.splitlines()[-1]) == (
         0,
-        "They are equal, to the bit.",
+        "The runs are equal, to the bit.",
     )
 
 

@@ -33,7 +33,7 @@ def error_of(*words):
 
 def test_a_full_disk_stops_the_run_whose_checkpoints_are_whole(small, tmp_path):
     whole = train(tmp_path / "whole", save_every=5)
-    assert "The earlier ones are whole: make room" in error_of(
+    assert "Earlier ones are intact: free some disk space" in error_of(
         small, "--save-every", "5", "--keep", "20"
     )
     subprocess.run(["mount", "-o", "remount,size=64m", str(small)], check=True)

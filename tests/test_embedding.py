@@ -166,7 +166,7 @@ REFUSED = {
         ),
         10,
     ),
-    "no test data": lambda vae, one: frechet.frechet(
+    "needs training and test data": lambda vae, one: frechet.frechet(
         vae, replace(one, run=replace(one.run, test=None)), 10
     ),
     "no dense layer": lambda vae, one: frechet.frechet(

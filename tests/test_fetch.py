@@ -175,7 +175,7 @@ def folder_member(at):
     [
         (
             ("no-such-client",),
-            "fetched by no-such-client, which is not installed.*jdl data fetch toy --from FILE",
+            "needs no-such-client, which is not installed.*jdl data fetch toy --from FILE",
         ),
         (
             (sys.executable, "-c", "raise SystemExit('ERROR: no such package')"),
@@ -185,7 +185,7 @@ def folder_member(at):
             (sys.executable, "-c", "open('half', 'w'); raise SystemExit('cut off')"),
             "failed: cut off",
         ),
-        ((sys.executable, "-c", "pass"), "brought 0 files"),
+        ((sys.executable, "-c", "pass"), "downloaded 0 files"),
     ],
 )
 def test_a_client_that_fails_is_reported(cache, monkeypatch, client, message):
@@ -268,7 +268,7 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     )
     for arguments, message in {
         ("fetch", "quram"): "Did you mean quran?",
-        ("fetch", "zzz"): "There are cmudict, cora, elecdemand, minilm, quran, toy, word.",
+        ("fetch", "zzz"): "Available: cmudict, cora, elecdemand, minilm, quran, toy, word.",
         ("fetsh",): "Use jdl data prepare or jdl data fetch",
         (): "Use jdl data prepare or jdl data fetch",
     }.items():

@@ -154,11 +154,11 @@ def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
     before = json.loads((result.folder / "run.json").read_text())
     edit(result.folder, change)
     for accept in ((), tuple(CHANGES.keys() - {name})):
-        with pytest.raises(jdl.Error, match=rf"{message}.*--accept {name} to go on"):
+        with pytest.raises(jdl.Error, match=rf"{message}.*--accept {name} to continue"):
             train(tmp_path, steps=2, accept=accept)
     capsys.readouterr()
     train(tmp_path, steps=2, accept=(name,), quiet=False)
-    assert "Accepted: it goes on" in capsys.readouterr().out
+    assert "Accepted: it continues" in capsys.readouterr().out
     record = json.loads((result.folder / "run.json").read_text())
     assert record[name] == before[name]
     assert list(record["segments"][0]["accepted"]) == [name]
@@ -255,7 +255,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
     for path in (whole.folder / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
         path.unlink()
     with pytest.raises(
-        jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No other is whole: use --fresh"
+        jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No checkpoint is intact: use --fresh"
     ):
         train(tmp_path, steps=10)
 

@@ -132,9 +132,9 @@ def test_more_nodes_than_there_are_is_refused(asked):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ((np.zeros(3), PAIRS, np.zeros(3)), "A graph is"),
+        ((np.zeros(3), PAIRS, np.zeros(3)), "A graph needs"),
         ((np.zeros((5, 1)), PAIRS, np.zeros(5)), "nodes 0 to 4"),
-        ((np.zeros((9, 1)), PAIRS, np.zeros(8)), "A graph is"),
+        ((np.zeros((9, 1)), PAIRS, np.zeros(8)), "A graph needs"),
     ],
 )
 def test_what_is_no_graph_is_refused(arrays, message):

@@ -38,14 +38,16 @@ def test_a_lock_that_a_killed_process_left_is_recognised(tmp_path):
     left(tmp_path, HERE, 0)
     assert not is_locked(tmp_path)
     with hold_lock(tmp_path) as notes:
-        assert notes == [f"It was left by {HERE}, which did not end in order"]
+        assert notes == [f"The last training of this run, by {HERE}, was killed"]
 
 
 def test_another_host_holds_as_long_as_it_touches_its_lock(tmp_path):
     left(tmp_path, "process 7 on elsewhere", 20)
     assert is_locked(tmp_path)
     with (
-        pytest.raises(jdl.Error, match=r"by process 7 on elsewhere, which was there 2\d s ago"),
+        pytest.raises(
+            jdl.Error, match=r"by process 7 on elsewhere, whose last heartbeat was 2\d s ago"
+        ),
         hold_lock(tmp_path),
     ):
         pass

@@ -118,7 +118,7 @@ def test_a_gradient_that_goes_bad_on_its_way_back():
         "The outputs of all layers and the loss are finite, and the gradient of "
     )
     assert "layers_0/bias is not" in message
-    assert message.endswith("it goes bad behind layers_0 (Dense)")
+    assert message.endswith("in the backward pass first that of layers_0 (Dense)")
 
 
 def test_a_bad_batch_names_its_column_and_examples():

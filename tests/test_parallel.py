@@ -230,8 +230,8 @@ def test_an_elastic_step_is_the_plain_step_but_for_rounding():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"devices": 5}, "5 devices are asked for, and 4"),
-        ({"mesh": "data=4,model=2"}, "8 devices are asked for"),
+        ({"devices": 5}, "5 devices are requested, but there are 4"),
+        ({"mesh": "data=4,model=2"}, "8 devices are requested"),
         ({"mesh": "rows=4"}, "data, fsdp, model"),
         ({"mesh": "data=x"}, "data=4,model=2"),
         ({"mesh": "data=2", "devices": 4}, "drop one of the two"),

@@ -86,11 +86,11 @@ def test_a_streamed_batch_is_read_in_parts(tmp_path):
         ),
         (
             ("--coordinator", "127.0.0.1:1234", "--processes", 2, "--process", 2),
-            "none of --processes 2",
+            "out of range for --processes 2",
         ),
         (
             ("--coordinator", "no.such.host.invalid:1234", "--processes", 2, "--process", 1),
-            "is not known",
+            "cannot be resolved",
         ),
     ],
 )

@@ -426,7 +426,7 @@ REFUSED = {
         jdl.ppo(corridor(), MLP(2), optax.sgd(1.0), num_minibatches=1), 1
     ),
     "gamma, the discount factor": lambda: jdl.objectives.reinforce(corridor(), MLP(2), gamma=1.5),
-    "at least 1, and 0": lambda: jdl.data.episodes(0),
+    "at least 1, not 0": lambda: jdl.data.episodes(0),
     "different whole numbers": lambda: jdl.population(LEARNERS["dqn"][0](), (1, 1)),
 }
 

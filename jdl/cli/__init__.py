@@ -13,27 +13,27 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
   jdl runs                                list all runs
   jdl show RUN                            a run's config, data, environment and results
-  jdl show RUN --memory                   memory and operations of one training step
+  jdl show RUN --memory                   memory and FLOPs of one training step
   jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
-  jdl predict RUN INPUT ...               predictions for images, npz arrays or text, as CSV or JSON
+  jdl predict RUN INPUT ...               predict for images, npz arrays or text, as CSV or JSON
   jdl sample RUN --prompt TEXT            generate text with a language model
   jdl sample RUN -n 64 --out grid.png     generate images with a generative model
   jdl frechet RUN --by CLASSIFIER         Frechet distance of generated images from real ones
-  jdl digest RUN                          SHA-256 of a checkpoint; equal states have equal digests
+  jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
   jdl repeat RUN                          train a run again and compare every step, to the bit
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
   jdl doctor                              check what repeats to the bit on this machine
   jdl data prepare DATASET [--from DIR]   prepare a dataset for TensorFlow Datasets
   jdl data fetch DATASET [--from PATH]    download cmudict, cora, elecdemand, minilm or quran
 
-`jdl VERB --help` explains a verb; `jdl train SCRIPT --help` lists the fields of an experiment.
+`jdl COMMAND --help` explains a command; `jdl train SCRIPT --help` lists an experiment's flags.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
 
 Exit codes: 0 success; 1 repeat, diff or doctor found a difference; 2 wrong input (what is wrong and
 how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or infinite; 130
 stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
 """
-WITH_SCRIPT = ("train", "launch", "data")  # verbs that read their arguments themselves
+WITH_SCRIPT = ("train", "launch", "data")  # verbs that parse their own arguments
 VERBS = (
     *WITH_SCRIPT,
     "runs",
@@ -84,4 +84,4 @@ def _unknown(verb: str) -> str:
 
     similar = difflib.get_close_matches(verb, VERBS, n=1)
     hint = f" Did you mean {similar[0]}?" if similar else ""
-    return f"There is no verb {verb!r}.{hint} `jdl --help` lists all verbs."
+    return f"There is no command {verb!r}.{hint} `jdl --help` lists all commands."

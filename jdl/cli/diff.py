@@ -17,10 +17,12 @@ def diff(
     a: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="RUN_A", help="A run, named as for the other verbs."),
+        tyro.conf.arg(metavar="RUN_A", help="A run, named as in `jdl --help`."),
     ],
     b: Annotated[
-        str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_B", help="The run to compare it to.")
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN_B", help="The run to compare it with."),
     ],
     root: Root = Path("runs"),
 ) -> None:
@@ -36,7 +38,7 @@ def report(comparison: Comparison) -> None:
     step = comparison.first_difference
     print("\n".join(comparison.lines))
     if step is None:
-        print("They are equal, to the bit.")
+        print("The runs are equal, to the bit.")
         return
     print(f"The first difference is in step {step:,}.")
     raise SystemExit(1)

@@ -2,7 +2,7 @@
 
 
 def doctor() -> None:
-    """Check what repeats to the bit here: versions, devices, and a few steps in every way."""
+    """Check what repeats to the bit on this machine, by a few steps in every way of training."""
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.doctor import examine
 

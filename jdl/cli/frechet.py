@@ -12,7 +12,7 @@ def frechet(
     run: RunName,
     by: Annotated[
         str,
-        tyro.conf.arg(metavar="RUN", help="The run of the classifier whose features are compared."),
+        tyro.conf.arg(metavar="RUN", help="The run of the classifier that computes the features."),
     ],
     n: Annotated[int, tyro.conf.arg(aliases=["-n"], help="How many rows to generate.")] = 2_000,
     seed: Draws = 0,

@@ -26,7 +26,9 @@ def predict(
 ) -> None:
     """Predict labels and probabilities, values or texts for images, arrays or lines of text."""
     if not inputs:
-        raise Error("Name at least one input: image files, or npz files with an array x.")
+        raise Error(
+            "Name at least one input: an image, an npz file with an array x, or a text file."
+        )
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.predict import predict as predict_inputs
     from jdl.inspect.predict import to_csv, to_json

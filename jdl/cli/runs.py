@@ -14,7 +14,7 @@ def runs(root: Root = Path("runs")) -> None:
 
     from jdl.store.catalog import all_runs
 
-    table = Table("name", "digest", "seed", "step", "best", "state", box=None, pad_edge=False)
+    table = Table("name", "digest", "seed", "step", "best", "status", box=None, pad_edge=False)
     entries, errors = all_runs(root)
     for run in entries:
         seed = run.folder.name.removeprefix("seed")

@@ -1,4 +1,4 @@
-"""`jdl show`: what is known of a run."""
+"""`jdl show`: a run's record, progress and results, or the cost of its step."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def show(
         bool,
         tyro.conf.arg(
             help="Measure one training step on this machine instead: "
-            "memory, operations, and the share of the peak FLOP/s."
+            "memory, FLOPs, and the share of the peak FLOP/s."
         ),
     ] = False,
     devices: Annotated[

@@ -1,4 +1,4 @@
-"""What every verb that computes does first."""
+"""Set-up of JAX, which every verb that computes calls first."""
 
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.thread_pool import fix_thread_pool_size

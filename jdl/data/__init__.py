@@ -1,4 +1,4 @@
-"""Data as a function of the step: datasets, data loaders, data augmentation, tokenizers."""
+"""Datasets, data loaders with random access by step, data augmentation and tokenizers."""
 
 from jdl.data.augment import normalise as normalise
 from jdl.data.augment import random_affine as random_affine

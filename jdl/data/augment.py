@@ -17,7 +17,7 @@ Transform = Callable[[Key, Example], Example]  # pure
 
 
 def on_x(change: Callable[[Key, Array], Array]) -> Transform:
-    """The transform that changes the column x by `change(key, x)`."""
+    """The transform that replaces the column x by `change(key, x)`."""
 
     def transform(key: Key, example: Example) -> Example:
         return {**example, "x": change(key, example["x"])}
@@ -28,7 +28,7 @@ def on_x(change: Callable[[Key, Array], Array]) -> Transform:
 def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Transform:
     """Normalization of x: (x - mean) / std, with one number or one for each channel."""
     if not np.all(np.asarray(std) > 0):
-        raise Error(f"normalise divides by std, which must be above 0, and {std} is not.")
+        raise Error(f"normalise divides by std, which must be above 0, not {std}.")
 
     def change(key: Key, x: Array) -> Array:
         mean_x, std_x = (
@@ -42,7 +42,8 @@ def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Tr
 def random_crop(padding: int, fill: float = 0.0) -> Transform:
     """Random crop of images x (H, W, C), padded first (as He et al., 2015, augment CIFAR-10).
 
-    Each side is padded by `padding` pixels of `fill`, and a random window of the old size is cut.
+    Each side is padded by `padding` pixels of `fill`, and a random window of the original size is
+    cut out.
     """
 
     def change(key: Key, x: Array) -> Array:
@@ -61,8 +62,8 @@ def random_flip(probability: float = 0.5) -> Transform:
 def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) -> Transform:
     """Random affine transformation of images x (H, W, C): rotation, translation and scaling.
 
-    By up to `rotation` degrees and up to `shift` pixels, and by a factor from 1 - `zoom` to
-    1 + `zoom`. Bilinear interpolation; 0 outside the image.
+    Rotates by up to `rotation` degrees, shifts by up to `shift` pixels, and scales by a factor from
+    1 - `zoom` to 1 + `zoom`. Bilinear interpolation; 0 outside the image.
     """
     if min(rotation, shift, zoom) < 0 or zoom >= 1:
         raise Error(

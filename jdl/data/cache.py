@@ -1,4 +1,4 @@
-"""jdl's cache on disk: folders of numpy arrays with checksums, which can always be made again."""
+"""The cache on disk: folders of numpy arrays with checksums, which can be computed again."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def read_cache(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def write_cache(folder: Path, columns: dict[str, np.ndarray]) -> None:
-    """Writes arrays into a folder of the cache, atomically: beside it, then renamed.
+    """Writes arrays into a folder of the cache, atomically (into a new folder, then renamed).
 
-    On a full or read-only disk nothing is cached, which costs only time.
+    On a full or read-only disk nothing is cached: the arrays are computed again next time.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -23,10 +23,10 @@ EXCLUDED = ("test", "tests", "idle_test", "site-packages", "lib2to3", "__pycache
 
 
 def stdlib() -> list[str]:
-    """The corpus of Python's own standard library: its source, a document a file.
+    """A text corpus that every machine has: the source of Python's standard library.
 
-    About 10 MB of real text on every machine. It differs from one version of Python to another,
-    and so does the fingerprint of the data in a run's record.
+    About 10 MB, one document per file. It differs from one version of Python to another, and so
+    does the fingerprint of the data in a run's record.
     """
     folder = Path(sysconfig.get_path("stdlib"))
     paths = sorted(
@@ -41,19 +41,19 @@ def documents(file: str | Path) -> list[str]:
     try:
         text = Path(file).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Error(f"{file} cannot be read as a text in UTF-8: {error}.") from error
+        raise Error(f"{file} cannot be read as UTF-8 text: {error}.") from error
     paragraphs = [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
     if len(paragraphs) < 20:
         raise Error(
-            f"{file} has {len(paragraphs)} paragraphs between blank lines, too few to hold some "
-            "out for a test: 20 are needed."
+            f"{file} has {len(paragraphs)} paragraphs, too few to split into training, validation "
+            "and test: at least 20 are needed, separated by blank lines."
         )
     return paragraphs
 
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
-    """A source of the windows of one long row of tokens; neighbouring windows share a token."""
+    """A source of windows of one long token sequence; neighbouring windows share a token."""
 
     tokens: np.ndarray
     length: int
@@ -106,15 +106,15 @@ def text(
 ) -> tuple[TextDataset, TextDataset, TextDataset]:
     """Datasets for language modelling: (train, valid, test), windows x (length + 1,) of a corpus.
 
-    The corpus is a text file, or Python's standard library. 94%, 1% and 5% of its documents are in
-    the three splits, none in two. Within a split the documents are packed: concatenated, with the
-    tokenizer's end token after each. Window n has the tokens from n * length to (n + 1) * length,
-    both included, so that each token is a target once an epoch. A rest that does not fill a window
-    is left out.
+    The corpus is a text file, or Python's standard library. 94%, 1% and 5% of its documents go to
+    the three splits. Within a split the documents are packed: concatenated, with the tokenizer's
+    end token after each. Window n has the tokens from n * length to (n + 1) * length, both
+    included, so that each token is a target once an epoch. A remainder that does not fill a window
+    is dropped.
     """
     tokenizer = tokenizer or ByteTokenizer()
     if length < 1:
-        raise Error(f"A window has at least 1 token, and {length} is not that: raise length.")
+        raise Error(f"length is the number of tokens in a window, at least 1, not {length}.")
     texts = documents(file) if file else stdlib()
     order = permutation(len(texts), seed=0, name="documents")
     ends = np.rint(np.cumsum([0, *SPLITS]) * len(texts)).astype(int)
@@ -133,8 +133,8 @@ def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset
     source = TokenWindows(tokens, length, sum(len(text.encode()) for text in texts) / len(tokens))
     if not len(source):
         raise Error(
-            f"{len(tokens)} tokens of text do not fill one window of {length} + 1: take a smaller "
-            "length."
+            f"{len(tokens)} tokens of text do not fill one window of {length} + 1: choose a "
+            "smaller length."
         )
     return TextDataset(source, np.arange(len(source), dtype=np.int32))
 
@@ -142,9 +142,9 @@ def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset
 def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Dataset:
     """A dataset for sequence-to-sequence learning, such as translation, of pairs (source, target).
 
-    Columns: x (S,), the tokens of the source, and `length`, how many; y (T,), those of the target,
-    and `y_length`. Each sequence is followed by the end token, which also pads it. Pairs with more
-    than `length` tokens on a side, the end included, are left out.
+    Columns: x (S,), the tokens of the source, and `length`, their number; y (T,), those of the
+    target, and `y_length`. Each sequence ends with the end token, which is also the padding. Pairs
+    with more than `length` tokens on one side, the end token included, are left out.
     """
     encoded: list[Any] = [
         [[*tokenizer.encode(text), tokenizer.end] for text in pair] for pair in texts
@@ -152,7 +152,7 @@ def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: i
     pairs = [pair for pair in encoded if max(len(tokens) for tokens in pair) <= length]
     if not pairs:
         raise Error(
-            f"None of the {len(encoded)} pairs fits into {length} tokens: take a larger length."
+            f"None of the {len(encoded)} pairs fits into {length} tokens: choose a larger length."
         )
     columns: dict[str, np.ndarray] = {}
     for side, (name, count) in enumerate((("x", "length"), ("y", "y_length"))):

@@ -8,15 +8,15 @@ from typing import Any
 
 from jax.extend.core import Jaxpr, Literal
 
-CALLS = ("jit", "pjit")  # primitives that compute what the jaxpr in them says, and nothing else
+CALLS = ("jit", "pjit")  # primitives that only call the jaxpr in them
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """Where the value of a variable comes from."""
+    """The inputs that the value of a variable depends on."""
 
     inputs: frozenset[int] = frozenset()  # all inputs that it may depend on, by position
-    copy_of: int | None = None  # the input that it equals, whatever the inputs are
+    copy_of: int | None = None  # the input that it is always equal to, if there is one
 
 
 CONSTANT = Dependence()
@@ -25,8 +25,8 @@ CONSTANT = Dependence()
 def dependences(jaxpr: Jaxpr, inputs: Sequence[Dependence] | None = None) -> list[Dependence]:
     """Of each output of a jaxpr, the inputs that it depends on, and which one it is a copy of.
 
-    An operation is taken to depend on all it reads, so a dependence may be too many and is never
-    too few; a copy is one only where no operation lies between.
+    Conservative: an operation is assumed to depend on everything it reads, and an output counts as
+    a copy only where no operation lies between.
     """
     if inputs is None:
         inputs = [Dependence(frozenset([n]), n) for n in range(len(jaxpr.invars))]

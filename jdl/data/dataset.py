@@ -1,4 +1,4 @@
-"""Datasets: rows with named columns, in memory or read record by record."""
+"""Datasets: examples with named columns, in memory or streamed; made from arrays or digits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ DEVICE_BYTES = 2 << 30  # a dataset up to this size is kept on the device
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A dataset: rows of a source in a fixed order, and the transforms that its batches undergo.
+    """A dataset: examples (rows of a source) in a fixed order, and the transforms of its batches.
 
-    `batches` makes a data loader in this order, for evaluation; `shuffled` one with a new order in
-    every epoch, for training.
+    `batches` makes a data loader for evaluation, in this order; `shuffled` makes one for training,
+    with a new order in every epoch.
     """
 
     source: Source
@@ -59,7 +59,7 @@ class Dataset:
         return replace(self, ids=ids, device_bytes=min(self.device_bytes, other.device_bytes))
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The columns of these rows of the dataset, and `id`, their rows in the source."""
+        """The columns of these rows of the dataset, and `id`, the rows' indices in the source."""
         ids = self.ids[rows]
         return {**self.source.take(ids), "id": ids}
 
@@ -69,19 +69,17 @@ class Dataset:
         return self.source.take(self.ids)
 
     def select(self, rows: Any) -> Self:
-        """The subset of these rows, by their places in this dataset, in the order given."""
+        """The subset of these rows, by their indices in this dataset, in the given order."""
         return replace(self, ids=self.ids[rows])
 
     def split(self, *fractions: float, seed: int = 0) -> tuple[Self, ...]:
         """Disjoint random splits: split(0.9, 0.1) gives two, for training and validation.
 
-        `seed` alone decides which rows are in which; in each, rows keep their order. Folds for
+        The assignment depends on `seed` alone; within a split rows keep their order. Folds for
         cross-validation are `split(*[1 / k] * k)`, and `+` joins those to train on.
         """
         if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
-            raise Error(
-                f"split takes fractions above 0 that sum to 1 at most, and not {fractions}."
-            )
+            raise Error(f"split takes fractions above 0 that sum to 1 at most, not {fractions}.")
         ends = [round(len(self) * sum(fractions[: n + 1])) for n in range(len(fractions))]
         order = permutation(len(self), seed, name="split")
         parts = [np.sort(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
@@ -90,15 +88,15 @@ class Dataset:
     def map(self, *transforms: Transform) -> Self:
         """The same rows with these transforms in every batch, of training and of evaluation.
 
-        A transform is a pure function (key, example) -> example, on the device. Augmentation for
-        training alone is given to `shuffled`.
+        A transform is a pure function (key, example) -> example, on the device. Data augmentation,
+        for training only, is given to `shuffled` instead.
         """
         return replace(self, transforms=(*self.transforms, *transforms))
 
     def streaming(self) -> Self:
-        """The same rows, never kept on the device: threads read batches on the host, ahead of use.
+        """The same dataset, streamed: prefetched by threads on the host, not kept on the device.
 
-        The batches are equal to the bit.
+        The batches are the same, to the bit.
         """
         return replace(self, device_bytes=-1)
 
@@ -118,7 +116,7 @@ class Dataset:
         if self._check_size(size) > len(self):
             raise Error(
                 f"A batch of {size} is larger than the dataset, which has {len(self)} examples: "
-                "take a smaller one."
+                "choose a smaller batch size."
             )
         return DatasetLoader(self, size, seed, (*self.transforms, *augment))
 
@@ -126,19 +124,21 @@ class Dataset:
         """A data loader for truncated backpropagation through time (Williams and Peng, 1990).
 
         Row b of a batch continues where row b of the batch before ended: the dataset is cut into
-        `size` equal contiguous streams, and what remains is left out. The column `start` (B,) is
-        true in the first batch of an epoch, where states are reset. For models that carry their
-        state, `RNN(stateful=True)`, over windows of one long sequence.
+        `size` equal contiguous streams; the remainder is dropped. The column `start` (B,) is true
+        in the first batch of an epoch, where states are reset. For models that carry their state,
+        `RNN(stateful=True)`, over windows of one long sequence.
         """
         steps = len(self) // self._check_size(size)
         if not steps:
-            raise Error(f"{len(self)} examples cannot be cut into {size} streams: take fewer rows.")
+            raise Error(
+                f"{len(self)} examples cannot be cut into {size} streams: choose a smaller size."
+            )
         rows = np.arange(size * steps).reshape(size, steps).T.ravel()
         return self.select(rows).map(_Start(self.ids[rows[:size]])).batches(size)
 
     def _check_size(self, size: int) -> int:
         if size < 1:
-            raise Error(f"A batch has at least 1 row, and {size} is not: set batch to 1 or more.")
+            raise Error(f"The batch size must be at least 1, not {size}.")
         if not len(self):
             raise Error("The dataset has no examples.")
         return size
@@ -150,7 +150,7 @@ class Dataset:
 
     @property
     def fits_on_device(self) -> bool:
-        """Whether the columns are kept on the device, and not read ahead on the host."""
+        """Whether the columns are kept on the device; else they are streamed from the host."""
         return self.source.nbytes * len(self) // max(len(self.source), 1) <= self.device_bytes
 
     @cached_property
@@ -167,13 +167,13 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the source and of which of its rows these are."""
+        """SHA-256 of the source and of the rows' indices in it."""
         return hashlib.sha256(self.source.fingerprint.encode() + self.ids.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
 class _Start:
-    """The transform that adds the column `start`: whether a row is the first of a stream."""
+    """A transform that adds the column `start`: whether a row is the first of its stream."""
 
     ids: np.ndarray
 
@@ -182,7 +182,7 @@ class _Start:
 
 
 def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
-    """A dataset of your own arrays, one row an example: `arrays(x=images, y=labels)`.
+    """A dataset of your own arrays, one row per example: `arrays(x=images, y=labels)`.
 
     Numbers become float32 or int32. Images may be bytes, (N, H, W, C): batches have them as float32
     from 0 to 1. `labels` are the names of the classes.
@@ -196,32 +196,30 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
         )
     lengths = {name: len(column) for name, column in table.items()}
     if len(set(lengths.values())) > 1:
-        raise Error(f"The columns must have equally many rows, and they have {lengths}.")
+        raise Error(f"All columns must have the same number of rows, but they have {lengths}.")
     source = ArraySource(table, tuple(labels))
     return Dataset(source, np.arange(len(source), dtype=np.int32))
 
 
 def episodes(count: int) -> DatasetLoader[Dataset]:
-    """For reinforcement learning: batches with a row for each of `count` parallel environments.
+    """The data loader for reinforcement learning: a row for each of `count` parallel environments.
 
-    An environment makes its own observations, so that a row holds no more than the environment's
-    number, in the column `episode`.
+    Observations come from the environment, so a row has only the environment's index, in the column
+    `episode`.
     """
     if count < 1:
-        raise Error(
-            f"episodes takes how many environments run in parallel, at least 1, and {count} is not."
-        )
+        raise Error(f"episodes takes the number of parallel environments, at least 1, not {count}.")
     return arrays(episode=np.arange(count)).batches(count)
 
 
 def digits(*fractions: float) -> tuple[Dataset, ...]:
     """The 1,797 handwritten digits of scikit-learn (Alpaydin and Kaynak, 1998): (train, test).
 
-    x (8, 8, 1) from 0 to 1, and y from 0 to 9. They are the test set of UCI's optdigits, by 13
-    writers. 80% to train and 20% to test, always the same; or other `fractions`, such as (0.6, 0.2,
-    0.2), or (1.0,) for one dataset of all.
+    Columns: x (8, 8, 1) from 0 to 1, and y from 0 to 9. They are the test set of UCI's optdigits,
+    by 13 writers. By default a fixed split, 80% for training and 20% for testing; `fractions` gives
+    other splits: (0.6, 0.2, 0.2), or (1.0,) for one dataset of all digits.
     """
-    from sklearn.datasets import load_digits  # takes a second, which others need not wait for
+    from sklearn.datasets import load_digits  # slow to import (1 s)
 
     bunch = load_digits()
     images = (bunch.images / 16).astype(np.float32)[..., None]

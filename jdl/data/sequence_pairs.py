@@ -28,10 +28,10 @@ def translation(
 ) -> tuple[Pairs, Pairs, Pairs]:
     """A parallel corpus for machine translation: verses of the Quran in two of `LANGUAGES`.
 
-    Pairs (source, target): (train, valid, test), 90%, 5% and 5%. `seed` decides which verse is in
-    which split, whatever the languages. Of verses with the same text, in Arabic or in the source
-    language, only the first is used: no held-out sentence was trained on. To be fetched once:
-    `jdl data fetch quran`.
+    Returns lists of pairs (source, target): (train, valid, test), 90%, 5% and 5%. `seed` determines
+    the split of each verse, the same in all languages. Of verses with the same text, in Arabic or
+    in the source language, only the first is used, so that no held-out sentence was trained on.
+    Fetch it once with `jdl data fetch quran`.
     """
     unknown = [language for language in (source, target) if language not in LANGUAGES]
     if unknown:
@@ -56,12 +56,13 @@ def pronunciations(
 ) -> tuple[Dataset, Dataset, Dataset]:
     """Grapheme-to-phoneme conversion: the words of the CMU Pronouncing Dictionary, and phonemes.
 
-    (train, valid, test), 90%, 5% and 5% of the words. Columns: x (T,), letters as numbers of
-    `LETTERS`, and `length`, how many; y (U,), phonemes as numbers of `labels`, and `y_length`. Both
-    are padded with 0, which in y is CTC's blank. No word is in two splits; a word comes with all of
-    its pronunciations in train, elsewhere with the first. `stress` keeps the digits of the vowels'
-    stress. Left out are words of more than `max_length` letters, and phonemes that CTC cannot fit
-    into `frames` frames a letter ("mr"). To be fetched once: `jdl data fetch cmudict`.
+    Returns datasets (train, valid, test) of 90%, 5% and 5% of the words. Columns: x (T,), letters
+    as indices of `LETTERS`, and `length`, their number; y (U,), phonemes as indices of `labels`,
+    and `y_length`. Both are padded with 0, which in y is CTC's blank. No word is in two splits;
+    train has all pronunciations of a word, valid and test only the first. `stress` keeps the
+    digits of the vowels' stress. Words of more than `max_length` letters are left out, and
+    pronunciations that CTC cannot fit into `frames` frames per letter ("mr"). Fetch it once with
+    `jdl data fetch cmudict`.
     """
     text = (dataset_folder("cmudict") / "cmudict.dict").read_text("utf-8")
     words: dict[str, list[Phonemes]] = {}
@@ -74,7 +75,7 @@ def pronunciations(
             words[word] = fitting
     if not words:
         raise Error(
-            f"No word has {max_length} letters at most and fits into {frames} frames a letter: "
+            f"No word has {max_length} letters at most and fits into {frames} frames per letter: "
             "raise max_length or frames."
         )
     pairs = [(word, phonemes) for word, ways in words.items() for phonemes in ways]
@@ -90,7 +91,7 @@ def pronunciations(
 
 
 def frames_needed(phonemes: Phonemes) -> int:
-    """The frames that CTC needs for these labels: one each, and a blank between two equal ones."""
+    """The number of frames that CTC needs: one per label, and a blank between two equal labels."""
     return len(phonemes) + sum(one == other for one, other in pairwise(phonemes))
 
 
@@ -112,7 +113,7 @@ def _dictionary(text: str, stress: bool) -> dict[str, list[Phonemes]]:
 
 
 def _split(rows: int, seed: int) -> np.ndarray:
-    """For each row the split it is in: 0 train, 1 valid, 2 test."""
+    """The split of each row (rows,): 0 train, 1 valid, 2 test."""
     held_out = round(rows * HELD_OUT)
     splits = np.zeros(rows, np.int32)
     order = permutation(rows, seed, name="split")
@@ -124,7 +125,7 @@ def _split(rows: int, seed: int) -> np.ndarray:
 def _pad(
     sequences: Sequence[Sequence[str]], vocabulary: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sequences as token ids (rows, most), padded with 0 on the right, and their lengths."""
+    """The sequences as indices (rows, longest), padded with 0 on the right, and their lengths."""
     ids = {token: n for n, token in enumerate(vocabulary)}
     lengths = np.asarray([len(sequence) for sequence in sequences], np.int32)
     padded = np.zeros((len(sequences), lengths.max()), np.int32)

@@ -1,4 +1,4 @@
-"""Data sources: where a dataset reads its rows from, such as arrays in memory."""
+"""Data sources with random access, from which datasets read their rows; arrays in memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Source(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """A source of numpy arrays in memory, one a column."""
+    """A source of numpy arrays in memory, one per column."""
 
     columns: Mapping[str, np.ndarray]
     labels: tuple[str, ...] = ()
@@ -77,12 +77,12 @@ class ArraySource:
 
 
 def check_column(name: str, values: Any) -> np.ndarray:
-    """The values as an array of float32, int32 or, for images, uint8; else raises `Error`."""
+    """The values as an array of float32, int32 or, for images, uint8; `Error` for any other."""
     column = _stack(name, values)
     if column.dtype.kind not in "biuf" or not column.ndim:
         raise Error(
-            f"Column {name} must hold numbers, one row an example; it is {column.dtype} of "
-            f"{column.shape}."
+            f"Column {name} must hold numbers, one row per example, but it is {column.dtype} of "
+            f"shape {column.shape}."
         )
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         row = np.argwhere(~np.isfinite(column))[0][0]
@@ -96,8 +96,8 @@ def check_column(name: str, values: Any) -> np.ndarray:
         return column  # images
     if column.size and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
         raise Error(
-            f"Column {name} has whole numbers from {column.min()} to {column.max()}, more than 32 "
-            "bits hold."
+            f"Column {name} has integers from {column.min()} to {column.max()}, which do not fit "
+            "into 32 bits: rescale them, or use floating-point numbers."
         )
     return column.astype(np.int32, copy=False)
 
@@ -109,8 +109,8 @@ def _stack(name: str, values: Any) -> np.ndarray:
     odd = next((n for n, row in enumerate(rows) if row.shape != rows[0].shape), None)
     if odd is not None:
         raise Error(
-            f"The examples of column {name} differ in size: number 0 is {rows[0].shape} and number "
-            f"{odd} is {rows[odd].shape}. Bring them to one size first, by resizing, cropping or "
-            "padding."
+            f"The examples of column {name} differ in shape: number 0 is {rows[0].shape} and "
+            f"number {odd} is {rows[odd].shape}. Bring them to one shape first, by resizing, "
+            "cropping or padding."
         )
     return np.asarray(rows)

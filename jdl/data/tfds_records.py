@@ -1,4 +1,4 @@
-"""TensorFlow Datasets (TFDS) without TensorFlow: from ArrayRecord into memory, or streaming."""
+"""TensorFlow Datasets (TFDS), read without TensorFlow: ArrayRecord in memory, or streamed."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def tfds(
     """Splits of a prepared TensorFlow Dataset: `train, test = tfds("fashion_mnist")`.
 
     `splits` may be slices, "train[:90%]". The supervised keys of the dataset become x and y, other
-    features keep their names. What fits is decoded into memory, and cached on disk for the next
-    run; `stream` reads record by record instead. The folder is `data_dir`, else $TFDS_DATA_DIR,
-    else ~/tensorflow_datasets. Raises `Error` at once where the dataset is unknown or not prepared,
-    with the command that prepares it.
+    features keep their names. A split of up to 4 GiB is decoded into memory, and cached on disk for
+    the next run; larger ones, and any with `stream`, are read record by record. The folder is
+    `data_dir`, else $TFDS_DATA_DIR, else ~/tensorflow_datasets. Raises `Error` where the dataset is
+    unknown, or not prepared, with the command that prepares it.
     """
     builder = _builder(name, Path(data_dir) if data_dir else default_data_dir())
     return tuple(_dataset(builder, split, stream) for split in splits or ("train", "test"))
@@ -56,7 +56,7 @@ def unknown_dataset(name: str) -> Error:
     """The error for a dataset that TFDS does not have."""
     near = difflib.get_close_matches(name, known_datasets(), n=3)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
-    return Error(f"TensorFlow Datasets has no dataset {name!r}.{hint} Its catalog lists them all.")
+    return Error(f"TensorFlow Datasets has no dataset {name!r}.{hint} Its catalog lists all names.")
 
 
 def _builder(name: str, data_dir: Path) -> Any:
@@ -76,8 +76,8 @@ def _builder(name: str, data_dir: Path) -> Any:
             raise unknown_dataset(name)
         raise Error(
             f"The dataset {name} is not prepared in {data_dir}. Prepare it once: `jdl data prepare "
-            f"{name}` downloads it; with --from DIR the files of mnist or fashion_mnist are read "
-            "from a folder."
+            f"{name}` downloads it; --from DIR reads the files of mnist or fashion_mnist from a "
+            "folder."
         )
     newest = versions[-1].parent
     builder = tensorflow_datasets.builder_from_directory(newest)
@@ -93,8 +93,7 @@ def _builder(name: str, data_dir: Path) -> Any:
 def _dataset(builder: Any, split: str, stream: bool) -> Dataset:
     if split.split("[")[0] not in builder.info.splits:
         raise Error(
-            f"{builder.info.name} has the splits {', '.join(builder.info.splits)}, and not "
-            f"{split!r}."
+            f"{builder.info.name} has the splits {', '.join(builder.info.splits)}, not {split!r}."
         )
     records = Records(builder, split)
     rows = np.arange(len(records), dtype=np.int32)
@@ -136,7 +135,7 @@ class Records:
 
     @property
     def nbytes(self) -> int:
-        """The decoded size in bytes; where features have no fixed shape, larger than any memory."""
+        """The decoded size in bytes; `sys.maxsize` where features have no fixed shape."""
         total = 0
         for name in self._names:
             feature = self.builder.info.features[name]
@@ -160,7 +159,7 @@ class Records:
 
     @property
     def bounds(self) -> Bounds:
-        """Those of labels: from 0 to the number of classes - 1."""
+        """The bounds of class labels: from 0 to the number of classes - 1."""
         classes = {
             c: getattr(self.builder.info.features[n], "num_classes", None)
             for n, c in self._names.items()
@@ -169,7 +168,7 @@ class Records:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the record files; of large ones only names and sizes are read."""
+        """SHA-256 of the record files; of files above 256 MiB only of their names and sizes."""
         digest = hashlib.sha256(self.split.encode())
         for path in sorted(Path(self.builder.data_dir).iterdir()):
             digest.update(f"{path.name} {path.stat().st_size}\n".encode())
@@ -184,16 +183,16 @@ def _stack(name: str, values: list[Any]) -> np.ndarray:
     except ValueError:
         shapes = sorted({np.shape(value) for value in values})
         raise Error(
-            f"The examples of {name} differ in size, for example {shapes[0]} and {shapes[-1]}: "
-            "bring them to one size when the dataset is prepared."
+            f"The examples of {name} differ in shape, for example {shapes[0]} and {shapes[-1]}: "
+            "bring them to one shape when the dataset is prepared."
         ) from None
     if column.dtype.kind not in "biuf":
-        raise Error(f"The feature {name} is {column.dtype}, and a batch holds numbers only.")
+        raise Error(f"The feature {name} is {column.dtype}, but batches hold only numbers.")
     return column.astype(np.int32) if column.dtype == np.int64 else column
 
 
 def _decode(records: Records) -> dict[str, np.ndarray]:
-    """All columns of the split, from jdl's cache where they are, else decoded and written there."""
+    """All columns of the split, from jdl's cache, or else decoded and then cached."""
     folder = cache_dir() / "decoded" / records.fingerprint
     cached = read_cache(folder)
     if cached is not None:

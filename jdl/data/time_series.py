@@ -22,11 +22,11 @@ DAY, WEEK = 48, 336  # in half-hours
 
 @dataclass(frozen=True, eq=False)
 class ForecastWindows:
-    """A source of sliding windows, one for each time to forecast from, cut on demand.
+    """A source of sliding windows of a time series, one per forecast origin, cut on demand.
 
-    Columns: x (context, F), the inputs before that time; y (horizon,), the target from then on; and
-    naive (horizon,), the seasonal naive forecast: the target one season earlier, or as many seasons
-    as lead back before that time.
+    Columns: x (context, F), the inputs before the origin; y (horizon,), the target from the origin
+    on; and naive (horizon,), the seasonal naive forecast: the target one season earlier, or as many
+    seasons as lead back before the origin.
     """
 
     inputs: np.ndarray  # (T, F) of float32
@@ -34,12 +34,12 @@ class ForecastWindows:
     context: int
     horizon: int
     season: int
-    mean: float  # y * std + mean is in the series' own unit
+    mean: float  # y * std + mean is in the unit of the series
     std: float
 
     @property
     def start(self) -> int:
-        """The time of row 0, the first that has both a context and a season before it."""
+        """The forecast origin of row 0: the first with a whole context and a season before it."""
         return max(self.context, self.season)
 
     def __len__(self) -> int:
@@ -57,12 +57,12 @@ class ForecastWindows:
 
     @property
     def nbytes(self) -> int:
-        """The size of all columns in bytes, were they cut at once."""
+        """The size of all windows in bytes, if all were cut at once."""
         return 4 * len(self) * (self.context * self.inputs.shape[1] + 2 * self.horizon)
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """None: the targets are numbers."""
+        """Empty: the targets are numbers, not classes."""
         return ()
 
     @cached_property
@@ -75,7 +75,7 @@ class ForecastWindows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the series and of how it is cut."""
+        """SHA-256 of the series and of the windows' lengths."""
         cut = f"{self.inputs.shape} {self.context} {self.horizon} {self.season}\n"
         return hashlib.sha256(
             cut.encode() + self.inputs.tobytes() + self.targets.tobytes()
@@ -114,30 +114,31 @@ def forecast_windows(
 ) -> Splits:
     """Datasets for time series forecasting, of sliding windows: (train, valid, test) in this order.
 
-    `table` (T, F) has a row for each step of time. From `context` steps of all columns, `horizon`
-    steps of column `target` are forecast, at every time; `ForecastWindows` describes the columns.
-    A window is in the split that all the steps to forecast lie in; windows across a border are in
-    none, and no split reads a value later than its own end. Every column is normalized by its mean
-    and standard deviation in the training split; `train.mean` and `train.std` invert that for the
-    target. `future_covariates` are columns known in advance, such as the calendar: in x they
-    stand `horizon` steps early, so that the end of x has them for the steps to forecast.
+    `table` (T, F) has one row per time step. From `context` steps of all columns, `horizon` steps
+    of column `target` are forecast, at every origin; `ForecastWindows` describes the columns of the
+    datasets. A window belongs to the split in which all its steps to forecast lie; windows across a
+    border belong to none, so no split reads a value later than its own end. Every column is
+    normalized by its mean and standard deviation in the training split; `train.mean` and
+    `train.std` invert that for the target. `future_covariates` are columns known in advance, such
+    as the calendar: in x they stand `horizon` steps early, so that the end of x has them for the
+    steps to forecast.
     """
     values = _check(table, context, horizon, season, target, future_covariates)
     if not 0 < train < train + valid < 1:
         raise Error(
-            "train and valid are fractions above 0 that leave some for the test, and not "
+            "train and valid must be fractions above 0 that leave some steps for the test, not "
             f"{train} and {valid}."
         )
     borders = [round(len(values) * fraction) for fraction in (0, train, train + valid, 1)]
     mean, std = (statistic(values[: borders[1]], axis=0) for statistic in (np.mean, np.std))
     if not std.all():
         raise Error(
-            f"Column {int(std.argmin())} has only one value in the training split, and cannot be "
+            f"Column {int(std.argmin())} is constant in the training split, and cannot be "
             "normalized: leave it out."
         )
     normal = ((values - mean) / std).astype(np.float32)
     inputs, early = normal.copy(), list(future_covariates)
-    # What is rolled around the end no window reads.
+    # The values that roll around the end are read by no window.
     inputs[:, early] = np.roll(normal[:, early], -horizon, axis=0)
     moments = float(mean[target]), float(std[target])
     source = ForecastWindows(inputs, normal[:, target], context, horizon, season, *moments)
@@ -145,7 +146,7 @@ def forecast_windows(
 
 
 def _split_by_time(source: ForecastWindows, borders: Sequence[int]) -> Splits:
-    """The windows whose forecasts lie between two neighbouring borders, for each such pair."""
+    """For each pair of neighbouring borders, the windows whose steps to forecast lie between."""
     times = source.start + np.arange(len(source), dtype=np.int32)
     rows = [
         np.flatnonzero((start <= times) & (times + source.horizon <= end)).astype(np.int32)
@@ -154,8 +155,8 @@ def _split_by_time(source: ForecastWindows, borders: Sequence[int]) -> Splits:
     if not all(map(len, rows)):
         counts = ", ".join(str(len(split)) for split in rows)
         raise Error(
-            f"{borders[-1]} steps are too few: the splits would have {counts} forecasts of "
-            f"{source.horizon} steps after {source.start}. Shorten the context, the horizon or the "
+            f"{borders[-1]} steps are too few: the splits would have {counts} windows with a "
+            f"horizon of {source.horizon} steps. Shorten the context, the horizon or the "
             "season."
         )
     train, valid, test = (ForecastDataset(source, split) for split in rows)
@@ -167,12 +168,12 @@ def electricity(context: int = WEEK, horizon: int = DAY) -> Splits:
 
     Windows as `forecast_windows` makes them. x has the demand (GW), the temperature (degrees
     Celsius) and, as future covariates, whether it is a working day and the sine and cosine of the
-    time of day and of the time of week. The naive forecast is the demand of a week before. Source:
-    the Australian Energy Market Operator, through R's fpp2 (Hyndman). To be fetched once:
+    time of day and of the time of week. The naive forecast is the demand one week before. Source:
+    the Australian Energy Market Operator, through R's fpp2 (Hyndman). Fetch it once with
     `jdl data fetch elecdemand`.
     """
-    # The file is a pickle, which may run anything when it is loaded, so its two blocks of numbers
-    # are read by their offsets: its checksum says that it is that file and no other.
+    # Loading a pickle may execute code, so its two blocks of numbers are read at their offsets;
+    # the checksum guarantees that it is the file with these offsets.
     path = dataset_folder("elecdemand") / "elecdemand.pkl.compress"
     content = lzma.decompress(path.read_bytes())
     demand, temperature = np.frombuffer(content, "<f8", 2 * HALF_HOURS, offset=200).reshape(
@@ -194,17 +195,17 @@ def _check(
     values = np.asarray(table)
     if values.ndim != 2 or values.dtype.kind not in "biuf":
         raise Error(
-            "A table of numbers (T, F) is needed, one row a step of time, not "
+            "forecast_windows takes a table of numbers (T, F), one row per time step, not "
             f"{values.dtype} {values.shape}."
         )
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
         raise Error(
-            f"Column {column} has a NaN or infinite value, first in row {row}: fill such gaps."
+            f"Column {column} has a NaN or infinite value, first in row {row}: replace such values."
         )
     if min(context, horizon, season) < 1:
         raise Error(
-            "context, horizon and season must be 1 at least; given: "
+            "context, horizon and season must be at least 1; given: "
             f"{context}, {horizon} and {season}."
         )
     if not all(0 <= column < values.shape[1] for column in (target, *covariates)):
@@ -214,7 +215,7 @@ def _check(
         )
     if target in covariates:
         raise Error(
-            f"Column {target} is the target: were it known in advance, there would be nothing to "
-            "forecast. Take it out of future_covariates."
+            f"Column {target} is the target, which cannot be known in advance: take it out of "
+            "future_covariates."
         )
     return values.astype(np.float64)

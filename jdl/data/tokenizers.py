@@ -1,4 +1,4 @@
-"""Tokenizers: text to whole numbers and back, by bytes or by subwords."""
+"""Tokenizers: text to tokens (integers) and back; byte-level, or subwords by BPE."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ByteTokenizer:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text, without ends and masks; bytes that are not UTF-8 become U+FFFD."""
+        """The text, without end and mask tokens; bytes that are not UTF-8 become U+FFFD."""
         return bytes(int(token) for token in tokens if token < 256).decode(errors="replace")
 
 
@@ -49,8 +49,8 @@ class SubwordTokenizer:
         end_token = self._first(ends)
         if end_token is None:
             raise Error(
-                f"The tokenizer has none of the tokens {', '.join(ends)}: name its end token, "
-                "end=..."
+                f"The tokenizer has none of the tokens {', '.join(ends)}: name its end-of-text "
+                "token, end=..."
             )
         self.end: int = end_token
         self.mask: int | None = self._first((mask,) if mask else MASK_TOKENS)

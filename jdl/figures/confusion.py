@@ -12,7 +12,7 @@ def draw_confusion(counts: np.ndarray, labels: tuple[str, ...], path: Path) -> N
 
     The colour of a cell is its share of the row; up to 20 classes the counts are written into it.
     """
-    from matplotlib.figure import Figure  # a second of import that only the end of a run needs
+    from matplotlib.figure import Figure  # slow to import (1 s)
 
     classes = len(counts)
     side = max(4.0, 0.55 * classes + 1.5)

@@ -1,4 +1,4 @@
-"""A map of embeddings: the codes of rows, or of a graph's nodes, in two dimensions."""
+"""A plot of embeddings in two dimensions (t-SNE): of rows, or of a graph's nodes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ MAX_POINTS, MIN_POINTS = 2_000, 8
 def draw_embedding(run: Run, variables: Variables, folder: Path) -> list[Path]:
     """Draws figures/embedding.png: embeddings of labelled evaluation rows, coloured by label.
 
-    Embeddings are the column `code` of the predictions, or of graphs the features of their nodes;
+    Embeddings are the column `code` of the predictions, or for graphs the features of the nodes;
     those of more than two dimensions are projected by t-SNE (van der Maaten and Hinton, 2008). For
-    any other run, or fewer than 8 rows, it draws nothing. Of several processes the first writes.
+    any other run, or fewer than 8 rows, it draws nothing. Only the first process writes.
     """
     points = _labelled_codes(run, variables)
     if points is None or len(points[0]) < MIN_POINTS:
@@ -60,7 +60,7 @@ def _node_features(run: Run, variables: Variables, batch: Batch) -> Batch:
 
 
 def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:
-    from matplotlib.figure import Figure  # a second of import that only the end of a run needs
+    from matplotlib.figure import Figure  # slow to import (1 s)
 
     points = codes if codes.shape[1] == 2 else _project(codes)
     figure = Figure(figsize=(7, 6), layout="constrained")
@@ -78,7 +78,7 @@ def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: P
 
 def _project(codes: np.ndarray) -> np.ndarray:
     """Embeddings (N, D) in two dimensions, by t-SNE."""
-    from sklearn.manifold import TSNE  # two seconds of import that only the end of a run needs
+    from sklearn.manifold import TSNE  # slow to import (2 s)
 
     perplexity = min(30, (len(codes) - 1) / 3)
     return TSNE(init="pca", perplexity=perplexity, random_state=0).fit_transform(codes)

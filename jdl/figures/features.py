@@ -1,4 +1,4 @@
-"""Features: what the last dense layer of a trained model reads (its penultimate activations)."""
+"""Features: the penultimate activations of a trained model, the input of its last dense layer."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def features(run: Run, variables: Variables, batch: Batch) -> Batch:
             objective.predict(variables, batch)
     if not inputs:
         raise Error(
-            f"The predictions of {run.config.name} use no dense layer: it has no features to read."
+            f"The predictions of {run.config.name} use no dense layer, so it has no features: use "
+            "a model with an nn.Dense."
         )
     return {"features": inputs[-1]}

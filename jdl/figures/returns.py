@@ -12,9 +12,9 @@ def draw_returns(lines: list[dict[str, Any]], path: Path) -> bool:
     """Draws the returns in the lines of a log as a PNG, a curve for training and for evaluation.
 
     For a population the curve is the mean of its members, and the band goes from the lowest to the
-    highest. Without returns in the log it draws nothing. Whether it has drawn.
+    highest. Without returns in the log it draws nothing, and returns False.
     """
-    from matplotlib.figure import Figure  # a second of import that only the end of a run needs
+    from matplotlib.figure import Figure  # slow to import (1 s)
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
@@ -32,7 +32,7 @@ def draw_returns(lines: list[dict[str, Any]], path: Path) -> bool:
 
 
 def _draw_curve(axes: Any, lines: list[dict[str, Any]], split: str) -> bool:
-    """Draws the curve of one split; whether it has returns."""
+    """Draws the curve of one split; False where it has no returns."""
     names = (RETURN, f"{RETURN}/mean")
     logged = (name for name in names if any(line.get(name) is not None for line in lines))
     name = next(logged, None)

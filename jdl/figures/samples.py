@@ -32,7 +32,7 @@ COLUMNS, BATCH = 8, 64
 def sample_writer(run: Run, folder: Path) -> Callable[[State], None]:
     """The function that writes samples of a state to `samples/<step>.png`, if the run makes images.
 
-    Of several processes all must call it, and the first one writes.
+    A collective: with several processes, all must call it, and only the first writes.
     """
     objective = run.learner.objective
     if not isinstance(objective, SamplesLatents) or not _is_image(run.train.spec["x"].shape[1:]):
@@ -49,7 +49,7 @@ def sample_writer(run: Run, folder: Path) -> Callable[[State], None]:
 def draw_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
     """Draws interpolations and reconstructions at the end of a run that makes images.
 
-    Of several processes all must call it, and the first one writes.
+    A collective: with several processes, all must call it, and only the first writes.
     """
     objective = run.learner.objective
     if not isinstance(objective, Generates) or not _is_image(run.train.spec["x"].shape[1:]):
@@ -65,7 +65,7 @@ def draw_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
 
 
 def generate(run: Run, variables: Variables, count: int, seed: int = 0) -> np.ndarray:
-    """`count` samples x (count, ...) of a generative model; if it has classes, of each in turn.
+    """Samples x (count, ...) of a generative model; a conditional one cycles through the classes.
 
     Raises `Error` for a model without a prior, which cannot sample.
     """
@@ -103,9 +103,9 @@ def reconstruct(run: Run, variables: Variables, count: int) -> np.ndarray:
 
 
 def interpolate(run: Run, variables: Variables, steps: int, pairs: int = 8) -> np.ndarray:
-    """Interpolations between the latents of pairs of rows, in `steps`: (pairs * steps, ...).
+    """Interpolations between the latents of pairs of rows: (pairs * steps, ...).
 
-    The latents are those of evaluation rows if the model has an encoder, and else samples of the
+    The latents are those of evaluation rows if the model has an encoder, or else samples of the
     prior. The interpolation is spherical (slerp; Shoemake, 1985), so that normally distributed
     latents keep their norm.
     """
@@ -136,7 +136,7 @@ def _slerp(a: Array, b: Array, steps: int) -> Array:
 
 
 def _class_batch(data: Loader, first: int) -> Batch:
-    """A batch of zeros of the data's shape, with the classes in turn as y, from row `first` on."""
+    """A batch of zeros of the data's shape, whose labels y cycle through the classes."""
     rows = first + np.arange(BATCH, dtype=np.int32)
     batch = {
         name: jnp.zeros((BATCH, *column.shape[1:]), column.dtype)

@@ -1,4 +1,4 @@
-"""Comparison of two runs, to the bit: their records, and the first step and array that differ."""
+"""Comparison of two runs, to the bit: records, metrics, first step and array that differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAMES = ("in A", "in B")
 
 @dataclass
 class Comparison:
-    """A comparison of two runs: lines of text, and the first step whose numbers differ, if any."""
+    """The result of a comparison of two runs: a report, and the first step that differs."""
 
     lines: list[str] = field(default_factory=list)
     first_difference: int | None = None
@@ -45,7 +45,7 @@ class Comparison:
 
 
 def compare(a: Path, b: Path) -> Comparison:
-    """Compares the records, metrics, steps and checkpoints of two runs; computes nothing.
+    """Compares the records, metrics, steps and checkpoints of two runs, from their files alone.
 
     Raises `Error` where a folder is not a run's, or has no trace of its steps.
     """
@@ -106,7 +106,7 @@ def _trace(folder: Path) -> np.ndarray:
     if not len(trace):
         raise Error(
             f"{folder} has no trace of its steps: it was trained by another version of jdl, or has "
-            "no step yet."
+            "no step yet. Train it first."
         )
     return trace
 
@@ -133,7 +133,7 @@ def _compare_states(comparison: Comparison, a: Path, b: Path) -> None:
 def _same_steps(
     entries_a: list[dict[str, Any]], entries_b: list[dict[str, Any]]
 ) -> Iterator[tuple[int, dict[str, Any], dict[str, Any]]]:
-    """Every pair of entries of the same step, by step."""
+    """All pairs of entries of the same step, sorted by step."""
     for entry_a in sorted(entries_a, key=lambda entry: entry["step"]):
         for entry_b in entries_b:
             if entry_a["step"] == entry_b["step"]:
@@ -141,11 +141,11 @@ def _same_steps(
 
 
 def repeat(folder: Path, quiet: bool = False) -> Comparison:
-    """Trains a run again from its record, as far as it has come: A is the run, B its repetition.
+    """Trains a run again from its record, up to its last step: A is the run, B its repetition.
 
-    The repetition is in a temporary folder, which stays where the two differ. Then it is repeated
-    once more: this shows whether the machine repeats itself, and so whether the cause lies in the
-    machine or in how the run was trained.
+    The repetition is in a temporary folder, which is kept if the two differ. In that case it is
+    repeated once more: if B differs from this too, the cause is the machine, and otherwise how run
+    A was trained.
     """
     steps, record = len(_trace(folder)), read_record(folder)
     run, script = recorded(folder)
@@ -172,7 +172,7 @@ def repeat(folder: Path, quiet: bool = False) -> Comparison:
 
 
 def _train_again(run: Run, script: Path, options: Options) -> Path:
-    """Trains the run in a new folder, and returns it."""
+    """Trains the run in a new temporary folder, which it returns."""
     options = replace(options, root=Path(tempfile.mkdtemp(prefix="jdl-repeat-")))
     try:
         fit(run, options, script)

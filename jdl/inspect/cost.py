@@ -17,22 +17,20 @@ from jdl.parallel import abstract_state, check_batch_size, shard_data, shard_lea
 from jdl.types import Error, Run, State
 
 ROUNDS = 10
-MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # of the product that measures the peak
+MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # of the matrices that measure the peak
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a step on one device: bytes, operations, seconds, and the peak FLOP/s."""
+    """The cost of a step on one device: bytes, FLOPs, seconds, and the peak FLOP/s."""
 
     params: int
     opt_state: int
     model_state: int
     temporary: int  # activations, gradients and workspace, as XLA allocates them
-    operations: (
-        int  # additions and multiplications in products and convolutions, recomputed ones too
-    )
+    operations: int  # FLOPs of matrix products and convolutions, recomputed ones included
     seconds: float
-    peak: float  # operations per second in a large matrix product
+    peak: float  # FLOP/s of a large matrix product
 
     def __str__(self) -> str:
         memory = {
@@ -101,7 +99,7 @@ def _step_seconds(step: Any, state: State, batch: Any) -> float:
 
 
 def _peak(precision: str) -> float:
-    """Operations per second of one device in a large matrix product."""
+    """The peak FLOP/s of one device, measured by a large matrix product."""
     size = MATRIX_SIZE.get(jax.default_backend(), 1024)
     a = jax.device_put(jnp.ones((size, size), precision), jax.devices()[0])
     multiply = jax.jit(jnp.matmul)
@@ -114,9 +112,9 @@ def _peak(precision: str) -> float:
 
 
 def operations(jaxpr: Jaxpr) -> int:
-    """Additions and multiplications of products and convolutions in a traced function.
+    """FLOPs of the matrix products and convolutions in a traced function.
 
-    A loop counts as often as it runs, a conditional as its most expensive branch.
+    The body of a scan counts as often as it runs, a conditional as its most expensive branch.
     """
     total = 0
     for equation in jaxpr.eqns:
@@ -141,7 +139,7 @@ def _shape(variable: Any) -> tuple[int, ...]:
 
 
 def _jaxprs(value: Any) -> list[Jaxpr]:
-    """The functions within an equation's parameter: the body of a loop, branches, ..."""
+    """The jaxprs in an equation's parameter: the body of a loop, branches, ..."""
     if isinstance(value, ClosedJaxpr):
         return [value.jaxpr]
     if isinstance(value, Jaxpr):

@@ -1,4 +1,4 @@
-"""Which ways of training repeat to the bit on this machine: a CNN and a transformer, each twice."""
+"""Diagnosis of a machine: which ways of training a CNN and a transformer repeat to the bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ Results = dict[str, dict[str, dict[str, Any]]]  # by model and way: digest, dist
 
 
 def examine() -> tuple[list[str], bool]:
-    """The report on this machine (in a minute or two), and whether one device repeats."""
+    """A report on this machine (takes 1 to 2 minutes), and whether one device repeats."""
     environment = fingerprint()
     lines = _describe(environment)
     first, second = _run_twice()
@@ -80,7 +80,7 @@ def _describe(environment: dict[str, Any]) -> list[str]:
 
 
 def _table(first: Results, second: Results) -> list[str]:
-    """A line for each model and way: equal in two processes? how far from one device? how fast?"""
+    """A line for each model and way: equal in two processes, distance from one device, time."""
     lines = [f"{'':<12}{'':<14}{'in another process':<20}{'from one device':<18}{'ms a step':>9}"]
     for model, ways in first.items():
         for way, result in ways.items():
@@ -140,7 +140,7 @@ def _run_process(*ways: str, **variables: str) -> Results:
 
 
 def train_in_ways(*ways: str) -> Results:
-    """A few steps of each model in each of the `ways`, by default all that these devices allow."""
+    """Trains each model in each of the `ways`, by default in all that these devices allow."""
     count = 1 << min(jax.device_count(), MAX_DEVICES).bit_length() - 1  # a power of two
     ways = ways or _all_ways(count)
     results: Results = {}
@@ -179,7 +179,7 @@ def _models() -> Iterator[tuple[str, tuple[Learner, Loader]]]:
 
 
 def _train(learner: Learner, data: Loader, way: str, devices: int) -> tuple[State, float]:
-    """The state after some steps, and the milliseconds of a step without its compilation."""
+    """The state after 8 steps, and the median milliseconds of a step, without compilation."""
     kind, _, number = way.partition("=")
     if kind == "seeds":
         compiled = jit_learner(population(with_data(learner, data), range(int(number))))

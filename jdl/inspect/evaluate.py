@@ -10,7 +10,7 @@ from jdl.train.evaluate import evaluator
 def evaluate(trained: TrainedRun) -> dict[str, dict[str, float]]:
     """The metrics of a checkpoint on the run's validation and test data, by split.
 
-    What `Run.score` computes comes last, under "score".
+    The values of `Run.score`, if it is set, are under "score".
     """
     run = trained.run
     splits = {"valid": run.valid, "test": run.test}

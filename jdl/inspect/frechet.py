@@ -1,6 +1,6 @@
 """Frechet distance of generated rows from real ones (FID; Heusel et al., 2017).
 
-The features are those of a classifier of yours, not of an Inception network.
+The features are those of your own classifier, not of an Inception network.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jdl.objectives.predict import map_rows
 from jdl.store.checkpoints import state_digest
 from jdl.types import Error, Loader, SamplesLatents
 
-BATCH = 250  # rows whose features are computed at once
+BATCH = 250  # batch size for the features
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class FrechetDistance:
     """Frechet distances from a classifier's test data."""
 
     generated: float
-    training: float  # for comparison: of as many rows of the classifier's training data
-    features: int  # their number
-    reference: str  # digest of classifier and test data: distances are comparable where it is equal
+    training: float  # for comparison: that of as many rows of the classifier's training data
+    features: int  # the number of features
+    reference: str  # digest of classifier and test data; distances with equal ones are comparable
 
 
 def frechet(
@@ -62,13 +62,16 @@ def frechet(
 ) -> FrechetDistance:
     """Frechet distance of `count` generated rows from the classifier's test data.
 
-    It compares what the last dense layer of the classifier reads. The distance depends on the
-    classifier and on `count`: of few rows it is too large. The moments of the test data are kept in
-    jdl's cache. Raises `Error` for a run that does not generate, or rows of another shape.
+    It compares the features that the classifier's last dense layer reads. The distance depends on
+    the classifier and on `count`: the fewer rows, the larger its bias. The moments of the test data
+    are cached. Raises `Error` for a run that does not generate, or rows of another shape.
     """
     run, name = generator.run, generator.run.config.name
     if not isinstance(generator.objective, SamplesLatents):
-        raise Error(f"{name} cannot generate new rows, so it has no Frechet distance.")
+        raise Error(
+            f"{name} cannot generate new rows, so it has no Frechet distance: name a run with a "
+            "generative objective that has a prior."
+        )
     if count < 2:
         raise Error(f"A covariance needs at least 2 rows, not {count}.")
     needed, given = (trained.run.train.spec["x"].shape[1:] for trained in (classifier, generator))
@@ -97,8 +100,8 @@ def frechet(
 def _dataset(classifier: TrainedRun, data: Loader | None) -> Dataset:
     if not isinstance(data, DatasetLoader):
         raise Error(
-            f"{classifier.run.config.name} has no test data in a jdl.data.Dataset to compare "
-            "generated rows with: add Run(test=...)."
+            f"{classifier.run.config.name} needs training and test data from a jdl.data.Dataset, "
+            "to compare generated rows with: add Run(test=...)."
         )
     return data.dataset
 

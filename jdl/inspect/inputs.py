@@ -16,10 +16,10 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 def read_inputs(
     paths: Sequence[Path], spec: Batch, tokenizer: Tokenizer | None = None
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Reads inputs from files: their names, and columns x (N, ...) of the shape that `spec` gives.
+    """Reads inputs from files: a name for each row, and columns x (N, ...) as in `spec`.
 
-    Where the spec has the column `length` (N,), it is read from npz files, and for text files it is
-    the number of tokens. Raises `Error` for a file that cannot be read or has another shape.
+    If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
+    number of tokens. Raises `Error` for a file that cannot be read or has another shape.
     """
     shape = tuple(spec["x"].shape[1:])
     names: list[str] = []
@@ -57,7 +57,7 @@ def _read_file(
         return [str(path)], {"x": _read_image(path, channels)[None]}
     raise Error(
         f"{path} is neither an image ({' '.join(IMAGES)}) nor an .npz file, nor a .txt file for a "
-        "model of text."
+        "model that reads text."
     )
 
 
@@ -67,8 +67,8 @@ def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
             missing = [name for name in names if name not in file]
             if missing:
                 raise Error(
-                    f"{path} contains {', '.join(file) or 'nothing'}: the inputs must be its "
-                    f"array {missing[0]}."
+                    f"{path} contains {', '.join(file) or 'nothing'}, but needs an array "
+                    f"{missing[0]}: save the inputs under that name."
                 )
             columns = {name: file[name] for name in names}
             if not all(_is_numeric(column) for column in columns.values()):

@@ -25,18 +25,18 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Predictions for image files, rows of x in npz files, or lines of text files: a dict a row.
 
-    Each row has `input`, where it comes from, and the objective's predictions. Inputs go through
-    the transforms of the run's evaluation data. Raises `Error` where their shape is not the
-    model's, and for an objective that does not predict.
+    Each row has `input`, the name of the input, and the objective's predictions. The transforms of
+    the run's evaluation data are applied to the inputs. Raises `Error` where their shape does not
+    fit the model, and for an objective that does not predict.
     """
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
-        raise Error(f"The objective of {run.config.name} has no predictions.")
+        raise Error(f"The objective of {run.config.name} has no predictions: try `jdl sample`.")
     data = run.test or run.valid
     if not isinstance(data, DatasetLoader):
         raise Error(
-            f"{run.config.name} has no evaluation data in a jdl.data.Dataset, whose transforms "
-            "the inputs need: add Run(test=...)."
+            f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
+            "transforms the inputs need: add Run(test=...)."
         )
     names, columns = read_inputs(inputs, data.spec, run.tokenizer)
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))

@@ -1,4 +1,4 @@
-"""A trained run, restored from its folder: to evaluate it, to predict, to sample, to compare."""
+"""Restoring a trained run from its folder, to evaluate it, to predict or to sample."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TrainedRun:
 
     @property
     def objective(self) -> Objective:
-        """The learner's objective, with its abilities: `predict`, `decode`, ..."""
+        """The learner's objective, with `predict`, `decode`, ... where it has them."""
         return self.run.learner.objective
 
     @property
@@ -41,9 +41,9 @@ class TrainedRun:
 def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> TrainedRun:
     """Restores a trained run from its folder, at its newest checkpoint or at its best one.
 
-    The run is rebuilt from the script and the config in the folder's record. One that was trained
-    without a script, as by `jdl.fit` in a notebook, is given as `run`. Raises `Error` where the
-    folder has no such checkpoint, and where the given run's config is another than the record's.
+    The run is rebuilt from the script and the config in its folder. If it was trained without a
+    script, by `jdl.fit` in a notebook, pass the same run as `run`. Raises `Error` where the folder
+    has no such checkpoint, and where the config of `run` is not the recorded one.
     """
     folder = Path(folder)
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
@@ -51,7 +51,9 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     try:
         step = checkpoints.best() if best else checkpoints.latest()
         if step is None:
-            raise Error(f"{folder} has no {'evaluated ' if best else ''}checkpoint yet.")
+            raise Error(
+                f"{folder} has no {'evaluated ' if best else ''}checkpoint yet: train it first."
+            )
         like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
         state, _ = checkpoints.restore(like, step)
     finally:
@@ -60,12 +62,12 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
 
 
 def _checked(folder: Path, run: Run) -> Run:
-    """The run, if it has the config that the folder's record has."""
+    """The run, if its config is the recorded one; else raises `Error`."""
     recorded, given = read_record(folder)["config"], to_json(run.config)
     if recorded != given:
         changes = difference(recorded, given)
         raise Error(
             f"{folder} holds a run of another config ({changes}): give jdl.restore the run that "
-            "was trained into this folder."
+            "was trained in this folder."
         )
     return run

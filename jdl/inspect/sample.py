@@ -26,10 +26,10 @@ def generate_text(
     count: int = 1,
     seed: int = 0,
 ) -> list[str]:
-    """Text generation: `count` continuations of the prompt of `tokens` tokens each.
+    """Text generation: `count` continuations of the prompt, of up to `tokens` tokens each.
 
-    A text may end earlier, at the tokenizer's `end`. When a model's KV cache is full, generation
-    goes on from the last half of the tokens that it holds.
+    A text may end earlier, at the tokenizer's `end`. When the model's KV cache is full, generation
+    continues with the last half of the context.
     """
     decoder, tokenizer = _language_model(trained)
     if tokens < 1 or count < 1:
@@ -69,12 +69,12 @@ def write_images(
 ) -> Path:
     """Writes generated rows to a PNG (a grid of images) or to an npz file as x (count, ...).
 
-    With `reconstruct`, rows of the evaluation data instead, each followed by its reconstruction.
+    With `reconstruct`, it writes rows of the evaluation data, each followed by its reconstruction.
     """
     if count < 1:
         raise Error(f"Ask for at least 1 sample, not for {count}.")
     if out.suffix not in (".png", ".npz"):
-        raise Error(f"--out must name a .png or .npz file: {out} does not.")
+        raise Error(f"--out must name a .png or .npz file, not {out}.")
     run, variables = trained.run, trained.variables
     if reconstruct:
         rows = samples.reconstruct(run, variables, count)
@@ -102,5 +102,5 @@ def _language_model(trained: TrainedRun) -> tuple[Decodes, Tokenizer]:
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str) -> jax.Array:
-    """The prompt's tokens after an `end`, with which each text of the training data begins."""
+    """The prompt's tokens after an `end` token, which precedes each text of the training data."""
     return jnp.asarray(np.append(np.int32(tokenizer.end), tokenizer.encode(prompt)), jnp.int32)

@@ -1,8 +1,9 @@
 """Elastic data parallel training: the same bits on 1, 2, 4 or more devices.
 
-A batch is cut into a fixed number of virtual shards, whichever device computes them. All arithmetic
-runs in programs of one device, which are the same however many devices there are, or in one that
-only moves data and adds in a fixed order. What has been tried besides is in docs/devices.md.
+A batch is cut into a fixed number of virtual shards, however many devices compute them. All
+arithmetic runs in single-device programs, which are the same for any number of devices, or in one
+program that only moves data and adds in a fixed order. docs/devices.md lists simpler designs that
+failed.
 """
 
 from __future__ import annotations
@@ -39,38 +40,39 @@ from jdl.types import (
 def elastic(
     learner: Learner, data: Loader, shards: int = 8, devices: Sequence[Any] | None = None
 ) -> Learner:
-    """The learner with its data, compiled so that its bits do not depend on the number of devices.
+    """Elastic data parallel training: the learner's bits do not depend on the number of devices.
 
     Virtual shard v of a batch has its rows v, v + shards, ... and the key `fold_in(key, v)`;
-    BatchNorm normalises within a shard. Each device computes its shards in a loop and adds their
-    gradients pairwise, and the devices' sums are added in the same tree. On a CPU, XLA is slow at
-    convolutions in loops unless they are those of `jdl.layers`. The state that `step` takes and
-    returns lies on the first device of each process; the others keep copies of it, equal to the
-    bit. Raises `Error` where shards or devices are no powers of two, or the batch cannot be cut so.
+    BatchNorm normalizes within a shard. Each device computes its shards in a loop and adds their
+    gradients pairwise, and the devices' sums are added in the same tree. On a CPU, use the
+    convolutions of `jdl.layers`: XLA's are slow in loops. The state that `step` takes and returns
+    is on the first device of each process; the other devices keep identical copies. Raises `Error`
+    where `shards` or the number of devices is not a power of two, or `shards` does not divide the
+    batch size.
     """
     devices = list(devices or jax.devices()[:1])
     check_divisible(learner, data, "--elastic")
     for name, count in (("shards", shards), ("devices", len(devices))):
         if count < 1 or count & (count - 1):
             raise Error(
-                f"The {name} of an elastic run must be 1, 2, 4, 8 or a greater power of two, and "
+                f"The number of {name} of an elastic run must be a power of two (1, 2, 4, 8, ...), "
                 f"not {count}."
             )
     if len(devices) > shards:
         raise Error(
-            f"{len(devices)} devices cannot share {shards} shards: take as many devices, or fewer."
+            f"{len(devices)} devices cannot share {shards} shards: use at most {shards} devices."
         )
     if data.size % shards:
         raise Error(
-            f"A batch of {data.size} rows cannot be cut into {shards} equal shards: take a "
-            "multiple."
+            f"A batch of {data.size} rows cannot be cut into {shards} equal shards: choose a batch "
+            f"size that is a multiple of {shards}."
         )
     steps = _ElasticStep(learner, data, shards, devices)
     return CompiledLearner(learner, jax.jit(learner.init), steps)
 
 
 class _ElasticStep:
-    """The compiled programs, and the devices' copies of the newest state."""
+    """The step of elastic training: its compiled programs, and each device's copy of the state."""
 
     def __init__(self, learner: Learner, data: Loader, shards: int, devices: Sequence[Any]) -> None:
         self.learner, self.shards, self.devices = learner, shards, devices
@@ -104,10 +106,11 @@ class _ElasticStep:
         return results[0]
 
     def _sum_shards(self, state: State, batch: Batch, first: Array, count: Array) -> Any:
-        """The sum over `count` shards from `first` on, a power of two: one program for all counts.
+        """The gradients summed over shards first, ..., first + count - 1, in a binary tree.
 
-        They are added like a binary counter counts, by a stack of the sums of the last 1, 2, 4, ...
-        shards: a tree that is a part of the one over all shards.
+        `count` is a power of two and an input, so that one program serves all counts. Pairwise
+        summation with a stack of the sums of 1, 2, 4, ... shards, like the carries of a binary
+        counter: the tree is a subtree of the one over all shards.
         """
         shapes = jax.eval_shape(self._shard_gradients, state, batch, first)
         levels = max(1, self.shards.bit_length() - 1)
@@ -126,17 +129,17 @@ class _ElasticStep:
 
             start = (jnp.zeros((), jnp.int32), self._shard_gradients(state, batch, first + n))
             level, total = lax.while_loop(carries, add_level, start)
-            # The sum over all shards has no level: it goes to the last one, which is not read
-            # again.
+            # The sum over all shards has no level of its own: it overwrites the last one, which is
+            # not read again.
             put = partial(lax.dynamic_update_index_in_dim, index=level, axis=0)
             return jax.tree.map(put, stack, total), total
 
         return lax.fori_loop(0, count, add_shard, (stack, zero))[1]
 
     def _shard_gradients(self, state: State, batch: Batch, v: Array) -> Gradients:
-        """The gradients of shard v, with running statistics weighted so that they only add.
+        """The gradients of shard v, with a leading axis of size 1 for the devices.
 
-        With an axis for the devices in front.
+        Running statistics are weighted by the shard's count, so that they can be summed.
         """
         shard = {name: columns[v] for name, columns in split_batch(batch, self.shards).items()}
         key = jax.random.fold_in(stream(state.key, "loss", state.step), v)
@@ -148,6 +151,7 @@ class _ElasticStep:
         return jax.tree.map(lambda leaf: leaf[None], summable)
 
     def _update(self, state: State, total: Gradients) -> tuple[State, Metrics]:
+        """The optimizer's update by the summed gradients; running statistics are averaged."""
         total = jax.tree.map(lambda leaf: leaf[0], total)
         output, weight = total.output, total.output.loss.count
         model_state = dict(state.model_state)

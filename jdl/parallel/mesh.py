@@ -1,4 +1,4 @@
-"""The mesh of devices, and which axis of which array is divided along it."""
+"""The device mesh, and the shardings of arrays on it."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ over devices (Shoeybi et al., 2019).
 
 
 def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
-    """The mesh that "data=4,model=2" describes, or that of so many devices along "data".
+    """The device mesh of --mesh, such as "data=4,model=2", or of --devices, all along "data".
 
     "data" is data parallel: it divides the batch. "fsdp" is fully sharded data parallel: it divides
     the batch, the parameters and the optimizer's state. "model" is tensor parallel: it divides a
-    transformer's layers. Without a text and a number there is no mesh (None), but where several
-    processes train: then all of their devices lie along "data". Raises `Error` for a mesh that is
-    impossible here.
+    transformer's layers. Without both there is no mesh (None); only with several processes all of
+    their devices are along "data". Raises `Error` where there are not enough devices.
     """
     sizes = _parse_sizes(text)
     several = jax.process_count() > 1
     if not sizes and devices is None and not several:
         return None
     if devices is not None and devices < 1:
-        raise Error(f"--devices must be 1 or more, and {devices} is not.")
+        raise Error(f"--devices must be 1 or more, not {devices}.")
     count = math.prod(sizes.values()) if sizes else devices or jax.device_count()
     if devices is not None and count != devices:
         raise Error(
@@ -54,13 +53,13 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
     if count > jax.device_count():
         kind = jax.devices()[0].device_kind
         raise Error(
-            f"{count} devices are asked for, and there are {jax.device_count()} of the kind "
-            f"{kind}. On a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8 of it."
+            f"{count} devices are requested, but there are {jax.device_count()} of the kind "
+            f"{kind}: request fewer; on a CPU, JAX_NUM_CPU_DEVICES=8 in the environment makes 8."
         )
     if several and count < jax.device_count():
         raise Error(
-            f"Several processes train with all of their {jax.device_count()} devices, and {count} "
-            "are asked for."
+            f"Several processes train with all of their {jax.device_count()} devices, but {count} "
+            "are requested: leave out --devices, or adapt --mesh."
         )
     shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
     grid = np.asarray(jax.devices()[:count]).reshape(shape)
@@ -81,22 +80,22 @@ def _parse_sizes(text: str) -> dict[str, int]:
 
 
 def data_parallel_devices(mesh: Mesh | None, flag: str) -> list[Any]:
-    """The devices of a mesh that is data parallel alone, as `flag` needs; without one the first."""
+    """The devices of a data parallel mesh, as `flag` needs it; without a mesh the first device."""
     if mesh is None:
         return jax.devices()[:1]
     if mesh.size != mesh.shape["data"]:
-        raise Error(f"{flag} is data parallel alone: ask for --devices N, or --mesh data=N.")
+        raise Error(f"{flag} is data parallel only: use --devices N, or --mesh data=N.")
     return list(mesh.devices.flat)
 
 
 def pmap_mesh(devices: Sequence[Any]) -> Mesh:
-    """The mesh that `jax.pmap` makes of these devices: states and batches lie on it between steps.
+    """The mesh of `jax.pmap` over these devices, on which states and batches are between steps.
 
     Raises `Error` where several processes train.
     """
     if jax.process_count() > 1:
         raise Error(
-            "--parallel pmap is for the devices of one process: several divide batches with --mesh."
+            "--parallel pmap is for the devices of one process: with several, use --mesh data=N."
         )
     return Mesh(np.asarray(devices), (BATCH_AXIS,), axis_types=(AxisType.Auto,))
 
@@ -134,8 +133,9 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
 def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
     """The sharding of each leaf of a state on the mesh.
 
-    Along "model" by the rules, along "fsdp" by the leaf's largest axis. An axis that the devices do
-    not divide stays whole. While parameters are `in_use`, "fsdp" divides none.
+    Along "model" the rules choose the divided axis, along "fsdp" it is the largest free axis. An
+    axis whose size the number of devices does not divide stays whole. Parameters that are `in_use`
+    (in a step) are gathered: "fsdp" does not divide them.
     """
 
     def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:

@@ -1,4 +1,4 @@
-"""Data parallel training by `jax.pmap`: each device computes its rows, and sums are exchanged."""
+"""Data parallel training by `jax.pmap`: each device computes its rows, then an all-reduce."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jdl.types import Batch, Gradients, Key, Learner, Loader, LossOutput, Metric
 def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
     """Data parallel by `jax.pmap`: the learner with its data, over the devices of a `pmap_mesh`.
 
-    Gradients, losses, metrics, and the sums and counts of BatchNorm are added over all devices and
-    divided once. Each device draws the dropout masks of its own rows, which are those of one
-    device. Raises `Error` for a learner whose batches cannot be divided.
+    Gradients, losses, metrics, and the sums and counts of BatchNorm are summed over all devices,
+    and divided once. Dropout masks are those of training on one device. Raises `Error` for a
+    learner whose batches cannot be divided.
     """
     check_divisible(learner, data, "--parallel pmap")
 
@@ -36,7 +36,7 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
         return learner.apply_gradients(state, total)
 
     def split(source: Any, i: jax.Array) -> Batch:
-        """Columns (devices, B / devices, ...)."""
+        """Batch i, with columns (devices, B / devices, ...)."""
         batch = data.batch(source, i)
         parts = {name: x.reshape(mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
         sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))

@@ -1,7 +1,6 @@
-"""What the processes (hosts) of one run do together, on JAX's own distributed runtime.
+"""Collective operations of the processes (hosts) of one run, on JAX's distributed runtime.
 
-All of them compute; the first alone writes. They meet at the same points in the same order, or not
-at all.
+All processes compute, and only the first writes. All must call the collectives in the same order.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from jdl.types import Error
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """Whether several processes train this run."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this is the first process, which writes the files."""
     return jax.process_index() == 0
 
 
 def gather(text: str) -> list[str]:
-    """All-gather of a text: that of each process, in their order."""
+    """All-gather of a text: the texts of all processes, in their order."""
     if not several():
         return [text]
     data = np.frombuffer(text.encode(), np.uint8)
@@ -39,7 +38,7 @@ def gather(text: str) -> list[str]:
 
 
 def together(action: Callable[[], Any]) -> None:
-    """Calls a function in every process; where it raises `Error` in any, all raise the first."""
+    """Calls a function in every process; if it raises `Error` in any, all raise the first error."""
     message = ""
     try:
         action()

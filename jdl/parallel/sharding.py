@@ -1,4 +1,4 @@
-"""A learner and its data on a mesh: data parallel, fully sharded (FSDP) and tensor parallel."""
+"""Sharding of a learner and its data: data parallel, fully sharded (FSDP), tensor parallel."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ from jdl.types import (
 def shard_learner(learner: Learner, mesh: Mesh, rules: Rules = TRANSFORMER) -> ShardedLearner:
     """The same learner, data parallel, fully sharded (FSDP) or tensor parallel, as the mesh says.
 
-    Its state lies on the mesh from the first moment: no device ever holds the whole of it. It
-    computes what one device computes, but for the order of sums (docs/devices.md).
+    Its state is created in its sharding: no device ever holds all of it. It computes what one
+    device computes, except for the order of sums (docs/devices.md).
     """
     return ShardedLearner(learner, mesh, rules)
 
 
 @dataclass(frozen=True, eq=False)
 class ReplicatedMetrics(Wrapper):
-    """A learner whose evaluation leaves loss and metrics whole on every device of a mesh."""
+    """A learner whose evaluation replicates loss and metrics on all devices of a mesh."""
 
     mesh: Mesh
 
     @property
     def objective(self) -> Objective:  # type: ignore[override]
-        """The learner's, with its loss and metrics on every device."""
+        """The learner's objective, with replicated loss and metrics."""
         return replicate_metrics(self.learner.objective, self.mesh)
 
 
@@ -60,8 +60,8 @@ class ShardedLearner(ReplicatedMetrics):
         return self._place(self.learner.init(key, batch))
 
     def step(self, state: State, source: Any) -> tuple[State, Metrics]:
-        """One step; parameters that are cut along "fsdp" are gathered for it."""
-        # Else the compiler may cut activations as the parameters are cut, and batches no more.
+        """One step; parameters that are sharded along "fsdp" are gathered for it."""
+        # Otherwise XLA may shard activations like the parameters, instead of by rows of the batch.
         in_use = shardings(self.mesh, state.params, self.rules, in_use=True)
         gathered = jax.lax.with_sharding_constraint(state.params, in_use)
         new, metrics = self.learner.step(replace(state, params=gathered), source)
@@ -73,7 +73,7 @@ class ShardedLearner(ReplicatedMetrics):
 
 
 def replicate_metrics(objective: Objective, mesh: Mesh) -> Objective:
-    """The same objective, with its loss and metrics on every device, for each process to read."""
+    """The same objective, with loss and metrics replicated, so that each process can read them."""
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         output = objective.loss(variables, batch, key, train)
@@ -86,7 +86,7 @@ def replicate_metrics(objective: Objective, mesh: Mesh) -> Objective:
 
 
 def abstract_state(mesh: Mesh, like: State, rules: Rules = TRANSFORMER) -> State:
-    """The shapes, types and shardings of a state on the mesh: what to restore a checkpoint as."""
+    """The shapes, types and shardings of a state on the mesh, to restore a checkpoint."""
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         like,
@@ -97,29 +97,29 @@ def abstract_state(mesh: Mesh, like: State, rules: Rules = TRANSFORMER) -> State
 def shard_data(data: Loader, mesh: Mesh) -> ShardedLoader:
     """Data parallel loading: the rows of each batch are divided among the devices.
 
-    A batch that they do not divide evenly lies whole on each. Each process reads the rows of its
-    own devices.
+    A batch that cannot be divided evenly is replicated. Each process reads only the rows of its own
+    devices.
     """
     return ShardedLoader(data, mesh)
 
 
 class Placement:
-    """Puts the arrays of one source after another on devices; arrays that stay, only once."""
+    """Puts batch sources on devices; an array that the source before had too is put only once."""
 
     def __init__(self, put: Callable[[Any], Array]) -> None:
         self.put = put
-        # The array itself is kept beside its copy, so that its id stays its own.
+        # By id; the array itself is kept too, so that no other array can get its id.
         self.last = dict[int, tuple[Any, Array]]()
 
     def __call__(self, source: Any) -> Any:
-        """The source, on its devices."""
+        """The source with its arrays on the devices."""
         leaves, treedef = jax.tree.flatten(source)
         self.last = {id(leaf): self.last.get(id(leaf)) or (leaf, self.put(leaf)) for leaf in leaves}
         return jax.tree.unflatten(treedef, [self.last[id(leaf)][1] for leaf in leaves])
 
 
 def _put(leaf: Any, sharding: NamedSharding, first: int = 0, size: int | None = None) -> Array:
-    """An array on the mesh, from this process' part of it: rows from `first` on, of `size`."""
+    """A global array on the mesh, from this process's rows: those from `first` on, of `size`."""
     shape = leaf.shape if size is None else (size, *leaf.shape[1:])
     parts = []
     for device, index in _local_indices(sharding, shape):
@@ -133,7 +133,7 @@ def _put(leaf: Any, sharding: NamedSharding, first: int = 0, size: int | None = 
 def _local_indices(
     sharding: NamedSharding, shape: tuple[int, ...]
 ) -> list[tuple[Any, tuple[slice, ...]]]:
-    """The devices of this process, and the index of the part of an array that each has."""
+    """The devices of this process, and the slices of an array that each holds."""
     indices = sharding.addressable_devices_indices_map(shape)
     return [(device, index or ()) for device, index in indices.items()]
 
@@ -176,7 +176,7 @@ class ShardedLoader(Loader):
         return batch_sharding(self.mesh, self.data.size)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """Sources on the mesh: device arrays lie whole on every device, fresh rows are divided."""
+        """Sources on the mesh: device arrays are replicated, rows from the host are divided."""
         size = self.data.size
         mine = [rows.indices(size) for _, (rows, *_) in _local_indices(self._sharding, (size,))]
         part = slice(min(first for first, _, _ in mine), max(end for _, end, _ in mine))
@@ -189,5 +189,5 @@ class ShardedLoader(Loader):
         return map(Placement(put), self.data.shard(part).read(start))
 
     def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i, constrained to its devices."""
+        """Batch i, with its rows divided among the devices."""
         return jax.lax.with_sharding_constraint(self.data.batch(source, i), self._sharding)

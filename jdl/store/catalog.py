@@ -1,4 +1,4 @@
-"""The catalog of runs: all that lie under a root, by name, and how far each has come."""
+"""The catalog of runs: all runs under a root folder, with their progress, and a find by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from jdl.types import Error
 
 @dataclass(frozen=True)
 class Entry:
-    """What a folder says of its run, without restoring a checkpoint."""
+    """An entry of the catalog: record, progress and status of a run, read from its folder."""
 
     folder: Path
     record: dict[str, Any]
     step: int  # of the newest checkpoint
     status: str  # running, finished or stopped
-    best: str  # the name and the best value of the metric that chooses the best checkpoint
+    best: str  # name and best value of the metric that `Run.best` names
 
     @property
     def name(self) -> str:
@@ -29,7 +29,7 @@ class Entry:
 
 
 def all_runs(root: Path) -> tuple[list[Entry], list[str]]:
-    """The runs under `root`, by name, digest and seed; and errors of those that cannot be read."""
+    """The runs under `root`, sorted by folder; and errors for those that cannot be read."""
     entries: list[Entry] = []
     errors: list[str] = []
     for path in sorted(root.glob("*/*/*/run.json")):
@@ -41,7 +41,7 @@ def all_runs(root: Path) -> tuple[list[Entry], list[str]]:
 
 
 def entry(folder: Path) -> Entry:
-    """The entry of one run; `Error` where the folder is none."""
+    """The entry of the run in a folder; `Error` where it holds no run."""
     record = read_record(folder)
     total, (mode, metric) = record["config"]["steps"], record["best"].split()
     paths = [path for path in folder.glob("checkpoints/*") if path.name.isdigit()]
@@ -57,9 +57,8 @@ def entry(folder: Path) -> Entry:
 def find(name: str, root: Path) -> Path:
     """The folder of a run, by its path or by its name under `root`.
 
-    Such a name is that of the experiment, its digest, name/digest or name/digest/seed<k>.
-
-    Raises `Error` where none or more than one fits, and names those that do.
+    A name is that of the experiment, the config digest, name/digest or name/digest/seed<k>. Raises
+    `Error` where no run matches, or more than one, which it lists.
     """
     path, name = Path(name), name.strip("/")
     if (path / "run.json").is_file():
@@ -74,8 +73,8 @@ def find(name: str, root: Path) -> Path:
         return fitting[0]
     if not fitting:
         raise Error(
-            f"There is no run {name!r} under {root}: `jdl runs` lists those there are, and --root "
-            "names another folder."
+            f"There is no run {name!r} under {root}: `jdl runs` lists all runs, and --root chooses "
+            "another folder."
         )
     folders = ", ".join(str(folder) for folder in fitting)
-    raise Error(f"{name!r} fits {len(fitting)} runs, name one of them: {folders}.")
+    raise Error(f"{name!r} matches {len(fitting)} runs, name one of them: {folders}.")

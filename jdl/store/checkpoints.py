@@ -1,4 +1,4 @@
-"""Checkpoints, by Orbax: saved in a thread, and checked against their manifest before a restore."""
+"""Checkpoints (Orbax): saved in a thread, and verified by their manifest before a restore."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from jdl.store import manifest
 from jdl.store.record import FORMAT
 from jdl.types import Error, State
 
-MARGIN = 2**20  # bytes for what a checkpoint has beside its arrays, and for the logs
-PARTS = ("step", "params", "model_state", "opt_state", "extra")  # of a state, in its digest
+MARGIN = 2**20  # bytes, for the metadata of a checkpoint and for the logs
+PARTS = ("step", "params", "model_state", "opt_state", "extra")  # fields of State in its digest
 
 
 def leaf_digests(tree: Any) -> dict[str, str]:
     """The SHA-256 of each leaf's type, shape and bytes, by its path.
 
-    Of several processes all must call it.
+    A collective: with several processes, all must call it.
     """
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path): _digest(leaf) for path, leaf in leaves}
 
 
 def state_digest(state: State) -> str:
-    """One SHA-256 over all of a state but its key: equal for states that are equal to the bit."""
+    """The digest of a train state: one SHA-256 of all its leaves except the random key."""
     digests = leaf_digests({part: getattr(state, part) for part in PARTS})
     text = "\n".join(f"{path} {digests[path]}" for path in sorted(digests))
     return hashlib.sha256(text.encode()).hexdigest()
@@ -55,11 +55,11 @@ def is_better(mode: str, value: float, best: float | None) -> bool:
 
 
 class Checkpoints:
-    """The checkpoints of a run: the latest `keep`, and the best by the metric of "max NAME".
+    """The checkpoints of a run: the latest `keep`, and the best by `best`, such as "max accuracy".
 
-    Only the processes of one run may write, all together; others open them `read_only`. An array
-    that a process has on its own device alone is taken to be the same in all processes.
-    `on_saved` is called with each state that is on the disk.
+    Only the processes that train the run may write, all together; others open it `read_only`. An
+    array that lies on a device of one process only is assumed to be equal in all processes.
+    `on_saved` is called with each state after it is written to disk.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class Checkpoints:
             best_step = self._manager.best_step()
             metrics = {} if best_step is None else self._manager.metrics(best_step)
             self._best: float | None = metrics.get(self._metric)
-        except Exception as error:  # it reads the metrics of all; damage surfaces as all kinds
+        except Exception as error:  # Orbax reads all metrics; damage raises any exception
             raise Error(
                 f"The checkpoints in {folder} cannot be read: {_first_line(error)}. If one is "
-                "damaged, training goes on without it."
+                "damaged, train the run again: it resumes from the newest intact one."
             ) from error
         self._thread = ThreadPoolExecutor(1, "jdl-checkpoints")
         self._saving: Future[None] | None = None
@@ -99,9 +99,9 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         return ocp.CheckpointManagerOptions(
-            enable_async_checkpointing=False,  # our own thread does more than Orbax's: it hashes
+            enable_async_checkpointing=False,  # our own thread also writes the manifest
             read_only=read_only,
-            cleanup_tmp_directories=not read_only,  # what a kill left of a save
+            cleanup_tmp_directories=not read_only,  # left by a kill during a save
             best_fn=score,
             best_mode=self._mode,
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
@@ -110,10 +110,10 @@ class Checkpoints:
     def save(
         self, step: int, state: State, host: dict[str, Any], metrics: dict[str, float] | None = None
     ) -> None:
-        """Starts to save; the state is copied at once, so that its memory may be donated.
+        """Saves a state asynchronously; it is copied first, so that its memory may be donated.
 
-        `host` is what must be remembered besides, as JSON. Raises `Error` where an earlier save
-        failed, and where the disk has no room for another.
+        `host` is further state outside of `State`, as JSON. With several processes it waits until
+        the state is saved. Raises `Error` where the save before failed, and where the disk is full.
         """
         self.wait()
         if step in self._manager.all_steps():
@@ -124,7 +124,7 @@ class Checkpoints:
         if self.is_best(metrics or {}):
             self._best = value
         if jax.process_count() > 1:
-            # What processes exchange must not come between the exchanges of a step.
+            # In a thread, its collectives could interleave with those of a training step.
             self._save(step, jax.tree.map(from_local, state), host, ranked)
         else:
             self._saving = self._thread.submit(self._save, step, _copy(state), host, ranked)
@@ -142,7 +142,7 @@ class Checkpoints:
         self._on_saved(state)
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk."""
+        """Waits until the last save is on disk."""
         saving, self._saving = self._saving, None
         if saving:
             try:
@@ -150,40 +150,40 @@ class Checkpoints:
             except (OSError, ValueError) as error:
                 raise Error(
                     f"A checkpoint could not be written under {self._manager.directory}: {error}. "
-                    "The earlier ones are whole; make room, or choose another --root."
+                    "Earlier ones are intact. Free some disk space, or choose another --root."
                 ) from error
 
     def _check_room(self, size: int) -> None:
-        """Raises `Error` where a state of this size may not fit: Orbax would fail midway."""
+        """Raises `Error` where a state of `size` bytes may not fit on the disk."""
         folder, needed = self._manager.directory, size + MARGIN
         free = shutil.disk_usage(folder).free
         if free < needed:
             raise Error(
                 f"A checkpoint may need {needed / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are "
-                f"free under {folder}. The earlier ones are whole: make room, and the same command "
-                "goes on."
+                f"free under {folder}. Earlier ones are intact: free some disk space, and run the "
+                "same command again to resume."
             )
 
     def latest(self) -> int | None:
-        """The step of the newest checkpoint that was written to its end."""
+        """The step of the newest complete checkpoint; None where there is none."""
         steps = self._manager.all_steps()
         return max((step for step in steps if manifest.is_complete(self._path(step))), default=None)
 
     def best(self) -> int | None:
-        """The step of the best checkpoint, where any was evaluated."""
+        """The step of the best checkpoint; None where none was evaluated."""
         return self._manager.best_step()
 
     def is_best(self, metrics: dict[str, float]) -> bool:
-        """Whether a state with these metrics would be the best that was saved."""
+        """Whether a state with these metrics is better than all that were saved."""
         value = metrics.get(self._metric)
         return value is not None and is_better(self._mode, value, self._best)
 
     def restore(self, like: State, step: int | None = None) -> tuple[State, dict[str, Any]]:
-        """The state of `step`, by default the newest, in the form of `like`; and its `host`.
+        """Restores the state of `step`, by default the newest, and its `host`: (state, host).
 
-        Leaves without a sharding come onto the first device, wherever they were saved. Raises
-        `Error` where there is none, where any file is not as it was written, before it is read, or
-        where the format or the form is another.
+        `like` has the shapes, types and shardings of the state; leaves without a sharding are put
+        on the first device, wherever they were saved. Raises `Error` where there is no checkpoint,
+        where its manifest shows damage, and where its format or its tree of arrays does not match.
         """
         step = self.latest() if step is None else step
         if step is None:
@@ -191,8 +191,8 @@ class Checkpoints:
         path = self._path(step)
         if wrong := manifest.damage(path):
             raise Error(
-                f"The checkpoint {path} is damaged: {wrong}. Training goes on from the newest that "
-                "is whole."
+                f"The checkpoint {path} is damaged: {wrong}. Train the run again: it resumes from "
+                "the newest intact one."
             )
         record = self._restore(step, record=ocp.args.JsonRestore())["record"]
         if record.get("format") != FORMAT:
@@ -207,9 +207,7 @@ class Checkpoints:
     def _restore(self, step: int, **items: Any) -> Any:
         try:
             return self._manager.restore(step, args=ocp.args.Composite(**items))
-        except (
-            Exception
-        ) as error:  # another form surfaces as all kinds, a bare Exception among them
+        except Exception as error:  # a mismatch raises any exception, also a bare Exception
             path = self._path(step)
             raise Error(
                 f"The checkpoint {path} cannot be restored: {_first_line(error)}"
@@ -219,7 +217,7 @@ class Checkpoints:
         return Path(self._manager.directory) / str(step)
 
     def close(self) -> None:
-        """Waits, and ends the thread."""
+        """Waits for the last save, and ends the thread."""
         try:
             self.wait()
         finally:

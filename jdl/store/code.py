@@ -1,6 +1,6 @@
-"""The code of an experiment: its script and the modules beside it, kept in the run's folder.
+"""A copy of the code of an experiment (its script and local modules) in the run's folder.
 
-A run is rebuilt from this copy, wherever the script has gone and however it has changed since.
+Runs are rebuilt from this copy, so the original script may be moved, changed or deleted.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ FOLDER = "code"
 
 
 def read_code(script: Path | None) -> dict[str, bytes]:
-    """The script and the modules that it imports from its own folder, by path relative to it.
+    """The source of a script and of all modules it imports from its folder, by relative path.
 
-    Also the modules that these import. Imports are read from the source text: a module whose name
-    is computed (`importlib.import_module`) is left out, and so is jdl, whose version is recorded.
+    Includes the modules that these import. Imports are found by parsing: a module whose name is
+    computed (`importlib.import_module`) is missed. jdl itself is left out: its version is recorded.
     """
     if script is None:
         return {}
@@ -40,7 +40,7 @@ def _imported_files(path: Path, text: bytes, root: Path) -> Iterator[Path]:
     """The files under `root` that a module imports, with the `__init__.py` of their packages."""
     try:
         nodes = list(ast.walk(ast.parse(text)))
-    except SyntaxError:  # for another Python: the script takes the import's failure into account
+    except SyntaxError:  # such as code for another Python, which is imported conditionally
         return
     for node in nodes:
         if isinstance(node, ast.Import):
@@ -49,7 +49,7 @@ def _imported_files(path: Path, text: bytes, root: Path) -> Iterator[Path]:
         elif isinstance(node, ast.ImportFrom):
             start = path.parents[node.level - 1] if node.level else root
             if start.is_relative_to(root):
-                for alias in node.names:  # the name of a module in a package, or of something else
+                for alias in node.names:  # a module of the package, or any other name in it
                     yield from _module_files(start, f"{node.module or ''}.{alias.name}".strip("."))
 
 
@@ -68,9 +68,9 @@ def code_hashes(texts: dict[str, bytes]) -> dict[str, str]:
 
 
 def write_code(folder: Path, texts: dict[str, bytes]) -> str | None:
-    """Writes the code of a run into its folder, and moves other code that is there aside.
+    """Writes the code of a run into its folder; different code that is there is moved aside.
 
-    Returns the name of the folder that it was moved to, if any was.
+    Returns the name of the folder that the old code was moved to, or None.
     """
     target, moved_to = folder / FOLDER, None
     if _copied(target) == texts:
@@ -88,7 +88,7 @@ def write_code(folder: Path, texts: dict[str, bytes]) -> str | None:
 
 
 def recorded_code(folder: Path, hashes: dict[str, str]) -> dict[str, bytes]:
-    """The code in a run's folder; `Error` where it is not what the record's hashes say."""
+    """The code in a run's folder; `Error` where it does not match the record's hashes."""
     texts = _copied(folder / FOLDER)
     present = code_hashes(texts)
     differing = [name for name in {**hashes, **present} if hashes.get(name) != present.get(name)]

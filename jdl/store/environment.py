@@ -1,4 +1,4 @@
-"""The environment of a run: versions, devices, flags, threads; and what bits depend on."""
+"""The environment of a run: versions, devices, flags, threads; what numerical bits depend on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
     "tensorflow-datasets",
     "numpy",
 )
-POOL_VARIABLES = ("PJRT_NPROC", "NPROC")  # XLA takes the first that is set
+POOL_VARIABLES = ("PJRT_NPROC", "NPROC")  # XLA reads the first that is set
 VARIABLES = ("XLA_FLAGS", *POOL_VARIABLES, "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
 SETTINGS = (
     "jax_default_matmul_precision",
@@ -36,7 +36,7 @@ LAYOUT = ("devices", "mesh", "parallel")  # the options that change numbers, by 
 
 
 def fingerprint() -> dict[str, Any]:
-    """The environment that the bits of a training may depend on, beside its config and data."""
+    """The environment, recorded with a run: what its bits may depend on beside config and data."""
     versions = {name: version(name) for name in PACKAGES}
     return {
         "versions": {"python": platform.python_version(), **versions},
@@ -57,12 +57,12 @@ def fingerprint() -> dict[str, Any]:
 
 
 def setting(name: str) -> Any:
-    """A setting of JAX."""
+    """The value of a setting in `jax.config`."""
     return getattr(jax.config, name)
 
 
 def instruction_set() -> str:
-    """A short hash of the processor's instruction set: compiled programs suit one kind alone."""
+    """A short hash of the processor's instruction set, which compiled programs depend on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         flags = next(line for line in lines if line.startswith("flags"))
@@ -79,10 +79,9 @@ def cores() -> int:
 
 
 def numerics_environment(record: dict[str, Any]) -> dict[str, Any]:
-    """What of a run's recorded environment and options its bits depend on, by name.
+    """The part of a run's recorded environment and options that its bits depend on, by name.
 
-    Two runs of one config and one data set are expected to be equal to the bit where these are
-    equal.
+    Two runs with the same config and data are expected to be equal to the bit if it is equal.
     """
     environment, options = record["environment"], record["options"]
     devices, host = _part(environment, "devices"), _part(environment, "host")
@@ -94,17 +93,17 @@ def numerics_environment(record: dict[str, Any]) -> dict[str, Any]:
     if not record["config"].get("elastic"):
         numerics |= {name: options.get(name) for name in LAYOUT}
         numerics["processes"] = host.get("processes")
-        if host.get("processes") != 1:  # then all of their devices take part
+        if host.get("processes") != 1:  # several processes use all of their devices
             numerics["devices of all processes"] = devices.get("count")
     numerics |= {name: value for name, value in variables.items() if name not in POOL_VARIABLES}
     return numerics | _part(environment, "versions") | _part(environment, "settings")
 
 
 def thread_pool_size(environment: dict[str, Any]) -> int | None:
-    """The threads of XLA's CPU backend in a recorded environment, on which matrix products depend.
+    """The size of XLA's CPU thread pool in a recorded environment; None where it is unknown.
 
-    PJRT_NPROC where it is set, or else NPROC, or else the number of cores; and never fewer than
-    the simulated devices.
+    PJRT_NPROC where it is set, or else NPROC, or else the number of cores; at least the number of
+    simulated devices. The bits of matrix products depend on it.
     """
     variables = _part(environment, "variables")
     named = [variables[name] for name in POOL_VARIABLES if name in variables]

@@ -1,4 +1,4 @@
-"""A run's folder: where it lies, and files that are written wholly or not at all."""
+"""The path of a run's folder, and atomic writing of its files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run_folder(root: Path, config: Config) -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes the whole file or nothing: into a temporary file beside it, which is then renamed."""
+    """Writes a file atomically: into a temporary file in the same folder, which is then renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("wb") as file:
         file.write(content)
@@ -53,15 +53,15 @@ def read_json(path: Path) -> Any:
 
 
 def write_json_lines(path: Path, entries: list[dict[str, Any]]) -> None:
-    """Writes JSON objects, one a line, atomically."""
+    """Writes JSON lines (one object per line) atomically."""
     write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
 
 
 def read_json_lines(path: Path, field: str, kind: type) -> list[dict[str, Any]]:
-    """The JSON objects in a file, one a line, each with a `step` and this field of this type.
+    """Reads JSON lines: objects that have a `step` and the given field of the given type.
 
-    None where there is no file. A last line that a kill cut off is left out. Raises `Error` for any
-    other line that is no such object.
+    Empty where there is no file. A last line that a kill cut off is dropped. Raises `Error` for any
+    other line that is not such an object.
     """
     try:
         lines = path.read_text().splitlines()
@@ -79,7 +79,8 @@ def read_json_lines(path: Path, field: str, kind: type) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise Error(
-                f"{path}, line {number}, is not one of a run's: {line[:80]!r}. Is the disk whole?"
+                f"{path}, line {number}, is damaged: {line[:80]!r}. Restore the file, or train the "
+                "run again with --fresh."
             ) from None
         entries.append(entry)
     return entries
@@ -93,13 +94,13 @@ def free_name(path: Path, first: int = 0) -> Path:
 
 @contextmanager
 def report_disk_errors(folder: Path) -> Iterator[None]:
-    """Raises `Error`, with what to do, where the files of a run cannot be written: a full disk."""
+    """Turns an `OSError` into an `Error` with advice: the disk is full, or not writable."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FULL + NOT_WRITABLE:
             raise
         raise Error(
-            f"{folder} could not be written: {error}. What was saved before is whole: make room "
-            "or clear the way, and the same command goes on."
+            f"{folder} could not be written: {error}. Earlier checkpoints are intact: free some "
+            "disk space, or make the folder writable, and run the same command again to resume."
         ) from error

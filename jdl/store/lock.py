@@ -1,4 +1,4 @@
-"""The lock of a run's folder: one writer at a time, of all hosts that share the disk."""
+"""The lock of a run's folder: one writer at a time, among all hosts that share the disk."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ from typing import IO
 from jdl.types import Error
 
 HEARTBEAT_SECONDS = 15.0  # how often a holder touches its lock
-DEAD_SECONDS = 60.0  # the holder of a lock that nobody touched for this long is dead
+DEAD_SECONDS = 60.0  # a holder on another host without a heartbeat for this long counts as dead
 
 
 @contextmanager
 def hold_lock(folder: Path) -> Iterator[list[str]]:
-    """Locks the folder for this process; yields a note where the last holder did not end in order.
+    """Locks the folder for this process; yields a note if the last holder was killed.
 
-    The kernel keeps processes of one host apart. It may not know of other hosts that share the
-    disk: their holders touch the lock's file as a heartbeat. Raises `Error` that names the holder.
+    Processes of one host are excluded by `flock`, which may not work across hosts that share the
+    disk: therefore a holder also touches the lock file as a heartbeat. Raises `Error`, which names
+    the holder, where the folder is locked.
     """
     path = folder / "lock"
     with path.open("a+") as lock:
@@ -31,12 +32,14 @@ def hold_lock(folder: Path) -> Iterator[list[str]]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = _holder(lock) or "another process"
-            raise Error(f"{folder} is being trained already, by {holder}.") from None
+            raise Error(
+                f"{folder} is being trained already, by {holder}: wait for it, or stop it."
+            ) from None
         holder, age = _holder(lock), _age(path)
         if _on_another_host(holder) and age < DEAD_SECONDS:
             raise Error(
-                f"{folder} is being trained already, by {holder}, which was there {age:.0f} s ago: "
-                f"if that process is dead, start again in {DEAD_SECONDS:.0f} s."
+                f"{folder} is being trained already, by {holder}, whose last heartbeat was "
+                f"{age:.0f} s ago: if that process is dead, try again in {DEAD_SECONDS:.0f} s."
             )
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
@@ -45,7 +48,7 @@ def hold_lock(folder: Path) -> Iterator[list[str]]:
         heart = Thread(target=_beat, args=(path, ended), name="jdl-lock", daemon=True)
         heart.start()
         try:
-            yield [f"It was left by {holder}, which did not end in order"] if holder else []
+            yield [f"The last training of this run, by {holder}, was killed"] if holder else []
         finally:
             ended.set()
             heart.join()

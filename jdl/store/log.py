@@ -1,4 +1,4 @@
-"""The log of metrics: metrics.jsonl and TensorBoard, each step exactly once, whatever happens."""
+"""The log of metrics: metrics.jsonl and TensorBoard, each step once, also after a restart."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from jdl.store.step_trace import StepTrace
 
 
 class Log:
-    """Appends to the metrics of a run that starts or resumes after `step`.
+    """The log of a run that starts or resumes after `step`; appends to its files.
 
     Lines of later steps, which a killed process wrote after its last checkpoint, are dropped: they
-    are written again. No line holds a time, so that equal trainings have equal files.
+    will be written again. Lines have no timestamps, so that equal trainings have equal files.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -30,7 +30,7 @@ class Log:
         self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
 
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
-        """One line; nothing where there is a line of this step and split already."""
+        """Writes one line, unless there is a line of this step and split already."""
         if (step, split) in self._written:
             return
         self._written.add((step, split))
@@ -45,7 +45,7 @@ class Log:
         self._trace.write(numbers)
 
     def flush(self) -> None:
-        """Puts all lines on the disk."""
+        """Flushes all lines to disk."""
         self._trace.flush()
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -59,7 +59,7 @@ class Log:
 
 
 class NoLog(Log):
-    """The log of a process that writes none: of several, the first alone writes."""
+    """A log that writes nothing, for all processes except the first."""
 
     def __init__(self) -> None:
         pass

@@ -1,6 +1,6 @@
 """The manifest of a checkpoint: the SHA-256 of each of its files, written last.
 
-A folder without a manifest is no checkpoint: a kill came before its end.
+A checkpoint without a manifest is incomplete: its process was killed while saving.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ NAME = "manifest.json"
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """Writes the manifest of a checkpoint whose files are all there."""
+    """Writes the manifest of a checkpoint, after all of its other files."""
     write_json(checkpoint / NAME, {name: _hash(checkpoint / name) for name in _files(checkpoint)})
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether the checkpoint was written to its end."""
+    """Whether the checkpoint was written completely."""
     return (checkpoint / NAME).is_file()
 
 
 def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files; None where each is as it was written."""
+    """The damage of a checkpoint's files, in words; None where all match the manifest."""
     try:
         manifest = dict(read_json(checkpoint / NAME))
     except (Error, TypeError, ValueError):
@@ -45,18 +45,18 @@ def damage(checkpoint: Path) -> str | None:
 
 
 def move_damaged_aside(checkpoints: Path) -> list[str]:
-    """Moves damaged checkpoints into the folder `damaged`, so that none of them is ever restored.
+    """Moves damaged and incomplete checkpoints into the folder `damaged`, so that none is restored.
 
-    Returns a note on each, but for those that were not written to their end, which a kill explains.
-    Raises `Error` where there are damaged checkpoints and none is whole.
+    Returns a note on each damaged one; incomplete ones are normal after a kill. Raises `Error`
+    where there are damaged checkpoints and no intact one.
     """
     paths = [path for path in checkpoints.glob("*") if path.name.isdigit()]
     notes: list[str] = []
-    whole = False
+    intact = False
     for path in sorted(paths, key=lambda path: -int(path.name)):
         wrong = damage(path)
         if wrong is None:
-            whole = True
+            intact = True
         elif is_complete(path):
             notes.append(
                 f"The checkpoint of step {int(path.name):,} is damaged: {wrong}. "
@@ -64,8 +64,8 @@ def move_damaged_aside(checkpoints: Path) -> list[str]:
             )
         else:
             _move_aside(path)
-    if notes and not whole:
-        raise Error(f"{'. '.join(notes)}. No other is whole: use --fresh to start again.")
+    if notes and not intact:
+        raise Error(f"{'. '.join(notes)}. No checkpoint is intact: use --fresh to start again.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""The record of a run, run.json: what it is, where it is computed, and what changed on the way."""
+"""The record of a run, run.json: config, data, code and environment, and their changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jdl.store.folder import free_name, read_json, write_json
 from jdl.store.lock import hold_lock
 from jdl.types import Error, Loader, Run
 
-FORMAT = 3  # of records and checkpoints; raised when those of before can no longer be read
+FORMAT = 3  # of records and checkpoints; increased when older ones can no longer be read
 RECORDED_OPTIONS = (
     "devices",
     "mesh",
@@ -28,14 +28,14 @@ IDENTITY = {
     "config": "another config",
     "data": "other data",
     "best": "another metric for the best checkpoint",
-}  # the fields of a record that may not change between two parts of a run, unless accepted
+}  # the fields of a record that must not change when a run resumes, unless --accept names them
 SEGMENT = (
     "command",
     "script",
     "git",
     "environment",
     "options",
-)  # what a segment of a run has of its own
+)  # the fields of a segment: the part of a run after a resume with changes
 FIELDS = {
     "config": dict,
     "data": dict,
@@ -46,7 +46,7 @@ FIELDS = {
     "digest": str,
     "seed": int,
 }
-CONFIG_FIELDS = {"name": str, "steps": int}  # those that the verbs of the command line read
+CONFIG_FIELDS = {"name": str, "steps": int}  # fields of the config that the catalog reads
 
 
 def make_record(
@@ -56,7 +56,7 @@ def make_record(
     code: Mapping[str, bytes],
     options: Options,
 ) -> dict[str, Any]:
-    """The record of a run before its first step."""
+    """Makes the record of a run, before its first step."""
     return {
         "format": FORMAT,
         "config": to_json(run.config),
@@ -74,14 +74,14 @@ def make_record(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run; `Error` where it is of another format, or lacks a field."""
+    """Reads the record of a run; `Error` where its format is another, or a field is missing."""
     path = folder / "run.json"
     record = read_json(path)
-    cure = "move the folder away, or train the run anew with --fresh"
+    remedy = "move the folder away, or train the run again with --fresh"
     if isinstance(record, dict) and "config" in record and record.get("format") != FORMAT:
         raise Error(
             f"{path} is of format {record.get('format', '2 or older')}, and this jdl reads format "
-            f"{FORMAT}: evaluate it with the jdl that trained it, {cure}."
+            f"{FORMAT}: evaluate it with the jdl that trained it, {remedy}."
         )
     wrong = "run.json"
     if isinstance(record, dict):
@@ -89,7 +89,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         if not wrong and record["best"].split()[:-1] not in (["max"], ["min"]):
             wrong = "best"
     if wrong:
-        raise Error(f"{path} is not the record of a run of this jdl, by its {wrong}: {cure}.")
+        raise Error(
+            f"{path} is not the record of a run: its {wrong} is missing or wrong; {remedy}."
+        )
     return record
 
 
@@ -107,12 +109,12 @@ def open_run(
     fresh: bool = False,
     accept: Sequence[str] = (),
 ) -> Iterator[list[str]]:
-    """Creates a run's folder, or resumes the run in it, and locks it against other processes.
+    """Creates or reopens a run's folder, and locks it against other processes.
 
-    Yields notes for the user. Where the environment or the code is another than before, and where a
-    change is accepted, the record gets a new segment. `fresh` moves an earlier run to seed<k>.1,
-    seed<k>.2, ... Raises `Error` where the folder cannot be written, is locked, or holds a run of
-    another config, or on other data.
+    Yields notes for the user. Where the environment or the code has changed, or `accept` allows
+    another change, the record gets a new segment. `fresh` moves an earlier run to seed<k>.1,
+    seed<k>.2, ... Raises `Error` where the folder cannot be written, is locked, or holds a run with
+    another config or other data.
     """
     with ExitStack() as stack:
         try:
@@ -133,7 +135,7 @@ def open_run(
 
 
 def _move_aside(folder: Path) -> None:
-    """Moves all but the lock, which this process holds."""
+    """Moves everything except the lock, which this process holds, to seed<k>.1, ..."""
     aside = free_name(folder, first=1)
     aside.mkdir()
     for item in folder.iterdir():
@@ -153,13 +155,13 @@ def _resume(
             raise Error(
                 f"{folder} holds a run with {IDENTITY[name]} ({differences[name]}): train into "
                 "another --root, use --fresh to move that run aside, or --accept "
-                f"{name} to go on with it as it is now."
+                f"{name} to continue that run with the change."
             )
     segments = [segment for segment in old.get("segments") or [] if isinstance(segment, dict)]
     before = numerics_environment({**old, **(segments or [{}])[-1]})
     now = numerics_environment(record)
     notes = [
-        f"Accepted: it goes on with {IDENTITY[name]} ({differences[name]}), as run.json records"
+        f"Accepted: it continues with {IDENTITY[name]} ({differences[name]}), as run.json records"
         for name in changed
     ]
     if before != now:
@@ -183,9 +185,9 @@ def _resume(
 def _replace_code(
     folder: Path, old: dict[str, str], new: dict[str, str], code: Mapping[str, bytes]
 ) -> dict[str, Any]:
-    """Puts changed code in the place of the code before; returns what a segment says of it.
+    """Replaces the code by the changed code; returns the segment's fields about it.
 
-    A run that goes on from Python, without a script, keeps the code that it has.
+    A run that is resumed from Python, without a script, keeps its code.
     """
     if not code:
         return {}

@@ -1,8 +1,8 @@
-"""The step trace: the exact numbers of every step, and checksums of every saved state.
+"""The step trace: the exact metrics of every step, and checksums of every saved state.
 
-`trace.f32` has a row for each step: loss, grad_norm and param_norm as they were fetched, to the bit
-(float32, little-endian). `leaves.jsonl` has a line for each state that was saved or resumed from.
-Neither holds a time: `jdl diff` and `jdl repeat` compare these files.
+`trace.f32` has a row for each step: loss, grad_norm and param_norm, exactly (little-endian
+float32). `leaves.jsonl` has a line for each state that was saved or resumed from. Neither has
+timestamps: `jdl diff` and `jdl repeat` compare these files.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from jdl.store.folder import read_json_lines, write_atomically, write_json_lines
 from jdl.types import State
 
 ROW = np.dtype("<f4")
-PARTS = ("params", "model_state", "opt_state", "extra")  # of a state, whose leaves are listed
+PARTS = ("params", "model_state", "opt_state", "extra")  # fields of State whose leaves are listed
 
 
 class StepTrace:
-    """The numbers of every step of a run that starts or resumes after step `start`."""
+    """The writer of trace.f32, for a run that starts or resumes after step `start`."""
 
     def __init__(self, folder: Path, start: int) -> None:
         rows = read_trace(folder)[:start]
@@ -50,7 +50,7 @@ class StepTrace:
 
 
 def read_trace(folder: Path) -> np.ndarray:
-    """The rows (steps, 3) of float32; none where there is no file."""
+    """The step trace (steps, 3) of float32; without rows where there is no file."""
     path = folder / "trace.f32"
     data = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
     width = ROW.itemsize * len(FINITE_METRICS)
@@ -58,10 +58,10 @@ def read_trace(folder: Path) -> np.ndarray:
 
 
 def write_leaves(folder: Path, state: State, start: bool = False) -> None:
-    """Adds the checksums of a state's leaves.
+    """Adds the checksums of a state's leaves to leaves.jsonl.
 
-    At the `start` of a process the lines of later steps are dropped, which will be written again.
-    Of several processes all must call it.
+    At the `start` of a process, lines of later steps are dropped: they will be written again. A
+    collective: with several processes, all must call it.
     """
     entry = {"step": int(state.step), "start": start, "leaves": _checksums(state)}
     path = folder / "leaves.jsonl"
@@ -76,7 +76,7 @@ def write_leaves(folder: Path, state: State, start: bool = False) -> None:
 
 
 def read_leaves(folder: Path) -> list[dict[str, Any]]:
-    """The step, and the checksums by leaf, of each state that was saved or resumed from."""
+    """The lines of leaves.jsonl: a state's step, and the checksums of its leaves by path."""
     return read_json_lines(folder / "leaves.jsonl", "leaves", dict)
 
 

@@ -1,4 +1,4 @@
-"""The checks of a run's parts, before anything is compiled or written."""
+"""Validation of a run (config, data, objective, hooks) before anything is compiled or written."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from jdl.types import Batch, Error, Key, Run
 
 
 def check_run(run: Run) -> None:
-    """Raises `Error` where config, data, objective and hooks do not go together."""
+    """Raises `Error` where config, data, objective and hooks do not fit together."""
     if not run.config.name:
-        raise Error("The config has no name: give it one, as the folder of its runs.")
+        raise Error("The config has no name: set name=..., which names the folder of its runs.")
     mode, _, metric = run.best.partition(" ")
     if mode not in ("max", "min") or not metric:
-        raise Error(f'Run.best is "max METRIC" or "min METRIC", and not {run.best!r}.')
+        raise Error(f'Run.best must be "max METRIC" or "min METRIC", not {run.best!r}.')
     if run.config.patience and run.valid is None:
         raise Error(
-            "Early stopping (--patience) needs a validation set, Run(valid=...): to choose by the "
-            "test set would make its result too good. Split one off: "
+            "Early stopping (--patience) needs a validation set, Run(valid=...): stopping by the "
+            "test set would bias the test result. Split one off: "
             "train, valid = train.split(0.9, 0.1)."
         )
     for hook in run.hooks:
         if not _is_hook(hook):
             raise Error(
-                "A hook of Run(hooks=...) is a pair (every, function) with every of 1 or more, and "
-                f"{hook!r} is not."
+                "A hook of Run(hooks=...) must be a pair (every, function) with every of 1 or "
+                f"more, not {hook!r}."
             )
     for data in splits(run).values():
         run.learner.objective.check(data.spec, data.bounds)
     names = _metric_names(run)
     if metric not in names:
         raise Error(
-            f"Run.best names the metric {metric!r}, and this objective has {', '.join(names)}."
+            f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
         )
 
 
@@ -50,7 +50,7 @@ def _is_hook(hook: Any) -> bool:
 
 
 def _metric_names(run: Run) -> list[str]:
-    """The names of the metrics of an evaluation; a step is traced for this, and not computed."""
+    """The names of the metrics of an evaluation, by `jax.eval_shape`: nothing is computed."""
     learner = run.learner
 
     def evaluate(key: Key, batch: Batch) -> dict[str, Any]:

@@ -13,7 +13,7 @@ C = TypeVar("C", bound=Config)
 
 
 def parse(config: type[C], argv: list[str], prog: str, description: str = "") -> tuple[C, Options]:
-    """The config and options of a command line; a wrong flag ends the program with code 2."""
+    """Parses a command line into config and options; a wrong flag exits with code 2."""
     both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", Options)])
     arguments: Any = tyro.cli(
         both,

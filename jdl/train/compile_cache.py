@@ -1,4 +1,4 @@
-"""What JAX is set up with before its first use: a cache of compiled programs, quiet logs."""
+"""JAX's persistent compilation cache, and quiet logs; to be set up before JAX's first use."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from jdl.store.environment import instruction_set, setting
 
 
 def use_compilation_cache() -> None:
-    """Keeps compiled programs in jdl's cache, in a folder for each kind of processor.
+    """Turns on JAX's persistent compilation cache, in jdl's cache, one folder per processor type.
 
-    Compiled programs hold the processor's machine code. A cache that the user has chosen stays.
+    Compiled programs contain machine code, so processors cannot share them. A cache that the user
+    has configured is left as it is.
     """
     if setting("jax_compilation_cache_dir"):
         return
@@ -23,6 +24,6 @@ def use_compilation_cache() -> None:
 
 
 def quiet_libraries() -> None:
-    """Silences the libraries' own log messages: what a user must know, jdl prints."""
+    """Silences the log messages of libraries: jdl prints what the user needs to know."""
     for name in ("absl", "asyncio", "jax._src.compiler", "jax._src.xla_bridge", "orbax"):
         logging.getLogger(name).setLevel(logging.CRITICAL)

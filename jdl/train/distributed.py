@@ -1,4 +1,4 @@
-"""Distributed training: how the processes of one run find each other, and how one of them ends."""
+"""Distributed training: joining the processes of one run, and ending one of them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from jdl.parallel.processes import several
 from jdl.types import Error
 
 CONNECT_SECONDS = 60  # how long a process waits for the first one
-NOTICE_SECONDS = 15  # after which it prints that it waits
-HEARTBEAT_SECONDS = 20  # a process without a heartbeat for this long is lost, and the others end
+NOTICE_SECONDS = 15  # then it prints that it waits
+HEARTBEAT_SECONDS = 20  # a process without a heartbeat for this long counts as lost
 
 
 def join(options: Options) -> None:
-    """Joins the other processes of this run, where the options or a cluster's launcher name any.
+    """Joins the other processes of this run, if the options or a cluster's launcher name any.
 
-    Raises `Error` for options that do not go together, and where the first process cannot be
-    reached.
+    Raises `Error` for inconsistent options, and where the first process cannot be reached.
     """
     address = _address(options.coordinator, options.processes, options.process)
     if not address and not in_cluster(os.environ):
@@ -45,13 +44,16 @@ def join(options: Options) -> None:
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise Error(f"The processes of this run could not be joined: {reason}") from error
+        raise Error(
+            f"The processes of this run could not be connected: {reason}. Check --coordinator, and "
+            "that every process was started."
+        ) from error
     finally:
         waiting.cancel()
 
 
 def _wait_for_first(coordinator: str) -> None:
-    """Returns when the first process can be reached: JAX itself would abort without our message."""
+    """Waits until the first process can be reached: JAX itself would abort without this message."""
     host, _, port = coordinator.rpartition(":")
     deadline = time.monotonic() + CONNECT_SECONDS
     while True:
@@ -80,7 +82,7 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def _address(coordinator: str | None, processes: int | None, process: int | None) -> dict[str, Any]:
-    """The arguments for `jax.distributed.initialize`: none, where the options name none."""
+    """The arguments of `jax.distributed.initialize`; empty where no option is set."""
     if coordinator is None and processes is None and process is None:
         return {}
     if coordinator is None or processes is None or process is None:
@@ -90,21 +92,23 @@ def _address(coordinator: str | None, processes: int | None, process: int | None
         )
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
-        raise Error(f"--coordinator is HOST:PORT of the first process, and {coordinator!r} is not.")
+        raise Error(f"--coordinator must be HOST:PORT of the first process, not {coordinator!r}.")
     if not 0 <= process < processes:
         raise Error(
-            f"--process {process} is none of --processes {processes}: number them from 0 to "
-            f"{processes - 1}."
+            f"--process {process} is out of range for --processes {processes}: number them from 0 "
+            f"to {processes - 1}."
         )
     try:
         socket.getaddrinfo(host, port)
     except OSError as error:
-        raise Error(f"The host of --coordinator {coordinator} is not known: {error}.") from error
+        raise Error(
+            f"The host of --coordinator {coordinator} cannot be resolved: {error}."
+        ) from error
     return {"coordinator_address": coordinator, "num_processes": processes, "process_id": process}
 
 
 def exit_if_several(code: int) -> None:
-    """Ends this process at once where it is one of several: an orderly end would wait for them."""
+    """Exits at once if this process is one of several: a normal exit would wait for the others."""
     if several():
         sys.stdout.flush()
         sys.stderr.flush()

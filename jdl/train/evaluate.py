@@ -1,4 +1,4 @@
-"""Evaluation: the objective's loss and metrics over every example of a data set once."""
+"""Evaluation: the objective's loss and metrics over each example of a dataset once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from jdl.types import Array, Learner, Loader, Metrics, State, Variables
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """The metrics of a state, `loss` among them, over all of the data together.
+    """Evaluation: a function from a state to its loss and metrics over all of the data.
 
-    The batches are evaluated by the learner's `eval_variables`. The model state goes on from batch
-    to batch: a stateful model that reads streams resets its state at their `start`.
+    It evaluates the learner's `eval_variables`. The model state is passed from batch to batch, for
+    stateful models, which reset it at the `start` of each stream.
     """
 
     learner: Learner
     data: Loader
 
     def __call__(self, state: State) -> Metrics:
-        """Evaluates; compiled at the first call. The state is only read."""
+        """Evaluates a state; compiles at the first call."""
         variables = self.learner.eval_variables(state)
         model_state = {name: v for name, v in variables.items() if name != "params"}
         batches = []

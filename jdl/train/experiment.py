@@ -1,4 +1,4 @@
-"""Experiments: scripts with a function `run` and a `Config`; loaded, trained, and rebuilt later."""
+"""Experiments: scripts with a function `run` and a `Config`; loading, training and rebuilding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RunFunction = Callable[[Any], Run]
 
 
 def load(script: Path) -> tuple[ModuleType, RunFunction, type[Config]]:
-    """A script's module, its `run` and its `Config`; importing an experiment does nothing else."""
+    """Imports an experiment's script: its module, its function `run` and its `Config`."""
     if not script.is_file():
         raise Error(
             f"There is no experiment {script}: name a Python file that defines "
@@ -42,7 +42,9 @@ def load(script: Path) -> tuple[ModuleType, RunFunction, type[Config]]:
     if spec is None or spec.loader is None:
         raise Error(f"{script} is not a Python file.")
     if (folder := str(script.resolve().parent)) not in sys.path:
-        sys.path.insert(0, folder)  # a script imports what lies beside it, as under `python SCRIPT`
+        sys.path.insert(
+            0, folder
+        )  # a script may import modules of its folder, as in `python SCRIPT`
     module = importlib.util.module_from_spec(spec)
     sys.modules[script.stem] = module  # dataclasses look their module up by name
     with _report_import_errors(script):
@@ -78,7 +80,7 @@ def train(script: Path, argv: list[str], prog: str) -> Result:
 
 
 def main(run: RunFunction, config: type[Config], argv: list[str] | None = None) -> None:
-    """Makes a script a program: `jdl.main(run, Config)` under `if __name__ == "__main__"`."""
+    """The main function of a script: `jdl.main(run, Config)` under `if __name__ == "__main__"`."""
     fix_thread_pool_size()
     module = sys.modules[run.__module__]
     script = Path(module.__file__ or "experiment.py")
@@ -111,21 +113,22 @@ def _train(
 
 
 def rebuild(folder: Path) -> Run:
-    """The run of a folder as it is trained, from its recorded code and config."""
+    """Rebuilds a run from the code and config in its folder, with its precision applied."""
     return apply_config(recorded(folder)[0])
 
 
 def recorded(folder: Path) -> tuple[Run, Path]:
-    """The run that the folder's own copy of its code makes of the recorded config, and that script.
+    """Rebuilds a run from the code and config in its folder: (run, copy of the script).
 
-    The script may have moved or changed since. `Error` where the run was trained without one.
+    The original script may have moved or changed since. Raises `Error` where the run was trained
+    without a script.
     """
     record = read_record(folder)
     script = record.get("script")
     if not record["code"] or not isinstance(script, str):
         raise Error(
             f"{folder} was trained by jdl.fit, without a script from which it could be rebuilt: "
-            "restore it from Python with the run that was trained, jdl.restore(folder, run)."
+            "restore it from Python with the same run, jdl.restore(folder, run)."
         )
     texts, original = recorded_code(folder, record["code"]), Path(script)
     copy = folder / FOLDER / original.name
@@ -140,13 +143,13 @@ def recorded(folder: Path) -> tuple[Run, Path]:
         except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise Error(
-                f"{copy} makes no run of the config that {folder}/run.json records: {reason}."
+                f"{copy} fails for the config that {folder}/run.json records: {reason}."
             ) from error
 
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Ends the program at an `Error` with its message and code; at Ctrl-C without traceback."""
+    """Exits at an `Error` with its message and code, and at Ctrl-C without a traceback."""
     try:
         yield
     except Error as error:
@@ -155,16 +158,18 @@ def exit_on_error() -> Iterator[None]:
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print(
-            "jdl: interrupted; what was saved is whole, and the same command goes on from there",
+            "jdl: interrupted; the same command resumes from the newest checkpoint",
             file=sys.stderr,
         )
         exit_if_several(130)
         raise SystemExit(130) from None
     except Exception:
-        if processes.several():  # the others may wait for this one, or it has lost one of them
+        if (
+            processes.several()
+        ):  # the others may wait for this process, or this one has lost another
             traceback.print_exc()
             print(
-                "jdl: this process ends, and the others with it; what was saved is whole",
+                "jdl: this process ends, and the others with it; saved checkpoints are intact",
                 file=sys.stderr,
             )
             exit_if_several(1)

@@ -1,4 +1,4 @@
-"""`fit`: puts a run's parts together, trains it in its folder, and evaluates it."""
+"""`fit`: trains a run in its folder, from its newest checkpoint, and evaluates it."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ from jdl.types import Error, Metrics, Run, State
 
 @dataclass(frozen=True)
 class Result:
-    """The result of a training: the final state, its metrics by split, figures, and the time."""
+    """The result of `fit`: the final state, its metrics by split, figures, and times."""
 
     state: State
     metrics: dict[str, Metrics]
-    scores: dict[str, float]  # of `Run.score`, for the final variables
+    scores: dict[str, float]  # what `Run.score` gives for the final variables
     figures: list[Path]
     folder: Path
     steps: int  # that this process trained
     seconds: float
-    data_seconds: float  # of `seconds`, those in which the loop waited for data
+    data_seconds: float  # the part of `seconds` in which the loop waited for data
 
 
 def fit(run: Run, options: Options = Options(), script: Path | None = None) -> Result:
-    """Trains a run to its end, from its newest checkpoint where there is one, and evaluates it.
+    """Trains a run to its last step, resuming from its newest checkpoint, and evaluates it.
 
     Wrong input raises `Error` before anything is compiled or written. A loss, gradient or parameter
-    that is NaN or infinite raises `NonFiniteError`; what was saved before stays. SIGTERM, Ctrl-C
-    and --until end the process by `PausedError`, after the current step is saved. `script` is the
-    file that makes the run: the run's folder keeps a copy, for `jdl evaluate` and the other verbs.
+    that is NaN or infinite raises `NonFiniteError`; earlier checkpoints stay. SIGTERM, Ctrl-C and
+    --until raise `PausedError`, after the current step is saved. `script` is the experiment's file:
+    a copy is kept in the run's folder, from which `jdl evaluate` and other commands rebuild it.
     """
     fix_thread_pool_size()
     check_run(run)
@@ -109,7 +109,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
 
 
 def _begin(placement: Placement, checkpoints: Checkpoints) -> tuple[State, Patience]:
-    """The state to train from, and early stopping's memory: of the newest checkpoint, if any."""
+    """The state to train from, and that of early stopping: from the newest checkpoint, or new."""
     run = placement.run
     key, example = jax.random.key(run.config.seed), run.train[0]
     patience = Patience(run.best, run.config.patience)
@@ -121,7 +121,7 @@ def _begin(placement: Placement, checkpoints: Checkpoints) -> tuple[State, Patie
 
 
 def _evaluation(placement: Placement, options: Options, outputs: Outputs) -> Evaluation:
-    """The evaluation on the validation and the test set; the first of them during training too."""
+    """The hook that evaluates on the validation and the test set."""
     run, every = placement.run, options.eval_every
     data = {name: split for name, split in splits(run).items() if name != "train"}
     return Evaluation(
@@ -133,7 +133,7 @@ def _evaluation(placement: Placement, options: Options, outputs: Outputs) -> Eva
 
 
 def _training_log(placement: Placement, options: Options, outputs: Outputs) -> TrainingLog:
-    """The log of training's metrics, which ends the run at one that is not finite."""
+    """The log of training metrics, with the handling of steps that are not finite."""
 
     def begin() -> State:
         return _begin(placement, outputs.checkpoints)[0]
@@ -149,7 +149,7 @@ def _hooks(
     patience: Patience,
     requests: StopRequests,
 ) -> list[StepHook]:
-    """What happens between steps, in this order at one step."""
+    """The hooks of a run, in the order in which the loop calls them."""
     config, every = run.config, options.save_every
     save_every = default_save_every(config.steps) if every is None else every
     return [

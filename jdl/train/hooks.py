@@ -1,7 +1,7 @@
-"""The hooks of the training loop: evaluation, early stopping, pictures, users' hooks, checkpoints.
+"""The hooks of the training loop: evaluation, samples, early stopping, users' hooks, checkpoints.
 
-The loop calls those that are due at a step in this order, so that what a checkpoint holds has been
-evaluated and logged before. Each reads the state and never writes it.
+The loop calls those that are due at a step in this order, so that a state is evaluated and logged
+before it is saved. Each reads the state and never writes it.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from jdl.train.outputs import Outputs
 from jdl.train.preemption import PausedError, StopRequests
 from jdl.types import Hook, Metrics, Run, State
 
-TRAINING_PER_EVALUATION = 10  # what training between two evaluations costs, in evaluations
-FORWARDS_PER_STEP = 3  # what a step costs for each of its rows, in forward passes
+TRAINING_PER_EVALUATION = 10  # training between two evaluations takes 10 times as long as one
+FORWARDS_PER_STEP = 3  # a training step costs as much as 3 forward passes: backward costs 2
 
 
 @dataclass
 class TrainingLog:
-    """Logs the metrics of training: those of every step in the step trace, some in the log.
+    """Logs training metrics: every step in the step trace, every `every` steps in the log.
 
-    `on_nonfinite` is called with the step, the name and the value of a loss, gradient norm or
-    parameter norm that is not finite.
+    Where the loss, the gradient norm or the parameter norm is not finite, it calls
+    `on_nonfinite(step, name, value)`.
     """
 
     outputs: Outputs
     every: int
     on_nonfinite: Callable[[int, str, float], None]
-    loss: float | None = None  # as it was logged last
+    loss: float | None = None  # the last that was logged
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Fetches and logs the metrics of a step."""
@@ -53,12 +53,12 @@ class TrainingLog:
 
 
 def default_eval_every(run: Run) -> int:
-    """Steps between evaluations by default: a twentieth of the run, or more where that is costly.
+    """The default of `eval_every`: a twentieth of the run, or more where evaluation is costly.
 
-    Evaluation should not take more than a tenth of the time of training. Both are estimated by the
-    number of rows, so that equal runs are evaluated at equal steps: a row that is evaluated costs a
-    forward pass, and one that is trained on costs three. Where a step is no sum over the rows of
-    its batch (reinforcement learning), rows tell nothing, and it is a twentieth.
+    Evaluation should take no more than a tenth of the time of training. Both are estimated from the
+    number of rows, not measured, so that equal runs are evaluated at the same steps: one forward
+    pass per row of evaluation, three per row of training. In reinforcement learning, where rows are
+    no measure of the cost, it is always a twentieth.
     """
     data = run.test if run.valid is None else run.valid
     forwards = 0 if data is None or not run.learner.has_grads else data.rows
@@ -68,19 +68,19 @@ def default_eval_every(run: Run) -> int:
 
 
 def default_save_every(steps: int) -> int:
-    """Steps between checkpoints by default: a twentieth of the run.
+    """The default of `save_every`: a twentieth of the run.
 
-    Saving goes on in a thread beside the training, and what it costs cannot be told from sizes.
+    A checkpoint is saved in a thread, in parallel to training.
     """
     return max(1, steps // 20)
 
 
 @dataclass
 class Evaluation:
-    """Evaluation every so many steps (0: only at the `last`).
+    """The evaluation hook: every `every` steps (0: only at the `last`).
 
-    `evaluators` give the metrics of a state, by split; the first split is evaluated during
-    training: the validation set, or the test set where there is none.
+    `evaluators` compute the metrics of a state, by split; during training only the first split is
+    evaluated: the validation set, or the test set where there is none.
     """
 
     evaluators: Mapping[str, Callable[[State], Metrics]]
@@ -88,10 +88,10 @@ class Evaluation:
     last: int
     outputs: Outputs
     metrics: dict[str, Metrics] = field(default_factory=dict)  # the newest, by split
-    steps: dict[str, int] = field(default_factory=dict)  # at which they were computed
+    steps: dict[str, int] = field(default_factory=dict)  # the step of these metrics, by split
 
     def due(self, step: int) -> bool:
-        """Every so many steps and at the last one, where there is anything to evaluate on."""
+        """Every `every` steps and at the last step, if there is a split to evaluate on."""
         return bool(self.evaluators) and (step == self.last or is_multiple(step, self.every))
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
@@ -99,7 +99,7 @@ class Evaluation:
         self.evaluate(step, state)
 
     def evaluate(self, step: int, state: State, split: str = "") -> dict[str, float]:
-        """The numbers of a split at this state, logged; computed once a step."""
+        """Evaluates a split and logs the numbers; at most once per step and split."""
         split = split or next(iter(self.evaluators))
         if self.steps.get(split) != step:
             self.metrics[split], self.steps[split] = self.evaluators[split](state), step
@@ -110,29 +110,29 @@ class Evaluation:
         return scalars(self.metrics[split])
 
     def evaluate_all(self, state: State) -> dict[str, Metrics]:
-        """The metrics of every split at the end of a training."""
+        """Evaluates every split at the end of training; the metrics by split."""
         for split in self.evaluators:
             self.evaluate(int(state.step), state, split)
         self.outputs.log.flush()
         return {**self.metrics}
 
     def numbers_at(self, step: int) -> dict[str, float]:
-        """The numbers of the first split, if it was evaluated at this step; else none."""
+        """The first split's numbers if it was evaluated at this step; else an empty dict."""
         split = next(iter(self.evaluators), "")
         return scalars(self.metrics[split]) if self.steps.get(split) == step else {}
 
 
 @dataclass
 class Patience:
-    """Early stopping's memory: the best value, and bad checks since. A part of checkpoints."""
+    """The state of early stopping, saved in checkpoints: the best value, and bad checks since."""
 
     criterion: str  # "max NAME" or "min NAME"
-    limit: int  # bad checks in a row after which training stops; 0 for never
+    limit: int  # bad checks in a row after which training stops; 0: never
     best: float | None = None
     bad_checks: int = 0
 
     def check(self, numbers: dict[str, float]) -> None:
-        """Counts one more check, with these metrics."""
+        """Updates the best value and the count of bad checks by the numbers of one evaluation."""
         mode, metric = self.criterion.split()
         if is_better(mode, numbers[metric], self.best):
             self.best, self.bad_checks = numbers[metric], 0
@@ -140,20 +140,20 @@ class Patience:
             self.bad_checks += 1
 
     def exhausted(self) -> bool:
-        """Whether training is to stop."""
+        """Whether training should stop."""
         return 0 < self.limit <= self.bad_checks
 
     def saved(self) -> dict[str, Any]:
-        """What a checkpoint holds of it, as JSON."""
+        """The state to save in a checkpoint, as JSON."""
         return {"best": self.best, "bad_checks": self.bad_checks}
 
 
 @dataclass(frozen=True)
 class EarlyStopping:
-    """Early stopping: checks every so many steps whether the metric is better than ever before.
+    """Early stopping: checks every `every` steps whether the metric has improved.
 
-    Its period belongs to the config, and its best value is over its own checks: it decides where a
-    training ends, which must not depend on how often somebody evaluates.
+    `every` is in the config, and only these checks count, not other evaluations: the step at which
+    training stops must not depend on `eval_every`.
     """
 
     patience: Patience
@@ -161,21 +161,21 @@ class EarlyStopping:
     evaluation: Evaluation
 
     def due(self, step: int) -> bool:
-        """Every so many steps, where training is to stop early at all."""
+        """Every `every` steps, if early stopping is on."""
         return self.patience.limit > 0 and is_multiple(step, self.every)
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        """Makes one check."""
+        """Evaluates the first split, and checks it."""
         self.patience.check(self.evaluation.evaluate(step, state))
         if self.patience.exhausted():
-            checks = f"{self.patience.bad_checks} checks without a gain"
+            checks = f"{self.patience.bad_checks} checks without improvement"
             display = self.evaluation.outputs.display
             display.note(f"Step {step:,}: stopped early, after {checks}")
 
 
 @dataclass(frozen=True)
 class SamplePictures:
-    """Draws samples of a generative model at each evaluation."""
+    """Draws samples of a generative model, as images, at each evaluation."""
 
     draw: Callable[[State], None]
     evaluation: Evaluation
@@ -185,31 +185,31 @@ class SamplePictures:
         return self.evaluation.due(step)
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        """Draws."""
+        """Draws the samples of this state."""
         self.draw(state)
 
 
 @dataclass(frozen=True)
 class UserHook:
-    """A hook of `Run.hooks`: (every, function)."""
+    """A user's hook, of `Run.hooks`: (every, function)."""
 
     hook: Hook
 
     def due(self, step: int) -> bool:
-        """Every so many steps."""
+        """Every `every` steps."""
         return is_multiple(step, self.hook[0])
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        """Calls the function, with dicts of its own: to change them changes nothing."""
+        """Calls the function with copies of the dicts, so that changing them has no effect."""
         state, metrics = jax.tree.map(lambda leaf: leaf, (state, metrics))
         self.hook[1](step, state, metrics)
 
 
 @dataclass(frozen=True)
 class Checkpointing:
-    """Checkpoints every so many steps (0: only at the `last`), when training stops, of the best.
+    """Checkpoints: every `every` steps (0: only at the `last`), at a stop, and of the best state.
 
-    Everything that was logged so far is on the disk before a checkpoint begins.
+    The log is flushed to disk before a checkpoint is saved.
     """
 
     outputs: Outputs
@@ -220,7 +220,7 @@ class Checkpointing:
     requests: StopRequests
 
     def due(self, step: int) -> bool:
-        """Whether the state of this step is to be saved."""
+        """Whether to save the state of this step."""
         return (
             step == self.last
             or is_multiple(step, self.every)
@@ -230,7 +230,7 @@ class Checkpointing:
         )
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        """Saves the state, and what early stopping remembers."""
+        """Saves the train state, and the state of early stopping."""
         self.outputs.log.flush()
         host = {"patience": self.patience.saved()}
         self.outputs.checkpoints.save(step, state, host, self.evaluation.numbers_at(step))
@@ -238,22 +238,22 @@ class Checkpointing:
 
 @dataclass(frozen=True)
 class Pausing:
-    """Ends the process where a signal or --until asks for it, once the state is saved."""
+    """Preemption: ends training where a signal or --until asks for it, once the state is saved."""
 
     checkpoints: Checkpoints
     last: int
     requests: StopRequests
 
     def due(self, step: int) -> bool:
-        """Where it was asked for, unless the run is at its end."""
+        """Where a stop was requested, unless the run is at its last step."""
         return self.requests.at(step) is not None and step < self.last
 
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        """Raises `PausedError`."""
+        """Waits for the checkpoint, and raises `PausedError`."""
         self.checkpoints.wait()
         raise PausedError(self.requests.at(step) or 0, step)
 
 
 def is_multiple(step: int, every: int) -> bool:
-    """Whether something that happens every so many steps happens at this one; 0 for never."""
+    """Whether `step` is a multiple of `every`; never where `every` is 0."""
     return every > 0 and step % every == 0

@@ -1,4 +1,4 @@
-"""Several processes of this machine that train one run: what a cluster's launcher does on many."""
+"""A launcher: starts several processes on this machine that train one run together."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 TRAIN = "import sys; from jdl.cli import main; sys.argv[0] = 'jdl'; main()"
-GRACE_SECONDS = 60  # in which the other processes end by themselves
+GRACE_SECONDS = 60  # after a failure, for the other processes to end by themselves
 POLL_SECONDS = 0.1
 
 
 def launch(count: int, script: Path, flags: list[str]) -> int:
     """Trains the experiment in `count` processes; returns the exit code of the first that failed.
 
-    Where one fails or is killed the others end too, by themselves or else by this process. SIGTERM
-    is passed on to all of them.
+    Where one fails or is killed, the others end by themselves, or are killed after 60 s. SIGTERM is
+    forwarded to all of them.
     """
     where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)]
     command = [sys.executable, "-c", TRAIN, "train", str(script), *flags, *where]
@@ -44,12 +44,12 @@ def launch(count: int, script: Path, flags: list[str]) -> int:
 
 
 def _wait(running: dict[int, subprocess.Popen[bytes]], count: int) -> int:
-    """Waits for all to end, or for some time after the first failure, whose code it returns."""
+    """Waits for all to end, or 60 s after the first failure; returns the first failure's code."""
     failure, deadline = 0, float("inf")
     while running and time.monotonic() < deadline:
         codes = {n: process.poll() for n, process in running.items()}
         ended = sorted((code, n) for n, code in codes.items() if code is not None)
-        for code, n in ended:  # the killed ones first
+        for code, n in ended:  # killed processes first: their codes are negative
             del running[n]
             if code and not failure:
                 failure, deadline = code, time.monotonic() + GRACE_SECONDS
@@ -59,7 +59,7 @@ def _wait(running: dict[int, subprocess.Popen[bytes]], count: int) -> int:
 
 
 def free_port() -> int:
-    """A port of this machine at which nothing listens."""
+    """A free TCP port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -68,7 +68,7 @@ def free_port() -> int:
 def _report(n: int, count: int, code: int) -> None:
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     print(
-        f"jdl: process {n} of {count} {how}; the others end too. What was saved is whole: the same "
-        "command goes on from the newest checkpoint.",
+        f"jdl: process {n} of {count} {how}; the others end too. The same command resumes "
+        "from the newest checkpoint.",
         file=sys.stderr,
     )

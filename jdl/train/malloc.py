@@ -1,4 +1,4 @@
-"""Settings of glibc's malloc: the memory that a step on a CPU frees is kept for the next step."""
+"""Settings of glibc's malloc: memory that a step on a CPU frees is reused by the next step."""
 
 import ctypes
 
@@ -6,11 +6,11 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8  # as glibc's malloc.h numbers 
 
 
 def keep_memory() -> None:
-    """Makes malloc keep what is freed instead of returning it to the kernel, where it is glibc's.
+    """Makes glibc's malloc keep freed memory instead of returning it to the kernel.
 
     XLA's CPU backend allocates the temporary arrays of every step anew, and fresh pages from the
-    kernel cost a third of a GPT's step (docs/speed.md). To be called before JAX starts its threads,
-    which would have heaps of their own. The bits of what is computed stay the same.
+    kernel cost a third of a GPT's step (docs/speed.md). Call it before JAX starts its threads,
+    which would otherwise have their own heaps. Numbers do not change. Does nothing without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

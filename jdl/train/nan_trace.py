@@ -1,6 +1,6 @@
-"""The NaN trace: where in a training step the first number appeared that is not finite.
+"""The NaN trace: where in a training step the first NaN or infinite number appeared.
 
-The step is computed once more, with an eye on the outputs and the gradients of every layer.
+The step is computed again, with checks of the outputs and the gradients of every layer.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
 
 def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
-    """A sentence on what is not finite first in the learner's step from this state on this batch.
+    """A sentence that says what in the learner's step, from this state on this batch, is NaN first.
 
     Checked in this order: the batch, the outputs of the model's layers as they are computed, the
-    loss, the gradients on their way back, and the parameters after the update.
+    loss, the gradients in the backward pass, and the parameters after the update.
     """
     if wrong := _nonfinite_rows(batch):
         return f"Its batch is not finite: {wrong}"
@@ -43,16 +43,16 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     if gradients and (wrong := first_nonfinite(gradients.grads)):
         where = f"The outputs of all layers and the loss are finite, and the gradient of {wrong}"
         if trace.gradients:
-            where += f": on its way back it goes bad behind {trace.layers[max(trace.gradients)]}"
+            where += f"; in the backward pass first that of {trace.layers[max(trace.gradients)]}"
         return where
     new, _ = jax.jit(learner.step)(state, batch)
     if wrong := first_nonfinite(new.params):
         return f"Outputs and gradients are finite, and after the update {wrong}"
-    return "Computed once more, by itself and on one device, the step is finite"
+    return "Computed again, alone and on one device, the step is finite"
 
 
 def first_nonfinite(tree: Any) -> str | None:
-    """The path of the first leaf that is not finite, or whose norm is not, and which of the two."""
+    """The path of the first leaf that is not finite or whose norm overflows, as a sentence part."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not bool(jnp.isfinite(leaf).all()):
@@ -63,7 +63,7 @@ def first_nonfinite(tree: Any) -> str | None:
 
 
 def _nonfinite_rows(batch: Batch) -> str | None:
-    """The first column with numbers that are not finite, and the examples that have them."""
+    """The first column with numbers that are not finite, and the ids of their examples."""
     for name, column in batch.items():
         rows = np.flatnonzero(~np.isfinite(np.asarray(column)).reshape(len(column), -1).all(1))
         if len(rows):
@@ -73,7 +73,7 @@ def _nonfinite_rows(batch: Batch) -> str | None:
 
 
 def _recompute(learner: Learner, state: State, batch: Batch) -> tuple[Gradients | None, Metrics]:
-    """The gradients, where the learner has some, and the loss and metrics of its step."""
+    """The gradients (None where the learner has none), and the loss and metrics of its step."""
     if learner.has_grads:
         key = stream(state.key, "loss", state.step)
         gradients = jax.jit(learner.grads)(state, batch, key)
@@ -82,15 +82,15 @@ def _recompute(learner: Learner, state: State, batch: Batch) -> tuple[Gradients 
 
 
 def _nonfinite_loss(metrics: Metrics) -> str | None:
-    """That the loss is not finite, and which metrics are not either."""
+    """A clause that names the loss and the metrics, if the loss is not finite."""
     names = [name for name, metric in metrics.items() if not _is_finite(metric)]
     if "loss" not in names:
         return None
     others = ", ".join(name for name in names if name != "loss")
     more = f" (nor is {others})" if others else ""
     return (
-        f"the loss is the first that is not{more}: labels that the model has no output for, or a "
-        "logarithm of 0, do this"
+        f"the loss is the first that is not{more}: a label outside of the model's classes, or a "
+        "logarithm of 0, can cause this"
     )
 
 
@@ -104,11 +104,11 @@ class _LayerTrace:
 
     layers: list[str] = field(default_factory=list)
     outputs: set[int] = field(default_factory=set)  # numbers of layers whose outputs are not finite
-    gradients: set[int] = field(default_factory=set)  # and those with such gradients of the outputs
+    gradients: set[int] = field(default_factory=set)  # those whose outputs' gradients are not
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records every layer of what is traced and run meanwhile."""
+        """Within the block, records every layer that is traced and run."""
         with nn.intercept_methods(self._call):
             yield
 
@@ -125,7 +125,7 @@ class _LayerTrace:
         return jax.tree.map(partial(self._probe, len(self.layers) - 1), output)
 
     def _probe(self, number: int, x: Any) -> Any:
-        """The same array, whose values and gradients are checked when they are computed."""
+        """The identity, with checks of the values and, in the backward pass, of the gradients."""
         if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)):
             return x
         _check(self.outputs, number, x)
@@ -143,7 +143,7 @@ class _LayerTrace:
 
 
 def _check(nonfinite: set[int], number: int, x: Array) -> None:
-    """Adds the number to the set where the array turns out not to be finite."""
+    """Adds `number` to the set `nonfinite` if the array, once computed, is not finite."""
 
     def add(finite: Any) -> None:
         if not finite:

@@ -1,4 +1,4 @@
-"""What happens at a step whose loss, gradient or parameters are not finite."""
+"""Handling of a step whose loss, gradient or parameters are NaN or infinite."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class NonFiniteError(Error):
 
 @dataclass(frozen=True)
 class NonFiniteSteps:
-    """Notes a step that was skipped, or ends the run, and says where the number arose."""
+    """Reports a step that was skipped, or ends the run with a NaN trace of the step."""
 
     placement: Placement
     outputs: Outputs
     begin: Callable[[], State]  # the state of the newest checkpoint, or the initial one
 
     def __call__(self, step: int, name: str, value: float) -> None:
-        """Raises `NonFiniteError`, or notes the step with --on-nonfinite skip."""
+        """Raises `NonFiniteError`; with --on-nonfinite skip, only prints a note."""
         if self.placement.run.config.on_nonfinite == "skip":
             self.outputs.display.note(
                 f"Step {step:>7,}  its {name} is {value}: the step is skipped"
@@ -44,14 +44,14 @@ class NonFiniteSteps:
         )
         raise NonFiniteError(
             f"The {name} of step {step} is {value}, and the run has stopped; {kept}. "
-            f"{self.trace(step)}. The usual cures are a smaller learning rate and "
-            "optax.clip_by_global_norm; --on-nonfinite skip leaves such steps out."
+            f"{self.trace(step)}. Usual remedies: a smaller learning rate, gradient clipping "
+            "(jdl.optim.clip_gradients), or --on-nonfinite skip, which skips such steps."
         )
 
     def trace(self, step: int) -> str:
-        """The NaN trace of a step, up to which the run is repeated from its newest checkpoint."""
+        """The NaN trace of a step, after repeating the run up to it from its newest checkpoint."""
         if jax.process_count() > 1:
-            return "The same command in one process tells where in the model it arose"
+            return "Run the same command in one process to trace where in the model it arose"
         run, state = self.placement.run, self.begin()
         start = int(state.step)
         self.outputs.display.note(

@@ -1,4 +1,4 @@
-"""What a training writes to: its folder, its checkpoints, its log and the user's screen."""
+"""The outputs of a training: folder, checkpoints, log and progress display."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHARED_OPTIONS = (*RECORDED_OPTIONS, "fresh", "until", "accept")  # equal in all
 
 @dataclass(frozen=True)
 class Outputs:
-    """Where a training writes."""
+    """The outputs of a training: folder, checkpoints, log and progress display."""
 
     folder: Path
     checkpoints: Checkpoints
@@ -35,7 +35,7 @@ class Outputs:
     display: Display
 
     def close(self) -> None:
-        """Closes the log and the display; the checkpoints stay open."""
+        """Closes the log and the display; the checkpoints are closed by their owner."""
         try:
             self.display.close()
         finally:
@@ -45,7 +45,7 @@ class Outputs:
 def open_outputs(
     folder: Path, run: Run, options: Options, checkpoints: Checkpoints, start: int
 ) -> Outputs:
-    """The outputs of a run that starts or resumes after step `start`; the first process writes."""
+    """Opens the outputs of a run that starts after step `start`; only the first process writes."""
     writes, steps = processes.is_first(), run.config.steps
     log = Log(folder, start) if writes else NoLog()
     quiet = options.quiet or not writes
@@ -56,10 +56,10 @@ def open_outputs(
 def open_folder(
     folder: Path, run: Run, options: Options, script: Path | None
 ) -> Iterator[list[str]]:
-    """Opens the run's folder in the first process, once all processes have the same run.
+    """Opens the run's folder in the first process, after checking that all have the same run.
 
-    Yields notes for the user: on another environment than before, on damaged checkpoints. Raises
-    `Error` where the folder cannot be opened, or the processes differ or do not share it.
+    Yields notes for the user: on a changed environment, on damaged checkpoints. Raises `Error`
+    where the folder cannot be opened, or the processes have different runs or do not share it.
     """
     code = read_code(script)
     record = make_record(run, splits(run), script, code, options)

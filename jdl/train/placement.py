@@ -1,4 +1,4 @@
-"""The placement of a run: its learner as the config asks, compiled for the devices."""
+"""Placement of a run on devices: config applied, data sharded, learner compiled."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jdl.types import Error, Learner, Loader, Run, State
 
 
 def apply_config(run: Run) -> Run:
-    """The run, its learner in the config's precision and skipping non-finite steps if asked."""
+    """The run with its learner in the config's precision, skipping non-finite steps if set."""
     learner = mixed_precision(run.learner, run.config.precision)
     if run.config.on_nonfinite == "skip":
         learner = skip_nonfinite(learner)
@@ -37,11 +37,11 @@ class Placement:
 
     learner: Learner  # compiled: its step takes what `run.train.read` yields
     run: Run  # with its data on the devices
-    abstract: Callable[[State], State]  # shapes of a state to those with the shardings it has there
+    abstract: Callable[[State], State]  # adds the shardings on the devices to a state's shapes
 
 
 def place_on_devices(run: Run, options: Options) -> Placement:
-    """Compiles the run's learner, and lays its data out, for the devices that the options name."""
+    """Compiles the run's learner, and shards its data, for the devices that the options name."""
     mesh, shards = build_mesh(options.mesh, options.devices), run.config.elastic
     pmap = options.parallel == "pmap"
     if shards and pmap:
@@ -64,7 +64,7 @@ def place_on_devices(run: Run, options: Options) -> Placement:
 
 
 def splits(run: Run) -> dict[str, Loader]:
-    """The data that the run has, by the names of its fields: train, valid, test."""
+    """The run's data loaders by split: train, and valid and test where it has them."""
     loaders = {"train": run.train, "valid": run.valid, "test": run.test}
     return {name: loader for name, loader in loaders.items() if loader is not None}
 

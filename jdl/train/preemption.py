@@ -1,4 +1,4 @@
-"""Preemption: SIGTERM and Ctrl-C let the step end and be saved; a second one ends at once."""
+"""Preemption: SIGTERM and Ctrl-C save the current step and stop; a second one stops at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from jax.experimental import multihost_utils
 
 from jdl.types import Error
 
-UNTIL = 0  # stands for --until, beside the numbers of signals
+UNTIL = 0  # stands for --until among signal numbers, which start at 1
 
 
 class PausedError(Error):
-    """The run was asked to stop, by a signal or by --until, and has saved its state."""
+    """The run was stopped by a signal or by --until, and its state is saved."""
 
     def __init__(self, number: int, step: int) -> None:
         how = f"stopped by {signal.Signals(number).name}" if number else "paused, as --until says,"
-        super().__init__(f"{how} after step {step:,}, which is saved; the same command goes on")
+        super().__init__(f"{how} after step {step:,}, which is saved; the same command resumes")
         self.code = 128 + number if number else 0
 
 
@@ -33,12 +33,12 @@ class StopRequests:
 
     signal_at: Callable[[int], int | None]  # the signal that ends training after a step, if any
     until: int | None
-    last: tuple[int, int | None] = (-1, None)  # the newest step, and its answer
+    last: tuple[int, int | None] = (-1, None)  # the newest step, and the answer for it
 
     def at(self, step: int) -> int | None:
         """The number of the signal after which training ends at this step, or `UNTIL`, or None.
 
-        One answer for each step, however often it is asked: of several processes, all must agree.
+        The answer is cached per step: several processes must ask exactly once to agree.
         """
         if self.last[0] != step:
             number = self.signal_at(step)
@@ -50,9 +50,9 @@ class StopRequests:
 
 @contextmanager
 def stop_requests(until: int | None) -> Iterator[StopRequests]:
-    """Takes note of SIGTERM and Ctrl-C instead of acting on them, in the main thread of a process.
+    """Catches SIGTERM and Ctrl-C in the main thread, so that training can stop between steps.
 
-    Of several processes JAX takes note of SIGTERM, and they agree on the step at which all stop.
+    With several processes JAX catches SIGTERM, and they agree on the step at which all stop.
     """
     if jax.process_count() > 1:
         yield StopRequests(_preempted, until)
@@ -65,7 +65,7 @@ def stop_requests(until: int | None) -> Iterator[StopRequests]:
     def note(number: int, frame: Any) -> None:
         arrived.append(number)
         restore()
-        os.write(2, b"\njdl: ends this step and saves it; once more ends at once\n")
+        os.write(2, b"\njdl: stopping after this step, which is saved; again to stop at once\n")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 

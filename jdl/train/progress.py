@@ -8,25 +8,25 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-LINE_SECONDS = 10.0  # at most so often a pipe gets a line, beside the notes
-BAR_SECONDS = 0.1  # at most so often the bar is drawn: drawing must not slow the training
+LINE_SECONDS = 10.0  # least time between two progress lines in a pipe
+BAR_SECONDS = 0.1  # least time between two updates of the bar: they must not slow training down
 
 
 class Display:
     """A display of a training's progress; this one shows nothing."""
 
     def step(self, step: int, loss: float | None) -> None:
-        """Shows that a step is done, with the loss that was logged last."""
+        """Shows that a step is done, with the newest logged loss."""
 
     def note(self, text: str) -> None:
         """Shows a line of text."""
 
     def close(self) -> None:
-        """Leaves the terminal as it should be."""
+        """Removes the display, and restores the terminal."""
 
 
 class _Pace:
-    """The pace of a training so far, and how long the rest will take."""
+    """The speed of a training, and an estimate of the time left."""
 
     def __init__(self, start: int, total: int, rows: int) -> None:
         self._start, self._total, self._rows = start, total, rows
@@ -70,7 +70,7 @@ class Bar(Display):
         self._progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         self._progress.stop()
 
 
@@ -82,7 +82,7 @@ class Lines(Display):
         self._shown = time.perf_counter()
 
     def step(self, step: int, loss: float | None) -> None:
-        """Prints a line where the last one was long ago."""
+        """Prints a line, at most one every `LINE_SECONDS`."""
         if (now := time.perf_counter()) - self._shown > LINE_SECONDS:
             self._shown = now
             self.note(f"step {step:,}/{self._total:,}  {self._pace.text(step, loss)}")
@@ -93,7 +93,7 @@ class Lines(Display):
 
 
 def progress_display(start: int, total: int, rows: int, quiet: bool) -> Display:
-    """The display that suits standard output; a step has `rows` examples."""
+    """A bar on a terminal, lines in a pipe, nothing if `quiet`; a step has `rows` examples."""
     if quiet:
         return Display()
     return (Bar if sys.stdout.isatty() else Lines)(start, total, rows)

@@ -1,4 +1,4 @@
-"""Imports of an experiment's modules from the code that its run's folder keeps."""
+"""Import of an experiment's modules from the copy of its code in the run's folder."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from types import ModuleType
 
 @contextmanager
 def recorded_modules(texts: Mapping[str, bytes], origin: Path) -> Iterator[None]:
-    """Meanwhile these modules are imported from their recorded texts, and from nowhere else.
+    """Within the block, these modules are imported from their recorded source only.
 
-    `texts` are by path relative to the folder `origin` of the script, where the modules' `__file__`
-    still points: data that lie beside them are found. Modules of the same names that were imported
-    before are back afterwards. Then the texts serve only imports that would fail: those within a
-    function of the experiment that is called later.
+    `texts` maps paths, relative to the script's folder `origin`, to source code. The modules'
+    `__file__` still points to `origin`, so that data files beside them are found. Modules of the
+    same names that were imported before are restored afterwards. After the block the recorded
+    source is used only for imports that would fail otherwise: those within functions of the
+    experiment that are called later.
     """
     finder = _RecordedFinder(texts, origin)
     before = {name: module for name, module in sys.modules.items() if finder.has(name)}
@@ -40,7 +41,7 @@ def _forget(names: Mapping[str, ModuleType] | Sequence[str]) -> None:
 
 
 class _RecordedFinder(MetaPathFinder):
-    """Finds modules among recorded texts."""
+    """An import finder (`sys.meta_path`) for recorded modules."""
 
     def __init__(self, texts: Mapping[str, bytes], origin: Path) -> None:
         self.texts, self.origin = texts, origin
@@ -55,7 +56,7 @@ class _RecordedFinder(MetaPathFinder):
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """How to import a recorded module."""
+        """The import spec of a recorded module; None for any other."""
         search = [str(self.origin / self.folders[name])] if name in self.folders else None
         if name in self.paths:
             file = self.origin / self.paths[name]
@@ -71,17 +72,17 @@ class _RecordedFinder(MetaPathFinder):
 
 
 class _RecordedLoader(SourceLoader):
-    """Imports one module from its text."""
+    """An import loader of one module, from its recorded source."""
 
     def __init__(self, file: Path, text: bytes) -> None:
         self.file, self.text = file, text
 
     def get_filename(self, fullname: str) -> str:
-        """Where the module was when it was recorded."""
+        """The module's original path."""
         return str(self.file)
 
     def get_data(self, path: object) -> bytes:
-        """The text."""
+        """The recorded source."""
         return self.text
 
 

@@ -1,4 +1,4 @@
-"""The summary at the end of a run: its metrics and figures, its folder, and the time."""
+"""The summary at the end of a run: metrics, figures, folder and time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jdl.train.fit import Result
 
 
 def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
-    """Writes summary.json and the closing figures, and returns the text to print."""
+    """Writes summary.json and the final figures, and returns the text to print."""
     numbers = _numbers(result)
     lines = log.read(result.folder)
     figures = [*result.figures, *_draw_confusions(result, labels)]
@@ -36,12 +36,12 @@ def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
         speed = f"{result.steps:,} steps in {result.seconds:.1f} s"
         text += [f"\n{speed}; waited {share:.2f}% of it for data"]
     if skipped := sum(line.get("skipped") == 1 for line in lines):
-        text += [f"{skipped:,} steps were skipped, whose numbers were not finite"]
+        text += [f"{skipped:,} steps were skipped, because their numbers were not finite"]
     return "\n".join([*text, *map(str, figures), str(result.folder)])
 
 
 def result_line(result: Result) -> str:
-    """The result in one line, for --quiet: the last metrics of one number each, and the folder."""
+    """The summary in one line, for --quiet: the final metrics that are scalars, and the folder."""
     parts = [f"step {int(result.state.step):,}"]
     for split, values in _numbers(result).items():
         shown = [f"{name} {value:.4f}" for name, value in values.items() if "/" not in name]

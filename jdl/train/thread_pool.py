@@ -1,4 +1,4 @@
-"""XLA's CPU thread pool, of one size on every machine: the bits of products depend on it."""
+"""The size of XLA's CPU thread pool, fixed, because the bits of matrix products depend on it."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ POOL_SIZE = 8  # docs/reproducibility.md has what it costs
 
 
 def fix_thread_pool_size() -> None:
-    """Sets PJRT_NPROC=8 for this process, unless it is set, or JAX's backend has started already.
+    """Sets PJRT_NPROC=8 for this process, unless it is set or JAX's backend has started.
 
-    XLA divides matrix products among the threads of a pool, by default as many as cores: of another
-    size, it adds other parts in another order. To be called before the first use of a device.
+    XLA divides matrix products among the threads of a pool, by default one per core; another number
+    of threads sums in another order. Call it before the first use of a device.
     """
     if not _is_set() and not xla_bridge.backends_are_initialized():
         os.environ["PJRT_NPROC"] = str(POOL_SIZE)
 
 
 def thread_pool_notes() -> Iterator[str]:
-    """A note for the user, once a process, where the bits depend on the number of cores."""
+    """A note for the user, once per process, where bits depend on the number of cores."""
     global _noted
     if not _is_set() and jax.default_backend() == "cpu" and not _noted:
         _noted = True
         yield (
             f"Note: the last bits of the numbers depend on this machine's {cores()} cores, because "
-            f"JAX was in use before jdl: PJRT_NPROC={POOL_SIZE} in the environment makes them "
-            "equal everywhere"
+            f"JAX was in use before jdl: set PJRT_NPROC={POOL_SIZE} in the environment to make "
+            "them equal on all machines"
         )
 
 

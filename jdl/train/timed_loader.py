@@ -10,7 +10,7 @@ from jdl.types import Array, Batch, Loader
 
 
 class TimedLoader(Loader):
-    """The same batches; `seconds` adds up the time in which they were waited for."""
+    """A loader with the same batches; `seconds` is the total time spent waiting for them."""
 
     def __init__(self, data: Loader) -> None:
         self.data, self.seconds = data, 0.0
