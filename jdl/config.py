@@ -31,7 +31,7 @@ class Config:
     steps: int = 1_000
     """Training steps: updates of the parameters."""
     patience: int = 0
-    """Early stopping after this many checks without a better validation metric; 0: never."""
+    """Early stopping after this many checks in a row without a better metric; 0: never."""
     check_every: int = 100
     """Steps between two checks of early stopping."""
     elastic: int = 0
@@ -71,7 +71,7 @@ class Options:
     devices: int | None = None
     """Data parallel: divide each batch among this many devices; by default one device is used."""
     mesh: str = ""
-    """Device mesh, such as data=4,model=2: data parallel, fsdp (fully sharded), tensor parallel."""
+    """Mesh, e.g. data=4,model=2 or fsdp=8: data parallel, tensor parallel, fully sharded."""
     parallel: Literal["jit", "pmap"] = "jit"
     """How the step is compiled for several devices; pmap is data parallel only."""
     coordinator: str | None = None

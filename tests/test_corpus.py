@@ -111,7 +111,7 @@ def test_the_standard_library_is_there_without_its_tests():
         (lambda path: documents(path), "cannot be read"),
         (lambda path: text(path / "short.txt"), "3 paragraphs"),
         (lambda path: pack(["ab"], ByteTokenizer(), 9), "do not fill one window"),
-        (lambda path: text(length=0), "at least 1 token"),
+        (lambda path: text(length=0), "at least 1, not 0"),
         (lambda path: text_pairs([("abc", "d")], ByteTokenizer(), 2), "None of the 1 pairs"),
     ],
 )

@@ -133,7 +133,7 @@ def test_more_nodes_than_there_are_is_refused(asked):
     ("arrays", "message"),
     [
         ((np.zeros(3), PAIRS, np.zeros(3)), "A graph needs"),
-        ((np.zeros((5, 1)), PAIRS, np.zeros(5)), "nodes 0 to 4"),
+        ((np.zeros((5, 1)), PAIRS, np.zeros(5)), "nodes are 0 to 4"),
         ((np.zeros((9, 1)), PAIRS, np.zeros(8)), "A graph needs"),
     ],
 )
