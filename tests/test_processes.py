@@ -4,6 +4,7 @@ Seen to fail: the digest, with each process numbering its shards from 0; the par
 the wrong ones read.
 """
 
+import os
 import signal
 import subprocess
 import time
@@ -37,17 +38,24 @@ def test_two_processes_end_in_the_same_bits_as_one(alone, tmp_path):
     assert output.count("test   accuracy") == 1  # one process writes
 
 
+def wait_for(condition):
+    """What the condition gives as soon as it is true."""
+    deadline = time.time() + 200
+    while not (value := condition()):
+        assert time.time() < deadline
+        time.sleep(0.005)
+    return value
+
+
 @pytest.mark.slow
 def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
     for lost in (1, 0):
         running = spawn(tmp_path, *FLAGS, processes=2, devices=2)
-        deadline = time.time() + 200
+        words = ["pgrep", "-f", "--", f"--root {tmp_path} .*--process {lost}$"]
         saved = f"*/*/seed0/checkpoints/{20 if lost else 40}"
-        while time.time() < deadline and not any(tmp_path.glob(saved)):
-            time.sleep(0.05)
-        subprocess.run(
-            ["pkill", "-KILL", "-f", "--", f"--root {tmp_path} .*--process {lost}$"], check=True
-        )
+        pid = wait_for(lambda words=words: subprocess.run(words, capture_output=True).stdout)
+        wait_for(lambda saved=saved: any(tmp_path.glob(saved)))
+        os.kill(int(pid), signal.SIGKILL)
         began = time.time()
         output, _ = running.communicate(timeout=120)
         assert time.time() - began < 60
