@@ -11,6 +11,7 @@ import pytest
 import jdl
 from jdl.data import corpus, time_series
 from jdl.data.graphs import graph
+from jdl.train import placement
 from jdl.train.experiment import load
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -107,15 +108,15 @@ def test_trains_a_few_steps_without_recompiling(script, tmp_path, small):
     fields = {name: value for name, value in SMALLER.items() if name in config.__dataclass_fields__}
     prepared = run(config(name=script.stem, steps=3, **fields))
     compiled = []
-    from jdl.train import placement as loop
-
-    make = loop.compiled
-    small.setattr(loop, "compiled", lambda learner: compiled.append(make(learner)) or compiled[-1])
+    jit = placement.jit_learner
+    small.setattr(
+        placement, "jit_learner", lambda learner: compiled.append(jit(learner)) or compiled[-1]
+    )
     result = jdl.fit(
         prepared, jdl.Options(root=tmp_path, log_every=1, eval_every=0, quiet=True), script
     )
     assert result.steps == 3
-    assert compiled[0].step._cache_size() == 1
+    assert compiled[0].step_fn._cache_size() == 1
     assert "test" in result.metrics
     assert all(np.isfinite(value) for value in result.scores.values())
     assert len((result.folder / "metrics.jsonl").read_text().splitlines()) >= 4
