@@ -69,6 +69,9 @@ def call_verb(verb: str, arguments: list[str]) -> None:
     """Calls a verb: the function of that name in `jdl.cli.VERB`, whose docstring is its help."""
     if verb not in VERBS:
         raise Error(_unknown(verb))
+    if verb in WITH_SCRIPT and arguments[:1] in (["-h"], ["--help"]):
+        print("\n".join(line for line in HELP.splitlines() if line.startswith(f"  jdl {verb} ")))
+        return
     function = getattr(import_module(f"jdl.cli.{verb}"), verb)
     if verb in WITH_SCRIPT:
         function(arguments)
