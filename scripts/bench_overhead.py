@@ -8,6 +8,7 @@ the other loop's block. Printed: the medians over the blocks.
 """
 
 import contextlib
+import io
 import os
 import statistics
 import sys
@@ -120,7 +121,7 @@ def measure(model, steps, blocks):
     config = jdl.Config(name="overhead", steps=steps * (blocks + 1) + 1)
     loader = jdl.data.arrays(**data).shuffled(BATCH, 0)
     run = jdl.Run(config, learner, loader, hooks=((steps, turns.hook),))
-    with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(None):
+    with tempfile.TemporaryDirectory() as root, contextlib.redirect_stdout(io.StringIO()):
         jdl.fit(run, jdl.Options(root=Path(root), eval_every=0, save_every=0))
     return {name: 1e3 * statistics.median(s[1:]) / steps for name, s in turns.seconds.items()}
 
