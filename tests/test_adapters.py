@@ -267,7 +267,10 @@ def test_gymnasium_steps_as_it_does_itself_and_its_limit_does_not_terminate(walk
     assert (environment.action_space, environment.max_episode_steps) == (Discrete(3), 40)
     rows, length = 4, 90
     episodes = reset_episodes(environment, keys(rows))
-    policy = lambda obs, keys: jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(keys)  # noqa: E731
+
+    def policy(obs, keys):
+        return jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(keys)
+
     _, steps = jax.jit(lambda: rollout(environment, policy, episodes, keys(rows, 1), length))()
     steps = jax.tree.map(np.asarray, steps)
     truncated = steps.done & ~steps.terminated
@@ -505,7 +508,10 @@ def test_cartpole_of_each_library_is_truncated_at_its_limit(library):
     """By a policy that holds the pole."""
     pytest.importorskip(library)
     other = from_gymnax("CartPole-v1") if library == "gymnax" else from_gymnasium("CartPole-v1")
-    hold = lambda obs, keys: (obs @ jnp.asarray([0.1, 0.3, 1.0, 0.6]) > 0).astype(jnp.int32)  # noqa: E731
+
+    def hold(obs, keys):
+        return (obs @ jnp.asarray([0.1, 0.3, 1.0, 0.6]) > 0).astype(jnp.int32)
+
     episodes = reset_episodes(other, keys(2))
     _, steps = jax.jit(lambda: rollout(other, hold, episodes, keys(2, 1), 501))()
     assert not steps.terminated.any()

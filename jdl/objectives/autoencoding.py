@@ -25,7 +25,6 @@ from jdl.types import (
     LossOutput,
     Mean,
     Metrics,
-    Objective,
     Variables,
 )
 
@@ -52,17 +51,12 @@ def autoencode(
 
 
 @dataclass(frozen=True, eq=False)
-class Autoencoding(Objective):
+class Autoencoding(model_call.ModelObjective):
     """An autoencoder; see `autoencode`."""
 
-    model: Any
     noise: float
     augment: Augment | None
     element_loss: ElementLoss
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean reconstruction loss, of corrupted rows in training."""
@@ -154,17 +148,12 @@ def elbo(
 
 
 @dataclass(frozen=True, eq=False)
-class VariationalAutoencoding(Objective):
+class VariationalAutoencoding(model_call.ModelObjective):
     """A variational autoencoder; see `elbo`."""
 
-    model: Any
     likelihood: Likelihood
     beta: float
     importance_samples: int
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean negative ELBO of the rows, its KL divergence times beta, in nats."""

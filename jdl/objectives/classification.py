@@ -22,7 +22,6 @@ from jdl.types import (
     LossOutput,
     Mean,
     Metrics,
-    Objective,
     Variables,
 )
 
@@ -60,16 +59,11 @@ def perceptron(model: Any) -> Classification:
 
 
 @dataclass(frozen=True, eq=False)
-class Classification(Objective):
+class Classification(model_call.ModelObjective):
     """Classification into K classes; see `classify`."""
 
-    model: Any
     row_loss: RowLoss
     top: int
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the known labels, and the metrics."""
@@ -109,14 +103,8 @@ def classify_binary(model: Any) -> BinaryClassification:
 
 
 @dataclass(frozen=True, eq=False)
-class BinaryClassification(Objective):
+class BinaryClassification(model_call.ModelObjective):
     """Binary classification; see `classify_binary`."""
-
-    model: Any
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean binary cross-entropy in nats, and the metrics."""

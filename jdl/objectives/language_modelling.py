@@ -107,17 +107,12 @@ def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> M
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedToken(Objective):
+class MaskedToken(model_call.ModelObjective):
     """Masked language modelling; see `masked_token`."""
 
-    model: Any
     mask_rate: float
     mask_token: int
     vocabulary: int
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the selected tokens, and the metrics."""

@@ -21,7 +21,6 @@ from jdl.types import (
     LossOutput,
     Mean,
     Metrics,
-    Objective,
     Variables,
 )
 
@@ -42,14 +41,8 @@ def link_prediction(model: Any) -> LinkPrediction:
 
 
 @dataclass(frozen=True, eq=False)
-class LinkPrediction(Objective):
+class LinkPrediction(model_call.ModelObjective):
     """Link prediction; see `link_prediction`."""
-
-    model: Any
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean binary cross-entropy of links and negatives, and in evaluation the AUC."""

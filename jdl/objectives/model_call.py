@@ -1,13 +1,14 @@
 """Calls of a Flax model by its objective: all uses of Flax's `init` and `apply` are here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jdl.keys import stream
-from jdl.types import CACHE, Array, Batch, Error, Key, Variables
+from jdl.types import CACHE, Array, Batch, Error, Key, Objective, Variables
 
 
 def init(model: Any, key: Key, *inputs: Array) -> Variables:
@@ -15,9 +16,15 @@ def init(model: Any, key: Key, *inputs: Array) -> Variables:
     return dict(model.init({"params": key}, *inputs))
 
 
-def init_from_batch(model: Any, key: Key, batch: Batch) -> Variables:
-    """The model's initial variables for rows like those of the batch."""
-    return init(model, key, *model_inputs(batch))
+@dataclass(frozen=True, eq=False)
+class ModelObjective(Objective):
+    """An objective of one model whose inputs are those of `model_inputs`."""
+
+    model: Any
+
+    def init(self, key: Key, batch: Batch) -> Variables:
+        """The model's initial variables."""
+        return init(self.model, key, *model_inputs(batch))
 
 
 def column(batch: Batch, name: str = "x") -> Array:

@@ -19,7 +19,6 @@ from jdl.types import (
     LossOutput,
     Mean,
     Metrics,
-    Objective,
     Variables,
 )
 
@@ -76,15 +75,10 @@ def regress(model: Any, loss: ElementLoss = optax.squared_error) -> Regression:
 
 
 @dataclass(frozen=True, eq=False)
-class Regression(Objective):
+class Regression(model_call.ModelObjective):
     """Regression; see `regress`."""
 
-    model: Any
     element_loss: ElementLoss
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss over the elements of y, and the metrics."""

@@ -123,15 +123,10 @@ def ctc(model: Any, frames: int = 1) -> CTC:
 
 
 @dataclass(frozen=True, eq=False)
-class CTC(Objective):
+class CTC(model_call.ModelObjective):
     """Connectionist temporal classification; see `ctc`."""
 
-    model: Any
     frames: int
-
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        return model_call.init_from_batch(self.model, key, batch)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean CTC loss of the rows in nats, and in evaluation the error rate."""
