@@ -31,7 +31,7 @@ def run(c: Config) -> jdl.Run:
     train, test = data.shuffled(512, c.seed), data.batches(len(x))
     model = Autoencoder((8, 8, 1), 6, hidden=(256, 128))
     objective = jdl.objectives.deep_clustering(model, 10, 0.2, augment=view, contrastive_weight=1.0)
-    learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, test[0])
+    learner = jdl.k_means_init(jdl.descent(objective, optax.adam(1e-3)), c.steps // 2, test[0])
     score = jdl.objectives.cluster_scores(objective, test)
     return jdl.Run(c, learner, train, test=test, score=score)
 

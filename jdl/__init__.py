@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.errors import Error as Error
     from jdl.inspect.restore import restore as restore
     from jdl.keys import stream as stream
-    from jdl.learners.clustering import kmeans_init as kmeans_init
+    from jdl.learners.clustering import k_means_init as k_means_init
     from jdl.learners.descent import descent as descent
     from jdl.learners.dqn import dqn as dqn
     from jdl.learners.ema import ema as ema
@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
     from jdl.types import Batch as Batch
-    from jdl.types import Decodes as Decodes
+    from jdl.types import DecodesTokens as DecodesTokens
     from jdl.types import Encodes as Encodes
     from jdl.types import Generates as Generates
     from jdl.types import Hook as Hook
@@ -69,7 +69,7 @@ NAMES = {  # by name, the module that defines it
     "descent": "jdl.learners.descent",
     "dqn": "jdl.learners.dqn",
     "ema": "jdl.learners.ema",
-    "kmeans_init": "jdl.learners.clustering",
+    "k_means_init": "jdl.learners.clustering",
     "population": "jdl.learners.population",
     "ppo": "jdl.learners.ppo",
     "schedule_free": "jdl.learners.schedule_free",
@@ -78,7 +78,7 @@ NAMES = {  # by name, the module that defines it
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",
     "Batch": "jdl.types",
-    "Decodes": "jdl.types",
+    "DecodesTokens": "jdl.types",
     "Encodes": "jdl.types",
     "Generates": "jdl.types",
     "Hook": "jdl.types",

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.types import Array, Batch, Decodes, Error, Key, Tokenizer, Variables
+from jdl.types import Array, Batch, DecodesTokens, Error, Key, Tokenizer, Variables
 
 TokenSampler = Callable[[Key, Array], Array]  # (key, logits (B, vocabulary)) -> tokens (B,)
 
@@ -58,7 +58,7 @@ def _sample_token(temperature: float, top_k: int, top_p: float, key: Key, logits
 
 
 def generate(
-    objective: Decodes,
+    objective: DecodesTokens,
     variables: Variables,
     prompt: Array,
     tokens: int,
@@ -114,7 +114,7 @@ class Beams:
 
 
 def beam_search(
-    objective: Decodes,
+    objective: DecodesTokens,
     variables: Variables,
     prompt: Array,
     tokens: int,
@@ -211,7 +211,7 @@ def _penalty(lengths: Array, power: float) -> Array:
     return ((5 + lengths.astype(jnp.float32)) / 6) ** power
 
 
-def _check_length(objective: Decodes, tokens: int) -> None:
+def _check_length(objective: DecodesTokens, tokens: int) -> None:
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
             f"The model's KV cache holds {objective.max_length} tokens, and the prompt and the new "

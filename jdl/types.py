@@ -88,7 +88,7 @@ class Objective:
     """A training objective: a model, a task and its loss function. All methods are pure.
 
     Subclasses define `init` and `loss`. The protocols `Predicts`, `Generates`, `SamplesLatents`,
-    `Encodes` and `Decodes` name what else an objective may be able to do; test for them with
+    `Encodes` and `DecodesTokens` name what else an objective may be able to do; test for them with
     `isinstance(objective, Predicts)`.
     """
 
@@ -137,7 +137,7 @@ class Encodes(Generates, Protocol):
 
 
 @runtime_checkable
-class Decodes(Protocol):
+class DecodesTokens(Protocol):
     """The objective of an autoregressive model: it generates tokens one by one, with a KV cache."""
 
     @property

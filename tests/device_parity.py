@@ -95,7 +95,7 @@ class Case:
             self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches
         )
         return (
-            jdl.kmeans_init(learner, STEPS // 2, self.data[0])
+            jdl.k_means_init(learner, STEPS // 2, self.data[0])
             if self.name == "clusters"
             else learner
         )

@@ -77,7 +77,7 @@ def test_info_nce_is_a_cross_entropy_over_the_real_rows_of_all_devices():
 def clustering_learner(at_step, kl_weight=0.1, points=POINTS):
     objective = jdl.objectives.deep_clustering(Autoencoder((2,), 2, hidden=()), 4, kl_weight)
     rows = jdl.data.arrays(x=points, y=LABELS).batches(80)[0]
-    return jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-2)), at_step, rows), rows
+    return jdl.k_means_init(jdl.descent(objective, optax.adam(1e-2)), at_step, rows), rows
 
 
 def test_clustering_starts_at_its_step_and_recovers_the_classes():
@@ -128,7 +128,7 @@ def test_contrastive_loss_places_neighbors_together():
     model = Autoencoder((5,), 2, hidden=(64, 64))
     objective = jdl.objectives.deep_clustering(model, 4, augment=neighbor, contrastive_weight=10.0)
     rows = jdl.data.arrays(x=x, y=LABELS, neighbors=neighbors).batches(80)
-    learner = jdl.kmeans_init(jdl.descent(objective, optax.adam(1e-2)), 300, rows[0])
+    learner = jdl.k_means_init(jdl.descent(objective, optax.adam(1e-2)), 300, rows[0])
     state, step = jax.jit(learner.init)(jax.random.key(0), rows[0]), jax.jit(learner.step)
     for _ in range(301):
         state, _ = step(state, rows[0])
@@ -171,11 +171,11 @@ REFUSED = {
     "give augment or noise": lambda: jdl.objectives.deep_clustering(
         Autoencoder((2,), 2), 4, contrastive_weight=0.1
     ),
-    "at_step must be": lambda: jdl.kmeans_init(clustering_learner(0)[0], -1, {}),
-    "too few for 4 centers": lambda: jdl.kmeans_init(
+    "at_step must be": lambda: jdl.k_means_init(clustering_learner(0)[0], -1, {}),
+    "too few for 4 centers": lambda: jdl.k_means_init(
         clustering_learner(0)[0], 0, {"x": POINTS[:3]}
     ).init(jax.random.key(0), {"x": jnp.asarray(POINTS)}),
-    "a learner of jdl.objectives.deep_clustering": lambda: jdl.kmeans_init(
+    "a learner of jdl.objectives.deep_clustering": lambda: jdl.k_means_init(
         jdl.descent(jdl.objectives.autoencode(Autoencoder((2,), 2)), optax.sgd(0.1)),
         0,
         {"x": POINTS},

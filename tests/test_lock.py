@@ -1,7 +1,9 @@
 """One writer at a time: on this host, on others that share the disk, and after a kill."""
 
+import fcntl
 import os
 import socket
+import threading
 import time
 
 import pytest
@@ -32,6 +34,17 @@ def test_a_second_writer_is_refused_with_the_name_of_the_first(tmp_path):
     assert not is_locked(tmp_path)
     with hold_lock(tmp_path) as notes:
         assert notes == []
+
+
+def test_a_reader_who_looks_at_the_lock_hinders_no_writer(tmp_path):
+    (tmp_path / "lock").touch()
+    with (tmp_path / "lock").open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        timer = threading.Timer(0.2, fcntl.flock, (reader, fcntl.LOCK_UN))
+        timer.start()
+        with hold_lock(tmp_path) as notes:
+            assert notes == []
+        timer.join()
 
 
 def test_a_lock_that_a_killed_process_left_is_recognised(tmp_path):

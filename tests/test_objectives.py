@@ -30,7 +30,7 @@ from jdl.objectives import (
     squared_log_error,
     text_scores,
 )
-from jdl.types import Decodes, Encodes, Generates, Predicts, SamplesLatents
+from jdl.types import DecodesTokens, Encodes, Generates, Predicts, SamplesLatents
 
 ROWS, CLASSES = 9, 4
 X = jax.random.normal(jax.random.key(0), (ROWS, 6))
@@ -173,11 +173,11 @@ def test_objectives_that_do_not_predict_are_refused():
 
 def test_abilities_are_those_of_the_protocols():
     def abilities(objective):
-        protocols = (Predicts, Generates, SamplesLatents, Encodes, Decodes)
+        protocols = (Predicts, Generates, SamplesLatents, Encodes, DecodesTokens)
         return {protocol for protocol in protocols if isinstance(objective, protocol)}
 
     assert abilities(classify(MLP(4))) == {Predicts}
-    assert abilities(next_token(MLP(4))) == {Decodes}
+    assert abilities(next_token(MLP(4))) == {DecodesTokens}
     assert abilities(autoencode(MLP(4))) == {Predicts, Generates, Encodes}
     assert abilities(elbo(MLP(4))) == {Predicts, Generates, SamplesLatents, Encodes}
     assert abilities(override(elbo(MLP(4)), check=print)) == abilities(elbo(MLP(4)))

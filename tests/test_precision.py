@@ -4,6 +4,8 @@ Seen to fail: the types, with gradients that were not widened; the step left out
 halved but the update carried out.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,9 @@ def test_every_family_learns_in_half_precision(row, precision):
     assert half == {jnp.dtype(precision)}
 
 
-def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
+def objective():
+    """The mean of weights times x; the model state counts the batches."""
+
     def loss(variables, batch, key, train):
         total = (variables["params"]["w"] * batch["x"]).astype(jnp.float32)
         return jdl.LossOutput(jdl.Mean.of(total), {}, {"seen": variables["seen"] + 1})
@@ -60,10 +64,11 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     def init(key, batch):
         return {"params": {"w": jnp.zeros(4)}, "seen": jnp.zeros(())}
 
-    learner = mixed_precision(
-        jdl.descent(override(jdl.Objective(), init=init, loss=loss), optax.sgd(1.0, momentum=0.9)),
-        "float16",
-    )
+    return override(jdl.Objective(), init=init, loss=loss)
+
+
+def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
+    learner = mixed_precision(jdl.descent(objective(), optax.sgd(1.0, momentum=0.9)), "float16")
     fine, huge = ({"x": jnp.full((4,), x, jnp.float16)} for x in (1.0, 3.0))
     state = learner.init(jax.random.key(0), fine)
     state, metrics = learner.step(state, fine)
@@ -77,6 +82,17 @@ def test_a_step_that_overflows_is_left_out_and_halves_the_scale():
     again, metrics = learner.step(after, huge)  # now it fits
     assert np.isfinite(float(metrics["grad_norm"].value()))
     assert (again.params["w"] != after.params["w"]).all()
+
+
+def test_the_scale_stays_above_zero_however_long_gradients_overflow():
+    """A scale of zero would make every later gradient 0 / 0."""
+    learner = mixed_precision(jdl.descent(objective(), optax.sgd(1.0)), "float16")
+    huge = {"x": jnp.full((4,), jnp.inf, jnp.float16)}
+    state = learner.init(jax.random.key(0), huge)
+    smallest = jnp.finfo(jnp.float32).tiny
+    scale = {**state.extra["loss_scale"], "scale": smallest}
+    state, _ = learner.step(replace(state, extra={"loss_scale": scale}), huge)
+    assert float(state.extra["loss_scale"]["scale"]) == smallest
 
 
 def test_micro_batches_are_summed_in_single_precision():

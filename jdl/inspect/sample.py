@@ -15,7 +15,7 @@ from jdl import sampling
 from jdl.figures import samples
 from jdl.inspect.restore import TrainedRun
 from jdl.store.folder import write_atomically
-from jdl.types import Decodes, Error, Tokenizer
+from jdl.types import DecodesTokens, Error, Tokenizer
 
 
 def generate_text(
@@ -89,10 +89,10 @@ def write_images(
     return out
 
 
-def _language_model(trained: TrainedRun) -> tuple[Decodes, Tokenizer]:
+def _language_model(trained: TrainedRun) -> tuple[DecodesTokens, Tokenizer]:
     objective, tokenizer = trained.objective, trained.run.tokenizer
     conditional = "y" in trained.run.train.spec
-    if not isinstance(objective, Decodes) or tokenizer is None or conditional:
+    if not isinstance(objective, DecodesTokens) or tokenizer is None or conditional:
         raise Error(
             f"{trained.run.config.name} generates neither text nor images. `jdl sample` needs a "
             "run with the objective next_token and with Run(tokenizer=...), or with a generative "

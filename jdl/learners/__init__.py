@@ -1,7 +1,7 @@
 """Learners: training algorithms, and wrappers from one learner to another."""
 
 from jdl.learners.clustering import k_means as k_means
-from jdl.learners.clustering import kmeans_init as kmeans_init
+from jdl.learners.clustering import k_means_init as k_means_init
 from jdl.learners.compilation import jit_learner as jit_learner
 from jdl.learners.compilation import with_data as with_data
 from jdl.learners.descent import descent as descent

@@ -13,7 +13,7 @@ from jdl.objectives.clustering import CENTERS, CLUSTERING, squared_distances
 from jdl.types import Array, Batch, Error, Key, Learner, Metrics, Predicts, State
 
 
-def kmeans_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20) -> KMeansInit:
+def k_means_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20) -> KMeansInit:
     """Initializes the centers of deep clustering by k-means of the embeddings, before `at_step`.
 
     For a learner of the objective `deep_clustering`, which trains the autoencoder alone until then
@@ -29,7 +29,7 @@ def kmeans_init(learner: Learner, at_step: int, rows: Batch, restarts: int = 20)
 
 @dataclass(frozen=True, eq=False)
 class KMeansInit(Wrapper):
-    """K-means initialization of cluster centers; see `kmeans_init`."""
+    """K-means initialization of cluster centers; see `k_means_init`."""
 
     at_step: int
     rows: Batch
@@ -39,7 +39,7 @@ class KMeansInit(Wrapper):
         """Checks that the objective has centers, and initializes them if `at_step` is 0."""
         state = self.learner.init(key, batch)
         if CLUSTERING not in state.model_state or not isinstance(self.objective, Predicts):
-            raise Error("kmeans_init takes a learner of jdl.objectives.deep_clustering.")
+            raise Error("k_means_init takes a learner of jdl.objectives.deep_clustering.")
         rows, clusters = len(self.rows["x"]), len(state.params[CENTERS])
         if rows < clusters:
             raise Error(f"{rows} rows are too few for {clusters} centers: pass more of the data.")

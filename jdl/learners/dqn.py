@@ -176,7 +176,9 @@ class DQN(Learner):
 
     def add_to_buffer(self, state: State, transitions: Transition) -> Batch:
         """The replay buffer, its oldest transitions replaced by these (T, B)."""
-        start = state.step * transitions.reward.size % self.buffer_size
+        # The remainder first: the number of all transitions so far may not fit in 32 bits.
+        rollouts = self.buffer_size // transitions.reward.size
+        start = state.step % rollouts * transitions.reward.size
 
         def write(name: str, column: Array) -> Array:
             new = to_rows(getattr(transitions, name))
@@ -187,7 +189,8 @@ class DQN(Learner):
 
     def sample_indices(self, state: State, transitions: Transition, key: Key) -> Array:
         """Random rows (batch_size,) of the replay buffer, among those that are filled by now."""
-        filled = jnp.minimum((state.step + 1) * transitions.reward.size, self.buffer_size)
+        rollouts = self.buffer_size // transitions.reward.size
+        filled = jnp.minimum(state.step + 1, rollouts) * transitions.reward.size
         return jax.random.randint(stream(key, "replay"), (self.batch_size,), 0, filled)
 
     def update_target(self, state: State) -> Any:

@@ -106,8 +106,9 @@ class LossScaling(Wrapper):
         scale, good_steps = (state.extra["loss_scale"][name] for name in ("scale", "good_steps"))
         good_steps = jnp.where(finite, good_steps + 1, 0)
         grown = good_steps >= GROWTH_INTERVAL
+        factor = jnp.where(finite, jnp.where(grown, 2.0, 1.0), 0.5)
         adapted = {
-            "scale": scale * jnp.where(finite, jnp.where(grown, 2.0, 1.0), 0.5),
+            "scale": jnp.maximum(scale * factor, jnp.finfo(scale.dtype).tiny),
             "good_steps": jnp.where(grown, 0, good_steps),
         }
         new = set_extra(select_state(finite, new, state), "loss_scale", adapted)

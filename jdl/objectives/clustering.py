@@ -40,7 +40,7 @@ def deep_clustering(
 ) -> DeepClustering:
     """Deep embedded clustering (DEC; Xie et al., 2016) of an autoencoder's codes (IDEC).
 
-    Its learner must be wrapped in `jdl.learners.kmeans_init`, which initializes the centers by
+    Its learner must be wrapped in `jdl.learners.k_means_init`, which initializes the centers by
     k-means of the codes and starts the clustering. The loss is that of `autoencode`, with its
     `noise`, `augment` and `loss`, and after the start also `kl_weight` times KL(P || Q), in nats a
     row (IDEC; Guo et al., 2017). Q is the soft assignment of the codes to the clusters, and P the

@@ -22,7 +22,7 @@ from jdl.keys import stream
 from jdl.learners.compilation import CompiledLearner
 from jdl.learners.descent import split_batch
 from jdl.parallel.divisible import check_divisible
-from jdl.parallel.sharding import Placement
+from jdl.parallel.sharding import DevicePut
 from jdl.types import (
     BATCH_STATS,
     Array,
@@ -80,7 +80,7 @@ class _ElasticStep:
         self.local = {d: dev for d, dev in enumerate(devices) if dev.process_index == process}
         self.states: list[State] = []
         self.placements = [
-            Placement(partial(jax.device_put, device=device)) for device in self.local.values()
+            DevicePut(partial(jax.device_put, device=device)) for device in self.local.values()
         ]
         self.batch = jax.jit(data.batch)
         self.sum_shards = jax.jit(self._sum_shards)

@@ -103,7 +103,7 @@ def shard_data(data: Loader, mesh: Mesh) -> ShardedLoader:
     return ShardedLoader(data, mesh)
 
 
-class Placement:
+class DevicePut:
     """Puts batch sources on devices; an array that the source before had too is put only once."""
 
     def __init__(self, put: Callable[[Any], Array]) -> None:
@@ -186,7 +186,7 @@ class ShardedLoader(Loader):
                 return _put(leaf, self._sharding, part.start, size)
             return _put(leaf, replicated(self.mesh))
 
-        return map(Placement(put), self.data.shard(part).read(start))
+        return map(DevicePut(put), self.data.shard(part).read(start))
 
     def batch(self, source: Any, i: Array) -> Batch:
         """Batch i, with its rows divided among the devices."""

@@ -15,6 +15,7 @@ from typing import IO
 from jdl.types import Error
 
 HEARTBEAT_SECONDS = 15.0  # how often a holder touches its lock
+READER_SECONDS = 1.0  # how long to wait for a reader: `is_locked` holds a lock for a moment
 DEAD_SECONDS = 60.0  # a holder on another host without a heartbeat for this long counts as dead
 
 
@@ -28,13 +29,9 @@ def hold_lock(folder: Path) -> Iterator[list[str]]:
     """
     path = folder / "lock"
     with path.open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _acquire(lock):
             holder = _holder(lock) or "another process"
-            raise Error(
-                f"{folder} is being trained already, by {holder}: wait for it, or stop it."
-            ) from None
+            raise Error(f"{folder} is being trained already, by {holder}: wait for it, or stop it.")
         holder, age = _holder(lock), _age(path)
         if _on_another_host(holder) and age < DEAD_SECONDS:
             raise Error(
@@ -66,6 +63,20 @@ def is_locked(folder: Path) -> bool:
         return False
     except OSError:
         return True
+
+
+def _acquire(lock: IO[str]) -> bool:
+    """Locks the file for this process alone; False if another holds it for longer than readers."""
+    deadline = time.monotonic() + READER_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        else:
+            return True
 
 
 def _holder(lock: IO[str]) -> str:

@@ -23,7 +23,7 @@ def run(c: Config) -> jdl.Run:
         model, 5, 0.1, noise=0.2, augment=jdl.data.random_crop(1), contrastive_weight=0.1
     )
     learner = jdl.descent(log_ids(objective), optax.adam(1e-3))
-    learner = jdl.ema(jdl.kmeans_init(learner, c.steps // 2, train.batches(102)[0]), 0.9)
+    learner = jdl.ema(jdl.k_means_init(learner, c.steps // 2, train.batches(102)[0]), 0.9)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(90))
 
 
