@@ -15,7 +15,7 @@ METHODS = ("init", "loss", "check", "sample_latent", "max_length", *OF_VARIABLES
 def override(objective: Objective, **methods: Any) -> Objective:
     """The same objective with other methods: `override(objective, loss=my_loss)`.
 
-    It satisfies the same protocols (`Predicts`, `Generates`, `DecodesTokens`, ...) as the objective.
+    It satisfies the same protocols (`Predicts`, `Generates`, ...) as the objective.
     """
     new = Objective()
     for name in METHODS:
