@@ -1,4 +1,7 @@
-"""CartPole against those of gymnax and Gymnasium, where these are installed."""
+"""CartPole and Pendulum against those of Gymnasium and gymnax.
+
+Seen to fail: a fallen pole that goes on.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +11,39 @@ from reinforcement_harness import keys
 
 import jdl
 from jdl.environments import from_gymnasium, from_gymnax, reset_episodes, rollout
+
+# Gymnasium 1.4.0, from the states below, by actions (n * n // 3) % 2 and torques 3 sin(n) in step n
+POLE = {6: (-0.00426323143, -0.02381194838, 0.05581108983, 0.12425341773)}
+POLE[22] = (-0.05396484015, -0.05006076266, 0.22296619562, 0.71977380243)
+PENDULUM = {10: (-0.99937701225, -0.03529302776, 0.97887730598, -9.846933359)}
+PENDULUM[60] = (-0.99892741442, 0.04630411416, -0.15471388400, -9.654412220)
+
+
+def test_cartpole_is_gymnasiums():
+    cartpole, key = jdl.environments.cartpole(), jax.random.key(0)
+    state, fell = jnp.asarray([0.01, -0.02, 0.03, 0.04]), False
+    for n in range(22):
+        assert not fell
+        state, reward, fell = cartpole.step(state, jnp.asarray(n * n // 3 % 2), key)
+        assert reward == 1
+        if n + 1 in POLE:
+            np.testing.assert_allclose(state, POLE[n + 1], atol=1e-5)
+    assert fell
+    starts = jax.vmap(cartpole.reset)(keys(200))
+    assert 0.04 < float(jnp.abs(starts).max()) <= 0.05
+
+
+def test_pendulum_is_gymnasiums():
+    pendulum, key = jdl.environments.pendulum(), jax.random.key(0)
+    state = jnp.asarray([3.0, -0.5])
+    for n in range(60):
+        action = pendulum.action_space.unnormalize(jnp.asarray([1.5 * np.sin(n)], jnp.float32))
+        state, reward, terminated = pendulum.step(state, action, key)
+        assert not terminated
+        if n + 1 in PENDULUM:
+            np.testing.assert_allclose(
+                [*pendulum.observe(state), reward], PENDULUM[n + 1], atol=2e-4
+            )
 
 
 @pytest.mark.parametrize("library", ["gymnax", "gymnasium"])
