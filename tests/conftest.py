@@ -14,6 +14,7 @@ os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-
 
 import jax
 import pytest
+from fake_environments import Walk, install
 
 from jdl.train.compile_cache import use_compilation_cache
 
@@ -31,3 +32,9 @@ ROOT = Path(__file__).parents[1]
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture
+def walk(monkeypatch):
+    """A fake of Gymnasium that has `Walk` alone, before any environment exists."""
+    return install(monkeypatch, Walk)

@@ -1,0 +1,53 @@
+"""How tests do reinforcement learning: a corridor, a fixed policy, some training steps."""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+import jdl
+from jdl.environments import Discrete, Environment
+
+
+def corridor(max_episode_steps=9):
+    """Places from 0: action 1 moves on, with the place it leaves as reward; 0 stays; 5 ends it."""
+
+    def step(state, action, key):
+        place = state + (action == 1).astype(jnp.float32)
+        return place, jnp.where(action == 1, state, 0.0), place >= 5
+
+    return Environment(
+        lambda key: jnp.zeros(()), step, lambda state: state[None], Discrete(2), max_episode_steps
+    )
+
+
+class Fixed(nn.Module):
+    """A policy that does not depend on the observation, and values that are a multiple of it."""
+
+    policy: tuple[float, ...]
+    value: float | None = None
+
+    @nn.compact
+    def __call__(self, x, train=False, mask=None):
+        policy = self.param("policy", lambda key: jnp.asarray(self.policy))
+        policy = jnp.broadcast_to(policy[None], (len(x), len(self.policy)))
+        if self.value is None:
+            return policy
+        return policy, self.param("value", lambda key: jnp.asarray(self.value)) * x.sum(-1)
+
+
+def keys(count, seed=0):
+    return jax.random.split(jax.random.key(seed), count)
+
+
+def train(learner, steps, state=None, seed=0, rows=4):
+    """Training steps, from a state or from the start; the state and the last metrics."""
+    batch = jdl.data.episodes(rows)[0]
+    state = jax.jit(learner.init)(jax.random.key(seed), batch) if state is None else state
+    step, metrics = jax.jit(learner.step), None
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+    return state, metrics
+
+
+def trained(learner, steps, state=None):
+    return jax.block_until_ready(train(learner, steps, state)[0])
