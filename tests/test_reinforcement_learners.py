@@ -3,7 +3,10 @@
 Seen to fail: a replay buffer written at one place, a population of one seed many times.
 """
 
+from dataclasses import replace
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -103,6 +106,26 @@ def test_the_replay_buffer_holds_the_newest_transitions():
     np.testing.assert_array_equal(buffer["terminated"], newest == 4)
     np.testing.assert_array_equal(buffer["reward"], newest)
     assert float(metrics["loss"].count) == 0  # before learning_starts
+
+
+def test_the_replay_buffer_is_filled_in_turn_after_any_number_of_steps():
+    """The transitions of 2^28 steps, 2^31, are more than an int32 holds."""
+    learner = jdl.dqn(
+        corridor(),
+        Fixed((0.0, 1.0)),
+        optax.sgd(0.0),
+        lambda step: 0.0,
+        num_steps=4,
+        buffer_size=24,
+    )
+    state = learner.init(jax.random.key(0), jdl.data.episodes(2)[0])
+    state = replace(state, step=jnp.asarray(2**28, jnp.int32))
+    _, transitions = learner.collect_rollout(state, jax.random.key(1))
+    buffer = learner.add_to_buffer(state, transitions)
+    np.testing.assert_array_equal(buffer["next_obs"][16:], 0)
+    assert (np.asarray(buffer["next_obs"][8:16]) > 0).all()
+    sampled = learner.sample_indices(state, transitions, jax.random.key(2))
+    assert set(np.asarray(sampled).tolist()) == set(range(24))
 
 
 def test_the_target_network_is_updated_every_few_steps():
