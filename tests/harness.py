@@ -12,9 +12,11 @@ import kitchen_sink
 import pytest
 
 import jdl
+from jdl.inspect.restore import restore
 from jdl.store.checkpoints import state_digest
 
 SCRIPT = Path(kitchen_sink.__file__)
+OFTEN = {"log_every": 1, "eval_every": 20, "save_every": 20}  # of 60 steps
 
 
 def train(root, hooks=(), **fields):
@@ -23,7 +25,7 @@ def train(root, hooks=(), **fields):
     options = {name: value for name, value in fields.items() if name in names}
     config = {name: value for name, value in fields.items() if name not in names}
     run = kitchen_sink.run(kitchen_sink.Config(**{"name": "kitchen_sink", **config}))
-    options = jdl.Options(root=root, **{"log_every": 1, "quiet": True, **options})
+    options = jdl.Options(root=root, **{**OFTEN, "quiet": True, **options})
     return jdl.fit(replace(run, hooks=hooks), options, SCRIPT)
 
 
@@ -45,8 +47,11 @@ def stopped_at(step, root, **fields):
         train(root, hooks=[(step, break_off)], **fields)
 
 
-def digest(result):
-    return state_digest(result.state)
+def digest(result_or_folder):
+    """The SHA-256 of the state of a training's result, or of a folder's newest checkpoint."""
+    if isinstance(result_or_folder, Path):
+        return state_digest(restore(result_or_folder).state)
+    return state_digest(result_or_folder.state)
 
 
 def lines(result_or_folder):
@@ -56,7 +61,8 @@ def lines(result_or_folder):
 
 
 def command(root, *flags, script=SCRIPT):
-    return [sys.executable, str(script), "--root", str(root), "--log-every", "1", *map(str, flags)]
+    often = [f"--{name.replace('_', '-')}={every}" for name, every in OFTEN.items()]
+    return [sys.executable, str(script), "--root", str(root), *often, *map(str, flags)]
 
 
 def spawn(root, *flags, script=SCRIPT, processes=0, devices=None, **environment):

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from harness import SCRIPT, command, finish, folder_of
+from harness import SCRIPT, command, digest, finish, folder_of
 
 from jdl.store.environment import fingerprint, numerics_environment, thread_pool_size
 from jdl.train import thread_pool
@@ -29,7 +29,7 @@ def on_cores(cores, root, *flags, **environment):
         text=True,
     )
     finish(process)
-    return subprocess.check_output(["jdl", "digest", str(folder_of(root))], text=True)
+    return digest(folder_of(root))
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,7 @@ assert not bridge._backends, "a device was started"
 
 @pytest.fixture
 def small(monkeypatch):
-    """Stands in for data that are fetched or large: random, and of the right form."""
+    """Small random data in place of those that are fetched or large; samples in fewer steps."""
     rng = np.random.default_rng(0)
 
     def tfds(name, *splits, **options):
@@ -81,6 +82,8 @@ def small(monkeypatch):
             rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7
         )
 
+    few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
+    monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(jdl.data, "tfds", tfds)
     monkeypatch.setattr(jdl.data, "cora", cora)
     monkeypatch.setattr(jdl.data, "electricity", electricity)

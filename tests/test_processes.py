@@ -10,7 +10,7 @@ import subprocess
 import time
 
 import pytest
-from harness import command, finish, folder_of, lines, spawn
+from harness import command, digest, finish, folder_of, lines, spawn
 
 from jdl.train.distributed import in_cluster
 from jdl.train.launch import free_port
@@ -29,7 +29,7 @@ def alone(tmp_path_factory):
 def end(root):
     """How a run ended: its digest, and its log."""
     folder = folder_of(root)
-    return subprocess.check_output(["jdl", "digest", str(folder)], text=True), lines(folder)
+    return digest(folder), lines(folder)
 
 
 def test_two_processes_end_in_the_same_bits_as_one(alone, tmp_path):

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness import finish, folder_of, kill_at, lines, spawn
+from harness import digest, finish, folder_of, kill_at, lines, spawn
 
 CNN = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
 
@@ -19,10 +19,7 @@ def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
     finish(spawn(tmp_path / "killed", script=CNN))
     first, second = folder_of(tmp_path / "whole"), folder_of(tmp_path / "killed")
     assert lines(first) == lines(second)
-    digests = [
-        subprocess.check_output(["jdl", "digest", str(folder)]) for folder in (first, second)
-    ]
-    assert digests[0] == digests[1]
+    assert digest(first) == digest(second)
 
 
 @pytest.mark.slow

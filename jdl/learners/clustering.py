@@ -85,7 +85,7 @@ def k_means(
 
     def one_restart(key: Key) -> tuple[Array, Array]:
         start = _k_means_plus_plus(x, weights, clusters, key)
-        centers = jax.lax.fori_loop(0, iterations, lambda _, c: _lloyd(x, weights, c), start)
+        centers = _lloyd(x, weights, start, iterations)
         return centers, (weights * squared_distances(x, centers).min(-1)).sum()
 
     centers, losses = jax.lax.map(one_restart, jax.random.split(key, restarts))
@@ -105,8 +105,23 @@ def _k_means_plus_plus(x: Array, weights: Array, clusters: int, key: Key) -> Arr
     return jax.lax.fori_loop(0, clusters, add_center, jnp.zeros((clusters, x.shape[1])))
 
 
-def _lloyd(x: Array, weights: Array, centers: Array) -> Array:
-    """One iteration: each center moves to the mean of its nearest rows; without rows it stays."""
+def _lloyd(x: Array, weights: Array, centers: Array, iterations: int) -> Array:
+    """Lloyd's algorithm: at most so many iterations, fewer once no center moves."""
+
+    def moving(carry: tuple[Array, Array, Array]) -> Array:
+        iteration, old, new = carry
+        return (iteration < iterations) & (old != new).any()
+
+    def iterate(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        iteration, _, centers = carry
+        return iteration + 1, centers, _move_centers(x, weights, centers)
+
+    start = (jnp.ones((), jnp.int32), centers, _move_centers(x, weights, centers))
+    return jax.lax.while_loop(moving, iterate, start)[2]
+
+
+def _move_centers(x: Array, weights: Array, centers: Array) -> Array:
+    """Each center moves to the mean of its nearest rows; without rows it stays."""
     assigned = jax.nn.one_hot(squared_distances(x, centers).argmin(-1), len(centers))
     assigned = assigned * weights[:, None]
     count = assigned.sum(0)[:, None]
