@@ -19,7 +19,7 @@ class Config(jdl.Config):
 
     steps: int = 976
     lr: float = 2.5e-4
-    episodes: int = 4
+    num_envs: int = 4
     seeds: int = 20
 
 
@@ -31,7 +31,7 @@ def run(c: Config) -> jdl.Run:
         environment, ActorCritic(2), optimizer, num_steps=128, update_epochs=4, num_minibatches=4
     )
     members = jdl.population(learner, range(c.seed, c.seed + c.seeds))
-    train, test = jdl.data.episodes(c.episodes), jdl.data.episodes(100)
+    train, test = jdl.data.episodes(c.num_envs), jdl.data.episodes(100)
     return jdl.Run(c, members, train, test=test, best="max return/mean")
 
 

@@ -27,7 +27,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     digits = (train + test).columns
-    graph = jdl.data.nearest_neighbours(digits["x"], digits["y"], c.neighbours)
+    graph = jdl.data.knn_graph(digits["x"], digits["y"], c.neighbours)
     train, valid, test = (p.batches(1) for p in graph.split_nodes(10, 500, 1000, c.seed))
     objective = jdl.objectives.classify(GNN(10, c.hidden, dropout=c.dropout))
     rate = optax.linear_schedule(c.lr, 0.0, c.steps)

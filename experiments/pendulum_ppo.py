@@ -13,11 +13,11 @@ from jdl.models.actor_critic import ActorCritic
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    """409,600 steps in 8 episodes at once; `seeds` count up from the seed."""
+    """409,600 steps in 8 environments in parallel; `seeds` count up from the seed."""
 
     steps: int = 100
     lr: float = 1e-3
-    episodes: int = 8
+    num_envs: int = 8
     seeds: int = 8
 
 
@@ -29,7 +29,7 @@ def run(c: Config) -> jdl.Run:
     sizes = {"num_steps": 512, "update_epochs": 10, "num_minibatches": 64}
     learner = jdl.ppo(environment, model, optimizer, **sizes, gamma=0.9, entropy_coef=0.0)
     members = jdl.population(learner, range(c.seed, c.seed + c.seeds))
-    train, test = jdl.data.episodes(c.episodes), jdl.data.episodes(100)
+    train, test = jdl.data.episodes(c.num_envs), jdl.data.episodes(100)
     return jdl.Run(c, members, train, test=test, best="max return/mean")
 
 

@@ -29,7 +29,7 @@ def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
     blocks = TransformerConfig(c.width, c.depth, heads=c.width // 32, max_length=c.length)
-    objective = jdl.objectives.next_token(GPT(tokenizer.size, blocks), test.bytes_per_token)
+    objective = jdl.objectives.next_token(GPT(tokenizer.vocab_size, blocks), test.bytes_per_token)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
     learner = jdl.descent(objective, optimizer)
     batches = train.shuffled(c.batch, c.seed)

@@ -26,7 +26,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.ByteTokenizer()
-    size = tokenizer.size
+    size = tokenizer.vocab_size
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
     model = RNN(size, c.hidden, vocab_size=size, return_sequences=True, stateful=True)
     objective = jdl.objectives.next_token(model, test.bytes_per_token)

@@ -25,7 +25,9 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.ByteTokenizer()
     train, valid, test = jdl.data.text(c.text, tokenizer, c.length)
-    model = BERT(tokenizer.size, TransformerConfig(width=128, depth=4, max_length=c.length + 1))
+    model = BERT(
+        tokenizer.vocab_size, TransformerConfig(width=128, depth=4, max_length=c.length + 1)
+    )
     objective = jdl.objectives.masked_token(model, tokenizer)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
     learner = jdl.descent(objective, optimizer)

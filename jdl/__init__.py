@@ -11,11 +11,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import data as data
     from jdl import environments as environments
+    from jdl import inspect as inspect
+    from jdl import layers as layers
     from jdl import learners as learners
     from jdl import metrics as metrics
+    from jdl import models as models
     from jdl import objectives as objectives
     from jdl import optim as optim
+    from jdl import parallel as parallel
     from jdl import sampling as sampling
+    from jdl import train as train
+    from jdl import types as types
     from jdl.config import Config as Config
     from jdl.config import Options as Options
     from jdl.errors import Error as Error
@@ -59,7 +65,21 @@ else:
         return value
 
 
-MODULES = ("data", "environments", "learners", "metrics", "objectives", "optim", "sampling")
+MODULES = (
+    "data",
+    "environments",
+    "inspect",
+    "layers",
+    "learners",
+    "metrics",
+    "models",
+    "objectives",
+    "optim",
+    "parallel",
+    "sampling",
+    "train",
+    "types",
+)
 NAMES = {  # by name, the module that defines it
     "Config": "jdl.config",
     "Options": "jdl.config",

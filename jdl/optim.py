@@ -26,14 +26,17 @@ def decay_mask(params: Any) -> Any:
 
 
 def adamw(
-    rate: optax.ScalarOrSchedule, weight_decay: float = 0.01, clip: float = 1.0, b2: float = 0.999
+    rate: optax.ScalarOrSchedule,
+    weight_decay: float = 0.01,
+    max_norm: float = 1.0,
+    b2: float = 0.999,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
-    Norms and biases have no weight decay. `clip` is the largest global norm of the gradient.
+    Norms and biases have no weight decay. `max_norm` is the largest global norm of the gradient.
     """
     return clip_gradients(
-        optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), clip
+        optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), max_norm
     )
 
 

@@ -64,13 +64,13 @@ def generate(
     tokens: int,
     sampler: TokenSampler = greedy,
     key: Key | None = None,
-    end: int | None = None,
+    eos_id: int | None = None,
     batch: Batch | None = None,
 ) -> Array:
     """Autoregressive generation with a KV cache: the tokens (B, tokens) after a prompt (B, P).
 
     `tokens` is the number of new tokens; P is at least 1. An encoder-decoder encodes the x of
-    `batch`. After its first `end`, a row has only `end` tokens.
+    `batch`. After its first `eos_id`, a row has only `eos_id` tokens.
     """
     if tokens < 1 or not prompt.shape[1]:
         raise Error(
@@ -84,10 +84,10 @@ def generate(
 
     def sample(n: Array, logits: Array, finished: Array) -> tuple[Array, Array]:
         token = sampler(jax.random.fold_in(key, n), logits)
-        if end is None:
+        if eos_id is None:
             return token, finished
-        token = jnp.where(finished, end, token)
-        return token, finished | (token == end)
+        token = jnp.where(finished, eos_id, token)
+        return token, finished | (token == eos_id)
 
     def step(carry: tuple[Array, Any, Array], n: Array) -> tuple[tuple[Array, Any, Array], Array]:
         token, cache, finished = carry
@@ -108,8 +108,8 @@ class Beams:
 
     tokens: Array  # (B, width, tokens)
     scores: Array  # (B, width): sums of log-probabilities
-    lengths: Array  # (B, width): numbers of tokens, up to and including `end`
-    finished: Array  # (B, width): whether `end` has been generated
+    lengths: Array  # (B, width): numbers of tokens, up to and including `eos_id`
+    finished: Array  # (B, width): whether `eos_id` has been generated
     cache: Any  # arrays (B * width, ...): the KV cache
 
 
@@ -119,16 +119,16 @@ def beam_search(
     prompt: Array,
     tokens: int,
     width: int = 4,
-    end: int | None = None,
+    eos_id: int | None = None,
     batch: Batch | None = None,
     length_penalty: float = 0.0,
 ) -> tuple[Array, Array]:
     """Beam search with a KV cache: the `width` best continuations of a prompt (B, P), best first.
 
     Returns their tokens (B, width, tokens) and scores (B, width). A score is the sum of the
-    log-probabilities of the n tokens up to and including `end`, divided by ((5 + n) / 6) **
-    length_penalty (Wu et al., 2016). After its first `end`, a beam has only `end` tokens. P is at
-    least 1; an encoder-decoder encodes the x of `batch`.
+    log-probabilities of the n tokens up to and including `eos_id`, divided by ((5 + n) / 6) **
+    length_penalty (Wu et al., 2016). After its first `eos_id`, a beam has only `eos_id`
+    tokens. P is at least 1; an encoder-decoder encodes the x of `batch`.
     """
     if width < 1:
         raise Error(f"Beam search needs at least 1 beam, got width={width}.")
@@ -145,15 +145,15 @@ def beam_search(
         last = jax.lax.dynamic_index_in_dim(beams.tokens, n - 1, 2, keepdims=False)
         logits, cache = objective.next_logits(variables, beams.cache, last.reshape(-1, 1))
         beams = Beams(beams.tokens, beams.scores, beams.lengths, beams.finished, cache)
-        return _extend_beams(beams, logits[:, -1], n, end, length_penalty)
+        return _extend_beams(beams, logits[:, -1], n, eos_id, length_penalty)
 
     # The prompt is read once per row; the cache is then repeated for each beam of the row.
-    beams = _start_beams(logits[:, -1], cache, tokens, width, end)
+    beams = _start_beams(logits[:, -1], cache, tokens, width, eos_id)
     beams = jax.lax.fori_loop(1, tokens, step, beams)
     return beams.tokens, beams.scores / _penalty(beams.lengths, length_penalty)
 
 
-def _start_beams(logits: Array, cache: Any, tokens: int, width: int, end: int | None) -> Beams:
+def _start_beams(logits: Array, cache: Any, tokens: int, width: int, eos_id: int | None) -> Beams:
     """Beams of one token: the `width` most likely first tokens by logits (B, vocabulary)."""
 
     def repeat(leaf: Array) -> Array:
@@ -162,20 +162,20 @@ def _start_beams(logits: Array, cache: Any, tokens: int, width: int, end: int | 
     rows = len(logits)
     scores, first = jax.lax.top_k(jax.nn.log_softmax(logits), width)
     written = jnp.zeros((rows, width, tokens), jnp.int32).at[:, :, 0].set(first)
-    finished = first == end if end is not None else jnp.zeros((rows, width), bool)
+    finished = first == eos_id if eos_id is not None else jnp.zeros((rows, width), bool)
     lengths = jnp.ones((rows, width), jnp.int32)
     return Beams(written, scores, lengths, finished, jax.tree.map(repeat, cache))
 
 
 def _extend_beams(
-    beams: Beams, logits: Array, n: Array, end: int | None, length_penalty: float
+    beams: Beams, logits: Array, n: Array, eos_id: int | None, length_penalty: float
 ) -> Beams:
     """The best beams one token longer, by the logits (B * width, vocabulary) of token n."""
     rows, width = beams.scores.shape
     vocabulary = logits.shape[-1]
     log_probs = jax.nn.log_softmax(logits).reshape(rows, width, vocabulary)
-    if end is not None:  # a finished beam has one continuation, of probability 1
-        only_end = jnp.where(jnp.arange(vocabulary) == end, 0.0, -jnp.inf)
+    if eos_id is not None:  # a finished beam has one continuation, of probability 1
+        only_end = jnp.where(jnp.arange(vocabulary) == eos_id, 0.0, -jnp.inf)
         log_probs = jnp.where(beams.finished[:, :, None], only_end[None, None], log_probs)
     lengths = beams.lengths + (~beams.finished).astype(jnp.int32)
     scores = beams.scores[:, :, None] + log_probs
@@ -195,15 +195,15 @@ def _extend_beams(
     written = jax.lax.dynamic_update_index_in_dim(of_parents(beams.tokens), token, n, 2)
     scores = jnp.take_along_axis(scores.reshape(rows, -1), best, 1)
     finished = beams.finished
-    if end is not None:
-        finished = of_parents(finished) | (token == end)
+    if eos_id is not None:
+        finished = of_parents(finished) | (token == eos_id)
     cache = jax.tree.map(cache_of_parents, beams.cache)
     return Beams(written, scores, of_parents(lengths), finished, cache)
 
 
 def decode_until_end(tokenizer: Tokenizer, tokens: np.ndarray) -> str:
     """The text of the tokens (n,) up to the first end-of-text token."""
-    ends = np.flatnonzero(tokens == tokenizer.end)
+    ends = np.flatnonzero(tokens == tokenizer.eos_id)
     return tokenizer.decode(tokens[: ends[0]] if len(ends) else tokens)
 
 

@@ -59,11 +59,13 @@ class Mean:
         """The mean of the `values` (B, ...) whose `mask`, (B,) or (B, ...), is not zero.
 
         A float mask is a weight: 0.5 counts as half an example. Masked values may even be NaN.
+        Sums and counts are float32, whatever the values are.
         """
+        values = values.astype(jnp.float32)
         if mask is None:
-            return cls(values.sum(), jnp.asarray(values.size, values.dtype))
+            return cls(values.sum(), jnp.asarray(values.size, jnp.float32))
         mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
-        weight = jnp.broadcast_to(mask, values.shape).astype(values.dtype)
+        weight = jnp.broadcast_to(mask, values.shape).astype(jnp.float32)
         return cls(jnp.where(weight != 0, values * weight, 0).sum(), weight.sum())
 
     def __add__(self, other: Mean) -> Mean:
@@ -159,7 +161,7 @@ class State:
     It can be vmapped, compared, donated, sharded and saved as a whole.
     """
 
-    step: Array  # int32: updates so far
+    step: Array  # int32: training steps so far
     params: Any
     model_state: Variables  # not trained: BatchNorm statistics, frozen parameters
     opt_state: Any
@@ -215,18 +217,18 @@ class Learner:
 
 
 class Tokenizer(Protocol):
-    """A tokenizer: text to tokens from 0 to `size` - 1, and back."""
+    """A tokenizer: text to tokens from 0 to `vocab_size` - 1, and back."""
 
     @property
-    def size(self) -> int:
+    def vocab_size(self) -> int:
         """The size of the vocabulary."""
 
     @property
-    def end(self) -> int:
+    def eos_id(self) -> int:
         """The end-of-text token."""
 
     @property
-    def mask(self) -> int | None:
+    def mask_id(self) -> int | None:
         """The mask token of a masked language model; None if there is none."""
 
     def encode(self, text: str) -> Any:
@@ -240,8 +242,8 @@ class Loader:
     """A data loader with random access: batch i, over endless epochs, is a function of i.
 
     A subclass defines four members: `__len__`, `spec`, `read` and `batch`. `read(start)` yields,
-    for i = start, start + 1, ..., the source of batch i: arrays that stay on the device, or numpy
-    rows that were prefetched. `batch(source, i)`, a pure function, turns it into batch i within the
+    for i = start, start + 1, ..., the raw data of batch i: arrays that stay on the device, or numpy
+    rows that were prefetched. `batch(raw, i)`, a pure function, turns it into batch i within the
     compiled step. All batches have the same shape; the column `mask` (B,) is false for padding.
     """
 
@@ -255,25 +257,25 @@ class Loader:
         raise NotImplementedError
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """An endless iterator over the sources of the batches from `start` on."""
+        """An endless iterator over the raw data of the batches from `start` on."""
         raise NotImplementedError
 
-    def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i from its source: a pure function."""
+    def batch(self, raw: Any, i: Array) -> Batch:
+        """Batch i from its raw data: a pure function."""
         raise NotImplementedError
 
     def __getitem__(self, i: int) -> Batch:
         return self._jit_batch(next(self.read(i)), jnp.asarray(i, jnp.int32))
 
     @property
-    def size(self) -> int:
+    def batch_size(self) -> int:
         """Rows in a batch, padding included."""
         return len(next(iter(self.spec.values())))
 
     @property
-    def rows(self) -> int:
+    def num_examples(self) -> int:
         """Examples in an epoch; by default all rows of its batches."""
-        return len(self) * self.size
+        return len(self) * self.batch_size
 
     @property
     def bounds(self) -> Bounds:
@@ -284,8 +286,8 @@ class Loader:
     def fingerprint(self) -> str:
         """SHA-256 of the data; by default of the batches of the first epoch."""
         digest = hashlib.sha256()
-        for i, source in zip(range(len(self)), self.read(), strict=False):
-            for name, column in sorted(self._jit_batch(source, jnp.asarray(i, jnp.int32)).items()):
+        for i, raw in zip(range(len(self)), self.read(), strict=False):
+            for name, column in sorted(self._jit_batch(raw, jnp.asarray(i, jnp.int32)).items()):
                 digest.update(f"{name} {column.dtype} {column.shape}\n".encode())
                 digest.update(np.asarray(column).tobytes())
         return digest.hexdigest()
@@ -317,15 +319,15 @@ class LoaderShard(Loader):
         return self.loader.spec
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        for source in self.loader.read(start):
-            yield jax.tree.map(self._rows, source)
+        for raw in self.loader.read(start):
+            yield jax.tree.map(self._rows, raw)
 
-    def batch(self, source: Any, i: Array) -> Batch:
-        return self.loader.batch(source, i)
+    def batch(self, raw: Any, i: Array) -> Batch:
+        return self.loader.batch(raw, i)
 
     @property
-    def rows(self) -> int:
-        return self.loader.rows
+    def num_examples(self) -> int:
+        return self.loader.num_examples
 
     @property
     def bounds(self) -> Bounds:

@@ -65,11 +65,11 @@ def stepper(
         mesh = build_mesh(way)
         data = shard_data(data, mesh)
         learner = jit_learner(shard_learner(with_data(learner, data), mesh))
-    state, sources = learner.init(jax.random.key(0), data[0]), data.read()
+    state, raw_batches = learner.init(jax.random.key(0), data[0]), data.read()
 
     def step() -> None:
         nonlocal state
-        state, metrics = learner.step(state, next(sources))
+        state, metrics = learner.step(state, next(raw_batches))
         jax.block_until_ready((state.params, metrics))
 
     return step

@@ -33,7 +33,7 @@ def accuracies(model: object, x: np.ndarray, known: np.ndarray, *asked: np.ndarr
 def main() -> None:
     """Chooses for each of the two methods, and prints what it reaches."""
     train, test = jdl.data.digits()
-    graph = jdl.data.nearest_neighbours(**(train + test).columns, k=1)
+    graph = jdl.data.knn_graph(**(train + test).columns, k=1)
     splits = [
         [part.take(np.arange(1))["y"][0] for part in graph.split_nodes(10, 500, 1000, seed)]
         for seed in SEEDS

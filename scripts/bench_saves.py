@@ -56,7 +56,7 @@ def measure(loop, state, data, rounds: int, folder: Path) -> None:
     saver = checkpoints.Checkpoints(folder / "checkpoints", on_saved=digests)
     writing = clocked("writing, by Orbax", saver._manager.save)
     sealing = clocked("manifest", manifest.write_manifest)
-    sources = data.read()
+    raw_batches = data.read()
     with (
         patch.object(saver._manager, "save", writing),
         patch.object(manifest, "write_manifest", sealing),
@@ -64,17 +64,17 @@ def measure(loop, state, data, rounds: int, folder: Path) -> None:
         for _ in range(rounds + 1):
             for save in (True, False):
                 with timed("step, with a save" if save else "step, without"):
-                    state = block(loop, state, sources, saver if save else None)
+                    state = block(loop, state, raw_batches, saver if save else None)
                 saver.wait()
             with timed("verifying"):
                 assert manifest.damage(folder / "checkpoints" / str(saver.latest())) is None
     saver.close()
 
 
-def block(loop, state, sources, saver):
+def block(loop, state, raw_batches, saver):
     """Some steps, of which the first is saved."""
     for step in range(EVERY):
-        state, metrics = loop.step(state, next(sources))
+        state, metrics = loop.step(state, next(raw_batches))
         if saver and step == 0:
             jax.block_until_ready(state)
             with timed("the loop waits for a save to begin"):

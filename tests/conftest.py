@@ -1,5 +1,6 @@
 """Every test runs with strict promotion, on four simulated devices, with caches of its own."""
 
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -38,3 +39,11 @@ def root() -> Path:
 def walk(monkeypatch):
     """A fake of Gymnasium that has `Walk` alone, before any environment exists."""
     return install(monkeypatch, Walk)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def free_programs():
+    """Frees the compiled programs of a file: a worker that kept all would need 6 GB."""
+    yield
+    jax.clear_caches()
+    gc.collect()

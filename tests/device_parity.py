@@ -117,8 +117,8 @@ def trained(case: Case, way: str) -> tuple[list[float], object]:
         data = shard_data(data, mesh)
         run = jit_learner(shard_learner(with_data(case.learner(), data), mesh))
     state, losses = run.init(jax.random.key(0), data[0]), []
-    for _, source in zip(range(STEPS), data.read(), strict=False):
-        state, metrics = run.step(state, source)
+    for _, raw in zip(range(STEPS), data.read(), strict=False):
+        state, metrics = run.step(state, raw)
         losses.append(float(metrics["loss"].value()))
     return losses, state
 

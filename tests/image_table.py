@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jdl.data import normalise, random_affine, random_crop, random_erase, random_flip
+from jdl.data import normalize, random_affine, random_crop, random_erase, random_flip
 
 ROWS = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (ROWS, 6, 5, 2), dtype=np.uint8)
@@ -11,5 +11,5 @@ AUGMENT = (
     random_flip(),
     random_erase(2),
     random_affine(10, 0.5, 0.1),
-    normalise([0.5, 0.4], [0.2, 0.3]),
+    normalize([0.5, 0.4], [0.2, 0.3]),
 )

@@ -245,7 +245,7 @@ TABLE = [
         (6,),
         13 * 8 + (BLOCK + 16) + (BLOCK + 16) + (8 * 8 * 4 + 3 * 8 + 16),
         2e-2,
-        partial(seq2seq, end=0),
+        partial(seq2seq, eos_id=0),
         (3, SIZE),
         ragged=True,
     ),

@@ -11,14 +11,14 @@ import pytest
 from image_table import AUGMENT, IMAGES, ROWS
 
 import jdl
-from jdl.data import arrays, normalise, random_crop, random_flip
+from jdl.data import arrays, normalize, random_crop, random_flip
 from jdl.data.dataflow import dependences
 
 LABELS = np.arange(ROWS) % 3
 CHANGE_X = {
     "augmentation": AUGMENT,
     "jit": (jax.jit(random_crop(1)),),
-    "jit in jit": (jax.jit(lambda key, row: jax.jit(normalise(0.5, 0.2))(key, row)),),
+    "jit in jit": (jax.jit(lambda key, row: jax.jit(normalize(0.5, 0.2))(key, row)),),
 }
 
 
@@ -96,7 +96,7 @@ def test_labels_are_checked_as_the_transforms_make_them():
 
 def test_floats_that_a_transform_changes_have_no_bounds():
     table = arrays(x=IMAGES, z=np.linspace(0.25, 0.75, ROWS))
-    assert table.map(normalise(0.5, 0.2)).batches(4).bounds == {"z": (0.25, 0.75)}
+    assert table.map(normalize(0.5, 0.2)).batches(4).bounds == {"z": (0.25, 0.75)}
     doubled = table.map(lambda key, row: {**row, "z": 2 * row["z"], "u": row["x"]}).batches(4)
     assert doubled.bounds.keys() == {"x", "u"}
     assert doubled.bounds["u"] == doubled.bounds["x"] == table.batches(4).bounds["x"]

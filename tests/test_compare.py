@@ -1,6 +1,7 @@
 """Comparison of two runs: what differs is found, at its step and in its array.
 
-Seen to fail: environments compared without the size of the CPU's thread pool.
+Seen to fail: environments compared without the size of the CPU's thread pool, or
+without the resumes.
 """
 
 import json
@@ -65,6 +66,17 @@ def test_environments_with_other_thread_pools_differ(whole, tmp_path):
         (folder / "run.json").write_text(json.dumps(record))
     environment = line(compare(*folders), "environment")
     assert environment == "environment  CPU thread pool: 6 in A, 8 in B"
+
+
+def test_an_environment_that_changed_at_a_resume_differs(whole, tmp_path):
+    shutil.copytree(whole.folder, tmp_path / "resumed")
+    path = tmp_path / "resumed" / "run.json"
+    record = json.loads(path.read_text())
+    variables = {**record["environment"]["variables"], "PJRT_NPROC": "5"}
+    environment = {**record["environment"], "variables": variables}
+    path.write_text(json.dumps({**record, "segments": [{"environment": environment}]}))
+    text = line(compare(whole.folder, tmp_path / "resumed"), "environment")
+    assert text == "environment  after a resume, CPU thread pool: 8 in A, 5 in B"
 
 
 def test_a_repetition_that_is_equal_leaves_nothing_behind(whole, tmp_path, monkeypatch):

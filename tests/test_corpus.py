@@ -38,12 +38,12 @@ def test_subwords_are_learned_alike_each_time_and_come_back(tmp_path):
     np.testing.assert_array_equal(tokens, two.encode(PARAGRAPHS[3]))
     assert one.decode(tokens) == PARAGRAPHS[3]
     assert len(tokens) < len(PARAGRAPHS[3]) / 2
-    assert (one.size, one.end, one.mask) == (300, 0, 1)
+    assert (one.vocab_size, one.eos_id, one.mask_id) == (300, 0, 1)
     one.save(tmp_path / "tokenizer.json")
     read = load_tokenizer(tmp_path / "tokenizer.json")
     np.testing.assert_array_equal(read.encode(PARAGRAPHS[3]), tokens)
     with pytest.raises(jdl.Error, match="none of the tokens <no>"):
-        load_tokenizer(tmp_path / "tokenizer.json", end="<no>")
+        load_tokenizer(tmp_path / "tokenizer.json", eos_token="<no>")
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(jdl.Error, match=r"broken\.json"):
         load_tokenizer(tmp_path / "broken.json")

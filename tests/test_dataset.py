@@ -12,7 +12,7 @@ import pytest
 from image_table import AUGMENT, IMAGES, ROWS
 
 import jdl
-from jdl.data import arrays, digits, normalise, random_flip
+from jdl.data import arrays, digits, normalize, random_flip
 from jdl.data.order import epoch_order, permutation
 
 
@@ -115,14 +115,14 @@ def test_select_takes_rows_by_their_places():
 
 
 def test_columns_are_those_of_the_source_in_the_order_of_the_dataset():
-    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3).map(normalise(0.5, 0.2)).select([3, 1])
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3).map(normalize(0.5, 0.2)).select([3, 1])
     assert sorted(table.columns) == ["x", "y"]
     np.testing.assert_array_equal(table.columns["x"], IMAGES[[3, 1]])
     assert table.columns["y"].tolist() == [0, 1]
 
 
 def test_folds_can_be_joined_to_train_on():
-    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3).map(normalise(0.5, 0.2))
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3).map(normalize(0.5, 0.2))
     folds = table.split(*[1 / 4] * 4, seed=2)
     train, held_out = folds[0] + folds[2] + folds[3], folds[1]
     assert sorted([*train.ids, *held_out.ids]) == list(range(ROWS))
@@ -186,7 +186,7 @@ def test_digits_are_the_real_ones():
             lambda: arrays(x=[np.zeros((2, 2)), np.zeros((2, 3))]),
             r"number 0 is \(2, 2\) and number 1 is \(2, 3\)",
         ),
-        (lambda: arrays(x=np.asarray([0.0, np.nan])), "NaN or infinite value, first in row 1"),
+        (lambda: arrays(x=np.asarray([0.0, np.nan])), "NaN, infinite or too large for float32, first in row 1"),
         (lambda: arrays(x=np.zeros(3), y=np.zeros(4)), "same number of rows"),
         (lambda: arrays(x=np.zeros(3), id=np.zeros(3)), "none of them id"),
         (lambda: arrays(), "at least one column"),
@@ -197,7 +197,7 @@ def test_digits_are_the_real_ones():
         (lambda: arrays(x=np.zeros(3)).shuffled(4, 0), "larger than the dataset, which has 3"),
         (lambda: arrays(x=np.zeros((0, 2))).batches(1), "no examples"),
         (lambda: arrays(x=np.zeros(3)).split(0.9, 0.2), "sum to 1 at most"),
-        (lambda: normalise(0.5, 0.0), "above 0"),
+        (lambda: normalize(0.5, 0.0), "above 0"),
     ],
 )
 def test_refusals_name_what_is_wrong(make, message):

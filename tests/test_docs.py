@@ -25,7 +25,7 @@ HELPERS = {  # for other rooms, and for layers, objectives and learners of one's
     "all_gather_batch", "batch_axis_size", "psum_batch", "row_keys", "sample_rows",
     "plain_implementations",
     "map_rows", "map_variables", "override",
-    "Wrapper", "finite_metrics", "jit_learner", "member", "with_data",
+    "Wrapper", "checked_metrics", "jit_learner", "member", "with_data",
     "PerMember", "merge", "scalars",
     "Beams", "decode_until_end",
     "on_x",

@@ -17,7 +17,7 @@ from flax import linen as nn
 from PIL import Image
 
 import jdl
-from jdl.data.graphs import nearest_neighbours
+from jdl.data.graphs import knn_graph
 from jdl.figures import embedding
 from jdl.figures.features import features
 from jdl.inspect import frechet
@@ -109,7 +109,7 @@ def test_a_damaged_cache_is_computed_again(classifier, vae, tmp_path):
 
 def graphs():
     columns = TRAIN.take(np.arange(300))
-    return nearest_neighbours(columns["x"], columns["y"], 5).split_nodes(5, 50, 60)
+    return knn_graph(columns["x"], columns["y"], 5).split_nodes(5, 50, 60)
 
 
 def mapped(made, tmp_path):

@@ -47,7 +47,7 @@ def test_each_module_has_the_gradient_of_its_own_loss(gan_loss):
         return objective.loss({**variables, "params": params}, IMAGES, jax.random.key(KEY), True)
 
     def own_loss(module, params):
-        return output({**variables["params"], module: params}).metrics[module].value()
+        return output({**variables["params"], module: params}).metrics[f"{module}_loss"].value()
 
     grads = jax.jit(jax.grad(lambda params: output(params).loss.value()))(variables["params"])
     for module, params in variables["params"].items():
@@ -85,8 +85,8 @@ def test_the_gradient_penalty_is_that_of_the_critic():
     metrics = loss(variables, IMAGES, jax.random.key(KEY), True).metrics
     values = {name: float(metric.value()) for name, metric in metrics.items()}
     norm = float(jnp.linalg.norm(variables["params"]["discriminator"]["out"]["kernel"]))
-    expected = values["fake"] - values["real"] + 10 * (norm - 1) ** 2
-    assert values["discriminator"] == pytest.approx(expected, rel=1e-5)
+    expected = values["fake_logit"] - values["real_logit"] + 10 * (norm - 1) ** 2
+    assert values["discriminator_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_elbo_and_iwae_are_bounds_of_the_likelihood_and_more_samples_are_tighter():

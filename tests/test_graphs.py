@@ -14,7 +14,7 @@ from model_table import TABLE, Nodes
 from sklearn.metrics import roc_auc_score
 
 import jdl
-from jdl.data.graphs import graph, nearest_neighbours
+from jdl.data.graphs import graph, knn_graph
 from jdl.models.gnn import GAT, GCN, GNN, SAGE
 
 NODES, FEATURES = 7, 4
@@ -208,7 +208,7 @@ def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
     g = ring(30)
     nodes = g.split_node_rows(20, 5, 5)[0].shuffled(8, 0)
     loader = g.neighbor_loader(nodes, 3, 2)
-    assert (loader.size, loader.rows, len(loader)) == (8, 20, 3)
+    assert (loader.batch_size, loader.num_examples, len(loader)) == (8, 20, 3)
     assert loader.bounds == {"y": (0, 0)}
     shapes = {name: (column.shape, column.dtype) for name, column in loader.spec.items()}
     assert shapes == {name: (column.shape, column.dtype) for name, column in loader[0].items()}
@@ -242,7 +242,7 @@ def test_a_lonely_node_hears_itself():
 
 
 def test_nearest_rows_are_joined():
-    g = nearest_neighbours(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
+    g = knn_graph(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
     assert {tuple(edge) for edge in g.edges.tolist()} == {(0, 1), (1, 0), (2, 3), (3, 2)}
 
 

@@ -29,13 +29,13 @@ class Noise(Loader):
             rng = np.random.default_rng((self.seed, i))
             yield {"x": rng.normal(size=(16, 1)).astype(np.float32), "factor": self.factor}
 
-    def batch(self, source, i):
-        return {"x": source["x"], "y": source["x"] * source["factor"][0] + 1}
+    def batch(self, raw, i):
+        return {"x": raw["x"], "y": raw["x"] * raw["factor"][0] + 1}
 
 
 def test_a_loader_of_four_members_has_all_the_others():
     loader = Noise()
-    assert (len(loader), loader.size, loader.rows, loader.bounds) == (4, 16, 64, {})
+    assert (len(loader), loader.batch_size, loader.num_examples, loader.bounds) == (4, 16, 64, {})
     first, later = loader[0], loader[5]
     assert jax.tree.map(lambda c: (c.shape, c.dtype), first) == jax.tree.map(
         lambda c: (c.shape, c.dtype), loader.spec
@@ -51,7 +51,7 @@ def test_a_part_of_a_loader_reads_those_rows_and_leaves_the_rest_as_it_is():
     whole, cut = next(loader.read(3)), next(part.read(3))
     np.testing.assert_array_equal(cut["x"], whole["x"][4:8])
     assert cut["factor"] is whole["factor"]
-    assert (len(part), part.size, part.rows, part.bounds) == (4, 16, 64, {})
+    assert (len(part), part.batch_size, part.num_examples, part.bounds) == (4, 16, 64, {})
     assert (part.spec, part.fingerprint) == (loader.spec, loader.fingerprint)
 
 

@@ -112,7 +112,7 @@ def test_unsupervised_losses_fall(unsupervised):
 
 
 def loss_name(metrics):
-    return "discriminator" if "discriminator" in metrics else "loss"
+    return "discriminator_loss" if "discriminator_loss" in metrics else "loss"
 
 
 def test_a_learner_from_the_same_arrays_takes_the_same_step(any_row):

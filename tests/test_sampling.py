@@ -38,7 +38,7 @@ def prepared(name):
     """Objective, variables far from uniform, what the encoder reads, and logits without a cache."""
     model = MODELS[name]
     if name == "t5":
-        objective, batch = seq2seq(model, end=0), {**SOURCE, "y": PROMPT}
+        objective, batch = seq2seq(model, eos_id=0), {**SOURCE, "y": PROMPT}
         mask = jnp.arange(6)[None] < SOURCE["length"][:, None]
 
         def full(variables, tokens):
@@ -51,7 +51,7 @@ def prepared(name):
     return objective, variables, SOURCE if name == "t5" else None, jax.jit(full)
 
 
-def uncached(full, variables, sampler, key, end=None):
+def uncached(full, variables, sampler, key, eos_id=None):
     """One token at a time, by logits of the whole sequence; padded, so that it is compiled once."""
     written = PROMPT
     finished = jnp.zeros(len(PROMPT), bool)
@@ -59,9 +59,9 @@ def uncached(full, variables, sampler, key, end=None):
         padded = jnp.pad(written, ((0, 0), (0, PROMPT.shape[1] + TOKENS - written.shape[1])))
         logits = full(variables, padded)[:, written.shape[1] - 1]
         token = sampler(jax.random.fold_in(key, n), logits)
-        if end is not None:
-            token = jnp.where(finished, end, token)
-            finished = finished | (token == end)
+        if eos_id is not None:
+            token = jnp.where(finished, eos_id, token)
+            finished = finished | (token == eos_id)
         written = jnp.concatenate([written, token[:, None]], 1)
     return written[:, PROMPT.shape[1] :]
 
@@ -70,7 +70,7 @@ def uncached(full, variables, sampler, key, end=None):
 def test_with_and_without_a_cache_the_same_tokens(name):
     objective, variables, source, full = prepared(name)
     key = jax.random.key(9)
-    for sampler, end in SAMPLERS:
+    for sampler, eos_id in SAMPLERS:
         write = partial(
             generate,
             objective,
@@ -78,11 +78,11 @@ def test_with_and_without_a_cache_the_same_tokens(name):
             tokens=TOKENS,
             sampler=sampler,
             key=key,
-            end=end,
+            eos_id=eos_id,
             batch=source,
         )
         tokens = jax.jit(write)(variables)
-        expected = uncached(full, variables, jax.jit(sampler), key, end)
+        expected = uncached(full, variables, jax.jit(sampler), key, eos_id)
         np.testing.assert_array_equal(tokens, expected)
     assert len(np.unique(np.asarray(tokens))) > 2
 
@@ -170,7 +170,7 @@ def test_refusals(call, message):
 
 def test_text_ends_before_the_end_token():
     tokenizer = jdl.data.ByteTokenizer()
-    tokens = np.append(tokenizer.encode("ab"), [tokenizer.end, *tokenizer.encode("c")])
+    tokens = np.append(tokenizer.encode("ab"), [tokenizer.eos_id, *tokenizer.encode("c")])
     assert decode_until_end(tokenizer, tokens) == "ab"
     assert decode_until_end(tokenizer, tokens[:2]) == "ab"
 

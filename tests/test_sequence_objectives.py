@@ -65,7 +65,7 @@ def test_masked_tokens_are_selected_by_row_and_replaced_as_published():
 
         def apply(self, variables, x, **_):
             inputs_of.append(x)
-            return jnp.zeros((*x.shape, tokenizer.size)) + variables["params"]["w"], {}
+            return jnp.zeros((*x.shape, tokenizer.vocab_size)) + variables["params"]["w"], {}
 
     x = jax.random.randint(jax.random.key(3), (64, 200), 0, 256)
     batch = {"x": x, "id": jnp.arange(64), "length": jnp.full(64, 150), "mask": jnp.ones(64, bool)}
@@ -75,11 +75,11 @@ def test_masked_tokens_are_selected_by_row_and_replaced_as_published():
     inputs, x = np.asarray(inputs_of[-1])[:, :150], np.asarray(x)[:, :150]
     share = float(out.loss.count) / x.size
     assert share == pytest.approx(0.2, abs=0.01)
-    assert (inputs == tokenizer.mask).mean() / share == pytest.approx(0.8, abs=0.03)
-    assert ((inputs != x) & (inputs != tokenizer.mask)).mean() / share == pytest.approx(
+    assert (inputs == tokenizer.mask_id).mean() / share == pytest.approx(0.8, abs=0.03)
+    assert ((inputs != x) & (inputs != tokenizer.mask_id)).mean() / share == pytest.approx(
         0.1, abs=0.02
     )
-    np.testing.assert_allclose(out.loss.value(), np.log(tokenizer.size), rtol=1e-6)
+    np.testing.assert_allclose(out.loss.value(), np.log(tokenizer.vocab_size), rtol=1e-6)
 
     objective.loss(variables, batch, jax.random.key(7), False)  # in evaluation, whatever the key
     np.testing.assert_array_equal(inputs_of[-1], inputs_of[-2])
@@ -95,7 +95,7 @@ def test_seq2seq_is_trained_by_teacher_forcing():
     y = jax.random.randint(jax.random.key(4), (ROWS, 5), 1, SIZE)
     counts = jnp.asarray([5, 2, 4, 1])
     batch = {"x": TOKENS, "length": LENGTHS, "y": y, "y_length": counts, "mask": MASK}
-    objective = seq2seq(model, end=0, smoothing=0.1, max_new_tokens=6)
+    objective = seq2seq(model, eos_id=0, smoothing=0.1, max_new_tokens=6)
     variables, out = evaluated(objective, batch)
     so_far = np.concatenate([np.zeros((ROWS, 1), np.int32), np.asarray(y)[:, :-1]], 1)
     reads = (jnp.arange(STEPS)[None] < LENGTHS[:, None]) & MASK[:, None]

@@ -1,6 +1,6 @@
 """Datasets, data loaders with random access by step, data augmentation and tokenizers."""
 
-from jdl.data.augment import normalise as normalise
+from jdl.data.augment import normalize as normalize
 from jdl.data.augment import random_affine as random_affine
 from jdl.data.augment import random_crop as random_crop
 from jdl.data.augment import random_erase as random_erase
@@ -16,7 +16,7 @@ from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
-from jdl.data.graphs import nearest_neighbours as nearest_neighbours
+from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation

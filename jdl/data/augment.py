@@ -25,13 +25,14 @@ def on_x(change: Callable[[Key, Array], Array]) -> Transform:
     return transform
 
 
-def normalise(mean: float | Sequence[float], std: float | Sequence[float]) -> Transform:
+def normalize(mean: float | Sequence[float], std: float | Sequence[float]) -> Transform:
     """Normalization of x: (x - mean) / std, with one number or one for each channel."""
     if not np.all(np.asarray(std) > 0):
-        raise Error(f"normalise divides by std, which must be above 0, not {std}.")
+        raise Error(f"normalize divides by std, which must be above 0, not {std}.")
 
     def change(key: Key, x: Array) -> Array:
-        mean_x, std_x = (
+        x = x.astype(jnp.float32)
+        mean_x, std_x = (  # of the shape of x, because ranks are not promoted silently
             jnp.broadcast_to(jnp.asarray(values, x.dtype), x.shape) for values in (mean, std)
         )
         return (x - mean_x) / std_x
@@ -87,10 +88,11 @@ def random_affine(rotation: float = 0.0, shift: float = 0.0, zoom: float = 0.0) 
 
 
 def random_erase(side: int, probability: float = 0.5, fill: float = 0.0) -> Transform:
-    """Random erasing (Zhong et al., 2017), also called Cutout (DeVries and Taylor, 2017).
+    """Random erasing (Zhong et al., 2017) of a square of fixed size.
 
-    Fills a square of `side` x `side` pixels at a random place within images x (H, W, C), with this
-    probability.
+    Fills a square of `side` x `side` pixels at a random place, wholly within images x (H, W, C),
+    with this probability. Cutout (DeVries and Taylor, 2017) differs in that its square may cross
+    the border of the image.
     """
 
     def change(key: Key, x: Array) -> Array:
@@ -101,8 +103,8 @@ def random_erase(side: int, probability: float = 0.5, fill: float = 0.0) -> Tran
                 f"random_erase of a square of {side} does not fit into images of {height} x "
                 f"{width}: take a smaller one."
             )
-        top = jax.random.randint(place, (), 0, height - side + 1)
-        left = jax.random.randint(jax.random.fold_in(place, 1), (), 0, width - side + 1)
+        ends = jnp.asarray([height - side + 1, width - side + 1])
+        top, left = jax.random.randint(place, (2,), 0, ends)
         rows, columns = jnp.arange(height), jnp.arange(width)
         in_rows = (rows >= top) & (rows < top + side)
         in_columns = (columns >= left) & (columns < left + side)

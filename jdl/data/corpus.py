@@ -7,18 +7,18 @@ import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.order import permutation
+from jdl.data.order import split_rows
 from jdl.data.tokenizers import ByteTokenizer
 from jdl.types import Bounds, Error, Tokenizer
 
 SPLITS = (0.94, 0.01, 0.05)  # of the documents: training, validation, test
+MIN_DOCUMENTS = 100  # 1% of fewer might be none
 EXCLUDED = ("test", "tests", "idle_test", "site-packages", "lib2to3", "__pycache__")
 
 
@@ -43,10 +43,10 @@ def documents(file: str | Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise Error(f"{file} cannot be read as UTF-8 text: {error}.") from error
     paragraphs = [paragraph for paragraph in text.split("\n\n") if paragraph.strip()]
-    if len(paragraphs) < 20:
+    if len(paragraphs) < MIN_DOCUMENTS:
         raise Error(
             f"{file} has {len(paragraphs)} paragraphs, too few to split into training, validation "
-            "and test: at least 20 are needed, separated by blank lines."
+            f"and test: at least {MIN_DOCUMENTS} are needed, separated by blank lines."
         )
     return paragraphs
 
@@ -116,11 +116,9 @@ def text(
     if length < 1:
         raise Error(f"length is the number of tokens in a window, at least 1, not {length}.")
     texts = documents(file) if file else stdlib()
-    order = permutation(len(texts), seed=0, name="documents")
-    ends = np.rint(np.cumsum([0, *SPLITS]) * len(texts)).astype(int)
     train, valid, test = (
-        pack([texts[n] for n in sorted(order[start:end])], tokenizer, length)
-        for start, end in pairwise(ends)
+        pack([texts[n] for n in rows], tokenizer, length)
+        for rows in split_rows(len(texts), SPLITS, seed=0, name="documents")
     )
     return train, valid, test
 
@@ -128,7 +126,7 @@ def text(
 def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset:
     """Packs documents into windows of `length` + 1 tokens, one document after the other."""
     tokens = np.concatenate(
-        [np.append(tokenizer.encode(text), np.int32(tokenizer.end)) for text in texts]
+        [np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id)) for text in texts]
     )
     source = TokenWindows(tokens, length, sum(len(text.encode()) for text in texts) / len(tokens))
     if not len(source):
@@ -147,7 +145,7 @@ def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: i
     with more than `length` tokens on one side, the end token included, are left out.
     """
     encoded: list[Any] = [
-        [[*tokenizer.encode(text), tokenizer.end] for text in pair] for pair in texts
+        [[*tokenizer.encode(text), tokenizer.eos_id] for text in pair] for pair in texts
     ]
     pairs = [pair for pair in encoded if max(len(tokens) for tokens in pair) <= length]
     if not pairs:
@@ -157,7 +155,7 @@ def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: i
     columns: dict[str, np.ndarray] = {}
     for side, (name, count) in enumerate((("x", "length"), ("y", "y_length"))):
         columns[count] = np.asarray([len(pair[side]) for pair in pairs], np.int32)
-        columns[name] = np.full((len(pairs), columns[count].max()), tokenizer.end, np.int32)
+        columns[name] = np.full((len(pairs), columns[count].max()), tokenizer.eos_id, np.int32)
         for row, pair in enumerate(pairs):
             columns[name][row, : len(pair[side])] = pair[side]
     return arrays((), **columns)

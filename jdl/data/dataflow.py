@@ -1,4 +1,4 @@
-"""Dataflow of pure functions: which inputs an output depends on, read from its jaxpr."""
+"""Which inputs an output of a pure function copies or depends on: for bounds after transforms."""
 
 from __future__ import annotations
 

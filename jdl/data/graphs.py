@@ -96,6 +96,11 @@ class Graph:
         pairs = pairs[permutation(len(pairs), seed, name="links")]
         ends = np.cumsum([0, round(valid * len(pairs)), round(test * len(pairs))])
         held_out = [pairs[start:end] for start, end in pairwise(ends)]
+        if not all(map(len, held_out)):
+            raise Error(
+                f"{len(pairs)} edges are too few: valid and test would have "
+                f"{' and '.join(str(len(links)) for links in held_out)}. Ask for larger fractions."
+            )
         train = pairs[ends[-1] :]
         columns: dict[str, Any] = {"x": self.x[None], "edges": to_undirected(train)[None]}
         valid_split, test_split = (
@@ -157,7 +162,7 @@ def to_undirected(pairs: np.ndarray) -> np.ndarray:
     return edges[np.lexsort((edges[:, 0], edges[:, 1]))]
 
 
-def nearest_neighbours(x: Any, y: Any, k: int, labels: Sequence[str] = ()) -> Graph:
+def knn_graph(x: Any, y: Any, k: int, labels: Sequence[str] = ()) -> Graph:
     """The k-nearest-neighbour graph of rows x (N, ...), by Euclidean distance."""
     from sklearn.neighbors import kneighbors_graph
 
@@ -235,24 +240,23 @@ class NeighborLoader(Loader):
         return NeighborLoader(self.loader.shard(part), self.graph, self.fanouts)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """The sources of the batches: those of the nodes' loader, and the graph, on the device."""
-        for source in self.loader.read(start):
-            yield {"nodes": source, "graph": self._on_device}
+        """The raw data of the batches: those of the nodes' loader, and the graph, on the device."""
+        for raw in self.loader.read(start):
+            yield {"nodes": raw, "graph": self._on_device}
 
-    def batch(self, source: Any, i: Array) -> Batch:
+    def batch(self, raw: Any, i: Array) -> Batch:
         """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
-        batch = self.loader.batch(source["nodes"], i)
-        seed = jax.random.key(self.loader.seed or 0)
-        key = stream(seed, "neighbours", i // len(self))
+        batch = self.loader.batch(raw["nodes"], i)
+        key = stream(raw["nodes"]["key"], "neighbours", i // len(self))
         keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["id"])
         hops = [batch["node"][:, None]]
         for depth, fanout in enumerate(self.fanouts):
             hop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
-            hops.append(_draw_neighbours(source["graph"], hops[-1], fanout, hop_keys))
+            hops.append(_draw_neighbors(raw["graph"], hops[-1], fanout, hop_keys))
         nodes = jnp.concatenate(hops, 1)
         edges = jnp.broadcast_to(jnp.asarray(self._tree)[None], (len(nodes), *self._tree.shape))
         y = jnp.full(nodes.shape, -1, jnp.int32).at[:, 0].set(batch["y"])
-        x = source["graph"]["x"][nodes]
+        x = raw["graph"]["x"][nodes]
         return {"x": x, "edges": edges, "y": y, "id": batch["id"], "mask": batch["mask"]}
 
     @cached_property
@@ -262,14 +266,14 @@ class NeighborLoader(Loader):
         return jax.eval_shape(self.batch, next(self.read()), jnp.int32(0))
 
     @property
-    def size(self) -> int:
+    def batch_size(self) -> int:
         """Rows in a batch, padding included."""
-        return self.loader.size
+        return self.loader.batch_size
 
     @property
-    def rows(self) -> int:
+    def num_examples(self) -> int:
         """Nodes in an epoch."""
-        return self.loader.rows
+        return self.loader.num_examples
 
     @property
     def bounds(self) -> Bounds:
@@ -304,7 +308,7 @@ class NeighborLoader(Loader):
         return {name: jnp.asarray(column) for name, column in columns.items()}
 
 
-def _draw_neighbours(graph: dict[str, Array], nodes: Array, fanout: int, keys: Array) -> Array:
+def _draw_neighbors(graph: dict[str, Array], nodes: Array, fanout: int, keys: Array) -> Array:
     """`fanout` neighbours of each of the nodes (B, M), with replacement: (B, M * fanout).
 
     For a node without neighbours, the node itself is drawn.

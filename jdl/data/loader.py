@@ -15,6 +15,7 @@ import numpy as np
 from jdl.data.augment import Transform
 from jdl.data.dataflow import dependences
 from jdl.data.order import epoch_order
+from jdl.data.source import is_image
 from jdl.keys import stream
 from jdl.types import Array, Batch, Bounds, Loader
 
@@ -65,58 +66,62 @@ class DatasetLoader(Loader, Generic[T]):
     """
 
     dataset: T
-    batch_size: int
+    size: int
     seed: int | None = None  # of the shuffling; None: the dataset's own order, in every epoch
     transforms: tuple[Transform, ...] = ()
     part: slice | None = None  # the rows of each batch that `read` prefetches; None: all
+    start_column: bool = False  # adds `start` (B,), true in the first batch of an epoch
 
     def __len__(self) -> int:
-        return -(-self.rows // self.size)
+        return -(-self.num_examples // self.batch_size)
 
     def __getitem__(self, i: int) -> Batch:
         on_device = self.dataset.fits_on_device
-        source = self._device_source(i // len(self)) if on_device else self._host_source(i)
-        return self._jit_batch(source, jnp.asarray(i, jnp.int32))
+        raw = self._device_data(i // len(self)) if on_device else self._host_data(i)
+        return self._jit_batch(raw, jnp.asarray(i, jnp.int32))
 
     def shard(self, part: slice) -> DatasetLoader[T]:
         """The same loader for one process: `read` prefetches only these rows of each batch."""
         return replace(self, part=part)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """The sources of the batches from `start` on: arrays on the device, or prefetched rows."""
+        """The raw data of the batches from `start` on: arrays on the device, or prefetched rows."""
         if self.dataset.fits_on_device:
             return self._read_device(start)
         import grain  # slow to import, and rarely needed
 
         rows = grain.MapDataset.range(start, np.iinfo(np.int32).max).map(
-            lambda i: self._host_source(i, self.part or slice(None))
+            lambda i: self._host_data(i, self.part or slice(None))
         )
         options = grain.ReadOptions(num_threads=THREADS, prefetch_buffer_size=PREFETCH)
         return iter(rows.to_iter_dataset(options))
 
     def _read_device(self, start: int) -> Iterator[Any]:
         first, skipped = divmod(start, len(self))
-        yield from repeat(self._device_source(first), len(self) - skipped)
+        yield from repeat(self._device_data(first), len(self) - skipped)
         for epoch in count(first + 1):
-            yield from repeat(self._device_source(epoch), len(self))
+            yield from repeat(self._device_data(epoch), len(self))
 
-    def batch(self, source: Any, i: Array) -> Batch:
-        """Batch i from its source: gathers, masks, rescales and augments; pure, to be jitted."""
+    def batch(self, raw: Any, i: Array) -> Batch:
+        """Batch i from its raw data: gathers, masks, rescales and augments; pure, to be jitted."""
         place = i % len(self)
-        mask = jnp.arange(self.size) + place * self.size < self.rows
-        columns = dict(source["columns"])
-        if "order" in source:
-            rows = jax.lax.dynamic_slice_in_dim(source["order"], place * self.size, self.size)
+        mask = jnp.arange(self.batch_size) + place * self.batch_size < self.num_examples
+        columns = dict(raw["columns"])
+        if "order" in raw:
+            rows = jax.lax.dynamic_slice_in_dim(
+                raw["order"], place * self.batch_size, self.batch_size
+            )
             columns = {
                 name: column.at[rows].get(mode="promise_in_bounds")
                 for name, column in columns.items()
             }
-        columns = {name: rescale(column) for name, column in columns.items()}
+        columns = {name: rescale(name, column) for name, column in columns.items()}
         if self.transforms:
-            epoch = stream(source["key"], "augment", i // len(self))
+            epoch = stream(raw["key"], "augment", i // len(self))
             keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch, columns["id"])
             columns = jax.vmap(self._transform)(keys, columns)
-        return {**columns, "mask": mask}
+        start = {"start": jnp.full_like(mask, place == 0)} if self.start_column else {}
+        return {**columns, **start, "mask": mask}
 
     def _transform(self, key: Array, example: Batch) -> Batch:
         for n, transform in enumerate(self.transforms):
@@ -126,19 +131,19 @@ class DatasetLoader(Loader, Generic[T]):
     @cached_property
     def spec(self) -> Batch:
         """The shapes and types of a batch, without making one."""
-        source = {
-            "columns": self.dataset.take(np.zeros(self.size, np.int32)),
+        raw = {
+            "columns": self.dataset.take(np.zeros(self.batch_size, np.int32)),
             "key": jax.eval_shape(jax.random.key, 0),
         }
-        return jax.eval_shape(self.batch, source, jax.ShapeDtypeStruct((), jnp.int32))
+        return jax.eval_shape(self.batch, raw, jax.ShapeDtypeStruct((), jnp.int32))
 
     @property
-    def size(self) -> int:
+    def batch_size(self) -> int:
         """Rows in a batch, padding included."""
-        return self.batch_size
+        return self.size
 
     @property
-    def rows(self) -> int:
+    def num_examples(self) -> int:
         """Examples in an epoch."""
         return len(self.dataset)
 
@@ -151,7 +156,7 @@ class DatasetLoader(Loader, Generic[T]):
         dataset is on the device. For all other columns they are unknown.
         """
         row = self.dataset.take(np.zeros(1, np.int32))
-        images = {name for name, column in row.items() if is_image(column)}
+        images = {name for name, column in row.items() if is_image(name, column)}
         known = {
             name: (low / 255, high / 255) if name in images else (low, high)
             for name, (low, high) in self.dataset.bounds.items()
@@ -170,16 +175,17 @@ class DatasetLoader(Loader, Generic[T]):
         """
         key = jax.eval_shape(jax.random.key, 0)
         example = jax.eval_shape(
-            lambda columns: {name: rescale(column)[0] for name, column in columns.items()}, row
+            lambda columns: {name: rescale(name, column)[0] for name, column in columns.items()},
+            row,
         )
         jaxpr, shapes = jax.make_jaxpr(self._transform, return_shape=True)(key, example)
         inputs = ["", *jax.tree.leaves({name: name for name in example})]  # the key comes first
         outputs = jax.tree.leaves({name: name for name in shapes})
         copies, computed = {}, []
-        for name, source in zip(outputs, dependences(jaxpr.jaxpr), strict=True):
-            if source.copy_of is not None:
-                copies[name] = inputs[source.copy_of]
-            elif 0 not in source.inputs and jnp.issubdtype(shapes[name].dtype, jnp.integer):
+        for name, output in zip(outputs, dependences(jaxpr.jaxpr), strict=True):
+            if output.copy_of is not None:
+                copies[name] = inputs[output.copy_of]
+            elif 0 not in output.inputs and jnp.issubdtype(shapes[name].dtype, jnp.integer):
                 computed.append(name)
         return copies, computed
 
@@ -188,15 +194,15 @@ class DatasetLoader(Loader, Generic[T]):
         if not self.dataset.fits_on_device:
             return {}
 
-        def of_batch(source: Any, i: Array) -> dict[str, tuple[Array, Array]]:
-            batch = self.batch(source, i)  # padding repeats a row of the dataset
+        def of_batch(raw: Any, i: Array) -> dict[str, tuple[Array, Array]]:
+            batch = self.batch(raw, i)  # padding repeats a row of the dataset
             return {name: (batch[name].min(), batch[name].max()) for name in names}
 
         @jax.jit
-        def of_epoch(source: Any) -> dict[str, tuple[Array, Array]]:
-            return jax.lax.map(partial(of_batch, source), jnp.arange(len(self)))
+        def of_epoch(raw: Any) -> dict[str, tuple[Array, Array]]:
+            return jax.lax.map(partial(of_batch, raw), jnp.arange(len(self)))
 
-        extremes = of_epoch(self._device_source(0))
+        extremes = of_epoch(self._device_data(0))
         return {name: (int(low.min()), int(high.max())) for name, (low, high) in extremes.items()}
 
     @property
@@ -211,30 +217,25 @@ class DatasetLoader(Loader, Generic[T]):
     @cached_property
     def _order(self) -> Callable[[int], np.ndarray]:
         return lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(self.rows, self.size, self.seed, epoch)
+            lambda epoch: epoch_order(self.num_examples, self.batch_size, self.seed, epoch)
         )
 
-    def _device_source(self, epoch: int) -> Any:
+    def _device_data(self, epoch: int) -> Any:
         return {
             "columns": self.dataset.on_device,
             "order": jax.device_put(self._order(epoch)),
             "key": self._key,
         }
 
-    def _host_source(self, i: int, part: slice = slice(None)) -> Any:
+    def _host_data(self, i: int, part: slice = slice(None)) -> Any:
         epoch, place = divmod(i, len(self))
-        rows = self._order(epoch)[place * self.size : (place + 1) * self.size][part]
+        rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size][part]
         return {"columns": self.dataset.take(rows), "key": self._key}
 
 
-def is_image(column: Any) -> bool:
-    """Whether a column holds images of bytes (uint8), which `rescale` converts."""
-    return column.dtype == jnp.uint8 and column.ndim > 1
-
-
-def rescale(column: Array) -> Array:
+def rescale(name: str, column: Array) -> Array:
     """Images of bytes as float32 from 0 to 1; any other column as it is."""
-    if not is_image(column):
+    if not is_image(name, column):
         return column
     # A product, because XLA may compile a division to this product or not: the bits would differ.
     return column.astype(jnp.float32) * np.float32(1 / 255)

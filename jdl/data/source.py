@@ -76,24 +76,35 @@ class ArraySource:
         return digest.hexdigest()
 
 
+def is_image(name: str, column: Any) -> bool:
+    """Whether a column holds images of bytes, uint8 (N, H, W, C) or of more axes, and is no target.
+
+    In batches they become float32 from 0 to 1.
+    """
+    return name != "y" and column.dtype == np.uint8 and column.ndim >= 4
+
+
 def check_column(name: str, values: Any) -> np.ndarray:
     """The values as an array of float32, int32 or, for images, uint8; `Error` for any other."""
     column = _stack(name, values)
+    if is_image(name, column):
+        return column
     if column.dtype.kind not in "biuf" or not column.ndim:
         raise Error(
             f"Column {name} must hold numbers, one row per example, but it is {column.dtype} of "
             f"shape {column.shape}."
         )
+    if column.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            column = column.astype(np.float32, copy=False)
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         row = np.argwhere(~np.isfinite(column))[0][0]
         raise Error(
-            f"Column {name} has a NaN or infinite value, first in row {row}: replace the value or "
-            "drop such rows."
+            f"Column {name} has a value that is NaN, infinite or too large for float32, first in "
+            f"row {row}: replace the value or drop such rows."
         )
     if column.dtype.kind == "f":
-        return column.astype(np.float32, copy=False)
-    if column.dtype == np.uint8 and column.ndim > 1:
-        return column  # images
+        return column
     if column.size and not -(2**31) <= int(column.min()) <= int(column.max()) < 2**31:
         raise Error(
             f"Column {name} has integers from {column.min()} to {column.max()}, which do not fit "

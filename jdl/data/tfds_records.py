@@ -15,7 +15,7 @@ import numpy as np
 
 from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.data.dataset import Dataset
-from jdl.data.source import ArraySource
+from jdl.data.source import ArraySource, check_column
 from jdl.types import Bounds, Error
 
 MEMORY_BYTES = 4 << 30  # a split up to this size is decoded into memory
@@ -80,6 +80,12 @@ def _builder(name: str, data_dir: Path) -> Any:
             "folder."
         )
     newest = versions[-1].parent
+    configs = sorted({path.parent.parent.name for path in versions})
+    if len(configs) > 1:
+        raise Error(
+            f"{name} is prepared in {data_dir} in several configs, {', '.join(configs)}: name one, "
+            f"as in {name}/{configs[0]}."
+        )
     builder = tensorflow_datasets.builder_from_directory(newest)
     if builder.info.file_format.value != "array_record":
         raise Error(
@@ -129,7 +135,7 @@ class Records:
         """The columns of these rows, decoded."""
         records = self._source.__getitems__([int(row) for row in rows])
         return {
-            column: _stack(name, [record[name] for record in records])
+            column: check_column(column, [record[name] for record in records])
             for name, column in self._names.items()
         }
 
@@ -139,7 +145,7 @@ class Records:
         total = 0
         for name in self._names:
             feature = self.builder.info.features[name]
-            if None in feature.shape or not np.issubdtype(feature.np_dtype, np.number):
+            if None in feature.shape or np.dtype(feature.np_dtype).kind not in "biuf":
                 return sys.maxsize
             total += int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
         return total * len(self)
@@ -175,20 +181,6 @@ class Records:
             if path.stat().st_size <= MEMORY_BYTES // 16:
                 digest.update(path.read_bytes())
         return digest.hexdigest()
-
-
-def _stack(name: str, values: list[Any]) -> np.ndarray:
-    try:
-        column = np.stack(values)
-    except ValueError:
-        shapes = sorted({np.shape(value) for value in values})
-        raise Error(
-            f"The examples of {name} differ in shape, for example {shapes[0]} and {shapes[-1]}: "
-            "bring them to one shape when the dataset is prepared."
-        ) from None
-    if column.dtype.kind not in "biuf":
-        raise Error(f"The feature {name} is {column.dtype}, but batches hold only numbers.")
-    return column.astype(np.int32) if column.dtype == np.int64 else column
 
 
 def _decode(records: Records) -> dict[str, np.ndarray]:

@@ -117,11 +117,12 @@ def forecast_windows(
     `table` (T, F) has one row per time step. From `context` steps of all columns, `horizon` steps
     of column `target` are forecast, at every origin; `ForecastWindows` describes the columns of the
     datasets. A window belongs to the split in which all its steps to forecast lie; windows across a
-    border belong to none, so no split reads a value later than its own end. Every column is
-    normalized by its mean and standard deviation in the training split; `train.mean` and
-    `train.std` invert that for the target. `future_covariates` are columns known in advance, such
-    as the calendar: in x they stand `horizon` steps early, so that the end of x has them for the
-    steps to forecast.
+    border belong to none, so no split reads a value later than its own end. `train` and `valid` are
+    the fractions of the time steps. Every column is normalized by its mean and standard deviation
+    in the training split; the datasets' attributes `mean` and `std` invert that for the target.
+    `future_covariates` are columns known in advance, such as the calendar: in x they stand
+    `horizon` steps early, so that the end of x has them for the steps to forecast; the context must
+    be at least as long as the horizon.
     """
     values = _check(table, context, horizon, season, target, future_covariates)
     if not 0 < train < train + valid < 1:
@@ -217,5 +218,10 @@ def _check(
         raise Error(
             f"Column {target} is the target, which cannot be known in advance: take it out of "
             "future_covariates."
+        )
+    if covariates and context < horizon:
+        raise Error(
+            f"future_covariates for {horizon} steps to forecast do not fit into a context of "
+            f"{context}: choose a context of at least {horizon}."
         )
     return values.astype(np.float64)

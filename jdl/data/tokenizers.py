@@ -22,9 +22,9 @@ class ByteTokenizer:
     A token is a byte of UTF-8; 256 is the end-of-text token and 257 the mask token.
     """
 
-    size: int = 258
-    end: int = 256
-    mask: int | None = 257
+    vocab_size: int = 258
+    eos_id: int = 256
+    mask_id: int | None = 257
 
     def encode(self, text: str) -> np.ndarray:
         """The bytes of the text, (n,) of int32."""
@@ -38,22 +38,24 @@ class ByteTokenizer:
 class SubwordTokenizer:
     """A subword tokenizer of Hugging Face's library `tokenizers`.
 
-    Its end-of-text and mask tokens are recognised by their usual names, or are named by `end` and
-    `mask`. Raises `Error` where there is no end-of-text token.
+    Its end-of-text and mask tokens are recognised by their usual names, or are named by `eos_token`
+    and `mask_token`. Raises `Error` where there is no end-of-text token.
     """
 
-    def __init__(self, tokenizer: Any, end: str | None = None, mask: str | None = None) -> None:
+    def __init__(
+        self, tokenizer: Any, eos_token: str | None = None, mask_token: str | None = None
+    ) -> None:
         self._tokenizer = tokenizer
-        self.size: int = tokenizer.get_vocab_size()
-        ends = (end,) if end else END_TOKENS
-        end_token = self._first(ends)
-        if end_token is None:
+        self.vocab_size: int = tokenizer.get_vocab_size()
+        ends = (eos_token,) if eos_token else END_TOKENS
+        eos_id = self._first(ends)
+        if eos_id is None:
             raise Error(
                 f"The tokenizer has none of the tokens {', '.join(ends)}: name its end-of-text "
-                "token, end=..."
+                "token, eos_token=..."
             )
-        self.end: int = end_token
-        self.mask: int | None = self._first((mask,) if mask else MASK_TOKENS)
+        self.eos_id: int = eos_id
+        self.mask_id: int | None = self._first((mask_token,) if mask_token else MASK_TOKENS)
 
     def _first(self, names: Sequence[str]) -> int | None:
         """The token of the first of these names that the vocabulary has."""
@@ -74,7 +76,7 @@ class SubwordTokenizer:
 
 
 def load_tokenizer(
-    path: str | Path, end: str | None = None, mask: str | None = None
+    path: str | Path, eos_token: str | None = None, mask_token: str | None = None
 ) -> SubwordTokenizer:
     """The tokenizer in a `tokenizer.json`, the file of Hugging Face's library and its models."""
     library = _library()
@@ -82,7 +84,7 @@ def load_tokenizer(
         tokenizer = library.Tokenizer.from_file(str(path))
     except Exception as error:  # what the library raises is a bare Exception
         raise Error(f"{path} cannot be read as a tokenizer file: {error}.") from error
-    return SubwordTokenizer(tokenizer, end, mask)
+    return SubwordTokenizer(tokenizer, eos_token, mask_token)
 
 
 def train_bpe(texts: Sequence[str], size: int) -> SubwordTokenizer:

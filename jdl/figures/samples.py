@@ -151,7 +151,7 @@ def _class_batch(data: Loader, first: int) -> Batch:
 
 def _first_rows(data: Loader, count: int) -> Batch:
     batch = data[0]
-    rows = min(count, data.rows, data.size)
+    rows = min(count, data.num_examples, data.batch_size)
     return {name: column[:rows] for name, column in batch.items() if name != "mask"}
 
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from jdl.config import Options, difference, digest
-from jdl.learners.skip_nonfinite import FINITE_METRICS
+from jdl.learners.skip_nonfinite import CHECKED_METRICS
 from jdl.store import log
-from jdl.store.environment import numerics_environment
 from jdl.store.folder import run_folder
-from jdl.store.record import RECORDED_OPTIONS, read_record
+from jdl.store.record import RECORDED_OPTIONS, numerics_environments, read_record
 from jdl.store.step_trace import read_leaves, read_trace
 from jdl.train.experiment import recorded
 from jdl.train.fit import fit
@@ -55,8 +54,7 @@ def compare(a: Path, b: Path) -> Comparison:
     record_a, record_b = read_record(a), read_record(b)
     for name in ("config", "data"):
         comparison.add(name, _changes(record_a[name], record_b[name]))
-    numerics_a, numerics_b = numerics_environment(record_a), numerics_environment(record_b)
-    comparison.add("environment", _changes(numerics_a, numerics_b))
+    comparison.add("environment", _environment_changes(record_a, record_b))
     _compare_metrics(comparison, a, b)
     _compare_steps(comparison, a, b)
     _compare_states(comparison, a, b)
@@ -65,6 +63,18 @@ def compare(a: Path, b: Path) -> Comparison:
 
 def _changes(a: dict[str, Any], b: dict[str, Any]) -> str:
     return difference(a, b, NAMES) or "equal"
+
+
+def _environment_changes(a: dict[str, Any], b: dict[str, Any]) -> str:
+    """The first difference of two runs' environments, which may have changed at resumes."""
+    of_a, of_b = numerics_environments(a), numerics_environments(b)
+    count = max(len(of_a), len(of_b))
+    of_a, of_b = (found + found[-1:] * (count - len(found)) for found in (of_a, of_b))
+    pairs = zip(of_a, of_b, strict=True)
+    n = next((n for n, (one, other) in enumerate(pairs) if one != other), None)
+    if n is None:
+        return "equal"
+    return f"{'after a resume, ' if n else ''}{_changes(of_a[n], of_b[n])}"
 
 
 def _compare_metrics(comparison: Comparison, a: Path, b: Path) -> None:
@@ -93,7 +103,7 @@ def _compare_steps(comparison: Comparison, a: Path, b: Path) -> None:
         return
     row = int(rows[0])
     values = [
-        f"{FINITE_METRICS[n]}: {trace_a[row, n]:.9g} in A, {trace_b[row, n]:.9g} in B"
+        f"{CHECKED_METRICS[n]}: {trace_a[row, n]:.9g} in A, {trace_b[row, n]:.9g} in B"
         for n in np.flatnonzero(unequal[row])
     ]
     changes = f"differ first in step {row + 1:,}: {'; '.join(values)}"

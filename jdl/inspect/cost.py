@@ -64,7 +64,7 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
     learner, data = run.learner, run.train
     key, example = jax.random.key(run.config.seed), data[0]
     if mesh is not None:
-        check_batch_size(mesh, data.size)
+        check_batch_size(mesh, data.batch_size)
         learner, example = shard_learner(learner, mesh), shard_data(data, mesh)[0]
     state = jax.jit(learner.init)(key, example)
     like = abstract_state(mesh, state) if mesh is not None else state

@@ -192,9 +192,9 @@ def _train(learner: Learner, data: Loader, way: str, devices: int) -> tuple[Stat
         placement = place_on_devices(Run(config, learner, data), options)
         compiled, data = placement.learner, placement.run.train
     state, seconds = compiled.init(jax.random.key(0), data[0]), []
-    for _, source in zip(range(STEPS), data.read(), strict=False):
+    for _, raw in zip(range(STEPS), data.read(), strict=False):
         start = time.perf_counter()
-        state, metrics = compiled.step(state, source)
+        state, metrics = compiled.step(state, raw)
         jax.block_until_ready((state, metrics))
         seconds.append(time.perf_counter() - start)
     return to_local(state), 1e3 * statistics.median(seconds[2:])

@@ -90,7 +90,7 @@ def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, 
         raise Error(f"{path} cannot be read as UTF-8 text: {error}.") from error
     if not lines:
         raise Error(f"{path} is empty: write one input per line.")
-    encoded = [np.append(tokenizer.encode(line), np.int32(tokenizer.end)) for line in lines]
+    encoded = [np.append(tokenizer.encode(line), np.int32(tokenizer.eos_id)) for line in lines]
     lengths = np.asarray([len(tokens) for tokens in encoded], np.int32)
     if lengths.max() > max_length:
         line = int(lengths.argmax()) + 1
@@ -98,7 +98,7 @@ def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, 
             f"Line {line} of {path} has {lengths.max()} tokens, but the model reads at most "
             f"{max_length}: shorten it."
         )
-    x = np.full((len(lines), max_length), tokenizer.end, np.int32)
+    x = np.full((len(lines), max_length), tokenizer.eos_id, np.int32)
     for row, tokens in enumerate(encoded):
         x[row, : len(tokens)] = tokens
     return {"x": x, "length": lengths}

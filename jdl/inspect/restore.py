@@ -12,6 +12,7 @@ from jdl.store.checkpoints import Checkpoints
 from jdl.store.record import read_record
 from jdl.train.experiment import rebuild
 from jdl.train.placement import apply_config
+from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error, Objective, Run, State, Variables
 
 
@@ -45,6 +46,7 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     script, by `jdl.fit` in a notebook, pass the same run as `run`. Raises `Error` where the folder
     has no such checkpoint, and where the config of `run` is not the recorded one.
     """
+    fix_thread_pool_size()
     folder = Path(folder)
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
     checkpoints = Checkpoints(folder / "checkpoints", run.best, read_only=True)

@@ -42,14 +42,14 @@ def generate_text(
 
     @partial(jax.jit, static_argnums=2)
     def generate(variables: Any, context: jax.Array, new: int, key: jax.Array) -> jax.Array:
-        return sampling.generate(decoder, variables, context, new, sampler, key, tokenizer.end)
+        return sampling.generate(decoder, variables, context, new, sampler, key, tokenizer.eos_id)
 
     while text.shape[1] < len(start) + tokens:
         context = text if text.shape[1] < max_length else text[:, -max(1, max_length // 2) :]
         new = min(max_length + 1 - context.shape[1], len(start) + tokens - text.shape[1])
         more = generate(variables, context, new, jax.random.fold_in(key, text.shape[1]))
-        ended = (text[:, len(start) :] == tokenizer.end).any(1, keepdims=True)
-        text = jnp.concatenate([text, jnp.where(ended, tokenizer.end, more)], 1)
+        ended = (text[:, len(start) :] == tokenizer.eos_id).any(1, keepdims=True)
+        text = jnp.concatenate([text, jnp.where(ended, tokenizer.eos_id, more)], 1)
     return [sampling.decode_until_end(tokenizer, row) for row in np.asarray(text[:, len(start) :])]
 
 
@@ -58,7 +58,7 @@ def beam_search(trained: TrainedRun, prompt: str, tokens: int, width: int) -> li
     decoder, tokenizer = _language_model(trained)
     start = _prompt_tokens(tokenizer, prompt)
     search = jax.jit(
-        lambda v: sampling.beam_search(decoder, v, start[None], tokens, width, tokenizer.end)
+        lambda v: sampling.beam_search(decoder, v, start[None], tokens, width, tokenizer.eos_id)
     )
     texts, _ = search(trained.variables)
     return [sampling.decode_until_end(tokenizer, row) for row in np.asarray(texts[0])]
@@ -103,4 +103,4 @@ def _language_model(trained: TrainedRun) -> tuple[DecodesTokens, Tokenizer]:
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str) -> jax.Array:
     """The prompt's tokens after an `end` token, which precedes each text of the training data."""
-    return jnp.asarray(np.append(np.int32(tokenizer.end), tokenizer.encode(prompt)), jnp.int32)
+    return jnp.asarray(np.append(np.int32(tokenizer.eos_id), tokenizer.encode(prompt)), jnp.int32)

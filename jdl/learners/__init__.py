@@ -12,6 +12,6 @@ from jdl.learners.population import member as member
 from jdl.learners.population import population as population
 from jdl.learners.ppo import ppo as ppo
 from jdl.learners.schedule_free import schedule_free as schedule_free
-from jdl.learners.skip_nonfinite import finite_metrics as finite_metrics
+from jdl.learners.skip_nonfinite import checked_metrics as checked_metrics
 from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from jdl.learners.wrapper import Wrapper as Wrapper

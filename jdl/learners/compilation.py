@@ -14,13 +14,13 @@ from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
 @dataclass(frozen=True, eq=False)
 class WithData(Wrapper):
-    """A learner whose step takes a loader's source and makes the batch from it; see `with_data`."""
+    """A learner whose step makes the batch from a loader's raw data; see `with_data`."""
 
     data: Loader
 
-    def step(self, state: State, source: Any) -> tuple[State, Metrics]:
+    def step(self, state: State, raw: Any) -> tuple[State, Metrics]:
         """One step on batch number `state.step`."""
-        return self.learner.step(state, self.data.batch(source, state.step))
+        return self.learner.step(state, self.data.batch(raw, state.step))
 
 
 def with_data(learner: Learner, data: Loader) -> WithData:

@@ -41,10 +41,10 @@ def dqn(
 ) -> DQN:
     """Deep Q-network, DQN (Mnih et al., 2015): Q-learning with replay buffer and target network.
 
-    A training step is a rollout of `num_steps` steps of each episode, then one update on
-    `batch_size` transitions sampled from the replay buffer. Train on `jdl.data.episodes(n)`, which
-    runs n episodes in parallel. The model gives the Q-values (B, actions) and has no variables but
-    parameters. The steps below are training steps:
+    A training step is a rollout of `num_steps` steps in each of the parallel environments, then one
+    update on `batch_size` transitions sampled from the replay buffer. Train on
+    `jdl.data.episodes(n)`, for n environments in parallel. The model gives the Q-values
+    (B, actions) and has no variables but parameters. The steps below are training steps:
 
     - `epsilon(step)` is the schedule of epsilon-greedy exploration: with this probability an action
       is random, otherwise it is the one with the largest Q-value.
@@ -71,16 +71,16 @@ def dqn(
             f"{learning_starts=}, {gamma=}."
         )
     return DQN(
-        environment,
-        model,
-        optimizer,
-        epsilon,
-        num_steps,
-        buffer_size,
-        batch_size,
-        learning_starts,
-        target_update_every,
-        gamma,
+        environment=environment,
+        model=model,
+        optimizer=optimizer,
+        epsilon=epsilon,
+        num_steps=num_steps,
+        buffer_size=buffer_size,
+        batch_size=batch_size,
+        learning_starts=learning_starts,
+        target_update_every=target_update_every,
+        gamma=gamma,
     )
 
 

@@ -40,11 +40,12 @@ def ppo(
 ) -> PPO:
     """Proximal policy optimization, PPO (Schulman et al., 2017): an on-policy actor-critic.
 
-    A training step is a rollout of `num_steps` steps of each episode, then `update_epochs` passes
-    over its transitions in `num_minibatches` minibatches, with one optimizer update each. Train on
-    `jdl.data.episodes(n)`, which runs n episodes in parallel. The model, such as `ActorCritic`,
-    gives the policy (B, P), with P = `action_space.num_params`, and the value function (B,); it has
-    no variables but parameters.
+    A training step is a rollout of `num_steps` steps in each of the parallel environments, then
+    `update_epochs` passes over its transitions in `num_minibatches` minibatches, with one optimizer
+    update each: a learning rate schedule advances by their product in a training step. Train on
+    `jdl.data.episodes(n)`, for n environments in parallel. The model, such as `ActorCritic`, gives
+    the policy (B, P), with P = `action_space.num_params`, and the value function (B,); it has no
+    variables but parameters.
 
     - Advantages are by GAE with the discount factor `gamma` and `gae_lambda`, normalized in each
       minibatch. A truncated episode is bootstrapped with the value of its last observation.
@@ -67,17 +68,17 @@ def ppo(
             f"{gamma=}, {gae_lambda=}, {clip_eps=}."
         )
     return PPO(
-        environment,
-        model,
-        optimizer,
-        num_steps,
-        update_epochs,
-        num_minibatches,
-        gamma,
-        gae_lambda,
-        clip_eps,
-        entropy_coef,
-        value_coef,
+        environment=environment,
+        model=model,
+        optimizer=optimizer,
+        num_steps=num_steps,
+        update_epochs=update_epochs,
+        num_minibatches=num_minibatches,
+        gamma=gamma,
+        gae_lambda=gae_lambda,
+        clip_eps=clip_eps,
+        entropy_coef=entropy_coef,
+        value_coef=value_coef,
     )
 
 
@@ -112,6 +113,11 @@ class PPO(Learner):
                 f"transitions, which is no multiple of the {self.num_minibatches} minibatches: "
                 "change num_steps or num_minibatches."
             )
+        if transitions == self.num_minibatches:
+            raise Error(
+                f"Minibatches of one transition cannot be normalized: take fewer than "
+                f"{self.num_minibatches} minibatches, or more steps."
+            )
         params = init_params(self.objective, key, batch)
         episodes = init_episodes(self.environment, key, batch)
         return new_state(params, {}, self.optimizer.init(params), key, **{EPISODES: episodes})
@@ -121,8 +127,8 @@ class PPO(Learner):
         key = stream(state.key, "ppo", state.step)
         episodes, transitions = self.collect_rollout(state, key)
         rows = self.training_rows(state.params, transitions)
-        params, opt_state, losses = self.update(state, rows, key)
-        metrics: Metrics = {name: Mean.of(values) for name, values in losses.items()}
+        params, opt_state, of_updates = self.update(state, rows, key)
+        metrics: Metrics = {name: Mean.of(values) for name, values in of_updates.items()}
         metrics |= episode_metrics(transitions)
         metrics["param_norm"] = Mean.of(optax.tree.norm(params))
         new = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
@@ -132,7 +138,7 @@ class PPO(Learner):
         """A rollout with actions sampled from the policy: transitions (T, B, ...)."""
 
         def sample_action(obs: Array, keys: Key) -> Array:
-            policy, _ = policy_and_value(self.model, {"params": state.params}, obs)
+            policy, _ = self.policy_and_value(state.params, obs)
             return jax.vmap(self.environment.action_space.sample)(policy, keys)
 
         return collect(self.environment, sample_action, state.extra[EPISODES], key, self.num_steps)
@@ -165,7 +171,7 @@ class PPO(Learner):
         return policy, value
 
     def update(self, state: State, rows: Batch, key: Key) -> tuple[Any, Any, dict[str, Array]]:
-        """All epochs of minibatch updates: parameters, optimizer state, losses of each update."""
+        """All epochs of minibatch updates: parameters, optimizer state, metrics of each update."""
         keys = jax.random.split(stream(key, "permutation"), self.update_epochs)
         orders = jax.vmap(jax.random.permutation, (0, None))(keys, len(rows["value"]))
         minibatches = orders.reshape(self.update_epochs * self.num_minibatches, -1)
@@ -177,8 +183,8 @@ class PPO(Learner):
             return self.update_minibatch(*carry, minibatch)
 
         start = (state.params, state.opt_state)
-        (params, opt_state), losses = jax.lax.scan(next_update, start, minibatches)
-        return params, opt_state, losses
+        (params, opt_state), of_updates = jax.lax.scan(next_update, start, minibatches)
+        return params, opt_state, of_updates
 
     def update_minibatch(
         self, params: Any, opt_state: Any, minibatch: Batch

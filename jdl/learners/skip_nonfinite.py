@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jdl.learners.wrapper import Wrapper
 from jdl.types import Array, Learner, Mean, Metrics, State
 
-FINITE_METRICS = ("loss", "grad_norm", "param_norm")  # if one is not finite, the step is skipped
+CHECKED_METRICS = ("loss", "grad_norm", "param_norm")  # if one is not finite, the step is skipped
 
 
 def skip_nonfinite(learner: Learner) -> SkipNonfinite:
@@ -30,7 +30,7 @@ class SkipNonfinite(Wrapper):
 
     def after(self, old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
         """Keeps the old state if the new one is not finite."""
-        finite = [jnp.isfinite(mean.total) for mean in finite_metrics(metrics).values()]
+        finite = [jnp.isfinite(mean.total) for mean in checked_metrics(metrics).values()]
         good = reduce(jnp.logical_and, finite, jnp.asarray(True))
         skipped = Mean(1.0 - good.astype(jnp.float32), jnp.ones(()))
         return select_state(good, new, old), {**metrics, "skipped": skipped}
@@ -45,6 +45,6 @@ def select_state(good: Array, new: State, old: State) -> State:
     return replace(new, params=params, model_state=model_state, opt_state=opt_state, extra=extra)
 
 
-def finite_metrics(metrics: Metrics) -> dict[str, Mean]:
+def checked_metrics(metrics: Metrics) -> dict[str, Mean]:
     """The metrics of a step that must be finite, by name."""
-    return {name: mean for name in FINITE_METRICS if isinstance(mean := metrics.get(name), Mean)}
+    return {name: mean for name in CHECKED_METRICS if isinstance(mean := metrics.get(name), Mean)}

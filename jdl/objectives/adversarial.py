@@ -33,7 +33,7 @@ class GANLoss:
     """The losses (B,) of a GAN's discriminator (the critic of a Wasserstein GAN) and generator.
 
     Both are functions of the discriminator's logits (B,): `discriminator_loss(real, fake)` of
-    those of real and generated rows, `generator_loss(fake)`. `gradient_penalty` is the weight of
+    those of real and generated rows, `generator_loss(fake)`. `gradient_penalty_weight` is that of
     the gradient penalty (WGAN-GP; Gulrajani et al., 2017): (|gradient of the discriminator| - 1)^2
     at random points between real and generated rows. It needs a discriminator without BatchNorm,
     whose logit of a row depends on that row alone.
@@ -41,7 +41,7 @@ class GANLoss:
 
     discriminator_loss: Callable[[Array, Array], Array]
     generator_loss: Callable[[Array], Array]
-    gradient_penalty: float = 0.0
+    gradient_penalty_weight: float = 0.0
 
 
 non_saturating = GANLoss(
@@ -59,9 +59,9 @@ hinge_gan = GANLoss(
 wasserstein = GANLoss(
     discriminator_loss=lambda real, fake: fake - real,
     generator_loss=lambda fake: -fake,
-    gradient_penalty=10.0,
+    gradient_penalty_weight=10.0,
 )
-"""The Wasserstein GAN loss with gradient penalty (WGAN-GP; Arjovsky et al., 2017).
+"""The Wasserstein GAN loss (Arjovsky et al., 2017) with gradient penalty (WGAN-GP).
 
 The discriminator is called a critic there: its outputs are scores, whose difference between real
 and generated rows estimates the Wasserstein distance.
@@ -81,8 +81,9 @@ def adversarial(
     and "discriminator", and `jdl.optim.per_module(generator=..., discriminator=...)` gives each
     its optimizer. Both are updated in every step, with gradients taken at the same parameters:
     `stop_gradient` keeps each loss from the other's parameters, so the gradient of the sum has
-    both gradients side by side. Metrics: the losses `discriminator` and `generator`, and the
-    discriminator's mean logits of `real` and `fake` rows.
+    both gradients side by side. Metrics: `discriminator_loss`, `generator_loss`, and `real_logit`
+    and `fake_logit`, the discriminator's mean logits of real and of generated rows. Their sum, the
+    loss, does not measure how good the generated rows are: see `jdl frechet`.
     """
     if latent_size < 1:
         raise Error(f"latent_size, the length of a latent, must be at least 1, got {latent_size}.")
@@ -124,19 +125,22 @@ class Adversarial(Objective):
         fake, state = self._logits(updated, constant_x, batch, stream(key, "fake"), train)
 
         discriminator_loss = self.gan_loss.discriminator_loss(real, fake)
-        if self.gan_loss.gradient_penalty:
+        if self.gan_loss.gradient_penalty_weight:
             penalty = self._gradient_penalty(discriminator, x, constant_x, batch, key, train)
-            discriminator_loss = discriminator_loss + self.gan_loss.gradient_penalty * penalty
+            discriminator_loss = (
+                discriminator_loss + self.gan_loss.gradient_penalty_weight * penalty
+            )
 
+        # Once more, for a gradient to the generator alone: above, it went to the discriminator.
         constant = jax.lax.stop_gradient(discriminator)
         logits, _ = self._logits(constant, fake_x, batch, stream(key, "fake"), train)
         generator_loss = self.gan_loss.generator_loss(logits)
 
         metrics: Metrics = {
-            "discriminator": Mean.of(discriminator_loss, mask),
-            "generator": Mean.of(generator_loss, mask),
-            "real": Mean.of(real, mask),
-            "fake": Mean.of(fake, mask),
+            "discriminator_loss": Mean.of(discriminator_loss, mask),
+            "generator_loss": Mean.of(generator_loss, mask),
+            "real_logit": Mean.of(real, mask),
+            "fake_logit": Mean.of(fake, mask),
         }
         model_state = _join({GENERATOR: generator_state, DISCRIMINATOR: state})
         return LossOutput(Mean.of(discriminator_loss + generator_loss, mask), metrics, model_state)
@@ -162,6 +166,7 @@ class Adversarial(Objective):
         shape = (len(real),) + (1,) * (real.ndim - 1)
         weight = sample_rows(jax.random.uniform, stream(key, "interpolate"), shape)
         gradient = jax.grad(total)(weight * real + (1 - weight) * fake)
+        # 1e-12, because the gradient of the square root is infinite at 0.
         norm = jnp.sqrt(jnp.square(gradient).reshape(len(real), -1).sum(-1) + 1e-12)
         return jnp.square(norm - 1)
 

@@ -97,13 +97,13 @@ def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> M
     tokens. The selection in a row depends on the row's `id`, not on its place in the batch, and in
     evaluation it is always the same.
     """
-    if tokenizer.mask is None:
+    if tokenizer.mask_id is None:
         raise Error("masked_token needs a tokenizer with a mask token, but this one has none.")
     if not 0 < mask_rate <= 1:
         raise Error(
             f"mask_rate, a share of the tokens, must be above 0 and at most 1, got {mask_rate}."
         )
-    return MaskedToken(model, mask_rate, tokenizer.mask, tokenizer.size)
+    return MaskedToken(model, mask_rate, tokenizer.mask_id, tokenizer.vocab_size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,12 +30,12 @@ from jdl.types import (
 
 
 def seq2seq(
-    model: Any, end: int, smoothing: float = 0.0, max_new_tokens: int | None = None
+    model: Any, eos_id: int, smoothing: float = 0.0, max_new_tokens: int | None = None
 ) -> Seq2Seq:
     """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
     Tokens x (B, S) to tokens y (B, T). The columns `length` (B,) and `y_length` (B,) are the
-    numbers of real tokens; the last real token of y is `end`, which is also the decoder's first
+    numbers of real tokens; the last real token of y is `eos_id`, which is also the decoder's first
     input. In training the model predicts each token from the true tokens before it (teacher
     forcing): `model(x, y_before)` gives logits (B, T, vocabulary). The loss is the cross-entropy
     with label smoothing `smoothing`; metrics are accuracy and perplexity. Predictions are made by
@@ -49,7 +49,7 @@ def seq2seq(
             f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} is "
             "more: reduce it, or raise the model's max_length."
         )
-    return Seq2Seq(model, end, smoothing, max_new_tokens or limit)
+    return Seq2Seq(model, eos_id, smoothing, max_new_tokens or limit)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class Seq2Seq(Objective):
     """Sequence to sequence; see `seq2seq`. It decodes with the KV cache of the model's decoder."""
 
     model: Any
-    end: int
+    eos_id: int
     smoothing: float
     max_new_tokens: int
 
@@ -73,9 +73,11 @@ class Seq2Seq(Objective):
         return token_loss(logits, batch["y"], mask, model_state, smoothing=self.smoothing)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The tokens (B, max_new_tokens) by greedy decoding; after `end` all tokens are `end`."""
-        first = jnp.full((len(batch["x"]), 1), self.end, jnp.int32)
-        tokens = generate(self, variables, first, self.max_new_tokens, end=self.end, batch=batch)
+        """The tokens (B, max_new_tokens) by greedy decoding; after `eos_id` all are `eos_id`."""
+        first = jnp.full((len(batch["x"]), 1), self.eos_id, jnp.int32)
+        tokens = generate(
+            self, variables, first, self.max_new_tokens, eos_id=self.eos_id, batch=batch
+        )
         return {"tokens": tokens}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
@@ -104,8 +106,8 @@ class Seq2Seq(Objective):
         return logits, {"mask": cache["mask"], CACHE: changed[CACHE]}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
-        """x, and y shifted right: `end`, then all tokens but the last (teacher forcing)."""
-        y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.end)
+        """x, and y shifted right: `eos_id`, then all tokens but the last (teacher forcing)."""
+        y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.eos_id)
         return model_call.column(batch), y[:, :-1]
 
 

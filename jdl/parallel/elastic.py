@@ -62,10 +62,10 @@ def elastic(
         raise Error(
             f"{len(devices)} devices cannot share {shards} shards: use at most {shards} devices."
         )
-    if data.size % shards:
+    if data.batch_size % shards:
         raise Error(
-            f"A batch of {data.size} rows cannot be cut into {shards} equal shards: choose a batch "
-            f"size that is a multiple of {shards}."
+            f"A batch of {data.batch_size} rows cannot be cut into {shards} equal shards: choose a "
+            f"batch size that is a multiple of {shards}."
         )
     steps = _ElasticStep(learner, data, shards, devices)
     return CompiledLearner(learner, jax.jit(learner.init), steps)
@@ -86,12 +86,12 @@ class _ElasticStep:
         self.sum_shards = jax.jit(self._sum_shards)
         self.update = jax.jit(self._update, donate_argnums=0)
 
-    def __call__(self, state: State, source: Any) -> tuple[State, Metrics]:
+    def __call__(self, state: State, raw: Any) -> tuple[State, Metrics]:
         """One step, on all devices."""
         if not self.states or self.states[0] is not state:
             self.states = [jax.device_put(state, device) for device in self.local.values()]
         batches = [
-            self.batch(put(source), state.step)
+            self.batch(put(raw), state.step)
             for put, state in zip(self.placements, self.states, strict=True)
         ]
         count = np.int32(self.shards // len(self.devices))

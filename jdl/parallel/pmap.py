@@ -35,9 +35,9 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
         total = Gradients(grads, LossOutput(loss, metrics, output.model_state))
         return learner.apply_gradients(state, total)
 
-    def split(source: Any, i: jax.Array) -> Batch:
+    def split(raw: Any, i: jax.Array) -> Batch:
         """Batch i, with columns (devices, B / devices, ...)."""
-        batch = data.batch(source, i)
+        batch = data.batch(raw, i)
         parts = {name: x.reshape(mesh.size, -1, *x.shape[1:]) for name, x in batch.items()}
         sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXIS))
         return jax.lax.with_sharding_constraint(parts, sharding)
@@ -52,7 +52,7 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
     )
     split = jax.jit(split)
 
-    def step(state: State, source: Any) -> tuple[State, Metrics]:
-        return pmapped(state, split(source, state.step))
+    def step(state: State, raw: Any) -> tuple[State, Metrics]:
+        return pmapped(state, split(raw, state.step))
 
     return CompiledLearner(ReplicatedMetrics(learner, mesh), jax.jit(init), step)

@@ -59,12 +59,12 @@ class ShardedLearner(ReplicatedMetrics):
         """The initial state, sharded."""
         return self._place(self.learner.init(key, batch))
 
-    def step(self, state: State, source: Any) -> tuple[State, Metrics]:
+    def step(self, state: State, raw: Any) -> tuple[State, Metrics]:
         """One step; parameters that are sharded along "fsdp" are gathered for it."""
         # Otherwise XLA may shard activations like the parameters, instead of by rows of the batch.
         in_use = shardings(self.mesh, state.params, self.rules, in_use=True)
         gathered = jax.lax.with_sharding_constraint(state.params, in_use)
-        new, metrics = self.learner.step(replace(state, params=gathered), source)
+        new, metrics = self.learner.step(replace(state, params=gathered), raw)
         metrics = jax.lax.with_sharding_constraint(metrics, replicated(self.mesh))
         return self._place(new), metrics
 
@@ -104,16 +104,16 @@ def shard_data(data: Loader, mesh: Mesh) -> ShardedLoader:
 
 
 class DevicePut:
-    """Puts batch sources on devices; an array that the source before had too is put only once."""
+    """Puts raw batches on devices; an array that the one before had too is put only once."""
 
     def __init__(self, put: Callable[[Any], Array]) -> None:
         self.put = put
         # By id; the array itself is kept too, so that no other array can get its id.
         self.last = dict[int, tuple[Any, Array]]()
 
-    def __call__(self, source: Any) -> Any:
-        """The source with its arrays on the devices."""
-        leaves, treedef = jax.tree.flatten(source)
+    def __call__(self, raw: Any) -> Any:
+        """The raw data with its arrays on the devices."""
+        leaves, treedef = jax.tree.flatten(raw)
         self.last = {id(leaf): self.last.get(id(leaf)) or (leaf, self.put(leaf)) for leaf in leaves}
         return jax.tree.unflatten(treedef, [self.last[id(leaf)][1] for leaf in leaves])
 
@@ -157,9 +157,9 @@ class ShardedLoader(Loader):
         return self.data.spec
 
     @property
-    def rows(self) -> int:
+    def num_examples(self) -> int:
         """Examples in an epoch."""
-        return self.data.rows
+        return self.data.num_examples
 
     @property
     def bounds(self) -> Bounds:
@@ -173,11 +173,11 @@ class ShardedLoader(Loader):
 
     @property
     def _sharding(self) -> NamedSharding:
-        return batch_sharding(self.mesh, self.data.size)
+        return batch_sharding(self.mesh, self.data.batch_size)
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """Sources on the mesh: device arrays are replicated, rows from the host are divided."""
-        size = self.data.size
+        """Raw data on the mesh: device arrays are replicated, rows from the host are divided."""
+        size = self.data.batch_size
         mine = [rows.indices(size) for _, (rows, *_) in _local_indices(self._sharding, (size,))]
         part = slice(min(first for first, _, _ in mine), max(end for _, end, _ in mine))
 
@@ -188,6 +188,6 @@ class ShardedLoader(Loader):
 
         return map(DevicePut(put), self.data.shard(part).read(start))
 
-    def batch(self, source: Any, i: Array) -> Batch:
+    def batch(self, raw: Any, i: Array) -> Batch:
         """Batch i, with its rows divided among the devices."""
-        return jax.lax.with_sharding_constraint(self.data.batch(source, i), self._sharding)
+        return jax.lax.with_sharding_constraint(self.data.batch(raw, i), self._sharding)

@@ -134,6 +134,22 @@ def open_run(
         yield notes
 
 
+def numerics_environments(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the bits depend on, from the run's start on, and anew after each resume that changed it.
+
+    A segment of a record has the environment and the options of a resume.
+    """
+    found = [numerics_environment(record)]
+    for segment in _segments(record):
+        later = numerics_environment({**record, **segment})
+        found += [later] if later != found[-1] else []
+    return found
+
+
+def _segments(record: dict[str, Any]) -> list[dict[str, Any]]:
+    return [segment for segment in record.get("segments") or [] if isinstance(segment, dict)]
+
+
 def _move_aside(folder: Path) -> None:
     """Moves everything except the lock, which this process holds, to seed<k>.1, ..."""
     aside = free_name(folder, first=1)
@@ -157,9 +173,8 @@ def _resume(
                 "another --root, use --fresh to move that run aside, or --accept "
                 f"{name} to continue that run with the change."
             )
-    segments = [segment for segment in old.get("segments") or [] if isinstance(segment, dict)]
-    before = numerics_environment({**old, **(segments or [{}])[-1]})
-    now = numerics_environment(record)
+    segments = _segments(old)
+    before, now = numerics_environments(old)[-1], numerics_environment(record)
     notes = [
         f"Accepted: it continues with {IDENTITY[name]} ({differences[name]}), as run.json records"
         for name in changed

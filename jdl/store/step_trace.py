@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.learners.skip_nonfinite import FINITE_METRICS
+from jdl.learners.skip_nonfinite import CHECKED_METRICS
 from jdl.parallel import processes
 from jdl.parallel.multihost import to_host
 from jdl.store.folder import read_json_lines, write_atomically, write_json_lines
@@ -31,13 +31,13 @@ class StepTrace:
 
     def __init__(self, folder: Path, start: int) -> None:
         rows = read_trace(folder)[:start]
-        missing = np.full((start - len(rows), len(FINITE_METRICS)), np.nan, ROW)
+        missing = np.full((start - len(rows), len(CHECKED_METRICS)), np.nan, ROW)
         write_atomically(folder / "trace.f32", np.concatenate([rows, missing]).tobytes())
         self._file = (folder / "trace.f32").open("ab")
 
     def write(self, numbers: dict[str, Any]) -> None:
         """Adds the next step's row."""
-        row = [numbers.get(name, np.nan) for name in FINITE_METRICS]
+        row = [numbers.get(name, np.nan) for name in CHECKED_METRICS]
         self._file.write(np.asarray([row], ROW).tobytes())
 
     def flush(self) -> None:
@@ -53,8 +53,8 @@ def read_trace(folder: Path) -> np.ndarray:
     """The step trace (steps, 3) of float32; without rows where there is no file."""
     path = folder / "trace.f32"
     data = np.frombuffer(path.read_bytes() if path.is_file() else b"", np.uint8)
-    width = ROW.itemsize * len(FINITE_METRICS)
-    return data[: len(data) // width * width].view(ROW).reshape(-1, len(FINITE_METRICS))
+    width = ROW.itemsize * len(CHECKED_METRICS)
+    return data[: len(data) // width * width].view(ROW).reshape(-1, len(CHECKED_METRICS))
 
 
 def write_leaves(folder: Path, state: State, start: bool = False) -> None:

@@ -31,8 +31,8 @@ class Evaluator:
         variables = self.learner.eval_variables(state)
         model_state = {name: v for name, v in variables.items() if name != "params"}
         batches = []
-        for i, source in enumerate(islice(self.data.read(), len(self.data))):
-            metrics, model_state = self._compiled(state, model_state, source, np.int32(i))
+        for i, raw in enumerate(islice(self.data.read(), len(self.data))):
+            metrics, model_state = self._compiled(state, model_state, raw, np.int32(i))
             batches.append(metrics)
         return merge(batches)
 
@@ -41,11 +41,11 @@ class Evaluator:
         return jax.jit(self._evaluate_batch)
 
     def _evaluate_batch(
-        self, state: State, model_state: Variables, source: Any, i: Array
+        self, state: State, model_state: Variables, raw: Any, i: Array
     ) -> tuple[Metrics, Variables]:
         key = jax.random.fold_in(stream(state.key, "evaluate", state.step), i)
         variables = {**self.learner.eval_variables(state), **model_state}
-        batch = self.data.batch(source, i)
+        batch = self.data.batch(raw, i)
         output = self.learner.objective.loss(variables, batch, key, False)
         return {"loss": output.loss, **output.metrics}, output.model_state
 

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdl.learners import finite_metrics
+from jdl.learners import checked_metrics
 from jdl.metrics import scalars
 from jdl.store.checkpoints import Checkpoints, is_better
 from jdl.train.outputs import Outputs
@@ -40,7 +40,7 @@ class TrainingLog:
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Fetches and logs the metrics of a step."""
-        totals = {name: float(np.asarray(m.total)) for name, m in finite_metrics(metrics).items()}
+        totals = {name: float(np.asarray(m.total)) for name, m in checked_metrics(metrics).items()}
         self.outputs.log.trace(totals)
         nonfinite = [name for name, total in totals.items() if not math.isfinite(total)]
         if nonfinite or step % self.every == 0:
@@ -58,11 +58,13 @@ def default_eval_every(run: Run) -> int:
     Evaluation should take no more than a tenth of the time of training. Both are estimated from the
     number of rows, not measured, so that equal runs are evaluated at the same steps: one forward
     pass per row of evaluation, three per row of training. In reinforcement learning, where rows are
-    no measure of the cost, it is always a twentieth.
+    no measure of the cost, it is a twentieth, but at least 10 steps.
     """
     data = run.test if run.valid is None else run.valid
-    forwards = 0 if data is None or not run.learner.has_grads else data.rows
-    step = FORWARDS_PER_STEP * run.train.size
+    if not run.learner.has_grads:
+        return max(TRAINING_PER_EVALUATION, run.config.steps // 20)
+    forwards = 0 if data is None else data.num_examples
+    step = FORWARDS_PER_STEP * run.train.batch_size
     affordable = math.ceil(TRAINING_PER_EVALUATION * forwards / step)
     return max(1, run.config.steps // 20, affordable)
 

@@ -27,9 +27,9 @@ def steps(
     donated to the next step: read or copy it before the next iteration.
     """
     step = int(state.step)
-    sources = data.read(step)
+    raw_batches = data.read(step)
     while step < until:
-        state, metrics = learner.step(state, next(sources))
+        state, metrics = learner.step(state, next(raw_batches))
         step += 1
         yield step, state, metrics
 

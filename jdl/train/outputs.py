@@ -49,7 +49,9 @@ def open_outputs(
     writes, steps = processes.is_first(), run.config.steps
     log = Log(folder, start) if writes else NoLog()
     quiet = options.quiet or not writes
-    return Outputs(folder, checkpoints, log, progress_display(start, steps, run.train.size, quiet))
+    return Outputs(
+        folder, checkpoints, log, progress_display(start, steps, run.train.batch_size, quiet)
+    )
 
 
 @contextmanager

@@ -53,7 +53,7 @@ def place_on_devices(run: Run, options: Options) -> Placement:
         mesh = pmap_mesh(data_parallel_devices(mesh, "--parallel pmap"))
     if mesh is None:
         return Placement(jit_learner(with_data(run.learner, run.train)), run, _same)
-    check_batch_size(mesh, run.train.size)
+    check_batch_size(mesh, run.train.batch_size)
     sharded: dict[str, Any] = {name: shard_data(data, mesh) for name, data in splits(run).items()}
     run = replace(run, **sharded)
     if pmap:

@@ -24,14 +24,14 @@ class TimedLoader(Loader):
         return self.data.spec
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """The data's sources."""
-        sources = self.data.read(start)
+        """The data's."""
+        raw_batches = self.data.read(start)
         while True:
             before = time.perf_counter()
-            source = next(sources)
+            raw = next(raw_batches)
             self.seconds += time.perf_counter() - before
-            yield source
+            yield raw
 
-    def batch(self, source: Any, i: Array) -> Batch:
+    def batch(self, raw: Any, i: Array) -> Batch:
         """The data's."""
-        return self.data.batch(source, i)
+        return self.data.batch(raw, i)

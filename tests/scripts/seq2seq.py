@@ -25,8 +25,8 @@ def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.ByteTokenizer()
     pairs = jdl.data.text_pairs([(word, word[::-1]) for word in WORDS], tokenizer, 6)
     objective = jdl.objectives.seq2seq(
-        T5(tokenizer.size, TransformerConfig(width=32, depth=1, heads=2, max_length=6)),
-        tokenizer.end,
+        T5(tokenizer.vocab_size, TransformerConfig(width=32, depth=1, heads=2, max_length=6)),
+        tokenizer.eos_id,
     )
     test = pairs.batches(10)
     learner = jdl.descent(objective, optax.adam(1e-2))
