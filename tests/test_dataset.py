@@ -186,7 +186,10 @@ def test_digits_are_the_real_ones():
             lambda: arrays(x=[np.zeros((2, 2)), np.zeros((2, 3))]),
             r"number 0 is \(2, 2\) and number 1 is \(2, 3\)",
         ),
-        (lambda: arrays(x=np.asarray([0.0, np.nan])), "NaN, infinite or too large for float32, first in row 1"),
+        (
+            lambda: arrays(x=np.asarray([0.0, np.nan])),
+            "NaN, infinite or too large for float32, first in row 1",
+        ),
         (lambda: arrays(x=np.zeros(3), y=np.zeros(4)), "same number of rows"),
         (lambda: arrays(x=np.zeros(3), id=np.zeros(3)), "none of them id"),
         (lambda: arrays(), "at least one column"),
