@@ -6,12 +6,14 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import jdl
 from jdl.data import corpus, time_series
 from jdl.data.graphs import graph
+from jdl.learners import with_data
 from jdl.train import placement
 from jdl.train.experiment import load
 
@@ -123,3 +125,25 @@ def test_trains_a_few_steps_without_recompiling(script, tmp_path, small):
     assert "test" in result.metrics
     assert all(np.isfinite(value) for value in result.scores.values())
     assert len((result.folder / "metrics.jsonl").read_text().splitlines()) >= 4
+
+
+PROGRAMS = {  # StableHLO operations in a training step, of jax 0.10 or 0.12, whichever has more
+    "digits_mlp": 1_113,
+    "digits_cnn": 2_759,
+    "digits_rows_lstm": 1_424,
+    "stdlib_gpt": 6_851,
+    "fashion_gan": 3_518,
+    "cartpole_ppo": 3_541,
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_program_of_a_step_has_not_grown(name, small):
+    """A larger program compiles and runs longer: raise a number only for a reason."""
+    _, run, config = load(EXPERIMENTS[0].with_stem(name))
+    prepared = run(config(name=name))
+    learner = with_data(prepared.learner, prepared.train)
+    state = jax.eval_shape(learner.init, jax.random.key(0), prepared.train.spec)
+    raw = jax.eval_shape(lambda: next(prepared.train.read()))
+    program = jax.jit(learner.step).lower(state, raw).as_text()
+    assert program.count(" stablehlo.") <= PROGRAMS[name]
