@@ -5,6 +5,7 @@ from jdl.layers.attention import rotary_embedding as rotary_embedding
 from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
+from jdl.layers.batch_axis import device_key as device_key
 from jdl.layers.batch_axis import psum_batch as psum_batch
 from jdl.layers.batch_axis import row_keys as row_keys
 from jdl.layers.batch_axis import sample_rows as sample_rows
@@ -12,6 +13,7 @@ from jdl.layers.conv import convolution as convolution
 from jdl.layers.conv_norm import Conv as Conv
 from jdl.layers.conv_norm import ConvNorm as ConvNorm
 from jdl.layers.dense import Dense as Dense
+from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout
 from jdl.layers.norm import BatchNorm as BatchNorm
 from jdl.layers.norm import LayerNorm as LayerNorm

@@ -35,6 +35,11 @@ def all_gather_batch(array: jax.Array) -> jax.Array:
     return lax.all_gather(array, BATCH_AXIS, tiled=True) if batch_axis_size() > 1 else array
 
 
+def device_key(key: jax.Array) -> jax.Array:
+    """A key for each device of the batch axis; the same key outside of pmap and shard_map."""
+    return jax.random.fold_in(key, lax.axis_index(BATCH_AXIS)) if batch_axis_size() > 1 else key
+
+
 def row_keys(key: jax.Array, rows: int) -> jax.Array:
     """A random key for each of this device's rows, (B,): `fold_in(key, i)` for row i of the batch.
 

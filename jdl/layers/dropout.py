@@ -8,13 +8,16 @@ import jax.numpy as jnp
 
 from jdl.layers.batch_axis import sample_rows
 
+ROW_DROPOUT = "row_dropout"  # the random stream of masks by row, equal on all devices
+
 
 class Dropout(nn.Module):
     """Dropout (Srivastava et al., 2014): in training, elements are zero with probability `rate`.
 
     The others are scaled up by 1 / (1 - rate). With `whole_rows`, whole rows of the batch are
     dropped: on a residual branch that is stochastic depth, or drop path (Huang et al., 2016). The
-    mask comes from Flax's stream "dropout", row by row, the same however the batch is divided.
+    mask is drawn row by row, the same however the batch is divided: from the stream `ROW_DROPOUT`,
+    or from Flax's "dropout" where that alone is given.
     """
 
     rate: float
@@ -26,7 +29,8 @@ class Dropout(nn.Module):
         if not train or self.rate == 0:
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1) if self.whole_rows else x.shape
-        keep = sample_rows(partial(_bernoulli, 1 - self.rate), self.make_rng("dropout"), shape)
+        stream = ROW_DROPOUT if self.has_rng(ROW_DROPOUT) else "dropout"
+        keep = sample_rows(partial(_bernoulli, 1 - self.rate), self.make_rng(stream), shape)
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
 
 

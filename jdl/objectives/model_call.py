@@ -1,19 +1,24 @@
 """Calls of a Flax model by its objective: all uses of Flax's `init` and `apply` are here."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.errors import ModifyScopeVariableError, ScopeCollectionNotFound
 
 from jdl.keys import stream
+from jdl.layers import ROW_DROPOUT, device_key
 from jdl.types import CACHE, Array, Batch, Error, Key, Objective, Variables
 
 
-def init(model: Any, key: Key, *inputs: Array) -> Variables:
-    """The model's initial variables for these inputs."""
-    return dict(model.init({"params": key}, *inputs))
+def init(model: Any, key: Key, *inputs: Array, batch: Batch | None = None) -> Variables:
+    """The model's initial variables for these inputs, which are of the `batch` if it is given."""
+    options = keywords(model, "__call__", False, batch or {})
+    return dict(model.init({"params": key}, *inputs, **options))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +29,7 @@ class ModelObjective(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return init(self.model, key, *model_inputs(batch))
+        return init(self.model, key, *model_inputs(batch), batch=batch)
 
 
 def column(batch: Batch, name: str = "x") -> Array:
@@ -48,10 +53,35 @@ def output_shape(
     """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`."""
 
     def run(batch: Batch) -> Array:
-        variables = init(model, jax.random.key(0), *inputs(batch))
-        return model.apply(_without_cache(variables), *inputs(batch))
+        variables = init(model, jax.random.key(0), *inputs(batch), batch=batch)
+        options = keywords(model, "__call__", False, batch)
+        return model.apply(_without_cache(variables), *inputs(batch), **options)
 
     return jax.eval_shape(run, batch).shape
+
+
+def keywords(
+    model: Any, method: str, train: bool, batch: Batch, mask: Array | None = None
+) -> dict[str, Any]:
+    """What a model's method asks for besides its inputs, by the names that Flax's users give it.
+
+    In training `train`, `training` and `is_training` are true, `deterministic` and
+    `use_running_average` false; `mask` is that of the real rows or time steps; `lengths` and
+    `seq_lengths` are the column `length`. A method that does not name one of them does not get it.
+    """
+    known: dict[str, Any] = {
+        **dict.fromkeys(("train", "training", "is_training"), train),
+        **dict.fromkeys(("deterministic", "use_running_average"), not train),
+        "mask": mask,
+    }
+    if "length" in batch:
+        known |= dict.fromkeys(("lengths", "seq_lengths"), batch["length"])
+    return {name: known[name] for name in _parameters(type(model), method) if name in known}
+
+
+@lru_cache
+def _parameters(kind: Any, method: str) -> tuple[str, ...]:
+    return tuple(inspect.signature(getattr(kind, method)).parameters)
 
 
 def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array | None:
@@ -78,10 +108,11 @@ def apply(
 ) -> tuple[Any, Variables]:
     """The model's output for `inputs`, and the model state (BatchNorm statistics, ...) afterwards.
 
-    The model computes in the dtype of its parameters; its output is cast to float32. It gets the
-    mask `time_mask(batch)`. The states that a stateful model carries from batch to batch are reset
-    in rows where the column `start` is true; in evaluation, batches without that column begin with
-    zero states. `method` is the name of the model's method.
+    The model computes in the dtype of its parameters; its output is cast to float32. It gets those
+    of the `keywords` that it asks for; the mask is `time_mask(batch)`. The states that a stateful
+    model carries from batch to batch are reset in rows where the column `start` is true; in
+    evaluation, batches without that column begin with zero states. `method` is the name of the
+    model's method.
     """
     model_state = {name: v for name, v in variables.items() if name != "params"}
     mask = time_mask(batch)
@@ -90,15 +121,21 @@ def apply(
     cache = _carried_cache(model_state, batch, len(inputs[0])) if train or "start" in batch else {}
     floats = (leaf.dtype for leaf in jax.tree.leaves(variables["params"]) if _is_float(leaf))
     dtype = next(floats, jnp.float32)
-    out, changed = model.apply(
-        {**_without_cache(variables), **_cast_floats(dtype, cache)},
-        *_cast_floats(dtype, inputs),
-        train=train,
-        mask=mask,
-        rngs={"dropout": stream(key, "dropout")} if train else {},
-        mutable=list(model_state if train else cache),
-        method=method,
-    )
+    try:
+        out, changed = model.apply(
+            {**_without_cache(variables), **_cast_floats(dtype, cache)},
+            *_cast_floats(dtype, inputs),
+            **keywords(model, method, train, batch, mask),
+            rngs=_rngs(key) if train else {},
+            mutable=list(model_state if train else cache),
+            method=method,
+        )
+    except (ModifyScopeVariableError, ScopeCollectionNotFound) as error:
+        raise Error(
+            f"{type(model).__name__} changes variables {'in' if train else 'outside of'} training "
+            f"that are not in its collections {sorted(model_state)}: {error}. Create all variables "
+            "in `init`, and change them only where its argument `train` is true."
+        ) from error
     before = {name: model_state[name] for name in changed}
     changed = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(changed), before)
     return _cast_floats(jnp.float32, out), {**model_state, **changed}
@@ -124,6 +161,18 @@ def next_logits(
         {**_without_cache(variables), **cache}, tokens, decode=True, mutable=[CACHE]
     )
     return logits, {CACHE: changed[CACHE]}
+
+
+def _rngs(key: Key) -> dict[str, Key]:
+    """The random streams of a Flax module in training.
+
+    Our layers draw row by row from `ROW_DROPOUT`, Flax's own the whole array from "dropout", and
+    any other stream falls back on "params" (Flax's rule): the keys of these two differ from one
+    device to another.
+    """
+    dropout = stream(key, "dropout")
+    other = device_key(stream(key, "params"))
+    return {ROW_DROPOUT: dropout, "dropout": device_key(dropout), "params": other}
 
 
 def _is_float(leaf: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdl.keys import stream
@@ -13,7 +14,18 @@ from jdl.learners.compilation import CompiledLearner
 from jdl.parallel.divisible import check_divisible
 from jdl.parallel.mesh import replicated
 from jdl.parallel.sharding import ReplicatedMetrics
-from jdl.types import Batch, Gradients, Key, Learner, Loader, LossOutput, Metrics, State
+from jdl.types import (
+    BATCH_STATS,
+    Batch,
+    Gradients,
+    Key,
+    Learner,
+    Loader,
+    LossOutput,
+    Metrics,
+    State,
+    Variables,
+)
 
 
 def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
@@ -32,7 +44,8 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
         gradients = learner.grads(state, batch, stream(state.key, "loss", state.step))
         output = gradients.output
         grads, loss, metrics = psum_batch((gradients.grads, output.loss, output.metrics))
-        total = Gradients(grads, LossOutput(loss, metrics, output.model_state))
+        model_state = _mean_statistics(output.model_state)
+        total = Gradients(grads, LossOutput(loss, metrics, model_state))
         return learner.apply_gradients(state, total)
 
     def split(raw: Any, i: jax.Array) -> Batch:
@@ -56,3 +69,18 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
         return pmapped(state, split(raw, state.step))
 
     return CompiledLearner(ReplicatedMetrics(learner, mesh), jax.jit(init), step)
+
+
+def _mean_statistics(model_state: Variables) -> Variables:
+    """The model state with the means over all devices of BatchNorm's running statistics.
+
+    Those of our own BatchNorm are equal already: they are those of the first device, unrounded.
+    """
+    if BATCH_STATS not in model_state:
+        return model_state
+
+    def mean(leaf: jax.Array) -> jax.Array:
+        first = jax.lax.all_gather(leaf, BATCH_AXIS)
+        return jnp.where((first == first[:1]).all(), leaf, first.mean(0))
+
+    return {**model_state, BATCH_STATS: jax.tree.map(mean, model_state[BATCH_STATS])}
