@@ -76,7 +76,8 @@ def keywords(
     }
     if "length" in batch:
         known |= dict.fromkeys(("lengths", "seq_lengths"), batch["length"])
-    return {name: known[name] for name in _parameters(type(model), method) if name in known}
+    kind: Any = type(model)
+    return {name: known[name] for name in _parameters(kind, method) if name in known}
 
 
 @lru_cache
