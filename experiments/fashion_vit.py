@@ -1,4 +1,4 @@
-"""Fashion-MNIST with a vision transformer: test accuracy 87.8% (seed 0), 7 CPU-minutes.
+"""Fashion-MNIST with a vision transformer: test accuracy 87.9% (seed 0), 9 CPU-minutes.
 
 It does not know at first which pixels are neighbours, and 8 epochs teach it less than they do a
 CNN, or even fashion_mlp.
