@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from jdl.layers.batch_axis import sample_rows
 
-ROW_DROPOUT = "row_dropout"  # the random stream of masks by row, equal on all devices
+ROW_DROPOUT = "row_dropout"
+"""The random stream of dropout masks by row, whose key is the same on all devices."""
 
 
 class Dropout(nn.Module):
