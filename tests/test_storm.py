@@ -23,7 +23,7 @@ def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "count"), [("kill", 6), ("damage", 20)])
+@pytest.mark.parametrize(("kind", "count"), [("kill", 3), ("damage", 10)])
 def test_a_storm_changes_no_bit(kind, count):
     done = subprocess.run(
         ["scripts/storm", kind, "-n", str(count)],
