@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.learners.ppo import ppo as ppo
     from jdl.learners.schedule_free import schedule_free as schedule_free
     from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+    from jdl.models.nnx import nnx as nnx
     from jdl.objectives.freeze import freeze as freeze
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
@@ -94,6 +95,7 @@ NAMES = {  # by name, the module that defines it
     "ppo": "jdl.learners.ppo",
     "schedule_free": "jdl.learners.schedule_free",
     "skip_nonfinite": "jdl.learners.skip_nonfinite",
+    "nnx": "jdl.models.nnx",
     "freeze": "jdl.objectives.freeze",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from harness import digest
 
 import jdl
@@ -61,7 +62,24 @@ class Noisy(nn.Module):
         return nn.Dense(10)(x)
 
 
+class Net(nnx.Module):
+    """A module of Flax NNX: layers in a list, BatchNorm, Dropout and a state of its own."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(64, 16, rngs=rngs), nnx.Linear(16, 10, rngs=rngs)])
+        self.norm = nnx.BatchNorm(16, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        x = self.layers[0](x.reshape(len(x), -1))
+        if not self.dropout.deterministic:
+            self.calls[...] += 1
+        return self.layers[1](self.dropout(nnx.relu(self.norm(x))))
+
+
 MODULES = {kind.__name__: kind() for kind in (Simple, Convolutional, Attending, Noisy)}
+MODULES["Net"] = jdl.nnx(lambda rngs: Net(rngs=rngs))
 
 
 @dataclass(frozen=True)
@@ -179,3 +197,47 @@ def test_a_variable_that_init_does_not_create_is_refused(tmp_path, monkeypatch):
     with pytest.raises(jdl.Error, match="Create all variables in `init`"):
         train(tmp_path, "Late")
     assert not list(tmp_path.iterdir())
+
+
+BATCH = {
+    "x": jax.random.normal(jax.random.key(5), (12, 8, 8, 1)),
+    "y": jnp.arange(12) % 10,
+    "mask": jnp.ones(12, bool),
+}
+
+
+def test_a_population_trains_each_member_as_alone(name):
+    learner = jdl.descent(jdl.objectives.classify(MODULES[name]), optax.sgd(0.1))
+    many = jdl.population(learner, (0, 3))
+    state, _ = jax.jit(many.step)(many.init(jax.random.key(9), BATCH), BATCH)
+    for n, seed in enumerate((0, 3)):
+        alone, _ = jax.jit(learner.step)(learner.init(jax.random.key(seed), BATCH), BATCH)
+        for a, b in zip(*map(jax.tree.leaves, (state.params, alone.params)), strict=True):
+            np.testing.assert_allclose(a[n], b, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_are_evaluated_alone(name):
+    """With running statistics and without dropout."""
+    objective = jdl.objectives.classify(MODULES[name])
+    variables = objective.init(jax.random.key(0), BATCH)
+    half = {column: values[:6] for column, values in BATCH.items()}
+    one, other = (objective.predict(variables, batch)["probability"] for batch in (half, BATCH))
+    np.testing.assert_allclose(one, other[:6], rtol=1e-5)
+
+
+def test_nnx_draws_anew_with_each_key_in_training_and_changes_nothing_in_evaluation():
+    objective = jdl.objectives.classify(MODULES["Net"])
+    variables = objective.init(jax.random.key(0), BATCH)
+
+    def outputs(train):
+        return [objective.loss(variables, BATCH, jax.random.key(n), train) for n in (0, 1)]
+
+    (one, other), (again, same) = outputs(train=True), outputs(train=False)
+    assert one.loss.value() != other.loss.value()
+    assert again.loss.value() == same.loss.value()
+    assert [out.model_state["state"]["calls"] for out in (one, again)] == [1, 0]
+    changed = one.model_state["batch_stats"]["norm"]["mean"]
+    assert not np.array_equal(changed, variables["batch_stats"]["norm"]["mean"])
+    jax.tree.map(
+        np.testing.assert_array_equal, again.model_state["batch_stats"], variables["batch_stats"]
+    )

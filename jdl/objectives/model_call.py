@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -76,13 +75,14 @@ def keywords(
     }
     if "length" in batch:
         known |= dict.fromkeys(("lengths", "seq_lengths"), batch["length"])
-    kind: Any = type(model)
-    return {name: known[name] for name in _parameters(kind, method) if name in known}
+    return {name: known[name] for name in _parameters(model, method) if name in known}
 
 
-@lru_cache
-def _parameters(kind: Any, method: str) -> tuple[str, ...]:
-    return tuple(inspect.signature(getattr(kind, method)).parameters)
+def _parameters(model: Any, method: str) -> tuple[str, ...]:
+    """The names of the method's parameters; a model that is no Linen module may list them."""
+    if hasattr(model, "parameters"):
+        return model.parameters(method)
+    return tuple(inspect.signature(getattr(type(model), method)).parameters)
 
 
 def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array | None:

@@ -1,0 +1,120 @@
+"""Flax NNX modules as models: split once into pure functions, as Linen modules are."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import flax.nnx
+import jax
+import jax.numpy as jnp
+
+COLLECTIONS = {"params": flax.nnx.Param, "batch_stats": flax.nnx.BatchStat, "state": ...}
+"""What the variables of an NNX module are in: parameters, BatchNorm's statistics, all others."""
+
+
+def nnx(make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> NNXModel:
+    """A model made of a Flax NNX module: `nnx(lambda rngs: Net(rngs=rngs))`.
+
+    `make` creates the module from its random streams. In training the module is in its `train()`
+    mode, with new keys for its random streams in every step, and in evaluation in its `eval()`
+    mode. Its variables are parameters (`nnx.Param`), statistics of BatchNorm (`nnx.BatchStat`) or
+    any other state, which a call may change.
+    """
+    return NNXModel(make)
+
+
+class NNXModel:
+    """A Flax NNX module with the pure functions `init` and `apply` of a Linen module; see `nnx`."""
+
+    def __init__(self, make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> None:
+        self.make = make
+
+    def init(self, rngs: Mapping[str, jax.Array], *inputs: Any, **options: Any) -> dict[str, Any]:
+        """The initial variables by collection; the inputs are not needed."""
+        return self._collections(self.make(flax.nnx.Rngs(rngs["params"])))
+
+    def apply(
+        self,
+        variables: Mapping[str, Any],
+        *inputs: Any,
+        train: bool = False,
+        rngs: Mapping[str, jax.Array] | None = None,
+        mutable: Sequence[str] = (),
+        method: str = "__call__",
+        **options: Any,
+    ) -> Any:
+        """The output of a method; with `mutable`, also the collections of these names after it."""
+        key = rngs["dropout"] if rngs else jax.random.key(0)
+        module = self._module(variables, key)
+        module.train() if train else module.eval()
+        asked = self._parameters(method)
+        given = {**options, "train": train}
+        out = getattr(module, method)(*inputs, **{n: v for n, v in given.items() if n in asked})
+        if mutable is False or mutable == ():
+            return out
+        return out, {n: v for n, v in self._collections(module).items() if n in mutable}
+
+    def parameters(self, method: str) -> tuple[str, ...]:
+        """What `apply` can be given for this method: `train`, and what the method asks for."""
+        return ("train", *self._parameters(method))
+
+    def _parameters(self, method: str) -> tuple[str, ...]:
+        return tuple(inspect.signature(getattr(type(self._abstract), method)).parameters)
+
+    @cached_property
+    def _abstract(self) -> Any:
+        """The module without arrays."""
+        return flax.nnx.eval_shape(lambda: self.make(flax.nnx.Rngs(0)))
+
+    def _module(self, variables: Mapping[str, Any], key: jax.Array) -> Any:
+        """The module with these variables, and its random streams from this key."""
+        graph, rng, states = _split(self._abstract)
+        leaves, tree = jax.tree.flatten(rng)
+        keys = [
+            jax.random.fold_in(key, n)
+            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+            else jnp.zeros(leaf.shape, leaf.dtype)
+            for n, leaf in enumerate(leaves)
+        ]
+        filled = [_fill(state, variables.get(name, {})) for name, state in states.items()]
+        return flax.nnx.merge(graph, jax.tree.unflatten(tree, keys), *filled)
+
+    def _collections(self, module: Any) -> dict[str, Any]:
+        """The module's variables by collection, without its random streams."""
+        _, _, states = _split(module)
+        return {"params": {}} | {name: _to_dict(state) for name, state in states.items() if state}
+
+
+def _split(module: Any) -> tuple[Any, Any, dict[str, Any]]:
+    """The module's graph, its random streams, and its states by collection."""
+    parts: Any = flax.nnx.split(module, flax.nnx.RngState, *COLLECTIONS.values())
+    graph, rng, *states = parts
+    return graph, rng, dict(zip(COLLECTIONS, states, strict=True))
+
+
+def _to_dict(state: Any) -> dict[str, Any]:
+    """A state as nested dicts with keys of text: layers in a list are "0", "1", ..."""
+    nested: dict[str, Any] = {}
+    for path, variable in flax.nnx.to_flat_state(state):
+        *parents, last = map(str, path)
+        inner = nested
+        for name in parents:
+            inner = inner.setdefault(name, {})
+        inner[last] = variable[...]
+    return nested
+
+
+def _fill(state: Any, nested: Mapping[str, Any]) -> Any:
+    """The state with the arrays of nested dicts."""
+
+    def array(path: tuple[Any, ...]) -> Any:
+        inner: Any = nested
+        for name in map(str, path):
+            inner = inner[name]
+        return inner
+
+    flat = [(path, v.replace(array(path))) for path, v in flax.nnx.to_flat_state(state)]
+    return flax.nnx.from_flat_state(flat)
