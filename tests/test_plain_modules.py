@@ -63,18 +63,15 @@ class Noisy(nn.Module):
 
 
 class Net(nnx.Module):
-    """A module of Flax NNX: layers in a list, BatchNorm, Dropout and a state of its own."""
+    """A module of Flax NNX: layers in a list, BatchNorm, Dropout."""
 
     def __init__(self, rngs):
         self.layers = nnx.List([nnx.Linear(64, 16, rngs=rngs), nnx.Linear(16, 10, rngs=rngs)])
         self.norm = nnx.BatchNorm(16, rngs=rngs)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
-        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
 
     def __call__(self, x):
         x = self.layers[0](x.reshape(len(x), -1))
-        if not self.dropout.deterministic:
-            self.calls[...] += 1
         return self.layers[1](self.dropout(nnx.relu(self.norm(x))))
 
 
@@ -192,11 +189,72 @@ class Late(nn.Module):
         return nn.Dense(10)(x.reshape(len(x), -1))
 
 
-def test_a_variable_that_init_does_not_create_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setitem(MODULES, "Late", Late())
-    with pytest.raises(jdl.Error, match="Create all variables in `init`"):
-        train(tmp_path, "Late")
+class Sowing(nn.Module):
+    """A module that stores an output in an existing collection."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train)(x.reshape(len(x), -1))
+        if train:
+            self.sow("batch_stats", "mean_of_x", x.mean())
+        return nn.Dense(10)(x)
+
+
+class AnyKeyword(nn.Module):
+    """A module that passes keywords on without naming them."""
+
+    @nn.compact
+    def __call__(self, x, **options):
+        return Convolutional()(x, **options)
+
+
+class Always(nn.Module):
+    """A module that counts its calls in evaluation too."""
+
+    @nn.compact
+    def __call__(self, x):
+        self.variable("seen", "count", jnp.zeros, ()).value += 1
+        return nn.Dense(10)(x.reshape(len(x), -1))
+
+
+REFUSED = {
+    "create all of them when it is initialized": Late(),
+    "creates variables in training that it does not have": Sowing(),
+    "takes any keyword": AnyKeyword(),
+    "Let it change them in training only": Always(),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_refuses(message, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODULES, "Refused", REFUSED[message])
+    with pytest.raises(jdl.Error, match=message):
+        train(tmp_path, "Refused")
     assert not list(tmp_path.iterdir())
+
+
+class Tokens(nn.Module):
+    """A language model by Flax's LSTM, with the numbers of real tokens."""
+
+    @nn.compact
+    def __call__(self, x, seq_lengths):
+        assert x.shape[1] == 4
+        jax.debug.callback(lambda lengths: CUT.append(int(lengths.max())), seq_lengths)
+        return nn.Dense(7)(nn.RNN(nn.LSTMCell(8))(nn.Embed(7, 8)(x), seq_lengths=seq_lengths))
+
+
+CUT = []
+
+
+def test_lengths_are_at_most_those_of_the_inputs():
+    """`next_token` leaves out the last of five tokens."""
+    objective = jdl.objectives.next_token(Tokens())
+    batch = {"x": jnp.ones((2, 5), jnp.int32), "length": jnp.asarray([5, 3])}
+    variables = objective.init(jax.random.key(0), batch)
+    CUT.clear()
+    objective.loss(variables, batch, jax.random.key(1), True)
+    jax.effects_barrier()
+    assert set(CUT) == {4}
 
 
 BATCH = {
@@ -225,8 +283,29 @@ def test_rows_are_evaluated_alone(name):
     np.testing.assert_allclose(one, other[:6], rtol=1e-5)
 
 
+class Counting(Net):
+    """A module with a state of its own: the number of training steps."""
+
+    def __init__(self, rngs):
+        super().__init__(rngs)
+        self.calls = nnx.Variable(jnp.zeros((), jnp.int32))
+
+    def __call__(self, x):
+        if not self.dropout.deterministic:
+            self.calls[...] += 1
+        return super().__call__(x)
+
+
+@pytest.mark.parametrize("way", [{"devices": 4, "parallel": "pmap"}, {"elastic": 4}], ids=str)
+def test_a_state_that_parts_of_a_batch_cannot_share_is_refused(way, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODULES, "Counting", jdl.nnx(lambda rngs: Counting(rngs=rngs)))
+    with pytest.raises(jdl.Error, match="changes its collection 'state' in training"):
+        train(tmp_path, "Counting", **way)
+    assert train(tmp_path, "Counting", devices=4).state.model_state["state"]["calls"] == 30
+
+
 def test_nnx_draws_anew_with_each_key_in_training_and_changes_nothing_in_evaluation():
-    objective = jdl.objectives.classify(MODULES["Net"])
+    objective = jdl.objectives.classify(jdl.nnx(lambda rngs: Counting(rngs=rngs)))
     variables = objective.init(jax.random.key(0), BATCH)
 
     def outputs(train):

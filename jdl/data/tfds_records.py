@@ -19,6 +19,7 @@ from jdl.data.source import ArraySource, check_column
 from jdl.types import Bounds, Error
 
 MEMORY_BYTES = 4 << 30  # a split up to this size is decoded into memory
+CACHE_VERSION = 2  # of what is decoded: another number where columns get another type
 CHUNK = 4096  # records decoded at a time
 
 
@@ -147,7 +148,8 @@ class Records:
             feature = self.builder.info.features[name]
             if None in feature.shape or np.dtype(feature.np_dtype).kind not in "biuf":
                 return sys.maxsize
-            total += int(np.prod(feature.shape)) * np.dtype(feature.np_dtype).itemsize
+            sample = np.zeros((1, *feature.shape), feature.np_dtype)
+            total += check_column(self._names[name], sample).nbytes
         return total * len(self)
 
     @property
@@ -185,7 +187,7 @@ class Records:
 
 def _decode(records: Records) -> dict[str, np.ndarray]:
     """All columns of the split, from jdl's cache, or else decoded and then cached."""
-    folder = cache_dir() / "decoded" / records.fingerprint
+    folder = cache_dir() / "decoded" / f"{records.fingerprint}-{CACHE_VERSION}"
     cached = read_cache(folder)
     if cached is not None:
         return cached

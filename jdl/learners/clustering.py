@@ -125,4 +125,4 @@ def _move_centers(x: Array, weights: Array, centers: Array) -> Array:
     assigned = jax.nn.one_hot(squared_distances(x, centers).argmin(-1), len(centers))
     assigned = assigned * weights[:, None]
     count = assigned.sum(0)[:, None]
-    return jnp.where(count > 0, assigned.T @ x / count.clip(1), centers)
+    return jnp.where(count > 0, assigned.T @ x / jnp.where(count > 0, count, 1), centers)

@@ -104,8 +104,10 @@ class Adversarial(Objective):
         x = model_call.column(batch)
         z = jnp.zeros((len(x), self.latent_size))
         modules = {
-            GENERATOR: model_call.init(self.generator, stream(key, "generator"), z),
-            DISCRIMINATOR: model_call.init(self.discriminator, stream(key, "discriminator"), x),
+            GENERATOR: model_call.init(self.generator, stream(key, "generator"), batch, z),
+            DISCRIMINATOR: model_call.init(
+                self.discriminator, stream(key, "discriminator"), batch, x
+            ),
         }
         return {"params": {}} | _join(modules)
 

@@ -121,7 +121,7 @@ class Diffusion(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return model_call.init(self.model, key, *self._inputs_at_time_0(batch))
+        return model_call.init(self.model, key, batch, *self._inputs_at_time_0(batch))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean squared error of the prediction, at a random time for each row."""

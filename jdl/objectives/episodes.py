@@ -78,7 +78,7 @@ class EpisodeReturn(Objective):
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables, for observations of the environment."""
         episodes = self._reset(stream(key, "reset"), _num_rows(batch))
-        return model_call.init(self.model, key, observe_episodes(self.environment, episodes))
+        return model_call.init(self.model, key, batch, observe_episodes(self.environment, episodes))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean negative return of the rows' episodes; metrics: return and length."""
@@ -130,7 +130,7 @@ class EpisodeReturn(Objective):
 
         def policy_of(key: Key, batch: Batch) -> Array:
             obs = observe_episodes(self.environment, self._reset(key, _num_rows(batch)))
-            variables = model_call.init(self.model, key, obs)
+            variables = model_call.init(self.model, key, {}, obs)
             return policy_and_value(self.model, variables, obs)[0]
 
         rows, space = _num_rows(spec), self.environment.action_space

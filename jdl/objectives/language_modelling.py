@@ -49,7 +49,7 @@ class NextToken(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return model_call.init(self.model, key, *_all_but_last(batch))
+        return model_call.init(self.model, key, batch, *_all_but_last(batch))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the real tokens after a row's first, and the metrics."""

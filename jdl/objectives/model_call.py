@@ -1,22 +1,24 @@
-"""Calls of a Flax model by its objective: all uses of Flax's `init` and `apply` are here."""
+"""Calls of a model by its objective: its inputs, the keywords that it asks for, its state."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import ModifyScopeVariableError, ScopeCollectionNotFound
+from flax.traverse_util import flatten_dict
 
 from jdl.keys import stream
 from jdl.layers import ROW_DROPOUT, device_key
 from jdl.types import CACHE, Array, Batch, Error, Key, Objective, Variables
 
 
-def init(model: Any, key: Key, *inputs: Array, batch: Batch | None = None) -> Variables:
-    """The model's initial variables for these inputs, which are of the `batch` if it is given."""
-    options = keywords(model, "__call__", False, batch or {})
+def init(model: Any, key: Key, batch: Batch, *inputs: Array) -> Variables:
+    """The model's initial variables for these inputs, made of the batch."""
+    options = keywords(model, "__call__", False, batch)
     return dict(model.init({"params": key}, *inputs, **options))
 
 
@@ -28,7 +30,7 @@ class ModelObjective(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return init(self.model, key, *model_inputs(batch), batch=batch)
+        return init(self.model, key, batch, *model_inputs(batch))
 
 
 def column(batch: Batch, name: str = "x") -> Array:
@@ -52,9 +54,8 @@ def output_shape(
     """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`."""
 
     def run(batch: Batch) -> Array:
-        variables = init(model, jax.random.key(0), *inputs(batch), batch=batch)
-        options = keywords(model, "__call__", False, batch)
-        return model.apply(_without_cache(variables), *inputs(batch), **options)
+        variables = init(model, jax.random.key(0), batch, *inputs(batch))
+        return evaluate(model, variables, batch, inputs(batch))
 
     return jax.eval_shape(run, batch).shape
 
@@ -65,8 +66,9 @@ def keywords(
     """What a model's method asks for besides its inputs, by the names that Flax's users give it.
 
     In training `train`, `training` and `is_training` are true, `deterministic` and
-    `use_running_average` false; `mask` is that of the real rows or time steps; `lengths` and
-    `seq_lengths` are the column `length`. A method that does not name one of them does not get it.
+    `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), which is
+    no mask of attention; `lengths` and `seq_lengths` are the column `length`. A method that does
+    not name one of them does not get it.
     """
     known: dict[str, Any] = {
         **dict.fromkeys(("train", "training", "is_training"), train),
@@ -82,7 +84,21 @@ def _parameters(model: Any, method: str) -> tuple[str, ...]:
     """The names of the method's parameters; a model that is no Linen module may list them."""
     if hasattr(model, "parameters"):
         return model.parameters(method)
-    return tuple(inspect.signature(getattr(type(model), method)).parameters)
+    parameters = inspect.signature(getattr(type(model), method)).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds and not isinstance(model, nn.Sequential):
+        raise Error(
+            f"{type(model).__name__}.{method} takes any keyword (**), so it cannot be known which "
+            "ones it needs: name those that it passes on, such as train or deterministic."
+        )
+    return tuple(parameters)
+
+
+def _cut_lengths(batch: Batch, x: Array) -> Batch:
+    """The batch with lengths of at most the time steps of x, which can be shorter than the row."""
+    if "length" not in batch or x.ndim < 2:
+        return batch
+    return {**batch, "length": batch["length"].clip(max=x.shape[1])}
 
 
 def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array | None:
@@ -126,18 +142,25 @@ def apply(
         out, changed = model.apply(
             {**_without_cache(variables), **_cast_floats(dtype, cache)},
             *_cast_floats(dtype, inputs),
-            **keywords(model, method, train, batch, mask),
+            **keywords(model, method, train, _cut_lengths(batch, inputs[0]), mask),
             rngs=_rngs(key) if train else {},
             mutable=list(model_state if train else cache),
             method=method,
         )
     except (ModifyScopeVariableError, ScopeCollectionNotFound) as error:
+        advice = (
+            "create all of them when it is initialized" if train else "change them in training only"
+        )
         raise Error(
-            f"{type(model).__name__} changes variables {'in' if train else 'outside of'} training "
-            f"that are not in its collections {sorted(model_state)}: {error}. Create all variables "
-            "in `init`, and change them only where its argument `train` is true."
+            f"{type(model).__name__} changes variables in {'training' if train else 'evaluation'} "
+            f"that it cannot: {error} Let it {advice}."
         ) from error
     before = {name: model_state[name] for name in changed}
+    if flatten_dict(changed).keys() != flatten_dict(before).keys():
+        raise Error(
+            f"{type(model).__name__} creates variables in training that it does not have when it "
+            f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
+        )
     changed = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(changed), before)
     return _cast_floats(jnp.float32, out), {**model_state, **changed}
 

@@ -63,7 +63,7 @@ class Seq2Seq(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return model_call.init(self.model, key, *self._inputs(batch))
+        return model_call.init(self.model, key, batch, *self._inputs(batch))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the real tokens of y, and the metrics."""

@@ -32,7 +32,8 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
     """Data parallel by `jax.pmap`: the learner with its data, over the devices of a `pmap_mesh`.
 
     Gradients, losses, metrics, and the sums and counts of BatchNorm are summed over all devices,
-    and divided once. Dropout masks are those of training on one device. Raises `Error` for a
+    and divided once; dropout masks are those of training on one device. (Flax's own BatchNorm and
+    Dropout read and draw for each device alone.) Raises `Error` for a
     learner whose batches cannot be divided.
     """
     check_divisible(learner, data, "--parallel pmap")
@@ -74,13 +75,13 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
 def _mean_statistics(model_state: Variables) -> Variables:
     """The model state with the means over all devices of BatchNorm's running statistics.
 
-    Those of our own BatchNorm are equal already: they are those of the first device, unrounded.
+    Those of our own BatchNorm are equal already, and stay as they are: a mean would round them.
     """
     if BATCH_STATS not in model_state:
         return model_state
 
     def mean(leaf: jax.Array) -> jax.Array:
-        first = jax.lax.all_gather(leaf, BATCH_AXIS)
-        return jnp.where((first == first[:1]).all(), leaf, first.mean(0))
+        leaves = jax.lax.all_gather(leaf, BATCH_AXIS)
+        return jnp.where((leaves == leaves[:1]).all(), leaf, leaves.mean(0))
 
     return {**model_state, BATCH_STATS: jax.tree.map(mean, model_state[BATCH_STATS])}

@@ -61,7 +61,7 @@ def is_locked(folder: Path) -> bool:
             return _on_another_host(_holder(lock)) and _age(path) < DEAD_SECONDS
     except FileNotFoundError:
         return False
-    except OSError:
+    except BlockingIOError:
         return True
 
 
@@ -71,7 +71,7 @@ def _acquire(lock: IO[str]) -> bool:
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.02)

@@ -135,7 +135,7 @@ def open_run(
 
 
 def numerics_environments(record: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the bits depend on, from the run's start on, and anew after each resume that changed it.
+    """The environments that the bits depended on: at the start, and after resumes that changed it.
 
     A segment of a record has the environment and the options of a resume.
     """
