@@ -188,7 +188,7 @@ def test_digits_are_the_real_ones():
         ),
         (
             lambda: arrays(x=np.asarray([0.0, np.nan])),
-            "NaN, infinite or too large for float32, first in row 1",
+            "NaN or infinite value, or one too large for float32, first in row 1",
         ),
         (lambda: arrays(x=np.zeros(3), y=np.zeros(4)), "same number of rows"),
         (lambda: arrays(x=np.zeros(3), id=np.zeros(3)), "none of them id"),
