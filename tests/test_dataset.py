@@ -201,8 +201,30 @@ def test_digits_are_the_real_ones():
         (lambda: arrays(x=np.zeros((0, 2))).batches(1), "no examples"),
         (lambda: arrays(x=np.zeros(3)).split(0.9, 0.2), "sum to 1 at most"),
         (lambda: normalize(0.5, 0.0), "above 0"),
+        (lambda: arrays(x=np.asarray([0.0, 1e300])), "too large for float32, first in row 1"),
+        (lambda: arrays(x=np.zeros(3)).split(0.9, 0.1), "3 rows are too few: .* 3, 0 rows"),
     ],
 )
 def test_refusals_name_what_is_wrong(make, message):
     with pytest.raises(jdl.Error, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "largest"),
+    [
+        ("x", (4, 2, 2, 1), np.float32, 1.0),  # images
+        ("x", (4, 2, 2), np.int32, 255),
+        ("x", (4,), np.int32, 255),
+        ("y", (4, 2, 2, 1), np.int32, 255),  # the labels of pixels
+    ],
+)
+def test_bytes_are_images_where_they_have_four_axes_and_are_no_target(name, shape, dtype, largest):
+    batch = arrays(**{name: np.full(shape, 255, np.uint8)}).batches(2)[0]
+    assert batch[name].dtype == dtype
+    assert float(batch[name].max()) == largest
+
+
+def test_whole_numbers_are_normalized_as_floats():
+    table = arrays(x=np.asarray([[1], [3]])).map(normalize(2, 0.5))
+    np.testing.assert_array_equal(table.batches(2)[0]["x"], [[-2.0], [2.0]])

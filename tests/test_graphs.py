@@ -166,6 +166,8 @@ def test_hidden_links_are_hidden_and_others_join_nothing():
         np.testing.assert_array_equal(part["edges"], parts[0]["edges"])
     with pytest.raises(jdl.Error, match="above 0"):
         g.split_links(0.5, 0.5)
+    with pytest.raises(jdl.Error, match="edges are too few: valid and test would have 0 and 0"):
+        ring(4).split_links(0.05, 0.05)
 
 
 def test_the_area_under_the_curve_is_that_of_scikit_learn():

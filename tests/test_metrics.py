@@ -199,3 +199,13 @@ def test_error_rate_is_edits_over_labels_and_merges():
     assert (float(masked.total), float(masked.count)) == (6, 10)
     weighed = error_rate(*predicted, *labels, jnp.asarray([0.5, 0.0, 1.0]))
     assert (float(weighed.total), float(weighed.count)) == (4.5, 6.5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bool_, jnp.int32, jnp.bfloat16, jnp.float16])
+def test_a_mean_sums_and_counts_in_float32(dtype):
+    """70,000 are more than float16 holds, and 3,001 more than bfloat16 counts."""
+    for count in (3_001, 70_000):
+        mean = Mean.of(jnp.ones(count, dtype))
+        assert (float(mean.total), float(mean.count)) == (count, count)
+    half = Mean.of(jnp.ones(4, dtype), jnp.asarray([0.5, 0.5, 0.0, 1.0]))
+    assert (float(half.total), float(half.count)) == (2.0, 2.0)

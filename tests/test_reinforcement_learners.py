@@ -174,6 +174,9 @@ REFUSED = {
     "no multiple of the 7": lambda: init(
         jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), num_minibatches=7), 2
     ),
+    "Minibatches of one transition": lambda: init(
+        jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), 2, num_minibatches=4), 2
+    ),
     "clip_eps=0": lambda: jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), clip_eps=0),
     "such as ActorCritic": lambda: train(
         jdl.ppo(corridor(), MLP(2), optax.sgd(1.0), num_minibatches=1), 1

@@ -119,6 +119,7 @@ def test_as_a_source_of_batches():
         ({"target": 3}, "columns 0 to 2"),
         ({"future_covariates": (-1,)}, "columns 0 to 2"),
         ({"future_covariates": (1,)}, "cannot be known in advance"),
+        ({"context": HORIZON - 1}, f"a context of at least {HORIZON}"),
         ({"train": 0.9, "valid": 0.1}, "leave some steps for the test"),
         ({"valid": 0.0}, "leave some steps for the test"),
     ],

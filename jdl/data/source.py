@@ -100,8 +100,8 @@ def check_column(name: str, values: Any) -> np.ndarray:
     if column.dtype.kind == "f" and not np.isfinite(column).all():
         row = np.argwhere(~np.isfinite(column))[0][0]
         raise Error(
-            f"Column {name} has a NaN or infinite value, or one too large for float32, first in row "
-            f"{row}: replace the value or drop such rows."
+            f"Column {name} has a NaN or infinite value, or one too large for float32, first in "
+            f"row {row}: replace the value or drop such rows."
         )
     if column.dtype.kind == "f":
         return column
