@@ -1,4 +1,6 @@
-"""Digits with a small CNN: test accuracy 97.8 to 98.9% (seeds 0 to 2), in 26 s on 2 CPU cores.
+"""Digits with a small CNN: test accuracy 97.8 to 98.9% in 26 s.
+
+Seeds 0 to 2, on 2 cores of an AMD EPYC.
 
 scripts/train experiments/digits_cnn.py --seed 3 --lr 3e-3
 """
@@ -20,9 +22,10 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
-    model = CNN(10, blocks=((32, 2), (64, 2)), dense=(), batch_norm=True, dropout=0.2)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, c.lr, c.steps // 20, c.steps)
-    learner = jdl.descent(jdl.objectives.classify(model), optax.adamw(schedule))
+    blocks = ((32, 2), (64, 2))  # channels, convolutions
+    model = CNN(10, blocks, dense=(), batch_norm=True, dropout=0.2)
+    optimizer = optax.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
+    learner = jdl.descent(jdl.objectives.classify(model), optimizer)
     batches = train.shuffled(c.batch, c.seed, jdl.data.random_crop(1))
     return jdl.Run(
         c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels
