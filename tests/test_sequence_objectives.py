@@ -63,6 +63,9 @@ def test_masked_tokens_are_selected_by_row_and_replaced_as_published():
         def init(self, keys, x):
             return {"params": {"w": jnp.zeros(())}}
 
+        def parameters(self, method):
+            return ()
+
         def apply(self, variables, x, **_):
             inputs_of.append(x)
             return jnp.zeros((*x.shape, tokenizer.vocab_size)) + variables["params"]["w"], {}
