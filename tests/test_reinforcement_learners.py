@@ -86,17 +86,15 @@ def test_a_population_is_evaluated_member_by_member():
     assert [numbers[f"more/{name}"] for name in ("mean", "min", "max")] == [2.5, 2.0, 3.0]
 
 
+def moving_on(**options):
+    """DQN in the corridor by a policy that only moves on, with a replay buffer of 24 places."""
+    policy = Fixed((0.0, 1.0))
+    return jdl.dqn(corridor(), policy, optax.sgd(0.0), lambda step: 0.0, buffer_size=24, **options)
+
+
 def test_the_replay_buffer_holds_the_newest_transitions():
     """Of episodes that only move on, so that the place in the corridor identifies the step."""
-    learner = jdl.dqn(
-        corridor(),
-        Fixed((0.0, 1.0)),
-        optax.sgd(0.0),
-        lambda step: 0.0,
-        num_steps=3,
-        buffer_size=24,
-        learning_starts=99,
-    )
+    learner = moving_on(num_steps=3, learning_starts=99)
     state, metrics = train(learner, 6, rows=2)  # 36 transitions into 24 places
     places = np.arange(18) % 5  # of either row, by time
     newest = np.concatenate([np.repeat(places[12:18], 2), np.repeat(places[6:12], 2)])
@@ -110,14 +108,7 @@ def test_the_replay_buffer_holds_the_newest_transitions():
 
 def test_the_replay_buffer_is_filled_in_turn_after_any_number_of_steps():
     """The transitions of 2^28 steps, 2^31, are more than an int32 holds."""
-    learner = jdl.dqn(
-        corridor(),
-        Fixed((0.0, 1.0)),
-        optax.sgd(0.0),
-        lambda step: 0.0,
-        num_steps=4,
-        buffer_size=24,
-    )
+    learner = moving_on(num_steps=4)
     state = learner.init(jax.random.key(0), jdl.data.episodes(2)[0])
     state = replace(state, step=jnp.asarray(2**28, jnp.int32))
     _, transitions = learner.collect_rollout(state, jax.random.key(1))

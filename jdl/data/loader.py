@@ -60,13 +60,13 @@ class DatasetLoader(Loader, Generic[T]):
     """The data loader of a `Dataset`: epochs of batches of one size, the last padded and masked.
 
     A batch has the dataset's columns and besides `mask` (B,), false in padding, and `id` (B,), the
-    example's row in its source. Images of bytes become float32 from 0 to 1. The key of an example's
-    data augmentation is derived from (seed, epoch, id), so it does not depend on the batch size or
-    on the process that reads the example.
+    example's row in its source; with `start_column` also `start` (B,). Images of bytes become
+    float32 from 0 to 1. The key of an example's data augmentation is derived from (seed, epoch,
+    id), so it does not depend on the batch size or on the process that reads the example.
     """
 
     dataset: T
-    size: int
+    size: int  # of a batch; a field cannot have the name of the property `batch_size`
     seed: int | None = None  # of the shuffling; None: the dataset's own order, in every epoch
     transforms: tuple[Transform, ...] = ()
     part: slice | None = None  # the rows of each batch that `read` prefetches; None: all
