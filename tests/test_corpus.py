@@ -86,6 +86,8 @@ def test_streams_go_on_and_say_where_they_start(file):
     assert len(batches) == len(windows) // 6
     with pytest.raises(jdl.Error, match="streams"):
         windows.contiguous_batches(10_000)
+    with pytest.raises(jdl.Error, match="adds a column start"):
+        jdl.data.arrays(x=np.zeros((4, 2)), start=np.arange(4)).contiguous_batches(2)
 
 
 def test_pairs_are_padded_with_their_lengths():

@@ -1,6 +1,7 @@
 """TFDS: prepared from raw files without TensorFlow, read as ArrayRecord, refused with the cure.
 
-Seen to fail: errors of a download that name no package.
+Seen to fail: errors of a download that name no package, the newest of several configs taken
+without a word, a cache that stays valid when the types of columns change.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import gzip
 import hashlib
 import http.server
 import importlib.util
+import shutil
 import struct
 import sys
 import threading
@@ -19,7 +21,7 @@ import pytest
 
 import jdl
 from jdl.data import prepare as preparation
-from jdl.data import tfds
+from jdl.data import tfds, tfds_records
 from jdl.data.prepare import FILES, prepare, read_idx
 
 
@@ -102,6 +104,24 @@ def test_a_damaged_cache_is_decoded_again(prepared, tmp_path, monkeypatch):
     content[-1] ^= 1
     column.write_bytes(content)
     assert tfds("fashion_mnist", "train", data_dir=prepared)[0].fingerprint == whole
+
+
+def test_a_cache_of_another_version_is_not_read(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("JDL_CACHE", str(tmp_path))
+    for version in (1, 2):
+        monkeypatch.setattr(tfds_records, "CACHE_VERSION", version)
+        tfds("fashion_mnist", "train", data_dir=prepared)
+    assert len(list(tmp_path.glob("decoded/*"))) == 2
+
+
+def test_one_of_several_configs_is_named(prepared, tmp_path):
+    (version,) = (prepared / "fashion_mnist").iterdir()
+    for config in ("small", "large"):
+        shutil.copytree(version, tmp_path / "fashion_mnist" / config / version.name)
+    with pytest.raises(jdl.Error, match=r"configs, large, small: name one, as in fashion_mnist/l"):
+        tfds("fashion_mnist", "train", data_dir=tmp_path)
+    (train,) = tfds("fashion_mnist/small", "train", data_dir=tmp_path)
+    assert len(train) == 30
 
 
 def test_slices_and_unknown_splits(prepared):

@@ -127,6 +127,11 @@ class Dataset:
         `RNN(stateful=True)`, over windows of one long sequence.
         """
         steps = len(self) // self._check_size(size)
+        if "start" in self.take(np.zeros(1, np.int32)):
+            raise Error(
+                "contiguous_batches adds a column start, and the dataset has one already: rename "
+                "yours."
+            )
         if not steps:
             raise Error(
                 f"{len(self)} examples cannot be cut into {size} streams: choose a smaller size."
