@@ -50,19 +50,28 @@ class NNXModel:
         key = rngs["dropout"] if rngs else jax.random.key(0)
         module = self._module(variables, key)
         module.train() if train else module.eval()
-        asked = self._parameters(method)
-        given = {**options, "train": train}
-        out = getattr(module, method)(*inputs, **{n: v for n, v in given.items() if n in asked})
+        if "train" in self._asked(method).parameters:
+            options["train"] = train
+        out = getattr(module, method)(*inputs, **options)
         if mutable is False or mutable == ():
             return out
         return out, {n: v for n, v in self._collections(module).items() if n in mutable}
 
-    def parameters(self, method: str) -> tuple[str, ...]:
-        """What `apply` can be given for this method: `train`, and what the method asks for."""
-        return ("train", *self._parameters(method))
+    def __str__(self) -> str:
+        return type(self._abstract).__name__
 
-    def _parameters(self, method: str) -> tuple[str, ...]:
-        return tuple(inspect.signature(getattr(type(self._abstract), method)).parameters)
+    def signature(self, method: str) -> inspect.Signature:
+        """How `apply` is called for this method: with what it asks for, and `train`."""
+        asked = self._asked(method)
+        parameters = [p for p in asked.parameters.values() if p.name != "train"]
+        train = inspect.Parameter("train", inspect.Parameter.KEYWORD_ONLY, default=False)
+        return asked.replace(parameters=sorted([*parameters, train], key=lambda p: p.kind))
+
+    def _asked(self, method: str) -> inspect.Signature:
+        """The signature of a method, without self."""
+        signature = inspect.signature(getattr(type(self._abstract), method))
+        _, *parameters = signature.parameters.values()
+        return signature.replace(parameters=parameters)
 
     @cached_property
     def _abstract(self) -> Any:
