@@ -1,0 +1,41 @@
+"""Digits with a CNN of Flax NNX: not measured yet.
+
+scripts/train experiments/digits_nnx.py
+"""
+
+from dataclasses import dataclass
+
+from flax import nnx
+
+import jdl
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 600
+    batch: int = 128
+    lr: float = 3e-3
+
+
+class CNN(nnx.Module):
+    def __init__(self, rngs):
+        self.one = nnx.Conv(1, 16, (3, 3), rngs=rngs)
+        self.two = nnx.Conv(16, 32, (3, 3), strides=2, rngs=rngs)
+        self.norm = nnx.BatchNorm(32, rngs=rngs)
+        self.dropout = nnx.Dropout(0.2, rngs=rngs)
+        self.out = nnx.Linear(512, 10, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.two(nnx.relu(self.one(x)))))
+        return self.out(self.dropout(x.reshape(len(x), -1)))
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.digits()
+    objective = jdl.objectives.classify(jdl.nnx(lambda rngs: CNN(rngs)))
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
+    return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch))
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
