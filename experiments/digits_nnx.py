@@ -14,26 +14,24 @@ import jdl
 class Config(jdl.Config):
     steps: int = 600
     batch: int = 128
-    lr: float = 3e-3
 
 
 class CNN(nnx.Module):
     def __init__(self, rngs):
-        self.one = nnx.Conv(1, 16, (3, 3), rngs=rngs)
-        self.two = nnx.Conv(16, 32, (3, 3), strides=2, rngs=rngs)
+        self.conv = nnx.Conv(1, 32, (3, 3), strides=2, rngs=rngs)
         self.norm = nnx.BatchNorm(32, rngs=rngs)
         self.dropout = nnx.Dropout(0.2, rngs=rngs)
         self.out = nnx.Linear(512, 10, rngs=rngs)
 
     def __call__(self, x):
-        x = nnx.relu(self.norm(self.two(nnx.relu(self.one(x)))))
+        x = nnx.relu(self.norm(self.conv(x)))
         return self.out(self.dropout(x.reshape(len(x), -1)))
 
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     objective = jdl.objectives.classify(jdl.nnx(lambda rngs: CNN(rngs)))
-    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(3e-3, c.steps)))
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch))
 
 

@@ -23,7 +23,7 @@ from jdl.train import experiment
 CELLS = """
 from __future__ import annotations
 # %% cell
-%matplotlib inline
+%pwd
 import numpy as np
 import jax, jdl, optax
 from dataclasses import dataclass
@@ -74,17 +74,21 @@ class Notebook:
 
     def __init__(self, monkeypatch, **names):
         self.main = ModuleType("__main__")
-        self.main.__dict__.update(names, In=[""], get_ipython=lambda: self)
+        self.main.__dict__.update(names, In=[""], magic=lambda line: None)
+        self.main.run_cell_magic = lambda name, line, cell: exec(cell, self.main.__dict__)
+        self.main.get_ipython = lambda: self.main
         monkeypatch.setitem(sys.modules, "__main__", self.main)
 
-    def transform_cell(self, cell):
+    def transform(self, cell):
+        if cell.startswith("%%time\n"):
+            return f"get_ipython().run_cell_magic('time', '', {cell[7:]!r})"
         lines = (line if line[:1] != "%" else f"magic({line!r})" for line in cell.splitlines())
         return "\n".join(lines)
 
     def run(self, cells):
         for cell in cells.split("# %% cell\n"):
-            self.main.In.append(cell)
-            text = self.transform_cell(cell.removeprefix("%%time\n"))
+            text = self.transform(cell)
+            self.main.In.append(text)
             file = f"<cell {len(self.main.In)}>"
             linecache.cache[file] = (len(text), None, text.splitlines(True), file)
             try:
@@ -99,7 +103,7 @@ class Notebook:
 def notebook(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     options = jdl.Options(root=tmp_path / "runs", quiet=True)
-    return Notebook(monkeypatch, options=options, magic=lambda line: None)
+    return Notebook(monkeypatch, options=options)
 
 
 def test_a_notebooks_run_is_a_run_like_any_other(notebook, tmp_path, monkeypatch):

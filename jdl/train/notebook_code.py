@@ -22,7 +22,7 @@ NAME = "notebook.py"  # of the collected cells
 END = sys.maxsize  # a place after all statements
 LOADS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
-CELL_MAGICS = ("%%time", "%%capture", "%%prun")  # whose cells are Python
+CELL_MAGICS = ("time", "capture", "prun")  # whose cells are Python
 TRAINING = ("jdl.fit", "fit", "jdl.main", "main")
 BINDINGS = (
     ast.FunctionDef,
@@ -70,17 +70,19 @@ def _cells(main: ModuleType) -> list[str]:
     """The code of the cells in the order in which they ran, or that of the script."""
     inputs, file = vars(main).get("In"), getattr(main, "__file__", None)
     if isinstance(inputs, list):
-        shell = getattr(builtins, "get_ipython", vars(main).get("get_ipython", lambda: None))()
-        plain = [_without_cell_magic(cell) for cell in inputs]
-        return [shell.transform_cell(cell) if shell else cell for cell in plain]
+        return [_without_cell_magic(cell) for cell in inputs]
     if file and Path(file).is_file():
         return [Path(file).read_text()]
     raise CodeNotFoundError("there are neither cells nor a script")
 
 
 def _without_cell_magic(cell: str) -> str:
-    first, _, rest = cell.partition("\n")
-    return rest if first.startswith(CELL_MAGICS) else cell
+    """The Python of a cell: IPython has `%%time` as a call with the cell's text."""
+    match _parse(cell).body:
+        case [ast.Expr(ast.Call(ast.Attribute(attr="run_cell_magic"), [name, _, text]))]:
+            if isinstance(text, ast.Constant) and ast.literal_eval(name) in CELL_MAGICS:
+                return str(text.value)
+    return cell
 
 
 def _call_of_fit(main: ModuleType) -> ast.Call | None:
