@@ -39,19 +39,20 @@ class Model:
     def __str__(self) -> str:
         return "jdl.Model(init, apply)"
 
-    def init(self, rngs: Mapping[str, jax.Array], *inputs: Any, **options: Any) -> dict[str, Any]:
+    def init(self, rngs: Any, *inputs: Any, **options: Any) -> dict[str, Any]:
         """The initial parameters, and the state if there is one, by collection."""
+        key = rngs["params"] if isinstance(rngs, Mapping) else rngs  # as Linen's init takes it
         signature = inspect.signature(self._init)
         given = {name: value for name, value in options.items() if name in signature.parameters}
         inputs = inputs if _takes_inputs(signature, options) else ()
         try:
-            signature.bind(rngs["params"], *inputs, **given)
+            signature.bind(key, *inputs, **given)
         except TypeError as error:
             raise Error(
                 f"init of jdl.Model cannot be called: {error}. It gets a key, the model's inputs, "
                 "and by their names what apply gets, except key."
             ) from error
-        made = self._init(rngs["params"], *inputs, **given)
+        made = self._init(key, *inputs, **given)
         if not self.stateful:
             return {"params": _arrays(made, "the parameters")}
         params, state = _pair(made, "init", "(params, state)")
