@@ -196,7 +196,7 @@ def init_stateful_pair(key, x):
     return init_pair(key, x), {"sum": jnp.zeros((1, 16)), "rows": 0.0}
 
 
-def apply_stateful_pair(params, state, x, train, mask):
+def apply_stateful_pair(params, state, x, train=False, mask=None):
     """The state counts the real rows alone."""
     x = x.reshape(x.shape[0], -1)
     if train:

@@ -18,7 +18,7 @@ import jdl
 from jdl.inspect.evaluate import evaluate
 from jdl.inspect.predict import predict
 from jdl.metrics import scalars
-from jdl.train import experiment
+from jdl.train.notebook_code import CodeNotFoundError, notebook_code
 
 CELLS = """
 from __future__ import annotations
@@ -139,15 +139,22 @@ c = jdl.Config(name="small", steps=1)
 """
 
 
-def test_the_function_that_made_the_run_is_found_by_the_call(notebook):
+@pytest.fixture
+def kept(monkeypatch):
+    """What `jdl.fit` would keep of each run, in place of training."""
+    found = []
+    monkeypatch.setattr(jdl, "fit", lambda run, options=None: found.append(notebook_code(run)))
+    return found
+
+
+def test_the_function_that_made_the_run_is_found_by_the_call(notebook, kept):
     """Another function `run` is not taken for it; neither is a Config of another name."""
     cells = "def run(c): 1 / 0\n# %% cell\nfrom dataclasses import replace\nr = make(c)\n"
-    names = notebook.run(
-        RUN + cells + "# %% cell\nresult = jdl.fit(replace(r, hooks=[]), options=options)"
-    )
-    run, copy = experiment.recorded(names["result"].folder)
-    assert copy.name == "notebook.py"
-    assert len(run.train) == 1
+    notebook.run(f"{RUN}{cells}# %% cell\njdl.fit(replace(r, hooks=[]), options=options)")
+    (path, text), names = kept[0], {}
+    assert path.name == "notebook.py"
+    exec(text, names)
+    assert len(names["run"](names["Config"](name="again", steps=1)).train) == 1
 
 
 @pytest.mark.parametrize(
@@ -167,13 +174,9 @@ def test_the_function_that_made_the_run_is_found_by_the_call(notebook):
         ),
     ],
 )
-def test_code_that_is_not_found_is_said_with_its_reason(notebook, cell, reason, capsys, tmp_path):
-    notebook.main.options = jdl.Options(root=tmp_path / "runs")
-    notebook.run(f"{RUN}# %% cell\n{cell}")
-    assert reason in capsys.readouterr().out.replace("\n", " ")
-    folder = max(tmp_path.glob("runs/*/*/seed0"), key=lambda path: path.stat().st_ctime)
-    with pytest.raises(jdl.Error, match=r"jdl.restore\(folder, run\).*calls jdl.fit\(run\(c\)\)"):
-        experiment.recorded(folder)
+def test_code_that_is_not_found_is_said_with_its_reason(notebook, kept, cell, reason):
+    with pytest.raises(CodeNotFoundError, match=reason):
+        notebook.run(f"{RUN}# %% cell\n{cell}")
 
 
 def test_a_script_that_calls_fit_itself_is_rebuilt_without_training_again(tmp_path):

@@ -307,7 +307,7 @@ def test_refuses_before_anything_is_computed(message):
 def test_an_nnx_module_that_creates_variables_in_training_is_refused():
     objective = classify(jdl.nnx(lambda rngs: Creating(rngs)))
     variables = objective.init(jax.random.key(0), BATCH)
-    with pytest.raises(jdl.Error, match="Creating creates variables .*state"):
+    with pytest.raises(jdl.Error, match=r"Creating creates variables .*state"):
         jax.eval_shape(lambda b: objective.loss(variables, b, jax.random.key(0), True).loss, BATCH)
 
 
