@@ -36,6 +36,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.learners.schedule_free import schedule_free as schedule_free
     from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
     from jdl.models.nnx import nnx as nnx
+    from jdl.models.pair import Model as Model
+    from jdl.objectives.adapted_model import adapt_model as adapt_model
     from jdl.objectives.freeze import freeze as freeze
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
@@ -96,6 +98,8 @@ NAMES = {  # by name, the module that defines it
     "schedule_free": "jdl.learners.schedule_free",
     "skip_nonfinite": "jdl.learners.skip_nonfinite",
     "nnx": "jdl.models.nnx",
+    "Model": "jdl.models.pair",
+    "adapt_model": "jdl.objectives.adapted_model",
     "freeze": "jdl.objectives.freeze",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",

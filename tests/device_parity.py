@@ -49,6 +49,10 @@ FAMILIES = (
     "vae",
     "clusters",
     "gcn",
+    "plain-linen",
+    "plain-nnx",
+    "pair",
+    "adapted",
 )
 STEEP = {
     "gpt": 1e-3,

@@ -9,9 +9,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
+import jdl
 from jdl.layers import ELMAN, GRU, LSTM
 from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
@@ -44,6 +47,7 @@ from jdl.objectives import (
     seq2seq,
     wasserstein,
 )
+from jdl.objectives.model_keywords import signature_of
 from jdl.types import Batch, Objective
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
@@ -85,6 +89,11 @@ class Row:
             return batch["x"], batch["y"]
         return (batch["x"],)
 
+    def apply(self, variables: Any, *inputs: Any, mask: Any = None) -> Any:
+        """The model's output in evaluation; a mask is for models that have it as an argument."""
+        given = {"mask": mask} if "mask" in signature_of(self.model, "__call__").parameters else {}
+        return self.model.apply(variables, *inputs, **given)
+
     @property
     def is_sequence(self) -> bool:
         """Whether the second axis of each input is time."""
@@ -117,6 +126,18 @@ class Nodes(Row):
 
 
 @dataclass(frozen=True)
+class Columns(Row):
+    """A row of two columns: `inputs` of an adapted model."""
+
+    def batch(self) -> Batch:
+        columns = super().batch()
+        return {**columns, "more": jax.random.normal(jax.random.key(4), (ROWS, 3))}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return self.model.arguments(batch).args
+
+
+@dataclass(frozen=True)
 class Images(Row):
     """Images of black beside white; the border moves from row to row."""
 
@@ -134,6 +155,66 @@ class Images(Row):
         if isinstance(self.model, UNet):
             return batch["x"], times, batch["y"]
         return (batch["x"], times) if isinstance(self.model, DiT) else (batch["x"],)
+
+
+class Plain(nn.Module):
+    """A plain Linen module. No BatchNorm and Dropout of Flax's own: they read padding rows too."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm()(nn.Dense(16)(x.reshape(x.shape[0], -1)))
+        return nn.Dense(5)(nn.relu(x))
+
+
+class PlainNNX(nnx.Module):
+    """The same in NNX."""
+
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(16, 16, rngs=rngs), nnx.Linear(16, 5, rngs=rngs)])
+        self.norm = nnx.LayerNorm(16, rngs=rngs)
+
+    def __call__(self, x):
+        x = self.norm(self.layers[0](x.reshape(x.shape[0], -1)))
+        return self.layers[1](nnx.relu(x))
+
+
+def init_pair(key, x):
+    """Weights in a list and a tuple: parameters are any pytree."""
+    one, two = jax.random.split(key)
+    he = jax.nn.initializers.he_normal()
+    return [(he(one, (16, 16)), jnp.zeros((1, 16))), (he(two, (16, 5)), jnp.zeros((1, 5)))]
+
+
+def apply_pair(params, x):
+    """The same, written by hand."""
+    (w, b), (v, c) = params
+    return jax.nn.relu(x.reshape(x.shape[0], -1) @ w + b) @ v + c
+
+
+def init_stateful_pair(key, x):
+    """Besides, the mean of all rows, which is subtracted."""
+    return init_pair(key, x), {"sum": jnp.zeros((1, 16)), "rows": 0.0}
+
+
+def apply_stateful_pair(params, state, x, train=False, mask=None):
+    """The state counts the real rows alone."""
+    x = x.reshape(x.shape[0], -1)
+    if train:
+        real = jnp.ones((x.shape[0], 1)) if mask is None else mask.astype(jnp.float32)[:, None]
+        total = state["sum"] + (x * real).sum(0, keepdims=True).astype(jnp.float32)
+        state = {"sum": total, "rows": state["rows"] + real.sum()}
+    mean = state["sum"] / jnp.maximum(state["rows"], 1)
+    return apply_pair(params, x - mean.astype(x.dtype)), state
+
+
+class TwoInputs(nn.Module):
+    """A module of two columns, whose logits are in a dict."""
+
+    @nn.compact
+    def __call__(self, numbers, image):
+        x = jnp.concatenate([numbers, image.reshape(image.shape[0], -1)], -1)
+        features = nn.relu(nn.Dense(16)(x))
+        return {"features": features, "logits": nn.Dense(5)(features)}
 
 
 ONE = TransformerConfig(width=8, depth=1, heads=2, max_length=MAX_LENGTH)
@@ -264,6 +345,29 @@ TABLE = [
         (4 * 8 + 2 * 8 + 8) + (8 * 10 + 2 * 10 + 5),
         3e-2,
         output=(6, 5),
+    ),
+    Row("plain-linen", Plain(), (4, 4, 1), (16 * 16 + 16) + 2 * 16 + (16 * 5 + 5), 3e-2),
+    Row(
+        "plain-nnx",
+        jdl.nnx(lambda rngs: PlainNNX(rngs)),
+        (4, 4, 1),
+        (16 * 16 + 16) + 2 * 16 + (16 * 5 + 5),
+        3e-2,
+    ),
+    Row("pair", jdl.Model(init_pair, apply_pair), (4, 4, 1), 16 * 16 + 16 + 16 * 5 + 5, 3e-2),
+    Row(
+        "pair-stateful",  # not by pmap, nor elastic: parts of a batch cannot share its state
+        jdl.Model(init_stateful_pair, apply_stateful_pair, stateful=True),
+        (4, 4, 1),
+        16 * 16 + 16 + 16 * 5 + 5,
+        3e-2,
+    ),
+    Columns(
+        "adapted",
+        jdl.adapt_model(TwoInputs(), inputs=("more", "x"), outputs="logits"),
+        (4, 4, 1),
+        (19 * 16 + 16) + (16 * 5 + 5),
+        3e-2,
     ),
 ]
 

@@ -2,7 +2,8 @@
 
 They are as they were once written: to the bit where a file in tests/golden was written with this
 Python, this jax and this processor, for which XLA compiles; elsewhere the losses to 1e-6 of the
-nearest file: rounding differs there, and nothing else may. `scripts/golden` writes the file of the
+nearest file: rounding differs there, and nothing else may. So do those that were added on another
+processor, which have losses alone. `scripts/golden` writes the file of the
 machine that it runs on. Seen to fail, both ways, with the forget gate of LSTMs closed at the start.
 """
 
@@ -94,7 +95,7 @@ def test_every_family_goes_the_way_that_it_went(golden, row):
         "under each Python, look at what differs, and commit it with the reason; if not, it "
         "changes the numbers of every run."
     )
-    if exact:
+    if exact and "state" in then:
         assert now == then, advice
     scale = max(map(abs, before))  # a GAN's loss is a difference, and may come near 0
     assert after == pytest.approx(before, abs=BOUND * scale), advice

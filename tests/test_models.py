@@ -65,9 +65,7 @@ def model_of(row):
     _, init, _ = jitted(row)
     state = init(jax.random.key(0), row.batch())
     variables = {"params": state.params, **state.model_state}
-    return jax.jit(
-        lambda batch, mask=None: row.model.apply(variables, *row.inputs(batch), mask=mask)
-    )
+    return jax.jit(lambda batch, mask=None: row.apply(variables, *row.inputs(batch), mask=mask))
 
 
 def test_outputs_have_the_documented_shape_in_float32(row):

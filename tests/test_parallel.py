@@ -38,6 +38,10 @@ QUICK = [
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
     ("lstm", "micro=4"),
+    ("plain-nnx", "pmap=4"),
+    ("pair", "fsdp=4"),
+    ("pair-stateful", "data=4"),
+    ("adapted", "pmap=4"),
 ]
 
 

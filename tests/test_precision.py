@@ -19,7 +19,7 @@ from jdl.learners import mixed_precision
 from jdl.models.mlp import MLP
 from jdl.objectives.override import override
 
-QUICK = ("mlp", "cnn-norm", "lstm", "gpt")
+QUICK = ("mlp", "cnn-norm", "lstm", "gpt", "plain-nnx")
 CASES = [
     pytest.param(
         row,

@@ -47,7 +47,7 @@ def test_exports_with_symbolic_shapes_and_gives_the_bits_of_jit(row):
     @jax.jit
     def apply(variables, *inputs):
         x, mask = (inputs[:-1], inputs[-1]) if row.ragged else (inputs, None)
-        return row.model.apply(variables, *x, mask=mask)
+        return row.apply(variables, *x, mask=mask)
 
     exported = jax.export.export(apply, platforms=["cpu"])(variables, *symbolic(row, inputs))
     smaller = [array[:5, :-1] if row.is_sequence else array[:5] for array in inputs]
@@ -82,6 +82,8 @@ def random_variables(row, inputs):
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
+        if leaf.shape == ():  # a count
+            return jnp.ones((), leaf.dtype)
         if path[0].key == "params":
             return jnp.asarray(rng.normal(0, 0.3, leaf.shape), leaf.dtype)
         return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)

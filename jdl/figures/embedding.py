@@ -12,7 +12,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.figures.features import features
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Batch, Predicts, Run, Variables
+from jdl.types import Batch, Error, Predicts, Run, Variables
 
 MAX_POINTS, MIN_POINTS = 2_000, 8
 
@@ -41,7 +41,7 @@ def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndar
     spec = data.spec
     if "y" not in spec or spec["y"].dtype != np.int32:
         return None
-    if "edges" in spec:
+    if "edges" in spec and _has_features(run, variables, spec):
         predict, name = partial(_node_features, run), "features"
     elif "code" in jax.eval_shape(objective.predict, variables, spec):
         predict, name = objective.predict, "code"
@@ -51,6 +51,15 @@ def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndar
     labels = columns["y"].ravel()
     codes = columns[name].reshape(len(labels), -1)
     return codes[labels >= 0][:MAX_POINTS], labels[labels >= 0][:MAX_POINTS]
+
+
+def _has_features(run: Run, variables: Variables, spec: Batch) -> bool:
+    """Whether the predictions use a dense layer of Linen: other models show no features."""
+    try:
+        jax.eval_shape(partial(features, run), variables, spec)
+    except Error:
+        return False
+    return True
 
 
 def _node_features(run: Run, variables: Variables, batch: Batch) -> Batch:

@@ -14,26 +14,35 @@ IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def read_inputs(
-    paths: Sequence[Path], spec: Batch, tokenizer: Tokenizer | None = None
+    paths: Sequence[Path],
+    spec: Batch,
+    tokenizer: Tokenizer | None = None,
+    columns: Sequence[str] = ("x",),
 ) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Reads inputs from files: a name for each row, and columns x (N, ...) as in `spec`.
+    """Reads inputs from files: a name for each row, and `columns` (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Raises `Error` for a file that cannot be read or has another shape.
+    number of tokens. Images and texts are a single column. Raises `Error` for a file that cannot be
+    read or has another shape.
     """
-    shape = tuple(spec["x"].shape[1:])
+    columns = [name for name in columns if name != "length"]
     names: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     for path in paths:
-        part_names, part = _read_file(path, spec, tokenizer)
-        if part["x"].shape[1:] != shape:
-            raise Error(
-                f"{path} has rows of shape {part['x'].shape[1:]}, but the model needs {shape}: "
-                "resize them first."
-            )
+        part_names, part = _read_file(path, spec, tokenizer, columns)
+        for name in columns:
+            found, shape = part[name].shape[1:], tuple(spec[name].shape[1:])
+            if found != shape:
+                which = "" if name == "x" else f" in {name}"
+                raise Error(
+                    f"{path} has rows of shape {found}{which}, but the model needs {shape}: resize "
+                    "them first."
+                )
+        if len({len(column) for column in part.values()}) > 1:
+            raise Error(f"The columns {', '.join(part)} of {path} differ in their number of rows.")
         names += part_names
         parts.append(part)
-    if len({part["x"].dtype for part in parts}) > 1:
+    if any(len({part[name].dtype for part in parts}) > 1 for name in columns):
         raise Error(
             "Some inputs hold bytes and some hold other numbers: predict images and arrays in "
             "separate calls."
@@ -42,19 +51,28 @@ def read_inputs(
 
 
 def _read_file(
-    path: Path, spec: Batch, tokenizer: Tokenizer | None
+    path: Path, spec: Batch, tokenizer: Tokenizer | None, columns: Sequence[str]
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """The names of the rows of one file, and its columns."""
-    shape = tuple(spec["x"].shape[1:])
+    first = columns[0]
+    shape = tuple(spec[first].shape[1:])
     if path.suffix == ".npz":
-        columns = _read_npz(path, [name for name in ("x", "length") if name in spec])
-        return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
+        found = _read_npz(path, [*columns, *(["length"] if "length" in spec else [])])
+        return [f"{path}[{row}]" for row in range(len(found[first]))], found
+    if len(columns) > 1:
+        raise Error(
+            f"The predictions read the columns {', '.join(columns)}: save them in one .npz file, "
+            f"by these names, in place of {path}."
+        )
     if path.suffix == ".txt" and tokenizer and "length" in spec:
-        columns = _read_lines(path, tokenizer, shape[0])
-        return [f"{path}:{row + 1}" for row in range(len(columns["x"]))], columns
+        tokens, lengths = _read_lines(path, tokenizer, shape[0])
+        return [f"{path}:{row + 1}" for row in range(len(tokens))], {
+            first: tokens,
+            "length": lengths,
+        }
     if path.suffix.lower() in IMAGES:
         channels = shape[-1] if len(shape) == 3 else 1
-        return [str(path)], {"x": _read_image(path, channels)[None]}
+        return [str(path)], {first: _read_image(path, channels)[None]}
     raise Error(
         f"{path} is neither an image ({' '.join(IMAGES)}) nor an .npz file, nor a .txt file for a "
         "model that reads text."
@@ -82,8 +100,8 @@ def _is_numeric(column: object) -> bool:
     return isinstance(column, np.ndarray) and column.ndim > 0 and column.dtype.kind in "biuf"
 
 
-def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, np.ndarray]:
-    """Lines of text as tokens x (N, max_length), each with `end` after it, and `length` (N,)."""
+def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lines of text as tokens (N, max_length), each with `end` after it, and their lengths (N,)."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -101,7 +119,7 @@ def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, 
     x = np.full((len(lines), max_length), tokenizer.eos_id, np.int32)
     for row, tokens in enumerate(encoded):
         x[row, : len(tokens)] = tokens
-    return {"x": x, "length": lengths}
+    return x, lengths
 
 
 def _read_image(path: Path, channels: int) -> np.ndarray:

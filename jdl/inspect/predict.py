@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from jdl.data import arrays
@@ -17,13 +18,15 @@ from jdl.inspect.inputs import read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
-from jdl.types import Error, Predicts, Run
+from jdl.types import Batch, Error, Predicts, Run
 
 
 def predict(
     trained: TrainedRun, inputs: Sequence[Path], batch_size: int = 256
 ) -> list[dict[str, Any]]:
-    """Predictions for image files, rows of x in npz files, or lines of text files: a dict a row.
+    """Predictions for image files, rows of npz files, or lines of text files: a dict a row.
+
+    npz files hold the columns that the predictions read, most often x, by their names.
 
     Each row has `input`, the name of the input, and the objective's predictions. The transforms of
     the run's evaluation data are applied to the inputs. Raises `Error` where their shape does not
@@ -38,12 +41,25 @@ def predict(
             f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
             "transforms the inputs need: add Run(test=...)."
         )
-    names, columns = read_inputs(inputs, data.spec, run.tokenizer)
+    needed = _columns_of_predictions(trained, data.spec)
+    names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed)
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     return [
         {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
     ]
+
+
+def _columns_of_predictions(trained: TrainedRun, spec: Batch) -> tuple[str, ...]:
+    """The columns that the predictions depend on, besides padding's mask: found by tracing."""
+    objective = trained.objective
+    assert isinstance(objective, Predicts)
+    columns = {name: column for name, column in spec.items() if name != "mask"}
+    jaxpr = jax.make_jaxpr(objective.predict)(trained.variables, columns).jaxpr
+    used = {id(v) for equation in jaxpr.eqns for v in equation.invars} | set(map(id, jaxpr.outvars))
+    variables = jaxpr.invars[-len(columns) :]  # a dict's entries in the order of their names
+    needed = [name for name, v in zip(sorted(columns), variables, strict=True) if id(v) in used]
+    return tuple(needed) or ("x",)
 
 
 def _readable_row(predictions: dict[str, np.ndarray], row: int, run: Run) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import flax.nnx
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error
+
 COLLECTIONS = {"params": flax.nnx.Param, "batch_stats": flax.nnx.BatchStat, "state": ...}
 """What the variables of an NNX module are in: parameters, BatchNorm's statistics, all others."""
 
@@ -32,9 +34,9 @@ class NNXModel:
     def __init__(self, make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> None:
         self.make = make
 
-    def init(self, rngs: Mapping[str, jax.Array], *inputs: Any, **options: Any) -> dict[str, Any]:
+    def init(self, rngs: Any, *inputs: Any, **options: Any) -> dict[str, Any]:
         """The initial variables by collection; the inputs are not needed."""
-        return self._collections(self.make(flax.nnx.Rngs(rngs["params"])))
+        return self._collections(self.make(flax.nnx.Rngs(_params_key(rngs))))
 
     def apply(
         self,
@@ -50,19 +52,34 @@ class NNXModel:
         key = rngs["dropout"] if rngs else jax.random.key(0)
         module = self._module(variables, key)
         module.train() if train else module.eval()
-        asked = self._parameters(method)
-        given = {**options, "train": train}
-        out = getattr(module, method)(*inputs, **{n: v for n, v in given.items() if n in asked})
+        if "train" in self._asked(method).parameters:
+            options["train"] = train
+        out = getattr(module, method)(*inputs, **options)
         if mutable is False or mutable == ():
             return out
-        return out, {n: v for n, v in self._collections(module).items() if n in mutable}
+        after = self._collections(module)
+        if late := after.keys() - variables.keys() - {"params"}:
+            raise Error(
+                f"{self} creates variables of the kind {min(late)!r} when it is called: create all "
+                "of them in __init__."
+            )
+        return out, {name: v for name, v in after.items() if name in mutable}
 
-    def parameters(self, method: str) -> tuple[str, ...]:
-        """What `apply` can be given for this method: `train`, and what the method asks for."""
-        return ("train", *self._parameters(method))
+    def __str__(self) -> str:
+        return type(self._abstract).__name__
 
-    def _parameters(self, method: str) -> tuple[str, ...]:
-        return tuple(inspect.signature(getattr(type(self._abstract), method)).parameters)
+    def signature(self, method: str) -> inspect.Signature:
+        """How `apply` is called for this method: with what it asks for, and `train`."""
+        asked = self._asked(method)
+        parameters = [p for p in asked.parameters.values() if p.name != "train"]
+        train = inspect.Parameter("train", inspect.Parameter.KEYWORD_ONLY, default=False)
+        return asked.replace(parameters=sorted([*parameters, train], key=lambda p: p.kind))
+
+    def _asked(self, method: str) -> inspect.Signature:
+        """The signature of a method, without self."""
+        signature = inspect.signature(getattr(type(self._abstract), method))
+        _, *parameters = signature.parameters.values()
+        return signature.replace(parameters=parameters)
 
     @cached_property
     def _abstract(self) -> Any:
@@ -86,6 +103,11 @@ class NNXModel:
         """The module's variables by collection, without its random streams."""
         _, _, states = _split(module)
         return {"params": {}} | {name: _to_dict(state) for name, state in states.items() if state}
+
+
+def _params_key(rngs: Any) -> jax.Array:
+    """The key of the parameters: `init` takes it alone or by name, as Linen's does."""
+    return rngs["params"] if isinstance(rngs, Mapping) else rngs
 
 
 def _split(module: Any) -> tuple[Any, Any, dict[str, Any]]:

@@ -47,6 +47,7 @@ def autoencode(
     """
     if noise < 0:
         raise Error(f"noise, a standard deviation, must be at least 0, got {noise}.")
+    model_call.require_methods("autoencode", model, "encode", "decode")
     return Autoencoding(model, noise, augment, loss)
 
 
@@ -144,6 +145,7 @@ def elbo(
         raise Error(
             f"beta and importance_samples must be at least 0; got {beta=}, {importance_samples=}."
         )
+    model_call.require_methods("elbo", model, "encode", "decode")
     return VariationalAutoencoding(model, likelihood, beta, importance_samples)
 
 

@@ -67,7 +67,7 @@ class Classification(model_call.ModelObjective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the known labels, and the metrics."""
-        inputs = model_call.model_inputs(batch)
+        inputs = model_call.model_inputs(self.model, batch)
         logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         labels, mask = batch["y"], batch.get("mask")
         if labels.ndim > 1:
@@ -108,7 +108,7 @@ class BinaryClassification(model_call.ModelObjective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean binary cross-entropy in nats, and the metrics."""
-        inputs = model_call.model_inputs(batch)
+        inputs = model_call.model_inputs(self.model, batch)
         out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits, labels, mask = out[:, 0], batch["y"], batch.get("mask")
         predicted = (logits > 0).astype(jnp.int32)

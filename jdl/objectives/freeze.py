@@ -33,6 +33,8 @@ def _split(variables: Variables, pattern: str) -> Variables:
             "This objective has frozen parameters already: freeze once, with a pattern like "
             "'one|other'."
         )
+    if not isinstance(variables["params"], dict):
+        raise Error("freeze needs parameters in dicts: let init of the jdl.Model return a dict.")
     paths = flatten_dict(variables["params"], sep="/")
     frozen = {path: v for path, v in paths.items() if re.search(pattern, path)}
     if not frozen or len(frozen) == len(paths):

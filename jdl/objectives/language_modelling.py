@@ -49,14 +49,16 @@ class NextToken(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return model_call.init(self.model, key, batch, *_all_but_last(batch))
+        seen = _without_last(batch)
+        return model_call.init(self.model, key, seen, *model_call.model_inputs(self.model, seen))
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the real tokens after a row's first, and the metrics."""
         mask = model_call.time_mask(batch)
         mask = mask if mask is None or mask.ndim == 1 else mask[:, 1:]
-        inputs = _all_but_last(batch)
-        logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        seen = _without_last(batch)
+        inputs = model_call.model_inputs(self.model, seen)
+        logits, model_state = model_call.apply(self.model, variables, inputs, seen, key, train)
         return token_loss(logits, batch["x"][:, 1:], mask, model_state, self.bytes_per_token)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
@@ -66,8 +68,8 @@ class NextToken(Objective):
             raise Error(
                 f"next_token needs windows of at least 2 tokens, (B, T + 1), but x is {x.shape}."
             )
-        output_shape = partial(model_call.output_shape, self.model, spec, _all_but_last)
-        check_tokens(spec, bounds, ("x",), output_shape)
+        seen = jax.eval_shape(_without_last, spec)
+        check_tokens(spec, bounds, ("x",), partial(model_call.output_shape, self.model, seen))
 
     @property
     def max_length(self) -> int | None:
@@ -83,9 +85,9 @@ class NextToken(Objective):
         return model_call.next_logits(self.model, variables, cache, tokens)
 
 
-def _all_but_last(batch: Batch) -> tuple[Array, ...]:
-    """The model's inputs: all tokens but the last, which has no next token."""
-    return (model_call.column(batch)[:, :-1],)
+def _without_last(batch: Batch) -> Batch:
+    """The batch that the model sees: without the last token of x, which has no next token."""
+    return {**batch, "x": model_call.column(batch)[:, :-1]}
 
 
 def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> MaskedToken:
@@ -120,11 +122,12 @@ class MaskedToken(model_call.ModelObjective):
         ids = batch.get("id", jnp.arange(len(x)))
         base = stream(key, "masking") if train else jax.random.key(0)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(base, ids)
-        inputs, selected = jax.vmap(self._mask_tokens)(keys, x)
+        masked, selected = jax.vmap(self._mask_tokens)(keys, x)
         real = model_call.time_mask(batch)
         if real is not None:
             selected = selected & (real if real.ndim == 2 else real[:, None]).astype(bool)
-        logits, model_state = model_call.apply(self.model, variables, (inputs,), batch, key, train)
+        inputs = model_call.model_inputs(self.model, {**batch, "x": masked})
+        logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         return token_loss(logits, x, selected, model_state)
 
     def _mask_tokens(self, key: Key, tokens: Array) -> tuple[Array, Array]:

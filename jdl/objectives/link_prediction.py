@@ -46,7 +46,7 @@ class LinkPrediction(model_call.ModelObjective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean binary cross-entropy of links and negatives, and in evaluation the AUC."""
-        inputs, mask = model_call.model_inputs(batch), batch.get("mask")
+        inputs, mask = model_call.model_inputs(self.model, batch), batch.get("mask")
         codes, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         links = model_call.column(batch, LINKS)
         negatives = batch.get(NEGATIVES)

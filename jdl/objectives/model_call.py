@@ -1,11 +1,9 @@
 """Calls of a model by its objective: its inputs, the keywords that it asks for, its state."""
 
-import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.errors import ModifyScopeVariableError, ScopeCollectionNotFound
@@ -13,13 +11,24 @@ from flax.traverse_util import flatten_dict
 
 from jdl.keys import stream
 from jdl.layers import ROW_DROPOUT, device_key
-from jdl.types import CACHE, Array, Batch, Error, Key, Objective, Variables
+from jdl.objectives.adapted_model import AdaptedModel, Arguments
+from jdl.objectives.model_keywords import keywords, name_of, signature_of
+from jdl.types import BATCH_STATS, CACHE, Array, Batch, Error, Key, Objective, Variables
 
 
-def init(model: Any, key: Key, batch: Batch, *inputs: Array) -> Variables:
+def init(model: Any, key: Key, batch: Batch, *inputs: Any) -> Variables:
     """The model's initial variables for these inputs, made of the batch."""
-    options = keywords(model, "__call__", False, batch)
-    return dict(model.init({"params": key}, *inputs, **options))
+    args, kwargs = _arguments(model, inputs, "__call__")
+    options = keywords(model, "__call__", args, kwargs, False, batch)
+    variables = dict(model.init({"params": key}, *args, **kwargs, **options))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params", {})):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise Error(
+                f"The parameter {_name(path)} of {name_of(model)} is {leaf.dtype}, and only floats "
+                "have a gradient: keep it in the state (another collection than params, an "
+                "nnx.Variable that is no nnx.Param, or the state of a stateful jdl.Model)."
+            )
+    return variables
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +39,7 @@ class ModelObjective(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return init(self.model, key, batch, *model_inputs(batch))
+        return init(self.model, key, batch, *model_inputs(self.model, batch))
 
 
 def column(batch: Batch, name: str = "x") -> Array:
@@ -43,55 +52,139 @@ def column(batch: Batch, name: str = "x") -> Array:
     return batch[name]
 
 
-def model_inputs(batch: Batch) -> tuple[Array, ...]:
-    """The inputs of most models: the column x, and the column edges if there is one (graphs)."""
+def model_inputs(model: Any, batch: Batch) -> tuple[Any, ...]:
+    """The inputs of a model: the column x, and the column edges if there is one (graphs).
+
+    Those of an adapted model are the `Arguments` that it makes of the batch. An objective that
+    changes x gives a batch with the changed x here, and to `apply`.
+    """
+    if isinstance(model, AdaptedModel) and model.inputs is not None:
+        return (model.arguments(batch),)
     return (column(batch), batch["edges"]) if "edges" in batch else (column(batch),)
 
 
-def output_shape(
-    model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Array, ...]] = model_inputs
-) -> tuple[int, ...]:
-    """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`."""
-
-    def run(batch: Batch) -> Array:
-        variables = init(model, jax.random.key(0), batch, *inputs(batch))
-        return evaluate(model, variables, batch, inputs(batch))
-
-    return jax.eval_shape(run, batch).shape
-
-
-def keywords(
-    model: Any, method: str, train: bool, batch: Batch, mask: Array | None = None
-) -> dict[str, Any]:
-    """What a model's method asks for besides its inputs, by the names that Flax's users give it.
-
-    In training `train`, `training` and `is_training` are true, `deterministic` and
-    `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), which is
-    no mask of attention; `lengths` and `seq_lengths` are the column `length`. A method that does
-    not name one of them does not get it.
-    """
-    known: dict[str, Any] = {
-        **dict.fromkeys(("train", "training", "is_training"), train),
-        **dict.fromkeys(("deterministic", "use_running_average"), not train),
-        "mask": mask,
-    }
-    if "length" in batch:
-        known |= dict.fromkeys(("lengths", "seq_lengths"), batch["length"])
-    return {name: known[name] for name in _parameters(model, method) if name in known}
-
-
-def _parameters(model: Any, method: str) -> tuple[str, ...]:
-    """The names of the method's parameters; a model that is no Linen module may list them."""
-    if hasattr(model, "parameters"):
-        return model.parameters(method)
-    parameters = inspect.signature(getattr(type(model), method)).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds and not isinstance(model, nn.Sequential):
+def _arguments(
+    model: Any, inputs: tuple[Any, ...], method: str
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a model's call, by place and by name."""
+    if isinstance(inputs[0], Arguments):
+        return inputs[0].args, inputs[0].kwargs
+    if isinstance(model, AdaptedModel) and model.inputs is not None:
         raise Error(
-            f"{type(model).__name__}.{method} takes any keyword (**), so it cannot be known which "
-            "ones it needs: name those that it passes on, such as train or deterministic."
+            f"This objective makes the inputs of the model's {method} itself, from the column x, "
+            "so adapt_model(model, inputs=...) would have no effect: leave inputs out."
         )
-    return tuple(parameters)
+    return inputs, {}
+
+
+def require_methods(objective: str, model: Any, *methods: str) -> None:
+    """Raises `Error` where the model lacks a method that the objective of this name calls."""
+    for method in methods:
+        try:
+            signature_of(model, method)
+        except AttributeError:
+            raise Error(
+                f"{objective} needs a model with the methods {' and '.join(methods)}, and "
+                f"{name_of(model)} has no {method}."
+            ) from None
+
+
+def output_shape(
+    model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Any, ...]] | None = None
+) -> tuple[int, ...]:
+    """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`.
+
+    Raises `Error` if it is no array with a row for each row of the batch, and if a state of the
+    model depends on the number of rows.
+    """
+
+    def inputs_of(batch: Batch) -> tuple[Any, ...]:
+        return model_inputs(model, batch) if inputs is None else inputs(batch)
+
+    def run(batch: Batch) -> tuple[Variables, Any]:
+        variables = init(model, jax.random.key(0), batch, *inputs_of(batch))
+        return variables, evaluate(model, variables, batch, inputs_of(batch))
+
+    variables, out = jax.eval_shape(run, batch)
+    rows = len(next(iter(batch.values())))
+    if not hasattr(out, "shape"):
+        raise Error(
+            f"{name_of(model)} gives {_describe(out)}, and this objective needs one array: pick it "
+            "by jdl.adapt_model(model, outputs=...), with the name of a dict's entry, the place in "
+            "a tuple, or a function. (A pair whose apply returns (out, state) is "
+            "jdl.Model(init, apply, stateful=True).)"
+        )
+    if out.shape[:1] != (rows,):
+        raise Error(
+            f"{name_of(model)} gives an output of shape {out.shape} for a batch of {rows} rows: "
+            f"its first axis must be the rows, ({rows}, ...)."
+        )
+    if variables.keys() - {"params", BATCH_STATS} and CACHE not in variables:
+        _check_state(model, variables, batch, inputs_of)
+    return out.shape
+
+
+def _describe(out: Any) -> str:
+    if isinstance(out, dict):
+        return f"a dict with {', '.join(map(str, out))}"
+    size = f" of {len(out)}" if isinstance(out, tuple | list) else ""
+    return f"a {type(out).__name__}{size}"
+
+
+def _check_state(
+    model: Any,
+    variables: Variables,
+    batch: Batch,
+    inputs_of: Callable[[Batch], tuple[Any, ...]],
+) -> None:
+    """Raises `Error` if the state depends on the batch size: by shapes, for one row more."""
+    rows = len(next(iter(batch.values())))
+    more = {
+        name: jax.ShapeDtypeStruct((rows + 1, *column.shape[1:]), column.dtype)
+        for name, column in batch.items()
+    }
+    advice = "a state must not depend on the batch size, as batches of evaluation have another."
+
+    def start(batch: Batch) -> Variables:
+        return init(model, jax.random.key(0), batch, *inputs_of(batch))
+
+    def step(variables: Variables, batch: Batch) -> Variables:
+        return apply(model, variables, inputs_of(batch), batch, jax.random.key(0), True)[1]
+
+    _check_shapes(model, variables, jax.eval_shape(start, more), f"for {rows + 1} rows; {advice}")
+    try:
+        jax.eval_shape(step, variables, more)
+    except (TypeError, ValueError) as error:
+        raise Error(
+            f"{name_of(model)} was initialized for {rows} rows, and cannot be trained on "
+            f"{rows + 1}: {str(error).splitlines()[0]} Where this is of its state: {advice}"
+        ) from error
+
+
+def _check_shapes(model: Any, before: Any, after: Any, when: str) -> None:
+    """Raises `Error` where a leaf of two trees of the same structure differs in shape."""
+    found = dict(jax.tree_util.tree_leaves_with_path(after))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(before):
+        if path in found and found[path].shape != leaf.shape:
+            raise Error(
+                f"The variable {_name(path)} of {name_of(model)} has the shape {leaf.shape}, and "
+                f"{found[path].shape} {when}"
+            )
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _seen(inputs: tuple[Any, ...], batch: Batch) -> Array:
+    """The input whose second axis is time where there are lengths: x, or the first one."""
+    if isinstance(inputs[0], Arguments):
+        return batch["x"] if "x" in batch else _first_array(inputs)
+    return inputs[0]
+
+
+def _first_array(inputs: tuple[Any, ...]) -> Array:
+    return next(leaf for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0))
 
 
 def _cut_lengths(batch: Batch, x: Array) -> Batch:
@@ -117,7 +210,7 @@ def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array 
 def apply(
     model: Any,
     variables: Variables,
-    inputs: tuple[Array, ...],
+    inputs: tuple[Any, ...],
     batch: Batch,
     key: Key,
     train: bool,
@@ -131,18 +224,19 @@ def apply(
     evaluation, batches without that column begin with zero states. `method` is the name of the
     model's method.
     """
+    args, kwargs = _arguments(model, inputs, method)
     model_state = {name: v for name, v in variables.items() if name != "params"}
-    mask = time_mask(batch)
-    # The inputs can be shorter than x: `next_token` leaves out the last step.
-    mask = mask if mask is None or mask.ndim == 1 else mask[:, : inputs[0].shape[1]]
-    cache = _carried_cache(model_state, batch, len(inputs[0])) if train or "start" in batch else {}
-    floats = (leaf.dtype for leaf in jax.tree.leaves(variables["params"]) if _is_float(leaf))
-    dtype = next(floats, jnp.float32)
+    x = _seen(inputs, batch)  # it can be shorter than the column: `next_token` drops the last step
+    mask = time_mask({**batch, "x": x})
+    batch = _cut_lengths(batch, x)
+    cache = _carried_cache(model_state, batch, len(x)) if train or "start" in batch else {}
+    dtype = _dtype(variables)
     try:
         out, changed = model.apply(
             {**_without_cache(variables), **_cast_floats(dtype, cache)},
-            *_cast_floats(dtype, inputs),
-            **keywords(model, method, train, _cut_lengths(batch, inputs[0]), mask),
+            *_cast_floats(dtype, args),
+            **_cast_floats(dtype, kwargs),
+            **keywords(model, method, args, kwargs, train, batch, mask),
             rngs=_rngs(key) if train else {},
             mutable=list(model_state if train else cache),
             method=method,
@@ -152,16 +246,19 @@ def apply(
             "create all of them when it is initialized" if train else "change them in training only"
         )
         raise Error(
-            f"{type(model).__name__} changes variables in {'training' if train else 'evaluation'} "
+            f"{name_of(model)} changes variables in {'training' if train else 'evaluation'} "
             f"that it cannot: {error} Let it {advice}."
         ) from error
     before = {name: model_state[name] for name in changed}
     if flatten_dict(changed).keys() != flatten_dict(before).keys():
         raise Error(
-            f"{type(model).__name__} creates variables in training that it does not have when it "
+            f"{name_of(model)} creates variables in training that it does not have when it "
             f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
         )
-    changed = jax.tree.map(lambda new, old: new.astype(old.dtype), dict(changed), before)
+    _check_shapes(model, before, changed, "after a training step: it must keep its shape.")
+    changed = jax.tree.map(
+        lambda new, old: jnp.asarray(new).astype(old.dtype), dict(changed), before
+    )
     return _cast_floats(jnp.float32, out), {**model_state, **changed}
 
 
@@ -169,22 +266,32 @@ def evaluate(
     model: Any,
     variables: Variables,
     batch: Batch,
-    inputs: tuple[Array, ...] | None = None,
+    inputs: tuple[Any, ...] | None = None,
     method: str = "__call__",
 ) -> Any:
     """The model's output in evaluation, for `inputs` or for those of the batch."""
-    inputs = model_inputs(batch) if inputs is None else inputs
+    inputs = model_inputs(model, batch) if inputs is None else inputs
     return apply(model, variables, inputs, batch, jax.random.key(0), False, method)[0]
 
 
 def next_logits(
-    model: Any, variables: Variables, cache: Any, tokens: Array
+    model: Any, variables: Variables, cache: Any, *inputs: Any, method: str = "__call__"
 ) -> tuple[Array, Variables]:
     """`model(tokens, decode=True)`: the logits after each next token, and the new KV cache."""
     logits, changed = model.apply(
-        {**_without_cache(variables), **cache}, tokens, decode=True, mutable=[CACHE]
+        {**_without_cache(variables), **cache},
+        *_cast_floats(_dtype(variables), _arguments(model, inputs, method)[0]),
+        decode=True,
+        mutable=[CACHE],
+        method=method,
     )
     return logits, {CACHE: changed[CACHE]}
+
+
+def _dtype(variables: Variables) -> Any:
+    """The type of the parameters, in which the model computes."""
+    floats = (leaf.dtype for leaf in jax.tree.leaves(variables["params"]) if _is_float(leaf))
+    return next(floats, jnp.float32)
 
 
 def _rngs(key: Key) -> dict[str, Key]:
@@ -200,7 +307,7 @@ def _rngs(key: Key) -> dict[str, Key]:
 
 
 def _is_float(leaf: Any) -> bool:
-    return jnp.issubdtype(leaf.dtype, jnp.floating)
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _cast_floats(dtype: Any, tree: Any) -> Any:

@@ -82,7 +82,7 @@ class Regression(model_call.ModelObjective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss over the elements of y, and the metrics."""
-        inputs = model_call.model_inputs(batch)
+        inputs = model_call.model_inputs(self.model, batch)
         out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         targets, mask = batch["y"].reshape(out.shape).astype(out.dtype), batch.get("mask")
         scores: Metrics = {

@@ -40,9 +40,10 @@ def seq2seq(
     forcing): `model(x, y_before)` gives logits (B, T, vocabulary). The loss is the cross-entropy
     with label smoothing `smoothing`; metrics are accuracy and perplexity. Predictions are made by
     greedy decoding of up to `max_new_tokens` tokens, by default the model's `max_length`. For that
-    the model has the methods `encode(x, train, mask)` and `decode(encoded, y, mask, train,
-    decode)`, like `T5`.
+    the model has the methods `encode(x)`, which may ask for `mask`, and `decode(encoded, y,
+    mask, decode=...)`, like `T5`.
     """
+    model_call.require_methods("seq2seq", model, "encode", "decode")
     limit = model.max_length
     if max_new_tokens and max_new_tokens > limit:
         raise Error(
@@ -92,18 +93,18 @@ class Seq2Seq(Objective):
 
     def init_cache(self, variables: Variables, batch: Batch) -> Any:
         """The encoder's output for x; the decoder's first call fills the KV cache from it."""
-        mask = model_call.time_mask(batch)
-        encoded = self.model.apply(variables, batch["x"], False, mask, method="encode")
-        return {"encoded": encoded, "mask": mask}
+        inputs = (model_call.column(batch),)
+        encoded = model_call.evaluate(self.model, variables, batch, inputs, "encode")
+        return {"encoded": encoded, "mask": model_call.time_mask(batch)}
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the new cache."""
         kv_cache = {name: v for name, v in cache.items() if name == CACHE}
         inputs = cache.get("encoded"), tokens, cache["mask"]
-        logits, changed = self.model.apply(
-            {**variables, **kv_cache}, *inputs, decode=True, mutable=[CACHE], method="decode"
+        logits, kv_cache = model_call.next_logits(
+            self.model, variables, kv_cache, *inputs, method="decode"
         )
-        return logits, {"mask": cache["mask"], CACHE: changed[CACHE]}
+        return logits, {"mask": cache["mask"], **kv_cache}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
         """x, and y shifted right: `eos_id`, then all tokens but the last (teacher forcing)."""
@@ -172,7 +173,8 @@ class CTC(model_call.ModelObjective):
         self, variables: Variables, batch: Batch, key: Key, train: bool
     ) -> tuple[Array, Array, Variables]:
         """Logits (B, T * frames, K), the mask of the real frames, and the new model state."""
-        out, model_state = model_call.apply(self.model, variables, (batch["x"],), batch, key, train)
+        inputs = model_call.model_inputs(self.model, batch)
+        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
         real = model_call.time_mask(batch)
         if real is None or real.ndim == 1:

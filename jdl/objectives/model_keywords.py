@@ -1,0 +1,79 @@
+"""What a model's methods ask for by name, and how they are called."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+
+from jdl.types import Array, Batch, Error
+
+IN_TRAINING = ("train", "training", "is_training")
+IN_EVALUATION = ("deterministic", "use_running_average")
+LENGTHS = ("lengths", "seq_lengths")
+
+
+def keywords(
+    model: Any,
+    method: str,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    train: bool,
+    batch: Batch,
+    mask: Array | None = None,
+) -> dict[str, Any]:
+    """What a model's method asks for besides its inputs, by the names that Flax's users give it.
+
+    In training `train`, `training` and `is_training` are true, `deterministic` and
+    `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), which is
+    no mask of attention; `lengths` and `seq_lengths` are the column `length`. A method that does
+    not name one of them, or has it as an input, does not get it. Raises `Error` where the method
+    needs more.
+    """
+    known: dict[str, Any] = {
+        **dict.fromkeys(IN_TRAINING, train),
+        **dict.fromkeys(IN_EVALUATION, not train),
+        "mask": mask,
+    }
+    if "length" in batch:
+        known |= dict.fromkeys(LENGTHS, batch["length"])
+    signature = signature_of(model, method)
+    try:
+        taken = signature.bind_partial(*args, **kwargs).arguments
+        names = [n for n in signature.parameters if n in known and n not in taken]
+        given = {name: known[name] for name in names}
+        signature.bind(*args, **kwargs, **given)
+    except TypeError as error:
+        count = len(args) + len(kwargs)
+        raise Error(
+            f"{name_of(model)} cannot be called as this objective and these data call its "
+            f"{method}{signature}, with {count} {'input' if count == 1 else 'inputs'}: {error}. "
+            f"By their names it gets {', '.join((*IN_TRAINING, *IN_EVALUATION))}, mask and, where "
+            f"the data have a column length, {' and '.join(LENGTHS)}; apply of jdl.Model also key. "
+            "Give any other argument a default, or name the columns that it needs: "
+            "jdl.adapt_model(model, inputs=...)."
+        ) from error
+    return given
+
+
+def signature_of(model: Any, method: str) -> inspect.Signature:
+    """How a method is called after its variables; a model that is no Linen module may say so."""
+    if hasattr(model, "signature") and not isinstance(model, nn.Module):
+        return model.signature(method)
+    signature = inspect.signature(getattr(type(model), method))
+    _, *parameters = signature.parameters.values()  # without self
+    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    if any_keyword and not isinstance(model, nn.Sequential):
+        raise Error(
+            f"{type(model).__name__}.{method} takes any keyword (**), so it cannot be known which "
+            "ones it needs: name those that it passes on, such as train or deterministic."
+        )
+    return signature.replace(parameters=parameters)
+
+
+def name_of(model: Any) -> str:
+    """The model's name in messages: that of its class, or what it says itself."""
+    plain = type(model).__str__ is object.__str__ or isinstance(model, nn.Module)
+    return type(model).__name__ if plain else str(model)
