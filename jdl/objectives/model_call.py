@@ -52,12 +52,19 @@ def output_shape(
     model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Array, ...]] = model_inputs
 ) -> tuple[int, ...]:
     """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`."""
+    return output_spec(model, batch, inputs).shape
 
-    def run(batch: Batch) -> Array:
+
+def output_spec(
+    model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Array, ...]] = model_inputs
+) -> Any:
+    """The shapes and types of the model's output, an array or several, by `jax.eval_shape`."""
+
+    def run(batch: Batch) -> Any:
         variables = init(model, jax.random.key(0), batch, *inputs(batch))
         return evaluate(model, variables, batch, inputs(batch))
 
-    return jax.eval_shape(run, batch).shape
+    return jax.eval_shape(run, batch)
 
 
 def keywords(
