@@ -15,9 +15,10 @@ from jdl.objectives import model_call
 from jdl.objectives.regression import ElementLoss
 from jdl.objectives.supervised import Supervised, given, target_column
 from jdl.objectives.weights import ClassWeights, check_class_weights, class_weights_of
-from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics
+from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics, sums_of
 
 RowLoss = Callable[[Array, Array], Array]  # (logits (..., K), labels (...)) -> losses (...)
+SUM_ERROR = 1e-3  # of probabilities that should sum to 1, in float32 or rounded in a file
 
 
 def classify(
@@ -239,6 +240,13 @@ def _check_soft_labels(shape: tuple[int, ...], bounds: Bounds) -> None:
         raise Error(
             f"The labels y of shape {shape} are from {least} to {greatest}, but soft labels are "
             "probabilities, from 0 to 1."
+        )
+    least, greatest = bounds.get(sums_of("y"), (1, 1))
+    if least < 1 - SUM_ERROR or greatest > 1 + SUM_ERROR:
+        raise Error(
+            f"The labels y of shape {shape} sum to {least:g} up to {greatest:g} in a row, but soft "
+            "labels are probabilities and sum to 1: several labels a row are for "
+            "jdl.objectives.multi_label."
         )
 
 

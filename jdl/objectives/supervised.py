@@ -78,6 +78,10 @@ class Supervised(model_call.ModelObjective):
         """Raises `Error` if targets or weights do not fit the model."""
         shape = model_call.output_shape(self.model, spec)
         self.check_targets(shape, spec, bounds)
+        self.check_weights(spec, bounds)
+
+    def check_weights(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` if `row_weights` names no column of weights."""
         weights.check_row_weights(self.row_weights, spec, bounds)
 
 
