@@ -58,7 +58,7 @@ class MultiLabel(Supervised):
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The accuracy by label; in evaluation also exact matches and F1."""
-        predicted, labels = self._decide(jax.nn.sigmoid(out)), batch["y"] >= 0.5
+        predicted, labels = self._decide(jax.nn.sigmoid(out)), batch["y"].astype(out.dtype) >= 0.5
         known, real = self.known(out, batch), batch.get("mask")
         right = predicted == labels
         scores: Metrics = {"accuracy": Mean.of(right.astype(jnp.float32), known)}

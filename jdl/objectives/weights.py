@@ -74,7 +74,7 @@ def loss_weights(known: Array | None, *factors: Array | None) -> Array | None:
     product, *others = (_to_rank(weight, rank) for weight in weights)
     for other in others:
         product = product * other
-    return product if known is None else jnp.where(_to_rank(known, rank) != 0, product, 0)
+    return product if known is None else jnp.where(_to_rank(known, rank).astype(bool), product, 0)
 
 
 def _to_rank(array: Array, rank: int) -> Array:
