@@ -67,7 +67,8 @@ class ArraySource:
         }
         for name, column in self.columns.items():
             least, greatest = known[name]
-            if column.ndim > 1 and column.dtype != np.uint8 and 0 <= least <= greatest <= 1:
+            shares = column.ndim > 1 and column.shape[-1] > 1 and column.dtype != np.uint8
+            if shares and 0 <= least <= greatest <= 1:
                 sums = column.sum(-1)
                 known[sums_of(name)] = (sums.min().item(), sums.max().item())
         return known
