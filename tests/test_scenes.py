@@ -16,7 +16,7 @@ def scenes():
 
 
 def test_the_scenes_are_the_same_everywhere(scenes):
-    assert [part.fingerprint[:16] for part in scenes] == ["TRAIN", "TEST"]
+    assert [part.fingerprint[:16] for part in scenes] == ["a25dad9525a9b463", "05215fb495accebc"]
     fewer, _ = jdl.data.digit_scenes(20, 1)
     for name, column in fewer.columns.items():
         np.testing.assert_array_equal(column, scenes[0].columns[name][:20])

@@ -34,6 +34,7 @@ from jdl.objectives import (
 )
 from jdl.parallel import build_mesh, pmap_learner, pmap_mesh, shard_data, shard_learner
 from jdl.store.checkpoints import state_digest
+from jdl.train.preemption import PausedError
 from jdl.train.summary import summarize
 
 ROWS, CLASSES = 12, 4
@@ -342,7 +343,7 @@ def test_parts_of_a_batch_add_up_and_padding_may_hold_anything(start):
     assert added == pytest.approx(scalars(merge([numbers])), rel=1e-5)
 
 
-@pytest.mark.parametrize("way", ["data=4", "pmap=4"])
+@pytest.mark.parametrize("way", ["pmap=4", pytest.param("data=4", marks=pytest.mark.slow)])
 def test_several_devices_compute_what_one_computes(start, alone, way):
     data = jdl.data.arrays(**{name: np.asarray(column) for name, column in REAL.items()})
     data = data.batches(ROWS)
@@ -359,6 +360,7 @@ def test_several_devices_compute_what_one_computes(start, alone, way):
     agree(found, alone)
 
 
+@pytest.mark.slow
 def test_heads_learn_in_half_precision():
     learner = mixed_precision(jdl.descent(EVERY, optax.adam(3e-2)), "bfloat16")
     state, step = learner.init(jax.random.key(0), PADDED), jax.jit(learner.step)
@@ -407,17 +409,16 @@ def test_a_run_of_heads_repeats_resumes_and_is_restored(tmp_path):
     data = jdl.data.arrays(**{name: np.asarray(column) for name, column in REAL.items()})
     script = tmp_path / "heads.py"
     script.write_text("")
-    learner = jdl.descent(EVERY, optax.adam(1e-2))
-    run = jdl.Run(
-        Config(), learner, data.shuffled(4, 0), test=data.batches(4), best="max grade/accuracy"
-    )
+    objective = heads(Trunk(), odd=classify_binary, dense=classify, many=multi_label)
+    learner, batches = jdl.descent(objective, optax.adam(1e-2)), data.shuffled(4, 0)
+    run = jdl.Run(Config(), learner, batches, test=data.batches(4), best="max many/f1/macro")
 
     def fit(folder, **options):
         options = jdl.Options(root=tmp_path / folder, quiet=True, save_every=1, **options)
         return jdl.fit(run, options, script)
 
     whole = fit("whole")
-    with pytest.raises(jdl.PausedError):
+    with pytest.raises(PausedError):
         fit("paused", until=2)
     resumed = fit("paused")
     assert resumed.steps == 2

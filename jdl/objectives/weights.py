@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
 from jdl.objectives import model_call
 from jdl.types import Array, Batch, Bounds, Error
 
-ClassWeights = Sequence[float] | Any  # K numbers: a sequence or an array
+ClassWeights = Iterable[float]  # K numbers: a sequence or an array
 
 
 def class_weights_of(
