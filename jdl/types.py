@@ -23,11 +23,20 @@ Batch = dict[str, Array]
 Variables = dict[str, Any]
 """Flax's variables by collection: {"params": ..., "batch_stats": ..., ...}."""
 Bounds = Mapping[str, tuple[float, float]]
-"""The smallest and the largest value of each column, by its name."""
+"""The smallest and the largest value of each column, by its name.
+
+Of columns with numbers from 0 to 1 in several axes, also those of the sums over the last axis, by
+`sums_of(name)`: probabilities sum to 1.
+"""
 Precision = Literal["float32", "bfloat16", "float16"]
 """The floating-point type that a model computes in."""
 BATCH_STATS = "batch_stats"  # the Flax collection of BatchNorm's running statistics
 CACHE = "cache"  # the Flax collection of states by row: a KV cache, or an RNN's states
+
+
+def sums_of(column: str) -> str:
+    """The name in `Bounds` of the sums over the last axis of a column."""
+    return f"sums of {column}"
 
 
 class Metric(Protocol):

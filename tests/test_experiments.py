@@ -105,6 +105,7 @@ SMALLER = {
     "length": 32,
     "context": 16,
     "vocabulary": 300,
+    "scenes": 400,
 }
 
 

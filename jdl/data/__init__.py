@@ -5,6 +5,7 @@ from jdl.data.augment import random_affine as random_affine
 from jdl.data.augment import random_crop as random_crop
 from jdl.data.augment import random_erase as random_erase
 from jdl.data.augment import random_flip as random_flip
+from jdl.data.class_weights import class_weights as class_weights
 from jdl.data.corpus import text as text
 from jdl.data.corpus import text_pairs as text_pairs
 from jdl.data.dataset import Dataset as Dataset
@@ -18,6 +19,7 @@ from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.loader import DatasetLoader as DatasetLoader
+from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
 from jdl.data.tfds_records import tfds as tfds

@@ -17,7 +17,7 @@ from jdl.data.dataflow import dependences
 from jdl.data.order import epoch_order
 from jdl.data.source import is_image
 from jdl.keys import stream
-from jdl.types import Array, Batch, Bounds, Loader
+from jdl.types import Array, Batch, Bounds, Loader, sums_of
 
 PREFETCH = 8  # batches that are prefetched from a streaming dataset
 THREADS = 4  # threads that prefetch them
@@ -164,6 +164,7 @@ class DatasetLoader(Loader, Generic[T]):
         if not self.transforms:
             return known
         copies, computed = self._outputs(row)
+        copies |= {sums_of(name): sums_of(column) for name, column in copies.items()}
         bounds = {name: known[column] for name, column in copies.items() if column in known}
         return {**bounds, **self._extremes(computed)} if computed else bounds
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jdl.types import Bounds, Error
+from jdl.types import Bounds, Error, sums_of
 
 
 class Source(Protocol):
@@ -60,11 +60,18 @@ class ArraySource:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """The smallest and largest value of each column."""
-        return {
+        """The smallest and largest value of each column, and of sums of what may be shares."""
+        known = {
             name: (column.min().item(), column.max().item())
             for name, column in self.columns.items()
         }
+        for name, column in self.columns.items():
+            least, greatest = known[name]
+            shares = column.ndim > 1 and column.shape[-1] > 1 and column.dtype != np.uint8
+            if shares and 0 <= least <= greatest <= 1:
+                sums = column.sum(-1)
+                known[sums_of(name)] = (sums.min().item(), sums.max().item())
+        return known
 
     @cached_property
     def fingerprint(self) -> str:

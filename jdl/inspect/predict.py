@@ -66,7 +66,7 @@ def _readable_row(predictions: dict[str, np.ndarray], row: int, run: Run) -> dic
     """A row of the predictions, with class names in place of labels and text in place of tokens."""
     values: dict[str, Any] = {name: column[row].tolist() for name, column in predictions.items()}
     if run.labels and "label" in values:
-        values["label"] = run.labels[values["label"]]
+        values["label"] = _class_names(predictions, row, run.labels)
     if run.labels and "labels" in values:
         labels = values["labels"][: values.pop("length")]
         values["labels"] = " ".join(run.labels[label] for label in labels)
@@ -74,6 +74,16 @@ def _readable_row(predictions: dict[str, np.ndarray], row: int, run: Run) -> dic
         values["text"] = decode_until_end(run.tokenizer, predictions["tokens"][row])
         del values["tokens"]
     return values
+
+
+def _class_names(predictions: dict[str, np.ndarray], row: int, names: tuple[str, ...]) -> Any:
+    """The name of a row's class; of several labels a row, the names of those that it has."""
+    label, probability = predictions["label"][row], predictions.get("probability")
+    if label.ndim == 0:
+        return names[label]
+    if probability is not None and label.shape == probability[row].shape:  # 0 or 1 for each class
+        return ", ".join(names[k] for k in np.flatnonzero(label))
+    return label.tolist()
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:

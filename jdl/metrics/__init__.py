@@ -8,6 +8,7 @@ from jdl.metrics.clusters import cluster_metrics as cluster_metrics
 from jdl.metrics.merge import PerMember as PerMember
 from jdl.metrics.merge import merge as merge
 from jdl.metrics.merge import scalars as scalars
+from jdl.metrics.multi_label import MultiLabelF1 as MultiLabelF1
 from jdl.metrics.sequence import Perplexity as Perplexity
 from jdl.metrics.sequence import edit_distance as edit_distance
 from jdl.metrics.sequence import error_rate as error_rate

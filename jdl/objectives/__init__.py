@@ -12,6 +12,7 @@ from jdl.objectives.autoencoding import elbo as elbo
 from jdl.objectives.autoencoding import gaussian as gaussian
 from jdl.objectives.classification import classify as classify
 from jdl.objectives.classification import classify_binary as classify_binary
+from jdl.objectives.classification import focal_loss as focal_loss
 from jdl.objectives.classification import hinge as hinge
 from jdl.objectives.classification import perceptron as perceptron
 from jdl.objectives.clustering import deep_clustering as deep_clustering
@@ -23,13 +24,18 @@ from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.forecasting import forecast as forecast
 from jdl.objectives.freeze import freeze as freeze
+from jdl.objectives.heads import Head as Head
+from jdl.objectives.heads import heads as heads
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction
+from jdl.objectives.multi_label import multi_label as multi_label
+from jdl.objectives.ordinal import ordinal as ordinal
 from jdl.objectives.override import map_variables as map_variables
 from jdl.objectives.override import override as override
 from jdl.objectives.predict import map_rows as map_rows
 from jdl.objectives.predict import predict_all as predict_all
+from jdl.objectives.quantiles import quantiles as quantiles
 from jdl.objectives.regression import absolute_error as absolute_error
 from jdl.objectives.regression import absolute_percentage_error as absolute_percentage_error
 from jdl.objectives.regression import poisson_loss as poisson_loss
@@ -40,3 +46,4 @@ from jdl.objectives.scores import cluster_scores as cluster_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.seq2seq import ctc as ctc
 from jdl.objectives.seq2seq import seq2seq as seq2seq
+from jdl.objectives.supervised import Supervised as Supervised

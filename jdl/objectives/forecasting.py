@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from jdl.objectives.regression import ElementLoss, Regression, absolute_error
-from jdl.types import Batch, Key, LossOutput, Mean, Metrics, Variables
+from jdl.types import Array, Batch, Mean, Metrics
 
 
 def forecast(model: Any, scale: float = 1.0, loss: ElementLoss = absolute_error) -> Forecasting:
@@ -26,15 +26,11 @@ class Forecasting(Regression):
 
     scale: float
 
-    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean loss over rows and horizons, and the metrics times `scale`."""
-        output = super().loss(variables, batch, key, train)
-        scores: dict[str, Any] = dict(output.metrics)
+    def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
+        """The errors of the forecasts and of the naive ones, times `scale`."""
+        scores: dict[str, Any] = dict(super().metrics(out, batch, train))
         if "naive" in batch:
             errors = absolute_error(batch["naive"], batch["y"])
             scores["naive_mae"] = Mean.of(errors, batch.get("mask"))
         factors = {"mae": self.scale, "naive_mae": self.scale, "mse": self.scale**2}
-        scaled: Metrics = {
-            name: Mean(m.total * factors[name], m.count) for name, m in scores.items()
-        }
-        return replace(output, metrics=scaled)
+        return {name: Mean(m.total * factors[name], m.count) for name, m in scores.items()}

@@ -97,15 +97,7 @@ def output_shape(
     Raises `Error` if it is no array with a row for each row of the batch, and if a state of the
     model depends on the number of rows.
     """
-
-    def inputs_of(batch: Batch) -> tuple[Any, ...]:
-        return model_inputs(model, batch) if inputs is None else inputs(batch)
-
-    def run(batch: Batch) -> tuple[Variables, Any]:
-        variables = init(model, jax.random.key(0), batch, *inputs_of(batch))
-        return variables, evaluate(model, variables, batch, inputs_of(batch))
-
-    variables, out = jax.eval_shape(run, batch)
+    out = output_spec(model, batch, inputs)
     rows = len(next(iter(batch.values())))
     if not hasattr(out, "shape"):
         raise Error(
@@ -119,9 +111,28 @@ def output_shape(
             f"{name_of(model)} gives an output of shape {out.shape} for a batch of {rows} rows: "
             f"its first axis must be the rows, ({rows}, ...)."
         )
+    return out.shape
+
+
+def output_spec(
+    model: Any, batch: Batch, inputs: Callable[[Batch], tuple[Any, ...]] | None = None
+) -> Any:
+    """The shapes and types of the model's output, an array or several, by `jax.eval_shape`.
+
+    Raises `Error` if a state of the model depends on the number of rows.
+    """
+
+    def inputs_of(batch: Batch) -> tuple[Any, ...]:
+        return model_inputs(model, batch) if inputs is None else inputs(batch)
+
+    def run(batch: Batch) -> tuple[Variables, Any]:
+        variables = init(model, jax.random.key(0), batch, *inputs_of(batch))
+        return variables, evaluate(model, variables, batch, inputs_of(batch))
+
+    variables, out = jax.eval_shape(run, batch)
     if variables.keys() - {"params", BATCH_STATS} and CACHE not in variables:
         _check_state(model, variables, batch, inputs_of)
-    return out.shape
+    return out
 
 
 def _describe(out: Any) -> str:

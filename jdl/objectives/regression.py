@@ -9,18 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
-from jdl.objectives import model_call
-from jdl.types import (
-    Array,
-    Batch,
-    Bounds,
-    Error,
-    Key,
-    LossOutput,
-    Mean,
-    Metrics,
-    Variables,
-)
+from jdl.objectives.supervised import Supervised
+from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics
 
 ElementLoss = Callable[[Array, Array], Array]  # (predictions (...), targets (...)) -> losses (...)
 
@@ -63,44 +53,52 @@ def squared_log_error(predictions: Array, targets: Array) -> Array:
     return jnp.square(jnp.log1p(predictions) - jnp.log1p(targets))
 
 
-def regress(model: Any, loss: ElementLoss = optax.squared_error) -> Regression:
+def regress(
+    model: Any, loss: ElementLoss = optax.squared_error, row_weights: str | None = None
+) -> Regression:
     """Regression by the mean squared error (MSE) or another loss.
 
     x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions, or (B,) for
     (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
     (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964), `quantile_loss(0.9)`,
-    `poisson_loss`. Metrics, whatever the loss: mse and mae, in the unit of y.
+    `poisson_loss`. `row_weights` names a column (B,) of sample weights, which multiply the loss; it
+    is divided by their sum. Metrics, whatever the loss: mse and mae, in the unit of y, of all rows
+    equally.
     """
-    return Regression(model, loss)
+    return Regression(model, loss, row_weights=row_weights)
 
 
 @dataclass(frozen=True, eq=False)
-class Regression(model_call.ModelObjective):
+class Regression(Supervised):
     """Regression; see `regress`."""
 
     element_loss: ElementLoss
 
-    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean loss over the elements of y, and the metrics."""
-        inputs = model_call.model_inputs(self.model, batch)
-        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
-        targets, mask = batch["y"].reshape(out.shape).astype(out.dtype), batch.get("mask")
-        scores: Metrics = {
+    def losses(self, out: Array, batch: Batch) -> Array:
+        """The loss of each element of y."""
+        return self.element_loss(out, _targets(out, batch))
+
+    def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
+        """The mean squared and the mean absolute error."""
+        targets, mask = _targets(out, batch), batch.get("mask")
+        return {
             "mse": Mean.of(optax.squared_error(out, targets), mask),
             "mae": Mean.of(absolute_error(out, targets), mask),
         }
-        return LossOutput(Mean.of(self.element_loss(out, targets), mask), scores, model_state)
 
-    def predict(self, variables: Variables, batch: Batch) -> Batch:
+    def predictions(self, out: Array) -> Batch:
         """The predicted values (B, ...)."""
-        return {"value": model_call.evaluate(self.model, variables, batch)}
+        return {"value": out}
 
-    def check(self, spec: Batch, bounds: Bounds) -> None:
+    def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the targets do not have the shape of the model's output."""
-        shape = model_call.output_shape(self.model, spec)
         target = spec["y"].shape if "y" in spec else None
         if target not in (shape, shape[:-1] if shape[-1] == 1 else shape):
             raise Error(
                 f"The model's predictions are of shape {shape}, and the targets y of {target}: "
                 "make them equal."
             )
+
+
+def _targets(out: Array, batch: Batch) -> Array:
+    return batch["y"].reshape(out.shape).astype(out.dtype)

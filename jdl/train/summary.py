@@ -59,6 +59,8 @@ def _draw_confusions(result: Result, labels: tuple[str, ...]) -> list[Path]:
     for split, metrics in result.metrics.items():
         for name, metric in metrics.items():
             if isinstance(metric, Confusion):
-                paths.append(result.folder / "figures" / f"{split}_{name}.png")
-                draw_confusion(np.asarray(metric.counts), labels, paths[-1])
+                file = f"{split}_{name}.png".replace("/", "_")  # of heads: "head/confusion"
+                paths.append(result.folder / "figures" / file)
+                names = labels if len(labels) == len(metric.counts) else ()
+                draw_confusion(np.asarray(metric.counts), names, paths[-1])
     return paths
