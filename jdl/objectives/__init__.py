@@ -40,3 +40,4 @@ from jdl.objectives.scores import cluster_scores as cluster_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.seq2seq import ctc as ctc
 from jdl.objectives.seq2seq import seq2seq as seq2seq
+from jdl.objectives.with_metrics import with_metrics as with_metrics
