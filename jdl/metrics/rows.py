@@ -50,7 +50,7 @@ class Rows:
                     f"{mask.shape}: the first axes must be those of the mask."
                 )
         flat = tuple(column.reshape(-1, *column.shape[mask.ndim :]) for column in columns)
-        return cls(function, (Part(flat, mask.reshape(-1) != 0),))
+        return cls(function, (Part(flat, mask.reshape(-1).astype(bool)),))
 
     def __add__(self, other: Rows) -> Rows:
         return Rows(self.function, self.parts + other.parts)
