@@ -70,7 +70,7 @@ def row_weights(batch: Columns, labels: Array, weights: str | None) -> Array | N
     if labels.ndim > 1:
         known = labels >= 0
         if "length" in batch:
-            steps = jnp.arange(labels.shape[1]) < jnp.asarray(batch["length"])[:, None]
+            steps = jnp.arange(labels.shape[1])[None] < jnp.asarray(batch["length"])[:, None]
             known &= steps.reshape(steps.shape + (1,) * (labels.ndim - 2))
         mask = known if mask is None else known & mask.reshape(-1, *(1,) * (labels.ndim - 1))
     if weights is None:

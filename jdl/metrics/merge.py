@@ -18,7 +18,15 @@ from jdl.types import Array, Metrics
 def merge(metrics: list[Metrics]) -> Metrics:
     """The metrics of all batches together, added on the host in 64 bits: counts are exact."""
     wide = [jax.tree.map(_on_host, m, is_leaf=_is_rows) for m in metrics]
-    return {name: reduce(add, (m[name] for m in wide)) for name in wide[0]}
+    return {name: _sum([m[name] for m in wide]) for name in wide[0]}
+
+
+def _sum(parts: list[Any]) -> Any:
+    """The parts added up; rows in pairs, as each sum copies the list of its parts."""
+    if any(map(_is_rows, jax.tree.leaves(parts[0], is_leaf=_is_rows))):
+        while len(parts) > 1:
+            parts = [reduce(add, parts[k : k + 2]) for k in range(0, len(parts), 2)]
+    return reduce(add, parts)
 
 
 def _is_rows(leaf: Any) -> bool:
