@@ -1,8 +1,9 @@
 """Every metric of predictions and batch equals scikit-learn's, merged over ragged batches.
 
-Seen to fail: ties that are ranked one by one; an AUC of one class of 1/2; padding rows that count;
-sums added in 32 bits; R^2 by sums of squares about 0; ranks of equal values in their order; bins
-that are closed below; weights left out of one metric; a batch of padding alone that moves a mean.
+Seen to fail: ties that are ranked one by one; an AUC of 1/2 where one class is missing; padding
+rows that count; R^2 by moments about 0; means merged without their weights; ranks of equal values
+that are not their mean; bins that are closed below; weights left out of a metric or cut to whole
+numbers; the lowest of equally good thresholds.
 """
 
 import warnings
@@ -159,7 +160,7 @@ TABLE = {  # by kind of target: (our metric, the reference(y, prediction, weight
             partial(kappa, weights="quadratic"),
         ),
         "balanced": (M.balanced_accuracy, labels_of(sk.balanced_accuracy_score)),
-        "ece": (partial(M.calibration_error, bins=8), partial(ece, bins=8)),
+        "ece": (partial(M.calibration_error, bins=4), partial(ece, bins=4)),
         "brier": (M.brier, brier),
         "log_loss": (M.log_loss, log_loss),
     },

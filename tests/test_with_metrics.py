@@ -206,6 +206,7 @@ P2 = {"probability": np.ones((2, 2), np.float32) / 2, "label": np.zeros(2, int)}
             lambda: roc_auc(P3, {**Y3, "w": np.ones((2, 1))}, weights="w"),
         ),
         ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.asarray([0, 2])}).value()),
+        ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.full((2, 2), 0.5)}).value()),
         ("3 classes: see the metric confusion", lambda: jdl.metrics.f1_at(P3, Y3)),
         ('"macro" or "weighted"', lambda: roc_auc(P3, Y3, average="mean")),
         ('"macro" or "micro"', lambda: jdl.metrics.f1_at(P2, Y3, average="mean")),

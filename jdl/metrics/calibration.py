@@ -97,7 +97,7 @@ def brier(
     """
     rows = scored(predictions, batch, target, weights)
     if rows.multi_label:
-        errors = jnp.square(rows.probability - rows.labels.astype(jnp.float32))
+        errors = jnp.square(rows.probability - rows.labels)
         return Mean.of(errors.mean(-1), rows.weights)
     classes = rows.probability.shape[-1]
     errors = jnp.square(rows.probability - jax.nn.one_hot(rows.labels, classes)).sum(-1)

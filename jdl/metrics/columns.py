@@ -16,7 +16,7 @@ class Scored(NamedTuple):
     """Probabilities (B, ..., K) with labels: (B, ...) of K classes, or (B, K) of 0 and 1 each."""
 
     probability: Array
-    labels: Array
+    labels: Array  # int32, and float32 where there are several: they may be soft
     weights: Array | None  # (B, ...): a mask, or weights; None: all rows count alike
 
     @property
@@ -40,9 +40,11 @@ def scored(predictions: Columns, batch: Columns, target: str, weights: str | Non
             f"{labels.shape} in the column {target}: it needs one class a row, "
             f"{probability.shape[:-1]}, or 0 and 1 for each label, {probability.shape}."
         )
+    if labels.ndim == probability.ndim:
+        weight = row_weights(batch, labels[..., 0], weights)
+        return Scored(probability, labels.astype(jnp.float32), weight)
     labels = labels.astype(jnp.int32)
-    rows = labels if labels.ndim < probability.ndim else labels[..., 0]
-    return Scored(probability, labels, row_weights(batch, rows, weights))
+    return Scored(probability, labels, row_weights(batch, labels, weights))
 
 
 def values(

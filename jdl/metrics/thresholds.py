@@ -129,17 +129,19 @@ def _sums(function: Callable[..., Any], rows: Scored, threshold: float, average:
     """The function of the true and false positives, and false negatives, (K,) with K labels."""
     if average not in ("macro", "micro"):
         raise Error(f'average must be "macro" or "micro", not {average!r}.')
-    predicted, actual = rows.positive() >= threshold, rows.labels == 1
-    weight = rows.weights if rows.weights is not None else jnp.ones(actual.shape[:1])
-    weight = weight.astype(jnp.float32).reshape(weight.shape + (1,) * (actual.ndim - weight.ndim))
+    predicted = (rows.positive() >= threshold).astype(jnp.float32)
+    actual = rows.labels.astype(jnp.float32)
+    weight = jnp.ones(len(actual)) if rows.weights is None else rows.weights.astype(jnp.float32)
+    weight = weight.reshape(weight.shape + (1,) * (actual.ndim - weight.ndim))
 
-    def total(which: Array) -> Array:
-        return (weight * which.astype(jnp.float32)).sum(0 if rows.multi_label else None)
+    def total(share: Array) -> Array:
+        counted = jnp.where(weight != 0, weight * share, 0)
+        return counted.sum(0 if rows.multi_label else None)
 
     counts = {
-        "tp": total(predicted & actual),
-        "fp": total(predicted & ~actual),
-        "fn": total(~predicted & actual),
+        "tp": total(predicted * actual),
+        "fp": total(predicted * (1 - actual)),
+        "fn": total((1 - predicted) * actual),
     }
     if average == "micro":
         counts = {name: count.sum() for name, count in counts.items()}
