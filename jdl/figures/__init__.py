@@ -1,1 +1,1 @@
-"""Figures of runs: sample grids, confusion matrices, return curves, embedding maps."""
+"""Figures of runs: samples, confusion matrices, reliability diagrams, returns, embedding maps."""

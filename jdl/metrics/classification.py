@@ -1,13 +1,19 @@
-"""Classification metrics: accuracy, the confusion matrix with precision, recall and F1, and IoU."""
+"""Classification metrics: accuracy, the confusion matrix and what is computed of it, and IoU."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdl.types import Array, Mean
+from jdl.metrics.columns import Columns, column, ratio, scored
+from jdl.metrics.rows import Sums
+from jdl.types import Array, Error, Mean
 
 
 def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
@@ -30,15 +36,23 @@ class Confusion:
     scikit-learn.
     """
 
-    counts: Array  # (K, K) of int32
+    counts: Array  # (K, K) of int32, or float32 if the rows have weights
 
     @classmethod
     def of(
         cls, predicted: Array, labels: Array, classes: int, mask: Array | None = None
     ) -> Confusion:
-        """Counts labels and predictions (B, ...) whose `mask`, (B,) or (B, ...), is true."""
+        """Counts labels and predictions (B, ...) whose `mask`, (B,) or (B, ...), is true.
+
+        A float mask is a weight.
+        """
         mask = jnp.ones(labels.shape, bool) if mask is None else mask
         mask = mask.reshape(mask.shape + (1,) * (labels.ndim - mask.ndim))
+        if jnp.issubdtype(mask.dtype, jnp.floating):
+            weight = jnp.broadcast_to(mask, labels.shape).astype(jnp.float32).ravel()
+            true, guess = (jax.nn.one_hot(k.ravel(), classes) for k in (labels, predicted))
+            # No scatter, as below: on a GPU its order of sums, and with it the bits, may vary.
+            return cls(jnp.matmul((weight[:, None] * true).T, guess, precision="highest"))
         ones = jnp.broadcast_to(mask, labels.shape).astype(jnp.int32)
         return cls(jnp.zeros((classes, classes), jnp.int32).at[labels, predicted].add(ones))
 
@@ -47,25 +61,59 @@ class Confusion:
 
     def accuracy(self) -> Array:
         """Accuracy: the share of examples on the diagonal."""
-        return _ratio(self.counts.trace(), self.counts.sum())
+        return ratio(self.counts.trace(), self.counts.sum())
 
     def precision(self) -> Array:
         """Precision of each class (K,): true positives over predicted positives."""
-        return _ratio(self.counts.diagonal(), self.counts.sum(0))
+        return ratio(self.counts.diagonal(), self.counts.sum(0))
 
     def recall(self) -> Array:
         """Recall of each class (K,): true positives over actual positives."""
-        return _ratio(self.counts.diagonal(), self.counts.sum(1))
+        return ratio(self.counts.diagonal(), self.counts.sum(1))
 
     def f1(self) -> Array:
         """F1 score of each class (K,): the harmonic mean of precision and recall."""
-        return _ratio(2 * self.counts.diagonal(), self.counts.sum(0) + self.counts.sum(1))
+        return ratio(2 * self.counts.diagonal(), self.counts.sum(0) + self.counts.sum(1))
 
     def iou(self) -> Array:
         """IoU, intersection over union (Jaccard index), of each class (K,)."""
         intersection = self.counts.diagonal()
         union = self.counts.sum(0) + self.counts.sum(1) - self.counts.diagonal()
-        return _ratio(intersection, union)
+        return ratio(intersection, union)
+
+    def balanced_accuracy(self) -> Array:
+        """Balanced accuracy: the mean recall of the classes that occur."""
+        occurs = self.counts.sum(1) > 0
+        with np.errstate(invalid="ignore"):  # of no rows at all it is NaN
+            return self.recall().sum() / occurs.sum()
+
+    def matthews(self) -> Array:
+        """MCC, Matthews correlation coefficient (1975), for K classes (Gorodkin, 2004).
+
+        From -1 to 1; 0 where labels or predictions are all of one class.
+        """
+        shares = ratio(self.counts, self.counts.sum())
+        predicted, true = shares.sum(0), shares.sum(1)
+        covariance = shares.trace() - (true * predicted).sum()
+        variances = (1 - (true * true).sum()) * (1 - (predicted * predicted).sum())
+        return ratio(covariance * (variances > 0).astype(shares.dtype), variances**0.5)
+
+    def kappa(self, weights: Literal["linear", "quadratic"] | None = None) -> Array:
+        """Cohen's kappa (1960): agreement beyond chance, 1 at best, 0 as by chance.
+
+        With `weights` (weighted kappa; Cohen, 1968) the distance of ordered classes counts, or its
+        square. NaN where labels and predictions are all of the same class.
+        """
+        if weights not in (None, "linear", "quadratic"):
+            raise Error(f'weights must be "linear" or "quadratic" or None, not {weights!r}.')
+        shares = ratio(self.counts, self.counts.sum())
+        classes = np.arange(len(self.counts))
+        distance = abs(classes[:, None] - classes[None])
+        cost = {None: np.minimum(distance, 1), "linear": distance, "quadratic": distance**2}
+        disagreement = cost[weights].astype(shares.dtype)
+        by_chance = shares.sum(1)[:, None] * shares.sum(0)[None]
+        with np.errstate(invalid="ignore"):
+            return 1 - (disagreement * shares).sum() / (disagreement * by_chance).sum()
 
     def value(self) -> dict[str, Array]:
         """Precision, recall and F1, each the unweighted mean over the classes ("macro")."""
@@ -96,6 +144,48 @@ class MeanIoU:
         return iou.sum() / occurs.sum().clip(1)
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    # No `jnp` functions: these are JAX arrays in a step, 64-bit NumPy arrays after merging.
-    return part / whole.clip(1)
+def balanced_accuracy(
+    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+) -> Sums:
+    """Balanced accuracy: the mean recall of the classes that occur; see `Confusion`."""
+    return _of_confusion(Confusion.balanced_accuracy, predictions, batch, target, weights)
+
+
+def matthews(
+    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+) -> Sums:
+    """MCC, the Matthews correlation coefficient, also for many classes; see `Confusion`."""
+    return _of_confusion(Confusion.matthews, predictions, batch, target, weights)
+
+
+def cohen_kappa(
+    predictions: Columns,
+    batch: Columns,
+    distance: Literal["linear", "quadratic"] | None = None,
+    target: str = "y",
+    weights: str | None = None,
+) -> Sums:
+    """Cohen's kappa: agreement beyond chance; `distance="quadratic"` for ordered classes."""
+    kappa = partial(Confusion.kappa, weights=distance)
+    return _of_confusion(kappa, predictions, batch, target, weights)
+
+
+def _of_confusion(
+    method: Callable[[Confusion], Any],
+    predictions: Columns,
+    batch: Columns,
+    target: str,
+    weights: str | None,
+) -> Sums:
+    """A method of the confusion matrix of the predicted labels, as a metric."""
+    rows = scored(predictions, batch, target, weights)
+    if rows.multi_label:
+        raise Error("This metric is for one class a row, and these rows have several labels each.")
+    label = jnp.asarray(column(predictions, "label", "predictions")).astype(jnp.int32)
+    classes = rows.probability.shape[-1]
+    counts = Confusion.of(label, rows.labels.clip(0), classes, rows.weights).counts
+    return Sums(partial(_apply, method), {"counts": counts})
+
+
+def _apply(method: Callable[[Confusion], Any], counts: Array) -> Any:
+    return method(Confusion(counts))

@@ -11,16 +11,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.metrics.rows import Rows
 from jdl.types import Array, Metrics
 
 
 def merge(metrics: list[Metrics]) -> Metrics:
     """The metrics of all batches together, added on the host in 64 bits: counts are exact."""
-    wide = [jax.tree.map(_to_64_bits, m) for m in metrics]
-    return {name: reduce(add, (m[name] for m in wide)) for name in wide[0]}
+    wide = [jax.tree.map(_on_host, m, is_leaf=_is_rows) for m in metrics]
+    return {name: _sum([m[name] for m in wide]) for name in wide[0]}
 
 
-def _to_64_bits(leaf: Any) -> np.ndarray:
+def _sum(parts: list[Any]) -> Any:
+    """The parts added up; rows in pairs, as each sum copies the list of its parts."""
+    if any(map(_is_rows, jax.tree.leaves(parts[0], is_leaf=_is_rows))):
+        while len(parts) > 1:
+            parts = [reduce(add, parts[k : k + 2]) for k in range(0, len(parts), 2)]
+    return reduce(add, parts)
+
+
+def _is_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Rows)
+
+
+def _on_host(leaf: Any) -> Any:
+    """An array in 64 bits; rows, which are many and are not added up, as they are."""
+    if isinstance(leaf, Rows):
+        return leaf.on_host()
     array = np.asarray(leaf)
     return array.astype(np.float64 if np.issubdtype(array.dtype, np.floating) else np.int64)
 

@@ -47,3 +47,4 @@ from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.seq2seq import ctc as ctc
 from jdl.objectives.seq2seq import seq2seq as seq2seq
 from jdl.objectives.supervised import Supervised as Supervised
+from jdl.objectives.with_metrics import with_metrics as with_metrics

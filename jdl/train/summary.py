@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from jdl.figures.confusion import draw_confusion
+from jdl.figures.reliability import draw_reliability
 from jdl.figures.returns import draw_returns
-from jdl.metrics import Confusion, scalars
+from jdl.metrics import Calibration, Confusion, scalars
 from jdl.store import log
 from jdl.store.folder import write_json
 from jdl.train.fit import Result
@@ -18,7 +19,7 @@ def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
     """Writes summary.json and the final figures, and returns the text to print."""
     numbers = _numbers(result)
     lines = log.read(result.folder)
-    figures = [*result.figures, *_draw_confusions(result, labels)]
+    figures = [*result.figures, *_draw_metrics(result, labels)]
     returns = result.folder / "figures" / "return.png"
     figures += [returns] if draw_returns(lines, returns) else []
     summary = {
@@ -54,13 +55,19 @@ def _numbers(result: Result) -> dict[str, dict[str, float]]:
     return numbers | ({"score": result.scores} if result.scores else {})
 
 
-def _draw_confusions(result: Result, labels: tuple[str, ...]) -> list[Path]:
+def _draw_metrics(result: Result, labels: tuple[str, ...]) -> list[Path]:
+    """The figures of those metrics that have one, by split: confusion matrix, reliability."""
     paths = []
     for split, metrics in result.metrics.items():
         for name, metric in metrics.items():
+            file = f"{split}_{name}.png".replace("/", "_")  # of heads: "head/confusion"
+            path = result.folder / "figures" / file
             if isinstance(metric, Confusion):
-                file = f"{split}_{name}.png".replace("/", "_")  # of heads: "head/confusion"
-                paths.append(result.folder / "figures" / file)
                 names = labels if len(labels) == len(metric.counts) else ()
-                draw_confusion(np.asarray(metric.counts), names, paths[-1])
+                draw_confusion(np.asarray(metric.counts), names, path)
+            elif isinstance(metric, Calibration):
+                draw_reliability(metric, path)
+            else:
+                continue
+            paths.append(path)
     return paths

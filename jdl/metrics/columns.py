@@ -1,0 +1,103 @@
+"""What metrics read of an objective's predictions and of the batch, and which rows count."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from jdl.types import Array, Error
+
+Columns = Mapping[str, Any]  # columns by name: predictions, or a batch
+
+
+class Scored(NamedTuple):
+    """Probabilities (B, ..., K) with labels: (B, ...) of K classes, or (B, K) of 0 and 1 each."""
+
+    probability: Array
+    labels: Array  # int32, and float32 where there are several: they may be soft
+    weights: Array | None  # (B, ...): a mask, or weights; None: all rows count alike
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether each row has K labels of 0 and 1, not one of K classes."""
+        return self.labels.ndim == self.probability.ndim
+
+    def positive(self) -> Array:
+        """The probability of the label 1, (B, ...), for two classes; or of each label, (B, K)."""
+        binary = self.probability.shape[-1] == 2 and not self.multi_label
+        return self.probability[..., 1] if binary else self.probability
+
+
+def scored(predictions: Columns, batch: Columns, target: str, weights: str | None) -> Scored:
+    """The predicted probabilities, the labels in the column `target`, and their weights."""
+    probability = jnp.asarray(column(predictions, "probability", "predictions")).astype(jnp.float32)
+    labels = jnp.asarray(column(batch, target, "batch"))
+    if labels.shape not in (probability.shape, probability.shape[:-1]):
+        raise Error(
+            f"The metric compares probabilities of shape {probability.shape} with labels of shape "
+            f"{labels.shape} in the column {target}: it needs one class a row, "
+            f"{probability.shape[:-1]}, or 0 and 1 for each label, {probability.shape}."
+        )
+    if labels.ndim == probability.ndim:
+        weight = row_weights(batch, labels[..., 0], weights)
+        return Scored(probability, labels.astype(jnp.float32), weight)
+    labels = labels.astype(jnp.int32)
+    return Scored(probability, labels, row_weights(batch, labels, weights))
+
+
+def values(
+    predictions: Columns, batch: Columns, target: str, weights: str | None
+) -> tuple[Array, Array, Array | None]:
+    """The predicted values (B, K), the targets in the column `target` (B, K), and their weights."""
+    predicted = jnp.asarray(column(predictions, "value", "predictions")).astype(jnp.float32)
+    targets = jnp.asarray(column(batch, target, "batch")).astype(jnp.float32)
+    if predicted.size != targets.size or len(predicted) != len(targets):
+        raise Error(
+            f"The metric compares values of shape {predicted.shape} with targets of shape "
+            f"{targets.shape} in the column {target}: make them equal."
+        )
+    rows = len(predicted)
+    weight = row_weights(batch, targets.reshape(rows, -1)[:, 0], weights)
+    return predicted.reshape(rows, -1), targets.reshape(rows, -1), weight
+
+
+def row_weights(batch: Columns, labels: Array, weights: str | None) -> Array | None:
+    """How much each label (B, ...) counts: 0 if it is padding or unknown (-1, if one of many).
+
+    The mask of what counts, or the column `weights` (B,) where it does. None: all count alike.
+    """
+    mask = None if batch.get("mask") is None else jnp.asarray(batch["mask"]).astype(bool)
+    if labels.ndim > 1:
+        known = labels >= 0
+        if "length" in batch:
+            steps = jnp.arange(labels.shape[1])[None] < jnp.asarray(batch["length"])[:, None]
+            known &= steps.reshape(steps.shape + (1,) * (labels.ndim - 2))
+        mask = known if mask is None else known & mask.reshape(-1, *(1,) * (labels.ndim - 1))
+    if weights is None:
+        return mask
+    weight = jnp.asarray(column(batch, weights, "batch")).astype(jnp.float32)
+    if weight.shape != (len(labels),):
+        raise Error(f"The weights in {weights} must be one number a row, not {weight.shape}.")
+    if mask is None:
+        return weight
+    return jnp.where(mask, weight.reshape(-1, *(1,) * (mask.ndim - 1)), 0)
+
+
+def column(columns: Columns, name: str, of: str) -> Any:
+    """A column of the predictions or of the batch; raises `Error` if it is missing."""
+    if name not in columns:
+        raise Error(
+            f"The metric needs the column {name} of the {of}, which has only "
+            f"{', '.join(sorted(columns))}."
+        )
+    return columns[name]
+
+
+def ratio(part: Any, whole: Any) -> Any:
+    """part / whole, and 0 where the whole is 0 and with it the part.
+
+    No `jnp` functions: these are JAX arrays in a step, 64-bit NumPy arrays after merging.
+    """
+    return part / (whole + (whole == 0).astype(whole.dtype))

@@ -1,0 +1,121 @@
+"""Ranking metrics, exact over all rows of an evaluation: ROC AUC and average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+import numpy as np
+
+from jdl.metrics.columns import Columns, scored
+from jdl.metrics.rows import Rows
+from jdl.types import Error
+
+Average = Literal["macro", "weighted"]
+Binary = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
+
+
+def roc_auc(
+    predictions: Columns,
+    batch: Columns,
+    average: Average = "macro",
+    target: str = "y",
+    weights: str | None = None,
+) -> Rows:
+    """ROC AUC: the area under the receiver operating characteristic curve (Hanley, McNeil, 1982).
+
+    The probability that a random row of the class 1 gets a higher score than one of the class 0,
+    where ties count half. For K classes, or K labels a row, it is the mean over one class against
+    the rest: each alike ("macro"), or by its number of rows ("weighted"). NaN where a class has no
+    row or all of them, as in scikit-learn. Exact: see `Rows` for the memory.
+    """
+    return _ranked(_binary_auc, predictions, batch, average, target, weights)
+
+
+def average_precision(
+    predictions: Columns,
+    batch: Columns,
+    average: Average = "macro",
+    target: str = "y",
+    weights: str | None = None,
+) -> Rows:
+    """Average precision (AP): the area under the precision-recall curve, as a sum of steps.
+
+    The sum over thresholds of the precision times the gain in recall. Of several classes or labels
+    it is the mean, as in `roc_auc`. 0 where a class has no row, as in scikit-learn. Exact: see
+    `Rows` for the memory.
+    """
+    return _ranked(_binary_average_precision, predictions, batch, average, target, weights)
+
+
+def _ranked(
+    binary: Binary,
+    predictions: Columns,
+    batch: Columns,
+    average: Average,
+    target: str,
+    weights: str | None,
+) -> Rows:
+    if average not in ("macro", "weighted"):
+        raise Error(f'average must be "macro" or "weighted", not {average!r}.')
+    rows = scored(predictions, batch, target, weights)
+    columns = (rows.positive(), rows.labels)
+    if weights is not None:
+        columns += (rows.weights,)
+    return Rows.of(partial(_average, binary, average), *columns, mask=rows.weights)
+
+
+def _average(
+    binary: Binary,
+    average: Average,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> float:
+    """The metric of two classes, or its mean over all classes, each against the rest."""
+    if scores.ndim == 1:
+        return binary(scores, labels, weights)
+    classes = np.arange(scores.shape[1])
+    positive = labels if labels.ndim == 2 else (labels[:, None] == classes).astype(int)
+    each = np.asarray([binary(scores[:, k], positive[:, k], weights) for k in classes])
+    if average == "macro":
+        return float(each.mean())
+    support = positive.sum(0) if weights is None else weights.astype(np.float64) @ positive
+    return float((support * np.where(support > 0, each, 0)).sum() / max(support.sum(), 1e-300))
+
+
+def binary_curve(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The distinct scores (T,), falling, and the true and false positives at each as threshold.
+
+    A row is predicted as 1 if its score is at least the threshold.
+    """
+    if not np.isin(labels, (0, 1)).all():
+        raise Error(f"The labels must be 0 and 1, but they are {np.unique(labels)[:10].tolist()}.")
+    order = np.argsort(-scores, kind="stable")
+    scores, positive = scores[order], labels[order] == 1
+    weight = np.ones(len(scores)) if weights is None else weights[order].astype(np.float64)
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the last row of each tie
+    true, false = np.cumsum(weight * positive), np.cumsum(weight * ~positive)
+    return scores[last], true[last], false[last]
+
+
+def _binary_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> float:
+    _, true, false = binary_curve(scores, labels, weights)
+    if not (true[-1] and false[-1]) or np.isnan(scores).any():
+        return float("nan")
+    heights = (true + np.append(0, true[:-1])) / 2
+    return float((heights * np.diff(false, prepend=0)).sum() / (true[-1] * false[-1]))
+
+
+def _binary_average_precision(
+    scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
+) -> float:
+    _, true, false = binary_curve(scores, labels, weights)
+    if np.isnan(scores).any():
+        return float("nan")
+    if not true[-1]:
+        return 0.0
+    return float((true / (true + false) * np.diff(true, prepend=0)).sum() / true[-1])

@@ -1,0 +1,225 @@
+"""More metrics for an objective: they leave training as it is, and travel like any other.
+
+Seen to fail: metrics that are computed in training too; a taken name that replaces the objective's
+metric; an evaluation on several devices that keeps the rows of one; padding rows that are ranked.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from sklearn import metrics as sk
+
+import jdl
+from jdl.figures.reliability import draw_reliability
+from jdl.inspect.evaluate import evaluate
+from jdl.metrics import Calibration, Rows, Sums, best_threshold, merge, roc_auc, scalars
+from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
+from jdl.objectives import predict_all, with_metrics
+from jdl.train.check import check_run
+from jdl.train.evaluate import evaluator
+from jdl.train.placement import place_on_devices
+from jdl.train.summary import summarize
+
+ROWS = 60  # the last of 8 batches has 4
+
+
+def hits(predictions, batch):
+    return jdl.Mean.of((predictions["label"] == batch["y"]).astype(jnp.float32), batch["mask"])
+
+
+METRICS = {
+    "auc": jdl.metrics.roc_auc,
+    "ap": partial(jdl.metrics.average_precision, weights="weight"),
+    "ece": jdl.metrics.calibration_error,
+    "mcc": jdl.metrics.matthews,
+    "hits": hits,
+}
+
+
+def make_run(metrics=METRICS, best="max auc", learner=lambda learner: learner, **config):
+    c = jdl.Config(**{"name": "with_metrics", "steps": 4, **config})
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, ROWS).astype(np.int32)
+    x = (rng.normal(size=(ROWS, 3)) + y[:, None]).astype(np.float32)
+    data = jdl.data.arrays(x=x, y=y, weight=rng.random(ROWS).astype(np.float32))
+    objective = with_metrics(jdl.objectives.classify(MLP(2, hidden=(4,))), **metrics)
+    descent = learner(jdl.descent(objective, optax.sgd(0.1)))
+    return jdl.Run(c, descent, data.shuffled(8, 0), data.batches(8), data.batches(8), best)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    options = jdl.Options(root=root, quiet=True, eval_every=1, save_every=1, log_every=1)
+    result = jdl.fit(make_run(), options)
+    summarize(result)
+    return result
+
+
+def columns(result):
+    run = make_run()
+    variables = run.learner.eval_variables(result.state)
+    return predict_all(run.learner.objective, variables, run.test, ("y", "weight"))
+
+
+def test_a_run_reports_what_scikit_learn_computes_of_its_predictions(trained):
+    found = columns(trained)
+    y, p = found["y"], found["probability"][:, 1]
+    numbers = scalars(trained.metrics["test"])
+    assert numbers["auc"] == pytest.approx(sk.roc_auc_score(y, p), abs=1e-9)
+    expected = sk.average_precision_score(y, p, sample_weight=found["weight"])
+    assert numbers["ap"] == pytest.approx(expected, abs=1e-6)
+    assert numbers["hits"] == numbers["accuracy"] == pytest.approx((found["label"] == y).mean())
+    assert roc_auc(found, found).value() == numbers["auc"]
+    restored = jdl.restore(trained.folder, make_run())
+    assert evaluate(restored)["test"] == numbers
+    best = jdl.restore(trained.folder, make_run(), best=True)
+    lines = (trained.folder / "metrics.jsonl").read_text().splitlines()
+    assert evaluate(best)["valid"]["auc"] == max(
+        eval(line, {"null": None})["auc"] for line in lines if '"valid"' in line
+    )
+    assert (trained.folder / "figures" / "test_ece.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_threshold_chosen_on_one_split_serves_on_another(trained):
+    found = columns(trained)
+    valid, test = (
+        {name: x[part] for name, x in found.items()} for part in (slice(30), slice(30, 60))
+    )
+    threshold = best_threshold(valid, valid).value()
+    decided = test["probability"][:, 1] >= threshold
+    expected = sk.f1_score(test["y"], decided)
+    f1 = jdl.metrics.f1_at(test, test, threshold=threshold)
+    assert float(f1.value()) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"mesh": "data=4"}, {"parallel": "pmap", "devices": 4}])
+def test_on_four_devices_it_is_what_one_device_computes(trained, options):
+    placement = place_on_devices(make_run(), jdl.Options(**options))
+    state = jax.tree.map(jnp.asarray, jax.device_get(trained.state))
+    found = scalars(evaluator(placement.learner, placement.run.test)(state))
+    assert found == pytest.approx(scalars(trained.metrics["test"]), abs=1e-6)
+
+
+def test_training_is_the_same_program_and_evaluation_calls_the_model_once():
+    train, _ = jdl.data.digits()
+    batch = train.batches(16)[0]
+
+    def programs(**metrics):
+        objective = jdl.objectives.classify(CNN(10, blocks=((8, 1),), dense=(32,)))
+        learner = jdl.descent(with_metrics(objective, **metrics), optax.sgd(0.1))
+        state = jax.eval_shape(learner.init, jax.random.key(0), batch)
+
+        def metrics_of(state):
+            variables = learner.eval_variables(state)
+            return learner.objective.loss(variables, batch, state.key, False).metrics
+
+        step = jax.jit(learner.step).lower(state, batch).as_text()
+        return step, jax.jit(metrics_of).lower(state).compile().cost_analysis()["flops"]
+
+    (plain, flops), (step, more) = programs(), programs(auc=roc_auc, brier=jdl.metrics.brier)
+    assert step == plain
+    assert flops < more < 1.1 * flops  # 1.02 was measured; two calls are 1.9
+
+
+def test_members_of_a_population_have_their_own():
+    run = make_run({"auc": roc_auc}, "max auc/mean", lambda one: jdl.population(one, (0, 1)))
+    check_run(run)
+    state = jax.jit(run.learner.init)(jax.random.key(0), run.train[0])
+    found = scalars(evaluator(run.learner, run.test)(state))
+    alone = make_run({"auc": roc_auc})
+    init, evaluate_one = jax.jit(alone.learner.init), evaluator(alone.learner, alone.test)
+    states = [init(jax.random.key(seed), run.train[0]) for seed in (0, 1)]
+    each = [scalars(evaluate_one(state))["auc"] for state in states]
+    assert found["auc/mean"] == pytest.approx(np.mean(each), abs=1e-6)
+    assert found["auc/max"] == pytest.approx(max(each), abs=1e-6)
+
+
+def test_rows_of_many_batches_and_of_none():
+    def count(x):
+        return float(len(x))
+
+    part = Rows.of(count, jnp.zeros(2), mask=jnp.asarray([True, False]))
+    assert merge([{"rows": part}] * 5_000)["rows"].value() == 5_000
+    assert float(jax.jit(lambda part: (part + part).value())(part)) == 2
+    nothing = Rows.of(count, jnp.zeros((2, 3)), mask=jnp.zeros((2, 3), bool))
+    assert np.isnan(scalars(merge([{"rows": nothing}]))["rows"])
+    steps = Rows.of(count, jnp.zeros((2, 3, 5)), mask=jnp.asarray([[1, 1, 0], [1, 0, 0]]))
+    assert steps.value() == 3
+
+
+def test_sums_of_a_metric_of_ones_own():
+    def spread(total, squares, count):
+        return squares / count - (total / count) ** 2
+
+    def of(x):
+        return Sums(
+            spread, {"total": x.sum(), "squares": (x * x).sum(), "count": jnp.float32(len(x))}
+        )
+
+    x = jnp.arange(5, dtype=jnp.float32)
+    assert merge([{"spread": of(x[:2])}, {"spread": of(x[2:])}])["spread"].value() == 2
+
+
+def test_unknown_labels_and_time_steps_beyond_the_length_do_not_count():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(2), (3, 4)).astype(np.float32)
+    y = np.asarray([[0, 1, 1, 0], [1, 0, -1, 1], [0, 1, 0, 1]], np.int32)
+    known = np.asarray([[1, 1, 1, 0], [1, 1, 0, 1], [0, 0, 0, 0]], bool)
+    batch = {"y": y, "length": np.asarray([3, 4, 4]), "mask": np.asarray([True, True, False])}
+    expected = sk.roc_auc_score(y[known], p[known][:, 1])
+    assert roc_auc({"probability": p}, batch).value() == pytest.approx(expected)
+    expected = sk.brier_score_loss(y[known], p[known][:, 1])
+    brier = jdl.metrics.brier({"probability": p}, batch).value()
+    assert float(brier) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_reliability_diagram_of_nothing_is_drawn_without_a_warning(tmp_path, recwarn):
+    nothing = Calibration.of(jnp.ones(3), jnp.ones(3), mask=jnp.zeros(3))
+    draw_reliability(merge([{"ece": nothing}])["ece"], tmp_path / "ece.png")
+    assert (tmp_path / "ece.png").exists()
+    assert not [w for w in recwarn if issubclass(w.category, (RuntimeWarning, UserWarning))]
+
+
+P3, Y3 = {"probability": np.ones((2, 3), np.float32) / 3}, {"y": np.asarray([0, 2])}
+P2 = {"probability": np.ones((2, 2), np.float32) / 2, "label": np.zeros(2, int)}
+
+
+@pytest.mark.parametrize(
+    ("message", "call"),
+    [
+        ("predicts nothing", lambda: with_metrics(jdl.Objective(), auc=roc_auc)),
+        ("metric accuracy already", lambda: check_run(make_run({"accuracy": hits}))),
+        ("metric loss already", lambda: check_run(make_run({"loss": hits}))),
+        ("has accuracy, auc", lambda: check_run(make_run({"auc": roc_auc}, "max acu"))),
+        ("column value of the predictions", lambda: jdl.metrics.r2(P3, Y3)),
+        ("column goal of the batch", lambda: roc_auc(P3, Y3, target="goal")),
+        ("column w of the batch", lambda: roc_auc(P3, Y3, weights="w")),
+        (r"labels of shape \(2, 2\)", lambda: roc_auc(P3, {"y": np.zeros((2, 2))})),
+        (
+            "must be one number a row",
+            lambda: roc_auc(P3, {**Y3, "w": np.ones((2, 1))}, weights="w"),
+        ),
+        ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.asarray([0, 2])}).value()),
+        ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.full((2, 2), 0.5)}).value()),
+        ("3 classes: see the metric confusion", lambda: jdl.metrics.f1_at(P3, Y3)),
+        ('"macro" or "weighted"', lambda: roc_auc(P3, Y3, average="mean")),
+        ('"macro" or "micro"', lambda: jdl.metrics.f1_at(P2, Y3, average="mean")),
+        ('"f1", "youden"', lambda: best_threshold(P2, Y3, metric="F1")),
+        ("several labels", lambda: best_threshold(P2, {"y": np.ones((2, 2))})),
+        ("one class a row", lambda: jdl.metrics.matthews(P2, {"y": np.ones((2, 2))})),
+        ("one class a row", lambda: jdl.metrics.log_loss(P2, {"y": np.ones((2, 2))})),
+        ('"linear" or', lambda: jdl.metrics.cohen_kappa(P2, Y3, distance="cubic").value()),
+        ("at least 1 bin", lambda: jdl.metrics.calibration_error(P2, Y3, bins=0)),
+        ("make them equal", lambda: jdl.metrics.mae({"value": np.ones((2, 2))}, Y3)),
+        ("those of the mask", lambda: Rows.of(len, np.ones(3), mask=np.ones(2))),
+    ],
+)
+def test_refuses(message, call):
+    with pytest.raises(jdl.Error, match=message):
+        call()
