@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.data.resample import resize_window, sample_bilinear
+from jdl.data.resample import affine_places, resize_window, sample_bilinear
 from jdl.types import Array, Batch, Bounds, Error, Key
 
 Example = dict[str, Array]
@@ -198,15 +198,9 @@ def random_affine(
 
     def change(key: Key, x: Array) -> Array:
         turn, zoomed, down, right, slant = jax.random.uniform(key, (5,), x.dtype, -1, 1)
-        angle, scale = turn * math.radians(rotation), 1 + zoomed * zoom
-        centre = jnp.asarray([(side - 1) / 2 for side in x.shape[:2]], x.dtype)[:, None, None]
-        rows, columns = jnp.indices(x.shape[:2], x.dtype) - centre
-        sine, cosine = jnp.sin(angle), jnp.cos(angle)
-        source = jnp.stack([cosine * rows - sine * columns, sine * rows + cosine * columns]) / scale
-        if shear:
-            source = source.at[1].add(jnp.tan(slant * math.radians(shear)) * source[0])
-        source = source + centre + shift * jnp.stack([down, right])[:, None, None]
-        return sample_bilinear(x, source)
+        angle, slope = turn * math.radians(rotation), jnp.tan(slant * math.radians(shear))
+        moves = shift * jnp.stack([down, right])
+        return sample_bilinear(x, affine_places(x, angle, 1 + zoomed * zoom, slope, moves))
 
     return on_x(change)
 

@@ -17,6 +17,20 @@ def sample_bilinear(x: Array, places: Array) -> Array:
     )(x)
 
 
+def affine_places(x: Array, angle: Array, scale: Array, slope: Array, moves: Array) -> Array:
+    """Where an affine transformation of an image x (H, W, C) reads it: places (2, H, W).
+
+    It turns the image about its middle by `angle` in radians, scales it, shears its rows sidewards
+    by `slope` pixels a row, and shifts what it reads by `moves` (2,), rows and columns.
+    """
+    centre = jnp.asarray([(side - 1) / 2 for side in x.shape[:2]], x.dtype)[:, None, None]
+    rows, columns = jnp.indices(x.shape[:2], x.dtype) - centre
+    columns = columns + slope * rows
+    sine, cosine = jnp.sin(angle), jnp.cos(angle)
+    places = jnp.stack([cosine * rows - sine * columns, sine * rows + cosine * columns]) / scale
+    return places + centre + moves[:, None, None]
+
+
 def resize_window(x: Array, start: Array, window: Array, size: tuple[int, int]) -> Array:
     """A window of an image x (H, W, C), resized to `size`: bilinear, with antialiasing.
 
