@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torchvision
-from torchvision.transforms.v2 import functional as F  # noqa: N812
+from torchvision.transforms.v2 import functional as F
 
 HEIGHT, WIDTH = 14, 11
 

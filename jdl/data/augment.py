@@ -70,7 +70,7 @@ def normalize(mean: float | Sequence[float], std: float | Sequence[float]) -> No
     """Normalization of x: (x - mean) / std, with one number or one for each channel."""
     if not np.all(np.asarray(std) > 0):
         raise Error(f"normalize divides by std, which must be above 0, not {std}.")
-    return Normalize(np.asarray(mean), np.asarray(std))
+    return Normalize(np.asarray(mean, np.float64), np.asarray(std, np.float64))
 
 
 @dataclass(frozen=True, eq=False)

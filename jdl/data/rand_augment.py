@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import jax
 import jax.numpy as jnp
@@ -110,10 +110,8 @@ def _warp(x: Array, affine: Array) -> Array:
     """The image, whose pixel at p is read at `affine` (2, 3) times p, relative to the middle."""
     centre = jnp.asarray([(side - 1) / 2 for side in x.shape[:2]], x.dtype)
     rows, columns = jnp.indices(x.shape[:2], x.dtype) - centre[:, None, None]
-    places = [
-        a * rows + b * columns + c
-        for a, b, c in affine + jnp.pad(centre[:, None], ((0, 0), (2, 0)))
-    ]
+    centred = affine + jnp.pad(centre[:, None], ((0, 0), (2, 0)))
+    places = [a * rows + b * columns + c for a, b, c in centred]
     return sample_bilinear(x, jnp.stack(places))
 
 
@@ -156,7 +154,7 @@ def sharpen(x: Array, factor: Array) -> Array:
     """
     height, width, _ = x.shape
     windows = [x[i : i + height - 2, j : j + width - 2] for i in range(3) for j in range(3)]
-    inner = (jnp.stack(windows).sum(0) + 4 * x[1:-1, 1:-1]) / 13
+    inner = (reduce(jnp.add, windows) + 4 * x[1:-1, 1:-1]) / 13
     return blend(x, x.at[1:-1, 1:-1].set(inner), factor)
 
 
