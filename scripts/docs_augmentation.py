@@ -33,7 +33,9 @@ CHANGES = {
 
 def main() -> None:
     """Writes `PICTURE`: a row for each augmentation, with a few draws of it."""
-    photographs = [Image.fromarray(load_sample_image(f"{name}.jpg")) for name in ("china", "flower")]
+    photographs = [
+        Image.fromarray(load_sample_image(f"{name}.jpg")) for name in ("china", "flower")
+    ]
     pair = [p.crop((107, 0, 534, 427)).resize((SIDE, SIDE)) for p in photographs]
     rows = np.stack([np.asarray(pair[n % 2]) for n in range(2 * COLUMNS)])
     sheet = Image.new("RGB", (COLUMNS * SIDE, len(CHANGES) * (SIDE + LABEL)), "white")

@@ -15,6 +15,7 @@ import pytest
 import jdl
 from jdl.data import BatchTransform, arrays, cutmix, mixup
 from jdl.learners import jit_learner, with_data
+from jdl.models.mlp import MLP
 from jdl.objectives import model_call
 from jdl.parallel import (
     build_mesh,
@@ -24,6 +25,7 @@ from jdl.parallel import (
     shard_data,
     shard_learner,
 )
+from jdl.store.checkpoints import state_digest
 from jdl.types import LossOutput, Mean
 
 ROWS, CLASSES = 21, 3
@@ -124,7 +126,7 @@ class SoftLabels(model_call.ModelObjective):
 def trained(way):
     """The parameters after 5 steps, one of them with padding."""
     data = TABLE.streaming().shuffled(8, 0, mixup(0.4, CLASSES), cutmix(0.5))
-    model = jdl.models.mlp.MLP(CLASSES, (8,))
+    model = MLP(CLASSES, (8,))
     learner = jdl.descent(SoftLabels(model), optax.sgd(0.3))
     kind, _, count = way.partition("=")
     if kind == "data":
@@ -152,3 +154,23 @@ def test_on_several_devices_the_same_rows_are_mixed():
     first, second = trained("elastic=1"), trained("elastic=4")
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, alone, atol=1e-6)
+
+
+def test_a_run_that_was_stopped_and_resumed_has_the_same_bits(tmp_path):
+    def run(hooks=()):
+        data = TABLE.shuffled(8, 0, mixup(0.4, CLASSES), cutmix(0.5))
+        learner = jdl.descent(SoftLabels(MLP(CLASSES, (8,))), optax.adam(0.1))
+        return jdl.Run(jdl.Config(name="mixed", steps=5), learner, data, hooks=hooks)
+
+    def options(folder):
+        return jdl.Options(root=tmp_path / folder, quiet=True, save_every=1)
+
+    def break_off(step, state, metrics):
+        raise KeyboardInterrupt
+
+    whole = jdl.fit(run(), options("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        jdl.fit(run([(3, break_off)]), options("stopped"))
+    resumed = jdl.fit(run(), options("stopped"))
+    assert resumed.steps < 5
+    assert state_digest(resumed.state) == state_digest(whole.state)
