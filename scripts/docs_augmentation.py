@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from jdl import data
 
 PICTURE = Path(__file__).parents[1] / "docs" / "assets" / "augmentation.png"
-SIDE, COLUMNS, LABEL = 64, 9, 13  # pixels, images a row, pixels of the name above each
+SIDE, COLUMNS, LABEL = 64, 5, 13  # pixels, images a row, pixels of the name above each
 CHANGES = {
     "color_jitter": data.color_jitter(0.4, 0.4, 0.4, 0.1),
     "cutmix": data.cutmix(classes=2),
@@ -48,7 +48,7 @@ def main() -> None:
         for k, image in enumerate(np.asarray(loader[0]["x"])[::2]):
             pixels = (image.clip(0, 1) * 255).round().astype(np.uint8)
             sheet.paste(Image.fromarray(pixels), (k * SIDE, top + LABEL))
-    sheet.quantize(64, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
+    sheet.quantize(40, dither=Image.Dither.NONE).save(PICTURE, optimize=True)
     print(f"{PICTURE.name}: {PICTURE.stat().st_size:,} bytes")
 
 
