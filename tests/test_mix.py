@@ -147,10 +147,18 @@ def trained(way):
     return np.concatenate([np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)])
 
 
-def test_on_several_devices_the_same_rows_are_mixed():
-    alone = trained("one")
-    for way in ("data=4", "pmap=4"):
-        np.testing.assert_allclose(trained(way), alone, atol=1e-6)
+@pytest.fixture(scope="module")
+def alone():
+    return trained("one")
+
+
+@pytest.mark.parametrize("way", ["data=4", pytest.param("pmap=4", marks=pytest.mark.slow)])
+def test_on_several_devices_the_same_rows_are_mixed(alone, way):
+    np.testing.assert_allclose(trained(way), alone, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_elastic_runs_with_mixing_have_the_same_bits(alone):
     first, second = trained("elastic=1"), trained("elastic=4")
     np.testing.assert_array_equal(first, second)
     np.testing.assert_allclose(first, alone, atol=1e-6)
