@@ -28,7 +28,7 @@ HELPERS = {  # for other rooms, and for layers, objectives and learners of one's
     "Wrapper", "checked_metrics", "jit_learner", "member", "with_data",
     "PerMember", "merge", "scalars",
     "Beams", "decode_until_end",
-    "on_x",
+    "on_x", "check_order", "window_mask", "Normalize", "UnitRange",
 }  # fmt: skip
 
 

@@ -1,10 +1,17 @@
 """Datasets, data loaders with random access by step, data augmentation and tokenizers."""
 
+from jdl.data.augment import BatchTransform as BatchTransform
+from jdl.data.augment import cutout as cutout
+from jdl.data.augment import gaussian_noise as gaussian_noise
 from jdl.data.augment import normalize as normalize
 from jdl.data.augment import random_affine as random_affine
 from jdl.data.augment import random_crop as random_crop
 from jdl.data.augment import random_erase as random_erase
 from jdl.data.augment import random_flip as random_flip
+from jdl.data.augment import random_resized_crop as random_resized_crop
+from jdl.data.augment_color import color_jitter as color_jitter
+from jdl.data.augment_color import gaussian_blur as gaussian_blur
+from jdl.data.augment_color import random_grayscale as random_grayscale
 from jdl.data.class_weights import class_weights as class_weights
 from jdl.data.corpus import text as text
 from jdl.data.corpus import text_pairs as text_pairs
@@ -19,9 +26,14 @@ from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.loader import DatasetLoader as DatasetLoader
+from jdl.data.mix import cutmix as cutmix
+from jdl.data.mix import mixup as mixup
+from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
+from jdl.data.spec_augment import spec_augment as spec_augment
+from jdl.data.standardize import standardize as standardize
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows

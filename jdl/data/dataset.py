@@ -11,7 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jdl.data.augment import Transform
+from jdl.data.augment import Augmentation, BatchTransform, check_order
 from jdl.data.loader import DatasetLoader
 from jdl.data.order import split_rows
 from jdl.data.source import ArraySource, Source, check_column
@@ -30,7 +30,7 @@ class Dataset:
 
     source: Source
     ids: np.ndarray  # int32: which rows of the source
-    transforms: tuple[Transform, ...] = ()
+    transforms: tuple[Augmentation, ...] = ()
     device_bytes: int = DEVICE_BYTES  # the largest size that is kept on the device
 
     def __len__(self) -> int:
@@ -83,12 +83,18 @@ class Dataset:
         splits = split_rows(len(self), fractions, seed, name="split")
         return tuple(self.select(rows) for rows in splits)
 
-    def map(self, *transforms: Transform) -> Self:
+    def map(self, *transforms: Augmentation) -> Self:
         """The same rows with these transforms in every batch, of training and of evaluation.
 
         A transform is a pure function (key, example) -> example, on the device. Data augmentation,
         for training only, is given to `shuffled` instead.
         """
+        if any(isinstance(transform, BatchTransform) for transform in transforms):
+            raise Error(
+                "A transform of a whole batch, such as mixup, would mix the rows of the evaluation "
+                "too: give it to `shuffled`, which is for training alone."
+            )
+        check_order((*self.transforms, *transforms))
         return replace(self, transforms=(*self.transforms, *transforms))
 
     def streaming(self) -> Self:
@@ -105,7 +111,7 @@ class Dataset:
         """
         return DatasetLoader(self, self._check_size(size), None, self.transforms)
 
-    def shuffled(self, size: int, seed: int, *augment: Transform) -> DatasetLoader[Self]:
+    def shuffled(self, size: int, seed: int, *augment: Augmentation) -> DatasetLoader[Self]:
         """A data loader for training: batches of `size`, shuffled and augmented.
 
         The order of every epoch is drawn from (seed, epoch), the data augmentation of every example
@@ -116,6 +122,7 @@ class Dataset:
                 f"A batch of {size} is larger than the dataset, which has {len(self)} examples: "
                 "choose a smaller batch size."
             )
+        check_order((*self.transforms, *augment))
         return DatasetLoader(self, size, seed, (*self.transforms, *augment))
 
     def contiguous_batches(self, size: int) -> DatasetLoader[Self]:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.data.augment import Transform
+from jdl.data.augment import Augmentation, BatchTransform, Example, Transform
 from jdl.data.dataflow import dependences
 from jdl.data.order import epoch_order
 from jdl.data.source import is_image
@@ -68,7 +68,7 @@ class DatasetLoader(Loader, Generic[T]):
     dataset: T
     size: int  # of a batch; a field cannot have the name of the property `batch_size`
     seed: int | None = None  # of the shuffling; None: the dataset's own order, in every epoch
-    transforms: tuple[Transform, ...] = ()
+    transforms: tuple[Augmentation, ...] = ()
     part: slice | None = None  # the rows of each batch that `read` prefetches; None: all
     start_column: bool = False  # adds `start` (B,), true in the first batch of an epoch
 
@@ -119,14 +119,20 @@ class DatasetLoader(Loader, Generic[T]):
         if self.transforms:
             epoch = stream(raw["key"], "augment", i // len(self))
             keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch, columns["id"])
-            columns = jax.vmap(self._transform)(keys, columns)
+            columns = self._augment(keys, columns, mask)
         start = {"start": jnp.full_like(mask, place == 0)} if self.start_column else {}
         return {**columns, **start, "mask": mask}
 
-    def _transform(self, key: Array, example: Batch) -> Batch:
+    def _augment(self, keys: Array, columns: Batch, mask: Array) -> Batch:
+        """The columns after the transforms, each with keys of its own for the rows."""
         for n, transform in enumerate(self.transforms):
-            example = transform(jax.random.fold_in(key, n), example)
-        return example
+            row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, n)
+            if isinstance(transform, BatchTransform):
+                columns = dict(transform.change(row_keys, {**columns, "mask": mask}))
+                columns.pop("mask", None)
+            else:
+                columns = jax.vmap(transform)(row_keys, columns)
+        return columns
 
     @cached_property
     def spec(self) -> Batch:
@@ -153,40 +159,68 @@ class DatasetLoader(Loader, Generic[T]):
 
         For columns that no transform changes, they are the dataset's. For integers that transforms
         compute without their key, such as new labels, they are computed over one epoch, if the
-        dataset is on the device. For all other columns they are unknown.
+        dataset is on the device. A transform of the whole batch says what they are after it. For
+        all other columns they are unknown.
         """
+        if not self.transforms:
+            return self._raw_bounds
+        *rest, last = self.transforms
+        if isinstance(last, BatchTransform):
+            return last.bounds(replace(self, transforms=tuple(rest)).bounds)
+        examplewise: list[Transform] = []  # the transforms of examples at the end
+        for transform in self.transforms:
+            if isinstance(transform, BatchTransform):
+                examplewise.clear()
+            else:
+                examplewise.append(transform)
+        before = replace(self, transforms=self.transforms[: -len(examplewise)])
+        copies, computed = self._outputs(before, examplewise)
+        copies |= {sums_of(name): sums_of(column) for name, column in copies.items()}
+        bounds = {
+            name: before.bounds[column]
+            for name, column in copies.items()
+            if column in before.bounds
+        }
+        return {**bounds, **self._extremes(computed)} if computed else bounds
+
+    @property
+    def _raw_bounds(self) -> Bounds:
         row = self.dataset.take(np.zeros(1, np.int32))
         images = {name for name, column in row.items() if is_image(name, column)}
-        known = {
+        return {
             name: (low / 255, high / 255) if name in images else (low, high)
             for name, (low, high) in self.dataset.bounds.items()
         }
-        if not self.transforms:
-            return known
-        copies, computed = self._outputs(row)
-        copies |= {sums_of(name): sums_of(column) for name, column in copies.items()}
-        bounds = {name: known[column] for name, column in copies.items() if column in known}
-        return {**bounds, **self._extremes(computed)} if computed else bounds
 
-    def _outputs(self, row: dict[str, np.ndarray]) -> tuple[dict[str, str], list[str]]:
-        """The columns after the transforms whose bounds can be known: (copies, computed).
+    def _outputs(
+        self, before: DatasetLoader[T], transforms: Sequence[Transform]
+    ) -> tuple[dict[str, str], list[str]]:
+        """The columns after transforms of examples whose bounds can be known: (copies, computed).
 
         `copies` maps each unchanged column to its name before the transforms; `computed` are the
-        integer columns that do not depend on the random key.
+        integer columns that do not depend on a random key.
         """
+
+        def transform(key: Array, example: Example) -> Example:
+            for n, change in enumerate(transforms):
+                example = change(jax.random.fold_in(key, n), example)
+            return example
+
         key = jax.eval_shape(jax.random.key, 0)
-        example = jax.eval_shape(
-            lambda columns: {name: rescale(name, column)[0] for name, column in columns.items()},
-            row,
-        )
-        jaxpr, shapes = jax.make_jaxpr(self._transform, return_shape=True)(key, example)
+        example = {
+            name: jax.ShapeDtypeStruct(column.shape[1:], column.dtype)
+            for name, column in before.spec.items()
+            if name not in ("mask", "start")
+        }
+        jaxpr, shapes = jax.make_jaxpr(transform, return_shape=True)(key, example)
         inputs = ["", *jax.tree.leaves({name: name for name in example})]  # the key comes first
         outputs = jax.tree.leaves({name: name for name in shapes})
+        drawn_before = bool(before.transforms)  # then any column may depend on a key
         copies, computed = {}, []
         for name, output in zip(outputs, dependences(jaxpr.jaxpr), strict=True):
             if output.copy_of is not None:
                 copies[name] = inputs[output.copy_of]
-            elif 0 not in output.inputs and jnp.issubdtype(shapes[name].dtype, jnp.integer):
+            elif not drawn_before and 0 not in output.inputs and _is_whole(shapes[name]):
                 computed.append(name)
         return copies, computed
 
@@ -232,6 +266,10 @@ class DatasetLoader(Loader, Generic[T]):
         epoch, place = divmod(i, len(self))
         rows = self._order(epoch)[place * self.batch_size : (place + 1) * self.batch_size][part]
         return {"columns": self.dataset.take(rows), "key": self._key}
+
+
+def _is_whole(column: jax.ShapeDtypeStruct) -> bool:
+    return jnp.issubdtype(column.dtype, jnp.integer)
 
 
 def rescale(name: str, column: Array) -> Array:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from jdl.config import Options, difference, digest, to_json
+from jdl.data.augment import Normalize
+from jdl.data.loader import DatasetLoader
 from jdl.store.code import code_hashes, write_code
 from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
 from jdl.store.folder import free_name, read_json, write_json
@@ -15,6 +20,7 @@ from jdl.store.lock import hold_lock
 from jdl.types import Error, Loader, Run
 
 FORMAT = 3  # of records and checkpoints; increased when older ones can no longer be read
+RECORDED_NUMBERS = 1_000  # of a mean or a standard deviation, at most
 RECORDED_OPTIONS = (
     "devices",
     "mesh",
@@ -63,6 +69,7 @@ def make_record(
         "digest": digest(run.config),
         "seed": run.config.seed,
         "data": {name: data.fingerprint for name, data in splits.items()},
+        "normalization": _normalization(run.train),
         "best": run.best,
         "script": str(script.resolve()) if script else None,
         "code": code_hashes(dict(code)),
@@ -70,6 +77,22 @@ def make_record(
         "git": git_commit(script),
         "environment": fingerprint(),
         "options": {name: getattr(options, name) for name in RECORDED_OPTIONS},
+    }
+
+
+def _normalization(train: Loader) -> dict[str, Any]:
+    """The mean and standard deviation by which columns are normalized; of many features a hash."""
+
+    def numbers(values: np.ndarray) -> Any:
+        if values.size <= RECORDED_NUMBERS:
+            return values.tolist()
+        return f"SHA-256 {hashlib.sha256(values.tobytes()).hexdigest()}"
+
+    transforms = train.transforms if isinstance(train, DatasetLoader) else ()
+    return {
+        t.column: {"mean": numbers(t.mean), "std": numbers(t.std)}
+        for t in transforms
+        if isinstance(t, Normalize)
     }
 
 
