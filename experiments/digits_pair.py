@@ -1,6 +1,4 @@
-"""Digits with an MLP of two plain functions, without Flax: test accuracy 97.2 to 97.8%.
-
-Seeds 0 to 2, each 14 s of processor time with imports, on 2 cores of an AMD EPYC.
+"""Digits with an MLP of two functions: test accuracy 97.2 to 97.8% (seeds 0 to 2), in 14 CPU-s.
 
 scripts/train experiments/digits_pair.py
 """

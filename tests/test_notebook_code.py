@@ -163,7 +163,7 @@ def test_the_function_that_made_the_run_is_found_by_the_call(notebook, kept):
         ("jdl.fit((lambda c: make(c))(c), options)", "define run"),
         ("if c:\n    r = make(c)\nelse:\n    r = run(c)\njdl.fit(r, options)", "define run"),
         (
-            "result = jdl.fit(make(c), options)\ndef run(c):\n    return result and make(c)\n"
+            "result = jdl.fit(make(c), options)\ndef run(c):\n    return result or make(c)\n"
             "jdl.fit(run(jdl.Config(name='second', steps=1)), options)",
             "result is the result of a training",
         ),
