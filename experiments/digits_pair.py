@@ -18,14 +18,14 @@ class Config(jdl.Config):
 
 
 def init(key):
-    one, two = jax.random.split(key)
-    he = jax.nn.initializers.he_normal()
+    he, (one, two) = jax.nn.initializers.he_normal(), jax.random.split(key)
     return he(one, (64, 256)), he(two, (256, 10))
 
 
 def apply(params, x, train, key):
     x = jax.nn.relu(x.reshape(len(x), -1) @ params[0])
-    x = x * jax.random.bernoulli(key, 0.8, x.shape) / 0.8 if train else x  # dropout
+    if train:  # dropout
+        x = jax.lax.select(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0 * x)
     return x @ params[1]
 
 
