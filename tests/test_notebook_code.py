@@ -1,9 +1,7 @@
 """Runs that a notebook or a plain script trained by `jdl.fit` are rebuilt from their kept code.
 
 Cells are run as IPython runs them: their text is in `In`, and their code in `linecache`. Seen to
-fail: with the first binding of a name in place of the last, with statements that train, without
-what a function needs when it is called, and with the name `run` taken for the function that made
-the run.
+fail: with the first binding of a name in place of the last, and with cells under `%%time` unread.
 """
 
 import linecache
