@@ -1,6 +1,4 @@
-"""Digits with an MLP of two plain functions, without Flax: test accuracy 97.2 to 97.8%.
-
-Seeds 0 to 2, each 14 s of processor time with imports, on 2 cores of an AMD EPYC.
+"""Digits with an MLP of two functions: test accuracy 97.2 to 97.8% (seeds 0 to 2), in 14 CPU-s.
 
 scripts/train experiments/digits_pair.py
 """
@@ -20,14 +18,14 @@ class Config(jdl.Config):
 
 
 def init(key):
-    one, two = jax.random.split(key)
-    he = jax.nn.initializers.he_normal()
+    he, (one, two) = jax.nn.initializers.he_normal(), jax.random.split(key)
     return he(one, (64, 256)), he(two, (256, 10))
 
 
 def apply(params, x, train, key):
     x = jax.nn.relu(x.reshape(len(x), -1) @ params[0])
-    x = x * jax.random.bernoulli(key, 0.8, x.shape) / 0.8 if train else x  # dropout
+    if train:  # dropout
+        x = jax.lax.select(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0 * x)
     return x @ params[1]
 
 

@@ -201,7 +201,7 @@ def apply_stateful_pair(params, state, x, train=False, mask=None):
     x = x.reshape(x.shape[0], -1)
     if train:
         real = jnp.ones((x.shape[0], 1)) if mask is None else mask.astype(jnp.float32)[:, None]
-        total = state["sum"] + (x * real).sum(0, keepdims=True).astype(jnp.float32)
+        total = state["sum"] + (x.astype(jnp.float32) * real).sum(0, keepdims=True)
         state = {"sum": total, "rows": state["rows"] + real.sum()}
     mean = state["sum"] / jnp.maximum(state["rows"], 1)
     return apply_pair(params, x - mean.astype(x.dtype)), state

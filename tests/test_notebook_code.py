@@ -1,9 +1,7 @@
 """Runs that a notebook or a plain script trained by `jdl.fit` are rebuilt from their kept code.
 
 Cells are run as IPython runs them: their text is in `In`, and their code in `linecache`. Seen to
-fail: with the first binding of a name in place of the last, with statements that train, without
-what a function needs when it is called, and with the name `run` taken for the function that made
-the run.
+fail: with the first binding of a name in place of the last, and with cells under `%%time` unread.
 """
 
 import linecache
@@ -163,7 +161,7 @@ def test_the_function_that_made_the_run_is_found_by_the_call(notebook, kept):
         ("jdl.fit((lambda c: make(c))(c), options)", "define run"),
         ("if c:\n    r = make(c)\nelse:\n    r = run(c)\njdl.fit(r, options)", "define run"),
         (
-            "result = jdl.fit(make(c), options)\ndef run(c):\n    return result and make(c)\n"
+            "result = jdl.fit(make(c), options)\ndef run(c):\n    return result or make(c)\n"
             "jdl.fit(run(jdl.Config(name='second', steps=1)), options)",
             "result is the result of a training",
         ),

@@ -1,7 +1,7 @@
 """Models of two plain functions, adapted inputs and outputs, and what is refused, with its cure.
 
-Seen to fail: a key that is the same in every step, a state that evaluation changes, columns in
-another order, `outputs` of the first entry, and each refusal left out.
+Seen to fail: a key that is the same in every step and in evaluation, and an NNX module's late
+variable that was dropped without a word.
 """
 
 from dataclasses import dataclass
