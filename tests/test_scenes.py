@@ -1,7 +1,7 @@
 """Scenes of digits: functions of (seed, i), of digits of one side of the split alone.
 
-Seen to fail: with a stream for all scenes that their number changes, with test scenes made of the
-training digits, and with labels of a digit more than is shown.
+Seen to fail: with draws that depend on the number of scenes, with test scenes of training digits,
+and with labels of the next digit.
 """
 
 import numpy as np
