@@ -98,6 +98,12 @@ def test_a_threshold_chosen_on_one_split_serves_on_another(trained):
     assert float(f1.value()) == pytest.approx(expected, abs=1e-6)
 
 
+def test_of_equally_good_thresholds_it_is_the_highest():
+    scores = np.asarray([0.875, 0.75, 0.5, 0.25], np.float32)  # F1 is 2/3 at the first and the last
+    columns = {"probability": np.stack([1 - scores, scores], 1), "y": np.asarray([1, 0, 0, 1])}
+    assert best_threshold(columns, columns).value() == 0.875
+
+
 @pytest.mark.parametrize("options", [{"mesh": "data=4"}, {"parallel": "pmap", "devices": 4}])
 def test_on_four_devices_it_is_what_one_device_computes(trained, options):
     placement = place_on_devices(make_run(), jdl.Options(**options))

@@ -101,7 +101,8 @@ def _best_threshold(
     if not (true[-1] and false[-1]):
         return float("nan")
     quality = criterion(true, false, true[-1] - true, false[-1] - false)
-    return float(thresholds[np.argmax(quality)])
+    equal = quality >= quality.max() - 1e-12  # to the best, but for rounding
+    return float(thresholds[np.argmax(equal)])
 
 
 def _f1_curve(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> np.ndarray:
