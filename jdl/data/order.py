@@ -17,8 +17,18 @@ def permutation(rows: int, seed: int, epoch: int = 0, name: str = "order") -> np
     name and epoch). NumPy guarantees that stream in all versions, unlike those of its `Generator`;
     and no device is involved.
     """
+    return np.argsort(_raw(rows, seed, epoch, name), kind="stable").astype(np.int32)
+
+
+def uniforms(count: int, seed: int, epoch: int = 0, name: str = "uniforms") -> np.ndarray:
+    """Random numbers (float64) in [0, 1) for this seed, epoch and purpose, drawn like those."""
+    return (_raw(count, seed, epoch, name) >> np.uint64(11)) * 2.0**-53
+
+
+def _raw(count: int, seed: int, epoch: int, name: str) -> np.ndarray:
     key = np.asarray([seed, crc32(name.encode()) << 32 | epoch], np.uint64)
-    return np.argsort(np.random.Philox(key=key).random_raw(rows), kind="stable").astype(np.int32)
+    return np.random.Philox(key=key).random_raw(count)
+
 
 
 def split_rows(rows: int, fractions: Sequence[float], seed: int, name: str) -> list[np.ndarray]:
