@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
     from jdl.models.nnx import nnx as nnx
     from jdl.objectives.freeze import freeze as freeze
+    from jdl.train.epochs import epochs_to_steps as epochs_to_steps
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
     from jdl.types import Batch as Batch
@@ -97,6 +98,7 @@ NAMES = {  # by name, the module that defines it
     "skip_nonfinite": "jdl.learners.skip_nonfinite",
     "nnx": "jdl.models.nnx",
     "freeze": "jdl.objectives.freeze",
+    "epochs_to_steps": "jdl.train.epochs",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",
     "Batch": "jdl.types",

@@ -14,7 +14,7 @@ import numpy as np
 from jdl.data.augment import Transform
 from jdl.data.loader import DatasetLoader
 from jdl.data.source import ArraySource, Source, check_column
-from jdl.data.splits import random_rows, time_rows
+from jdl.data.splits import random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
 
 DEVICE_BYTES = 2 << 30  # a dataset up to this size is kept on the device
@@ -154,18 +154,30 @@ class Dataset:
         """
         return DatasetLoader(self, self._check_size(size), None, self.transforms)
 
-    def shuffled(self, size: int, seed: int, *augment: Transform) -> DatasetLoader[Self]:
+    def shuffled(
+        self,
+        size: int,
+        seed: int,
+        *augment: Transform,
+        balance: By = None,
+        weights: By = None,
+    ) -> DatasetLoader[Self]:
         """A data loader for training: batches of `size`, shuffled and augmented.
 
         The order of every epoch is drawn from (seed, epoch), the data augmentation of every example
-        from (seed, epoch, id).
+        from (seed, epoch, id). With `balance`, a column or an array of classes, an epoch has each
+        class equally often (oversampling of rare classes, undersampling of others); with `weights`,
+        a column or an array, each row in proportion to its weight. Rows then come several times or
+        not at all, and an epoch is as long as without.
         """
         if self._check_size(size) > len(self):
             raise Error(
                 f"A batch of {size} is larger than the dataset, which has {len(self)} examples: "
                 "choose a smaller batch size."
             )
-        return DatasetLoader(self, size, seed, (*self.transforms, *augment))
+        by = self._by("balance", balance), self._by("weights", weights)
+        drawn = sampling(len(self), *by)
+        return DatasetLoader(self, size, seed, (*self.transforms, *augment), sampling=drawn)
 
     def contiguous_batches(self, size: int) -> DatasetLoader[Self]:
         """A data loader for truncated backpropagation through time (Williams and Peng, 1990).

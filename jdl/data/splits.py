@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data.order import permutation, split_rows, uniforms
+from jdl.data.order import Sampling, permutation, split_rows, uniforms
 from jdl.errors import Error
 
 Rows = list[np.ndarray]
@@ -110,6 +110,28 @@ def time_rows(rows: int, fractions: Sequence[float], time: Any) -> Rows:
             f"{', '.join(str(len(split)) for split in splits)} rows."
         )
     return splits
+
+
+def sampling(rows: int, balance: Any = None, weights: Any = None) -> Sampling | None:
+    """Weighted sampling: `balance` or `weights` is a name and one class or weight a row, or None.
+
+    With `balance` each class is drawn equally often. Raises `Error` for weights of 0 or below.
+    """
+    if balance and weights:
+        raise Error("Rows are drawn by classes or by weights: leave out `balance` or `weights`.")
+    if balance:
+        _, codes = class_codes(*balance, rows)
+        return Sampling(1 / np.bincount(codes)[codes], codes)
+    if not weights:
+        return None
+    name, values = weights[0], row_values(*weights, rows).astype(np.float64)
+    wrong = np.flatnonzero(~((values > 0) & (values < np.inf)))
+    if len(wrong):
+        raise Error(
+            f"{name} is {values[wrong[0]]:g} in row {wrong[0]}, but weights must be above 0 and "
+            "finite: leave out by `select` what is never to be drawn."
+        )
+    return Sampling(values, np.unique(values, return_inverse=True)[1])
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

@@ -20,6 +20,7 @@ from jdl.store.record import read_record
 from jdl.train.command_line import parse
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.distributed import exit_if_several, join
+from jdl.train.epochs import resolve_epochs
 from jdl.train.fit import Result, fit
 from jdl.train.malloc import keep_memory
 from jdl.train.placement import apply_config
@@ -104,7 +105,7 @@ def _train(
     use_compilation_cache()
     if not c.name:
         c = replace(c, name=script.stem)
-    prepared = run(c)
+    prepared = run(resolve_epochs(run, c, argv))
     result = fit(prepared, options, script)
     if processes.is_first():
         text = summarize(result, prepared.labels)
