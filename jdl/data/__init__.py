@@ -17,7 +17,9 @@ from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
+from jdl.data.leakage import leakage as leakage
 from jdl.data.loader import DatasetLoader as DatasetLoader
+from jdl.data.look import look as look
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
 from jdl.data.tfds_records import tfds as tfds

@@ -13,6 +13,7 @@ import numpy as np
 
 from jdl.data.augment import Transform
 from jdl.data.loader import DatasetLoader
+from jdl.data.look import Look, look
 from jdl.data.source import ArraySource, Source, check_column
 from jdl.data.splits import random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
@@ -139,6 +140,10 @@ class Dataset:
         for training only, is given to `shuffled` instead.
         """
         return replace(self, transforms=(*self.transforms, *transforms))
+
+    def look(self) -> Look:
+        """A first look at the rows: ranges, classes, lengths, duplicates; `print(data.look())`."""
+        return look(self.labels, data=self)
 
     def streaming(self) -> Self:
         """The same dataset, streamed: prefetched by threads on the host, not kept on the device.
