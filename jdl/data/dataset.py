@@ -127,7 +127,9 @@ class Dataset:
         Each row is in the validation part of one fold, and in the training parts of all others.
         """
         if not 2 <= k <= len(self):
-            raise Error(f"{len(self)} examples can be divided into 2 to {len(self)} folds, not {k}.")
+            raise Error(
+                f"{len(self)} examples can be divided into 2 to {len(self)} folds, not {k}."
+            )
         by = self._by("stratify", stratify), self._by("group", group)
         rows = np.arange(len(self))
         folds = random_rows(len(self), [1 / k] * k, seed, *by)

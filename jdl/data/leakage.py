@@ -40,12 +40,10 @@ class EqualRows:
     other_label: int  # how many of `count` have another y than the row that they equal
 
     def __str__(self) -> str:
-        others = "an earlier row" if self.first == self.second else f"a row of {self.first}"
-        text = f"{self.count:,} of the {self.rows:,} rows of {self.second} equal {others}"
-        if self.other_label:
-            text += f", {self.other_label:,} of them with another y"
-        shown = [f"{b} equals {a}" for a, b in self.pairs]
-        return f"{text}: {_first(shown, self.count)}"
+        other = "an earlier row" if self.first == self.second else f"a row of {self.first}"
+        text = f"Rows of {self.second} that equal {other}: {self.count:,} of {self.rows:,}"
+        text += f", {self.other_label:,} with another y" if self.other_label else ""
+        return f"{text} ({_first([f'{b} equals {a}' for a, b in self.pairs], self.count)})"
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,8 @@ class SharedGroups:
 
     def __str__(self) -> str:
         shown = [f"{value:g}" for value in self.values]
-        text = f"{self.count:,} groups are in both {self.first} and {self.second}"
-        return f"{text}: {_first(shown, self.count)}"
+        text = f"Groups that are in both {self.first} and {self.second}: {self.count:,}"
+        return f"{text} ({_first(shown, self.count)})"
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class ColumnFacts:
         if self.count:
             text = f"{self.low:.5g} to {self.high:.5g}, mean {self.total / self.count:.4g}"
         for name, count in (("0", self.zeros), ("-1", self.missing)):
-            text += f", {count / self.count:.1%} are {name}" if count else ""
+            share = count / max(self.count, 1)
+            shown = f"{share:.1%}" if share >= 0.001 else "under 0.1%"
+            text += f", {shown} are {name}" if count else ""
         return text + (f"; {self.not_finite:,} NaN or infinite" if self.not_finite else "")
 
 
@@ -79,8 +81,11 @@ class SplitFacts:
     drawn: Mapping[int, int] = field(default_factory=dict)  # classes in epoch 0, drawn by weight
 
     def __str__(self) -> str:
-        batch = "batch" if self.batches == 1 else "batches"
-        text = f"{self.rows:,} rows, {self.batches:,} {batch} of {self.batch_size:,} an epoch"
+        row, batch = (
+            "row" if self.rows == 1 else "rows",
+            "batch" if self.batches == 1 else "batches",
+        )
+        text = f"{self.rows:,} {row}, {self.batches:,} {batch} of {self.batch_size:,} an epoch"
         if self.read < self.rows:
             text += f" (read here: {self.read:,} rows, drawn at random)"
         return text
@@ -107,12 +112,13 @@ class Look:
         """A line for each column and split."""
         table = []
         for name in dict.fromkeys(chain(*(facts.columns for facts in self.splits.values()))):
-            title = name
+            shown = [""] * 3
             for split, facts in self.splits.items():
                 if column := facts.columns.get(name):
                     shape = "x".join(map(str, column.shape)) or "number"
-                    table.append([title, column.dtype, shape, split, str(column)])
-                    title = ""
+                    kind = [name, column.dtype, shape]
+                    table.append([*("" if kind == shown else k for k in kind), split, str(column)])
+                    shown = kind
         return _aligned(table)
 
     def _lengths(self) -> list[str]:
@@ -144,9 +150,7 @@ class Look:
         return ["", *_aligned(table), *note]
 
 
-def look(
-    labels: Sequence[str] = (), *, limit: int = BYTES, **splits: Loader | Batched
-) -> Look:
+def look(labels: Sequence[str] = (), *, limit: int = BYTES, **splits: Loader | Batched) -> Look:
     """A first look at datasets or loaders: `print(jdl.data.look(train=train, test=test))`.
 
     For each split: its rows and batches; for each column, as batches have it (after transforms and
@@ -183,7 +187,7 @@ def _facts(name: str, loader: Loader, labels: tuple[str, ...], limit: int) -> Sp
     for batch in _read(name, _unweighted(loader, batches), batches):
         read += len(batch["mask"])
         for k, column in columns.items():
-            column.add(batch[k])
+            column.add(_without_padding(batch, k))
         for k, column in lengths.items():
             column.append(batch[k])
         classes += _class_counts(batch, labels)
@@ -195,7 +199,14 @@ def _facts(name: str, loader: Loader, labels: tuple[str, ...], limit: int) -> Sp
         classes, drawn = Counter(), Counter()
     quantiles = {k: np.percentile(np.concatenate(v), (0, 50, 100)) for k, v in lengths.items()}
     return SplitFacts(
-        loader.num_examples, read, len(loader), loader.batch_size, columns, classes, quantiles, drawn
+        loader.num_examples,
+        read,
+        len(loader),
+        loader.batch_size,
+        columns,
+        classes,
+        quantiles,
+        drawn,
     )
 
 
@@ -221,15 +232,24 @@ def _read(name: str, loader: Loader, batches: int) -> Iterator[dict[str, np.ndar
 
 def _class_counts(batch: dict[str, np.ndarray], labels: tuple[str, ...]) -> Counter[int]:
     """How often y has each class; several labels a row, (B, K) of 0 and 1, count each."""
-    y = batch.get("y")
-    if y is None or not y.size:
+    if "y" not in batch or not batch["y"].size:
         return Counter()
+    y = batch["y"]
     if labels and y.ndim == 2 and y.shape[1] == len(labels) and set(np.unique(y)) <= {0, 1}:
         return Counter(dict(enumerate(y.sum(0).astype(int).tolist())))
-    if y.dtype.kind not in "iu" or not (labels or y.ndim == 1):
+    if y.dtype.kind not in "iu" or not (labels or y.ndim == 1 or "edges" in batch):
         return Counter()
+    y = _without_padding(batch, "y")
     classes, counts = np.unique(y[y >= 0], return_counts=True)
     return Counter(dict(zip(classes.tolist(), counts.tolist(), strict=True)))
+
+
+def _without_padding(batch: dict[str, np.ndarray], name: str) -> np.ndarray:
+    """The values of a column; of sequences (B, T, ...) those within `length` or `y_length`."""
+    column, lengths = batch[name], batch.get("length" if name == "x" else f"{name}_length")
+    if lengths is None or column.ndim < 2 or lengths.ndim != 1:
+        return column
+    return column[np.arange(column.shape[1]) < lengths[:, None]]
 
 
 def _tables(loaders: Mapping[str, Loader]) -> tuple[dict[str, Rows], list[str]]:
@@ -245,7 +265,7 @@ def _tables(loaders: Mapping[str, Loader]) -> tuple[dict[str, Rows], list[str]]:
     if not all("y" in graph for graph in graphs.values()):
         return {}, [f"{note}; its nodes are not compared."]
     return {k: _labelled_nodes(graph) for k, graph in graphs.items()}, [
-        f"{note}; what follows compares the labelled nodes."
+        f"{note}; what follows compares a split's labelled nodes, and counts these from 0."
     ]
 
 

@@ -31,7 +31,6 @@ def _raw(count: int, seed: int, epoch: int, name: str) -> np.ndarray:
     return np.random.Philox(key=key).random_raw(count)
 
 
-
 def split_rows(rows: int, fractions: Sequence[float], seed: int, name: str) -> list[np.ndarray]:
     """Disjoint random splits of the rows 0 ... rows - 1, each in ascending order.
 

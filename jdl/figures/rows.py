@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 ROWS, COLUMNS = 4, 8  # of the grid
 LEAST_STEPS = 16  # shorter rows of numbers are a table rather than a series
 MOST_LINES = 8  # of one series
+MOST_NAMES = 20  # of a sequence of classes
 
 
 def draw_rows(batch: Mapping[str, np.ndarray], labels: Sequence[str], path: Path) -> Path | None:
@@ -20,7 +20,9 @@ def draw_rows(batch: Mapping[str, np.ndarray], labels: Sequence[str], path: Path
     to 1 where all values are; series (T,) or (T, F) are lines over time.
     """
     x = batch.get("x")
-    if x is None or x.dtype.kind != "f" or not len(x) or not (is_image(x) or is_series(x)):
+    if x is None or x.dtype.kind != "f" or not len(x) or "edges" in batch:
+        return None
+    if not (is_image(x) or is_series(x)):
         return None
     from matplotlib.figure import Figure  # slow to import (1 s)
 
@@ -46,16 +48,21 @@ def draw_rows(batch: Mapping[str, np.ndarray], labels: Sequence[str], path: Path
 
 
 def label_text(batch: Mapping[str, np.ndarray], row: int, labels: Sequence[str]) -> str:
-    """The label y of a row in words; empty where it is no label."""
-    y: Any = batch.get("y")
-    if y is None or y.ndim > 2 or y[row].size > max(1, len(labels)):
+    """The label y of a row in words: a class, several, a sequence of them, or a number."""
+    if "y" not in batch or batch["y"].ndim > 2:
         return ""
-    if y.ndim == 1 and y.dtype.kind in "iu":
-        return name_of(int(y[row]), labels)
-    if y.ndim == 1:
-        return f"{y[row]:.4g}"
-    shares = [(float(share), name_of(k, labels)) for k, share in enumerate(y[row]) if share > 0]
-    return ", ".join(f"{name} {s:.2g}" if s < 1 else name for s, name in sorted(shares)[::-1][:3])
+    y = batch["y"][row]
+    if not y.ndim:
+        return name_of(int(y), labels) if y.dtype.kind in "iu" else f"{y:.4g}"
+    if labels and len(y) == len(labels) and 0 <= y.min() <= y.max() <= 1:  # several, or soft ones
+        likely = np.argsort(-y, kind="stable")[:3].tolist()
+        names = [name_of(k, labels) + (f" {y[k]:.2g}" if y[k] < 1 else "") for k in likely if y[k]]
+        return ", ".join(names)
+    if not labels or y.dtype.kind not in "iu":
+        return ""
+    length = int(batch["y_length"][row]) if "y_length" in batch else len(y)
+    names = [name_of(int(k), labels) for k in y[: min(length, MOST_NAMES)]]
+    return " ".join([*names, *(["..."] if length > MOST_NAMES else [])])
 
 
 def name_of(k: int, labels: Sequence[str]) -> str:

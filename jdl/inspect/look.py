@@ -9,11 +9,11 @@ import numpy as np
 
 from jdl.data.look import look
 from jdl.figures.rows import draw_rows, label_text
-from jdl.train.epochs import has_epochs, steps_and_epochs
+from jdl.train.epochs import has_epochs, in_epochs
 from jdl.train.placement import splits
 from jdl.types import Run, Tokenizer
 
-ROWS = 8  # that are printed
+ROWS = 4  # that are printed
 NUMBERS = 10  # of a row of a column that are printed
 
 
@@ -22,16 +22,17 @@ def look_at(run: Run, picture: Path) -> tuple[str, Path | None]:
 
     The rows are the first of the first batch of training, augmented.
     """
-    steps = f"{run.config.name}: training for {steps_and_epochs(run.config.steps, run.train)} steps"
+    steps = run.config.steps
+    title = f"{run.config.name}: {steps:,} steps{in_epochs(steps, run.train)}"
     if not has_epochs(run.train):
-        return f"{steps}. Observations come from the environment: there is no data to look at.", None
+        return f"{title}; its observations come from the environment, not from a dataset.", None
     facts = look(run.labels, **splits(run))
     batch = {name: np.asarray(column) for name, column in run.train[0].items()}
     mask = batch.pop("mask", np.ones(run.train.batch_size, bool)) > 0
     batch = {name: column[mask] for name, column in batch.items()}
     path = draw_rows(batch, run.labels, picture)
-    shown = [] if path else ["", *rows_text(batch, run.labels, run.tokenizer)]
-    return "\n".join([steps, "", str(facts), *shown]), path
+    shown = [] if path or "edges" in batch else ["", *rows_text(batch, run.labels, run.tokenizer)]
+    return "\n".join([title, "", str(facts), *shown]), path
 
 
 def rows_text(

@@ -56,13 +56,12 @@ def check_epochs(run: Run) -> None:
         )
 
 
-def steps_and_epochs(steps: int, data: Loader) -> str:
-    """A number of steps in words, with the epochs that they are."""
+def in_epochs(steps: int, data: Loader) -> str:
+    """The epochs that these steps are, in words and in brackets; empty without a dataset."""
     if not has_epochs(data):
-        return f"{steps:,}"
-    batches = len(data)
-    step = "step" if batches == 1 else "steps"
-    return f"{steps:,} ({steps / batches:,.4g} epochs of {batches:,} {step})"
+        return ""
+    step = "step" if len(data) == 1 else "steps"
+    return f" ({steps / len(data):,.4g} epochs of {len(data):,} {step})"
 
 
 def has_epochs(data: Loader) -> bool:
