@@ -57,17 +57,16 @@ def test_a_table_is_mended_where_its_rows_were_rounded_rashly():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(8, 40), min_size=1, max_size=5), shares, seeds)
+@given(
+    st.lists(st.integers(20, 60), min_size=1, max_size=5),
+    st.lists(st.integers(2, 5), min_size=2, max_size=4),
+    seeds,
+)
 def test_stratified_splits_have_each_class_in_proportion(sizes, parts, seed):
     y = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)) * 3, sizes))
     fractions = fractions_of(parts)
     table = arrays(x=np.arange(len(y)), y=y)
-    try:
-        splits = table.split(*fractions, seed=seed, stratify="y")
-    except jdl.Error as error:
-        assert "too few" in str(error)
-        assert min(sizes) * min(fractions) < 1 + 1 / min(map(len, table.split(*fractions)))
-        return
+    splits = table.split(*fractions, seed=seed, stratify="y")
     assert once_each([split.ids for split in splits], len(y))
     assert [len(split) for split in splits] == [len(split) for split in table.split(*fractions)]
     for split in splits:
@@ -82,7 +81,7 @@ def test_stratified_splits_have_each_class_in_proportion(sizes, parts, seed):
 def test_no_group_is_in_two_splits_and_the_sizes_are_near(sizes, parts, seed):
     groups = np.repeat(np.arange(len(sizes)), sizes)
     rows, fractions = len(groups), fractions_of(parts)
-    splits = group_rows("group", groups, rows, fractions, seed)
+    splits = group_rows(rows, fractions, seed, ("group", groups))
     assert once_each(splits, rows)
     assert all(map(len, splits))
     for one, other in combinations(splits, 2):
@@ -94,11 +93,11 @@ def test_no_group_is_in_two_splits_and_the_sizes_are_near(sizes, parts, seed):
 def test_small_groups_make_up_for_the_large_ones_and_equal_ones_are_split_at_random():
     groups = np.repeat(np.arange(60), 1 + np.arange(60) % 20)
     for seed in range(5):
-        sizes = [len(part) for part in group_rows("g", groups, 630, (0.6, 0.2, 0.2), seed)]
+        sizes = [len(part) for part in group_rows(630, (0.6, 0.2, 0.2), seed, ("g", groups))]
         assert np.abs(np.subtract(sizes, [378, 126, 126])).max() <= 1
     pairs, held_out = np.arange(40) // 2, np.zeros(20)
     for seed in range(200):
-        held_out[np.unique(pairs[group_rows("g", pairs, 40, (0.8, 0.2), seed)[1]])] += 1
+        held_out[np.unique(pairs[group_rows(40, (0.8, 0.2), seed, ("g", pairs))[1]])] += 1
     assert held_out.sum() == 200 * 4
     assert 20 <= held_out.min() <= held_out.max() <= 62  # 40 expected, 5.7 standard deviation
 
@@ -109,8 +108,8 @@ def test_splits_by_time_are_in_order_and_cut_no_ties(times):
     times = np.asarray(times)
     try:
         splits = time_rows(len(times), (0.6, 0.2, 0.2), ("time", times))
-    except jdl.Error as error:
-        assert "distinct times" in str(error)
+    except jdl.Error:  # too many ties
+        assert np.bincount(times).max() > 0.1 * len(times)
         return
     assert once_each(splits, len(times))
     for earlier, later in pairwise(splits):
@@ -149,8 +148,8 @@ def test_splits_and_draws_are_pinned():
     y, groups = np.arange(60) % 5, np.arange(60) // 7
     weights = 1.0 + np.arange(60)
     found = {
-        "stratified": stratified_rows("y", y, 60, (0.6, 0.4), 3)[1],
-        "groups": group_rows("g", groups, 60, (0.6, 0.4), 3)[1],
+        "stratified": stratified_rows(60, (0.6, 0.4), 3, ("y", y))[1],
+        "groups": group_rows(60, (0.6, 0.4), 3, ("g", groups))[1],
         "balance": sampling(60, balance=("y", y**2)).draw(3, 2),
         "weights": sampling(60, weights=("w", weights)).draw(3, 2),
     }
@@ -243,7 +242,7 @@ TABLE = arrays(x=np.arange(12.0) / 8, y=np.arange(12) // 11, soft=np.full((12, 2
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: TABLE.split(0.5, 0.5, stratify="y"), r"Class 1 of Column y has 1 rows"),
+        (lambda: TABLE.split(0.5, 0.5, stratify="y"), r"Column y has too few rows of class 1, 1"),
         (lambda: TABLE.split(0.5, 0.5, stratify="x"), "fractions, so its values are no classes"),
         (lambda: TABLE.split(0.5, 0.5, stratify="soft"), r"argmax\(1\)"),
         (lambda: TABLE.split(0.5, 0.5, stratify=np.arange(3)), "each of the 12 rows"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from jdl.data.leakage import Leakage, Rows, leakage
+from jdl.data.leakage import Leakage, leakage
 from jdl.data.loader import DatasetLoader
 from jdl.data.source import ArraySource
 from jdl.types import Error, Loader
@@ -159,13 +160,16 @@ def look(labels: Sequence[str] = (), *, limit: int = BYTES, **splits: Loader | B
     are larger than `limit` bytes a random sample is read.
     """
     loaders = {name: _loader(data) for name, data in splits.items()}
-    labels = tuple(labels) or next((n for n in map(_labels, loaders.values()) if n), ())
-    facts = {name: _facts(name, loader, labels, limit) for name, loader in loaders.items()}
+    names = tuple(labels) or next((n for n in map(_labels, loaders.values()) if n), ())
+    facts = {}
+    for name, loader in loaders.items():
+        with _naming(name):
+            facts[name] = _facts(loader, names, limit)
     tables, notes = _tables(loaders)
     read = min((f.read for f in facts.values() if f.read < f.rows), default=None)
     if tables and read:
         notes.append(f"Only the first {read:,} rows of each split were compared with each other.")
-    return Look(facts, labels, leakage(limit=read, **tables) if tables else None, tuple(notes))
+    return Look(facts, names, leakage(limit=read, **tables) if tables else None, tuple(notes))
 
 
 def _loader(data: Loader | Batched) -> Loader:
@@ -176,7 +180,7 @@ def _labels(loader: Loader) -> tuple[str, ...]:
     return loader.dataset.labels if isinstance(loader, DatasetLoader) else ()
 
 
-def _facts(name: str, loader: Loader, labels: tuple[str, ...], limit: int) -> SplitFacts:
+def _facts(loader: Loader, labels: tuple[str, ...], limit: int) -> SplitFacts:
     """The facts of a split, from an epoch of its batches or a part of one."""
     spec = {k: column for k, column in loader.spec.items() if k not in ("mask", "id")}
     size = sum(int(np.prod(c.shape)) * c.dtype.itemsize for c in spec.values())
@@ -184,7 +188,7 @@ def _facts(name: str, loader: Loader, labels: tuple[str, ...], limit: int) -> Sp
     columns = {k: ColumnFacts(str(c.dtype), c.shape[1:]) for k, c in spec.items()}
     lengths: dict[str, list[np.ndarray]] = {k: [] for k in spec if k.endswith("length")}
     classes, read = Counter[int](), 0
-    for batch in _read(name, _unweighted(loader, batches), batches):
+    for batch in _read(_unweighted(loader, batches), batches):
         read += len(batch["mask"])
         for k, column in columns.items():
             column.add(_without_padding(batch, k))
@@ -193,7 +197,7 @@ def _facts(name: str, loader: Loader, labels: tuple[str, ...], limit: int) -> Sp
         classes += _class_counts(batch, labels)
     drawn = Counter[int]()
     if isinstance(loader, DatasetLoader) and loader.sampling:
-        for batch in _read(name, loader, batches):
+        for batch in _read(loader, batches):
             drawn += _class_counts(batch, labels)
     if len(classes) > CLASSES:
         classes, drawn = Counter(), Counter()
@@ -217,16 +221,22 @@ def _unweighted(loader: Loader, batches: int) -> Loader:
     return replace(loader, seed=None if batches == len(loader) else loader.seed or 0, sampling=None)
 
 
-def _read(name: str, loader: Loader, batches: int) -> Iterator[dict[str, np.ndarray]]:
-    """The first batches without their padding; `Error` where they cannot be made."""
+def _read(loader: Loader, batches: int) -> Iterator[dict[str, np.ndarray]]:
+    """The first batches without their padding."""
+    for i in range(batches):
+        batch = {k: np.asarray(column) for k, column in loader[i].items()}
+        batch.setdefault("mask", np.ones(loader.batch_size, bool))
+        yield {k: column[batch["mask"] > 0] for k, column in batch.items()}
+
+
+@contextmanager
+def _naming(split: str) -> Iterator[None]:
+    """Raises `Error` with the split's name where its batches cannot be made."""
     try:
-        for i in range(batches):
-            batch = {k: np.asarray(column) for k, column in loader[i].items()}
-            batch.setdefault("mask", np.ones(loader.batch_size, bool))
-            yield {k: column[batch["mask"] > 0] for k, column in batch.items()}
+        yield
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError) as error:
         raise Error(
-            f"Batch {i} of {name} cannot be made: {type(error).__name__}: {error}."
+            f"The batches of {split} cannot be made: {type(error).__name__}: {error}."
         ) from error
 
 
@@ -252,7 +262,7 @@ def _without_padding(batch: dict[str, np.ndarray], name: str) -> np.ndarray:
     return column[np.arange(column.shape[1]) < lengths[:, None]]
 
 
-def _tables(loaders: Mapping[str, Loader]) -> tuple[dict[str, Rows], list[str]]:
+def _tables(loaders: Mapping[str, Loader]) -> tuple[dict[str, Any], list[str]]:
     """The rows of the splits, to be compared with each other; and notes about them."""
     tables = {k: v.dataset for k, v in loaders.items() if isinstance(v, DatasetLoader)}
     if len(tables) < len(loaders):

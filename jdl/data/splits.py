@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,18 @@ from jdl.errors import Error
 
 Rows = list[np.ndarray]
 """For each split its row numbers, ascending."""
+Named = tuple[str, Any]
+"""What rows are split or drawn by: its name in messages, and one value for each row."""
 
 
 def random_rows(
-    rows: int, fractions: Sequence[float], seed: int, stratify: Any = None, group: Any = None
+    rows: int,
+    fractions: Sequence[float],
+    seed: int,
+    stratify: Named | None = None,
+    group: Named | None = None,
 ) -> Rows:
-    """Disjoint random splits; `stratify` and `group` are None, or a name and one value a row."""
+    """Disjoint random splits, stratified or by group where these are given."""
     check_fractions(fractions)
     if stratify and group:
         raise Error(
@@ -25,28 +32,26 @@ def random_rows(
             "the classes in proportion. Leave out `stratify` or `group`."
         )
     if stratify:
-        return stratified_rows(*stratify, rows, fractions, seed)
+        return stratified_rows(rows, fractions, seed, stratify)
     if group:
-        return group_rows(*group, rows, fractions, seed)
+        return group_rows(rows, fractions, seed, group)
     return split_rows(rows, fractions, seed, name="split")
 
 
-def stratified_rows(
-    name: str, values: Any, rows: int, fractions: Sequence[float], seed: int
-) -> Rows:
+def stratified_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> Rows:
     """Stratified random splits: each has each class in the proportion of the whole.
 
     The splits are as large as without stratification, and each has of each class its exact share,
     rounded up or down. Raises `Error` where a split would have no row of a class.
     """
-    classes, codes = class_codes(name, values, rows)
+    classes, codes = class_codes(by, rows)
     sizes = np.bincount(codes)
     counts = round_table(np.outer(sizes, _sizes(rows, fractions)), rows)
     missing = np.argwhere(counts[:, : len(fractions)] == 0)
     if len(missing):
         label, split = missing[0]
         raise Error(
-            f"Class {classes[label]} of {name} has {sizes[label]} rows, too few for all splits: "
+            f"{by[0]} has too few rows of class {classes[label]}, {sizes[label]}, for all splits: "
             f"split {split + 1} would have none of it. Ask for larger fractions or fewer folds, "
             "leave the class out by `select`, or give `stratify` an array in which rare classes "
             "are merged."
@@ -57,7 +62,7 @@ def stratified_rows(
     return [np.sort(by_class[of_row == split]) for split in range(len(fractions))]
 
 
-def group_rows(name: str, values: Any, rows: int, fractions: Sequence[float], seed: int) -> Rows:
+def group_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> Rows:
     """Random splits by group: all rows of a group are in the same split.
 
     From the largest group to the smallest, each goes to a random one of the splits that have room
@@ -65,9 +70,9 @@ def group_rows(name: str, values: Any, rows: int, fractions: Sequence[float], se
     room. Groups of equal size are so divided uniformly at random, and the small ones, which come
     last, make up for the large ones. Raises `Error` where there are fewer groups than splits.
     """
-    groups, codes = np.unique(row_values(name, values, rows), return_inverse=True)
+    groups, codes = np.unique(row_values(by, rows), return_inverse=True)
     if len(groups) < len(fractions):
-        raise Error(f"{name} has {len(groups)} groups, too few for {len(fractions)} splits.")
+        raise Error(f"{by[0]} has {len(groups)} groups, too few for {len(fractions)} splits.")
     room = _sizes(rows, fractions)
     open_splits = np.append(np.ones(len(fractions), bool), room[-1] > 0)  # the last: the rest
     empty = np.append(np.ones(len(fractions), bool), False)
@@ -88,7 +93,7 @@ def group_rows(name: str, values: Any, rows: int, fractions: Sequence[float], se
     return [np.flatnonzero(of_group[codes] == split) for split in range(len(fractions))]
 
 
-def time_rows(rows: int, fractions: Sequence[float], time: Any) -> Rows:
+def time_rows(rows: int, fractions: Sequence[float], time: Named | None) -> Rows:
     """Splits by time: the earliest rows, those after them, and so on.
 
     Rows of one time are in one split: a border moves to the nearest change of time.
@@ -96,35 +101,37 @@ def time_rows(rows: int, fractions: Sequence[float], time: Any) -> Rows:
     check_fractions(fractions)
     if time is None:
         raise Error("split_by_time needs `column`: the name of the column of times, or an array.")
-    name, values = time[0], row_values(*time, rows)
+    values = row_values(time, rows)
     order = np.argsort(values, kind="stable")
     times = values[order]
     changes = np.concatenate([[0], 1 + np.flatnonzero(times[1:] != times[:-1]), [rows]])
     borders = np.cumsum([0, *_sizes(rows, fractions)[: len(fractions)]])
     borders = changes[np.abs(changes[:, None] - borders).argmin(0)]
-    splits = [np.sort(order[a:b]) for a, b in zip(borders[:-1], borders[1:], strict=True)]
+    splits = [np.sort(order[a:b]) for a, b in pairwise(borders)]
     if not all(map(len, splits)):
         raise Error(
-            f"{name} has {len(changes) - 1} distinct times in {rows} rows, too few for the "
+            f"{time[0]} has {len(changes) - 1} distinct times in {rows} rows, too few for the "
             f"fractions {fractions}: the splits would have "
             f"{', '.join(str(len(split)) for split in splits)} rows."
         )
     return splits
 
 
-def sampling(rows: int, balance: Any = None, weights: Any = None) -> Sampling | None:
-    """Weighted sampling: `balance` or `weights` is a name and one class or weight a row, or None.
+def sampling(
+    rows: int, balance: Named | None = None, weights: Named | None = None
+) -> Sampling | None:
+    """Weighted sampling by a class of each row, each class equally often, or by its weight.
 
-    With `balance` each class is drawn equally often. Raises `Error` for weights of 0 or below.
+    None where neither is given. Raises `Error` for weights of 0 or below.
     """
     if balance and weights:
         raise Error("Rows are drawn by classes or by weights: leave out `balance` or `weights`.")
     if balance:
-        _, codes = class_codes(*balance, rows)
+        _, codes = class_codes(balance, rows)
         return Sampling(1 / np.bincount(codes)[codes], codes)
     if not weights:
         return None
-    name, values = weights[0], row_values(*weights, rows).astype(np.float64)
+    name, values = weights[0], row_values(weights, rows).astype(np.float64)
     wrong = np.flatnonzero(~((values > 0) & (values < np.inf)))
     if len(wrong):
         raise Error(
@@ -140,9 +147,9 @@ def check_fractions(fractions: Sequence[float]) -> None:
         raise Error(f"split takes fractions above 0 that sum to 1 at most, not {fractions}.")
 
 
-def class_codes(name: str, values: Any, rows: int) -> tuple[np.ndarray, np.ndarray]:
+def class_codes(by: Named, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """The distinct values of a column of classes, ascending, and each row's place among them."""
-    values = row_values(name, values, rows)
+    name, values = by[0], row_values(by, rows)
     if values.dtype.kind == "f" and (values != np.rint(values)).any():
         raise Error(
             f"{name} has fractions, so its values are no classes: give an array of classes "
@@ -151,9 +158,9 @@ def class_codes(name: str, values: Any, rows: int) -> tuple[np.ndarray, np.ndarr
     return np.unique(values, return_inverse=True)
 
 
-def row_values(name: str, values: Any, rows: int) -> np.ndarray:
+def row_values(by: Named, rows: int) -> np.ndarray:
     """One value for each row, as an array; `Error` for another shape, and for NaN."""
-    values = np.asarray(values)
+    name, values = by[0], np.asarray(by[1])
     if values.shape != (rows,):
         cure = ", such as labels.argmax(1) of soft labels" if values.ndim == 2 else ""
         raise Error(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -26,12 +27,13 @@ def look_at(run: Run, picture: Path) -> tuple[str, Path | None]:
     title = f"{run.config.name}: {steps:,} steps{in_epochs(steps, run.train)}"
     if not has_epochs(run.train):
         return f"{title}; its observations come from the environment, not from a dataset.", None
-    facts = look(run.labels, **splits(run))
+    loaders: dict[str, Any] = {**splits(run)}
+    facts = look(run.labels, **loaders)
     batch = {name: np.asarray(column) for name, column in run.train[0].items()}
     mask = batch.pop("mask", np.ones(run.train.batch_size, bool)) > 0
     batch = {name: column[mask] for name, column in batch.items()}
-    path = draw_rows(batch, run.labels, picture)
-    shown = [] if path or "edges" in batch else ["", *rows_text(batch, run.labels, run.tokenizer)]
+    path = draw_rows(batch, facts.labels, picture)
+    shown = [] if path or "edges" in batch else ["", *rows_text(batch, facts.labels, run.tokenizer)]
     return "\n".join([title, "", str(facts), *shown]), path
 
 

@@ -10,13 +10,13 @@ import tyro
 from jdl.config import Config
 
 C = TypeVar("C", bound=Config)
-O = TypeVar("O")
+Rest = TypeVar("Rest")
 
 
 def parse(
-    config: type[C], argv: list[str], prog: str, description: str, options: type[O]
-) -> tuple[C, O]:
-    """Parses a command line into config and options; a wrong flag exits with code 2."""
+    config: type[C], argv: list[str], prog: str, description: str, options: type[Rest]
+) -> tuple[C, Rest]:
+    """Parses a command line into config and other options; a wrong flag exits with code 2."""
     both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", options)])
     arguments: Any = tyro.cli(
         both,
