@@ -54,6 +54,12 @@ def test_no_leakage_is_said_too_and_columns_can_be_chosen():
         leakage()
 
 
+def test_sequences_are_compared_without_their_padding():
+    train = arrays(x=[[1, 2, 0, 0], [3, 4, 5, 6]], length=[2, 4])
+    test = arrays(x=[[1, 2, 0], [3, 4, 5]], length=[2, 3])
+    assert leakage(train=train, test=test).between[0].pairs == ((0, 0),)
+
+
 def test_folds_of_a_dataset_with_duplicates_leak_unless_grouped():
     x = np.repeat(X, 3, 0)
     groups = np.repeat(np.arange(10), 3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Protocol
@@ -86,8 +86,8 @@ def leakage(
     """Looks for data leakage: `leakage(train=train, test=test)` finds the rows that are in both.
 
     It also finds duplicates within each split, and, with the name of a column `group`, groups that
-    have rows in two splits. Rows are equal if the bytes of their `columns` are, before transforms:
-    by default x, or all columns but y if there is no x. Of each split the first `limit` rows are
+    have rows in two splits. Rows are equal if the bytes of their `columns` are, without padding and
+    before transforms: by default x, or all columns but y if there is no x. Of each split the first `limit` rows are
     read, in parts. By 64-bit hashes (BLAKE2): among a million rows, two that differ are taken for
     equal with a probability of 3e-8.
     """
@@ -129,20 +129,31 @@ def _read(
     parts: dict[str, list[np.ndarray]] = {"rows": [np.zeros(0, np.uint64)]}
     for start in range(0, rows, PART):
         part = table.take(np.arange(start, min(start + PART, rows), dtype=np.int32))
-        parts["rows"].append(_hashes([part[name] for name in compared]))
+        parts["rows"].append(_hashes(part, compared))
         if "y" in part:
-            parts.setdefault("y", []).append(_hashes([part["y"]]))
+            parts.setdefault("y", []).append(_hashes(part, ["y"]))
         if group:
             parts.setdefault("group", []).append(part[group])
     return {name: np.concatenate(found) for name, found in parts.items()}
 
 
-def _hashes(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """A hash of each row over these columns."""
-    flat = [np.ascontiguousarray(column).reshape(len(column), -1) for column in columns]
-    table = np.concatenate([column.view(np.uint8) for column in flat], axis=1)
-    digests = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in table)
-    return np.frombuffer(digests, np.uint64)
+def _hashes(part: Mapping[str, np.ndarray], columns: Sequence[str]) -> np.ndarray:
+    """A hash of each row over these columns; of sequences without their padding."""
+    values = [_bytes(part[name], lengths_of(part, name)) for name in columns]
+    digests = (hashlib.blake2b(b"".join(row), digest_size=8) for row in zip(*values, strict=True))
+    return np.frombuffer(b"".join(digest.digest() for digest in digests), np.uint64)
+
+
+def _bytes(column: np.ndarray, lengths: np.ndarray | None) -> list[bytes]:
+    if lengths is None:
+        return [row.tobytes() for row in column]
+    return [row[:length].tobytes() for row, length in zip(column, lengths.tolist(), strict=True)]
+
+
+def lengths_of(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
+    """The lengths of the sequences (N, T, ...) in a column: `length` of x, `y_length` of y."""
+    lengths = columns.get("length" if name == "x" else f"{name}_length")
+    return lengths if lengths is not None and columns[name].ndim > lengths.ndim == 1 else None
 
 
 def _equal_rows(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from jdl.data.leakage import Leakage, leakage
+from jdl.data.leakage import Leakage, leakage, lengths_of
 from jdl.data.loader import DatasetLoader
 from jdl.data.source import ArraySource
 from jdl.types import Error, Loader
@@ -113,13 +113,13 @@ class Look:
         """A line for each column and split."""
         table = []
         for name in dict.fromkeys(chain(*(facts.columns for facts in self.splits.values()))):
-            shown = [""] * 3
+            before: list[str] = []
             for split, facts in self.splits.items():
                 if column := facts.columns.get(name):
-                    shape = "x".join(map(str, column.shape)) or "number"
-                    kind = [name, column.dtype, shape]
-                    table.append([*("" if kind == shown else k for k in kind), split, str(column)])
-                    shown = kind
+                    kind = [column.dtype, "x".join(map(str, column.shape)) or "number"]
+                    shown = ["", ""] if kind == before else kind
+                    table.append(["" if before else name, *shown, split, str(column)])
+                    before = kind
         return _aligned(table)
 
     def _lengths(self) -> list[str]:
@@ -163,7 +163,7 @@ def look(labels: Sequence[str] = (), *, limit: int = BYTES, **splits: Loader | B
     names = tuple(labels) or next((n for n in map(_labels, loaders.values()) if n), ())
     facts = {}
     for name, loader in loaders.items():
-        with _naming(name):
+        with naming_split(name):
             facts[name] = _facts(loader, names, limit)
     tables, notes = _tables(loaders)
     read = min((f.read for f in facts.values() if f.read < f.rows), default=None)
@@ -230,13 +230,13 @@ def _read(loader: Loader, batches: int) -> Iterator[dict[str, np.ndarray]]:
 
 
 @contextmanager
-def _naming(split: str) -> Iterator[None]:
-    """Raises `Error` with the split's name where its batches cannot be made."""
+def naming_split(name: str) -> Iterator[None]:
+    """Raises `Error` that names the split where its batches cannot be made."""
     try:
         yield
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError) as error:
         raise Error(
-            f"The batches of {split} cannot be made: {type(error).__name__}: {error}."
+            f"The batches of {name} cannot be made: {type(error).__name__}: {error}."
         ) from error
 
 
@@ -256,8 +256,8 @@ def _class_counts(batch: dict[str, np.ndarray], labels: tuple[str, ...]) -> Coun
 
 def _without_padding(batch: dict[str, np.ndarray], name: str) -> np.ndarray:
     """The values of a column; of sequences (B, T, ...) those within `length` or `y_length`."""
-    column, lengths = batch[name], batch.get("length" if name == "x" else f"{name}_length")
-    if lengths is None or column.ndim < 2 or lengths.ndim != 1:
+    column, lengths = batch[name], lengths_of(batch, name)
+    if lengths is None:
         return column
     return column[np.arange(column.shape[1]) < lengths[:, None]]
 

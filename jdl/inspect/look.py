@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data.look import look
+from jdl.data.look import look, naming_split
 from jdl.figures.rows import draw_rows, label_text
 from jdl.train.epochs import has_epochs, in_epochs
 from jdl.train.placement import splits
@@ -24,7 +24,8 @@ def look_at(run: Run, picture: Path) -> tuple[str, Path | None]:
     The rows are the first of the first batch of training, augmented.
     """
     steps = run.config.steps
-    title = f"{run.config.name}: {steps:,} steps{in_epochs(steps, run.train)}"
+    with naming_split("train"):
+        title = f"{run.config.name}: {steps:,} steps{in_epochs(steps, run.train)}"
     if not has_epochs(run.train):
         return f"{title}; its observations come from the environment, not from a dataset.", None
     loaders: dict[str, Any] = {**splits(run)}
