@@ -86,10 +86,10 @@ def leakage(
     """Looks for data leakage: `leakage(train=train, test=test)` finds the rows that are in both.
 
     It also finds duplicates within each split, and, with the name of a column `group`, groups that
-    have rows in two splits. Rows are equal if the bytes of their `columns` are, without padding and
-    before transforms: by default x, or all columns but y if there is no x. Of each split the first `limit` rows are
-    read, in parts. By 64-bit hashes (BLAKE2): among a million rows, two that differ are taken for
-    equal with a probability of 3e-8.
+    have rows in two splits. Rows are equal if the bytes of their `columns` are, before transforms
+    and without padding: by default x, or all columns but y if there is no x. Of each split the
+    first `limit` rows are read, in parts. By 64-bit hashes (BLAKE2): the probability that among a
+    million rows two that differ are taken for equal is 3e-8.
     """
     if not splits:
         raise Error("leakage takes splits by name: leakage(train=train, test=test).")
