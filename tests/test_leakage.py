@@ -106,6 +106,10 @@ def test_a_look_at_sequences_several_labels_and_broken_values():
     wrong = arrays(x=np.arange(4.0)).map(lambda key, row: {"x": row["x"] @ row["x"], **row})
     with pytest.raises(jdl.Error, match="batches of data cannot be made: ValueError"):
         wrong.look()
+    with pytest.raises(jdl.Error, match="no examples"):
+        broken.select([]).look()
+    with pytest.raises(jdl.Error, match="by name"):
+        look()
 
 
 def test_large_data_is_looked_at_by_a_sample_and_it_is_said():

@@ -82,10 +82,8 @@ class SplitFacts:
     drawn: Mapping[int, int] = field(default_factory=dict)  # classes in epoch 0, drawn by weight
 
     def __str__(self) -> str:
-        row, batch = (
-            "row" if self.rows == 1 else "rows",
-            "batch" if self.batches == 1 else "batches",
-        )
+        row = "row" if self.rows == 1 else "rows"
+        batch = "batch" if self.batches == 1 else "batches"
         text = f"{self.rows:,} {row}, {self.batches:,} {batch} of {self.batch_size:,} an epoch"
         if self.read < self.rows:
             text += f" (read here: {self.read:,} rows, drawn at random)"
@@ -139,14 +137,14 @@ class Look:
         if not counts:
             return []
         first = next(iter(counts.values()))
-        classes = sorted(set(chain(*counts.values())), key=lambda k: (-first.get(k, 0), k))
-        cut = [*classes[: SHOWN // 2], *classes[-SHOWN // 2 :]] if len(classes) > SHOWN else classes
+        ranked = sorted(set(chain(*counts.values())), key=lambda k: (-first.get(k, 0), k))
+        left = max(0, len(ranked) - SHOWN)
+        shown = [*ranked[: SHOWN // 2], *ranked[-SHOWN // 2 :]] if left else sorted(ranked)
         table = [["class", *counts]]
-        for k in cut if cut is not classes else sorted(classes):
+        for k in shown:
             shares = [_share(split.get(k, 0), sum(split.values())) for split in counts.values()]
             bar = "█" * round(BAR * first.get(k, 0) / max(first.values()))
             table.append([_name(k, self.labels), *shares, bar])
-        left = len(classes) - len(cut)
         note = [f"({left:,} classes between these, by their number, are not shown)"] if left else []
         return ["", *_aligned(table), *note]
 
@@ -159,6 +157,8 @@ def look(labels: Sequence[str] = (), *, limit: int = BYTES, **splits: Loader | B
     class; lengths; and duplicates, within a split and in two (`leakage`). Of a split whose batches
     are larger than `limit` bytes a random sample is read.
     """
+    if not splits:
+        raise Error("look takes datasets or loaders by name: look(train=train, test=test).")
     loaders = {name: _loader(data) for name, data in splits.items()}
     names = tuple(labels) or next((n for n in map(_labels, loaders.values()) if n), ())
     facts = {}
@@ -173,7 +173,7 @@ def look(labels: Sequence[str] = (), *, limit: int = BYTES, **splits: Loader | B
 
 
 def _loader(data: Loader | Batched) -> Loader:
-    return data if isinstance(data, Loader) else data.batches(min(len(data), 256))
+    return data if isinstance(data, Loader) else data.batches(max(1, min(len(data), 256)))
 
 
 def _labels(loader: Loader) -> tuple[str, ...]:
@@ -183,10 +183,10 @@ def _labels(loader: Loader) -> tuple[str, ...]:
 def _facts(loader: Loader, labels: tuple[str, ...], limit: int) -> SplitFacts:
     """The facts of a split, from an epoch of its batches or a part of one."""
     spec = {k: column for k, column in loader.spec.items() if k not in ("mask", "id")}
-    size = sum(int(np.prod(c.shape)) * c.dtype.itemsize for c in spec.values())
-    batches = min(len(loader), max(1, limit // size))
+    batch_bytes = sum(int(np.prod(c.shape)) * c.dtype.itemsize for c in spec.values())
+    batches = min(len(loader), max(1, limit // max(1, batch_bytes)))
     columns = {k: ColumnFacts(str(c.dtype), c.shape[1:]) for k, c in spec.items()}
-    lengths: dict[str, list[np.ndarray]] = {k: [] for k in spec if k.endswith("length")}
+    lengths: dict[str, list[np.ndarray]] = {k: [] for k in spec if f"_{k}".endswith("_length")}
     classes, read = Counter[int](), 0
     for batch in _read(_unweighted(loader, batches), batches):
         read += len(batch["mask"])
@@ -202,16 +202,9 @@ def _facts(loader: Loader, labels: tuple[str, ...], limit: int) -> SplitFacts:
     if len(classes) > CLASSES:
         classes, drawn = Counter(), Counter()
     quantiles = {k: np.percentile(np.concatenate(v), (0, 50, 100)) for k, v in lengths.items()}
-    return SplitFacts(
-        loader.num_examples,
-        read,
-        len(loader),
-        loader.batch_size,
-        columns,
-        classes,
-        quantiles,
-        drawn,
-    )
+    size = loader.batch_size
+    found = columns, classes, quantiles, drawn
+    return SplitFacts(loader.num_examples, read, len(loader), size, *found)
 
 
 def _unweighted(loader: Loader, batches: int) -> Loader:
@@ -294,12 +287,12 @@ def _share(count: int, total: int) -> str:
 
 
 def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a table, in columns of one width; numbers to the right."""
+    """Lines of a table, in columns of one width; shares to the right."""
     widths = [max(map(len, column)) for column in zip_longest(*table, fillvalue="")]
     lines = []
     for row in table:
         cells = [
-            cell.rjust(width) if cell[-1:] in "%" and cell else cell.ljust(width)
+            cell.rjust(width) if cell.endswith("%") else cell.ljust(width)
             for cell, width in zip(row, widths, strict=False)
         ]
         lines.append("  ".join(cells).rstrip())
