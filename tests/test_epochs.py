@@ -1,8 +1,7 @@
 """Epochs as steps: the same run as with those steps, from a command line and from Python.
 
-Seen to fail: steps of the config before they were resolved in a schedule, epochs that a digest
-counts although nobody set them, records without epochs that take those of the script, epochs of
-environments, a run whose steps are not its epochs.
+Seen to fail: a digest that counts epochs nobody set, records without epochs that take those of the
+script, a run whose steps are not its epochs, two contradicting flags, epochs of environments.
 """
 
 import dataclasses

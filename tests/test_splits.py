@@ -1,9 +1,9 @@
 """Splits, folds and sampling: nothing on both sides, proportions kept, functions of the seed.
 
-Seen to fail: a table rounded row by row, stratified splits of the rows as they are sorted, groups
-divided by rows, borders in time that cut ties, folds whose training part has all rows, sampling
-without strata or with draws that are independent, copies with one augmentation, an order that
-forgets the epoch.
+Seen to fail: a table rounded row by row, stratified splits of the wrong rows, groups divided by
+rows, borders in time that cut ties, folds whose training part has all rows, a column read with
+gaps, sampling without strata, in a fixed order, with independent draws or of one epoch, an order
+class by class, copies with one augmentation.
 """
 
 import hashlib
@@ -197,6 +197,7 @@ def test_an_order_by_weights_is_a_function_of_seed_and_epoch():
     drawn = sampling(40, balance=("y", np.arange(40) // 30))
     orders = {(s, e): epoch_order(40, 16, s, e, drawn).tolist() for s in (0, 1) for e in (0, 1, 2)}
     assert len({tuple(order) for order in orders.values()}) == 6
+    assert sorted(orders[0, 0]) != sorted(orders[0, 1]) != sorted(orders[1, 1])  # other rows
     assert orders[1, 2] == epoch_order(40, 16, 1, 2, drawn).tolist()
     assert orders[0, 0][40:] == [0] * 8
     y = np.asarray(orders[0, 0][:40]) // 30
