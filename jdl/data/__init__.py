@@ -25,7 +25,9 @@ from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
+from jdl.data.leakage import leakage as leakage
 from jdl.data.loader import DatasetLoader as DatasetLoader
+from jdl.data.look import look as look
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
 from jdl.data.rand_augment import rand_augment as rand_augment

@@ -13,11 +13,16 @@ import numpy as np
 
 from jdl.data.augment import Augmentation, BatchTransform, check_order
 from jdl.data.loader import DatasetLoader
-from jdl.data.order import split_rows
+from jdl.data.look import Look, look
 from jdl.data.source import ArraySource, Source, check_column
+from jdl.data.splits import random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
 
 DEVICE_BYTES = 2 << 30  # a dataset up to this size is kept on the device
+PART = 4096  # rows that are read at a time, where one column is wanted
+
+By = str | Sequence[Any] | np.ndarray | None
+"""What rows are split or drawn by: a column's name, or an array of one value for each row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,20 +73,67 @@ class Dataset:
         """All columns as numpy arrays, in the dataset's order, before any transform."""
         return self.source.take(self.ids)
 
+    def column(self, name: str) -> np.ndarray:
+        """One column as a numpy array, in the dataset's order, before any transform.
+
+        The rows are read in parts, so that the other columns need not fit into memory.
+        """
+        known = self.source.take(self.ids[:1])
+        if name not in known:
+            raise Error(f"There is no column {name!r}; the columns are {', '.join(known)}.")
+        parts = range(0, len(self), PART)
+        return np.concatenate(
+            [known[name][:0]] + [self.source.take(self.ids[n : n + PART])[name] for n in parts]
+        )
+
+    def _by(self, argument: str, values: By) -> tuple[str, np.ndarray] | None:
+        """What rows are split or drawn by, with a name for messages: a column, or an array."""
+        if values is None:
+            return None
+        if isinstance(values, str):
+            return f"Column {values}", self.column(values)
+        return f"The array {argument}", np.asarray(values)
+
     def select(self, rows: Any) -> Self:
         """The subset of these rows, by their indices in this dataset, in the given order."""
         return replace(self, ids=self.ids[rows])
 
-    def split(self, *fractions: float, seed: int = 0) -> tuple[Self, ...]:
+    def split(
+        self, *fractions: float, seed: int = 0, stratify: By = None, group: By = None
+    ) -> tuple[Self, ...]:
         """Disjoint random splits: split(0.9, 0.1) gives two, for training and validation.
 
-        The assignment depends on `seed` alone; within a split rows keep their order. Folds for
-        cross-validation are `split(*[1 / k] * k)`, and `+` joins those to train on.
+        The assignment depends on `seed` alone; within a split rows keep their order. `stratify`, a
+        column or an array of classes: each split has each class in the proportion of the whole.
+        `group`, a column or an array: all rows of a group, a patient say, are in the same split.
         """
-        if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
-            raise Error(f"split takes fractions above 0 that sum to 1 at most, not {fractions}.")
-        splits = split_rows(len(self), fractions, seed, name="split")
+        by = self._by("stratify", stratify), self._by("group", group)
+        splits = random_rows(len(self), fractions, seed, *by)
         return tuple(self.select(rows) for rows in splits)
+
+    def split_by_time(self, *fractions: float, column: By) -> tuple[Self, ...]:
+        """Splits by time, from the earliest rows to the latest; `column` has the time of each row.
+
+        Rows of the same time are in the same split. Within a split rows keep their order.
+        """
+        splits = time_rows(len(self), fractions, self._by("column", column))
+        return tuple(self.select(rows) for rows in splits)
+
+    def folds(
+        self, k: int, seed: int = 0, stratify: By = None, group: By = None
+    ) -> tuple[tuple[Self, Self], ...]:
+        """The k folds of a cross-validation, as pairs (train, valid), drawn like those of `split`.
+
+        Each row is in the validation part of one fold, and in the training parts of all others.
+        """
+        if not 2 <= k <= len(self):
+            raise Error(
+                f"{len(self)} examples can be divided into 2 to {len(self)} folds, not {k}."
+            )
+        by = self._by("stratify", stratify), self._by("group", group)
+        rows = np.arange(len(self))
+        folds = random_rows(len(self), [1 / k] * k, seed, *by)
+        return tuple((self.select(np.delete(rows, fold)), self.select(fold)) for fold in folds)
 
     def map(self, *transforms: Augmentation) -> Self:
         """The same rows with these transforms in every batch, of training and of evaluation.
@@ -97,6 +149,10 @@ class Dataset:
         check_order((*self.transforms, *transforms))
         return replace(self, transforms=(*self.transforms, *transforms))
 
+    def look(self) -> Look:
+        """A first look at the rows: ranges, classes, lengths, duplicates; `print(data.look())`."""
+        return look(self.labels, data=self)
+
     def streaming(self) -> Self:
         """The same dataset, streamed: prefetched by threads on the host, not kept on the device.
 
@@ -111,11 +167,21 @@ class Dataset:
         """
         return DatasetLoader(self, self._check_size(size), None, self.transforms)
 
-    def shuffled(self, size: int, seed: int, *augment: Augmentation) -> DatasetLoader[Self]:
+    def shuffled(
+        self,
+        size: int,
+        seed: int,
+        *augment: Augmentation,
+        balance: By = None,
+        weights: By = None,
+    ) -> DatasetLoader[Self]:
         """A data loader for training: batches of `size`, shuffled and augmented.
 
         The order of every epoch is drawn from (seed, epoch), the data augmentation of every example
-        from (seed, epoch, id).
+        from (seed, epoch, id). With `balance`, a column or an array of classes, an epoch has each
+        class equally often (oversampling of rare classes, undersampling of others); with `weights`,
+        a column or an array, each row in proportion to its weight. Rows then come several times or
+        not at all, and an epoch is as long as without.
         """
         if self._check_size(size) > len(self):
             raise Error(
@@ -123,7 +189,9 @@ class Dataset:
                 "choose a smaller batch size."
             )
         check_order((*self.transforms, *augment))
-        return DatasetLoader(self, size, seed, (*self.transforms, *augment))
+        by = self._by("balance", balance), self._by("weights", weights)
+        drawn = sampling(len(self), *by)
+        return DatasetLoader(self, size, seed, (*self.transforms, *augment), sampling=drawn)
 
     def contiguous_batches(self, size: int) -> DatasetLoader[Self]:
         """A data loader for truncated backpropagation through time (Williams and Peng, 1990).

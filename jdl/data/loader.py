@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache, partial
@@ -14,7 +15,7 @@ import numpy as np
 
 from jdl.data.augment import Augmentation, BatchTransform, Example, Transform
 from jdl.data.dataflow import dependences
-from jdl.data.order import epoch_order
+from jdl.data.order import Sampling, epoch_order
 from jdl.data.source import is_image
 from jdl.keys import stream
 from jdl.types import Array, Batch, Bounds, Loader, sums_of
@@ -62,7 +63,8 @@ class DatasetLoader(Loader, Generic[T]):
     A batch has the dataset's columns and besides `mask` (B,), false in padding, and `id` (B,), the
     example's row in its source; with `start_column` also `start` (B,). Images of bytes become
     float32 from 0 to 1. The key of an example's data augmentation is derived from (seed, epoch,
-    id), so it does not depend on the batch size or on the process that reads the example.
+    id), so it does not depend on the batch size or on the process that reads the example. Where
+    rows are drawn by weight and may come twice, it also depends on the place in the epoch.
     """
 
     dataset: T
@@ -71,6 +73,7 @@ class DatasetLoader(Loader, Generic[T]):
     transforms: tuple[Augmentation, ...] = ()
     part: slice | None = None  # the rows of each batch that `read` prefetches; None: all
     start_column: bool = False  # adds `start` (B,), true in the first batch of an epoch
+    sampling: Sampling | None = None  # of training rows by weight; None: each once an epoch
 
     def __len__(self) -> int:
         return -(-self.num_examples // self.batch_size)
@@ -119,6 +122,9 @@ class DatasetLoader(Loader, Generic[T]):
         if self.transforms:
             epoch = stream(raw["key"], "augment", i // len(self))
             keys = jax.vmap(jax.random.fold_in, (None, 0))(epoch, columns["id"])
+            if self.sampling:  # the copies of a row in an epoch are augmented differently
+                places = place * self.batch_size + jnp.arange(self.batch_size)
+                keys = jax.vmap(jax.random.fold_in)(keys, places)
             columns = self._augment(keys, columns, mask)
         start = {"start": jnp.full_like(mask, place == 0)} if self.start_column else {}
         return {**columns, **start, "mask": mask}
@@ -228,22 +234,26 @@ class DatasetLoader(Loader, Generic[T]):
         """The smallest and largest value of these columns in an epoch."""
         if not self.dataset.fits_on_device:
             return {}
+        data = replace(self, sampling=None)  # of all rows, each once
 
         def of_batch(raw: Any, i: Array) -> dict[str, tuple[Array, Array]]:
-            batch = self.batch(raw, i)  # padding repeats a row of the dataset
+            batch = data.batch(raw, i)  # padding repeats a row of the dataset
             return {name: (batch[name].min(), batch[name].max()) for name in names}
 
         @jax.jit
         def of_epoch(raw: Any) -> dict[str, tuple[Array, Array]]:
-            return jax.lax.map(partial(of_batch, raw), jnp.arange(len(self)))
+            return jax.lax.map(partial(of_batch, raw), jnp.arange(len(data)))
 
-        extremes = of_epoch(self._device_data(0))
+        extremes = of_epoch(data._device_data(0))
         return {name: (int(low.min()), int(high.max())) for name, (low, high) in extremes.items()}
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the dataset's rows."""
-        return self.dataset.fingerprint
+        """SHA-256 of the dataset's rows, and of the weights by which they are drawn."""
+        if self.sampling is None:
+            return self.dataset.fingerprint
+        weighted = self.dataset.fingerprint.encode() + self.sampling.weights.tobytes()
+        return hashlib.sha256(weighted + self.sampling.strata.tobytes()).hexdigest()
 
     @cached_property
     def _key(self) -> Array:
@@ -252,7 +262,9 @@ class DatasetLoader(Loader, Generic[T]):
     @cached_property
     def _order(self) -> Callable[[int], np.ndarray]:
         return lru_cache(maxsize=2)(
-            lambda epoch: epoch_order(self.num_examples, self.batch_size, self.seed, epoch)
+            lambda epoch: epoch_order(
+                self.num_examples, self.batch_size, self.seed, epoch, self.sampling
+            )
         )
 
     def _device_data(self, epoch: int) -> Any:

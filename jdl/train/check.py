@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
+from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Error, Key, Run
 
@@ -15,6 +16,7 @@ def check_run(run: Run) -> None:
     """Raises `Error` where config, data, objective and hooks do not fit together."""
     if not run.config.name:
         raise Error("The config has no name: set name=..., which names the folder of its runs.")
+    check_epochs(run)
     mode, _, metric = run.best.partition(" ")
     if mode not in ("max", "min") or not metric:
         raise Error(f'Run.best must be "max METRIC" or "min METRIC", not {run.best!r}.')

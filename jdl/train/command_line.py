@@ -7,14 +7,17 @@ from typing import Any, TypeVar
 
 import tyro
 
-from jdl.config import Config, Options
+from jdl.config import Config
 
 C = TypeVar("C", bound=Config)
+Rest = TypeVar("Rest")
 
 
-def parse(config: type[C], argv: list[str], prog: str, description: str = "") -> tuple[C, Options]:
-    """Parses a command line into config and options; a wrong flag exits with code 2."""
-    both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", Options)])
+def parse(
+    config: type[C], argv: list[str], prog: str, description: str, options: type[Rest]
+) -> tuple[C, Rest]:
+    """Parses a command line into config and other options; a wrong flag exits with code 2."""
+    both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", options)])
     arguments: Any = tyro.cli(
         both,
         args=argv,

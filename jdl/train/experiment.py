@@ -13,13 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jdl.config import Config, from_json
+from jdl.config import Config, Options, from_json
 from jdl.parallel import processes
 from jdl.store.code import FOLDER, recorded_code
 from jdl.store.record import read_record
 from jdl.train.command_line import parse
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.distributed import exit_if_several, join
+from jdl.train.epochs import resolve_epochs
 from jdl.train.fit import Result, fit
 from jdl.train.malloc import keep_memory
 from jdl.train.placement import apply_config
@@ -97,19 +98,24 @@ def _train(
     prog: str,
     description: str,
 ) -> Result:
-    c, options = parse(config, argv, prog, description)
+    c, options = parse(config, argv, prog, description, Options)
     keep_memory()
     quiet_libraries()
     join(options)
     use_compilation_cache()
-    if not c.name:
-        c = replace(c, name=script.stem)
-    prepared = run(c)
+    prepared = prepare(run, c, argv, script)
     result = fit(prepared, options, script)
     if processes.is_first():
         text = summarize(result, prepared.labels)
         print(result_line(result) if options.quiet else text)
     return result
+
+
+def prepare(run: RunFunction, c: Config, argv: list[str], script: Path) -> Run:
+    """The run of a config that a command line gave: with a name, and its epochs as steps."""
+    if not c.name:
+        c = replace(c, name=script.stem)
+    return run(resolve_epochs(run, c, argv))
 
 
 def rebuild(folder: Path) -> Run:

@@ -18,6 +18,7 @@ from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
 from jdl.store.step_trace import write_leaves
 from jdl.train.check import check_run
+from jdl.train.epochs import in_epochs
 from jdl.train.evaluate import evaluator
 from jdl.train.hooks import (
     Checkpointing,
@@ -84,7 +85,8 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         outputs = open_outputs(folder, run, options, checkpoints, start)
         stack.callback(outputs.close)
         verb = "Resuming" if start else "Training"
-        where = f"{verb} {folder} from step {start:,} of {run.config.steps:,}"
+        last = run.config.steps
+        where = f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"
         for note in (*thread_pool_notes(), *notes, where):
             outputs.display.note(note)
         evaluation = _evaluation(placement, options, outputs)
