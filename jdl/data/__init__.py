@@ -11,6 +11,7 @@ from jdl.data.dataset import Dataset as Dataset
 from jdl.data.dataset import arrays as arrays
 from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
+from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
@@ -20,6 +21,12 @@ from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
+from jdl.data.table import Table as Table
+from jdl.data.table import TableDataset as TableDataset
+from jdl.data.table import TableOptions as TableOptions
+from jdl.data.table import csv as csv
+from jdl.data.table import frame as frame
+from jdl.data.table import parquet as parquet
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows
