@@ -63,6 +63,8 @@ class Encoding:
     one_hot: bool
     targets: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()  # the classes of the target; empty for regression
+    target_mean: tuple[float, ...] = ()  # y * target_std + target_mean is in the table's unit;
+    target_std: tuple[float, ...] = ()  # empty where y is not standardized
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -124,8 +126,6 @@ def fit_encoding(
     columns: Mapping[str, Column],
     rows: np.ndarray,
     one_hot: bool,
-    targets: tuple[str, ...] = (),
-    labels: tuple[str, ...] = (),
 ) -> Encoding:
     """The encoding of these columns whose statistics are those of these rows alone."""
     features = list(columns.values())
@@ -133,7 +133,7 @@ def fit_encoding(
         raise Error("The table has no columns besides target, weight and drop.")
     numbers = [_fit_number(c, c.data[rows]) for c in features if c.kind != "category"]
     categories = [_fit_category(c, c.data[rows]) for c in features if c.kind == "category"]
-    return Encoding(tuple(numbers), tuple(categories), one_hot, targets, labels)
+    return Encoding(tuple(numbers), tuple(categories), one_hot)
 
 
 def _fit_number(column: Column, data: np.ndarray) -> NumberEncoding:

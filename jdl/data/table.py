@@ -47,6 +47,7 @@ class TableOptions:
     one_hot: bool = False  # categories as columns of x, instead of codes for an embedding
     missing: Sequence[str] = ()  # texts that stand for a missing value, besides `MISSING`
     max_categories: int = 10_000  # the most different values of a column of categories
+    standardize_target: bool = False  # numbers as (y - mean) / std of the training rows
     drop_missing_target: bool = False  # leaves out rows without a target, which else raise `Error`
 
     @property
@@ -121,9 +122,12 @@ class Table:
         if not parts or not all(map(len, parts)):
             raise Error(f"Every part needs rows; given: {', '.join(str(len(p)) for p in parts)}.")
         ids = [self.rows[part] for part in parts]
-        encoding = fit_encoding(
-            self.features, ids[0], self.options.one_hot, self.options.targets, self._labels
-        )
+        encoding = fit_encoding(self.features, ids[0], self.options.one_hot)
+        encoding = replace(encoding, targets=self.options.targets, labels=self._labels)
+        if self.options.standardize_target:
+            targets = [self.columns[name].data[ids[0]] for name in self.options.targets]
+            mean, std = (tuple(float(f(y)) for y in targets) for f in (np.mean, np.std))
+            encoding = replace(encoding, target_mean=mean, target_std=std)
         source = TableSource(self, encoding)
         return tuple(TableDataset(source, part) for part in ids)
 
@@ -145,8 +149,10 @@ class Table:
     @cached_property
     def _labels(self) -> tuple[str, ...]:
         """The classes of the target: of all rows, so that every fold has the same."""
-        target = self.columns[self.options.targets[0]] if self.options.targets else None
-        return sort_labels(target.values) if target and target.kind == "category" else ()
+        if len(self.options.targets) != 1:
+            return ()
+        target = self.columns[self.options.targets[0]]
+        return ("false", "true") if target.kind == "bool" else sort_labels(target.values)
 
     def _check_name(self, name: str) -> str:
         if name not in self.columns:
@@ -183,11 +189,15 @@ class TableSource:
         return taken
 
     def _targets(self, rows: np.ndarray) -> np.ndarray:
-        targets = [self.table.columns[name].data[rows] for name in self.encoding.targets]
-        if self.encoding.labels:
+        encoding = self.encoding
+        targets = [self.table.columns[name].data[rows] for name in encoding.targets]
+        if self._label_codes is not None:
             return self._label_codes[targets[0]]
-        y = targets[0] if len(targets) == 1 else np.stack(targets, -1)
-        return y.astype(np.int32 if self._whole else np.float32)
+        y = np.stack(targets, -1)
+        if encoding.target_std:
+            y = (y - np.asarray(encoding.target_mean)) / np.asarray(encoding.target_std)
+        whole = self._whole and not encoding.target_std
+        return (y[:, 0] if len(targets) == 1 else y).astype(np.int32 if whole else np.float32)
 
     @cached_property
     def _lookups(self) -> dict[str, np.ndarray]:
@@ -196,9 +206,12 @@ class TableSource:
         return {c.name: c.lookup(columns[c.name].values) for c in self.encoding.categories}
 
     @cached_property
-    def _label_codes(self) -> np.ndarray:
+    def _label_codes(self) -> np.ndarray | None:
+        """The class of each category of the target; None for numbers and truth values."""
         places = {label: n for n, label in enumerate(self.encoding.labels)}
         values = self.table.columns[self.encoding.targets[0]].values
+        if not values:
+            return None
         return np.asarray([places[value] for value in values], np.int32)
 
     @cached_property
@@ -289,7 +302,7 @@ def csv(
     """A table from a CSV file, or from several with the same columns, one after the other.
 
     `options` are those of `TableOptions`: target, weight, drop, categorical, numeric, one_hot,
-    missing, max_categories, drop_missing_target. The first line of a file has the columns' names.
+    missing, max_categories, standardize_target, drop_missing_target. The first line of a file has the columns' names.
     Files are decoded once, into jdl's cache; files of more than memory are read from there as a
     batch needs them. `on_bad="skip"` leaves out lines with a wrong number of fields, with a
     warning that counts them and lists the first. Any other fault raises `Error`, with file, line
@@ -387,29 +400,39 @@ def _make_table(
     """The table, after checks of its target and its weights."""
     if sum(decoded.rows) >= 2**31:
         raise Error(f"{sum(decoded.rows):,} rows are too many: a table has at most 2^31 - 1.")
+
+    def first(wrong: np.ndarray) -> str:
+        return place_row(sources, decoded.rows, int(wrong.argmax()))
+
     rows = np.arange(sum(decoded.rows), dtype=np.int32)
     for name in options.targets:
         missing = columns[name].missing
         if missing.any() and not options.drop_missing_target:
-            first = place_row(sources, decoded.rows, int(missing.argmax()))
             raise Error(
                 f"The target {name} is missing in {missing.sum():,} of {len(missing):,} rows, "
-                f"first in {first}: correct them, or leave them out by drop_missing_target=True."
+                f"first in {first(missing)}: correct them, or leave them out by "
+                "drop_missing_target=True."
             )
         rows = rows[~missing[rows]]
     for name in options.targets:
-        column = columns[name]
-        if len(options.targets) > 1 and column.kind == "category":
-            raise Error(f"The target {name} has texts: several targets must be numbers.")
-        if not len(rows) or (column.data[rows] == column.data[rows[0]]).all():
-            raise Error(f"The target {name} has the same value in all {len(rows):,} rows.")
+        _check_target(columns[name], rows, options)
     if options.weight:
-        column = columns[options.weight]
-        wrong = column.missing if column.kind == "category" else ~(column.data >= 0)
-        if column.kind == "category" or wrong.any():
-            first = place_row(sources, decoded.rows, int(wrong.argmax()))
+        weight = columns[options.weight]
+        wrong = ~(weight.data >= 0) if weight.kind != "category" else np.ones(1, bool)
+        if wrong.any():
             raise Error(
                 f"The weight {options.weight} must be a number from 0 on in every row, which it is "
-                f"not in {first}."
+                f"not in {first(wrong)}."
             )
     return Table(columns, options, decoding, tuple(sources), decoded.rows, rows)
+
+
+def _check_target(target: Column, rows: np.ndarray, options: TableOptions) -> None:
+    """Raises `Error` for a target that is constant, or of texts where numbers are needed."""
+    if target.kind == "category" and (len(options.targets) > 1 or options.standardize_target):
+        raise Error(
+            f"The target {target.name} has texts, but several targets, or a standardized one, must "
+            "be numbers."
+        )
+    if not len(rows) or (target.data[rows] == target.data[rows[0]]).all():
+        raise Error(f"The target {target.name} has the same value in all {len(rows):,} rows.")

@@ -1,8 +1,8 @@
-"""Input files for predictions: images, npz arrays and lines of text."""
+"""Input files for predictions: images, npz arrays, lines of text and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -10,22 +10,26 @@ import numpy as np
 
 from jdl.types import Batch, Error, Tokenizer
 
+Columns = dict[str, np.ndarray]
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def read_inputs(
-    paths: Sequence[Path], spec: Batch, tokenizer: Tokenizer | None = None
-) -> tuple[list[str], dict[str, np.ndarray]]:
+    paths: Sequence[Path],
+    spec: Batch,
+    tokenizer: Tokenizer | None = None,
+    encode_table: Callable[[Path], Columns] | None = None,
+) -> tuple[list[str], Columns]:
     """Reads inputs from files: a name for each row, and columns x (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Raises `Error` for a file that cannot be read or has another shape.
+    number of tokens. `encode_table` gives the columns of a CSV or Parquet file. Raises `Error` for a file that cannot be read or has another shape.
     """
     shape = tuple(spec["x"].shape[1:])
     names: list[str] = []
-    parts: list[dict[str, np.ndarray]] = []
+    parts: list[Columns] = []
     for path in paths:
-        part_names, part = _read_file(path, spec, tokenizer)
+        part_names, part = _read_file(path, spec, tokenizer, encode_table)
         if part["x"].shape[1:] != shape:
             raise Error(
                 f"{path} has rows of shape {part['x'].shape[1:]}, but the model needs {shape}: "
@@ -42,10 +46,16 @@ def read_inputs(
 
 
 def _read_file(
-    path: Path, spec: Batch, tokenizer: Tokenizer | None
-) -> tuple[list[str], dict[str, np.ndarray]]:
+    path: Path,
+    spec: Batch,
+    tokenizer: Tokenizer | None,
+    encode_table: Callable[[Path], Columns] | None,
+) -> tuple[list[str], Columns]:
     """The names of the rows of one file, and its columns."""
     shape = tuple(spec["x"].shape[1:])
+    if encode_table and path.suffix != ".npz":
+        columns = encode_table(path)
+        return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
     if path.suffix == ".npz":
         columns = _read_npz(path, [name for name in ("x", "length") if name in spec])
         return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
