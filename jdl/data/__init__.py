@@ -24,12 +24,13 @@ from jdl.data.sequence_pairs import translation as translation
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
 from jdl.data.table import TableOptions as TableOptions
-from jdl.data.table import csv as csv
-from jdl.data.table import frame as frame
-from jdl.data.table import parquet as parquet
+from jdl.data.table_files import csv as csv
+from jdl.data.table_files import frame as frame
+from jdl.data.table_files import parquet as parquet
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows
+from jdl.data.titanic import titanic as titanic
 from jdl.data.tokenizers import ByteTokenizer as ByteTokenizer
 from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer

@@ -113,7 +113,7 @@ PACKAGES = {
         origin="Thomas Cason and Frank Harrell, in R's carData (Fox et al.), GPL-2.0 or later",
         sha256=checksums("""
         a3a6aee8c35490fbfa1e7330d14dcac7510ae367ef4dfd0338428844b166117b  TitanicSurvival.pkl.compress
-        """),
+        """),  # noqa: E501
     ),
 }
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jdl.data.csv_file import check_file
+from jdl.data.columns import RowSource
+from jdl.data.csv_file import CsvFile, check_file
 from jdl.types import Error
 
 BATCH = 1 << 16  # rows of a record batch
@@ -113,3 +114,12 @@ class FrameRows:
                 "frame of pandas or Polars, an Arrow table or a dict of columns, each with values "
                 "of one type."
             ) from error
+
+
+def new_source(new: Any, old: RowSource) -> RowSource:
+    """New rows, as a source that is read as the old one was."""
+    if not isinstance(new, str | Path):
+        return FrameRows(new)
+    if Path(new).suffix == ".parquet":
+        return ParquetFile(Path(new))
+    return replace(old if isinstance(old, CsvFile) else CsvFile(Path(new)), path=Path(new))

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from jdl.data.fetch import dataset_folder
-from jdl.data.table import Table, frame
+from jdl.data.table import Table
+from jdl.data.table_files import frame
 
 ROWS = 1_309
 AGES = 200  # where the block of ages begins
@@ -44,8 +45,8 @@ def _texts(pickle: bytes) -> list[str]:
         if name == "MEMOIZE":
             memo.append(last)
         elif name not in ("FRAME", "MARK", "APPENDS"):  # a list is written in several parts
-            text = argument if name.endswith("UNICODE") else None
-            last = memo[argument] if name in ("BINGET", "LONG_BINGET") else text
+            text = str(argument) if name.endswith("UNICODE") else None
+            last = memo[int(str(argument))] if name in ("BINGET", "LONG_BINGET") else text
             texts = [] if last is None else texts
             texts += [] if last is None else [last]
             longest = max(longest, texts, key=len)

@@ -23,7 +23,8 @@ def read_inputs(
     """Reads inputs from files: a name for each row, and columns x (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. `encode_table` gives the columns of a CSV or Parquet file. Raises `Error` for a file that cannot be read or has another shape.
+    number of tokens. `encode_table` gives the columns of a CSV or Parquet file. Raises `Error` for
+    a file that cannot be read or has another shape.
     """
     shape = tuple(spec["x"].shape[1:])
     names: list[str] = []
