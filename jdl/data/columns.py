@@ -122,7 +122,8 @@ class _Pass:
     writer: ColumnWriter
     kinds: dict[str, Kind]
     first_odd: dict[str, tuple[int, str]]  # by column, its first value that is no number
-    codes: dict[str, dict[str, int]] = field(default_factory=dict)
+    codes: dict[str, dict[str, int]] = field(default_factory=dict)  # by column and category
+    written: dict[str, dict[str, int]] = field(default_factory=dict)  # by text, with its blanks
     counts: dict[str, np.ndarray] = field(default_factory=dict)  # of each category
     lengths: list[int] = field(default_factory=list)  # the rows of each source so far
 
@@ -160,7 +161,10 @@ class _Pass:
         kind = self.kinds[name]
         if kind == "category":
             return self._to_codes(name, values)
-        data = CONVERSIONS[kind](values, self.decoding)
+        convert = CONVERSIONS[kind]
+        if len(values) > FEW and convert(values[:FEW], self.decoding) is None:
+            return None  # without a look at the rest
+        data = convert(values, self.decoding)
         if data is not None and (wrong := ~(np.abs(data) <= FLOAT32_MAX) & ~np.isnan(data)).any():
             row = int(wrong.argmax())
             raise Error(
@@ -172,12 +176,15 @@ class _Pass:
 
     def _to_codes(self, name: str, values: Any) -> np.ndarray:
         """Codes in the order in which the categories appear, -1 for missing values."""
-        known = self.codes.setdefault(name, {})
+        known, written = self.codes.setdefault(name, {}), self.written.setdefault(name, {})
         encoded = _strings(values).dictionary_encode()
-        codes = [
-            -1 if text in self.decoding.missing else known.setdefault(text, len(known))
-            for text in (text.strip() for text in encoded.dictionary.to_pylist())
-        ]
+        texts = encoded.dictionary.to_pylist()
+        for text in texts:
+            if text not in written:
+                value = text.strip()
+                code = -1 if value in self.decoding.missing else known.setdefault(value, len(known))
+                written[text] = code
+        codes = [written[text] for text in texts]
         if len(known) > self.decoding.max_categories:
             raise Error(
                 f"Column {name} has more than {self.decoding.max_categories:,} different values "
@@ -218,14 +225,15 @@ class _Pass:
         return f"; the first that is no number is {text!r} in {self._place(row)}"
 
     def _first_failure(self, name: str, values: Any) -> tuple[int, str]:
-        """The first value that is not of the column's kind: its row, found by bisection."""
-        low, high = 0, len(values)  # the first `low` rows convert, the first `high` do not
-        while high - low > 1:
-            middle = (low + high) // 2
-            if CONVERSIONS[self.kinds[name]](values[:middle], self.decoding) is None:
-                high = middle
-            else:
-                low = middle
+        """The first value that is not of the column's kind: its row, found by halving."""
+        convert = CONVERSIONS[self.kinds[name]]
+        low, size = 0, 1  # the first `low` rows convert
+        while convert(values[low : low + size], self.decoding) is not None:
+            low, size = low + size, 2 * size
+        while size > 1:  # one of the next `size` rows does not
+            size //= 2
+            if convert(values[low : low + size], self.decoding) is not None:
+                low += size
         return low, str(values[low].as_py()).strip()
 
     def _place(self, row: int) -> str:

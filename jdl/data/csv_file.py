@@ -16,7 +16,7 @@ from typing import Any
 from jdl.data.columns import MISSING
 from jdl.types import Error
 
-BLOCK = 8 << 20  # bytes that are read at once, and the length of the longest line
+BLOCK = 1 << 20  # bytes that are read at once, and the length of the longest row
 LISTED = 10  # of the lines that were left out
 
 

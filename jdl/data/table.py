@@ -270,6 +270,7 @@ class TableDataset(Dataset):
 
 
 def unknown_column(name: str, names: Sequence[str], where: str) -> Error:
+    """The error for a column that is not there, with the nearest name."""
     near = difflib.get_close_matches(name, names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return Error(f"{where} has no column {name!r}.{hint} It has {', '.join(map(repr, names))}.")
