@@ -244,7 +244,7 @@ MANY = "".join(f"name {n},{n}\n" for n in range(30))
             r"Line 4 of .*t\.csv has 3 fields instead of 2: '2,y",
         ),
         ('a,b\n1,"x\n2,y\n', {}, "a quote is opened in the row after line 1 and never closed"),
-        (f"a,b\n1,{'x' * 2_000_000}\n", {}, "The row after line 1 of .* is too long"),
+        (f"a,b\n1,{'x' * 8_000_000}\n", {}, "The row after line 1 of .* is too long"),
         ("x" * 2_000_000, {}, "first line of .* cannot be read"),
         (f"a,b\n{ROW * 30}z,x\n{ROW}", {}, r"numbers in 31 of 32 rows.*'z' in line 32 of"),
         (f"a,b\n\n{ROW}z,x\n", {"numeric": "a"}, r"'z' in line 4 of .*no number.*missing=\('z',"),
@@ -427,7 +427,7 @@ def test_titanic_is_read_where_it_lies(tmp_path, monkeypatch):
     content = dump(150 + 200 - content.index(ages.tobytes()))
     assert content.index(ages.tobytes()) == 200
     (tmp_path / "TitanicSurvival.pkl.compress").write_bytes(lzma.compress(content, preset=0))
-    monkeypatch.setattr("jdl.data.titanic.dataset_folder", {"titanic": tmp_path}.__getitem__)
+    monkeypatch.setattr("jdl.data.passengers.dataset_folder", {"titanic": tmp_path}.__getitem__)
     table = jdl.data.titanic()
     np.testing.assert_array_equal(table.column("age"), ages)
     for name, start in (("survived", 1), ("sex", 2), ("class", 3)):

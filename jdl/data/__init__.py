@@ -19,6 +19,7 @@ from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.loader import DatasetLoader as DatasetLoader
+from jdl.data.passengers import titanic as titanic
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
 from jdl.data.table import Table as Table
@@ -30,7 +31,6 @@ from jdl.data.table_files import parquet as parquet
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows
-from jdl.data.titanic import titanic as titanic
 from jdl.data.tokenizers import ByteTokenizer as ByteTokenizer
 from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer

@@ -84,7 +84,7 @@ class FrameRows:
     @cached_property
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
-        if hasattr(self.frame, "columns") and hasattr(self.frame, "index"):  # of pandas
+        if self._is_of("pandas"):
             return tuple(str(name) for name in self.frame.columns)
         return tuple(self._table.column_names)
 
@@ -96,16 +96,19 @@ class FrameRows:
         """Row 0, 1, ... of the frame."""
         return f"row {row}"
 
+    def _is_of(self, package: str) -> bool:
+        return type(self.frame).__module__.split(".")[0] == package
+
     @cached_property
     def _table(self) -> Any:
         import pyarrow as pa
 
         if isinstance(self.frame, pa.Table):
             return self.frame
-        if hasattr(self.frame, "collect_schema") and not hasattr(self.frame, "__len__"):
+        if self._is_of("polars") and hasattr(self.frame, "collect"):
             raise Error("frame takes a Polars DataFrame, not a LazyFrame: call .collect() first.")
         try:
-            if hasattr(self.frame, "columns") and hasattr(self.frame, "index"):
+            if self._is_of("pandas"):
                 return pa.Table.from_pandas(self.frame, preserve_index=False)
             return pa.table(self.frame)
         except (pa.ArrowException, TypeError, ValueError) as error:
