@@ -17,6 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 import jdl
 from jdl.objectives.predict import predict_all
+from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
 import titanic
@@ -34,6 +35,8 @@ def jdl_mlp(seed: int, root: Path) -> np.ndarray:
 
 def main() -> None:
     """Prints accuracy and ROC AUC of each method: mean and standard deviation over the splits."""
+    quiet_libraries()
+    use_compilation_cache()
     found: dict[str, list[tuple[float, float]]] = {}
     with tempfile.TemporaryDirectory() as root:
         for seed in SEEDS:

@@ -421,10 +421,9 @@ def test_titanic_is_read_where_it_lies(tmp_path, monkeypatch):
             return (Path.touch, (tmp_path / "ran",))
 
     def dump(filler):
-        return pickle.dumps(["x" * filler, bytearray(ages.tobytes()), 3, texts, Evil()], protocol=5)
+        return pickle.dumps([Evil(), "x" * filler, bytearray(ages.tobytes()), 3, texts], protocol=5)
 
-    content = dump(150)
-    content = dump(150 + 200 - content.index(ages.tobytes()))
+    content = dump(1 + 200 - dump(1).index(ages.tobytes()))
     assert content.index(ages.tobytes()) == 200
     (tmp_path / "TitanicSurvival.pkl.compress").write_bytes(lzma.compress(content, preset=0))
     monkeypatch.setattr("jdl.data.passengers.dataset_folder", {"titanic": tmp_path}.__getitem__)
