@@ -53,9 +53,9 @@ class CategoryEncoding:
 class Encoding:
     """How rows of a table become numbers `x` (N, F) and `codes` (N, C), fitted to training rows.
 
-    x has the standardized numbers, then the missing-value indicators, then, if `one_hot`, a column
-    for each category, which for an unknown category are all 0; otherwise categories are in `codes`,
-    for an embedding.
+    x has the standardized numbers, then the missing-value indicators, then, if `one_hot`, the
+    categories in one-hot encoding, all 0 for an unknown category; otherwise categories are in
+    `codes`, for an embedding.
     """
 
     numbers: tuple[NumberEncoding, ...]
