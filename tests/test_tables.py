@@ -1,10 +1,9 @@
 """Tables: equal to scikit-learn and pandas, fitted to training rows alone, the same from any file.
 
-Seen to fail: statistics of all rows instead of the training rows (no leak, folds, scikit-learn);
-imputation after standardization; unknown and missing categories with one code; codes by order of
-appearance; a column's earlier rows kept where its kind changes; NUL, encodings, quotes and ragged
-lines not looked for; line numbers that count rows; a cache key without the options; a cache that is
-not checked; a fingerprint without categories; embeddings of unknown codes that are not 0.
+Seen to fail: statistics or categories of all rows instead of the training rows; unknown and missing
+categories with one code; codes by order of appearance; a column's earlier rows kept where its kind
+changes; NUL, open quotes and ragged lines not looked for; mistyped numbers taken for categories;
+line numbers that count rows.
 """
 
 import gzip
