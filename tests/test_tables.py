@@ -144,6 +144,8 @@ def test_the_fingerprint_has_every_cell(column):
         for part in jdl.data.frame(f, target="y").split(0.7, 0.3)
     }
     assert len(prints) == 4
+    renamed = frame.replace({"city": {"Köln": "Bonn"}})  # the codes stay
+    assert jdl.data.frame(renamed).fingerprint != jdl.data.frame(frame).fingerprint
 
 
 def test_the_same_from_any_source(tmp_path):
