@@ -84,11 +84,17 @@ def small(monkeypatch):
             rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7
         )
 
+    def titanic(**options):
+        columns = {"sex": ["male", "female"] * 40, "age": [None, 30.0, 40.5, 8.0] * 20}
+        columns["survived"] = ["yes", "no", "no", "yes", "no"] * 16
+        return jdl.data.frame(columns, target="survived", **options)
+
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(jdl.data, "tfds", tfds)
     monkeypatch.setattr(jdl.data, "cora", cora)
     monkeypatch.setattr(jdl.data, "electricity", electricity)
+    monkeypatch.setattr(jdl.data, "titanic", titanic)
     monkeypatch.setattr(jdl.data, "translation", translation)
     monkeypatch.setattr(jdl.data, "pronunciations", pronunciations)
     monkeypatch.setattr(

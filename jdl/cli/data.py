@@ -53,7 +53,9 @@ def fetch(
     name: Annotated[
         str,
         tyro.conf.Positional,
-        tyro.conf.arg(metavar="DATASET", help="cmudict, cora, elecdemand, minilm or quran."),
+        tyro.conf.arg(
+            metavar="DATASET", help="cmudict, cora, elecdemand, minilm, quran or titanic."
+        ),
     ],
     source: Annotated[
         Path | None,

@@ -19,6 +19,7 @@ from jdl.data.dataset import Dataset as Dataset
 from jdl.data.dataset import arrays as arrays
 from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
+from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
@@ -30,12 +31,19 @@ from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
+from jdl.data.passengers import titanic as titanic
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
 from jdl.data.spec_augment import spec_augment as spec_augment
 from jdl.data.standardize import standardize as standardize
+from jdl.data.table import Table as Table
+from jdl.data.table import TableDataset as TableDataset
+from jdl.data.table import TableOptions as TableOptions
+from jdl.data.table_files import csv as csv
+from jdl.data.table_files import frame as frame
+from jdl.data.table_files import parquet as parquet
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows

