@@ -1,8 +1,8 @@
 """All augmentations: pure, by (seed, epoch, id), in range; and each against its reference.
 
-Seen to fail: keys by place in the batch instead of id; a rotation of the hue by the wrong sign; a
-window resized without antialiasing; cutout that stays within the image; a mask of time beyond the
-length; the directions of RandAugment always the same; colors after `normalize` not refused.
+Seen to fail: a hue turned the wrong way; a window resized without antialiasing, or with what lies
+beyond its border; cutout that stays within the image; a mask of time beyond the length; colors
+after `normalize` that are not refused.
 """
 
 import math
