@@ -176,6 +176,7 @@ def test_an_operation_equals_torchvision(name):
 
 
 PIXELS = np.random.default_rng(2).normal(100, 40, (20, 31, 3)).clip(0, 255).astype(np.uint8)
+FLOATS = PIXELS / np.float32(255)
 PILLOW = {  # (ours, Pillow's, bound in levels): Pillow rounds twice where it blends with a gray
     "brightness": (lambda x: adjust_brightness(x, 1.9), ImageEnhance.Brightness, 1.0),
     "contrast": (lambda x: adjust_contrast(x, 1.9), ImageEnhance.Contrast, 1.0),
@@ -193,7 +194,7 @@ def test_an_operation_of_rand_augment_equals_pillow(name):
     ours, pillow, bound = PILLOW[name]
     expected = pillow(Image.fromarray(PIXELS))
     expected = expected if isinstance(expected, Image.Image) else expected.enhance(1.9)
-    found = np.asarray(ours(jnp.asarray(PIXELS) / np.float32(255))) * 255
+    found = np.asarray(ours(jnp.asarray(FLOATS))) * 255
     assert np.abs(found - np.asarray(expected, np.float32)).max() <= bound + 1e-3
 
 
@@ -233,7 +234,7 @@ def test_rand_augment_moves_images_in_both_directions():
 
 
 def test_rand_augment_draws_all_operations():
-    x = jnp.asarray(PIXELS[:6, :7]) / np.float32(255)
+    x = jnp.asarray(FLOATS[:6, :7])
     change = rand_augment(1, 30)
     keys = jax.random.split(jax.random.key(0), 300)
     drawn = np.asarray(jax.jit(jax.vmap(lambda key: change(key, {"x": x})["x"]))(keys))
