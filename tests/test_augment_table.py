@@ -77,11 +77,7 @@ TABLE = {  # name: (with a strength, with none, the bounds of x where promised)
 }
 
 
-CHAIN = [
-    strong
-    for name, (strong, _, _) in TABLE.items()
-    if name not in ("cutmix", "mixup", "spec_augment")
-]
+CHAIN = [name for name in TABLE if name not in ("cutmix", "mixup", "spec_augment")]
 
 
 @pytest.fixture(scope="module")
@@ -122,11 +118,16 @@ def test_an_augmentation_keeps_shape_type_and_range(changed, name):
     np.testing.assert_array_equal(none["y"], np.eye(3)[before["y"]] if batchwise else before["y"])
 
 
-def test_augmentations_are_a_function_of_seed_epoch_and_id():
+@pytest.mark.parametrize(
+    "names",
+    [("resized_crop", "noise"), pytest.param(CHAIN, marks=pytest.mark.slow)],
+    ids=["quick", "all"],
+)
+def test_augmentations_are_a_function_of_seed_epoch_and_id(names):
     """In batches of another size, streamed, the same bits; in another epoch, others."""
-    table = arrays(x=IMAGES)
-    first = rows_of(table.shuffled(5, 0, *CHAIN))
-    streamed = table.streaming().shuffled(8, 0, *CHAIN)
+    table, chain = arrays(x=IMAGES), [TABLE[name][0] for name in names]
+    first = rows_of(table.shuffled(5, 0, *chain))
+    streamed = table.streaming().shuffled(8, 0, *chain)
     second, later = rows_of(streamed), rows_of(streamed, 1)
     for k, x in first.items():
         np.testing.assert_array_equal(second[k], x)
@@ -179,7 +180,7 @@ PIXELS = np.random.default_rng(2).normal(100, 40, (20, 31, 3)).clip(0, 255).asty
 FLOATS = PIXELS / np.float32(255)
 PILLOW = {  # (ours, Pillow's, bound in levels): Pillow rounds twice where it blends with a gray
     "brightness": (lambda x: adjust_brightness(x, 1.9), ImageEnhance.Brightness, 1.0),
-    "contrast": (lambda x: adjust_contrast(x, 1.9), ImageEnhance.Contrast, 1.0),
+    "contrast": (lambda x: adjust_contrast(x, 1.9), ImageEnhance.Contrast, 1.5),
     "color": (lambda x: adjust_saturation(x, 1.9), ImageEnhance.Color, 1.5),
     "sharpness": (lambda x: sharpen(x, 1.9), ImageEnhance.Sharpness, 1.5),
     "posterize": (lambda x: posterize(x, 5), lambda i: ImageOps.posterize(i, 5), 0.01),
