@@ -1,8 +1,8 @@
 """All augmentations: pure, by (seed, epoch, id), in range; and each against its reference.
 
-Seen to fail: keys by place in the batch instead of id; a rotation of the hue by the wrong sign; a
-window resized without antialiasing; cutout that stays within the image; a mask of time beyond the
-length; the directions of RandAugment always the same; colors after `normalize` not refused.
+Seen to fail: a hue turned the wrong way; a window resized without antialiasing, or with what lies
+beyond its border; cutout that stays within the image; a mask of time beyond the length; colors
+after `normalize` that are not refused.
 """
 
 import math
@@ -45,9 +45,9 @@ from jdl.data.augment_color import (
 from jdl.data.rand_augment import (
     COLOR,
     GEOMETRIC,
+    apply_operation,
     autocontrast,
     equalize,
-    operation,
     posterize,
     sharpen,
     solarize,
@@ -77,32 +77,28 @@ TABLE = {  # name: (with a strength, with none, the bounds of x where promised)
 }
 
 
-CHAIN = [
-    strong
-    for name, (strong, _, _) in TABLE.items()
-    if name not in ("cutmix", "mixup", "spec_augment")
-]
+CHAIN = [name for name in TABLE if name not in ("cutmix", "mixup", "spec_augment")]
 
 
 @pytest.fixture(scope="module")
 def changed():
     """Of each augmentation: what it makes of the rows, with a strength and with none."""
-    keys = jax.random.split(jax.random.key(0), ROWS)
 
     @jax.jit
     def change(images, spectra):
         images = images.astype(jnp.float32) * np.float32(1 / 255)
         found = {}
-        for name, (strong, none, _) in TABLE.items():
+        for n, (name, (strong, none, _)) in enumerate(TABLE.items()):
             x = spectra if name == "spec_augment" else images
             columns = {"x": x, "y": jnp.arange(ROWS) % 3}
-            found[name] = (columns, *(apply(t, keys, columns) for t in (strong, none)))
+            found[name] = columns, apply(strong, 2 * n, columns), apply(none, 2 * n + 1, columns)
         return found
 
     return jax.device_get(change(IMAGES, SPECTRA))
 
 
-def apply(transform, keys, columns):
+def apply(transform, seed, columns):
+    keys = jax.random.split(jax.random.key(seed), ROWS)
     if isinstance(transform, BatchTransform):
         return transform.change(keys, {**columns, "mask": jnp.arange(ROWS) < ROWS})
     return jax.vmap(transform)(keys, columns)
@@ -122,11 +118,16 @@ def test_an_augmentation_keeps_shape_type_and_range(changed, name):
     np.testing.assert_array_equal(none["y"], np.eye(3)[before["y"]] if batchwise else before["y"])
 
 
-def test_augmentations_are_a_function_of_seed_epoch_and_id():
+@pytest.mark.parametrize(
+    "names",
+    [("resized_crop", "noise"), pytest.param(CHAIN, marks=pytest.mark.slow)],
+    ids=["quick", "all"],
+)
+def test_augmentations_are_a_function_of_seed_epoch_and_id(names):
     """In batches of another size, streamed, the same bits; in another epoch, others."""
-    table = arrays(x=IMAGES)
-    first = rows_of(table.shuffled(5, 0, *CHAIN))
-    streamed = table.streaming().shuffled(8, 0, *CHAIN)
+    table, chain = arrays(x=IMAGES), [TABLE[name][0] for name in names]
+    first = rows_of(table.shuffled(5, 0, *chain))
+    streamed = table.streaming().shuffled(8, 0, *chain)
     second, later = rows_of(streamed), rows_of(streamed, 1)
     for k, x in first.items():
         np.testing.assert_array_equal(second[k], x)
@@ -176,9 +177,10 @@ def test_an_operation_equals_torchvision(name):
 
 
 PIXELS = np.random.default_rng(2).normal(100, 40, (20, 31, 3)).clip(0, 255).astype(np.uint8)
+FLOATS = PIXELS / np.float32(255)
 PILLOW = {  # (ours, Pillow's, bound in levels): Pillow rounds twice where it blends with a gray
     "brightness": (lambda x: adjust_brightness(x, 1.9), ImageEnhance.Brightness, 1.0),
-    "contrast": (lambda x: adjust_contrast(x, 1.9), ImageEnhance.Contrast, 1.0),
+    "contrast": (lambda x: adjust_contrast(x, 1.9), ImageEnhance.Contrast, 1.5),
     "color": (lambda x: adjust_saturation(x, 1.9), ImageEnhance.Color, 1.5),
     "sharpness": (lambda x: sharpen(x, 1.9), ImageEnhance.Sharpness, 1.5),
     "posterize": (lambda x: posterize(x, 5), lambda i: ImageOps.posterize(i, 5), 0.01),
@@ -193,42 +195,53 @@ def test_an_operation_of_rand_augment_equals_pillow(name):
     ours, pillow, bound = PILLOW[name]
     expected = pillow(Image.fromarray(PIXELS))
     expected = expected if isinstance(expected, Image.Image) else expected.enhance(1.9)
-    found = np.asarray(ours(jnp.asarray(PIXELS) / np.float32(255))) * 255
+    found = np.asarray(ours(jnp.asarray(FLOATS))) * 255
     assert np.abs(found - np.asarray(expected, np.float32)).max() <= bound + 1e-3
+
+
+def operations(x):
+    """What each operation makes of an image, by name, in both directions."""
+    names = (*GEOMETRIC, *COLOR)
+
+    @jax.jit
+    def both(index):
+        return jax.vmap(lambda positive: apply_operation(x, index, positive, 1.0))(
+            jnp.asarray([False, True])
+        )
+
+    return {name: np.asarray(both(jnp.asarray(n))) for n, name in enumerate(names)}
 
 
 def test_rand_augment_moves_images_in_both_directions():
     """An image of its own coordinates says where each pixel was read, seen from the middle."""
     places = jnp.moveaxis(jnp.indices((9, 11), jnp.float32), 0, -1)
+    found = operations(jnp.pad(places, ((0, 0), (0, 0), (0, 1))))
     inner = np.s_[3:6, 4:7]
     down, right = (np.asarray(places[inner][..., n]) - side for n, side in enumerate((4, 5)))
     sine, cosine = math.sin(math.radians(30)), math.cos(math.radians(30))
-    for positive, sign in ((True, 1), (False, -1)):
+    for positive, sign in ((1, 1), (0, -1)):
         for name, rows, columns in (
             ("identity", down, right),
             ("shear_x", down, right + sign * 0.3 * down),
             ("shear_y", down + sign * 0.3 * right, right),
             ("translate_x", down, right - sign * 4),  # 150 / 331 of 11 pixels
+            ("translate_y", down - sign * 4, right),  # of 9 pixels
             ("rotate", cosine * down + sign * sine * right, cosine * right - sign * sine * down),
         ):
-            found = np.asarray(operation(places, name, 1.0, positive))[inner]
-            seen = (found[..., 1] > 0) & (found[..., 0] > 0)  # within the image
-            np.testing.assert_allclose((found[..., 0] - 4)[seen], rows[seen], atol=1e-5)
-            np.testing.assert_allclose((found[..., 1] - 5)[seen], columns[seen], atol=1e-5)
+            seen = (np.abs(rows) <= 4) & (np.abs(columns) <= 5)  # within the image
+            read = found[name][positive][inner]
+            np.testing.assert_allclose(read[..., 0][seen], rows[seen] + 4, atol=1e-5)
+            np.testing.assert_allclose(read[..., 1][seen], columns[seen] + 5, atol=1e-5)
 
 
 def test_rand_augment_draws_all_operations():
-    x = jnp.asarray(PIXELS[:6, :7]) / np.float32(255)
+    x = jnp.asarray(FLOATS[:6, :7])
     change = rand_augment(1, 30)
     keys = jax.random.split(jax.random.key(0), 300)
     drawn = np.asarray(jax.jit(jax.vmap(lambda key: change(key, {"x": x})["x"]))(keys))
-    names = (*GEOMETRIC, *COLOR)
-    each = [
-        {np.asarray(operation(x, name, 1.0, positive)).round(4).tobytes() for positive in (0, 1)}
-        for name in names
-    ]
-    counts = [sum(image.round(4).tobytes() in images for image in drawn) for images in each]
-    assert min(counts) > 5, dict(zip(names, counts, strict=True))
+    for name, images in operations(x).items():
+        for image in images:
+            assert (np.abs(drawn - image).max((1, 2, 3)) < 1e-4).sum() > 2, name
 
 
 def test_cutout_may_cross_the_border():
@@ -258,9 +271,9 @@ def test_resized_crops_have_the_shares_that_were_asked_for():
 
 def test_masks_of_a_spectrogram_lie_within_its_length():
     ones = {"x": jnp.ones((12, 8, 1)), "length": jnp.int32(7)}
-    keys = jax.random.split(jax.random.key(0), 200)
 
     def masked(*given):
+        keys = jax.random.split(jax.random.key(0), 200)
         change = spec_augment(*given)
         return np.asarray(jax.vmap(lambda key: change(key, ones)["x"][..., 0] == 0)(keys))
 

@@ -1,7 +1,7 @@
 """mixup and CutMix: rows and targets mixed, the same on one device and on several.
 
-Seen to fail: the padding mixed into the last real row; one weight for a whole batch; the target's
-weight that was drawn instead of the true area of CutMix; bounds of labels kept through mixup.
+Seen to fail: the padding mixed into the last real row; one weight for a batch; uniform weights
+for any alpha; a target's weight in CutMix that is not the area; bounds of labels kept by mixup.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Standardization: scikit-learn's numbers, of the training part alone, on every split.
 
-Seen to fail: statistics of the padding too; of all splits; deviations of a sample instead of a
-population; padded time steps counted.
+Seen to fail: statistics of the padding too; deviations of a sample instead of a population; padded
+time steps counted.
 """
 
 import json

@@ -49,22 +49,17 @@ def rand_augment(ops: int = 2, magnitude: float = 9) -> UnitRange:
             which, side = jax.random.split(jax.random.fold_in(key, n))
             index = jax.random.randint(which, (), 0, len(GEOMETRIC) + len(COLOR))
             positive = jax.random.bernoulli(side)
-            x = _apply(x, index, positive, magnitude / STRONGEST)
+            x = apply_operation(x, index, positive, magnitude / STRONGEST)
         return x
 
     return UnitRange("rand_augment", change)
 
 
-def operation(x: Array, name: str, strength: float, positive: bool = True) -> Array:
-    """One of the 14 operations on an image, at a strength from 0 to 1, in one direction."""
-    index = jnp.asarray((*GEOMETRIC, *COLOR).index(name))
-    return _apply(x, index, jnp.asarray(positive), strength)
+def apply_operation(x: Array, index: Array, positive: Array, strength: float) -> Array:
+    """Operation `index` of the 14 on an image, at a strength from 0 to 1, in one direction.
 
-
-def _apply(x: Array, index: Array, positive: Array, strength: float) -> Array:
-    """The operation of this index. Mapped over a batch, all are computed, and one is chosen.
-
-    So the geometric ones share one interpolation, with the map of the one that was drawn.
+    The index is that in (*GEOMETRIC, *COLOR). Mapped over a batch, all operations are computed, and
+    one is chosen. So the geometric ones share one interpolation, with the map of the one drawn.
     """
     maps = jnp.asarray(_maps(x.shape[0], x.shape[1], strength), x.dtype)
     chosen = maps[positive.astype(jnp.int32), jnp.minimum(index, len(GEOMETRIC) - 1)]
