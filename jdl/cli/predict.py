@@ -16,18 +16,18 @@ def predict(
         tyro.conf.Positional,
         tyro.conf.arg(
             metavar="INPUT",
-            help="Image files, npz files with an array x of one row per input, or text files "
-            "with one input per line.",
+            help="Image or sound files, npz files with an array x of one row per input, or text "
+            "files with one input per line.",
         ),
     ],
     root: Root = Path("runs"),
     best: Best = False,
     format: Annotated[Literal["csv", "json"], tyro.conf.arg(help="Output format.")] = "csv",
 ) -> None:
-    """Predict labels and probabilities, values or texts for images, arrays or lines of text."""
+    """Predict labels, probabilities, values or texts for images, sounds, arrays or text."""
     if not inputs:
         raise Error(
-            "Name at least one input: an image, an npz file with an array x, or a text file."
+            "Name at least one input: an image, a sound, an npz file with an array x, or a text file."
         )
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.predict import predict as predict_inputs

@@ -8,23 +8,34 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from jdl.data.decoded_files import Decoder, decode, open_file
+from jdl.data.images import open_image
 from jdl.types import Batch, Error, Tokenizer
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 def read_inputs(
-    paths: Sequence[Path], spec: Batch, tokenizer: Tokenizer | None = None
+    paths: Sequence[Path],
+    spec: Batch,
+    tokenizer: Tokenizer | None = None,
+    decoder: Decoder | None = None,
 ) -> tuple[list[str], dict[str, np.ndarray]]:
     """Reads inputs from files: a name for each row, and columns x (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Raises `Error` for a file that cannot be read or has another shape.
+    number of tokens. The `decoder` is that of the run's own files: images and sounds are then
+    resized, cut or resampled as in training. Raises `Error` for a file that cannot be read or has
+    another shape.
     """
     shape = tuple(spec["x"].shape[1:])
     names: list[str] = []
     parts: list[dict[str, np.ndarray]] = []
     for path in paths:
+        if decoder and path.suffix.lower() in decoder.suffixes:
+            names.append(str(path))
+            parts.append({name: column[None] for name, column in decode(decoder, path).items()})
+            continue
         part_names, part = _read_file(path, spec, tokenizer)
         if part["x"].shape[1:] != shape:
             raise Error(
@@ -106,12 +117,10 @@ def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, 
 
 def _read_image(path: Path, channels: int) -> np.ndarray:
     """An image's pixels (H, W, channels), bytes."""
-    from PIL import Image, UnidentifiedImageError
-
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
-    except (OSError, UnidentifiedImageError, KeyError) as error:
+        with open_file(path) as file:
+            pixels = np.asarray(open_image(file, channels))
+    except Exception as error:  # Pillow raises many types on damaged files
         raise Error(
             f"{path} cannot be read as an image with {channels} channels: {error}."
         ) from error

@@ -23,11 +23,12 @@ from jdl.types import Error, Predicts, Run
 def predict(
     trained: TrainedRun, inputs: Sequence[Path], batch_size: int = 256
 ) -> list[dict[str, Any]]:
-    """Predictions for image files, rows of x in npz files, or lines of text files: a dict a row.
+    """Predictions for files of images or sounds, rows in npz files, or lines of text: a dict a row.
 
-    Each row has `input`, the name of the input, and the objective's predictions. The transforms of
-    the run's evaluation data are applied to the inputs. Raises `Error` where their shape does not
-    fit the model, and for an objective that does not predict.
+    Each row has `input`, the name of the input, and the objective's predictions. Inputs are treated
+    as the run's evaluation data: if these are files, they are decoded alike, and the transforms are
+    applied. Raises `Error` where their shape does not fit the model, and for an objective that does
+    not predict.
     """
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
@@ -38,7 +39,8 @@ def predict(
             f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
             "transforms the inputs need: add Run(test=...)."
         )
-    names, columns = read_inputs(inputs, data.spec, run.tokenizer)
+    decoder = getattr(getattr(data.dataset, "source", None), "decoder", None)
+    names, columns = read_inputs(inputs, data.spec, run.tokenizer, decoder)
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     return [
