@@ -27,7 +27,8 @@ def predict(
     """Predict labels, probabilities, values or texts for images, sounds, arrays or text."""
     if not inputs:
         raise Error(
-            "Name at least one input: an image, a sound, an npz file with an array x, or a text file."
+            "Name at least one input: an image, a sound, an npz file with an array x, or a text "
+            "file."
         )
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.predict import predict as predict_inputs

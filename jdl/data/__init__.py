@@ -17,13 +17,13 @@ from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
-from jdl.data.images import image_folder as image_folder
-from jdl.data.images import images as images
+from jdl.data.image_files import image_folder as image_folder
+from jdl.data.image_files import images as images
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
-from jdl.data.sounds import audio_folder as audio_folder
-from jdl.data.sounds import sounds as sounds
+from jdl.data.sound_files import audio_folder as audio_folder
+from jdl.data.sound_files import sounds as sounds
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows

@@ -7,8 +7,9 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
@@ -83,10 +84,8 @@ class FileSource:
         return {**columns, "y": self.files.y[rows]}
 
     def _named(self, row: int) -> dict[str, np.ndarray]:
-        try:
+        with naming(self.files.places[row]):
             return self.read(row)
-        except Exception as error:  # decoders raise many types on damaged files
-            raise Error(f"{self.files.places[row]} cannot be read: {_reason(error)}.") from error
 
     def read(self, row: int) -> dict[str, np.ndarray]:
         """The columns of one file, decoded; raises what the decoder raises."""
@@ -140,13 +139,7 @@ def decoded(files: LabelledFiles, decoder: Decoder, on_bad: OnBad, stream: bool)
         write_cache(folder, columns)
     kept = columns.pop("kept")
     skipped = _report(every, np.setdiff1d(np.arange(len(every)), kept), on_bad)
-    if (
-        lost := set(files.y.tolist()) - set(files.y[kept].tolist())
-        if files.labels
-        else not len(kept)
-    ):
-        classes = f"class {files.labels[min(lost)]}" if files.labels else "dataset"
-        raise Error(f"No file of the {classes} can be read: repair some, or remove it.")
+    _check_classes(files, kept)
     source = FileSource(
         files.select(kept), decoder, every.hashes[kept], None if stream else columns, skipped
     )
@@ -161,13 +154,27 @@ def open_file(path: Path) -> BufferedReader:
     return open(path, "rb")
 
 
-def decode(decoder: Decoder, path: Path) -> dict[str, np.ndarray]:
-    """The columns of one file; `Error` where it cannot be read."""
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Turns what a decoder raises, which may be of many types, into an `Error` that names a file.
+
+    A lack of memory is this machine's, not the file's.
+    """
     try:
-        with open_file(path) as file:
-            return decoder.decode(file)
-    except Exception as error:  # decoders raise many types on damaged files
-        raise Error(f"{shown(path)} cannot be read: {_reason(error)}.") from error
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise Error(f"{place} cannot be read: {_reason(error)}.") from error
+
+
+def _check_classes(files: LabelledFiles, kept: np.ndarray) -> None:
+    """Raises `Error` if no file is left of a class, or none at all."""
+    if not len(kept):
+        raise Error(f"None of the {len(files.paths):,} files can be read.")
+    lost = set(files.y.tolist()) - set(files.y[kept].tolist()) if files.labels else set()
+    if lost:
+        raise Error(f"No file of the class {files.labels[min(lost)]} can be read.")
 
 
 def _row_bytes(decoder: Decoder) -> int:
@@ -216,15 +223,20 @@ def _failures(function: Callable[[int], Any], rows: Sequence[int], what: str) ->
     def reason(row: int) -> str | None:
         try:
             function(row)
-        except MemoryError:  # of this machine, not of the file
+        except MemoryError:
             raise
-        except Exception as error:  # decoders raise many types on damaged files
+        except Exception as error:
             return _reason(error)
         return None
 
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+    with ThreadPoolExecutor(_cores()) as threads:
         reasons = list(_progress(threads.map(reason, rows), len(rows), what))
     return {int(row): why for row, why in zip(rows, reasons, strict=True) if why is not None}
+
+
+def _cores() -> int:
+    known = hasattr(os, "sched_getaffinity")
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def _progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:

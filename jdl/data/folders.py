@@ -72,8 +72,11 @@ def _walk(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
     Links to folders come after all real folders, and no folder is read twice: so links that loop
     end, and a folder belongs to the class that it lies in.
     """
-    files, folders, repeated = [], [], []
-    waiting, links, seen = [root], [], set()
+    files: list[Path] = []
+    folders: list[Path] = []
+    repeated: list[Path] = []
+    waiting, links = [root], list[Path]()
+    seen = set()
     while waiting or links:
         here = waiting.pop() if waiting else links.pop(0)
         try:
@@ -243,9 +246,9 @@ def _place(table: Path, header: Sequence[str], column: str) -> int:
 
 def _number(value: str, place: str) -> float:
     try:
-        number = np.float32(value)
+        number = float(value)
     except ValueError as error:
         raise Error(f"{place}: {value!r} is not a number.") from error
-    if not np.isfinite(number):
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise Error(f"{place}: {value!r} is not a finite number of 32 bits.")
-    return float(number)
+    return number

@@ -8,8 +8,8 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from jdl.data.decoded_files import Decoder, decode, open_file
-from jdl.data.images import open_image
+from jdl.data.decoded_files import Decoder, naming, open_file
+from jdl.data.image_files import open_image
 from jdl.types import Batch, Error, Tokenizer
 
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
@@ -33,8 +33,10 @@ def read_inputs(
     parts: list[dict[str, np.ndarray]] = []
     for path in paths:
         if decoder and path.suffix.lower() in decoder.suffixes:
+            with naming(str(path)), open_file(path) as file:
+                example = decoder.decode(file)
             names.append(str(path))
-            parts.append({name: column[None] for name, column in decode(decoder, path).items()})
+            parts.append({name: column[None] for name, column in example.items()})
             continue
         part_names, part = _read_file(path, spec, tokenizer)
         if part["x"].shape[1:] != shape:
@@ -117,11 +119,6 @@ def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> dict[str, 
 
 def _read_image(path: Path, channels: int) -> np.ndarray:
     """An image's pixels (H, W, channels), bytes."""
-    try:
-        with open_file(path) as file:
-            pixels = np.asarray(open_image(file, channels))
-    except Exception as error:  # Pillow raises many types on damaged files
-        raise Error(
-            f"{path} cannot be read as an image with {channels} channels: {error}."
-        ) from error
+    with naming(str(path)), open_file(path) as file:
+        pixels = np.asarray(open_image(file, channels))
     return pixels.reshape(*pixels.shape[:2], channels)

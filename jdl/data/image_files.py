@@ -15,7 +15,7 @@ from jdl.data.decoded_files import OnBad, decoded
 from jdl.data.folders import class_folders, labelled_by_table
 from jdl.types import Bounds, Error
 
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no others: EPS runs a program
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")  # no others: EPS runs a program
 READ = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 OTHER = (".heic", ".heif", ".avif", ".jxl", ".jp2", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".svg")
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -138,8 +138,7 @@ def open_image(file: BufferedReader, channels: int) -> Any:
     try:
         image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as error:
-        kinds = ", ".join(kind for kind in FORMATS if kind != "MPO")
-        raise ValueError(f"it is none of {kinds}, or its header is damaged") from error
+        raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_bytes_of(np.asarray(image)))
