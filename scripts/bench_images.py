@@ -1,22 +1,18 @@
-"""Folders of photos: jdl.data.image_folder beside Pillow alone and torchvision's ImageFolder.
+"""Folders of photos: jdl.data.image_folder beside Pillow alone.
 
 Photos of 500 x 375 (crops of scikit-learn's sample images, JPEG of quality 90) are brought to 64 x
-64. All take turns; printed are the medians in photos a second, the ratio to jdl, and milliseconds
-of processor time a photo, in which other work on the machine hardly counts. An epoch of jdl and of
-torchvision is over batches of 64; torchvision's has a worker process a core.
+64. All take turns; printed are the medians in photos a second, the ratio to jdl's first epoch, and
+milliseconds of processor time a photo, in which other work on the machine hardly counts. An epoch
+is over batches of 64.
 
     scripts/bench images 2000
-
-Without torchvision the rest is measured: pip install torchvision --target DIR, and PYTHONPATH=DIR.
 """
 
-import importlib.util
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -69,23 +65,6 @@ def first(folder: Path) -> None:
         epoch(jdl.data.image_folder(folder, SIZE))
 
 
-def torchvision_epoch(folder: Path) -> Callable[[], None]:
-    """An epoch of ImageFolder with workers."""
-    from torch.utils.data import DataLoader
-    from torchvision import transforms
-    from torchvision.datasets import ImageFolder
-
-    steps = [transforms.Resize(SIZE), transforms.CenterCrop(SIZE), transforms.ToTensor()]
-    dataset = ImageFolder(str(folder), transforms.Compose(steps))
-    loader = DataLoader(dataset, BATCH, shuffle=True, num_workers=CORES)
-
-    def run() -> None:
-        for _ in loader:
-            pass
-
-    return run
-
-
 def main() -> None:
     """Makes the photos, measures all in turn, and prints."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000
@@ -102,8 +81,6 @@ def main() -> None:
             "jdl, streamed epoch": lambda: epoch(streamed),
             "jdl, later epoch": lambda: epoch(memory),
         }
-        if importlib.util.find_spec("torchvision"):
-            cases["torchvision epoch"] = torchvision_epoch(folder)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
         for _ in range(ROUNDS):
             for name, run in cases.items():

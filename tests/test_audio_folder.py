@@ -1,6 +1,6 @@
 """Folders of sounds, and log-mel spectrograms against librosa's.
 
-Seen to fail: ...
+Seen to fail: a header's claim that is not compared with the file's size.
 """
 
 import io
@@ -182,13 +182,12 @@ def test_log_mel_spectrograms_equal_those_of_librosa(root, name):
 
 def test_log_mel_layers_have_gradients_types_and_exports():
     layer = LogMel(RATE, n_fft=64, hop=20, n_mels=8)
-    x = jnp.asarray(tone(0.05).T)
-    direction = jnp.asarray(RNG.standard_normal(x.shape, np.float32))
+    x, direction = jnp.asarray(np.random.default_rng(1).standard_normal((2, 1, 400), np.float32))
 
     def total(x):
         return layer.apply({}, x).sum()
 
-    slope = (total(x + 2e-4 * direction) - total(x - 2e-4 * direction)) / 4e-4
+    slope = (total(x + 1e-3 * direction) - total(x - 1e-3 * direction)) / 2e-3
     assert float((jax.grad(total)(x) * direction).sum()) == pytest.approx(float(slope), rel=2e-2)
     assert np.isfinite(jax.grad(total)(jnp.zeros_like(x))).all()
     assert layer.init(jax.random.key(0), x) == {}
