@@ -17,15 +17,18 @@ import signal
 import sys
 import tempfile
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import soundfile
 from harness import train
 from PIL import Image
 
+import jdl
 from jdl import cli
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.summary import summarize
@@ -108,6 +111,7 @@ class Target:
 
 
 RECORD = ("runs", "show {}", "digest {}", "diff {} {}", "train")
+FOLDER = ("folder raise", "folder skip", "folder skip stream")
 TARGETS = [
     Target("run.json", RECORD, (bytes_changed, json_changed, json_changed, json_changed, deleted)),
     Target(
@@ -126,6 +130,8 @@ TARGETS = [
     Target("checkpoints/*/*/*", ("digest {}", "train")),
     Target("inputs/*", ("predict RUN {}",)),
     Target("idx/*", ("data prepare mnist --from {}/.. --data-dir DATA",)),
+    Target("photos/*/*", FOLDER),
+    Target("sounds/*/*", FOLDER),
 ]
 
 
@@ -147,10 +153,34 @@ def prepared(base: Path) -> Path:
         (folder / "idx" / f"{part}-labels-idx1-ubyte").write_bytes(
             b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(99)
         )
+    for number, suffix in enumerate(("jpg", "png", "webp", "gif", "tif", "bmp")):
+        photo = folder / "photos" / "ab"[number % 2] / f"{number}.{suffix}"
+        photo.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.arange(1_200, dtype=np.uint8).reshape(20, 20, 3)).save(photo)
+    for number, suffix in enumerate(("wav", "flac", "ogg", "mp3")):
+        sound = folder / "sounds" / "ab"[number % 2] / f"{number}.{suffix}"
+        sound.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(sound, np.sin(np.arange(2_000) / 9).astype(np.float32), 8_000)
     return folder
 
 
-def ended(words: list[str]) -> tuple[object, str]:
+def read_folder(folder: Path, on_bad: str, stream: bool) -> None:
+    """Reads a folder of images or sounds, and exits as a verb does where it cannot."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            options = {"on_bad": on_bad, "stream": stream}
+            if folder.name == "photos":
+                data = jdl.data.image_folder(folder, 8, **options)
+            else:
+                data = jdl.data.audio_folder(folder, 8_000, 0.3, **options)
+        assert all(np.isfinite(column).all() for column in data.columns.values())
+    except jdl.Error as error:
+        print(error)
+        sys.exit(error.code)
+
+
+def ended(words: list[str], call: Callable[[], None] = cli.main) -> tuple[object, str]:
     """How a command line ended, and what it printed: its exit code, or what it raised."""
 
     def late(number: int, frame: object) -> None:
@@ -165,7 +195,7 @@ def ended(words: list[str]) -> tuple[object, str]:
             contextlib.redirect_stderr(output),
             contextlib.redirect_stdout(output),
         ):
-            cli.main()
+            call()
         return 0, output.getvalue()
     except SystemExit as end:
         return end.code or 0, output.getvalue()
@@ -173,6 +203,27 @@ def ended(words: list[str]) -> tuple[object, str]:
         return "a traceback", traceback.format_exc()
     finally:
         signal.alarm(0)
+
+
+def words_of(
+    verb: str, about: Path, path: Path, folder: Path, root: Path, base: Path
+) -> tuple[list[str], Callable[[], None]]:
+    """The command line of a verb, and what is to be called."""
+    if verb == "train":
+        script = Path(__file__).parent / "scripts" / "kitchen_sink.py"
+        options = ["--name", "kitchen_sink", "--steps", "2", "--quiet", "--root", str(root)]
+        return ["train", str(script), *options], cli.main
+    words = verb.split()
+    if words[0] == "folder":
+        return words, lambda: read_folder(path.parents[1], words[1], "stream" in words)
+    places = {
+        "{}": str(about),
+        "RUN": str(folder),
+        "{}/..": str(path.parent),
+        "DATA": str(base / "data"),
+    }
+    words = [places.get(word, word) for word in words]
+    return words + (["--root", str(root)] if words[0] != "data" else []), cli.main
 
 
 def case(folder: Path, base: Path, chance: random.Random) -> str | None:
@@ -187,29 +238,8 @@ def case(folder: Path, base: Path, chance: random.Random) -> str | None:
     seed = chance.random()
     change(path, random.Random(seed))
     about = path if "inputs" in target.files or "idx" in target.files else copy
-    if verb == "train":
-        script = Path(__file__).parent / "scripts" / "kitchen_sink.py"
-        words = [
-            "train",
-            str(script),
-            "--name",
-            "kitchen_sink",
-            "--steps",
-            "2",
-            "--quiet",
-            "--root",
-            str(root),
-        ]
-    else:
-        places = {
-            "{}": str(about),
-            "RUN": str(folder),
-            "{}/..": str(path.parent),
-            "DATA": str(base / "data"),
-        }
-        words = [places.get(word, word) for word in verb.split()]
-        words += ["--root", str(root)] if verb.split()[0] != "data" else []
-    code, output = ended(words)
+    words, call = words_of(verb, about, path, folder, root, base)
+    code, output = ended(words, call)
     fine = (
         code == 0
         or (code == 1 and verb.startswith("diff"))
@@ -225,11 +255,12 @@ def storm(count: int, seed: int, verbose: bool = False) -> list[str]:
     try:
         folder = prepared(base)
         wrong = []
-        for number in range(count):
-            if error := case(folder, base, chance):
-                wrong.append(f"case {number}: {error}")
-                if verbose:
-                    print(wrong[-1], flush=True)
+        with patch.dict(os.environ, JDL_CACHE=str(base / "cache")):
+            for number in range(count):
+                if error := case(folder, base, chance):
+                    wrong.append(f"case {number}: {error}")
+                    if verbose:
+                        print(wrong[-1], flush=True)
         return wrong
     finally:
         shutil.rmtree(base, ignore_errors=True)

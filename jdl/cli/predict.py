@@ -16,19 +16,19 @@ def predict(
         tyro.conf.Positional,
         tyro.conf.arg(
             metavar="INPUT",
-            help="Image files, npz files with an array x of one row per input, text files with "
-            "one input per line, or the CSV or Parquet file of a table.",
+            help="Image or sound files, npz files with an array x of one row per input, text "
+            "files with one input per line, or CSV, JSON lines or Parquet files.",
         ),
     ],
     root: Root = Path("runs"),
     best: Best = False,
     format: Annotated[Literal["csv", "json"], tyro.conf.arg(help="Output format.")] = "csv",
 ) -> None:
-    """Predict labels and probabilities, values or texts for images, arrays, texts or tables."""
+    """Predict labels and probabilities, values or texts for images, sounds, arrays or tables."""
     if not inputs:
         raise Error(
-            "Name at least one input: an image, an npz file with an array x, a text file or a "
-            "table."
+            "Name at least one input: an image, a sound, an npz file with an array x, a text file "
+            "or a table."
         )
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.predict import predict as predict_inputs

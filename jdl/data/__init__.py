@@ -26,6 +26,8 @@ from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
+from jdl.data.image_files import image_folder as image_folder
+from jdl.data.image_files import images as images
 from jdl.data.leakage import leakage as leakage
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
@@ -36,6 +38,8 @@ from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
+from jdl.data.sound_files import audio_folder as audio_folder
+from jdl.data.sound_files import sounds as sounds
 from jdl.data.spec_augment import spec_augment as spec_augment
 from jdl.data.standardize import standardize as standardize
 from jdl.data.table import Table as Table

@@ -1,16 +1,29 @@
-"""Input files for predictions: images, npz arrays and lines of text."""
+"""Input files for predictions: images, sounds, npz arrays, texts and tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jdl.data.decoded_files import naming, open_file
+from jdl.data.image_files import open_image
+from jdl.data.record_files import read_npz
+from jdl.data.text_files import read_lines
 from jdl.types import Batch, Error, Tokenizer
 
+Columns = dict[str, np.ndarray]
 IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A dataset or source made of files, which reads new files as it read its own."""
+
+    def read_file(self, path: Path) -> tuple[list[str], Columns] | None:
+        """A name for each row of a file, and its columns; None for another kind of file."""
 
 
 def read_inputs(
@@ -18,96 +31,89 @@ def read_inputs(
     spec: Batch,
     tokenizer: Tokenizer | None = None,
     columns: Sequence[str] = ("x",),
-) -> tuple[list[str], dict[str, np.ndarray]]:
+    reader: ReadsFiles | None = None,
+) -> tuple[list[str], Columns]:
     """Reads inputs from files: a name for each row, and `columns` (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Images and texts are a single column. Raises `Error` for a file that cannot be
-    read or has another shape.
+    number of tokens. Files that the `reader`, the run's own data, can read become what it makes of
+    its own: resized, resampled, tokenized or encoded as in training. Raises `Error` for a file that
+    cannot be read or has another shape.
     """
     columns = [name for name in columns if name != "length"]
     names: list[str] = []
-    parts: list[dict[str, np.ndarray]] = []
+    parts: list[Columns] = []
     for path in paths:
-        part_names, part = _read_file(path, spec, tokenizer, columns)
-        for name in columns:
-            found, shape = part[name].shape[1:], tuple(spec[name].shape[1:])
-            if found != shape:
-                which = "" if name == "x" else f" in {name}"
-                raise Error(
-                    f"{path} has rows of shape {found}{which}, but the model needs {shape}: resize "
-                    "them first."
-                )
-        if len({len(column) for column in part.values()}) > 1:
-            raise Error(f"The columns {', '.join(part)} of {path} differ in their number of rows.")
+        part_names, part = _read_file(path, spec, tokenizer, columns, reader)
+        _check_shapes(path, part, spec, columns)
         names += part_names
         parts.append(part)
-    if any(len({part[name].dtype for part in parts}) > 1 for name in columns):
-        raise Error(
-            "Some inputs hold bytes and some hold other numbers: predict images and arrays in "
-            "separate calls."
-        )
+    for path, part in zip(paths, parts, strict=True):
+        if part.keys() != parts[0].keys() or any(
+            part[name].dtype != parts[0][name].dtype for name in columns
+        ):
+            raise Error(
+                f"{path} is of another kind than {paths[0]}, with other columns or types: predict "
+                "images, arrays, texts and tables in separate calls."
+            )
     return names, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def _check_shapes(path: Path, part: Columns, spec: Batch, columns: Sequence[str]) -> None:
+    for name in columns:
+        if name not in part:
+            raise Error(
+                f"The predictions read the column {name}, and {path} has only {', '.join(part)}."
+            )
+        found, shape = part[name].shape[1:], tuple(spec[name].shape[1:])
+        if found != shape:
+            which = "" if name == "x" else f" in {name}"
+            raise Error(
+                f"{path} has rows of shape {found}{which}, but the model needs {shape}: resize "
+                "them first."
+            )
+    if len({len(column) for column in part.values()}) > 1:
+        raise Error(f"The columns {', '.join(part)} of {path} differ in their number of rows.")
+
+
 def _read_file(
-    path: Path, spec: Batch, tokenizer: Tokenizer | None, columns: Sequence[str]
-) -> tuple[list[str], dict[str, np.ndarray]]:
+    path: Path,
+    spec: Batch,
+    tokenizer: Tokenizer | None,
+    columns: Sequence[str],
+    reader: ReadsFiles | None,
+) -> tuple[list[str], Columns]:
     """The names of the rows of one file, and its columns."""
     first = columns[0]
     shape = tuple(spec[first].shape[1:])
     if path.suffix == ".npz":
-        found = _read_npz(path, [*columns, *(["length"] if "length" in spec else [])])
+        found = read_npz(path, [*columns, *(["length"] if "length" in spec else [])])
         return [f"{path}[{row}]" for row in range(len(found[first]))], found
+    if reader and (rows := reader.read_file(path)):
+        return rows
     if len(columns) > 1:
         raise Error(
             f"The predictions read the columns {', '.join(columns)}: save them in one .npz file, "
             f"by these names, in place of {path}."
         )
     if path.suffix == ".txt" and tokenizer and "length" in spec:
-        tokens, lengths = _read_lines(path, tokenizer, shape[0])
-        return [f"{path}:{row + 1}" for row in range(len(tokens))], {
-            first: tokens,
-            "length": lengths,
-        }
+        tokens, lengths = _encode_lines(path, tokenizer, shape[0])
+        names = [f"{path}:{row + 1}" for row in range(len(tokens))]
+        return names, {first: tokens, "length": lengths}
     if path.suffix.lower() in IMAGES:
         channels = shape[-1] if len(shape) == 3 else 1
         return [str(path)], {first: _read_image(path, channels)[None]}
     raise Error(
         f"{path} is neither an image ({' '.join(IMAGES)}) nor an .npz file, nor a .txt file for a "
-        "model that reads text."
+        "model that reads text, nor of a kind that the run's own data are read from."
     )
 
 
-def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in names if name not in file]
-            if missing:
-                raise Error(
-                    f"{path} contains {', '.join(file) or 'nothing'}, but needs an array "
-                    f"{missing[0]}: save the inputs under that name."
-                )
-            columns = {name: file[name] for name in names}
-            if not all(_is_numeric(column) for column in columns.values()):
-                raise ValueError("it must contain arrays of numbers, with one row per input")
-            return columns
-    except (OSError, ValueError, EOFError, BadZipFile, NotImplementedError) as error:
-        raise Error(f"{path} cannot be read as an npz file: {error}.") from error
-
-
-def _is_numeric(column: object) -> bool:
-    return isinstance(column, np.ndarray) and column.ndim > 0 and column.dtype.kind in "biuf"
-
-
-def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> tuple[np.ndarray, np.ndarray]:
+def _encode_lines(
+    path: Path, tokenizer: Tokenizer, max_length: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Lines of text as tokens (N, max_length), each with `end` after it, and their lengths (N,)."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Error(f"{path} cannot be read as UTF-8 text: {error}.") from error
-    if not lines:
-        raise Error(f"{path} is empty: write one input per line.")
+    lines = read_lines(path)
     encoded = [np.append(tokenizer.encode(line), np.int32(tokenizer.eos_id)) for line in lines]
     lengths = np.asarray([len(tokens) for tokens in encoded], np.int32)
     if lengths.max() > max_length:
@@ -124,13 +130,6 @@ def _read_lines(path: Path, tokenizer: Tokenizer, max_length: int) -> tuple[np.n
 
 def _read_image(path: Path, channels: int) -> np.ndarray:
     """An image's pixels (H, W, channels), bytes."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels]))
-    except (OSError, UnidentifiedImageError, KeyError) as error:
-        raise Error(
-            f"{path} cannot be read as an image with {channels} channels: {error}."
-        ) from error
+    with naming(str(path)), open_file(path) as file:
+        pixels = np.asarray(open_image(file, channels))
     return pixels.reshape(*pixels.shape[:2], channels)

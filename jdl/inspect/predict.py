@@ -14,7 +14,7 @@ import numpy as np
 
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
-from jdl.inspect.inputs import read_inputs
+from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
@@ -24,13 +24,13 @@ from jdl.types import Batch, Error, Predicts, Run
 def predict(
     trained: TrainedRun, inputs: Sequence[Path], batch_size: int = 256
 ) -> list[dict[str, Any]]:
-    """Predictions for image files, rows of npz files, or lines of text files: a dict a row.
+    """Predictions for images, sounds, rows of npz files or tables, or texts: a dict a row.
 
-    npz files hold the columns that the predictions read, most often x, by their names.
-
-    Each row has `input`, the name of the input, and the objective's predictions. The transforms of
-    the run's evaluation data are applied to the inputs. Raises `Error` where their shape does not
-    fit the model, and for an objective that does not predict.
+    npz files hold the columns that the predictions read, most often x, by their names. Each row has
+    `input`, the name of the input, and the objective's predictions. Inputs are treated as the run's
+    evaluation data: if these are files, new files are read alike, and the transforms are applied.
+    Raises `Error` where their shape does not fit the model, and for an objective that does not
+    predict.
     """
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
@@ -42,12 +42,18 @@ def predict(
             "transforms the inputs need: add Run(test=...)."
         )
     needed = _columns_of_predictions(trained, data.spec)
-    names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed)
+    names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     return [
         {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
     ]
+
+
+def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:
+    """What reads new files as the run's own: its dataset, or the source of that; None: neither."""
+    parts = (data.dataset, getattr(data.dataset, "source", None))
+    return next((part for part in parts if isinstance(part, ReadsFiles)), None)
 
 
 def _columns_of_predictions(trained: TrainedRun, spec: Batch) -> tuple[str, ...]:

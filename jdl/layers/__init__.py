@@ -15,6 +15,7 @@ from jdl.layers.conv_norm import ConvNorm as ConvNorm
 from jdl.layers.dense import Dense as Dense
 from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout
+from jdl.layers.log_mel import LogMel as LogMel
 from jdl.layers.norm import BatchNorm as BatchNorm
 from jdl.layers.norm import LayerNorm as LayerNorm
 from jdl.layers.pixel_shuffle import pixel_shuffle as pixel_shuffle
