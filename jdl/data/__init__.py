@@ -17,9 +17,15 @@ from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
+from jdl.data.indexed import indexed as indexed
+from jdl.data.labelled_text import LabelledText as LabelledText
+from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.loader import DatasetLoader as DatasetLoader
+from jdl.data.record_files import hdf5 as hdf5
+from jdl.data.record_files import npz as npz
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import translation as translation
+from jdl.data.small_graphs import graphs as graphs
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data import arrays
+from jdl.data import LabelledText, arrays
 from jdl.data.loader import DatasetLoader
 from jdl.inspect.inputs import read_inputs
 from jdl.inspect.restore import TrainedRun
@@ -23,7 +23,7 @@ from jdl.types import Error, Predicts, Run
 def predict(
     trained: TrainedRun, inputs: Sequence[Path], batch_size: int = 256
 ) -> list[dict[str, Any]]:
-    """Predictions for image files, rows of x in npz files, or lines of text files: a dict a row.
+    """Predictions for image files, rows of x in npz files, or lines and tables of text: dicts.
 
     Each row has `input`, the name of the input, and the objective's predictions. The transforms of
     the run's evaluation data are applied to the inputs. Raises `Error` where their shape does not
@@ -38,7 +38,8 @@ def predict(
             f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
             "transforms the inputs need: add Run(test=...)."
         )
-    names, columns = read_inputs(inputs, data.spec, run.tokenizer)
+    labelled = data.dataset if isinstance(data.dataset, LabelledText) else None
+    names, columns = read_inputs(inputs, data.spec, run.tokenizer, labelled)
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     return [

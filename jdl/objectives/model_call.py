@@ -67,8 +67,8 @@ def keywords(
 
     In training `train`, `training` and `is_training` are true, `deterministic` and
     `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), which is
-    no mask of attention; `lengths` and `seq_lengths` are the column `length`. A method that does
-    not name one of them does not get it.
+    no mask of attention; `lengths` and `seq_lengths` are the column `length`, `edge_features` the
+    column of that name (graphs). A method that does not name one of them does not get it.
     """
     known: dict[str, Any] = {
         **dict.fromkeys(("train", "training", "is_training"), train),
@@ -77,6 +77,8 @@ def keywords(
     }
     if "length" in batch:
         known |= dict.fromkeys(("lengths", "seq_lengths"), batch["length"])
+    if "edge_features" in batch:
+        known["edge_features"] = batch["edge_features"]
     return {name: known[name] for name in _parameters(model, method) if name in known}
 
 
