@@ -24,6 +24,7 @@ from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.record_files import hdf5 as hdf5
 from jdl.data.record_files import npz as npz
 from jdl.data.sequence_pairs import pronunciations as pronunciations
+from jdl.data.sequence_pairs import quran_places as quran_places
 from jdl.data.sequence_pairs import translation as translation
 from jdl.data.small_graphs import graphs as graphs
 from jdl.data.tfds_records import tfds as tfds

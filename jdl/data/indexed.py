@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -32,15 +32,16 @@ def indexed(
 
     That is a PyTorch `Dataset`, a Hugging Face dataset, a data source or `MapDataset` of Grain, a
     list. A row is a dict, a tuple or one array; `decode` makes it of what the source has, such as
-    the bytes of an ArrayRecord. `columns` names the parts of a tuple, by default x and y, or chooses
-    those of a dict; {"image": "x", "label": "y"} also renames them. A source of up to 4 GiB is read
-    once, into memory. Larger ones, and any with `stream`, are read row by row in threads; their
-    `fingerprint` is computed over all rows unless you give one, such as a version. Raises `Error`
-    with row and column for what is no number, rows of several shapes, and rows that differ when
-    they are read again.
+    the bytes of an ArrayRecord. `columns` names the parts of a tuple, by default x and y, or
+    chooses those of a dict; {"image": "x", "label": "y"} also renames them. A source of up to 4 GiB
+    is read once, into memory. Larger ones, and any with `stream`, are read row by row in threads;
+    their `fingerprint` is computed over all rows unless you give one, such as a version. Raises
+    `Error` with row and column for what is no number, rows of several shapes, and rows that differ
+    when they are read again.
     """
     rows = IndexedRows(source, columns, decode, tuple(labels), fingerprint)
     count = _count(source)
+    check_names(rows.read(np.zeros(1, int)))
     for row in sorted({0, count // 2, count - 1}):
         _check_repeats(rows, row)
     if stream or rows.nbytes > MEMORY_BYTES:
@@ -49,6 +50,15 @@ def indexed(
     chunks = [rows.read(np.arange(n, min(n + CHUNK, count))) for n in starts]
     names = chunks[0]
     return arrays(labels, **{name: np.concatenate([c[name] for c in chunks]) for name in names})
+
+
+def check_names(columns: Iterable[str]) -> None:
+    """Raises `Error` for a column that has the name of something else."""
+    if taken := sorted({"id", "labels", "mask"} & set(columns)):
+        raise Error(
+            f"No column can have the name {taken[0]}: rename it, y='labels' of a file, "
+            "columns={'labels': 'y'} of rows."
+        )
 
 
 def _count(source: Any) -> int:

@@ -17,6 +17,7 @@ import numpy as np
 
 from jdl.data.cache import cache_dir
 from jdl.data.dataset import Dataset, arrays
+from jdl.data.indexed import check_names
 from jdl.data.source import check_column
 from jdl.types import Bounds, Error
 
@@ -40,6 +41,7 @@ def npz(path: str | Path, *, labels: Sequence[str] = (), **columns: str) -> Data
     fit into the machine's memory.
     """
     names = columns or {name: name for name in _npz_names(Path(path))}
+    check_names(names)
     read = read_npz(Path(path), list(names.values()))
     return arrays(labels, **{column: read[name] for column, name in names.items()})
 
@@ -110,6 +112,7 @@ def hdf5(
     file once a batch. Raises `Error` for a damaged file, and for what is no array of numbers.
     """
     source = HDF5Rows(Path(path), columns, tuple(labels))
+    check_names(source.names)
     rows = np.arange(len(source), dtype=np.int32)
     if stream or source.nbytes > MEMORY_BYTES:
         source.take(rows[:1])
@@ -127,6 +130,11 @@ class HDF5Rows:
 
     def __len__(self) -> int:
         return len(next(iter(self._arrays.values())))
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns."""
+        return list(self._arrays)
 
     @cached_property
     def _arrays(self) -> dict[str, Any]:
