@@ -1,4 +1,7 @@
-"""Was a verse, in English, revealed in Mecca or in Medina? Test accuracy: not measured yet.
+"""Was a verse, in English, revealed in Mecca or in Medina? Test accuracy: 0.803, 0.804.
+
+Seeds 0 and 1, on other chapters; logistic regression on words has 0.804, always Mecca 0.616.
+84 s of processor time.
 
 jdl data fetch quran
 scripts/train experiments/quran_place.py

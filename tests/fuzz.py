@@ -8,6 +8,7 @@ otherwise.
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import os
@@ -22,10 +23,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import h5py
 import numpy as np
 from harness import train
 from PIL import Image
 
+import jdl
 from jdl import cli
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.summary import summarize
@@ -125,6 +128,7 @@ TARGETS = [
     ),
     Target("checkpoints/*/*/*", ("digest {}", "train")),
     Target("inputs/*", ("predict RUN {}",)),
+    Target("records/*", ("load {}",)),
     Target("idx/*", ("data prepare mnist --from {}/.. --data-dir DATA",)),
 ]
 
@@ -138,6 +142,17 @@ def prepared(base: Path) -> Path:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.jpg")
     np.savez(folder / "inputs" / "a.npz", x=np.zeros((2, 8, 8, 1), np.float32))
+    (folder / "records").mkdir()
+    rows = {"text": ["one text", 'a "second"', "0"], "label": ["a", "b", "a"]}
+    with (folder / "records" / "a.csv").open("w") as file:
+        csv.writer(file).writerows([rows, *zip(*rows.values(), strict=True)])
+    lines = [
+        json.dumps(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)
+    ]
+    (folder / "records" / "a.jsonl").write_text("\n".join(lines))
+    np.savez_compressed(folder / "records" / "a.npz", x=np.zeros((3, 2)), y=np.arange(3))
+    with h5py.File(folder / "records" / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.ones((30, 2)), chunks=(7, 2), compression="gzip")
     (folder / "idx").mkdir()
     for part, count in (("train", 60_000), ("t10k", 10_000)):
         images = (
@@ -148,6 +163,18 @@ def prepared(base: Path) -> Path:
             b"\0\0\x08\x01" + count.to_bytes(4, "big") + bytes(99)
         )
     return folder
+
+
+def load(path: Path) -> None:
+    """Reads a file of records, whole; an `Error` ends it as it ends a verb."""
+    readers = {".npz": jdl.data.npz, ".h5": jdl.data.hdf5}
+    read = readers.get(path.suffix, jdl.data.labelled_text)
+    try:
+        data = read(path)
+        data.take(np.arange(len(data)))
+    except jdl.Error as error:
+        print(error)
+        sys.exit(2)
 
 
 def ended(words: list[str]) -> tuple[object, str]:
@@ -165,7 +192,7 @@ def ended(words: list[str]) -> tuple[object, str]:
             contextlib.redirect_stderr(output),
             contextlib.redirect_stdout(output),
         ):
-            cli.main()
+            load(Path(words[1])) if words[0] == "load" else cli.main()
         return 0, output.getvalue()
     except SystemExit as end:
         return end.code or 0, output.getvalue()
@@ -186,7 +213,7 @@ def case(folder: Path, base: Path, chance: random.Random) -> str | None:
     change, verb = chance.choice(target.changes), chance.choice(target.verbs)
     seed = chance.random()
     change(path, random.Random(seed))
-    about = path if "inputs" in target.files or "idx" in target.files else copy
+    about = path if target.files.split("/")[0] in ("inputs", "records", "idx") else copy
     if verb == "train":
         script = Path(__file__).parent / "scripts" / "kitchen_sink.py"
         words = [
@@ -208,7 +235,7 @@ def case(folder: Path, base: Path, chance: random.Random) -> str | None:
             "DATA": str(base / "data"),
         }
         words = [places.get(word, word) for word in verb.split()]
-        words += ["--root", str(root)] if verb.split()[0] != "data" else []
+        words += ["--root", str(root)] if verb.split()[0] not in ("data", "load") else []
     code, output = ended(words)
     fine = (
         code == 0

@@ -83,7 +83,7 @@ def labelled_text(
 
     A source is a .csv, .tsv or .jsonl file, a folder with a folder of .txt files for each class, or
     columns by name (a dict, a frame). `text` and `label` name its columns; two texts, a pair, are
-    joined by the tokenizer's separator. Columns: x (T,), tokens padded with 0; `length`, their
+    joined by the tokenizer's separator. Columns: x (T,), tokens with padding of 0; `length`, their
     number; y. Labels that are numbers stay numbers; other labels become class codes in the order of
     `labels`, by default sorted. The tokenizer is the file or object given, or BPE of `vocab_size`
     tokens trained on the first source alone, or bytes. Longer texts are truncated to `max_length`

@@ -31,6 +31,8 @@ NPZ_ERRORS = (
     *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
     *(RecursionError, zipfile.BadZipFile, zlib.error),
 )
+# What h5py raises for damaged files, and for types that NumPy lacks.
+HDF5_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError)
 
 
 def npz(path: str | Path, *, labels: Sequence[str] = (), **columns: str) -> Dataset:
@@ -143,25 +145,20 @@ class HDF5Rows:
 
         try:
             file = h5py.File(self.path, "r")
-            names = self.columns or {
-                name: name for name, node in file.items() if isinstance(node, h5py.Dataset)
-            }
+            top = {name: name for name, node in file.items() if isinstance(node, h5py.Dataset)}
+            names = self.columns or top
             missing = [name for name in names.values() if name not in file]
-            found = {} if missing else {column: file[name] for column, name in names.items()}
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            if missing or not names:
+                raise Error(
+                    f"{self.path} has {', '.join(file) or 'nothing'} at the top, but "
+                    f"{f'no {missing[0]}' if missing else 'no arrays'}: name the columns, "
+                    'x="group/name".'
+                )
+            found = {column: file[name] for column, name in names.items()}
+            for column, array in found.items():
+                _check_array(f"{column} in {self.path}", array)
+        except HDF5_ERRORS as error:
             raise Error(f"{self.path} cannot be read as an HDF5 file: {error}.") from error
-        if missing or not found:
-            raise Error(
-                f"{self.path} has {', '.join(file) or 'nothing'} at the top, but "
-                f"{f'no {missing[0]}' if missing else 'no arrays'}: name the columns, "
-                'x="group/name".'
-            )
-        for column, array in found.items():
-            if not isinstance(array, h5py.Dataset) or array.dtype.kind not in "biuf":
-                kind = getattr(array, "dtype", "a group")
-                raise Error(f"{column} in {self.path} holds no numbers, but {kind}.")
-            if not array.shape:
-                raise Error(f"{column} in {self.path} is one number: it needs one row per example.")
         lengths = {column: len(array) for column, array in found.items()}
         if len(set(lengths.values())) > 1 or not 0 < min(lengths.values()) < 2**31:
             raise Error(
@@ -181,7 +178,7 @@ class HDF5Rows:
         """The columns of these rows, as the file has them."""
         try:
             return {name: _read_rows(array, rows) for name, array in self._arrays.items()}
-        except (OSError, RuntimeError, ValueError) as error:
+        except HDF5_ERRORS as error:
             raise Error(f"{self.path} cannot be read: it is damaged, {error}.") from error
 
     @property
@@ -201,6 +198,15 @@ class HDF5Rows:
         return hashlib.sha256(
             f"{sorted(names.items())} {file_sha256(self.path)}".encode()
         ).hexdigest()
+
+
+def _check_array(name: str, array: Any) -> None:
+    """Raises `Error` for what is no array of numbers."""
+    kind = getattr(array, "dtype", None)
+    if kind is None or kind.kind not in "biuf":
+        raise Error(f"{name} holds no numbers, but {'a group' if kind is None else kind}.")
+    if not array.shape:
+        raise Error(f"{name} is one number: it needs one row per example.")
 
 
 def _read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
