@@ -1,7 +1,6 @@
 """Was a verse, in English, revealed in Mecca or in Medina? Test accuracy: 0.803, 0.804.
 
-Seeds 0 and 1, on other chapters; logistic regression on words has 0.804, always Mecca 0.616.
-84 s of processor time.
+Seeds 0 and 1; logistic regression on words: 0.804, always Mecca: 0.616. 84 s of processor time.
 
 jdl data fetch quran
 scripts/train experiments/quran_place.py
@@ -21,9 +20,7 @@ class Config(jdl.Config):
     lr: float = 1e-3
     vocabulary: int = 2_048
     length: int = 96
-    """Tokens of a verse that are read; 1% of the verses are longer."""
     width: int = 64
-    depth: int = 1
     dropout: float = 0.3
 
 
@@ -31,10 +28,10 @@ def run(c: Config) -> jdl.Run:
     parts = jdl.data.quran_places()  # no chapter is in two of them
     options = {"vocab_size": c.vocabulary, "max_length": c.length}
     train, valid, test = jdl.data.labelled_text(*parts, **options)
-    sizes = TransformerConfig(c.width, c.depth, max_length=c.length, dropout=c.dropout)
+    sizes = TransformerConfig(c.width, depth=1, max_length=c.length, dropout=c.dropout)
     model = BERT(train.tokenizer.vocab_size, sizes, outputs=len(train.labels))
-    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    learner = jdl.descent(jdl.objectives.classify(model), optimizer)
+    rate = jdl.optim.warmup_cosine(c.lr, c.steps)
+    learner = jdl.descent(jdl.objectives.classify(model), jdl.optim.adamw(rate, weight_decay=0.1))
     data = train.shuffled(c.batch, c.seed), valid.batches(128), test.batches(128)
     return jdl.Run(c, learner, *data, best="max accuracy", labels=train.labels)
 
