@@ -1,4 +1,4 @@
-"""Was a verse, in English, revealed in Mecca or in Medina? Test accuracy: 0.803, 0.804.
+"""Verses in English, revealed in Mecca or in Medina: test accuracy 0.803, 0.804.
 
 Seeds 0 and 1; logistic regression on words: 0.804, always Mecca: 0.616. 84 s of processor time.
 
