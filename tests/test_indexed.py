@@ -1,7 +1,6 @@
 """Anything with a length and an index is a dataset: rows of every kind, in memory and streamed.
 
-Seen to fail: parts of a tuple in the wrong order, rows that change when they are read again, the
-number of the row within its chunk, a fingerprint of the first chunk alone.
+Seen to fail: rows that differ when they are read again, and are taken.
 """
 
 import sys

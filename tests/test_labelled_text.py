@@ -1,7 +1,7 @@
 """Labelled texts from files: what is read, what is refused and where, and what a run makes of them.
 
-Seen to fail: line numbers of rows instead of lines, a text cut at its end token, padding that is
-counted, labels of the test read anew, bytes that are not UTF-8 replaced, a template without [CLS].
+Seen to fail: numbers of rows in place of lines, bytes that are not UTF-8 replaced, a template
+without [CLS].
 """
 
 import json

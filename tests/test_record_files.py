@@ -1,7 +1,7 @@
 """Arrays in files: .npz and HDF5, whole and streamed, and files that are damaged or hostile.
 
-Seen to fail: rows of a chunk in the file's order, sizes that are not compared, a fingerprint of the
-path alone, an HDF5 array that is read whole for each batch.
+Seen to fail: rows in the file's order, sizes of an npz that are not compared, a type of HDF5 that
+NumPy lacks (by the fuzz).
 """
 
 import io

@@ -1,7 +1,7 @@
 """Graphs of one's own: masks, edge features, and many small graphs padded in a batch.
 
-Seen to fail: pooling over padding nodes, edge features in the order of the pairs, masks that share
-a node, an offset of the second graph of a GraphsTuple that is not taken off.
+Seen to fail: pooling over padding nodes, edge features beside other edges, an offset of the second
+graph of a GraphsTuple that is not taken off.
 """
 
 from collections import namedtuple
