@@ -8,6 +8,7 @@ otherwise.
 
 import argparse
 import contextlib
+import csv
 import io
 import json
 import os
@@ -23,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
+import h5py
 import numpy as np
 import soundfile
 from harness import train
@@ -129,6 +131,7 @@ TARGETS = [
     ),
     Target("checkpoints/*/*/*", ("digest {}", "train")),
     Target("inputs/*", ("predict RUN {}",)),
+    Target("records/*", ("load",)),
     Target("idx/*", ("data prepare mnist --from {}/.. --data-dir DATA",)),
     Target("photos/*/*", FOLDER),
     Target("sounds/*/*", FOLDER),
@@ -144,6 +147,17 @@ def prepared(base: Path) -> Path:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.png")
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "inputs" / "a.jpg")
     np.savez(folder / "inputs" / "a.npz", x=np.zeros((2, 8, 8, 1), np.float32))
+    (folder / "records").mkdir()
+    rows = {"text": ["one text", 'a "second"', "0"], "label": ["a", "b", "a"]}
+    with (folder / "records" / "a.csv").open("w") as file:
+        csv.writer(file).writerows([rows, *zip(*rows.values(), strict=True)])
+    lines = [
+        json.dumps(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)
+    ]
+    (folder / "records" / "a.jsonl").write_text("\n".join(lines))
+    np.savez_compressed(folder / "records" / "a.npz", x=np.zeros((3, 2)), y=np.arange(3))
+    with h5py.File(folder / "records" / "a.h5", "w") as file:
+        file.create_dataset("x", data=np.ones((30, 2)), chunks=(7, 2), compression="gzip")
     (folder / "idx").mkdir()
     for part, count in (("train", 60_000), ("t10k", 10_000)):
         images = (
@@ -175,6 +189,17 @@ def read_folder(folder: Path, on_bad: str, stream: bool) -> None:
             else:
                 data = jdl.data.audio_folder(folder, 8_000, 0.3, **options)
         assert all(np.isfinite(column).all() for column in data.columns.values())
+    except jdl.Error as error:
+        print(error)
+        sys.exit(error.code)
+
+
+def read_records(path: Path) -> None:
+    """Reads a file of records, whole, and exits as a verb does where it cannot."""
+    readers = {".npz": jdl.data.npz, ".h5": jdl.data.hdf5}
+    try:
+        data = readers.get(path.suffix, jdl.data.labelled_text)(path)
+        data.take(np.arange(len(data)))
     except jdl.Error as error:
         print(error)
         sys.exit(error.code)
@@ -216,6 +241,8 @@ def words_of(
     words = verb.split()
     if words[0] == "folder":
         return words, lambda: read_folder(path.parents[1], words[1], "stream" in words)
+    if words[0] == "load":
+        return words, lambda: read_records(path)
     places = {
         "{}": str(about),
         "RUN": str(folder),

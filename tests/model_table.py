@@ -23,7 +23,7 @@ from jdl.models.cnn import CNN
 from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
-from jdl.models.gnn import GAT, GCN, GNN, SAGE
+from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
@@ -336,6 +336,13 @@ TABLE = [
         GNN(5, (8,), SAGE, global_mean_pool=True),
         (6, 4),
         (2 * 4 * 8 + 8) + (8 * 5 + 5),
+        3e-2,
+    ),
+    Nodes(
+        "gin",
+        GNN(5, (8,), GIN, global_mean_pool=True),
+        (6, 4),
+        (1 + 4 * 8 + 8 + 8 * 8 + 8) + (8 * 5 + 5),
         3e-2,
     ),
     Nodes(

@@ -70,6 +70,11 @@ def small(monkeypatch):
         texts = [(f"the number {n} is", f"le nombre {n} est") for n in range(400)]
         return texts[:300], texts[300:350], texts[350:]
 
+    def quran_places():
+        texts = [f"verse {n} of this place" for n in range(300)]
+        places = [("meccan", "medinan")[n % 2] for n in range(300)]
+        return tuple({"text": texts[:n], "label": places[:n]} for n in (300, 70, 70))
+
     def pronunciations(frames=2):
         lengths = rng.integers(2, 9, 400)
         steps = np.arange(8)[None] < lengths[:, None]
@@ -96,6 +101,7 @@ def small(monkeypatch):
     monkeypatch.setattr(jdl.data, "electricity", electricity)
     monkeypatch.setattr(jdl.data, "titanic", titanic)
     monkeypatch.setattr(jdl.data, "translation", translation)
+    monkeypatch.setattr(jdl.data, "quran_places", quran_places)
     monkeypatch.setattr(jdl.data, "pronunciations", pronunciations)
     monkeypatch.setattr(
         corpus, "stdlib", lambda: [f"def f{n}(x):\n    return x + {n}\n" * 40 for n in range(100)]

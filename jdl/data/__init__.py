@@ -28,6 +28,9 @@ from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.image_files import image_folder as image_folder
 from jdl.data.image_files import images as images
+from jdl.data.indexed import indexed as indexed
+from jdl.data.labelled_text import LabelledText as LabelledText
+from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.leakage import leakage as leakage
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
@@ -35,9 +38,13 @@ from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
 from jdl.data.passengers import titanic as titanic
 from jdl.data.rand_augment import rand_augment as rand_augment
+from jdl.data.record_files import hdf5 as hdf5
+from jdl.data.record_files import npz as npz
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
+from jdl.data.sequence_pairs import quran_places as quran_places
 from jdl.data.sequence_pairs import translation as translation
+from jdl.data.small_graphs import graphs as graphs
 from jdl.data.sound_files import audio_folder as audio_folder
 from jdl.data.sound_files import sounds as sounds
 from jdl.data.spec_augment import spec_augment as spec_augment

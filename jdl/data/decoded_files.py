@@ -95,6 +95,14 @@ class FileSource:
             file.seek(0)
             return self.decoder.decode(file)
 
+    def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
+        """The name and the columns of a new file, decoded alike; None for another kind of file."""
+        if path.suffix.lower() not in self.decoder.suffixes:
+            return None
+        with naming(str(path)), open_file(path) as file:
+            example = self.decoder.decode(file)
+        return [str(path)], {name: column[None] for name, column in example.items()}
+
     @property
     def nbytes(self) -> int:
         """The size of all columns in bytes."""

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import jax
@@ -37,13 +37,15 @@ Splits = tuple[Dataset, Dataset, Dataset]
 class Graph:
     """A graph: node features x (N, F), node labels y (N,), and edges (E, 2) of (sender, receiver).
 
-    An undirected edge is stored in both directions, as `graph` does.
+    An undirected edge is stored in both directions, as `graph` does. `edge_features` (E, D) are of
+    the edges, in their order.
     """
 
     x: np.ndarray
     edges: np.ndarray
     y: np.ndarray
     labels: Sequence[str] = ()
+    edge_features: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -57,6 +59,25 @@ class Graph:
         """
         train, valid_nodes, test_nodes = self._split(per_class, valid, test, seed)
         return self._labelled(train), self._labelled(valid_nodes), self._labelled(test_nodes)
+
+    def split_by_masks(self, train: Any, valid: Any, test: Any) -> Splits:
+        """The same for nodes of your own choice: (train, valid, test), from a mask for each split.
+
+        A mask is boolean, (N,), or has the indices of the split's nodes. Raises `Error` where a
+        node is in two splits.
+        """
+        nodes = {
+            name: self._chosen(name, mask)
+            for name, mask in (("train", train), ("valid", valid), ("test", test))
+        }
+        for one, other in combinations(nodes, 2):
+            if len(shared := np.intersect1d(nodes[one], nodes[other])):
+                raise Error(
+                    f"{len(shared)} nodes are in both {one} and {other}, such as {shared[0]}: a "
+                    "node belongs to one split."
+                )
+        train, valid, test = map(self._labelled, nodes.values())
+        return train, valid, test
 
     def split_node_rows(self, per_class: int, valid: int, test: int, seed: int = 0) -> Splits:
         """The same splits with one row per node, columns `node` and y, for `neighbor_loader`."""
@@ -77,6 +98,7 @@ class Graph:
                 "neighbor_loader takes how many neighbours to draw at each hop, at least 1, such "
                 f"as 10, 5, not {fanouts}."
             )
+        self._check_no_edge_features("neighbor_loader")
         return NeighborLoader(loader, self, fanouts)
 
     def split_links(self, valid: float, test: float, seed: int = 0) -> Splits:
@@ -92,6 +114,7 @@ class Graph:
                 "valid and test must be fractions of the edges above 0 that leave some to train "
                 f"on, not {valid} and {test}."
             )
+        self._check_no_edge_features("split_links")
         pairs = np.unique(np.sort(self.edges, 1), axis=0)
         pairs = pairs[permutation(len(pairs), seed, name="links")]
         ends = np.cumsum([0, round(valid * len(pairs)), round(test * len(pairs))])
@@ -129,14 +152,49 @@ class Graph:
     def _labelled(self, nodes: np.ndarray) -> Dataset:
         y = np.full(len(self), -1, np.int32)
         y[nodes] = self.y[nodes]
-        return arrays(self.labels, x=self.x[None], edges=self.edges[None], y=y[None])
+        columns = {"x": self.x, "edges": self.edges, "y": y}
+        if self.edge_features is not None:
+            columns["edge_features"] = self.edge_features
+        return arrays(self.labels, **{name: column[None] for name, column in columns.items()})
+
+    def _chosen(self, name: str, mask: Any) -> np.ndarray:
+        """The nodes of a split, ascending, from a boolean mask or from indices."""
+        mask = np.asarray(mask)
+        if mask.dtype == bool and mask.shape == (len(self),):
+            nodes = np.flatnonzero(mask)
+        elif mask.dtype.kind in "iu" and mask.ndim == 1:
+            nodes = np.unique(mask)
+        else:
+            raise Error(
+                f"{name} must be a boolean mask of shape ({len(self)},) or indices of nodes, not "
+                f"{mask.dtype} of shape {mask.shape}."
+            )
+        if mask.dtype != bool and len(nodes) < len(mask):
+            raise Error(f"{name} has indices twice: if it is a mask, make it boolean.")
+        if not len(nodes) or not 0 <= nodes[0] <= nodes[-1] < len(self):
+            raise Error(
+                f"{name} must have at least one node, and indices from 0 to {len(self) - 1} only."
+            )
+        return nodes
+
+    def _check_no_edge_features(self, method: str) -> None:
+        if self.edge_features is not None:
+            raise Error(f"{method} has no place for edge features: make the graph without them.")
 
 
-def graph(x: Any, pairs: Any, y: Any, labels: Sequence[str] = ()) -> Graph:
-    """An undirected graph of your own arrays: node features x (N, F), labels y (N,), and edges.
+def graph(
+    x: Any,
+    pairs: Any,
+    y: Any,
+    labels: Sequence[str] = (),
+    edge_features: Any = None,
+    directed: bool = False,
+) -> Graph:
+    """A graph of your own arrays: node features x (N, F), labels y (N,), and edges.
 
-    Each of the `pairs` (E, 2) of nodes becomes an edge in both directions, without duplicates.
-    Self-loops are dropped, because layers add their own.
+    Each of the `pairs` (E, 2) of nodes, (sender, receiver), becomes an edge in both directions;
+    with `directed` in this one alone. Duplicates are dropped, and self-loops, because layers add
+    their own. `edge_features` (E, D) are of the pairs, for layers such as GIN.
     """
     x, pairs, y = np.asarray(x, np.float32), np.asarray(pairs), np.asarray(y, np.int32)
     if x.ndim != 2 or pairs.ndim != 2 or pairs.shape[1] != 2 or y.shape != x.shape[:1]:
@@ -144,13 +202,41 @@ def graph(x: Any, pairs: Any, y: Any, labels: Sequence[str] = ()) -> Graph:
             "A graph needs arrays x (N, F), pairs (E, 2) and y (N,), not "
             f"{x.shape}, {pairs.shape} and {y.shape}."
         )
-    if pairs.size and not 0 <= pairs.min() <= pairs.max() < len(x):
+    edges, features = unique_edges(len(x), pairs, edge_features, directed)
+    return Graph(x, edges, y, tuple(labels), features)
+
+
+def unique_edges(
+    nodes: int, pairs: np.ndarray, features: Any, directed: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The edges (E, 2) and their features of the pairs that `graph` takes.
+
+    They are sorted by receiver, so that sums over them access memory in order.
+    """
+    features = None if features is None else np.asarray(features, np.float32)
+    if pairs.size and (pairs.dtype.kind not in "iu" or not 0 <= pairs.min() <= pairs.max() < nodes):
+        wrong = np.flatnonzero(((pairs < 0) | (pairs >= nodes) | (pairs % 1 != 0)).any(1))
+        first = f"number {wrong[0]} is {pairs[wrong[0]].tolist()}" if len(wrong) else pairs.dtype
+        raise Error(f"pairs must be of whole numbers, the nodes are 0 to {nodes - 1}, but {first}.")
+    if features is not None and (features.ndim != 2 or len(features) != len(pairs)):
         raise Error(
-            f"pairs has node indices from {pairs.min()} to {pairs.max()}, but the nodes are 0 to "
-            f"{len(x) - 1}."
+            f"edge_features must have a row for each of the {len(pairs)} pairs, (E, D), not shape "
+            f"{features.shape}."
         )
-    pairs = np.unique(np.sort(pairs[pairs[:, 0] != pairs[:, 1]], 1), axis=0)
-    return Graph(x, to_undirected(pairs), y, tuple(labels))
+    kept = pairs[:, 0] != pairs[:, 1]
+    pairs, features = pairs[kept], None if features is None else features[kept]
+    if not directed:
+        pairs = np.concatenate([pairs, pairs[:, ::-1]])
+        features = None if features is None else np.concatenate([features, features])
+    # np.unique sorts by the first column: the receiver.
+    found, first, same = np.unique(pairs[:, ::-1], axis=0, return_index=True, return_inverse=True)
+    if features is not None and (differ := (features[first][same] != features).any(1)).any():
+        a, b = pairs[int(differ.argmax())]
+        raise Error(
+            f"The edge from {a} to {b} is there twice, with different features: merge them, or "
+            "make the graph directed=True if they are of its two directions."
+        )
+    return found[:, ::-1].astype(np.int32), None if features is None else features[first]
 
 
 def to_undirected(pairs: np.ndarray) -> np.ndarray:

@@ -51,6 +51,23 @@ def translation(
     return splits
 
 
+def quran_places() -> tuple[dict[str, list[str]], ...]:
+    """The verses of the Quran in English, and whether each was revealed in Mecca or in Medina.
+
+    Returns columns `text` and `label`: (train, valid, test), of 3,887, 1,212 and 1,137 verses. They
+    are split by whole chapters, as the place is that of the chapter: of every five chapters the
+    third is for validation and the fourth for the test. Fetch it once with `jdl data fetch quran`.
+    """
+    text = (dataset_folder("quran") / "quran_en.json").read_text("utf-8")
+    parts: tuple[dict[str, list[str]], ...] = tuple({"text": [], "label": []} for _ in range(3))
+    for n, chapter in enumerate(json.loads(text)):
+        part = parts[{2: 1, 3: 2}.get(n % 5, 0)]
+        for verse in chapter["verses"]:
+            part["text"].append(verse["translation"])
+            part["label"].append(chapter["type"])
+    return parts
+
+
 def pronunciations(
     seed: int = 0, stress: bool = False, max_length: int = 16, frames: int = 2
 ) -> tuple[Dataset, Dataset, Dataset]:

@@ -257,6 +257,11 @@ class TableDataset(Dataset):
         """
         return self.encoding.encode(self._read(new))
 
+    def read_file(self, path: Any) -> tuple[list[str], dict[str, np.ndarray]]:
+        """A name for each row of a new file, and its columns."""
+        columns = self.encode(path)
+        return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
+
     def _read(self, new: Any) -> dict[str, Column]:
         table = self.source.table
         names = self.encoding.names

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.types import Error
+from jdl.types import Error, Tokenizer
 
 END_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>")
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
@@ -45,6 +45,8 @@ class SubwordTokenizer:
     def __init__(
         self, tokenizer: Any, eos_token: str | None = None, mask_token: str | None = None
     ) -> None:
+        tokenizer.no_truncation()  # files of models often have both
+        tokenizer.no_padding()
         self._tokenizer = tokenizer
         self.vocab_size: int = tokenizer.get_vocab_size()
         ends = (eos_token,) if eos_token else END_TOKENS
@@ -65,6 +67,28 @@ class SubwordTokenizer:
     def encode(self, text: str) -> np.ndarray:
         """The tokens of the text, (n,) of int32, without special ones."""
         return np.asarray(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The tokens of each text, as `encode` gives them, by several threads."""
+        encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [np.asarray(encoding.ids, np.int32) for encoding in encoded]
+
+    def special_tokens(self, texts: int) -> list[list[int]]:
+        """The special tokens before a text, and after it; or around the two texts of a pair.
+
+        They are those of the tokenizer's own template: [CLS] before the first text and [SEP] after
+        each, of BERT. Without a template, the end-of-text token follows each text.
+        """
+        sample = self._tokenizer.encode(*["a"] * texts)
+        if not any(sample.special_tokens_mask):
+            return [[], *[[self.eos_id]] * texts]
+        groups: list[list[int]] = [[]]
+        for n, (token, text) in enumerate(zip(sample.ids, sample.sequence_ids, strict=True)):
+            if text is None:
+                groups[-1].append(token)
+            elif text not in sample.sequence_ids[:n]:
+                groups.append([])
+        return groups
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text, without special tokens."""
@@ -104,6 +128,49 @@ def train_bpe(texts: Sequence[str], size: int) -> SubwordTokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return SubwordTokenizer(tokenizer)
+
+
+def encode_texts(
+    tokenizer: Tokenizer, rows: Sequence[Sequence[str]], max_length: int
+) -> tuple[list[np.ndarray], int]:
+    """The tokens of rows of one text or of two (pairs), special tokens included.
+
+    Rows of more than `max_length` tokens are truncated, the longer text of a pair first; also
+    returns how many were. Special tokens stay.
+    """
+    count = len(rows[0])
+    flat = [text for row in rows for text in row]
+    if isinstance(tokenizer, SubwordTokenizer):
+        special, tokens = tokenizer.special_tokens(count), tokenizer.encode_batch(flat)
+    else:
+        special = [[], *[[tokenizer.eos_id]] * count]
+        tokens = [tokenizer.encode(text) for text in flat]
+    room = max_length - sum(map(len, special))
+    if room < count:
+        raise Error(
+            f"max_length must be at least {count + max_length - room}: {max_length - room} special "
+            f"tokens and one of each text; it is {max_length}."
+        )
+    encoded, truncated = [], 0
+    frame = [np.asarray(group, np.int32) for group in special]
+    for start in range(0, len(flat), count):
+        parts = tokens[start : start + count]
+        lengths = _fitting([len(part) for part in parts], room)
+        truncated += sum(lengths) < sum(map(len, parts))
+        pieces = [frame[0]]
+        for part, length, after in zip(parts, lengths, frame[1:], strict=True):
+            pieces += [part[:length], after]
+        encoded.append(np.concatenate(pieces))
+    return encoded, truncated
+
+
+def _fitting(lengths: Sequence[int], room: int) -> list[int]:
+    """The lengths, the longest cut so far that all together fit."""
+    kept = list(lengths)
+    for done, n in enumerate(sorted(range(len(kept)), key=kept.__getitem__)):
+        kept[n] = min(kept[n], room // (len(kept) - done))
+        room -= kept[n]
+    return kept
 
 
 def _library() -> Any:

@@ -1,14 +1,17 @@
-"""Graph neural networks (GNN) by message passing: GCN, GraphSAGE and graph attention (GAT)."""
+"""Graph neural networks (GNN) by message passing: GCN, GraphSAGE, attention (GAT), GIN and GINE."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error
 from jdl.layers import Dense, Dropout, graph
 from jdl.layers.graph import RECEIVERS, SENDERS
 
@@ -18,9 +21,10 @@ class GNN(nn.Module):
 
     Nodes x (B, N, F) and edges (B, E, 2), from sender to receiver and padded by -1, give (B, N,
     outputs); with `global_mean_pool`, the mean over a graph's nodes, they give (B, outputs). An
-    undirected edge is there twice, once in each direction. `layer` is GCN, SAGE or GAT, or
+    undirected edge is there twice, once in each direction. `layer` is GCN, SAGE, GAT or GIN, or
     `partial(GAT, heads=4, dropout=0.6)`. There is a layer for each width of `hidden`, with dropout
-    before it and `activation` after it, then one of width `outputs`.
+    before it and `activation` after it, then one of width `outputs`. Edge features (B, E, D) are
+    given to a layer that takes them, as GIN does.
     """
 
     outputs: int
@@ -32,16 +36,28 @@ class GNN(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, edges: jax.Array, train: bool = False, mask: jax.Array | None = None
+        self,
+        x: jax.Array,
+        edges: jax.Array,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        edge_features: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, N, F), edges (B, E, 2), and which nodes are real, (B, N), as in the class."""
         layer = self.layer or GCN
+        features = {} if edge_features is None else {"edge_features": edge_features}
+        kind: Any = layer.func if isinstance(layer, partial) else layer
+        if features and "edge_features" not in inspect.signature(kind.__call__).parameters:
+            raise Error(
+                f"{kind.__name__} does not use edge features: choose GNN(..., layer=GIN), or leave "
+                "the column edge_features out."
+            )
         for n, width in enumerate(self.hidden):
             x = Dropout(self.dropout)(x, train)
-            x = self.activation(layer(width, name=f"layer_{n}")(x, edges, train))
+            x = self.activation(layer(width, name=f"layer_{n}")(x, edges, train, **features))
         x = Dropout(self.dropout)(x, train)
         if not self.global_mean_pool:
-            return layer(self.outputs, name="out")(x, edges, train)
+            return layer(self.outputs, name="out")(x, edges, train, **features)
         if mask is None or mask.ndim == 1:
             mask = jnp.ones(x.shape[:2], bool)
         weights = mask.astype(x.dtype)[:, :, None]
@@ -87,6 +103,35 @@ class SAGE(nn.Module):
         messages = graph.gather_nodes(neighbour, edges, SENDERS)
         degree = graph.in_degrees(edges, nodes).clip(1).astype(x.dtype)[:, :, None]
         return own + graph.aggregate(messages, edges, nodes) / degree
+
+
+class GIN(nn.Module):
+    """Graph isomorphism layer, GIN (Xu et al., 2019); with edge features GINE (Hu et al., 2020).
+
+    A multilayer perceptron of (1 + eps) times the node plus the sum of its neighbours, with a
+    learned eps. With edge features (B, E, D), a neighbour's message is the ReLU of the neighbour
+    plus a projection of the edge's features.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        edges: jax.Array,
+        train: bool = False,
+        edge_features: jax.Array | None = None,
+    ) -> jax.Array:
+        """x (B, N, F) and edges (B, E, 2) to (B, N, features)."""
+        nodes, width = x.shape[1:]
+        messages = graph.gather_nodes(x, edges, SENDERS)
+        if edge_features is not None:
+            edge = Dense(width, name="edge")(edge_features.astype(x.dtype))
+            messages = nn.relu(messages + edge)
+        eps = self.param("eps", nn.initializers.zeros, ())
+        x = (1 + eps) * x + graph.aggregate(messages, edges, nodes)
+        return Dense(self.features, name="out")(nn.relu(Dense(self.features, name="hidden")(x)))
 
 
 class GAT(nn.Module):

@@ -28,9 +28,9 @@ def keywords(
 
     In training `train`, `training` and `is_training` are true, `deterministic` and
     `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), which is
-    no mask of attention; `lengths` and `seq_lengths` are the column `length`. A method that does
-    not name one of them, or has it as an input, does not get it. Raises `Error` where the method
-    needs more.
+    no mask of attention; `lengths` and `seq_lengths` are the column `length`, `edge_features` the
+    column of that name (graphs). A method that does not name one of them, or has it as an input,
+    does not get it. Raises `Error` where the method needs more.
     """
     known: dict[str, Any] = {
         **dict.fromkeys(IN_TRAINING, train),
@@ -39,6 +39,8 @@ def keywords(
     }
     if "length" in batch:
         known |= dict.fromkeys(LENGTHS, batch["length"])
+    if "edge_features" in batch:
+        known["edge_features"] = batch["edge_features"]
     signature = signature_of(model, method)
     try:
         taken = signature.bind_partial(*args, **kwargs).arguments
