@@ -274,9 +274,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("change", "options", "message"), REFUSED, ids=lambda value: str(value)[:25]
-)
+@pytest.mark.parametrize(("change", "options", "message"), REFUSED)
 def test_folders_that_cannot_be_classes_are_refused(photos, change, options, message):
     if change:
         change(photos)

@@ -15,14 +15,11 @@ from jdl.data.augment import Augmentation, BatchTransform, check_order
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import Look, look
 from jdl.data.source import ArraySource, Source, check_column
-from jdl.data.splits import random_rows, sampling, time_rows
+from jdl.data.splits import By, named, random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
 
 DEVICE_BYTES = 2 << 30  # a dataset up to this size is kept on the device
 PART = 4096  # rows that are read at a time, where one column is wanted
-
-By = str | Sequence[Any] | np.ndarray | None
-"""What rows are split or drawn by: a column's name, or an array of one value for each row."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +83,6 @@ class Dataset:
             [known[name][:0]] + [self.source.take(self.ids[n : n + PART])[name] for n in parts]
         )
 
-    def _by(self, argument: str, values: By) -> tuple[str, np.ndarray] | None:
-        """What rows are split or drawn by, with a name for messages: a column, or an array."""
-        if values is None:
-            return None
-        if isinstance(values, str):
-            return f"Column {values}", self.column(values)
-        return f"The array {argument}", np.asarray(values)
-
     def select(self, rows: Any) -> Self:
         """The subset of these rows, by their indices in this dataset, in the given order."""
         return replace(self, ids=self.ids[rows])
@@ -107,7 +96,7 @@ class Dataset:
         column or an array of classes: each split has each class in the proportion of the whole.
         `group`, a column or an array: all rows of a group, a patient say, are in the same split.
         """
-        by = self._by("stratify", stratify), self._by("group", group)
+        by = named("stratify", stratify, self.column), named("group", group, self.column)
         splits = random_rows(len(self), fractions, seed, *by)
         return tuple(self.select(rows) for rows in splits)
 
@@ -116,7 +105,7 @@ class Dataset:
 
         Rows of the same time are in the same split. Within a split rows keep their order.
         """
-        splits = time_rows(len(self), fractions, self._by("column", column))
+        splits = time_rows(len(self), fractions, named("column", column, self.column))
         return tuple(self.select(rows) for rows in splits)
 
     def folds(
@@ -130,7 +119,7 @@ class Dataset:
             raise Error(
                 f"{len(self)} examples can be divided into 2 to {len(self)} folds, not {k}."
             )
-        by = self._by("stratify", stratify), self._by("group", group)
+        by = named("stratify", stratify, self.column), named("group", group, self.column)
         rows = np.arange(len(self))
         folds = random_rows(len(self), [1 / k] * k, seed, *by)
         return tuple((self.select(np.delete(rows, fold)), self.select(fold)) for fold in folds)
@@ -189,7 +178,7 @@ class Dataset:
                 "choose a smaller batch size."
             )
         check_order((*self.transforms, *augment))
-        by = self._by("balance", balance), self._by("weights", weights)
+        by = named("balance", balance, self.column), named("weights", weights, self.column)
         drawn = sampling(len(self), *by)
         return DatasetLoader(self, size, seed, (*self.transforms, *augment), sampling=drawn)
 

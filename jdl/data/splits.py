@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,17 @@ Rows = list[np.ndarray]
 """For each split its row numbers, ascending."""
 Named = tuple[str, Any]
 """What rows are split or drawn by: its name in messages, and one value for each row."""
+By = str | Sequence[Any] | np.ndarray | None
+"""What a caller splits or draws by: a column's name, or an array of one value for each row."""
+
+
+def named(argument: str, by: By, column: Callable[[str], np.ndarray]) -> Named | None:
+    """What an argument names, with a name for messages; `column` gives a column by its name."""
+    if by is None:
+        return None
+    if isinstance(by, str):
+        return f"Column {by}", column(by)
+    return f"The array {argument}", np.asarray(by)
 
 
 def random_rows(

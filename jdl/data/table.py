@@ -17,7 +17,7 @@ from jdl.data.columns import MISSING, Column, Decoding, Kind, RowSource, decode
 from jdl.data.csv_file import CsvFile
 from jdl.data.dataset import Dataset
 from jdl.data.encoding import Encoding, fit_encoding, sort_labels
-from jdl.data.order import permutation, split_rows
+from jdl.data.splits import By, named, random_rows, time_rows
 from jdl.data.table_rows import new_source
 from jdl.types import Bounds, Error
 
@@ -77,32 +77,46 @@ class Table:
             return column.data[self.rows]
         return np.asarray([*column.values, ""])[column.data[self.rows]]
 
-    def split(self, *fractions: float, seed: int = 0) -> tuple[TableDataset, ...]:
+    def split(
+        self, *fractions: float, seed: int = 0, stratify: By = None, group: By = None
+    ) -> tuple[TableDataset, ...]:
         """Disjoint random splits, such as split(0.7, 0.15, 0.15), encoded by the first.
 
-        The assignment depends on `seed` alone, as that of `Dataset.split`.
+        The assignment depends on `seed` alone. `stratify` and `group`, a column of the table or an
+        array, are those of `Dataset.split`.
         """
-        if not fractions or min(fractions) <= 0 or sum(fractions) > 1 + 1e-9:
-            raise Error(f"split takes fractions above 0 that sum to 1 at most, not {fractions}.")
-        return self.datasets(*split_rows(len(self), fractions, seed, name="split"))
+        by = (
+            named("stratify", stratify, self.column),
+            named("group", group, self.column),
+        )
+        return self.datasets(*random_rows(len(self), fractions, seed, *by))
+
+    def split_by_time(self, *fractions: float, column: By) -> tuple[TableDataset, ...]:
+        """Splits by time, from the earliest rows to the latest, encoded by the earliest."""
+        return self.datasets(*time_rows(len(self), fractions, named("column", column, self.column)))
 
     def split_by_file(self) -> tuple[TableDataset, ...]:
         """A dataset for each file, in their order, encoded by the first."""
         ends = np.searchsorted(self.rows, np.cumsum(self.source_rows)[:-1])
         return self.datasets(*np.split(np.arange(len(self)), ends))
 
-    def folds(self, k: int, seed: int = 0) -> Iterator[tuple[TableDataset, TableDataset]]:
+    def folds(
+        self, k: int, seed: int = 0, stratify: By = None, group: By = None
+    ) -> Iterator[tuple[TableDataset, TableDataset]]:
         """k-fold cross-validation: k pairs (train, valid), each encoded by its own training rows.
 
-        The k validation parts add up to the table.
+        The k validation parts add up to the table; they are drawn like those of `split`.
         """
         if not 2 <= k <= len(self):
             raise Error(f"folds takes a number from 2 to the {len(self)} rows, not {k}.")
-        parts = np.array_split(permutation(len(self), seed, name="folds"), k)
-        for n, valid in enumerate(parts):
-            train = np.concatenate([part for m, part in enumerate(parts) if m != n])
-            train_data, valid_data = self.datasets(np.sort(train), np.sort(valid))
-            yield train_data, valid_data
+        by = (
+            named("stratify", stratify, self.column),
+            named("group", group, self.column),
+        )
+        rows = np.arange(len(self))
+        for fold in random_rows(len(self), [1 / k] * k, seed, *by):
+            train, valid = self.datasets(np.delete(rows, fold), fold)
+            yield train, valid
 
     def datasets(self, *parts: np.ndarray) -> tuple[TableDataset, ...]:
         """Datasets of these rows each, encoded by the first: for splits of your own."""
