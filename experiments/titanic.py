@@ -27,7 +27,9 @@ def run(c: Config) -> jdl.Run:
     train, valid, test = table.split(0.6, 0.2, 0.2, seed=c.seed)
     model = MLP(2, c.hidden, dropout=c.dropout)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
-    learner = jdl.ema(jdl.descent(jdl.objectives.classify(model), optimizer), 0.98)
+    objective = jdl.objectives.classify(model)
+    objective = jdl.objectives.with_metrics(objective, auc=jdl.metrics.roc_auc)
+    learner = jdl.ema(jdl.descent(objective, optimizer), 0.98)
     data = train.shuffled(c.batch, c.seed), valid.batches(256), test.batches(256)
     return jdl.Run(c, learner, *data, best="max accuracy", labels=train.labels)
 
