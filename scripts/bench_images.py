@@ -1,18 +1,21 @@
-"""Folders of photos: jdl.data.image_folder beside Pillow alone.
+"""Folders of photos: jdl.data.image_folder beside Pillow alone, and torchvision's ImageFolder.
 
 Photos of 500 x 375 (crops of scikit-learn's sample images, JPEG of quality 90) are brought to 64 x
 64. All take turns; printed are the medians in photos a second, the ratio to jdl's first epoch, and
 milliseconds of processor time a photo, in which other work on the machine hardly counts. An epoch
-is over batches of 64.
+is over batches of 64. torchvision runs with a worker a core, in the Python that the variable
+TORCH_PYTHON names, if it is set; its processor time includes the start of PyTorch.
 
     scripts/bench images 2000
 """
 
 import os
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -65,6 +68,22 @@ def first(folder: Path) -> None:
         epoch(jdl.data.image_folder(folder, SIZE))
 
 
+def torchvision(folder: Path) -> tuple[float, float]:
+    """Wall and processor seconds of an epoch of torchvision, in a process of its own."""
+    script = Path(__file__).with_name("bench_images_torchvision.py")
+    words = [os.environ["TORCH_PYTHON"], script, folder, SIZE, BATCH, CORES]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, check=True)
+    wall, processor = map(float, done.stdout.split())
+    return wall, processor
+
+
+def timed(run: Callable[[], object]) -> tuple[float, float]:
+    """Wall and processor seconds of a call."""
+    began, before = time.perf_counter(), sum(os.times()[:4])
+    run()
+    return time.perf_counter() - began, sum(os.times()[:4]) - before
+
+
 def main() -> None:
     """Makes the photos, measures all in turn, and prints."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000
@@ -76,17 +95,19 @@ def main() -> None:
         memory = jdl.data.image_folder(folder, SIZE)
         streamed = jdl.data.image_folder(folder, SIZE, stream=True)
         cases = {
-            "Pillow alone": lambda: pillow(folder),
-            "jdl, first epoch": lambda: first(folder),
-            "jdl, streamed epoch": lambda: epoch(streamed),
-            "jdl, later epoch": lambda: epoch(memory),
+            "Pillow alone": lambda: timed(lambda: pillow(folder)),
+            "jdl, first epoch": lambda: timed(lambda: first(folder)),
+            "jdl, streamed epoch": lambda: timed(lambda: epoch(streamed)),
+            "jdl, later epoch": lambda: timed(lambda: epoch(memory)),
         }
+        if "TORCH_PYTHON" in os.environ:
+            cases["torchvision, epoch"] = lambda: torchvision(folder)
+        epoch(memory)  # compiles
+        epoch(streamed)
         seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
         for _ in range(ROUNDS):
             for name, run in cases.items():
-                began, before = time.perf_counter(), sum(os.times()[:4])
-                run()
-                seconds[name].append((time.perf_counter() - began, sum(os.times()[:4]) - before))
+                seconds[name].append(run())
     ours = statistics.median(wall for wall, _ in seconds["jdl, first epoch"])
     print(f"{count} photos, {CORES} cores: photos a second, ratio to jdl's first, ms of processor")
     for name, measured in seconds.items():
