@@ -227,6 +227,32 @@ def test_files_that_cannot_be_read_are_an_error_or_a_counted_skip(photos):
         np.testing.assert_array_equal(column, clean.columns[name])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_file_that_can_be_read_at_the_second_try_is_not_lost(photos, monkeypatch, stream):
+    read, rows = decoded_files.FileSource.read, []
+
+    def fails_once(source, row):
+        rows.append(row)
+        if row == 1 and rows.count(1) == 1:
+            raise OSError("the disk is away")
+        return read(source, row)
+
+    monkeypatch.setattr(decoded_files.FileSource, "read", fails_once)
+    with pytest.raises(jdl.Error, match=r"1 of 6 files cannot be read:\n.*the disk is away"):
+        image_folder(photos, 8, stream=stream)
+    assert len(image_folder(photos, 8, stream=stream)) == 6
+
+
+def test_targets_are_read_without_decoding(photos, monkeypatch):
+    data = image_folder(photos, 8, stream=True)
+    read, reads = decoded_files.FileSource.read, []
+    monkeypatch.setattr(
+        decoded_files.FileSource, "read", lambda source, row: reads.append(row) or read(source, row)
+    )
+    assert data.column("y").tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(reads) <= 1  # the first, for the columns' names
+
+
 def test_links_that_loop_end_and_are_told(photos, tmp_path):
     save(tmp_path / "elsewhere" / "c.png")
     (photos / "cats" / "loop").symlink_to(photos)

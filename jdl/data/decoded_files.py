@@ -83,6 +83,10 @@ class FileSource:
             }
         return {**columns, "y": self.files.y[rows]}
 
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One column of these rows; for the targets no file is decoded."""
+        return self.files.y[rows] if name == "y" else self.take(rows)[name]
+
     def _named(self, row: int) -> dict[str, np.ndarray]:
         with naming(self.files.places[row]):
             return self.read(row)
@@ -141,12 +145,17 @@ def decoded(files: LabelledFiles, decoder: Decoder, on_bad: OnBad, stream: bool)
     stream = stream or len(files.paths) * _row_bytes(decoder) > MEMORY_BYTES
     every = FileSource(files, decoder, _hashes(files))
     folder = _cache_folder(every, stream)
-    columns = read_cache(folder)
+    columns, failures = read_cache(folder), dict[int, str]()
+    if columns is not None:
+        lost = np.setdiff1d(np.arange(len(every)), columns["kept"]).tolist()
+        failures = _failures(every.read, lost, "reading again")
+        if len(failures) < len(lost):  # a file can be read now: it must not stay out
+            columns = None
     if columns is None:
-        columns = _decode_all(every, keep=not stream)
+        columns, failures = _decode_all(every, keep=not stream)
         write_cache(folder, columns)
     kept = columns.pop("kept")
-    skipped = _report(every, np.setdiff1d(np.arange(len(every)), kept), on_bad)
+    skipped = _report(every, failures, on_bad)
     _check_classes(files, kept)
     source = FileSource(
         files.select(kept), decoder, every.hashes[kept], None if stream else columns, skipped
@@ -208,8 +217,11 @@ def _cache_folder(every: FileSource, stream: bool) -> Path:
     return cache_dir() / "decoded" / f"{key}-{'checked' if stream else 'files'}"
 
 
-def _decode_all(every: FileSource, keep: bool) -> dict[str, np.ndarray]:
-    """The columns of the files that can be read (only if `keep`), and `kept`, their rows."""
+def _decode_all(every: FileSource, keep: bool) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """The columns of the files that can be read (only if `keep`), and `kept`, their rows.
+
+    And why the others cannot, by row.
+    """
     like = every.decoder.like if keep else {}
     columns = {name: np.zeros((len(every), *v.shape), v.dtype) for name, v in like.items()}
 
@@ -222,7 +234,7 @@ def _decode_all(every: FileSource, keep: bool) -> dict[str, np.ndarray]:
     kept = np.setdiff1d(np.arange(len(every), dtype=np.int32), list(failures))
     if failures:
         columns = {name: column[kept] for name, column in columns.items()}
-    return {**columns, "kept": kept}
+    return {**columns, "kept": kept}, failures
 
 
 def _failures(function: Callable[[int], Any], rows: Sequence[int], what: str) -> dict[int, str]:
@@ -262,9 +274,8 @@ def _reason(error: Exception) -> str:
     return shown((text.splitlines() or [type(error).__name__])[0][:200]).rstrip(".")
 
 
-def _report(every: FileSource, rows: np.ndarray, on_bad: OnBad) -> tuple[str, ...]:
+def _report(every: FileSource, failures: Mapping[int, str], on_bad: OnBad) -> tuple[str, ...]:
     """The files that cannot be read, with the reasons: raises `Error`, or warns of them."""
-    failures = _failures(every.read, rows.tolist(), "reading again")
     bad = tuple(f"{every.files.places[row]}: {reason}" for row, reason in failures.items())
     if not bad:
         return ()
