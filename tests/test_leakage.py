@@ -1,7 +1,8 @@
 """Data leakage and the first look at data: what is there is found, counted and said.
 
-Seen to fail: rows compared with themselves or by x alone, labels of other rows, groups of the first split alone,
-padding that is compared; padding among the values, NaN among them, a sample of the first rows.
+Seen to fail: rows compared with themselves or by x alone, labels of other rows, groups of the first
+split alone, padding that is compared; padding among the values, NaN among them, a sample of the
+first rows.
 """
 
 import importlib

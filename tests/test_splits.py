@@ -2,9 +2,8 @@
 
 Seen to fail: a table rounded row by row, stratified splits of the wrong rows, groups divided by
 rows, borders in time that cut ties, folds whose training part has all rows, a column read with
-gaps, sampling without strata, in a fixed order, with independent draws or of one epoch, rows
-of neighboring weights that exclude each other, an order
-class by class, copies with one augmentation.
+gaps, sampling without strata, in a fixed order, with independent draws or of one epoch, rows of
+neighboring weights that exclude each other, an order class by class, copies with one augmentation.
 """
 
 import hashlib

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from jdl.data.bad_rows import OnBad, check_on_bad
 from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.data.dataset import Dataset
 from jdl.data.folders import LabelledFiles, shown
+from jdl.data.source import MEMORY_BYTES
 from jdl.types import Bounds, Error
 
-MEMORY_BYTES = 4 << 30  # a dataset up to this size is decoded into memory
 CACHE_VERSION = 1  # of what is decoded: another number where the same files get other numbers
 LISTED = 10  # of the files that cannot be read, how many are named
 
-OnBad = Literal["raise", "skip"]
 T = TypeVar("T")
 
 
@@ -138,8 +138,7 @@ def decoded(files: LabelledFiles, decoder: Decoder, on_bad: OnBad, stream: bool)
     read is known before training begins. The cache on disk keeps what was decoded; of a dataset
     that is streamed, which files can be read.
     """
-    if on_bad not in ("raise", "skip"):
-        raise Error(f'on_bad is "raise" or "skip", not {on_bad!r}.')
+    check_on_bad(on_bad)
     if files.remark:
         warnings.warn(files.remark, stacklevel=3)
     stream = stream or len(files.paths) * _row_bytes(decoder) > MEMORY_BYTES

@@ -90,8 +90,8 @@ def leakage(
     have rows in two splits. Rows are equal if the bytes of their `columns` are, before transforms
     and without padding: by default the inputs x, codes, edges and edge_features, those that there
     are, or all columns but y if there is none of them; name yours if there are others. Of each
-    split the first `limit` rows are read, in parts. By 64-bit hashes (BLAKE2): the probability that among a
-    million rows two that differ are taken for equal is 3e-8.
+    split the first `limit` rows are read, in parts. By 64-bit hashes (BLAKE2): the probability that
+    among a million rows two that differ are taken for equal is 3e-8.
     """
     if not splits:
         raise Error("leakage takes splits by name: leakage(train=train, test=test).")

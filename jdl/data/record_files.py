@@ -18,10 +18,9 @@ import numpy as np
 from jdl.data.cache import cache_dir
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.indexed import check_names
-from jdl.data.source import check_column
+from jdl.data.source import MEMORY_BYTES, check_column
 from jdl.types import Bounds, Error
 
-MEMORY_BYTES = 4 << 30  # HDF5 up to this size is read into memory
 BLOCK = 1 << 20  # bytes that are read at a time where a file has no chunks
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,

@@ -13,7 +13,6 @@ import numpy as np
 
 from jdl.types import Bounds, Error, sums_of
 
-
 MEMORY_BYTES = 4 << 30  # of files, what is up to this size is read into memory
 
 
