@@ -159,8 +159,9 @@ def _bytes_of(pixels: np.ndarray) -> np.ndarray:
 
 def _decoder(size: int | Sequence[int], channels: int, fit: Fit) -> ImageDecoder:
     """The decoder of plain integers, which it has where these are NumPy's."""
+    numbers: Any = size if hasattr(size, "__len__") else (size, size)
     try:
-        pair = [index(n) for n in (size if hasattr(size, "__len__") else (size, size))]
+        pair = [index(n) for n in numbers]
     except TypeError:
         pair = []
     if len(pair) != 2 or not all(1 <= n <= 16_384 for n in pair):

@@ -8,10 +8,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jdl.data.array_files import read_npz
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import READ as IMAGES
 from jdl.data.image_files import open_image
-from jdl.data.record_files import read_npz
 from jdl.data.text_files import read_lines
 from jdl.types import Batch, Error, Tokenizer
 
@@ -36,9 +36,9 @@ def read_inputs(
     """Reads inputs from files: a name for each row, and `columns` (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Files that the `reader`, the run's own data, can read become what it makes of
-    its own: resized, resampled, tokenized or encoded as in training. Raises `Error` for a file that
-    cannot be read or has another shape.
+    number of tokens. Files of the kind that the run was trained on are decoded as in training, by
+    the `reader`, the run's own data. Raises `Error` for a file that cannot be read or has another
+    shape.
     """
     columns = [name for name in columns if name != "length"]
     names: list[str] = []

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data.record_files import HDF5Rows, file_sha256
-from jdl.data.record_files import _read_rows as read_rows
+from jdl.data.array_files import HDF5Rows, file_sha256
+from jdl.data.array_files import _read_rows as read_rows
 
 X = np.random.default_rng(0).random((40, 3))
 Y = np.arange(40, dtype=np.int16)
