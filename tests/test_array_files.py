@@ -92,6 +92,19 @@ def test_each_chunk_is_read_once_and_no_other():
     assert array.read == [(3, 6), (19, 20), (31, 39)]
 
 
+def test_a_column_is_read_without_the_others(folder, monkeypatch):
+    data = jdl.data.hdf5(hdf5(folder), stream=True, x="train/images", y="labels")
+    read = []
+
+    def noted(array, rows):
+        read.append((array.name, len(rows)))
+        return read_rows(array, rows)
+
+    monkeypatch.setattr("jdl.data.array_files._read_rows", noted)
+    np.testing.assert_array_equal(data.column("y"), Y)
+    assert sorted(read) == [("/labels", 1), ("/labels", 40), ("/train/images", 1)]
+
+
 def test_the_fingerprint_is_of_the_content(folder, monkeypatch):
     monkeypatch.setenv("JDL_CACHE", str(folder / "cache"))
     path = hdf5(folder)

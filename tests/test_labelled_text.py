@@ -6,6 +6,7 @@ without [CLS], the csv module's own limit of a value, splits taken for classes, 
 
 import csv
 import json
+import os
 from dataclasses import replace
 
 import flax.linen as nn
@@ -273,6 +274,10 @@ def test_folders_of_splits_are_no_classes_and_a_test_may_lack_some(folder):
         jdl.data.labelled_text(folder / "both")
     (folder / "later" / "pos").mkdir(parents=True)
     (folder / "later" / "pos" / "a.txt").write_text("fine")
+    os.mkfifo(folder / "later" / "pos" / "b.txt")
+    with pytest.raises(jdl.Error, match=r"b\.txt is no regular file"):
+        jdl.data.labelled_text(folder / "later", labels=["pos"])
+    (folder / "later" / "pos" / "b.txt").unlink()
     _, test = jdl.data.labelled_text(train, folder / "later")
     assert (test.columns["y"].tolist(), test.labels) == ([1], ("neg", "pos"))
     (folder / "later" / "odd").mkdir()

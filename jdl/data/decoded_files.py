@@ -219,7 +219,7 @@ def _cache_folder(every: FileSource, stream: bool) -> Path:
 def _decode_all(every: FileSource, keep: bool) -> tuple[dict[str, np.ndarray], dict[int, str]]:
     """The columns of the files that can be read (only if `keep`), and `kept`, their rows.
 
-    And why the others cannot, by row.
+    The second part is why the others cannot be read, by row.
     """
     like = every.decoder.like if keep else {}
     columns = {name: np.zeros((len(every), *v.shape), v.dtype) for name, v in like.items()}

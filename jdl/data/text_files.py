@@ -42,10 +42,9 @@ def read_rows(
 ) -> TextRows:
     """The rows of a .csv, .tsv or .jsonl file, of a folder for each class, or of columns.
 
-    `text` and `label` are names of columns; without a label none is read.
-    `labels` are the classes that folders may be, by default those that there are. Raises `Error`
-    with file and line for the first bad row; with `on_bad="skip"` bad rows are left out, counted
-    and listed.
+    `text` and `label` are names of columns; without a label none is read. `labels` are the classes
+    that folders may be, by default those that there are. Raises `Error` with file and line for the
+    first bad row; with `on_bad="skip"` bad rows are left out, counted and listed.
     """
     check_on_bad(on_bad)
     rows = TextRows([], [], [], ())
@@ -244,6 +243,8 @@ def _folder_rows(
 def _file_row(file: Path, text: str, row: dict[str, str]) -> Row:
     """The row of a text file, or what is wrong with it."""
     try:
+        if not file.is_file():  # a pipe would wait for ever
+            return "is no regular file"
         if file.stat().st_size > MAX_LINE:
             return f"has more than {MAX_LINE >> 20} MiB: no text"
         return row | {text: file.read_text("utf-8-sig", errors="surrogateescape")}
