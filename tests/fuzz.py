@@ -205,11 +205,15 @@ def read_records(path: Path) -> None:
         sys.exit(error.code)
 
 
+class Late(BaseException):
+    """A case has no end. It is no `Exception`, which a reader would take for a bad file."""
+
+
 def ended(words: list[str], call: Callable[[], None] = cli.main) -> tuple[object, str]:
     """How a command line ended, and what it printed: its exit code, or what it raised."""
 
     def late(number: int, frame: object) -> None:
-        raise TimeoutError(f"no end after {SECONDS} s")
+        raise Late(f"no end after {SECONDS} s")
 
     output = io.StringIO()
     signal.signal(signal.SIGALRM, late)

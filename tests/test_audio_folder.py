@@ -1,10 +1,11 @@
 """Folders of sounds, and log-mel spectrograms against librosa's.
 
-Seen to fail: a header's claim that is not compared with the file's size.
+Seen to fail: a header's claim that is not compared with the file's size, a header before zeros.
 """
 
 import io
 import sys
+from unittest import mock
 
 import jax
 import jax.export
@@ -140,6 +141,15 @@ def test_sounds_that_cannot_be_read_are_an_error_or_a_counted_skip(folder):
         assert any(word in told for word in reason.split("|")), told
 
 
+def test_a_header_before_zeros_ends_soon(tmp_path):
+    content = b"RIFF\0\0\0\0WAVE" + bytes(1 << 20)
+    (tmp_path / "a.wav").write_bytes(content)
+    with open(tmp_path / "a.wav", "rb") as file, mock.patch.object(sound_files, "CHUNKS", 3):
+        reads = mock.Mock(wraps=file)
+        assert sound_files._missing_bytes(reads) == 0
+    assert reads.read.call_count == 1 + 2 * 3
+
+
 def test_a_wav_of_unknown_length_is_read(folder):
     """Recorders that write into a pipe leave the size at its largest."""
     (folder / "low" / "pipe.wav").write_bytes(wav(size=0xFFFF_FFFF))
@@ -147,7 +157,13 @@ def test_a_wav_of_unknown_length_is_read(folder):
 
 
 def test_refused(folder, tmp_path, monkeypatch):
-    for rate, seconds, message in ((100, 1, "rate is samples a second"), (RATE, 0, "above 0")):
+    for rate, seconds, message in (
+        (100, 1, "rate is samples a second"),
+        (16e3, 1, "an integer as 16_000, not 16000.0"),
+        (RATE, 0, "above 0"),
+        (RATE, float("nan"), "above 0 and finite"),
+        (RATE, 1e-9, "no sample"),
+    ):
         with pytest.raises(jdl.Error, match=message):
             audio_folder(folder, rate, seconds)
     monkeypatch.setitem(sys.modules, "soundfile", None)

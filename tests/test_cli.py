@@ -221,7 +221,7 @@ def test_predict_translates_the_lines_of_a_file_as_the_score_counts_them(call, w
     (tmp_path / "long.txt").write_text("abc\nabcdefghij\n")
     code, _, err = call("predict", "seq2seq", tmp_path / "long.txt", "--root", writers)
     assert code == 2
-    assert "Line 2" in err
+    assert "long.txt:2 has" in err
 
 
 SCRIPTS = {

@@ -88,3 +88,5 @@ def test_environments_have_no_epochs():
     assert in_epochs(10, data) == ""
     with pytest.raises(jdl.Error, match="come from an environment, without end: give --steps"):
         resolve_epochs(lambda c: SimpleNamespace(train=data), Config(epochs=2), [])
+    own = jdl.data.arrays(x=np.zeros((6, 2)), episode=np.arange(6)).shuffled(2, 0)
+    assert in_epochs(6, own) == " (2 epochs of 3 steps)"

@@ -1,7 +1,7 @@
 """Folders and tables of images: the pixels are Pillow's, nothing is lost without a word.
 
 Seen to fail: without EXIF orientation, 16 bits divided by 256, transparency on black, folders that
-are followed twice, splits taken for classes.
+are followed twice, splits taken for classes, a file lost that is read at the second try.
 """
 
 import os
@@ -227,6 +227,32 @@ def test_files_that_cannot_be_read_are_an_error_or_a_counted_skip(photos):
         np.testing.assert_array_equal(column, clean.columns[name])
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_file_that_can_be_read_at_the_second_try_is_not_lost(photos, monkeypatch, stream):
+    read, rows = decoded_files.FileSource.read, []
+
+    def fails_once(source, row):
+        rows.append(row)
+        if row == 1 and rows.count(1) == 1:
+            raise OSError("the disk is away")
+        return read(source, row)
+
+    monkeypatch.setattr(decoded_files.FileSource, "read", fails_once)
+    with pytest.raises(jdl.Error, match=r"1 of 6 files cannot be read:\n.*the disk is away"):
+        image_folder(photos, 8, stream=stream)
+    assert len(image_folder(photos, 8, stream=stream)) == 6
+
+
+def test_targets_are_read_without_decoding(photos, monkeypatch):
+    data = image_folder(photos, 8, stream=True)
+    read, reads = decoded_files.FileSource.read, []
+    monkeypatch.setattr(
+        decoded_files.FileSource, "read", lambda source, row: reads.append(row) or read(source, row)
+    )
+    assert data.column("y").tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(reads) <= 1  # the first, for the columns' names
+
+
 def test_links_that_loop_end_and_are_told(photos, tmp_path):
     save(tmp_path / "elsewhere" / "c.png")
     (photos / "cats" / "loop").symlink_to(photos)
@@ -269,6 +295,7 @@ REFUSED = [
     (None, {"labels": ("cats", "dogs", "dogs")}, "name one class twice"),
     (None, {"channels": 2}, "1, 3 or 4 channels"),
     (None, {"fit": "cover"}, 'fit is "crop"'),
+    (None, {"channels": "RGB"}, "channels is 1, 3 or 4, not 'RGB'"),
     (None, {"on_bad": "ignore"}, 'on_bad is "raise" or "skip"'),
     (None, {"size": 0}, "size is a number of pixels"),
 ]
@@ -311,7 +338,8 @@ def test_files_without_permission_are_named(photos):
 def test_images_of_a_table(photos, tmp_path):
     table = tmp_path / "labels.csv"
     table.write_text('\ufefffile, label,age\ncats/b 1.jpg,old,"7.5"\n\n"dogs/z.PNG",new,2\n')
-    data = images(photos, table, 8)
+    data = images(photos, table, np.int64(8), channels=np.int8(3))
+    assert data.fingerprint == images(photos, table, (8, 8)).fingerprint
     assert data.labels == ("new", "old")
     assert data.columns["y"].tolist() == [1, 0]
     data = images(photos, table, 8, target="age")
@@ -333,6 +361,7 @@ TABLES = [
     ("", {}, r"has the columns \(none\), and not file"),
     ("file,label\n", {}, "has no rows"),
     ("file,label\na.jpg,x\nb.jpg,x\n", {}, "only the class x"),
+    ("file,label\na.jpg,x\nb.jpg,y\n", {"labels": ["x", "x", "y"]}, "name one class twice"),
     ("file,label\na.jpg,x\nb.jpg,y\n", {"labels": ["x"]}, "line 3: 'y' is none of the labels x"),
     ("file,age\na.jpg,x\n", {"target": "age"}, "line 2, column age: 'x' is not a number"),
     ("file,age\na.jpg,1e99\n", {"target": "age"}, "'1e99' is not a finite number"),

@@ -1,7 +1,8 @@
 """Data leakage and the first look at data: what is there is found, counted and said.
 
-Seen to fail: rows compared with themselves, labels of other rows, groups of the first split alone,
-padding that is compared; padding among the values, NaN among them, a sample of the first rows.
+Seen to fail: rows compared with themselves or by x alone, labels of other rows, groups of the first
+split alone, padding that is compared; padding among the values, NaN among them, a sample of the
+first rows.
 """
 
 import importlib
@@ -57,6 +58,22 @@ def test_sequences_are_compared_without_their_padding():
     train = arrays(x=[[1, 2, 0, 0], [3, 4, 5, 6]], length=[2, 4])
     test = arrays(x=[[1, 2, 0], [3, 4, 5]], length=[2, 3])
     assert leakage(train=train, test=test).between[0].pairs == ((0, 0),)
+
+
+def test_rows_are_equal_only_if_their_categories_and_edges_are():
+    codes = [[2, 3], [2, 4], [2, 3]]
+    for x in (np.full((3, 1), 30.0), np.zeros((3, 0))):  # of one age, or of categories alone
+        (found,) = leakage(data=arrays(x=x, codes=codes, weight=[1, 2, 3])).within
+        assert found.pairs == ((0, 2),)
+    short, long = ((np.ones((3, 1)), [(a, a + 1) for a in range(n)], 0) for n in (1, 2))
+    found = leakage(train=jdl.data.graphs([short, long]), test=jdl.data.graphs([short]))
+    assert found.columns == ("x", "edges")
+    assert ([between.pairs for between in found.between], found.within) == ([((0, 0),)], ())
+
+
+def test_groups_are_shown_as_they_are():
+    data = arrays(x=X, patient=10_000_000 + np.arange(10) // 10)
+    assert "1 (10000000)" in str(leakage(a=data, b=data, group="patient"))
 
 
 def test_folds_of_a_dataset_with_duplicates_leak_unless_grouped():

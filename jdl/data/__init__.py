@@ -1,5 +1,7 @@
 """Datasets, data loaders with random access by step, data augmentation and tokenizers."""
 
+from jdl.data.array_files import hdf5 as hdf5
+from jdl.data.array_files import npz as npz
 from jdl.data.augment import BatchTransform as BatchTransform
 from jdl.data.augment import cutout as cutout
 from jdl.data.augment import gaussian_noise as gaussian_noise
@@ -38,8 +40,6 @@ from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
 from jdl.data.passengers import titanic as titanic
 from jdl.data.rand_augment import rand_augment as rand_augment
-from jdl.data.record_files import hdf5 as hdf5
-from jdl.data.record_files import npz as npz
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import quran_places as quran_places

@@ -14,7 +14,7 @@ import numpy as np
 from jdl.data.augment import Augmentation, BatchTransform, check_order
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import Look, look
-from jdl.data.source import ArraySource, Source, check_column
+from jdl.data.source import ArraySource, ReadsColumn, Source, check_column
 from jdl.data.splits import By, named, random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
 
@@ -73,15 +73,18 @@ class Dataset:
     def column(self, name: str) -> np.ndarray:
         """One column as a numpy array, in the dataset's order, before any transform.
 
-        The rows are read in parts, so that the other columns need not fit into memory.
+        The rows are read in parts, so that the other columns need not fit into memory; a source
+        that can read one column alone reads no other.
         """
         known = self.source.take(self.ids[:1])
         if name not in known:
             raise Error(f"There is no column {name!r}; the columns are {', '.join(known)}.")
-        parts = range(0, len(self), PART)
-        return np.concatenate(
-            [known[name][:0]] + [self.source.take(self.ids[n : n + PART])[name] for n in parts]
-        )
+        parts = [self.ids[n : n + PART] for n in range(0, len(self), PART)]
+        if isinstance(self.source, ReadsColumn):
+            read = [self.source.column(name, ids) for ids in parts]
+        else:
+            read = [self.source.take(ids)[name] for ids in parts]
+        return np.concatenate([known[name][:0], *read])
 
     def select(self, rows: Any) -> Self:
         """The subset of these rows, by their indices in this dataset, in the given order."""

@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from jdl.data.bad_rows import OnBad, check_on_bad
 from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.data.dataset import Dataset
 from jdl.data.folders import LabelledFiles, shown
+from jdl.data.source import MEMORY_BYTES
 from jdl.types import Bounds, Error
 
-MEMORY_BYTES = 4 << 30  # a dataset up to this size is decoded into memory
 CACHE_VERSION = 1  # of what is decoded: another number where the same files get other numbers
 LISTED = 10  # of the files that cannot be read, how many are named
 
-OnBad = Literal["raise", "skip"]
 T = TypeVar("T")
 
 
@@ -83,6 +83,10 @@ class FileSource:
             }
         return {**columns, "y": self.files.y[rows]}
 
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One column of these rows; for the targets no file is decoded."""
+        return self.files.y[rows] if name == "y" else self.take(rows)[name]
+
     def _named(self, row: int) -> dict[str, np.ndarray]:
         with naming(self.files.places[row]):
             return self.read(row)
@@ -134,19 +138,23 @@ def decoded(files: LabelledFiles, decoder: Decoder, on_bad: OnBad, stream: bool)
     read is known before training begins. The cache on disk keeps what was decoded; of a dataset
     that is streamed, which files can be read.
     """
-    if on_bad not in ("raise", "skip"):
-        raise Error(f'on_bad is "raise" or "skip", not {on_bad!r}.')
+    check_on_bad(on_bad)
     if files.remark:
         warnings.warn(files.remark, stacklevel=3)
     stream = stream or len(files.paths) * _row_bytes(decoder) > MEMORY_BYTES
     every = FileSource(files, decoder, _hashes(files))
     folder = _cache_folder(every, stream)
-    columns = read_cache(folder)
+    columns, failures = read_cache(folder), dict[int, str]()
+    if columns is not None:
+        lost = np.setdiff1d(np.arange(len(every)), columns["kept"]).tolist()
+        failures = _failures(every.read, lost, "reading again")
+        if len(failures) < len(lost):  # a file can be read now: it must not stay out
+            columns = None
     if columns is None:
-        columns = _decode_all(every, keep=not stream)
+        columns, failures = _decode_all(every, keep=not stream)
         write_cache(folder, columns)
     kept = columns.pop("kept")
-    skipped = _report(every, np.setdiff1d(np.arange(len(every)), kept), on_bad)
+    skipped = _report(every, failures, on_bad)
     _check_classes(files, kept)
     source = FileSource(
         files.select(kept), decoder, every.hashes[kept], None if stream else columns, skipped
@@ -208,8 +216,11 @@ def _cache_folder(every: FileSource, stream: bool) -> Path:
     return cache_dir() / "decoded" / f"{key}-{'checked' if stream else 'files'}"
 
 
-def _decode_all(every: FileSource, keep: bool) -> dict[str, np.ndarray]:
-    """The columns of the files that can be read (only if `keep`), and `kept`, their rows."""
+def _decode_all(every: FileSource, keep: bool) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """The columns of the files that can be read (only if `keep`), and `kept`, their rows.
+
+    The second part is why the others cannot be read, by row.
+    """
     like = every.decoder.like if keep else {}
     columns = {name: np.zeros((len(every), *v.shape), v.dtype) for name, v in like.items()}
 
@@ -222,7 +233,7 @@ def _decode_all(every: FileSource, keep: bool) -> dict[str, np.ndarray]:
     kept = np.setdiff1d(np.arange(len(every), dtype=np.int32), list(failures))
     if failures:
         columns = {name: column[kept] for name, column in columns.items()}
-    return {**columns, "kept": kept}
+    return {**columns, "kept": kept}, failures
 
 
 def _failures(function: Callable[[int], Any], rows: Sequence[int], what: str) -> dict[int, str]:
@@ -262,9 +273,8 @@ def _reason(error: Exception) -> str:
     return shown((text.splitlines() or [type(error).__name__])[0][:200]).rstrip(".")
 
 
-def _report(every: FileSource, rows: np.ndarray, on_bad: OnBad) -> tuple[str, ...]:
+def _report(every: FileSource, failures: Mapping[int, str], on_bad: OnBad) -> tuple[str, ...]:
     """The files that cannot be read, with the reasons: raises `Error`, or warns of them."""
-    failures = _failures(every.read, rows.tolist(), "reading again")
     bad = tuple(f"{every.files.places[row]}: {reason}" for row, reason in failures.items())
     if not bad:
         return ()

@@ -66,6 +66,13 @@ def class_folders(
     return LabelledFiles(root, tuple(paths), tuple(map(shown, paths)), y, tuple(known), remark)
 
 
+def class_codes(labels: Sequence[str]) -> dict[str, int]:
+    """The number of each class; `Error` where two have one name."""
+    if len(set(labels)) < len(labels):
+        raise Error(f"The labels {', '.join(labels)} name one class twice.")
+    return {name: n for n, name in enumerate(labels)}
+
+
 def _walk(root: Path) -> tuple[list[Path], list[Path], list[Path]]:
     """The files and folders below `root`, and links to folders that had been read already.
 
@@ -121,11 +128,9 @@ def _classes(
                 f"{root} has the folder {unknown[0]}, which is none of the labels "
                 f"{', '.join(labels)}: rename it, or add the label."
             )
-        if len(set(labels)) < len(labels):
-            raise Error(f"The labels {', '.join(labels)} name one class twice.")
         if not filled:
             raise Error(f"The folders of {root} have no files that can be read.")
-        return {name: n for n, name in enumerate(labels)}
+        return class_codes(labels)
     if empty := [name for name in names if name not in filled]:
         raise Error(
             f"The folder {root / empty[0]} has no files that can be read, so its class would have "
@@ -143,7 +148,7 @@ def _classes(
             f"{root} has {found}, and a classifier needs two classes, each in a folder: give the "
             f"folder that has them. For one class, without a classifier, name it: labels=[...]."
         )
-    return {name: n for n, name in enumerate(names)}
+    return class_codes(names)
 
 
 def _remark(root: Path, ignored: int, repeated: Sequence[Path]) -> str:
@@ -194,7 +199,7 @@ def labelled_by_table(
             f"The column {label} of {shown(table)} has only the class {classes[0]}, and a "
             "classifier needs two: for one class, without a classifier, name it: labels=[...]."
         )
-    known = {name: n for n, name in enumerate(classes)}
+    known = class_codes(classes)
     for value, line in zip(values, lines, strict=True):
         if value not in known:
             raise Error(

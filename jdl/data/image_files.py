@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset
-from jdl.data.decoded_files import OnBad, decoded
+from jdl.data.decoded_files import decoded
 from jdl.data.folders import class_folders, labelled_by_table
 from jdl.types import Bounds, Error
 
@@ -48,7 +50,7 @@ def image_folder(
     `stream`, is decoded when a batch needs it; the batches are the same. Files that cannot be read
     raise an `Error`; with `on_bad="skip"` they are listed in a warning, and left out.
     """
-    decoder = ImageDecoder(_size(size), channels, fit)
+    decoder = _decoder(size, channels, fit)
     files = class_folders(Path(path), decoder.suffixes, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -74,7 +76,7 @@ def images(
     column of numbers instead. Everything else is as in `image_folder`; the examples are in the
     order of the table.
     """
-    decoder = ImageDecoder(_size(size), channels, fit)
+    decoder = _decoder(size, channels, fit)
     files = labelled_by_table(Path(folder), Path(table), file, label, target, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -155,8 +157,16 @@ def _bytes_of(pixels: np.ndarray) -> np.ndarray:
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or not all(isinstance(n, int) and 1 <= n <= 16_384 for n in pair):
+def _decoder(size: int | Sequence[int], channels: int, fit: Fit) -> ImageDecoder:
+    """The decoder of plain integers, which it has where these are NumPy's."""
+    numbers: Any = size if hasattr(size, "__len__") else (size, size)
+    try:
+        pair = [index(n) for n in numbers]
+    except TypeError:
+        pair = []
+    if len(pair) != 2 or not all(1 <= n <= 16_384 for n in pair):
         raise Error(f"size is a number of pixels, or (height, width), not {size!r}.")
-    return pair
+    try:
+        return ImageDecoder((pair[0], pair[1]), index(channels), fit)
+    except TypeError as error:
+        raise Error(f"channels is 1, 3 or 4, not {channels!r}.") from error

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.source import check_column
+from jdl.data.source import MEMORY_BYTES, check_column
 from jdl.types import Bounds, Error
 
-MEMORY_BYTES = 4 << 30  # a source up to this size is read into memory
 CHUNK = 4096  # rows that are read at a time
 
 Row = dict[str, np.ndarray]

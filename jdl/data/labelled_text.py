@@ -11,8 +11,10 @@ from typing import Any, overload
 
 import numpy as np
 
+from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.text_files import OnBad, TextRows, read_lines, read_rows
+from jdl.data.folders import class_codes
+from jdl.data.text_files import TextRows, read_lines, read_rows
 from jdl.data.tokenizers import ByteTokenizer, encode_texts, load_tokenizer, train_bpe
 from jdl.types import Error, Tokenizer
 
@@ -50,8 +52,8 @@ class LabelledText(Dataset):
             return None
         if len(self.text) > 1:
             raise Error(f"{path}: pairs of texts are read from .csv or .jsonl files.")
-        texts = [(line,) for line in read_lines(path)]
-        return [f"{path}:{row + 1}" for row in range(len(texts))], self.encode(texts)
+        places, lines = read_lines(path)
+        return places, self.encode([(line,) for line in lines])
 
 
 @overload
@@ -110,7 +112,9 @@ def labelled_text(
     names = (text,) if isinstance(text, str) else tuple(text)
     if not sources or not 1 <= len(names) <= 2:
         raise Error("labelled_text takes at least one source, and one or two columns of text.")
-    tables = [read_rows(source, names, label, on_bad) for source in sources]
+    tables = [read_rows(sources[0], names, label, on_bad, labels)]
+    known = tuple(labels) or sorted({str(value) for value in tables[0].labels})
+    tables += [read_rows(source, names, label, on_bad, known) for source in sources[1:]]
     chosen = _tokenizer(tokenizer, vocab_size, tables[0])
     targets, classes = _targets(tables, tuple(labels))
     encoded = [encode_texts(chosen, table.texts, max_length) for table in tables]
@@ -148,7 +152,7 @@ def _targets(
             f"The labels have {len(names)} different values in {len(first)} rows, so they are no "
             "classes: name the right column, label=..."
         )
-    codes = {name: code for code, name in enumerate(names)}
+    codes = class_codes(names)
     for table in tables:
         for place, value in zip(table.places, table.labels, strict=True):
             if names and str(value) not in codes:

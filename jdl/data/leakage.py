@@ -14,6 +14,7 @@ from jdl.errors import Error
 
 PART = 1024  # rows that are read at a time
 SHOWN = 3  # pairs of rows, and groups, that a report shows
+INPUTS = ("x", "codes", "edges", "edge_features")  # what datasets call the inputs of a model
 
 
 class Rows(Protocol):
@@ -56,7 +57,7 @@ class SharedGroups:
     values: tuple[float, ...]
 
     def __str__(self) -> str:
-        shown = [f"{value:g}" for value in self.values]
+        shown = [str(value) for value in self.values]
         text = f"Groups that are in both {self.first} and {self.second}: {self.count:,}"
         return f"{text} ({_first(shown, self.count)})"
 
@@ -87,9 +88,10 @@ def leakage(
 
     It also finds duplicates within each split, and, with the name of a column `group`, groups that
     have rows in two splits. Rows are equal if the bytes of their `columns` are, before transforms
-    and without padding: by default x, or all columns but y if there is no x. Of each split the
-    first `limit` rows are read, in parts. By 64-bit hashes (BLAKE2): the probability that among a
-    million rows two that differ are taken for equal is 3e-8.
+    and without padding: by default the inputs x, codes, edges and edge_features, those that there
+    are, or all columns but y if there is none of them; name yours if there are others. Of each
+    split the first `limit` rows are read, in parts. By 64-bit hashes (BLAKE2): the probability that
+    among a million rows two that differ are taken for equal is 3e-8.
     """
     if not splits:
         raise Error("leakage takes splits by name: leakage(train=train, test=test).")
@@ -114,8 +116,8 @@ def _compared(table: Rows, columns: Sequence[str]) -> tuple[str, ...]:
     for name in columns:
         if name not in known:
             raise Error(f"There is no column {name!r}; the columns are {', '.join(known)}.")
-    inputs = ["x"] if "x" in known else [name for name in known if name != "y"]
-    return tuple(columns or inputs or known)
+    inputs = [name for name in INPUTS if name in known]
+    return tuple(columns or inputs or [name for name in known if name != "y"] or known)
 
 
 def _read(
@@ -151,7 +153,13 @@ def _bytes(column: np.ndarray, lengths: np.ndarray | None) -> list[bytes]:
 
 
 def lengths_of(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray | None:
-    """The lengths of the sequences (N, T, ...) in a column: `length` of x, `y_length` of y."""
+    """The lengths of the sequences (N, T, ...) in a column: `length` of x, `y_length` of y.
+
+    Those of the edges of small graphs are where their padding of -1 begins.
+    """
+    edges = columns.get("edges")
+    if name in ("edges", "edge_features") and edges is not None and edges.ndim == 3:
+        return (edges[..., 0] >= 0).sum(1)
     lengths = columns.get("length" if name == "x" else f"{name}_length")
     return lengths if lengths is not None and columns[name].ndim > lengths.ndim == 1 else None
 

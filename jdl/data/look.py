@@ -40,7 +40,7 @@ class ColumnFacts:
     low: float = np.inf
     high: float = -np.inf
     total: float = 0.0
-    count: int = 0  # values, those that are not finite left out, as from all the above
+    count: int = 0  # the number of finite values; low, high and total are of these
     zeros: int = 0
     missing: int = 0  # integers of -1: no label
     not_finite: int = 0
@@ -144,7 +144,7 @@ class Look:
         for k in shown:
             shares = [_share(split.get(k, 0), sum(split.values())) for split in counts.values()]
             bar = "█" * round(BAR * first.get(k, 0) / max(first.values()))
-            table.append([_name(k, self.labels), *shares, bar])
+            table.append([name_of(k, self.labels), *shares, bar])
         note = [f"({left:,} classes between these, by their number, are not shown)"] if left else []
         return ["", *_aligned(table), *note]
 
@@ -277,9 +277,9 @@ def _labelled_nodes(graph: dict[str, np.ndarray]) -> ArraySource:
     return ArraySource({"x": graph["x"][0][labelled], "y": graph["y"][0][labelled]})
 
 
-def _name(k: int, labels: tuple[str, ...]) -> str:
-    name = labels[k] if k < len(labels) else str(k)
-    return name or "(empty)"
+def name_of(k: int, labels: Sequence[str]) -> str:
+    """The name of a class, or its number where it has none."""
+    return (labels[k] or "(empty)") if 0 <= k < len(labels) else str(k)
 
 
 def _share(count: int, total: int) -> str:

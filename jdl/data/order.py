@@ -72,7 +72,7 @@ class Sampling:
     """
 
     weights: np.ndarray  # float64, above 0
-    strata: np.ndarray  # int: rows that are drawn in proportion together, too
+    strata: np.ndarray  # int: rows that are drawn in proportion together, too, such as a class
 
     def draw(self, seed: int, epoch: int) -> np.ndarray:
         """As many rows as there are, drawn by their weights; by stratum, to be shuffled."""

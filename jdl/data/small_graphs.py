@@ -23,13 +23,14 @@ def graphs(
 ) -> Dataset:
     """A dataset of many graphs, one a row, for graph classification or regression.
 
-    `source` has for each graph a dict of x (N, F), edges (E, 2), y and, optionally,
-    `edge_features` (E, D); a tuple (x, edges, y); a `Graph`; or a `GraphsTuple` of jraph, or is
-    one, whose targets are given as `y`, one for each graph. Each pair of `edges` becomes an edge in
-    both directions, unless `directed`; those of the last two stay as they are. Columns: x (N, F),
-    padded with 0 to the most nodes; `length`, the number of real nodes; edges (E, 2), padded with
-    -1; `edge_features`; y. With `node_labels` y is (N,) for each graph, padded with -1. Raises
-    `Error` with the number of the graph for what does not fit.
+    `source` is a `GraphsTuple` of jraph, or a list. Each item of a list is a dict of x (N, F),
+    edges (E, 2), y and, optionally, `edge_features` (E, D); a tuple (x, edges, y); a `Graph`; or a
+    `GraphsTuple`. The targets of GraphsTuples are given as `y`, one for each graph. Each pair of
+    `edges` becomes an edge in both directions, unless `directed`; those of a `Graph` and of a
+    `GraphsTuple` stay as they are. Columns: x (N, F), padded with 0 to the most nodes; `length`,
+    the number of real nodes; edges (E, 2), padded with -1; `edge_features`; y. With `node_labels` y
+    is (N,) for each graph, padded with -1. Raises `Error` with the number of the graph for what
+    does not fit.
     """
     found = [_parts(n, item) for n, item in enumerate(_unbatched(source))]
     if not found:

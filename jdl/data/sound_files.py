@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BufferedReader
+from operator import index
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset
-from jdl.data.decoded_files import OnBad, decoded
+from jdl.data.decoded_files import decoded
 from jdl.data.folders import class_folders, labelled_by_table
 from jdl.types import Bounds, Error
 
@@ -20,6 +22,7 @@ READ = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au"
 OTHER = (".m4a", ".aac", ".wma", ".amr", ".ape", ".webm")
 RATES = range(1_000, 1_000_000)  # samples a second; a damaged header may claim any
 CHANNELS = 64  # the most that a file may claim
+CHUNKS = 1_000  # of a WAV file, among which that of its samples is looked for
 
 
 def audio_folder(
@@ -40,7 +43,7 @@ def audio_folder(
     `jdl.layers.LogMel` makes spectrograms of them within the model. Classes, `labels`, `on_bad`,
     the cache and `stream` are as in `image_folder`.
     """
-    decoder = SoundDecoder(rate, round(rate * seconds))
+    decoder = _decoder(rate, seconds)
     files = class_folders(Path(path), decoder.suffixes, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -62,7 +65,7 @@ def sounds(
 
     The table is as in `images`, the rest as in `audio_folder`.
     """
-    decoder = SoundDecoder(rate, round(rate * seconds))
+    decoder = _decoder(rate, seconds)
     files = labelled_by_table(Path(folder), Path(table), file, label, target, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -78,7 +81,7 @@ class SoundDecoder:
         if self.rate not in RATES:
             raise Error(f"rate is samples a second, such as 16_000, not {self.rate}.")
         if self.samples < 1:
-            raise Error(f"The sounds would have {self.samples} samples: seconds must be above 0.")
+            raise Error("The sounds would have no sample: give more seconds.")
         _soundfile()
 
     @property
@@ -131,6 +134,17 @@ class SoundDecoder:
         return samples, sound.samplerate
 
 
+def _decoder(rate: int, seconds: float) -> SoundDecoder:
+    """The decoder of plain integers, which it has where these are NumPy's."""
+    try:
+        whole = index(rate)
+    except TypeError as error:
+        raise Error(f"rate is samples a second, an integer as 16_000, not {rate!r}.") from error
+    if not 0 < seconds < math.inf:
+        raise Error(f"seconds must be above 0 and finite, not {seconds!r}.")
+    return SoundDecoder(whole, round(whole * float(seconds)))
+
+
 def resampled(samples: np.ndarray, rate: int, new: int) -> np.ndarray:
     """Samples (n,) at another rate, by a polyphase filter (`scipy.signal.resample_poly`)."""
     if rate == new:
@@ -149,7 +163,9 @@ def _missing_bytes(file: BufferedReader) -> int:
     head = file.read(12)
     size = file.seek(0, 2)
     position, missing = 12, 0
-    while head[:4] == b"RIFF" and head[8:] == b"WAVE" and position + 8 <= size:
+    for _ in range(CHUNKS if head[:4] == b"RIFF" and head[8:] == b"WAVE" else 0):
+        if position + 8 > size:
+            break
         file.seek(position)
         name, length = file.read(4), int.from_bytes(file.read(4), "little")
         if name == b"data":

@@ -6,12 +6,14 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
 
 from jdl.types import Bounds, Error, sums_of
+
+MEMORY_BYTES = 4 << 30  # of files, what is up to this size is read into memory
 
 
 class Source(Protocol):
@@ -39,6 +41,14 @@ class Source(Protocol):
         """SHA-256 of the examples."""
 
 
+@runtime_checkable
+class ReadsColumn(Protocol):
+    """A source that can read a column without the others."""
+
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One column of these rows, as `take` has it."""
+
+
 @dataclass(frozen=True, eq=False)
 class ArraySource:
     """A source of numpy arrays in memory, one per column."""
@@ -52,6 +62,10 @@ class ArraySource:
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of these rows."""
         return {name: column[rows] for name, column in self.columns.items()}
+
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One column of these rows."""
+        return self.columns[name][rows]
 
     @property
     def nbytes(self) -> int:

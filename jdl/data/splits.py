@@ -11,7 +11,7 @@ import numpy as np
 from jdl.data.order import Sampling, permutation, split_rows, uniforms
 from jdl.errors import Error
 
-Rows = list[np.ndarray]
+RowSplits = list[np.ndarray]
 """For each split its row numbers, ascending."""
 Named = tuple[str, Any]
 """What rows are split or drawn by: its name in messages, and one value for each row."""
@@ -34,7 +34,7 @@ def random_rows(
     seed: int,
     stratify: Named | None = None,
     group: Named | None = None,
-) -> Rows:
+) -> RowSplits:
     """Disjoint random splits, stratified or by group where these are given."""
     check_fractions(fractions)
     if stratify and group:
@@ -49,7 +49,7 @@ def random_rows(
     return split_rows(rows, fractions, seed, name="split")
 
 
-def stratified_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> Rows:
+def stratified_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> RowSplits:
     """Stratified random splits: each has each class in the proportion of the whole.
 
     The splits are as large as without stratification, and each has of each class its exact share,
@@ -73,7 +73,7 @@ def stratified_rows(rows: int, fractions: Sequence[float], seed: int, by: Named)
     return [np.sort(by_class[of_row == split]) for split in range(len(fractions))]
 
 
-def group_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> Rows:
+def group_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> RowSplits:
     """Random splits by group: all rows of a group are in the same split.
 
     From the largest group to the smallest, each goes to a random one of the splits that have room
@@ -104,7 +104,7 @@ def group_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> R
     return [np.flatnonzero(of_group[codes] == split) for split in range(len(fractions))]
 
 
-def time_rows(rows: int, fractions: Sequence[float], time: Named | None) -> Rows:
+def time_rows(rows: int, fractions: Sequence[float], time: Named | None) -> RowSplits:
     """Splits by time: the earliest rows, those after them, and so on.
 
     Rows of one time are in one split: a border moves to the nearest change of time.
@@ -149,7 +149,7 @@ def sampling(
             f"{name} is {values[wrong[0]]:g} in row {wrong[0]}, but weights must be above 0 and "
             "finite: leave out by `select` what is never to be drawn."
         )
-    return Sampling(values, np.unique(values, return_inverse=True)[1])
+    return Sampling(values, np.zeros(rows, int))
 
 
 def check_fractions(fractions: Sequence[float]) -> None:

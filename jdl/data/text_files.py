@@ -5,20 +5,21 @@ from __future__ import annotations
 import csv
 import json
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
+from jdl.data.bad_rows import OnBad, check_on_bad
+from jdl.data.folders import class_folders
 from jdl.types import Error
 
 MAX_LINE = 64 << 20  # bytes; a longer line is no text, and would fill the memory
 SHOWN = 3  # rows that were left out which a warning names
-OnBad = Literal["raise", "skip"]
 Row = Mapping[str, Any] | str  # a row's values by column, or what is wrong with it
 
 
@@ -33,27 +34,34 @@ class TextRows:
 
 
 def read_rows(
-    source: Any, text: Sequence[str], label: str | None, on_bad: OnBad = "raise"
+    source: Any,
+    text: Sequence[str],
+    label: str | None,
+    on_bad: OnBad = "raise",
+    labels: Sequence[str] = (),
 ) -> TextRows:
     """The rows of a .csv, .tsv or .jsonl file, of a folder for each class, or of columns.
 
-    `text` and `label` are names of columns; without a label none is read. Raises `Error` with file
-    and line for the first bad row; with `on_bad="skip"` bad rows are left out, counted and listed.
+    `text` and `label` are names of columns; without a label none is read. `labels` are the classes
+    that folders may be, by default those that there are. Raises `Error` with file and line for the
+    first bad row; with `on_bad="skip"` bad rows are left out, counted and listed.
     """
-    if on_bad not in ("raise", "skip"):
-        raise Error(f'on_bad must be "raise" or "skip", not {on_bad!r}.')
+    check_on_bad(on_bad)
     rows = TextRows([], [], [], ())
     skipped: list[str] = []
-    for place, row in _source_rows(source, text, label):
-        problem = row if isinstance(row, str) else _problem(row, text, label)
-        if problem and on_bad == "raise":
-            raise Error(f'{place} {problem}. Correct it, or leave such rows out: on_bad="skip".')
-        if problem:
-            skipped.append(f"{place} {problem}")
-        elif not isinstance(row, str):
-            rows.texts.append(tuple(row[name] for name in text))
-            rows.labels.append(row[label] if label else None)
-            rows.places.append(place)
+    with _long_values():
+        for place, row in _source_rows(source, text, label, labels):
+            problem = row if isinstance(row, str) else _problem(row, text, label)
+            if problem and on_bad == "raise":
+                raise Error(
+                    f'{place} {problem}. Correct it, or leave such rows out: on_bad="skip".'
+                )
+            if problem:
+                skipped.append(f"{place} {problem}")
+            elif not isinstance(row, str):
+                rows.texts.append(tuple(row[name] for name in text))
+                rows.labels.append(row[label] if label else None)
+                rows.places.append(place)
     name = source if isinstance(source, str | Path) else "The columns"
     if skipped:
         more = f"; and {len(skipped) - SHOWN} more" if len(skipped) > SHOWN else ""
@@ -66,18 +74,36 @@ def read_rows(
     return TextRows(rows.texts, rows.labels, rows.places, tuple(skipped))
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file in UTF-8; `Error` where there are none."""
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Error(f"{path} cannot be read as UTF-8 text: {error}.") from error
+def read_lines(path: Path) -> tuple[list[str], list[str]]:
+    """The lines of a text file in UTF-8 that are not blank: where each is, and the line.
+
+    Raises `Error` where there are none.
+    """
+    places, lines = [], []
+    for number, line in enumerate(_lines(path), 1):
+        if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
+            raise Error(f"{path}:{number} is not UTF-8: save the file as UTF-8.")
+        if line.strip():
+            places.append(f"{path}:{number}")
+            lines.append(line.rstrip("\r\n"))
     if not lines:
         raise Error(f"{path} is empty: write one input per line.")
-    return lines
+    return places, lines
 
 
-def _source_rows(source: Any, text: Sequence[str], label: str | None) -> Iterator[tuple[str, Row]]:
+@contextmanager
+def _long_values() -> Iterator[None]:
+    """Lets the csv module read values as long as a line may be; by default 131,072 letters."""
+    before = csv.field_size_limit(MAX_LINE)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _source_rows(
+    source: Any, text: Sequence[str], label: str | None, labels: Sequence[str]
+) -> Iterator[tuple[str, Row]]:
     """Where each row is, and the row."""
     if not isinstance(source, str | Path):
         return _column_rows(source, text, label)
@@ -86,7 +112,7 @@ def _source_rows(source: Any, text: Sequence[str], label: str | None) -> Iterato
     if path.is_dir():
         if len(text) > 1 or label is None:
             raise Error(f"{path} is a folder, which has one text and one label a file.")
-        return _folder_rows(path, text[0], label)
+        return _folder_rows(path, text[0], label, labels or None)
     if not path.is_file():
         raise Error(f"{path} does not exist, or is no file.")
     if path.suffix.lower() in (".csv", ".tsv"):
@@ -203,27 +229,22 @@ def _unique_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _folder_rows(folder: Path, text: str, label: str) -> Iterator[tuple[str, Row]]:
-    """The .txt files in the folder of each class; links to folders in these are not followed."""
-    classes = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
-    if not classes:
-        raise Error(f"{folder} has no folders: it needs one for each class, with .txt files.")
-    for path in classes:
-        files = sorted(
-            Path(parent) / name
-            for parent, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(".txt")
-        )
-        if not files:
-            raise Error(f"{path} has no .txt files: it needs those of the class, or must go.")
-        for file in files:
-            yield str(file), _file_row(file, text, {label: path.name})
+def _folder_rows(
+    folder: Path, text: str, label: str, labels: Sequence[str] | None
+) -> Iterator[tuple[str, Row]]:
+    """The .txt files in the folder of each class."""
+    files = class_folders(folder, (".txt",), labels)
+    if files.remark:
+        warnings.warn(files.remark, stacklevel=4)
+    for path, place, y in zip(files.paths, files.places, files.y, strict=True):
+        yield place, _file_row(path, text, {label: files.labels[y]})
 
 
 def _file_row(file: Path, text: str, row: dict[str, str]) -> Row:
     """The row of a text file, or what is wrong with it."""
     try:
+        if not file.is_file():  # a pipe would wait for ever
+            return "is no regular file"
         if file.stat().st_size > MAX_LINE:
             return f"has more than {MAX_LINE >> 20} MiB: no text"
         return row | {text: file.read_text("utf-8-sig", errors="surrogateescape")}

@@ -15,10 +15,9 @@ import numpy as np
 
 from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.data.dataset import Dataset
-from jdl.data.source import ArraySource, check_column
+from jdl.data.source import MEMORY_BYTES, ArraySource, check_column
 from jdl.types import Bounds, Error
 
-MEMORY_BYTES = 4 << 30  # a split up to this size is decoded into memory
 CACHE_VERSION = 2  # of what is decoded: another number where columns get another type
 CHUNK = 4096  # records decoded at a time
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jdl.data.look import name_of
+
 ROWS, COLUMNS = 4, 8  # of the grid
 LEAST_STEPS = 16  # shorter rows of numbers are a table rather than a series
 MOST_LINES = 8  # of one series
@@ -63,11 +65,6 @@ def label_text(batch: Mapping[str, np.ndarray], row: int, labels: Sequence[str])
     length = int(batch["y_length"][row]) if "y_length" in batch else len(y)
     names = [name_of(int(k), labels) for k in y[: min(length, MOST_NAMES)]]
     return " ".join([*names, *(["..."] if length > MOST_NAMES else [])])
-
-
-def name_of(k: int, labels: Sequence[str]) -> str:
-    """The name of a class, or its number where it has none."""
-    return labels[k] if 0 <= k < len(labels) else str(k)
 
 
 def is_image(x: np.ndarray) -> bool:

@@ -8,14 +8,14 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jdl.data.array_files import read_npz
 from jdl.data.decoded_files import naming, open_file
+from jdl.data.image_files import READ as IMAGES
 from jdl.data.image_files import open_image
-from jdl.data.record_files import read_npz
 from jdl.data.text_files import read_lines
 from jdl.types import Batch, Error, Tokenizer
 
 Columns = dict[str, np.ndarray]
-IMAGES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 
 
 @runtime_checkable
@@ -36,9 +36,9 @@ def read_inputs(
     """Reads inputs from files: a name for each row, and `columns` (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Files that the `reader`, the run's own data, can read become what it makes of
-    its own: resized, resampled, tokenized or encoded as in training. Raises `Error` for a file that
-    cannot be read or has another shape.
+    number of tokens. Files of the kind that the run was trained on are decoded as in training, by
+    the `reader`, the run's own data. Raises `Error` for a file that cannot be read or has another
+    shape.
     """
     columns = [name for name in columns if name != "length"]
     names: list[str] = []
@@ -97,8 +97,7 @@ def _read_file(
             f"by these names, in place of {path}."
         )
     if path.suffix == ".txt" and tokenizer and "length" in spec:
-        tokens, lengths = _encode_lines(path, tokenizer, shape[0])
-        names = [f"{path}:{row + 1}" for row in range(len(tokens))]
+        names, tokens, lengths = _encode_lines(path, tokenizer, shape[0])
         return names, {first: tokens, "length": lengths}
     if path.suffix.lower() in IMAGES:
         channels = shape[-1] if len(shape) == 3 else 1
@@ -111,21 +110,20 @@ def _read_file(
 
 def _encode_lines(
     path: Path, tokenizer: Tokenizer, max_length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Lines of text as tokens (N, max_length), each with `end` after it, and their lengths (N,)."""
-    lines = read_lines(path)
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Lines of text: where each is, tokens (N, max_length) with `end` after them, lengths (N,)."""
+    places, lines = read_lines(path)
     encoded = [np.append(tokenizer.encode(line), np.int32(tokenizer.eos_id)) for line in lines]
     lengths = np.asarray([len(tokens) for tokens in encoded], np.int32)
     if lengths.max() > max_length:
-        line = int(lengths.argmax()) + 1
         raise Error(
-            f"Line {line} of {path} has {lengths.max()} tokens, but the model reads at most "
-            f"{max_length}: shorten it."
+            f"{places[int(lengths.argmax())]} has {lengths.max()} tokens, but the model reads at "
+            f"most {max_length}: shorten it."
         )
     x = np.full((len(lines), max_length), tokenizer.eos_id, np.int32)
     for row, tokens in enumerate(encoded):
         x[row, : len(tokens)] = tokens
-    return x, lengths
+    return places, x, lengths
 
 
 def _read_image(path: Path, channels: int) -> np.ndarray:

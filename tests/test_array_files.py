@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data.record_files import HDF5Rows, file_sha256
-from jdl.data.record_files import _read_rows as read_rows
+from jdl.data.array_files import HDF5Rows, file_sha256
+from jdl.data.array_files import _read_rows as read_rows
 
 X = np.random.default_rng(0).random((40, 3))
 Y = np.arange(40, dtype=np.int16)
@@ -90,6 +90,19 @@ def test_each_chunk_is_read_once_and_no_other():
     rows = np.array([38, 3, 3, 31, 5, 19])
     np.testing.assert_array_equal(read_rows(array, rows), X[rows])
     assert array.read == [(3, 6), (19, 20), (31, 39)]
+
+
+def test_a_column_is_read_without_the_others(folder, monkeypatch):
+    data = jdl.data.hdf5(hdf5(folder), stream=True, x="train/images", y="labels")
+    read = []
+
+    def noted(array, rows):
+        read.append((array.name, len(rows)))
+        return read_rows(array, rows)
+
+    monkeypatch.setattr("jdl.data.array_files._read_rows", noted)
+    np.testing.assert_array_equal(data.column("y"), Y)
+    assert sorted(read) == [("/labels", 1), ("/labels", 40), ("/train/images", 1)]
 
 
 def test_the_fingerprint_is_of_the_content(folder, monkeypatch):

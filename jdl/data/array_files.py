@@ -18,10 +18,9 @@ import numpy as np
 from jdl.data.cache import cache_dir
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.indexed import check_names
-from jdl.data.source import check_column
+from jdl.data.source import MEMORY_BYTES, check_column
 from jdl.types import Bounds, Error
 
-MEMORY_BYTES = 4 << 30  # HDF5 up to this size is read into memory
 BLOCK = 1 << 20  # bytes that are read at a time where a file has no chunks
 HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -169,15 +168,22 @@ class HDF5Rows:
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of these rows, as a dataset has them."""
+        return {name: self.column(name, rows) for name in self._arrays}
+
+    def column(self, name: str, rows: np.ndarray) -> np.ndarray:
+        """One column of these rows."""
         try:
-            return {name: check_column(name, column) for name, column in self.read(rows).items()}
+            return check_column(name, self._read(name, rows))
         except Error as error:
             raise Error(f"{self.path}, among the rows {rows[:20].tolist()}: {error}") from error
 
     def read(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of these rows, as the file has them."""
+        return {name: self._read(name, rows) for name in self._arrays}
+
+    def _read(self, name: str, rows: np.ndarray) -> np.ndarray:
         try:
-            return {name: _read_rows(array, rows) for name, array in self._arrays.items()}
+            return _read_rows(self._arrays[name], rows)
         except HDF5_ERRORS as error:
             raise Error(f"{self.path} cannot be read: it is damaged, {error}.") from error
 
