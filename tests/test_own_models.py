@@ -267,7 +267,9 @@ REFUSED = {
     "init of jdl.Model cannot be called: missing a required argument: 'other'": pair(
         apply_pair, init=lambda key, x, other: init_pair(key, x)
     ),
-    "apply of jdl.Model takes any keyword": pair(lambda params, x, **rest: apply_pair(params, x)),
+    "__call__ of jdl.Model.* takes any keyword": pair(
+        lambda params, x, **rest: apply_pair(params, x)
+    ),
     "parameter 0 of .* is int32.*keep it in the state": pair(
         lambda params, x: apply_pair(params[1], x), init=lambda key, x: (1, init_pair(key, x))
     ),

@@ -98,7 +98,7 @@ def brier(
     rows = scored(predictions, batch, target, weights)
     if rows.multi_label:
         errors = jnp.square(rows.probability - rows.labels)
-        return Mean.of(errors.mean(-1), rows.weights)
+        return Mean.of(errors, rows.weights)
     classes = rows.probability.shape[-1]
     errors = jnp.square(rows.probability - jax.nn.one_hot(rows.labels, classes)).sum(-1)
     return Mean.of(errors / 2 if classes == 2 else errors, rows.weights)

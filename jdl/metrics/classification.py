@@ -22,9 +22,9 @@ def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
 
 
 def top_k(logits: Array, labels: Array, k: int, mask: Array | None = None) -> Mean:
-    """Top-k accuracy: the share of labels (B,) among the k largest of the logits (B, K)."""
+    """Top-k accuracy: the share of labels (B, ...) among the k largest of the logits (B, ..., K)."""
     _, indices = jax.lax.top_k(logits, k)
-    return Mean.of((indices == labels[:, None]).any(-1).astype(jnp.float32), mask)
+    return Mean.of((indices == labels[..., None]).any(-1).astype(jnp.float32), mask)
 
 
 @jax.tree_util.register_dataclass

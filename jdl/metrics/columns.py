@@ -13,11 +13,11 @@ Columns = Mapping[str, Any]  # columns by name: predictions, or a batch
 
 
 class Scored(NamedTuple):
-    """Probabilities (B, ..., K) with labels: (B, ...) of K classes, or (B, K) of 0 and 1 each."""
+    """Probabilities (B, ..., K) with labels: (B, ...) of K classes, or (..., K) of 0 and 1 each."""
 
     probability: Array
     labels: Array  # int32, and float32 where there are several: they may be soft
-    weights: Array | None  # (B, ...): a mask, or weights; None: all rows count alike
+    weights: Array | None  # a mask, or weights, of the labels' shape; None: all count alike
 
     @property
     def multi_label(self) -> bool:
@@ -31,7 +31,11 @@ class Scored(NamedTuple):
 
 
 def scored(predictions: Columns, batch: Columns, target: str, weights: str | None) -> Scored:
-    """The predicted probabilities, the labels in the column `target`, and their weights."""
+    """The predicted probabilities, the labels in the column `target`, and their weights.
+
+    Targets (..., K) are several labels a row where the objective predicts several, or no label at
+    all. Else they are one-hot or soft labels, of which the likeliest class is taken.
+    """
     probability = jnp.asarray(column(predictions, "probability", "predictions")).astype(jnp.float32)
     labels = jnp.asarray(column(batch, target, "batch"))
     if labels.shape not in (probability.shape, probability.shape[:-1]):
@@ -41,8 +45,10 @@ def scored(predictions: Columns, batch: Columns, target: str, weights: str | Non
             f"{probability.shape[:-1]}, or 0 and 1 for each label, {probability.shape}."
         )
     if labels.ndim == probability.ndim:
-        weight = row_weights(batch, labels[..., 0], weights)
-        return Scored(probability, labels.astype(jnp.float32), weight)
+        if jnp.ndim(predictions.get("label", labels)) == labels.ndim:
+            weight = row_weights(batch, labels, weights, multi_label=True)
+            return Scored(probability, labels.astype(jnp.float32), weight)
+        labels = labels.argmax(-1)
     labels = labels.astype(jnp.int32)
     return Scored(probability, labels, row_weights(batch, labels, weights))
 
@@ -63,7 +69,9 @@ def values(
     return predicted.reshape(rows, -1), targets.reshape(rows, -1), weight
 
 
-def row_weights(batch: Columns, labels: Array, weights: str | None) -> Array | None:
+def row_weights(
+    batch: Columns, labels: Array, weights: str | None, multi_label: bool = False
+) -> Array | None:
     """How much each label (B, ...) counts: 0 if it is padding or unknown (-1, if one of many).
 
     The mask of what counts, or the column `weights` (B,) where it does. None: all count alike.
@@ -71,7 +79,7 @@ def row_weights(batch: Columns, labels: Array, weights: str | None) -> Array | N
     mask = None if batch.get("mask") is None else jnp.asarray(batch["mask"]).astype(bool)
     if labels.ndim > 1:
         known = labels >= 0
-        if "length" in batch:
+        if "length" in batch and labels.ndim > 1 + multi_label:
             steps = jnp.arange(labels.shape[1])[None] < jnp.asarray(batch["length"])[:, None]
             known &= steps.reshape(steps.shape + (1,) * (labels.ndim - 2))
         mask = known if mask is None else known & mask.reshape(-1, *(1,) * (labels.ndim - 1))

@@ -60,10 +60,11 @@ def _ranked(
     if average not in ("macro", "weighted"):
         raise Error(f'average must be "macro" or "weighted", not {average!r}.')
     rows = scored(predictions, batch, target, weights)
-    columns = (rows.positive(), rows.labels)
-    if weights is not None:
-        columns += (rows.weights,)
-    return Rows.of(partial(_average, binary, average), *columns, mask=rows.weights)
+    weight = rows.weights
+    if rows.multi_label and weight is not None:
+        weight = weight.max(-1)  # of the row; unknown labels (-1) are left out label by label
+    columns = (rows.positive(), rows.labels, *(() if weights is None else (weight,)))
+    return Rows.of(partial(_average, binary, average), *columns, mask=weight)
 
 
 def _average(
@@ -78,9 +79,16 @@ def _average(
         return binary(scores, labels, weights)
     classes = np.arange(scores.shape[1])
     positive = labels if labels.ndim == 2 else (labels[:, None] == classes).astype(int)
-    each = np.asarray([binary(scores[:, k], positive[:, k], weights) for k in classes])
+
+    def of_class(k: int) -> float:
+        known = positive[:, k] != -1
+        weight = None if weights is None else weights[known]
+        return binary(scores[known, k], positive[known, k], weight) if known.any() else np.nan
+
+    each = np.asarray([of_class(k) for k in classes])
     if average == "macro":
         return float(each.mean())
+    positive = positive.clip(0)
     support = positive.sum(0) if weights is None else weights.astype(np.float64) @ positive
     return float((support * np.where(support > 0, each, 0)).sum() / max(support.sum(), 1e-300))
 

@@ -76,8 +76,9 @@ def best_threshold(
     Rows with at least this probability are then predicted as 1. `metric` is "f1", or "youden":
     recall plus specificity - 1 (Youden's J, 1950); or a function of arrays, one number a
     threshold: `metric(true_positives, false_positives, false_negatives, true_negatives)`. Of equal
-    thresholds it is the highest; NaN where a class has no row. Choose it on validation data, and
-    apply it to test data: it is exact, and fits the noise of the rows that it is chosen on.
+    thresholds it is the highest, and one where `metric` is NaN is never the best; NaN where a class
+    has no row. Choose it on validation data, and apply it to test data: it is exact, and fits the
+    noise of the rows that it is chosen on.
     """
     if not callable(metric) and metric not in CRITERIA:
         raise Error(f'metric must be "f1", "youden" or a function, not {metric!r}.')
@@ -101,6 +102,9 @@ def _best_threshold(
     if not (true[-1] and false[-1]):
         return float("nan")
     quality = criterion(true, false, true[-1] - true, false[-1] - false)
+    quality = np.where(np.isnan(quality), -np.inf, quality)
+    if np.isneginf(quality).all():
+        return float("nan")
     equal = quality >= quality.max() - 1e-12  # to the best, but for rounding
     return float(thresholds[np.argmax(equal)])
 
