@@ -217,7 +217,8 @@ def rows_of(kind, n, form, rng):
     p = p.astype(np.float32)
     y = rng.integers(0, 2 if kind == "labels" else width, (n, width) if kind == "labels" else n)
     y = np.zeros_like(y) + rng.integers(0, 2) if form == "single" else y
-    return {"probability": p, "label": p.argmax(1)}, y.astype(np.int32)
+    label = (p >= 0.5).astype(int) if kind == "labels" else p.argmax(1)
+    return {"probability": p, "label": label}, y.astype(np.int32)
 
 
 def batches(columns, n, cuts, order):

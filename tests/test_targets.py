@@ -151,7 +151,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
     np.testing.assert_allclose(jdl.data.class_weights(data), expected)
     with pytest.raises(jdl.Error, match="has the class 1"):
         jdl.data.class_weights(data.select(np.flatnonzero(y != 1)))
-    with pytest.raises(jdl.Error, match="a column label"):
+    with pytest.raises(jdl.Error, match="no column 'label'"):
         jdl.data.class_weights(data, "label")
     with pytest.raises(jdl.Error, match="whole-number labels in column x"):
         jdl.data.class_weights(data, "x")
