@@ -236,7 +236,7 @@ def batches(columns, n, cuts, order):
 def of_batch(batch, kind, weights):
     predictions = {name: batch[name] for name in ("probability", "label", "value") if name in batch}
     return {
-        name: ours(predictions, batch, **({} if name in UNWEIGHTED else {"weights": weights}))
+        name: ours(predictions, batch, **({} if name in UNWEIGHTED else {"row_weights": weights}))
         for name, (ours, _) in TABLE[kind].items()
     }
 

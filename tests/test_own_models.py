@@ -229,7 +229,7 @@ def test_a_split_random_stream_of_nnx_has_a_key_for_each_layer():
     class Dropouts(nnx.Module):
         def __init__(self, rngs):
             make = nnx.vmap(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
-            self.one = nnx.split_rngs(make, splits=2)(rngs)
+            self.one = nnx.split_rngs(splits=2)(make)(rngs)
 
         def __call__(self, x):
             return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.one, x)

@@ -34,7 +34,7 @@ def hits(predictions, batch):
 
 METRICS = {
     "auc": jdl.metrics.roc_auc,
-    "ap": partial(jdl.metrics.average_precision, weights="weight"),
+    "ap": partial(jdl.metrics.average_precision, row_weights="weight"),
     "ece": jdl.metrics.calibration_error,
     "mcc": jdl.metrics.matthews,
     "hits": hits,
@@ -193,9 +193,9 @@ def test_unknown_labels_of_several_a_row_do_not_count():
     known, predictions, batch = y >= 0, {"probability": p}, {"y": y, "w": w}
 
     def mean(score, by_label):
-        return np.mean([score(y[k, n], by_label[k, n], sample_weight=w[k]) for n, k in LABELS])
+        return np.mean([score(y[k, n], by_label[k, n], sample_weight=w[k]) for n, k in by_column])
 
-    LABELS = list(enumerate(known.T))
+    by_column = list(enumerate(known.T))
     for metric, expected in {
         roc_auc: mean(sk.roc_auc_score, p),
         jdl.metrics.average_precision: mean(sk.average_precision_score, p),
@@ -204,7 +204,9 @@ def test_unknown_labels_of_several_a_row_do_not_count():
             y[known], p[known], sample_weight=(w[:, None] * known)[known]
         ),
     }.items():
-        assert metric(predictions, batch, weights="w").value() == pytest.approx(expected, rel=1e-5)
+        assert metric(predictions, batch, row_weights="w").value() == pytest.approx(
+            expected, rel=1e-5
+        )
     one = {"y": np.asarray([[-1], [1]])}
     p = {"probability": np.asarray([[0.9], [0.8]], np.float32)}
     assert jdl.metrics.f1_at(p, one).value() == 1
@@ -257,11 +259,11 @@ P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
         ("has accuracy, auc", lambda: check_run(make_run({"auc": roc_auc}, "max acu"))),
         ("column value of the predictions", lambda: jdl.metrics.r2(P3, Y3)),
         ("column goal of the batch", lambda: roc_auc(P3, Y3, target="goal")),
-        ("column w of the batch", lambda: roc_auc(P3, Y3, weights="w")),
+        ("column w of the batch", lambda: roc_auc(P3, Y3, row_weights="w")),
         (r"labels of shape \(2, 2\)", lambda: roc_auc(P3, {"y": np.zeros((2, 2))})),
         (
             "must be one number a row",
-            lambda: roc_auc(P3, {**Y3, "w": np.ones((2, 1))}, weights="w"),
+            lambda: roc_auc(P3, {**Y3, "w": np.ones((2, 1))}, row_weights="w"),
         ),
         ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.asarray([0, 2])}).value()),
         ("must be 0 and 1", lambda: roc_auc(P22, {"y": np.full((2, 2), 0.5)}).value()),

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jdl.data.augment import BatchTransform, window_mask
 from jdl.types import Array, Batch, Bounds, Error, Key
 
-
 Classes = int | Mapping[str, int] | None  # the number of classes: of y, or by target column
 
 

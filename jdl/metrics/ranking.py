@@ -21,7 +21,7 @@ def roc_auc(
     batch: Columns,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Rows:
     """ROC AUC: the area under the receiver operating characteristic curve (Hanley, McNeil, 1982).
 
@@ -30,7 +30,7 @@ def roc_auc(
     the rest: each alike ("macro"), or by its number of rows ("weighted"). NaN where a class has no
     row or all of them, as in scikit-learn. Exact: see `Rows` for the memory.
     """
-    return _ranked(_binary_auc, predictions, batch, average, target, weights)
+    return _ranked(_binary_auc, predictions, batch, average, target, row_weights)
 
 
 def average_precision(
@@ -38,7 +38,7 @@ def average_precision(
     batch: Columns,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Rows:
     """Average precision (AP): the area under the precision-recall curve, as a sum of steps.
 
@@ -46,7 +46,7 @@ def average_precision(
     it is the mean, as in `roc_auc`. 0 where a class has no row, as in scikit-learn. Exact: see
     `Rows` for the memory.
     """
-    return _ranked(_binary_average_precision, predictions, batch, average, target, weights)
+    return _ranked(_binary_average_precision, predictions, batch, average, target, row_weights)
 
 
 def _ranked(
@@ -55,15 +55,15 @@ def _ranked(
     batch: Columns,
     average: Average,
     target: str,
-    weights: str | None,
+    row_weights: str | None,
 ) -> Rows:
     if average not in ("macro", "weighted"):
         raise Error(f'average must be "macro" or "weighted", not {average!r}.')
-    rows = scored(predictions, batch, target, weights)
+    rows = scored(predictions, batch, target, row_weights)
     weight = rows.weights
     if rows.multi_label and weight is not None:
         weight = weight.max(-1)  # of the row; unknown labels (-1) are left out label by label
-    columns = (rows.positive(), rows.labels, *(() if weights is None else (weight,)))
+    columns = (rows.positive(), rows.labels, *(() if row_weights is None else (weight,)))
     return Rows.of(partial(_average, binary, average), *columns, mask=weight)
 
 
@@ -85,7 +85,7 @@ def _average(
         weight = None if weights is None else weights[known]
         return binary(scores[known, k], positive[known, k], weight) if known.any() else np.nan
 
-    each = np.asarray([of_class(k) for k in classes])
+    each = np.asarray([of_class(k) for k in range(len(classes))])
     if average == "macro":
         return float(each.mean())
     positive = positive.clip(0)

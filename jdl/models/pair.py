@@ -19,9 +19,10 @@ class Model:
     """A model made of two plain functions: `jdl.Model(init, apply)`.
 
     `init(key, x) -> params`, or `init(key)`, makes the parameters: any pytree of arrays of floats.
-    `apply(params, x) -> out` computes the output. Where `apply` has an argument named
-    `train`, `mask` or `lengths` (or another name of `docs/your-model.md`), it gets it, and so does
-    `init` where it has one of the same name. An argument `key` of `apply` is a new random key in each training step, and None in evaluation.
+    `apply(params, x) -> out` computes the output. Where `apply` has an argument named `train`,
+    `mask` or `lengths` (or another name of `docs/your-model.md`), it gets it, and so does `init`
+    where it has an argument that `apply` has. An argument `key` of `apply` is a new random key in
+    each training step, and None in evaluation.
 
     With `stateful=True` there is also a state, such as running statistics: any pytree of arrays,
     which is not trained. `init` returns `(params, state)`, and `apply(params, state, x)` returns
@@ -130,7 +131,7 @@ def _arrays(tree: Any, what: str) -> Any:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise Error(
                 f"{name} in {what} that init of jdl.Model makes is {leaf!r}, and must be an array: "
-                "keep what is no array in the functions themselves."
+                "keep what is not an array in the functions themselves."
             ) from None
         return converted.astype(converted.dtype)
 

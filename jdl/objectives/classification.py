@@ -150,7 +150,7 @@ class Classification(Supervised):
             check_labels(spec, bounds, shape, f", or probabilities of shape {shape}")
         check_class_weights(self.class_weights, shape[-1])
         if not 0 <= self.top <= shape[-1]:
-            raise Error(f"top={self.top}, but there are {shape[-1]} classes: 0 is no top-k metric.")
+            raise Error(f"top={self.top}, but there are only {shape[-1]} classes.")
 
 
 def classify_binary(
@@ -234,8 +234,8 @@ def check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...], otherwise
     least, greatest = bounds.get("y", (0, classes - 1))
     if least < -(labels.ndim > 1):
         raise Error(
-            f"The labels y are from {least} to {greatest}, and must not be negative. Unknown labels "
-            "(-1) are possible where a row has several: leave out rows whose only label is unknown."
+            f"The labels y are from {least} to {greatest}, and must not be negative. A label may be "
+            "unknown (-1) where a row has several: leave out rows whose only label is unknown."
         )
     if greatest >= classes:
         raise Error(

@@ -1,8 +1,8 @@
 """The code of a run that a notebook or a plain script trained by `jdl.fit(run(c))`.
 
 Such a run has no script that could be imported, because that would train again. What the function
-`run` needs is collected from the cells, or from the script: definitions, imports, assignments and calls of
-methods.
+`run` needs is collected from the cells, or from the script: definitions, imports, assignments, and
+calls of methods.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-import jdl
 from jdl.types import Run
 
 NAME = "notebook.py"  # of the collected cells
@@ -99,12 +98,19 @@ def _call_of_fit(main: ModuleType) -> ast.Call | None:
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and _place(node) == place:
             names = {**vars(main), **frame.f_locals}
-            return node if _object(node.func, names) is jdl.fit else None
+            return node if _calls(node, names, "fit") else None
     return None
 
 
 def _place(node: ast.Call) -> tuple[int | None, ...]:
     return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
+
+
+def _calls(call: ast.Call, namespace: dict[str, Any], *names: str) -> bool:
+    """Whether a function of jdl of one of these names is called, by whatever name."""
+    package = sys.modules["jdl"]  # which imports this module
+    called = _object(call.func, namespace)
+    return any(called is getattr(package, name) for name in names)
 
 
 def _object(value: ast.expr, namespace: dict[str, Any]) -> Any:
@@ -195,10 +201,7 @@ class _Code:
             return
         node, _ = self.statements[places[-1]]
         for call in ast.walk(node) if not _is_definition(node) else ():
-            if isinstance(call, ast.Call) and _object(call.func, self.namespace) in (
-                jdl.fit,
-                jdl.main,
-            ):
+            if isinstance(call, ast.Call) and _calls(call, self.namespace, "fit", "main"):
                 raise CodeNotFoundError(f"{name} is the result of a training")
         self.kept.add(places[-1])
         at_once, later = _loads(compile(ast.Module([node], []), "", "exec", dont_inherit=True))
