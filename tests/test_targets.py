@@ -462,7 +462,7 @@ IN_ONE = {"x": LOGITS, "y": SOFT, "weight": WEIGHT}
         (classify(Given()), {"y": MANY}, "several labels a row are for jdl.objectives.multi_label"),
         (classify(Given()), {"y": SOFT[:, :3]}, r"or probabilities of shape \(12, 4\), as"),
         (classify(Given(), top=5), {"y": Y}, "top=5, but there are only 4 classes"),
-        (classify(Given()), {"y": Y - 1}, "leave out rows whose only label is unknown"),
+        (classify(Given()), {"y": Y - 1}, "leave out rows whose label is unknown"),
         (classify(Given(), class_weights=(1, 2)), {"y": Y}, "2 numbers, but there are 4 classes"),
         (classify(Given(), row_weights="w"), {"y": Y}, "needs the column w, but the data have"),
         (classify(Given(), row_weights="x"), {"y": Y}, "must have one weight for each row"),

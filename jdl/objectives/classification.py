@@ -234,8 +234,8 @@ def check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...], otherwise
     least, greatest = bounds.get("y", (0, classes - 1))
     if least < -(labels.ndim > 1):
         raise Error(
-            f"The labels y are from {least} to {greatest}, and must not be negative. A label may be "
-            "unknown (-1) where a row has several: leave out rows whose only label is unknown."
+            f"The labels y are from {least} to {greatest}, and must not be negative: leave out "
+            "rows whose label is unknown. (-1 marks unknown labels only where a row has several.)"
         )
     if greatest >= classes:
         raise Error(
