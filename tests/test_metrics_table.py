@@ -3,7 +3,7 @@
 Seen to fail: ties that are ranked one by one; an AUC of 1/2 where one class is missing; padding
 rows that count; R^2 by moments about 0; means merged without their weights; ranks of equal values
 that are not their mean; bins that are closed below; weights left out of a metric or cut to whole
-numbers; the lowest of equally good thresholds.
+numbers.
 """
 
 import warnings
