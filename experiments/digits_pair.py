@@ -6,6 +6,7 @@ scripts/train experiments/digits_pair.py
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import optax
 
 import jdl
@@ -25,7 +26,7 @@ def init(key):
 def apply(params, x, train, key):
     x = jax.nn.relu(x.reshape(len(x), -1) @ params[0])
     if train:  # dropout
-        x = jax.lax.select(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0 * x)
+        x = jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0)
     return x @ params[1]
 
 

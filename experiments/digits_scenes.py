@@ -27,9 +27,14 @@ def run(c: Config) -> jdl.Run:
     model = CNN(10, ((16, 1), (32, 1), (64, 1)), dense=(128,), batch_norm=True, dropout=0.2)
     optimizer = optax.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
     learner = jdl.descent(jdl.objectives.multi_label(model), optimizer)
-    batches = [data.batches(c.batch) for data in (valid, test)]
     return jdl.Run(
-        c, learner, train.shuffled(c.batch, c.seed), *batches, "max f1/macro", train.labels
+        c,
+        learner,
+        train.shuffled(c.batch, c.seed),
+        valid=valid.batches(c.batch),
+        test=test.batches(c.batch),
+        best="max f1/macro",
+        labels=train.labels,
     )
 
 

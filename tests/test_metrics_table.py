@@ -3,7 +3,7 @@
 Seen to fail: ties that are ranked one by one; an AUC of 1/2 where one class is missing; padding
 rows that count; R^2 by moments about 0; means merged without their weights; ranks of equal values
 that are not their mean; bins that are closed below; weights left out of a metric or cut to whole
-numbers; the lowest of equally good thresholds.
+numbers.
 """
 
 import warnings
@@ -217,7 +217,8 @@ def rows_of(kind, n, form, rng):
     p = p.astype(np.float32)
     y = rng.integers(0, 2 if kind == "labels" else width, (n, width) if kind == "labels" else n)
     y = np.zeros_like(y) + rng.integers(0, 2) if form == "single" else y
-    return {"probability": p, "label": p.argmax(1)}, y.astype(np.int32)
+    label = (p >= 0.5).astype(int) if kind == "labels" else p.argmax(1)
+    return {"probability": p, "label": label}, y.astype(np.int32)
 
 
 def batches(columns, n, cuts, order):
@@ -235,7 +236,7 @@ def batches(columns, n, cuts, order):
 def of_batch(batch, kind, weights):
     predictions = {name: batch[name] for name in ("probability", "label", "value") if name in batch}
     return {
-        name: ours(predictions, batch, **({} if name in UNWEIGHTED else {"weights": weights}))
+        name: ours(predictions, batch, **({} if name in UNWEIGHTED else {"row_weights": weights}))
         for name, (ours, _) in TABLE[kind].items()
     }
 

@@ -54,7 +54,7 @@ def test_a_row_is_the_average_of_two_real_rows_and_so_is_its_target():
 @pytest.mark.parametrize("alpha", [0.2, 1.0])
 def test_weights_are_of_the_beta_distribution(alpha):
     """Mean 1/2 and variance 1 / (8 alpha + 4)."""
-    change = mixup(alpha).change
+    change = mixup(alpha, targets=()).change
     keys = jax.random.split(jax.random.key(1), 4000)
     x = jnp.tile(jnp.asarray([0.0, 1.0]), 2000)[:, None]
     mixed = change(keys, {"x": x, "mask": jnp.ones(4000, bool)})["x"][:, 0]
@@ -96,6 +96,19 @@ def test_bounds_and_spec_after_mixing():
     )
 
 
+def test_targets_of_several_heads_are_mixed_alike():
+    """Seen to fail: x mixed alone, where no target is named y."""
+    digit = np.arange(ROWS) % CLASSES
+    data = arrays(x=np.eye(ROWS, dtype=np.float32), digit=digit, angle=np.float32(digit))
+    targets = {"targets": ("digit", "angle"), "classes": {"digit": CLASSES}}
+    loader = data.shuffled(ROWS, 0, mixup(1.0, **targets))
+    batch = loader[0]
+    expected = np.asarray(batch["x"]) @ np.eye(CLASSES)[digit]
+    np.testing.assert_allclose(batch["digit"], expected, atol=1e-6)
+    np.testing.assert_allclose(batch["angle"], expected @ np.arange(CLASSES), atol=1e-5)
+    assert (loader.bounds["digit"], loader.bounds["angle"]) == ((0, 1), (0, CLASSES - 1))
+
+
 REFUSED = {
     "labels": (lambda: TABLE.shuffled(8, 0, mixup(classes=2)).bounds, "from 0 to 1"),
     "no classes": (lambda: TABLE.shuffled(8, 0, mixup()).spec, "classes=10"),
@@ -104,6 +117,8 @@ REFUSED = {
     "vectors": (lambda: arrays(x=np.ones((8, 2))).shuffled(4, 0, cutmix()).spec, "images"),
     "evaluation": (lambda: TABLE.map(mixup(classes=3)), "shuffled"),
     "alpha": (lambda: mixup(-1), "0 or more"),
+    "no target": (lambda: arrays(x=NUMBERS, digit=NUMBERS).shuffled(8, 0, mixup()).spec, "column"),
+    "a name": (lambda: mixup(targets="digit"), "with a comma"),
 }
 
 

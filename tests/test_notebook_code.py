@@ -155,9 +155,28 @@ def test_the_function_that_made_the_run_is_found_by_the_call(notebook, kept):
     assert len(names["run"](names["Config"](name="again", steps=1)).train) == 1
 
 
+def test_calls_of_methods_that_change_what_is_needed_are_kept(notebook, kept):
+    """Calls of functions, and methods of what is not needed, are not. Seen to fail."""
+    cells = (
+        "import sys, numpy as np\nsizes, others = [1], []\nsizes.append(2); others.append(1)\n"
+        "sys.path.append('here')\nnp.set_printoptions()\n"
+        "def run(c):\n    assert 'here' in sys.path and np.size(sizes) == 2\n    return make(c)\n"
+    )
+    notebook.run(f"{RUN}{cells}# %% cell\njdl.fit(run(c), options=options)")
+    text = kept[0][1].decode()
+    assert all(words in text for words in ("sizes.append(2)", "sys.path.append"))
+    assert not any(words in text for words in ("others.append", "printoptions", "jdl.fit"))
+
+
 @pytest.mark.parametrize(
     ("cell", "reason"),
     [
+        ("def run(c, more): return make(c)\njdl.fit(run(c, more=1), options)", "config alone"),
+        ("from jdl import Run\njdl.fit(Run(c, *[make(c).learner] * 2), options)", "define run"),
+        (
+            "class Of:\n    def __new__(cls, c): return make(c)\njdl.fit(Of(c), options)",
+            "define run",
+        ),
         ("jdl.fit((lambda c: make(c))(c), options)", "define run"),
         ("if c:\n    r = make(c)\nelse:\n    r = run(c)\njdl.fit(r, options)", "define run"),
         (

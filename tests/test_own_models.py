@@ -189,6 +189,58 @@ def test_what_an_objective_makes_of_x_is_given_in_the_place_of_x():
     assert set(seen) == {((2, 4), (2, 3))}
 
 
+def test_without_x_lengths_are_as_they_are_and_the_mask_is_that_of_the_rows():
+    """Seen to fail: lengths cut to 8 by an image of 8 rows; an error for a first input (B,)."""
+    seen = []
+
+    def apply(params, first, question, lengths, mask):
+        seen.append((lengths, mask))
+        return params + 0 * question.sum((1, 2))[:, None]
+
+    model = jdl.Model(lambda key: jnp.zeros((1, 5)), apply)
+    lengths, mask = jnp.asarray([20, 3]), jnp.asarray([True, False])
+    batch = {"question": jnp.ones((2, 20, 3)), "length": lengths, "mask": mask}
+    for first in (jnp.ones((2, 8, 8)), jnp.ones(2)):
+        columns = {**batch, "first": first, "y": jnp.asarray([0, 1])}
+        objective = jdl.objectives.classify(jdl.adapt_model(model, ("first", "question")))
+        variables = objective.init(jax.random.key(0), columns)
+        seen.clear()
+        objective.loss(variables, columns, jax.random.key(1), True)
+        for found, expected in zip(seen[0], (lengths, mask), strict=True):
+            np.testing.assert_array_equal(found, expected)
+    dense = {**batch, "tokens": jnp.ones((2, 20, 3)), "y": jnp.zeros((2, 20), jnp.int32)}
+    of_steps = jdl.Model(lambda key: jnp.zeros((3, 5)), lambda params, x: x @ params)
+    objective = jdl.objectives.classify(jdl.adapt_model(of_steps, ("tokens",)))
+    found = objective.loss({"params": jnp.zeros((3, 5))}, dense, jax.random.key(1), True)
+    assert found.loss.count == 20  # the steps of the one real row
+
+
+def test_a_parameter_of_init_with_a_default_is_not_an_input():
+    def init(key, hidden=3):
+        return jnp.zeros((hidden, 5))
+
+    model = jdl.Model(init, lambda params, x: x @ params)
+    assert model.init(jax.random.key(0), jnp.ones((2, 3)))["params"].shape == (3, 5)
+
+
+def test_a_split_random_stream_of_nnx_has_a_key_for_each_layer():
+    """Seen to fail: one key, of which each of the mapped layers would take a part."""
+
+    class Dropouts(nnx.Module):
+        def __init__(self, rngs):
+            make = nnx.vmap(lambda rngs: nnx.Dropout(0.5, rngs=rngs))
+            self.one = nnx.split_rngs(splits=2)(make)(rngs)
+
+        def __call__(self, x):
+            return nnx.vmap(lambda layer, x: layer(x), in_axes=(0, None))(self.one, x)
+
+    model = jdl.nnx(lambda rngs: Dropouts(rngs))
+    one, two = model.apply(
+        model.init(jax.random.key(0)), jnp.ones(64), train=True, rngs={"dropout": jax.random.key(1)}
+    )
+    assert (one != two).any()
+
+
 class Keeping(nnx.Module):
     """A module that keeps its last batch."""
 
@@ -242,7 +294,18 @@ def state_of_batch(key, x):
     return init_pair(key, x), jnp.zeros((len(x), 2))
 
 
+class AnyKeyword(nnx.Module):
+    """A module with **, of which it cannot be known what it needs."""
+
+    def __init__(self, rngs):
+        self.out = nnx.Linear(16, 5, rngs=rngs)
+
+    def __call__(self, x, **options):
+        return self.out(x.reshape(len(x), -1))
+
+
 REFUSED = {
+    "__call__ of AnyKeyword takes any keyword": jdl.nnx(lambda rngs: AnyKeyword(rngs)),
     r"output of shape \(5,\) for a batch of 6 rows: its first axis": pair(
         lambda params, x: apply_pair(params, x).sum(0)
     ),
@@ -267,7 +330,9 @@ REFUSED = {
     "init of jdl.Model cannot be called: missing a required argument: 'other'": pair(
         apply_pair, init=lambda key, x, other: init_pair(key, x)
     ),
-    "apply of jdl.Model takes any keyword": pair(lambda params, x, **rest: apply_pair(params, x)),
+    "__call__ of jdl.Model.* takes any keyword": pair(
+        lambda params, x, **rest: apply_pair(params, x)
+    ),
     "parameter 0 of .* is int32.*keep it in the state": pair(
         lambda params, x: apply_pair(params[1], x), init=lambda key, x: (1, init_pair(key, x))
     ),

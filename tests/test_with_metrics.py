@@ -1,7 +1,8 @@
 """More metrics for an objective: they leave training as it is, and travel like any other.
 
 Seen to fail: metrics that are computed in training too; a taken name that replaces the objective's
-metric; an evaluation on several devices that keeps the rows of one; padding rows that are ranked.
+metric; an evaluation on several devices that keeps the rows of one; padding rows that are ranked;
+the lowest of equally good thresholds.
 """
 
 from functools import partial
@@ -34,7 +35,7 @@ def hits(predictions, batch):
 
 METRICS = {
     "auc": jdl.metrics.roc_auc,
-    "ap": partial(jdl.metrics.average_precision, weights="weight"),
+    "ap": partial(jdl.metrics.average_precision, row_weights="weight"),
     "ece": jdl.metrics.calibration_error,
     "mcc": jdl.metrics.matthews,
     "hits": hits,
@@ -185,6 +186,59 @@ def test_unknown_labels_and_time_steps_beyond_the_length_do_not_count():
     assert float(brier) == pytest.approx(expected, rel=1e-6)
 
 
+def test_unknown_labels_of_several_a_row_do_not_count():
+    """Each label is scored on the rows where it is known. Seen to fail: with F1 of -2."""
+    rng = np.random.default_rng(0)
+    p, w = rng.random((40, 3), np.float32), rng.random(40).astype(np.float32)
+    y = rng.integers(-1, 2, (40, 3)).astype(np.int32)
+    known, predictions, batch = y >= 0, {"probability": p}, {"y": y, "w": w}
+
+    def mean(score, by_label):
+        return np.mean([score(y[k, n], by_label[k, n], sample_weight=w[k]) for n, k in by_column])
+
+    by_column = list(enumerate(known.T))
+    for metric, expected in {
+        roc_auc: mean(sk.roc_auc_score, p),
+        jdl.metrics.average_precision: mean(sk.average_precision_score, p),
+        jdl.metrics.f1_at: mean(sk.f1_score, p >= 0.5),
+        jdl.metrics.brier: sk.brier_score_loss(
+            y[known], p[known], sample_weight=(w[:, None] * known)[known]
+        ),
+    }.items():
+        assert metric(predictions, batch, row_weights="w").value() == pytest.approx(
+            expected, rel=1e-5
+        )
+    one = {"y": np.asarray([[-1], [1]])}
+    p = {"probability": np.asarray([[0.9], [0.8]], np.float32)}
+    assert jdl.metrics.f1_at(p, one).value() == 1
+
+
+def test_one_hot_and_soft_labels_of_classify_are_no_several_labels():
+    """They are those of the likeliest class. Seen to fail: a Brier score by label."""
+    rng = np.random.default_rng(0)
+    p, y = rng.dirichlet(np.ones(3), 20).astype(np.float32), rng.integers(0, 3, 20)
+    predictions, soft = {"probability": p, "label": p.argmax(1)}, 0.8 * np.eye(3)[y] + 0.1
+    for metric in (jdl.metrics.brier, jdl.metrics.log_loss, jdl.metrics.matthews, roc_auc):
+        found, expected = (metric(predictions, {"y": labels}).value() for labels in (soft, y))
+        assert found == expected
+    data = jdl.data.arrays(x=p, y=y)
+    objective = with_metrics(jdl.objectives.classify(MLP(3)), ll=jdl.metrics.log_loss)
+    mixed = data.shuffled(8, 0, jdl.data.mixup(classes=3))
+    c, learner = jdl.Config(name="mixed", steps=1), jdl.descent(objective, optax.sgd(0.1))
+    check_run(jdl.Run(c, learner, mixed, test=data.batches(8)))
+
+
+def test_a_threshold_whose_criterion_is_nan_is_never_the_best():
+    y, p = np.asarray([0, 1, 1, 0]), np.asarray([0.9, 0.8, 0.7, 0.1], np.float32)
+    columns = {"probability": np.stack([1 - p, p], 1)}
+
+    def chosen(metric):
+        return best_threshold(columns, {"y": y}, metric=metric).value()
+
+    assert chosen(lambda tp, fp, fn, tn: np.where(tp == 0, np.nan, tp - fp)) == p[2]
+    assert np.isnan(chosen(lambda tp, fp, fn, tn: tp * np.nan))
+
+
 def test_a_reliability_diagram_of_nothing_is_drawn_without_a_warning(tmp_path, recwarn):
     nothing = Calibration.of(jnp.ones(3), jnp.ones(3), mask=jnp.zeros(3))
     draw_reliability(merge([{"ece": nothing}])["ece"], tmp_path / "ece.png")
@@ -194,6 +248,7 @@ def test_a_reliability_diagram_of_nothing_is_drawn_without_a_warning(tmp_path, r
 
 P3, Y3 = {"probability": np.ones((2, 3), np.float32) / 3}, {"y": np.asarray([0, 2])}
 P2 = {"probability": np.ones((2, 2), np.float32) / 2, "label": np.zeros(2, int)}
+P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
 
 
 @pytest.mark.parametrize(
@@ -205,21 +260,21 @@ P2 = {"probability": np.ones((2, 2), np.float32) / 2, "label": np.zeros(2, int)}
         ("has accuracy, auc", lambda: check_run(make_run({"auc": roc_auc}, "max acu"))),
         ("column value of the predictions", lambda: jdl.metrics.r2(P3, Y3)),
         ("column goal of the batch", lambda: roc_auc(P3, Y3, target="goal")),
-        ("column w of the batch", lambda: roc_auc(P3, Y3, weights="w")),
+        ("column w of the batch", lambda: roc_auc(P3, Y3, row_weights="w")),
         (r"labels of shape \(2, 2\)", lambda: roc_auc(P3, {"y": np.zeros((2, 2))})),
         (
             "must be one number a row",
-            lambda: roc_auc(P3, {**Y3, "w": np.ones((2, 1))}, weights="w"),
+            lambda: roc_auc(P3, {**Y3, "w": np.ones((2, 1))}, row_weights="w"),
         ),
         ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.asarray([0, 2])}).value()),
-        ("must be 0 and 1", lambda: roc_auc(P2, {"y": np.full((2, 2), 0.5)}).value()),
+        ("must be 0 and 1", lambda: roc_auc(P22, {"y": np.full((2, 2), 0.5)}).value()),
         ("3 classes: see the metric confusion", lambda: jdl.metrics.f1_at(P3, Y3)),
         ('"macro" or "weighted"', lambda: roc_auc(P3, Y3, average="mean")),
         ('"macro" or "micro"', lambda: jdl.metrics.f1_at(P2, Y3, average="mean")),
         ('"f1", "youden"', lambda: best_threshold(P2, Y3, metric="F1")),
-        ("several labels", lambda: best_threshold(P2, {"y": np.ones((2, 2))})),
-        ("one class a row", lambda: jdl.metrics.matthews(P2, {"y": np.ones((2, 2))})),
-        ("one class a row", lambda: jdl.metrics.log_loss(P2, {"y": np.ones((2, 2))})),
+        ("several labels", lambda: best_threshold(P22, {"y": np.ones((2, 2))})),
+        ("one class a row", lambda: jdl.metrics.matthews(P22, {"y": np.ones((2, 2))})),
+        ("one class a row", lambda: jdl.metrics.log_loss(P22, {"y": np.ones((2, 2))})),
         ('"linear" or', lambda: jdl.metrics.cohen_kappa(P2, Y3, distance="cubic").value()),
         ("at least 1 bin", lambda: jdl.metrics.calibration_error(P2, Y3, bins=0)),
         ("make them equal", lambda: jdl.metrics.mae({"value": np.ones((2, 2))}, Y3)),

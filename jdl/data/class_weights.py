@@ -16,16 +16,14 @@ def class_weights(dataset: Dataset, column: str = "y") -> tuple[float, ...]:
     is unknown and not counted. Take them from the training part; the dataset is read once. A class
     that does not occur has no such weight, and is refused.
     """
-    columns = dataset.columns
-    if column not in columns:
-        raise Error(f"class_weights needs a column {column}, but there are {', '.join(columns)}.")
-    labels = columns[column]
+    labels = dataset.column(column)
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < -1:
         raise Error(
             f"class_weights needs whole-number labels in column {column}, from 0 on, or -1 for "
             f"unknown, but it is {labels.dtype} from {labels.min(initial=0)}."
         )
-    counts = np.bincount(labels[labels >= 0], minlength=len(dataset.labels))
+    classes = len(dataset.labels) if column == "y" else 0  # the names are those of y
+    counts = np.bincount(labels[labels >= 0], minlength=classes)
     if not counts.size or not counts.all():
         missing = ", ".join(map(str, np.flatnonzero(counts == 0))) or "0"
         raise Error(

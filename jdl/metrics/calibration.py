@@ -72,7 +72,7 @@ def calibration_error(
     batch: Columns,
     bins: int = 15,
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Calibration:
     """ECE, expected calibration error (Guo et al., 2017): do probabilities mean what they say?
 
@@ -80,7 +80,7 @@ def calibration_error(
     predicted class. Of several labels a row, each counts as a row, with the probability of 1 and
     whether it is 1. The metric is a `Calibration`, of which a reliability diagram is drawn.
     """
-    rows = scored(predictions, batch, target, weights)
+    rows = scored(predictions, batch, target, row_weights)
     if rows.multi_label:
         return Calibration.of(rows.probability, rows.labels, bins, rows.weights)
     correct = rows.probability.argmax(-1).astype(jnp.int32) == rows.labels
@@ -88,30 +88,30 @@ def calibration_error(
 
 
 def brier(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Mean:
     """Brier score (1950): the mean squared error of the probabilities; 0 is best.
 
     For two classes it is that of the class 1, from 0 to 1; for more the sum over the classes, from
     0 to 2, as in scikit-learn. Of several labels a row it is the mean over the labels.
     """
-    rows = scored(predictions, batch, target, weights)
+    rows = scored(predictions, batch, target, row_weights)
     if rows.multi_label:
         errors = jnp.square(rows.probability - rows.labels)
-        return Mean.of(errors.mean(-1), rows.weights)
+        return Mean.of(errors, rows.weights)
     classes = rows.probability.shape[-1]
     errors = jnp.square(rows.probability - jax.nn.one_hot(rows.labels, classes)).sum(-1)
     return Mean.of(errors / 2 if classes == 2 else errors, rows.weights)
 
 
 def log_loss(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Mean:
     """Log loss: the cross-entropy of the true classes, in nats; without label smoothing.
 
     Probabilities are taken to be at least 1.2e-7, the resolution of float32, as in scikit-learn.
     """
-    rows = scored(predictions, batch, target, weights)
+    rows = scored(predictions, batch, target, row_weights)
     if rows.multi_label:
         raise Error("log_loss is for one class a row, and these rows have several labels each.")
     least = float(jnp.finfo(jnp.float32).eps)

@@ -22,9 +22,9 @@ def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
 
 
 def top_k(logits: Array, labels: Array, k: int, mask: Array | None = None) -> Mean:
-    """Top-k accuracy: the share of labels (B,) among the k largest of the logits (B, K)."""
+    """Top-k accuracy: the share of labels (B, ...) among the k largest logits (B, ..., K)."""
     _, indices = jax.lax.top_k(logits, k)
-    return Mean.of((indices == labels[:, None]).any(-1).astype(jnp.float32), mask)
+    return Mean.of((indices == labels[..., None]).any(-1).astype(jnp.float32), mask)
 
 
 @jax.tree_util.register_dataclass
@@ -98,19 +98,19 @@ class Confusion:
         variances = (1 - (true * true).sum()) * (1 - (predicted * predicted).sum())
         return ratio(covariance * (variances > 0).astype(shares.dtype), variances**0.5)
 
-    def kappa(self, weights: Literal["linear", "quadratic"] | None = None) -> Array:
+    def kappa(self, distance: Literal["linear", "quadratic"] | None = None) -> Array:
         """Cohen's kappa (1960): agreement beyond chance, 1 at best, 0 as by chance.
 
-        With `weights` (weighted kappa; Cohen, 1968) the distance of ordered classes counts, or its
+        With `distance` (weighted kappa; Cohen, 1968) the distance of ordered classes counts, or its
         square. NaN where labels and predictions are all of the same class.
         """
-        if weights not in (None, "linear", "quadratic"):
-            raise Error(f'weights must be "linear" or "quadratic" or None, not {weights!r}.')
+        if distance not in (None, "linear", "quadratic"):
+            raise Error(f'distance must be "linear" or "quadratic" or None, not {distance!r}.')
         shares = ratio(self.counts, self.counts.sum())
         classes = np.arange(len(self.counts))
-        distance = abs(classes[:, None] - classes[None])
-        cost = {None: np.minimum(distance, 1), "linear": distance, "quadratic": distance**2}
-        disagreement = cost[weights].astype(shares.dtype)
+        ranks = abs(classes[:, None] - classes[None])
+        cost = {None: np.minimum(ranks, 1), "linear": ranks, "quadratic": ranks**2}
+        disagreement = cost[distance].astype(shares.dtype)
         by_chance = shares.sum(1)[:, None] * shares.sum(0)[None]
         with np.errstate(invalid="ignore"):
             return 1 - (disagreement * shares).sum() / (disagreement * by_chance).sum()
@@ -145,17 +145,17 @@ class MeanIoU:
 
 
 def balanced_accuracy(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Sums:
     """Balanced accuracy: the mean recall of the classes that occur; see `Confusion`."""
-    return _of_confusion(Confusion.balanced_accuracy, predictions, batch, target, weights)
+    return _of_confusion(Confusion.balanced_accuracy, predictions, batch, target, row_weights)
 
 
 def matthews(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Sums:
     """MCC, the Matthews correlation coefficient, also for many classes; see `Confusion`."""
-    return _of_confusion(Confusion.matthews, predictions, batch, target, weights)
+    return _of_confusion(Confusion.matthews, predictions, batch, target, row_weights)
 
 
 def cohen_kappa(
@@ -163,11 +163,11 @@ def cohen_kappa(
     batch: Columns,
     distance: Literal["linear", "quadratic"] | None = None,
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Sums:
     """Cohen's kappa: agreement beyond chance; `distance="quadratic"` for ordered classes."""
-    kappa = partial(Confusion.kappa, weights=distance)
-    return _of_confusion(kappa, predictions, batch, target, weights)
+    kappa = partial(Confusion.kappa, distance=distance)
+    return _of_confusion(kappa, predictions, batch, target, row_weights)
 
 
 def _of_confusion(
@@ -175,10 +175,10 @@ def _of_confusion(
     predictions: Columns,
     batch: Columns,
     target: str,
-    weights: str | None,
+    row_weights: str | None,
 ) -> Sums:
     """A method of the confusion matrix of the predicted labels, as a metric."""
-    rows = scored(predictions, batch, target, weights)
+    rows = scored(predictions, batch, target, row_weights)
     if rows.multi_label:
         raise Error("This metric is for one class a row, and these rows have several labels each.")
     label = jnp.asarray(column(predictions, "label", "predictions")).astype(jnp.int32)

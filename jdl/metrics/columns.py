@@ -13,11 +13,11 @@ Columns = Mapping[str, Any]  # columns by name: predictions, or a batch
 
 
 class Scored(NamedTuple):
-    """Probabilities (B, ..., K) with labels: (B, ...) of K classes, or (B, K) of 0 and 1 each."""
+    """Probabilities (B, ..., K) with labels: (B, ...) of K classes, or (..., K) of 0 and 1 each."""
 
     probability: Array
     labels: Array  # int32, and float32 where there are several: they may be soft
-    weights: Array | None  # (B, ...): a mask, or weights; None: all rows count alike
+    weights: Array | None  # a mask, or weights, of the labels' shape; None: all count alike
 
     @property
     def multi_label(self) -> bool:
@@ -30,8 +30,12 @@ class Scored(NamedTuple):
         return self.probability[..., 1] if binary else self.probability
 
 
-def scored(predictions: Columns, batch: Columns, target: str, weights: str | None) -> Scored:
-    """The predicted probabilities, the labels in the column `target`, and their weights."""
+def scored(predictions: Columns, batch: Columns, target: str, row_weights: str | None) -> Scored:
+    """The predicted probabilities, the labels in the column `target`, and their weights.
+
+    Targets (..., K) are several labels a row where the objective predicts several, or no label at
+    all. Else they are one-hot or soft labels, of which the likeliest class is taken.
+    """
     probability = jnp.asarray(column(predictions, "probability", "predictions")).astype(jnp.float32)
     labels = jnp.asarray(column(batch, target, "batch"))
     if labels.shape not in (probability.shape, probability.shape[:-1]):
@@ -41,14 +45,16 @@ def scored(predictions: Columns, batch: Columns, target: str, weights: str | Non
             f"{probability.shape[:-1]}, or 0 and 1 for each label, {probability.shape}."
         )
     if labels.ndim == probability.ndim:
-        weight = row_weights(batch, labels[..., 0], weights)
-        return Scored(probability, labels.astype(jnp.float32), weight)
+        if jnp.ndim(predictions.get("label", labels)) == labels.ndim:
+            weight = label_weights(batch, labels, row_weights, multi_label=True)
+            return Scored(probability, labels.astype(jnp.float32), weight)
+        labels = labels.argmax(-1)
     labels = labels.astype(jnp.int32)
-    return Scored(probability, labels, row_weights(batch, labels, weights))
+    return Scored(probability, labels, label_weights(batch, labels, row_weights))
 
 
 def values(
-    predictions: Columns, batch: Columns, target: str, weights: str | None
+    predictions: Columns, batch: Columns, target: str, row_weights: str | None
 ) -> tuple[Array, Array, Array | None]:
     """The predicted values (B, K), the targets in the column `target` (B, K), and their weights."""
     predicted = jnp.asarray(column(predictions, "value", "predictions")).astype(jnp.float32)
@@ -59,27 +65,29 @@ def values(
             f"{targets.shape} in the column {target}: make them equal."
         )
     rows = len(predicted)
-    weight = row_weights(batch, targets.reshape(rows, -1)[:, 0], weights)
+    weight = label_weights(batch, targets.reshape(rows, -1)[:, 0], row_weights)
     return predicted.reshape(rows, -1), targets.reshape(rows, -1), weight
 
 
-def row_weights(batch: Columns, labels: Array, weights: str | None) -> Array | None:
+def label_weights(
+    batch: Columns, labels: Array, row_weights: str | None, multi_label: bool = False
+) -> Array | None:
     """How much each label (B, ...) counts: 0 if it is padding or unknown (-1, if one of many).
 
-    The mask of what counts, or the column `weights` (B,) where it does. None: all count alike.
+    The mask of what counts, or the column `row_weights` (B,) where it does. None: all count alike.
     """
     mask = None if batch.get("mask") is None else jnp.asarray(batch["mask"]).astype(bool)
     if labels.ndim > 1:
         known = labels >= 0
-        if "length" in batch:
+        if "length" in batch and labels.ndim > 1 + multi_label:
             steps = jnp.arange(labels.shape[1])[None] < jnp.asarray(batch["length"])[:, None]
             known &= steps.reshape(steps.shape + (1,) * (labels.ndim - 2))
         mask = known if mask is None else known & mask.reshape(-1, *(1,) * (labels.ndim - 1))
-    if weights is None:
+    if row_weights is None:
         return mask
-    weight = jnp.asarray(column(batch, weights, "batch")).astype(jnp.float32)
+    weight = jnp.asarray(column(batch, row_weights, "batch")).astype(jnp.float32)
     if weight.shape != (len(labels),):
-        raise Error(f"The weights in {weights} must be one number a row, not {weight.shape}.")
+        raise Error(f"The weights in {row_weights} must be one number a row, not {weight.shape}.")
     if mask is None:
         return weight
     return jnp.where(mask, weight.reshape(-1, *(1,) * (mask.ndim - 1)), 0)
@@ -88,9 +96,11 @@ def row_weights(batch: Columns, labels: Array, weights: str | None) -> Array | N
 def column(columns: Columns, name: str, of: str) -> Any:
     """A column of the predictions or of the batch; raises `Error` if it is missing."""
     if name not in columns:
+        of_head = next((other for other in sorted(columns) if other.endswith(f"/{name}")), None)
+        cure = f" Of heads: give the metric {{{name!r}: predictions[{of_head!r}], ...}}."
         raise Error(
             f"The metric needs the column {name} of the {of}, which has only "
-            f"{', '.join(sorted(columns))}."
+            f"{', '.join(sorted(columns))}.{cure if of_head else ''}"
         )
     return columns[name]
 

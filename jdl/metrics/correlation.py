@@ -12,13 +12,13 @@ from jdl.metrics.rows import Rows
 
 
 def pearson(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Moments:
     """Pearson correlation of the predicted values with the targets, from -1 to 1.
 
     NaN where all of either are equal; of several targets a row it is the mean.
     """
-    predicted, targets, weight = values(predictions, batch, target, weights)
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
     return Moments.of(_pearson, targets, predicted, weight)
 
 

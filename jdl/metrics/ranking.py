@@ -21,7 +21,7 @@ def roc_auc(
     batch: Columns,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Rows:
     """ROC AUC: the area under the receiver operating characteristic curve (Hanley, McNeil, 1982).
 
@@ -30,7 +30,7 @@ def roc_auc(
     the rest: each alike ("macro"), or by its number of rows ("weighted"). NaN where a class has no
     row or all of them, as in scikit-learn. Exact: see `Rows` for the memory.
     """
-    return _ranked(_binary_auc, predictions, batch, average, target, weights)
+    return _ranked(_binary_auc, predictions, batch, average, target, row_weights)
 
 
 def average_precision(
@@ -38,7 +38,7 @@ def average_precision(
     batch: Columns,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Rows:
     """Average precision (AP): the area under the precision-recall curve, as a sum of steps.
 
@@ -46,7 +46,7 @@ def average_precision(
     it is the mean, as in `roc_auc`. 0 where a class has no row, as in scikit-learn. Exact: see
     `Rows` for the memory.
     """
-    return _ranked(_binary_average_precision, predictions, batch, average, target, weights)
+    return _ranked(_binary_average_precision, predictions, batch, average, target, row_weights)
 
 
 def _ranked(
@@ -55,15 +55,16 @@ def _ranked(
     batch: Columns,
     average: Average,
     target: str,
-    weights: str | None,
+    row_weights: str | None,
 ) -> Rows:
     if average not in ("macro", "weighted"):
         raise Error(f'average must be "macro" or "weighted", not {average!r}.')
-    rows = scored(predictions, batch, target, weights)
-    columns = (rows.positive(), rows.labels)
-    if weights is not None:
-        columns += (rows.weights,)
-    return Rows.of(partial(_average, binary, average), *columns, mask=rows.weights)
+    rows = scored(predictions, batch, target, row_weights)
+    weight = rows.weights
+    if rows.multi_label and weight is not None:
+        weight = weight.max(-1)  # of the row; unknown labels (-1) are left out label by label
+    columns = (rows.positive(), rows.labels, *(() if row_weights is None else (weight,)))
+    return Rows.of(partial(_average, binary, average), *columns, mask=weight)
 
 
 def _average(
@@ -78,9 +79,16 @@ def _average(
         return binary(scores, labels, weights)
     classes = np.arange(scores.shape[1])
     positive = labels if labels.ndim == 2 else (labels[:, None] == classes).astype(int)
-    each = np.asarray([binary(scores[:, k], positive[:, k], weights) for k in classes])
+
+    def of_class(k: int) -> float:
+        known = positive[:, k] != -1
+        weight = None if weights is None else weights[known]
+        return binary(scores[known, k], positive[known, k], weight) if known.any() else np.nan
+
+    each = np.asarray([of_class(k) for k in range(len(classes))])
     if average == "macro":
         return float(each.mean())
+    positive = positive.clip(0)
     support = positive.sum(0) if weights is None else weights.astype(np.float64) @ positive
     return float((support * np.where(support > 0, each, 0)).sum() / max(support.sum(), 1e-300))
 

@@ -16,18 +16,18 @@ SMALLEST = float(np.finfo(np.float64).eps)  # scikit-learn's least |y| of a perc
 
 
 def mae(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Mean:
     """MAE, mean absolute error: the mean of |predicted value - target|, in the unit of y."""
-    predicted, targets, weight = values(predictions, batch, target, weights)
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
     return Mean.of(jnp.abs(predicted - targets), weight)
 
 
 def rmse(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Sums:
     """RMSE, root mean squared error, in the unit of y; of several targets a row the mean."""
-    predicted, targets, weight = values(predictions, batch, target, weights)
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
     weight = jnp.ones(len(targets)) if weight is None else weight.astype(jnp.float32)
     squares = jnp.square(predicted - targets)
     squares = jnp.where(weight[:, None] != 0, squares * weight[:, None], 0)
@@ -35,30 +35,30 @@ def rmse(
 
 
 def mape(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Mean:
     """MAPE, mean absolute percentage error, as a share: mean of |predicted - target| / |target|.
 
     A target of 0 makes it enormous, as in scikit-learn: it is divided by 2.2e-16.
     """
-    predicted, targets, weight = values(predictions, batch, target, weights)
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
     return Mean.of(jnp.abs(predicted - targets) / jnp.abs(targets).clip(SMALLEST), weight)
 
 
 def median_absolute_error(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Rows:
     """Median absolute error, which outliers do not change; of several targets a row the mean.
 
     Exact: see `Rows` for the memory.
     """
-    predicted, targets, weight = values(predictions, batch, target, weights)
-    columns = (jnp.abs(predicted - targets), *(() if weights is None else (weight,)))
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
+    columns = (jnp.abs(predicted - targets), *(() if row_weights is None else (weight,)))
     return Rows.of(_median, *columns, mask=weight)
 
 
 def r2(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Moments:
     """R^2, coefficient of determination: 1 - squared error / squared deviation of y from its mean.
 
@@ -66,18 +66,18 @@ def r2(
     predictions are right, else 0; of fewer than two rows it is NaN; of several targets a row it is
     the mean: as in scikit-learn. Also exact where the mean of y is large.
     """
-    predicted, targets, weight = values(predictions, batch, target, weights)
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
     return Moments.of(_r2, targets, targets - predicted, weight)
 
 
 def explained_variance(
-    predictions: Columns, batch: Columns, target: str = "y", weights: str | None = None
+    predictions: Columns, batch: Columns, target: str = "y", row_weights: str | None = None
 ) -> Moments:
     """Explained variance: 1 - variance of the error / variance of y; `r2` but for a constant error.
 
     Where all targets are equal it is 1 if the error is constant, else 0, as in scikit-learn.
     """
-    predicted, targets, weight = values(predictions, batch, target, weights)
+    predicted, targets, weight = values(predictions, batch, target, row_weights)
     return Moments.of(_explained_variance, targets, targets - predicted, weight)
 
 
@@ -108,7 +108,7 @@ def _r2(moments: Moments) -> Any:
     explained = _one_minus(squares, moments.comoment[0, 0]).mean()
     enough = (moments.rows > 1).astype(explained.dtype)
     with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return explained + 0 / enough
+        return explained + 0 / enough  # NaN of fewer than two rows
 
 
 def _explained_variance(moments: Moments) -> Any:

@@ -23,14 +23,14 @@ def precision_at(
     threshold: float = 0.5,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Sums:
     """Precision at a threshold: of the rows with at least this probability, the share of 1s.
 
     For two classes, or K labels of 0 and 1 a row: there the mean over the labels ("macro"), or of
     all labels together ("micro"). 0 where no row is predicted as 1.
     """
-    rows = _decided(predictions, batch, target, weights)
+    rows = _decided(predictions, batch, target, row_weights)
     return _sums(_precision, rows, threshold, average)
 
 
@@ -40,13 +40,13 @@ def recall_at(
     threshold: float = 0.5,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Sums:
     """Recall at a threshold: of the rows labelled 1, the share with at least this probability.
 
     0 where no row is labelled 1. Several labels a row are averaged as in `precision_at`.
     """
-    return _sums(_recall, _decided(predictions, batch, target, weights), threshold, average)
+    return _sums(_recall, _decided(predictions, batch, target, row_weights), threshold, average)
 
 
 def f1_at(
@@ -55,13 +55,13 @@ def f1_at(
     threshold: float = 0.5,
     average: Average = "macro",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Sums:
     """F1 score at a threshold: the harmonic mean of `precision_at` and `recall_at`.
 
     0 where no row is labelled or predicted as 1. Several labels a row are averaged as there.
     """
-    return _sums(_f1, _decided(predictions, batch, target, weights), threshold, average)
+    return _sums(_f1, _decided(predictions, batch, target, row_weights), threshold, average)
 
 
 def best_threshold(
@@ -69,24 +69,25 @@ def best_threshold(
     batch: Columns,
     metric: Literal["f1", "youden"] | Callable[..., np.ndarray] = "f1",
     target: str = "y",
-    weights: str | None = None,
+    row_weights: str | None = None,
 ) -> Rows:
     """The threshold of the probability of 1 with the best F1 score, for two classes.
 
     Rows with at least this probability are then predicted as 1. `metric` is "f1", or "youden":
     recall plus specificity - 1 (Youden's J, 1950); or a function of arrays, one number a
     threshold: `metric(true_positives, false_positives, false_negatives, true_negatives)`. Of equal
-    thresholds it is the highest; NaN where a class has no row. Choose it on validation data, and
-    apply it to test data: it is exact, and fits the noise of the rows that it is chosen on.
+    thresholds it is the highest, and one where `metric` is NaN is never the best; NaN where a class
+    has no row. Choose it on validation data, and apply it to test data: it is exact, and fits the
+    noise of the rows that it is chosen on.
     """
     if not callable(metric) and metric not in CRITERIA:
         raise Error(f'metric must be "f1", "youden" or a function, not {metric!r}.')
     criterion = metric if callable(metric) else CRITERIA[metric]
-    rows = _decided(predictions, batch, target, weights)
+    rows = _decided(predictions, batch, target, row_weights)
     if rows.multi_label:
         raise Error("best_threshold is for two classes, and these rows have several labels each.")
     columns = (rows.positive(), rows.labels)
-    if weights is not None:
+    if row_weights is not None:
         columns += (rows.weights,)
     return Rows.of(partial(_best_threshold, criterion), *columns, mask=rows.weights)
 
@@ -101,6 +102,9 @@ def _best_threshold(
     if not (true[-1] and false[-1]):
         return float("nan")
     quality = criterion(true, false, true[-1] - true, false[-1] - false)
+    quality = np.where(np.isnan(quality), -np.inf, quality)
+    if np.isneginf(quality).all():
+        return float("nan")
     equal = quality >= quality.max() - 1e-12  # to the best, but for rounding
     return float(thresholds[np.argmax(equal)])
 
@@ -116,8 +120,8 @@ def _youden(tp: np.ndarray, fp: np.ndarray, fn: np.ndarray, tn: np.ndarray) -> n
 CRITERIA = {"f1": _f1_curve, "youden": _youden}
 
 
-def _decided(predictions: Columns, batch: Columns, target: str, weights: str | None) -> Scored:
-    rows = scored(predictions, batch, target, weights)
+def _decided(predictions: Columns, batch: Columns, target: str, row_weights: str | None) -> Scored:
+    rows = scored(predictions, batch, target, row_weights)
     if rows.probability.shape[-1] != 2 and not rows.multi_label:
         raise Error(
             "A threshold divides two classes, or each of several labels, but the model has "

@@ -72,6 +72,8 @@ class NNXModel:
         """How `apply` is called for this method: with what it asks for, and `train`."""
         asked = self._asked(method)
         parameters = [p for p in asked.parameters.values() if p.name != "train"]
+        if isinstance(self._abstract, flax.nnx.Sequential):  # whose ** are for its first layer
+            parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
         train = inspect.Parameter("train", inspect.Parameter.KEYWORD_ONLY, default=False)
         return asked.replace(parameters=sorted([*parameters, train], key=lambda p: p.kind))
 
@@ -90,12 +92,7 @@ class NNXModel:
         """The module with these variables, and its random streams from this key."""
         graph, rng, states = _split(self._abstract)
         leaves, tree = jax.tree.flatten(rng)
-        keys = [
-            jax.random.fold_in(key, n)
-            if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            else jnp.zeros(leaf.shape, leaf.dtype)
-            for n, leaf in enumerate(leaves)
-        ]
+        keys = [_key_or_count(jax.random.fold_in(key, n), leaf) for n, leaf in enumerate(leaves)]
         filled = [_fill(state, variables.get(name, {})) for name, state in states.items()]
         return flax.nnx.merge(graph, jax.tree.unflatten(tree, keys), *filled)
 
@@ -103,6 +100,13 @@ class NNXModel:
         """The module's variables by collection, without its random streams."""
         _, _, states = _split(module)
         return {"params": {}} | {name: _to_dict(state) for name, state in states.items() if state}
+
+
+def _key_or_count(key: jax.Array, leaf: Any) -> jax.Array:
+    """What a random stream holds: a key, keys (after `nnx.split_rngs`), or how often it drew."""
+    if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.zeros(leaf.shape, leaf.dtype)
+    return jax.random.split(key, leaf.shape) if leaf.shape else key
 
 
 def _params_key(rngs: Any) -> jax.Array:

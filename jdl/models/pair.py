@@ -19,9 +19,10 @@ class Model:
     """A model made of two plain functions: `jdl.Model(init, apply)`.
 
     `init(key, x) -> params`, or `init(key)`, makes the parameters: any pytree of arrays of floats.
-    `apply(params, x) -> out` computes the output. Where `apply` or `init` has an argument named
-    `train`, `mask` or `lengths` (or another name of `docs/your-model.md`), it gets it. An argument
-    `key` of `apply` is a new random key in each training step, and None in evaluation.
+    `apply(params, x) -> out` computes the output. Where `apply` has an argument named `train`,
+    `mask` or `lengths` (or another name of `docs/your-model.md`), it gets it, and so does `init`
+    where it has an argument that `apply` has. An argument `key` of `apply` is a new random key in
+    each training step, and None in evaluation.
 
     With `stateful=True` there is also a state, such as running statistics: any pytree of arrays,
     which is not trained. `init` returns `(params, state)`, and `apply(params, state, x)` returns
@@ -90,21 +91,16 @@ class Model:
             )
         asked = inspect.signature(self._apply)
         first, *parameters = asked.parameters.values()
-        if any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise Error(
-                "apply of jdl.Model takes any keyword (**), so it cannot be known which ones it "
-                "needs: name them, as in lambda params, x, train: ..."
-            )
         if first.kind is not first.VAR_POSITIONAL:
             parameters = parameters[1:] if self.stateful else parameters
         return asked.replace(parameters=[p for p in parameters if p.name != "key"])
 
 
 def _takes_inputs(signature: inspect.Signature, options: Mapping[str, Any]) -> bool:
-    """Whether `init` has positional parameters besides its key."""
+    """Whether `init` has positional parameters besides its key, without a default."""
     _, *others = signature.parameters.values()
     positional = [p for p in others if p.kind not in (p.KEYWORD_ONLY, p.VAR_KEYWORD)]
-    return any(p.name not in options for p in positional)
+    return any(p.name not in options and p.default is p.empty for p in positional)
 
 
 def _pair(made: Any, function: str, expected: str) -> tuple[Any, Any]:
@@ -135,7 +131,7 @@ def _arrays(tree: Any, what: str) -> Any:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             raise Error(
                 f"{name} in {what} that init of jdl.Model makes is {leaf!r}, and must be an array: "
-                "keep what is no array in the functions themselves."
+                "keep what is not an array in the functions themselves."
             ) from None
         return converted.astype(converted.dtype)
 

@@ -130,7 +130,7 @@ class Classification(Supervised):
         """The mask of labels that are known, and not padding."""
         if out.ndim == 2:
             return batch.get("mask")
-        real = model_call.time_mask(batch)
+        real = model_call.time_mask(batch, column="y")
         return real if _is_soft(batch["y"], out) else known_labels(batch["y"], real)
 
     def label_weights(self, out: Array, batch: Batch) -> Array | None:
@@ -149,6 +149,8 @@ class Classification(Supervised):
         else:
             check_labels(spec, bounds, shape, f", or probabilities of shape {shape}")
         check_class_weights(self.class_weights, shape[-1])
+        if not 0 <= self.top <= shape[-1]:
+            raise Error(f"top={self.top}, but there are only {shape[-1]} classes.")
 
 
 def classify_binary(
@@ -182,7 +184,7 @@ class BinaryClassification(Supervised):
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """Accuracy, and in evaluation the confusion matrix."""
         labels, mask = batch["y"], batch.get("mask")
-        predicted = (out[:, 0] > 0).astype(jnp.int32)
+        predicted = _decide(out)
         scores: Metrics = {"accuracy": Mean.of((predicted == labels).astype(jnp.float32), mask)}
         if not train:
             scores["confusion"] = metrics.Confusion.of(predicted, labels, 2, mask)
@@ -191,8 +193,7 @@ class BinaryClassification(Supervised):
     def predictions(self, out: Array) -> Batch:
         """The label (B,) and the probabilities (B, 2) of the labels 0 and 1."""
         yes = jax.nn.sigmoid(out[:, 0])
-        label = (yes > 0.5).astype(jnp.int32)
-        return {"label": label, "probability": jnp.stack([1 - yes, yes], -1)}
+        return {"label": _decide(out), "probability": jnp.stack([1 - yes, yes], -1)}
 
     def label_weights(self, out: Array, batch: Batch) -> Array | None:
         """The weight of each row's class."""
@@ -211,6 +212,11 @@ class BinaryClassification(Supervised):
         check_class_weights(self.class_weights, 2)
 
 
+def _decide(logits: Array) -> Array:
+    """The labels (B,) of the logits (B, 1): 1 from a probability of one half on."""
+    return (logits[:, 0] >= 0).astype(jnp.int32)
+
+
 def known_labels(labels: Array, real: Array | None) -> Array:
     """The mask (B, ...) of labels that are not -1, and `real`, a mask (B,) or (B, T) or None."""
     known = labels >= 0
@@ -226,7 +232,12 @@ def check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...], otherwise
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != logits[:-1]:
         raise Error(f"{needed}, as the logits are {logits}, but it is {given(labels)}.")
     least, greatest = bounds.get("y", (0, classes - 1))
-    if least < -(labels.ndim > 1) or greatest >= classes:
+    if least < -(labels.ndim > 1):
+        raise Error(
+            f"The labels y are from {least} to {greatest}, and must not be negative: leave out "
+            "rows whose label is unknown. (-1 marks unknown labels only where a row has several.)"
+        )
+    if greatest >= classes:
         raise Error(
             f"The labels y are from {least} to {greatest}, but the model has {classes} outputs, "
             f"for the labels 0 to {classes - 1}: correct the labels, or give the model "

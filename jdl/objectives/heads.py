@@ -46,9 +46,10 @@ def heads(model: Any, /, **by_name: Head | Callable[[Any], Any]) -> Heads:
     `multi_label`, `regress`, `ordinal`, `quantiles`, or a subclass of `Supervised`.
 
     The loss of a row is the sum over the heads of weight times the head's loss: the mean over the
-    row's known targets, or 0 if none is known. The loss of a batch is the mean over its rows, so it
-    adds up exactly over parts of a batch; a head that is known in a tenth of the rows has a tenth
-    of the influence, unless its weight is ten times greater. Weights of rows and classes multiply a
+    row's known targets, or 0 if none is known. (Those of `multi_label`, and dense labels of
+    `classify`, can be unknown: -1.) The loss of a batch is the mean over its rows, so it adds up
+    exactly over parts of a batch; a head that is known in a tenth of the rows has a tenth of the
+    influence, unless its weight is ten times greater. Weights of rows and classes multiply a
     head's loss, and are best 1 on average. Metrics are those of each head, and its loss alone, as
     "digit/loss", "digit/accuracy", ...; predictions are named "digit/label", ...
     """

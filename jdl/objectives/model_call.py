@@ -94,7 +94,7 @@ def output_shape(
 ) -> tuple[int, ...]:
     """The shape of the model's output for the `inputs` of a batch, by `jax.eval_shape`.
 
-    Raises `Error` if it is no array with a row for each row of the batch, and if a state of the
+    Raises `Error` if it is not an array with a row for each row of the batch, and if a state of the
     model depends on the number of rows.
     """
     out = output_spec(model, batch, inputs)
@@ -187,22 +187,18 @@ def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _seen(inputs: tuple[Any, ...], batch: Batch) -> Array:
-    """The input whose second axis is time where there are lengths: x, or the first one."""
-    if isinstance(inputs[0], Arguments):
-        return batch["x"] if "x" in batch else _first_array(inputs)
-    return inputs[0]
+def _mask_and_batch(inputs: tuple[Any, ...], batch: Batch) -> tuple[Array | None, Batch]:
+    """The mask for the model, and the batch with lengths of at most the time steps of x.
 
-
-def _first_array(inputs: tuple[Any, ...]) -> Array:
-    return next(leaf for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0))
-
-
-def _cut_lengths(batch: Batch, x: Array) -> Batch:
-    """The batch with lengths of at most the time steps of x, which can be shorter than the row."""
-    if "length" not in batch or x.ndim < 2:
-        return batch
-    return {**batch, "length": batch["length"].clip(max=x.shape[1])}
+    The input x can be shorter than the column: `next_token` drops the last step. Of an adapted
+    model without x it is not known which axis is time: it gets the mask (B,) of the rows, and the
+    lengths as they are.
+    """
+    x = batch.get("x") if isinstance(inputs[0], Arguments) else inputs[0]
+    if "length" not in batch or x is None or x.ndim < 2:
+        return batch.get("mask"), batch
+    mask = time_mask({**batch, "x": x})
+    return mask, {**batch, "length": batch["length"].clip(max=x.shape[1])}
 
 
 def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array | None:
@@ -230,17 +226,16 @@ def apply(
     """The model's output for `inputs`, and the model state (BatchNorm statistics, ...) afterwards.
 
     The model computes in the dtype of its parameters; its output is cast to float32. It gets those
-    of the `keywords` that it asks for; the mask is `time_mask(batch)`. The states that a stateful
+    of the `keywords` that it asks for; the mask is `time_mask(batch)`, or of the rows (B,) where an
+    adapted model has no x. The states that a stateful
     model carries from batch to batch are reset in rows where the column `start` is true; in
     evaluation, batches without that column begin with zero states. `method` is the name of the
     model's method.
     """
     args, kwargs = _arguments(model, inputs, method)
     model_state = {name: v for name, v in variables.items() if name != "params"}
-    x = _seen(inputs, batch)  # it can be shorter than the column: `next_token` drops the last step
-    mask = time_mask({**batch, "x": x})
-    batch = _cut_lengths(batch, x)
-    cache = _carried_cache(model_state, batch, len(x)) if train or "start" in batch else {}
+    mask, batch = _mask_and_batch(inputs, batch)
+    cache = _carried_cache(model_state, batch, inputs) if train or "start" in batch else {}
     dtype = _dtype(variables)
     try:
         out, changed = model.apply(
@@ -329,10 +324,11 @@ def _without_cache(variables: Variables) -> Variables:
     return {name: v for name, v in variables.items() if name != CACHE}
 
 
-def _carried_cache(model_state: Variables, batch: Batch, rows: int) -> Variables:
+def _carried_cache(model_state: Variables, batch: Batch, inputs: tuple[Any, ...]) -> Variables:
     """The states that a stateful model continues from, zero in rows where `start` is true."""
     if CACHE not in model_state:
         return {}
+    rows = next(len(leaf) for leaf in jax.tree.leaves(inputs) if getattr(leaf, "ndim", 0))
     sizes = {len(leaf) for leaf in jax.tree.leaves(model_state[CACHE])}
     if sizes != {rows}:
         raise Error(

@@ -27,8 +27,8 @@ def keywords(
     """What a model's method asks for besides its inputs, by the names that Flax's users give it.
 
     In training `train`, `training` and `is_training` are true, `deterministic` and
-    `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), which is
-    no mask of attention; `lengths` and `seq_lengths` are the column `length`, `edge_features` the
+    `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), not
+    an attention mask; `lengths` and `seq_lengths` are the column `length`, `edge_features` the
     column of that name (graphs). A method that does not name one of them, or has it as an input,
     does not get it. Raises `Error` where the method needs more.
     """
@@ -63,16 +63,19 @@ def keywords(
 def signature_of(model: Any, method: str) -> inspect.Signature:
     """How a method is called after its variables; a model that is no Linen module may say so."""
     if hasattr(model, "signature") and not isinstance(model, nn.Module):
-        return model.signature(method)
-    signature = inspect.signature(getattr(type(model), method))
-    _, *parameters = signature.parameters.values()  # without self
-    any_keyword = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    if any_keyword and not isinstance(model, nn.Sequential):
+        signature = model.signature(method)
+    else:
+        signature = inspect.signature(getattr(type(model), method))
+        _, *parameters = signature.parameters.values()  # without self
+        if isinstance(model, nn.Sequential):  # whose ** are for its first layer
+            parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+        signature = signature.replace(parameters=parameters)
+    if any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values()):
         raise Error(
-            f"{type(model).__name__}.{method} takes any keyword (**), so it cannot be known which "
+            f"{method} of {name_of(model)} takes any keyword (**), so it cannot be known which "
             "ones it needs: name those that it passes on, such as train or deterministic."
         )
-    return signature.replace(parameters=parameters)
+    return signature
 
 
 def name_of(model: Any) -> str:

@@ -59,12 +59,12 @@ class MultiLabel(Supervised):
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The accuracy by label; in evaluation also exact matches and F1."""
         predicted, labels = self._decide(jax.nn.sigmoid(out)), batch["y"].astype(out.dtype) >= 0.5
-        known, real = self.known(out, batch), batch.get("mask")
+        known = self.known(out, batch)
         right = predicted == labels
         scores: Metrics = {"accuracy": Mean.of(right.astype(jnp.float32), known)}
         if not train:
             exact = (right | ~known).all(-1).astype(jnp.float32)
-            scores["exact_match"] = Mean.of(exact, real)
+            scores["exact_match"] = Mean.of(exact, known.any(-1))
             scores["f1"] = MultiLabelF1.of(predicted, labels, known)
         return scores
 

@@ -33,7 +33,7 @@ class Ordinal(Supervised):
     """Ordinal regression; see `ordinal`."""
 
     def losses(self, out: Array, batch: Batch) -> Array:
-        """-log P(y) of each row: y times "above", then "not above", unless y is the last."""
+        """-log P(y) of each row: the log-likelihood of y passed thresholds and one not passed."""
         rank, ranks = batch["y"][:, None], jnp.arange(out.shape[-1])[None]
         above = jnp.where(ranks < rank, jax.nn.log_sigmoid(out), 0)
         stays = jnp.where(ranks == rank, jax.nn.log_sigmoid(-out), 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 
@@ -23,6 +23,11 @@ def class_weights_of(
         raise Error(
             f"{name} takes a number for each class, not {weights!r}: an objective never sees the "
             'whole data. jdl.data.class_weights(train) gives the weights called "balanced".'
+        )
+    if isinstance(weights, Mapping):
+        raise Error(
+            f"{name} takes a sequence, with the weight of class k at place k, not a dict: write "
+            f"[weights[k] for k in range({len(weights)})]."
         )
     numbers = tuple(float(weight) for weight in weights)
     if not all(math.isfinite(n) and n >= 0 for n in numbers) or not any(numbers):

@@ -1,7 +1,8 @@
 """The code of a run that a notebook or a plain script trained by `jdl.fit(run(c))`.
 
 Such a run has no script that could be imported, because that would train again. What the function
-`run` needs is collected from the cells, or from the script: definitions, imports and assignments.
+`run` needs is collected from the cells, or from the script: definitions, imports, assignments, and
+calls of methods.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import dis
+import inspect
 import linecache
 import sys
 from collections.abc import Iterator
@@ -23,7 +25,6 @@ END = sys.maxsize  # a place after all statements
 LOADS = ("LOAD_NAME", "LOAD_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS")
 COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>", "<genexpr>")
 CELL_MAGICS = ("time", "capture", "prun")  # whose cells are Python
-TRAINING = ("jdl.fit", "fit", "jdl.main", "main")
 BINDINGS = (
     ast.FunctionDef,
     ast.AsyncFunctionDef,
@@ -50,7 +51,7 @@ def notebook_code(run: Run) -> tuple[Path, bytes] | None:
     if call is None:
         return None
     cells = _cells(main)
-    maker = _maker(call, cells)
+    maker = _maker(call, cells, vars(main))
     code = _Code(cells, vars(main))
     config, module = type(run.config).__name__, type(run.config).__module__
     code.need(maker, END)
@@ -95,8 +96,9 @@ def _call_of_fit(main: ModuleType) -> ast.Call | None:
     place = list(frame.f_code.co_positions())[frame.f_lasti // 2]
     tree = _parse("".join(linecache.getlines(frame.f_code.co_filename)))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and _place(node) == place and _calls(node, ("fit",)):
-            return node
+        if isinstance(node, ast.Call) and _place(node) == place:
+            names = {**vars(main), **frame.f_locals}
+            return node if _calls(node, names, "fit") else None
     return None
 
 
@@ -104,8 +106,22 @@ def _place(node: ast.Call) -> tuple[int | None, ...]:
     return node.lineno, node.end_lineno, node.col_offset, node.end_col_offset
 
 
-def _calls(node: ast.Call, names: tuple[str, ...]) -> bool:
-    return ast.unparse(node.func).split(".")[-1] in names
+def _calls(call: ast.Call, namespace: dict[str, Any], *names: str) -> bool:
+    """Whether a function of jdl of one of these names is called, by whatever name."""
+    package = sys.modules["jdl"]  # which imports this module
+    called = _object(call.func, namespace)
+    return any(called is getattr(package, name) for name in names)
+
+
+def _object(value: ast.expr, namespace: dict[str, Any]) -> Any:
+    """The object that a name, or a dotted name that begins with a module, stands for now."""
+    match value:
+        case ast.Name(name):
+            return namespace.get(name)
+        case ast.Attribute(before, name):
+            owner = _object(before, namespace)
+            return getattr(owner, name, None) if isinstance(owner, ModuleType) else None
+    return None
 
 
 def _parse(text: str) -> ast.Module:
@@ -116,15 +132,17 @@ def _parse(text: str) -> ast.Module:
         return ast.Module([], [])
 
 
-def _maker(call: ast.Call, cells: list[str]) -> str:
-    """The name of the function that made the run which `jdl.fit` is given."""
+def _maker(call: ast.Call, cells: list[str], namespace: dict[str, Any]) -> str:
+    """The name of the function of one argument that made the run which `jdl.fit` is given."""
     nodes = [node for cell in cells for node in ast.walk(_parse(cell))]
 
     def makers(value: ast.expr, seen: tuple[str, ...]) -> Iterator[str]:
         match value:
             case ast.Call(ast.Name("replace"), [first], [ast.keyword("hooks")]):
                 yield from makers(first, seen)
-            case ast.Call(ast.Name(name)):
+            case ast.Call(ast.Name(name)) if _has_one_argument(value) and inspect.isfunction(
+                namespace.get(name)
+            ):
                 yield name
             case ast.Name(name) if name not in seen:
                 for node in nodes:
@@ -139,9 +157,17 @@ def _maker(call: ast.Call, cells: list[str]) -> str:
     found = {name for value in given for name in makers(value, ())}
     if len(found) != 1 or not min(found).isidentifier():
         raise CodeNotFoundError(
-            "it is not clear which function made the run: define run(c), and call jdl.fit(run(c))"
+            "it is not clear which function made the run: define run(c), of the config alone, and "
+            "call jdl.fit(run(c))"
         )
     return found.pop()
+
+
+def _has_one_argument(call: ast.Call) -> bool:
+    given = [*call.args, *(k for k in call.keywords if k.arg)]
+    return len(given) == len(call.args) + len(call.keywords) == 1 and not isinstance(
+        given[0], ast.Starred
+    )
 
 
 class _Code:
@@ -150,7 +176,10 @@ class _Code:
     def __init__(self, cells: list[str], namespace: dict[str, Any]) -> None:
         self.namespace, self.kept, self.seen = namespace, set[int](), set[tuple[str, int]]()
         self.statements = [
-            (node, cell) for cell in cells for node in _parse(cell).body if _binds(node)
+            (node, cell)
+            for cell in cells
+            for node in _parse(cell).body
+            if _binds(node) or self._changed(node)
         ]
 
     def need(self, name: str, place: int) -> None:
@@ -159,7 +188,9 @@ class _Code:
             return
         self.seen.add((name, place))
         places = [
-            n for n, (node, _) in enumerate(self.statements[:place]) if name in set(_names(node))
+            n
+            for n, (node, _) in enumerate(self.statements[:place])
+            if name in {*_names(node), *self._changed(node)}
         ]
         if not places:
             if name in self.namespace and not hasattr(builtins, name) and name[:2] != "__":
@@ -170,14 +201,22 @@ class _Code:
             return
         node, _ = self.statements[places[-1]]
         for call in ast.walk(node) if not _is_definition(node) else ():
-            if isinstance(call, ast.Call) and ast.unparse(call.func) in TRAINING:
+            if isinstance(call, ast.Call) and _calls(call, self.namespace, "fit", "main"):
                 raise CodeNotFoundError(f"{name} is the result of a training")
         self.kept.add(places[-1])
         at_once, later = _loads(compile(ast.Module([node], []), "", "exec", dont_inherit=True))
-        for used in at_once | (set(_names(node)) if _changes(node) else set()):
+        for used in at_once:
             self.need(used, places[-1])
         for used in later:
             self.need(used, place)
+
+    def _changed(self, node: ast.stmt) -> set[str]:
+        """The name whose object a call of its method may change: `sizes.append(64)`."""
+        match node:
+            case ast.Expr(ast.Call(ast.Attribute(owner))):
+                is_function = isinstance(_object(owner, self.namespace), ModuleType)  # np.save(...)
+                return set() if is_function else set(_targets(owner))
+        return set()
 
     def text(self, ends: list[str]) -> str:
         """The needed statements in their order, and these lines at the end."""
@@ -231,13 +270,6 @@ def _targets(target: ast.expr) -> Iterator[str]:
                 yield from _targets(element)
         case ast.Subscript(value) | ast.Attribute(value) | ast.Starred(value):
             yield from _targets(value)
-
-
-def _changes(node: ast.stmt) -> bool:
-    """Whether a statement needs what its name was before: `a += 1`, `a[0] = 1`."""
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    plain = (ast.Name, ast.Tuple, ast.List)
-    return isinstance(node, ast.AugAssign) or not all(isinstance(t, plain) for t in targets)
 
 
 def _loads(code: CodeType) -> tuple[set[str], set[str]]:
