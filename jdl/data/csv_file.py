@@ -95,9 +95,10 @@ class CsvFile:
     def check(self) -> str:
         """SHA-256 of the content; `Error` for bytes that are no text in this encoding."""
         try:
-            decoder = codecs.getincrementaldecoder(self.encoding)()
+            " ".encode(self.encoding)  # bytes to bytes, such as hex, are no encodings of texts
         except LookupError as error:
             raise Error(f"There is no encoding {self.encoding!r}; utf-8 is common.") from error
+        decoder = codecs.getincrementaldecoder(self.encoding)()
         digest, lines, tail, quotes = hashlib.sha256(), 1, b"", 0
         with self._open() as stream:
             while True:
@@ -174,8 +175,8 @@ class CsvFile:
                     return Error(
                         f"Line {line} of {self.path} has {len(fields)} fields instead of "
                         f"{len(self.names)}: {_short(self.delimiter.join(fields))!r}. Correct it, "
-                        "put texts with a delimiter in quotes, or leave out such lines by "
-                        "on_bad='skip'."
+                        "put texts with a delimiter in quotes, or, for training, leave out such "
+                        "lines by on_bad='skip'."
                     )
         except csv.Error:
             return Error(

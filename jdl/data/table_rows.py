@@ -14,6 +14,7 @@ from jdl.data.csv_file import CsvFile, check_file
 from jdl.types import Error
 
 BATCH = 1 << 16  # rows of a record batch
+PARQUET = (".parquet", ".parq", ".pq")  # the names of Parquet files end so
 
 
 def require_pyarrow() -> None:
@@ -120,9 +121,13 @@ class FrameRows:
 
 
 def new_source(new: Any, old: RowSource) -> RowSource:
-    """New rows, as a source that is read as the old one was."""
+    """New rows, as a source that is read as the old one was, but for lines that are left out.
+
+    A prediction is made for every row.
+    """
     if not isinstance(new, str | Path):
         return FrameRows(new)
-    if Path(new).suffix == ".parquet":
-        return ParquetFile(Path(new))
-    return replace(old if isinstance(old, CsvFile) else CsvFile(Path(new)), path=Path(new))
+    path = Path(new)
+    if path.suffix.lower() in PARQUET:
+        return ParquetFile(path)
+    return replace(old, path=path, skip=False) if isinstance(old, CsvFile) else CsvFile(path)
