@@ -362,7 +362,7 @@ def test_lines_that_are_left_out_are_counted_and_listed(tmp_path):
         assert len(w) == 1
         assert str(w[0].message).count("instead of 2") == 10
         assert table.column("a").tolist() == [1, 2]
-    train = jdl.data.csv(path, on_bad="skip").datasets(np.arange(2))[0]
+    train = table.datasets(np.arange(2))[0]
     with pytest.raises(jdl.Error, match=r"Line 3 of .*t\.csv has 3 fields"):
         train.encode(path)  # a prediction leaves no row out
     with warnings.catch_warnings():
@@ -385,7 +385,7 @@ def test_a_damaged_compressed_file_is_named_and_a_full_disk_is_none(tmp_path, mo
                 jdl.data.csv(path, target="b")
     monkeypatch.setattr("jdl.data.csv_file.CsvFile.check", lambda self: "as if read before")
     with (
-        patch("jdl.data.table_files.in_memory", side_effect=AssertionError),
+        patch("jdl.data.column_store.in_memory", side_effect=AssertionError),
         pytest.raises(jdl.Error, match="zst cannot be read"),
     ):
         jdl.data.csv(path)
@@ -396,17 +396,21 @@ def test_long_fields_and_rows(tmp_path):
     path = csv_of(tmp_path / "t.csv", f"a,b\n1,x\n2,y,z\n3,{'q' * 200_000}\n4,x,\n")
     with pytest.warns(UserWarning, match="2 lines of .* line 3 has 3 fields .* line 5 has 3"):
         assert len(jdl.data.csv(path, categorical="b", on_bad="skip")) == 2
-    row = ",".join(["v" * 100_000] * 40)
-    path = csv_of(tmp_path / "u.csv", f"{','.join(f'c{n}' for n in range(40))}\n{row}\n")
-    with pytest.raises(jdl.Error, match=r"row in line 2 of .*u\.csv has 4,000,039 letters"):
-        jdl.data.csv(path)
+    names = ",".join(f"c{n}" for n in range(20))
+    for lengths, message in (
+        ((45_000, 75_000), r"row in line 3 of .*u\.csv has 1,500,019 letters.*a quote"),
+        ((5, 120_000), r"row after line 2 of .*u\.csv is too long: a quote .* more than 2,097,152"),
+    ):
+        rows = [",".join(["v" * length] * 20) for length in lengths]
+        with pytest.raises(jdl.Error, match=message):
+            jdl.data.csv(csv_of(tmp_path / "u.csv", "\n".join([names, *rows])))
 
 
 def test_thousands_are_no_decimals(tmp_path):
     path = csv_of(tmp_path / "t.csv", "a;b\n1,5;2\n1.234;3\n2,5;4\n")
     with pytest.raises(jdl.Error, match=r"numbers in 3 of 3 rows.*'1\.234' in line 3 of"):
         jdl.data.csv(path, delimiter=";", decimal=",")
-    table = jdl.data.csv(path, delimiter=";", decimal=",", missing=" 1.234 ".strip())
+    table = jdl.data.csv(path, delimiter=";", decimal=",", missing="1.234")
     np.testing.assert_array_equal(table.column("a"), [1.5, np.nan, 2.5])
 
 

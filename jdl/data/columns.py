@@ -123,7 +123,7 @@ class _Pass:
     kinds: dict[str, Kind]
     first_odd: dict[str, tuple[int, str]]  # by column, its first value that is no number
     codes: dict[str, dict[str, int]] = field(default_factory=dict)  # by column and category
-    written: dict[str, dict[str, int]] = field(default_factory=dict)  # by text, with its blanks
+    written: dict[str, dict[str, int]] = field(default_factory=dict)  # the code of each text before stripping
     counts: dict[str, np.ndarray] = field(default_factory=dict)  # of each category
     lengths: list[int] = field(default_factory=list)  # the rows of each source so far
 
@@ -209,7 +209,8 @@ class _Pass:
                 f"names or identifiers have{self._odd(name)}. Leave it out by drop=({name!r},), "
                 f"or keep it by categorical=({name!r},)."
             )
-        numbers = np.asarray([bool(NUMBER.fullmatch(text)) for text in texts], bool)
+        plain = [text.replace(self.decoding.decimal, ".") for text in texts]
+        numbers = np.asarray([bool(NUMBER.fullmatch(text)) for text in plain], bool)
         if counts[numbers].sum() >= counts.sum() / 2 and name in self.first_odd:
             raise Error(
                 f"Column {name} has numbers in {counts[numbers].sum():,} of {rows:,} rows, but"
@@ -343,6 +344,10 @@ def _to_numbers(values: Any, decoding: Decoding) -> np.ndarray | None:
     if not _is_text(values):
         return pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if decoding.decimal != ".":
+        lacking = pc.is_in(pc.utf8_trim_whitespace(values), value_set=pa.array(decoding.missing))
+        values = pc.if_else(lacking, pa.scalar(None, pa.string()), values)
+        if pc.any(pc.match_substring(values, ".")).as_py():
+            return None  # of thousands, probably
         values = pc.replace_substring(values, decoding.decimal, ".")
     numbers = _parse(values, pa.float64(), decoding)
     return None if numbers is None else numbers.to_numpy(zero_copy_only=False)

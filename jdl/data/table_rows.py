@@ -52,8 +52,11 @@ class ParquetFile:
 
     def check(self) -> str:
         """SHA-256 of the file."""
-        with open(check_file(self.path, "data.parquet"), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(check_file(self.path, "data.parquet"), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise Error(f"{self.path} cannot be read: {error}.") from error
 
     def place(self, row: int) -> str:
         """Row 0, 1, ... of the file."""
