@@ -8,6 +8,7 @@ line numbers that count rows.
 
 import bz2
 import gzip
+import importlib
 import lzma
 import pickle
 import warnings
@@ -414,6 +415,19 @@ def test_thousands_are_no_decimals(tmp_path):
     np.testing.assert_array_equal(table.column("a"), [1.5, np.nan, 2.5])
 
 
+def test_times_with_a_zone_are_read_in_utc(tmp_path):
+    """As pandas has them, beside dates and times without a zone."""
+    texts = ["2020-01-01T10:00:00Z", "2020-01-01 10:00+02:00", "2020-06-01T10:00:00.5-0130"]
+    texts += [" 2020-01-01T10Z ", "2020-01-02", "2020-01-02 03:04:05", "NA"]
+    path = csv_of(tmp_path / "t.csv", "\n".join(["d,n", *(f"{t},{n}" for n, t in enumerate(texts))]))
+    times = pandas.to_datetime(pandas.Series(texts[:-1]).str.strip(), utc=True, format="ISO8601")
+    days = (times - pandas.Timestamp(0, tz="UTC")) / pandas.Timedelta(days=1)
+    column = jdl.data.csv(path).column("d")
+    np.testing.assert_allclose(column, [*days, np.nan], rtol=1e-12)
+    zoned = jdl.data.frame({"d": times.dt.tz_convert("Asia/Tokyo")})
+    np.testing.assert_allclose(zoned.column("d"), days, rtol=1e-12)
+
+
 def test_a_kind_that_changes_late(tmp_path, monkeypatch):
     """Small blocks: what was decoded before the change is decoded again."""
     lines = [f"{n % 7},2020-01-0{1 + n % 9},true,{n}" for n in range(300)]
@@ -477,7 +491,11 @@ def test_training_resumes_to_the_bit_and_predicts_from_files(tmp_path):
     new.to_csv(tmp_path / "new.csv", index=False)
     rows = predict(TrainedRun(resumed, whole.state), [tmp_path / "new.csv"])
     assert len(rows) == ROWS
-    assert rows[0]["input"].endswith("new.csv[0]")
+    assert rows[0]["input"].endswith("new.csv:2")  # by its line
+    assert rows[-1]["input"].endswith(f"new.csv:{ROWS + 1}")
+    new.to_parquet(tmp_path / "new.PQ")
+    named = predict(TrainedRun(resumed, whole.state), [tmp_path / "new.PQ"])
+    assert named[3] == {**rows[3], "input": f"{tmp_path / 'new.PQ'}[3]"}
     assert {row["label"] for row in rows} <= {"no", "yes"}
     expected = taken(resumed.train.dataset)
     encoded = resumed.train.dataset.encode(new)
@@ -532,7 +550,8 @@ def test_titanic_is_read_where_it_lies(tmp_path, monkeypatch):
     content = dump(1 + 200 - dump(1).index(ages.tobytes()))
     assert content.index(ages.tobytes()) == 200
     (tmp_path / "TitanicSurvival.pkl.compress").write_bytes(lzma.compress(content, preset=0))
-    monkeypatch.setattr("jdl.data.passengers.dataset_folder", {"titanic": tmp_path}.__getitem__)
+    module = importlib.import_module("jdl.data.titanic")  # jdl.data.titanic is the function
+    monkeypatch.setattr(module, "dataset_folder", {"titanic": tmp_path}.__getitem__)
     table = jdl.data.titanic()
     np.testing.assert_array_equal(table.column("age"), ages)
     for name, start in (("survived", 1), ("sex", 2), ("class", 3)):

@@ -18,6 +18,7 @@ DAY = 86_400_000_000  # in microseconds
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+ZONE = r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)\s*$"  # the end of a time with a zone: Z, +02:00
 FEW = 20  # so many different values are categories in a table of any length
 
 
@@ -366,11 +367,26 @@ def _to_booleans(values: Any, decoding: Decoding) -> np.ndarray | None:
     return np.asarray([*numbers, np.nan], np.float64)[indices]
 
 
+def _parse_times(values: Any, decoding: Decoding) -> Any:
+    """The texts as times, those with a zone in UTC; None where one of them is no time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if (times := _parse(values, pa.timestamp("us"), decoding)) is not None:
+        return times
+    zoned, null = pc.match_substring_regex(values, ZONE), pa.scalar(None, pa.string())
+    local = _parse(pc.if_else(zoned, null, values), pa.timestamp("us"), decoding)
+    in_utc = _parse(pc.if_else(zoned, values, null), pa.timestamp("us", "UTC"), decoding)
+    if local is None or in_utc is None:
+        return None
+    return pc.coalesce(local, pc.cast(in_utc, pa.timestamp("us")))
+
+
 def _to_days(values: Any, decoding: Decoding) -> np.ndarray | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    times = _parse(values, pa.timestamp("us"), decoding) if _is_text(values) else values
+    times = _parse_times(values, decoding) if _is_text(values) else values
     if times is None or not pa.types.is_timestamp(times.type):
         return None
     return pc.cast(pc.cast(times, pa.int64()), pa.float64()).to_numpy(zero_copy_only=False) / DAY

@@ -139,6 +139,10 @@ class CsvFile:
         except (csv.Error, StopIteration):
             return f"row {row} of {self.path}"
 
+    def lines(self) -> list[int]:
+        """The line in which each row begins, for a file that was read without an error."""
+        return [line for line, _ in self._records()][1:]
+
     def left_out(self) -> str:
         """The notice of the lines with a wrong number of fields: how many, and the first of them.
 

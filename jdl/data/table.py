@@ -291,23 +291,25 @@ class TableDataset(Dataset):
         The columns are read as those of the table were; columns that it did not have, such as
         targets, are not read.
         """
-        return self.encoding.encode(self._read(new))
+        return self._encode(new_source(new, self.source.table.sources[0]))
 
     def read_file(self, path: Any) -> tuple[list[str], dict[str, np.ndarray]]:
-        """A name for each row of a new file, and its columns."""
-        columns = self.encode(path)
+        """A name for each row of a new file, by its line in a CSV file, and its columns."""
+        source = new_source(path, self.source.table.sources[0])
+        columns = self._encode(source)
+        if isinstance(source, CsvFile):
+            return [f"{path}:{line}" for line in source.lines()], columns
         return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
 
-    def _read(self, new: Any) -> dict[str, Column]:
+    def _encode(self, source: RowSource) -> dict[str, np.ndarray]:
         table = self.source.table
         names = self.encoding.names
         kinds = {name: table.columns[name].kind for name in names}
         decoding = replace(table.decoding, kinds=kinds, only=names, max_categories=2**31)
-        source = new_source(new, table.sources[0])
         if isinstance(source, CsvFile):
             source.check()
         columns, _ = in_memory(lambda writer: decode([source], decoding, writer))
-        return columns
+        return self.encoding.encode(columns)
 
 
 def unknown_column(name: str, names: Sequence[str], where: str) -> Error:
