@@ -419,7 +419,9 @@ def test_times_with_a_zone_are_read_in_utc(tmp_path):
     """As pandas has them, beside dates and times without a zone."""
     texts = ["2020-01-01T10:00:00Z", "2020-01-01 10:00+02:00", "2020-06-01T10:00:00.5-0130"]
     texts += [" 2020-01-01T10Z ", "2020-01-02", "2020-01-02 03:04:05", "NA"]
-    path = csv_of(tmp_path / "t.csv", "\n".join(["d,n", *(f"{t},{n}" for n, t in enumerate(texts))]))
+    path = csv_of(
+        tmp_path / "t.csv", "\n".join(["d,n", *(f"{t},{n}" for n, t in enumerate(texts))])
+    )
     times = pandas.to_datetime(pandas.Series(texts[:-1]).str.strip(), utc=True, format="ISO8601")
     days = (times - pandas.Timestamp(0, tz="UTC")) / pandas.Timedelta(days=1)
     column = jdl.data.csv(path).column("d")

@@ -124,7 +124,7 @@ class _Pass:
     kinds: dict[str, Kind]
     first_odd: dict[str, tuple[int, str]]  # by column, its first value that is no number
     codes: dict[str, dict[str, int]] = field(default_factory=dict)  # by column and category
-    written: dict[str, dict[str, int]] = field(default_factory=dict)  # the code of each text before stripping
+    written: dict[str, dict[str, int]] = field(default_factory=dict)  # by text before stripping
     counts: dict[str, np.ndarray] = field(default_factory=dict)  # of each category
     lengths: list[int] = field(default_factory=list)  # the rows of each source so far
 

@@ -31,11 +31,11 @@ def csv(
     """A table from a CSV file, or from several with the same columns, one after the other.
 
     `options` are those of `TableOptions`: target, weight, drop, categorical, numeric, one_hot,
-    missing, default_missing, max_categories, standardize_target, drop_missing_target. The first line of a file has
-    the columns' names. Files are decoded once, into jdl's cache, and are memory-mapped from there:
-    they may be larger than memory. `on_bad="skip"` leaves out lines with a wrong number of fields,
-    with a warning that counts them and lists the first. Any other fault raises `Error`, with file,
-    line and column.
+    missing, default_missing, max_categories, standardize_target, drop_missing_target. The first
+    line of a file has the columns' names. Files are decoded once, into jdl's cache, and are
+    memory-mapped from there: they may be larger than memory. `on_bad="skip"` leaves out lines with
+    a wrong number of fields, with a warning that counts them and lists the first. Any other fault
+    raises `Error`, with file, line and column.
     """
     if on_bad not in ("raise", "skip"):
         raise Error(f"on_bad is 'raise' or 'skip', not {on_bad!r}.")
