@@ -18,7 +18,7 @@ DAY = 86_400_000_000  # in microseconds
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
-ZONE = r"[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)\s*$"  # the end of a time with a zone: Z, +02:00
+ZONE = r"\d[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)\s*$"  # the end of a time with a zone: Z, +02:00
 FEW = 20  # so many different values are categories in a table of any length
 
 

@@ -17,8 +17,8 @@ from typing import Any
 from jdl.data.columns import MISSING
 from jdl.types import Error
 
-BLOCK = 1 << 20  # bytes that are read at once, and the length of the longest row
-ROW = 2 * BLOCK  # letters of a row: Arrow reads no longer one
+BLOCK = 1 << 20  # bytes that are read at once; Arrow reads rows of this length at any place
+ROW = 2 * BLOCK  # letters of a row: Arrow reads none that is longer
 LISTED = 10  # of the lines that were left out
 
 

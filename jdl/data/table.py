@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
@@ -48,7 +48,7 @@ class TableOptions:
         given = getattr(self, option)
         if given is None or isinstance(given, str):
             return () if given is None else (given,)
-        if not isinstance(given, Iterable) or not all(isinstance(text, str) for text in given):
+        if not isinstance(given, Collection) or not all(isinstance(text, str) for text in given):
             raise Error(f"{option} takes a text or several, not {given!r}.")
         return tuple(given)
 
@@ -66,8 +66,7 @@ def read_options(given: Mapping[str, Any], function: str, own: Sequence[str] = (
     names = [*own, *(field.name for field in fields(TableOptions))]
     for name in given:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
+            hint = _nearest(name, names)
             raise Error(f"{function} has no option {name!r}.{hint} It has {', '.join(names)}.")
     return TableOptions(**given)
 
@@ -314,6 +313,11 @@ class TableDataset(Dataset):
 
 def unknown_column(name: str, names: Sequence[str], where: str) -> Error:
     """The error for a column that is not there, with the nearest name."""
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = _nearest(name, names)
     return Error(f"{where} has no column {name!r}.{hint} It has {', '.join(map(repr, names))}.")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """A question after the nearest name, if any is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -17,7 +17,7 @@ from jdl.data.table import Table, TableOptions, read_options, unknown_column
 from jdl.data.table_rows import FrameRows, ParquetFile, require_pyarrow
 from jdl.types import Error
 
-FORMAT = 1  # of decoded tables in the cache; increased when they are decoded otherwise
+FORMAT = 2  # of decoded tables in the cache; increased when they are decoded otherwise
 
 
 def csv(
@@ -112,6 +112,8 @@ def _read_files(
 
 def _check_options(options: TableOptions, source: RowSource) -> None:
     """Raises `Error` where options name columns that the source does not have."""
+    if options.standardize_target and not options.targets:
+        raise Error("standardize_target needs a target: name its column by target.")
     drop, categories = options.texts("drop"), options.texts("categorical")
     numbers = options.texts("numeric") + options.texts("weight")
     kept = (*options.targets, *categories, *numbers)
