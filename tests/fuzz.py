@@ -26,6 +26,7 @@ from unittest.mock import patch
 
 import h5py
 import numpy as np
+import pandas
 import soundfile
 from harness import train
 from PIL import Image
@@ -132,6 +133,7 @@ TARGETS = [
     Target("checkpoints/*/*/*", ("digest {}", "train")),
     Target("inputs/*", ("predict RUN {}",)),
     Target("records/*", ("load",)),
+    Target("tables/*", ("load",)),
     Target("idx/*", ("data prepare mnist --from {}/.. --data-dir DATA",)),
     Target("photos/*/*", FOLDER),
     Target("sounds/*/*", FOLDER),
@@ -158,6 +160,18 @@ def prepared(base: Path) -> Path:
     np.savez_compressed(folder / "records" / "a.npz", x=np.zeros((3, 2)), y=np.arange(3))
     with h5py.File(folder / "records" / "a.h5", "w") as file:
         file.create_dataset("x", data=np.ones((30, 2)), chunks=(7, 2), compression="gzip")
+    (folder / "tables").mkdir()
+    table = pandas.DataFrame(
+        {
+            "age": [3.5, None, *range(20, 38)],
+            "city": ["Köln", 'a "quoted", one', "two\nlines", None] * 5,
+            "since": pandas.date_range("2020-01-01", periods=20),
+            "y": ["no", "yes"] * 10,
+        }
+    )
+    table.to_csv(folder / "tables" / "a.csv", index=False)
+    table.to_csv(folder / "tables" / "a.csv.gz", index=False)
+    table.to_parquet(folder / "tables" / "a.parquet", row_group_size=7)
     (folder / "idx").mkdir()
     for part, count in (("train", 60_000), ("t10k", 10_000)):
         images = (
@@ -195,11 +209,16 @@ def read_folder(folder: Path, on_bad: str, stream: bool) -> None:
 
 
 def read_records(path: Path) -> None:
-    """Reads a file of records, whole, and exits as a verb does where it cannot."""
+    """Reads a file of records or a table, whole, and exits as a verb does where it cannot."""
     readers = {".npz": jdl.data.npz, ".h5": jdl.data.hdf5}
     try:
-        data = readers.get(path.suffix, jdl.data.labelled_text)(path)
-        data.take(np.arange(len(data)))
+        if path.parent.name == "tables":
+            read = jdl.data.parquet if path.suffix == ".parquet" else jdl.data.csv
+            parts = read(path, target="y").split(0.5, 0.5)
+        else:
+            parts = (readers.get(path.suffix, jdl.data.labelled_text)(path),)
+        for data in parts:
+            data.take(np.arange(len(data)))
     except jdl.Error as error:
         print(error)
         sys.exit(error.code)

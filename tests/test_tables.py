@@ -3,15 +3,20 @@
 Seen to fail: statistics or categories of all rows instead of the training rows; unknown and missing
 categories with one code; codes by order of appearance; a column's earlier rows kept where its kind
 changes; NUL, open quotes and ragged lines not looked for; mistyped numbers taken for categories;
-line numbers that count rows.
+line numbers that count rows; missing values coded 1 where training had none, or one group; lines
+left out of a prediction; a target divided by 0; a str taken letter by letter; thousands read as
+decimals; options checked before the file; a damaged archive taken for a full disk.
 """
 
+import bz2
 import gzip
+import importlib
 import lzma
 import pickle
 import warnings
 from datetime import datetime, timedelta
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +79,8 @@ def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-numbers = st.lists(st.none() | st.floats(-1e6, 1e6, width=32), min_size=12, max_size=12)
+decimals = st.integers(-(10**9), 10**9).map(lambda n: n / 1000)  # std is no 1e-38: x is float32
+numbers = st.lists(st.none() | decimals, min_size=12, max_size=12)
 categories = st.lists(st.sampled_from(["a", "b", "c", None]), min_size=12, max_size=12)
 
 
@@ -110,6 +116,9 @@ def test_codes_of_categories_that_are_unknown_or_missing():
     assert taken(test)["codes"][:, 0].tolist() == [0, 5]
     assert train.encoding.sizes == (6,)
     assert train.bounds["codes"] == (0, 5)
+    train, test = table.datasets(np.asarray([0, 1, 3, 4]), np.asarray([2]))
+    assert taken(test)["codes"].tolist() == [[0]]  # missing in new rows alone: a code not trained
+    assert train.encode({"c": [None, "a"], "n": [0, 0]})["codes"].tolist() == [[0], [4]]
 
 
 def test_training_rows_are_the_same_whatever_the_others_hold():
@@ -183,7 +192,8 @@ def test_the_same_from_any_source(tmp_path):
 def test_parts_folds_and_files(tmp_path):
     frame = people()
     table = jdl.data.frame(frame, target="y")
-    folds = list(table.folds(4, seed=1))
+    folds = table.folds(4, seed=1)
+    assert len(folds) == 4
     assert sorted(np.concatenate([valid.ids for _, valid in folds])) == list(range(ROWS))
     for train, valid in folds:
         assert not set(train.ids) & set(valid.ids)
@@ -196,9 +206,47 @@ def test_parts_folds_and_files(tmp_path):
         [taken(part) for part in parts],
         [taken(part) for part in table.datasets(np.arange(41), np.arange(41, ROWS))],
     )
-    for split in (lambda: table.folds(1).__next__(), lambda: table.split(0.7, 0.7)):
+    for split in (lambda: table.folds(1), lambda: table.split(0.7, 0.7)):
         with pytest.raises(jdl.Error):
             split()
+
+
+def test_missing_values_are_no_class_and_no_group(tmp_path):
+    people().to_csv(tmp_path / "t.csv", index=False)
+    table = jdl.data.csv(tmp_path / "t.csv", target="y")
+    for name in ("age", "city"):
+        line = 2 + int(people()[name].isna().to_numpy().argmax())
+        message = f"{name} is missing in line {line} of .*t.csv"
+        for call in (
+            lambda name=name: table.split(0.5, 0.5, group=name),
+            lambda name=name: table.folds(2, stratify=name),
+            lambda name=name: table.split_by_time(0.5, 0.5, column=name),
+        ):
+            with pytest.raises(jdl.Error, match=message):
+                call()
+    assert len(table.split(0.5, 0.5, stratify=table.column("city"))) == 2
+
+
+def test_names_alone_and_misspelt_options():
+    """A str is one name, not its letters."""
+    columns = {"a": ["1", "?", "2"], "b": ["x", "y", "x"], "n": ["NA", "DE", ""], "y": [1, 2, 3]}
+    table = jdl.data.frame(
+        columns, target="y", categorical="a", drop="b", missing="?", default_missing=False
+    )
+    assert table.column("a").tolist() == ["1", "", "2"]
+    assert table.column("n").tolist() == ["NA", "DE", ""]
+    assert table.columns["n"].missing.tolist() == [False, False, True]
+    assert "b" not in table.columns
+    assert jdl.data.frame({"a": ["1", "2"]}, numeric="a").columns["a"].kind == "number"
+    for call, message in (
+        (lambda: jdl.data.frame(columns, targt="y"), "no option 'targt'. Did you mean 'target'"),
+        (lambda: jdl.data.csv("a.csv", delimeter=";"), "Did you mean 'delimiter'"),
+        (lambda: jdl.data.parquet("a.parquet", delimiter=";"), "parquet has no option 'delimiter'"),
+        (lambda: jdl.data.frame(columns, drop=5), "drop takes a text or several, not 5"),
+        (lambda: jdl.data.frame(columns, drop=["a", 5]), r"drop takes .*, not \['a', 5\]"),
+    ):
+        with pytest.raises(jdl.Error, match=message):
+            call()
 
 
 def test_targets_of_each_kind():
@@ -214,11 +262,19 @@ def test_targets_of_each_kind():
     (data,) = jdl.data.frame(frame, target="children", categorical=["children"]).split(1.0)
     assert data.labels == ("0", "1", "2", "3", "4")
     np.testing.assert_array_equal(taken(data)["y"], frame["children"])
-    table = jdl.data.frame(frame, target=("children", "weight"), standardize_target=True)
+    standard = {"standardize_target": True}
+    table = jdl.data.frame(frame, target=("children", "weight"), **standard)
     train, test = table.datasets(np.arange(40), np.arange(40, ROWS))
     y = taken(test)["y"] * train.encoding.target_std + train.encoding.target_mean
     np.testing.assert_allclose(y, frame[["children", "weight"]][40:], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(taken(train)["y"].std(0), 1, rtol=1e-5)
+    table = jdl.data.frame({"a": range(5), "y": [0.5, 0.5, 0.5, 2, 3]}, target="y", **standard)
+    train, test = table.datasets(np.arange(3), np.arange(3, 5))
+    assert not taken(train)["y"].any()  # constant in the training rows: std 1
+    np.testing.assert_allclose(taken(test)["y"], [1.5, 2.5], rtol=1e-6)
+    for target in ("y", "member"):
+        with pytest.raises(jdl.Error, match=f"target {target} has .* must be numbers"):
+            jdl.data.frame(frame, target=target, **standard)
     table = jdl.data.frame(frame, target="age", drop_missing_target=True)
     assert len(table) == frame["age"].notna().sum() < ROWS
     np.testing.assert_array_equal(taken(table.split(1.0)[0])["y"], np.float32(frame.age.dropna()))
@@ -237,6 +293,13 @@ MANY = "".join(f"name {n},{n}\n" for n in range(30))
         ("a,b\n1,x\n2,\0\n", {}, r"Line 3 of .*t\.csv has a NUL byte"),
         (b"a,b\n1,\xc3\xa9\n2,\xe9\n", {}, r"Line 3 of .*t\.csv is not utf-8.*0xe9.*cp1252"),
         ("a,b\n1,x", {"encoding": "latin-9000"}, "no encoding 'latin-9000'"),
+        ("a,b\n1,x", {"encoding": "latin-9000", "target": "b"}, "no encoding 'latin-9000'"),
+        ("a,b\n1,x", {"encoding": "hex"}, "no encoding 'hex'"),
+        ("é,b\n1,x".encode("cp1252"), {"target": "b"}, r"Line 1 of .*t\.csv is not utf-8"),
+        ("a,b\n1,x\n".encode("utf-16"), {"target": "b"}, "is not utf-8.*'utf-16'"),
+        ("a,b\n1,x\n", {"delimiter": "||"}, r"delimiter is one .* not '\|\|'"),
+        ("a,b\n1,x\n", {"delimiter": '"'}, "delimiter is one"),
+        ("a,b\n1,x\n", {"decimal": ""}, "decimal is one character, .* not ''"),
         ("a,b,a\n1,x,2\n", {}, "two columns with the name 'a'"),
         (",b\n1,x\n", {}, r"column without a name, number 1.*drop=\(''"),
         (
@@ -258,14 +321,13 @@ MANY = "".join(f"name {n},{n}\n" for n in range(30))
         ("a,b\n1,x\n1,y\n", {"target": "a"}, "target a has the same value in all 2 rows"),
         ("a,b\n1,x\nNA,y\n", {"target": "a"}, "missing in 1 of 2 rows, first in line 3 of"),
         ("a,b\n1,x\n-1,y\n", {"weight": "a"}, "from 0 on in every row, which it is not in line 3"),
+        ("a,b\n1,x\n2,y\n", {"weight": "b"}, "'x' in line 2 of .*no number"),
         ("a,b\n1,x\n2,y\n", {"target": ("a", "b")}, "target b has texts"),
         ("a,b\n1,x\n2,y\n", {"target": "a", "drop": ("a",)}, "is in drop, and named by another"),
         ("a,b\n1,x\n2,y\n", {"on_bad": "ignore"}, "on_bad is 'raise' or 'skip'"),
     ],
 )
 def test_refusals_name_file_line_and_column(tmp_path, text, options, message):
-    for name in ("numeric", "categorical"):
-        options = {**options, name: (options[name],)} if name in options else options
     with pytest.raises(jdl.Error, match=message):
         jdl.data.csv(csv_of(tmp_path / "t.csv", text), **options)
 
@@ -289,6 +351,7 @@ def test_refusals_of_places_types_and_parts(tmp_path):
         (lambda: data.frame(pandas.DataFrame([[1, 2]], columns=["a", "a"])), "two columns"),
         (lambda: data.frame({"a": ["1", "z", "2"]}), "'z' in row 1. Correct it"),
         (lambda: empty.datasets(np.arange(2), np.arange(2, 3)), "a has no value in the training"),
+        (lambda: data.frame({"a": [1, 2]}, standardize_target=True), "needs a target"),
         (lambda: data.frame({"a": [1, 2]}, target="a").split(1.0), "no columns besides target"),
     ):
         with pytest.raises(jdl.Error, match=message):
@@ -304,9 +367,71 @@ def test_lines_that_are_left_out_are_counted_and_listed(tmp_path):
         assert len(w) == 1
         assert str(w[0].message).count("instead of 2") == 10
         assert table.column("a").tolist() == [1, 2]
+    train = table.datasets(np.arange(2))[0]
+    with pytest.raises(jdl.Error, match=r"Line 3 of .*t\.csv has 3 fields"):
+        train.encode(path)  # a prediction leaves no row out
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         jdl.data.csv(csv_of(tmp_path / "good.csv", "a,b\n1,x\n2,y\n"), on_bad="skip")
+
+
+def test_a_damaged_compressed_file_is_named_and_a_full_disk_is_none(tmp_path, monkeypatch, cache):
+    text = "a,b\n" + "".join(f"{n},{n % 3}\n" for n in range(30_000))
+    for suffix, content in (
+        ("gz", gzip.compress(text.encode())),
+        ("bz2", bz2.compress(text.encode())),
+        ("zst", pa.compress(text.encode(), "zstd", asbytes=True)),
+    ):
+        half = len(content) // 2
+        for damaged in (content[:half] + b"?" * 99 + content[half + 99 :], content[:half], b"?"):
+            path = tmp_path / f"t.csv.{suffix}"
+            path.write_bytes(damaged)
+            with pytest.raises(jdl.Error, match=rf"t\.csv\.{suffix} "):
+                jdl.data.csv(path, target="b")
+    monkeypatch.setattr("jdl.data.csv_file.CsvFile.check", lambda self: "as if read before")
+    with (
+        patch("jdl.data.column_store.in_memory", side_effect=AssertionError),
+        pytest.raises(jdl.Error, match="zst cannot be read"),
+    ):
+        jdl.data.csv(path)
+
+
+def test_long_fields_and_rows(tmp_path):
+    """Longer than the limit of Python's csv, and than Arrow's block."""
+    path = csv_of(tmp_path / "t.csv", f"a,b\n1,x\n2,y,z\n3,{'q' * 200_000}\n4,x,\n")
+    with pytest.warns(UserWarning, match="2 lines of .* line 3 has 3 fields .* line 5 has 3"):
+        assert len(jdl.data.csv(path, categorical="b", on_bad="skip")) == 2
+    names = ",".join(f"c{n}" for n in range(20))
+    for lengths, message in (
+        ((45_000, 75_000), r"row in line 3 of .*u\.csv has 1,500,019 letters.*a quote"),
+        ((5, 120_000), r"row after line 2 of .*u\.csv is too long: a quote .* more than 2,097,152"),
+    ):
+        rows = [",".join(["v" * length] * 20) for length in lengths]
+        with pytest.raises(jdl.Error, match=message):
+            jdl.data.csv(csv_of(tmp_path / "u.csv", "\n".join([names, *rows])))
+
+
+def test_thousands_are_no_decimals(tmp_path):
+    path = csv_of(tmp_path / "t.csv", "a;b\n1,5;2\n1.234;3\n2,5;4\n")
+    with pytest.raises(jdl.Error, match=r"numbers in 3 of 3 rows.*'1\.234' in line 3 of"):
+        jdl.data.csv(path, delimiter=";", decimal=",")
+    table = jdl.data.csv(path, delimiter=";", decimal=",", missing="1.234")
+    np.testing.assert_array_equal(table.column("a"), [1.5, np.nan, 2.5])
+
+
+def test_times_with_a_zone_are_read_in_utc(tmp_path):
+    """As pandas has them, beside dates and times without a zone."""
+    texts = ["2020-01-01T10:00:00Z", "2020-01-01 10:00+02:00", "2020-06-01T10:00:00.5-0130"]
+    texts += [" 2020-01-01T10Z ", " 2020-01-02", "2020-01-02 03:04:05", "NA"]
+    path = csv_of(
+        tmp_path / "t.csv", "\n".join(["d,n", *(f"{t},{n}" for n, t in enumerate(texts))])
+    )
+    times = pandas.to_datetime(pandas.Series(texts[:-1]).str.strip(), utc=True, format="ISO8601")
+    days = (times - pandas.Timestamp(0, tz="UTC")) / pandas.Timedelta(days=1)
+    column = jdl.data.csv(path).column("d")
+    np.testing.assert_allclose(column, [*days, np.nan], rtol=1e-12)
+    zoned = jdl.data.frame({"d": times.dt.tz_convert("Asia/Tokyo")})
+    np.testing.assert_allclose(zoned.column("d"), days, rtol=1e-12)
 
 
 def test_a_kind_that_changes_late(tmp_path, monkeypatch):
@@ -372,7 +497,11 @@ def test_training_resumes_to_the_bit_and_predicts_from_files(tmp_path):
     new.to_csv(tmp_path / "new.csv", index=False)
     rows = predict(TrainedRun(resumed, whole.state), [tmp_path / "new.csv"])
     assert len(rows) == ROWS
-    assert rows[0]["input"].endswith("new.csv[0]")
+    assert rows[0]["input"].endswith("new.csv:2")  # by its line
+    assert rows[-1]["input"].endswith(f"new.csv:{ROWS + 1}")
+    new.to_parquet(tmp_path / "new.PQ")
+    named = predict(TrainedRun(resumed, whole.state), [tmp_path / "new.PQ"])
+    assert named[3] == {**rows[3], "input": f"{tmp_path / 'new.PQ'}[3]"}
     assert {row["label"] for row in rows} <= {"no", "yes"}
     expected = taken(resumed.train.dataset)
     encoded = resumed.train.dataset.encode(new)
@@ -427,7 +556,8 @@ def test_titanic_is_read_where_it_lies(tmp_path, monkeypatch):
     content = dump(1 + 200 - dump(1).index(ages.tobytes()))
     assert content.index(ages.tobytes()) == 200
     (tmp_path / "TitanicSurvival.pkl.compress").write_bytes(lzma.compress(content, preset=0))
-    monkeypatch.setattr("jdl.data.passengers.dataset_folder", {"titanic": tmp_path}.__getitem__)
+    module = importlib.import_module("jdl.data.titanic")  # jdl.data.titanic is the function
+    monkeypatch.setattr(module, "dataset_folder", {"titanic": tmp_path}.__getitem__)
     table = jdl.data.titanic()
     np.testing.assert_array_equal(table.column("age"), ages)
     for name, start in (("survived", 1), ("sex", 2), ("class", 3)):

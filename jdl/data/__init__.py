@@ -38,7 +38,6 @@ from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
-from jdl.data.passengers import titanic as titanic
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
@@ -58,6 +57,7 @@ from jdl.data.table_files import parquet as parquet
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows
+from jdl.data.titanic import titanic as titanic
 from jdl.data.tokenizers import ByteTokenizer as ByteTokenizer
 from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer

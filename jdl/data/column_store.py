@@ -90,7 +90,7 @@ def in_cache(key: str, decode: Decode) -> tuple[dict[str, Column], DecodedTable]
             about = {"rows": decoded.rows, "kinds": decoded.kinds, "values": decoded.values}
             content = json.dumps({**about, "sha256": writer.sums()})
             (new / "columns.json").write_text(content, "utf-8")
-    except OSError:
+    except OSError:  # of writing: a source that cannot be read raises `Error`
         return in_memory(decode)
     return _read(folder) or in_memory(decode)
 

@@ -18,6 +18,7 @@ DAY = 86_400_000_000  # in microseconds
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 MISSING = ("", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "#N/A")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+ZONE = r"\d[T ]\d\d.*(Z|[+-]\d\d(:?\d\d)?)\s*$"  # the end of a time with a zone: Z, +02:00
 FEW = 20  # so many different values are categories in a table of any length
 
 
@@ -123,7 +124,7 @@ class _Pass:
     kinds: dict[str, Kind]
     first_odd: dict[str, tuple[int, str]]  # by column, its first value that is no number
     codes: dict[str, dict[str, int]] = field(default_factory=dict)  # by column and category
-    written: dict[str, dict[str, int]] = field(default_factory=dict)  # by text, with its blanks
+    written: dict[str, dict[str, int]] = field(default_factory=dict)  # by text before stripping
     counts: dict[str, np.ndarray] = field(default_factory=dict)  # of each category
     lengths: list[int] = field(default_factory=list)  # the rows of each source so far
 
@@ -209,7 +210,8 @@ class _Pass:
                 f"names or identifiers have{self._odd(name)}. Leave it out by drop=({name!r},), "
                 f"or keep it by categorical=({name!r},)."
             )
-        numbers = np.asarray([bool(NUMBER.fullmatch(text)) for text in texts], bool)
+        plain = [text.replace(self.decoding.decimal, ".") for text in texts]
+        numbers = np.asarray([bool(NUMBER.fullmatch(text)) for text in plain], bool)
         if counts[numbers].sum() >= counts.sum() / 2 and name in self.first_odd:
             raise Error(
                 f"Column {name} has numbers in {counts[numbers].sum():,} of {rows:,} rows, but"
@@ -343,6 +345,10 @@ def _to_numbers(values: Any, decoding: Decoding) -> np.ndarray | None:
     if not _is_text(values):
         return pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     if decoding.decimal != ".":
+        lacking = pc.is_in(pc.utf8_trim_whitespace(values), value_set=pa.array(decoding.missing))
+        values = pc.if_else(lacking, pa.scalar(None, pa.string()), values)
+        if pc.any(pc.match_substring(values, ".")).as_py():
+            return None  # of thousands, probably
         values = pc.replace_substring(values, decoding.decimal, ".")
     numbers = _parse(values, pa.float64(), decoding)
     return None if numbers is None else numbers.to_numpy(zero_copy_only=False)
@@ -361,11 +367,26 @@ def _to_booleans(values: Any, decoding: Decoding) -> np.ndarray | None:
     return np.asarray([*numbers, np.nan], np.float64)[indices]
 
 
+def _parse_times(values: Any, decoding: Decoding) -> Any:
+    """The texts as times, those with a zone in UTC; None where one of them is no time."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if (times := _parse(values, pa.timestamp("us"), decoding)) is not None:
+        return times
+    zoned, null = pc.match_substring_regex(values, ZONE), pa.scalar(None, pa.string())
+    local = _parse(pc.if_else(zoned, null, values), pa.timestamp("us"), decoding)
+    in_utc = _parse(pc.if_else(zoned, values, null), pa.timestamp("us", "UTC"), decoding)
+    if local is None or in_utc is None:
+        return None
+    return pc.coalesce(local, pc.cast(in_utc, pa.timestamp("us")))
+
+
 def _to_days(values: Any, decoding: Decoding) -> np.ndarray | None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    times = _parse(values, pa.timestamp("us"), decoding) if _is_text(values) else values
+    times = _parse_times(values, decoding) if _is_text(values) else values
     if times is None or not pa.types.is_timestamp(times.type):
         return None
     return pc.cast(pc.cast(times, pa.int64()), pa.float64()).to_numpy(zero_copy_only=False) / DAY

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import io
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any
 from jdl.data.columns import MISSING
 from jdl.types import Error
 
-BLOCK = 1 << 20  # bytes that are read at once, and the length of the longest row
+BLOCK = 1 << 20  # bytes that are read at once; Arrow reads rows of this length at any place
+ROW = 2 * BLOCK  # letters of a row: Arrow reads none that is longer
 LISTED = 10  # of the lines that were left out
 
 
@@ -86,18 +88,19 @@ class CsvFile:
             column_types=dict.fromkeys(columns, pa.string()),
             include_columns=list(columns),
         )
-        try:
-            with self._open() as stream:
+        with self._open() as stream:
+            try:
                 yield from pyarrow.csv.open_csv(stream, read, parse, convert)
-        except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
-            raise self._explain(error) from error
+            except (pa.ArrowInvalid, pa.ArrowKeyError, pa.ArrowNotImplementedError) as error:
+                raise self._explain(error) from error
 
     def check(self) -> str:
         """SHA-256 of the content; `Error` for bytes that are no text in this encoding."""
         try:
-            decoder = codecs.getincrementaldecoder(self.encoding)()
+            " ".encode(self.encoding)  # bytes to bytes, such as hex, are no encodings of texts
         except LookupError as error:
             raise Error(f"There is no encoding {self.encoding!r}; utf-8 is common.") from error
+        decoder = codecs.getincrementaldecoder(self.encoding)()
         digest, lines, tail, quotes = hashlib.sha256(), 1, b"", 0
         with self._open() as stream:
             while True:
@@ -136,6 +139,10 @@ class CsvFile:
         except (csv.Error, StopIteration):
             return f"row {row} of {self.path}"
 
+    def lines(self) -> list[int]:
+        """The line in which each row begins, for a file that was read without an error."""
+        return [line for line, _ in self._records()][1:]
+
     def left_out(self) -> str:
         """The notice of the lines with a wrong number of fields: how many, and the first of them.
 
@@ -167,41 +174,72 @@ class CsvFile:
 
     def _explain(self, error: Exception) -> Error:
         """What is wrong with a file that Arrow cannot read, and where."""
-        line = 0
+        line, longest, longest_line = 0, 0, 0
         try:
             for line, fields in self._records():
+                letters = sum(map(len, fields)) + len(fields) - 1
+                if letters > longest:
+                    longest, longest_line = letters, line
                 if len(fields) != len(self.names) and not self.skip:
                     return Error(
                         f"Line {line} of {self.path} has {len(fields)} fields instead of "
                         f"{len(self.names)}: {_short(self.delimiter.join(fields))!r}. Correct it, "
-                        "put texts with a delimiter in quotes, or leave out such lines by "
-                        "on_bad='skip'."
+                        "put texts with a delimiter in quotes, or, for training, leave out such "
+                        "lines by on_bad='skip'."
                     )
         except csv.Error:
             return Error(
                 f"The row after line {line} of {self.path} is too long: a quote that is not "
-                f"closed, or a field of more than {csv.field_size_limit():,} letters."
+                f"closed, or a row of more than {ROW:,} letters."
+            )
+        if "straddling" in str(error):
+            return Error(
+                f"The row in line {longest_line} of {self.path} has {longest:,} letters, and can "
+                f"have {BLOCK:,}: a quote may not be closed. Otherwise shorten the row, or save "
+                "the table as Parquet."
             )
         return Error(f"{self.path} cannot be read as CSV: {error}.")
 
     def _records(self, strict: bool = False) -> Iterator[tuple[int, list[str]]]:
         """The fields of each row, the names included, and the line in which the row begins."""
         with self._open() as stream, io.TextIOWrapper(stream, self.encoding, newline="") as text:
-            # A line of gigabytes arrives in pieces, and ends at the reader's limit of a field.
-            lines = iter(lambda: text.readline(BLOCK), "")
+            lines = iter(lambda: _next_line(text), "")
             reader, line = csv.reader(lines, delimiter=self.delimiter, strict=strict), 1
-            for fields in reader:
+            while (fields := _next_row(reader)) is not None:
                 if fields:
                     yield line, fields
                 line = reader.line_num + 1
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """The content, decompressed; `Error` where it cannot be read to its end."""
         import pyarrow as pa
 
         try:
-            return pa.input_stream(str(check_file(self.path, "data.csv")))
-        except OSError as error:
+            with pa.input_stream(str(check_file(self.path, "data.csv"))) as stream:
+                yield stream
+        except (OSError, pa.ArrowException) as error:
             raise Error(f"{self.path} cannot be read: {error}.") from error
+
+
+def _next_line(text: io.TextIOWrapper) -> str:
+    """The next line; `csv.Error` for one of gigabytes, before it is in memory."""
+    line = text.readline(ROW + 1)
+    if len(line) > ROW:
+        raise csv.Error("line too long")
+    return line
+
+
+def _next_row(reader: Any) -> list[str] | None:
+    """The fields of the next row; None at the end.
+
+    The limit of a field is one for all readers of the process, so it is put back.
+    """
+    limit = csv.field_size_limit(ROW)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _count_lines(text: str) -> int:

@@ -15,7 +15,7 @@ from jdl.data.augment import Augmentation, BatchTransform, check_order
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import Look, look
 from jdl.data.source import ArraySource, ReadsColumn, Source, check_column
-from jdl.data.splits import By, named, random_rows, sampling, time_rows
+from jdl.data.splits import By, fold_rows, named, random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
 
 DEVICE_BYTES = 2 << 30  # a dataset up to this size is kept on the device
@@ -118,14 +118,9 @@ class Dataset:
 
         Each row is in the validation part of one fold, and in the training parts of all others.
         """
-        if not 2 <= k <= len(self):
-            raise Error(
-                f"{len(self)} examples can be divided into 2 to {len(self)} folds, not {k}."
-            )
         by = named("stratify", stratify, self.column), named("group", group, self.column)
-        rows = np.arange(len(self))
-        folds = random_rows(len(self), [1 / k] * k, seed, *by)
-        return tuple((self.select(np.delete(rows, fold)), self.select(fold)) for fold in folds)
+        folds = fold_rows(len(self), k, seed, *by)
+        return tuple((self.select(train), self.select(valid)) for train, valid in folds)
 
     def map(self, *transforms: Augmentation) -> Self:
         """The same rows with these transforms in every batch, of training and of evaluation.

@@ -11,7 +11,7 @@ import numpy as np
 from jdl.data.columns import NUMBER, Column
 from jdl.types import Error
 
-UNKNOWN, MISSING = 0, 1  # codes of a category that training did not have, and of none
+UNKNOWN, MISSING = 0, 1  # codes of an unknown category and of a missing value
 FIRST = 2  # the code of the first category
 
 
@@ -32,7 +32,11 @@ class NumberEncoding:
 
 @dataclass(frozen=True)
 class CategoryEncoding:
-    """A column of categories: the code of values[n] is n + 2; 0 is unknown, 1 is missing."""
+    """A column of categories: the code of values[n] is n + 2; 0 is unknown, 1 is missing.
+
+    Where no training row has a missing value, a missing value is unknown too: the embedding of code
+    1 was never trained.
+    """
 
     name: str
     values: tuple[str, ...]
@@ -46,7 +50,8 @@ class CategoryEncoding:
     def lookup(self, values: tuple[str, ...]) -> np.ndarray:
         """The code of each of these values, and at the end that of a missing value."""
         codes = {value: n for n, value in enumerate(self.values, FIRST)}
-        return np.asarray([*(codes.get(value, UNKNOWN) for value in values), MISSING], np.int32)
+        missing = MISSING if self.missing else UNKNOWN
+        return np.asarray([*(codes.get(value, UNKNOWN) for value in values), missing], np.int32)
 
 
 @dataclass(frozen=True)
@@ -145,9 +150,13 @@ def _fit_number(column: Column, data: np.ndarray) -> NumberEncoding:
         )
     median = float(np.median(data[~missing]))
     data = np.where(missing, median, data)
+    return NumberEncoding(column.name, median, *mean_std(data), bool(missing.any()))
+
+
+def mean_std(data: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation; 1 for constant numbers."""
     constant = data.min() == data.max()  # whose computed deviation can be of rounding alone
-    std = 1.0 if constant else float(data.std())
-    return NumberEncoding(column.name, median, float(data.mean()), std, bool(missing.any()))
+    return float(data.mean()), 1.0 if constant else float(data.std())
 
 
 def _fit_category(column: Column, data: np.ndarray) -> CategoryEncoding:

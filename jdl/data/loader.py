@@ -24,7 +24,7 @@ PREFETCH = 8  # batches that are prefetched from a streaming dataset
 THREADS = 4  # threads that prefetch them
 
 
-class Table(Protocol):
+class RowReader(Protocol):
     """The interface that a `DatasetLoader` reads: rows with named columns, as a `Dataset` has."""
 
     def __len__(self) -> int: ...
@@ -53,7 +53,7 @@ class Table(Protocol):
         """SHA-256 of the rows."""
 
 
-T = TypeVar("T", bound=Table)
+T = TypeVar("T", bound=RowReader)
 
 
 @dataclass(frozen=True, eq=False)

@@ -49,6 +49,16 @@ def random_rows(
     return split_rows(rows, fractions, seed, name="split")
 
 
+def fold_rows(
+    rows: int, k: int, seed: int, stratify: Named | None = None, group: Named | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rows (train, valid) of each of k folds, drawn like those of `random_rows`."""
+    if not 2 <= k <= rows:
+        raise Error(f"{rows} rows can be divided into 2 to {rows} folds, not {k}.")
+    folds = random_rows(rows, [1 / k] * k, seed, stratify, group)
+    return [(np.delete(np.arange(rows), fold), fold) for fold in folds]
+
+
 def stratified_rows(rows: int, fractions: Sequence[float], seed: int, by: Named) -> RowSplits:
     """Stratified random splits: each has each class in the proportion of the whole.
 

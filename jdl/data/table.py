@@ -5,19 +5,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from jdl.data.column_store import in_memory
-from jdl.data.columns import MISSING, Column, Decoding, Kind, RowSource, decode
+from jdl.data.columns import MISSING, Column, Decoding, Kind, RowSource, decode, place_row
 from jdl.data.csv_file import CsvFile
 from jdl.data.dataset import Dataset
-from jdl.data.encoding import Encoding, fit_encoding, sort_labels
-from jdl.data.splits import By, named, random_rows, time_rows
+from jdl.data.encoding import Encoding, fit_encoding, mean_std, sort_labels
+from jdl.data.splits import By, fold_rows, named, random_rows, time_rows
 from jdl.data.table_rows import new_source
 from jdl.types import Bounds, Error
 
@@ -28,11 +28,12 @@ class TableOptions:
 
     target: str | Sequence[str] | None = None  # the column y; several columns of numbers: (N, K)
     weight: str | None = None  # a column of numbers from 0 on, which becomes the column `weight`
-    drop: Sequence[str] = ()  # columns to leave out
-    categorical: Sequence[str] = ()  # columns of categories, even where they look like numbers
-    numeric: Sequence[str] = ()  # columns of numbers: any other value is an error
+    drop: str | Sequence[str] = ()  # columns to leave out
+    categorical: str | Sequence[str] = ()  # of categories, even where they look like numbers
+    numeric: str | Sequence[str] = ()  # columns of numbers: any other value is an error
     one_hot: bool = False  # categories as columns of x, instead of codes for an embedding
-    missing: Sequence[str] = ()  # texts that stand for a missing value, besides `MISSING`
+    missing: str | Sequence[str] = ()  # texts that stand for a missing value, besides `MISSING`
+    default_missing: bool = True  # False: of `MISSING` only the empty text; NA is Namibia
     max_categories: int = 10_000  # the most different values of a column of categories
     standardize_target: bool = False  # numbers as (y - mean) / std of the training rows
     drop_missing_target: bool = False  # leaves out rows without a target, which else raise `Error`
@@ -40,17 +41,34 @@ class TableOptions:
     @property
     def targets(self) -> tuple[str, ...]:
         """The target columns."""
-        if self.target is None:
-            return ()
-        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+        return self.texts("target")
+
+    def texts(self, option: str) -> tuple[str, ...]:
+        """The texts of an option that takes one or several, as a tuple."""
+        given = getattr(self, option)
+        if given is None or isinstance(given, str):
+            return () if given is None else (given,)
+        if not isinstance(given, Collection) or not all(isinstance(text, str) for text in given):
+            raise Error(f"{option} takes a text or several, not {given!r}.")
+        return tuple(given)
 
     def decoding(self, decimal: str = ".") -> Decoding:
         """How the values are understood."""
-        kinds: dict[str, Kind] = dict.fromkeys(self.categorical, "category")
-        kinds |= dict.fromkeys(self.numeric, "number")
-        return Decoding(
-            kinds, (*MISSING, *self.missing), decimal, self.max_categories, tuple(self.drop)
-        )
+        kinds: dict[str, Kind] = dict.fromkeys(self.texts("categorical"), "category")
+        numbers = self.texts("numeric") + self.texts("weight")
+        kinds |= dict.fromkeys(numbers, "number")
+        missing = (*(MISSING if self.default_missing else ("",)), *self.texts("missing"))
+        return Decoding(kinds, missing, decimal, self.max_categories, self.texts("drop"))
+
+
+def read_options(given: Mapping[str, Any], function: str, own: Sequence[str] = ()) -> TableOptions:
+    """The options that were given to a function; `Error` for one that it does not have."""
+    names = [*own, *(field.name for field in fields(TableOptions))]
+    for name in given:
+        if name not in names:
+            hint = _nearest(name, names)
+            raise Error(f"{function} has no option {name!r}.{hint} It has {', '.join(names)}.")
+    return TableOptions(**given)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,15 +103,13 @@ class Table:
         The assignment depends on `seed` alone. `stratify` and `group`, a column of the table or an
         array, are those of `Dataset.split`.
         """
-        by = (
-            named("stratify", stratify, self.column),
-            named("group", group, self.column),
-        )
+        by = named("stratify", stratify, self._present), named("group", group, self._present)
         return self.datasets(*random_rows(len(self), fractions, seed, *by))
 
     def split_by_time(self, *fractions: float, column: By) -> tuple[TableDataset, ...]:
         """Splits by time, from the earliest rows to the latest, encoded by the earliest."""
-        return self.datasets(*time_rows(len(self), fractions, named("column", column, self.column)))
+        time = named("column", column, self._present)
+        return self.datasets(*time_rows(len(self), fractions, time))
 
     def split_by_file(self) -> tuple[TableDataset, ...]:
         """A dataset for each file, in their order, encoded by the first."""
@@ -102,21 +118,14 @@ class Table:
 
     def folds(
         self, k: int, seed: int = 0, stratify: By = None, group: By = None
-    ) -> Iterator[tuple[TableDataset, TableDataset]]:
+    ) -> tuple[tuple[TableDataset, TableDataset], ...]:
         """k-fold cross-validation: k pairs (train, valid), each encoded by its own training rows.
 
         The k validation parts add up to the table; they are drawn like those of `split`.
         """
-        if not 2 <= k <= len(self):
-            raise Error(f"folds takes a number from 2 to the {len(self)} rows, not {k}.")
-        by = (
-            named("stratify", stratify, self.column),
-            named("group", group, self.column),
-        )
-        rows = np.arange(len(self))
-        for fold in random_rows(len(self), [1 / k] * k, seed, *by):
-            train, valid = self.datasets(np.delete(rows, fold), fold)
-            yield train, valid
+        by = named("stratify", stratify, self._present), named("group", group, self._present)
+        folds = [self.datasets(*rows) for rows in fold_rows(len(self), k, seed, *by)]
+        return tuple((train, valid) for train, valid in folds)
 
     def datasets(self, *parts: np.ndarray) -> tuple[TableDataset, ...]:
         """Datasets of these rows each, encoded by the first: for splits of your own."""
@@ -126,8 +135,8 @@ class Table:
         encoding = fit_encoding(self.features, ids[0], self.options.one_hot)
         encoding = replace(encoding, targets=self.options.targets, labels=self._labels)
         if self.options.standardize_target:
-            targets = [self.columns[name].data[ids[0]] for name in self.options.targets]
-            mean, std = (tuple(float(f(y)) for y in targets) for f in (np.mean, np.std))
+            fitted = [mean_std(self.columns[name].data[ids[0]]) for name in self.options.targets]
+            mean, std = zip(*fitted, strict=True)
             encoding = replace(encoding, target_mean=mean, target_std=std)
         source = TableSource(self, encoding)
         return tuple(TableDataset(source, part) for part in ids)
@@ -154,6 +163,18 @@ class Table:
             return ()
         target = self.columns[self.options.targets[0]]
         return ("false", "true") if target.kind == "bool" else sort_labels(target.values)
+
+    def _present(self, name: str) -> np.ndarray:
+        """The values of a column by which rows are split; `Error` where one is missing."""
+        missing = self.columns[self._check_name(name)].missing[self.rows]
+        if missing.any():
+            place = place_row(self.sources, self.source_rows, int(self.rows[missing.argmax()]))
+            raise Error(
+                f"Column {name} is missing in {place}, so that row has no class, group or time: "
+                f"correct it, or give an array, such as table.column({name!r}) with a value of "
+                "yours for missing ones."
+            )
+        return self.column(name)
 
     def _check_name(self, name: str) -> str:
         if name not in self.columns:
@@ -269,27 +290,34 @@ class TableDataset(Dataset):
         The columns are read as those of the table were; columns that it did not have, such as
         targets, are not read.
         """
-        return self.encoding.encode(self._read(new))
+        return self._encode(new_source(new, self.source.table.sources[0]))
 
     def read_file(self, path: Any) -> tuple[list[str], dict[str, np.ndarray]]:
-        """A name for each row of a new file, and its columns."""
-        columns = self.encode(path)
+        """A name for each row of a new file, by its line in a CSV file, and its columns."""
+        source = new_source(path, self.source.table.sources[0])
+        columns = self._encode(source)
+        if isinstance(source, CsvFile):
+            return [f"{path}:{line}" for line in source.lines()], columns
         return [f"{path}[{row}]" for row in range(len(columns["x"]))], columns
 
-    def _read(self, new: Any) -> dict[str, Column]:
+    def _encode(self, source: RowSource) -> dict[str, np.ndarray]:
         table = self.source.table
         names = self.encoding.names
         kinds = {name: table.columns[name].kind for name in names}
         decoding = replace(table.decoding, kinds=kinds, only=names, max_categories=2**31)
-        source = new_source(new, table.sources[0])
         if isinstance(source, CsvFile):
             source.check()
         columns, _ = in_memory(lambda writer: decode([source], decoding, writer))
-        return columns
+        return self.encoding.encode(columns)
 
 
 def unknown_column(name: str, names: Sequence[str], where: str) -> Error:
     """The error for a column that is not there, with the nearest name."""
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = _nearest(name, names)
     return Error(f"{where} has no column {name!r}.{hint} It has {', '.join(map(repr, names))}.")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    """A question after the nearest name, if any is near."""
+    near = difflib.get_close_matches(name, names, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -13,11 +13,11 @@ import numpy as np
 from jdl.data.column_store import in_cache, in_memory
 from jdl.data.columns import Column, DecodedTable, Decoding, RowSource, decode, place_row
 from jdl.data.csv_file import CsvFile
-from jdl.data.table import Table, TableOptions, unknown_column
+from jdl.data.table import Table, TableOptions, read_options, unknown_column
 from jdl.data.table_rows import FrameRows, ParquetFile, require_pyarrow
 from jdl.types import Error
 
-FORMAT = 1  # of decoded tables in the cache; increased when they are decoded otherwise
+FORMAT = 2  # of decoded tables in the cache; increased when they are decoded otherwise
 
 
 def csv(
@@ -31,16 +31,17 @@ def csv(
     """A table from a CSV file, or from several with the same columns, one after the other.
 
     `options` are those of `TableOptions`: target, weight, drop, categorical, numeric, one_hot,
-    missing, max_categories, standardize_target, drop_missing_target. The first line of a file has
-    the columns' names. Files are decoded once, into jdl's cache, and are memory-mapped from there:
-    they may be larger than memory. `on_bad="skip"` leaves out lines with a wrong number of fields,
-    with a warning that counts them and lists the first. Any other fault raises `Error`, with file,
-    line and column.
+    missing, default_missing, max_categories, standardize_target, drop_missing_target. The first
+    line of a file has the columns' names. Files are decoded once, into jdl's cache, and are
+    memory-mapped from there: they may be larger than memory. `on_bad="skip"` leaves out lines with
+    a wrong number of fields, with a warning that counts them and lists the first. Any other fault
+    raises `Error`, with file, line and column.
     """
     if on_bad not in ("raise", "skip"):
         raise Error(f"on_bad is 'raise' or 'skip', not {on_bad!r}.")
     require_pyarrow()
-    known = TableOptions(**options)
+    known = read_options(options, "csv", ("delimiter", "decimal", "encoding", "on_bad"))
+    _check_characters(delimiter, decimal)
     decoding = known.decoding(decimal)
     files = [
         CsvFile(Path(path), delimiter, encoding, decoding.missing, on_bad == "skip")
@@ -61,7 +62,7 @@ def parquet(*paths: Path | str, **options: Any) -> Table:
     group, into jdl's cache.
     """
     require_pyarrow()
-    known = TableOptions(**options)
+    known = read_options(options, "parquet")
     files = [ParquetFile(Path(path)) for path in _check_paths(paths)]
     return _read_files(files, known, known.decoding(), "parquet")
 
@@ -72,12 +73,21 @@ def frame(data: Any, **options: Any) -> Table:
     `options` are those of `TableOptions`, as for `csv`. The index of a pandas frame is not read.
     """
     require_pyarrow()
-    known = TableOptions(**options)
+    known = read_options(options, "frame")
     rows = FrameRows(data)
     _check_options(known, rows)
     decoding = known.decoding()
     columns, decoded = in_memory(lambda writer: decode([rows], decoding, writer))
     return _make_table(columns, known, decoding, [rows], decoded)
+
+
+def _check_characters(delimiter: str, decimal: str) -> None:
+    if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
+        raise Error(
+            f"delimiter is one ASCII character, such as ',', ';' or '\\t', not {delimiter!r}."
+        )
+    if len(decimal) != 1:
+        raise Error(f"decimal is one character, '.' or ',', not {decimal!r}.")
 
 
 def _check_paths(paths: Sequence[Path | str]) -> Sequence[Path | str]:
@@ -93,8 +103,8 @@ def _read_files(
     dialect: str,
 ) -> Table:
     """The table of these files, from the cache, or decoded into it."""
-    _check_options(options, files[0])
     sums = [file.check() for file in files]
+    _check_options(options, files[0])
     key = hashlib.sha256(repr((FORMAT, sums, dialect, decoding)).encode()).hexdigest()
     columns, decoded = in_cache(key, lambda writer: decode(files, decoding, writer))
     return _make_table(columns, options, decoding, files, decoded)
@@ -102,15 +112,18 @@ def _read_files(
 
 def _check_options(options: TableOptions, source: RowSource) -> None:
     """Raises `Error` where options name columns that the source does not have."""
-    weight = (options.weight,) if options.weight else ()
-    kept = (*options.targets, *weight, *options.categorical, *options.numeric)
-    for name in (*kept, *options.drop):
+    if options.standardize_target and not options.targets:
+        raise Error("standardize_target needs a target: name its column by target.")
+    drop, categories = options.texts("drop"), options.texts("categorical")
+    numbers = options.texts("numeric") + options.texts("weight")
+    kept = (*options.targets, *categories, *numbers)
+    for name in (*kept, *drop):
         if name not in source.names:
             raise unknown_column(name, source.names, source.name)
-    if both := set(kept) & set(options.drop):
+    if both := set(kept) & set(drop):
         raise Error(f"Column {min(both)} is in drop, and named by another option too.")
-    if both := set(options.categorical) & set(options.numeric):
-        raise Error(f"Column {min(both)} is in categorical and in numeric: choose one.")
+    if both := set(categories) & set(numbers):
+        raise Error(f"Column {min(both)} is in categorical, and in numeric or weight: choose one.")
 
 
 def _make_table(
@@ -141,8 +154,7 @@ def _make_table(
         _check_target(columns[name], rows, options)
     if options.weight:
         weight = columns[options.weight]
-        wrong = ~(weight.data >= 0) if weight.kind != "category" else np.ones(1, bool)
-        if wrong.any():
+        if (wrong := ~(weight.data >= 0)).any():
             raise Error(
                 f"The weight {options.weight} must be a number from 0 on in every row, which it is "
                 f"not in {first(wrong)}."
@@ -152,10 +164,12 @@ def _make_table(
 
 def _check_target(target: Column, rows: np.ndarray, options: TableOptions) -> None:
     """Raises `Error` for a target that is constant, or of texts where numbers are needed."""
-    if target.kind == "category" and (len(options.targets) > 1 or options.standardize_target):
+    classes = {"category": "texts or categories", "bool": "truth values"}
+    several = len(options.targets) > 1 and target.kind == "category"
+    if several or (options.standardize_target and target.kind in classes):
         raise Error(
-            f"The target {target.name} has texts, but several targets, or a standardized one, must "
-            "be numbers."
+            f"The target {target.name} has {classes[target.kind]}, but several targets, or a "
+            "standardized one, must be numbers."
         )
     if not len(rows) or (target.data[rows] == target.data[rows[0]]).all():
         raise Error(f"The target {target.name} has the same value in all {len(rows):,} rows.")

@@ -14,6 +14,7 @@ from jdl.data.csv_file import CsvFile, check_file
 from jdl.types import Error
 
 BATCH = 1 << 16  # rows of a record batch
+PARQUET = (".parquet", ".parq", ".pq")  # the names of Parquet files end so
 
 
 def require_pyarrow() -> None:
@@ -51,8 +52,11 @@ class ParquetFile:
 
     def check(self) -> str:
         """SHA-256 of the file."""
-        with open(check_file(self.path, "data.parquet"), "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with open(check_file(self.path, "data.parquet"), "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise Error(f"{self.path} cannot be read: {error}.") from error
 
     def place(self, row: int) -> str:
         """Row 0, 1, ... of the file."""
@@ -120,9 +124,13 @@ class FrameRows:
 
 
 def new_source(new: Any, old: RowSource) -> RowSource:
-    """New rows, as a source that is read as the old one was."""
+    """New rows, as a source that is read as the old one was, but for lines that are left out.
+
+    A prediction is made for every row.
+    """
     if not isinstance(new, str | Path):
         return FrameRows(new)
-    if Path(new).suffix == ".parquet":
-        return ParquetFile(Path(new))
-    return replace(old if isinstance(old, CsvFile) else CsvFile(Path(new)), path=Path(new))
+    path = Path(new)
+    if path.suffix.lower() in PARQUET:
+        return ParquetFile(path)
+    return replace(old, path=path, skip=False) if isinstance(old, CsvFile) else CsvFile(path)

@@ -14,7 +14,7 @@ class TabularMLP(nn.Module):
 
     `sizes` has the number of codes of each column of `codes`. Each category is embedded in
     `embedding_width` numbers, by default min(50, (size + 1) // 2); x and the embeddings, side by
-    side, go through an MLP. The embedding of code 0, a category that training never has, is 0.
+    side, go through an MLP. The embedding of code 0, a value that training never has, is 0.
     """
 
     outputs: int
