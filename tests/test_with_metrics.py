@@ -1,8 +1,7 @@
 """More metrics for an objective: they leave training as it is, and travel like any other.
 
 Seen to fail: metrics that are computed in training too; a taken name that replaces the objective's
-metric; an evaluation on several devices that keeps the rows of one; padding rows that are ranked;
-the lowest of equally good thresholds.
+metric; padding rows that are ranked; the lowest of equally good thresholds.
 """
 
 from functools import partial
