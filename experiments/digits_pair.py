@@ -15,7 +15,6 @@ import jdl
 @dataclass(frozen=True)
 class Config(jdl.Config):
     steps: int = 1_000
-    batch: int = 128
 
 
 def init(key):
@@ -34,7 +33,7 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
     objective = jdl.objectives.classify(jdl.Model(init, apply))
     learner = jdl.descent(objective, optax.adamw(optax.cosine_decay_schedule(3e-3, c.steps)))
-    return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch))
+    return jdl.Run(c, learner, train.shuffled(128, c.seed), test=test.batches(128))
 
 
 if __name__ == "__main__":
