@@ -11,6 +11,7 @@ from sklearn import metrics as sklearn_metrics
 from sklearn.metrics import log_loss
 
 import jdl
+from jdl.models.autoencoder import VAE
 from jdl.models.mlp import MLP
 from jdl.objectives import (
     absolute_error,
@@ -178,9 +179,10 @@ def test_abilities_are_those_of_the_protocols():
 
     assert abilities(classify(MLP(4))) == {Predicts}
     assert abilities(next_token(MLP(4))) == {DecodesTokens}
-    assert abilities(autoencode(MLP(4))) == {Predicts, Generates, Encodes}
-    assert abilities(elbo(MLP(4))) == {Predicts, Generates, SamplesLatents, Encodes}
-    assert abilities(override(elbo(MLP(4)), check=print)) == abilities(elbo(MLP(4)))
+    vae = VAE((8, 8, 1), 3, (4,), (6,))
+    assert abilities(autoencode(vae)) == {Predicts, Generates, Encodes}
+    assert abilities(elbo(vae)) == {Predicts, Generates, SamplesLatents, Encodes}
+    assert abilities(override(elbo(vae), check=print)) == abilities(elbo(vae))
 
 
 def test_frozen_parameters_do_not_change_and_have_no_optimizer_state():
