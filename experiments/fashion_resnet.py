@@ -1,4 +1,6 @@
-"""Fashion-MNIST with a small ResNet: test accuracy 94.05% (seed 0), in 47 CPU-minutes.
+"""Fashion-MNIST with a small ResNet: test accuracy 94.03% (seed 0).
+
+On an NVIDIA H100; on a CPU 94.05%, in 47 CPU-minutes.
 
 jdl data prepare fashion_mnist --from DIR
 scripts/train experiments/fashion_resnet.py

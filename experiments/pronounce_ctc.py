@@ -1,6 +1,6 @@
 """English words to phonemes by a bidirectional LSTM and CTC: phoneme error rate 7.7% (seed 0).
 
-The CMU Pronouncing Dictionary without stress; 14 CPU-minutes.
+The CMU Pronouncing Dictionary without stress; on an NVIDIA H100, on a CPU 14 CPU-minutes.
 
 jdl data fetch cmudict
 scripts/train experiments/pronounce_ctc.py

@@ -1,6 +1,6 @@
-"""A BERT as a masked language model of Python's standard library: 57.4% of masked bytes right.
+"""A BERT as a masked language model of Python's standard library: 56.6% of masked bytes right.
 
-On held-out files; seed 0, Python 3.11.7, 8 CPU-minutes.
+On held-out files; seed 0, source of Python 3.11.7, an NVIDIA H100; on a CPU 8 CPU-minutes.
 
 scripts/train experiments/stdlib_mlm.py
 """

@@ -5,10 +5,14 @@ import os
 import tempfile
 from pathlib import Path
 
+# JDL_TEST_PLATFORM=cuda tries the tests of one device on a GPU, compiled as users' programs are.
+os.environ.setdefault("JDL_TEST_PLATFORM", "cpu")
 # Most of the tests' time goes into compiling: LLVM may leave programs as they are. What is trained
 # in a process of its own, by `harness.spawn`, is compiled as users' programs are.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    if os.environ["JDL_TEST_PLATFORM"] == "cpu"
+    else os.environ.get("XLA_FLAGS", "")
 )
 os.environ["PJRT_NPROC"] = "8"  # else the bits of matrix products depend on the number of cores
 os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-cache"))
@@ -19,7 +23,7 @@ from fake_environments import Walk, install
 
 from jdl.train.compile_cache import use_compilation_cache
 
-jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_platforms", os.environ["JDL_TEST_PLATFORM"])
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)  # a key that is used twice is an error

@@ -66,6 +66,13 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_process_that_compiles_longer_is_waited_for(root, tmp_path):
+    """Seen to fail without `connect`: Gloo waits 30 s for the first collective of a group."""
+    script = root / "tests" / "scripts" / "late_process.py"
+    finish(spawn(tmp_path, "--mesh", "data=2", script=script, processes=2, devices=1))
+
+
+@pytest.mark.slow
 def test_a_streamed_batch_is_read_in_parts(tmp_path):
     """Each process reads the rows of its own devices, and all together what one reads."""
     for name, flags in (("kept", ()), ("streamed", ("--streamed",))):

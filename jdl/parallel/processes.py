@@ -6,11 +6,13 @@ All processes compute, and only the first writes. All must call the collectives 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain, combinations
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh, PartitionSpec
 
 from jdl.types import Error
 
@@ -35,6 +37,28 @@ def gather(text: str) -> list[str]:
     padded[: len(data)] = data
     rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def connect(mesh: Mesh | None) -> None:
+    """Connects the devices of several processes, along every set of axes of the mesh.
+
+    A group of devices is connected by its first collective, for which Gloo (the collectives of
+    CPUs) waits 30 s: too short if one process still compiles its step. For later ones it waits
+    half an hour. So the first is this one, for which all processes are ready at the same time.
+    """
+    if mesh is None or not several():
+        return
+    axes = [axis for axis in mesh.axis_names if mesh.shape[axis] > 1]
+    groups = list(chain.from_iterable(combinations(axes, n + 1) for n in range(len(axes))))
+
+    def sums(x: jax.Array) -> list[jax.Array]:
+        return [jax.lax.psum(x, group) for group in groups]
+
+    mapped = jax.shard_map(
+        sums, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False
+    )
+    gather("")
+    jax.block_until_ready(jax.jit(mapped)(np.ones(1, np.float32)))
 
 
 def together(action: Callable[[], Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 
 from jdl.config import Options
-from jdl.parallel.processes import several
+from jdl.parallel.processes import gather, several
 from jdl.types import Error
 
 CONNECT_SECONDS = 60  # how long a process waits for the first one
@@ -50,6 +50,7 @@ def join(options: Options) -> None:
         ) from error
     finally:
         waiting.cancel()
+    gather("")  # connects the processes while they are at the same point: see `connect`
 
 
 def _wait_for_first(coordinator: str) -> None:

@@ -20,6 +20,7 @@ from jdl.parallel import (
     shard_data,
     shard_learner,
 )
+from jdl.parallel.processes import connect
 from jdl.types import Error, Learner, Loader, Run, State
 
 
@@ -43,6 +44,7 @@ class Placement:
 def place_on_devices(run: Run, options: Options) -> Placement:
     """Compiles the run's learner, and shards its data, for the devices that the options name."""
     mesh, shards = build_mesh(options.mesh, options.devices), run.config.elastic
+    connect(mesh)
     pmap = options.parallel == "pmap"
     if shards and pmap:
         raise Error("--elastic and --parallel pmap cannot be combined: drop one of the two.")
