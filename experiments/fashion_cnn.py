@@ -1,4 +1,4 @@
-"""Fashion-MNIST with a CNN of three convolutions: test accuracy 93.9% (seed 0), in 12 min.
+"""Fashion-MNIST with a CNN of three convolutions: test accuracy 93.8% (seed 0), in 29 CPU-min.
 
 jdl data prepare fashion_mnist --from DIR
 scripts/train experiments/fashion_cnn.py

@@ -1,7 +1,7 @@
 """An LSTM on the source of Python's standard library: 1.677 bits per byte on held-out files.
 
-Seed 0, source of Python 3.11.7, an NVIDIA H100. Its state is carried from batch to batch, in evaluation too. 0.83 million
-parameters; on a CPU 20 CPU-minutes.
+Seed 0, source of Python 3.11.7, an NVIDIA H100; on a CPU 20 CPU-minutes. Its state is carried from
+batch to batch, in evaluation too. 0.83 million parameters.
 
 scripts/train experiments/stdlib_lstm.py
 jdl sample stdlib_lstm --prompt "def main("

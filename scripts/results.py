@@ -1,4 +1,4 @@
-"""Trains experiments, each in a process of its own, and prints what they reach and how long it took.
+"""Trains experiments, each in a process of its own; prints what they reach, and the time it took.
 
 scripts/results [NAME ...] [--jobs N] [--root DIR] [--json FILE] [-- --flag value ...]
 
@@ -22,6 +22,7 @@ Row = dict[str, Any]
 
 
 def main() -> None:
+    """Trains the experiments that the command line names."""
     args = _arguments()
     rows: list[Row] = []
     lock = threading.Lock()
