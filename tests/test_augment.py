@@ -75,3 +75,14 @@ def test_affine_turns_moves_and_scales():
         assert np.ptp(size) >= 0.8 * (sizes[1] - sizes[0])
     with pytest.raises(jdl.Error, match="zoom below 1"):
         random_affine(zoom=1.0)
+
+
+def test_images_of_floats_to_255_are_refused_by_changes_of_color():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 5, 5, 3)).astype(np.uint8)
+    jitter = jdl.data.color_jitter(brightness=0.2)
+    for x in (pixels, pixels / np.float32(255)):
+        jdl.data.arrays(x=x).shuffled(4, 0, jitter)
+    floats = jdl.data.arrays(x=pixels.astype(np.float32))
+    for use in (lambda: floats.shuffled(4, 0, jitter), lambda: floats.map(jitter)):
+        with pytest.raises(jdl.Error, match="color_jitter takes floats x from 0 to 1, but .* 255"):
+            use()

@@ -90,6 +90,14 @@ class UnitRange:
             )
         return {**example, "x": self.change(key, x)}
 
+    def check(self, x: np.ndarray) -> None:
+        """Raises `Error` for images of floats beyond 0 to 1."""
+        if np.issubdtype(x.dtype, np.floating) and (x.min() < 0 or x.max() > 1):
+            raise Error(
+                f"{self.name} takes floats x from 0 to 1, but here x goes from {x.min():g} to "
+                f"{x.max():g}: give bytes (uint8), or divide x by its range first."
+            )
+
 
 def check_order(transforms: Sequence[Augmentation]) -> None:
     """Raises `Error` where x would be normalized before a transform that needs it from 0 to 1."""

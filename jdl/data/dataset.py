@@ -11,7 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jdl.data.augment import Augmentation, BatchTransform, check_order
+from jdl.data.augment import Augmentation, BatchTransform, UnitRange, check_order
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import Look, look
 from jdl.data.source import ArraySource, ReadsColumn, Source, check_column
@@ -133,7 +133,7 @@ class Dataset:
                 "A transform of a whole batch, such as mixup, would mix the rows of the evaluation "
                 "too: give it to `shuffled`, which is for training alone."
             )
-        check_order((*self.transforms, *transforms))
+        self._check_transforms((*self.transforms, *transforms))
         return replace(self, transforms=(*self.transforms, *transforms))
 
     def look(self) -> Look:
@@ -175,7 +175,7 @@ class Dataset:
                 f"A batch of {size} is larger than the dataset, which has {len(self)} examples: "
                 "choose a smaller batch size."
             )
-        check_order((*self.transforms, *augment))
+        self._check_transforms((*self.transforms, *augment))
         by = named("balance", balance, self.column), named("weights", weights, self.column)
         drawn = sampling(len(self), *by)
         return DatasetLoader(self, size, seed, (*self.transforms, *augment), sampling=drawn)
@@ -200,6 +200,11 @@ class Dataset:
             )
         rows = np.arange(size * steps).reshape(size, steps).T.ravel()
         return replace(self.select(rows).batches(size), start_column=True)
+
+    def _check_transforms(self, transforms: Sequence[Augmentation]) -> None:
+        check_order(transforms)
+        if transforms and isinstance(transforms[0], UnitRange):
+            transforms[0].check(self.take(np.arange(min(len(self), 16)))["x"])
 
     def _check_size(self, size: int) -> int:
         if size < 1:
