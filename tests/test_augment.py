@@ -84,5 +84,5 @@ def test_images_of_floats_to_255_are_refused_by_changes_of_color():
         jdl.data.arrays(x=x).shuffled(4, 0, jitter)
     floats = jdl.data.arrays(x=pixels.astype(np.float32))
     for use in (lambda: floats.shuffled(4, 0, jitter), lambda: floats.map(jitter)):
-        with pytest.raises(jdl.Error, match="color_jitter takes floats x from 0 to 1, but .* 255"):
+        with pytest.raises(jdl.Error, match=r"color_jitter takes floats x from 0 to 1, but .* 255"):
             use()
