@@ -9,28 +9,24 @@ Images are channels-last on both sides, attention is fused in bf16, and PyTorch'
 of gradients, updates and parameters; "jdl k steps" is K steps in one dispatch (`lax.scan`).
 
 Each contestant runs a block of steps without waiting, then waits for the GPU; blocks take turns.
-Medians of the rounds are printed, and the JSON file is written anew after every contestant: what
-fails or does not fit in the time is an error there. At `--seconds` the process ends, whatever runs.
+Medians of the rounds are printed, and written to the JSON file after each case: so nothing is lost
+if the time of a borrowed GPU runs out. Cases come by falling value.
 
-    python scripts/bench_accelerator.py --seconds 230 --json FILE [--smoke] [--only TEXT]
+    scripts/bench accelerator [--json FILE] [--only TEXT] [--compile] [--smoke]
 """
 
 import os
-import time
 
-os.environ["BENCH_BEGAN"] = str(time.monotonic())
 os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # PyTorch needs memory beside JAX
 
 import argparse
 import gc
 import json
-import signal
 import statistics
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
@@ -49,12 +45,8 @@ from jdl.models.rnn import RNN
 from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
 
-BEGAN = float(os.environ["BENCH_BEGAN"])
-K = 10
+K, ROUNDS, BLOCK = 10, 7, 0.2  # steps in one dispatch; turns; seconds of a turn
 PEAK = 989e12  # FLOPs a second of an H100 SXM: dense, bfloat16
-RESERVE, PER_CASE = 30, 10  # seconds: torch.compile starts if so much is left for later cases
-LEAST = 12  # seconds: no case starts with less
-BUILD_LIMIT, CASE_LIMIT = 80, 110  # seconds: of one contestant's build, of all builds of a case
 RNG = np.random.default_rng(0)
 SCANNED, COMPILED = f"jdl {K} steps", "torch.compile"
 
@@ -78,7 +70,6 @@ class Case:
     model: Callable  # PyTorch's
     data: Callable[[], tuple[np.ndarray, np.ndarray]]
     half: bool = False  # bfloat16
-    compiled: bool = False  # by torch.compile too
     scanned: bool = False  # K steps in one dispatch too
     attention: int = 0  # FLOPs of attention in a step, for MFU
     tokens: int = 0
@@ -92,22 +83,6 @@ class Case:
         """
         flops = 6 * (parameters - self.positions) * self.tokens + self.attention
         return flops / (ms / 1e3) / PEAK
-
-
-@dataclass
-class Report:
-    """What is known so far, as the JSON file has it."""
-
-    path: Path | None
-    about: dict
-    cases: dict = field(default_factory=dict)
-
-    def write(self) -> None:
-        """Replaces the file."""
-        if self.path:
-            part = self.path.with_suffix(".part")
-            part.write_text(json.dumps({**self.about, "cases": self.cases}, indent=1))
-            part.replace(self.path)
 
 
 def labelled(*shape: int) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +173,7 @@ def torch_resnet(stages: tuple):
     return Sequential(*layers, AdaptiveAvgPool2d(1), Flatten(), Linear(inputs, CLASSES))
 
 
-def gpt(name: str, c: TransformerConfig, vocabulary: int, batch: int, compiled: bool) -> Case:
+def gpt(name: str, c: TransformerConfig, vocabulary: int, batch: int) -> Case:
     """A language model, in bfloat16."""
 
     def data():
@@ -211,7 +186,6 @@ def gpt(name: str, c: TransformerConfig, vocabulary: int, batch: int, compiled: 
         lambda: torch_transformer(c, vocabulary),
         data,
         half=True,
-        compiled=compiled,
         tokens=batch * c.max_length,
         positions=c.max_length * c.width,
         attention=12 * c.depth * c.max_length * c.width * batch * c.max_length,
@@ -249,16 +223,16 @@ def cases(smoke: bool) -> list[Case]:
     last = ("LSTM 128", lambda: RNN(CLASSES, hidden=(128,)), lambda: torch_models()[2])
     image = ("ViT-S", lambda: ViT(CLASSES, 4, vit), lambda: torch_transformer(vit, patch=4))
     return [
-        gpt("GPT 124M", large, words, 2 if smoke else 16, compiled=True),
+        gpt("GPT 124M", large, words, 2 if smoke else 16),
         classifier(*residual, rows(512), 32, 32, 3),
         classifier(*residual, rows(512), 32, 32, 3, half=True),
-        classifier(*plain, rows(128), 28, 28, 1, compiled=True, scanned=True),
+        classifier(*plain, rows(128), 28, 28, 1, scanned=True),
         classifier(*plain, rows(1024), 28, 28, 1, scanned=True),
         classifier(*dense, rows(128), 784, scanned=True),
         classifier(*dense, rows(4096), 784, scanned=True),
         classifier(*last, rows(128), 28, 28, scanned=True),
         classifier(*image, rows(256), 32, 32, 3, half=True),
-        gpt("GPT 4 x 128", blocks(128, 4, 4, 128), 258, 2 if smoke else 32, compiled=False),
+        gpt("GPT 4 x 128", blocks(128, 4, 4, 128), 258, 2 if smoke else 32),
     ]
 
 
@@ -313,55 +287,11 @@ def of_torch(case: Case, compiled: bool = False) -> Contestant:
     return Contestant(step, wait, sum(p.numel() for p in model.parameters()))
 
 
-BUILDERS = {
-    "jdl": of_jdl,
-    "torch": of_torch,
-    SCANNED: lambda case: of_jdl(case, K),
-    COMPILED: lambda case: of_torch(case, True),
-}  # in the order of building
-
-
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raises `TimeoutError` in the block after these seconds, as soon as Python runs."""
-
-    def late(*_) -> None:
-        raise TimeoutError(f"took more than {seconds:.0f} s")
-
-    signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-
-
-def failure(error: Exception) -> str:
-    """The error as one line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
-
-
-def started(name: str, case: Case, found: dict, limit: float) -> Contestant | None:
-    """A contestant that has run one step, and of the same size as jdl's; notes why not."""
-    try:
-        with limited(limit):
-            began = time.monotonic()
-            contestant = BUILDERS[name](case)
-            contestant.wait()
-            built = time.monotonic()
-            contestant.step()
-            contestant.wait()
-        found["build_s"][name] = round(built - began, 2)
-        found["first_step_s"][name] = round(time.monotonic() - built, 2)
-        print(f"  {name}: first step after {found['first_step_s'][name]} s", flush=True)
-        ours = found.setdefault("parameters", contestant.parameters)
-        if abs(contestant.parameters / ours - 1) > 0.02:
-            raise ValueError(f"{contestant.parameters} parameters, not {ours}: not the same work")
-        return contestant
-    except Exception as error:
-        found["errors"][name] = failure(error)
-        print(f"  {name}: {failure(error)}", flush=True)
-        return None
+def builders(case: Case, compiled: bool) -> dict[str, Callable[[], Contestant]]:
+    """Who takes part, in the order of building."""
+    named = {"jdl": lambda: of_jdl(case), "torch": lambda: of_torch(case)}
+    named |= {SCANNED: lambda: of_jdl(case, K)} if case.scanned else {}
+    return named | ({COMPILED: lambda: of_torch(case, True)} if compiled else {})
 
 
 def block(contestant: Contestant, calls: int) -> float:
@@ -373,136 +303,84 @@ def block(contestant: Contestant, calls: int) -> float:
     return 1e3 * (time.perf_counter() - began) / (calls * contestant.steps)
 
 
-def measure(contestants: dict, found: dict, rounds: int, length: float, end: float) -> None:
-    """Fills in medians of the rounds, in each of which all take their turns, until the end."""
+def measure(case: Case, compiled: bool) -> dict:
+    """Seconds until the first step is done, and the median milliseconds of a step."""
+    contestants, first = {}, {}
+    for name, build in builders(case, compiled).items():
+        contestants[name] = build()
+        first[name] = round(block(contestants[name], 1) * contestants[name].steps / 1e3, 2)
+        ours, size = contestants["jdl"].parameters, contestants[name].parameters
+        if abs(size / ours - 1) > 0.02:
+            raise ValueError(f"{name} has {size} parameters, not {ours}: that is not the same work")
     calls = {}
     for name, contestant in contestants.items():
-        block(contestant, 3)
         once = block(contestant, 3) * contestant.steps / 1e3
-        calls[name] = min(max(round(length / once), 1), 2000)
+        calls[name] = max(round(BLOCK / once), 1)
     times: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds):
-        for name in list(contestants)[:: 1 if turn % 2 else -1]:
-            times[name].append(round(block(contestants[name], calls[name]), 5))
-        found["rounds"], found["calls"] = times, calls
-        found["ms"] = {name: statistics.median(ms) for name, ms in times.items()}
-        if time.monotonic() > end:
-            break
-
-
-def run(case: Case, report: Report, end: float, later: int, smoke: bool) -> None:
-    """Builds all contestants of a case, then measures those that run."""
-    found = {"build_s": {}, "first_step_s": {}, "errors": {}, "ms": {}, "mfu": {}}
-    report.cases[case.name] = found
-    print(case.name, flush=True)
-    contestants, case_end = {}, min(time.monotonic() + CASE_LIMIT, end - 8)
-    for name in BUILDERS:
-        wanted = {SCANNED: case.scanned, COMPILED: case.compiled}.get(name, True)
-        limit = min(BUILD_LIMIT, case_end - time.monotonic())
-        short = name == COMPILED and end - time.monotonic() < RESERVE + PER_CASE * later
-        if wanted and (short or limit < 2):
-            found["errors"][name] = "skipped: no time"
-        elif wanted:
-            contestant = started(name, case, found, limit)
-            contestants |= {name: contestant} if contestant else {}
-            report.write()
-    try:
-        with limited(max(min(30, end - 3 - time.monotonic()), 1)):
-            measure(contestants, found, 2 if smoke else 7, 0.02 if smoke else 0.2, end - 6)
-    except Exception as error:
-        found["errors"]["measuring"] = failure(error)
-        print(f"  measuring: {failure(error)}", flush=True)
-    if case.tokens:
-        found["mfu"] = {n: case.mfu(found["parameters"], ms) for n, ms in found["ms"].items()}
-    print(f"  ms: {found['ms']}", flush=True)
+    for _ in range(ROUNDS):
+        for name, contestant in contestants.items():
+            times[name].append(block(contestant, calls[name]))
+    ms = {name: round(statistics.median(turns), 4) for name, turns in times.items()}
+    mfu = {name: round(case.mfu(ours, t), 4) for name, t in ms.items()} if case.tokens else {}
+    return {"parameters": ours, "first_step_s": first, "ms": ms, "mfu": mfu}
 
 
 def free() -> None:
     """Gives the memory of the last case back."""
+    import torch
+
     gc.collect()
-    try:
-        import torch
-
-        torch.compiler.reset()  # what it learned of shapes would make the next ones dynamic
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-    except Exception as error:
-        print(failure(error), flush=True)
+    torch.compiler.reset()  # what it learned of shapes would make the next ones dynamic
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
-def table(cases: dict) -> str:
-    """Two Markdown tables: milliseconds a step, and seconds until the first step is done."""
-    columns = ["jdl", "torch", COMPILED, SCANNED]
-    lines = [f"| case | {' | '.join(columns)} | note |", f"|---{'|---:' * 4}|---|"]
-    compiling = [f"| first step, s | {' | '.join(columns)} |", f"|---{'|---:' * 4}|"]
-    for case, found in list(cases.items()):
-        ms, ours = found["ms"], found["ms"].get("jdl")
-        ratios = {n: f" ({t / ours:.2f})" if ours and n != "jdl" else "" for n, t in ms.items()}
-        cells = [f"{ms[n]:.3f}{ratios[n]}" if n in ms else "-" for n in columns]
-        notes = [f"MFU {n} {100 * value:.1f}%" for n, value in found["mfu"].items()]
-        notes += [f"{n}: {error[:80]}" for n, error in found["errors"].items()]
-        note = "; ".join(notes).replace("|", "/")
-        lines.append(f"| {case} | {' | '.join(cells)} | {note} |")
-        seconds = [str(found["first_step_s"].get(n, "-")) for n in columns]
-        compiling.append(f"| {case} | {' | '.join(seconds)} |")
-    return "\n".join([*lines, "", *compiling])
+def row(case: Case, found: dict) -> str:
+    """A line of the table, in Markdown."""
+    ms, columns = found["ms"], ("jdl", "torch", COMPILED, SCANNED)
+    cells = [f"{ms[n]:.3f} ({ms[n] / ms['jdl']:.2f})" if n in ms else "" for n in columns]
+    mfu = ", ".join(f"{n} {100 * share:.1f}%" for n, share in found["mfu"].items())
+    return f"| {case.name} | {' | '.join(cells)} | {mfu} |"
 
 
 def about() -> dict:
-    """The device and the versions."""
+    """The device and the versions; allows TF32 in PyTorch, as JAX does by default."""
     import torch
 
-    found, versions = torch.cuda.is_available(), {}
-    for name in ("jax", "jaxlib", "flax", "optax", "torch", "triton", "jax-cuda13-plugin"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = None
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.backends.cudnn.benchmark = True
+    packages = ("jax", "flax", "optax", "torch")
     return {
-        "device": torch.cuda.get_device_name() if found else "cpu",
-        "jax_device": jax.devices()[0].device_kind,
+        "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),
-        "versions": versions,
+        "versions": {name: version(name) for name in packages},
         "cudnn_of_torch": torch.backends.cudnn.version(),
     }
 
 
 def main() -> None:
-    """Measures case by case until the time is spent, and prints the tables."""
+    """Measures case by case; one that fails is named, and the next goes on."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=230, help="of the whole process")
     parser.add_argument("--json", type=Path, help="the file of results")
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to try it on a CPU")
     parser.add_argument("--only", default="", help="cases whose names contain this")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too, which is slow")
+    parser.add_argument("--smoke", action="store_true", help="tiny sizes, to try it on a CPU")
     args = parser.parse_args()
-    end = BEGAN + args.seconds
-    report = Report(args.json, about())
-    print(json.dumps(report.about), flush=True)
-
-    def cut() -> None:  # a compiler that never comes back to Python cannot be stopped otherwise
-        print(f"cut off after {args.seconds} s\n\n{table(report.cases)}", flush=True)
-        os._exit(0)
-
-    watchdog = threading.Timer(end - time.monotonic(), cut)
-    watchdog.daemon = True
-    watchdog.start()
-    waiting = [case for case in cases(args.smoke) if args.only in case.name]
-    while waiting and end - time.monotonic() > LEAST:
-        case = waiting.pop(0)
+    report = {**about(), "cases": {}}
+    print(json.dumps(report))
+    print(f"| ms a step | jdl | torch | {COMPILED} | {SCANNED} | MFU |\n|---|---|---|---|---|---|")
+    for case in cases(args.smoke):
+        if args.only not in case.name:
+            continue
         try:
-            run(case, report, end, len(waiting), args.smoke)
+            report["cases"][case.name] = found = measure(case, args.compile)
+            print(row(case, found), flush=True)
         except Exception as error:
-            report.cases[case.name]["errors"]["case"] = failure(error)
-            print(f"  {failure(error)}", flush=True)
-        report.write()
+            report["cases"][case.name] = {"error": f"{type(error).__name__}: {error}"}
+            print(f"| {case.name} | {type(error).__name__}: {str(error)[:300]} |", flush=True)
+        if args.json:
+            args.json.write_text(json.dumps(report, indent=1) + "\n")
         free()
-    for case in waiting:
-        print(f"no time: {case.name}")
-    watchdog.cancel()
-    print(f"\n{table(report.cases)}\n\n{time.monotonic() - BEGAN:.0f} s", flush=True)
-    os._exit(0)  # compilers' worker processes would be waited for
 
 
 if __name__ == "__main__":
