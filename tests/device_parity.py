@@ -48,6 +48,7 @@ FAMILIES = (
     "gan",
     "vae",
     "clusters",
+    "triplet",
     "gcn",
     "plain-linen",
     "plain-nnx",
@@ -63,6 +64,7 @@ NORMALISED = (
     "resnet",
     "gan",
     "clusters",
+    "triplet",
 )  # by statistics of the part of a batch that is seen at once
 DRAWN = ("mlp-dropout", "vae")  # for each part of a batch by a key of its own
 WAYS = ("data=2", "data=4", "data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4")

@@ -35,6 +35,7 @@ from jdl.models.unet import UNet
 from jdl.models.vit import ViT
 from jdl.objectives import (
     adversarial,
+    arcface,
     autoencode,
     classify,
     ctc,
@@ -45,6 +46,7 @@ from jdl.objectives import (
     link_prediction,
     next_token,
     seq2seq,
+    triplet,
     wasserstein,
 )
 from jdl.objectives.model_keywords import signature_of
@@ -418,6 +420,20 @@ UNSUPERVISED = [
         (8, 8, 1),
         (64 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 64 + 64) + 4 * 3,
         objective=partial(deep_clustering, clusters=4, noise=0.1, contrastive_weight=0.1),
+    ),
+    Images(
+        "triplet",
+        CNN(4, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 4 + 4),
+        objective=triplet,
+    ),
+    Images(
+        "arcface",
+        CNN(4, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 4 + 4) + 5 * 4,
+        objective=partial(arcface, classes=5),
     ),
     Images(
         "unet",

@@ -37,6 +37,8 @@ QUICK = [
     ("gpt", "data=2,model=2"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
+    ("triplet", "pmap=4"),
+    ("arcface", "fsdp=4"),
     ("lstm", "micro=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),

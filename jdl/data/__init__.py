@@ -38,6 +38,7 @@ from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
+from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations

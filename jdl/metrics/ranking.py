@@ -30,7 +30,7 @@ def roc_auc(
     the rest: each alike ("macro"), or by its number of rows ("weighted"). NaN where a class has no
     row or all of them, as in scikit-learn. Exact: see `Rows` for the memory.
     """
-    return _ranked(_binary_auc, predictions, batch, average, target, row_weights)
+    return _ranked(binary_auc, predictions, batch, average, target, row_weights)
 
 
 def average_precision(
@@ -110,7 +110,8 @@ def binary_curve(
     return scores[last], true[last], false[last]
 
 
-def _binary_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> float:
+def binary_auc(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray | None) -> float:
+    """ROC AUC of scores (N,) for labels of 0 and 1; NaN where all are alike."""
     _, true, false = binary_curve(scores, labels, weights)
     if not (true[-1] and false[-1]) or np.isnan(scores).any():
         return float("nan")

@@ -29,6 +29,8 @@ from jdl.objectives.heads import heads as heads
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction
+from jdl.objectives.metric_learning import arcface as arcface
+from jdl.objectives.metric_learning import triplet as triplet
 from jdl.objectives.multi_label import multi_label as multi_label
 from jdl.objectives.ordinal import ordinal as ordinal
 from jdl.objectives.override import map_variables as map_variables

@@ -1,0 +1,38 @@
+"""Face verification: embeddings of 10 people who were never seen in training.
+
+jdl data fetch orl_faces
+scripts/train experiments/orl_faces.py
+scripts/train experiments/orl_faces.py --loss arcface
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jdl
+from jdl.models.cnn import CNN
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 300
+    batch: int = 60
+    lr: float = 2e-3
+    width: int = 64
+    """Numbers of an embedding."""
+    loss: Literal["triplet", "arcface"] = "triplet"
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.orl_faces().split(0.75, 0.25, seed=c.seed, group="y")
+    model = CNN(c.width, ((16, 1), (32, 1), (64, 1), (64, 1)), dense=(), batch_norm=True, dropout=0.1)
+    losses = jdl.objectives
+    objective = losses.triplet(model) if c.loss == "triplet" else losses.arcface(model, classes=40)
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
+    light = jdl.data.color_jitter(brightness=0.3, contrast=0.3)
+    augment = light, jdl.data.random_flip(), jdl.data.random_affine(10, 0.1, 0.1)
+    batches = train.shuffled(c.batch, c.seed, *augment)
+    return jdl.Run(c, learner, batches, test=test.batches(100))
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
