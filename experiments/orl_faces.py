@@ -14,8 +14,8 @@ from jdl.models.cnn import CNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 300
-    batch: int = 60
+    steps: int = 150
+    batch: int = 150
     lr: float = 2e-3
     width: int = 64
     """Numbers of an embedding."""
@@ -28,10 +28,9 @@ def run(c: Config) -> jdl.Run:
     losses = jdl.objectives
     objective = losses.triplet(model) if c.loss == "triplet" else losses.arcface(model, classes=40)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
-    light = jdl.data.color_jitter(brightness=0.3, contrast=0.3)
-    augment = light, jdl.data.random_flip(), jdl.data.random_affine(10, 0.1, 0.1)
+    augment = jdl.data.random_flip(), jdl.data.random_affine(10, 0.1, 0.1)
     batches = train.shuffled(c.batch, c.seed, *augment)
-    return jdl.Run(c, learner, batches, test=test.batches(100))
+    return jdl.Run(c, jdl.ema(learner, 0.97), batches, test=test.batches(100))
 
 
 if __name__ == "__main__":
