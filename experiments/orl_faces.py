@@ -14,8 +14,8 @@ from jdl.models.cnn import CNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 150
-    batch: int = 150
+    steps: int = 250
+    batch: int = 60
     lr: float = 2e-3
     width: int = 64
     """Numbers of an embedding."""
@@ -24,13 +24,13 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.orl_faces().split(0.75, 0.25, seed=c.seed, group="y")
-    model = CNN(c.width, ((16, 1), (32, 1), (64, 1), (64, 1)), dense=(), batch_norm=True, dropout=0.1)
+    model = CNN(c.width, ((16, 1), (32, 1), (64, 1), (64, 1)), dense=(), batch_norm=True)
     losses = jdl.objectives
     objective = losses.triplet(model) if c.loss == "triplet" else losses.arcface(model, classes=40)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     augment = jdl.data.random_flip(), jdl.data.random_affine(10, 0.1, 0.1)
     batches = train.shuffled(c.batch, c.seed, *augment)
-    return jdl.Run(c, jdl.ema(learner, 0.97), batches, test=test.batches(100))
+    return jdl.Run(c, learner, batches, test=test.batches(100))
 
 
 if __name__ == "__main__":
