@@ -30,6 +30,7 @@ from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction
 from jdl.objectives.multi_label import multi_label as multi_label
+from jdl.objectives.normalizing_flow import normalizing_flow as normalizing_flow
 from jdl.objectives.ordinal import ordinal as ordinal
 from jdl.objectives.override import map_variables as map_variables
 from jdl.objectives.override import override as override
