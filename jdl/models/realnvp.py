@@ -36,7 +36,7 @@ class RealNVP(nn.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x (B, ...) to z of the same shape, and the log-determinant (B,) of the map."""
-        z, log_det = x.reshape(x.shape[0], -1), jnp.zeros(x.shape[0], jnp.float32)
+        z, log_det = x.reshape(x.shape[0], -1), jnp.zeros(x.shape[0], _sum_dtype(x))
         for layer, kept in zip(self.layers, self._masks(x), strict=True):
             z, of_layer = layer(z, kept)
             log_det += of_layer
@@ -80,7 +80,7 @@ class AffineCoupling(nn.Module):
     def __call__(self, x: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x (B, D) to the same shape, and the log-determinant (B,); `kept` is (1, D)."""
         log_scale, shift = self._log_scale_and_shift(x, kept)
-        return x * jnp.exp(log_scale) + shift, log_scale.astype(jnp.float32).sum(-1)
+        return x * jnp.exp(log_scale) + shift, log_scale.sum(-1, dtype=_sum_dtype(x))
 
     def inverse(self, y: jax.Array, kept: jax.Array) -> jax.Array:
         """The x (B, D) of which the layer makes y (B, D)."""
@@ -88,9 +88,7 @@ class AffineCoupling(nn.Module):
         return (y - shift) * jnp.exp(-log_scale)
 
     @nn.compact
-    def _log_scale_and_shift(
-        self, x: jax.Array, kept: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
+    def _log_scale_and_shift(self, x: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The log-scale and the shift of each element (B, D): 0 for those that are kept."""
         features = x * kept
         for width in self.hidden:
@@ -100,3 +98,8 @@ class AffineCoupling(nn.Module):
         log_scale, shift = jnp.split(out, 2, -1)
         bound = self.log_scale_bound
         return bound * jnp.tanh(log_scale / bound) * (1 - kept), shift * (1 - kept)
+
+
+def _sum_dtype(x: jax.Array) -> jnp.dtype:
+    """The type of log-determinants: at least float32, also where the model computes in half."""
+    return jnp.promote_types(x.dtype, jnp.float32)

@@ -1,4 +1,4 @@
-"""Normalizing flows: exact log-likelihoods of vectors and, by dequantization, of discrete pixels."""
+"""Normalizing flows: log-likelihoods of vectors and, by dequantization, of discrete pixels."""
 
 from __future__ import annotations
 
