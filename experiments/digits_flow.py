@@ -23,7 +23,7 @@ def run(c: Config) -> jdl.Run:
     objective = jdl.objectives.normalizing_flow(RealNVP(8), levels=17)  # pixels are 0/16 to 16/16
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
     learner = jdl.ema(jdl.descent(objective, optimizer))
-    batches = train.shuffled(c.batch, c.seed, jdl.data.random_affine(0, 0.5, 0.0))
+    batches = train.shuffled(c.batch, c.seed)
     return jdl.Run(
         c, learner, batches, valid.batches(180), test.batches(360), best="min bits_per_dim"
     )

