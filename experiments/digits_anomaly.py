@@ -5,6 +5,7 @@ scripts/bench flows anomalies
 """
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import jdl
 from jdl.metrics import average_precision, of_score, roc_auc
@@ -18,15 +19,12 @@ class Config(jdl.Config):
     unseen: int = 0  # the digit that the training never shows
 
 
-def error(predictions):
-    return predictions["reconstruction_error"]
-
-
 def run(c: Config) -> jdl.Run:
     x, y = jdl.data.digits(1.0)[0].columns.values()
     data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y == c.unseen)
     train, normal = data.select(y != c.unseen).split(0.8, 0.2)
     test = normal + data.select(y == c.unseen)
+    error = itemgetter("reconstruction_error")
     model = Autoencoder((8, 8, 1), c.latent, hidden=(128,))
     objective = jdl.objectives.with_metrics(
         jdl.objectives.autoencode(model, noise=0.2),

@@ -13,6 +13,7 @@ import pytest
 import sklearn.metrics
 
 import jdl
+from jdl.figures.density import draw_density
 from jdl.metrics import average_precision, of_score, roc_auc
 from jdl.models.autoencoder import Autoencoder
 from jdl.models.mlp import MLP
@@ -174,3 +175,17 @@ def test_anomalies_are_ranked_by_density_and_by_reconstruction_as_scikit_learn_r
     reconstruction = plain[1].decode(variables, plain[1].encode(variables, batch), batch, None)
     expected = jnp.square(reconstruction - x).mean(-1)
     np.testing.assert_allclose(said, expected[:36], rtol=1e-5)
+
+
+def test_the_density_of_rows_of_two_numbers_is_drawn(tmp_path):
+    def drawn(objective, x):
+        data = jdl.data.arrays(x=x).batches(8)
+        made = jdl.Run(jdl.Config(name="map", steps=1), jdl.descent(objective, optax.sgd(0)), data)
+        return draw_density(made, jax.jit(objective.init)(jax.random.key(0), data[0]), tmp_path)
+
+    plane = np.random.default_rng(0).normal(size=(20, 2))
+    flow = normalizing_flow(RealNVP(2, hidden=()))
+    (path,) = drawn(flow, plane)
+    assert path.stat().st_size > 10_000
+    assert not drawn(flow, plane[:, [0, 1, 0]])
+    assert not drawn(autoencode(Autoencoder((2,), 1, hidden=())), plane)

@@ -66,7 +66,7 @@ def _draw(points: np.ndarray, sides: list[np.ndarray], density: np.ndarray, path
     figure = Figure(figsize=(6, 5), layout="constrained")
     axes = figure.subplots()
     mesh = axes.pcolormesh(*sides, density, cmap="magma", rasterized=True)
-    axes.scatter(*points.T, s=2, color="white", alpha=0.4, linewidths=0)
+    axes.scatter(points[:, 0], points[:, 1], s=2, color="white", alpha=0.4, linewidths=0)
     axes.set(xlabel="first number of a row", ylabel="second")
     figure.colorbar(mesh, label="density")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ class RealNVP(nn.Module):
 
     x (B, ...) gives z of the same shape and the log-determinant log |det dz/dx| (B,); `inverse`
     gives x from z. Rows are flattened. The elements that a coupling layer keeps alternate: the
-    white squares of a checkerboard, the black ones, the first half of the row, the second half. A
+    black squares of a checkerboard, the white ones, the second half of the row, the first half. A
     fresh model is the identity.
     """
 
@@ -59,8 +59,8 @@ class RealNVP(nn.Module):
                 "to keep, and one to change."
             )
         checkerboard = np.indices(shape).sum(0).reshape(1, size) % 2
-        first_half = (np.arange(size) < size // 2).reshape(1, size)
-        cycle = (checkerboard, 1 - checkerboard, first_half, ~first_half)
+        second_half = (np.arange(size) >= size // 2).reshape(1, size)
+        cycle = (checkerboard, 1 - checkerboard, second_half, ~second_half)
         return [jnp.asarray(cycle[n % len(cycle)], x.dtype) for n in range(self.couplings)]
 
 

@@ -84,7 +84,7 @@ class Autoencoding(model_call.ModelObjective):
         """The codes (B, ...) of the rows, and the errors (B,) of their reconstructions."""
         code = self.encode(variables, batch)
         out = model_call.evaluate(self.model, variables, batch, (code,), "decode")
-        error = optax.squared_error(out, batch["x"]).reshape(len(out), -1).mean(-1)
+        error = optax.squared_error(out, batch["x"]).reshape(out.shape[0], -1).mean(-1)
         return {"code": code, "reconstruction_error": error}
 
     def encode(self, variables: Variables, batch: Batch) -> Array:

@@ -96,12 +96,12 @@ class NormalizingFlow(model_call.ModelObjective):
         its log-likelihood is that of a discrete value.
         """
         if not self.levels:
-            return x, jnp.zeros(len(x))
+            return x, jnp.zeros(x.shape[0])
         level = (x * (self.levels - 1)).round().clip(0, self.levels - 1)
         p = MARGIN + (1 - 2 * MARGIN) * (level + noise) / self.levels
         log_p, log_q = jnp.log(p), jnp.log1p(-p)
         log_slope = math.log((1 - 2 * MARGIN) / self.levels) - log_p - log_q
-        return log_p - log_q, log_slope.reshape(len(x), -1).sum(-1)
+        return log_p - log_q, log_slope.reshape(x.shape[0], -1).sum(-1)
 
     def _off_levels(self, x: Array) -> Array:
         """1 for each element that is none of the levels, else 0."""
@@ -135,4 +135,4 @@ def _evaluation_noise(x: Array) -> Array:
 
 def _normal_log_prob(z: Array) -> Array:
     """The log-density (B,) of the standard normal distribution at z (B, ...)."""
-    return -0.5 * (jnp.square(z) + math.log(2 * math.pi)).reshape(len(z), -1).sum(-1)
+    return -0.5 * (jnp.square(z) + math.log(2 * math.pi)).reshape(z.shape[0], -1).sum(-1)
