@@ -29,10 +29,10 @@ def normalizing_flow(model: Any, levels: int | None = None) -> NormalizingFlow:
     `levels` is for x with so many values, evenly spaced from 0 to 1, such as pixels of bytes (256):
     a density of discrete values has no bound. Uniform dequantization (Theis et al., 2016) adds
     noise within each level, and the loss is an upper bound of the negative log-likelihood of the
-    levels. The model reads their logits, as RealNVP does. Further metrics: bits_per_dim, the nll of
-    an element in bits; in evaluation off_levels, the share of elements that are none of the levels
-    and are rounded to the next: if it is not 0, `levels` is wrong. The noise of training is drawn
-    anew at each step; that of evaluation is fixed, the same for each row.
+    levels. The model reads their logits, as in RealNVP's paper. More metrics: bits_per_dim, the nll
+    in bits per dimension; in evaluation off_levels, the share of elements that are none of the
+    levels and are rounded to the nearest: if it is not 0, `levels` is wrong. The noise of training
+    is drawn anew at each step; that of evaluation is fixed, the same for each row.
     """
     if levels is not None and levels < 2:
         raise Error(f"levels, the number of values of x, must be at least 2, got {levels}.")
