@@ -1,5 +1,6 @@
 """Two moons by RealNVP: test NLL 1.893 nats (seed 0), of standardized rows, in 114 s.
 
+A mixture of 16 Gaussians reaches 1.814, the true density 1.804 (scripts/bench flows moons).
 scripts/train experiments/moons_flow.py
 """
 
