@@ -35,7 +35,7 @@ ROOMS = {  # in the order of the site; others come after them
 TOPICS = {  # words in the names of experiments: the first topic that fits; shown from last to first
     "Reinforcement learning": r"cartpole|pendulum",
     "Graphs": r"gcn|gat",
-    "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion",
+    "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion|flow|anomaly",
     "Sequences and text": r"lstm|adding|stdlib|pronounce|translate",
     "Classification": r"",
 }

@@ -27,6 +27,7 @@ from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
+from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
@@ -45,6 +46,7 @@ from jdl.objectives import (
     hinge_gan,
     link_prediction,
     next_token,
+    normalizing_flow,
     seq2seq,
     triplet,
     wasserstein,
@@ -450,6 +452,13 @@ UNSUPERVISED = [
         (16 * 8 + 8) + 4 * 8 + 2 * 72 + (BLOCK - 2 * 16) + 2 * (8 * 24 + 24) + 2 * (8 * 16 + 16),
         2e-2,
         objective=diffusion,
+    ),
+    Images(
+        "realnvp",
+        RealNVP(2, hidden=(8,)),
+        (4, 4, 1),
+        2 * ((16 * 8 + 8) + (8 * 32 + 32)),
+        objective=partial(normalizing_flow, levels=2),
     ),
     Nodes(
         "link",

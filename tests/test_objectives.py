@@ -13,6 +13,7 @@ from sklearn.metrics import log_loss
 import jdl
 from jdl.models.autoencoder import VAE
 from jdl.models.mlp import MLP
+from jdl.models.realnvp import RealNVP
 from jdl.objectives import (
     absolute_error,
     absolute_percentage_error,
@@ -22,6 +23,7 @@ from jdl.objectives import (
     elbo,
     hinge,
     next_token,
+    normalizing_flow,
     override,
     perceptron,
     poisson_loss,
@@ -182,6 +184,7 @@ def test_abilities_are_those_of_the_protocols():
     vae = VAE((8, 8, 1), 3, (4,), (6,))
     assert abilities(autoencode(vae)) == {Predicts, Generates, Encodes}
     assert abilities(elbo(vae)) == {Predicts, Generates, SamplesLatents, Encodes}
+    assert abilities(normalizing_flow(RealNVP())) == abilities(elbo(vae))
     assert abilities(override(elbo(vae), check=print)) == abilities(elbo(vae))
 
 

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 
 from jdl.metrics.columns import Columns, scored
 from jdl.metrics.rows import Rows
-from jdl.types import Error
+from jdl.types import Array, Error, Metric
 
 Average = Literal["macro", "weighted"]
 Binary = Callable[[np.ndarray, np.ndarray, np.ndarray | None], float]
@@ -47,6 +48,23 @@ def average_precision(
     `Rows` for the memory.
     """
     return _ranked(_binary_average_precision, predictions, batch, average, target, row_weights)
+
+
+def of_score(
+    metric: Callable[[Columns, Columns], Metric], score: Callable[[Columns], Array]
+) -> Callable[[Columns, Columns], Metric]:
+    """The metric, `roc_auc` or `average_precision`, of a score in place of a probability.
+
+    `score(predictions)` gives a number for each row (B,), higher for the class 1. For anomaly
+    detection, where y is 1 for an anomaly: `of_score(roc_auc, lambda p: -p["log_prob"])` of a
+    normalizing flow, or `lambda p: p["reconstruction_error"]` of an autoencoder.
+    """
+
+    def of_batch(predictions: Columns, batch: Columns) -> Metric:
+        scores = score(predictions)
+        return metric({"probability": jnp.stack([-scores, scores], -1)}, batch)
+
+    return of_batch
 
 
 def _ranked(

@@ -32,6 +32,7 @@ from jdl.objectives.link_prediction import link_prediction as link_prediction
 from jdl.objectives.metric_learning import arcface as arcface
 from jdl.objectives.metric_learning import triplet as triplet
 from jdl.objectives.multi_label import multi_label as multi_label
+from jdl.objectives.normalizing_flow import normalizing_flow as normalizing_flow
 from jdl.objectives.ordinal import ordinal as ordinal
 from jdl.objectives.override import map_variables as map_variables
 from jdl.objectives.override import override as override

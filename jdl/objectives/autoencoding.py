@@ -43,7 +43,9 @@ def autoencode(
     model reads a corrupted x and reconstructs the clean one. The corruption is `augment`, a
     transform (key, example) -> example, then Gaussian noise of standard deviation `noise`. The loss
     is the mean of `loss(reconstruction, x)` over rows and elements. The model has the methods
-    `encode` and `decode`, like `Autoencoder`. Metric: mse, whatever the loss. Predictions: code.
+    `encode` and `decode`, like `Autoencoder`. Metric: mse, whatever the loss. Predictions: code,
+    and reconstruction_error (B,), the mean squared error of a row: high for rows unlike those of
+    the training, so that it serves anomaly detection.
     """
     if noise < 0:
         raise Error(f"noise, a standard deviation, must be at least 0, got {noise}.")
@@ -79,8 +81,11 @@ class Autoencoding(model_call.ModelObjective):
         return x
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The codes (B, ...) of the rows."""
-        return {"code": self.encode(variables, batch)}
+        """The codes (B, ...) of the rows, and the errors (B,) of their reconstructions."""
+        code = self.encode(variables, batch)
+        out = model_call.evaluate(self.model, variables, batch, (code,), "decode")
+        error = optax.squared_error(out, batch["x"]).reshape(out.shape[0], -1).mean(-1)
+        return {"code": code, "reconstruction_error": error}
 
     def encode(self, variables: Variables, batch: Batch) -> Array:
         """The codes (B, ...) of the rows."""

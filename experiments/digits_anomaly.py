@@ -1,0 +1,40 @@
+"""A digit that the training never shows, found by an autoencoder: AUROC 0.931, mean of the ten.
+
+scripts/train experiments/digits_anomaly.py
+scripts/bench flows anomalies  # beside it: isolation forest 0.755, nearest neighbours 0.989
+"""
+
+from dataclasses import dataclass
+from operator import itemgetter
+
+import jdl
+from jdl.metrics import average_precision, of_score, roc_auc
+from jdl.models.autoencoder import Autoencoder
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 600
+    latent: int = 8
+    unseen: int = 0  # the digit that the training never shows
+
+
+def run(c: Config) -> jdl.Run:
+    x, y = jdl.data.digits(1.0)[0].columns.values()
+    data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y == c.unseen)
+    train, normal = data.select(y != c.unseen).split(0.8, 0.2)
+    test = normal + data.select(y == c.unseen)
+    error = itemgetter("reconstruction_error")
+    model = Autoencoder((8, 8, 1), c.latent, hidden=(128,))
+    objective = jdl.objectives.with_metrics(
+        jdl.objectives.autoencode(model, noise=0.2),
+        auroc=of_score(roc_auc, error),
+        auprc=of_score(average_precision, error),
+    )
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(3e-3, c.steps)))
+    batches = train.shuffled(128, c.seed)
+    return jdl.Run(c, learner, batches, test=test.batches(512), labels=data.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
