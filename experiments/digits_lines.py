@@ -23,7 +23,9 @@ def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digit_lines(c.lines)
     train, valid = train.split(0.95, 0.05)
     model = CRNN(len(train.labels), channels=(8, 16, 32), hidden=(64,))
-    learner = jdl.descent(jdl.objectives.ctc(model), optax.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
+    learner = jdl.descent(
+        jdl.objectives.ctc(model), optax.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
+    )
     data = train.shuffled(c.batch, c.seed), valid.batches(250), test.batches(250)
     return jdl.Run(c, learner, *data, best="min error_rate", labels=train.labels)
 

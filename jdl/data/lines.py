@@ -37,10 +37,10 @@ DIGIT_RANGES = ((0.9, 1.1), (0.0, 1.5), (-1.0, 1.0), (0.8, 1.0))
 def digit_lines(train: int = 20_000, test: int = 2_000, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Lines of 3 to 12 real digits, for optical character recognition (OCR): (train, test).
 
-    Columns: x (24, 212, 1) of bytes, dark ink on light paper; `width`, the pixels of the line, right
-    of which x is 0; y (12,), the digits as indices of `labels`, padded with 0, which is CTC's
-    blank; and `y_length`, their number. The digits are those of `jdl.data.digits()`: training lines
-    have its training digits alone, test lines its test digits. Lines differ in slant, size,
+    Columns: x (24, 212, 1) of bytes, dark ink on light paper; `width`, the pixels of the line, to
+    the right of which x is 0; y (12,), the digits as indices of `labels`, padded with 0, which is
+    CTC's blank; and `y_length`, their number. The digits are those of `jdl.data.digits()`: training
+    lines have its training digits alone, test lines its test digits. Lines differ in slant, size,
     spacing, strokes, contrast and noise. Line i is a function of (seed, i) alone: with more lines
     the first ones stay the same. They are made at 2,600 a second (2 cores of an AMD EPYC).
     """

@@ -23,7 +23,8 @@ class BatchNorm(nn.Module):
     """Batch normalization (Ioffe and Szegedy, 2015), masked, and synchronized over devices.
 
     In training, mean and variance are those of the rows where `mask` (B,) is true: padding rows
-    have no effect. A mask of more axes, (B, 1, W) say, leaves out parts of the rows. Sums and counts are computed in float32 over all devices, and divided once.
+    have no effect. A mask of more axes, (B, 1, W) say, leaves out parts of the rows. Sums
+    and counts are computed in float32 over all devices, and divided once.
     Running averages, with weight `momentum` on the old value, are in the collection "batch_stats"
     and are used in evaluation. A batch of padding alone is normalized by all of its rows, so that
     the output stays finite, and does not change the running averages.

@@ -67,7 +67,9 @@ def exact_match(
     Only rows whose `mask` (B,) is true count. Shapes are those of `edit_distance`.
     """
     width = max(predicted.shape[1], labels.shape[1])
-    both = [jnp.pad(tokens, ((0, 0), (0, width - tokens.shape[1]))) for tokens in (predicted, labels)]
+    both = [
+        jnp.pad(tokens, ((0, 0), (0, width - tokens.shape[1]))) for tokens in (predicted, labels)
+    ]
     equal = (both[0] == both[1]) | (jnp.arange(width)[None] >= label_length[:, None])
     return Mean.of(equal.all(1) & (predicted_length == label_length), mask)
 

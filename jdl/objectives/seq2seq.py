@@ -186,7 +186,7 @@ class CTC(model_call.ModelObjective):
         inputs = model_call.model_inputs(self.model, batch)
         out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
-        real = _real_outputs(batch, out.shape[1])
+        real = _real_outputs(batch, *out.shape[:2])
         return logits, jnp.repeat(real, self.frames, 1), model_state
 
 
@@ -199,14 +199,16 @@ def _steps(batch: Batch) -> tuple[int | None, Array | None]:
     return None, None
 
 
-def _real_outputs(batch: Batch, outputs: int) -> Array:
-    """The mask (B, outputs) of the outputs that have a real step in a real row."""
+def _real_outputs(batch: Batch, rows: int, outputs: int) -> Array:
+    """The mask (rows, outputs) of the outputs that have a real step in a real row."""
+    real = jnp.ones((rows, outputs), bool)
+    if "mask" in batch:
+        real &= batch["mask"].astype(bool)[:, None]
     steps, lengths = _steps(batch)
-    rows = batch.get("mask", jnp.ones(len(batch["y"]), bool)).astype(bool)[:, None]
     if steps is None or lengths is None:
-        return jnp.broadcast_to(rows, (len(rows), outputs))
+        return real
     first_steps = jnp.arange(outputs) * (steps // outputs)
-    return rows & (first_steps[None] < lengths[:, None])
+    return real & (first_steps[None] < lengths[:, None])
 
 
 def best_path(logits: Array, real: Array) -> tuple[Array, Array]:

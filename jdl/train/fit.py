@@ -12,6 +12,7 @@ import jax
 
 from jdl.config import Options
 from jdl.figures.embedding import draw_embedding
+from jdl.figures.readings import draw_readings
 from jdl.figures.samples import draw_figures, sample_writer
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
@@ -105,7 +106,8 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         metrics = evaluation.evaluate_all(state)
         variables = to_local(run.learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
-        figures = draw_figures(run, variables, folder) + draw_embedding(run, variables, folder)
+        draw = draw_figures, draw_readings, draw_embedding
+        figures = [path for figure in draw for path in figure(run, variables, folder)]
     steps = int(state.step) - start
     return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds)
 

@@ -1,0 +1,138 @@
+"""The CRNN, CTC over the width of images, and the line that `jdl predict` reads in an image file.
+
+Seen to fail: features that are not masked after a block, statistics of BatchNorm over padding,
+outputs counted as real by their last column, an image that keeps its size.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+import jdl
+from jdl.figures.readings import draw_readings
+from jdl.inspect.predict import predict
+from jdl.inspect.restore import TrainedRun
+from jdl.models.crnn import CRNN
+from jdl.models.rnn import RNN
+from jdl.objectives import ctc
+
+TRAIN, TEST = jdl.data.digit_lines(8, 30)
+OBJECTIVE = ctc(CRNN(11, (4, 4, 8), (8,)))
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    name: str = "lines"
+    steps: int = 1
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A run that was not trained, whose bias makes it read something."""
+    learner = jdl.descent(OBJECTIVE, optax.adam(1e-3))
+    data = TRAIN.shuffled(8, 0), None, TEST.batches(15)
+    run = jdl.Run(Config(), learner, *data, labels=TRAIN.labels)
+    return TrainedRun(run, jax.jit(learner.init)(jax.random.key(0), run.train[0]))
+
+
+@pytest.fixture(scope="module")
+def evaluated():
+    def evaluate(variables, batch):
+        loss = OBJECTIVE.loss(variables, batch, jax.random.key(0), True)
+        return loss.loss.total, loss.model_state, OBJECTIVE.predict(variables, batch)["labels"]
+
+    return jax.jit(evaluate)
+
+
+def test_padding_on_the_right_changes_nothing(trained, evaluated):
+    """Neither its content nor its width, in training and in evaluation."""
+    batch = trained.run.train[0]
+    width = int(-(-batch["width"].max() // 4) * 4)
+    assert width < batch["x"].shape[2]
+    real = jnp.arange(batch["x"].shape[2])[None] < batch["width"][:, None]
+    others = [
+        {**batch, "x": jnp.where(real[:, None, :, None], batch["x"], 9.0)},
+        {**batch, "x": batch["x"][:, :, :width]},
+    ]
+    loss, statistics, labels = evaluated(trained.variables, batch)
+    for n, other in enumerate(others):
+        again = evaluated(trained.variables, other)
+        np.testing.assert_allclose(again[0], loss, rtol=0 if n == 0 else 1e-6)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+            again[1],
+            statistics,
+        )
+        np.testing.assert_array_equal(again[2], labels[:, : again[2].shape[1]])
+
+
+def test_ctc_of_a_model_that_shortens_time_is_that_of_its_outputs():
+    """The outputs as they are, with the number of those that have a real step as their length."""
+    out = jax.random.normal(jax.random.key(0), (4, 5, 3))
+    y = jnp.asarray([[1, 2], [2, 2], [1, 0], [2, 1]])
+    labels = {"y": y, "y_length": jnp.asarray([2, 2, 1, 2])}
+    plain = ctc(jdl.Model(lambda key, x: {"w": jnp.ones(())}, lambda params, x: x * params["w"]))
+    params = {"params": {"w": jnp.ones(())}}
+    lengths = jnp.asarray([5, 4, 1, 3])
+    shorter = ctc(
+        jdl.Model(lambda key, x: {"w": jnp.ones(())}, lambda params, x: x[:, 0, ::4] * params["w"])
+    )
+    image = jnp.repeat(out, 4, 1)[:, None]  # (B, 1, W, C)
+    for widths in ([20, 16, 4, 12], [17, 13, 1, 9]):
+        results = [
+            objective.loss(params, {**labels, **batch}, jax.random.key(0), False)
+            for objective, batch in (
+                (plain, {"x": out, "length": lengths}),
+                (shorter, {"x": image, "width": jnp.asarray(widths)}),
+            )
+        ]
+        np.testing.assert_array_equal(results[0].loss.total, results[1].loss.total)
+        jax.tree.map(np.testing.assert_array_equal, results[0].metrics, results[1].metrics)
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    spec = jax.eval_shape(lambda: {**TRAIN.batches(4)[0], "x": jnp.ones((4, 24, 210, 1))})
+    with pytest.raises(jdl.Error, match="W a multiple of 4, and not"):
+        OBJECTIVE.check(spec, {})
+    with pytest.raises(jdl.Error, match="two blocks at least"):
+        CRNN(11, (4,)).init(jax.random.key(0), jnp.ones((1, 24, 8, 1)))
+    rows = jax.eval_shape(lambda: {**TRAIN.batches(4)[0]})
+    with pytest.raises(jdl.Error, match="24 for 212 steps"):
+        ctc(RNN(11, return_sequences=True)).check(rows, {})
+
+
+def test_predict_reads_the_line_in_an_image_of_any_size(trained, tmp_path):
+    batch = trained.run.test[0]
+    expected = OBJECTIVE.predict(trained.variables, batch)
+    names = trained.run.labels
+    for row in range(3):
+        pixels = np.asarray(batch["x"][row, :, : int(batch["width"][row]), 0] * 255).round()
+        image = Image.fromarray(pixels.astype(np.uint8))
+        image.save(tmp_path / f"{row}.png")
+        image.resize((3 * image.width, 3 * image.height), 0).save(tmp_path / f"{row}_large.png")
+    files = [tmp_path / f"{row}{size}.png" for row in range(3) for size in ("", "_large")]
+    read = predict(trained, files)
+    for row in range(3):
+        labels = expected["labels"][row][: expected["length"][row]]
+        text = "".join(names[k] for k in labels.tolist())
+        assert [text, text] == [line["labels"] for line in read[2 * row : 2 * row + 2]]
+        assert read[2 * row].keys() == {"input", "labels"}
+    assert any(line["labels"] for line in read)
+    Image.new("L", (500, 24)).save(tmp_path / "long.png")
+    with pytest.raises(jdl.Error, match=r"500 x 24 at the model's height.*up to 212"):
+        predict(trained, [tmp_path / "long.png"])
+
+
+def test_readings_are_drawn_of_lines_alone(trained, tmp_path):
+    (path,) = draw_readings(trained.run, trained.variables, tmp_path)
+    assert path.name == "readings.png"
+    with Image.open(path) as image:
+        assert image.size[0] == 960
+    _, digits = jdl.data.digits()
+    other = jdl.Run(Config(), trained.run.learner, trained.run.train, test=digits.batches(50))
+    assert draw_readings(other, trained.variables, tmp_path) == []
