@@ -20,7 +20,7 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    train, test = jdl.data.digit_lines(c.lines)
+    train, test = jdl.data.digit_lines(c.lines, c.lines // 10)
     train, valid = train.split(0.95, 0.05)
     model = CRNN(len(train.labels), channels=(8, 16, 32), hidden=(64,))
     learner = jdl.descent(

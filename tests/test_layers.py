@@ -83,7 +83,7 @@ def test_batch_norm_statistics_ignore_masked_columns():
         changed["batch_stats"]["mean"], 0.1 * real.mean(0), rtol=1e-4, atol=1e-7
     )
     np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * real.var(0), rtol=1e-4)
-    expected = (x[1, :, :2] - real.mean(0)) / np.sqrt(real.var(0) + 1e-5)
+    expected = (np.asarray(x[1, :, :2]) - real.mean(0)) / np.sqrt(real.var(0) + 1e-5)
     np.testing.assert_allclose(out[1, :, :2], expected, atol=1e-5)
 
 

@@ -10,8 +10,6 @@ import pytest
 import jdl
 from jdl.data import lines, scenes
 
-LINE = ("scale", "slant", "gap", "down", "strokes", "ink", "paper", "change", "noise", "margin")
-
 
 @pytest.fixture(scope="module")
 def parts():
@@ -49,9 +47,11 @@ def test_digits_of_the_test_set_are_in_test_lines_alone(monkeypatch):
     digits = jdl.data.arrays(list("0123456789"), x=squares, y=np.arange(10))
     sides = digits.select(slice(0, 10, 2)), digits.select(slice(1, 10, 2))
     monkeypatch.setattr(scenes, "digits", lambda: sides)
-    clean = {"scale": 2, "strokes": 1, "ink": 1, "paper": 1, "margin": 4}
-    monkeypatch.setattr(lines, "LINE_RANGES", [(clean.get(name, 0),) * 2 for name in LINE])
-    monkeypatch.setattr(lines, "DIGIT_RANGES", [(1, 1), (0, 0), (0, 0), (1, 1)])
+    clean = {"scale": 2.0, "strokes": 1.0, "ink": 1.0, "paper": 1.0, "margin": 4.0}
+    line = {name: (clean.get(name, 0.0),) * 2 for name in lines.LINE}
+    digit = {"scale": (1.0, 1.0), "gap": (0.0, 0.0), "down": (0.0, 0.0), "ink": (1.0, 1.0)}
+    monkeypatch.setattr(lines, "LINE", line)
+    monkeypatch.setattr(lines, "DIGIT", digit)
     for part, side in zip(jdl.data.digit_lines(40, 40), sides, strict=True):
         columns = part.columns
         middles = 10 + 12 * np.arange(12)  # a digit takes 12 pixels

@@ -11,27 +11,30 @@ HEIGHT, WIDTH = 24, 212  # of the images, in pixels: the widest line fits
 LEAST, MOST = 3, 12  # digits of a line
 ADVANCE = 6  # from one digit to the next, in pixels of the digits' own images, of 8 by 8
 PATCH = 32  # pixels beside which a digit has no ink, also slanted
-NOISE = HEIGHT * WIDTH // 8  # draws of 8 bytes each
-OF_LINE, OF_DIGIT = 10, 5  # draws
 CHUNK = 64  # lines that are drawn at a time: they fit into a cache
 
-# Ranges of a line: pixels per pixel of a digit's image, pixels to the right per pixel upwards,
-# pixels between digits, pixels downwards, strokes' strength, darkness of the ink, brightness of the
-# paper and its change to the right, noise, pixels of margin.
-LINE_RANGES = (
-    (1.6, 2.0),
-    (-0.3, 0.3),
-    (-0.5, 1.5),
-    (-1.5, 1.5),
-    (0.9, 1.6),
-    (0.5, 1.0),
-    (0.6, 1.0),
-    (-0.15, 0.15),
-    (0.0, 0.15),
-    (4.0, 8.0),
-)
-# Of a digit, on top of the line's: scale, pixels after it, pixels downwards, darkness.
-DIGIT_RANGES = ((0.9, 1.1), (0.0, 1.5), (-1.0, 1.0), (0.8, 1.0))
+Ranges = dict[str, tuple[float, float]]
+LINE: Ranges = {  # what lines differ in
+    "scale": (1.6, 2.0),  # pixels per pixel of a digit's own image
+    "slant": (-0.3, 0.3),  # pixels to the right per pixel upwards
+    "gap": (-0.5, 1.5),  # pixels between digits
+    "down": (-1.5, 1.5),  # pixels below the middle
+    "strokes": (0.9, 1.6),  # contrast of the strokes' edges
+    "ink": (0.5, 1.0),  # how dark it is
+    "paper": (0.6, 1.0),  # how bright it is
+    "change": (-0.15, 0.15),  # of the paper, from the left to the right
+    "noise": (0.0, 0.15),
+    "margin": (4.0, 8.0),  # pixels to the left and to the right
+}
+DIGIT: Ranges = {  # and the digits of a line
+    "scale": (0.9, 1.1),  # times that of the line
+    "gap": (0.0, 1.5),  # more than that of the line
+    "down": (-1.0, 1.0),
+    "ink": (0.8, 1.0),
+}
+NOISE = HEIGHT * WIDTH // 8  # draws, of 8 bytes each
+LINE_DRAWS = 1 + len(LINE)  # the number of digits, and the above
+DIGIT_DRAWS = 1 + len(DIGIT)  # which digit, and the above
 
 
 def digit_lines(train: int = 20_000, test: int = 2_000, seed: int = 0) -> tuple[Dataset, Dataset]:
@@ -49,63 +52,64 @@ def digit_lines(train: int = 20_000, test: int = 2_000, seed: int = 0) -> tuple[
 
 def _lines(part: Dataset, rows: int, seed: int, name: str) -> Dataset:
     images = np.pad(part.columns["x"][..., 0], ((0, 0), (1, 1), (1, 1)))
-    draws = raw_draws(rows, 1 + OF_LINE + MOST * OF_DIGIT + NOISE, seed, f"lines {name}")
-    counts = LEAST + (draws[:, 0] % (MOST - LEAST + 1)).astype(np.int32)
-    chosen = (draws[:, 1 + OF_LINE :: OF_DIGIT][:, :MOST] % len(images)).astype(np.int32)
+    count = LINE_DRAWS + MOST * DIGIT_DRAWS + NOISE
+    draws = raw_draws(rows, count, seed, f"lines {name}")
+    lengths = LEAST + (draws[:, 0] % (MOST - LEAST + 1)).astype(np.int32)
+    which = draws[:, LINE_DRAWS:-NOISE:DIGIT_DRAWS] % len(images)
     x = np.zeros((rows, HEIGHT, WIDTH, 1), np.uint8)
     widths = np.zeros(rows, np.int32)
     for n in range(0, rows, CHUNK):
         chunk = slice(n, n + CHUNK)
-        x[chunk, ..., 0], widths[chunk] = _draw(images, draws[chunk], counts[chunk], chosen[chunk])
-    real = np.arange(MOST) < counts[:, None]
-    y = np.where(real, 1 + part.columns["y"][chosen], 0)
-    return arrays(("", *part.labels), x=x, width=widths, y=y, y_length=counts)
+        drawn = _draw(images, draws[chunk], lengths[chunk], which[chunk])
+        x[chunk, ..., 0], widths[chunk] = drawn
+    y = np.where(np.arange(MOST) < lengths[:, None], 1 + part.columns["y"][which], 0)
+    return arrays(("", *part.labels), x=x, width=widths, y=y, y_length=lengths)
 
 
 def _draw(
-    images: np.ndarray, draws: np.ndarray, counts: np.ndarray, chosen: np.ndarray
+    images: np.ndarray, draws: np.ndarray, lengths: np.ndarray, which: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The lines' pixels (n, HEIGHT, WIDTH), and their widths.
 
     By sums, products and quotients of single numbers alone, whose bits are the same everywhere.
     """
-    uniforms = (draws[:, 1:-NOISE] >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    line = [low + (high - low) * uniforms[:, k] for k, (low, high) in enumerate(LINE_RANGES)]
-    scale, slant, gap, down, strokes, ink, paper, change, noise, margin = line
-    own = uniforms[:, OF_LINE:].reshape(len(draws), MOST, OF_DIGIT)[..., 1:]
-    of_digit = [low + (high - low) * own[..., k] for k, (low, high) in enumerate(DIGIT_RANGES)]
-    scales = scale[:, None] * of_digit[0]
-    advances = ADVANCE * scales + gap[:, None] + of_digit[1]
-    ends = margin[:, None] + np.cumsum(advances, axis=1)
+    line = _within(LINE, draws[:, 1:LINE_DRAWS])
+    digit = _within(DIGIT, draws[:, LINE_DRAWS:-NOISE].reshape(-1, MOST, DIGIT_DRAWS)[..., 1:])
+    scales = line["scale"][:, None] * digit["scale"]
+    advances = ADVANCE * scales + line["gap"][:, None] + digit["gap"]
+    ends = line["margin"][:, None] + np.cumsum(advances, axis=1)
     centers = ends - advances / 2
-    downs = HEIGHT / 2 - 0.5 + down[:, None] + of_digit[2]
+    downs = HEIGHT / 2 - 0.5 + line["down"][:, None] + digit["down"]
+    inks = line["ink"][:, None] * digit["ink"]
     darkness = np.zeros((len(draws), HEIGHT, WIDTH + 2 * PATCH), np.float32)
     for n in range(MOST):
-        rows = np.flatnonzero(counts > n)
+        rows = np.flatnonzero(lengths > n)
         left = np.floor(centers[rows, n]).astype(int) - PATCH // 2
-        strength = _digit(
-            images[chosen[rows, n]],
-            scales[rows, n],
-            slant[rows],
-            centers[rows, n] - left.astype(np.float32),
-            downs[rows, n],
-        )
-        strength = (strength * strokes[rows, None, None]).clip(max=1)
-        strength *= (ink[rows] * of_digit[3][rows, n])[:, None, None]
+        center = centers[rows, n] - left.astype(np.float32)
+        place = scales[rows, n], line["slant"][rows], center, downs[rows, n]
+        ink = _digit(images[which[rows, n]], *place) * line["strokes"][rows, None, None]
         at = (
             rows[:, None, None],
             np.arange(HEIGHT)[:, None],
             (left + PATCH)[:, None, None] + np.arange(PATCH),
         )
-        darkness[at] = np.maximum(darkness[at], strength)
-    widths = np.ceil(ends[np.arange(len(draws)), counts - 1] + margin).astype(np.int32)
+        darkness[at] = np.maximum(darkness[at], ink.clip(max=1) * inks[rows, n, None, None])
+    last = ends[np.arange(len(draws)), lengths - 1]
+    widths = np.ceil(last + line["margin"]).astype(np.int32)
     columns = np.arange(WIDTH, dtype=np.float32)
-    light = paper[:, None] + change[:, None] * (columns / WIDTH - 0.5)
+    paper = line["paper"][:, None] + line["change"][:, None] * (columns / WIDTH - 0.5)
     grain = draws[:, -NOISE:].astype("<u8").view(np.uint8).reshape(-1, HEIGHT, WIDTH)
-    grain = grain.astype(np.float32) / 127.5 - 1
-    pixels = light[:, None] * (1 - darkness[..., PATCH:-PATCH]) + noise[:, None, None] * grain
-    real = columns < widths[:, None]
-    return np.where(real[:, None], np.rint(255 * pixels.clip(0, 1)), 0).astype(np.uint8), widths
+    noise = line["noise"][:, None, None] * (grain.astype(np.float32) / 127.5 - 1)
+    pixels = paper[:, None] * (1 - darkness[..., PATCH:-PATCH]) + noise
+    real = (columns < widths[:, None])[:, None]
+    return np.where(real, np.rint(255 * pixels.clip(0, 1)), 0).astype(np.uint8), widths
+
+
+def _within(ranges: Ranges, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Random numbers within the ranges, by name, from the draws of each on the last axis."""
+    uniforms = (draws >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    bounds = zip(ranges.items(), np.moveaxis(uniforms, -1, 0), strict=True)
+    return {name: low + (high - low) * uniform for (name, (low, high)), uniform in bounds}
 
 
 def _digit(

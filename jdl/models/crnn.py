@@ -1,4 +1,4 @@
-"""The CRNN for text recognition in images: convolutions, then a bidirectional LSTM."""
+"""Optical character recognition: the CRNN, convolutions and then a bidirectional LSTM."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ SHORTER = 4  # the pixels of width that an output stands for
 
 
 class CRNN(nn.Module):
-    """CRNN (Shi et al., 2017) for optical character recognition (OCR), with `jdl.objectives.ctc`.
+    """CRNN, convolutional recurrent neural network (Shi et al., 2017): text in images, by CTC.
 
-    Images of lines x (B, H, W, C), padded on the right, give logits (B, W / 4, outputs): one output
-    for 4 columns of pixels. Each of the `channels` is a block: convolution, max pooling, BatchNorm,
-    ReLU. The first two blocks halve height and width, the others the height alone. The features of
-    a column are then the inputs of bidirectional LSTM layers of the widths `hidden`. Columns from
-    `width` (B,) on are padding and change nothing. Dropout follows each LSTM.
+    For optical character recognition (OCR) with `jdl.objectives.ctc`. Images of lines x (B, H, W,
+    C), padded on the right, give logits (B, W / 4, outputs): one output for 4 columns of pixels.
+    Each of the `channels` is a block: convolution, max pooling, BatchNorm, ReLU. The first two
+    blocks halve height and width, the others the height alone. The features of a column are then
+    the inputs of bidirectional LSTM layers of the widths `hidden`. Columns from `width` (B,) on are
+    padding and change nothing. Dropout follows each LSTM.
     """
 
     outputs: int
