@@ -45,7 +45,7 @@ def digit_lines(train: int = 20_000, test: int = 2_000, seed: int = 0) -> tuple[
     CTC's blank; and `y_length`, their number. The digits are those of `jdl.data.digits()`: training
     lines have its training digits alone, test lines its test digits. Lines differ in slant, size,
     spacing, strokes, contrast and noise. Line i is a function of (seed, i) alone: with more lines
-    the first ones stay the same. They are made at 2,600 a second (2 cores of an AMD EPYC).
+    the first ones stay the same. They are made at 1,500 a second (a core of an AMD EPYC).
     """
     return of_digits("digit_lines", _lines, train, test, seed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jdl.data.look import name_of, sequence_text
+from jdl.types import Array
 
 ROWS, COLUMNS = 4, 8  # of the grid
 LEAST_STEPS = 16  # shorter rows of numbers are a table rather than a series
@@ -67,7 +68,7 @@ def label_text(batch: Mapping[str, np.ndarray], row: int, labels: Sequence[str])
     return f"{text} ..." if length > MOST_NAMES else text
 
 
-def is_image(x: np.ndarray) -> bool:
+def is_image(x: np.ndarray | Array) -> bool:
     """Whether rows are images (H, W, 1 or 3)."""
     return x.ndim == 4 and x.shape[-1] in (1, 3)
 

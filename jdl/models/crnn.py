@@ -51,8 +51,15 @@ class CRNN(nn.Module):
             x = self.activation(BatchNorm()(x, train, real[..., 0]))
             x = jnp.where(real, x, 0)  # as the border of an image without padding
         x = x.swapaxes(1, 2).reshape(x.shape[0], x.shape[2], -1)
-        options = {"bidirectional": True, "return_sequences": True, "dropout": self.dropout}
-        return RNN(self.outputs, self.hidden, **options, name="rnn")(x, train, real[:, 0, :, 0])
+        rnn = RNN(
+            self.outputs,
+            self.hidden,
+            bidirectional=True,
+            return_sequences=True,
+            dropout=self.dropout,
+            name="rnn",
+        )
+        return rnn(x, train, real[:, 0, :, 0])
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(self.channels) < 2:
