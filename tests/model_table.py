@@ -20,6 +20,7 @@ from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
 from jdl.models.cnn import CNN
+from jdl.models.crnn import CRNN
 from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
@@ -139,6 +140,15 @@ class Columns(Row):
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         return self.model.arguments(batch).args
+
+
+@dataclass(frozen=True)
+class Lines(Row):
+    """Images of different widths, padded on the right."""
+
+    def batch(self) -> Batch:
+        width = self.shape[1] - 3 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
+        return {**super().batch(), "width": width}
 
 
 @dataclass(frozen=True)
@@ -311,6 +321,14 @@ TABLE = [
         partial(ctc, frames=2),
         (6, 10),
         ragged=True,
+    ),
+    Lines(
+        "crnn",
+        CRNN(5, (4, 8, 8), (8,)),
+        (8, 24, 1),
+        (36 + 8) + (288 + 16) + (576 + 16) + 2 * 4 * 8 * (8 + 8 + 1) + (16 * 5 + 5),
+        objective=ctc,
+        output=(6, 5),
     ),
     Row("vit", ViT(5, 4, ONE), (8, 12, 2), (32 * 8 + 8) + 6 * 8 + BLOCK + 16 + 45),
     Row("gpt", GPT(SIZE, ONE), (6,), 13 * 8 + BLOCK + 16, 2e-2, next_token, (6, SIZE)),

@@ -118,6 +118,7 @@ SMALLER = {
     "context": 16,
     "vocabulary": 300,
     "scenes": 400,
+    "lines": 400,
 }
 
 

@@ -23,6 +23,7 @@ POOLS = [
     (2, 2, (3, 7, 9, 4)),
     (3, None, (2, 9, 10, 1)),
     (3, 2, (2, 9, 12, 4)),
+    ((2, 1), None, (3, 7, 5, 4)),
 ]
 
 
@@ -30,7 +31,8 @@ POOLS = [
 def test_pooling_equals_flax(window, stride, shape):
     x = normal(0, shape)
     weight = normal(1, max_pool(x, window, stride).shape)
-    square, strides = (window, window), (stride or window,) * 2
+    square = window if isinstance(window, tuple) else (window, window)
+    strides = (stride, stride) if stride else square
 
     def ours(x):
         return max_pool(x, window, stride)
@@ -41,6 +43,8 @@ def test_pooling_equals_flax(window, stride, shape):
     np.testing.assert_array_equal(ours(x), reference(x))
     gradients = (jax.grad(lambda x, f=f: (f(x) * weight).sum())(x) for f in (ours, reference))
     np.testing.assert_allclose(*gradients, atol=1e-6)
+    if isinstance(window, tuple):  # of max pooling alone
+        return
     with jax.numpy_dtype_promotion("standard"):
         mean = nn.avg_pool(x, square, strides)
     np.testing.assert_allclose(avg_pool(x, window, stride), mean, atol=1e-6)
@@ -64,6 +68,23 @@ def test_batch_norm_statistics_ignore_masked_rows():
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), statistics, padded_statistics
     )
+
+
+def test_batch_norm_statistics_ignore_masked_columns():
+    """Seen to fail with a count of whole rows."""
+    x, module = normal(0, (2, 3, 5, 4)), BatchNorm()
+    variables = module.init(jax.random.key(1), x, True)
+    mask = jnp.arange(5)[None, None] < jnp.asarray([5, 2])[:, None, None]  # (B, 1, W)
+    out, changed = module.apply(
+        variables, jnp.where(mask[..., None], x, 1e6), True, mask, mutable="batch_stats"
+    )
+    real = np.concatenate([x[0].reshape(-1, 4), x[1, :, :2].reshape(-1, 4)])
+    np.testing.assert_allclose(
+        changed["batch_stats"]["mean"], 0.1 * real.mean(0), rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_allclose(changed["batch_stats"]["var"], 0.9 + 0.1 * real.var(0), rtol=1e-4)
+    expected = (np.asarray(x[1, :, :2]) - real.mean(0)) / np.sqrt(real.var(0) + 1e-5)
+    np.testing.assert_allclose(out[1, :, :2], expected, atol=1e-5)
 
 
 def test_batch_norm_of_padding_alone_is_finite_and_keeps_its_statistics():

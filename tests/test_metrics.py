@@ -19,6 +19,7 @@ from jdl.metrics import (
     accuracy,
     edit_distance,
     error_rate,
+    exact_match,
     merge,
     scalars,
     top_k,
@@ -199,6 +200,17 @@ def test_error_rate_is_edits_over_labels_and_merges():
     assert (float(masked.total), float(masked.count)) == (6, 10)
     weighed = error_rate(*predicted, *labels, jnp.asarray([0.5, 0.0, 1.0]))
     assert (float(weighed.total), float(weighed.count)) == (4.5, 6.5)
+
+
+def test_exact_matches_are_edit_distances_of_zero():
+    """Seen to fail without the comparison of lengths."""
+    predicted = words("abc", "ab", "abc", "", "abd", "")
+    labels = words("abc", "abcd", "ab", "a", "abc", "")
+    for first, second in ((predicted, labels), (labels, predicted)):
+        right = exact_match(*first, *second)
+        assert (float(right.total), float(right.count)) == (2, 6)
+    masked = exact_match(*predicted, *labels, jnp.asarray([False, True, True, True, True, True]))
+    assert (float(masked.total), float(masked.count)) == (1, 5)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bool_, jnp.int32, jnp.bfloat16, jnp.float16])

@@ -34,6 +34,7 @@ from jdl.data.indexed import indexed as indexed
 from jdl.data.labelled_text import LabelledText as LabelledText
 from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.leakage import leakage as leakage
+from jdl.data.lines import digit_lines as digit_lines
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
 from jdl.data.mix import cutmix as cutmix

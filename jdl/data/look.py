@@ -282,6 +282,12 @@ def name_of(k: int, labels: Sequence[str]) -> str:
     return (labels[k] or "(empty)") if 0 <= k < len(labels) else str(k)
 
 
+def sequence_text(classes: Sequence[int], labels: Sequence[str]) -> str:
+    """A sequence of classes in text: their names, with no space between single characters."""
+    space = " " if any(len(label) > 1 for label in labels) else ""
+    return space.join(name_of(k, labels) for k in classes)
+
+
 def _share(count: int, total: int) -> str:
     return f"{count:,} {count / max(total, 1):6.1%}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from zlib import crc32
 
 import numpy as np
@@ -22,11 +23,36 @@ def digit_scenes(train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple
     pixels, so that neighbours can overlap. Scene i is a function of (seed, i) alone: with more
     scenes the first ones stay the same.
     """
+    return of_digits("digit_scenes", _scenes, train, test, seed)
+
+
+def of_digits(
+    function: str,
+    make: Callable[[Dataset, int, int, str], Dataset],
+    train: int,
+    test: int,
+    seed: int,
+) -> tuple[Dataset, Dataset]:
+    """Images (train, test) of several digits each, by `make(digits, rows, seed, name of the part)`.
+
+    Training images get the training digits of `jdl.data.digits()` alone, and test images the test
+    digits. Raises `Error`, as the function of that name, for less than one image.
+    """
     if min(train, test) < 1:
-        raise Error(f"digit_scenes takes numbers of scenes, at least 1, not {train} and {test}.")
+        raise Error(f"{function} takes numbers of images, at least 1, not {train} and {test}.")
     parts = zip(("train", "test"), (train, test), digits(), strict=True)
-    made = [_scenes(part, rows, seed, name) for name, rows, part in parts]
+    made = [make(part, rows, seed, name) for name, rows, part in parts]
     return made[0], made[1]
+
+
+def raw_draws(rows: int, draws: int, seed: int, name: str) -> np.ndarray:
+    """Random integers (rows, draws) of 64 bits, in which row i has its own part of the stream.
+
+    They are the raw output of Philox-4x64 (Salmon et al., 2011) under the key (seed, name), which
+    is the same in all versions of NumPy.
+    """
+    key = np.asarray([seed, crc32(name.encode())], np.uint64)
+    return np.random.Philox(key=key).random_raw(rows * draws).reshape(rows, draws)
 
 
 def _scenes(part: Dataset, rows: int, seed: int, name: str) -> Dataset:
@@ -52,13 +78,8 @@ def _scenes(part: Dataset, rows: int, seed: int, name: str) -> Dataset:
 
 
 def _draws(rows: int, seed: int, name: str) -> tuple[np.ndarray, ...]:
-    """Each scene's number of digits, their cells, digits and moves, (rows, ...).
-
-    From the raw output of Philox-4x64 (Salmon et al., 2011), which is the same in all versions of
-    NumPy; scene i has its own part of that stream.
-    """
-    key = np.asarray([seed, crc32(name.encode())], np.uint64)
-    raw = np.random.Philox(key=key).random_raw(rows * DRAWS).reshape(rows, DRAWS)
+    """Each scene's number of digits, their cells, digits and moves, (rows, ...)."""
+    raw = raw_draws(rows, DRAWS, seed, name)
     counts, cells, chosen, moves = np.split(raw, [1, 1 + CELLS**2, 1 + CELLS**2 + MOST], axis=1)
     wide = 2 * JITTER + 1
     return (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jdl.data.look import name_of
+from jdl.data.look import name_of, sequence_text
+from jdl.types import Array
 
 ROWS, COLUMNS = 4, 8  # of the grid
 LEAST_STEPS = 16  # shorter rows of numbers are a table rather than a series
@@ -63,11 +64,11 @@ def label_text(batch: Mapping[str, np.ndarray], row: int, labels: Sequence[str])
     if not labels or y.dtype.kind not in "iu":
         return ""
     length = int(batch["y_length"][row]) if "y_length" in batch else len(y)
-    names = [name_of(int(k), labels) for k in y[: min(length, MOST_NAMES)]]
-    return " ".join([*names, *(["..."] if length > MOST_NAMES else [])])
+    text = sequence_text(y[: min(length, MOST_NAMES)].tolist(), labels)
+    return f"{text} ..." if length > MOST_NAMES else text
 
 
-def is_image(x: np.ndarray) -> bool:
+def is_image(x: np.ndarray | Array) -> bool:
     """Whether rows are images (H, W, 1 or 3)."""
     return x.ndim == 4 and x.shape[-1] in (1, 3)
 

@@ -16,6 +16,7 @@ from jdl.data.text_files import read_lines
 from jdl.types import Batch, Error, Tokenizer
 
 Columns = dict[str, np.ndarray]
+SIZES = ("length", "width")  # columns of how much of a row is no padding
 
 
 @runtime_checkable
@@ -36,11 +37,13 @@ def read_inputs(
     """Reads inputs from files: a name for each row, and `columns` (N, ...) as in `spec`.
 
     If `spec` has the column `length` (N,), it is read from npz files, and for text files it is the
-    number of tokens. Files of the kind that the run was trained on are decoded as in training, by
-    the `reader`, the run's own data. Raises `Error` for a file that cannot be read or has another
-    shape.
+    number of tokens. If the predictions read the column `width`, images of any size are brought to
+    the model's height, and padded on the right. Files of the kind that the run
+    was trained on are decoded as in training, by the `reader`, the run's own data. Raises `Error`
+    for a file that cannot be read or has another shape.
     """
-    columns = [name for name in columns if name != "length"]
+    spec = {name: part for name, part in spec.items() if name != "width" or name in columns}
+    columns = [name for name in columns if name not in SIZES]
     names: list[str] = []
     parts: list[Columns] = []
     for path in paths:
@@ -87,7 +90,7 @@ def _read_file(
     first = columns[0]
     shape = tuple(spec[first].shape[1:])
     if path.suffix == ".npz":
-        found = read_npz(path, [*columns, *(["length"] if "length" in spec else [])])
+        found = read_npz(path, [*columns, *(name for name in SIZES if name in spec)])
         return [f"{path}[{row}]" for row in range(len(found[first]))], found
     if reader and (rows := reader.read_file(path)):
         return rows
@@ -100,6 +103,9 @@ def _read_file(
         names, tokens, lengths = _encode_lines(path, tokenizer, shape[0])
         return names, {first: tokens, "length": lengths}
     if path.suffix.lower() in IMAGES:
+        if "width" in spec:
+            pixels, width = _read_line(path, shape)
+            return [str(path)], {first: pixels[None], "width": np.asarray([width], np.int32)}
         channels = shape[-1] if len(shape) == 3 else 1
         return [str(path)], {first: _read_image(path, channels)[None]}
     raise Error(
@@ -131,3 +137,23 @@ def _read_image(path: Path, channels: int) -> np.ndarray:
     with naming(str(path)), open_file(path) as file:
         pixels = np.asarray(open_image(file, channels))
     return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _read_line(path: Path, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """An image's pixels at the model's height, padded on the right to `shape`, and its width."""
+    from PIL import Image
+
+    height, most, channels = shape
+    with naming(str(path)), open_file(path) as file:
+        image = open_image(file, channels)
+        width = max(1, round(image.width * height / image.height))
+        if width <= most:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+    if width > most:
+        raise Error(
+            f"{path} is {image.width} x {image.height} pixels, which are {width} x {height} at the "
+            f"model's height, and it reads images of up to {most}: crop the line, or cut it in two."
+        )
+    x = np.zeros(shape, np.uint8)
+    x[:, :width] = np.asarray(image).reshape(height, width, channels)
+    return x, width

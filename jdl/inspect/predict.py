@@ -14,6 +14,7 @@ import numpy as np
 
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
+from jdl.data.look import sequence_text
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
@@ -75,7 +76,7 @@ def _readable_row(predictions: dict[str, np.ndarray], row: int, run: Run) -> dic
         values["label"] = _class_names(predictions, row, run.labels)
     if run.labels and "labels" in values:
         labels = values["labels"][: values.pop("length")]
-        values["labels"] = " ".join(run.labels[label] for label in labels)
+        values["labels"] = sequence_text(labels, run.labels)
     if run.tokenizer and "tokens" in values:
         values["text"] = decode_until_end(run.tokenizer, predictions["tokens"][row])
         del values["tokens"]

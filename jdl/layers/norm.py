@@ -23,7 +23,8 @@ class BatchNorm(nn.Module):
     """Batch normalization (Ioffe and Szegedy, 2015), masked, and synchronized over devices.
 
     In training, mean and variance are those of the rows where `mask` (B,) is true: padding rows
-    have no effect. Sums and counts are computed in float32 over all devices, and divided once.
+    have no effect. A mask of more axes, (B, 1, W) say, leaves out parts of the rows. Sums
+    and counts are computed in float32 over all devices, and divided once.
     Running averages, with weight `momentum` on the old value, are in the collection "batch_stats"
     and are used in evaluation. A batch of padding alone is normalized by all of its rows, so that
     the output stays finite, and does not change the running averages.
@@ -56,19 +57,20 @@ class BatchNorm(nn.Module):
 
 
 def _statistics(x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The mean and variance (C,) over the rows where the mask is true, and if there are any."""
+    """The mean and variance (C,) of what the mask does not leave out, and if there is anything."""
     axes = tuple(range(x.ndim - 1))
     x = x.astype(jnp.float32)
     if mask is None:
         mask = jnp.ones(x.shape[0], bool)
     mask = mask.astype(bool)
     any_rows = psum_batch(mask.sum()) > 0
-    weights = (mask | ~any_rows).astype(jnp.float32).reshape((-1,) + (1,) * (x.ndim - 1))
+    weights = (mask | ~any_rows).astype(jnp.float32)
+    weights = weights.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
     x = jnp.where(weights > 0, x, 0)
     sums = (
         (weights * x).sum(axes),
         (weights * x * x).sum(axes),
-        weights.sum() * x[0, ..., 0].size,
+        weights.sum() * (x.size // (weights.size * x.shape[-1])),
     )
     total, squares, count = psum_batch(sums)
     mean = total / count

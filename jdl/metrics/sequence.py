@@ -55,6 +55,25 @@ def error_rate(
     return Mean((weight * edits).sum(), (weight * label_length.astype(edits.dtype)).sum())
 
 
+def exact_match(
+    predicted: Array,
+    predicted_length: Array,
+    labels: Array,
+    label_length: Array,
+    mask: Array | None = None,
+) -> Mean:
+    """Exact match: the share of the sequences that are predicted without an error.
+
+    Only rows whose `mask` (B,) is true count. Shapes are those of `edit_distance`.
+    """
+    width = max(predicted.shape[1], labels.shape[1])
+    both = [
+        jnp.pad(tokens, ((0, 0), (0, width - tokens.shape[1]))) for tokens in (predicted, labels)
+    ]
+    equal = (both[0] == both[1]) | (jnp.arange(width)[None] >= label_length[:, None])
+    return Mean.of(equal.all(1) & (predicted_length == label_length), mask)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Perplexity:

@@ -13,6 +13,7 @@ from jdl.types import Array, Batch, Error
 IN_TRAINING = ("train", "training", "is_training")
 IN_EVALUATION = ("deterministic", "use_running_average")
 LENGTHS = ("lengths", "seq_lengths")
+COLUMNS = ("edge_features", "width")  # that a model gets by their own names
 
 
 def keywords(
@@ -28,9 +29,10 @@ def keywords(
 
     In training `train`, `training` and `is_training` are true, `deterministic` and
     `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), not
-    an attention mask; `lengths` and `seq_lengths` are the column `length`, `edge_features` the
-    column of that name (graphs). A method that does not name one of them, or has it as an input,
-    does not get it. Raises `Error` where the method needs more.
+    an attention mask; `lengths` and `seq_lengths` are the column `length`, `edge_features`
+    (graphs) and `width` (images that are padded on the right) the columns of these names. A
+    method that does not name one of them, or has it as an input, does not get it. Raises `Error`
+    where the method needs more.
     """
     known: dict[str, Any] = {
         **dict.fromkeys(IN_TRAINING, train),
@@ -39,8 +41,7 @@ def keywords(
     }
     if "length" in batch:
         known |= dict.fromkeys(LENGTHS, batch["length"])
-    if "edge_features" in batch:
-        known["edge_features"] = batch["edge_features"]
+    known |= {name: batch[name] for name in COLUMNS if name in batch}
     signature = signature_of(model, method)
     try:
         taken = signature.bind_partial(*args, **kwargs).arguments

@@ -118,9 +118,11 @@ def ctc(model: Any, frames: int = 1) -> CTC:
     For labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0
     is the blank. The columns `length` (B,) and `y_length` (B,) are the numbers of real steps and
     labels. The model gives `frames` distributions over K labels at each step: logits (B, T, frames
-    * K). The loss is the mean over the rows of the negative log-likelihood, in nats. Metric, in
-    evaluation: error_rate, the edit distance of greedy (best path) decoding over the number of
-    labels.
+    * K). A model may also shorten time: T / 4 outputs have 4 steps each. Of images x (B, H, W, C)
+    with a column `width` (B,), the number of real columns of pixels, time is the width, T = W. The
+    loss is the mean over the rows of the negative log-likelihood, in nats. Metrics, in evaluation,
+    of greedy (best path) decoding: error_rate, the edit distance over the number of labels, and
+    exact_match, the share of the rows without an error.
     """
     return CTC(model, frames)
 
@@ -132,7 +134,7 @@ class CTC(model_call.ModelObjective):
     frames: int
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean CTC loss of the rows in nats, and in evaluation the error rate."""
+        """The mean CTC loss of the rows in nats, and in evaluation the decoding's errors."""
         logits, real, model_state = self._apply(variables, batch, key, train)
         labels, mask = batch["y"], batch.get("mask")
         counts = batch.get("y_length", jnp.full(len(labels), labels.shape[1], jnp.int32))
@@ -143,7 +145,9 @@ class CTC(model_call.ModelObjective):
         scores: Metrics = {}
         if not train:
             decoded, lengths = best_path(logits, real)
-            scores["error_rate"] = metrics.error_rate(decoded, lengths, labels, counts, mask)
+            pairs = decoded, lengths, labels, counts
+            scores["error_rate"] = metrics.error_rate(*pairs, mask)
+            scores["exact_match"] = metrics.exact_match(*pairs, mask)
         return LossOutput(Mean.of(losses, mask), scores, model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
@@ -159,6 +163,12 @@ class CTC(model_call.ModelObjective):
             raise Error(
                 f"ctc needs logits (B, T, {self.frames} * K) for every step, but the model gives "
                 f"{shape}."
+            )
+        steps, _ = _steps(spec)
+        if steps is not None and steps % shape[1]:
+            raise Error(
+                f"ctc needs an output for every step, or for every so many, but the model gives "
+                f"{shape[1]} for {steps} steps: pad x, so that its steps are a multiple of these."
             )
         labels = shape[-1] // self.frames
         least, greatest = bounds.get("y", (0, 0))
@@ -176,11 +186,29 @@ class CTC(model_call.ModelObjective):
         inputs = model_call.model_inputs(self.model, batch)
         out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
-        real = model_call.time_mask(batch)
-        if real is None or real.ndim == 1:
-            rows = jnp.ones((1, 1), bool) if real is None else real[:, None]
-            real = jnp.broadcast_to(rows, out.shape[:2])
+        real = _real_outputs(batch, *out.shape[:2])
         return logits, jnp.repeat(real, self.frames, 1), model_state
+
+
+def _steps(batch: Batch) -> tuple[int | None, Array | None]:
+    """The time steps of x, and how many of them are real in each row (B,); None: not known."""
+    if "width" in batch:
+        return model_call.column(batch).shape[2], batch["width"]
+    if "length" in batch:
+        return model_call.column(batch).shape[1], batch["length"]
+    return None, None
+
+
+def _real_outputs(batch: Batch, rows: int, outputs: int) -> Array:
+    """The mask (rows, outputs) of the outputs that have a real step in a real row."""
+    real = jnp.ones((rows, outputs), bool)
+    if "mask" in batch:
+        real &= batch["mask"].astype(bool)[:, None]
+    steps, lengths = _steps(batch)
+    if steps is None or lengths is None:
+        return real
+    first_steps = jnp.arange(outputs) * (steps // outputs)
+    return real & (first_steps[None] < lengths[:, None])
 
 
 def best_path(logits: Array, real: Array) -> tuple[Array, Array]:
