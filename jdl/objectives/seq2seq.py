@@ -176,10 +176,7 @@ class CTC(model_call.ModelObjective):
         inputs = model_call.model_inputs(self.model, batch)
         out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
-        real = model_call.time_mask(batch)
-        if real is None or real.ndim == 1:
-            rows = jnp.ones((1, 1), bool) if real is None else real[:, None]
-            real = jnp.broadcast_to(rows, out.shape[:2])
+        real = model_call.real_steps(batch, out.shape[1])
         return logits, jnp.repeat(real, self.frames, 1), model_state
 
 
