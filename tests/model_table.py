@@ -37,6 +37,7 @@ from jdl.objectives import (
     adversarial,
     autoencode,
     classify,
+    crf,
     ctc,
     deep_clustering,
     diffusion,
@@ -105,6 +106,20 @@ class Row:
         if isinstance(self.model, RNN):
             return self.model.return_sequences and not self.model.bidirectional
         return isinstance(self.model, GPT | T5)
+
+
+@dataclass(frozen=True)
+class Tagged(Row):
+    """Sequences with a tag for each step; their objective has parameters beside the model's."""
+
+    def batch(self) -> Batch:
+        columns = super().batch()
+        steps, tags = self.output
+        y = (jnp.arange(ROWS)[:, None] + jnp.arange(steps)[None] ** 2) % tags
+        return {**columns, "y": y.astype(jnp.int32).at[1, 2].set(-1)}
+
+    def apply(self, variables: Any, *inputs: Any, mask: Any = None) -> Any:
+        return super().apply({"params": variables["params"]["model"]}, *inputs, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -306,6 +321,24 @@ TABLE = [
         3e-2,
         partial(ctc, frames=2),
         (6, 10),
+        ragged=True,
+    ),
+    Tagged(
+        "lstm-crf",
+        RNN(
+            5,
+            (8,),
+            LSTM,
+            bidirectional=True,
+            return_sequences=True,
+            vocab_size=SIZE,
+            embedding_width=4,
+        ),
+        (6,),
+        13 * 4 + 2 * 4 * 8 * (4 + 8 + 1) + (16 * 5 + 5) + (5 * 5 + 5 + 5),
+        3e-2,
+        crf,
+        (6, 5),
         ragged=True,
     ),
     Row("vit", ViT(5, 4, ONE), (8, 12, 2), (32 * 8 + 8) + 6 * 8 + BLOCK + 16 + 45),

@@ -1,9 +1,7 @@
-"""A linear-chain CRF against a sum over all paths, written out; its mask, constraints and errors.
-
-"""
+"""A linear-chain CRF against sums over all paths, written out; its mask, constraints, errors."""
 
 from functools import cache, partial
-from itertools import product
+from itertools import pairwise, product
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +40,7 @@ class Steps(MLP):
 
 def score(logits, path, chain):
     """The score of one path, by its definition."""
-    inner = sum(chain.between[a, b] for a, b in zip(path, path[1:], strict=False))
+    inner = sum(chain.between[a, b] for a, b in pairwise(path))
     ends = chain.start[path[0]] + chain.end[path[-1]]
     return float(sum(logits[t, tag] for t, tag in enumerate(path)) + inner + ends)
 
@@ -115,7 +113,7 @@ def test_bio_tags_are_predicted_only_where_they_may_stand():
         allowed = [
             all(
                 BIO[tag][0] != "I" or BIO[before][1:] == BIO[tag][1:]
-                for before, tag in zip((4, *path), path, strict=False)
+                for before, tag in pairwise((4, *path))
             )
             for path in paths
         ]

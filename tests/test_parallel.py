@@ -38,6 +38,7 @@ QUICK = [
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
     ("lstm", "micro=4"),
+    ("lstm-crf", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),
     ("pair-stateful", "data=4"),

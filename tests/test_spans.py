@@ -1,6 +1,4 @@
-"""Span F1 of BIO tags equals seqeval's, merged over batches; unknown steps; errors.
-
-"""
+"""Span F1 of BIO tags equals seqeval's, merged over batches; unknown steps; errors."""
 
 from functools import partial
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Tagged sentences as a dataset; the roles of names in source code; what is refused.
-
-"""
+"""Tagged sentences as a dataset; the roles of names in source code; what is refused."""
 
 import numpy as np
 import pytest
@@ -11,7 +9,7 @@ from jdl.data.source_tags import source_sentences, stdlib_tags
 from jdl.data.tagged_text import SHAPES, plain, shape, tagged_text
 
 TRAIN = [
-    (["Ada", "met", "Ada", "Lovelace", "in", "1843"], "B-p O B-p I-p O O".split()),
+    (["Ada", "met", "Ada", "Lovelace", "in", "1843"], ["B-p", "O", "B-p", "I-p", "O", "O"]),
     (["in", "1843"], ["O", "O"]),
 ]
 SOURCE = '''
@@ -25,7 +23,7 @@ async def copy(a, *b: int, c=é.d, **e) -> None:
     for n in g(): print(f"{h(n)} {n.m!r}", "a" "b")
 class Big(base.One, Two, metaclass=M): pass
 try: ...
-except (ValueError, os.error) as error: raise error
+except (ValueError, os.error) as e: raise e
 '''
 TAGGED = """
 os/B-module ./I-module path/I-module , sys/B-module system
@@ -39,7 +37,7 @@ self . x/B-attribute . y/B-attribute = os/B-call ./I-call path/I-call ./I-call j
 for n/B-variable in g/B-call ( ) : print/B-call ( "" , "" "" )
 Big/B-class ( base/B-base ./I-base One/I-base , Two/B-base , metaclass/B-keyword = M ) : pass
 try : ...
-except ( ValueError/B-exception , os/B-exception ./I-exception error/I-exception ) error : raise error
+except ( ValueError/B-exception , os/B-exception ./I-exception error/I-exception ) e : raise e
 """
 
 

@@ -51,9 +51,9 @@ def stdlib_tags() -> tuple[SourceTags, SourceTags, SourceTags]:
 
     Returns datasets (train, valid, test) of 24%, 3% and 3% of its files: no file is in two. A row
     is a logical line, as `tagged_text` has it; a line that stood earlier in any of the three is
-    left out, so that no line that is tested on was trained on. The BIO tags are the roles that the
-    names play, by Python's own parser: attribute, base, call, class, decorator, exception, function,
-    import, keyword, module, parameter, variable. Of `shutil.copy(src, dst=name)` the span
+    left out, so that no line that is tested on was trained on. The BIO tags are the roles that
+    names play, by Python's own parser: attribute, base, call, class, decorator, exception,
+    function, import, keyword, module, parameter, variable. Of `shutil.copy(src, dst=name)` the span
     `shutil.copy` is a call of three words, and `dst` a keyword; the other words are O.
 
     What makes it hard: most names play many roles, and one in eight words is not in the vocabulary.

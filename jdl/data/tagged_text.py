@@ -67,14 +67,14 @@ def tagged_text(
 ) -> tuple[TaggedText, ...]:
     """Sentences with tags, for part-of-speech tagging or named entity recognition (NER).
 
-    Each of `train` and `others`, such as validation and test, is a list of sentences, pairs of
-    words and their tags: `(["Ada", "sleeps"], ["B-person", "O"])`. It gives a dataset each. Columns:
-    x (T,), words as indices of the `vocabulary`, padded with 0; `length`, their number; y (T,),
-    tags as indices of `labels`, padded with -1. The labels are those of the training data, sorted.
-    So is the vocabulary: its words that occur `min_count` times, with each digit as 0. Another word
-    is one of `SHAPES`: whether it is in capitals, and so on. A longer sentence than `max_length` is
-    cut, but not within a span of BIO tags. Raises `Error` for a tag that is not in the training
-    data, and for I-x that follows neither B-x nor I-x.
+    `train` and `others`, such as validation and test, are lists of sentences, pairs of words and
+    their tags: `(["Ada", "sleeps"], ["B-person", "O"])`. Each list gives a dataset. Columns: x
+    (T,), words as indices of the `vocabulary`, padded with 0; `length`, their number; y (T,), tags
+    as indices of `labels`, padded with -1. The labels are the tags of the training data, sorted;
+    the vocabulary is its words that occur `min_count` times or more, with each digit as 0. Any
+    other word is one of `SHAPES`: whether it has capitals, and so on. A sentence of more than
+    `max_length` words is cut into several, outside of spans of BIO tags. Raises `Error` for a tag
+    that is not in the training data, and for I-x that follows neither B-x nor I-x.
     """
     parts = (train, *others)
     for part in parts:

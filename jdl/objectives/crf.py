@@ -147,7 +147,7 @@ def _constraints(tags: Sequence[str]) -> Transitions:
     same = scheme.type_of[:, None] == scheme.type_of[None]
     between = np.where(inside[None] & ~same, FORBIDDEN, 0).astype(np.float32)
     start = np.where(inside, FORBIDDEN, 0).astype(np.float32)
-    return Transitions(between, start, np.zeros(len(tags), np.float32))
+    return Transitions(*map(jnp.asarray, (between, start, np.zeros(len(tags), np.float32))))
 
 
 def _of_model(variables: Variables) -> Variables:

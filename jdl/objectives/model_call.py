@@ -215,7 +215,7 @@ def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array 
 
 
 def real_steps(batch: Batch, steps: int) -> Array:
-    """The mask (B, steps) of the real time steps of x: all of them in real rows without a length."""
+    """The mask (B, steps) of the real time steps of x: without a `length` all of each real row."""
     real = time_mask(batch)
     if real is None or real.ndim == 1:
         rows = len(next(iter(batch.values())))
