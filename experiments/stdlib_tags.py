@@ -18,10 +18,12 @@ class Config(jdl.Config):
     lr: float = 5e-3
     crf: bool = True
     """Whether tags depend on their neighbors; if not, each is chosen alone."""
+    punctuation: bool = True
+    """Whether brackets, dots, commas and colons are shown; without them it is harder."""
 
 
 def run(c: Config) -> jdl.Run:
-    train, valid, test = jdl.data.stdlib_tags()
+    train, valid, test = jdl.data.stdlib_tags(c.punctuation)
     tags, words = train.labels, len(train.vocabulary)
     options = {"bidirectional": True, "return_sequences": True, "dropout": 0.3}
     model = RNN(len(tags), (96,), vocab_size=words, embedding_width=64, **options)

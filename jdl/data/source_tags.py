@@ -21,12 +21,15 @@ SPLITS = (0.24, 0.03, 0.03)  # of the files; the rest would take a minute to rea
 MAX_LENGTH = 24  # words; 2% of the lines have more
 LAYOUT = (token.COMMENT, token.NL, token.INDENT, token.DEDENT, token.ENDMARKER)
 ANNOUNCING = ("def", "class", "import", "from", "as", "lambda", "async", "@")
+PUNCTUATION = ("(", ")", "[", "]", "{", "}", ".", ",", ":", ";")
 Place = tuple[int, int]  # the line from 1 on, and the column from 0 on, in characters
 
 
 @dataclass(frozen=True, eq=False)
 class SourceTags(TaggedText):
     """A dataset of tagged lines of source code; see `stdlib_tags`."""
+
+    hidden: tuple[str, ...] = ANNOUNCING  # words that are left out of each line
 
     def read_words(self, path: Path) -> tuple[list[str], list[Words]] | None:
         """The lines of a .py file as the dataset has them, or of a .txt file, and where they are.
@@ -39,14 +42,14 @@ class SourceTags(TaggedText):
             tokens = source_tokens(path.read_text("utf-8"))
         except (OSError, ValueError, tokenize.TokenError, SyntaxError) as error:
             raise Error(f"{path} cannot be read as Python: {error}.") from error
-        lines = list(_lines([part for part in tokens if part.word not in ANNOUNCING]))
+        lines = list(_lines([part for part in tokens if part.word not in self.hidden]))
         if not lines:
             raise Error(f"{path} has no line of code.")
         places = [f"{path}:{line[0].start[0]}" for line in lines]
         return self.fit(places, [[part.word for part in line] for line in lines])
 
 
-def stdlib_tags() -> tuple[SourceTags, SourceTags, SourceTags]:
+def stdlib_tags(punctuation: bool = True) -> tuple[SourceTags, SourceTags, SourceTags]:
     """Named entity recognition in source code: lines of Python's standard library, tagged.
 
     Returns datasets (train, valid, test) of 24%, 3% and 3% of its files: no file is in two. A row
@@ -59,19 +62,22 @@ def stdlib_tags() -> tuple[SourceTags, SourceTags, SourceTags]:
     What makes it hard: most names play many roles, and one in eight words is not in the vocabulary.
     The words that would announce a role are left out: def, class, import, from, as, lambda, async
     and @. What `f(a, b)` is depends then on the colon at its end, if there is one, and on the words
-    at its start. Strings are shown as "" and numbers as 0; comments are left out.
+    at its start. Without `punctuation` brackets, dots, commas, colons and semicolons are left out
+    too, so that not even the ends of spans are marked. Strings are shown as "" and numbers as 0;
+    comments are left out.
     """
+    hidden = ANNOUNCING if punctuation else (*ANNOUNCING, *PUNCTUATION)
     texts, seen = corpus.stdlib(), set[tuple[str, ...]]()
     parts = []
     for rows in split_rows(len(texts), SPLITS, seed=0, name="documents"):
         part = []
-        for words, tags in (pair for n in rows for pair in source_sentences(texts[n])):
+        for words, tags in (pair for n in rows for pair in source_sentences(texts[n], hidden)):
             if len(words) > 1 and tuple(words) not in seen:
                 part.append((words, tags))
                 seen.add(tuple(words))
         parts.append(part)
     train, valid, test = (
-        SourceTags(data.source, data.ids, vocabulary=data.vocabulary)
+        SourceTags(data.source, data.ids, vocabulary=data.vocabulary, hidden=hidden)
         for data in tagged_text(*parts, max_length=MAX_LENGTH)
     )
     return train, valid, test
@@ -108,11 +114,16 @@ def source_tokens(source: str) -> list[Token]:
     return found
 
 
-def source_sentences(source: str) -> list[tuple[list[str], list[str]]]:
-    """The logical lines of Python source: words, and the BIO tags of the roles that names play."""
+def source_sentences(
+    source: str, hidden: Sequence[str] = ANNOUNCING
+) -> list[tuple[list[str], list[str]]]:
+    """The logical lines of Python source: words, and the BIO tags of the roles that names play.
+
+    The words in `hidden` are left out.
+    """
     tokens = source_tokens(source)
     roles = _Roles(source, tokens).spans()
-    shown = [n for n, part in enumerate(tokens) if part.word not in ANNOUNCING]
+    shown = [n for n, part in enumerate(tokens) if part.word not in hidden]
     sentences = []
     for _, line in groupby(shown, key=lambda n: tokens[n].line):
         words, tags, before = [], [], None

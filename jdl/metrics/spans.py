@@ -108,8 +108,7 @@ class SpanF1:
 
     def value(self) -> dict[str, Array]:
         """Precision, recall and F1 of all spans together, and the F1 of each type."""
-        counts = (self.true_positives, self.false_positives, self.false_negatives)
-        together = SpanF1(*(count.sum() for count in counts), self.types)
+        together = jax.tree.map(lambda counts: counts.sum(), self)
         of_types = self.f1()
         return {
             "precision": together.precision(),
