@@ -1,4 +1,8 @@
-"""A linear-chain CRF against sums over all paths, written out; its mask, constraints, errors."""
+"""A linear-chain CRF against sums over all paths, written out; its mask, constraints, errors.
+
+Seen to fail: without the scores of the last tag; with padding steps that count; with unknown labels
+that exclude every tag; with I-x allowed after every tag but its own.
+"""
 
 from functools import cache, partial
 from itertools import pairwise, product

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-FORBIDDEN = -1e9  # the score of what cannot be; finite, as infinities have no gradient
+FORBIDDEN = -1e9  # the score of what cannot be; finite: infinities less infinities are NaN
 
 
 class Transitions(NamedTuple):
