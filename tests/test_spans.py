@@ -1,6 +1,7 @@
 """Span F1 of BIO tags equals seqeval's, merged over batches; unknown steps; errors.
 
-Seen to fail: with spans whose ends are not compared.
+Seen to fail: with spans whose ends are not compared; with a type that changes within a span; with
+unknown steps left in their places.
 """
 
 from functools import partial
