@@ -43,6 +43,7 @@ FAMILIES = (
     "cnn-norm",
     "resnet",
     "lstm",
+    "lstm-crf",
     "gpt",
     "t5",
     "gan",

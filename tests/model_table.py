@@ -40,6 +40,7 @@ from jdl.objectives import (
     arcface,
     autoencode,
     classify,
+    crf,
     ctc,
     deep_clustering,
     diffusion,
@@ -110,6 +111,20 @@ class Row:
         if isinstance(self.model, RNN):
             return self.model.return_sequences and not self.model.bidirectional
         return isinstance(self.model, GPT | T5)
+
+
+@dataclass(frozen=True)
+class Tagged(Row):
+    """Sequences with a tag for each step; their objective has parameters beside the model's."""
+
+    def batch(self) -> Batch:
+        columns = super().batch()
+        steps, tags = self.output
+        y = (jnp.arange(ROWS)[:, None] + jnp.arange(steps)[None] ** 2) % tags
+        return {**columns, "y": y.astype(jnp.int32).at[1, 2].set(-1)}
+
+    def apply(self, variables: Any, *inputs: Any, mask: Any = None) -> Any:
+        return super().apply({"params": variables["params"]["model"]}, *inputs, mask=mask)
 
 
 @dataclass(frozen=True)
@@ -329,6 +344,24 @@ TABLE = [
         (36 + 8) + (288 + 16) + (576 + 16) + 2 * 4 * 8 * (8 + 8 + 1) + (16 * 5 + 5),
         objective=ctc,
         output=(6, 5),
+    ),
+    Tagged(
+        "lstm-crf",
+        RNN(
+            5,
+            (8,),
+            LSTM,
+            bidirectional=True,
+            return_sequences=True,
+            vocab_size=SIZE,
+            embedding_width=4,
+        ),
+        (6,),
+        13 * 4 + 2 * 4 * 8 * (4 + 8 + 1) + (16 * 5 + 5) + (5 * 5 + 5 + 5),
+        3e-2,
+        crf,
+        (6, 5),
+        ragged=True,
     ),
     Row("vit", ViT(5, 4, ONE), (8, 12, 2), (32 * 8 + 8) + 6 * 8 + BLOCK + 16 + 45),
     Row("gpt", GPT(SIZE, ONE), (6,), 13 * 8 + BLOCK + 16, 2e-2, next_token, (6, SIZE)),

@@ -40,6 +40,7 @@ QUICK = [
     ("triplet", "pmap=4"),
     ("arcface", "fsdp=4"),
     ("lstm", "micro=4"),
+    ("lstm-crf", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),
     ("pair-stateful", "data=4"),

@@ -1,5 +1,7 @@
 """`jdl predict`: the model's predictions for new inputs."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,14 +19,21 @@ def predict(
         tyro.conf.arg(
             metavar="INPUT",
             help="Image or sound files, npz files with an array x of one row per input, text "
-            "files with one input per line, or CSV, JSON lines or Parquet files.",
+            "files with one input per line, CSV, JSON lines or Parquet files, or what else the "
+            "run's own data are read from.",
         ),
     ],
     root: Root = Path("runs"),
     best: Best = False,
-    format: Annotated[Literal["csv", "json"], tyro.conf.arg(help="Output format.")] = "csv",
+    format: Annotated[
+        Literal["csv", "json"] | None,
+        tyro.conf.arg(
+            help="Output format; by default CSV, but of a tagger the tagged text: in color in a "
+            "terminal, else a word and its tag a line."
+        ),
+    ] = None,
 ) -> None:
-    """Predict labels and probabilities, values or texts for images, sounds, arrays or tables."""
+    """Predict labels and probabilities, values, texts or tags for images, sounds, arrays, ..."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file "
@@ -34,8 +43,13 @@ def predict(
     from jdl.inspect.predict import predict as predict_inputs
     from jdl.inspect.predict import to_csv, to_json
     from jdl.inspect.restore import restore
+    from jdl.inspect.tagged import to_color, to_columns
     from jdl.store.catalog import find
 
     set_up_jax()
     rows = predict_inputs(restore(find(run, root), best=best), inputs)
-    print(to_csv(rows) if format == "csv" else to_json(rows), end="")
+    if format is None and "tags" in rows[0]:
+        in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print(to_color(rows) if in_color else to_columns(rows), end="")
+    else:
+        print(to_json(rows) if format == "json" else to_csv(rows), end="")

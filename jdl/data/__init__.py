@@ -48,6 +48,7 @@ from jdl.data.sequence_pairs import translation as translation
 from jdl.data.small_graphs import graphs as graphs
 from jdl.data.sound_files import audio_folder as audio_folder
 from jdl.data.sound_files import sounds as sounds
+from jdl.data.source_tags import stdlib_tags as stdlib_tags
 from jdl.data.spec_augment import spec_augment as spec_augment
 from jdl.data.standardize import standardize as standardize
 from jdl.data.table import Table as Table
@@ -56,6 +57,8 @@ from jdl.data.table import TableOptions as TableOptions
 from jdl.data.table_files import csv as csv
 from jdl.data.table_files import frame as frame
 from jdl.data.table_files import parquet as parquet
+from jdl.data.tagged_text import TaggedText as TaggedText
+from jdl.data.tagged_text import tagged_text as tagged_text
 from jdl.data.tfds_records import tfds as tfds
 from jdl.data.time_series import electricity as electricity
 from jdl.data.time_series import forecast_windows as forecast_windows

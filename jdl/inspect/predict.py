@@ -17,6 +17,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.restore import TrainedRun
+from jdl.inspect.tagged import read_words, tagged_rows
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
 from jdl.types import Batch, Error, Predicts, Run
@@ -28,8 +29,9 @@ def predict(
     """Predictions for images, sounds, rows of npz files or tables, or texts: a dict a row.
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
-    `input`, the name of the input, and the objective's predictions. Inputs are treated as the run's
-    evaluation data: if these are files, new files are read alike, and the transforms are applied.
+    `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
+    and `tags`. Inputs are treated as the run's evaluation data: if these are files, new files are
+    read alike, and the transforms are applied.
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
     """
@@ -46,6 +48,9 @@ def predict(
     names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
+    label, words = predictions.get("label"), read_words(data.dataset, inputs)
+    if words and run.labels and label is not None and label.ndim == 2:
+        return tagged_rows(names, words, label, run.labels)
     return [
         {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
     ]
@@ -94,7 +99,7 @@ def _class_names(predictions: dict[str, np.ndarray], row: int, names: tuple[str,
 
 
 def to_csv(rows: list[dict[str, Any]]) -> str:
-    """The rows as CSV; a list of K numbers takes K columns."""
+    """The rows as CSV; a list of K numbers takes K columns, one of words has spaces between."""
     flat_rows = [_flatten(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(flat_rows[0]), lineterminator="\n")
@@ -106,7 +111,9 @@ def to_csv(rows: list[dict[str, Any]]) -> str:
 def _flatten(row: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in row.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and all(isinstance(item, str) for item in value):
+            flat[name] = " ".join(value)
+        elif isinstance(value, list):
             flat |= {f"{name}_{k}": v for k, v in enumerate(np.ravel(value).tolist())}
         else:
             flat[name] = value

@@ -13,6 +13,9 @@ from jdl.layers.batch_axis import sample_rows as sample_rows
 from jdl.layers.conv import convolution as convolution
 from jdl.layers.conv_norm import Conv as Conv
 from jdl.layers.conv_norm import ConvNorm as ConvNorm
+from jdl.layers.crf import Transitions as Transitions
+from jdl.layers.crf import log_partition as log_partition
+from jdl.layers.crf import viterbi as viterbi
 from jdl.layers.dense import Dense as Dense
 from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout

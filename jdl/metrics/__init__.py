@@ -33,6 +33,8 @@ from jdl.metrics.sequence import Perplexity as Perplexity
 from jdl.metrics.sequence import edit_distance as edit_distance
 from jdl.metrics.sequence import error_rate as error_rate
 from jdl.metrics.sequence import exact_match as exact_match
+from jdl.metrics.spans import SpanF1 as SpanF1
+from jdl.metrics.spans import span_f1 as span_f1
 from jdl.metrics.text import bleu as bleu
 from jdl.metrics.text import rouge as rouge
 from jdl.metrics.thresholds import best_threshold as best_threshold

@@ -214,6 +214,16 @@ def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array 
     return real if rows is None else real & rows.astype(bool)[:, None]
 
 
+def real_steps(batch: Batch, steps: int) -> Array:
+    """The mask (B, steps) of the real time steps of x: without a `length` all of each real row."""
+    real = time_mask(batch)
+    if real is None or real.ndim == 1:
+        rows = len(next(iter(batch.values())))
+        real = jnp.ones(rows, bool) if real is None else real.astype(bool)
+        real = jnp.broadcast_to(real[:, None], (rows, steps))
+    return real
+
+
 def apply(
     model: Any,
     variables: Variables,
