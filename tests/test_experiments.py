@@ -89,6 +89,10 @@ def small(monkeypatch):
             rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7
         )
 
+    def orl_faces():
+        x = rng.integers(0, 256, (400, 56, 46, 1), np.uint8)
+        return jdl.data.arrays(x=x, y=np.arange(400) // 10)
+
     def titanic(**options):
         columns = {"sex": ["male", "female"] * 40, "age": [None, 30.0, 40.5, 8.0] * 20}
         columns["survived"] = ["yes", "no", "no", "yes", "no"] * 16
@@ -99,6 +103,7 @@ def small(monkeypatch):
     monkeypatch.setattr(jdl.data, "tfds", tfds)
     monkeypatch.setattr(jdl.data, "cora", cora)
     monkeypatch.setattr(jdl.data, "electricity", electricity)
+    monkeypatch.setattr(jdl.data, "orl_faces", orl_faces)
     monkeypatch.setattr(jdl.data, "titanic", titanic)
     monkeypatch.setattr(jdl.data, "translation", translation)
     monkeypatch.setattr(jdl.data, "quran_places", quran_places)

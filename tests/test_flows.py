@@ -78,7 +78,7 @@ def test_a_density_integrates_to_one():
     side = jnp.linspace(-12, 12, 600)
     x = jnp.stack(jnp.meshgrid(side, side), -1).reshape(-1, 2)
     objective = normalizing_flow(model)
-    log_prob = jax.jit(objective.predict)(moved(model, x[:1]), {"x": x})["log_prob"]
+    log_prob = jax.jit(objective.predict)(moved(model, x[:1], 0.1), {"x": x})["log_prob"]
     total = float(jnp.exp(log_prob).sum() * (side[1] - side[0]) ** 2)
     assert total == pytest.approx(1, abs=1e-2)
 

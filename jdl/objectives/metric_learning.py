@@ -23,7 +23,7 @@ LARGEST = 1 - 1e-6  # of a cosine: the gradient of its sine is infinite at 1
 
 
 def triplet(model: Any, margin: float | None = 0.2) -> Triplet:
-    """Triplet loss (FaceNet; Schroff et al., 2015), with the hardest triplets of a batch.
+    """Metric learning by the triplet loss (FaceNet; Schroff et al., 2015), hardest triplets first.
 
     x (B, ...) to embeddings (B, D), which are normalized, for labels y (B,). Each row is compared
     with the farthest row of its class and the nearest one of another class in the batch
