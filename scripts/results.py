@@ -31,9 +31,9 @@ def main() -> None:
         row = _train(name, args.root, args.flags)
         with lock:
             rows.append(row)
-            print(_line(row), flush=True)
             if args.json:
                 args.json.write_text(json.dumps(rows, indent=1) + "\n")
+            print(_line(row), flush=True)
 
     with ThreadPoolExecutor(args.jobs) as threads:
         list(threads.map(train, args.names))
@@ -64,7 +64,8 @@ def _train(name: str, root: Path, flags: list[str]) -> Row:
     row: Row = {"experiment": name, "code": done.returncode, "flags": flags}
     row["seconds"] = round(time.perf_counter() - start, 1)
     if done.returncode:
-        return row | {"error": (done.stderr or done.stdout).strip()[-2000:]}
+        said = (done.stderr or done.stdout).strip()[-2000:]
+        return row | {"error": said or "it ended without a word, as one that is killed does"}
     folder = Path(done.stdout.strip().splitlines()[-1].split("  ")[-1])
     summary = json.loads((folder / "summary.json").read_text())
     environment = json.loads((folder / "run.json").read_text())["environment"]

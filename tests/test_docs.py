@@ -22,8 +22,8 @@ PAGES = {path.stem: path.read_text() for path in sorted((ROOT / "docs").glob("*.
 FENCE = re.compile(r"^(?P<mark><!-- not run.*-->\n)?```(?P<head>.*)\n(?P<code>(?s:.*?))^```$", re.M)
 ROOMS = ("layers", "objectives", "learners", "optim", "metrics", "sampling", "data.augment")
 HELPERS = {  # for other rooms, and for layers, objectives and learners of one's own
-    "all_gather_batch", "batch_axis_size", "device_key", "psum_batch", "row_keys", "sample_rows",
-    "plain_implementations",
+    "all_gather_batch", "batch_axis_size", "device_key", "psum_batch", "row_keys", "row_numbers",
+    "sample_rows", "plain_implementations",
     "map_rows", "map_variables", "override",
     "Wrapper", "checked_metrics", "jit_learner", "member", "with_data",
     "PerMember", "merge", "scalars",

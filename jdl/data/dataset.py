@@ -203,7 +203,7 @@ class Dataset:
 
     def _check_transforms(self, transforms: Sequence[Augmentation]) -> None:
         check_order(transforms)
-        if transforms and isinstance(transforms[0], UnitRange):
+        if transforms and isinstance(transforms[0], UnitRange) and len(self):
             transforms[0].check(self.take(np.arange(min(len(self), 16)))["x"])
 
     def _check_size(self, size: int) -> int:

@@ -34,7 +34,7 @@ class SourceTags(TaggedText):
     def read_words(self, path: Path) -> tuple[list[str], list[Words]] | None:
         """The lines of a .py file as the dataset has them, or of a .txt file, and where they are.
 
-        Raises `Error` where a file is no Python.
+        Raises `Error` where a file has no tokens of Python.
         """
         if path.suffix != ".py":
             return super().read_words(path)

@@ -73,16 +73,19 @@ def tagged_text(
     as indices of `labels`, padded with -1. The labels are the tags of the training data, sorted;
     the vocabulary is its words that occur `min_count` times or more, with each digit as 0. Any
     other word is one of `SHAPES`: whether it has capitals, and so on. A sentence of more than
-    `max_length` words is cut into several, outside of spans of BIO tags. Raises `Error` for a tag
-    that is not in the training data, and for I-x that follows neither B-x nor I-x.
+    `max_length` words is cut into several, outside of spans of BIO tags if possible. Raises `Error`
+    for a tag that is not in the training data, and for I-x that follows neither B-x nor I-x.
     """
+    if max_length < 1:
+        raise Error(f"max_length must be at least 1 word, not {max_length}.")
     parts = (train, *others)
     for part in parts:
         _check(part)
     cut = [[piece for pair in part for piece in _pieces(*pair, max_length)] for part in parts]
     counts = Counter(plain(word) for words, _ in train for word in words)
-    frequent = sorted(word for word, count in counts.items() if count >= min_count)
-    vocabulary = (PADDING, *SHAPES, *frequent)
+    special = (PADDING, *SHAPES)
+    frequent = (word for word, count in counts.items() if count >= min_count)
+    vocabulary = (*special, *sorted(word for word in frequent if word not in special))
     labels = tuple(sorted({tag for _, tags in train for tag in tags}))
     longest = max(len(words) for part in cut for words, _ in part)
     steps = -(-longest // MULTIPLE) * MULTIPLE
@@ -132,11 +135,13 @@ def _check(sentences: Sequence[tuple[Words, Tags]]) -> None:
 
 def _pieces(words: Words, tags: Tags, length: int) -> list[tuple[Words, Tags]]:
     """A sentence in pieces of at most that length, which begin with no I-x if that is possible."""
-    if len(words) <= length:
-        return [(words, tags)]
-    ends = (n for n in range(length, 0, -1) if not tags[n].startswith("I-"))
-    end = next(ends, length)
-    return [(words[:end], tags[:end]), *_pieces(words[end:], tags[end:], length)]
+    pieces = []
+    while len(words) > length:
+        ends = (n for n in range(length, 0, -1) if not tags[n].startswith("I-"))
+        end = next(ends, length)
+        pieces.append((words[:end], tags[:end]))
+        words, tags = words[end:], tags[end:]
+    return [*pieces, (words, tags)]
 
 
 def _columns(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
-from jdl.figures.rows import is_image, label_text
+from jdl.figures.rows import is_image
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
 from jdl.types import Predicts, Run, Variables
@@ -48,7 +48,8 @@ def _draw(lines: dict[str, np.ndarray], labels: tuple[str, ...], path: Path) -> 
         axes.set_axis_off()
         if n >= len(lines["x"]):
             continue
-        right = label_text(lines, n, labels)
+        length = lines["y_length"][n] if "y_length" in lines else None
+        right = sequence_text(lines["y"][n][:length].tolist(), labels)
         read = sequence_text(lines["labels"][n][: lines["length"][n]].tolist(), labels)
         image = lines["x"][n][:, : lines["width"][n]]
         axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)

@@ -2,7 +2,8 @@
 
 A pair of rows is accepted as the same if the cosine similarity of their embeddings, the column
 `code` (B, D) of the predictions, reaches a threshold. All pairs of the evaluation count, once each:
-N (N - 1) / 2 of N rows, about 30 bytes a pair on the host. NaN where all pairs are of one kind.
+N (N - 1) / 2 of N rows, which takes about 60 bytes a pair on the host. NaN where all pairs are of
+one kind, and where an embedding is NaN.
 """
 
 from __future__ import annotations
@@ -56,7 +57,12 @@ def _embedded(function: Callable[..., float], predictions: Columns, batch: Colum
             "Verification compares embeddings, the column code of the predictions, and the "
             f"objective predicts {', '.join(predictions)}: see jdl.objectives.triplet and arcface."
         )
-    return Rows.of(function, predictions["code"], batch["y"], mask=batch.get("mask"))
+    columns = predictions["code"], batch["y"]
+    return Rows.of(partial(_finite, function), *columns, mask=batch.get("mask"))
+
+
+def _finite(function: Callable[..., float], codes: np.ndarray, labels: np.ndarray) -> float:
+    return function(codes, labels) if np.isfinite(codes).all() else float("nan")
 
 
 def _similarities(codes: np.ndarray) -> np.ndarray:
@@ -77,8 +83,8 @@ def _curve(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def _pairs(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The similarity of each pair of rows, and 1 where both are of one class."""
-    first, second = np.triu_indices(len(codes), 1)
-    return _similarities(codes)[first, second], (labels[first] == labels[second]).astype(int)
+    once = np.triu(np.ones((len(codes), len(codes)), bool), 1)
+    return _similarities(codes)[once], (labels[:, None] == labels)[once]
 
 
 def _auc(codes: np.ndarray, labels: np.ndarray) -> float:

@@ -44,8 +44,9 @@ def autoencode(
     transform (key, example) -> example, then Gaussian noise of standard deviation `noise`. The loss
     is the mean of `loss(reconstruction, x)` over rows and elements. The model has the methods
     `encode` and `decode`, like `Autoencoder`. Metric: mse, whatever the loss. Predictions: code,
-    and reconstruction_error (B,), the mean squared error of a row: high for rows unlike those of
-    the training, so that it serves anomaly detection.
+    and reconstruction_error (B,), the mean squared difference of what `decode` gives from x: high
+    for rows unlike those of the training, so that it serves anomaly detection. (With a `loss` of
+    logits it says nothing.)
     """
     if noise < 0:
         raise Error(f"noise, a standard deviation, must be at least 0, got {noise}.")

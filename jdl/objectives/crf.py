@@ -71,7 +71,7 @@ class CRF(Objective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The negative log-likelihood of each known label, and the metrics."""
-        inputs, model = model_call.model_inputs(self.model, batch), _of_model(variables)
+        inputs, model = model_call.model_inputs(self.model, batch), model_call.of_model(variables)
         logits, model_state = model_call.apply(self.model, model, inputs, batch, key, train)
         real = model_call.real_steps(batch, logits.shape[1])
         transitions, known = _transitions(variables), known_labels(batch["y"], real)
@@ -84,8 +84,11 @@ class CRF(Objective):
         return LossOutput(loss, scores, model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The most likely path of tags (B, T), and the marginals (B, T, K) of each step's tag."""
-        logits = model_call.evaluate(self.model, _of_model(variables), batch)
+        """The most likely path of tags (B, T), and the marginals (B, T, K) of each step's tag.
+
+        The path obeys the constraints of BIO tags; the marginals are of all paths.
+        """
+        logits = model_call.evaluate(self.model, model_call.of_model(variables), batch)
         real, transitions = model_call.real_steps(batch, logits.shape[1]), _transitions(variables)
 
         def total(logits: Array) -> Array:
@@ -148,10 +151,6 @@ def _constraints(tags: Sequence[str]) -> Transitions:
     between = np.where(inside[None] & ~same, FORBIDDEN, 0).astype(np.float32)
     start = np.where(inside, FORBIDDEN, 0).astype(np.float32)
     return Transitions(*map(jnp.asarray, (between, start, np.zeros(len(tags), np.float32))))
-
-
-def _of_model(variables: Variables) -> Variables:
-    return {**variables, "params": variables["params"]["model"]}
 
 
 def _transitions(variables: Variables) -> Transitions:

@@ -133,7 +133,7 @@ class ArcFace(_MetricLearning):
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy with the margin, in training and in evaluation alike."""
         inputs = model_call.model_inputs(self.model, batch)
-        of_model = _of_model(variables)
+        of_model = model_call.of_model(variables)
         out, model_state = model_call.apply(self.model, of_model, inputs, batch, key, train)
         centers = normalized(variables["params"]["centers"])
         cosines = jnp.matmul(normalized(out), centers.T, precision="highest")
@@ -144,7 +144,7 @@ class ArcFace(_MetricLearning):
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The embedding `code` (B, D) of each row."""
-        return super().predict(_of_model(variables), batch)
+        return super().predict(model_call.of_model(variables), batch)
 
     def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` unless the model gives embeddings, and there is a class for each label."""
@@ -172,8 +172,3 @@ def with_margin(cosines: Array, labels: Array, margin: float) -> Array:
     enlarged = jnp.where(beyond, cosine - margin * math.sin(margin), enlarged)
     own = labels[:, None] == jnp.arange(cosines.shape[1])[None]
     return jnp.where(own, enlarged, cosines)
-
-
-def _of_model(variables: Variables) -> Variables:
-    """The variables of the model alone."""
-    return {**variables, "params": variables["params"]["model"]}

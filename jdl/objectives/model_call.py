@@ -214,6 +214,11 @@ def time_mask(batch: Batch, length: str = "length", column: str = "x") -> Array 
     return real if rows is None else real & rows.astype(bool)[:, None]
 
 
+def of_model(variables: Variables) -> Variables:
+    """The variables of the model alone, of an objective with parameters of its own beside them."""
+    return {**variables, "params": variables["params"]["model"]}
+
+
 def real_steps(batch: Batch, steps: int) -> Array:
     """The mask (B, steps) of the real time steps of x: without a `length` all of each real row."""
     real = time_mask(batch)
