@@ -124,7 +124,8 @@ class Tagged(Row):
         return {**columns, "y": y.astype(jnp.int32).at[1, 2].set(-1)}
 
     def apply(self, variables: Any, *inputs: Any, mask: Any = None) -> Any:
-        return super().apply({"params": variables["params"]["model"]}, *inputs, mask=mask)
+        params = variables["params"]  # the objective's, or the model's alone
+        return super().apply({"params": params.get("model", params)}, *inputs, mask=mask)
 
 
 @dataclass(frozen=True)
