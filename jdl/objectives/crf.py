@@ -73,7 +73,7 @@ class CRF(Objective):
         """The negative log-likelihood of each known label, and the metrics."""
         inputs, model = model_call.model_inputs(self.model, batch), model_call.of_model(variables)
         logits, model_state = model_call.apply(self.model, model, inputs, batch, key, train)
-        real = model_call.real_steps(batch, logits.shape[1])
+        real = model_call.real_outputs(batch, *logits.shape[:2])
         transitions, known = _transitions(variables), known_labels(batch["y"], real)
         nats = self._nats(logits, batch["y"], real, known, transitions)
         scores: Metrics = {}
@@ -89,7 +89,10 @@ class CRF(Objective):
         The path obeys the constraints of BIO tags; the marginals are of all paths.
         """
         logits = model_call.evaluate(self.model, model_call.of_model(variables), batch)
-        real, transitions = model_call.real_steps(batch, logits.shape[1]), _transitions(variables)
+        real, transitions = (
+            model_call.real_outputs(batch, *logits.shape[:2]),
+            _transitions(variables),
+        )
 
         def total(logits: Array) -> Array:
             return log_partition(logits, real, transitions).sum()

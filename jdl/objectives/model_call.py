@@ -219,14 +219,25 @@ def of_model(variables: Variables) -> Variables:
     return {**variables, "params": variables["params"]["model"]}
 
 
-def real_steps(batch: Batch, steps: int) -> Array:
-    """The mask (B, steps) of the real time steps of x: without a `length` all of each real row."""
-    real = time_mask(batch)
-    if real is None or real.ndim == 1:
-        rows = len(next(iter(batch.values())))
-        real = jnp.ones(rows, bool) if real is None else real.astype(bool)
-        real = jnp.broadcast_to(real[:, None], (rows, steps))
-    return real
+def time_steps(batch: Batch) -> tuple[int | None, Array | None]:
+    """The time steps of x, and how many of them are real in each row (B,); None: not known."""
+    if "width" in batch:
+        return column(batch).shape[2], batch["width"]
+    if "length" in batch:
+        return column(batch).shape[1], batch["length"]
+    return None, None
+
+
+def real_outputs(batch: Batch, rows: int, outputs: int) -> Array:
+    """The mask (rows, outputs) of the outputs that have a real step in a real row."""
+    real = jnp.ones((rows, outputs), bool)
+    if "mask" in batch:
+        real &= batch["mask"].astype(bool)[:, None]
+    steps, lengths = time_steps(batch)
+    if steps is None or lengths is None:
+        return real
+    first_steps = jnp.arange(outputs) * (steps // outputs)
+    return real & (first_steps[None] < lengths[:, None])
 
 
 def apply(

@@ -164,7 +164,7 @@ class CTC(model_call.ModelObjective):
                 f"ctc needs logits (B, T, {self.frames} * K) for every step, but the model gives "
                 f"{shape}."
             )
-        steps, _ = _steps(spec)
+        steps, _ = model_call.time_steps(spec)
         if steps is not None and steps % shape[1]:
             raise Error(
                 f"ctc needs an output for every step, or for every so many, but the model gives "
@@ -186,29 +186,8 @@ class CTC(model_call.ModelObjective):
         inputs = model_call.model_inputs(self.model, batch)
         out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
-        real = _real_outputs(batch, *out.shape[:2])
+        real = model_call.real_outputs(batch, *out.shape[:2])
         return logits, jnp.repeat(real, self.frames, 1), model_state
-
-
-def _steps(batch: Batch) -> tuple[int | None, Array | None]:
-    """The time steps of x, and how many of them are real in each row (B,); None: not known."""
-    if "width" in batch:
-        return model_call.column(batch).shape[2], batch["width"]
-    if "length" in batch:
-        return model_call.column(batch).shape[1], batch["length"]
-    return None, None
-
-
-def _real_outputs(batch: Batch, rows: int, outputs: int) -> Array:
-    """The mask (rows, outputs) of the outputs that have a real step in a real row."""
-    real = jnp.ones((rows, outputs), bool)
-    if "mask" in batch:
-        real &= batch["mask"].astype(bool)[:, None]
-    steps, lengths = _steps(batch)
-    if steps is None or lengths is None:
-        return real
-    first_steps = jnp.arange(outputs) * (steps // outputs)
-    return real & (first_steps[None] < lengths[:, None])
 
 
 def best_path(logits: Array, real: Array) -> tuple[Array, Array]:
