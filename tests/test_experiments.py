@@ -98,19 +98,16 @@ def small(monkeypatch):
         columns["survived"] = ["yes", "no", "no", "yes", "no"] * 16
         return jdl.data.frame(columns, target="survived", **options)
 
+    def stdlib():
+        return [f"def f{n}(x):\n    return x + {n}\n" * 40 for n in range(100)]
+
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
-    monkeypatch.setattr(jdl.data, "tfds", tfds)
-    monkeypatch.setattr(jdl.data, "cora", cora)
-    monkeypatch.setattr(jdl.data, "electricity", electricity)
-    monkeypatch.setattr(jdl.data, "orl_faces", orl_faces)
-    monkeypatch.setattr(jdl.data, "titanic", titanic)
-    monkeypatch.setattr(jdl.data, "translation", translation)
-    monkeypatch.setattr(jdl.data, "quran_places", quran_places)
-    monkeypatch.setattr(jdl.data, "pronunciations", pronunciations)
-    monkeypatch.setattr(
-        corpus, "stdlib", lambda: [f"def f{n}(x):\n    return x + {n}\n" * 40 for n in range(100)]
-    )
+    monkeypatch.setattr(corpus, "stdlib", stdlib)
+    for fake in (
+        tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations
+    ):  # fmt: skip
+        monkeypatch.setattr(jdl.data, fake.__name__, fake)
     return monkeypatch
 
 
