@@ -11,9 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
 import jdl
+from jdl.figures import readings
 from jdl.figures.readings import draw_readings
 from jdl.inspect.predict import predict
 from jdl.inspect.restore import TrainedRun
@@ -145,3 +147,13 @@ def test_readings_are_drawn_of_lines_alone(trained, tmp_path):
     _, digits = jdl.data.digits()
     other = jdl.Run(Config(), trained.run.learner, trained.run.train, test=digits.batches(50))
     assert draw_readings(other, trained.variables, tmp_path) == []
+
+
+def test_a_right_reading_of_many_labels_is_not_called_wrong(monkeypatch, tmp_path):
+    titles = []
+    monkeypatch.setattr(Axes, "set_title", lambda axes, text, **_: titles.append(text))
+    y = np.tile(np.arange(10, dtype=np.int32) % 3 + 1, (2, 3))  # of 30 labels
+    read = np.where(np.arange(2)[:, None] == 1, 1, y)
+    lines = {"x": np.zeros((2, 4, 9, 1)), "width": np.full(2, 9), "y": y, "labels": read}
+    readings._draw({**lines, "length": np.full(2, 30)}, ("", *"abc"), tmp_path / "long.png")
+    assert titles == ["abcabcabca" * 3, f"{'a' * 30}  (is {'abcabcabca' * 3})"]

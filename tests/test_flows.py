@@ -5,6 +5,7 @@ takes the layers in the order of the way there, a margin of the levels left out 
 """
 
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import pytest
 import sklearn.metrics
 
 import jdl
+from jdl.figures import density
 from jdl.figures.density import draw_density
 from jdl.metrics import average_precision, of_score, roc_auc
 from jdl.models.autoencoder import Autoencoder
@@ -190,3 +192,22 @@ def test_the_density_of_rows_of_two_numbers_is_drawn(tmp_path):
     assert path.stat().st_size > 10_000
     assert not drawn(flow, plane[:, [0, 1, 0]])
     assert not drawn(autoencode(Autoencoder((2,), 1, hidden=())), plane)
+
+
+def test_a_map_of_the_density_has_the_first_number_along_and_the_second_upwards(monkeypatch):
+    class Slope(jdl.Objective):
+        def init(self, key, batch):
+            return {}
+
+        def predict(self, variables, batch):
+            return {"log_prob": batch["x"] @ jnp.asarray([1.0, 10.0])}
+
+    drawn = []
+    monkeypatch.setattr(density, "_draw", lambda *args: drawn.append(args))
+    x = np.random.default_rng(0).normal(size=(20, 2))
+    data = jdl.data.arrays(x=x).batches(8)
+    learner = jdl.descent(Slope(), optax.sgd(0))
+    draw_density(jdl.Run(jdl.Config(name="map", steps=1), learner, data), {}, Path())
+    _, (along, upwards), values, _ = drawn[0]
+    expected = np.exp(along[None, :] + 10 * upwards[:, None])
+    np.testing.assert_allclose(values, expected, rtol=1e-4)

@@ -246,6 +246,11 @@ def test_a_lonely_node_hears_itself():
 def test_nearest_rows_are_joined():
     g = knn_graph(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
     assert {tuple(edge) for edge in g.edges.tolist()} == {(0, 1), (1, 0), (2, 3), (3, 2)}
+    tied = knn_graph(np.array([[-1.0], [-1.25], [1.0], [1.25], [0.0]]), np.zeros(5), 1)
+    joined = {tuple(edge) for edge in tied.edges.tolist()}  # the last row: with the first of two
+    assert joined == {(0, 1), (1, 0), (2, 3), (3, 2), (0, 4), (4, 0)}
+    with pytest.raises(jdl.Error, match="from 1 to 4, not 5"):
+        knn_graph(np.zeros((5, 1)), np.zeros(5), 5)
 
 
 @pytest.mark.parametrize("sampled", [False, True])
