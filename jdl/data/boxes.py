@@ -98,8 +98,8 @@ def _place(ink: np.ndarray, wanted: np.ndarray, draws: np.ndarray) -> np.ndarray
         corner = np.stack([place["left"], place["top"]], -1) * (SIDE - sides[:, n])
         box = np.concatenate([corner, corner + sides[:, n]], -1)[:, None]
         smaller = np.minimum(area(box), area(placed))
-        overlaps = (intersection(box, placed) > OVERLAP * smaller).any(1)
-        fits = free[:, n] & ~overlaps
+        overlaps = intersection(box, placed) > OVERLAP * smaller
+        fits = free[:, n] & ~overlaps.any(1)
         placed[fits, n] = box[fits, 0]
         free[fits, n] = False
     return placed
@@ -108,9 +108,9 @@ def _place(ink: np.ndarray, wanted: np.ndarray, draws: np.ndarray) -> np.ndarray
 def _ink(images: np.ndarray) -> np.ndarray:
     """The box (N, 4) of the ink of each image of a digit."""
     dark = images >= INK
-    columns, rows = dark.any(1), dark.any(2)
-    first = [line.argmax(1) for line in (columns, rows)]
-    last = [line.shape[1] - line[:, ::-1].argmax(1) for line in (columns, rows)]
+    lines = dark.max(1), dark.max(2)  # the columns and the rows with ink
+    first = [line.argmax(1) for line in lines]
+    last = [line.shape[1] - line[:, ::-1].argmax(1) for line in lines]
     return np.stack([*first, *last], -1).astype(np.float32)
 
 

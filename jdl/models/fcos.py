@@ -7,10 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdl.layers import Conv
+from jdl.layers import Conv, group_norm
 
 PRIOR = 0.01  # the probability of each class at each place, before training (Lin et al., 2017)
-GROUP = 8  # channels of a group, of group normalization
 
 
 class FCOS(nn.Module):
@@ -20,8 +19,8 @@ class FCOS(nn.Module):
     the `backbone`: for each place the logits of the classes, then what the distances to the left,
     top, right and bottom edge of its object are made of, then the logit of its centerness.
     `jdl.objectives.detect` trains it. The backbone gives the features (B, h, w, c) of its stages,
-    from fine to coarse, as `ResNet(None, ...)` does. The head is shared by all levels: two towers of
-    `depth` convolutions with group normalization (Wu and He, 2018), for classes and for boxes.
+    from fine to coarse, as `ResNet(None, ...)` does. All levels share the head: two towers of
+    `depth` convolutions with group normalization, for classes and for boxes.
     """
 
     classes: int
@@ -80,7 +79,7 @@ class DetectionHead(nn.Module):
     def _tower(self, x: jax.Array) -> jax.Array:
         for _ in range(self.depth):
             x = Conv(self.channels, use_bias=False)(x)
-            x = nn.relu(nn.GroupNorm(num_groups=None, group_size=min(GROUP, self.channels))(x))
+            x = nn.relu(group_norm(x))
         return x
 
 

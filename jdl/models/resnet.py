@@ -52,9 +52,7 @@ class ResNet(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> Any:
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> Any:
         """x (B, H, W, C) to (B, outputs), or to the features of every stage."""
         kernel, stride = (7, 2) if self.large_images else (3, 1)
         x = ConvNorm(self.stages[0][0], kernel, stride, activation=self.activation)(x, train, mask)
