@@ -1,0 +1,103 @@
+"""Objects that a trained detector finds in images of any size: a row each, and drawn on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdl.data import arrays
+from jdl.data.boxed_images import fit_image
+from jdl.data.image_files import READ as IMAGES
+from jdl.data.loader import DatasetLoader
+from jdl.figures.detections import COLORS, LEAST_SCORE, draw_boxes
+from jdl.inspect.inputs import read_inputs
+from jdl.inspect.restore import TrainedRun
+from jdl.objectives.predict import predict_all
+from jdl.types import Predicts
+
+Row = dict[str, Any]
+EDGES = ("x0", "y0", "x1", "y1")
+
+
+def detected_rows(
+    trained: TrainedRun, data: DatasetLoader[Any], inputs: Sequence[Path], batch_size: int
+) -> list[Row]:
+    """The objects found in image files of any size, or in the rows of npz files: a row for each.
+
+    A row has `input`, `label`, `score` and the edges x0, y0, x1, y1 in pixels of the file's own
+    image; None of an image without an object of a score of at least 0.3.
+    """
+    height, width, channels = data.spec["x"].shape[1:]
+    names, parts, scales, corners = [], [], [], []
+    for path in inputs:
+        if path.suffix.lower() in IMAGES:
+            pixels, scale, corner = fit_image(path, (height, width), channels)
+            of_file, x = [str(path)], pixels[None]
+        else:
+            of_file, columns = read_inputs([path], data.spec)
+            x, scale, corner = columns["x"], np.ones(2), np.zeros(2)
+        names += of_file
+        parts.append(x)
+        scales += [scale] * len(x)
+        corners += [corner] * len(x)
+    images = arrays((), x=np.concatenate(parts)).map(*data.transforms)
+    objective = trained.objective
+    assert isinstance(objective, Predicts)
+    batches = images.batches(min(batch_size, len(names)))
+    found = predict_all(objective, trained.variables, batches)
+    rows: list[Row] = []
+    for n, name in enumerate(names):
+        objects = [
+            _row(found, n, k, scales[n], corners[n], trained.run.labels)
+            for k in np.flatnonzero(found["score"][n] >= LEAST_SCORE)
+        ]
+        nothing = dict.fromkeys(("label", "score", *EDGES))
+        rows += [{"input": name, **row} for row in objects or [nothing]]
+    return rows
+
+
+def _row(
+    found: dict[str, np.ndarray],
+    n: int,
+    k: int,
+    scale: np.ndarray,
+    corner: np.ndarray,
+    labels: Sequence[str],
+) -> Row:
+    """An object: the kth of image n."""
+    label = int(found["label"][n, k])
+    edges = (found["boxes"][n, k].astype(np.float64) - np.tile(corner, 2)) / np.tile(scale, 2)
+    return {
+        "label": labels[label] if labels else label,
+        "score": round(float(found["score"][n, k]), 4),
+        **{name: round(float(edge), 2) for name, edge in zip(EDGES, edges, strict=True)},
+    }
+
+
+def draw_detected(rows: Sequence[Row], inputs: Sequence[Path], folder: Path) -> list[Path]:
+    """Draws the rows on the image files that they were found in: photo_boxes.png of photo.jpg."""
+    from PIL import Image, ImageOps
+
+    names = sorted({row["label"] for row in rows if row["label"] is not None}, key=str)
+    color = {name: COLORS[n % len(COLORS)] for n, name in enumerate(names)}
+    paths = []
+    for path in inputs:
+        if path.suffix.lower() not in IMAGES:
+            continue
+        boxes = [
+            (
+                [row[edge] for edge in EDGES],
+                f"{row['label']} {row['score']:.2f}",
+                color[row["label"]],
+            )
+            for row in rows
+            if row["input"] == str(path) and row["label"] is not None
+        ]
+        with Image.open(path) as image:
+            drawn = draw_boxes(ImageOps.exif_transpose(image), boxes)
+        paths.append(folder / f"{path.stem}_boxes.png")
+        drawn.save(paths[-1])
+    return paths
