@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jdl.boxes import clip
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import open_image
@@ -20,11 +21,21 @@ BESIDE = 1.0  # pixels that a box of an annotation may be out of its image: it i
 
 
 class Fitted(NamedTuple):
-    """An image that was brought to another size, and where it is in it."""
+    """An image that was brought to another size, and where it is within it."""
 
     pixels: np.ndarray  # (H, W, channels) of bytes
-    scale: np.ndarray  # (2,): pixels in width and in height for one of the image before
+    before: np.ndarray  # (2,): its width and height before
+    scale: np.ndarray  # (2,): by how much these were multiplied
     corner: np.ndarray  # (2,): its left and top edge
+
+    def boxes(self, before: np.ndarray) -> np.ndarray:
+        """Boxes (n, 4) of the image before, where they are now."""
+        return before * np.tile(self.scale, 2) + np.tile(self.corner, 2)
+
+    def boxes_before(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes (n, 4) where they are in the image before, and no farther than its edges."""
+        edges = (boxes - np.tile(self.corner, 2)) / np.tile(self.scale, 2)
+        return clip(edges, self.before[1], self.before[0])
 
 
 def boxed_images(
@@ -121,16 +132,15 @@ def fit_image(path: Path, size: tuple[int, int], channels: int) -> Fitted:
     pixels = np.zeros((*size, channels), np.uint8)
     content = np.asarray(inner).reshape(inner.height, inner.width, channels)
     pixels[top : top + inner.height, left : left + inner.width] = content
-    return Fitted(pixels, after / before, np.asarray([left, top]))
+    return Fitted(pixels, before, after / before, np.asarray([left, top]))
 
 
 def _scaled(image: Fitted, boxes: Sequence[Sequence[float]]) -> np.ndarray:
     """Boxes x, y, width, height of an image before, as edges (n, 4) within it as it is now."""
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
     edges = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], -1)
-    edges = edges * np.tile(image.scale, 2) + np.tile(image.corner, 2)
-    inside = edges.clip(0, np.tile(image.pixels.shape[1::-1], 2))
-    return np.where(np.abs(edges - inside) <= BESIDE, inside, edges)
+    inside = clip(edges, image.before[1], image.before[0])
+    return image.boxes(np.where(np.abs(edges - inside) <= BESIDE, inside, edges))
 
 
 def _checked(

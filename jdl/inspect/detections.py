@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jdl.data import arrays
-from jdl.data.boxed_images import fit_image
+from jdl.data.boxed_images import Fitted, fit_image
 from jdl.data.image_files import READ as IMAGES
 from jdl.data.loader import DatasetLoader
 from jdl.figures.detections import COLORS, LEAST_SCORE, draw_boxes
@@ -31,28 +31,26 @@ def detected_rows(
     image; None of an image without an object of a score of at least 0.3.
     """
     height, width, channels = data.spec["x"].shape[1:]
-    names, parts, scales, corners = [], [], [], []
+    names, images = list[str](), list[Fitted]()
     for path in inputs:
         if path.suffix.lower() in IMAGES:
-            pixels, scale, corner = fit_image(path, (height, width), channels)
-            of_file, x = [str(path)], pixels[None]
+            names.append(str(path))
+            images.append(fit_image(path, (height, width), channels))
         else:
             of_file, columns = read_inputs([path], data.spec)
-            x, scale, corner = columns["x"], np.ones(2), np.zeros(2)
-        names += of_file
-        parts.append(x)
-        scales += [scale] * len(x)
-        corners += [corner] * len(x)
-    images = arrays((), x=np.concatenate(parts)).map(*data.transforms)
+            names += of_file
+            size = np.asarray([width, height])
+            images += [Fitted(x, size, np.ones(2), np.zeros(2)) for x in columns["x"]]
+    x = np.stack([image.pixels for image in images])
     objective = trained.objective
     assert isinstance(objective, Predicts)
-    batches = images.batches(min(batch_size, len(names)))
+    batches = arrays((), x=x).map(*data.transforms).batches(min(batch_size, len(names)))
     found = predict_all(objective, trained.variables, batches)
     rows: list[Row] = []
     for n, name in enumerate(names):
         objects = [
-            _row(found, n, k, scales[n], corners[n], trained.run.labels)
-            for k in np.flatnonzero(found["score"][n] >= LEAST_SCORE)
+            _row(found, n, k, images[n], trained.run.labels)
+            for k in np.flatnonzero(found["score"][n] >= LEAST_SCORE).tolist()
         ]
         nothing = dict.fromkeys(("label", "score", *EDGES))
         rows += [{"input": name, **row} for row in objects or [nothing]]
@@ -63,13 +61,12 @@ def _row(
     found: dict[str, np.ndarray],
     n: int,
     k: int,
-    scale: np.ndarray,
-    corner: np.ndarray,
+    image: Fitted,
     labels: Sequence[str],
 ) -> Row:
     """An object: the kth of image n."""
     label = int(found["label"][n, k])
-    edges = (found["boxes"][n, k].astype(np.float64) - np.tile(corner, 2)) / np.tile(scale, 2)
+    edges = image.boxes_before(found["boxes"][n, k].astype(np.float64))
     return {
         "label": labels[label] if labels else label,
         "score": round(float(found["score"][n, k]), 4),
