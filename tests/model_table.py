@@ -201,7 +201,7 @@ class Boxes(Row):
         h, w = jnp.arange(height)[None, None, :, None], jnp.arange(width)[None, None, None]
         x0, y0, x1, y1 = (boxes[..., n, None, None] for n in range(4))
         inside = (w >= x0) & (w < x1) & (h >= y0) & (h < y1)
-        x = (inside * (y + 1)[..., None, None]).max(1).astype(jnp.float32) / 3
+        x = jnp.where(inside, (y + 1)[..., None, None], 0).max(1).astype(jnp.float32) / 3
         columns = {"x": x[..., None], "boxes": boxes.astype(jnp.float32), "y": y}
         return {**columns, "mask": jnp.ones(ROWS, bool)}
 
