@@ -253,15 +253,15 @@ class Config(jdl.Config):
 
 
 class Finds(jdl.objectives.detection.Detection):
-    """A detector that finds the same two objects everywhere, and is not sure of a third."""
+    """A detector that finds the same two objects everywhere, the first also by another label."""
 
     def predict(self, variables, batch):
-        boxes = jnp.asarray([[10.0, 15, 30, 20], [0, 0, 2, 2], [0, 0, 40, 40]])
+        boxes = jnp.asarray([[10.0, 15, 30, 20], [0, 20, 2, 22], [9, 15, 30, 20]])
         rows = len(batch["x"])
         found = {
             "boxes": boxes,
             "label": jnp.asarray([1, 0, 2]),
-            "score": jnp.asarray([0.9, 0.5, 0.1]),
+            "score": jnp.asarray([0.9, 0.5, 0.4]),
         }
         return {n: jnp.broadcast_to(c[None], (rows, *c.shape)) for n, c in found.items()}
 
@@ -288,7 +288,7 @@ def test_predict_finds_and_draws_objects_in_photos_of_any_size(trained, tmp_path
     assert [row["input"] for row in rows[2::2]] == [f"{inputs[1]}[{n}]" for n in (0, 1)]
     edges = [[row[edge] for edge in ("x0", "y0", "x1", "y1")] for row in rows]
     assert edges[0] == [40, 20, 120, 40]
-    assert edges[1] == [0, 0, 8, 0]
+    assert edges[1] == [0, 40, 8, 48]
     assert edges[2] == [10, 15, 30, 20]
     assert to_csv(rows).splitlines()[0] == "input,label,score,x0,y0,x1,y1"
     (path,) = draw_detected(rows, inputs, tmp_path)

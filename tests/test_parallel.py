@@ -39,7 +39,6 @@ QUICK = [
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),
     ("arcface", "fsdp=4"),
-    ("fcos", "pmap=4"),
     ("lstm", "micro=4"),
     ("lstm-crf", "pmap=4"),
     ("plain-nnx", "pmap=4"),

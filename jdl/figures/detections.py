@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jdl.boxes import iou_matrix
+from jdl.boxes import iou_matrix, non_maximum_suppression
 from jdl.data.loader import DatasetLoader
 from jdl.figures.rows import is_image
 from jdl.objectives.predict import predict_all
@@ -17,7 +18,8 @@ from jdl.parallel import processes
 from jdl.types import Batch, Predicts, Run, Variables
 
 COLUMNS = {"boxes", "label", "score"}  # of the predictions
-LEAST_SCORE = 0.3  # of the boxes that are drawn
+LEAST_SCORE = 0.3  # of the boxes that are shown
+SAME = 0.6  # an IoU above it: boxes of different labels around one object
 ROWS, ACROSS = 3, 4  # images of the sheet
 SIDE = 360  # pixels of the longer side, at least: smaller images are enlarged
 RIGHT, WRONG, MISSED = (0, 150, 60), (215, 30, 30), (30, 90, 230)
@@ -38,6 +40,16 @@ def is_detector(objective: Any, variables: Variables, spec: Batch) -> bool:
     if not isinstance(objective, Predicts):
         return False
     return jax.eval_shape(objective.predict, variables, spec).keys() >= COLUMNS
+
+
+def shown(boxes: np.ndarray, score: np.ndarray) -> np.ndarray:
+    """Which of an image's boxes (M, 4) are for people to see: the indices, best first.
+
+    Those of a score of at least 0.3, and of several labels for one object the best.
+    """
+    sure, one_label = jnp.where(score >= LEAST_SCORE, score, 0), jnp.zeros(len(score), jnp.int32)
+    kept = non_maximum_suppression(jnp.asarray(boxes), sure, one_label, SAME, len(score))
+    return np.asarray(kept)[np.asarray(kept) >= 0]
 
 
 def draw_detections(run: Run, variables: Variables, folder: Path) -> list[Path]:
@@ -96,8 +108,8 @@ def _drawn_image(
     """An image with what was found in it, and with what was not."""
     from PIL import Image
 
-    sure = row["score"] >= LEAST_SCORE
-    found, label, score = (row[name][sure] for name in ("boxes", "label", "score"))
+    kept = shown(row["boxes"], row["score"])
+    found, label, score = (row[name][kept] for name in ("boxes", "label", "score"))
     true_boxes, y = true_boxes[y >= 0], y[y >= 0]
     hits = (iou_matrix(found, true_boxes) >= 0.5) & (label[:, None] == y[None])
 

@@ -12,7 +12,7 @@ from jdl.data import arrays
 from jdl.data.boxed_images import Fitted, fit_image
 from jdl.data.image_files import READ as IMAGES
 from jdl.data.loader import DatasetLoader
-from jdl.figures.detections import COLORS, LEAST_SCORE, draw_boxes
+from jdl.figures.detections import COLORS, draw_boxes, shown
 from jdl.inspect.inputs import read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
@@ -28,7 +28,8 @@ def detected_rows(
     """The objects found in image files of any size, or in the rows of npz files: a row for each.
 
     A row has `input`, `label`, `score` and the edges x0, y0, x1, y1 in pixels of the file's own
-    image; None of an image without an object of a score of at least 0.3.
+    image; an image without an object has a row of None. Objects are those that are `shown`, and not
+    in the black bars beside the image.
     """
     height, width, channels = data.spec["x"].shape[1:]
     names, images = list[str](), list[Fitted]()
@@ -50,8 +51,9 @@ def detected_rows(
     for n, name in enumerate(names):
         objects = [
             _row(found, n, k, images[n], trained.run.labels)
-            for k in np.flatnonzero(found["score"][n] >= LEAST_SCORE).tolist()
+            for k in shown(found["boxes"][n], found["score"][n]).tolist()
         ]
+        objects = [row for row in objects if row["x0"] < row["x1"] and row["y0"] < row["y1"]]
         nothing = dict.fromkeys(("label", "score", *EDGES))
         rows += [{"input": name, **row} for row in objects or [nothing]]
     return rows
