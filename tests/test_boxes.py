@@ -1,8 +1,8 @@
 """Images with boxes: scenes of digits, arrays, COCO's format.
 
-Seen to fail: draws that depend on the number of scenes, test scenes of training digits, boxes of
-the digits' whole images, labels in the order before those without a place went to the end; boxes
-that keep their place while their image is padded, and ids of categories as labels.
+Seen to fail: draws that depend on the number of scenes, boxes of the digits' whole images, labels
+in the order before digits without a place went to the end; boxes that keep their place while their
+image is resized and padded, and categories that are not in the order of their ids.
 """
 
 import json

@@ -5,9 +5,8 @@ what pycocotools and torchvision make of them.
 
 Seen to fail: a GIoU without its second term, suppression across labels, and by boxes that are
 suppressed themselves; the first of equally good true boxes, a precision that is not made to fall,
-and a true box that is found twice; places of the largest object, at every level, and of padding;
-a loss divided by all places; predictions out of the image; boxes that are not brought back to their
-photo.
+more than 100 detections, and a true box that is found twice; places of the largest object, at every
+level, and of padding.
 """
 
 from dataclasses import dataclass
@@ -118,6 +117,14 @@ def test_mean_average_precision_is_that_of_pycocotools(thresholds):
     assert merge([{"map": part} for part in parts])["map"].value() == whole.value()
 
 
+def test_of_true_boxes_that_overlap_equally_the_last_is_taken():
+    """As by pycocotools: else the second detection would find its box taken."""
+    boxes = np.asarray([[[2.0, 0, 12, 10], [0, 0, 10, 10]]])
+    found = {"boxes": boxes, "label": np.zeros((1, 2), int), "score": np.asarray([[0.9, 0.8]])}
+    true = {"boxes": np.asarray([[[0.0, 0, 10, 10], [4, 0, 14, 10]]]), "y": np.zeros((1, 2), int)}
+    assert mean_average_precision(found, true, thresholds=(0.5,)).value() == 1
+
+
 def test_padding_rows_do_not_count_and_nothing_to_find_is_nan():
     predictions, batch = columns()
     batch["mask"] = np.arange(len(batch["y"])) < 12
@@ -135,7 +142,7 @@ def test_places_stand_for_the_smallest_object_of_their_level():
     center = jnp.asarray([[4.0, 4.0], [12.0, 4.0], [20.0, 4.0], [8.0, 8.0]])
     stride = jnp.asarray([8.0, 8.0, 8.0, 16.0])
     places = Places(center, stride, jnp.asarray([0.0, 0, 0, 16]), jnp.asarray([16.0, 16, 16, 99]))
-    boxes = jnp.asarray([[0.0, 0, 8, 8], [2, 0, 14, 8], [0, 0, 30, 30], [0, 0, 0, 0], [0, 0, 9, 9]])
+    boxes = jnp.asarray([[0.0, 0, 8, 8], [2, 0, 14, 8], [0, 0, 30, 30], [4, 4, 4, 4], [1, 1, 7, 7]])
     targets = _targets(places, boxes, jnp.asarray([3, 1, 2, 0, -1]))
     # The third place is in the large box alone, which is farther than 16 pixels; the fourth is of
     # the coarse level. The last two boxes have no area, or no label.
