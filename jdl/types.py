@@ -39,6 +39,11 @@ def sums_of(column: str) -> str:
     return f"sums of {column}"
 
 
+def sides_of(column: str) -> str:
+    """The name in `Bounds` of the widths and heights of a column of boxes (x0, y0, x1, y1)."""
+    return f"sides of {column}"
+
+
 class Metric(Protocol):
     """A mergeable metric: `a + b` is the metric of both sets of examples together."""
 

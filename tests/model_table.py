@@ -24,6 +24,7 @@ from jdl.models.crnn import CRNN
 from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
@@ -43,6 +44,7 @@ from jdl.objectives import (
     crf,
     ctc,
     deep_clustering,
+    detect,
     diffusion,
     elbo,
     hinge_gan,
@@ -185,6 +187,23 @@ class Images(Row):
         if isinstance(self.model, UNet):
             return batch["x"], times, batch["y"]
         return (batch["x"], times) if isinstance(self.model, DiT) else (batch["x"],)
+
+
+@dataclass(frozen=True)
+class Boxes(Row):
+    """Images with up to two bright squares, as dark as their label, and their boxes."""
+
+    def batch(self) -> Batch:
+        rows, (height, width, _) = jnp.arange(ROWS, dtype=jnp.int32), self.shape
+        corner = jnp.stack([jnp.stack([rows % 5, rows % 3], -1), jnp.full((ROWS, 2), 9)], 1)
+        boxes = jnp.concatenate([corner, corner + 6], -1)
+        y = jnp.stack([jnp.where(rows < 8, rows % 3, -1), jnp.where(rows < 4, rows % 2, -1)], -1)
+        h, w = jnp.arange(height)[None, None, :, None], jnp.arange(width)[None, None, None]
+        x0, y0, x1, y1 = (boxes[..., n, None, None] for n in range(4))
+        inside = (w >= x0) & (w < x1) & (h >= y0) & (h < y1)
+        x = jnp.where(inside, (y + 1)[..., None, None], 0).max(1).astype(jnp.float32) / 3
+        columns = {"x": x[..., None], "boxes": boxes.astype(jnp.float32), "y": y}
+        return {**columns, "mask": jnp.ones(ROWS, bool)}
 
 
 class Plain(nn.Module):
@@ -511,6 +530,15 @@ UNSUPERVISED = [
         (4, 4, 1),
         2 * ((16 * 8 + 8) + (8 * 32 + 32)),
         objective=partial(normalizing_flow, levels=2),
+    ),
+    Boxes(
+        "fcos",
+        FCOS(3, ResNet(None, ((4, 1), (8, 1))), 8, 1, 2),
+        (16, 16, 1),
+        (36 + 8 + 304 + 304 + 592 + 48)  # the backbone
+        + ((72 + 40) + 2 * 584)  # the pyramid
+        + (2 * 592 + (9 * 8 * 3 + 3) + (9 * 8 * 5 + 5)),
+        objective=detect,
     ),
     Nodes(
         "link",

@@ -49,6 +49,14 @@ assert not bridge._backends, "a device was started"
     assert not list(tmp_path.iterdir())
 
 
+def digit_boxes(train, test):
+    """Small random images with a box each."""
+    x = np.random.default_rng(0).integers(0, 256, (train + test, 64, 64, 1), np.uint8)
+    boxes = np.tile(np.float32([[8, 8, 30, 30], [0, 0, 0, 0]]), (len(x), 1, 1))
+    whole = jdl.data.arrays(x=x, boxes=boxes, y=np.tile([3, -1], (len(x), 1)))
+    return whole.select(slice(train)), whole.select(slice(train, None))
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Small random data in place of those that are fetched or large; samples in fewer steps."""
@@ -104,6 +112,7 @@ def small(monkeypatch):
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(corpus, "stdlib", stdlib)
+    monkeypatch.setattr(jdl.data, "digit_boxes", digit_boxes)
     for fake in (
         tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations
     ):  # fmt: skip

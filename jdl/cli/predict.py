@@ -33,13 +33,17 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels and probabilities, values, texts or tags for images, sounds, arrays, ..."""
+    """Predict labels and probabilities, values, texts or tags for images, sounds, arrays, ...
+
+    The objects that a detector finds are also drawn on the images, as photo_boxes.png.
+    """
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file "
             "or a table."
         )
     from jdl.cli.startup import set_up_jax
+    from jdl.inspect.detections import draw_detected
     from jdl.inspect.predict import predict as predict_inputs
     from jdl.inspect.predict import to_csv, to_json
     from jdl.inspect.restore import restore
@@ -53,3 +57,6 @@ def predict(
         print(to_color(rows) if in_color else to_columns(rows), end="")
     else:
         print(to_json(rows) if format == "json" else to_csv(rows), end="")
+    if "x0" in rows[0]:
+        for path in draw_detected(rows, inputs, Path()):
+            print(path, file=sys.stderr)

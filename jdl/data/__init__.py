@@ -14,6 +14,9 @@ from jdl.data.augment import random_resized_crop as random_resized_crop
 from jdl.data.augment_color import color_jitter as color_jitter
 from jdl.data.augment_color import gaussian_blur as gaussian_blur
 from jdl.data.augment_color import random_grayscale as random_grayscale
+from jdl.data.boxed_images import boxed_images as boxed_images
+from jdl.data.boxed_images import coco as coco
+from jdl.data.boxes import digit_boxes as digit_boxes
 from jdl.data.class_weights import class_weights as class_weights
 from jdl.data.corpus import text as text
 from jdl.data.corpus import text_pairs as text_pairs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.scenes import of_digits, raw_draws
+from jdl.data.scenes import Ranges, of_digits, raw_draws, within
 
 HEIGHT, WIDTH = 24, 212  # of the images, in pixels: the widest line fits
 LEAST, MOST = 3, 12  # digits of a line
@@ -13,7 +13,6 @@ ADVANCE = 6  # from one digit to the next, in pixels of the digits' own images, 
 PATCH = 32  # pixels beside which a digit has no ink, also slanted
 CHUNK = 64  # lines that are drawn at a time: they fit into a cache
 
-Ranges = dict[str, tuple[float, float]]
 LINE: Ranges = {  # what lines differ in
     "scale": (1.6, 2.0),  # pixels per pixel of a digit's own image
     "slant": (-0.3, 0.3),  # pixels to the right per pixel upwards
@@ -73,8 +72,8 @@ def _draw(
 
     By sums, products and quotients of single numbers alone, whose bits are the same everywhere.
     """
-    line = _within(LINE, draws[:, 1:LINE_DRAWS])
-    digit = _within(DIGIT, draws[:, LINE_DRAWS:-NOISE].reshape(-1, MOST, DIGIT_DRAWS)[..., 1:])
+    line = within(LINE, draws[:, 1:LINE_DRAWS])
+    digit = within(DIGIT, draws[:, LINE_DRAWS:-NOISE].reshape(-1, MOST, DIGIT_DRAWS)[..., 1:])
     scales = line["scale"][:, None] * digit["scale"]
     advances = ADVANCE * scales + line["gap"][:, None] + digit["gap"]
     ends = line["margin"][:, None] + np.cumsum(advances, axis=1)
@@ -105,13 +104,6 @@ def _draw(
     return np.where(real, np.rint(255 * pixels.clip(0, 1)), 0).astype(np.uint8), widths
 
 
-def _within(ranges: Ranges, draws: np.ndarray) -> dict[str, np.ndarray]:
-    """Random numbers within the ranges, by name, from the draws of each on the last axis."""
-    uniforms = (draws >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
-    bounds = zip(ranges.items(), np.moveaxis(uniforms, -1, 0), strict=True)
-    return {name: low + (high - low) * uniform for (name, (low, high)), uniform in bounds}
-
-
 def _digit(
     images: np.ndarray,
     scale: np.ndarray,
@@ -121,17 +113,17 @@ def _digit(
 ) -> np.ndarray:
     """Digits (n, 10, 10), enlarged and slanted by bilinear interpolation: (n, HEIGHT, PATCH)."""
     below = np.arange(HEIGHT, dtype=np.float32) - down[:, None]
-    row, share = _between((below / scale[:, None])[..., None] + 4.5)
+    row, share = between((below / scale[:, None])[..., None] + 4.5)
     rows = np.take_along_axis(images, row, 1) * (1 - share)
     rows += np.take_along_axis(images, row + 1, 1) * share
     right = np.arange(PATCH, dtype=np.float32) - center[:, None]
     right = right[:, None] + (slant[:, None] * below)[..., None]
-    column, share = _between(right / scale[:, None, None] + 4.5)
+    column, share = between(right / scale[:, None, None] + 4.5)
     left = np.take_along_axis(rows, column, 2) * (1 - share)
     return left + np.take_along_axis(rows, column + 1, 2) * share
 
 
-def _between(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def between(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The pixel before a place in a digit's image, and the share of the one after it."""
     place = place.clip(0, 9)
     before = np.minimum(np.floor(place), 8)

@@ -13,6 +13,8 @@ from jdl.types import Error
 SIZE, CELLS, JITTER, MOST = 24, 3, 2, 4  # pixels a side, cells a side, pixels, digits
 DRAWS = 1 + CELLS**2 + 2 * MOST  # of a scene
 
+Ranges = dict[str, tuple[float, float]]
+
 
 def digit_scenes(train: int = 10_000, test: int = 2_000, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Scenes of 1 to 4 real digits, in which several labels are true at once: (train, test).
@@ -53,6 +55,13 @@ def raw_draws(rows: int, draws: int, seed: int, name: str) -> np.ndarray:
     """
     key = np.asarray([seed, crc32(name.encode())], np.uint64)
     return np.random.Philox(key=key).random_raw(rows * draws).reshape(rows, draws)
+
+
+def within(ranges: Ranges, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Random numbers within the ranges, by name, from the draws of each on the last axis."""
+    uniforms = (draws >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    bounds = zip(ranges.items(), np.moveaxis(uniforms, -1, 0), strict=True)
+    return {name: low + (high - low) * uniform for (name, (low, high)), uniform in bounds}
 
 
 def _scenes(part: Dataset, rows: int, seed: int, name: str) -> Dataset:

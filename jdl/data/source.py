@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
-from jdl.types import Bounds, Error, sums_of
+from jdl.types import Bounds, Error, sides_of, sums_of
 
 MEMORY_BYTES = 4 << 30  # of files, what is up to this size is read into memory
 
@@ -74,7 +74,10 @@ class ArraySource:
 
     @cached_property
     def bounds(self) -> Bounds:
-        """The smallest and largest value of each column, and of sums of what may be shares."""
+        """The smallest and largest value of each column, of sums of what may be shares, of sides.
+
+        Sides are the widths and heights of what may be boxes.
+        """
         known = {
             name: (column.min().item(), column.max().item())
             for name, column in self.columns.items()
@@ -85,6 +88,9 @@ class ArraySource:
             if shares and 0 <= least <= greatest <= 1:
                 sums = column.sum(-1)
                 known[sums_of(name)] = (sums.min().item(), sums.max().item())
+            if column.ndim == 3 and column.shape[-1] == 4:
+                sides = column[..., 2:] - column[..., :2]
+                known[sides_of(name)] = (sides.min().item(), sides.max().item())
         return known
 
     @cached_property

@@ -15,6 +15,8 @@ import numpy as np
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
+from jdl.figures.detections import is_detector
+from jdl.inspect.detections import detected_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.inspect.tagged import read_words, tagged_rows
@@ -30,8 +32,9 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`. Inputs are treated as the run's evaluation data: if these are files, new files are
-    read alike, and the transforms are applied.
+    and `tags`. A detector gives a row for each object (`detected_rows`). Inputs are treated as the
+    run's evaluation data: if these are files, new files are read alike, and the transforms are
+    applied.
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
     """
@@ -44,6 +47,8 @@ def predict(
             f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
             "transforms the inputs need: add Run(test=...)."
         )
+    if is_detector(objective, trained.variables, data.spec):
+        return detected_rows(trained, data, inputs, batch_size)
     needed = _columns_of_predictions(trained, data.spec)
     names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))

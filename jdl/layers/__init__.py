@@ -22,6 +22,7 @@ from jdl.layers.dropout import Dropout as Dropout
 from jdl.layers.log_mel import LogMel as LogMel
 from jdl.layers.norm import BatchNorm as BatchNorm
 from jdl.layers.norm import LayerNorm as LayerNorm
+from jdl.layers.norm import group_norm as group_norm
 from jdl.layers.pixel_shuffle import pixel_shuffle as pixel_shuffle
 from jdl.layers.pixel_shuffle import pixel_unshuffle as pixel_unshuffle
 from jdl.layers.platform import plain_implementations as plain_implementations

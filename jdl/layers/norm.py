@@ -1,4 +1,4 @@
-"""Layer normalization, and batch normalization that ignores padding and syncs over devices."""
+"""Layer, group and batch normalization; the last ignores padding and syncs over devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +17,16 @@ class LayerNorm(nn.LayerNorm):
         """x (..., C) to the same shape and dtype."""
         with jax.numpy_dtype_promotion("standard"):  # it mixes dtypes, which "strict" forbids
             return super().__call__(x, **options)
+
+
+def group_norm(x: jax.Array) -> jax.Array:
+    """Group normalization (Wu and He, 2018), eight channels a group, within a compact method.
+
+    If the channels are no multiple of eight, they are one group.
+    """
+    groups = x.shape[-1] // 8 if x.shape[-1] % 8 == 0 else 1
+    with jax.numpy_dtype_promotion("standard"):  # Flax's mixes dtypes, which "strict" forbids
+        return nn.GroupNorm(num_groups=groups)(x)
 
 
 class BatchNorm(nn.Module):

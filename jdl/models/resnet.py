@@ -19,7 +19,7 @@ BLOCKS = {
 }
 
 
-def resnet(depth: int, outputs: int, **options: Any) -> "ResNet":
+def resnet(depth: int, outputs: int | None, **options: Any) -> "ResNet":
     """The published ResNet of 18, 34, 50, 101 or 152 layers (He et al., 2016).
 
     Options are those of `ResNet`. For large images and 1000 classes ResNet-18 has 11,689,512
@@ -41,29 +41,32 @@ class ResNet(nn.Module):
     (channels, n) of n residual blocks, global average pooling, and a dense layer. Every stage but
     the first halves height and width. `bottleneck` blocks output four times the channels of their
     stage. The stem is one 3 x 3 convolution, as He et al. have it for small images; with
-    `large_images` it is 7 x 7 and max pooling, both of stride 2.
+    `large_images` it is 7 x 7 and max pooling, both of stride 2. With `outputs=None` it is a
+    backbone: it gives the features (B, h, w, c) of every stage, for a feature pyramid say.
     """
 
-    outputs: int
+    outputs: int | None
     stages: Sequence[tuple[int, int]] = ((64, 2), (128, 2), (256, 2), (512, 2))
     bottleneck: bool = False
     large_images: bool = False
     activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        """x (B, H, W, C) to (B, outputs)."""
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> Any:
+        """x (B, H, W, C) to (B, outputs), or to the features of every stage."""
         kernel, stride = (7, 2) if self.large_images else (3, 1)
         x = ConvNorm(self.stages[0][0], kernel, stride, activation=self.activation)(x, train, mask)
         if self.large_images:
             border = ((0, 0), (1, 1), (1, 1), (0, 0))
             x = max_pool(jnp.pad(x, border, constant_values=-jnp.inf), 3, 2)
+        features = []
         for stage, (channels, blocks) in enumerate(self.stages):
             for n in range(blocks):
                 stride = 2 if stage > 0 and n == 0 else 1
                 x = Block(channels, stride, self.bottleneck, self.activation)(x, train, mask)
+            features.append(x)
+        if self.outputs is None:
+            return tuple(features)
         return nn.Dense(self.outputs, name="head")(x.mean((1, 2)))
 
 

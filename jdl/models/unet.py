@@ -15,6 +15,7 @@ from jdl.layers import (
     Dropout,
     attention,
     avg_pool,
+    group_norm,
     pixel_shuffle,
     pixel_unshuffle,
     sinusoidal_embedding,
@@ -111,16 +112,6 @@ class Residual(nn.Module):
         h = Dropout(self.dropout)(nn.silu(group_norm(h) * (1 + scale) + shift), train)
         h = Conv(self.channels, kernel_init=nn.initializers.zeros)(h)
         return h + (x if x.shape == h.shape else nn.Dense(self.channels)(x))
-
-
-def group_norm(x: jax.Array) -> jax.Array:
-    """Group normalization (Wu and He, 2018), eight channels a group, within a compact method.
-
-    If the channels are no multiple of eight, they are one group.
-    """
-    groups = x.shape[-1] // 8 if x.shape[-1] % 8 == 0 else 1
-    with jax.numpy_dtype_promotion("standard"):  # Flax's mixes dtypes, which "strict" forbids
-        return nn.GroupNorm(num_groups=groups)(x)
 
 
 def conditioning_embedding(

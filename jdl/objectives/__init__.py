@@ -17,6 +17,7 @@ from jdl.objectives.classification import hinge as hinge
 from jdl.objectives.classification import perceptron as perceptron
 from jdl.objectives.clustering import deep_clustering as deep_clustering
 from jdl.objectives.crf import crf as crf
+from jdl.objectives.detection import detect as detect
 from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine_schedule as cosine_schedule
 from jdl.objectives.diffusion import diffusion as diffusion

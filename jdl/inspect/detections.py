@@ -1,0 +1,102 @@
+"""Objects that a trained detector finds in images of any size: a row each, and drawn on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdl.data import arrays
+from jdl.data.boxed_images import Fitted, fit_image
+from jdl.data.image_files import READ as IMAGES
+from jdl.data.loader import DatasetLoader
+from jdl.figures.detections import COLORS, draw_boxes, shown
+from jdl.inspect.inputs import read_inputs
+from jdl.inspect.restore import TrainedRun
+from jdl.objectives.predict import predict_all
+from jdl.types import Predicts
+
+Row = dict[str, Any]
+EDGES = ("x0", "y0", "x1", "y1")
+
+
+def detected_rows(
+    trained: TrainedRun, data: DatasetLoader[Any], inputs: Sequence[Path], batch_size: int
+) -> list[Row]:
+    """The objects found in image files of any size, or in the rows of npz files: a row for each.
+
+    A row has `input`, `label`, `score` and the edges x0, y0, x1, y1 in pixels of the file's own
+    image; an image without an object has a row of None. Objects are those that are `shown`, and not
+    in the black bars beside the image.
+    """
+    height, width, channels = data.spec["x"].shape[1:]
+    names, images = list[str](), list[Fitted]()
+    for path in inputs:
+        if path.suffix.lower() in IMAGES:
+            names.append(str(path))
+            images.append(fit_image(path, (height, width), channels))
+        else:
+            of_file, columns = read_inputs([path], data.spec)
+            names += of_file
+            size = np.asarray([width, height])
+            images += [Fitted(x, size, np.ones(2), np.zeros(2)) for x in columns["x"]]
+    x = np.stack([image.pixels for image in images])
+    objective = trained.objective
+    assert isinstance(objective, Predicts)
+    batches = arrays((), x=x).map(*data.transforms).batches(min(batch_size, len(names)))
+    found = predict_all(objective, trained.variables, batches)
+    rows: list[Row] = []
+    for n, name in enumerate(names):
+        objects = [
+            _row(found, n, k, images[n], trained.run.labels)
+            for k in shown(found["boxes"][n], found["score"][n]).tolist()
+        ]
+        objects = [row for row in objects if row["x0"] < row["x1"] and row["y0"] < row["y1"]]
+        nothing = dict.fromkeys(("label", "score", *EDGES))
+        rows += [{"input": name, **row} for row in objects or [nothing]]
+    return rows
+
+
+def _row(
+    found: dict[str, np.ndarray],
+    n: int,
+    k: int,
+    image: Fitted,
+    labels: Sequence[str],
+) -> Row:
+    """An object: the kth of image n."""
+    label = int(found["label"][n, k])
+    edges = image.boxes_before(found["boxes"][n, k].astype(np.float64))
+    return {
+        "label": labels[label] if labels else label,
+        "score": round(float(found["score"][n, k]), 4),
+        **{name: round(float(edge), 2) for name, edge in zip(EDGES, edges, strict=True)},
+    }
+
+
+def draw_detected(rows: Sequence[Row], inputs: Sequence[Path], folder: Path) -> list[Path]:
+    """Draws the rows on the image files that they were found in: photo_boxes.png of photo.jpg."""
+    from PIL import Image, ImageOps
+
+    names = sorted({row["label"] for row in rows if row["label"] is not None}, key=str)
+    color = {name: COLORS[n % len(COLORS)] for n, name in enumerate(names)}
+    paths = []
+    for path in inputs:
+        if path.suffix.lower() not in IMAGES:
+            continue
+        boxes = [
+            (
+                [row[edge] for edge in EDGES],
+                f"{row['label']} {row['score']:.2f}",
+                color[row["label"]],
+            )
+            for row in rows
+            if row["input"] == str(path) and row["label"] is not None
+        ]
+        with Image.open(path) as image:
+            drawn = draw_boxes(ImageOps.exif_transpose(image), boxes)
+        paths.append(folder / f"{path.stem}_boxes.png")
+        drawn.save(paths[-1])
+    return paths
