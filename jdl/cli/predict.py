@@ -23,6 +23,13 @@ def predict(
             "run's own data are read from.",
         ),
     ],
+    out: Annotated[
+        Path,
+        tyro.conf.arg(
+            help="Masks of images only (semantic segmentation): the folder to write them to, as "
+            "NAME.mask.png and NAME.overlay.png."
+        ),
+    ] = Path("."),
     root: Root = Path("runs"),
     best: Best = False,
     format: Annotated[
@@ -33,7 +40,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels and probabilities, values, texts or tags for images, sounds, arrays, ..."""
+    """Predict labels and probabilities, values, texts, tags or masks for images, sounds, ..."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file "
@@ -47,7 +54,7 @@ def predict(
     from jdl.store.catalog import find
 
     set_up_jax()
-    rows = predict_inputs(restore(find(run, root), best=best), inputs)
+    rows = predict_inputs(restore(find(run, root), best=best), inputs, out=out)
     if format is None and "tags" in rows[0]:
         in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(to_color(rows) if in_color else to_columns(rows), end="")

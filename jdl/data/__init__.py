@@ -23,6 +23,7 @@ from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
+from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora

@@ -73,8 +73,8 @@ def _draw(
 
     By sums, products and quotients of single numbers alone, whose bits are the same everywhere.
     """
-    line = _within(LINE, draws[:, 1:LINE_DRAWS])
-    digit = _within(DIGIT, draws[:, LINE_DRAWS:-NOISE].reshape(-1, MOST, DIGIT_DRAWS)[..., 1:])
+    line = within(LINE, draws[:, 1:LINE_DRAWS])
+    digit = within(DIGIT, draws[:, LINE_DRAWS:-NOISE].reshape(-1, MOST, DIGIT_DRAWS)[..., 1:])
     scales = line["scale"][:, None] * digit["scale"]
     advances = ADVANCE * scales + line["gap"][:, None] + digit["gap"]
     ends = line["margin"][:, None] + np.cumsum(advances, axis=1)
@@ -105,7 +105,7 @@ def _draw(
     return np.where(real, np.rint(255 * pixels.clip(0, 1)), 0).astype(np.uint8), widths
 
 
-def _within(ranges: Ranges, draws: np.ndarray) -> dict[str, np.ndarray]:
+def within(ranges: Ranges, draws: np.ndarray) -> dict[str, np.ndarray]:
     """Random numbers within the ranges, by name, from the draws of each on the last axis."""
     uniforms = (draws >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
     bounds = zip(ranges.items(), np.moveaxis(uniforms, -1, 0), strict=True)

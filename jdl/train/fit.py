@@ -13,6 +13,7 @@ import jax
 from jdl.config import Options
 from jdl.figures.density import draw_density
 from jdl.figures.embedding import draw_embedding
+from jdl.figures.masks import draw_segmentation
 from jdl.figures.readings import draw_readings
 from jdl.figures.samples import draw_figures, sample_writer
 from jdl.parallel import to_local
@@ -107,7 +108,13 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         metrics = evaluation.evaluate_all(state)
         variables = to_local(run.learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
-        draws = (draw_figures, draw_readings, draw_embedding, draw_density)
+        draws = (
+            draw_figures,
+            draw_readings,
+            draw_segmentation,
+            draw_embedding,
+            draw_density,
+        )
         figures = [path for draw in draws for path in draw(run, variables, folder)]
     steps = int(state.step) - start
     return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds)
