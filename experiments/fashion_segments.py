@@ -5,25 +5,23 @@ scripts/train experiments/fashion_segments.py
 
 from dataclasses import dataclass
 
-import optax
-
 import jdl
 from jdl.models.unet import UNet
 
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 2_000
+    steps: int = 700
     batch: int = 16
-    scenes: int = 6_000
+    scenes: int = 12_000
     lr: float = 3e-3
 
 
 def run(c: Config) -> jdl.Run:
-    train, test = jdl.data.garment_scenes(c.scenes, c.scenes // 6)
-    model = UNet((48, 96), patch_size=4, outputs=len(train.labels))
+    train, test = jdl.data.garment_scenes(c.scenes, c.scenes // 12)
+    model = UNet((32, 64, 96), patch_size=4, outputs=len(train.labels))
     learner = jdl.descent(
-        jdl.objectives.segment(model), optax.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
+        jdl.objectives.segment(model), jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
     )
     data = train.shuffled(c.batch, c.seed), None, test.batches(50)
     return jdl.Run(c, learner, *data, best="max iou", labels=train.labels)

@@ -190,7 +190,7 @@ class Images(Row):
 
 @dataclass(frozen=True)
 class Pixels(Images):
-    """Such images with a class for each pixel: black, white, white in the lower half; one unknown."""
+    """Such images with a class for each pixel: black, white, white further down; one unknown."""
 
     def batch(self) -> Batch:
         batch = super().batch()

@@ -29,7 +29,7 @@ def predict(
             help="Masks of images only (semantic segmentation): the folder to write them to, as "
             "NAME.mask.png and NAME.overlay.png."
         ),
-    ] = Path("."),
+    ] = Path(),
     root: Root = Path("runs"),
     best: Best = False,
     format: Annotated[

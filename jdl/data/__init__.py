@@ -38,6 +38,7 @@ from jdl.data.leakage import leakage as leakage
 from jdl.data.lines import digit_lines as digit_lines
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
+from jdl.data.mask_files import image_masks as image_masks
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
 from jdl.data.orl_faces import orl_faces as orl_faces

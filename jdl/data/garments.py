@@ -37,9 +37,7 @@ GARMENT_DRAWS = 1 + len(GARMENT)  # which garment, and the above
 NOISE = SIZE * SIZE // 8  # draws, of 8 bytes each
 
 
-def garment_scenes(
-    train: int = 6_000, test: int = 1_000, seed: int = 0
-) -> tuple[Dataset, Dataset]:
+def garment_scenes(train: int = 6_000, test: int = 1_000, seed: int = 0) -> tuple[Dataset, Dataset]:
     """Scenes of 1 to 8 real garments that overlap, for semantic segmentation: (train, test).
 
     Columns: x (96, 96, 1) of bytes, and y (96, 96), the class of each pixel: 0 is the background,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,11 +53,11 @@ def draw_segmentation(run: Run, variables: Variables, folder: Path) -> list[Path
     return [path]
 
 
-def is_segmentation(spec: Batch, predictions: Batch) -> bool:
+def is_segmentation(spec: Batch, predictions: Mapping[str, Any]) -> bool:
     """Whether the predictions have a label (B, H, W) for each pixel of images x."""
     if "x" not in spec or not is_image(spec["x"]) or "label" not in predictions:
         return False
-    return predictions["label"].shape == spec["x"].shape[:3]
+    return predictions["label"].shape[1:] == spec["x"].shape[1:3]
 
 
 def colors(classes: int, labels: Sequence[str] = ()) -> np.ndarray:
@@ -70,8 +70,9 @@ def colors(classes: int, labels: Sequence[str] = ()) -> np.ndarray:
 
 def colored(label: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
     """Labels (..., H, W) as colors (..., H, W, 3), bytes; gray where the label is -1."""
-    table = np.concatenate([colors(_classes(label, labels), labels), [UNKNOWN]]).astype(np.uint8)
-    return table[label]
+    classes = max(int(label.max(initial=0)) + 1, len(labels))
+    table = [*colors(classes, labels), UNKNOWN]  # whose last entry is that of -1
+    return np.asarray(table, np.uint8)[label]
 
 
 def overlay(image: np.ndarray, label: np.ndarray, labels: Sequence[str] = ()) -> np.ndarray:
@@ -91,10 +92,6 @@ def name_of_class(k: int, labels: Sequence[str]) -> str:
     return labels[k] if k < len(labels) else str(k)
 
 
-def _classes(label: np.ndarray, labels: Sequence[str]) -> int:
-    return max(int(label.max(initial=0)) + 1, len(labels))
-
-
 def _draw(rows: dict[str, np.ndarray], labels: Sequence[str], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import (1 s)
 
@@ -102,9 +99,13 @@ def _draw(rows: dict[str, np.ndarray], labels: Sequence[str], path: Path) -> Non
     pictures = rows["x"], colored(rows["y"], labels), colored(rows["label"], labels)
     figure = Figure(figsize=(1.7 * max(count, 2), 6.2), layout="constrained")
     places = figure.subplots(3, count, squeeze=False)
-    for axes_row, name, images in zip(places, ("image", "truth", "prediction"), pictures, strict=True):
+    for axes_row, name, images in zip(
+        places, ("image", "truth", "prediction"), pictures, strict=True
+    ):
         for axes, image in zip(axes_row, images, strict=True):
-            axes.imshow(image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
+            axes.imshow(
+                image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1
+            )
             axes.set_xticks([])
             axes.set_yticks([])
         axes_row[0].set_ylabel(name)
@@ -117,12 +118,11 @@ def _legend(figure: Any, present: np.ndarray, labels: Sequence[str]) -> None:
     """The colors of the classes that are present, below the pictures."""
     from matplotlib.patches import Patch
 
-    table = colors(_classes(present, labels), labels)
+    drawn = [k for k in present.tolist() if k >= 0]
+    names = [name_of_class(k, labels) for k in drawn] + ["unknown"] * int(present.min() < 0)
+    painted = [*colored(np.asarray([*drawn, -1]), labels)]
     patches = [
-        Patch(color=[*(table[k] / 255)], label=name_of_class(k, labels))
-        for k in present.tolist()
-        if k >= 0
+        Patch(color=tuple((color / 255).tolist()), label=name)
+        for name, color in zip(names, painted, strict=False)
     ]
-    if present.min() < 0:
-        patches.append(Patch(color=[n / 255 for n in UNKNOWN], label="unknown"))
     figure.legend(handles=patches, loc="outside lower center", ncols=6)

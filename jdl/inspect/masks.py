@@ -20,7 +20,6 @@ def write_masks(
     names: Sequence[str],
     x: np.ndarray,
     label: np.ndarray,
-    classes: int,
     labels: Sequence[str],
     folder: Path,
 ) -> list[dict[str, Any]]:
@@ -31,6 +30,7 @@ def write_masks(
     (N, H, W, 1 or 3) are bytes, or from 0 to 1. Raises `Error`, before anything is written, if two
     images would have the same file, or there are too many classes for a byte.
     """
+    classes = max(len(labels), int(label.max()) + 1)
     if classes > MOST:
         raise Error(f"A mask of bytes tells {MOST} classes apart, and the model has {classes}.")
     stems = [_stem(name) for name in names]

@@ -32,9 +32,9 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`. With a folder `out`, masks of images (semantic segmentation) are written there, by
-    `jdl.inspect.masks.write_masks`. Inputs are treated as the run's evaluation data: if these are files, new files are
-    read alike, and the transforms are applied.
+    and `tags`. With a folder `out`, masks of images (semantic segmentation) are written there by
+    `write_masks`, and the rows are what it gives. Inputs are treated as the run's evaluation data:
+    if these are files, new files are read alike, and the transforms are applied.
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
     """
@@ -52,8 +52,7 @@ def predict(
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     if out is not None and is_segmentation(data.spec, predictions):
-        classes = predictions["probability"].shape[-1]
-        return write_masks(names, columns["x"], predictions["label"], classes, run.labels, out)
+        return write_masks(names, columns["x"], predictions["label"], run.labels, out)
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)

@@ -1,4 +1,4 @@
-"""U-Net: convolutions with skip connections, for segmentation and as a diffusion model's denoiser."""
+"""U-Net: convolutions with skip connections, for segmentation and for diffusion models."""
 
 from __future__ import annotations
 

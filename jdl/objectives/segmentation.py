@@ -21,15 +21,16 @@ def segment(
     class_weights: ClassWeights | None = None,
     row_weights: str | None = None,
 ) -> Segmentation:
-    """Semantic segmentation by cross-entropy and `dice` times the Dice loss (Milletari et al., 2016).
+    """Semantic segmentation: cross-entropy and `dice` times the Dice loss (Milletari et al., 2016).
 
     Images x (B, H, W, C) to logits (B, H, W, K), for labels y (B, H, W) from 0 to K - 1; pixels of
-    the label -1 are unknown, and count nowhere. It is `classify`, with the same weights, metrics
-    and predictions, and for each pixel the Dice loss of its image as well: 1 less the mean Dice
-    coefficient of the classes that occur there, by `soft_dice`. That counts a class alike however
-    few pixels it has. `dice=0` is the cross-entropy alone. Metrics: accuracy of pixels; in
-    evaluation the confusion matrix, whose `iou()` is the IoU of each class, and `iou`, the mean IoU.
-    Predictions: the label (B, H, W) and the probability (B, H, W, K) of each pixel.
+    the label -1 are unknown, and count nowhere. It is `classify` with the Dice loss besides: 1 less
+    `soft_dice` of the image, to which a class of few pixels counts as much as any other. `dice=0`
+    is the cross-entropy alone. The weights are those of `classify`.
+
+    Metrics: the accuracy of pixels; in evaluation `iou`, the mean IoU, and the confusion matrix,
+    whose method `iou` gives that of each class. Predictions: the label (B, H, W) and the
+    probabilities (B, H, W, K) of each pixel.
     """
     if not 0 <= dice < float("inf"):
         raise Error(f"dice, the weight of the Dice loss, must be 0 or more, not {dice}.")
@@ -46,7 +47,7 @@ class Segmentation(Classification):
     def losses(self, out: Array, batch: Batch) -> Array:
         """The loss of each pixel: its cross-entropy in nats, and the Dice loss of its image.
 
-        An image's Dice loss so counts by its known pixels, and parts of a batch add up exactly.
+        An image's Dice loss thus counts by its known pixels, and adds up over parts of a batch.
         """
         losses = super().losses(out, batch)
         if not self.dice:
@@ -83,11 +84,11 @@ def soft_dice(probability: Array, labels: Array) -> Array:
     occur in the image; 1 where no pixel is known.
     """
     known = (labels >= 0)[..., None]
-    truth = (labels[..., None] == jnp.arange(probability.shape[-1])).astype(probability.dtype)
     probability = jnp.where(known, probability, 0)
+    truth = jax.nn.one_hot(labels, probability.shape[-1], dtype=probability.dtype)  # of -1: zeros
     both = (probability * truth).sum((1, 2))
     total = (probability**2).sum((1, 2)) + truth.sum((1, 2))
     occurs = truth.any((1, 2))
     of_classes = jnp.where(occurs, 2 * both / jnp.where(occurs, total, 1), 0)
-    count = occurs.sum(1)
+    count = occurs.sum(1).astype(of_classes.dtype)
     return jnp.where(count > 0, of_classes.sum(1) / count.clip(1), 1)
