@@ -195,7 +195,7 @@ class Pixels(Images):
     def batch(self) -> Batch:
         batch = super().batch()
         white = (batch["x"][..., 0] > 0).astype(jnp.int32)
-        below = jnp.arange(self.shape[0]) >= self.shape[0] // 2
+        below = (jnp.arange(self.shape[0]) >= self.shape[0] // 2).astype(jnp.int32)
         return {**batch, "y": (white * (1 + below[None, :, None])).at[1, 2, 3].set(-1)}
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import corpus, time_series
+from jdl.data import corpus, garments, time_series
 from jdl.data.graphs import graph
 from jdl.learners import with_data
 from jdl.train import placement
@@ -104,6 +104,7 @@ def small(monkeypatch):
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(corpus, "stdlib", stdlib)
+    monkeypatch.setattr(garments, "tfds", tfds)
     for fake in (
         tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations
     ):  # fmt: skip

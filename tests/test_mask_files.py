@@ -1,7 +1,7 @@
 """Images and masks in two folders: pairs, sizes, unknown pixels, and what is refused.
 
-Seen to fail: with images and masks paired by their sorted places, with masks that are always cropped
-or interpolated, with void that is a class, with classes beyond the labels.
+Seen to fail: with images and masks paired by their sorted places, with masks that are always
+cropped or interpolated, with void that is a class, with classes beyond the labels.
 """
 
 import numpy as np
@@ -10,6 +10,13 @@ from PIL import Image
 
 import jdl
 
+FILL = 0.0
+MOVES = {
+    "flip": jdl.data.random_flip(),
+    "crop": jdl.data.random_crop(3),
+    "affine": jdl.data.random_affine(rotation=30, shift=2, zoom=0.2),
+    "erase": jdl.data.random_erase(5, probability=1.0),
+}
 LABELS = ("road", "car", "tree")
 
 
@@ -114,3 +121,26 @@ def test_what_does_not_fit_is_refused(folders, name):
     breaks(folders)
     with pytest.raises(jdl.Error, match=message):
         read(folders)
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_labels_move_with_their_pixels(name):
+    """Of images whose brightness is their label, in blocks; unknown where the fill is."""
+    blocks = np.random.default_rng(1).integers(1, 4, (8, 4, 5)).repeat(4, 1).repeat(4, 2)
+    data = jdl.data.arrays(x=blocks[..., None].astype(np.float32), y=blocks)
+    batch = data.shuffled(8, 0, jdl.data.move_labels(MOVES[name]))[0]
+    alone = data.shuffled(8, 0, MOVES[name])[0]
+    np.testing.assert_array_equal(batch["x"], alone["x"])
+    x, y = np.asarray(batch["x"])[..., 0], np.asarray(batch["y"])
+    assert y.shape == (8, 16, 20)
+    assert (x != blocks[np.asarray(batch["id"])]).any()
+    inside = (x != FILL) & (y >= 0)
+    assert abs(x - y)[inside].max() < 2.5  # between blocks of 1 and of 3
+    assert (abs(x - y)[inside] < 1e-3).mean() > (0.5 if name == "affine" else 0.999)
+    assert (y[x == FILL] == -1).all()
+    assert ((y == -1).mean() > 0) == (name != "flip")
+
+
+def test_what_moves_no_pixels_is_refused():
+    with pytest.raises(jdl.Error, match="for transforms that move the pixels"):
+        jdl.data.move_labels(jdl.data.color_jitter(0.5))

@@ -41,6 +41,7 @@ from jdl.data.look import look as look
 from jdl.data.mask_files import image_masks as image_masks
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
+from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes

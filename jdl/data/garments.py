@@ -11,8 +11,8 @@ from jdl.data.tfds_records import tfds
 
 SIZE, MOST = 96, 8  # pixels a side of a scene, garments
 SIDE = 28  # pixels of a garment's own image
-PATCH = 56  # pixels beside which no garment reaches, however it is turned and enlarged
-SEEN = 25  # of 255: pixels of a garment's image that are brighter belong to it
+PATCH = 56  # pixels a side that a garment is drawn in; at most the tip of a corner lies outside
+SEEN = 25  # of 255: brighter pixels of a garment's own image belong to it
 CHUNK = 32  # scenes that are drawn at a time: they fit into a cache
 
 SCENE: Ranges = {  # what scenes differ in
@@ -45,7 +45,7 @@ def garment_scenes(train: int = 6_000, test: int = 1_000, seed: int = 0) -> tupl
     be prepared: `jdl data prepare fashion_mnist`. The garment on top counts, where its image is
     brighter than a tenth. Scenes to train on show training garments alone, those to test on test
     garments. They are enlarged by 0.9 to 1.4 and turned by up to 28 degrees. Scene i is a function
-    of (seed, i) alone: with more scenes the first ones stay the same. They are made at 1,500 a
+    of (seed, i) alone: with more scenes the first ones stay the same. They are made at 500 a
     second (a core of an AMD EPYC).
     """
     return of_parts("garment_scenes", lambda: tfds("fashion_mnist"), _scenes, train, test, seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedReader
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def image_masks(
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(fill, range(len(pairs))))
-    source = MaskSource({"x": x, "y": y}, classes, decoder)
+    source = MaskSource({"x": x, "y": y}, classes, decoder=decoder)
     return Dataset(source, np.arange(len(pairs), dtype=np.int32))
 
 
@@ -67,11 +67,11 @@ def image_masks(
 class MaskSource(ArraySource):
     """Images and masks in memory, and how to decode more images alike."""
 
-    decoder: ImageDecoder | None = None
+    decoder: ImageDecoder = field(kw_only=True)
 
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """The name and the pixels of a new image, decoded alike; None for another kind of file."""
-        return read_example(self.decoder, path) if self.decoder else None
+        return read_example(self.decoder, path)
 
 
 def _pairs(images: Path, masks: Path, decoder: ImageDecoder) -> list[tuple[Path, Path]]:

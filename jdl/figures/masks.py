@@ -46,6 +46,8 @@ def draw_segmentation(run: Run, variables: Variables, folder: Path) -> list[Path
     spec = data.spec
     if not is_segmentation(spec, jax.eval_shape(objective.predict, variables, spec)):
         return []
+    if "y" not in spec or spec["y"].shape != spec["x"].shape[:3]:
+        return []
     rows = predict_all(objective, variables, data, ["x", "y"], limit=SHOWN)
     path = folder / "figures" / "segmentation.png"
     if processes.is_first():
@@ -96,33 +98,38 @@ def _draw(rows: dict[str, np.ndarray], labels: Sequence[str], path: Path) -> Non
     from matplotlib.figure import Figure  # slow to import (1 s)
 
     count = len(rows["x"])
-    pictures = rows["x"], colored(rows["y"], labels), colored(rows["label"], labels)
+    pictures = {
+        "image": _shown(rows["x"]),
+        "truth": colored(rows["y"], labels),
+        "prediction": colored(rows["label"], labels),
+    }
     figure = Figure(figsize=(1.7 * max(count, 2), 6.2), layout="constrained")
     places = figure.subplots(3, count, squeeze=False)
-    for axes_row, name, images in zip(
-        places, ("image", "truth", "prediction"), pictures, strict=True
-    ):
-        for axes, image in zip(axes_row, images, strict=True):
-            axes.imshow(
-                image[..., 0] if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1
-            )
+    for row, (name, images) in zip(places, pictures.items(), strict=True):
+        row[0].set_ylabel(name)
+        for axes, image in zip(row, images, strict=True):
+            axes.imshow(image, cmap="gray", vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
-        axes_row[0].set_ylabel(name)
     _legend(figure, np.unique(np.concatenate([rows["y"], rows["label"]])), labels)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
+
+
+def _shown(x: np.ndarray) -> np.ndarray:
+    """Images (N, H, W, 1 or 3), which may be normalized, from 0 to 1; gray ones (N, H, W)."""
+    low, high = min(0.0, float(x.min())), max(1.0, float(x.max()))
+    x = (x.astype(np.float64) - low) / (high - low)
+    return x[..., 0] if x.shape[-1] == 1 else x
 
 
 def _legend(figure: Any, present: np.ndarray, labels: Sequence[str]) -> None:
     """The colors of the classes that are present, below the pictures."""
     from matplotlib.patches import Patch
 
-    drawn = [k for k in present.tolist() if k >= 0]
-    names = [name_of_class(k, labels) for k in drawn] + ["unknown"] * int(present.min() < 0)
-    painted = [*colored(np.asarray([*drawn, -1]), labels)]
+    names = ["unknown" if k < 0 else name_of_class(k, labels) for k in present.tolist()]
     patches = [
         Patch(color=tuple((color / 255).tolist()), label=name)
-        for name, color in zip(names, painted, strict=False)
+        for name, color in zip(names, colored(present, labels), strict=True)
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=6)
