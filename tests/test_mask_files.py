@@ -71,6 +71,8 @@ def test_a_mask_goes_the_way_of_its_image(folders, fit):
     clear = (y >= 0) & (x.max(-1) == 200)  # where interpolation mixed no classes
     assert clear.mean() > 0.2
     np.testing.assert_array_equal(x[clear].argmax(-1), y[clear])
+    of_class = np.take_along_axis(x, y.clip(0)[..., None], -1)[..., 0]
+    assert (of_class > 0)[y >= 0].all()
     if fit == "pad":
         assert (y[:, -1] == -1).all()
         assert (x[:, -1] == 0).all()
@@ -100,6 +102,19 @@ REFUSED = {
     "size": (
         lambda f: broken(f, "0.png", np.zeros((8, 8), np.uint8)),
         r"it has 8 x 8 pixels, and its image 12 x 8",
+    ),
+    "jpeg": (
+        lambda f: (
+            save(f / "masks" / "0.jpg", np.zeros((8, 12), np.uint8))
+            or (f / "masks" / "0.png").unlink()
+        ),
+        "it is a JPEG, which changes numbers",
+    ),
+    "one class": (
+        lambda f: [
+            broken(f, f"{n}.png", np.full((8, 12), 255 * (n % 2), np.uint8)) for n in range(3)
+        ],
+        r"All pixels of the masks are road or void \(255\)",
     ),
     "no mask": (lambda f: (f / "masks" / "2.png").unlink(), r"photos/2.png has no mask"),
     "no image": (lambda f: (f / "photos" / "2.png").unlink(), r"masks/2.png has no image"),

@@ -1,6 +1,9 @@
 """Semantic segmentation: the Dice loss, what is refused, and masks in files and figures.
 
-Seen to fail: to be filled in
+Seen to fail: with half the Dice coefficient, with sums of p in place of p^2, with unknown pixels
+that count, with the mean Dice loss of a batch, with a union without false positives, with two
+images written to one file, with a background that is colored, without the unknown pixels in the
+figure.
 """
 
 from dataclasses import dataclass
@@ -148,7 +151,7 @@ def trained():
 
 
 def test_predict_writes_masks_and_overlays(trained, tmp_path):
-    image = np.zeros((6, 4), np.uint8)
+    image = np.full((6, 4), 40, np.uint8)
     image[:3, 1], image[:3, 2:] = 128, 255
     Image.fromarray(image).save(tmp_path / "photo.png")
     np.savez(tmp_path / "more.npz", x=np.stack([image, image.T.reshape(6, 4)])[..., None])
@@ -163,7 +166,7 @@ def test_predict_writes_masks_and_overlays(trained, tmp_path):
         np.testing.assert_array_equal(np.asarray(mask), np.rint(image / 127.5))
         painted = np.asarray(overlay)
     left, right = masks.colors(3, LABELS)[1:]
-    assert (painted[5, 0] == 0).all()  # the background is not colored
+    assert (painted[5, 0] == 40).all()  # the background is not colored
     np.testing.assert_array_equal(painted[0, 1], np.rint(0.45 * 128 + 0.55 * left))
     np.testing.assert_array_equal(painted[0, 3], np.rint(0.45 * 255 + 0.55 * right))
     assert [rows[0][name] for name in LABELS] == [15 / 24, 3 / 24, 6 / 24]
@@ -182,8 +185,9 @@ def test_the_figure_is_drawn_of_masks_alone(trained, tmp_path):
     (path,) = draw_segmentation(trained.run, trained.variables, tmp_path)
     with Image.open(path) as image:
         pixels = np.asarray(image.convert("RGB")).reshape(-1, 3)
-    shown = {tuple(color) for color in pixels.tolist()}
-    assert {*map(tuple, masks.colors(3, LABELS).tolist()), masks.UNKNOWN} <= shown
+    in_legend = 1_000  # pixels of a color there, at most
+    for color in (*masks.colors(3, LABELS), masks.UNKNOWN):
+        assert (pixels == np.asarray(color)).all(1).sum() > in_legend
     train, test = jdl.data.digits()
     learner = jdl.descent(classify(MLP(10)), jdl.optim.adamw(1e-3))
     other = jdl.Run(Config(), learner, train.batches(50), test=test.batches(50))

@@ -40,7 +40,7 @@ def image_masks(
 
     Both are brought to `size` alike, as by `jdl.data.image_folder`, the mask by its nearest pixels;
     what `fit="pad"` adds is unknown. Raises `Error` for an image or a mask without the other, a
-    mask of another size, colors in place of classes, and a class that has no label.
+    mask of another size, a JPEG or colors as a mask, and a class that has no label.
     """
     decoder = image_decoder(size, channels, fit)
     classes = tuple(class_codes(labels))
@@ -59,6 +59,7 @@ def image_masks(
 
     with ThreadPoolExecutor() as threads:
         list(threads.map(fill, range(len(pairs))))
+    _check_classes(y, classes, void)
     source = MaskSource({"x": x, "y": y}, classes, decoder=decoder)
     return Dataset(source, np.arange(len(pairs), dtype=np.int32))
 
@@ -72,6 +73,17 @@ class MaskSource(ArraySource):
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """The name and the pixels of a new image, decoded alike; None for another kind of file."""
         return read_example(self.decoder, path)
+
+
+def _check_classes(y: np.ndarray, labels: tuple[str, ...], void: int) -> None:
+    """Raises `Error` if the masks tell no classes apart, as where `void` is one of two classes."""
+    found = np.unique(y[y >= 0])
+    if len(found) < 2:
+        only = f"{labels[found[0]]} or void" if len(found) else "void"
+        raise Error(
+            f"All pixels of the masks are {only} ({void}), so there is nothing to learn: if {void} "
+            "is a class, write its number into the masks, the place of its name in `labels`."
+        )
 
 
 def _pairs(images: Path, masks: Path, decoder: ImageDecoder) -> list[tuple[Path, Path]]:
@@ -137,6 +149,8 @@ def _read_pair(
 def _open_mask(file: BufferedReader, size: tuple[int, int]) -> np.ndarray:
     """The numbers (H, W) in a mask; raises `ValueError` where it is none for an image of `size`."""
     image = open_raw(file)
+    if image.format == "JPEG":
+        raise ValueError("it is a JPEG, which changes numbers: save masks as PNG")
     if image.mode not in MODES:
         raise ValueError(
             f"it has colors ({image.mode}), and a pixel of a mask is the number of its class: save "
