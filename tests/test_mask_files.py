@@ -1,7 +1,8 @@
 """Images and masks in two folders: pairs, sizes, unknown pixels, and what is refused.
 
 Seen to fail: with images and masks paired by their sorted places, with masks that are always
-cropped or interpolated, with void that is a class, with classes beyond the labels.
+cropped or interpolated, with void that is a class, with classes beyond the labels, of one class
+alone, with labels that stay, or do not move sidewards, or come from a fill.
 """
 
 import numpy as np
@@ -10,12 +11,11 @@ from PIL import Image
 
 import jdl
 
-FILL = 0.0
-MOVES = {
-    "flip": jdl.data.random_flip(),
-    "crop": jdl.data.random_crop(3),
-    "affine": jdl.data.random_affine(rotation=30, shift=2, zoom=0.2),
-    "erase": jdl.data.random_erase(5, probability=1.0),
+MOVES = {  # and what they put where no pixel comes from
+    "flip": (jdl.data.random_flip(), 0),
+    "crop": (jdl.data.random_crop(3, fill=1), 1),
+    "affine": (jdl.data.random_affine(rotation=30, shift=2, zoom=0.2), 0),
+    "erase": (jdl.data.random_erase(5, probability=1.0), 0),
 }
 LABELS = ("road", "car", "tree")
 
@@ -141,18 +141,19 @@ def test_what_does_not_fit_is_refused(folders, name):
 @pytest.mark.parametrize("name", MOVES)
 def test_labels_move_with_their_pixels(name):
     """Of images whose brightness is their label, in blocks; unknown where the fill is."""
-    blocks = np.random.default_rng(1).integers(1, 4, (8, 4, 5)).repeat(4, 1).repeat(4, 2)
+    move, fill = MOVES[name]
+    blocks = np.random.default_rng(1).integers(2, 5, (8, 4, 5)).repeat(4, 1).repeat(4, 2)
     data = jdl.data.arrays(x=blocks[..., None].astype(np.float32), y=blocks)
-    batch = data.shuffled(8, 0, jdl.data.move_labels(MOVES[name]))[0]
-    alone = data.shuffled(8, 0, MOVES[name])[0]
+    batch = data.shuffled(8, 0, jdl.data.move_labels(move))[0]
+    alone = data.shuffled(8, 0, move)[0]
     np.testing.assert_array_equal(batch["x"], alone["x"])
     x, y = np.asarray(batch["x"])[..., 0], np.asarray(batch["y"])
     assert y.shape == (8, 16, 20)
     assert (x != blocks[np.asarray(batch["id"])]).any()
-    inside = (x != FILL) & (y >= 0)
-    assert abs(x - y)[inside].max() < 2.5  # between blocks of 1 and of 3
+    inside = (x != fill) & (y >= 0)
+    assert abs(x - y)[inside].max() < 2.5  # between blocks of 2 and of 4
     assert (abs(x - y)[inside] < 1e-3).mean() > (0.5 if name == "affine" else 0.999)
-    assert (y[x == FILL] == -1).all()
+    assert (y[x == fill] == -1).all()
     assert ((y == -1).mean() > 0) == (name != "flip")
 
 
