@@ -1,6 +1,10 @@
-"""Garments in scenes, segmented by a U-Net: not measured yet.
+"""Garments in scenes of up to 8, segmented by a U-Net: mean IoU 0.344 in 9 CPU-minutes (seed 0).
 
-scripts/train experiments/fashion_segments.py
+Of 1,000 scenes of test garments; 86.3% of their pixels are right. The target was a mean IoU of
+0.85: these 700 steps see 11,200 scenes, each once, and the loss still falls at their end. On 2
+cores of an AMD EPYC.
+
+scripts/train experiments/fashion_segments.py --seed 0
 """
 
 from dataclasses import dataclass
