@@ -1,7 +1,7 @@
 """Scenes of garments: functions of (seed, i), of garments of one side of the split alone.
 
 Seen to fail: with draws that depend on the number of scenes, with test scenes of training garments,
-with labels of the garment below, with a garment turned the other way than its label.
+with labels of the garment below, turned the other way, enlarged one way alone.
 """
 
 import numpy as np
@@ -82,7 +82,8 @@ def test_a_garment_is_turned_enlarged_and_moved(sides, plain):
     y = jdl.data.garment_scenes(60, 1)[0].columns["y"]
     for mask in y[:8] > 0:  # all garments of a scene lie upon each other
         down, right = np.nonzero(mask)
-        assert len(down) == pytest.approx(1.44 * 240, rel=0.12)
+        # Interpolation adds a third of a pixel at each side.
+        assert len(down) == pytest.approx(1.44 * 20.7 * 12.7, rel=0.06)
         assert (down.mean(), right.mean()) == pytest.approx((50, 40), abs=0.6)
         covariance = np.cov(right, down)
         angle = 0.5 * np.arctan2(2 * covariance[0, 1], covariance[0, 0] - covariance[1, 1])

@@ -139,7 +139,7 @@ def trained():
         return -params["w"] * abs(x - bounds[None, None, None])
 
     x = np.zeros((3, 6, 4, 1), np.uint8)
-    x[:, :, 1], x[:, :, 2:] = 128, 255
+    x[:, :, 1], x[:, :, 2:] = 100, 255  # no gray of the unknown
     y = np.rint(x[..., 0] / 127.5).astype(int)
     y[:, 0] = -1
     data = jdl.data.arrays(LABELS, x=x, y=y)
