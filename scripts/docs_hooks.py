@@ -37,7 +37,7 @@ TOPICS = {  # words in the names of experiments: the first topic that fits; show
     "Graphs": r"gcn|gat",
     "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion|flow|anomaly",
     "Sequences and text": r"lstm|adding|stdlib|pronounce|translate",
-    "Classification": r"",
+    "Classification and segmentation": r"",
 }
 
 _command = "build"

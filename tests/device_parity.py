@@ -44,6 +44,7 @@ FAMILIES = (
     "resnet",
     "lstm",
     "lstm-crf",
+    "unet-segment",
     "gpt",
     "t5",
     "gan",

@@ -51,6 +51,7 @@ from jdl.objectives import (
     link_prediction,
     next_token,
     normalizing_flow,
+    segment,
     seq2seq,
     triplet,
     wasserstein,
@@ -206,6 +207,20 @@ class Boxes(Row):
         return {**columns, "mask": jnp.ones(ROWS, bool)}
 
 
+@dataclass(frozen=True)
+class Pixels(Images):
+    """Such images with a class for each pixel: black, white, white further down; one unknown."""
+
+    def batch(self) -> Batch:
+        batch = super().batch()
+        white = (batch["x"][..., 0] > 0).astype(jnp.int32)
+        below = (jnp.arange(self.shape[0]) >= self.shape[0] // 2).astype(jnp.int32)
+        return {**batch, "y": (white * (1 + below[None, :, None])).at[1, 2, 3].set(-1)}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return (batch["x"],)
+
+
 class Plain(nn.Module):
     """A plain Linen module. No BatchNorm and Dropout of Flax's own: they read padding rows too."""
 
@@ -269,6 +284,12 @@ class TwoInputs(nn.Module):
 ONE = TransformerConfig(width=8, depth=1, heads=2, max_length=MAX_LENGTH)
 # Attention (no bias of the keys), feed-forward, two norms.
 BLOCK = (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16
+
+CONDITIONING = 2 * (32 * 32 + 32) + 6 * 32  # embeddings of time and label, for the U-Net
+MODULATION = 32 * 16 + 16  # by them, of a residual block
+RESIDUAL = 16 + 584 + 16 + 584  # 8 channels to 8
+RESIDUAL_SKIP = 32 + 1_160 + 16 + 584 + (16 * 8 + 8)  # 8 and a skip of 8 to 8
+UNET = 80 + 3 * RESIDUAL + 2 * RESIDUAL_SKIP + (16 + 64 + 3 * 72) + (9 * 8 * 32 + 32) + 32
 
 TABLE = [
     Row("perceptron", MLP(5), (4, 4, 1), 16 * 5 + 5, 1e-1),
@@ -365,6 +386,14 @@ TABLE = [
         objective=ctc,
         output=(6, 5),
     ),
+    Pixels(
+        "unet-segment",
+        UNet((8, 8), outputs=3),
+        (8, 8, 1),
+        UNET + (9 * 16 * 3 + 3),
+        objective=segment,
+        output=(8, 8, 3),
+    ),
     Tagged(
         "lstm-crf",
         RNN(
@@ -453,10 +482,6 @@ TABLE = [
     ),
 ]
 
-CONDITIONING = 2 * (32 * 32 + 32) + 6 * 32  # embeddings of time and label, for the U-Net
-RESIDUAL = 16 + 584 + (32 * 16 + 16) + 16 + 584  # 8 channels to 8
-RESIDUAL_SKIP = 32 + 1_160 + (32 * 16 + 16) + 16 + 584 + (16 * 8 + 8)  # 8 and a skip of 8 to 8
-
 UNSUPERVISED = [
     Images(
         "autoencoder",
@@ -512,8 +537,7 @@ UNSUPERVISED = [
         "unet",
         UNet((8, 8), classes=5),
         (8, 8, 1),
-        (CONDITIONING + 80 + 3 * RESIDUAL + 2 * RESIDUAL_SKIP)
-        + ((16 + 64 + 3 * 72) + (9 * 8 * 32 + 32) + 32 + (9 * 16 + 1)),
+        CONDITIONING + UNET + 5 * MODULATION + (9 * 16 + 1),
         objective=partial(diffusion, classes=5),
     ),
     Images(

@@ -299,7 +299,7 @@ def test_predict_finds_and_draws_objects_in_photos_of_any_size(trained, tmp_path
     assert edges[2] == [10, 15, 30, 20]
     assert to_csv(rows).splitlines()[0] == "input,label,score,x0,y0,x1,y1"
     (path,) = draw_detected(rows, inputs, tmp_path)
-    assert path.name == "photo_boxes.png"
+    assert path.name == "photo.boxes.png"
     with Image.open(path) as drawn:
         assert drawn.size == (480, 240)  # enlarged, to be read
         assert drawn.getpixel((240, 61)) != drawn.getpixel((240, 100)) == (128, 128, 128)

@@ -23,6 +23,13 @@ def predict(
             "run's own data are read from.",
         ),
     ],
+    out: Annotated[
+        Path,
+        tyro.conf.arg(
+            help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
+            "and NAME.overlay.png, of detected objects NAME.boxes.png."
+        ),
+    ] = Path(),
     root: Root = Path("runs"),
     best: Best = False,
     format: Annotated[
@@ -33,10 +40,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels and probabilities, values, texts or tags for images, sounds, arrays, ...
-
-    The objects that a detector finds are also drawn on the images, as photo_boxes.png.
-    """
+    """Predict labels, probabilities, values, texts, tags, masks or boxes for images, sounds, ..."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file "
@@ -51,12 +55,12 @@ def predict(
     from jdl.store.catalog import find
 
     set_up_jax()
-    rows = predict_inputs(restore(find(run, root), best=best), inputs)
+    rows = predict_inputs(restore(find(run, root), best=best), inputs, out=out)
     if format is None and "tags" in rows[0]:
         in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
         print(to_color(rows) if in_color else to_columns(rows), end="")
     else:
         print(to_json(rows) if format == "json" else to_csv(rows), end="")
     if "x0" in rows[0]:
-        for path in draw_detected(rows, inputs, Path()):
+        for path in draw_detected(rows, inputs, out):
             print(path, file=sys.stderr)

@@ -26,6 +26,7 @@ from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
+from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
@@ -40,8 +41,10 @@ from jdl.data.leakage import leakage as leakage
 from jdl.data.lines import digit_lines as digit_lines
 from jdl.data.loader import DatasetLoader as DatasetLoader
 from jdl.data.look import look as look
+from jdl.data.mask_files import image_masks as image_masks
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
+from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes

@@ -101,11 +101,7 @@ class FileSource:
 
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """The name and the columns of a new file, decoded alike; None for another kind of file."""
-        if path.suffix.lower() not in self.decoder.suffixes:
-            return None
-        with naming(str(path)), open_file(path) as file:
-            example = self.decoder.decode(file)
-        return [str(path)], {name: column[None] for name, column in example.items()}
+        return read_example(self.decoder, path)
 
     @property
     def nbytes(self) -> int:
@@ -161,6 +157,15 @@ def decoded(files: LabelledFiles, decoder: Decoder, on_bad: OnBad, stream: bool)
     )
     dataset = Dataset(source, np.arange(len(source), dtype=np.int32))
     return dataset.streaming() if stream else dataset
+
+
+def read_example(decoder: Decoder, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
+    """The name and the columns of a file, a row each; None for a file of another kind."""
+    if path.suffix.lower() not in decoder.suffixes:
+        return None
+    with naming(str(path)), open_file(path) as file:
+        example = decoder.decode(file)
+    return [str(path)], {name: column[None] for name, column in example.items()}
 
 
 def open_file(path: Path) -> BufferedReader:

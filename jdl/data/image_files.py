@@ -50,7 +50,7 @@ def image_folder(
     `stream`, is decoded when a batch needs it; the batches are the same. Files that cannot be read
     raise an `Error`; with `on_bad="skip"` they are listed in a warning, and left out.
     """
-    decoder = _decoder(size, channels, fit)
+    decoder = image_decoder(size, channels, fit)
     files = class_folders(Path(path), decoder.suffixes, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -76,7 +76,7 @@ def images(
     column of numbers instead. Everything else is as in `image_folder`; the examples are in the
     order of the table.
     """
-    decoder = _decoder(size, channels, fit)
+    decoder = image_decoder(size, channels, fit)
     files = labelled_by_table(Path(folder), Path(table), file, label, target, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -120,28 +120,28 @@ class ImageDecoder:
 
     def decode(self, file: BufferedReader) -> dict[str, np.ndarray]:
         """The pixels of an image, {"x": (H, W, channels)}."""
-        from PIL import Image, ImageOps
+        from PIL import Image
 
-        image = open_image(file, self.channels)
-        size, bilinear = self.size[::-1], Image.Resampling.BILINEAR
-        if self.fit == "crop":
-            image = ImageOps.fit(image, size, bilinear)
-        elif self.fit == "pad":
-            image = ImageOps.pad(image, size, bilinear)
-        else:
-            image = image.resize(size, bilinear)
+        image = self.fitted(open_image(file, self.channels), Image.Resampling.BILINEAR)
         return {"x": np.asarray(image).reshape(*self.size, self.channels)}
+
+    def fitted(self, image: Any, resampling: Any) -> Any:
+        """A Pillow image at `size`, by a filter of Pillow's."""
+        from PIL import ImageOps
+
+        size = self.size[::-1]
+        if self.fit == "crop":
+            return ImageOps.fit(image, size, resampling)
+        if self.fit == "pad":
+            return ImageOps.pad(image, size, resampling)
+        return image.resize(size, resampling)
 
 
 def open_image(file: BufferedReader, channels: int) -> Any:
     """A Pillow image of 1, 3 or 4 channels, upright; raises any exception where it is damaged."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
-    try:
-        image = Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError as error:
-        raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
-    image = ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(open_raw(file))
     if image.mode.startswith("I;16"):
         image = Image.fromarray(_bytes_of(np.asarray(image)))
     if image.mode in ("I", "F"):
@@ -152,12 +152,22 @@ def open_image(file: BufferedReader, channels: int) -> Any:
     return image.convert(MODES[channels])
 
 
+def open_raw(file: BufferedReader) -> Any:
+    """A Pillow image as it is in the file."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"it is none of {', '.join(FORMATS)}, or its header is damaged") from error
+
+
 def _bytes_of(pixels: np.ndarray) -> np.ndarray:
     """Pixels of 16 bits as bytes, rounded: 65,535 is 255."""
     return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
 
 
-def _decoder(size: int | Sequence[int], channels: int, fit: Fit) -> ImageDecoder:
+def image_decoder(size: int | Sequence[int], channels: int, fit: Fit) -> ImageDecoder:
     """The decoder of plain integers, which it has where these are NumPy's."""
     numbers: Any = size if hasattr(size, "__len__") else (size, size)
     try:

@@ -35,14 +35,26 @@ def of_digits(
     test: int,
     seed: int,
 ) -> tuple[Dataset, Dataset]:
-    """Images (train, test) of several digits each, by `make(digits, rows, seed, name of the part)`.
+    """Images (train, test) of several digits each, of those of `jdl.data.digits()`: `of_parts`."""
+    return of_parts(function, digits, make, train, test, seed)
 
-    Training images get the training digits of `jdl.data.digits()` alone, and test images the test
-    digits. Raises `Error`, as the function of that name, for less than one image.
+
+def of_parts(
+    function: str,
+    read: Callable[[], tuple[Dataset, ...]],
+    make: Callable[[Dataset, int, int, str], Dataset],
+    train: int,
+    test: int,
+    seed: int,
+) -> tuple[Dataset, Dataset]:
+    """Images (train, test) of what `read` gives, by `make(part, rows, seed, name of the part)`.
+
+    Training images get what is in its training part alone, and test images what is in its test
+    part. Raises `Error`, as the function of that name, for less than one image.
     """
     if min(train, test) < 1:
         raise Error(f"{function} takes numbers of images, at least 1, not {train} and {test}.")
-    parts = zip(("train", "test"), (train, test), digits(), strict=True)
+    parts = zip(("train", "test"), (train, test), read(), strict=True)
     made = [make(part, rows, seed, name) for name, rows, part in parts]
     return made[0], made[1]
 

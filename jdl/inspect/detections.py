@@ -77,7 +77,7 @@ def _row(
 
 
 def draw_detected(rows: Sequence[Row], inputs: Sequence[Path], folder: Path) -> list[Path]:
-    """Draws the rows on the image files that they were found in: photo_boxes.png of photo.jpg."""
+    """Draws the rows on the image files that they were found in: photo.boxes.png of photo.jpg."""
     from PIL import Image, ImageOps
 
     names = sorted({row["label"] for row in rows if row["label"] is not None}, key=str)
@@ -97,6 +97,6 @@ def draw_detected(rows: Sequence[Row], inputs: Sequence[Path], folder: Path) -> 
         ]
         with Image.open(path) as image:
             drawn = draw_boxes(ImageOps.exif_transpose(image), boxes)
-        paths.append(folder / f"{path.stem}_boxes.png")
+        paths.append(folder / f"{path.stem}.boxes.png")
         drawn.save(paths[-1])
     return paths

@@ -16,8 +16,10 @@ from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.figures.detections import is_detector
+from jdl.figures.masks import is_segmentation
 from jdl.inspect.detections import detected_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
+from jdl.inspect.masks import write_masks
 from jdl.inspect.restore import TrainedRun
 from jdl.inspect.tagged import read_words, tagged_rows
 from jdl.objectives.predict import predict_all
@@ -26,15 +28,17 @@ from jdl.types import Batch, Error, Predicts, Run
 
 
 def predict(
-    trained: TrainedRun, inputs: Sequence[Path], batch_size: int = 256
+    trained: TrainedRun, inputs: Sequence[Path], batch_size: int = 256, out: Path | None = None
 ) -> list[dict[str, Any]]:
     """Predictions for images, sounds, rows of npz files or tables, or texts: a dict a row.
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`. A detector gives a row for each object (`detected_rows`). Inputs are treated as the
-    run's evaluation data: if these are files, new files are read alike, and the transforms are
-    applied.
+    and `tags`. A detector gives a row for each object (`detected_rows`). With a folder `out`, masks
+    of images (semantic segmentation) are written there by `write_masks`, and the rows are what it
+    gives. Inputs are treated as the run's evaluation data: if these are files, new files are read
+    alike, and the transforms are applied.
+
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
     """
@@ -53,6 +57,8 @@ def predict(
     names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
+    if out is not None and is_segmentation(data.spec, predictions):
+        return write_masks(names, columns["x"], predictions["label"], run.labels, out)
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)

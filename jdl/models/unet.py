@@ -1,4 +1,4 @@
-"""U-Net: the convolutional denoiser of diffusion models, with skip connections."""
+"""U-Net: convolutions with skip connections, for segmentation and for diffusion models."""
 
 from __future__ import annotations
 
@@ -23,15 +23,18 @@ from jdl.layers import (
 
 
 class UNet(nn.Module):
-    """U-Net (Ronneberger et al., 2015) as a denoiser for diffusion models.
+    """U-Net (Ronneberger et al., 2015), for segmentation and as a denoiser for diffusion models.
 
-    A small form of that of DDPM (Ho et al., 2020). Noisy images x (B, H, W, C), times t (B,) from 0
-    to 1 and, with `classes` K, labels y (B,) from 0 to K give (B, H, W, C). The label K is for no
-    label (classifier-free guidance). Each of the `channels` is a level of `blocks` residual blocks;
-    each level after the first has half the height and width. Time and label condition every block;
-    the lowest level has self-attention too. With a `patch_size` above 1, squares of that many
-    pixels a side are one position, as in Hoogeboom et al. (2023), which saves the most expensive
-    level. The last convolution begins at zero.
+    A small form of that of DDPM (Ho et al., 2020). Images x (B, H, W, C) give (B, H, W, `outputs`),
+    by default C. For semantic segmentation, with `jdl.objectives.segment`, these are the logits of
+    each pixel. For diffusion the images are noisy, and there are times t (B,) from 0 to 1 and, with
+    `classes` K, labels y (B,) from 0 to K, of which K is for no label (classifier-free guidance).
+
+    Each of the `channels` is a level of `blocks` residual blocks; each level after the first has
+    half the height and width. Time and label, where given, condition every block; the lowest level
+    has self-attention too. With a `patch_size` above 1, squares of that many pixels a side are one
+    position, as in Hoogeboom et al. (2023), which saves the most expensive level. The last
+    convolution begins at zero.
     """
 
     channels: Sequence[int] = (32, 64, 64)
@@ -40,21 +43,24 @@ class UNet(nn.Module):
     heads: int = 4
     dropout: float = 0.0
     patch_size: int = 1
+    outputs: int | None = None  # None: as many as the image's channels
 
     @nn.compact
     def __call__(
         self,
         x: jax.Array,
-        t: jax.Array,
+        t: jax.Array | None = None,
         y: jax.Array | None = None,
         train: bool = False,
         mask: jax.Array | None = None,
     ) -> jax.Array:
-        """x (B, H, W, C), t (B,) and y (B,) to (B, H, W, C)."""
-        x = pixel_unshuffle(x, self.patch_size)
+        """x (B, H, W, C), and for diffusion t (B,) and y (B,), to (B, H, W, outputs)."""
+        outputs = (self.outputs or x.shape[-1]) * self.patch_size**2
         self._check_size(x)
-        conditioning = conditioning_embedding(t, y, 4 * self.channels[0], self.classes)
-        x, outputs = Conv(self.channels[0])(x), x.shape[-1]
+        conditioning = None
+        if t is not None:
+            conditioning = conditioning_embedding(t, y, 4 * self.channels[0], self.classes)
+        x = Conv(self.channels[0])(pixel_unshuffle(x, self.patch_size))
         skips = [x]
         for level, channels in enumerate(self.channels):
             x = avg_pool(x) if level else x
@@ -73,11 +79,13 @@ class UNet(nn.Module):
         return pixel_shuffle(x, self.patch_size)
 
     def _check_size(self, x: jax.Array) -> None:
-        factor = 2 ** (len(self.channels) - 1)
+        factor = 2 ** (len(self.channels) - 1) * self.patch_size
         if x.shape[1] % factor or x.shape[2] % factor:
+            patches = f" and patches of {self.patch_size} pixels" if self.patch_size > 1 else ""
             raise Error(
-                f"A U-Net of {len(self.channels)} levels needs sides that are multiples of "
-                f"{factor}, not {x.shape[1]} x {x.shape[2]}: take fewer channels or resize x."
+                f"A U-Net of {len(self.channels)} levels{patches} needs images whose sides are "
+                f"multiples of {factor}, not {x.shape[1]} x {x.shape[2]}: resize or pad them, or "
+                "take fewer channels."
             )
 
     def _attention(self, x: jax.Array) -> jax.Array:
@@ -96,20 +104,23 @@ class UNet(nn.Module):
 class Residual(nn.Module):
     """Residual block of a U-Net: two convolutions beside a shortcut.
 
-    The conditioning vector scales and shifts the activations between them (FiLM, Perez et al.,
-    2018).
+    The conditioning vector, if any, scales and shifts the activations between them (FiLM, Perez et
+    al., 2018).
     """
 
     channels: int
     dropout: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, conditioning: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, conditioning: jax.Array | None, train: bool) -> jax.Array:
         """x (B, H, W, C) and conditioning vectors (B, D) to (B, H, W, channels)."""
         h = Conv(self.channels)(nn.silu(group_norm(x)))
-        modulation = nn.Dense(2 * self.channels)(conditioning)[:, None, None]
-        scale, shift = jnp.split(modulation, 2, -1)
-        h = Dropout(self.dropout)(nn.silu(group_norm(h) * (1 + scale) + shift), train)
+        h = group_norm(h)
+        if conditioning is not None:
+            modulation = nn.Dense(2 * self.channels)(conditioning)[:, None, None]
+            scale, shift = jnp.split(modulation, 2, -1)
+            h = h * (1 + scale) + shift
+        h = Dropout(self.dropout)(nn.silu(h), train)
         h = Conv(self.channels, kernel_init=nn.initializers.zeros)(h)
         return h + (x if x.shape == h.shape else nn.Dense(self.channels)(x))
 

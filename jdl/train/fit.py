@@ -14,6 +14,7 @@ from jdl.config import Options
 from jdl.figures.density import draw_density
 from jdl.figures.detections import draw_detections
 from jdl.figures.embedding import draw_embedding
+from jdl.figures.masks import draw_segmentation
 from jdl.figures.readings import draw_readings
 from jdl.figures.samples import draw_figures, sample_writer
 from jdl.parallel import to_local
@@ -43,6 +44,15 @@ from jdl.train.preemption import StopRequests, stop_requests
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
 from jdl.types import Error, Metrics, Run, State
+
+FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
+    draw_figures,
+    draw_readings,
+    draw_segmentation,
+    draw_detections,
+    draw_embedding,
+    draw_density,
+)
 
 
 @dataclass(frozen=True)
@@ -108,8 +118,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         metrics = evaluation.evaluate_all(state)
         variables = to_local(run.learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
-        draws = (draw_figures, draw_readings, draw_detections, draw_embedding, draw_density)
-        figures = [path for draw in draws for path in draw(run, variables, folder)]
+        figures = [path for draw in FIGURES for path in draw(run, variables, folder)]
     steps = int(state.step) - start
     return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds)
 

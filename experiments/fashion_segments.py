@@ -1,0 +1,35 @@
+"""Garments in scenes of up to 8, segmented by a U-Net: mean IoU 0.344 in 9 CPU-minutes (seed 0).
+
+Of 1,000 scenes of test garments; 86.3% of their pixels are right. The target was a mean IoU of
+0.85: these 700 steps see 11,200 scenes, each once, and the loss still falls at their end. On 2
+cores of an AMD EPYC.
+
+scripts/train experiments/fashion_segments.py --seed 0
+"""
+
+from dataclasses import dataclass
+
+import jdl
+from jdl.models.unet import UNet
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 700
+    batch: int = 16
+    scenes: int = 12_000
+    lr: float = 3e-3
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.garment_scenes(c.scenes, c.scenes // 12)
+    model = UNet((32, 64, 96), patch_size=4, outputs=len(train.labels))
+    learner = jdl.descent(
+        jdl.objectives.segment(model), jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
+    )
+    data = train.shuffled(c.batch, c.seed), None, test.batches(50)
+    return jdl.Run(c, learner, *data, best="max iou", labels=train.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
