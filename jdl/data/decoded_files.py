@@ -248,17 +248,17 @@ def _failures(function: Callable[[int], Any], rows: Sequence[int], what: str) ->
             return _reason(error)
         return None
 
-    with ThreadPoolExecutor(_cores()) as threads:
-        reasons = list(_progress(threads.map(reason, rows), len(rows), what))
+    with ThreadPoolExecutor(cores()) as threads:
+        reasons = list(progress(threads.map(reason, rows), len(rows), what))
     return {int(row): why for row, why in zip(rows, reasons, strict=True) if why is not None}
 
 
-def _cores() -> int:
+def cores() -> int:
     known = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
-def _progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:
+def progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:
     """The results, with a progress bar on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         return results
