@@ -254,6 +254,7 @@ def _failures(function: Callable[[int], Any], rows: Sequence[int], what: str) ->
 
 
 def cores() -> int:
+    """The number of cores that this process may use."""
     known = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 

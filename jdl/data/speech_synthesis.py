@@ -19,6 +19,7 @@ from jdl.types import Error
 
 PROGRAM = "espeak-ng"
 INSTALL = "Install it: apt-get install espeak-ng, or brew install espeak-ng."
+PART = 500  # utterances that are kept together in the cache
 HEADER = 44  # bytes of a WAV file before its samples, as espeak-ng writes it
 ACCENTS = (
     "en-029",  # Caribbean
@@ -30,19 +31,18 @@ ACCENTS = (
     "en-us",
     "en-us-nyc",  # New York City
 )
-# The voices with a number have relatives, which sound alike: they are all in training.
-TRAINING = tuple(
+# Voice variants. Those with relatives that sound alike, such as edward2, are all in training.
+TRAINING = (
     "Alex Alicia Andy Demonic Diogo Gene Gene2 Henrique Hugo Lee Michael Nguyen RicishayMax "
     "RicishayMax2 RicishayMax3 UniRobot anika anikaRobot announcer aunty belinda benjamin "
     "caleb croak ed edward edward2 f2 f3 f4 fast grandpa iven iven2 iven3 iven4 john kaukovalta "
     "klatt2 klatt3 klatt4 klatt5 linda m2 m4 m6 m7 m8 max miguel pablo paul pedro rob robosoft "
     "robosoft2 robosoft3 robosoft4 robosoft5 robosoft6 robosoft7 robosoft8 sandro steph steph2 "
-    "steph3 travis victor whisper whisperf zac".split()
+    "steph3 travis victor whisper whisperf zac"
 )
-VALIDATION = tuple("Annie Mario adam david grandma m3 michel robert".split())
-TEST = tuple(
-    "Andrea Denis Jacky Mike Tweaky antonio boris f1 f5 gustave m1 m5 marcelo norbert quincy "
-    "shelby".split()
+VALIDATION = "Annie Mario adam david grandma m3 michel robert"
+TEST = (
+    "Andrea Denis Jacky Mike Tweaky antonio boris f1 f5 gustave m1 m5 marcelo norbert quincy shelby"
 )
 
 
@@ -63,40 +63,51 @@ def speak(
     """The utterances as int16 waveforms (N, samples), padded with silence, and their lengths (N,).
 
     They are a function of the utterances and of espeak-ng's version alone (and, in the last bit,
-    of SciPy's resampling), and are kept in jdl's cache under both. Raises `Error` where the program
-    or a voice is missing, or an utterance is longer.
+    of SciPy's resampling), and are kept in jdl's cache under both, part by part. Raises `Error`
+    where the program or a voice is missing, or an utterance is longer.
     """
     version = _version()
-    key = hashlib.sha256(f"{version} {rate} {samples}\n".encode())
+    _check_voices({utterance.voice for utterance in utterances}, version)
+    starts = range(0, len(utterances), PART)
+    parts = [
+        _part(utterances[n : n + PART], rate, samples, version)
+        for n in progress(starts, len(starts), "speaking")
+    ]
+    x, length = (np.concatenate([part[name] for part in parts]) for name in ("x", "length"))
+    return x, length
+
+
+def _part(
+    utterances: Sequence[Utterance], rate: int, samples: int, version: str
+) -> dict[str, np.ndarray]:
+    """The columns x and length, from the cache or spoken now."""
+    key = hashlib.sha256(f"espeak-ng {version} {rate} {samples}\n".encode())
     for utterance in utterances:
         key.update(f"{astuple(utterance)}\n".encode())
     folder = cache_dir() / "spoken" / key.hexdigest()
     columns = read_cache(folder)
     if columns is None:
-        _check_voices({utterance.voice for utterance in utterances}, version)
-        columns = _speak_all(utterances, rate, samples)
+        columns = _speak(utterances, rate, samples)
         write_cache(folder, columns)
-    return columns["x"], columns["length"]
+    return columns
 
 
-def _speak_all(utterances: Sequence[Utterance], rate: int, samples: int) -> dict[str, np.ndarray]:
+def _speak(utterances: Sequence[Utterance], rate: int, samples: int) -> dict[str, np.ndarray]:
     """The columns x and length, by a process for each utterance, as many at a time as cores."""
     x = np.zeros((len(utterances), samples), np.int16)
     length = np.zeros(len(utterances), np.int32)
 
-    def waveform(utterance: Utterance) -> np.ndarray:
-        return _waveform(utterance, rate)
+    def fill(row: int) -> None:
+        spoken = _waveform(utterances[row], rate)
+        if len(spoken) > samples:
+            raise Error(
+                f"{utterances[row]} takes {len(spoken) / rate:.2f} s, and the rows of this dataset "
+                f"have {samples / rate:.2f} s: install espeak-ng 1.51, whose voices are as fast."
+            )
+        x[row, : len(spoken)], length[row] = spoken, len(spoken)
 
     with ThreadPoolExecutor(cores()) as threads:
-        waveforms = progress(threads.map(waveform, utterances), len(utterances), "speaking")
-        for row, spoken in enumerate(waveforms):
-            if len(spoken) > samples:
-                raise Error(
-                    f"{utterances[row]} takes {len(spoken) / rate:.2f} s, and the rows of this "
-                    f"dataset have {samples / rate:.2f} s: jdl was tested with espeak-ng 1.51."
-                )
-            x[row, : len(spoken)] = spoken
-            length[row] = len(spoken)
+        list(threads.map(fill, range(len(utterances))))
     return {"x": x, "length": length}
 
 

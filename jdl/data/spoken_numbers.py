@@ -17,17 +17,17 @@ from jdl.data.scenes import raw_draws
 from jdl.data.source import ArraySource
 from jdl.data.speech_synthesis import ACCENTS, TEST, TRAINING, VALIDATION, Utterance, speak
 from jdl.data.transcripts import SpeechDecoder, encode
-from jdl.types import Array, Error, Key
+from jdl.types import Error, Key
 
 RATE, SAMPLES = 8_000, 20_480  # samples a second, and of a row: 2.56 s
 PITCH, SPEED = (25, 75), (165, 215)
 ALPHABET = f" {ascii_lowercase}"
-ONES = (
+NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen"
-).split()
-TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
-NUMBER_WORDS = (*ONES, *TENS, "hundred", "and")
+    "sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety"
+)
+NUMBER_WORDS = (*NUMBERS.split(), "hundred", "and")
+"""The words in which the numbers from 0 to 999 are said."""
 LETTERS = 31  # of the longest number, with its spaces
 
 
@@ -61,21 +61,20 @@ def in_words(number: int, conjunction: str = "and") -> str:
     if not 0 <= number <= 999:
         raise Error(f"in_words takes numbers from 0 to 999, not {number}.")
     hundreds, rest = divmod(number, 100)
-    tens, ones = divmod(rest, 10)
-    words = [ONES[hundreds], "hundred"] if hundreds else []
+    words = [NUMBER_WORDS[hundreds], "hundred"] if hundreds else []
     if hundreds and rest and conjunction:
         words.append(conjunction)
     if rest >= 20:
-        words.append(TENS[tens - 2])
-        rest = ones
+        words.append(NUMBER_WORDS[18 + rest // 10])
+        rest %= 10
     if rest or not words:
-        words.append(ONES[rest])
+        words.append(NUMBER_WORDS[rest])
     return " ".join(words)
 
 
-def _part(name: str, voices: Sequence[str], rows: int, seed: int) -> Dataset:
+def _part(name: str, voices: str, rows: int, seed: int) -> Dataset:
     draws = raw_draws(rows, 7, seed, f"spoken_numbers {name}")
-    utterances = [_utterance(draw, voices) for draw in draws.tolist()]
+    utterances = [_utterance(draw, voices.split()) for draw in draws.tolist()]
     x, length = speak(utterances, RATE, SAMPLES)
     y, y_length = encode([utterance.text for utterance in utterances], ALPHABET, LETTERS)
     columns = {"x": x, "length": length, "y": y, "y_length": y_length}
