@@ -11,19 +11,22 @@ from jdl.models.deep_speech import DeepSpeech2
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 2_000
+    steps: int = 900
     batch: int = 32
-    utterances: int = 8_000
+    utterances: int = 6_000
     lr: float = 3e-3
+    frames: int = 2
+    """Letters that an output of the model, of 40 ms, may stand for."""
     beam: int = 8
     """Prefixes of the beam search."""
 
 
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.spoken_numbers(c.utterances)
-    model = DeepSpeech2(len(train.labels), rate=8_000)
+    outputs = c.frames * len(train.labels)
+    model = DeepSpeech2(outputs, 8_000, n_mels=32, channels=(8, 16, 32), hidden=(96,))
     objective = jdl.objectives.ctc(
-        model, labels=train.labels, beam=c.beam, words=jdl.data.NUMBER_WORDS
+        model, c.frames, labels=train.labels, beam=c.beam, words=jdl.data.NUMBER_WORDS
     )
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     data = train.shuffled(c.batch, c.seed), valid.batches(250), test.batches(250)

@@ -188,8 +188,9 @@ def _check_classes(files: LabelledFiles, kept: np.ndarray) -> None:
     """Raises `Error` if no file is left of a class, or none at all."""
     if not len(kept):
         raise Error(f"None of the {len(files.paths):,} files can be read.")
-    lost = set(files.y.tolist()) - set(files.y[kept].tolist()) if files.labels else set()
-    if lost:
+    if not files.labels or files.y.ndim > 1:  # then y is no class
+        return
+    if lost := set(files.y.tolist()) - set(files.y[kept].tolist()):
         raise Error(f"No file of the class {files.labels[min(lost)]} can be read.")
 
 
