@@ -44,8 +44,8 @@ def spoken_numbers(
     also said without "and". A third of the numbers are up to 9, a third up to 99.
 
     Utterance i is a function of (seed, i) and of the version of espeak-ng, which must be installed;
-    with more utterances the first ones stay the same. 60 a second are made (2 cores of an AMD
-    EPYC), and kept in jdl's cache.
+    with more utterances the first ones stay the same. They are kept in jdl's cache: making one
+    takes 20 milliseconds of a core of an AMD EPYC.
     """
     if min(train, test) < 1:
         raise Error(

@@ -13,9 +13,9 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.figures.rows import is_image
 from jdl.layers import LogMel
-from jdl.objectives.predict import predict_all
+from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Predicts, Run, Variables
+from jdl.types import Batch, Predicts, Run, Variables
 
 ROWS, COLUMNS = 12, 2
 FRAMES, BANDS = 160, 16  # of the spectrogram of the longest sound
@@ -38,8 +38,13 @@ def draw_readings(run: Run, variables: Variables, folder: Path) -> list[Path]:
         return []
     if not {"labels", "length"} <= jax.eval_shape(objective.predict, variables, spec).keys():
         return []
-    columns = [name for name in ("x", size, "y", "y_length") if name in spec]
-    lines = predict_all(objective, variables, data, columns, limit=ROWS * COLUMNS)
+
+    def read(variables: Variables, batch: Batch) -> Batch:
+        """The predictions, whose length is that of the labels, and the size of x."""
+        return {**objective.predict(variables, batch), "size": batch[size]}
+
+    columns = [name for name in ("x", "y", "y_length") if name in spec]
+    lines = map_rows(read, variables, data, columns, limit=ROWS * COLUMNS)
     path = folder / "figures" / "readings.png"
     if processes.is_first():
         _draw(lines, run.labels, path)
@@ -64,10 +69,8 @@ def _draw(lines: dict[str, np.ndarray], labels: tuple[str, ...], path: Path) -> 
         y = y[: lines["y_length"][n]] if "y_length" in lines else y[y != 0]
         right = sequence_text(y.tolist(), labels)
         read = sequence_text(lines["labels"][n][: lines["length"][n]].tolist(), labels)
-        if "width" in lines:
-            _draw_image(axes, lines["x"][n], lines["width"][n])
-        else:
-            _draw_waveform(axes, lines["x"][n], lines["length"][n])
+        draw = _draw_waveform if lines["x"].ndim == 2 else _draw_image
+        draw(axes, lines["x"][n], lines["size"][n])
         wrong = read != right
         title = f"{read}  (is {right})" if wrong else read
         axes.set_title(title, loc="left", fontsize=9, color="tab:red" if wrong else "black")
