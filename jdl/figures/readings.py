@@ -15,10 +15,10 @@ from jdl.figures.rows import is_image
 from jdl.layers import LogMel
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Batch, Predicts, Run, Variables
+from jdl.types import Array, Batch, Predicts, Run, Variables
 
 ROWS, COLUMNS = 12, 2
-FRAMES, BANDS = 160, 16  # of the spectrogram of the longest sound
+FRAMES, BANDS = 160, 16  # of a spectrogram, its padding included
 RATE = 8_000  # samples a second: the figure is the same at any other, but for the mel scale
 
 
@@ -51,7 +51,7 @@ def draw_readings(run: Run, variables: Variables, folder: Path) -> list[Path]:
     return [path]
 
 
-def _can_be_drawn(x: jax.ShapeDtypeStruct, size: str) -> bool:
+def _can_be_drawn(x: Array, size: str) -> bool:
     is_waveform = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.floating)
     return is_image(x) if size == "width" else is_waveform
 
@@ -61,6 +61,8 @@ def _draw(lines: dict[str, np.ndarray], labels: tuple[str, ...], path: Path) -> 
 
     figure = Figure(figsize=(9.6, 0.65 * ROWS), layout="constrained")
     places = figure.subplots(ROWS, COLUMNS).ravel()
+    sounds = lines["x"].ndim == 2
+    x = _spectrograms(lines["x"]) if sounds else lines["x"]
     for n, axes in enumerate(places):
         axes.set_axis_off()
         if n >= len(lines["x"]):
@@ -69,8 +71,10 @@ def _draw(lines: dict[str, np.ndarray], labels: tuple[str, ...], path: Path) -> 
         y = y[: lines["y_length"][n]] if "y_length" in lines else y[y != 0]
         right = sequence_text(y.tolist(), labels)
         read = sequence_text(lines["labels"][n][: lines["length"][n]].tolist(), labels)
-        draw = _draw_waveform if lines["x"].ndim == 2 else _draw_image
-        draw(axes, lines["x"][n], lines["size"][n])
+        if sounds:
+            _draw_spectrogram(axes, x[n], lines["size"][n] / lines["x"].shape[1])
+        else:
+            _draw_image(axes, x[n], lines["size"][n])
         wrong = read != right
         title = f"{read}  (is {right})" if wrong else read
         axes.set_title(title, loc="left", fontsize=9, color="tab:red" if wrong else "black")
@@ -84,13 +88,19 @@ def _draw_image(axes: Any, x: np.ndarray, width: int) -> None:
     axes.set_xlim(0, x.shape[1])
 
 
-def _draw_waveform(axes: Any, x: np.ndarray, length: int) -> None:
-    """The spectrogram, low pitches at the bottom, from the loudest to 60 decibels below it."""
-    if not length:
-        return
-    frame = max(2, len(x) // FRAMES)
-    log_mel = LogMel(RATE, n_fft=2 * frame, hop=frame, n_mels=BANDS, decibels=True)
-    image = np.asarray(log_mel(jnp.asarray(x[None, :length])))[0].T
+def _draw_spectrogram(axes: Any, x: np.ndarray, share: float) -> None:
+    """The share of a spectrogram (frames, bands) that is no padding: low pitches at the bottom.
+
+    The colors are from the loudest to 60 decibels below it.
+    """
+    image = x[: max(1, round(share * len(x)))].T
     loudest = image.max()
     axes.imshow(image, cmap="magma", origin="lower", aspect="auto", vmin=loudest - 60, vmax=loudest)
-    axes.set_xlim(0, len(x) / frame)
+    axes.set_xlim(0, len(x))
+
+
+def _spectrograms(x: np.ndarray) -> np.ndarray:
+    """Log-mel spectrograms (N, frames, bands) in decibels of waveforms (N, T)."""
+    frame = max(2, x.shape[1] // FRAMES)
+    log_mel = LogMel(RATE, n_fft=2 * frame, hop=frame, n_mels=BANDS, decibels=True)
+    return np.asarray(jax.jit(log_mel.apply)({}, x))
