@@ -22,6 +22,7 @@ from jdl.models.bert import BERT
 from jdl.models.cnn import CNN
 from jdl.models.crnn import CRNN
 from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
+from jdl.models.deep_speech import DeepSpeech2
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.fcos import FCOS
@@ -168,6 +169,16 @@ class Lines(Row):
     def batch(self) -> Batch:
         width = self.shape[1] - 3 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
         return {**super().batch(), "width": width}
+
+
+@dataclass(frozen=True)
+class Sounds(Row):
+    """Waveforms of different lengths, padded on the right."""
+
+    def batch(self) -> Batch:
+        length = self.shape[0] - 13 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
+        x = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
+        return {**super().batch(), "x": x, "length": length}
 
 
 @dataclass(frozen=True)
@@ -393,6 +404,14 @@ TABLE = [
         UNET + (9 * 16 * 3 + 3),
         objective=segment,
         output=(8, 8, 3),
+    ),
+    Sounds(
+        "deep-speech",
+        DeepSpeech2(5, 8_000, n_mels=4, n_fft=32, hop=4, channels=(4, 8), hidden=(8,)),
+        (6 * 4 * 4,),
+        (36 + 8) + (288 + 16) + 2 * 3 * 8 * (8 + 8 + 2) + (16 * 5 + 5),
+        objective=ctc,
+        output=(6, 5),
     ),
     Tagged(
         "lstm-crf",

@@ -57,6 +57,16 @@ def digit_boxes(train, test):
     return whole.select(slice(train)), whole.select(slice(train, None))
 
 
+def spoken_numbers(train=6_000, test=1_000, seed=0):
+    """Noise in place of speech."""
+    rng = np.random.default_rng(0)
+    length = rng.integers(400, 1_280, 50)
+    x = rng.random((50, 1_280), np.float32) * (np.arange(1_280) < length[:, None])
+    y = rng.integers(1, 28, (50, 2))
+    labels = ("", *" abcdefghijklmnopqrstuvwxyz")
+    return jdl.data.arrays(labels, x=x, length=length, y=y).split(0.6, 0.2, 0.2)
+
+
 @pytest.fixture
 def small(monkeypatch):
     """Small random data in place of those that are fetched or large; samples in fewer steps."""
@@ -112,10 +122,10 @@ def small(monkeypatch):
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(corpus, "stdlib", stdlib)
-    monkeypatch.setattr(jdl.data, "digit_boxes", digit_boxes)
     monkeypatch.setattr(garments, "tfds", tfds)
     for fake in (
-        tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations
+        tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations,
+        spoken_numbers, digit_boxes,
     ):  # fmt: skip
         monkeypatch.setattr(jdl.data, fake.__name__, fake)
     return monkeypatch

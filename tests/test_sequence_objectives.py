@@ -16,7 +16,7 @@ from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, ctc, forecast, masked_token, next_token, seq2seq
-from jdl.objectives.seq2seq import best_path
+from jdl.objectives.ctc_decoding import best_path
 from jdl.train.evaluate import evaluator
 
 ROWS, STEPS, SIZE = 4, 7, 9

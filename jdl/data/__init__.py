@@ -56,6 +56,8 @@ from jdl.data.sound_files import audio_folder as audio_folder
 from jdl.data.sound_files import sounds as sounds
 from jdl.data.source_tags import stdlib_tags as stdlib_tags
 from jdl.data.spec_augment import spec_augment as spec_augment
+from jdl.data.spoken_numbers import NUMBER_WORDS as NUMBER_WORDS
+from jdl.data.spoken_numbers import spoken_numbers as spoken_numbers
 from jdl.data.standardize import standardize as standardize
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
@@ -73,3 +75,4 @@ from jdl.data.tokenizers import ByteTokenizer as ByteTokenizer
 from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer
 from jdl.data.tokenizers import train_bpe as train_bpe
+from jdl.data.transcripts import transcribed_sounds as transcribed_sounds

@@ -193,8 +193,9 @@ def _check_classes(files: LabelledFiles, kept: np.ndarray) -> None:
     """Raises `Error` if no file is left of a class, or none at all."""
     if not len(kept):
         raise Error(f"None of the {len(files.paths):,} files can be read.")
-    lost = set(files.y.tolist()) - set(files.y[kept].tolist()) if files.labels else set()
-    if lost:
+    if not files.labels or files.y.ndim > 1:  # then y is no class
+        return
+    if lost := set(files.y.tolist()) - set(files.y[kept].tolist()):
         raise Error(f"No file of the class {files.labels[min(lost)]} can be read.")
 
 
@@ -253,17 +254,18 @@ def _failures(function: Callable[[int], Any], rows: Sequence[int], what: str) ->
             return _reason(error)
         return None
 
-    with ThreadPoolExecutor(_cores()) as threads:
-        reasons = list(_progress(threads.map(reason, rows), len(rows), what))
+    with ThreadPoolExecutor(cores()) as threads:
+        reasons = list(progress(threads.map(reason, rows), len(rows), what))
     return {int(row): why for row, why in zip(rows, reasons, strict=True) if why is not None}
 
 
-def _cores() -> int:
+def cores() -> int:
+    """The number of cores that this process may use."""
     known = hasattr(os, "sched_getaffinity")
     return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
-def _progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:
+def progress(results: Iterable[T], total: int, what: str) -> Iterable[T]:
     """The results, with a progress bar on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         return results

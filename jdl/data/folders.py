@@ -176,7 +176,7 @@ def labelled_by_table(
     The column `file` has the paths, and `label` the names of the classes, or else `target` numbers.
     """
     lines, names, values = [], [], []
-    for line, row in _rows(table, file, target or label):
+    for line, row in table_rows(table, file, target or label):
         lines.append(line)
         names.append(row[0])
         values.append(row[1])
@@ -209,7 +209,7 @@ def labelled_by_table(
     return LabelledFiles(root, paths, places, y, tuple(known))
 
 
-def _rows(table: Path, *columns: str) -> Iterator[tuple[int, list[str]]]:
+def table_rows(table: Path, *columns: str) -> Iterator[tuple[int, list[str]]]:
     """The line and the values of these columns, for each row of a CSV file with a header."""
     try:
         with open(table, newline="", encoding="utf-8-sig") as stream:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from operator import index
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ OTHER = (".m4a", ".aac", ".wma", ".amr", ".ape", ".webm")
 RATES = range(1_000, 1_000_000)  # samples a second; a damaged header may claim any
 CHANNELS = 64  # the most that a file may claim
 CHUNKS = 1_000  # of a WAV file, among which that of its samples is looked for
+
+D = TypeVar("D", bound="SoundDecoder")
 
 
 def audio_folder(
@@ -43,7 +45,7 @@ def audio_folder(
     `jdl.layers.LogMel` makes spectrograms of them within the model. Classes, `labels`, `on_bad`,
     the cache and `stream` are as in `image_folder`.
     """
-    decoder = _decoder(rate, seconds)
+    decoder = decoder_of(SoundDecoder, rate, seconds)
     files = class_folders(Path(path), decoder.suffixes, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -65,7 +67,7 @@ def sounds(
 
     The table is as in `images`, the rest as in `audio_folder`.
     """
-    decoder = _decoder(rate, seconds)
+    decoder = decoder_of(SoundDecoder, rate, seconds)
     files = labelled_by_table(Path(folder), Path(table), file, label, target, labels)
     return decoded(files, decoder, on_bad, stream)
 
@@ -111,10 +113,14 @@ class SoundDecoder:
         samples, rate = self._read(file)
         if not np.isfinite(samples).all():
             raise ValueError("it has a NaN or infinite sample")
-        waveform = resampled(samples.mean(1), rate, self.rate)[: self.samples]
+        waveform = self.cut(resampled(samples.mean(1), rate, self.rate))
         x = np.zeros(self.samples, np.float32)
         x[: len(waveform)] = waveform
         return {"x": x, "length": np.asarray(len(waveform), np.int32)}
+
+    def cut(self, waveform: np.ndarray) -> np.ndarray:
+        """The samples of a waveform (n,) that are kept."""
+        return waveform[: self.samples]
 
     def _read(self, file: BufferedReader) -> tuple[np.ndarray, int]:
         """The samples (n, channels) that are needed, and their rate."""
@@ -134,7 +140,7 @@ class SoundDecoder:
         return samples, sound.samplerate
 
 
-def _decoder(rate: int, seconds: float) -> SoundDecoder:
+def decoder_of(kind: type[D], rate: int, seconds: float) -> D:
     """The decoder of plain integers, which it has where these are NumPy's."""
     try:
         whole = index(rate)
@@ -142,7 +148,7 @@ def _decoder(rate: int, seconds: float) -> SoundDecoder:
         raise Error(f"rate is samples a second, an integer as 16_000, not {rate!r}.") from error
     if not 0 < seconds < math.inf:
         raise Error(f"seconds must be above 0 and finite, not {seconds!r}.")
-    return SoundDecoder(whole, round(whole * float(seconds)))
+    return kind(whole, round(whole * float(seconds)))
 
 
 def resampled(samples: np.ndarray, rate: int, new: int) -> np.ndarray:

@@ -34,6 +34,7 @@ from jdl.metrics.sequence import Perplexity as Perplexity
 from jdl.metrics.sequence import edit_distance as edit_distance
 from jdl.metrics.sequence import error_rate as error_rate
 from jdl.metrics.sequence import exact_match as exact_match
+from jdl.metrics.sequence import word_error_rate as word_error_rate
 from jdl.metrics.spans import SpanF1 as SpanF1
 from jdl.metrics.spans import span_f1 as span_f1
 from jdl.metrics.text import bleu as bleu

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jdl.types import Array, Mean
+
+START, NOWHERE = -1, -2  # numbers that are no place in a row of letters
 
 
 def edit_distance(
@@ -53,6 +56,55 @@ def error_rate(
     edits = edit_distance(predicted, predicted_length, labels, label_length).astype(jnp.float32)
     weight = jnp.ones(edits.shape, edits.dtype) if mask is None else mask.astype(edits.dtype)
     return Mean((weight * edits).sum(), (weight * label_length.astype(edits.dtype)).sum())
+
+
+def word_error_rate(
+    predicted: Array,
+    predicted_length: Array,
+    labels: Array,
+    label_length: Array,
+    space: int,
+    mask: Array | None = None,
+) -> Mean:
+    """Word error rate (WER) of letters: the error rate of the words between the label `space`.
+
+    Spaces before, after and beside others count nothing. Only rows whose `mask` (B,) is true count.
+    Shapes are those of `edit_distance`.
+    """
+    letters, in_words = [], []
+    for tokens, length in ((predicted, predicted_length), (labels, label_length)):
+        real = jnp.arange(tokens.shape[1])[None] < length[:, None]
+        letters.append(jnp.pad(tokens, ((0, 0), (0, 1))))  # a word ends where its row does
+        in_words.append(jnp.pad(real & (tokens != space), ((0, 0), (0, 1))))
+    ids = jax.vmap(_beginnings)(jnp.concatenate(letters, 1), jnp.concatenate(in_words, 1))
+    of_predicted, of_labels = jnp.split(ids, [predicted.shape[1] + 1], 1)
+    words = *_words(of_predicted, in_words[0]), *_words(of_labels, in_words[1])
+    return error_rate(*words, mask)
+
+
+def _beginnings(letters: Array, in_word: Array) -> Array:
+    """For each letter (n,), a number of its word up to there: the same of equal beginnings only."""
+
+    def step(carry: tuple[Array, Array, Array], place: Array) -> tuple[Any, Array]:
+        before, seen, last = carry  # the beginnings before each letter so far, and that of the last
+        same = (seen == letters[place]) & (before == last)
+        number = jnp.where(same.any(), same.argmax(), place)
+        carry = before.at[place].set(last), seen.at[place].set(letters[place])
+        return (*carry, jnp.where(in_word[place], number, START)), number
+
+    nothing = jnp.full(letters.shape, NOWHERE)
+    start = nothing, nothing, jnp.asarray(START)
+    _, numbers = jax.lax.scan(step, start, jnp.arange(letters.size))
+    return numbers
+
+
+def _words(beginnings: Array, in_word: Array) -> tuple[Array, Array]:
+    """The numbers of the words (B, (n + 1) // 2), to the left, and how many there are (B,)."""
+    after = jnp.pad(in_word, ((0, 0), (0, 1)))[:, 1:]
+    is_last = in_word & ~after
+    order = jnp.argsort(~is_last, axis=1, stable=True)
+    words = jnp.take_along_axis(beginnings, order, 1)
+    return words[:, : words.shape[1] // 2], is_last.sum(1, dtype=jnp.int32)
 
 
 def exact_match(

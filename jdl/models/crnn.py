@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
-from jdl.layers import BatchNorm, Conv, max_pool
+from jdl.layers import LSTM, BatchNorm, Cell, Conv, max_pool
 from jdl.models.rnn import RNN
 
 SHORTER = 4  # the pixels of width that an output stands for
@@ -22,14 +22,15 @@ class CRNN(nn.Module):
     C), padded on the right, give logits (B, W / 4, outputs): one output for 4 columns of pixels.
     Each of the `channels` is a block: convolution, max pooling, BatchNorm, ReLU. The first two
     blocks halve height and width, the others the height alone. The features of a column are then
-    the inputs of bidirectional LSTM layers of the widths `hidden`. Columns from `width` (B,) on are
-    padding and change nothing. Dropout follows each LSTM.
+    the inputs of bidirectional recurrent layers, by default LSTM, of the widths `hidden`. Columns
+    from `width` (B,) on are padding and change nothing. Dropout follows each layer.
     """
 
     outputs: int
     channels: Sequence[int] = (16, 32, 64)
     hidden: Sequence[int] = (64,)
     dropout: float = 0.0
+    cell: Cell = LSTM
     activation: Callable[[jax.Array], jax.Array] = nn.relu
 
     @nn.compact
@@ -54,6 +55,7 @@ class CRNN(nn.Module):
         rnn = RNN(
             self.outputs,
             self.hidden,
+            self.cell,
             bidirectional=True,
             return_sequences=True,
             dropout=self.dropout,

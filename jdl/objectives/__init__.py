@@ -17,6 +17,7 @@ from jdl.objectives.classification import hinge as hinge
 from jdl.objectives.classification import perceptron as perceptron
 from jdl.objectives.clustering import deep_clustering as deep_clustering
 from jdl.objectives.crf import crf as crf
+from jdl.objectives.ctc import ctc as ctc
 from jdl.objectives.detection import detect as detect
 from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine_schedule as cosine_schedule
@@ -50,7 +51,6 @@ from jdl.objectives.regression import squared_log_error as squared_log_error
 from jdl.objectives.scores import cluster_scores as cluster_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.segmentation import segment as segment
-from jdl.objectives.seq2seq import ctc as ctc
 from jdl.objectives.seq2seq import seq2seq as seq2seq
 from jdl.objectives.supervised import Supervised as Supervised
 from jdl.objectives.with_metrics import with_metrics as with_metrics

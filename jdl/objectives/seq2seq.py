@@ -1,4 +1,4 @@
-"""Sequence to sequence: an encoder-decoder with teacher forcing, and CTC."""
+"""Sequence to sequence: an encoder-decoder with teacher forcing."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import optax
 
-from jdl import metrics
 from jdl.objectives import model_call
 from jdl.objectives.language_modelling import check_tokens, token_loss
 from jdl.sampling import generate
@@ -22,8 +19,6 @@ from jdl.types import (
     Error,
     Key,
     LossOutput,
-    Mean,
-    Metrics,
     Objective,
     Variables,
 )
@@ -110,95 +105,3 @@ class Seq2Seq(Objective):
         """x, and y shifted right: `eos_id`, then all tokens but the last (teacher forcing)."""
         y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.eos_id)
         return model_call.column(batch), y[:, :-1]
-
-
-def ctc(model: Any, frames: int = 1) -> CTC:
-    """CTC, connectionist temporal classification (Graves et al., 2006).
-
-    For labels without an alignment: x (B, T, ...) to labels y (B, U) from 1 to K - 1; the label 0
-    is the blank. The columns `length` (B,) and `y_length` (B,) are the numbers of real steps and
-    labels. The model gives `frames` distributions over K labels at each step: logits (B, T, frames
-    * K). A model may also shorten time: T / 4 outputs have 4 steps each. Of images x (B, H, W, C)
-    with a column `width` (B,), the number of real columns of pixels, time is the width, T = W. The
-    loss is the mean over the rows of the negative log-likelihood, in nats. Metrics, in evaluation,
-    of greedy (best path) decoding: error_rate, the edit distance over the number of labels, and
-    exact_match, the share of the rows without an error.
-    """
-    return CTC(model, frames)
-
-
-@dataclass(frozen=True, eq=False)
-class CTC(model_call.ModelObjective):
-    """Connectionist temporal classification; see `ctc`."""
-
-    frames: int
-
-    def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        """The mean CTC loss of the rows in nats, and in evaluation the decoding's errors."""
-        logits, real, model_state = self._apply(variables, batch, key, train)
-        labels, mask = batch["y"], batch.get("mask")
-        counts = batch.get("y_length", jnp.full(len(labels), labels.shape[1], jnp.int32))
-        padding = jnp.arange(labels.shape[1])[None] >= counts[:, None]
-        losses = optax.ctc_loss(
-            logits, 1.0 - real.astype(logits.dtype), labels, padding.astype(logits.dtype)
-        )
-        scores: Metrics = {}
-        if not train:
-            decoded, lengths = best_path(logits, real)
-            pairs = decoded, lengths, labels, counts
-            scores["error_rate"] = metrics.error_rate(*pairs, mask)
-            scores["exact_match"] = metrics.exact_match(*pairs, mask)
-        return LossOutput(Mean.of(losses, mask), scores, model_state)
-
-    def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The labels (B, T * frames) of the best path, and their number, length (B,)."""
-        logits, real, _ = self._apply(variables, batch, jax.random.key(0), False)
-        labels, lengths = best_path(logits, real)
-        return {"labels": labels, "length": lengths}
-
-    def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` if the model does not give outputs for every step and label."""
-        shape = model_call.output_shape(self.model, spec)
-        if len(shape) != 3 or shape[-1] % self.frames:
-            raise Error(
-                f"ctc needs logits (B, T, {self.frames} * K) for every step, but the model gives "
-                f"{shape}."
-            )
-        steps, _ = model_call.time_steps(spec)
-        if steps is not None and steps % shape[1]:
-            raise Error(
-                f"ctc needs an output for every step, or for every so many, but the model gives "
-                f"{shape[1]} for {steps} steps: pad x, so that its steps are a multiple of these."
-            )
-        labels = shape[-1] // self.frames
-        least, greatest = bounds.get("y", (0, 0))
-        if least < 0 or greatest >= labels:
-            raise Error(
-                f"The labels y are from {least} to {greatest}, but the model has {labels} outputs, "
-                "of which 0 is the blank: correct the labels, or the model's outputs."
-            )
-        model_call.column(spec, "y")
-
-    def _apply(
-        self, variables: Variables, batch: Batch, key: Key, train: bool
-    ) -> tuple[Array, Array, Variables]:
-        """Logits (B, T * frames, K), the mask of the real frames, and the new model state."""
-        inputs = model_call.model_inputs(self.model, batch)
-        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
-        logits = out.reshape(out.shape[0], out.shape[1] * self.frames, -1)
-        real = model_call.real_outputs(batch, *out.shape[:2])
-        return logits, jnp.repeat(real, self.frames, 1), model_state
-
-
-def best_path(logits: Array, real: Array) -> tuple[Array, Array]:
-    """Greedy CTC decoding: the best label of each real frame, repeats merged, blanks removed.
-
-    Logits (B, T, K) and `real` (B, T) to labels (B, T), padded with 0, and their number (B,).
-    """
-    best = jnp.where(real, logits.argmax(-1), 0)
-    before = jnp.pad(best, ((0, 0), (1, 0)))[:, :-1]
-    emitted = (best != before) & (best != 0)
-    order = jnp.argsort(~emitted, axis=1, stable=True)
-    lengths = emitted.sum(1, dtype=jnp.int32)
-    labels = jnp.take_along_axis(best, order, 1)
-    return jnp.where(jnp.arange(best.shape[1])[None] < lengths[:, None], labels, 0), lengths

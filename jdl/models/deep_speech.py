@@ -1,0 +1,59 @@
+"""Speech recognition: log-mel spectrograms, convolutions and a bidirectional GRU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jdl.errors import Error
+from jdl.layers import GRU, Cell, LogMel
+from jdl.models.crnn import CRNN, SHORTER
+
+
+class DeepSpeech2(nn.Module):
+    """Deep Speech 2 (Amodei et al., 2016): waveforms to letters, by CTC.
+
+    For speech recognition with `jdl.objectives.ctc`. Waveforms x (B, T), of `rate` samples a second
+    and padded on the right, give logits (B, T / (4 * hop), outputs): one output for 4 frames of a
+    log-mel spectrogram. From the spectrogram its mean over the real frames is subtracted, filter by
+    filter (cepstral mean normalization), so that neither loudness nor a microphone's coloring
+    matters. Then comes a `CRNN`, with time as the width of an image: convolutions, which are
+    max-pooled in place of the paper's strides, and bidirectional recurrent layers of the widths
+    `hidden`. Samples where the mask (B, T) is false are padding, and change nothing.
+    """
+
+    outputs: int
+    rate: int
+    n_mels: int = 40
+    n_fft: int = 256
+    hop: int = 80
+    channels: Sequence[int] = (16, 32, 32)
+    hidden: Sequence[int] = (128,)
+    cell: Cell = GRU
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Waveforms x (B, T), and a mask (B,) or (B, T), to (B, T / (4 * hop), outputs)."""
+        if x.ndim != 2 or x.shape[1] % (SHORTER * self.hop):
+            raise Error(
+                f"DeepSpeech2 reads waveforms (B, T), T a multiple of {SHORTER} * hop, "
+                f"{SHORTER * self.hop} samples, and not {x.shape}: pad them on the right."
+            )
+        real = jnp.ones(x.shape, bool)
+        if mask is not None:
+            real &= mask.astype(bool).reshape(len(x), -1)
+        x = jnp.where(real, x, 0)
+        log_mel = LogMel(self.rate, self.n_fft, self.hop, self.n_mels, floor=1e-6)
+        real_frames = real[:, :: self.hop, None]  # those that are centred on a real sample
+        frames = log_mel(x)[:, : x.shape[1] // self.hop]
+        count = jnp.maximum(real_frames.sum(1, keepdims=True), 1).astype(frames.dtype)
+        frames -= jnp.where(real_frames, frames, 0).sum(1, keepdims=True) / count
+        image = frames.swapaxes(1, 2)[..., None]
+        crnn = CRNN(self.outputs, self.channels, self.hidden, self.dropout, self.cell, name="crnn")
+        return crnn(image, train, real[:, 0], real_frames.sum((1, 2), dtype=jnp.int32))
