@@ -21,6 +21,8 @@ from jdl.data.dataset import Dataset as Dataset
 from jdl.data.dataset import arrays as arrays
 from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
+from jdl.data.dialogues import Dialogues as Dialogues
+from jdl.data.dialogues import dialogues as dialogues
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.graphs import Graph as Graph
