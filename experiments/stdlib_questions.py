@@ -12,16 +12,16 @@ from jdl.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 1_500
-    batch: int = 64
+    steps: int = 2_000
+    batch: int = 32
     lr: float = 2e-3
-    width: int = 96
+    width: int = 64
     depth: int = 3
 
 
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.stdlib_questions()
-    sizes = TransformerConfig(c.width, c.depth, heads=4, max_length=train.max_length, dropout=0.1)
+    sizes = TransformerConfig(c.width, c.depth, heads=4, max_length=train.max_length)
     vocabulary = train.tokenizer.vocab_size
     model = BERT(vocabulary, sizes, outputs=2, pool=False, segments=2)
     objective = jdl.objectives.extractive_qa(model, no_answer=True)

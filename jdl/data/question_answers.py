@@ -159,7 +159,7 @@ def _answered(
     on_bad: OnBad,
     skipped: list[str],
 ) -> list[_Row]:
-    """The rows of the questions whose answers are not cut off; the others are added to `skipped`."""
+    """The rows of the questions whose answers are not cut off; `skipped` gets the others."""
     rows = []
     encoded = _encode(tokenizer, questions, max_length)
     for question, one in zip(questions, encoded, strict=True):

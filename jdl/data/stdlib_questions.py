@@ -8,17 +8,17 @@ import tokenize
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
+from zlib import crc32
 
 from jdl.data import corpus
 from jdl.data.order import split_rows, uniforms
 from jdl.data.question_answers import QuestionAnswers, question_answers
 from jdl.data.question_files import Answer, Question
-from jdl.data.tokenizers import train_bpe
+from jdl.data.tokenizers import SubwordTokenizer, train_bpe
 from jdl.types import Error
 
 SPLITS = (0.8, 0.1, 0.1)  # of the files
-MAX_LENGTH = 80  # tokens of a question and its signature
-LETTERS = 120  # of a signature; 2% have more
+MAX_LENGTH = 48  # tokens of a question and its signature; 5% have more
 MOST = {"default": 3}  # questions of a kind about one function; of the others 1
 WORDINGS = {
     "default": (
@@ -58,13 +58,24 @@ def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
     for rows in split_rows(len(texts), SPLITS, seed=0, name="documents"):
         part: list[Question] = []
         for signature in (one for n in rows for one in signatures(texts[n])):
-            if len(signature.source) <= LETTERS and signature.source not in seen:
+            if signature.source not in seen:
                 seen.add(signature.source)
                 part += ask(signature)
         parts.append(part)
     words = [text for question in parts[0] for text in question[:2]]
     tokenizer = train_bpe(words, vocab_size, spaces=False)
-    return question_answers(*parts, tokenizer=tokenizer, max_length=MAX_LENGTH)
+    short = [_short(part, tokenizer) for part in parts]
+    return question_answers(*short, tokenizer=tokenizer, max_length=MAX_LENGTH)
+
+
+def _short(questions: Sequence[Question], tokenizer: SubwordTokenizer) -> list[Question]:
+    """The questions that have, with their contexts, at most `MAX_LENGTH` tokens."""
+    asked, contexts = (
+        tokenizer.encode_batch([question[n] for question in questions]) for n in (1, 0)
+    )
+    room = MAX_LENGTH - 3  # for the tokens around the two texts
+    pairs = zip(questions, asked, contexts, strict=True)
+    return [question for question, one, other in pairs if len(one) + len(other) <= room]
 
 
 class Parameter(NamedTuple):
@@ -96,8 +107,8 @@ def signatures(source: str) -> Iterator[Signature]:
 def ask(signature: Signature) -> list[Question]:
     """The questions about a signature, which depend on it alone; those of each kind are drawn."""
     candidates = list(_candidates(signature))
-    number = sum(signature.source.encode())  # a seed that is the same wherever the function stands
-    draws = uniforms(2 * len(candidates), number, name="questions").reshape(-1, 2)
+    seed = crc32(signature.source.encode())
+    draws = uniforms(2 * len(candidates), seed, name="questions").reshape(-1, 2)
     questions, asked = [], dict.fromkeys(WORDINGS, 0)
     for n in sorted(range(len(candidates)), key=lambda n: draws[n, 0]):
         kind, subject, answer = candidates[n]
