@@ -42,6 +42,10 @@ from jdl.data.look import look as look
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
 from jdl.data.orl_faces import orl_faces as orl_faces
+from jdl.data.question_answers import QuestionAnswers as QuestionAnswers
+from jdl.data.question_answers import question_answers as question_answers
+from jdl.data.question_files import Answer as Answer
+from jdl.data.question_files import Question as Question
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
@@ -53,6 +57,7 @@ from jdl.data.sound_files import sounds as sounds
 from jdl.data.source_tags import stdlib_tags as stdlib_tags
 from jdl.data.spec_augment import spec_augment as spec_augment
 from jdl.data.standardize import standardize as standardize
+from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
 from jdl.data.table import TableOptions as TableOptions

@@ -188,7 +188,8 @@ def _csv_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
         if missing:
             raise Error(
                 f"{path}:1 names the columns {', '.join(header) or '(none)'}, but not "
-                f"{missing[0]}: rename it, or give the column's name, text=... and label=..."
+                f"{missing[0]}: rename it, or (for labelled_text) give the column's name, "
+                "text=... and label=..."
             )
         if twice := {name for name in header if header.count(name) > 1}:
             raise Error(f"{path}:1 names the column {min(twice)} twice: rename one of them.")

@@ -15,6 +15,7 @@ import numpy as np
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
+from jdl.inspect.answers import answer_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.restore import TrainedRun
 from jdl.inspect.tagged import read_words, tagged_rows
@@ -30,7 +31,7 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`. Inputs are treated as the run's evaluation data: if these are files, new files are
+    and `tags`, that of a question its `answer`. Inputs are treated as the run's evaluation data: if these are files, new files are
     read alike, and the transforms are applied.
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -51,7 +52,7 @@ def predict(
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
-    return [
+    return answer_rows(data.dataset, inputs, predictions) or [
         {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
     ]
 

@@ -1,0 +1,36 @@
+"""Questions about functions of Python's standard library: exact match 0.00 on held-out files.
+
+scripts/train experiments/stdlib_questions.py
+"""
+
+from dataclasses import dataclass
+
+import jdl
+from jdl.models.bert import BERT
+from jdl.models.transformer import TransformerConfig
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 2_000
+    batch: int = 32
+    lr: float = 2e-3
+    width: int = 64
+    depth: int = 3
+
+
+def run(c: Config) -> jdl.Run:
+    train, valid, test = jdl.data.stdlib_questions()
+    sizes = TransformerConfig(c.width, c.depth, heads=4, max_length=train.max_length)
+    vocabulary = train.tokenizer.vocab_size
+    model = BERT(vocabulary, sizes, outputs=2, pool=False, segments=2)
+    objective = jdl.objectives.extractive_qa(model, no_answer=True)
+    rate = jdl.optim.warmup_cosine(c.lr, c.steps)
+    learner = jdl.descent(objective, jdl.optim.adamw(rate))
+    data = train.shuffled(c.batch, c.seed), valid.batches(256), test.batches(256)
+    score = jdl.objectives.answer_scores(objective, data[2], jdl.metrics.code_words)
+    return jdl.Run(c, learner, *data, best="max exact_match", score=score)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
