@@ -57,6 +57,7 @@ from jdl.data.sound_files import sounds as sounds
 from jdl.data.source_tags import stdlib_tags as stdlib_tags
 from jdl.data.spec_augment import spec_augment as spec_augment
 from jdl.data.standardize import standardize as standardize
+from jdl.data.stdlib_dialogues import stdlib_dialogues as stdlib_dialogues
 from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset

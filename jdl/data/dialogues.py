@@ -44,9 +44,9 @@ def dialogues(
     {"role": "assistant", "content": "..."}]}, or a list of such lists of messages. Roles are
     system (at the beginning), user and assistant. A message becomes the token of its role, which no
     text contains, the tokens of its content, and the end token, at which an answer stops. Columns:
-    x (T,), tokens padded with 0; `length`, their number; and `loss_mask` (T,), true for the tokens
-    of answers and their ends, which alone count in the loss of `next_token`. The model needs a
-    `vocab_size` of the dataset's.
+    x (T,), tokens padded with 0; `length`, their number; and `loss_mask` (T,), the loss mask: 1
+    for the tokens of answers and their ends, which alone count in the loss of `next_token`. The
+    model's vocabulary is the dataset's `vocab_size`.
 
     Of a dialogue of more than `max_length` tokens the last messages are left out. The tokenizer is
     the file or object given, or bytes. Several sources, such as training and test, give a dataset

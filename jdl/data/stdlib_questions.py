@@ -53,19 +53,25 @@ def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
     and most names of the test were never in a signature before. The tokenizer is BPE of
     `vocab_size` tokens of the training data, in which no token has a space.
     """
-    texts, seen = corpus.stdlib(), set[str]()
-    parts = []
-    for rows in split_rows(len(texts), SPLITS, seed=0, name="documents"):
-        part: list[Question] = []
-        for signature in (one for n in rows for one in signatures(texts[n])):
-            if signature.source not in seen:
-                seen.add(signature.source)
-                part += ask(signature)
-        parts.append(part)
+    parts = [[q for one in part for q in ask(one)] for part in split_signatures()]
     words = [text for question in parts[0] for text in question[:2]]
     tokenizer = train_bpe(words, vocab_size, spaces=False)
     short = [_short(part, tokenizer) for part in parts]
     return question_answers(*short, tokenizer=tokenizer, max_length=MAX_LENGTH)
+
+
+def split_signatures() -> list[list[Signature]]:
+    """The signatures of training, validation and test files; none stands in two, or twice."""
+    texts, seen = corpus.stdlib(), set[str]()
+    parts = []
+    for rows in split_rows(len(texts), SPLITS, seed=0, name="documents"):
+        part = []
+        for signature in (one for n in rows for one in signatures(texts[n])):
+            if signature.source not in seen:
+                seen.add(signature.source)
+                part.append(signature)
+        parts.append(part)
+    return parts
 
 
 def _short(questions: Sequence[Question], tokenizer: SubwordTokenizer) -> list[Question]:
