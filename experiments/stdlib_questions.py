@@ -12,7 +12,7 @@ from jdl.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 2_000
+    steps: int = 600
     batch: int = 32
     lr: float = 2e-3
     width: int = 64
