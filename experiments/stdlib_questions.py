@@ -12,18 +12,19 @@ from jdl.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 600
+    steps: int = 1_200
     batch: int = 32
     lr: float = 2e-3
     width: int = 64
     depth: int = 3
+    overlap: bool = True  # whether the model is told which tokens are in both texts
 
 
 def run(c: Config) -> jdl.Run:
-    train, valid, test = jdl.data.stdlib_questions()
+    train, valid, test = jdl.data.stdlib_questions(overlap=c.overlap)
     sizes = TransformerConfig(c.width, c.depth, heads=4, max_length=train.max_length)
     vocabulary = train.tokenizer.vocab_size
-    model = BERT(vocabulary, sizes, outputs=2, pool=False, segments=2)
+    model = BERT(vocabulary, sizes, outputs=2, pool=False, segments=3)
     objective = jdl.objectives.extractive_qa(model, no_answer=True)
     rate = jdl.optim.warmup_cosine(c.lr, c.steps)
     learner = jdl.descent(objective, jdl.optim.adamw(rate))

@@ -58,6 +58,21 @@ def test_answers_are_found_again_by_their_tokens(spaces):
         whole = [end, *question, end, *context, end]
         assert columns["x"][row, steps < columns["length"][row]].tolist() == whole
         assert not columns["x"][row, len(whole) :].any()
+        if one.answers:
+            first, last = columns["y"][row]
+            text = data.tokenizer.decode(columns["x"][row, first : last + 1])
+            assert text.replace(" ", "") == one.answers[0].text.replace(" ", "")
+
+
+def test_overlap_marks_the_tokens_that_are_in_both_texts():
+    plain, marked = (
+        question_answers([Question("ab ca", "a?", (Answer("ca", 3),))], overlap=overlap)[0]
+        for overlap in (False, True)
+    )
+    assert plain.columns["segment"][0, :10].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]
+    assert marked.columns["segment"][0, :10].tolist() == [0, 0, 0, 0, 2, 1, 1, 1, 2, 0]
+    other = marked.encode([Question("a", "ab")])
+    assert other["segment"][0, :6].tolist() == [0, 0, 0, 0, 2, 0]
 
 
 def test_files_and_columns_give_the_same(tmp_path):

@@ -19,6 +19,7 @@ CASES = [  # predicted, given answers, exact match, F1
     ("dog", [], 0, 0),
     ("", ["dog"], 0, 0),
     ("the", ["...", "?"], 1, 1),  # answers without a word are none
+    ("the", ["...", "dog"], 0, 0),  # and do not count beside others
 ]
 
 

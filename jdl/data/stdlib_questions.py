@@ -37,7 +37,7 @@ WORDINGS = {
 WORDINGS["nothing"] = WORDINGS["default"]  # of a parameter that has none
 
 
-def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
+def stdlib_questions(vocab_size: int = 1_024, overlap: bool = True) -> tuple[QuestionAnswers, ...]:
     """Extractive question answering: questions about functions of Python's standard library.
 
     Returns datasets (train, valid, test) of 80%, 10% and 10% of its files, as `question_answers`
@@ -51,7 +51,8 @@ def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
 
     A program that parses the signature answers all of them; here a model learns to from examples,
     and most names of the test were never in a signature before. The tokenizer is BPE of
-    `vocab_size` tokens of the training data, in which no token has a space.
+    `vocab_size` tokens of the training data, in which no token has a space; `overlap` is that of
+    `question_answers`.
     """
     texts, seen = corpus.stdlib(), set[str]()
     parts = []
@@ -65,7 +66,7 @@ def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
     words = [text for question in parts[0] for text in question[:2]]
     tokenizer = train_bpe(words, vocab_size, spaces=False)
     short = [_short(part, tokenizer) for part in parts]
-    return question_answers(*short, tokenizer=tokenizer, max_length=MAX_LENGTH)
+    return question_answers(*short, tokenizer=tokenizer, overlap=overlap, max_length=MAX_LENGTH)
 
 
 def _short(questions: Sequence[Question], tokenizer: SubwordTokenizer) -> list[Question]:
