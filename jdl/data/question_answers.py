@@ -134,7 +134,8 @@ def question_answers(
     datasets = []
     for rows, left_out in parts:
         y = np.asarray([row.y for row in rows], np.int32)
-        plain = arrays(**_columns([row.encoded for row in rows], length, overlap), y=y)
+        columns = _columns([row.encoded for row in rows], length, overlap)
+        plain = arrays((), **columns, y=y)
         asked = tuple(row.question for row in rows)
         options = (chosen, asked, left_out, overlap)
         datasets.append(QuestionAnswers(plain.source, plain.ids, (), plain.device_bytes, *options))

@@ -58,7 +58,8 @@ def check_questions(
     Raises `Error` for the first bad one, unless `on_bad` is "skip".
     """
     check_on_bad(on_bad)
-    good, skipped = [], []
+    good: list[Question] = []
+    skipped: list[str] = []
     for n, question in enumerate(questions):
         place = question.place or f"Question {n}"
         if problem := question.problem():

@@ -71,9 +71,8 @@ def stdlib_questions(vocab_size: int = 1_024, overlap: bool = True) -> tuple[Que
 
 def _short(questions: Sequence[Question], tokenizer: SubwordTokenizer) -> list[Question]:
     """The questions that have, with their contexts, at most `MAX_LENGTH` tokens."""
-    asked, contexts = (
-        tokenizer.encode_batch([question[n] for question in questions]) for n in (1, 0)
-    )
+    asked = tokenizer.encode_batch([question.question for question in questions])
+    contexts = tokenizer.encode_batch([question.context for question in questions])
     room = MAX_LENGTH - 3  # for the tokens around the two texts
     pairs = zip(questions, asked, contexts, strict=True)
     return [question for question, one, other in pairs if len(one) + len(other) <= room]
