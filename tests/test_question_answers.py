@@ -112,7 +112,7 @@ def test_new_files_are_read_without_answers(tmp_path):
         data.read_file(tmp_path / "long.csv")
 
 
-def test_bad_questions_are_left_out_if_asked_and_counted():
+def test_bad_questions_are_left_out_if_asked_and_counted(tmp_path):
     bad = [*ASKED, Question(CONTEXT, "Who?", (Answer("Byron", 0),)), Question(CONTEXT, " ")]
     with pytest.warns(UserWarning, match="3 bad questions are left out: Question 4 has the answer"):
         (data,) = question_answers(bad, max_length=60, on_bad="skip")
@@ -120,6 +120,12 @@ def test_bad_questions_are_left_out_if_asked_and_counted():
     assert [one.question for one in data.questions] == [ASKED[n].question for n in (0, 2, 3)]
     assert "1843" in data.skipped[2]
     assert "cut off by max_length, 60" in data.skipped[2]
+    rows = ["context,question,answer,start", "a b,?,b,2", "a b,?,,2", "a b,?,b,1", "a b,?,b,two"]
+    (tmp_path / "some.csv").write_text("\n".join(rows))
+    with pytest.warns(UserWarning, match="bad"):
+        (data,) = question_answers(tmp_path / "some.csv", on_bad="skip")
+    assert len(data) == 1
+    assert [line.partition(".csv:")[2][0] for line in data.skipped] == ["3", "4", "5"]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_bad_questions_are_left_out_if_asked_and_counted():
         ([Question("", "?")], "no text as its context"),
         ([Question("a" * 400 + "b", "?", (Answer("b", 400),))], "cut off by max_length, 384"),
         ([Question("a", "b" * 400)], "leave no room for its context"),
-        ([], "has no questions"),
+        ([], "there are no questions"),
         ({"context": ["a"], "question": ["b"], "answer": ["a"], "start": ["x"]}, "Row 0 .*'x'"),
         ("bad.json", 'not JSON of the form of SQuAD, {"data"'),
         ("worse.json", "question q1 is not of the form of SQuAD: KeyError.'answers'"),

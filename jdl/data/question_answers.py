@@ -63,7 +63,8 @@ class QuestionAnswers(Dataset):
         """
         if path.suffix.lower() not in FILES:
             return None
-        return check_questions(str(path), read_questions(path, answers=False), "raise")[0]
+        questions, _ = read_questions(path, answers=False)
+        return check_questions(str(path), questions, "raise")[0]
 
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """Where each question of a new file is, and its columns; None for another kind of file."""
@@ -122,13 +123,13 @@ def question_answers(
     chosen, parts = tokenizer or ByteTokenizer(), []
     for source in (train, *others):
         name = str(source) if isinstance(source, str | Path) else "The questions"
-        given = source if _is_list(source) else read_questions(source)
-        questions, skipped = check_questions(name, given, on_bad)
+        read = (source, ()) if _is_list(source) else read_questions(source, on_bad=on_bad)
+        questions, skipped = check_questions(name, read[0], on_bad)
         rows = _answered(chosen, questions, max_length, on_bad, skipped)
         warn_skipped(name, skipped)
         if not rows:
-            raise Error(f"{name} has no question whose answer is within {max_length} tokens.")
-        parts.append((rows, tuple(skipped)))
+            raise Error(f"{name}: no question has its answer within {max_length} tokens.")
+        parts.append((rows, (*read[1], *skipped)))
     longest = max(len(row.encoded.tokens) for rows, _ in parts for row in rows)
     length = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
     datasets = []

@@ -46,13 +46,13 @@ def stdlib_questions(vocab_size: int = 1_024, overlap: bool = True) -> tuple[Que
     none that is tested on was trained on. The contexts and the answers are real, the questions are
     composed: of each kind at most one about a function (three about defaults), in one of up to
     three wordings. Asked are the default of a parameter, which parameter has a default, what comes
-    before or after a parameter, types, and what holds the other arguments. Where the parameter that
-    is asked for has no default, or nothing after it, there is no answer.
+    before or after a parameter, types, and what holds the other arguments. Where others have a
+    default and the parameter that is asked for has none, there is no answer.
 
-    A program that parses the signature answers all of them; here a model learns to from examples,
-    and most names of the test were never in a signature before. The tokenizer is BPE of
-    `vocab_size` tokens of the training data, in which no token has a space; `overlap` is that of
-    `question_answers`.
+    A program that parses the signature answers all of them: it is an exercise in reading, not in
+    knowing. Signatures of up to two parameters without a default are left out, and questions of
+    more than 48 tokens with their context. The tokenizer is BPE of `vocab_size` tokens of the
+    training data, in which no token has a space; `overlap` is that of `question_answers`.
     """
     texts, seen = corpus.stdlib(), set[str]()
     parts = []
