@@ -1,6 +1,8 @@
 """Extractive question answering against plain loops; its scores as texts; `jdl predict`.
 
-Seen to fail: TODO
+Seen to fail: with the question in the softmax; with spans from token 0 on; with padding rows in the
+loss; with F1 without the last token; with segments ignored; with scores of the wrong row; with a
+start where there is no answer.
 """
 
 import csv
@@ -128,6 +130,10 @@ def test_what_does_not_fit_is_refused(change, bounds, message):
 
 
 def test_what_is_missing_is_named():
+    model = BERT(13, TransformerConfig(8, 1, 2), outputs=2, pool=False, segments=2)
+    tokens = {**BATCH, "x": jnp.zeros((ROWS, STEPS), jnp.int32)}
+    with pytest.raises(jdl.Error, match="0 to 2: the model needs segments=3"):
+        extractive_qa(model).check(tokens, {"segment": (0, 2)})
     with pytest.raises(jdl.Error, match="column segment"):
         extractive_qa(identity()).check({"x": LOGITS, "y": BATCH["y"]}, {})
     with pytest.raises(jdl.Error, match="longest"):

@@ -1,6 +1,8 @@
 """Questions and answers as a dataset: where the tokens are, what is refused, new files.
 
-Seen to fail: TODO
+Seen to fail: with spaces kept around answers; with the last separator as part of the context; with
+places counted in bytes; with the colon of an annotation as the end; with a set of signatures for
+each part; with cut off answers, negative starts and defaults of two parameters let through.
 """
 
 import json

@@ -71,6 +71,9 @@ class ExtractiveQA(model_call.ModelObjective):
             )
         if segment.shape != x.shape[:2]:
             raise Error(f"segment must be one number a token, but is {given(segment)}.")
+        known, (_, last) = getattr(self.model, "segments", 0), bounds.get("segment", (0, 0))
+        if 0 < known <= last:
+            raise Error(f"The segments are 0 to {last}: the model needs segments={int(last) + 1}.")
         needed = f"The answers y must be two whole numbers a row, {(len(x), 2)}: first, last token"
         y = target_column(spec, needed)
         if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != (len(x), 2):
