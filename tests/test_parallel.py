@@ -41,6 +41,7 @@ QUICK = [
     ("arcface", "fsdp=4"),
     ("lstm", "micro=4"),
     ("lstm-crf", "pmap=4"),
+    ("bert-spans", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),
     ("pair-stateful", "data=4"),

@@ -1,11 +1,14 @@
 """Extractive question answering against plain loops; its scores as texts; `jdl predict`.
 
-Seen to fail: TODO
+Seen to fail: with the question in the softmax; with spans from token 0 on; with padding rows in the
+loss; with F1 without the last token; with segments ignored; with scores of the wrong row; with a
+start where there is no answer.
 """
 
 import csv
 import io
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +70,8 @@ def set_f1(found, true):
 
 @pytest.mark.parametrize("longest", [1, 3, 30])
 def test_the_best_span_is_that_of_all_spans(longest):
-    predictions = extractive_qa(identity(), longest, no_answer=True).predict({"params": {}}, BATCH)
+    objective = extractive_qa(identity(), longest, no_answer=True)
+    predictions = jax.jit(objective.predict)({"params": {}}, BATCH)
     for row in range(ROWS):
         each = spans(row, longest, True)
         best = max(each, key=each.get)
@@ -77,7 +81,7 @@ def test_the_best_span_is_that_of_all_spans(longest):
 
 def test_loss_and_metrics_are_those_of_real_rows_and_of_the_context():
     objective = extractive_qa(identity(), no_answer=True)
-    out = objective.loss({"params": {}}, BATCH, KEY, True)
+    out = jax.jit(objective.loss, static_argnums=3)({"params": {}}, BATCH, KEY, True)
     real = [row for row in range(ROWS) if BATCH["mask"][row]]
     best = {row: max(spans(row, 30, True).items(), key=lambda item: item[1])[0] for row in real}
     nats = [
@@ -93,17 +97,19 @@ def test_loss_and_metrics_are_those_of_real_rows_and_of_the_context():
 
 
 def test_tokens_outside_of_the_context_have_no_gradient():
-    def loss(x, no_answer):
+    @partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def gradient_of(x, no_answer):
         objective = extractive_qa(identity(), no_answer=no_answer)
         return objective.loss({"params": {}}, {**BATCH, "x": x}, KEY, True).loss.total
 
-    gradient = jax.grad(loss)(LOGITS, True)
+    gradient = gradient_of(LOGITS, True)
     allowed = SEGMENT.astype(bool)
     allowed[:, 0] = True
     real = np.asarray(BATCH["mask"])[:, None]
     single = allowed.sum(1, keepdims=True) == 1
     assert ((np.asarray(gradient) != 0).any(-1) == allowed & real & ~single).all()
-    assert not jax.grad(loss)(LOGITS.at[5].set(0), False)[:, 0].any()
+    assert not gradient_of(LOGITS, False)[:, 0].any()
 
 
 @pytest.mark.parametrize(
@@ -121,6 +127,13 @@ def test_tokens_outside_of_the_context_have_no_gradient():
 def test_what_does_not_fit_is_refused(change, bounds, message):
     with pytest.raises(jdl.Error, match=message):
         extractive_qa(identity()).check({**BATCH, **change}, bounds)
+
+
+def test_what_is_missing_is_named():
+    model = BERT(13, TransformerConfig(8, 1, 2), outputs=2, pool=False, segments=2)
+    tokens = {**BATCH, "x": jnp.zeros((ROWS, STEPS), jnp.int32)}
+    with pytest.raises(jdl.Error, match="0 to 2: the model needs segments=3"):
+        extractive_qa(model).check(tokens, {"segment": (0, 2)})
     with pytest.raises(jdl.Error, match="column segment"):
         extractive_qa(identity()).check({"x": LOGITS, "y": BATCH["y"]}, {})
     with pytest.raises(jdl.Error, match="longest"):
@@ -154,7 +167,7 @@ ASKED = [
 
 
 def pointing(data):
-    """A model that has learnt the answers, by the third letter of a question: token 0 is the end token."""
+    """A model that has learnt the answers, by the third letter of a question, which is token 3."""
     third = jnp.asarray(data.columns["x"][:, 3])
     start, end = jnp.asarray(data.columns["y"]).T
 
@@ -197,7 +210,7 @@ def test_predictions_have_the_answer_its_place_and_its_score(run, tmp_path):
     assert [row["question"] for row in rows] == ["Who?", "When?", "Why?"]
     assert rows[2]["answer"] == ""
     assert rows[2]["start"] is None
-    assert 0.99 < rows[2]["score"] < 1
+    assert 0.99 < rows[2]["score"] <= 1
     assert all(row["context"][row["start"] :].startswith(row["answer"]) for row in rows[:2])
     assert json.loads(to_json(rows)) == rows
     table = list(csv.DictReader(io.StringIO(to_csv(rows))))

@@ -34,6 +34,7 @@ class QuestionAnswers(Dataset):
     tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
     questions: tuple[Question, ...] = ()  # of the rows of the source
     skipped: tuple[str, ...] = ()  # bad questions of the source: where each is, and why
+    overlap: bool = False  # whether `segment` shows which tokens are in both texts
 
     @property
     def max_length(self) -> int:
@@ -52,7 +53,7 @@ class QuestionAnswers(Dataset):
                 "and are truncated: an answer after that cannot be found.",
                 stacklevel=2,
             )
-        return _columns(encoded, self.max_length)
+        return _columns(encoded, self.max_length, self.overlap)
 
     def read_questions(self, path: Path) -> list[Question] | None:
         """The questions of a new file, whose answers are not read; None for another kind of file.
@@ -62,7 +63,8 @@ class QuestionAnswers(Dataset):
         """
         if path.suffix.lower() not in FILES:
             return None
-        return check_questions(str(path), read_questions(path, answers=False), "raise")[0]
+        questions, _ = read_questions(path, answers=False)
+        return check_questions(str(path), questions, "raise")[0]
 
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """Where each question of a new file is, and its columns; None for another kind of file."""
@@ -93,6 +95,7 @@ def question_answers(
     train: Any,
     *others: Any,
     tokenizer: Tokenizer | str | Path | None = None,
+    overlap: bool = False,
     max_length: int = 384,
     on_bad: OnBad = "raise",
 ) -> tuple[QuestionAnswers, ...]:
@@ -107,6 +110,10 @@ def question_answers(
     0 for others; y (2,), the first and the last token of the answer, or 0 and 0 without one. Of
     several answers y is the first. The tokenizer is the file or object given, or bytes.
 
+    With `overlap` the segment is 2 for those tokens of the context that are also in the question
+    (the exact match feature of DrQA; Chen et al., 2017). A model that is trained from scratch then
+    learns sooner, as it need not find out first which tokens are equal.
+
     A row has at most `max_length` tokens: a longer context is truncated. Raises `Error` with the
     place of the first question whose answer is not at its start, or is cut off by `max_length`;
     with `on_bad="skip"` these are left out, counted, and listed in `skipped`.
@@ -116,21 +123,22 @@ def question_answers(
     chosen, parts = tokenizer or ByteTokenizer(), []
     for source in (train, *others):
         name = str(source) if isinstance(source, str | Path) else "The questions"
-        given = source if _is_list(source) else read_questions(source)
-        questions, skipped = check_questions(name, given, on_bad)
+        read = (source, ()) if _is_list(source) else read_questions(source, on_bad=on_bad)
+        questions, skipped = check_questions(name, read[0], on_bad)
         rows = _answered(chosen, questions, max_length, on_bad, skipped)
         warn_skipped(name, skipped)
         if not rows:
-            raise Error(f"{name} has no question whose answer is within {max_length} tokens.")
-        parts.append((rows, tuple(skipped)))
+            raise Error(f"{name}: no question has its answer within {max_length} tokens.")
+        parts.append((rows, (*read[1], *skipped)))
     longest = max(len(row.encoded.tokens) for rows, _ in parts for row in rows)
     length = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
     datasets = []
     for rows, left_out in parts:
         y = np.asarray([row.y for row in rows], np.int32)
-        plain = arrays(**_columns([row.encoded for row in rows], length), y=y)
+        columns = _columns([row.encoded for row in rows], length, overlap)
+        plain = arrays((), **columns, y=y)
         asked = tuple(row.question for row in rows)
-        options = (chosen, asked, left_out)
+        options = (chosen, asked, left_out, overlap)
         datasets.append(QuestionAnswers(plain.source, plain.ids, (), plain.device_bytes, *options))
     return tuple(datasets)
 
@@ -228,7 +236,7 @@ def _stripped(text: str, start: int) -> Answer:
     return Answer(text.strip(), start + len(text) - len(text.lstrip()))
 
 
-def _columns(rows: Sequence[_Encoded], length: int) -> dict[str, np.ndarray]:
+def _columns(rows: Sequence[_Encoded], length: int, overlap: bool) -> dict[str, np.ndarray]:
     """Tokens as x (N, length), padded with 0, their numbers, and which are of the context."""
     lengths = np.asarray([len(row.tokens) for row in rows], np.int32)
     first = np.asarray([row.first for row in rows], np.int32)
@@ -237,4 +245,7 @@ def _columns(rows: Sequence[_Encoded], length: int) -> dict[str, np.ndarray]:
     x = np.zeros((len(rows), length), np.int32)
     x[steps < lengths[:, None]] = np.concatenate([row.tokens for row in rows])
     segment = ((steps >= first[:, None]) & (steps < last[:, None])).astype(np.int32)
+    for n in range(len(rows) if overlap else 0):
+        context = slice(first[n], last[n])
+        segment[n, context] += np.isin(x[n, context], x[n, : first[n]])
     return {"x": x, "length": lengths, "segment": segment}

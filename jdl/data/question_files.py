@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ class Question(NamedTuple):
         for text, start in self.answers:
             if not isinstance(text, str) or not text.strip():
                 return f"has no text as its answer, but {text!r:.40}"
-            if isinstance(start, bool) or not isinstance(start, int):
+            if isinstance(start, bool) or not isinstance(start, Integral):
                 return f"has no whole number as the start of its answer, but {start!r:.40}"
             if start < 0 or self.context[start : start + len(text)] != text:
                 found = self.context.find(text)
@@ -58,7 +59,8 @@ def check_questions(
     Raises `Error` for the first bad one, unless `on_bad` is "skip".
     """
     check_on_bad(on_bad)
-    good, skipped = [], []
+    good: list[Question] = []
+    skipped: list[str] = []
     for n, question in enumerate(questions):
         place = question.place or f"Question {n}"
         if problem := question.problem():
@@ -66,7 +68,7 @@ def check_questions(
         else:
             good.append(question._replace(place=place))
     if not good:
-        raise Error(f"{name} has no questions{': all are bad' if skipped else ''}.")
+        raise Error(f"{name}: there are no questions{' but bad ones' if skipped else ''}.")
     return good, skipped
 
 
@@ -88,35 +90,29 @@ def warn_skipped(name: str, skipped: Sequence[str]) -> None:
         )
 
 
-def read_questions(source: Any, answers: bool = True) -> list[Question]:
-    """The questions of a file or of columns; without `answers` those are not read.
+def read_questions(
+    source: Any, answers: bool = True, on_bad: OnBad = "raise"
+) -> tuple[list[Question], tuple[str, ...]]:
+    """The questions of a file or of columns, and its rows that have none; see `read_rows`.
 
     A .json file has the form of SQuAD; a .csv, .tsv or .jsonl file, or columns by name, have
-    context, question, answer and start, the character at which the answer begins.
+    context, question, answer and start, the character at which the answer begins. Without
+    `answers` the last two are not read.
     """
     if isinstance(source, str | Path) and Path(source).suffix.lower() == ".json":
-        return list(_squad(Path(source), answers))
+        return list(_squad(Path(source), answers)), ()
     names = ("context", "question", *(("answer",) if answers else ()))
-    rows = read_rows(source, names, "start" if answers else None)
-    if not answers:
-        pairs = zip(rows.texts, rows.places, strict=True)
-        return [Question(context, question, (), place) for (context, question), place in pairs]
-    return [
-        Question(context, question, (Answer(answer, _whole(start, place)),), place)
-        for (context, question, answer), start, place in zip(
-            rows.texts, rows.labels, rows.places, strict=True
-        )
-    ]
+    rows = read_rows(source, names, "start" if answers else None, on_bad)
+    questions = []
+    for texts, start, place in zip(rows.texts, rows.labels, rows.places, strict=True):
+        found = tuple(Answer(text, _number(start)) for text in texts[2:])
+        questions.append(Question(texts[0], texts[1], found, place))
+    return questions, rows.skipped
 
 
-def _whole(start: Any, place: str) -> int:
-    try:
-        return int(start)
-    except ValueError:
-        raise Error(
-            f"{place} has the start {start!r:.40}: it must be the character of the context at "
-            "which the answer begins, a whole number from 0 on."
-        ) from None
+def _number(start: Any) -> Any:
+    """A whole number that is written as text; anything else as it is."""
+    return int(start) if isinstance(start, str) and start.strip().isdecimal() else start
 
 
 def _squad(path: Path, answers: bool) -> Iterator[Question]:

@@ -37,7 +37,7 @@ WORDINGS = {
 WORDINGS["nothing"] = WORDINGS["default"]  # of a parameter that has none
 
 
-def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
+def stdlib_questions(vocab_size: int = 1_024, overlap: bool = True) -> tuple[QuestionAnswers, ...]:
     """Extractive question answering: questions about functions of Python's standard library.
 
     Returns datasets (train, valid, test) of 80%, 10% and 10% of its files, as `question_answers`
@@ -46,18 +46,19 @@ def stdlib_questions(vocab_size: int = 1_024) -> tuple[QuestionAnswers, ...]:
     none that is tested on was trained on. The contexts and the answers are real, the questions are
     composed: of each kind at most one about a function (three about defaults), in one of up to
     three wordings. Asked are the default of a parameter, which parameter has a default, what comes
-    before or after a parameter, types, and what holds the other arguments. Where the parameter that
-    is asked for has no default, or nothing after it, there is no answer.
+    before or after a parameter, types, and what holds the other arguments. Where others have a
+    default and the parameter that is asked for has none, there is no answer.
 
-    A program that parses the signature answers all of them; here a model learns to from examples,
-    and most names of the test were never in a signature before. The tokenizer is BPE of
-    `vocab_size` tokens of the training data, in which no token has a space.
+    A program that parses the signature answers all of them: it is an exercise in reading, not in
+    knowing. Signatures of up to two parameters without a default are left out, and questions of
+    more than 48 tokens with their context. The tokenizer is BPE of `vocab_size` tokens of the
+    training data, in which no token has a space; `overlap` is that of `question_answers`.
     """
     parts = [[q for one in part for q in ask(one)] for part in split_signatures()]
     words = [text for question in parts[0] for text in question[:2]]
     tokenizer = train_bpe(words, vocab_size, spaces=False)
     short = [_short(part, tokenizer) for part in parts]
-    return question_answers(*short, tokenizer=tokenizer, max_length=MAX_LENGTH)
+    return question_answers(*short, tokenizer=tokenizer, overlap=overlap, max_length=MAX_LENGTH)
 
 
 def split_signatures() -> list[list[Signature]]:
@@ -76,9 +77,8 @@ def split_signatures() -> list[list[Signature]]:
 
 def _short(questions: Sequence[Question], tokenizer: SubwordTokenizer) -> list[Question]:
     """The questions that have, with their contexts, at most `MAX_LENGTH` tokens."""
-    asked, contexts = (
-        tokenizer.encode_batch([question[n] for question in questions]) for n in (1, 0)
-    )
+    asked = tokenizer.encode_batch([question.question for question in questions])
+    contexts = tokenizer.encode_batch([question.context for question in questions])
     room = MAX_LENGTH - 3  # for the tokens around the two texts
     pairs = zip(questions, asked, contexts, strict=True)
     return [question for question, one, other in pairs if len(one) + len(other) <= room]

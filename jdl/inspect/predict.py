@@ -31,10 +31,9 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`, that of a question its `answer`. Inputs are treated as the run's evaluation data: if these are files, new files are
-    read alike, and the transforms are applied.
-    Raises `Error` where their shape does not fit the model, and for an objective that does not
-    predict.
+    and `tags`, that of a question its `answer`. Inputs are treated as the run's evaluation data: if
+    these are files, new files are read alike, and the transforms are applied. Raises `Error` where
+    their shape does not fit the model, and for an objective that does not predict.
     """
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):

@@ -19,10 +19,10 @@ def extractive_qa(model: Any, longest: int = 30, no_answer: bool = False) -> Ext
     """Extractive question answering by start and end pointers (BERT; Devlin et al., 2019).
 
     Tokens x (B, T) of a question and of a text, the context, to logits (B, T, 2): how likely the
-    answer begins, and ends, with each token. The column `segment` (B, T) is 1 for the tokens of the
-    context, and the others are left out of both softmaxes; y (B, 2) has the first and the last
-    token of the answer. `jdl.data.question_answers` makes such data. With `no_answer` also token 0
-    is a pointer, for questions that the context does not answer (SQuAD 2.0).
+    answer begins, and ends, with each token. The column `segment` (B, T) is above 0 for the tokens
+    of the context, and the others are left out of both softmaxes; y (B, 2) has the first and the
+    last token of the answer. `jdl.data.question_answers` makes such data. With `no_answer` also
+    token 0 is a pointer, for questions that the context does not answer (SQuAD 2.0).
 
     The loss is the mean cross-entropy of the two pointers, in nats. Predictions: start and end
     (B,), the tokens of the most likely span of at most `longest` tokens, and score (B,), its
@@ -71,6 +71,9 @@ class ExtractiveQA(model_call.ModelObjective):
             )
         if segment.shape != x.shape[:2]:
             raise Error(f"segment must be one number a token, but is {given(segment)}.")
+        known, (_, last) = getattr(self.model, "segments", 0), bounds.get("segment", (0, 0))
+        if 0 < known <= last:
+            raise Error(f"The segments are 0 to {last}: the model needs segments={int(last) + 1}.")
         needed = f"The answers y must be two whole numbers a row, {(len(x), 2)}: first, last token"
         y = target_column(spec, needed)
         if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != (len(x), 2):
@@ -88,7 +91,7 @@ class ExtractiveQA(model_call.ModelObjective):
 
     def _log_probs(self, logits: Array, batch: Batch) -> Array:
         """The log-probabilities (B, T, 2) of each token as the start and as the end."""
-        pointed = batch["segment"] == 1
+        pointed = batch["segment"] > 0
         if self.no_answer:
             pointed = pointed.at[:, 0].set(True)
         return jax.nn.log_softmax(jnp.where(pointed[..., None], logits, EXCLUDED), axis=1)
