@@ -13,23 +13,22 @@ from jdl.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 2_500
-    batch: int = 64
-    lr: float = 2e-3
-    width: int = 128
-    depth: int = 3
-    vocabulary: int = 1_024
+    steps: int = 2_400
+    batch: int = 16
+    lr: float = 4e-3
+    width: int = 64
+    depth: int = 2
 
 
 def run(c: Config) -> jdl.Run:
-    train, valid, test = jdl.data.stdlib_dialogues(c.vocabulary)
-    blocks = TransformerConfig(c.width, c.depth, heads=c.width // 32)
-    model = GPT(train.vocab_size, blocks)
-    objective = jdl.objectives.next_token(model, test.bytes_per_token)
+    train, valid, test = jdl.data.stdlib_dialogues()
+    length = train.columns["x"].shape[1]
+    blocks = TransformerConfig(c.width, c.depth, heads=c.width // 16, max_length=length)
+    objective = jdl.objectives.next_token(GPT(train.vocab_size, blocks))
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
     learner = jdl.descent(objective, optimizer)
     batches = train.shuffled(c.batch, c.seed)
-    parts = batches, valid.batches(64), test.batches(64)
+    parts = batches, valid.batches(32), test.batches(32)
     return jdl.Run(c, learner, *parts, best="min loss", tokenizer=train.tokenizer)
 
 
