@@ -70,7 +70,7 @@ def dialogues(
                 "their last messages are left out.",
                 stacklevel=2,
             )
-        plain = arrays(**_columns(rows, steps))
+        plain = arrays((), **_columns(rows, steps))
         size = _bytes_per_token(rows, chosen)
         options = (chosen, size, truncated)
         datasets.append(Dialogues(plain.source, plain.ids, (), plain.device_bytes, *options))
