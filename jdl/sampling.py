@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from jdl.types import Array, Batch, DecodesTokens, Error, Key, Tokenizer, Variables
 
+PIECE = 32  # tokens of a prompt that are read at once where the answer is streamed
 TokenSampler = Callable[[Key, Array], Array]  # (key, logits (B, vocabulary)) -> tokens (B,)
 
 
@@ -99,6 +100,66 @@ def generate(
     first, finished = sample(jnp.zeros((), jnp.int32), logits[:, -1], unfinished)
     (last, _, _), before = jax.lax.scan(step, (first, cache, finished), jnp.arange(1, tokens))
     return jnp.concatenate([before.T, last[:, None]], 1)
+
+
+def stream(
+    objective: DecodesTokens,
+    variables: Variables,
+    prompt: np.ndarray,
+    tokens: int,
+    sampler: TokenSampler = greedy,
+    key: Key | None = None,
+    eos_id: int | None = None,
+) -> Iterator[int]:
+    """Streaming generation: each of up to `tokens` tokens after a prompt (P,), when it is known.
+
+    They are those that `generate` gives, without `eos_id` and what follows it. The prompt is read
+    in pieces of fixed lengths, so that prompts of any length need no program of their own.
+    """
+    _check_length(objective, len(prompt) + tokens - 1)
+    key = jax.random.key(0) if key is None else key
+    cache = objective.init_cache(variables, {})
+    whole = len(prompt) // PIECE * PIECE
+    pieces = [*prompt[:whole].reshape(-1, PIECE), *prompt[whole:].reshape(-1, 1)]
+    for piece in pieces:
+        read = jnp.asarray(piece[None], jnp.int32)
+        logits, cache = _next_logits(objective, variables, cache, read)
+    for n in range(tokens):
+        token = int(_sample(sampler, jax.random.fold_in(key, n), logits)[0])
+        if token == eos_id:
+            return
+        yield token
+        if n + 1 < tokens:
+            last = jnp.full((1, 1), token, jnp.int32)
+            logits, cache = _next_logits(objective, variables, cache, last)
+
+
+@partial(jax.jit, static_argnums=0)
+def _next_logits(
+    objective: DecodesTokens, variables: Variables, cache: Any, tokens: Array
+) -> tuple[Array, Any]:
+    """The logits (B, vocabulary) after the tokens (B, t), and the KV cache."""
+    logits, cache = objective.next_logits(variables, cache, tokens)
+    return logits[:, -1], cache
+
+
+_sample = partial(jax.jit, static_argnums=0)(lambda sampler, key, logits: sampler(key, logits))
+
+
+def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
+    """The text of tokens, piece by piece: a letter of several tokens when all of them are there."""
+    seen: list[int] = []
+    written = ""
+    for token in tokens:
+        seen.append(token)
+        text = tokenizer.decode(seen)
+        if text.endswith("\ufffd") or not text.startswith(written):  # a part of a letter
+            continue
+        if text != written:
+            yield text[len(written) :]
+        written = text
+    if rest := tokenizer.decode(seen)[len(written) :]:
+        yield rest
 
 
 @jax.tree_util.register_dataclass

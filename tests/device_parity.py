@@ -58,6 +58,7 @@ FAMILIES = (
     "adapted",
 )
 STEEP = {
+    "bert-spans": 1e-3,
     "gpt": 1e-3,
     "t5": 1e-3,
 }  # tables that begin at 0.02 make 1e-2 too great: rounding then grows step by step

@@ -48,6 +48,7 @@ from jdl.objectives import (
     detect,
     diffusion,
     elbo,
+    extractive_qa,
     hinge_gan,
     link_prediction,
     next_token,
@@ -130,6 +131,19 @@ class Tagged(Row):
     def apply(self, variables: Any, *inputs: Any, mask: Any = None) -> Any:
         params = variables["params"]  # the objective's, or the model's alone
         return super().apply({"params": params.get("model", params)}, *inputs, mask=mask)
+
+
+@dataclass(frozen=True)
+class Spans(Row):
+    """Sequences of two segments; the span of one or two steps in the second that answers."""
+
+    def batch(self) -> Batch:
+        columns = super().batch()
+        rows, steps = jnp.arange(ROWS, dtype=jnp.int32), jnp.arange(self.shape[0])[None]
+        segment = ((steps > 1) & (steps < columns["length"][:, None])).astype(jnp.int32)
+        start = 2 + rows % 2
+        y = jnp.stack([start, start + (rows % 3 == 0).astype(jnp.int32)], -1)
+        return {**columns, "segment": segment, "y": y.at[1].set(0)}
 
 
 @dataclass(frozen=True)
@@ -443,6 +457,16 @@ TABLE = [
         (6, SIZE),
     ),
     Row("bert", BERT(SIZE, ONE, outputs=5), (6,), 13 * 8 + BLOCK + 16 + 45, 2e-2, ragged=True),
+    Spans(
+        "bert-spans",
+        BERT(SIZE, ONE, outputs=2, pool=False, segments=2),
+        (6,),
+        (13 + 2) * 8 + BLOCK + 16 + (8 * 2 + 2),
+        2e-2,
+        partial(extractive_qa, no_answer=True),
+        (6, 2),
+        ragged=True,
+    ),
     Row(
         "t5",
         T5(SIZE, ONE),

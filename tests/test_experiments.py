@@ -117,7 +117,7 @@ def small(monkeypatch):
         return jdl.data.frame(columns, target="survived", **options)
 
     def stdlib():
-        return [f"def f{n}(x):\n    return x + {n}\n" * 40 for n in range(100)]
+        return [f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40 for n in range(100)]
 
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)

@@ -8,13 +8,22 @@ import numpy as np
 import pytest
 
 import jdl
+from jdl import sampling
 from jdl.layers import GRU
 from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives import next_token, seq2seq
-from jdl.sampling import beam_search, decode_until_end, generate, greedy, sample_token
+from jdl.sampling import (
+    beam_search,
+    decode_stream,
+    decode_until_end,
+    generate,
+    greedy,
+    sample_token,
+    stream,
+)
 
 SIZE, TOKENS = 11, 9
 MODELS = {
@@ -179,3 +188,26 @@ def test_text_ends_before_the_end_token():
 def test_a_prompt_and_a_new_token_are_needed(prompt, tokens):
     with pytest.raises(jdl.Error, match="at least 1 token"):
         generate(*prepared("gpt")[:2], prompt, tokens)
+
+
+@pytest.mark.parametrize(("sampler", "eos_id"), SAMPLERS)
+@pytest.mark.parametrize("name", ["gpt", "gru"])
+def test_streaming_gives_what_generate_gives(name, sampler, eos_id, monkeypatch):
+    """The prompt is read in a piece of three tokens and one of one."""
+    monkeypatch.setattr(sampling, "PIECE", 3)
+    objective, variables, _, _ = prepared(name)
+    key = jax.random.key(7)
+    for row in range(3):
+        prompt = PROMPT[row : row + 1]
+        whole = generate(objective, variables, prompt, TOKENS, sampler, key, eos_id)[0].tolist()
+        whole = whole[: whole.index(eos_id)] if eos_id in whole else whole
+        streamed = stream(objective, variables, prompt[0], TOKENS, sampler, key, eos_id)
+        assert list(streamed) == whole
+
+
+def test_a_letter_is_streamed_when_all_of_its_bytes_are_there():
+    tokenizer = jdl.data.ByteTokenizer()
+    text = "aé字\N{SNOWMAN}b"
+    pieces = list(decode_stream(tokenizer, tokenizer.encode(text)))
+    assert pieces == list(text)
+    assert list(decode_stream(tokenizer, tokenizer.encode(text)[:4])) == ["a", "é", "\ufffd"]

@@ -17,6 +17,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
   jdl predict RUN INPUT ...               predict for images, npz arrays or text, as CSV or JSON
   jdl sample RUN --prompt TEXT            generate text with a language model
+  jdl chat RUN                            talk to a model that was trained on dialogues
   jdl sample RUN -n 64 --out grid.png     generate images with a generative model
   jdl frechet RUN --by CLASSIFIER         Frechet distance of generated images from real ones
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
@@ -42,6 +43,7 @@ VERBS = (
     "evaluate",
     "predict",
     "sample",
+    "chat",
     "frechet",
     "digest",
     "repeat",

@@ -36,29 +36,31 @@ def predict(
         Literal["csv", "json"] | None,
         tyro.conf.arg(
             help="Output format; by default CSV, but of a tagger the tagged text: in color in a "
-            "terminal, else a word and its tag a line."
+            "terminal, else a word and its tag a line. Answers are in color in a terminal, too."
         ),
     ] = None,
 ) -> None:
-    """Predict labels, probabilities, values, texts, tags, masks or boxes for images, sounds, ..."""
+    """Predict labels, values, texts, tags, answers, masks or boxes for files of inputs."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file "
             "or a table."
         )
     from jdl.cli.startup import set_up_jax
+    from jdl.inspect import answers, tagged
     from jdl.inspect.detections import draw_detected
     from jdl.inspect.predict import predict as predict_inputs
     from jdl.inspect.predict import to_csv, to_json
     from jdl.inspect.restore import restore
-    from jdl.inspect.tagged import to_color, to_columns
     from jdl.store.catalog import find
 
     set_up_jax()
     rows = predict_inputs(restore(find(run, root), best=best), inputs, out=out)
+    in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     if format is None and "tags" in rows[0]:
-        in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print(to_color(rows) if in_color else to_columns(rows), end="")
+        print(tagged.to_color(rows) if in_color else tagged.to_columns(rows), end="")
+    elif format is None and in_color and "answer" in rows[0]:
+        print(answers.to_color(rows), end="")
     else:
         print(to_json(rows) if format == "json" else to_csv(rows), end="")
     if "x0" in rows[0]:

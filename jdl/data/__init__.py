@@ -24,6 +24,8 @@ from jdl.data.dataset import Dataset as Dataset
 from jdl.data.dataset import arrays as arrays
 from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
+from jdl.data.dialogues import Dialogues as Dialogues
+from jdl.data.dialogues import dialogues as dialogues
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.garments import garment_scenes as garment_scenes
@@ -46,6 +48,10 @@ from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.orl_faces import orl_faces as orl_faces
+from jdl.data.question_answers import QuestionAnswers as QuestionAnswers
+from jdl.data.question_answers import question_answers as question_answers
+from jdl.data.question_files import Answer as Answer
+from jdl.data.question_files import Question as Question
 from jdl.data.rand_augment import rand_augment as rand_augment
 from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
@@ -59,6 +65,8 @@ from jdl.data.spec_augment import spec_augment as spec_augment
 from jdl.data.spoken_numbers import NUMBER_WORDS as NUMBER_WORDS
 from jdl.data.spoken_numbers import spoken_numbers as spoken_numbers
 from jdl.data.standardize import standardize as standardize
+from jdl.data.stdlib_dialogues import stdlib_dialogues as stdlib_dialogues
+from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
 from jdl.data.table import TableOptions as TableOptions

@@ -118,7 +118,7 @@ def _source_rows(
     if path.suffix.lower() in (".csv", ".tsv"):
         return _csv_rows(path, names)
     if path.suffix.lower() in (".jsonl", ".ndjson"):
-        return _json_rows(path)
+        return json_rows(path)
     raise Error(
         f"{path} is neither .csv, .tsv, .jsonl nor a folder with a folder of .txt files for each "
         "class: convert it, or give columns, {'text': [...], 'label': [...]}."
@@ -188,7 +188,8 @@ def _csv_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
         if missing:
             raise Error(
                 f"{path}:1 names the columns {', '.join(header) or '(none)'}, but not "
-                f"{missing[0]}: rename it, or give the column's name, text=... and label=..."
+                f"{missing[0]}: rename it, or (for labelled_text) give the column's name, "
+                "text=... and label=..."
             )
         if twice := {name for name in header if header.count(name) > 1}:
             raise Error(f"{path}:1 names the column {min(twice)} twice: rename one of them.")
@@ -207,8 +208,8 @@ def _csv_rows(path: Path, names: Sequence[str]) -> Iterator[tuple[str, Row]]:
         ) from error
 
 
-def _json_rows(path: Path) -> Iterator[tuple[str, Row]]:
-    """The objects of JSON lines."""
+def json_rows(path: Path) -> Iterator[tuple[str, Row]]:
+    """The objects of JSON lines, and where each is; or what is wrong with a line."""
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue

@@ -30,6 +30,14 @@ class ByteTokenizer:
         """The bytes of the text, (n,) of int32."""
         return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
 
+    def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The tokens of each text, and the span (n, 2) of each in characters: start and end."""
+        encoded = []
+        for text in texts:
+            place = np.repeat(np.arange(len(text)), [len(letter.encode()) for letter in text])
+            encoded.append((self.encode(text), np.stack([place, place + 1], -1)))
+        return encoded
+
     def decode(self, tokens: Sequence[int]) -> str:
         """The text, without end and mask tokens; bytes that are not UTF-8 become U+FFFD."""
         return bytes(int(token) for token in tokens if token < 256).decode(errors="replace")
@@ -73,6 +81,14 @@ class SubwordTokenizer:
         encoded = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
         return [np.asarray(encoding.ids, np.int32) for encoding in encoded]
 
+    def encode_spans(self, texts: Sequence[str]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The tokens of each text, and the span (n, 2) of each in characters: start and end."""
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [
+            (np.asarray(one.ids, np.int32), np.asarray(one.offsets, int).reshape(-1, 2))
+            for one in encoded
+        ]
+
     def special_tokens(self, texts: int) -> list[list[int]]:
         """The special tokens before a text, and after it; or around the two texts of a pair.
 
@@ -111,14 +127,21 @@ def load_tokenizer(
     return SubwordTokenizer(tokenizer, eos_token, mask_token)
 
 
-def train_bpe(texts: Sequence[str], size: int) -> SubwordTokenizer:
+def train_bpe(texts: Sequence[str], size: int, spaces: bool = True) -> SubwordTokenizer:
     """Trains a tokenizer of `size` tokens by byte pair encoding (BPE; Sennrich et al., 2016).
 
     The vocabulary begins with all bytes (Radford et al., 2019), so that any text can be encoded.
+    Without `spaces` a text is split at spaces, which no token has, and around each punctuation
+    mark, as BERT's tokenizer does: a word then has the same tokens wherever it stands, but the text
+    that tokens are decoded to lacks its spaces.
     """
     library = _library()
     tokenizer = library.Tokenizer(library.models.BPE())
-    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    split = library.pre_tokenizers
+    tokenizer.pre_tokenizer = split.ByteLevel(add_prefix_space=False)
+    if not spaces:
+        as_bytes = split.ByteLevel(add_prefix_space=False, use_regex=False)
+        tokenizer.pre_tokenizer = split.Sequence([split.BertPreTokenizer(), as_bytes])
     tokenizer.decoder = library.decoders.ByteLevel()
     trainer = library.trainers.BpeTrainer(
         vocab_size=size,

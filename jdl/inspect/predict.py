@@ -17,6 +17,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.figures.detections import is_detector
 from jdl.figures.masks import is_segmentation
+from jdl.inspect.answers import answer_rows
 from jdl.inspect.detections import detected_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.masks import write_masks
@@ -34,10 +35,10 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`. A detector gives a row for each object (`detected_rows`). With a folder `out`, masks
-    of images (semantic segmentation) are written there by `write_masks`, and the rows are what it
-    gives. Inputs are treated as the run's evaluation data: if these are files, new files are read
-    alike, and the transforms are applied.
+    and `tags`, that of a question its `answer`. A detector gives a row for each object
+    (`detected_rows`). With a folder `out`, masks of images (semantic segmentation) are written
+    there by `write_masks`, and the rows are what it gives. Inputs are treated as the run's
+    evaluation data: if these are files, new files are read alike, and the transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -62,7 +63,7 @@ def predict(
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
-    return [
+    return answer_rows(data.dataset, inputs, predictions) or [
         {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
     ]
 

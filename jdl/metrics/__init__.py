@@ -37,6 +37,9 @@ from jdl.metrics.sequence import exact_match as exact_match
 from jdl.metrics.sequence import word_error_rate as word_error_rate
 from jdl.metrics.spans import SpanF1 as SpanF1
 from jdl.metrics.spans import span_f1 as span_f1
+from jdl.metrics.squad import code_words as code_words
+from jdl.metrics.squad import squad_scores as squad_scores
+from jdl.metrics.squad import squad_words as squad_words
 from jdl.metrics.text import bleu as bleu
 from jdl.metrics.text import rouge as rouge
 from jdl.metrics.thresholds import best_threshold as best_threshold

@@ -25,17 +25,21 @@ class BERT(nn.Module):
 
     It is for masked language modelling or classification: tokens (B, T) give logits (B, T,
     vocab_size) for each position, or with `outputs` the logits (B, outputs) of the text, from the
-    mean of its token vectors (mean pooling). The published form has `pre_norm=False` and
-    `rotary=False`. Steps where the mask (B, T) is false are ignored.
+    mean of its token vectors (mean pooling), and without `pool` those of each token (B, T,
+    outputs). `segments=2` adds an embedding of the `segment` (B, T) of each token, such as of the
+    question (0) and of its context (1). The published form has `pre_norm=False` and `rotary=False`.
+    Steps where the mask (B, T) is false are ignored.
     """
 
     vocab_size: int
     config: TransformerConfig = TransformerConfig()
     outputs: int = 0
+    pool: bool = True
+    segments: int = 0
 
     def setup(self) -> None:
         """One head: of the masked language model, or of the classifier."""
-        self.tokens = TokenEmbedding(self.vocab_size, self.config)
+        self.tokens = TokenEmbedding(self.vocab_size, self.config, self.segments)
         self.stack = TransformerStack(self.config)
         if self.outputs:
             self.head = Dense(self.outputs)
@@ -44,18 +48,29 @@ class BERT(nn.Module):
             self.transform_norm = self.config.norm()
 
     def __call__(
-        self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
+        self,
+        x: jax.Array,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        segment: jax.Array | None = None,
     ) -> jax.Array:
         """Tokens (B, T), and a mask (B,) or (B, T), to (B, T, vocab_size) or (B, outputs)."""
-        vectors = self.encode(x, train, mask)
+        vectors = self.encode(x, train, mask, segment)
         if self.outputs:
-            return self.head(mean_pooling(vectors, as_time_mask(mask)))
+            return self.head(mean_pooling(vectors, as_time_mask(mask)) if self.pool else vectors)
         vectors = self.config.activation(self.transform(vectors))
         return self.tokens.logits(self.transform_norm(vectors))
 
-    def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+    def encode(
+        self,
+        x: jax.Array,
+        train: bool = False,
+        mask: jax.Array | None = None,
+        segment: jax.Array | None = None,
+    ) -> jax.Array:
         """Contextual embeddings: tokens (B, T) to a vector for each, (B, T, width)."""
-        return self.stack(self.tokens(x, train), as_time_mask(mask), train=train)
+        vectors = self.tokens(x, train, segment=segment)
+        return self.stack(vectors, as_time_mask(mask), train=train)
 
 
 def mean_pooling(x: jax.Array, mask: jax.Array | None = None) -> jax.Array:

@@ -42,12 +42,14 @@ from jdl.objectives.override import override as override
 from jdl.objectives.predict import map_rows as map_rows
 from jdl.objectives.predict import predict_all as predict_all
 from jdl.objectives.quantiles import quantiles as quantiles
+from jdl.objectives.question_answering import extractive_qa as extractive_qa
 from jdl.objectives.regression import absolute_error as absolute_error
 from jdl.objectives.regression import absolute_percentage_error as absolute_percentage_error
 from jdl.objectives.regression import poisson_loss as poisson_loss
 from jdl.objectives.regression import quantile_loss as quantile_loss
 from jdl.objectives.regression import regress as regress
 from jdl.objectives.regression import squared_log_error as squared_log_error
+from jdl.objectives.scores import answer_scores as answer_scores
 from jdl.objectives.scores import cluster_scores as cluster_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.segmentation import segment as segment

@@ -34,8 +34,10 @@ def next_token(model: Any, bytes_per_token: float = 1.0) -> NextToken:
     """Causal language model (GPT; Radford et al., 2018): predicts each next token.
 
     Windows of tokens x (B, T + 1) to the model's logits (B, T, vocabulary). The loss of a token is
-    the cross-entropy in nats. Metrics: accuracy, perplexity, and bits per byte of text, for which
-    `bytes_per_token` is the mean number of bytes of a token in these data.
+    the cross-entropy in nats. Where the data have a column `loss_mask` (B, T + 1), as those of
+    `jdl.data.dialogues`, only its tokens are learned and measured; the others are read. Metrics:
+    accuracy, perplexity, and bits per byte of text, for which `bytes_per_token` is the mean number
+    of bytes of a token in these data.
     """
     return NextToken(model, bytes_per_token)
 
@@ -54,11 +56,10 @@ class NextToken(Objective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the real tokens after a row's first, and the metrics."""
-        mask = model_call.time_mask(batch)
-        mask = mask if mask is None or mask.ndim == 1 else mask[:, 1:]
         seen = _without_last(batch)
         inputs = model_call.model_inputs(self.model, seen)
         logits, model_state = model_call.apply(self.model, variables, inputs, seen, key, train)
+        mask = _counted(batch)
         return token_loss(logits, batch["x"][:, 1:], mask, model_state, self.bytes_per_token)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
@@ -67,6 +68,11 @@ class NextToken(Objective):
         if x.ndim != 2 or x.shape[1] < 2:
             raise Error(
                 f"next_token needs windows of at least 2 tokens, (B, T + 1), but x is {x.shape}."
+            )
+        if "loss_mask" in spec and spec["loss_mask"].shape != x.shape:
+            raise Error(
+                f"loss_mask says which tokens of x {x.shape} are learned, and must have its shape, "
+                f"not {spec['loss_mask'].shape}."
             )
         seen = jax.eval_shape(_without_last, spec)
         check_tokens(spec, bounds, ("x",), partial(model_call.output_shape, self.model, seen))
@@ -88,6 +94,18 @@ class NextToken(Objective):
 def _without_last(batch: Batch) -> Batch:
     """The batch that the model sees: without the last token of x, which has no next token."""
     return {**batch, "x": model_call.column(batch)[:, :-1]}
+
+
+def _counted(batch: Batch) -> Array | None:
+    """Which tokens after a row's first count, (B, T) or (B,); None: all of them."""
+    real = model_call.time_mask(batch)
+    real = real if real is None or real.ndim == 1 else real[:, 1:]
+    if "loss_mask" not in batch:
+        return real
+    learned = batch["loss_mask"][:, 1:].astype(bool)
+    if real is None:
+        return learned
+    return learned & (real if real.ndim == 2 else real[:, None]).astype(bool)
 
 
 def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> MaskedToken:

@@ -1,10 +1,12 @@
-"""Scores of a whole evaluation set, for `Run(score=...)`: generated text and clusters."""
+"""Scores of a whole evaluation set, for `Run(score=...)`: generated text, answers, clusters."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jdl.metrics.clusters import cluster_metrics
+from jdl.metrics.squad import Words, squad_scores, squad_words
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
 from jdl.types import Error, Loader, Objective, Predicts, Tokenizer, Variables
@@ -31,6 +33,31 @@ def text_scores(
             for name in ("tokens", "y")
         )
         return {name: metric(hypotheses, references) for name, metric in metrics.items()}
+
+    return score
+
+
+def answer_scores(objective: Objective, data: Any, words: Words = squad_words) -> Score:
+    """Exact match and F1 of SQuAD of all predicted answers, as texts: for `Run(score=...)`.
+
+    `data` is a loader of a dataset of `jdl.data.question_answers`, and `objective` is
+    `extractive_qa`. `words` are those of `jdl.metrics.squad_scores`: `jdl.metrics.code_words` for
+    answers that are code.
+    """
+    if not isinstance(objective, Predicts) or not hasattr(data.dataset, "questions"):
+        raise Error(
+            "answer_scores needs an objective that predicts spans, such as extractive_qa, and a "
+            "loader of jdl.data.question_answers."
+        )
+    dataset = data.dataset
+
+    def score(variables: Variables) -> dict[str, float]:
+        spans = predict_all(objective, variables, data, columns=("id",))
+        asked = [dataset.questions[n] for n in spans["id"]]
+        predicted = [text for text, _ in dataset.answers(asked, spans["start"], spans["end"])]
+        given = [[text for text, _ in question.answers] for question in asked]
+        scores = squad_scores(predicted, given, words)
+        return {name: float(mean.value()) for name, mean in scores.items()}
 
     return score
 

@@ -1,0 +1,92 @@
+"""`jdl chat`: a conversation with a language model in the terminal."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jdl.cli.arguments import Best, Draws, Root, RunName
+from jdl.errors import Error
+
+NEW = "/new"
+
+
+def chat(
+    run: RunName,
+    system: Annotated[str, tyro.conf.arg(help="A message of the system, before yours.")] = "",
+    tokens: Annotated[int, tyro.conf.arg(help="The most tokens of an answer.")] = 200,
+    temperature: Annotated[
+        float, tyro.conf.arg(help="Sampling temperature; 0 is greedy decoding.")
+    ] = 0.0,
+    top_k: Annotated[
+        int, tyro.conf.arg(help="Top-k sampling: only the k most likely tokens; 0: all tokens.")
+    ] = 0,
+    top_p: Annotated[
+        float,
+        tyro.conf.arg(
+            help="Nucleus (top-p) sampling: only the most likely tokens of this total probability."
+        ),
+    ] = 1.0,
+    seed: Draws = 0,
+    root: Root = Path("runs"),
+    best: Best = False,
+) -> None:
+    """Chat with a model that was trained on dialogues. A line is a message; /new begins anew.
+
+    Ctrl-C ends an answer, Ctrl-D the conversation. Lines may also come from a pipe.
+    """
+    from jdl import sampling
+    from jdl.cli.startup import set_up_jax
+    from jdl.inspect.chat import reply
+    from jdl.inspect.restore import restore
+    from jdl.keys import stream
+    from jdl.store.catalog import find
+
+    set_up_jax()
+    import jax
+
+    sampler = sampling.sample_token(temperature, top_k, top_p) if temperature else sampling.greedy
+    trained = restore(find(run, root), best=best)
+    start = [{"role": "system", "content": system}] if system else []
+    messages = start
+    for n, line in enumerate(_lines()):
+        if line == NEW:
+            messages = start
+            continue
+        asked = [*messages, {"role": "user", "content": line}]
+        key = jax.random.fold_in(stream(jax.random.key(seed), "chat"), n)
+        try:
+            answer = _print(reply(trained, asked, sampler, tokens, key))
+        except Error as error:
+            if not sys.stdin.isatty():
+                raise
+            print(error, file=sys.stderr)  # the conversation goes on without this message
+            continue
+        if answer.strip():
+            messages = [*asked, {"role": "assistant", "content": answer}]
+
+
+def _lines() -> Iterator[str]:
+    """The lines of the user, without those that are blank, up to the end of the input."""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except EOFError:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _print(pieces: Iterator[str]) -> str:
+    """Prints an answer as it comes, and returns what was printed; Ctrl-C ends it."""
+    answer = ""
+    try:
+        for piece in pieces:
+            print(piece, end="", flush=True)
+            answer += piece
+    except KeyboardInterrupt:
+        pass
+    print()
+    return answer
