@@ -1,6 +1,7 @@
 """CTC's prefix beam search against the sum over all alignments, and spelling by a list of words.
 
-Seen to fail: TODO
+Seen to fail: a repeated label that needs no blank, prefixes that are not merged, a space within a
+word, a word that is not whole, frames of padding that count.
 """
 
 from itertools import groupby, product

@@ -1,6 +1,6 @@
 """Deep Speech 2, what `jdl predict` hears in a sound file, and the sheet of what was heard.
 
-Seen to fail: TODO
+Seen to fail: samples of padding that are read.
 """
 
 from dataclasses import dataclass

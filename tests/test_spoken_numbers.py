@@ -1,7 +1,8 @@
 """Spoken numbers and sounds with transcripts; most of it with a program that only looks like
 espeak-ng, which need not be installed.
 
-Seen to fail: TODO
+Seen to fail: a cache that does not know the version, a voice in two splits, draws that depend on
+the number of utterances, and sounds that are cut.
 """
 
 import shutil
