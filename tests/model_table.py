@@ -228,19 +228,25 @@ class Boxes(Row):
         x0, y0, x1, y1 = (boxes[..., n, None, None] for n in range(4))
         inside = (w >= x0) & (w < x1) & (h >= y0) & (h < y1)
         x = jnp.where(inside, (y + 1)[..., None, None], 0).max(1).astype(jnp.float32) / 3
-        columns = {"x": x[..., None], "boxes": boxes.astype(jnp.float32), "y": y}
+        texture = jax.random.uniform(jax.random.key(2), x.shape) / 2  # as of `Pixels`
+        columns = {"x": (x / 2 + texture)[..., None], "boxes": boxes.astype(jnp.float32), "y": y}
         return {**columns, "mask": jnp.ones(ROWS, bool)}
 
 
 @dataclass(frozen=True)
 class Pixels(Images):
-    """Such images with a class for each pixel: black, white, white further down; one unknown."""
+    """Such images with a class for each pixel: black, white, white further down; one unknown.
+
+    They have a texture: the normalization of images of one color would amplify rounding.
+    """
 
     def batch(self) -> Batch:
         batch = super().batch()
         white = (batch["x"][..., 0] > 0).astype(jnp.int32)
         below = (jnp.arange(self.shape[0]) >= self.shape[0] // 2).astype(jnp.int32)
-        return {**batch, "y": (white * (1 + below[None, :, None])).at[1, 2, 3].set(-1)}
+        y = (white * (1 + below[None, :, None])).at[1, 2, 3].set(-1)
+        texture = jax.random.uniform(jax.random.key(2), batch["x"].shape) / 2
+        return {**batch, "x": batch["x"] / 2 + texture, "y": y}
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         return (batch["x"],)

@@ -45,15 +45,26 @@ class Segmentation(Classification):
     dice: float
 
     def losses(self, out: Array, batch: Batch) -> Array:
-        """The loss of each pixel: its cross-entropy in nats, and the Dice loss of its image.
-
-        An image's Dice loss thus counts by its known pixels, and adds up over parts of a batch.
-        """
-        losses = super().losses(out, batch)
+        """The loss of each image (B,): the mean cross-entropy of its pixels, and its Dice loss."""
+        pixels, weights = super().losses(out, batch), self._pixel_weights(out, batch)
+        total, weight = jnp.where(weights > 0, pixels * weights, 0).sum((1, 2)), weights.sum((1, 2))
+        losses = total / jnp.where(weight > 0, weight, 1)
         if not self.dice:
             return losses
-        coefficient = soft_dice(jax.nn.softmax(out), batch["y"])
-        return losses + self.dice * (1 - coefficient)[:, None, None]
+        return losses + self.dice * (1 - soft_dice(jax.nn.softmax(out), batch["y"]))
+
+    def loss_weights(self, out: Array, batch: Batch) -> Array:
+        """The weight of each image (B,), that of its known pixels.
+
+        So the loss is a mean over pixels. They are summed by image first: a single sum of hundreds
+        of thousands of numbers, nearly equal at first, would be inexact in float32.
+        """
+        return self._pixel_weights(out, batch).sum((1, 2))
+
+    def _pixel_weights(self, out: Array, batch: Batch) -> Array:
+        weights = super().loss_weights(out, batch)
+        assert weights is not None  # a pixel may always be unknown
+        return weights.astype(jnp.float32)
 
     def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if there is not one label for each pixel, from 0 to K - 1, or -1."""
