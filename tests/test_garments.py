@@ -1,7 +1,7 @@
 """Scenes of garments: functions of (seed, i), of garments of one side of the split alone.
 
 Seen to fail: with draws that depend on the number of scenes, with test scenes of training garments,
-with labels of the garment below, turned the other way, enlarged one way alone.
+with labels of the garment below, turned the other way.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Images and masks in two folders: pairs, sizes, unknown pixels, and what is refused.
 
-Seen to fail: with images and masks paired by their sorted places, with masks that are always
-cropped or interpolated, with void that is a class, with classes beyond the labels, of one class
+Seen to fail: with images and masks paired by their sorted places, with masks that are
+interpolated, with void that is a class, with classes beyond the labels, of one class
 alone, with labels that stay, or do not move sidewards, or come from a fill.
 """
 
