@@ -81,3 +81,15 @@ def test_links_lead_to_files_of_the_repository(page):
     path = ROOT / page
     for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text()):
         assert (path.parent / target).exists(), target
+
+
+def test_every_picture_of_a_task_is_shown_and_small():
+    shown = (ROOT / "docs" / "tasks.md").read_text()
+    for picture in (ROOT / "docs" / "assets" / "tasks").glob("*.png"):
+        assert picture.stat().st_size <= 60_000
+        assert f"assets/tasks/{picture.name}" in shown
+
+
+def test_every_experiment_stands_in_the_readme():
+    for script in (ROOT / "experiments").glob("*.py"):
+        assert f"(experiments/{script.name})" in README, script.name
