@@ -23,6 +23,7 @@ from PIL import Image
 
 import jdl
 from jdl.boxes import area, clip, giou, iou, iou_matrix, non_maximum_suppression
+from jdl.data.source import ArraySource
 from jdl.figures.detections import draw_detections
 from jdl.inspect.detections import draw_detected
 from jdl.inspect.predict import predict, to_csv
@@ -32,6 +33,7 @@ from jdl.models.fcos import FCOS
 from jdl.models.resnet import ResNet
 from jdl.objectives import detect
 from jdl.objectives.detection import Places, _targets
+from jdl.types import sides_of
 
 GOLDEN = dict(np.load(Path(__file__).parent / "golden" / "detection.npz"))
 ROW = next(row for row in UNSUPERVISED if row.name == "fcos")
@@ -247,6 +249,9 @@ def test_reversed_boxes_and_other_models_are_refused():
     data = jdl.data.arrays(x=np.zeros((1, 16, 16, 1), np.uint8), boxes=boxes, y=[[0, 1]])
     with pytest.raises(jdl.Error, match="right or lower edge 3 pixels before the left"):
         OBJECTIVE.check(data.batches(1).spec, data.bounds)
+    raw = ArraySource({"boxes": boxes.astype(np.uint8), "flags": np.ones((1, 2, 4), bool)})
+    assert raw.bounds[sides_of("boxes")] == (-3, 4)
+    assert sides_of("flags") not in raw.bounds
     with pytest.raises(jdl.Error, match="a tuple of maps"):
         detect(ResNet(3, ((4, 1),))).check(SPEC, {})
     with pytest.raises(jdl.Error, match="limit of 1 or more"):

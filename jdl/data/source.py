@@ -76,7 +76,7 @@ class ArraySource:
     def bounds(self) -> Bounds:
         """The smallest and largest value of each column, of sums of what may be shares, of sides.
 
-        Sides are the widths and heights of what may be boxes.
+        Sides are the widths and heights of the column `boxes`.
         """
         known = {
             name: (column.min().item(), column.max().item())
@@ -88,8 +88,9 @@ class ArraySource:
             if shares and 0 <= least <= greatest <= 1:
                 sums = column.sum(-1)
                 known[sums_of(name)] = (sums.min().item(), sums.max().item())
-            if column.ndim == 3 and column.shape[-1] == 4:
-                sides = column[..., 2:] - column[..., :2]
+            if name == "boxes" and column.ndim == 3 and column.shape[-1] == 4:
+                edges = column.astype(np.float32)  # unsigned ones would wrap around
+                sides = edges[..., 2:] - edges[..., :2]
                 known[sides_of(name)] = (sides.min().item(), sides.max().item())
         return known
 
