@@ -119,6 +119,14 @@ def test_mean_average_precision_is_that_of_pycocotools(thresholds):
     assert merge([{"map": part} for part in parts])["map"].value() == whole.value()
 
 
+def test_the_order_of_the_thresholds_does_not_matter():
+    rising, falling = (
+        mean_average_precision(*columns(), thresholds=thresholds).value()
+        for thresholds in ((0.5, 0.9), (0.9, 0.5))
+    )
+    assert rising == pytest.approx(falling, rel=1e-12)
+
+
 def test_of_true_boxes_that_overlap_equally_the_last_is_taken():
     """As by pycocotools: else the second detection would find its box taken."""
     boxes = np.asarray([[[2.0, 0, 12, 10], [0, 0, 10, 10]]])

@@ -24,11 +24,13 @@ def mean_average_precision(
     """Mean average precision (mAP; COCO: Lin et al., 2014), equal to that of pycocotools.
 
     Of predicted `boxes` (B, M, 4), `label` (B, M) and `score` (B, M), and the columns `boxes`
-    (B, T, 4) and `target` (B, T) of the batch; the label -1 is no object. A detection is right if
-    no better one has taken the true box of its label that it overlaps most, and its IoU with that
-    reaches the threshold. Average precision is the mean of the precision at 101 recalls, where each
-    is the greatest at this recall or a higher one; the mean is over the `thresholds`, by default
-    0.5 to 0.95, and over the classes that occur. Exact: see `Rows` for the memory.
+    (B, T, 4) and `target` (B, T) of the batch; the label -1 is no object. A detection takes the
+    true box of its label that it overlaps most, of those that no better one has taken, and is right
+    if their IoU reaches the threshold. That is COCO's rule, without crowds (iscrowd); by that of
+    Pascal VOC, one whose box is taken is wrong. Average precision is the mean of the precision at
+    101 recalls, where each is the greatest at this recall or a higher one; the mean is over the
+    `thresholds`, by default 0.5 to 0.95, and over the classes that occur. Exact: see `Rows` for the
+    memory.
     """
     if not thresholds or not all(0 < t <= 1 for t in thresholds):
         raise Error(f"Thresholds of the IoU are above 0 and up to 1, not {thresholds}.")
@@ -58,14 +60,15 @@ def _mean_average_precision(
     order = np.argsort(-score, axis=1, kind="stable")
     label, score = (np.take_along_axis(x, order, 1) for x in (label, score))
     boxes = np.take_along_axis(boxes, order[..., None], 1).astype(np.float64)
-    overlaps = iou_matrix(boxes, true_boxes.astype(np.float64))
+    true_boxes = true_boxes.astype(np.float64)
     precisions = []
     for k in np.unique(y[y >= 0]):
         scores, right = [], []
         for image in range(len(y)):
             found, true = np.flatnonzero(label[image] == k)[:MOST], y[image] == k
             scores.append(score[image, found])
-            right.append(_right(overlaps[image, found][:, true], thresholds))
+            overlaps = iou_matrix(boxes[image, found], true_boxes[image, true])
+            right.append(_right(overlaps, thresholds))
         together = np.concatenate(scores), np.concatenate(right, axis=1)
         precisions.append(_average_precision(*together, int((y == k).sum())))
     return float(np.mean(precisions)) if precisions else float("nan")
@@ -82,7 +85,7 @@ def _right(overlaps: np.ndarray, thresholds: tuple[float, ...]) -> np.ndarray:
     if not overlaps.shape[1]:
         return right
     for n, overlap in enumerate(overlaps):
-        if overlap.max() < least[0]:
+        if overlap.max() < least.min():
             continue
         left = np.where(free, overlap, -1.0)
         best = left.shape[1] - 1 - left[:, ::-1].argmax(1)
