@@ -25,6 +25,7 @@ import jdl
 from jdl.boxes import area, clip, giou, iou, iou_matrix, non_maximum_suppression
 from jdl.data.source import ArraySource
 from jdl.figures.detections import draw_detections
+from jdl.figures.masks import COLORS
 from jdl.inspect.detections import draw_detected
 from jdl.inspect.predict import predict, to_csv
 from jdl.inspect.restore import TrainedRun
@@ -311,11 +312,26 @@ def test_predict_finds_and_draws_objects_in_photos_of_any_size(trained, tmp_path
     assert edges[1] == [0, 40, 8, 48]
     assert edges[2] == [10, 15, 30, 20]
     assert to_csv(rows).splitlines()[0] == "input,label,score,x0,y0,x1,y1"
-    (path,) = draw_detected(rows, inputs, tmp_path)
+    (path,) = draw_detected(rows, inputs, tmp_path / "new", trained.run.labels)
     assert path.name == "photo.boxes.png"
     with Image.open(path) as drawn:
         assert drawn.size == (480, 240)  # enlarged, to be read
+        assert drawn.getpixel((240, 60)) == COLORS[1]
         assert drawn.getpixel((240, 61)) != drawn.getpixel((240, 100)) == (128, 128, 128)
+
+
+def test_boxes_are_drawn_on_what_the_model_saw_in_a_color_for_each_class(tmp_path):
+    Image.fromarray(np.full((20, 20), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
+    box = {"label": "c", "score": 0.9, "x0": 2, "y0": 5, "x1": 9, "y1": 9}
+    for labels, row in ((("a", "b", "c"), box), ((), {**box, "label": 2})):
+        rows = [{"input": str(tmp_path / "deep.png"), **row}]
+        (path,) = draw_detected(rows, [tmp_path / "deep.png"], tmp_path, labels)
+        with Image.open(path) as drawn:
+            assert drawn.getpixel((300, 300)) == (128, 128, 128)
+            assert drawn.getpixel((100, 90)) == COLORS[2]
+    with pytest.raises(jdl.Error, match=r"would both be written to deep.boxes.png"):
+        draw_detected([], [tmp_path / "deep.png", tmp_path / "deep.jpg"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_detections_are_drawn_of_boxes_alone(trained, tmp_path):

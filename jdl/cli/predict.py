@@ -55,7 +55,9 @@ def predict(
     from jdl.store.catalog import find
 
     set_up_jax()
-    rows = predict_inputs(restore(find(run, root), best=best), inputs, out=out)
+    trained = restore(find(run, root), best=best)
+    rows = predict_inputs(trained, inputs, out=out)
+    boxes = draw_detected(rows, inputs, out, trained.run.labels) if "x0" in rows[0] else []
     in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     if format is None and "tags" in rows[0]:
         print(tagged.to_color(rows) if in_color else tagged.to_columns(rows), end="")
@@ -63,6 +65,5 @@ def predict(
         print(answers.to_color(rows), end="")
     else:
         print(to_json(rows) if format == "json" else to_csv(rows), end="")
-    if "x0" in rows[0]:
-        for path in draw_detected(rows, inputs, out):
-            print(path, file=sys.stderr)
+    for path in boxes:
+        print(path, file=sys.stderr)

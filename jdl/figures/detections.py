@@ -12,6 +12,7 @@ import numpy as np
 
 from jdl.boxes import iou_matrix, non_maximum_suppression
 from jdl.data.loader import DatasetLoader
+from jdl.figures.masks import name_of_class
 from jdl.figures.rows import is_image
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
@@ -23,14 +24,7 @@ SAME = 0.6  # an IoU above it: boxes of different labels around one object
 ROWS, ACROSS = 3, 4  # images of the sheet
 SIDE = 360  # pixels of the longer side, at least: smaller images are enlarged
 RIGHT, WRONG, MISSED = (0, 150, 60), (215, 30, 30), (30, 90, 230)
-COLORS = (
-    (220, 50, 47),
-    (38, 139, 210),
-    (0, 150, 60),
-    (211, 54, 130),
-    (203, 75, 22),
-    (108, 113, 196),
-)
+LIGHT = 500  # of red, green and blue together, above which black is read better than white
 
 Box = tuple[Sequence[float], str, tuple[int, int, int]]  # its edges, what is written, its color
 
@@ -98,7 +92,7 @@ def draw_boxes(image: Any, boxes: Sequence[Box]) -> Any:
             *_, width, height = pen.textbbox((0, 0), text, font=font)
             x, y = place[0], max(0, place[1] - height - 2)
             pen.rectangle((x, y, x + width + 2, y + height + 1), fill=color)
-            pen.text((x + 1, y), text, fill="white", font=font)
+            pen.text((x + 1, y), text, fill="black" if sum(color) > LIGHT else "white", font=font)
     return drawn
 
 
@@ -113,14 +107,11 @@ def _drawn_image(
     true_boxes, y = true_boxes[y >= 0], y[y >= 0]
     hits = (iou_matrix(found, true_boxes) >= 0.5) & (label[:, None] == y[None])
 
-    def named(k: int) -> str:
-        return labels[k] if labels else str(k)
-
     missed: list[Box] = [(true_boxes[n].tolist(), "", MISSED) for n in np.flatnonzero(~hits.any(0))]
     boxes: list[Box] = [
         (
             found[n].tolist(),
-            f"{named(label[n])} {score[n]:.2f}",
+            f"{name_of_class(label[n], labels)} {score[n]:.2f}",
             RIGHT if hits[n].any() else WRONG,
         )
         for n in range(len(found))

@@ -10,10 +10,14 @@ import numpy as np
 
 from jdl.data import arrays
 from jdl.data.boxed_images import Fitted, fit_image
+from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import READ as IMAGES
+from jdl.data.image_files import open_image
 from jdl.data.loader import DatasetLoader
-from jdl.figures.detections import COLORS, draw_boxes, shown
+from jdl.figures.detections import draw_boxes, shown
+from jdl.figures.masks import COLORS, name_of_class
 from jdl.inspect.inputs import read_inputs
+from jdl.inspect.masks import distinct_stems
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
 from jdl.types import Predicts
@@ -70,33 +74,42 @@ def _row(
     label = int(found["label"][n, k])
     edges = image.boxes_before(found["boxes"][n, k].astype(np.float64))
     return {
-        "label": labels[label] if labels else label,
+        "label": name_of_class(label, labels) if labels else label,
         "score": round(float(found["score"][n, k]), 4),
         **{name: round(float(edge), 2) for name, edge in zip(EDGES, edges, strict=True)},
     }
 
 
-def draw_detected(rows: Sequence[Row], inputs: Sequence[Path], folder: Path) -> list[Path]:
-    """Draws the rows on the image files that they were found in: photo.boxes.png of photo.jpg."""
-    from PIL import Image, ImageOps
+def draw_detected(
+    rows: Sequence[Row], inputs: Sequence[Path], folder: Path, labels: Sequence[str] = ()
+) -> list[Path]:
+    """Draws the rows on the image files that they were found in: photo.boxes.png of photo.jpg.
 
-    names = sorted({row["label"] for row in rows if row["label"] is not None}, key=str)
-    color = {name: COLORS[n % len(COLORS)] for n, name in enumerate(names)}
+    A class has the same color in all images. Raises `Error`, before anything is written, if two
+    images would have the same file.
+    """
+    images = [path for path in inputs if path.suffix.lower() in IMAGES]
+    stems = distinct_stems([str(path) for path in images], "boxes")
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for path in inputs:
-        if path.suffix.lower() not in IMAGES:
-            continue
+    for path, stem in zip(images, stems, strict=True):
         boxes = [
             (
                 [row[edge] for edge in EDGES],
                 f"{row['label']} {row['score']:.2f}",
-                color[row["label"]],
+                _color(row["label"], labels),
             )
             for row in rows
             if row["input"] == str(path) and row["label"] is not None
         ]
-        with Image.open(path) as image:
-            drawn = draw_boxes(ImageOps.exif_transpose(image), boxes)
-        paths.append(folder / f"{path.stem}.boxes.png")
+        with naming(str(path)), open_file(path) as file:
+            drawn = draw_boxes(open_image(file, 3), boxes)
+        paths.append(folder / f"{stem}.boxes.png")
         drawn.save(paths[-1])
     return paths
+
+
+def _color(label: str | int, labels: Sequence[str]) -> tuple[int, int, int]:
+    """The color of a class, which is named in a row or has its number there."""
+    k = list(labels).index(label) if label in labels else int(label)
+    return COLORS[k % len(COLORS)]

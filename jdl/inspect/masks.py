@@ -33,14 +33,7 @@ def write_masks(
     classes = max(len(labels), int(label.max()) + 1)
     if classes > MOST:
         raise Error(f"A mask of bytes tells {MOST} classes apart, and the model has {classes}.")
-    stems = [_stem(name) for name in names]
-    if len(set(stems)) < len(stems):
-        twice = next(stem for stem in stems if stems.count(stem) > 1)
-        both = [name for name, stem in zip(names, stems, strict=True) if stem == twice]
-        raise Error(
-            f"{both[0]} and {both[1]} would both be written to {twice}.mask.png: predict them in "
-            "two calls, each with an --out folder of its own."
-        )
+    stems = distinct_stems(names, "mask")
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for name, stem, image, mask in zip(names, stems, x, label, strict=True):
@@ -54,6 +47,19 @@ def write_masks(
         shares = np.bincount(mask.ravel(), minlength=classes) / mask.size
         rows.append(row | {name_of_class(k, labels): float(s) for k, s in enumerate(shares)})
     return rows
+
+
+def distinct_stems(names: Sequence[str], kind: str) -> list[str]:
+    """The name of each input's files; `Error` if two would have one NAME.kind.png."""
+    stems = [_stem(name) for name in names]
+    if len(set(stems)) < len(stems):
+        twice = next(stem for stem in stems if stems.count(stem) > 1)
+        both = [name for name, stem in zip(names, stems, strict=True) if stem == twice]
+        raise Error(
+            f"{both[0]} and {both[1]} would both be written to {twice}.{kind}.png: predict them in "
+            "two calls, each with an --out folder of its own."
+        )
+    return stems
 
 
 def _stem(name: str) -> str:
