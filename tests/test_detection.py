@@ -214,6 +214,19 @@ def test_what_is_no_object_counts_nowhere(loss):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((output.loss, grads)))
 
 
+def test_a_box_without_area_is_not_one_that_was_missed():
+    batch = ROW.batch()
+    maps = maps_of(batch, OBJECTIVE)
+    found = jax.jit(lambda: OBJECTIVE._predictions(maps, OBJECTIVE._places(maps, batch), batch))()
+    flat = jnp.asarray([[[3.0, 3, 3, 9]]]).repeat(len(batch["y"]), 0)
+    more = {
+        **batch,
+        "boxes": jnp.concatenate([batch["boxes"], flat], 1),
+        "y": jnp.pad(batch["y"], ((0, 0), (0, 1))),
+    }
+    assert [float(s.value()) for s in OBJECTIVE._scores(found, more).values()] == [1, 1]
+
+
 def test_the_loss_is_divided_once_by_the_places_of_the_whole_batch(variables):
     """Parts of a batch with different numbers of objects add up to it."""
     batch = ROW.batch()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.boxes import iou_matrix, non_maximum_suppression
+from jdl.boxes import area, iou_matrix, non_maximum_suppression
 from jdl.data.loader import DatasetLoader
 from jdl.figures.masks import name_of_class
 from jdl.figures.rows import is_image
@@ -104,7 +104,8 @@ def _drawn_image(
 
     kept = shown(row["boxes"], row["score"])
     found, label, score = (row[name][kept] for name in ("boxes", "label", "score"))
-    true_boxes, y = true_boxes[y >= 0], y[y >= 0]
+    real = (y >= 0) & (area(true_boxes) > 0)
+    true_boxes, y = true_boxes[real], y[real]
     hits = (iou_matrix(found, true_boxes) >= 0.5) & (label[:, None] == y[None])
 
     missed: list[Box] = [(true_boxes[n].tolist(), "", MISSED) for n in np.flatnonzero(~hits.any(0))]

@@ -31,7 +31,6 @@ from jdl.types import (
 
 RADIUS = 1.5  # strides from an object's middle within which places stand for it
 CANDIDATES = 3  # times the limit: boxes that are compared by non-maximum suppression
-COLUMNS = {"boxes", "label", "score"}  # of the predictions
 
 
 def detect(
@@ -169,9 +168,10 @@ class Detection(model_call.ModelObjective):
 
     def _scores(self, predictions: Batch, batch: Batch) -> Metrics:
         mean_ap = metrics.mean_average_precision
+        true = {**batch, "y": jnp.where(area(batch["boxes"]) > 0, batch["y"], -1)}
         return {
-            "map": mean_ap(predictions, batch),
-            "map_50": mean_ap(predictions, batch, thresholds=(0.5,)),
+            "map": mean_ap(predictions, true),
+            "map_50": mean_ap(predictions, true, thresholds=(0.5,)),
         }
 
 
