@@ -333,6 +333,13 @@ def test_predict_finds_and_draws_objects_in_photos_of_any_size(trained, tmp_path
         assert drawn.getpixel((240, 61)) != drawn.getpixel((240, 100)) == (128, 128, 128)
 
 
+def test_bytes_and_floats_are_not_mixed(trained, tmp_path):
+    Image.new("RGB", (160, 80), "gray").save(tmp_path / "photo.jpg")
+    np.savez(tmp_path / "rows.npz", x=np.zeros((2, 40, 40, 1), np.float32))
+    with pytest.raises(jdl.Error, match=r"rows.npz\[0\] is of float32, and .*photo.jpg of uint8"):
+        predict(trained, [tmp_path / "photo.jpg", tmp_path / "rows.npz"])
+
+
 def test_boxes_are_drawn_on_what_the_model_saw_in_a_color_for_each_class(tmp_path):
     Image.fromarray(np.full((20, 20), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
     box = {"label": "c", "score": 0.9, "x0": 2, "y0": 5, "x1": 9, "y1": 9}

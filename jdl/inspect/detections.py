@@ -20,7 +20,7 @@ from jdl.inspect.inputs import read_inputs
 from jdl.inspect.masks import distinct_stems
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import predict_all
-from jdl.types import Predicts
+from jdl.types import Error, Predicts
 
 Row = dict[str, Any]
 EDGES = ("x0", "y0", "x1", "y1")
@@ -33,7 +33,7 @@ def detected_rows(
 
     A row has `input`, `label`, `score` and the edges x0, y0, x1, y1 in pixels of the file's own
     image; an image without an object has a row of None. Objects are those that are `shown`, and not
-    in the black bars beside the image.
+    in the black bars beside the image. Raises `Error` for bytes and floats in one call.
     """
     height, width, channels = data.spec["x"].shape[1:]
     names, images = list[str](), list[Fitted]()
@@ -46,6 +46,12 @@ def detected_rows(
             names += of_file
             size = np.asarray([width, height])
             images += [Fitted(x, size, np.ones(2), np.zeros(2)) for x in columns["x"]]
+    for name, image in zip(names, images, strict=True):
+        if image.pixels.dtype != images[0].pixels.dtype:
+            raise Error(
+                f"{name} is of {image.pixels.dtype}, and {names[0]} of {images[0].pixels.dtype}: "
+                "predict images and arrays of other types in separate calls."
+            )
     x = np.stack([image.pixels for image in images])
     objective = trained.objective
     assert isinstance(objective, Predicts)
