@@ -17,6 +17,7 @@ from PIL import Image
 import jdl
 from jdl.figures import masks
 from jdl.figures.masks import draw_segmentation
+from jdl.inspect.masks import write_masks
 from jdl.inspect.predict import predict, to_csv
 from jdl.inspect.restore import TrainedRun
 from jdl.models.mlp import MLP
@@ -169,8 +170,10 @@ def test_predict_writes_masks_and_overlays(trained, tmp_path):
     assert (painted[5, 0] == 40).all()  # the background is not colored
     np.testing.assert_array_equal(painted[0, 1], np.rint(0.45 * 128 + 0.55 * left))
     np.testing.assert_array_equal(painted[0, 3], np.rint(0.45 * 255 + 0.55 * right))
-    assert [rows[0][name] for name in LABELS] == [15 / 24, 3 / 24, 6 / 24]
-    assert to_csv(rows).splitlines()[0] == "input,mask,overlay,background,left,right"
+    assert [rows[0][f"share {name}"] for name in LABELS] == [15 / 24, 3 / 24, 6 / 24]
+    assert to_csv(rows).splitlines()[0] == ",".join(
+        ("input", "mask", "overlay", "share background", "share left", "share right")
+    )
     other = tmp_path / "other"
     other.mkdir()
     Image.fromarray(image).save(other / "photo.jpg")
@@ -179,6 +182,21 @@ def test_predict_writes_masks_and_overlays(trained, tmp_path):
     ):
         predict(trained, [tmp_path / "photo.png", other / "photo.jpg"], out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+def test_shares_are_of_all_classes_and_hide_no_column(tmp_path):
+    x, label = np.zeros((1, 1, 3, 1), np.uint8), np.asarray([[[0, 0, 1]]])
+    predictions = {"label": label, "probability": np.zeros((1, 1, 3, 4))}
+    (row,) = write_masks(["a.png"], x, predictions, ["mask", "input", "overlay"], tmp_path)
+    assert row == {
+        "input": "a.png",
+        "mask": str(tmp_path / "a.mask.png"),
+        "overlay": str(tmp_path / "a.overlay.png"),
+        "share mask": 0.6667,
+        "share input": 0.3333,
+        "share overlay": 0,
+        "share 3": 0,
+    }
 
 
 def test_the_figure_is_drawn_of_masks_alone(trained, tmp_path):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,22 @@ MOST = 256  # classes that a byte tells apart
 def write_masks(
     names: Sequence[str],
     x: np.ndarray,
-    label: np.ndarray,
+    predictions: Mapping[str, np.ndarray],
     labels: Sequence[str],
     folder: Path,
 ) -> list[dict[str, Any]]:
     """Writes NAME.mask.png and NAME.overlay.png for each image, and returns a row for each.
 
     The mask has the class of each pixel as its byte, the overlay the classes' colors over the
-    image. A row has the names of both files, and the share of each class in the pixels. x
-    (N, H, W, 1 or 3) are bytes, or from 0 to 1. Raises `Error`, before anything is written, if two
-    images would have the same file, or there are too many classes for a byte.
+    image. A row has the names of both files, and the share of each class in the pixels, rounded, as
+    "share road". x (N, H, W, 1 or 3) are bytes, or from 0 to 1. The predictions are `label`
+    (N, H, W) and, where known, `probability` (N, H, W, K). Raises `Error`, before anything is
+    written, if two images would have the same file, or there are too many classes for a byte.
     """
+    label, probability = predictions["label"], predictions.get("probability")
     classes = max(len(labels), int(label.max()) + 1)
+    if probability is not None:
+        classes = probability.shape[-1]
     if classes > MOST:
         raise Error(f"A mask of bytes tells {MOST} classes apart, and the model has {classes}.")
     stems = distinct_stems(names, "mask")
@@ -45,7 +49,8 @@ def write_masks(
             _write(path, pixels)
             row[kind] = str(path)
         shares = np.bincount(mask.ravel(), minlength=classes) / mask.size
-        rows.append(row | {name_of_class(k, labels): float(s) for k, s in enumerate(shares)})
+        named = {f"share {name_of_class(k, labels)}": share for k, share in enumerate(shares)}
+        rows.append(row | {name: round(float(share), 4) for name, share in named.items()})
     return rows
 
 

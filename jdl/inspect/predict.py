@@ -59,7 +59,7 @@ def predict(
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     predictions = predict_all(objective, trained.variables, batches)
     if out is not None and is_segmentation(data.spec, predictions):
-        return write_masks(names, columns["x"], predictions["label"], run.labels, out)
+        return write_masks(names, columns["x"], predictions, run.labels, out)
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
