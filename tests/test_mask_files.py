@@ -90,7 +90,19 @@ def broken(folders, name, pixels):
     save(folders / "masks" / name, pixels)
 
 
+def turn(folders):
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    image = Image.fromarray(np.zeros((8, 12, 3), np.uint8))
+    image.save(folders / "photos" / "1.png", exif=exif)
+
+
 REFUSED = {
+    "turned": (turn, r"photos/1.png cannot be read: it is turned by its EXIF orientation \(3\)"),
+    "16 bits": (
+        lambda f: broken(f, "0.png", np.zeros((8, 12), np.uint16)),
+        r"more than 8 bits \(I;16\): save it as a gray image",
+    ),
     "class": (
         lambda f: broken(f, "0.png", np.full((8, 12), 3, np.uint8)),
         r"masks/0.png cannot be read: its pixel in row 0, column 0 is 3, and there are 3 labels",

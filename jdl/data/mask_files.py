@@ -19,6 +19,7 @@ from jdl.data.source import MEMORY_BYTES, ArraySource
 from jdl.types import Error
 
 MODES = ("1", "L", "P")  # Pillow's, of one number a pixel that fits into a byte
+ORIENTATION = 0x0112  # EXIF's tag; 1: upright
 
 
 def image_masks(
@@ -40,7 +41,8 @@ def image_masks(
 
     Both are brought to `size` alike, as by `jdl.data.image_folder`, the mask by its nearest pixels;
     what `fit="pad"` adds is unknown. Raises `Error` for an image or a mask without the other, a
-    mask of another size, a JPEG or colors as a mask, and a class that has no label.
+    mask of another size, a JPEG, colors or 16 bits as a mask, a class that has no label, and an
+    image that its EXIF orientation turns.
     """
     decoder = image_decoder(size, channels, fit)
     classes = tuple(class_codes(labels))
@@ -126,6 +128,7 @@ def _read_pair(
     from PIL import Image
 
     with naming(shown(image)), open_file(image) as file:
+        _check_upright(file)
         whole = open_image(file, decoder.channels)
         pixels = np.asarray(decoder.fitted(whole, Image.Resampling.BILINEAR))
     with naming(shown(mask)), open_file(mask) as file:
@@ -146,11 +149,26 @@ def _read_pair(
     return pixels.reshape(shape), np.where(known, chosen.astype(np.int32), -1)
 
 
+def _check_upright(file: BufferedReader) -> None:
+    """Raises `ValueError` for a photo that viewers turn: was its mask drawn before, or after?"""
+    turned = open_raw(file).getexif().get(ORIENTATION, 1)
+    if turned != 1:
+        raise ValueError(
+            f"it is turned by its EXIF orientation ({turned}), and its mask has none: save it "
+            "upright, by PIL.ImageOps.exif_transpose, and look whether the mask fits it"
+        )
+
+
 def _open_mask(file: BufferedReader, size: tuple[int, int]) -> np.ndarray:
     """The numbers (H, W) in a mask; raises `ValueError` where it is none for an image of `size`."""
     image = open_raw(file)
     if image.format == "JPEG":
         raise ValueError("it is a JPEG, which changes numbers: save masks as PNG")
+    if image.mode.startswith("I"):
+        raise ValueError(
+            f"its pixels are numbers of more than 8 bits ({image.mode}): save it as a gray image of "
+            "8 bits, a byte for the class of each pixel"
+        )
     if image.mode not in MODES:
         raise ValueError(
             f"it has colors ({image.mode}), and a pixel of a mask is the number of its class: save "
