@@ -121,6 +121,10 @@ def test_models_and_options_that_do_not_fit_are_refused():
         jdl.Error, match=r"logits for every pixel, \(B, H, W, K\), but this one gives"
     ):
         segment(jdl.adapt_model(IDENTITY, outputs=lambda x: x[:, 0])).check(spec.spec, {})
+    with pytest.raises(jdl.Error, match="classes=3, only together with times t"):
+        segment(UNet((8,), classes=3, outputs=3)).check(spec.spec, {})
+    with pytest.raises(jdl.Error, match="only together with times t"):
+        UNet((8,)).init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), y=jnp.zeros(1, int))
     with pytest.raises(jdl.Error, match="dice, the weight of the Dice loss"):
         segment(IDENTITY, dice=-1.0)
 

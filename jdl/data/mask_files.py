@@ -166,8 +166,8 @@ def _open_mask(file: BufferedReader, size: tuple[int, int]) -> np.ndarray:
         raise ValueError("it is a JPEG, which changes numbers: save masks as PNG")
     if image.mode.startswith("I"):
         raise ValueError(
-            f"its pixels are numbers of more than 8 bits ({image.mode}): save it as a gray image of "
-            "8 bits, a byte for the class of each pixel"
+            f"its pixels are numbers of more than 8 bits ({image.mode}): save it as a gray image "
+            "of 8 bits, a byte for the class of each pixel"
         )
     if image.mode not in MODES:
         raise ValueError(

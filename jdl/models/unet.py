@@ -57,6 +57,12 @@ class UNet(nn.Module):
         """x (B, H, W, C), and for diffusion t (B,) and y (B,), to (B, H, W, outputs)."""
         outputs = (self.outputs or x.shape[-1]) * self.patch_size**2
         self._check_size(x)
+        if t is None and (y is not None or self.classes):
+            raise Error(
+                f"A U-Net reads labels y, with classes={self.classes}, only together with times t: "
+                "give it t, as a diffusion objective does. For segmentation give neither y nor "
+                "classes, but outputs=K."
+            )
         conditioning = None
         if t is not None:
             conditioning = conditioning_embedding(t, y, 4 * self.channels[0], self.classes)
