@@ -28,7 +28,7 @@ def run(c: Config) -> jdl.Run:
         jdl.objectives.segment(model), jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
     )
     data = train.shuffled(c.batch, c.seed), None, test.batches(50)
-    return jdl.Run(c, learner, *data, best="max iou", labels=train.labels)
+    return jdl.Run(c, learner, *data, labels=train.labels)
 
 
 if __name__ == "__main__":
