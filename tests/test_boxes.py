@@ -6,6 +6,7 @@ image is resized and padded, and categories that are not in the order of their i
 """
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -163,8 +164,11 @@ def test_cocos_boxes_go_with_their_images(annotated):
         (
             "annotations",
             {"image_id": 1, "category_id": 7, "bbox": [90, 0, 20, 9]},
-            "1.png: box 1 .* is empty, reversed or out of the image",
+            r"1.png: annotation 2 has the bbox \[90, 0, 20, 9\], which is empty, reversed "
+            "or out of the image of 100 x 50 pixels",
         ),
+        ("annotations", {"image_id": 1, "category_id": 7, "bbox": 4}, "numbers, .* and 4"),
+        ("annotations", {"image_id": 1, "category_id": 7, "bbox": [1, 2, 3, "4"]}, "4 numbers"),
         ("images", {"id": 1, "file_name": "1.png"}, "entry 2 of images needs an id of its own"),
         ("categories", {"id": 9}, "and a name"),
     ],
@@ -177,3 +181,15 @@ def test_wrong_annotations_are_refused(annotated, part, entry, message):
         read(folder, data)
     with pytest.raises(jdl.Error, match="the category cat, which is none of"):
         read(folder, {**data, part: data[part][:-1]}, labels=["dog"])
+
+
+def test_channels_and_sizes_of_images(annotated):
+    folder, data = annotated
+    data["annotations"] = []
+    (folder / "boxes.json").write_text(json.dumps(data))
+    read = partial(jdl.data.coco, folder / "boxes.json", folder)
+    assert read(np.int64(20)).columns["x"].shape == (2, 20, 20, 3)
+    with pytest.raises(jdl.Error, match="1, 3 or 4 channels here, not 2"):
+        read(20, channels=2)
+    with pytest.raises(jdl.Error, match="size is a number of pixels"):
+        read("20")

@@ -14,7 +14,7 @@ import numpy as np
 from jdl.boxes import clip
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.decoded_files import naming, open_file
-from jdl.data.image_files import open_image
+from jdl.data.image_files import image_decoder, open_image
 from jdl.types import Error
 
 BESIDE = 1.0  # pixels that a box of an annotation may be out of its image: it is rounded
@@ -36,6 +36,14 @@ class Fitted(NamedTuple):
         """Boxes (n, 4) where they are in the image before, and no farther than its edges."""
         edges = (boxes - np.tile(self.corner, 2)) / np.tile(self.scale, 2)
         return clip(edges, self.before[1], self.before[0])
+
+
+class _Object(NamedTuple):
+    """An annotation."""
+
+    id: Any
+    box: list[float]  # x, y, width, height
+    category: str
 
 
 def boxed_images(
@@ -87,34 +95,22 @@ def coco(
     give a test set those of the training set. Boxes around crowds (iscrowd) are left out, with a
     warning. Raises `Error` with the annotation for what is missing or does not fit.
     """
-    path, pair = Path(annotations), (size, size) if isinstance(size, int) else size
+    path, decoder = Path(annotations), image_decoder(size, channels, "pad")
     data = _read(path)
     images = _by_id(path, data, "images", "file_name")
     categories = _by_id(path, data, "categories", "name")
     classes = tuple(labels or (categories[id] for id in sorted(categories)))
     if unknown := sorted({name for name in categories.values() if name not in classes}):
         raise Error(f"{path} has the category {unknown[0]}, which is none of {list(classes)}.")
-    objects = defaultdict[Any, list[tuple[list[float], int]]](list)
-    crowds = 0
-    for n, entry in enumerate(data["annotations"]):
-        image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
-        if image not in images or category not in categories or len(box or ()) != 4:
-            raise Error(
-                f"{path}: annotation {entry.get('id', n)} needs the image_id of an image, the "
-                f"category_id of a category, and a bbox of 4 numbers, but it has {image!r}, "
-                f"{category!r} and {box!r}."
-            )
-        crowds += bool(entry.get("iscrowd"))
-        if not entry.get("iscrowd"):
-            objects[image].append((box, classes.index(categories[category])))
+    objects, crowds = _objects(path, data, images, categories)
     if crowds:
         warnings.warn(f"{path}: {crowds} boxes around crowds are left out.", stacklevel=2)
     files = {id: Path(folder) / name for id, name in images.items()}
-    fitted = {id: fit_image(file, pair, channels) for id, file in files.items()}
+    fitted = {id: fit_image(file, decoder.size, decoder.channels) for id, file in files.items()}
     return boxed_images(
         np.stack([fitted[id].pixels for id in files]),
-        [_scaled(fitted[id], [box for box, _ in objects[id]]) for id in files],
-        [[label for _, label in objects[id]] for id in files],
+        [_scaled(f"{path}: {files[id]}", fitted[id], objects[id]) for id in files],
+        [[classes.index(each.category) for each in objects[id]] for id in files],
         classes,
         [str(file) for file in files.values()],
     )
@@ -135,12 +131,46 @@ def fit_image(path: Path, size: tuple[int, int], channels: int) -> Fitted:
     return Fitted(pixels, before, after / before, np.asarray([left, top]))
 
 
-def _scaled(image: Fitted, boxes: Sequence[Sequence[float]]) -> np.ndarray:
-    """Boxes x, y, width, height of an image before, as edges (n, 4) within it as it is now."""
-    given = np.asarray(boxes, np.float64).reshape(-1, 4)
+def _objects(
+    path: Path, data: Any, images: dict[Any, str], categories: dict[Any, str]
+) -> tuple[dict[Any, list[_Object]], int]:
+    """The objects of each image, by its id, and how many boxes around crowds there are besides."""
+    objects, crowds = defaultdict[Any, list[_Object]](list), 0
+    for n, entry in enumerate(data["annotations"]):
+        image, category, box = (entry.get(key) for key in ("image_id", "category_id", "bbox"))
+        if image not in images or category not in categories or not _is_box(box):
+            raise Error(
+                f"{path}: annotation {entry.get('id', n)} needs the image_id of an image, the "
+                f"category_id of a category, and a bbox of 4 numbers, but it has {image!r}, "
+                f"{category!r} and {box!r}."
+            )
+        if entry.get("iscrowd"):
+            crowds += 1
+        else:
+            objects[image].append(_Object(entry.get("id", n), box, categories[category]))
+    return objects, crowds
+
+
+def _is_box(box: Any) -> bool:
+    numbers = box if isinstance(box, list) else []
+    return [isinstance(n, int | float) and not isinstance(n, bool) for n in numbers] == [True] * 4
+
+
+def _scaled(name: str, image: Fitted, objects: Sequence[_Object]) -> np.ndarray:
+    """The boxes of an image before as edges (n, 4) within it as it is now; checks them before."""
+    width, height = image.before.tolist()
+    given = np.asarray([each.box for each in objects], np.float64).reshape(-1, 4)
     edges = np.concatenate([given[:, :2], given[:, :2] + given[:, 2:]], -1)
-    inside = clip(edges, image.before[1], image.before[0])
-    return image.boxes(np.where(np.abs(edges - inside) <= BESIDE, inside, edges))
+    inside = clip(edges, height, width)
+    edges = np.where(np.abs(edges - inside) <= BESIDE, inside, edges)
+    for each, (x0, y0, x1, y1) in zip(objects, edges, strict=True):
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise Error(
+                f"{name}: annotation {each.id} has the bbox {each.box}, which is empty, reversed "
+                f"or out of the image of {width} x {height} pixels: a bbox is x, y, width and "
+                "height in pixels of the image."
+            )
+    return clip(image.boxes(edges), *image.pixels.shape[:2])  # of what is rounded
 
 
 def _checked(

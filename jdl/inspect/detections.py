@@ -117,5 +117,5 @@ def draw_detected(
 
 def _color(label: str | int, labels: Sequence[str]) -> tuple[int, int, int]:
     """The color of a class, which is named in a row or has its number there."""
-    k = list(labels).index(label) if label in labels else int(label)
+    k = list(labels).index(str(label)) if label in labels else int(label)
     return COLORS[k % len(COLORS)]
