@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.text_files import json_rows
+from jdl.data.text_files import is_utf8, json_rows
 from jdl.data.tokenizers import ByteTokenizer, load_tokenizer
 from jdl.types import Error, Tokenizer
 
@@ -106,7 +106,7 @@ def check(messages: Any, place: str) -> None:
             )
         if not isinstance(content, str) or not content.strip():
             raise Error(f"{place}: message {n}, of the {role}, has no text, but {content!r:.40}.")
-        if any("\ud800" <= letter <= "\udfff" for letter in content):
+        if not is_utf8(content):
             raise Error(f"{place}: message {n}, of the {role}, is not UTF-8: save it as UTF-8.")
         if (role == "system" and n) or (role == "assistant" and before != "user"):
             after = f"after one of the {before}" if before else "first"
