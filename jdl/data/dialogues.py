@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
+from jdl.data.padding import padded, padded_length
 from jdl.data.text_files import is_utf8, json_rows
 from jdl.data.tokenizers import ByteTokenizer, load_tokenizer
 from jdl.types import Error, Tokenizer
 
 ROLES = ("system", "user", "assistant")
-MULTIPLE = 8  # the padded length is rounded up to a multiple of it, which hardware prefers
 Message = Mapping[str, str]  # {"role": "user", "content": "Hello"}
 Messages = Sequence[Message]
 
@@ -60,7 +60,7 @@ def dialogues(
     chosen = tokenizer or ByteTokenizer()
     parts = [_encode(source, chosen, max_length) for source in sources]
     longest = max(len(tokens) for rows, _ in parts for tokens, _ in rows)
-    steps = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
+    steps = padded_length(longest, max_length)
     datasets = []
     for source, (rows, truncated) in zip(sources, parts, strict=True):
         if truncated:
@@ -171,11 +171,8 @@ def _role(tokenizer: Tokenizer, role: str) -> int:
 
 
 def _columns(rows: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> dict[str, np.ndarray]:
-    lengths = np.asarray([len(tokens) for tokens, _ in rows], np.int32)
-    real = np.arange(steps)[None] < lengths[:, None]
-    x, learned = np.zeros(real.shape, np.int32), np.zeros(real.shape, bool)
-    x[real] = np.concatenate([tokens for tokens, _ in rows])
-    learned[real] = np.concatenate([row for _, row in rows])
+    x, lengths = padded([tokens for tokens, _ in rows], steps)
+    learned, _ = padded([row for _, row in rows], steps, bool)
     return {"x": x, "length": lengths, "loss_mask": learned}
 
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset, arrays
+from jdl.data.padding import padded, padded_length
 from jdl.data.question_files import (
     Answer,
     Question,
@@ -24,7 +25,6 @@ from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.types import Error, Tokenizer
 
 FILES = (".json", ".csv", ".tsv", ".jsonl", ".ndjson")
-MULTIPLE = 8  # the padded length is rounded up to a multiple of it, which hardware prefers
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ def question_answers(
             raise Error(f"{name}: no question has its answer within {max_length} tokens.")
         parts.append((rows, (*read[1], *skipped)))
     longest = max(len(row.encoded.tokens) for rows, _ in parts for row in rows)
-    length = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
+    length = padded_length(longest, max_length)
     datasets = []
     for rows, left_out in parts:
         y = np.asarray([row.y for row in rows], np.int32)
@@ -255,12 +255,10 @@ def _stripped(text: str, start: int) -> Answer:
 
 def _columns(rows: Sequence[_Encoded], length: int, overlap: bool) -> dict[str, np.ndarray]:
     """Tokens as x (N, length), padded with 0, their numbers, and which are of the context."""
-    lengths = np.asarray([len(row.tokens) for row in rows], np.int32)
+    x, lengths = padded([row.tokens for row in rows], length)
     first = np.asarray([row.first for row in rows], np.int32)
     last = first + np.asarray([len(row.spans) for row in rows], np.int32)
     steps = np.arange(length)[None]
-    x = np.zeros((len(rows), length), np.int32)
-    x[steps < lengths[:, None]] = np.concatenate([row.tokens for row in rows])
     segment = ((steps >= first[:, None]) & (steps < last[:, None])).astype(np.int32)
     for n in range(len(rows) if overlap else 0):
         context = slice(first[n], last[n])
