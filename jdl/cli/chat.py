@@ -15,7 +15,9 @@ NEW = "/new"
 
 def chat(
     run: RunName,
-    system: Annotated[str, tyro.conf.arg(help="A message of the system, before yours.")] = "",
+    system: Annotated[
+        str, tyro.conf.arg(help="The system prompt: a message of the system, before yours.")
+    ] = "",
     tokens: Annotated[int, tyro.conf.arg(help="The most tokens of an answer.")] = 200,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,

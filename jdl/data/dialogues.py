@@ -40,13 +40,17 @@ def dialogues(
 ) -> Any:
     """Dialogues to train a chat model on: `dialogues("chats.jsonl")`.
 
-    A source is a .jsonl file whose lines are {"messages": [{"role": "user", "content": "Hello"},
-    {"role": "assistant", "content": "..."}]}, or a list of such lists of messages. Roles are
-    system (at the beginning), user and assistant. A message becomes the token of its role, which no
-    text contains, the tokens of its content, and the end token, at which an answer stops. Columns:
-    x (T,), tokens padded with 0; `length`, their number; and `loss_mask` (T,), the loss mask: 1
-    for the tokens of answers and their ends, which alone count in the loss of `next_token`. The
-    model's vocabulary is the dataset's `vocab_size`.
+    For supervised fine-tuning (SFT), or instruction tuning. A source is a .jsonl file whose lines
+    are {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content":
+    "..."}]}, or a list of such lists of messages. Roles are system (at the beginning: the system
+    prompt), user and assistant. The chat template is fixed: a message becomes the token of its
+    role, which no text contains, the tokens of its content, and the end token, at which an answer
+    stops. Subword tokenizers also encode a written end token, <|endoftext|>, as that token.
+
+    Columns: x (T,), tokens padded with 0; `length`, their number; and `loss_mask` (T,), the loss
+    mask: 1 for the tokens of answers and their ends, which alone count in the loss of `next_token`.
+    The model's vocabulary is the dataset's `vocab_size`, and `bytes_per_token` is for
+    `next_token`'s bits per byte.
 
     Of a dialogue of more than `max_length` tokens the last messages are left out. The tokenizer is
     the file or object given, or bytes. Several sources, such as training and test, give a dataset
