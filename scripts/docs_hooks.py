@@ -36,8 +36,8 @@ TOPICS = {  # words in the names of experiments: the first topic that fits; show
     "Reinforcement learning": r"cartpole|pendulum",
     "Graphs": r"gcn|gat",
     "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion|flow|anomaly",
-    "Sequences and text": r"lstm|adding|stdlib|pronounce|translate",
-    "Classification and segmentation": r"",
+    "Sequences, text and speech": r"lstm|adding|stdlib|pronounce|translate|spoken|lines",
+    "Classification, detection and segmentation": r"",
 }
 
 _command = "build"

@@ -100,6 +100,14 @@ def test_lengths_that_cannot_be_shortened_are_refused():
         MODEL.init(jax.random.key(0), jnp.ones((2, 600)))
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000])
+def test_by_default_there_is_an_output_for_40_ms_at_any_rate(rate):
+    model = DeepSpeech2(3, rate, channels=(4, 4, 4), hidden=(8,))
+    x = jnp.zeros((2, rate * 64 // 100))
+    shape = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), x)[0]).shape
+    assert shape == (2, 16, 3)
+
+
 def test_predict_hears_sound_files_of_any_rate(trained, sounds, tmp_path):
     folder, data = sounds
     rows = predict(trained, [folder / f"{n}.wav" for n in range(6)])

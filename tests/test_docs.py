@@ -192,6 +192,9 @@ def test_the_pages_made_from_the_code(hooks):
     page = hooks.experiments_page()
     for path in (ROOT / "experiments").glob("*.py"):
         assert f"### {path.stem}\n" in page
+    topics = {part.splitlines()[0]: part for part in page.split("\n## ")}
+    assert "### spoken_numbers\n" in topics["Sequences, text and speech"]
+    assert "### digits_lines\n" in topics["Sequences, text and speech"]
     package = hooks.load_package()
     for room in hooks.rooms(package):
         assert hooks.api_page(package[room], "Title").startswith("# Title")

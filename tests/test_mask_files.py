@@ -5,11 +5,14 @@ interpolated, with void that is a class, with classes beyond the labels, of one 
 alone, with labels that stay, or do not move sidewards, or come from a fill.
 """
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import jdl
+from jdl.data.augment import on_x
 
 MOVES = {  # and what they put where no pixel comes from
     "flip": (jdl.data.random_flip(), 0),
@@ -172,3 +175,8 @@ def test_labels_move_with_their_pixels(name):
 def test_what_moves_no_pixels_is_refused():
     with pytest.raises(jdl.Error, match="for transforms that move the pixels"):
         jdl.data.move_labels(jdl.data.color_jitter(0.5))
+    data = jdl.data.arrays(x=np.zeros((4, 16, 20, 3), np.float32), y=np.zeros((4, 16, 20), int))
+    brighter = on_x(lambda key, x: jnp.where(jax.random.bernoulli(key), 1.2 * x, x))
+    for change in (jdl.data.gaussian_noise(0.1), brighter):
+        with pytest.raises(jdl.Error, match="for transforms that move the pixels"):
+            data.shuffled(4, 0, jdl.data.move_labels(change))[0]

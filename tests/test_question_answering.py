@@ -198,8 +198,9 @@ def test_answers_are_scored_as_texts(run):
     (other,) = question_answers(wrong)
     scores = answer_scores(run.objective, other.batches(2))(run.variables)
     assert scores == pytest.approx({"exact_match": 2 / 3, "f1": (2 / 3 + 2) / 3})
-    with pytest.raises(jdl.Error, match=r"jdl\.data\.question_answers"):
-        answer_scores(run.objective, jdl.data.arrays(x=np.zeros((2, 3))).batches(2))
+    for data in (jdl.data.arrays(x=np.zeros((2, 3))).batches(2), other):  # `other` is no loader
+        with pytest.raises(jdl.Error, match=r"a loader of jdl\.data\.question_answers"):
+            answer_scores(run.objective, data)
 
 
 def test_predictions_have_the_answer_its_place_and_its_score(run, tmp_path):

@@ -122,6 +122,11 @@ def test_bad_questions_are_left_out_if_asked_and_counted(tmp_path):
     assert [one.question for one in data.questions] == [ASKED[n].question for n in (0, 2, 3)]
     assert "1843" in data.skipped[2]
     assert "cut off by max_length, 60" in data.skipped[2]
+    halves = [*ASKED, Question(CONTEXT, "Who" * 200), Question("a \ud800", "?")]
+    with pytest.warns(UserWarning, match="2 bad questions are left out: Question 5 is not UTF-8"):
+        (data,) = question_answers(halves, on_bad="skip")
+    assert len(data) == len(ASKED)
+    assert "leave no room for its context in max_length, 384" in data.skipped[1]
     rows = ["context,question,answer,start", "a b,?,b,2", "a b,?,,2", "a b,?,b,1", "a b,?,b,two"]
     (tmp_path / "some.csv").write_text("\n".join(rows))
     with pytest.warns(UserWarning, match="bad"):
@@ -141,6 +146,7 @@ def test_bad_questions_are_left_out_if_asked_and_counted(tmp_path):
         ([Question("", "?")], "no text as its context"),
         ([Question("a" * 400 + "b", "?", (Answer("b", 400),))], "cut off by max_length, 384"),
         ([Question("a", "b" * 400)], "leave no room for its context"),
+        ([Question("a \ud800", "?")], "Question 0 is not UTF-8 in its context: character 2 is"),
         ([], "there are no questions"),
         ({"context": ["a"], "question": ["b"], "answer": ["a"], "start": ["x"]}, "Row 0 .*'x'"),
         ("bad.json", 'not JSON of the form of SQuAD, {"data"'),

@@ -176,10 +176,16 @@ def test_sounds_with_transcripts(tmp_path, monkeypatch):
     assert data.labels == ("", " ", "g", "n", "o")
     assert data.columns["y"].tolist() == [[2, 4, 1, 4, 3], [3, 4, 0, 0, 0]]
     assert data.columns["length"].tolist() == [3_200, 4_000]
-    wider = jdl.data.transcribed_sounds(tmp_path, table, 8_000, 0.5, alphabet=" gnop")
-    assert wider.labels == ("", *" gnop")
-    with pytest.raises(jdl.Error, match=r"said.csv, line 2: the transcript has 'g', which is not"):
-        jdl.data.transcribed_sounds(tmp_path, table, 8_000, 0.5, alphabet=" no")
+    other = tmp_path / "other.csv"
+    other.write_text("file,text\na.wav,on\n")
+    test = jdl.data.transcribed_sounds(tmp_path, other, 8_000, 0.5, labels=data.labels)
+    assert test.labels == data.labels
+    assert test.columns["y"].tolist() == [[4, 3]]
+    with pytest.raises(jdl.Error, match=r"said.csv, line 2: the transcript has 'g', which is none"):
+        jdl.data.transcribed_sounds(tmp_path, table, 8_000, 0.5, labels=("", *" no"))
+    for bad in (" gno", (" ", "g"), ("", "go"), ()):
+        with pytest.raises(jdl.Error, match='labels are "", for the blank of CTC'):
+            jdl.data.transcribed_sounds(tmp_path, table, 8_000, 0.5, labels=bad)
     table.write_text("file,text\na.wav,go\nc.wav,on\n")
     with pytest.raises(jdl.Error, match=r"c.wav .*line 3\): it takes more than 0.5 s: cut it"):
         jdl.data.transcribed_sounds(tmp_path, table, 8_000, 0.5)

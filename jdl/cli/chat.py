@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from jdl.cli.arguments import Best, Draws, Root, RunName
+from jdl.cli.arguments import Best, Draws, Root, RunName, Temperature, TopK, TopP
 from jdl.errors import Error
 
 NEW = "/new"
@@ -15,20 +15,13 @@ NEW = "/new"
 
 def chat(
     run: RunName,
-    system: Annotated[str, tyro.conf.arg(help="A message of the system, before yours.")] = "",
+    system: Annotated[
+        str, tyro.conf.arg(help="The system prompt: a message of the system, before yours.")
+    ] = "",
     tokens: Annotated[int, tyro.conf.arg(help="The most tokens of an answer.")] = 200,
-    temperature: Annotated[
-        float, tyro.conf.arg(help="Sampling temperature; 0 is greedy decoding.")
-    ] = 0.0,
-    top_k: Annotated[
-        int, tyro.conf.arg(help="Top-k sampling: only the k most likely tokens; 0: all tokens.")
-    ] = 0,
-    top_p: Annotated[
-        float,
-        tyro.conf.arg(
-            help="Nucleus (top-p) sampling: only the most likely tokens of this total probability."
-        ),
-    ] = 1.0,
+    temperature: Temperature = 0.0,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
     seed: Draws = 0,
     root: Root = Path("runs"),
     best: Best = False,

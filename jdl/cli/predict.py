@@ -43,8 +43,8 @@ def predict(
     """Predict labels, values, texts, tags, answers, masks or boxes for files of inputs."""
     if not inputs:
         raise Error(
-            "Name at least one input: an image, a sound, an npz file with an array x, a text file "
-            "or a table."
+            "Name at least one input: an image, a sound, an npz file with an array x, a text file, "
+            "a table, or questions as JSON of the form of SQuAD."
         )
     from jdl.cli.startup import set_up_jax
     from jdl.inspect import answers, tagged

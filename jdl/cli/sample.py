@@ -5,7 +5,7 @@ from typing import Annotated
 
 import tyro
 
-from jdl.cli.arguments import Best, Draws, Root, RunName
+from jdl.cli.arguments import Best, Draws, Root, RunName, Temperature, TopK, TopP
 
 
 def sample(
@@ -26,18 +26,9 @@ def sample(
     ] = False,
     prompt: Annotated[str, tyro.conf.arg(help="The beginning of the text.")] = "",
     tokens: Annotated[int, tyro.conf.arg(help="How many tokens to generate.")] = 200,
-    temperature: Annotated[
-        float, tyro.conf.arg(help="Sampling temperature; 0 is greedy decoding.")
-    ] = 0.8,
-    top_k: Annotated[
-        int, tyro.conf.arg(help="Top-k sampling: only the k most likely tokens; 0: all tokens.")
-    ] = 0,
-    top_p: Annotated[
-        float,
-        tyro.conf.arg(
-            help="Nucleus (top-p) sampling: only the most likely tokens of this total probability."
-        ),
-    ] = 1.0,
+    temperature: Temperature = 0.8,
+    top_k: TopK = 0,
+    top_p: TopP = 1.0,
     beams: Annotated[
         int, tyro.conf.arg(help="Beam search with this many beams instead of sampling; 0: none.")
     ] = 0,

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.text_files import json_rows
+from jdl.data.padding import padded, padded_length
+from jdl.data.text_files import is_utf8, json_rows
 from jdl.data.tokenizers import ByteTokenizer, load_tokenizer
 from jdl.types import Error, Tokenizer
 
 ROLES = ("system", "user", "assistant")
-MULTIPLE = 8  # the padded length is rounded up to a multiple of it, which hardware prefers
 Message = Mapping[str, str]  # {"role": "user", "content": "Hello"}
 Messages = Sequence[Message]
 
@@ -40,13 +40,17 @@ def dialogues(
 ) -> Any:
     """Dialogues to train a chat model on: `dialogues("chats.jsonl")`.
 
-    A source is a .jsonl file whose lines are {"messages": [{"role": "user", "content": "Hello"},
-    {"role": "assistant", "content": "..."}]}, or a list of such lists of messages. Roles are
-    system (at the beginning), user and assistant. A message becomes the token of its role, which no
-    text contains, the tokens of its content, and the end token, at which an answer stops. Columns:
-    x (T,), tokens padded with 0; `length`, their number; and `loss_mask` (T,), the loss mask: 1
-    for the tokens of answers and their ends, which alone count in the loss of `next_token`. The
-    model's vocabulary is the dataset's `vocab_size`.
+    For supervised fine-tuning (SFT), or instruction tuning. A source is a .jsonl file whose lines
+    are {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content":
+    "..."}]}, or a list of such lists of messages. Roles are system (at the beginning: the system
+    prompt), user and assistant. The chat template is fixed: a message becomes the token of its
+    role, which no text contains, the tokens of its content, and the end token, at which an answer
+    stops. Subword tokenizers also encode a written end token, <|endoftext|>, as that token.
+
+    Columns: x (T,), tokens padded with 0; `length`, their number; and `loss_mask` (T,), the loss
+    mask: 1 for the tokens of answers and their ends, which alone count in the loss of `next_token`.
+    The model's vocabulary is the dataset's `vocab_size`, and `bytes_per_token` is for
+    `next_token`'s bits per byte.
 
     Of a dialogue of more than `max_length` tokens the last messages are left out. The tokenizer is
     the file or object given, or bytes. Several sources, such as training and test, give a dataset
@@ -60,7 +64,7 @@ def dialogues(
     chosen = tokenizer or ByteTokenizer()
     parts = [_encode(source, chosen, max_length) for source in sources]
     longest = max(len(tokens) for rows, _ in parts for tokens, _ in rows)
-    steps = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
+    steps = padded_length(longest, max_length)
     datasets = []
     for source, (rows, truncated) in zip(sources, parts, strict=True):
         if truncated:
@@ -106,7 +110,7 @@ def check(messages: Any, place: str) -> None:
             )
         if not isinstance(content, str) or not content.strip():
             raise Error(f"{place}: message {n}, of the {role}, has no text, but {content!r:.40}.")
-        if any("\ud800" <= letter <= "\udfff" for letter in content):
+        if not is_utf8(content):
             raise Error(f"{place}: message {n}, of the {role}, is not UTF-8: save it as UTF-8.")
         if (role == "system" and n) or (role == "assistant" and before != "user"):
             after = f"after one of the {before}" if before else "first"
@@ -171,11 +175,8 @@ def _role(tokenizer: Tokenizer, role: str) -> int:
 
 
 def _columns(rows: Sequence[tuple[np.ndarray, np.ndarray]], steps: int) -> dict[str, np.ndarray]:
-    lengths = np.asarray([len(tokens) for tokens, _ in rows], np.int32)
-    real = np.arange(steps)[None] < lengths[:, None]
-    x, learned = np.zeros(real.shape, np.int32), np.zeros(real.shape, bool)
-    x[real] = np.concatenate([tokens for tokens, _ in rows])
-    learned[real] = np.concatenate([row for _, row in rows])
+    x, lengths = padded([tokens for tokens, _ in rows], steps)
+    learned, _ = padded([row for _, row in rows], steps, bool)
     return {"x": x, "length": lengths, "loss_mask": learned}
 
 

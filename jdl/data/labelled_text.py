@@ -14,12 +14,12 @@ import numpy as np
 from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.folders import class_codes
+from jdl.data.padding import padded, padded_length
 from jdl.data.text_files import TextRows, read_lines, read_rows
 from jdl.data.tokenizers import ByteTokenizer, encode_texts, load_tokenizer, train_bpe
 from jdl.types import Error, Tokenizer
 
 TABLES = (".csv", ".tsv", ".jsonl", ".ndjson")
-MULTIPLE = 8  # the padded length is rounded up to a multiple of it, which hardware prefers
 MANY_CLASSES = 1_000  # more, and most of them of one row: the column holds no labels
 Texts = str | Path | Any
 
@@ -38,7 +38,7 @@ class LabelledText(Dataset):
         length = self.source.take(np.zeros(1, np.int32))["x"].shape[1]
         encoded, truncated = encode_texts(self.tokenizer, texts, length)
         _warn_truncated("The inputs", truncated, len(texts), length)
-        return _padded(encoded, length)
+        return _columns(encoded, length)
 
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """A name for each row of a new file, and its columns; None for another kind of file.
@@ -119,12 +119,12 @@ def labelled_text(
     targets, classes = _targets(tables, tuple(labels))
     encoded = [encode_texts(chosen, table.texts, max_length) for table in tables]
     longest = max(len(tokens) for rows, _ in encoded for tokens in rows)
-    length = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
+    length = padded_length(longest, max_length)
     datasets = []
     for source, table, y, (rows, truncated) in zip(sources, tables, targets, encoded, strict=True):
         name = source if isinstance(source, str | Path) else "The columns"
         _warn_truncated(name, truncated, len(rows), max_length)
-        plain = arrays(classes, **_padded(rows, length), y=y)
+        plain = arrays(classes, **_columns(rows, length), y=y)
         options = (chosen, names, truncated, table.skipped)
         datasets.append(LabelledText(plain.source, plain.ids, (), plain.device_bytes, *options))
     return datasets[0] if len(datasets) == 1 else tuple(datasets)
@@ -187,11 +187,9 @@ def _is_whole(value: Any) -> bool:
     return isinstance(value, int | np.integer)
 
 
-def _padded(rows: Sequence[np.ndarray], length: int) -> dict[str, np.ndarray]:
+def _columns(rows: Sequence[np.ndarray], length: int) -> dict[str, np.ndarray]:
     """Tokens as x (N, length), padded with 0, and their numbers."""
-    lengths = np.asarray([len(tokens) for tokens in rows], np.int32)
-    x = np.zeros((len(rows), length), np.int32)
-    x[np.arange(length) < lengths[:, None]] = np.concatenate(rows)
+    x, lengths = padded(rows, length)
     return {"x": x, "length": lengths}
 
 

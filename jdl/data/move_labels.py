@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from jdl.data.augment import BatchTransform, Example, Normalize, Transform, UnitRange
 from jdl.types import Array, Error, Key
 
 WHOLE = 0.999  # of a pixel that was not mixed with what lies outside, but for rounding
+DRAWS = 8  # on which it is checked that the pixels move and do not change
+REFUSAL = (
+    "move_labels is for transforms that move the pixels of an image, such as random_flip and "
+    "random_affine, and change none: give any other to `shuffled` as it is."
+)
 
 
 def move_labels(transform: Transform) -> Transform:
@@ -16,15 +22,15 @@ def move_labels(transform: Transform) -> Transform:
     For transforms that move pixels, with the random numbers that they draw for x:
     `move_labels(random_flip())`, a random crop, `random_affine`. A pixel gets the label of the one
     nearest to where it came from; -1, unknown, where it came from outside of the image, or was
-    erased. Transforms of colors move nothing, and are given to `shuffled` as they are.
+    erased. Transforms of colors and noise move nothing, and are given to `shuffled` as they are:
+    `shuffled(64, seed, move_labels(random_flip()), gaussian_noise(0.1))`. Raises `Error` for one
+    that changes most pixels of an image of ones.
     """
     if isinstance(transform, BatchTransform | Normalize | UnitRange):
-        raise Error(
-            "move_labels is for transforms that move the pixels of an image, such as random_flip "
-            "and random_affine: give any other to `shuffled` as it is."
-        )
+        raise Error(REFUSAL)
 
     def change(key: Key, example: Example) -> Example:
+        _check_moves(transform, example)
         x, y = example["x"], example["y"]
         height, width, channels = x.shape
         rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
@@ -37,6 +43,23 @@ def move_labels(transform: Transform) -> Transform:
         return {**moved, "x": moved["x"][..., :channels], "y": jnp.where(inside, labels, -1)}
 
     return change
+
+
+def _check_moves(transform: Transform, example: Example) -> None:
+    """Raises `Error` if most pixels of ones become neither ones nor what is outside."""
+    height, width, channels = example["x"].shape
+    with jax.ensure_compile_time_eval():  # numbers, also where the transform is being compiled
+        signs = jnp.asarray([1] * (channels + 1) + [-1], example["x"].dtype)
+        probe = {name: jnp.zeros(value.shape, value.dtype) for name, value in example.items()}
+        probe["x"] = jnp.broadcast_to(signs, (height, width, channels + 2))
+        keys = jax.random.split(jax.random.key(0), DRAWS)
+        moved = jax.vmap(lambda key: transform(key, probe)["x"])(keys)
+        one, minus_one = moved[..., -2], moved[..., -1]
+        whole = (abs(one - 1) < 1 - WHOLE) & (abs(minus_one + 1) < 1 - WHOLE)
+        outside = abs(one - minus_one) < 1 - WHOLE
+        changed = float((~whole & ~outside).mean((1, 2), dtype=jnp.float32).max())
+    if changed > 0.5:
+        raise Error(REFUSAL)
 
 
 def _nearest(place: Array, side: int) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +12,7 @@ import numpy as np
 
 from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset, arrays
+from jdl.data.padding import padded, padded_length
 from jdl.data.question_files import (
     Answer,
     Question,
@@ -24,7 +25,6 @@ from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.types import Error, Tokenizer
 
 FILES = (".json", ".csv", ".tsv", ".jsonl", ".ndjson")
-MULTIPLE = 8  # the padded length is rounded up to a multiple of it, which hardware prefers
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +115,9 @@ def question_answers(
     learns sooner, as it need not find out first which tokens are equal.
 
     A row has at most `max_length` tokens: a longer context is truncated. Raises `Error` with the
-    place of the first question whose answer is not at its start, or is cut off by `max_length`;
-    with `on_bad="skip"` these are left out, counted, and listed in `skipped`.
+    place of the first question whose answer is not at its start, or is cut off by `max_length`,
+    or that leaves no room for its context; with `on_bad="skip"` these are left out, counted, and
+    listed in `skipped`.
     """
     if isinstance(tokenizer, str | Path):
         tokenizer = load_tokenizer(tokenizer)
@@ -131,7 +132,7 @@ def question_answers(
             raise Error(f"{name}: no question has its answer within {max_length} tokens.")
         parts.append((rows, (*read[1], *skipped)))
     longest = max(len(row.encoded.tokens) for rows, _ in parts for row in rows)
-    length = min(-(-longest // MULTIPLE) * MULTIPLE, max_length)
+    length = padded_length(longest, max_length)
     datasets = []
     for rows, left_out in parts:
         y = np.asarray([row.y for row in rows], np.int32)
@@ -169,8 +170,10 @@ def _answered(
 ) -> list[_Row]:
     """The rows of the questions whose answers are not cut off; `skipped` gets the others."""
     rows = []
-    encoded = _encode(tokenizer, questions, max_length)
-    for question, one in zip(questions, encoded, strict=True):
+    for question, one in zip(questions, _join(tokenizer, questions, max_length), strict=True):
+        if isinstance(one, str):
+            refuse_or_skip(one, on_bad, skipped)
+            continue
         span = _token_span(one, question.answers[0]) if question.answers else (0, 0)
         if span:
             rows.append(_Row(question, one, span))
@@ -186,7 +189,22 @@ def _answered(
 
 
 def _encode(tokenizer: Tokenizer, questions: Sequence[Question], max_length: int) -> list[_Encoded]:
-    """The tokens of questions and contexts, which are truncated to `max_length` together."""
+    """The tokens of questions and contexts; raises `Error` for a question that is too long."""
+    encoded = []
+    for one in _join(tokenizer, questions, max_length):
+        if isinstance(one, str):
+            raise Error(f"{one}: shorten it.")
+        encoded.append(one)
+    return encoded
+
+
+def _join(
+    tokenizer: Tokenizer, questions: Sequence[Question], max_length: int
+) -> Iterator[_Encoded | str]:
+    """The tokens of each question and its context, which are truncated to `max_length` together.
+
+    Of a question that leaves no room for its context: what is wrong with it.
+    """
     if not hasattr(tokenizer, "encode_spans"):
         raise Error(
             "Extractive question answering needs to know where each token is in the text: a "
@@ -195,18 +213,17 @@ def _encode(tokenizer: Tokenizer, questions: Sequence[Question], max_length: int
     before, between, after = _special_tokens(tokenizer)
     asked = tokenizer.encode_spans([question.question for question in questions])
     contexts = tokenizer.encode_spans([question.context for question in questions])
-    encoded = []
     for question, (ids, _), (tokens, spans) in zip(questions, asked, contexts, strict=True):
         first = len(before) + len(ids) + len(between)
         room = max_length - first - len(after)
         if room < 1:
-            raise Error(
+            yield (
                 f"{question.place} has {len(ids)} tokens, which leave no room for its context in "
-                f"max_length, {max_length}: shorten it, or raise max_length."
+                f"max_length, {max_length}"
             )
+            continue
         row = np.concatenate([before, ids, between, tokens[:room], after]).astype(np.int32)
-        encoded.append(_Encoded(row, first, spans[:room], len(tokens) > room))
-    return encoded
+        yield _Encoded(row, first, spans[:room], len(tokens) > room)
 
 
 def _special_tokens(tokenizer: Tokenizer) -> list[list[int]]:
@@ -238,12 +255,10 @@ def _stripped(text: str, start: int) -> Answer:
 
 def _columns(rows: Sequence[_Encoded], length: int, overlap: bool) -> dict[str, np.ndarray]:
     """Tokens as x (N, length), padded with 0, their numbers, and which are of the context."""
-    lengths = np.asarray([len(row.tokens) for row in rows], np.int32)
+    x, lengths = padded([row.tokens for row in rows], length)
     first = np.asarray([row.first for row in rows], np.int32)
     last = first + np.asarray([len(row.spans) for row in rows], np.int32)
     steps = np.arange(length)[None]
-    x = np.zeros((len(rows), length), np.int32)
-    x[steps < lengths[:, None]] = np.concatenate([row.tokens for row in rows])
     segment = ((steps >= first[:, None]) & (steps < last[:, None])).astype(np.int32)
     for n in range(len(rows) if overlap else 0):
         context = slice(first[n], last[n])

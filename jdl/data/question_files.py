@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jdl.data.bad_rows import OnBad, check_on_bad
-from jdl.data.text_files import read_rows
+from jdl.data.text_files import is_utf8, read_rows
 from jdl.types import Error
 
 SHOWN = 3  # questions that were left out which a warning names
@@ -36,6 +36,8 @@ class Question(NamedTuple):
         for name, text in (("context", self.context), ("question", self.question)):
             if not isinstance(text, str) or not text.strip():
                 return f"has no text as its {name}, but {text!r:.40}"
+            if not is_utf8(text):
+                return f"is not UTF-8 in its {name}: {_surrogate(text)}"
         for text, start in self.answers:
             if not isinstance(text, str) or not text.strip():
                 return f"has no text as its answer, but {text!r:.40}"
@@ -108,6 +110,12 @@ def read_questions(
         found = tuple(Answer(text, _number(start)) for text in texts[2:])
         questions.append(Question(texts[0], texts[1], found, place))
     return questions, rows.skipped
+
+
+def _surrogate(text: str) -> str:
+    """Where the first lone surrogate of a text is."""
+    place = next(n for n, letter in enumerate(text) if not is_utf8(letter))
+    return f"character {place} is {text[place]!r}, half of a pair"
 
 
 def _number(start: Any) -> Any:

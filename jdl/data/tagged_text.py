@@ -6,12 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
+from jdl.data.padding import padded, padded_length
 from jdl.data.text_files import read_lines
 from jdl.types import Error
 
@@ -19,7 +19,6 @@ Words = Sequence[str]
 Tags = Sequence[str]
 PADDING = "<padding>"
 SHAPES = ("<unk>", "<Unk>", "<UNK>", "<unk_unk>", "<?>")  # of words outside the vocabulary
-MULTIPLE = 8  # the padded length is rounded up to a multiple of it, which hardware prefers
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ def tagged_text(
     vocabulary = (*special, *sorted(word for word in frequent if word not in special))
     labels = tuple(sorted({tag for _, tags in train for tag in tags}))
     longest = max(len(words) for part in cut for words, _ in part)
-    steps = -(-longest // MULTIPLE) * MULTIPLE
+    steps = padded_length(longest)
     datasets = []
     for part in cut:
         columns = _columns([words for words, _ in part], vocabulary, steps)
@@ -149,11 +148,9 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """Words as x (N, steps), padded with 0, and their numbers."""
     index = {word: n for n, word in enumerate(vocabulary)}
-    lengths = np.asarray([len(words) for words in sentences], np.int32)
-    x = np.zeros((len(sentences), steps), np.int32)
-    flat = (plain(word) for word in chain.from_iterable(sentences))
-    codes = [index[word] if word in index else index[shape(word)] for word in flat]
-    x[np.arange(steps)[None] < lengths[:, None]] = codes
+    plains = ([plain(word) for word in words] for words in sentences)
+    codes = [[index[w] if w in index else index[shape(w)] for w in words] for words in plains]
+    x, lengths = padded(codes, steps)
     return {"x": x, "length": lengths}
 
 

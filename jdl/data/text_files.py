@@ -81,7 +81,7 @@ def read_lines(path: Path) -> tuple[list[str], list[str]]:
     """
     places, lines = [], []
     for number, line in enumerate(_lines(path), 1):
-        if not line.isascii() and any("\ud800" <= letter <= "\udfff" for letter in line):
+        if not is_utf8(line):
             raise Error(f"{path}:{number} is not UTF-8: save the file as UTF-8.")
         if line.strip():
             places.append(f"{path}:{number}")
@@ -89,6 +89,11 @@ def read_lines(path: Path) -> tuple[list[str], list[str]]:
     if not lines:
         raise Error(f"{path} is empty: write one input per line.")
     return places, lines
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it has no lone surrogates."""
+    return text.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 @contextmanager
@@ -135,7 +140,7 @@ def _problem(row: Mapping[str, Any], text: Sequence[str], label: str | None) -> 
             return f"has an empty text in column {name}"
         if "\0" in value:
             return f"has a NUL character in column {name}"
-        if any("\ud800" <= letter <= "\udfff" for letter in value):
+        if not is_utf8(value):
             return f"is not UTF-8 in column {name}"
     value = row.get(label) if label else 0
     known = isinstance(value, str | int | float | np.generic)

@@ -11,7 +11,7 @@ import numpy as np
 from jdl.data.bad_rows import OnBad
 from jdl.data.dataset import Dataset
 from jdl.data.decoded_files import decoded
-from jdl.data.folders import LabelledFiles, shown, table_rows
+from jdl.data.folders import LabelledFiles, class_codes, shown, table_rows
 from jdl.data.sound_files import SoundDecoder, decoder_of
 from jdl.types import Error
 
@@ -24,7 +24,7 @@ def transcribed_sounds(
     *,
     file: str = "file",
     text: str = "text",
-    alphabet: str | None = None,
+    labels: Sequence[str] | None = None,
     on_bad: OnBad = "raise",
     stream: bool = False,
 ) -> Dataset:
@@ -33,10 +33,11 @@ def transcribed_sounds(
     For `jdl.objectives.ctc`. The CSV file's column `file` has the paths in the folder, and `text`
     the transcripts. Columns: x and `length` as of `audio_folder`, and y, the characters of the
     transcripts as indices of `labels`, padded with 0, which is CTC's blank. Transcripts are in
-    lower case, with one space between words. `alphabet` has the characters, by default those that
-    occur; another one in a transcript raises `Error`. A sound of more than `seconds` is refused, as
-    its transcript would be of more than is heard. `on_bad`, the cache and `stream` are as in
-    `audio_folder`.
+    lower case, with one space between words. `labels` are "" and the characters, by default those
+    that occur, sorted: give test data of another file `labels=train.labels`, so that a character
+    has the same index in both. Another one in a transcript raises `Error` with file and line. A
+    sound of more than `seconds` is refused, as its transcript would be of more than is heard.
+    `on_bad`, the cache and `stream` are as in `audio_folder`.
     """
     decoder = decoder_of(SpeechDecoder, rate, seconds)
     root, path = Path(folder), Path(table)
@@ -44,21 +45,31 @@ def transcribed_sounds(
     if not rows:
         raise Error(f"{shown(path)} has no rows.")
     texts = [" ".join(said.lower().split()) for _, (_, said) in rows]
-    letters = alphabet or "".join(sorted(set("".join(texts))))
-    if alphabet is not None:
-        for (line, _), said in zip(rows, texts, strict=True):
-            if unknown := set(said) - set(alphabet):
-                raise Error(
-                    f"{shown(path)}, line {line}: the transcript has {min(unknown)!r}, which is "
-                    f"not in the alphabet {alphabet!r}: correct it, or add the character."
-                )
+    known = _checked(labels) if labels is not None else ("", *sorted(set("".join(texts))))
+    for (line, _), said in zip(rows, texts, strict=True):
+        if unknown := set(said) - set(known):
+            raise Error(
+                f"{shown(path)}, line {line}: the transcript has {min(unknown)!r}, which is none "
+                f"of the labels {''.join(known)!r}: correct it, or add it to the labels of the "
+                "training data."
+            )
     paths = tuple(root / name for _, (name, _) in rows)
     places = tuple(
         f"{shown(sound)} ({shown(path)}, line {line})"
         for sound, (line, _) in zip(paths, rows, strict=True)
     )
-    y, _ = encode(texts, letters)
-    return decoded(LabelledFiles(root, paths, places, y, ("", *letters)), decoder, on_bad, stream)
+    y, _ = encode(texts, "".join(known))
+    return decoded(LabelledFiles(root, paths, places, y, known), decoder, on_bad, stream)
+
+
+def _checked(labels: Sequence[str]) -> tuple[str, ...]:
+    """The labels, which must be "" for CTC's blank, and single characters."""
+    if isinstance(labels, str) or list(map(len, labels)) != [0, *[1] * (len(labels) - 1)]:
+        raise Error(
+            f'labels are "", for the blank of CTC, and then characters, such as train.labels or '
+            f'("", *"abc"), but not {labels!r:.60}.'
+        )
+    return tuple(class_codes(labels))
 
 
 @dataclass(frozen=True)

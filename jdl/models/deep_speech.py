@@ -22,14 +22,15 @@ class DeepSpeech2(nn.Module):
     filter (cepstral mean normalization), so that neither loudness nor a microphone's coloring
     matters. Then comes a `CRNN`, with time as the width of an image: convolutions, which are
     max-pooled in place of the paper's strides, and bidirectional recurrent layers of the widths
-    `hidden`. Samples where the mask (B, T) is false are padding, and change nothing.
+    `hidden`. By default a frame is of 32 ms (`n_fft` samples), and there is one each 10 ms (`hop`).
+    Samples where the mask (B, T) is false are padding, and change nothing.
     """
 
     outputs: int
     rate: int
     n_mels: int = 40
-    n_fft: int = 256
-    hop: int = 80
+    n_fft: int | None = None
+    hop: int | None = None
     channels: Sequence[int] = (16, 32, 32)
     hidden: Sequence[int] = (128,)
     cell: Cell = GRU
@@ -40,18 +41,20 @@ class DeepSpeech2(nn.Module):
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """Waveforms x (B, T), and a mask (B,) or (B, T), to (B, T / (4 * hop), outputs)."""
-        if x.ndim != 2 or x.shape[1] % (SHORTER * self.hop):
+        hop = self.rate // 100 if self.hop is None else self.hop
+        n_fft = self.rate * 32 // 1_000 if self.n_fft is None else self.n_fft
+        if x.ndim != 2 or x.shape[1] % (SHORTER * hop):
             raise Error(
                 f"DeepSpeech2 reads waveforms (B, T), T a multiple of {SHORTER} * hop, "
-                f"{SHORTER * self.hop} samples, and not {x.shape}: pad them on the right."
+                f"{SHORTER * hop} samples, and not {x.shape}: pad them on the right."
             )
         real = jnp.ones(x.shape, bool)
         if mask is not None:
             real &= mask.astype(bool).reshape(len(x), -1)
         x = jnp.where(real, x, 0)
-        log_mel = LogMel(self.rate, self.n_fft, self.hop, self.n_mels, floor=1e-6)
-        real_frames = real[:, :: self.hop, None]  # those that are centred on a real sample
-        frames = log_mel(x)[:, : x.shape[1] // self.hop]
+        log_mel = LogMel(self.rate, n_fft, hop, self.n_mels, floor=1e-6)
+        real_frames = real[:, ::hop, None]  # those that are centred on a real sample
+        frames = log_mel(x)[:, : x.shape[1] // hop]
         count = jnp.maximum(real_frames.sum(1, keepdims=True), 1).astype(frames.dtype)
         frames -= jnp.where(real_frames, frames, 0).sum(1, keepdims=True) / count
         image = frames.swapaxes(1, 2)[..., None]

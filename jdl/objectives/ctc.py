@@ -44,10 +44,10 @@ def ctc(
 
     Outputs are decoded greedily (best path), or with `beam` by prefix beam search (Hannun et al.,
     2014), with so many prefixes a row. `labels` are the names of the labels, the blank's first;
-    with `words`, each of the names of its letters, only these words are spelled (a lexicon), in any
-    order, with " " between them; if that is no label, one word a row. Metrics, in evaluation:
-    error_rate, the edit distance over the number of labels; exact_match, the share of the rows
-    without an error; and where " " is a label, word_error_rate.
+    with `words`, each of the names of its letters, only these words are spelled (a lexicon, kept as
+    a prefix tree), in any order, with " " between them; if that is no label, one word a row.
+    Metrics, in evaluation: error_rate, the edit distance over the number of labels; exact_match,
+    the share of the rows without an error; and where " " is a label, word_error_rate.
     """
     names = tuple(labels)
     if beam < 0 or (words and not beam):

@@ -44,12 +44,12 @@ def answer_scores(objective: Objective, data: Any, words: Words = squad_words) -
     `extractive_qa`. `words` are those of `jdl.metrics.squad_scores`: `jdl.metrics.code_words` for
     answers that are code.
     """
-    if not isinstance(objective, Predicts) or not hasattr(data.dataset, "questions"):
+    dataset: Any = getattr(data, "dataset", None)  # which a dataset itself has not
+    if not isinstance(objective, Predicts) or not hasattr(dataset, "questions"):
         raise Error(
             "answer_scores needs an objective that predicts spans, such as extractive_qa, and a "
             "loader of jdl.data.question_answers."
         )
-    dataset = data.dataset
 
     def score(variables: Variables) -> dict[str, float]:
         spans = predict_all(objective, variables, data, columns=("id",))
