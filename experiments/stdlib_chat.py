@@ -1,4 +1,8 @@
-"""A chat model that answers questions about function signatures: not measured yet.
+"""A chat model that is asked about function signatures: perplexity of its answers 2.86 a byte.
+
+73% of the answers' bytes are right, on held-out files (seed 0, Python 3.11.7). It answers in the
+right form, but most names that it should copy from the signature are wrong: it has learned from
+2,756 dialogues alone. About 19 CPU-minutes, on 2 busy cores of an AMD EPYC.
 
 scripts/train experiments/stdlib_chat.py
 jdl chat stdlib_chat
@@ -29,7 +33,7 @@ def run(c: Config) -> jdl.Run:
     learner = jdl.descent(objective, optimizer)
     batches = train.shuffled(c.batch, c.seed)
     parts = batches, valid.batches(32), test.batches(32)
-    return jdl.Run(c, learner, *parts, best="min loss", tokenizer=train.tokenizer)
+    return jdl.Run(c, learner, *parts, tokenizer=train.tokenizer)
 
 
 if __name__ == "__main__":

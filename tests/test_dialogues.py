@@ -174,7 +174,7 @@ def test_the_verb_talks_line_by_line(trained, monkeypatch, capsys):
 
     monkeypatch.setattr(jdl.inspect.restore, "restore", lambda folder, best: trained)
     monkeypatch.setattr(jdl.store.catalog, "find", lambda run, root: run)
-    lines = iter(["a", "", "b", "/new", "c"])
+    lines = iter(["a", "", "b", "/new", "c", "a \\", "", "/new", "\\", "b"])
 
     def line(prompt):
         try:
@@ -184,4 +184,4 @@ def test_the_verb_talks_line_by_line(trained, monkeypatch, capsys):
 
     monkeypatch.setattr("builtins.input", line)
     call_verb("chat", ["chat"])
-    assert capsys.readouterr().out == "one\ntwo, and\né\n"
+    assert capsys.readouterr().out == "one\ntwo, and\né\none\ntwo, and\n"

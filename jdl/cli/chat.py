@@ -28,6 +28,7 @@ def chat(
 ) -> None:
     """Chat with a model that was trained on dialogues. A line is a message; /new begins anew.
 
+    A line that ends with a backslash goes on in the next one.
     Ctrl-C ends an answer, Ctrl-D the conversation. Lines may also come from a pipe.
     """
     from jdl import sampling
@@ -44,7 +45,7 @@ def chat(
     trained = restore(find(run, root), best=best)
     start = [{"role": "system", "content": system}] if system else []
     messages = start
-    for n, line in enumerate(_lines()):
+    for n, line in enumerate(_messages()):
         if line == NEW:
             messages = start
             continue
@@ -61,15 +62,24 @@ def chat(
             messages = [*asked, {"role": "assistant", "content": answer}]
 
 
-def _lines() -> Iterator[str]:
-    """The lines of the user, without those that are blank, up to the end of the input."""
+def _messages() -> Iterator[str]:
+    """The messages of the user, a line each, without blank ones, up to the end of the input.
+
+    After a line that ends with a backslash, the message goes on in the next one.
+    """
+    message = ""
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "")
+            line = input(("... " if message else "> ") if sys.stdin.isatty() else "")
         except EOFError:
             return
-        if line.strip():
-            yield line.strip()
+        if line.endswith("\\"):
+            message += line[:-1] + "\n"
+            continue
+        message += line
+        if message.strip():
+            yield message.strip()
+        message = ""
 
 
 def _print(pieces: Iterator[str]) -> str:

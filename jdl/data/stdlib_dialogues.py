@@ -10,7 +10,7 @@ from jdl.data.stdlib_questions import ask, split_signatures
 
 LETTERS = 80  # of a signature
 MOST = 6  # questions of a dialogue
-MAX_LENGTH = 320  # tokens
+MAX_LENGTH = 320  # tokens, which are bytes
 NOTHING = "There is none."
 
 
@@ -33,11 +33,15 @@ def stdlib_dialogues() -> tuple[Dialogues, Dialogues, Dialogues]:
 
 
 def _dialogue(questions: Sequence[Question]) -> list[Message]:
-    """The questions about one signature as a dialogue."""
+    """The questions about one signature as a dialogue, those that fit into `MAX_LENGTH` tokens."""
     messages: list[Message] = []
+    room = MAX_LENGTH
     for n, question in enumerate(questions):
         asked = question.question if n else f"{question.context}\n{question.question}"
         answer = question.answers[0].text if question.answers else NOTHING
+        room -= len(asked.encode()) + len(answer.encode()) + 4  # roles and ends
+        if room < 0:
+            break
         messages.append({"role": "user", "content": asked})
         messages.append({"role": "assistant", "content": answer})
     return messages
