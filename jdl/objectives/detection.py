@@ -40,7 +40,7 @@ def detect(
     max_iou: float = 0.6,
     limit: int = 100,
 ) -> Detection:
-    """Object detection without anchors: FCOS (Tian et al., 2019).
+    """Object detection without anchors (anchor-free): FCOS (Tian et al., 2019).
 
     For images x (B, H, W, C) of which several objects are wanted, each with its class and its box:
     the columns `boxes` (B, T, 4), the left, top, right and bottom edge (x0, y0, x1, y1) in pixels,
