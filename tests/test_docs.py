@@ -27,7 +27,7 @@ HELPERS = {  # for other rooms, and for layers, objectives and learners of one's
     "map_rows", "map_variables", "override",
     "Wrapper", "checked_metrics", "jit_learner", "member", "with_data",
     "PerMember", "merge", "scalars",
-    "Beams", "decode_until_end",
+    "Beams", "decode_stream", "decode_until_end",
     "on_x", "check_order", "window_mask", "Normalize", "UnitRange",
 }  # fmt: skip
 

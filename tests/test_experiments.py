@@ -57,6 +57,10 @@ def digit_boxes(train, test):
     return whole.select(slice(train)), whole.select(slice(train, None))
 
 
+def stdlib():
+    return [f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40 for n in range(100)]
+
+
 def spoken_numbers(train=6_000, test=1_000, seed=0):
     """Noise in place of speech."""
     rng = np.random.default_rng(0)
@@ -115,9 +119,6 @@ def small(monkeypatch):
         columns = {"sex": ["male", "female"] * 40, "age": [None, 30.0, 40.5, 8.0] * 20}
         columns["survived"] = ["yes", "no", "no", "yes", "no"] * 16
         return jdl.data.frame(columns, target="survived", **options)
-
-    def stdlib():
-        return [f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40 for n in range(100)]
 
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
