@@ -1,4 +1,4 @@
-"""Digits, 10 labels a class, by a GCN: test accuracy 0.957; label propagation has 0.960.
+"""Digits, 10 labels a class, by a GCN: test accuracy 0.958; label propagation has 0.960.
 
 scripts/train experiments/digits_gcn.py  # 7 s; the means over 10 seeds
 scripts/bench digits
