@@ -136,7 +136,7 @@ def test_what_is_missing_is_named():
         extractive_qa(model).check(tokens, {"segment": (0, 2)})
     with pytest.raises(jdl.Error, match="column segment"):
         extractive_qa(identity()).check({"x": LOGITS, "y": BATCH["y"]}, {})
-    with pytest.raises(jdl.Error, match="longest"):
+    with pytest.raises(jdl.Error, match="max_answer_length"):
         extractive_qa(identity(), 0)
 
 

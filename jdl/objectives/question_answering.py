@@ -15,7 +15,7 @@ from jdl.types import Array, Batch, Bounds, Error, Key, LossOutput, Mean, Metric
 EXCLUDED = -1e9  # the logit of a token that no answer begins or ends with
 
 
-def extractive_qa(model: Any, longest: int = 30, no_answer: bool = False) -> ExtractiveQA:
+def extractive_qa(model: Any, max_answer_length: int = 30, no_answer: bool = False) -> ExtractiveQA:
     """Extractive question answering by start and end pointers (BERT; Devlin et al., 2019).
 
     Tokens x (B, T) of a question and of a text, the context, to logits (B, T, 2): how likely the
@@ -25,20 +25,20 @@ def extractive_qa(model: Any, longest: int = 30, no_answer: bool = False) -> Ext
     token 0 is a pointer, for questions that the context does not answer (SQuAD 2.0).
 
     The loss is the mean cross-entropy of the two pointers, in nats. Predictions: start and end
-    (B,), the tokens of the most likely span of at most `longest` tokens, and score (B,), its
+    (B,), of the most likely span of at most `max_answer_length` tokens, and score (B,), its
     probability. Metrics: exact_match, the share of the rows with the right tokens as start and end,
     and f1, of the tokens in the spans; for SQuAD's, of texts, see `jdl.objectives.answer_scores`.
     """
-    if longest < 1:
-        raise Error(f"longest, the tokens of an answer, must be at least 1, not {longest}.")
-    return ExtractiveQA(model, longest, no_answer)
+    if max_answer_length < 1:
+        raise Error(f"max_answer_length, in tokens, must be at least 1, not {max_answer_length}.")
+    return ExtractiveQA(model, max_answer_length, no_answer)
 
 
 @dataclass(frozen=True, eq=False)
 class ExtractiveQA(model_call.ModelObjective):
     """Extractive question answering; see `extractive_qa`."""
 
-    longest: int
+    max_answer_length: int
     no_answer: bool
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
@@ -99,13 +99,13 @@ class ExtractiveQA(model_call.ModelObjective):
     def _best_span(self, log_probs: Array) -> tuple[Array, Array, Array]:
         """The start, the end and the log-probability (B,) of the most likely span.
 
-        A span has 1 to `longest` tokens; one that begins at token 0, no answer, also ends there.
+        One that begins at token 0, no answer, also ends there.
         """
         steps = log_probs.shape[1]
-        length = jnp.arange(min(self.longest, steps))
+        length = jnp.arange(min(self.max_answer_length, steps))
         ends = jnp.pad(log_probs[..., 1], ((0, 0), (0, len(length))), constant_values=EXCLUDED)
         at = jnp.arange(steps)[:, None] + length[None]
-        spans = log_probs[..., :1] + ends[:, at]  # (B, T, longest)
+        spans = log_probs[..., :1] + ends[:, at]  # (B, T, max_answer_length)
         allowed = (jnp.arange(steps) > 0)[:, None] | (length == 0)[None]
         spans = jnp.where(allowed[None], spans, EXCLUDED)
         flat = spans.reshape(len(spans), -1)
