@@ -50,10 +50,10 @@ def detect(
 
     A place of a map stands for an object if it is within 1.5 strides of the middle of the box, and
     in it, and the farthest edge is within `extent` strides, the regression range, but not within
-    that of a finer map; of several objects, for the smallest. The loss is the sigmoid focal loss of the classes at all
-    places (Lin et al., 2017), and at those of objects 1 - GIoU of the box (Rezatofighi et al.,
-    2019) and the cross-entropy of the centerness, divided by the number of those places in the
-    whole batch; an image without any counts as one.
+    that of a finer map; of several objects, for the smallest. The loss is the sigmoid focal loss of
+    the classes at all places (Lin et al., 2017), and at those of objects 1 - GIoU of the box
+    (Rezatofighi et al., 2019) and the cross-entropy of the centerness, divided by the number of
+    those places in the whole batch; an image without any counts as one.
 
     Predictions are the boxes (B, `limit`, 4) of at least `min_score`, best first, that non-maximum
     suppression leaves at `max_iou`; their label and score (B, `limit`), padded with -1 and 0. The
