@@ -154,6 +154,6 @@ def test_a_right_reading_of_many_labels_is_not_called_wrong(monkeypatch, tmp_pat
     monkeypatch.setattr(Axes, "set_title", lambda axes, text, **_: titles.append(text))
     y = np.tile(np.arange(10, dtype=np.int32) % 3 + 1, (2, 3))  # of 30 labels
     read = np.where(np.arange(2)[:, None] == 1, 1, y)
-    lines = {"x": np.zeros((2, 4, 9, 1)), "width": np.full(2, 9), "y": y, "labels": read}
+    lines = {"x": np.zeros((2, 4, 9, 1)), "size": np.full(2, 9), "y": y, "labels": read}
     readings._draw({**lines, "length": np.full(2, 30)}, ("", *"abc"), tmp_path / "long.png")
     assert titles == ["abcabcabca" * 3, f"{'a' * 30}  (is {'abcabcabca' * 3})"]
