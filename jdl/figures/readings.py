@@ -101,6 +101,6 @@ def _draw_spectrogram(axes: Any, x: np.ndarray, share: float) -> None:
 
 def _spectrograms(x: np.ndarray) -> np.ndarray:
     """Log-mel spectrograms (N, frames, bands) in decibels of waveforms (N, T)."""
-    frame = max(2, x.shape[1] // FRAMES)
+    frame = max(4 * BANDS, x.shape[1] // FRAMES)  # of fewer samples, bands would be empty
     log_mel = LogMel(RATE, n_fft=2 * frame, hop=frame, n_mels=BANDS, decibels=True)
     return np.asarray(jax.jit(log_mel.apply)({}, x))
