@@ -45,7 +45,6 @@ FAMILIES = (
     "lstm",
     "lstm-crf",
     "unet-segment",
-    "fcos",
     "gpt",
     "t5",
     "gan",
@@ -66,7 +65,6 @@ STEEP = {  # rates below 1e-2, at which rounding would grow step by step
 NORMALISED = (
     "cnn-norm",
     "resnet",
-    "fcos",
     "gan",
     "clusters",
     "triplet",

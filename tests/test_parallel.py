@@ -42,6 +42,7 @@ QUICK = [
     ("lstm", "micro=4"),
     ("lstm-crf", "pmap=4"),
     ("unet-segment", "pmap=4"),
+    ("fcos", "data=2"),
     ("bert-spans", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),
