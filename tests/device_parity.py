@@ -44,7 +44,6 @@ FAMILIES = (
     "resnet",
     "lstm",
     "lstm-crf",
-    "unet-segment",
     "gpt",
     "t5",
     "gan",
