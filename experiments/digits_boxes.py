@@ -1,7 +1,7 @@
 """Digits among strokes and blobs are found by FCOS on a small ResNet: mAP@0.5 0.933, mAP 0.693.
 
-Of 1,000 scenes of test digits, the latter at an IoU of 0.5 to 0.95; seed 0. It takes 14 CPU-minutes
-on 2 cores of an AMD EPYC, by 0.39 CPU-seconds a step.
+Of 1,000 scenes of test digits, the latter at an IoU of 0.5 to 0.95; seed 0. A step takes
+0.39 CPU-seconds of an AMD EPYC: all of them about 12 CPU-minutes, besides evaluation.
 
 scripts/train experiments/digits_boxes.py --seed 0
 """

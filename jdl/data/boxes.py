@@ -6,8 +6,7 @@ import numpy as np
 
 from jdl.boxes import area, intersection
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.lines import between
-from jdl.data.scenes import Ranges, of_digits, raw_draws, within
+from jdl.data.scenes import Ranges, between, of_digits, raw_draws, within
 
 SIDE = 128  # of the images, in pixels
 MOST = 10  # digits of a scene
@@ -132,7 +131,7 @@ def _draw_digits(
     corner = boxes[:, :2] - ink[:, :2] * scale[:, None]  # of the whole image of the digit
     first = np.floor(corner).astype(int) - MARGIN
     pixels = (first[..., None] + np.arange(PATCH)).astype(np.float32) + np.float32(0.5)
-    place, share = between((pixels - corner[..., None]) / scale[:, None, None] + np.float32(0.5))
+    place, share = between((pixels - corner[..., None]) / scale[:, None, None] + np.float32(0.5), 9)
     (columns, rows), (right, down) = np.moveaxis(place, 1, 0), np.moveaxis(share, 1, 0)
     rows, down = rows[..., None], down[..., None]
     lines = np.take_along_axis(images, rows, 1) * (1 - down)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.scenes import Ranges, of_parts, raw_draws, within
+from jdl.data.scenes import Ranges, between, of_parts, raw_draws, within
 from jdl.data.tfds_records import tfds
 
 SIZE, MOST = 96, 8  # pixels a side of a scene, garments
 SIDE = 28  # pixels of a garment's own image
+MIDDLE = np.float32((SIDE + 1) / 2)  # of that image with a border of a pixel
 PATCH = 56  # pixels a side that a garment is drawn in; at most the tip of a corner lies outside
 SEEN = 25  # of 255: brighter pixels of a garment's own image belong to it
 CHUNK = 32  # scenes that are drawn at a time: they fit into a cache
@@ -119,21 +120,16 @@ def _garment(
     down = top.astype(np.float32) + steps[:, None] - place["down"]
     right = left.astype(np.float32) + steps - place["right"]
     cosine, sine = _rotation(place["turn"])
-    row, row_share = _between((cosine * down + sine * right) / place["scale"])
-    column, column_share = _between((cosine * right - sine * down) / place["scale"])
+    row, row_share = between((cosine * down + sine * right) / place["scale"] + MIDDLE, SIDE + 1)
+    column, column_share = between(
+        (cosine * right - sine * down) / place["scale"] + MIDDLE, SIDE + 1
+    )
     n = np.arange(len(images))[:, None, None]
     above, below = (
         images[n, r, column] * (1 - column_share) + images[n, r, column + 1] * column_share
         for r in (row, row + 1)
     )
     return above * (1 - row_share) + below * row_share
-
-
-def _between(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel before a place in a padded image, from its middle, and the share of the next."""
-    place = (place + np.float32((SIDE + 1) / 2)).clip(0, SIDE + 1)
-    before = np.minimum(np.floor(place), SIDE)
-    return before.astype(int), place - before
 
 
 def _rotation(turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.scenes import Ranges, of_digits, raw_draws, within
+from jdl.data.scenes import Ranges, between, of_digits, raw_draws, within
 
 HEIGHT, WIDTH = 24, 212  # of the images, in pixels: the widest line fits
 LEAST, MOST = 3, 12  # digits of a line
@@ -113,18 +113,11 @@ def _digit(
 ) -> np.ndarray:
     """Digits (n, 10, 10), enlarged and slanted by bilinear interpolation: (n, HEIGHT, PATCH)."""
     below = np.arange(HEIGHT, dtype=np.float32) - down[:, None]
-    row, share = between((below / scale[:, None])[..., None] + 4.5)
+    row, share = between((below / scale[:, None])[..., None] + 4.5, 9)
     rows = np.take_along_axis(images, row, 1) * (1 - share)
     rows += np.take_along_axis(images, row + 1, 1) * share
     right = np.arange(PATCH, dtype=np.float32) - center[:, None]
     right = right[:, None] + (slant[:, None] * below)[..., None]
-    column, share = between(right / scale[:, None, None] + 4.5)
+    column, share = between(right / scale[:, None, None] + 4.5, 9)
     left = np.take_along_axis(rows, column, 2) * (1 - share)
     return left + np.take_along_axis(rows, column + 1, 2) * share
-
-
-def between(place: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The pixel before a place in a digit's image, and the share of the one after it."""
-    place = place.clip(0, 9)
-    before = np.minimum(np.floor(place), 8)
-    return before.astype(int), place - before

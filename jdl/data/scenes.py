@@ -76,6 +76,16 @@ def within(ranges: Ranges, draws: np.ndarray) -> dict[str, np.ndarray]:
     return {name: low + (high - low) * uniform for (name, (low, high)), uniform in bounds}
 
 
+def between(place: np.ndarray, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """Bilinear interpolation: the pixel before each place of 0 to `last`, and the next one's share.
+
+    Places outside are those of the image's edge.
+    """
+    place = place.clip(0, last)
+    before = np.minimum(np.floor(place), last - 1)
+    return before.astype(int), place - before
+
+
 def _scenes(part: Dataset, rows: int, seed: int, name: str) -> Dataset:
     images = np.rint(part.columns["x"][..., 0] * 255).astype(np.uint8)
     labels = part.columns["y"]
