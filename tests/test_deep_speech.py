@@ -14,6 +14,7 @@ import soundfile
 from PIL import Image
 
 import jdl
+from jdl.figures import readings
 from jdl.figures.readings import draw_readings
 from jdl.inspect.predict import predict
 from jdl.inspect.restore import TrainedRun
@@ -131,3 +132,14 @@ def test_what_was_heard_is_drawn(trained, tmp_path):
     with Image.open(path) as image:
         colors = np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)
     assert len(colors) > 100  # of the spectrograms
+
+
+def test_each_sound_is_drawn_for_as_long_as_it_is(trained, tmp_path, monkeypatch):
+    """Seen to fail: the number of letters that were heard, in place of that of samples."""
+    shares = []
+    monkeypatch.setattr(readings, "_draw_spectrogram", lambda axes, x, share: shares.append(share))
+    draw_readings(trained.run, trained.variables, tmp_path)
+    batch = (trained.run.test or trained.run.valid)[0]
+    expected = np.asarray(batch["length"]) / batch["x"].shape[1]
+    np.testing.assert_allclose(shares[: len(expected)], expected[: len(shares)], rtol=1e-6)
+    assert shares
