@@ -27,7 +27,7 @@ def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.stdlib_questions(overlap=c.overlap)
     sizes = TransformerConfig(c.width, c.depth, heads=4, max_length=train.max_length)
     vocabulary = train.tokenizer.vocab_size
-    model = BERT(vocabulary, sizes, outputs=2, pool=False, segments=3)
+    model = BERT(vocabulary, sizes, outputs=2, pool=False, token_types=3)
     objective = jdl.objectives.extractive_qa(model, no_answer=True)
     rate = jdl.optim.warmup_cosine(c.lr, c.steps)
     learner = jdl.descent(objective, jdl.optim.adamw(rate))

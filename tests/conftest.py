@@ -5,12 +5,14 @@ import os
 import tempfile
 from pathlib import Path
 
+from xla_flags import quick_to_compile
+
 # JDL_TEST_PLATFORM=cuda tries the tests of one device on a GPU, compiled as users' programs are.
 os.environ.setdefault("JDL_TEST_PLATFORM", "cpu")
-# Most of the tests' time goes into compiling: LLVM may leave programs as they are. What is trained
-# in a process of its own, by `harness.spawn`, is compiled as users' programs are.
+# Most of the tests' time goes into compiling. What is trained in a process of its own, by
+# `harness.spawn`, is compiled as users' programs are.
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+    quick_to_compile()
     if os.environ["JDL_TEST_PLATFORM"] == "cpu"
     else os.environ.get("XLA_FLAGS", "")
 )

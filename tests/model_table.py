@@ -135,15 +135,15 @@ class Tagged(Row):
 
 @dataclass(frozen=True)
 class Spans(Row):
-    """Sequences of two segments; the span of one or two steps in the second that answers."""
+    """Sequences of two token types; the span of one or two steps in the second that answers."""
 
     def batch(self) -> Batch:
         columns = super().batch()
         rows, steps = jnp.arange(ROWS, dtype=jnp.int32), jnp.arange(self.shape[0])[None]
-        segment = ((steps > 1) & (steps < columns["length"][:, None])).astype(jnp.int32)
+        token_type = ((steps > 1) & (steps < columns["length"][:, None])).astype(jnp.int32)
         start = 2 + rows % 2
         y = jnp.stack([start, start + (rows % 3 == 0).astype(jnp.int32)], -1)
-        return {**columns, "segment": segment, "y": y.at[1].set(0)}
+        return {**columns, "token_type": token_type, "y": y.at[1].set(0)}
 
 
 @dataclass(frozen=True)
@@ -465,7 +465,7 @@ TABLE = [
     Row("bert", BERT(SIZE, ONE, outputs=5), (6,), 13 * 8 + BLOCK + 16 + 45, 2e-2, ragged=True),
     Spans(
         "bert-spans",
-        BERT(SIZE, ONE, outputs=2, pool=False, segments=2),
+        BERT(SIZE, ONE, outputs=2, pool=False, token_types=2),
         (6,),
         (13 + 2) * 8 + BLOCK + 16 + (8 * 2 + 2),
         2e-2,

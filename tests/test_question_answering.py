@@ -1,7 +1,7 @@
 """Extractive question answering against plain loops; its scores as texts; `jdl predict`.
 
 Seen to fail: with the question in the softmax; with spans from token 0 on; with padding rows in the
-loss; with F1 without the last token; with segments ignored; with scores of the wrong row; with a
+loss; with F1 without the last token; with token types ignored; with scores of the wrong row; with a
 start where there is no answer.
 """
 
@@ -28,11 +28,13 @@ KEY = jax.random.key(0)
 ROWS, STEPS = 6, 9
 LOGITS = 2 * jax.random.normal(KEY, (ROWS, STEPS, 2))
 FIRST, LAST = np.array([[3, 7], [1, 8], [4, 4], [5, 7], [2, 6], [1, 1]]).T  # of the context
-SEGMENT = ((np.arange(STEPS) >= FIRST[:, None]) & (np.arange(STEPS) <= LAST[:, None])).astype(int)
+TOKEN_TYPE = ((np.arange(STEPS) >= FIRST[:, None]) & (np.arange(STEPS) <= LAST[:, None])).astype(
+    int
+)
 Y = np.array([[3, 5], [8, 8], [4, 4], [5, 6], [2, 6], [0, 0]])
 BATCH = {
     "x": LOGITS,
-    "segment": jnp.asarray(SEGMENT, jnp.int32),
+    "token_type": jnp.asarray(TOKEN_TYPE, jnp.int32),
     "y": jnp.asarray(Y, jnp.int32),
     "mask": jnp.asarray([True, True, True, True, False, True]),
 }
@@ -104,7 +106,7 @@ def test_tokens_outside_of_the_context_have_no_gradient():
         return objective.loss({"params": {}}, {**BATCH, "x": x}, KEY, True).loss.total
 
     gradient = gradient_of(LOGITS, True)
-    allowed = SEGMENT.astype(bool)
+    allowed = TOKEN_TYPE.astype(bool)
     allowed[:, 0] = True
     real = np.asarray(BATCH["mask"])[:, None]
     single = allowed.sum(1, keepdims=True) == 1
@@ -121,7 +123,7 @@ def test_tokens_outside_of_the_context_have_no_gradient():
         ({"x": LOGITS[..., :1]}, {}, r"two logits for every token, \(6, 9, 2\)"),
         ({"y": BATCH["y"][:, 0]}, {}, "two whole numbers a row"),
         ({"y": BATCH["y"].astype(jnp.float32)}, {}, "two whole numbers a row"),
-        ({"segment": BATCH["segment"][:, :4]}, {}, "segment must be one number a token"),
+        ({"token_type": BATCH["token_type"][:, :4]}, {}, "token_type must be one number a token"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, bounds, message):
@@ -130,32 +132,32 @@ def test_what_does_not_fit_is_refused(change, bounds, message):
 
 
 def test_what_is_missing_is_named():
-    model = BERT(13, TransformerConfig(8, 1, 2), outputs=2, pool=False, segments=2)
+    model = BERT(13, TransformerConfig(8, 1, 2), outputs=2, pool=False, token_types=2)
     tokens = {**BATCH, "x": jnp.zeros((ROWS, STEPS), jnp.int32)}
-    with pytest.raises(jdl.Error, match="0 to 2: the model needs segments=3"):
-        extractive_qa(model).check(tokens, {"segment": (0, 2)})
-    with pytest.raises(jdl.Error, match="column segment"):
+    with pytest.raises(jdl.Error, match="0 to 2: the model needs token_types=3"):
+        extractive_qa(model).check(tokens, {"token_type": (0, 2)})
+    with pytest.raises(jdl.Error, match="column token_type"):
         extractive_qa(identity()).check({"x": LOGITS, "y": BATCH["y"]}, {})
     with pytest.raises(jdl.Error, match="max_answer_length"):
         extractive_qa(identity(), 0)
 
 
 def test_bert_knows_the_segments():
-    """Their embeddings are added once, and by default are those of segment 0."""
+    """Their embeddings are added once, and by default are those of type 0."""
     sizes = TransformerConfig(8, 1, 2, max_length=STEPS)
-    model = BERT(13, sizes, outputs=2, pool=False, segments=2)
+    model = BERT(13, sizes, outputs=2, pool=False, token_types=2)
     x = jnp.arange(2 * STEPS).reshape(2, STEPS) % 13
     variables = jax.jit(model.init)(KEY, x)
-    table = variables["params"]["tokens"]["segments"]
+    table = variables["params"]["tokens"]["token_types"]
     assert table.shape == (2, 8)
     apply = jax.jit(model.apply)
     plain = apply(variables, x)
     assert plain.shape == (2, STEPS, 2)
-    np.testing.assert_array_equal(apply(variables, x, segment=jnp.zeros_like(x)), plain)
-    moved = {**variables["params"]["tokens"], "segments": table[::-1]}
+    np.testing.assert_array_equal(apply(variables, x, token_type=jnp.zeros_like(x)), plain)
+    moved = {**variables["params"]["tokens"], "token_types": table[::-1]}
     other = {"params": {**variables["params"], "tokens": moved}}
-    np.testing.assert_array_equal(apply(other, x, segment=jnp.ones_like(x)), plain)
-    assert (apply(variables, x, segment=jnp.ones_like(x)) != plain).any()
+    np.testing.assert_array_equal(apply(other, x, token_type=jnp.ones_like(x)), plain)
+    assert (apply(variables, x, token_type=jnp.ones_like(x)) != plain).any()
 
 
 CONTEXT = "Ada met Bob, in 1843."

@@ -54,7 +54,7 @@ def test_answers_are_found_again_by_their_tokens(spaces):
     assert columns["y"][2].tolist() == [0, 0]
     end, steps = data.tokenizer.eos_id, np.arange(data.max_length)
     for row, one in enumerate(ASKED):
-        inside = columns["segment"][row] == 1
+        inside = columns["token_type"][row] == 1
         question, context = (data.tokenizer.encode(text) for text in (one.question, one.context))
         np.testing.assert_array_equal(columns["x"][row, inside], context)
         whole = [end, *question, end, *context, end]
@@ -71,10 +71,10 @@ def test_overlap_marks_the_tokens_that_are_in_both_texts():
         question_answers([Question("ab ca", "a?", (Answer("ca", 3),))], overlap=overlap)[0]
         for overlap in (False, True)
     )
-    assert plain.columns["segment"][0, :10].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]
-    assert marked.columns["segment"][0, :10].tolist() == [0, 0, 0, 0, 2, 1, 1, 1, 2, 0]
+    assert plain.columns["token_type"][0, :10].tolist() == [0, 0, 0, 0, 1, 1, 1, 1, 1, 0]
+    assert marked.columns["token_type"][0, :10].tolist() == [0, 0, 0, 0, 2, 1, 1, 1, 2, 0]
     other = marked.encode([Question("a", "ab")])
-    assert other["segment"][0, :6].tolist() == [0, 0, 0, 0, 2, 0]
+    assert other["token_type"][0, :6].tolist() == [0, 0, 0, 0, 2, 0]
 
 
 def test_files_and_columns_give_the_same(tmp_path):
@@ -105,7 +105,7 @@ def test_new_files_are_read_without_answers(tmp_path):
     (tmp_path / "new.csv").write_text('context,question\n"Ada, 1843",When?\n')
     places, columns = data.read_file(tmp_path / "new.csv")
     assert places == [f"{tmp_path}/new.csv:2"]
-    assert columns["x"].shape == columns["segment"].shape == (1, data.max_length)
+    assert columns["x"].shape == columns["token_type"].shape == (1, data.max_length)
     (tmp_path / "new.json").write_text(squad([ASKED[3]]))
     assert data.read_file(tmp_path / "new.json")[1]["length"].tolist() == [17 + 11 + 3]
     assert data.read_file(tmp_path / "new.txt") is None

@@ -34,7 +34,7 @@ class QuestionAnswers(Dataset):
     tokenizer: Tokenizer = field(default_factory=ByteTokenizer)
     questions: tuple[Question, ...] = ()  # of the rows of the source
     skipped: tuple[str, ...] = ()  # bad questions of the source: where each is, and why
-    overlap: bool = False  # whether `segment` shows which tokens are in both texts
+    overlap: bool = False  # whether `token_type` shows which tokens are in both texts
 
     @property
     def max_length(self) -> int:
@@ -42,7 +42,7 @@ class QuestionAnswers(Dataset):
         return self.source.take(np.zeros(1, np.int32))["x"].shape[1]
 
     def encode(self, questions: Sequence[Question]) -> dict[str, np.ndarray]:
-        """Other questions as the columns x, length and segment, of the same shape.
+        """Other questions as the columns x, length and token_type, of the same shape.
 
         Warns of contexts that are truncated.
         """
@@ -106,11 +106,11 @@ def question_answers(
     .jsonl files or columns by name with context, question, answer and start (the character of the
     context at which the answer begins), or lists of `Question`. Each gives a dataset. Columns: x
     (T,), the tokens of the question and of its context with the tokenizer's special tokens around
-    them, padded with 0; `length`, their number; `segment` (T,), 1 for the tokens of the context and
+    them, padded with 0; `length`, their number; `token_type` (T,), 1 for tokens of the context and
     0 for others; y (2,), the first and the last token of the answer, or 0 and 0 without one. Of
     several answers y is the first. The tokenizer is the file or object given, or bytes.
 
-    With `overlap` the segment is 2 for those tokens of the context that are also in the question
+    With `overlap` the type is 2 for those tokens of the context that are also in the question
     (the exact match feature of DrQA; Chen et al., 2017). A model that is trained from scratch then
     learns sooner, as it need not find out first which tokens are equal.
 
@@ -259,8 +259,8 @@ def _columns(rows: Sequence[_Encoded], length: int, overlap: bool) -> dict[str, 
     first = np.asarray([row.first for row in rows], np.int32)
     last = first + np.asarray([len(row.spans) for row in rows], np.int32)
     steps = np.arange(length)[None]
-    segment = ((steps >= first[:, None]) & (steps < last[:, None])).astype(np.int32)
+    token_type = ((steps >= first[:, None]) & (steps < last[:, None])).astype(np.int32)
     for n in range(len(rows) if overlap else 0):
         context = slice(first[n], last[n])
-        segment[n, context] += np.isin(x[n, context], x[n, : first[n]])
-    return {"x": x, "length": lengths, "segment": segment}
+        token_type[n, context] += np.isin(x[n, context], x[n, : first[n]])
+    return {"x": x, "length": lengths, "token_type": token_type}

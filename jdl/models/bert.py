@@ -26,8 +26,9 @@ class BERT(nn.Module):
     It is for masked language modelling or classification: tokens (B, T) give logits (B, T,
     vocab_size) for each position, or with `outputs` the logits (B, outputs) of the text, from the
     mean of its token vectors (mean pooling), and without `pool` those of each token (B, T,
-    outputs). `segments=2` adds an embedding of the `segment` (B, T) of each token, such as of the
-    question (0) and of its context (1). The published form has `pre_norm=False` and `rotary=False`.
+    outputs). `token_types=2` adds an embedding of each token's type, `token_type` (B, T), such as
+    of the question (0) and of its context (1). The published form has `pre_norm=False` and
+    `rotary=False`.
     Steps where the mask (B, T) is false are ignored.
     """
 
@@ -35,11 +36,11 @@ class BERT(nn.Module):
     config: TransformerConfig = TransformerConfig()
     outputs: int = 0
     pool: bool = True
-    segments: int = 0
+    token_types: int = 0
 
     def setup(self) -> None:
         """One head: of the masked language model, or of the classifier."""
-        self.tokens = TokenEmbedding(self.vocab_size, self.config, self.segments)
+        self.tokens = TokenEmbedding(self.vocab_size, self.config, self.token_types)
         self.stack = TransformerStack(self.config)
         if self.outputs:
             self.head = Dense(self.outputs)
@@ -52,10 +53,10 @@ class BERT(nn.Module):
         x: jax.Array,
         train: bool = False,
         mask: jax.Array | None = None,
-        segment: jax.Array | None = None,
+        token_type: jax.Array | None = None,
     ) -> jax.Array:
         """Tokens (B, T), and a mask (B,) or (B, T), to (B, T, vocab_size) or (B, outputs)."""
-        vectors = self.encode(x, train, mask, segment)
+        vectors = self.encode(x, train, mask, token_type)
         if self.outputs:
             return self.head(mean_pooling(vectors, as_time_mask(mask)) if self.pool else vectors)
         vectors = self.config.activation(self.transform(vectors))
@@ -66,10 +67,10 @@ class BERT(nn.Module):
         x: jax.Array,
         train: bool = False,
         mask: jax.Array | None = None,
-        segment: jax.Array | None = None,
+        token_type: jax.Array | None = None,
     ) -> jax.Array:
         """Contextual embeddings: tokens (B, T) to a vector for each, (B, T, width)."""
-        vectors = self.tokens(x, train, segment=segment)
+        vectors = self.tokens(x, train, token_type=token_type)
         return self.stack(vectors, as_time_mask(mask), train=train)
 
 
@@ -89,14 +90,14 @@ def from_huggingface(weights: Weights, config: TransformerConfig) -> dict[str, A
 
     `weights` is what `safetensors.numpy.load_file(path)` gives. The config has the model's sizes,
     `pre_norm=False`, `rotary=False`, the exact GELU and norms of epsilon 1e-12. All tokens are of
-    segment 0, whose embedding is added to the positions. Biases of keys, which have no effect, are
+    type 0, whose embedding is added to the positions. Biases of keys, which have no effect, are
     left out. Raises `KeyError` where a weight is missing.
     """
     positions = jnp.asarray(weights["embeddings.position_embeddings.weight"])[: config.max_length]
-    segment = jnp.asarray(weights["embeddings.token_type_embeddings.weight"])[:1]
+    first_type = jnp.asarray(weights["embeddings.token_type_embeddings.weight"])[:1]
     tokens = {
         "table": jnp.asarray(weights["embeddings.word_embeddings.weight"]),
-        "positions": positions + segment,
+        "positions": positions + first_type,
         "norm": _norm_params(weights, "embeddings.LayerNorm"),
     }
     layers = range(config.depth)

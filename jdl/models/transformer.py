@@ -233,13 +233,13 @@ class TransformerStack(nn.Module):
 class TokenEmbedding(nn.Module):
     """Token and position embeddings, and the logits from the same table (weight tying).
 
-    One table serves both ends (Press and Wolf, 2017). With `segments` above 0, the segment
-    embedding of each token (token type; Devlin et al., 2019) is added.
+    One table serves both ends (Press and Wolf, 2017). With `token_types` above 0, an
+    embedding of each token's type (Devlin et al., 2019) is added.
     """
 
     vocab_size: int
     config: TransformerConfig
-    segments: int = 0
+    token_types: int = 0
 
     def setup(self) -> None:
         """The embedding table; learned positions unless rotary; a norm for post-norm blocks."""
@@ -247,8 +247,8 @@ class TokenEmbedding(nn.Module):
         self.table = self.param("table", init, (self.vocab_size, c.width))
         if not c.rotary:
             self.positions = self.param("positions", init, (c.max_length, c.width))
-        if self.segments:
-            self.segment_table = self.param("segments", init, (self.segments, c.width))
+        if self.token_types:
+            self.token_type_table = self.param("token_types", init, (self.token_types, c.width))
         if not c.pre_norm:
             self.norm = c.norm()
         self.drop = Dropout(c.dropout)
@@ -258,9 +258,9 @@ class TokenEmbedding(nn.Module):
         tokens: jax.Array,
         train: bool,
         decode: bool = False,
-        segment: jax.Array | None = None,
+        token_type: jax.Array | None = None,
     ) -> jax.Array:
-        """Tokens (B, T) to vectors (B, T, width); `segment` (B, T) is by default 0 everywhere.
+        """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
         With `decode` their positions follow those in the KV cache. Raises `Error` if T is above the
         config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
@@ -273,8 +273,9 @@ class TokenEmbedding(nn.Module):
                 f"{self.config.max_length}: shorten it, or raise max_length."
             )
         x = self.table[tokens]
-        if self.segments:
-            x = x + self.segment_table[jnp.zeros_like(tokens) if segment is None else segment]
+        if self.token_types:
+            types = jnp.zeros_like(tokens) if token_type is None else token_type
+            x = x + self.token_type_table[types]
         if not self.config.rotary:
             first = jnp.zeros((), jnp.int32)
             if decode:

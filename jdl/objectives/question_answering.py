@@ -19,9 +19,9 @@ def extractive_qa(model: Any, max_answer_length: int = 30, no_answer: bool = Fal
     """Extractive question answering by start and end pointers (BERT; Devlin et al., 2019).
 
     Tokens x (B, T) of a question and of a text, the context, to logits (B, T, 2): how likely the
-    answer begins, and ends, with each token. The column `segment` (B, T) is above 0 for the tokens
-    of the context, and the others are left out of both softmaxes; y (B, 2) has the first and the
-    last token of the answer. `jdl.data.question_answers` makes such data. With `no_answer` also
+    answer begins, and ends, with each token. The column `token_type` (B, T) is above 0 for the
+    tokens of the context, and the others are left out of both softmaxes; y (B, 2) has the first and
+    the last token of the answer. `jdl.data.question_answers` makes such data. With `no_answer` also
     token 0 is a pointer, for questions that the context does not answer (SQuAD 2.0).
 
     The loss is the mean cross-entropy of the two pointers, in nats. Predictions: start and end
@@ -62,18 +62,20 @@ class ExtractiveQA(model_call.ModelObjective):
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the model or the data do not fit."""
-        x, segment = model_call.column(spec), model_call.column(spec, "segment")
+        x, token_type = model_call.column(spec), model_call.column(spec, "token_type")
         shape = model_call.output_shape(self.model, spec)
         if shape != (*x.shape[:2], 2):
             raise Error(
                 f"extractive_qa needs two logits for every token, {(*x.shape[:2], 2)}, but the "
                 f"model gives {shape}: BERT does with outputs=2 and pool=False."
             )
-        if segment.shape != x.shape[:2]:
-            raise Error(f"segment must be one number a token, but is {given(segment)}.")
-        known, (_, last) = getattr(self.model, "segments", 0), bounds.get("segment", (0, 0))
+        if token_type.shape != x.shape[:2]:
+            raise Error(f"token_type must be one number a token, but is {given(token_type)}.")
+        known, (_, last) = getattr(self.model, "token_types", 0), bounds.get("token_type", (0, 0))
         if 0 < known <= last:
-            raise Error(f"The segments are 0 to {last}: the model needs segments={int(last) + 1}.")
+            raise Error(
+                f"The token types are 0 to {last}: the model needs token_types={int(last) + 1}."
+            )
         needed = f"The answers y must be two whole numbers a row, {(len(x), 2)}: first, last token"
         y = target_column(spec, needed)
         if not jnp.issubdtype(y.dtype, jnp.integer) or y.shape != (len(x), 2):
@@ -91,7 +93,7 @@ class ExtractiveQA(model_call.ModelObjective):
 
     def _log_probs(self, logits: Array, batch: Batch) -> Array:
         """The log-probabilities (B, T, 2) of each token as the start and as the end."""
-        pointed = batch["segment"] > 0
+        pointed = batch["token_type"] > 0
         if self.no_answer:
             pointed = pointed.at[:, 0].set(True)
         return jax.nn.log_softmax(jnp.where(pointed[..., None], logits, EXCLUDED), axis=1)
