@@ -1,4 +1,4 @@
-"""English to French with a T5 of 3 + 3 blocks, from 5,000 verses alone: BLEU 3.7 (seed 0).
+"""English to French with a T5 of 3 + 3 blocks, from 5,000 verses alone: BLEU 4.9 (seed 0).
 
 Too few for a useful translator; the loss was still falling at the end. 18 CPU-minutes.
 

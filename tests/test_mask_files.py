@@ -161,7 +161,7 @@ def test_labels_move_with_their_pixels(name):
     data = jdl.data.arrays(x=blocks[..., None].astype(np.float32), y=blocks)
     batch = data.shuffled(8, 0, jdl.data.move_labels(move))[0]
     alone = data.shuffled(8, 0, move)[0]
-    np.testing.assert_array_equal(batch["x"], alone["x"])
+    np.testing.assert_allclose(batch["x"], alone["x"], atol=1e-5)  # two programs: they round apart
     x, y = np.asarray(batch["x"])[..., 0], np.asarray(batch["y"])
     assert y.shape == (8, 16, 20)
     assert (x != blocks[np.asarray(batch["id"])]).any()

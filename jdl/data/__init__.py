@@ -46,6 +46,7 @@ from jdl.data.look import look as look
 from jdl.data.mask_files import image_masks as image_masks
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
+from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.question_answers import QuestionAnswers as QuestionAnswers

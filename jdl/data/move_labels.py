@@ -5,14 +5,14 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from jdl.data.augment import BatchTransform, Example, Normalize, Transform, UnitRange
+from jdl.data.augment import Augmentation, BatchTransform, Example, Normalize, Transform, UnitRange
 from jdl.types import Array, Error, Key
 
 WHOLE = 0.999  # of a pixel that was not mixed with what lies outside, but for rounding
 DRAWS = 8  # on which it is checked that the pixels move and do not change
 REFUSAL = (
-    "move_labels is for transforms that move the pixels of an image, such as random_flip and "
-    "random_affine, and change none: give any other to `shuffled` as it is."
+    "move_labels and move_boxes are for transforms that move the pixels of an image, such as "
+    "random_flip and random_affine, and change none: give any other to `shuffled` as it is."
 )
 
 
@@ -26,23 +26,40 @@ def move_labels(transform: Transform) -> Transform:
     `shuffled(64, seed, move_labels(random_flip()), gaussian_noise(0.1))`. Raises `Error` for one
     that changes most pixels of an image of ones.
     """
-    if isinstance(transform, BatchTransform | Normalize | UnitRange):
-        raise Error(REFUSAL)
+    refuse_colors(transform)
 
     def change(key: Key, example: Example) -> Example:
-        _check_moves(transform, example)
-        x, y = example["x"], example["y"]
-        height, width, channels = x.shape
-        rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
-        one = jnp.ones_like(rows)  # and -1, for no fill is both
-        origin = jnp.stack([rows, columns, one, -one], -1).astype(x.dtype)
-        moved = transform(key, {**example, "x": jnp.concatenate([x, origin], -1)})
-        came_from = moved["x"][..., channels:]
-        inside = (came_from[..., 2] > WHOLE) & (came_from[..., 3] < -WHOLE)
-        labels = y[_nearest(came_from[..., 0], height), _nearest(came_from[..., 1], width)]
-        return {**moved, "x": moved["x"][..., :channels], "y": jnp.where(inside, labels, -1)}
+        y = example["y"]
+        moved, place, inside = with_origin(transform, key, example)
+        height, width = y.shape
+        labels = y[_nearest(place[..., 0], height), _nearest(place[..., 1], width)]
+        return {**moved, "y": jnp.where(inside, labels, -1)}
 
     return change
+
+
+def with_origin(transform: Transform, key: Key, example: Example) -> tuple[Example, Array, Array]:
+    """The transformed example, and of each of its pixels the row and the column it came from.
+
+    Those are (H, W, 2), and (H, W) says which pixels came from inside of the image. The transform
+    moves them as channels of the image. Raises `Error` for one that changes pixels.
+    """
+    _check_moves(transform, example)
+    x = example["x"]
+    height, width, channels = x.shape
+    rows, columns = jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij")
+    one = jnp.ones_like(rows)  # and -1, for no fill is both
+    origin = jnp.stack([rows, columns, one, -one], -1).astype(x.dtype)
+    moved = transform(key, {**example, "x": jnp.concatenate([x, origin], -1)})
+    came_from = moved["x"][..., channels:]
+    inside = (came_from[..., 2] > WHOLE) & (came_from[..., 3] < -WHOLE)
+    return {**moved, "x": moved["x"][..., :channels]}, came_from[..., :2], inside
+
+
+def refuse_colors(transform: Augmentation) -> None:
+    """Raises `Error` for a transform that moves no pixels, or is not of one image alone."""
+    if isinstance(transform, BatchTransform | Normalize | UnitRange):
+        raise Error(REFUSAL)
 
 
 def _check_moves(transform: Transform, example: Example) -> None:
