@@ -12,7 +12,7 @@ os.environ.setdefault("JDL_TEST_PLATFORM", "cpu")
 # Most of the tests' time goes into compiling. What is trained in a process of its own, by
 # `harness.spawn`, is compiled as users' programs are.
 os.environ["XLA_FLAGS"] = (
-    quick_to_compile()
+    f"--xla_force_host_platform_device_count=4 {quick_to_compile()}"
     if os.environ["JDL_TEST_PLATFORM"] == "cpu"
     else os.environ.get("XLA_FLAGS", "")
 )

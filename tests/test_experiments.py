@@ -34,19 +34,30 @@ def test_is_short_and_says_what_it_reaches(script):
     assert f"scripts/train experiments/{script.name}" in doc
 
 
-def test_importing_does_nothing(script, tmp_path):
-    """No array is made, no file is written, nothing is printed."""
-    code = f"""
-import sys; sys.path.insert(0, {str(script.parent)!r})
-import {script.stem}
+IMPORTS_ALL = """
+import contextlib, importlib, io, os, sys
 import jax._src.xla_bridge as bridge
-assert not bridge._backends, "a device was started"
+
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        importlib.import_module(name)
+    assert not said.getvalue(), f"{name} printed {said.getvalue()!r}"
+    assert not os.listdir(), f"{name} wrote {os.listdir()}"
+    assert not bridge._backends, f"{name} started a device"
 """
+
+
+def test_importing_does_nothing(tmp_path):
+    """No array is made, no file is written, nothing is printed."""
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, "-c", IMPORTS_ALL, EXPERIMENTS[0].parent, *(e.stem for e in EXPERIMENTS)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not list(tmp_path.iterdir())
 
 
 def digit_boxes(train, test):

@@ -56,8 +56,8 @@ def test_boxes_move_with_their_objects(name):
 
 
 def test_a_turned_box_is_around_its_corners():
-    """By a quarter, about the center of a square image, x goes to y."""
-    x = np.zeros((4, 32, 32, 1), np.float32)
+    """Turned to the left by a quarter, x is what y was, and y the way to the right edge."""
+    x = np.zeros((4, 32, 48, 1), np.float32)
     boxes = np.tile(np.float32([[[4, 10, 8, 20]]]), (4, 1, 1))
     data = jdl.data.arrays("a", x=x, boxes=boxes, y=np.zeros((4, 1), int))
 
@@ -65,9 +65,8 @@ def test_a_turned_box_is_around_its_corners():
         return {**example, "x": jnp.rot90(example["x"])}
 
     moved = data.shuffled(4, 0, jdl.data.move_boxes(quarter))[0]["boxes"]
-    np.testing.assert_allclose(
-        moved, np.tile(np.float32([[[10, 24, 20, 28]]]), (4, 1, 1)), atol=1e-3
-    )
+    expected = np.tile(np.float32([[[10, 40, 20, 44]]]), (4, 1, 1))
+    np.testing.assert_allclose(moved, expected, atol=1e-3)
 
 
 @pytest.mark.parametrize(("visible", "stays"), [(0.4, True), (0.6, False)])

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 import pytest
 from harness import digest, lines, stopped_at, train
+from xla_flags import quick_to_compile
 
 import jdl
 from jdl.learners import with_data
@@ -29,6 +30,7 @@ from jdl.train.launch import free_port
 
 BOUND = 1e-6  # relative distance after 50 steps of SGD from one device; 2.1e-7 was measured
 WAYS = ("data=8", "fsdp=8", "data=4,model=2", "pmap=4", "micro=4", "elastic=1", "elastic=8")
+AS_USERS_COMPILE = ("cnn-norm", "lstm", "gpt")  # the others as the tests do, in a third of the time
 QUICK = [
     ("cnn-norm", "data=4"),
     ("mlp-dropout", "data=2"),
@@ -63,15 +65,10 @@ def test_a_divided_step_computes_what_one_device_computes(name, way):
 @pytest.mark.parametrize("name", device_parity.FAMILIES)
 def test_every_family_on_8_devices_in_every_way(name):
     """And elastic on 1 and 8 devices, and in 2 or 4 processes, to the bit."""
-    rows = measured(1, 8, "--families", name, "--ways", *WAYS)
-    rows += measured(
-        *((4, 1) if name == "cnn-norm" else (2, 2)),
-        "--families",
-        name,
-        "--ways",
-        "data=4",
-        "elastic=4",
-    )
+    flags = "" if name in AS_USERS_COMPILE else quick_to_compile()
+    several = (4, 1) if name == "cnn-norm" else (2, 2)
+    rows = measured(1, 8, flags, "--families", name, "--ways", *WAYS)
+    rows += measured(*several, flags, "--families", name, "--ways", "data=4", "elastic=4")
     for row in rows:
         assert row["way"].startswith("elastic") or max(row["losses"], row["leaves"]) < BOUND, row
     digests = [row["digest"] for row in rows if "digest" in row]
@@ -79,7 +76,7 @@ def test_every_family_on_8_devices_in_every_way(name):
     assert len(set(digests)) == 1
 
 
-def measured(processes, devices, *flags):
+def measured(processes, devices, xla_flags, *flags):
     """What `device_parity.py` prints, in that many processes with so many devices each."""
     where = [
         "--coordinator",
@@ -88,7 +85,7 @@ def measured(processes, devices, *flags):
         str(processes),
         "--process",
     ]
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_NUM_CPU_DEVICES": str(devices)}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags, "JAX_NUM_CPU_DEVICES": str(devices)}
     running = [
         subprocess.Popen(
             [
