@@ -1,0 +1,41 @@
+"""Catch from pixels by a dueling double DQN with prioritized replay, 5 seeds in one program.
+
+scripts/train experiments/catch_dqn.py
+"""
+
+from dataclasses import dataclass
+
+import optax
+
+import jdl
+from jdl.learners import PrioritizedReplay
+from jdl.models.cnn import CNN
+from jdl.models.q_network import Dueling
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    """20,000 environment steps a seed, an update in each 8; `seeds` count up from the seed."""
+
+    steps: int = 2_500
+    lr: float = 1e-3
+    width: int = 16
+    seeds: int = 5
+
+
+def run(c: Config) -> jdl.Run:
+    environment = jdl.environments.catch()
+    model = Dueling(3, CNN(64, blocks=((c.width, 1),), dense=(), pool=lambda x: x))
+    epsilon = optax.linear_schedule(1.0, 0.05, c.steps // 2)
+    replay = PrioritizedReplay(beta=optax.linear_schedule(0.4, 1.0, c.steps))
+    sizes = {"num_steps": 1, "buffer_size": 20_000, "batch_size": 32, "learning_starts": 50}
+    learner = jdl.dqn(
+        environment, model, optax.adam(c.lr), epsilon, **sizes, double=True, prioritized=replay
+    )
+    members = jdl.population(learner, range(c.seed, c.seed + c.seeds))
+    train, test = jdl.data.episodes(8), jdl.data.episodes(100)
+    return jdl.Run(c, members, train, test=test, best="max return/mean")
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
