@@ -15,9 +15,9 @@ from jdl.models.q_network import Dueling
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    """20,000 environment steps a seed, an update in each 8; `seeds` count up from the seed."""
+    """8,000 environment steps a seed, an update in each 8; `seeds` count up from the seed."""
 
-    steps: int = 2_500
+    steps: int = 1_000
     lr: float = 1e-3
     width: int = 16
     seeds: int = 5
@@ -28,7 +28,7 @@ def run(c: Config) -> jdl.Run:
     model = Dueling(3, CNN(64, blocks=((c.width, 1),), dense=(), pool=lambda x: x))
     epsilon = optax.linear_schedule(1.0, 0.05, c.steps // 2)
     replay = PrioritizedReplay(beta=optax.linear_schedule(0.4, 1.0, c.steps))
-    sizes = {"num_steps": 1, "buffer_size": 20_000, "batch_size": 32, "learning_starts": 50}
+    sizes = {"num_steps": 1, "buffer_size": 8_000, "batch_size": 32, "learning_starts": 50}
     learner = jdl.dqn(
         environment, model, optax.adam(c.lr), epsilon, **sizes, double=True, prioritized=replay
     )

@@ -1,22 +1,22 @@
-"""Learners of reinforcement learning: REINFORCE, PPO and DQN, and populations of them.
+"""Learners of reinforcement learning: REINFORCE, PPO, DQN and SAC, and populations of them.
 
 Seen to fail: a replay buffer written at one place, a population of one seed many times.
 """
 
-from dataclasses import replace
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reinforcement_harness import Fixed, corridor, train
+from reinforcement_harness import corridor, train
 
 import jdl
-from jdl.learners import member
+from jdl.learners import PrioritizedReplay, jit_learner, member, with_data
 from jdl.metrics import PerMember, scalars
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
+from jdl.models.q_network import Dueling
+from jdl.parallel import build_mesh, shard_data, shard_learner
+from jdl.store.checkpoints import state_digest
 from jdl.types import Error, Mean
 
 # A function that makes the learner; steps in which it learns; steps after which rounding has not
@@ -33,6 +33,26 @@ LEARNERS = {
         200,
         12,
     ),
+    "dqn-rainbow": (
+        lambda: jdl.dqn(
+            corridor(),
+            Dueling(2, MLP(16)),
+            optax.adam(1e-2),
+            lambda step: 0.3,
+            **SMALL,
+            double=True,
+            prioritized=PrioritizedReplay(optax.linear_schedule(0.4, 1.0, 100)),
+        ),
+        200,
+        8,
+    ),
+    "sac": (
+        lambda: jdl.sac(
+            corridor(continuous=True), MLP(2, (16,)), MLP(1, (16,)), optax.adam(1e-2), **SOFT
+        ),
+        120,
+        8,
+    ),
 }
 SMALL = {
     "num_steps": 4,
@@ -40,6 +60,14 @@ SMALL = {
     "batch_size": 32,
     "learning_starts": 5,
     "target_update_every": 10,
+    "gamma": 0.5,
+}
+SOFT = {
+    "num_steps": 4,
+    "num_updates": 2,
+    "buffer_size": 256,
+    "batch_size": 32,
+    "learning_starts": 5,
     "gamma": 0.5,
 }
 
@@ -73,6 +101,25 @@ def test_a_member_of_a_population_learns_as_its_seed_does_alone(case):
     assert many.step == steps
 
 
+@pytest.mark.parametrize("name", ["dqn-rainbow", "sac"])
+def test_a_state_continues_to_the_bit_and_on_several_devices(name):
+    """All that a learner needs is in its state: episodes, replay buffer, priorities, targets."""
+    make, data = LEARNERS[name][0], jdl.data.episodes(4)
+    whole, metrics = train(make(), 8)
+    stopped, _ = train(make(), 6)
+    again, _ = train(make(), 2, stopped)
+    assert state_digest(again) == state_digest(whole)
+    mesh = build_mesh("data=4")
+    sharded = shard_data(data, mesh)
+    divided = jit_learner(shard_learner(with_data(make(), sharded), mesh))
+    state = divided.init(jax.random.key(0), sharded[0])
+    for _, raw in zip(range(8), sharded.read(), strict=False):
+        state, divided_metrics = divided.step(state, raw)
+    assert scalars(divided_metrics) == pytest.approx(scalars(metrics), rel=1e-5, nan_ok=True)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_a_population_is_evaluated_member_by_member():
     learner = jdl.population(LEARNERS["ppo"][0](), (0, 1))
     state, _ = train(learner, 1)
@@ -86,37 +133,14 @@ def test_a_population_is_evaluated_member_by_member():
     assert [numbers[f"more/{name}"] for name in ("mean", "min", "max")] == [2.5, 2.0, 3.0]
 
 
-def moving_on(**options):
-    """DQN in the corridor by a policy that only moves on, with a replay buffer of 24 places."""
-    policy = Fixed((0.0, 1.0))
-    return jdl.dqn(corridor(), policy, optax.sgd(0.0), lambda step: 0.0, buffer_size=24, **options)
-
-
-def test_the_replay_buffer_holds_the_newest_transitions():
-    """Of episodes that only move on, so that the place in the corridor identifies the step."""
-    learner = moving_on(num_steps=3, learning_starts=99)
-    state, metrics = train(learner, 6, rows=2)  # 36 transitions into 24 places
-    places = np.arange(18) % 5  # of either row, by time
-    newest = np.concatenate([np.repeat(places[12:18], 2), np.repeat(places[6:12], 2)])
-    buffer = state.extra["replay_buffer"]
-    np.testing.assert_array_equal(buffer["obs"][:, 0], newest)
-    np.testing.assert_array_equal(buffer["next_obs"][:, 0], newest + 1)
-    np.testing.assert_array_equal(buffer["terminated"], newest == 4)
-    np.testing.assert_array_equal(buffer["reward"], newest)
-    assert float(metrics["loss"].count) == 0  # before learning_starts
-
-
-def test_the_replay_buffer_is_filled_in_turn_after_any_number_of_steps():
-    """The transitions of 2^28 steps, 2^31, are more than an int32 holds."""
-    learner = moving_on(num_steps=4)
-    state = learner.init(jax.random.key(0), jdl.data.episodes(2)[0])
-    state = replace(state, step=jnp.asarray(2**28, jnp.int32))
-    _, transitions = learner.collect_rollout(state, jax.random.key(1))
-    buffer = learner.add_to_buffer(state, transitions)
-    np.testing.assert_array_equal(buffer["next_obs"][16:], 0)
-    assert (np.asarray(buffer["next_obs"][8:16]) > 0).all()
-    sampled = learner.sample_indices(state, transitions, jax.random.key(2))
-    assert set(np.asarray(sampled).tolist()) == set(range(24))
+@pytest.mark.parametrize("members", [1, 3, 5, 8, 10])
+def test_the_interquartile_mean_is_scipys(members):
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(members).standard_cauchy(members)
+    metric = PerMember(tuple(Mean(value, 1.0) for value in values))
+    expected = stats.trim_mean(values, 0.25)
+    assert scalars({"x": metric})["x/iqm"] == pytest.approx(expected, rel=1e-5)
+    assert np.isnan(scalars({"x": metric + PerMember((Mean(np.nan, 0.0),) * members)})["x/iqm"])
 
 
 def test_the_target_network_is_updated_every_few_steps():
@@ -153,11 +177,15 @@ def init(learner, rows):
 
 REFUSED = {
     "takes 2 numbers each": lambda: check(corridor(), MLP(3)),
-    "use PPO": lambda: jdl.dqn(
+    "use SAC or PPO": lambda: jdl.dqn(
         jdl.environments.pendulum(), MLP(2), optax.sgd(1.0), lambda step: 0.0
     ),
     "do not divide the buffer_size": lambda: init(
-        jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25), 3
+        jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25, batch_size=5),
+        3,
+    ),
+    "buffer of 25 transitions is smaller than the batch_size of 128": lambda: jdl.dqn(
+        corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25
     ),
     "buffer_size=0": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=0

@@ -112,7 +112,7 @@ class PrioritizedReplay:
     ) -> tuple[Array, Array]:
         """Random rows of the buffer, and their importance weights, (batch_size,) each."""
         cumulative = jnp.cumsum(buffer[PRIORITY])
-        strata = jnp.arange(batch_size) + jax.random.uniform(key, (batch_size,))
+        strata = jnp.arange(batch_size, dtype=jnp.float32) + jax.random.uniform(key, (batch_size,))
         points = strata / batch_size * cumulative[-1]
         indices = jnp.searchsorted(cumulative, points, side="right")
         # Rounding may put a point at the very end: the rows there are empty.
