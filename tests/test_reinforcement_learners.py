@@ -50,7 +50,7 @@ LEARNERS = {
         lambda: jdl.sac(
             corridor(continuous=True), MLP(2, (16,)), MLP(1, (16,)), optax.adam(1e-2), **SOFT
         ),
-        120,
+        150,
         8,
     ),
 }
@@ -69,6 +69,7 @@ SOFT = {
     "batch_size": 32,
     "learning_starts": 5,
     "gamma": 0.5,
+    "tau": 0.05,
 }
 
 
