@@ -1,6 +1,6 @@
 """Catch from pixels by a dueling double DQN with prioritized replay, 5 seeds in one program.
 
-Return 1 of 1 for each seed, from step 350 on (60 s of processor time).
+Return 1 of 1 for each seed, from step 350 on (62 s of processor time).
 
 scripts/train experiments/catch_dqn.py
 """

@@ -185,6 +185,9 @@ REFUSED = {
         jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25, batch_size=5),
         3,
     ),
+    "prioritized takes": lambda: jdl.dqn(
+        corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, prioritized=True
+    ),
     "buffer of 25 transitions is smaller than the batch_size of 128": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25
     ),

@@ -1,9 +1,9 @@
 """Replay buffers, double DQN and dueling networks, each against what is computed by hand.
 
-Seen to fail: a double DQN whose target network chooses the action; samples by cumulative sums of
-the squared priorities; weights that are not divided by their maximum; rows of an empty buffer that
-are sampled; new transitions without a priority; priorities changed before learning starts; a
-dueling network that adds advantages as they are.
+Seen to fail: a double DQN whose target network chooses the action; samples by the squares of the
+priorities, or not stratified; weights that are not divided by their maximum, or not in the loss;
+new transitions without a priority; priorities changed before learning starts; a dueling network
+that adds advantages as they are.
 """
 
 from dataclasses import replace

@@ -152,12 +152,25 @@ def test_the_critics_begin_apart():
     assert first.shape == (2, 1)  # the observation and the action
 
 
+def test_each_module_may_have_its_optimizer():
+    rates = {"actor": 0.1, "critics": 0.0, "log_temperature": 0.0}
+    optimizer = jdl.optim.per_module(**{name: optax.sgd(rate) for name, rate in rates.items()})
+    sac = replace(learner(learning_starts=0), optimizer=optimizer)
+    state, _ = train(sac, 1, rows=2)
+    before = sac.init(jax.random.key(0), jdl.data.episodes(2)[0]).params
+    assert (state.params["actor"]["policy"] != before["actor"]["policy"]).any()
+    assert_same(state.params["critics"], before["critics"])
+
+
 def refused(environment=None, **options):
     environment = environment or corridor(continuous=True)
     return jdl.sac(environment, MLP(2), MLP(1), optax.sgd(0.1), **options)
 
 
 REFUSED = {
+    "one Q-value each": lambda: jdl.sac(
+        corridor(continuous=True), MLP(2), MLP(2), optax.sgd(0.1)
+    ).objective.check(jdl.data.episodes(2).spec, {}),
     "continuous action space": lambda: refused(corridor()),
     "must be finite": lambda: refused(
         replace(corridor(), action_space=Box((0.0,), (float("inf"),)))

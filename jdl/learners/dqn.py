@@ -80,6 +80,10 @@ def dqn(
             f"{num_steps=}, {buffer_size=}, {batch_size=}, {target_update_every=}, "
             f"{learning_starts=}, {gamma=}."
         )
+    if not isinstance(prioritized, PrioritizedReplay | None):
+        raise Error(
+            f"prioritized takes jdl.learners.PrioritizedReplay(beta=...), not {prioritized!r}."
+        )
     check_replay_sizes(buffer_size, batch_size)
     return DQN(
         environment=environment,

@@ -10,7 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Box, Environment, Episodes, SquashedBox, Transition
+from jdl.environments import (
+    Box,
+    Environment,
+    Episodes,
+    SquashedBox,
+    Transition,
+    observe_episodes,
+)
 from jdl.keys import stream
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.replay import (
@@ -24,7 +31,18 @@ from jdl.learners.replay import (
 from jdl.learners.rl import EPISODES, collect, episode_metrics, init_episodes, init_params
 from jdl.objectives import model_call
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value
-from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State, Variables
+from jdl.types import (
+    Array,
+    Batch,
+    Bounds,
+    Error,
+    Key,
+    Learner,
+    Mean,
+    Metrics,
+    State,
+    Variables,
+)
 
 ACTOR, CRITICS, LOG_TEMPERATURE = "actor", "critics", "log_temperature"  # in the parameters
 TARGET_CRITICS = "target_critics"  # in `State.extra`: the target networks
@@ -104,10 +122,7 @@ class ActorReturn(EpisodeReturn):
     def init(self, key: Key, batch: Batch) -> Variables:
         """The actor's variables, those of two critics, and the log of the temperature."""
         actor = super().init(key, batch)
-        episodes = init_episodes(self.environment, key, batch)
-        obs = jax.vmap(self.environment.observe)(episodes.env_state)
-        action = jnp.zeros((len(obs), self.environment.action_space.num_params // 2))
-        inputs = obs_and_action(obs, action)
+        inputs = self.critic_inputs(key, batch)
         critics = jax.vmap(lambda key: model_call.init(self.critic, key, batch, inputs))(
             jax.random.split(stream(key, "critics"), 2)
         )
@@ -115,6 +130,28 @@ class ActorReturn(EpisodeReturn):
         both = {n: {ACTOR: actor.get(n, {}), CRITICS: critics.get(n, {})} for n in names}
         both["params"][LOG_TEMPERATURE] = jnp.zeros(())
         return both
+
+    def critic_inputs(self, key: Key, batch: Batch) -> Array:
+        """A critic's input at the start of an episode for each row of the batch."""
+        obs = observe_episodes(self.environment, init_episodes(self.environment, key, batch))
+        space = self.environment.action_space
+        return obs_and_action(obs, space.mode(jnp.zeros((len(obs), space.num_params))))
+
+    def check(self, spec: Batch, bounds: Bounds) -> None:
+        """Raises `Error` if the actor does not fit the action space, or a critic has no value."""
+
+        def q_value_of(key: Key, batch: Batch) -> Array:
+            inputs = self.critic_inputs(key, batch)
+            variables = model_call.init(self.critic, key, batch, inputs)
+            return policy_and_value(self.critic, variables, inputs)[0]
+
+        super().check(spec, bounds)
+        q_value = jax.eval_shape(q_value_of, jax.eval_shape(jax.random.key, 0), spec)
+        if q_value.shape != (len(spec["id"]), 1):
+            raise Error(
+                f"The critic gives an output of shape {q_value.shape} for {len(spec['id'])} rows, "
+                "and it is to give one Q-value each: give it one output."
+            )
 
     def greedy_action(self, variables: Variables, obs: Array) -> Array:
         """The greedy policy: the tanh of the mean."""
@@ -287,7 +324,7 @@ class SAC(Learner):
         inputs = obs_and_action(obs, action)
 
         def one(critic: Any) -> Array:
-            return policy_and_value(self.critic, {"params": critic}, inputs)[0].reshape(len(obs))
+            return policy_and_value(self.critic, {"params": critic}, inputs)[0][:, 0]
 
         return jax.vmap(one)(critics)
 
