@@ -1,5 +1,7 @@
 """How tests do reinforcement learning: a corridor, a fixed policy, some training steps."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -44,11 +46,16 @@ def keys(count, seed=0):
     return jax.random.split(jax.random.key(seed), count)
 
 
+@cache
+def compiled(learner):
+    """The compiled `init` and `step` of a learner, for all its trainings."""
+    return jax.jit(learner.init), jax.jit(learner.step)
+
+
 def train(learner, steps, state=None, seed=0, rows=4):
     """Training steps, from a state or from the start; the state and the last metrics."""
-    batch = jdl.data.episodes(rows)[0]
-    state = jax.jit(learner.init)(jax.random.key(seed), batch) if state is None else state
-    step, metrics = jax.jit(learner.step), None
+    batch, (init, step), metrics = jdl.data.episodes(rows)[0], compiled(learner), None
+    state = init(jax.random.key(seed), batch) if state is None else state
     for _ in range(steps):
         state, metrics = step(state, batch)
     return state, metrics

@@ -16,7 +16,7 @@ from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
 from jdl.models.q_network import Dueling
 from jdl.parallel import build_mesh, shard_data, shard_learner
-from jdl.store.checkpoints import state_digest
+from jdl.train.fit import FIGURES
 from jdl.types import Error, Mean
 
 # A function that makes the learner; steps in which it learns; steps after which rounding has not
@@ -73,14 +73,15 @@ SOFT = {
 }
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(params=LEARNERS, scope="module")
 def case(request):
-    return request.param
+    """A learner, which the tests share, and the two numbers of steps."""
+    make, *steps = LEARNERS[request.param]
+    return make(), *steps
 
 
 def test_learns_to_reach_the_end(case):
-    make, steps, _ = LEARNERS[case]
-    learner = make()
+    learner, steps, _ = case
     state, _ = train(learner, steps)
     out = learner.objective.loss(
         learner.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(2), False
@@ -89,9 +90,9 @@ def test_learns_to_reach_the_end(case):
 
 
 def test_a_member_of_a_population_learns_as_its_seed_does_alone(case):
-    make, _, steps = LEARNERS[case]
-    many, metrics = train(jdl.population(make(), (3, 0, 8)), steps, seed=99)
-    each = [train(make(), steps, seed=seed) for seed in (3, 0, 8)]
+    learner, _, steps = case
+    many, metrics = train(jdl.population(learner, (3, 0, 8)), steps, seed=99)
+    each = [train(learner, steps, seed=seed) for seed in (3, 0, 8)]
     for n, (alone, _) in enumerate(each):
         params = jax.tree.leaves(member(many.params, n))
         for a, b in zip(params, jax.tree.leaves(alone.params), strict=True):
@@ -102,22 +103,25 @@ def test_a_member_of_a_population_learns_as_its_seed_does_alone(case):
     assert many.step == steps
 
 
-@pytest.mark.parametrize("name", ["dqn-rainbow", "sac"])
-def test_a_state_continues_to_the_bit_and_on_several_devices(name):
-    """All that a learner needs is in its state: episodes, replay buffer, priorities, targets."""
-    make, data = LEARNERS[name][0], jdl.data.episodes(4)
-    whole, metrics = train(make(), 8)
-    stopped, _ = train(make(), 6)
-    again, _ = train(make(), 2, stopped)
-    assert state_digest(again) == state_digest(whole)
+def test_a_run_is_without_figures_of_the_column_x(tmp_path):
+    learner = LEARNERS["dqn"][0]()
+    run = jdl.Run(jdl.Config(), learner, jdl.data.episodes(1), test=jdl.data.episodes(2))
+    variables = learner.eval_variables(learner.init(jax.random.key(0), run.train[0]))
+    assert [path for draw in FIGURES for path in draw(run, variables, tmp_path)] == []
+
+
+@pytest.mark.slow
+def test_several_devices_compute_what_one_computes(case):
+    learner, _, steps = case
+    alone, metrics = train(learner, steps)
     mesh = build_mesh("data=4")
-    sharded = shard_data(data, mesh)
-    divided = jit_learner(shard_learner(with_data(make(), sharded), mesh))
-    state = divided.init(jax.random.key(0), sharded[0])
-    for _, raw in zip(range(8), sharded.read(), strict=False):
+    data = shard_data(jdl.data.episodes(4), mesh)
+    divided = jit_learner(shard_learner(with_data(learner, data), mesh))
+    state = divided.init(jax.random.key(0), data[0])
+    for _, raw in zip(range(steps), data.read(), strict=False):
         state, divided_metrics = divided.step(state, raw)
-    assert scalars(divided_metrics) == pytest.approx(scalars(metrics), rel=1e-5, nan_ok=True)
-    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(whole.params), strict=True):
+    assert scalars(divided_metrics) == pytest.approx(scalars(metrics), rel=1e-4, nan_ok=True)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
