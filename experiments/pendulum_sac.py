@@ -1,4 +1,4 @@
-"""Pendulum by SAC, 5 seeds in one program: return -144, at least -146 (170 s of processor time).
+"""Pendulum by SAC, 5 seeds in one program: return -144, at least -146 (170 s of CPU time).
 
 scripts/train experiments/pendulum_sac.py
 """

@@ -14,16 +14,21 @@ GAMES = 6
 
 
 def play(seed: int) -> dict[str, np.ndarray]:
-    """A game by a player who follows the ball, but errs at random, more often from game to game."""
+    """A game of a player who catches the ball in the one way or the other, and may err at times.
+
+    Odd games begin with half of the bricks, so that the ball comes in between them.
+    """
     env, chance = Env(), np.random.RandomState(seed)
     env.random = np.random.RandomState(seed)
     env.reset()
+    env.brick_map *= chance.rand(10, 10) < (0.5 if seed % 2 else 1.0)
     images, actions, rewards = [env.state()], [], []
     ended = False
-    while not ended and len(actions) < 600:
+    while not ended and len(actions) < 1_000:
         ahead = env.ball_x + (1 if env.ball_dir in (1, 2) else -1)
-        follow = 1 if ahead < env.pos else 2 if ahead > env.pos else 0
-        action = chance.randint(3) if chance.rand() < 0.03 * seed else follow
+        aim = ahead if chance.rand() < 0.5 else env.ball_x  # the edge of the paddle, or its middle
+        follow = 1 if aim < env.pos else 2 if aim > env.pos else 0
+        action = chance.randint(3) if chance.rand() < 0.02 * (seed % 3) else follow
         reward, ended = env.act(ACTIONS[action])
         images.append(env.state())
         actions.append(action)

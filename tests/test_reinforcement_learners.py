@@ -145,7 +145,8 @@ def test_the_interquartile_mean_is_scipys(members):
     metric = PerMember(tuple(Mean(value, 1.0) for value in values))
     expected = stats.trim_mean(values, 0.25)
     assert scalars({"x": metric})["x/iqm"] == pytest.approx(expected, rel=1e-5)
-    assert np.isnan(scalars({"x": metric + PerMember((Mean(np.nan, 0.0),) * members)})["x/iqm"])
+    unknown = PerMember((Mean(np.nan, 1.0), *metric.members[1:]))
+    assert np.isnan(scalars({"x": unknown})["x/iqm"])
 
 
 def test_the_target_network_is_updated_every_few_steps():

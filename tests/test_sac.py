@@ -126,10 +126,9 @@ def test_targets_follow_slowly_and_actions_are_random_before_learning():
     optimizer = jdl.optim.per_module(**{name: optax.sgd(rate) for name, rate in rates.items()})
     sac, batch = replace(learner(tau=0.25), optimizer=optimizer), jdl.data.episodes(2)[0]
     state = sac.init(jax.random.key(0), batch)
-    _, first = sac.collect_rollout(state, jax.random.key(1))
-    _, later = sac.collect_rollout(
-        replace(state, step=jnp.asarray(2, jnp.int32)), jax.random.key(1)
-    )
+    collect_rollout = jax.jit(sac.collect_rollout)
+    _, first = collect_rollout(state, jax.random.key(1))
+    _, later = collect_rollout(replace(state, step=jnp.asarray(2, jnp.int32)), jax.random.key(1))
     assert float(first.action.min()) < -0.4
     assert float(later.action.min()) > 0.8  # the mean is tanh(3)
     before, _ = train(sac, 2, rows=2)
