@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.learners.ema import ema as ema
     from jdl.learners.population import population as population
     from jdl.learners.ppo import ppo as ppo
+    from jdl.learners.sac import sac as sac
     from jdl.learners.schedule_free import schedule_free as schedule_free
     from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
     from jdl.models.nnx import nnx as nnx
@@ -96,6 +97,7 @@ NAMES = {  # by name, the module that defines it
     "k_means_init": "jdl.learners.clustering",
     "population": "jdl.learners.population",
     "ppo": "jdl.learners.ppo",
+    "sac": "jdl.learners.sac",
     "schedule_free": "jdl.learners.schedule_free",
     "skip_nonfinite": "jdl.learners.skip_nonfinite",
     "nnx": "jdl.models.nnx",

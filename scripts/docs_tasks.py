@@ -22,6 +22,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "fashion_segments": "segmentation",
     "fashion_vae": "reconstructions",
     "moons_flow": "density",
+    "pendulum_sac": "return",
     "spoken_numbers": "readings",
 }
 SHEETS = ("detections", "readings", "reconstructions")  # of many rows: the first ones are enough

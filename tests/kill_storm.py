@@ -51,6 +51,7 @@ ROWS = [
         script=SCRIPT.with_name("gan.py"),
     ),
     Row("DQN of two seeds", ("--save-every", "3"), script=SCRIPT.with_name("dqn.py")),
+    Row("SAC", ("--save-every", "3"), script=SCRIPT.with_name("sac.py")),
     Row(
         "deep clustering, from k-means half-way",
         ("--save-every", "3"),

@@ -1,22 +1,22 @@
-"""Learners of reinforcement learning: REINFORCE, PPO and DQN, and populations of them.
+"""Learners of reinforcement learning: REINFORCE, PPO, DQN and SAC, and populations of them.
 
 Seen to fail: a replay buffer written at one place, a population of one seed many times.
 """
 
-from dataclasses import replace
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from reinforcement_harness import Fixed, corridor, train
+from reinforcement_harness import corridor, train
 
 import jdl
-from jdl.learners import member
+from jdl.learners import PrioritizedReplay, jit_learner, member, with_data
 from jdl.metrics import PerMember, scalars
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
+from jdl.models.q_network import Dueling
+from jdl.parallel import build_mesh, shard_data, shard_learner
+from jdl.train.fit import FIGURES
 from jdl.types import Error, Mean
 
 # A function that makes the learner; steps in which it learns; steps after which rounding has not
@@ -33,6 +33,26 @@ LEARNERS = {
         200,
         12,
     ),
+    "dqn-rainbow": (
+        lambda: jdl.dqn(
+            corridor(),
+            Dueling(2, MLP(16)),
+            optax.adam(1e-2),
+            lambda step: 0.3,
+            **SMALL,
+            double=True,
+            prioritized=PrioritizedReplay(optax.linear_schedule(0.4, 1.0, 100)),
+        ),
+        200,
+        8,
+    ),
+    "sac": (
+        lambda: jdl.sac(
+            corridor(continuous=True), MLP(2, (16,)), MLP(1, (16,)), optax.adam(1e-2), **SOFT
+        ),
+        150,
+        8,
+    ),
 }
 SMALL = {
     "num_steps": 4,
@@ -42,16 +62,26 @@ SMALL = {
     "target_update_every": 10,
     "gamma": 0.5,
 }
+SOFT = {
+    "num_steps": 4,
+    "num_updates": 2,
+    "buffer_size": 256,
+    "batch_size": 32,
+    "learning_starts": 5,
+    "gamma": 0.5,
+    "tau": 0.05,
+}
 
 
-@pytest.fixture(params=LEARNERS)
+@pytest.fixture(params=LEARNERS, scope="module")
 def case(request):
-    return request.param
+    """A learner, which the tests share, and the two numbers of steps."""
+    make, *steps = LEARNERS[request.param]
+    return make(), *steps
 
 
 def test_learns_to_reach_the_end(case):
-    make, steps, _ = LEARNERS[case]
-    learner = make()
+    learner, steps, _ = case
     state, _ = train(learner, steps)
     out = learner.objective.loss(
         learner.eval_variables(state), jdl.data.episodes(3)[0], jax.random.key(2), False
@@ -60,9 +90,9 @@ def test_learns_to_reach_the_end(case):
 
 
 def test_a_member_of_a_population_learns_as_its_seed_does_alone(case):
-    make, _, steps = LEARNERS[case]
-    many, metrics = train(jdl.population(make(), (3, 0, 8)), steps, seed=99)
-    each = [train(make(), steps, seed=seed) for seed in (3, 0, 8)]
+    learner, _, steps = case
+    many, metrics = train(jdl.population(learner, (3, 0, 8)), steps, seed=99)
+    each = [train(learner, steps, seed=seed) for seed in (3, 0, 8)]
     for n, (alone, _) in enumerate(each):
         params = jax.tree.leaves(member(many.params, n))
         for a, b in zip(params, jax.tree.leaves(alone.params), strict=True):
@@ -71,6 +101,28 @@ def test_a_member_of_a_population_learns_as_its_seed_does_alone(case):
         float(metrics["return"].count) for _, metrics in each
     )
     assert many.step == steps
+
+
+def test_a_run_is_without_figures_of_the_column_x(tmp_path):
+    learner = LEARNERS["dqn"][0]()
+    run = jdl.Run(jdl.Config(), learner, jdl.data.episodes(1), test=jdl.data.episodes(2))
+    variables = learner.eval_variables(learner.init(jax.random.key(0), run.train[0]))
+    assert [path for draw in FIGURES for path in draw(run, variables, tmp_path)] == []
+
+
+@pytest.mark.slow
+def test_several_devices_compute_what_one_computes(case):
+    learner, _, steps = case
+    alone, metrics = train(learner, steps)
+    mesh = build_mesh("data=4")
+    data = shard_data(jdl.data.episodes(4), mesh)
+    divided = jit_learner(shard_learner(with_data(learner, data), mesh))
+    state = divided.init(jax.random.key(0), data[0])
+    for _, raw in zip(range(steps), data.read(), strict=False):
+        state, divided_metrics = divided.step(state, raw)
+    assert scalars(divided_metrics) == pytest.approx(scalars(metrics), rel=1e-4, nan_ok=True)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_a_population_is_evaluated_member_by_member():
@@ -86,37 +138,15 @@ def test_a_population_is_evaluated_member_by_member():
     assert [numbers[f"more/{name}"] for name in ("mean", "min", "max")] == [2.5, 2.0, 3.0]
 
 
-def moving_on(**options):
-    """DQN in the corridor by a policy that only moves on, with a replay buffer of 24 places."""
-    policy = Fixed((0.0, 1.0))
-    return jdl.dqn(corridor(), policy, optax.sgd(0.0), lambda step: 0.0, buffer_size=24, **options)
-
-
-def test_the_replay_buffer_holds_the_newest_transitions():
-    """Of episodes that only move on, so that the place in the corridor identifies the step."""
-    learner = moving_on(num_steps=3, learning_starts=99)
-    state, metrics = train(learner, 6, rows=2)  # 36 transitions into 24 places
-    places = np.arange(18) % 5  # of either row, by time
-    newest = np.concatenate([np.repeat(places[12:18], 2), np.repeat(places[6:12], 2)])
-    buffer = state.extra["replay_buffer"]
-    np.testing.assert_array_equal(buffer["obs"][:, 0], newest)
-    np.testing.assert_array_equal(buffer["next_obs"][:, 0], newest + 1)
-    np.testing.assert_array_equal(buffer["terminated"], newest == 4)
-    np.testing.assert_array_equal(buffer["reward"], newest)
-    assert float(metrics["loss"].count) == 0  # before learning_starts
-
-
-def test_the_replay_buffer_is_filled_in_turn_after_any_number_of_steps():
-    """The transitions of 2^28 steps, 2^31, are more than an int32 holds."""
-    learner = moving_on(num_steps=4)
-    state = learner.init(jax.random.key(0), jdl.data.episodes(2)[0])
-    state = replace(state, step=jnp.asarray(2**28, jnp.int32))
-    _, transitions = learner.collect_rollout(state, jax.random.key(1))
-    buffer = learner.add_to_buffer(state, transitions)
-    np.testing.assert_array_equal(buffer["next_obs"][16:], 0)
-    assert (np.asarray(buffer["next_obs"][8:16]) > 0).all()
-    sampled = learner.sample_indices(state, transitions, jax.random.key(2))
-    assert set(np.asarray(sampled).tolist()) == set(range(24))
+@pytest.mark.parametrize("members", [1, 3, 5, 8, 10])
+def test_the_interquartile_mean_is_scipys(members):
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(members).standard_cauchy(members)
+    metric = PerMember(tuple(Mean(value, 1.0) for value in values))
+    expected = stats.trim_mean(values, 0.25)
+    assert scalars({"x": metric})["x/iqm"] == pytest.approx(expected, rel=1e-5)
+    unknown = PerMember((Mean(np.nan, 1.0), *metric.members[1:]))
+    assert np.isnan(scalars({"x": unknown})["x/iqm"])
 
 
 def test_the_target_network_is_updated_every_few_steps():
@@ -153,11 +183,18 @@ def init(learner, rows):
 
 REFUSED = {
     "takes 2 numbers each": lambda: check(corridor(), MLP(3)),
-    "use PPO": lambda: jdl.dqn(
+    "use SAC or PPO": lambda: jdl.dqn(
         jdl.environments.pendulum(), MLP(2), optax.sgd(1.0), lambda step: 0.0
     ),
     "do not divide the buffer_size": lambda: init(
-        jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25), 3
+        jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25, batch_size=5),
+        3,
+    ),
+    "prioritized takes": lambda: jdl.dqn(
+        corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, prioritized=True
+    ),
+    "buffer of 25 transitions is smaller than the batch_size of 128": lambda: jdl.dqn(
+        corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25
     ),
     "buffer_size=0": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=0

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jdl.types import Array, Key
+from jdl.types import Array, Error, Key
+
+LOG_STD_RANGE = -20.0, 2.0  # of a squashed Gaussian, as in the authors' code of SAC
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,49 @@ class Box:
             for bound in (self.low, self.high)
         )
         return low + (action.clip(-1, 1) + 1) / 2 * (high - low)
+
+
+@dataclass(frozen=True)
+class SquashedBox(Box):
+    """A continuous action space whose policy is a squashed Gaussian (Haarnoja et al., 2018).
+
+    The policy (..., 2n) is the means, then the logs of the standard deviations, of n independent
+    normal distributions, of which the normalized actions are the tanh: none is beyond -1 or 1.
+    """
+
+    def mode(self, policy: Array) -> Array:
+        """The tanh of the mean, normalized: (..., 2n) to (..., n)."""
+        return jnp.tanh(super().mode(policy))
+
+    def sample(self, policy: Array, key: Key) -> Array:
+        """A sampled action, normalized: (..., 2n) to (..., n)."""
+        return jnp.tanh(super().sample(clip_log_std(policy), key))
+
+    def sample_and_log_prob(self, policy: Array, key: Key) -> tuple[Array, Array]:
+        """A sampled action (..., n), and the log of its probability density (...)."""
+        policy = clip_log_std(policy)
+        before_tanh = super().sample(policy, key)
+        return jnp.tanh(before_tanh), self._log_prob(policy, before_tanh)
+
+    def log_prob(self, policy: Array, action: Array) -> Array:
+        """The log of the probability density (...) at the normalized `action` (..., n)."""
+        inside = action.clip(-1 + 1e-6, 1 - 1e-6)  # the tanh of large numbers is rounded to 1
+        return self._log_prob(clip_log_std(policy), jnp.arctanh(inside))
+
+    def entropy(self, policy: Array) -> Array:
+        """Raises `Error`: it has no closed form."""
+        raise Error(
+            "The entropy of a squashed Gaussian has no closed form: estimate it by the mean of "
+            "-log_prob over sampled actions, as SAC does, or use a Box."
+        )
+
+    def _log_prob(self, policy: Array, before_tanh: Array) -> Array:
+        """The normal density minus the log of tanh's slope, 1 - tanh^2, in a form that is exact."""
+        log_slope = 2 * (math.log(2) - before_tanh - jax.nn.softplus(-2 * before_tanh))
+        return super().log_prob(policy, before_tanh) - log_slope.sum(-1)
+
+
+def clip_log_std(policy: Array) -> Array:
+    """The policy (..., 2n) with standard deviations that are neither 0 nor huge."""
+    mean, log_std = jnp.split(policy, 2, -1)
+    return jnp.concatenate([mean, log_std.clip(*LOG_STD_RANGE)], -1)

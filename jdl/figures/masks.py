@@ -44,9 +44,9 @@ def draw_segmentation(run: Run, variables: Variables, folder: Path) -> list[Path
     if not isinstance(data, DatasetLoader) or not isinstance(objective, Predicts):
         return []
     spec = data.spec
-    if not is_segmentation(spec, jax.eval_shape(objective.predict, variables, spec)):
+    if not {"x", "y"} <= spec.keys() or spec["y"].shape != spec["x"].shape[:3]:
         return []
-    if "y" not in spec or spec["y"].shape != spec["x"].shape[:3]:
+    if not is_segmentation(spec, jax.eval_shape(objective.predict, variables, spec)):
         return []
     rows = predict_all(objective, variables, data, ["x", "y"], limit=SHOWN)
     path = folder / "figures" / "segmentation.png"

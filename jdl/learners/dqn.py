@@ -9,22 +9,24 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Discrete, Environment, Episodes, Transition, observe_episodes
+from jdl.environments import Discrete, Environment, Episodes, Transition
 from jdl.keys import stream
 from jdl.learners.descent import new_state, update_params
-from jdl.learners.rl import (
-    EPISODES,
-    collect,
-    episode_metrics,
-    init_episodes,
-    init_params,
-    to_rows,
+from jdl.learners.replay import (
+    PRIORITY,
+    REPLAY_BUFFER,
+    PrioritizedReplay,
+    add_to_buffer,
+    check_replay_sizes,
+    filled_rows,
+    init_buffer,
+    sample_uniform,
 )
+from jdl.learners.rl import EPISODES, collect, episode_metrics, init_episodes, init_params
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
 TARGET_PARAMS = "target_params"  # in `State.extra`: the target network
-REPLAY_BUFFER = "replay_buffer"  # in `State.extra`: columns (buffer_size, ...) of transitions
 
 
 def dqn(
@@ -38,6 +40,8 @@ def dqn(
     learning_starts: int = 1_000,
     target_update_every: int = 50,
     gamma: float = 0.99,
+    double: bool = False,
+    prioritized: PrioritizedReplay | None = None,
 ) -> DQN:
     """Deep Q-network, DQN (Mnih et al., 2015): Q-learning with replay buffer and target network.
 
@@ -52,6 +56,12 @@ def dqn(
       `learning_starts`.
     - The target network, which gives the next observation's value in the TD target, is a copy of
       the parameters, updated in every `target_update_every`-th step.
+    - `double` is double DQN (van Hasselt et al., 2016): the next action is the one with the largest
+      Q-value of the network itself, and the target network gives its value. Without it the target
+      network does both, which overestimates.
+    - `prioritized` samples by priority; see `PrioritizedReplay`.
+
+    A dueling network is a model: `jdl.models.q_network.Dueling`.
 
     Evaluation is by `jdl.objectives.episode_return`. Metrics of a step: `return` and `length` of
     the episodes that ended in it (NaN, logged as null, if none did), loss (half the mean squared TD
@@ -59,8 +69,8 @@ def dqn(
     """
     if not isinstance(environment.action_space, Discrete):
         raise Error(
-            f"DQN needs a discrete action space, got {environment.action_space}: use PPO for "
-            "continuous actions."
+            f"DQN needs a discrete action space, got {environment.action_space}: use SAC or PPO "
+            "for continuous actions."
         )
     sizes = (num_steps, buffer_size, batch_size, target_update_every)
     if min(sizes) < 1 or learning_starts < 0 or not 0 <= gamma <= 1:
@@ -70,6 +80,11 @@ def dqn(
             f"{num_steps=}, {buffer_size=}, {batch_size=}, {target_update_every=}, "
             f"{learning_starts=}, {gamma=}."
         )
+    if not isinstance(prioritized, PrioritizedReplay | None):
+        raise Error(
+            f"prioritized takes jdl.learners.PrioritizedReplay(beta=...), not {prioritized!r}."
+        )
+    check_replay_sizes(buffer_size, batch_size)
     return DQN(
         environment=environment,
         model=model,
@@ -81,6 +96,8 @@ def dqn(
         learning_starts=learning_starts,
         target_update_every=target_update_every,
         gamma=gamma,
+        double=double,
+        prioritized=prioritized,
     )
 
 
@@ -101,6 +118,8 @@ class DQN(Learner):
     learning_starts: int
     target_update_every: int
     gamma: float
+    double: bool = False
+    prioritized: PrioritizedReplay | None = None
     has_grads = False
 
     @property
@@ -110,42 +129,31 @@ class DQN(Learner):
 
     def init(self, key: Key, batch: Batch) -> State:
         """Initial parameters, the target network as their copy, and an empty replay buffer."""
-        transitions = len(batch["id"]) * self.num_steps
-        if self.buffer_size % transitions:
-            raise Error(
-                f"{self.num_steps} steps of {len(batch['id'])} episodes are {transitions} "
-                f"transitions, which do not divide the buffer_size of {self.buffer_size}: choose a "
-                f"multiple of {transitions}."
-            )
         params = init_params(self.objective, key, batch)
         episodes = init_episodes(self.environment, key, batch)
+        buffer = init_buffer(self.environment, episodes, self.num_steps, self.buffer_size)
+        if self.prioritized:
+            buffer[PRIORITY] = jnp.zeros(self.buffer_size)
         extra = {
             EPISODES: episodes,
             # A copy, because the same buffer cannot be donated twice.
             TARGET_PARAMS: jax.tree.map(jnp.copy, params),
-            REPLAY_BUFFER: self.empty_buffer(episodes),
+            REPLAY_BUFFER: buffer,
         }
         return new_state(params, {}, self.optimizer.init(params), key, **extra)
-
-    def empty_buffer(self, episodes: Episodes) -> Batch:
-        """The replay buffer before the first transition: columns (buffer_size, ...) of zeros."""
-        obs_shape = observe_episodes(self.environment, episodes).shape[1:]
-        return {
-            "obs": jnp.zeros((self.buffer_size, *obs_shape)),
-            "next_obs": jnp.zeros((self.buffer_size, *obs_shape)),
-            "action": jnp.zeros(self.buffer_size, jnp.int32),
-            "reward": jnp.zeros(self.buffer_size),
-            "terminated": jnp.zeros(self.buffer_size, bool),
-        }
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """A rollout into the replay buffer, then an update on transitions sampled from it."""
         key = stream(state.key, "dqn", state.step)
         episodes, transitions = self.collect_rollout(state, key)
-        buffer = self.add_to_buffer(state, transitions)
-        indices = self.sample_indices(state, transitions, key)
+        buffer = add_to_buffer(state.extra[REPLAY_BUFFER], transitions, state.step)
+        filled = filled_rows(buffer, transitions, state.step)
+        minibatch, indices = self.sample(state, buffer, filled, stream(key, "replay"))
         target_params = self.update_target(state)
-        params, opt_state, metrics = self.update(state, target_params, buffer, indices)
+        params, opt_state, td_error, metrics = self.update(state, target_params, minibatch)
+        if self.prioritized:
+            learns = state.step >= self.learning_starts
+            buffer = self.prioritized.update(buffer, indices, td_error, learns)
         metrics |= episode_metrics(transitions)
         metrics["param_norm"] = Mean.of(optax.tree.norm(params))
         extra = {EPISODES: episodes, TARGET_PARAMS: target_params, REPLAY_BUFFER: buffer}
@@ -174,24 +182,14 @@ class DQN(Learner):
 
         return collect(self.environment, epsilon_greedy, state.extra[EPISODES], key, self.num_steps)
 
-    def add_to_buffer(self, state: State, transitions: Transition) -> Batch:
-        """The replay buffer, its oldest transitions replaced by these (T, B)."""
-        # The remainder first: the number of all transitions so far may not fit in 32 bits.
-        rollouts = self.buffer_size // transitions.reward.size
-        start = state.step % rollouts * transitions.reward.size
-
-        def write(name: str, column: Array) -> Array:
-            new = to_rows(getattr(transitions, name))
-            return jax.lax.dynamic_update_slice_in_dim(column, new, start, 0)
-
-        buffer = state.extra[REPLAY_BUFFER]
-        return {name: write(name, column) for name, column in buffer.items()}
-
-    def sample_indices(self, state: State, transitions: Transition, key: Key) -> Array:
-        """Random rows (batch_size,) of the replay buffer, among those that are filled by now."""
-        rollouts = self.buffer_size // transitions.reward.size
-        filled = jnp.minimum(state.step + 1, rollouts) * transitions.reward.size
-        return jax.random.randint(stream(key, "replay"), (self.batch_size,), 0, filled)
+    def sample(self, state: State, buffer: Batch, filled: Array, key: Key) -> tuple[Batch, Array]:
+        """A minibatch of the replay buffer's rows, and their indices (batch_size,)."""
+        if self.prioritized is None:
+            indices = sample_uniform(filled, key, self.batch_size)
+            return {name: column[indices] for name, column in buffer.items()}, indices
+        indices, weight = self.prioritized.sample(buffer, filled, state.step, key, self.batch_size)
+        minibatch = {name: column[indices] for name, column in buffer.items()}
+        return {**minibatch, "weight": weight}, indices
 
     def update_target(self, state: State) -> Any:
         """The target network, in every `target_update_every`-th step a copy of the parameters."""
@@ -201,36 +199,59 @@ class DQN(Learner):
         )
 
     def update(
-        self, state: State, target_params: Any, buffer: Batch, indices: Array
-    ) -> tuple[Any, Any, Metrics]:
-        """A gradient step on these rows of the replay buffer, from step `learning_starts` on.
+        self, state: State, target_params: Any, minibatch: Batch
+    ) -> tuple[Any, Any, Array, Metrics]:
+        """A gradient step on the minibatch, from step `learning_starts` on.
 
-        Returns parameters, optimizer state and metrics.
+        Returns parameters, optimizer state, TD errors (batch_size,) and metrics.
         """
 
-        def learn(params: Any, opt_state: Any) -> tuple[Any, Any, Array]:
-            minibatch = {name: column[indices] for name, column in buffer.items()}
+        def learn(params: Any, opt_state: Any) -> tuple[Any, Any, Array, Array]:
             grad = jax.value_and_grad(self.loss, has_aux=True)
-            (loss, q_value), grads = grad(params, target_params, minibatch)
+            (loss, (q_value, td_error)), grads = grad(params, target_params, minibatch)
             params, opt_state, _ = update_params(self.optimizer, grads, opt_state, params)
-            return params, opt_state, jnp.stack([loss, q_value, optax.tree.norm(grads)])
+            values = jnp.stack([loss, q_value.mean(), optax.tree.norm(grads)])
+            return params, opt_state, td_error, values
 
-        def wait(params: Any, opt_state: Any) -> tuple[Any, Any, Array]:
-            return params, opt_state, jnp.zeros(3)
+        def wait(params: Any, opt_state: Any) -> tuple[Any, Any, Array, Array]:
+            return params, opt_state, jnp.zeros(self.batch_size), jnp.zeros(3)
 
         learns = state.step >= self.learning_starts
-        params, opt_state, values = jax.lax.cond(learns, learn, wait, state.params, state.opt_state)
+        params, opt_state, td_error, values = jax.lax.cond(
+            learns, learn, wait, state.params, state.opt_state
+        )
         count = learns.astype(jnp.float32)
         names = ("loss", "q_value", "grad_norm")
-        return params, opt_state, {name: Mean(values[n], count) for n, name in enumerate(names)}
+        metrics: Metrics = {name: Mean(values[n], count) for n, name in enumerate(names)}
+        return params, opt_state, td_error, metrics
 
-    def loss(self, params: Any, target_params: Any, minibatch: Batch) -> tuple[Array, Array]:
-        """Half the mean squared TD error of the minibatch, and the mean Q-value of its actions."""
-        next_q_values, _ = policy_and_value(
-            self.model, {"params": target_params}, minibatch["next_obs"]
-        )
-        next_value = jnp.where(minibatch["terminated"], 0, next_q_values.max(-1))
-        td_target = minibatch["reward"] + self.gamma * next_value
-        q_values, _ = policy_and_value(self.model, {"params": params}, minibatch["obs"])
-        q_value = jnp.take_along_axis(q_values, minibatch["action"][:, None], -1)[:, 0]
-        return 0.5 * jnp.square(q_value - td_target).mean(), q_value.mean()
+    def loss(
+        self, params: Any, target_params: Any, minibatch: Batch
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """Half the mean squared TD error of the minibatch; its actions' Q-values and TD errors."""
+        td_target = self.td_target(params, target_params, minibatch)
+        q_value = value_of_action(self.q_values(params, minibatch["obs"]), minibatch["action"])
+        td_error = q_value - td_target
+        squared = jnp.square(td_error)
+        if self.prioritized:
+            squared = minibatch["weight"] * squared
+        return 0.5 * squared.mean(), (q_value, td_error)
+
+    def td_target(self, params: Any, target_params: Any, minibatch: Batch) -> Array:
+        """The reward plus the discounted value of the next observation, (batch_size,)."""
+        next_q_values = self.q_values(target_params, minibatch["next_obs"])
+        if self.double:
+            next_action = self.q_values(params, minibatch["next_obs"]).argmax(-1)
+            next_value = value_of_action(next_q_values, next_action)
+        else:
+            next_value = next_q_values.max(-1)
+        return minibatch["reward"] + self.gamma * jnp.where(minibatch["terminated"], 0, next_value)
+
+    def q_values(self, params: Any, obs: Array) -> Array:
+        """The Q-values (N, actions) at observations (N, ...)."""
+        return policy_and_value(self.model, {"params": params}, obs)[0]
+
+
+def value_of_action(q_values: Array, action: Array) -> Array:
+    """The Q-values (N,) of the actions (N,), out of those of all actions (N, actions)."""
+    return jnp.take_along_axis(q_values, action[:, None], -1)[:, 0]

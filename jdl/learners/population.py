@@ -32,9 +32,10 @@ def population(learner: Learner, seeds: Sequence[int]) -> Population:
 
     Parameters, model state, optimizer state and extras have a leading axis for the members. Up to
     rounding, a member trains like the learner alone with that seed on these batches. Training
-    metrics are merged over all members; in evaluation each metric becomes "name/mean", "name/min"
-    and "name/max" over the members, and the loss is their mean: `Run(best="max return/mean")`. A
-    population can neither predict nor generate, but a `member` of it can.
+    metrics are merged over all members; in evaluation each metric becomes "name/mean", "name/iqm"
+    (interquartile mean), "name/min" and "name/max" over the members, and the loss is their mean:
+    `Run(best="max return/mean")`. A population can neither predict nor generate, but a `member` of
+    it can.
     """
     seeds = tuple(seeds)
     if not seeds or len(set(seeds)) < len(seeds) or not 0 <= min(seeds) <= max(seeds) < 2**32:

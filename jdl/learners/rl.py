@@ -1,4 +1,4 @@
-"""Shared parts of PPO and DQN: initial episodes, rollouts, and the metrics of episodes."""
+"""Shared parts of PPO, DQN and SAC: initial episodes, rollouts, and the metrics of episodes."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def init_params(objective: EpisodeReturn, key: Key, batch: Batch) -> Any:
     variables = objective.init(stream(key, "init"), batch)
     if others := sorted(variables.keys() - {"params"}):
         raise Error(
-            f"The model has {', '.join(others)} besides its parameters, which PPO and DQN do not "
-            "update: use a model without BatchNorm and without recurrent states."
+            f"The model has {', '.join(others)} besides its parameters, which PPO, DQN and SAC do "
+            "not update: use a model without BatchNorm and without recurrent states."
         )
     return variables["params"]
 

@@ -60,7 +60,12 @@ def scalars(metrics: Metrics) -> dict[str, float]:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PerMember:
-    """A metric of each member of a population (an ensemble): its mean, minimum and maximum."""
+    """A metric of each member of a population (an ensemble), and its statistics over the members.
+
+    The interquartile mean (Agarwal et al., 2021) is the mean without the quarter of the members
+    with the lowest and the quarter with the highest numbers, each rounded down: of five seeds, the
+    mean of the middle three.
+    """
 
     members: tuple[Any, ...]
 
@@ -69,17 +74,24 @@ class PerMember:
         return PerMember(tuple(a + b for a, b in pairs))
 
     def value(self) -> dict[str, Array]:
-        """Mean, min and max over the members; for a metric of several numbers, of each by name."""
+        """Mean, iqm (interquartile mean), min and max over the members.
+
+        For a metric of several numbers, they are of each number, by its name.
+        """
         values = [metric.value() for metric in self.members]
         if not isinstance(values[0], dict):
-            return _mean_min_max(values)
+            return _statistics(values)
         return {
             f"{name}/{statistic}": number
             for name in values[0]
-            for statistic, number in _mean_min_max([v[name] for v in values]).items()
+            for statistic, number in _statistics([v[name] for v in values]).items()
         }
 
 
-def _mean_min_max(values: list[Any]) -> dict[str, Array]:
+def _statistics(values: list[Any]) -> dict[str, Array]:
     stacked = jnp.stack([jnp.asarray(value, jnp.float32) for value in values])
-    return {"mean": stacked.mean(), "min": stacked.min(), "max": stacked.max()}
+    mean, cut = stacked.mean(), len(values) // 4
+    middle = jnp.sort(stacked)[cut : len(values) - cut]
+    # NaN comes last in the order, and must not be cut off.
+    iqm = jnp.where(jnp.isnan(mean), mean, middle.mean())
+    return {"mean": mean, "iqm": iqm, "min": stacked.min(), "max": stacked.max()}
