@@ -28,6 +28,8 @@ from jdl.data.dialogues import Dialogues as Dialogues
 from jdl.data.dialogues import dialogues as dialogues
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
+from jdl.data.captions import garment_captions as garment_captions
+from jdl.data.captions import garment_sentences as garment_sentences
 from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
