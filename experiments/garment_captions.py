@@ -1,4 +1,7 @@
-"""Images of two garments and sentences about them (CLIP): recall@1 ? of 500.
+"""Images of two garments find the sentence about them, as CLIP: recall@1 not measured yet.
+
+jdl data prepare fashion_mnist
+scripts/train experiments/garment_captions.py
 """
 
 from dataclasses import dataclass
@@ -13,6 +16,7 @@ from jdl.models.transformer import TransformerConfig
 class Config(jdl.Config):
     steps: int = 500
     batch: int = 128
+    scenes: int = 6_000
     lr: float = 2e-3
     width: int = 64
     """Numbers of an embedding."""
@@ -20,7 +24,7 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     tokenizer = jdl.data.train_bpe(jdl.data.garment_sentences(), 400)
-    train, test = jdl.data.garment_captions(tokenizer)
+    train, test = jdl.data.garment_captions(tokenizer, c.scenes)
     blocks = (16, 1), (32, 1), (64, 1), (128, 1)
     image = CNN(c.width, blocks, dense=(), batch_norm=True)
     sizes = TransformerConfig(c.width, depth=2, max_length=train.columns["y"].shape[1])

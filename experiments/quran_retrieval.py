@@ -1,36 +1,37 @@
-"""A verse in English finds its translation to French among 305: recall@1 ?.
+"""A verse in English finds its French translation among 305 test verses: recall@1 not measured yet.
+
+jdl data fetch quran
+scripts/train experiments/quran_retrieval.py
 """
 
 from dataclasses import dataclass
 
 import jdl
-from jdl.models.bert import BERT
-from jdl.models.transformer import TransformerConfig
+from jdl.models.embedding_bag import EmbeddingBag
 
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 400
+    steps: int = 200
     batch: int = 256
     lr: float = 2e-3
-    length: int = 64
-    vocabulary: int = 4_000
-    width: int = 64
-    depth: int = 1
-    dropout: float = 0.1
+    vocabulary: int = 8_000
+    length: int = 128
+    """Tokens of a verse that are read."""
+    width: int = 256
+    dropout: float = 0.4
 
 
 def run(c: Config) -> jdl.Run:
     parts = jdl.data.translation("en", "fr")
-    tokenizer = jdl.data.train_bpe([text for pair in parts[0] for text in pair], c.vocabulary)
+    texts = [text for pair in parts[0] for text in pair]
+    tokenizer = jdl.data.train_bpe(texts, c.vocabulary, spaces=False)
     train, valid, test = (jdl.data.text_pairs(p, tokenizer, c.length, truncate=True) for p in parts)
-    sizes = TransformerConfig(c.width, c.depth, dropout=c.dropout, max_length=c.length)
-    tower = BERT(tokenizer.vocab_size, sizes, outputs=c.width)
-    objective = jdl.objectives.contrastive(tower)
-    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.1)
-    data = train.shuffled(c.batch, c.seed), valid.batches(128), test.batches(128)
-    learner = jdl.descent(objective, optimizer)
-    return jdl.Run(c, learner, *data, best="max recall_at_1", tokenizer=tokenizer)
+    tower = EmbeddingBag(tokenizer.vocab_size, c.width, c.dropout)  # of both languages
+    rate = jdl.optim.warmup_cosine(c.lr, c.steps)
+    learner = jdl.descent(jdl.objectives.contrastive(tower), jdl.optim.adamw(rate))
+    data = train.shuffled(c.batch, c.seed), valid.batches(152), test.batches(305)
+    return jdl.Run(c, learner, *data, best="max mrr", tokenizer=tokenizer)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,29 @@
-"""Simple methods beside `quran_retrieval`: BM25, and cross-language latent semantic indexing.
+"""Other methods beside `quran_retrieval`: BM25, MiniLM, cross-language latent semantic indexing.
 
-BM25 (Robertson et al., 1994) finds only words that both languages spell alike. Latent semantic
+It needs `jdl data fetch quran` and `jdl data fetch minilm`. BM25 (Robertson et al., 1994) finds
+only words that both languages spell alike, and MiniLM was trained on English. Latent semantic
 indexing across languages (Dumais et al., 1997) learns from the training pairs, as two towers do: a
 singular value decomposition of TF-IDF vectors of each pair, both languages side by side. A text of
 one language is projected by its own half. The number of dimensions is chosen on validation pairs.
 """
 
+from functools import partial
+
+import flax.linen as nn
+import jax
 import numpy as np
 import scipy.sparse
+from safetensors.numpy import load_file
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
+from tokenizers import BertWordPieceTokenizer
 
 import jdl
+from jdl.data import dataset_folder
+from jdl.models.bert import BERT, from_huggingface, mean_pooling
+from jdl.models.transformer import TransformerConfig
 
-DIMENSIONS = (100, 200, 300, 400)
+DIMENSIONS = (100, 200, 300)
 K1, B = 1.2, 0.75  # of BM25
 
 
@@ -35,15 +45,49 @@ def bm25(queries: list[str], documents: list[str]) -> np.ndarray:
     return asked @ weight.T
 
 
+def minilm(texts: list[str]) -> np.ndarray:
+    """The embeddings of all-MiniLM-L6-v2: the mean of the token vectors."""
+    folder = dataset_folder("minilm")
+    norm, gelu = partial(nn.LayerNorm, epsilon=1e-12), partial(nn.gelu, approximate=False)
+    config = TransformerConfig(
+        384, 6, 12, max_length=512, rotary=False, pre_norm=False, activation=gelu, norm=norm
+    )
+    params = from_huggingface(load_file(folder / "model.safetensors"), config)
+    tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
+    tokenizer.enable_truncation(128)
+    tokenizer.enable_padding()
+    encoded = tokenizer.encode_batch(texts)
+    tokens = np.asarray([one.ids for one in encoded])
+    mask = np.asarray([one.attention_mask for one in encoded]) > 0
+
+    @jax.jit
+    def encode(tokens: jax.Array, mask: jax.Array) -> jax.Array:
+        variables, model = {"params": params}, BERT(30_522, config)
+        return mean_pooling(model.apply(variables, tokens, False, mask, method="encode"), mask)
+
+    return np.concatenate(
+        [encode(tokens[n : n + 61], mask[n : n + 61]) for n in range(0, len(tokens), 61)]
+    )
+
+
+def unit(codes: np.ndarray) -> np.ndarray:
+    """The embeddings, divided by their lengths."""
+    return codes / np.linalg.norm(codes, axis=1, keepdims=True)
+
+
 def main() -> None:
     """Prints recall@1, recall@5 and MRR of the test pairs."""
     train, valid, test = jdl.data.translation("en", "fr")
     shown = "recall@1 {:.3f}, recall@5 {:.3f}, MRR {:.3f}"
-    print("BM25:", shown.format(*scores(bm25(*map(list, zip(*test, strict=True))))))
+    english, french = map(list, zip(*test, strict=True))
+    print("BM25:", shown.format(*scores(bm25(english, french))))
+    print("MiniLM:", shown.format(*scores(unit(minilm(english)) @ unit(minilm(french)).T)))
     tfidf = [TfidfVectorizer(sublinear_tf=True).fit(texts) for texts in zip(*train, strict=True)]
 
     def vectors(pairs: list[tuple[str, str]]) -> list[scipy.sparse.csr_matrix]:
-        return [t.transform(texts) for t, texts in zip(tfidf, zip(*pairs, strict=True), strict=True)]
+        return [
+            t.transform(texts) for t, texts in zip(tfidf, zip(*pairs, strict=True), strict=True)
+        ]
 
     found = []
     for dimensions in DIMENSIONS:
@@ -52,8 +96,7 @@ def main() -> None:
         for_split = []
         for pairs in (valid, test):
             codes = [x @ half for x, half in zip(vectors(pairs), halves, strict=True)]
-            unit = [code / np.linalg.norm(code, axis=1, keepdims=True) for code in codes]
-            for_split.append(scores(unit[0] @ unit[1].T))
+            for_split.append(scores(unit(codes[0]) @ unit(codes[1]).T))
         found.append((*for_split, dimensions))
     valid_scores, test_scores, dimensions = max(found)
     print(f"LSI, {dimensions} dimensions, validation:", shown.format(*valid_scores))

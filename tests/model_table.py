@@ -25,6 +25,7 @@ from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.deep_speech import DeepSpeech2
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.embedding_bag import EmbeddingBag
 from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
@@ -597,8 +598,8 @@ UNSUPERVISED = [
         "two-towers",
         CNN(4, ((4, 1),), dense=(), batch_norm=True),
         (8, 16, 1),
-        (9 * 4 + 8) + (128 * 4 + 4) + (13 * 8 + BLOCK + 16 + (8 * 4 + 4)) + 1,
-        objective=lambda model: contrastive(model, BERT(SIZE, ONE, outputs=4)),
+        (9 * 4 + 8) + (128 * 4 + 4) + (13 * 4 + 13) + 1,
+        objective=lambda model: contrastive(model, EmbeddingBag(SIZE, 4)),
     ),
     Images(
         "unet",

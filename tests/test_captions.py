@@ -32,7 +32,7 @@ def sentences(part):
 
 def test_the_scenes_are_the_same_everywhere(sides):
     parts = jdl.data.garment_captions(TOKENIZER, 40, 10)  # more than one CHUNK
-    assert [part.fingerprint[:16] for part in parts] == ["49172808fa8d52be", "XX"]
+    assert [part.fingerprint[:16] for part in parts] == ["49172808fa8d52be", "c3bd2e03e8276105"]
     fewer, _ = jdl.data.garment_captions(TOKENIZER, 5, 1)
     for name, column in fewer.columns.items():
         np.testing.assert_array_equal(column, parts[0].columns[name][:5])
@@ -42,7 +42,9 @@ def test_the_scenes_are_the_same_everywhere(sides):
         jdl.data.garment_captions(TOKENIZER, 0)
 
 
-def test_no_arrangement_of_the_test_is_in_training_or_twice(sides):
+def test_no_arrangement_of_the_test_is_in_training_or_twice(sides, monkeypatch):
+    blank = np.zeros((captions.CHUNK, 48, 48, 3), np.uint8)
+    monkeypatch.setattr(captions, "_draw", lambda part, shown, draws: blank[: len(shown)])
     train, test = jdl.data.garment_captions(TOKENIZER, 2_560, 640)
     place = {sentence: n // 2 for n, sentence in enumerate(jdl.data.garment_sentences())}
     assert len(place) == 6_400

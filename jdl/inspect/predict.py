@@ -38,8 +38,8 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A detector gives a row for each object
-    (`detected_rows`). With a folder `out`, masks of images (semantic segmentation) are written
+    and `tags`, that of a question its `answer`, that of a query what it finds
+    (`ranked_rows`). A detector gives a row for each object (`detected_rows`). With a folder `out`, masks of images (semantic segmentation) are written
     there by `write_masks`, and the rows are what it gives. Inputs are treated as the run's
     evaluation data: if these are files, new files are read alike, and the transforms are applied.
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from jdl.data.loader import DatasetLoader
 from jdl.figures.retrieval import is_text
 from jdl.metrics.retrieval import nearest
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
-from jdl.types import Batch, Loader, Objective, Tokenizer, Variables
+from jdl.types import Loader, Objective, Tokenizer, Variables
 
 Row = dict[str, Any]
 TOP = 3  # documents of a list

@@ -23,9 +23,7 @@ Side = Literal["x", "y"]
 BLOCK = 1024  # queries that are compared with all documents at a time
 
 
-def retrieval_recall(
-    predictions: Columns, batch: Columns, k: int = 1, queries: Side = "x"
-) -> Rows:
+def retrieval_recall(predictions: Columns, batch: Columns, k: int = 1, queries: Side = "x") -> Rows:
     """Recall at k (recall@k) of retrieval: how many queries have their document in the top k.
 
     The queries are the x of all rows, and the documents their y; `queries="y"` is the other way.
