@@ -1,4 +1,6 @@
-"""A verse in English finds its French translation among 305 test verses: recall@1 not measured yet.
+"""A verse in English finds its French translation among 305 of the test: recall@1 0.925, MRR 0.944.
+
+Seed 0; latent semantic indexing: 0.902, 0.932, BM25: 0.062 (`scripts/bench retrieval`). 35 CPU-s.
 
 jdl data fetch quran
 scripts/train experiments/quran_retrieval.py
@@ -25,7 +27,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     parts = jdl.data.translation("en", "fr")
     texts = [text for pair in parts[0] for text in pair]
-    tokenizer = jdl.data.train_bpe(texts, c.vocabulary, spaces=False)
+    tokenizer = jdl.data.train_bpe(texts, c.vocabulary)
     train, valid, test = (jdl.data.text_pairs(p, tokenizer, c.length, truncate=True) for p in parts)
     tower = EmbeddingBag(tokenizer.vocab_size, c.width, c.dropout)  # of both languages
     rate = jdl.optim.warmup_cosine(c.lr, c.steps)
