@@ -8,6 +8,7 @@ one language is projected by its own half. The number of dimensions is chosen on
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -23,6 +24,7 @@ from jdl.data import dataset_folder
 from jdl.models.bert import BERT, from_huggingface, mean_pooling
 from jdl.models.transformer import TransformerConfig
 
+Pair = tuple[str, str]
 DIMENSIONS = (100, 200, 300)
 K1, B = 1.2, 0.75  # of BM25
 
@@ -62,8 +64,9 @@ def minilm(texts: list[str]) -> np.ndarray:
 
     @jax.jit
     def encode(tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        variables, model = {"params": params}, BERT(30_522, config)
-        return mean_pooling(model.apply(variables, tokens, False, mask, method="encode"), mask)
+        model: Any = BERT(30_522, config)
+        vectors = model.apply({"params": params}, tokens, False, mask, method="encode")
+        return mean_pooling(vectors, mask)
 
     return np.concatenate(
         [encode(tokens[n : n + 61], mask[n : n + 61]) for n in range(0, len(tokens), 61)]
@@ -75,32 +78,35 @@ def unit(codes: np.ndarray) -> np.ndarray:
     return codes / np.linalg.norm(codes, axis=1, keepdims=True)
 
 
+def indexed(
+    train: list[Pair], splits: list[list[Pair]], dimensions: int
+) -> list[tuple[float, float, float]]:
+    """The scores of each split by latent semantic indexing of the training pairs."""
+    tfidf = [TfidfVectorizer(sublinear_tf=True).fit([p[n] for p in train]) for n in (0, 1)]
+
+    def vectors(pairs: list[Pair]) -> list[Any]:
+        return [tfidf[n].transform([pair[n] for pair in pairs]) for n in (0, 1)]
+
+    svd = TruncatedSVD(dimensions, random_state=0).fit(scipy.sparse.hstack(vectors(train)))
+    halves = np.split(svd.components_.T, [len(tfidf[0].vocabulary_)])
+    found = []
+    for pairs in splits:
+        codes = [x @ half for x, half in zip(vectors(pairs), halves, strict=True)]
+        found.append(scores(unit(codes[0]) @ unit(codes[1]).T))
+    return found
+
+
 def main() -> None:
     """Prints recall@1, recall@5 and MRR of the test pairs."""
     train, valid, test = jdl.data.translation("en", "fr")
     shown = "recall@1 {:.3f}, recall@5 {:.3f}, MRR {:.3f}"
-    english, french = map(list, zip(*test, strict=True))
+    english, french = [pair[0] for pair in test], [pair[1] for pair in test]
     print("BM25:", shown.format(*scores(bm25(english, french))))
     print("MiniLM:", shown.format(*scores(unit(minilm(english)) @ unit(minilm(french)).T)))
-    tfidf = [TfidfVectorizer(sublinear_tf=True).fit(texts) for texts in zip(*train, strict=True)]
-
-    def vectors(pairs: list[tuple[str, str]]) -> list[scipy.sparse.csr_matrix]:
-        return [
-            t.transform(texts) for t, texts in zip(tfidf, zip(*pairs, strict=True), strict=True)
-        ]
-
-    found = []
-    for dimensions in DIMENSIONS:
-        svd = TruncatedSVD(dimensions, random_state=0).fit(scipy.sparse.hstack(vectors(train)))
-        halves = np.split(svd.components_.T, [len(tfidf[0].vocabulary_)])
-        for_split = []
-        for pairs in (valid, test):
-            codes = [x @ half for x, half in zip(vectors(pairs), halves, strict=True)]
-            for_split.append(scores(unit(codes[0]) @ unit(codes[1]).T))
-        found.append((*for_split, dimensions))
-    valid_scores, test_scores, dimensions = max(found)
-    print(f"LSI, {dimensions} dimensions, validation:", shown.format(*valid_scores))
-    print(f"LSI, {dimensions} dimensions, test:", shown.format(*test_scores))
+    found = [(indexed(train, [valid, test], n), n) for n in DIMENSIONS]
+    (of_valid, of_test), dimensions = max(found)
+    print(f"LSI, {dimensions} dimensions:", shown.format(*of_test))
+    print("  the validation pairs:", shown.format(*of_valid))
 
 
 if __name__ == "__main__":

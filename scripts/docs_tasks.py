@@ -25,7 +25,12 @@ FIGURES = {  # the figure of each run that shows what it does
     "moons_flow": "density",
     "spoken_numbers": "readings",
 }
-SHEETS = ("detections", "readings", "reconstructions", "retrieval")  # of many rows: the first ones are enough
+SHEETS = (
+    "detections",
+    "readings",
+    "reconstructions",
+    "retrieval",
+)  # of many rows: the first ones are enough
 
 
 def main(folders: list[Path]) -> None:

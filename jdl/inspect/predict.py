@@ -38,10 +38,11 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`, that of a question its `answer`, that of a query what it finds
-    (`ranked_rows`). A detector gives a row for each object (`detected_rows`). With a folder `out`, masks of images (semantic segmentation) are written
-    there by `write_masks`, and the rows are what it gives. Inputs are treated as the run's
-    evaluation data: if these are files, new files are read alike, and the transforms are applied.
+    and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A
+    detector gives a row for each object (`detected_rows`). With a folder `out`, masks of images
+    (semantic segmentation) are written there by `write_masks`, and the rows are what it gives.
+    Inputs are treated as the run's evaluation data: if these are files, new files are read alike,
+    and the transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -64,7 +65,7 @@ def predict(
     names, columns = read_inputs(inputs, spec, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     if retrieves:
-        return ranked_rows(objective, trained.variables, data, (names, batches), run.tokenizer)
+        return ranked_rows(trained, data, names, batches)
     predictions = predict_all(objective, trained.variables, batches)
     if out is not None and is_segmentation(data.spec, predictions):
         return write_masks(names, columns["x"], predictions, run.labels, out)

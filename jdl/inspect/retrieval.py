@@ -7,10 +7,11 @@ from typing import Any
 
 from jdl.data.loader import DatasetLoader
 from jdl.figures.retrieval import is_text
+from jdl.inspect.restore import TrainedRun
 from jdl.metrics.retrieval import nearest
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
-from jdl.types import Loader, Objective, Tokenizer, Variables
+from jdl.types import Loader
 
 Row = dict[str, Any]
 TOP = 3  # documents of a list
@@ -18,20 +19,15 @@ COLOR = 208  # of the terminal's 256
 
 
 def ranked_rows(
-    objective: Objective,
-    variables: Variables,
-    data: DatasetLoader[Any],
-    inputs: tuple[Sequence[str], Loader],
-    tokenizer: Tokenizer | None,
+    trained: TrainedRun, data: DatasetLoader[Any], names: Sequence[str], inputs: Loader
 ) -> list[Row]:
     """A row an input: its name, what it finds among the y of `data`, and its embedding `code`.
 
     `match_1` is the most similar y, and `similarity_1` the cosine; so on to `match_3`. A y that is
-    no text is named by its row. Inputs, their names and a loader of them, that are texts are shown
-    as the `query`.
+    no text is named by its row. Inputs that are texts are shown as the `query`.
     """
-    names, batches = inputs
-    queries = predict_all(objective, variables, batches, ["x"] if "x" in batches.spec else [])
+    objective, variables, tokenizer = trained.objective, trained.variables, trained.run.tokenizer
+    queries = predict_all(objective, variables, inputs, ["x"] if "x" in inputs.spec else [])
     documents = predict_all(objective, variables, data)["y_code"]
     found, similarity = nearest(queries["code"], documents, TOP)
     texts = is_text(data.spec["y"], tokenizer)

@@ -86,7 +86,8 @@ class Contrastive(Objective):
         log_scale = variables["params"][LOG_SCALE].astype(jnp.float32)
         scale = jnp.exp(log_scale).clip(max=1 / COLDEST)
         mask = batch.get("mask", jnp.ones(len(code), bool)).astype(bool)
-        both = [info_nce(*pair, scale, mask) for pair in ((code, y_code), (y_code, code))]
+        forth = info_nce(code, y_code, scale, mask)
+        back = info_nce(y_code, code, scale, mask)
         scores: Metrics = {}
         if not train:
             codes = {"code": code, "y_code": y_code}
@@ -94,7 +95,7 @@ class Contrastive(Objective):
             scores["recall_at_5"] = metrics.retrieval_recall(codes, batch, 5)
             scores["mrr"] = metrics.mean_reciprocal_rank(codes, batch)
         model_state = {name: v for name, v in variables.items() if name != "params"}
-        return LossOutput(Mean.of(sum(both) / 2, mask), scores, model_state)
+        return LossOutput(Mean.of((forth + back) / 2, mask), scores, model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The embeddings `code` of x and `y_code` of y; of a batch without one, of the other."""
