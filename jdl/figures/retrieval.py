@@ -20,7 +20,7 @@ from jdl.types import Batch, Predicts, Run, Tokenizer, Variables
 
 CODES = {"code", "y_code"}  # of the predictions
 QUERIES, TOP = 6, 3
-WIDE, HIGH = 34, 6  # letters and lines of a text
+WIDE, HIGH = 26, 6  # letters and lines of a text
 RIGHT, WRONG = "tab:green", "tab:red"
 
 
@@ -71,7 +71,7 @@ def _draw(
     from matplotlib.figure import Figure  # slow to import (1 s)
 
     count, top = found.shape
-    figure = Figure(figsize=(2.6 * (1 + top), 1.25 * count), layout="constrained")
+    figure = Figure(figsize=(1.9 * (1 + top), 1.25 * count), layout="constrained")
     places = figure.subplots(count, 1 + top, squeeze=False)
     for n in range(count):
         _show(places[n, 0], queries[n], tokenizer)
@@ -90,6 +90,6 @@ def _show(axes: Any, value: np.ndarray, tokenizer: Tokenizer | None) -> None:
     if value.ndim == 1 and tokenizer is not None:
         lines = textwrap.wrap(decode_until_end(tokenizer, value), WIDE, max_lines=HIGH)
         text = "\n".join(lines).replace("$", r"\$")  # else formulas
-        axes.text(0, 1, text, va="top", fontsize=7.5, transform=axes.transAxes)
+        axes.text(0, 1, text, va="top", fontsize=8, transform=axes.transAxes)
     else:
         axes.imshow(value[..., 0] if value.shape[-1] == 1 else value, cmap="gray")
