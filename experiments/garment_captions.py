@@ -1,7 +1,6 @@
-"""Images of two garments find the sentences about them (CLIP): recall@1 0.626 of 500, recall@5 0.980.
+"""Images of two garments find the sentences about them (CLIP): recall@1 0.626, recall@5 0.980.
 
-Of the 187 others (seed 0) 185 find another garment, such as a coat for a shirt, and 180 of them have
-the colors and the arrangement right. 292 s of processor time, 2 cores of an AMD EPYC.
+Among 500, seed 0; 180 of the 187 mistakes are of a garment's class alone. 292 CPU-s, an AMD EPYC.
 
 jdl data prepare fashion_mnist
 scripts/train experiments/garment_captions.py
@@ -22,7 +21,6 @@ class Config(jdl.Config):
     scenes: int = 6_000
     lr: float = 2e-3
     width: int = 64
-    """Numbers of an embedding."""
 
 
 def run(c: Config) -> jdl.Run:

@@ -153,9 +153,11 @@ def trained():
 
 
 def test_predict_ranks_the_texts_of_the_evaluation_data(trained, tmp_path):
-    (tmp_path / "queries.txt").write_text("blue coat\nred boot\n")
+    (tmp_path / "queries.txt").write_text("blue coat\nred boot\ngreen bag\n")
     rows = predict(trained, [tmp_path / "queries.txt"])
-    assert [row["query"] for row in rows] == [row["match_1"] for row in rows] == WORDS[2::-2]
+    queries = [WORDS[2], *WORDS[:2]]
+    assert [row["query"] for row in rows] == [row["match_1"] for row in rows] == queries
+    assert all(len({row[f"match_{k}"] for k in (1, 2, 3)}) == 3 for row in rows)
     assert rows[0]["similarity_1"] == pytest.approx(1, abs=1e-6)
     assert rows[0]["similarity_1"] >= rows[0]["similarity_2"] >= rows[0]["similarity_3"]
     assert rows[1]["input"].endswith("queries.txt:2")
