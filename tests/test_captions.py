@@ -1,6 +1,7 @@
 """Scenes of colored garments and their sentences: functions of (seed, i); sentences that are true.
 
-Seen to fail:
+Seen to fail: with draws that depend on the number of scenes, with arrangements of both sides of the
+split, with "right of" for "left of", with the next color.
 """
 
 import numpy as np
