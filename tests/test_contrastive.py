@@ -1,8 +1,8 @@
 """Contrastive learning of pairs against plain loops: the loss, the ranks, each half alone.
 
 Seen to fail: with ties that count as found, with x as the queries of both directions; without the
-mask of padding, with one direction twice, without the bound of the temperature; with `y_length` left
-out, with one tower for both; with lists of the next query, with colors of the next row, with an
+mask of padding, with one direction twice, without the bound of the temperature; without `y_length`,
+with one tower for both; with lists of the next query, with colors of the next row, with an
 embedding map of tokens.
 """
 
