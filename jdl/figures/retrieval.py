@@ -46,8 +46,9 @@ def draw_retrieval(run: Run, variables: Variables, folder: Path) -> list[Path]:
     data, objective = run.test or run.valid, run.learner.objective
     if not isinstance(data, DatasetLoader) or not is_retriever(objective, variables, data.spec):
         return []
-    halves = data.spec["x"], data.spec["y"]
-    if not all(is_image(half) or is_text(half, run.tokenizer) for half in halves):
+    halves = [data.spec[name] for name in ("x", "y") if name in data.spec]
+    shown = [is_image(half) or is_text(half, run.tokenizer) for half in halves]
+    if shown != [True, True]:
         return []
     codes = predict_all(objective, variables, data)
     found, similarity = nearest(codes["code"][:QUERIES], codes["y_code"], TOP)
