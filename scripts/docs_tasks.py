@@ -21,11 +21,17 @@ FIGURES = {  # the figure of each run that shows what it does
     "digits_lines": "readings",
     "fashion_segments": "segmentation",
     "fashion_vae": "reconstructions",
+    "garment_captions": "retrieval",
     "moons_flow": "density",
     "pendulum_sac": "return",
     "spoken_numbers": "readings",
 }
-SHEETS = ("detections", "readings", "reconstructions")  # of many rows: the first ones are enough
+SHEETS = (
+    "detections",
+    "readings",
+    "reconstructions",
+    "retrieval",
+)  # of many rows: the first ones are enough
 
 
 def main(folders: list[Path]) -> None:

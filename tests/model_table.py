@@ -25,6 +25,7 @@ from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.deep_speech import DeepSpeech2
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.embedding_bag import EmbeddingBag
 from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
@@ -42,6 +43,7 @@ from jdl.objectives import (
     arcface,
     autoencode,
     classify,
+    contrastive,
     crf,
     ctc,
     deep_clustering,
@@ -250,6 +252,16 @@ class Pixels(Images):
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         return (batch["x"],)
+
+
+@dataclass(frozen=True)
+class Captioned(Images):
+    """Images with a sentence of two to four tokens each."""
+
+    def batch(self) -> Batch:
+        rows = jnp.arange(ROWS, dtype=jnp.int32)
+        tokens = jax.random.randint(jax.random.key(5), (ROWS, 4), 0, SIZE).at[:, 0].set(rows)
+        return {**super().batch(), "y": tokens, "y_length": 4 - rows % 3}
 
 
 class Plain(nn.Module):
@@ -581,6 +593,13 @@ UNSUPERVISED = [
         (8, 8, 1),
         (9 * 4 + 8) + (64 * 4 + 4) + 5 * 4,
         objective=partial(arcface, classes=5),
+    ),
+    Captioned(
+        "two-towers",
+        CNN(4, ((4, 1),), dense=(), batch_norm=True),
+        (8, 16, 1),
+        (9 * 4 + 8) + (128 * 4 + 4) + (13 * 4 + 13) + 1,
+        objective=lambda model: contrastive(model, EmbeddingBag(SIZE, 4)),
     ),
     Images(
         "unet",

@@ -98,6 +98,8 @@ def test_pairs_are_padded_with_their_lengths():
     np.testing.assert_array_equal(batch["length"], [3, 2])
     np.testing.assert_array_equal(batch["y_length"], [2, 4])
     assert batch["x"].dtype == jnp.int32
+    cut = text_pairs([("abcdef", "c")], ByteTokenizer(), 5, truncate=True).batches(1)[0]
+    np.testing.assert_array_equal(cut["x"], [[97, 98, 99, 100, 256]])
 
 
 def test_the_standard_library_is_there_without_its_tests():

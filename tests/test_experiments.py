@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl.data import corpus, garments, time_series
+from jdl.data import captions, corpus, garments, time_series
 from jdl.data.graphs import graph
 from jdl.learners import with_data
 from jdl.train import placement
@@ -135,6 +135,7 @@ def small(monkeypatch):
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(corpus, "stdlib", stdlib)
     monkeypatch.setattr(garments, "tfds", tfds)
+    monkeypatch.setattr(captions, "tfds", tfds)
     for fake in (
         tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations,
         spoken_numbers, digit_boxes,

@@ -41,6 +41,7 @@ QUICK = [
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),
     ("arcface", "fsdp=4"),
+    ("two-towers", "pmap=4"),
     ("lstm", "micro=4"),
     ("lstm-crf", "pmap=4"),
     ("unet-segment", "pmap=4"),

@@ -36,18 +36,19 @@ def predict(
         Literal["csv", "json"] | None,
         tyro.conf.arg(
             help="Output format; by default CSV, but of a tagger the tagged text: in color in a "
-            "terminal, else a word and its tag a line. Answers are in color in a terminal, too."
+            "terminal, else a word and its tag a line. Answers and ranked lists are in color in a "
+            "terminal, too."
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, texts, tags, answers, masks or boxes for files of inputs."""
+    """Predict labels, values, texts, tags, answers, matches, masks or boxes for files."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "
             "a table, or questions as JSON of the form of SQuAD."
         )
     from jdl.cli.startup import set_up_jax
-    from jdl.inspect import answers, tagged
+    from jdl.inspect import answers, retrieval, tagged
     from jdl.inspect.detections import draw_detected
     from jdl.inspect.predict import predict as predict_inputs
     from jdl.inspect.predict import to_csv, to_json
@@ -63,6 +64,8 @@ def predict(
         print(tagged.to_color(rows) if in_color else tagged.to_columns(rows), end="")
     elif format is None and in_color and "answer" in rows[0]:
         print(answers.to_color(rows), end="")
+    elif format is None and in_color and "match_1" in rows[0]:
+        print(retrieval.to_color(rows), end="")
     else:
         print(to_json(rows) if format == "json" else to_csv(rows), end="")
     for path in boxes:

@@ -17,6 +17,8 @@ from jdl.data.augment_color import random_grayscale as random_grayscale
 from jdl.data.boxed_images import boxed_images as boxed_images
 from jdl.data.boxed_images import coco as coco
 from jdl.data.boxes import digit_boxes as digit_boxes
+from jdl.data.captions import garment_captions as garment_captions
+from jdl.data.captions import garment_sentences as garment_sentences
 from jdl.data.class_weights import class_weights as class_weights
 from jdl.data.corpus import text as text
 from jdl.data.corpus import text_pairs as text_pairs

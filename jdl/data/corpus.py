@@ -137,15 +137,19 @@ def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset
     return TextDataset(source, np.arange(len(source), dtype=np.int32))
 
 
-def text_pairs(texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int) -> Dataset:
-    """A dataset for sequence-to-sequence learning, such as translation, of pairs (source, target).
+def text_pairs(
+    texts: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int, truncate: bool = False
+) -> Dataset:
+    """A dataset of pairs of texts (source, target), for translation or for retrieval.
 
     Columns: x (S,), the tokens of the source, and `length`, their number; y (T,), those of the
     target, and `y_length`. Each sequence ends with the end token, which is also the padding. Pairs
-    with more than `length` tokens on one side, the end token included, are left out.
+    with more than `length` tokens on one side, the end token included, are left out; with
+    `truncate` the tokens beyond are, but the end token.
     """
+    most = length - 1 if truncate else None
     encoded: list[Any] = [
-        [[*tokenizer.encode(text), tokenizer.eos_id] for text in pair] for pair in texts
+        [[*tokenizer.encode(text)[:most], tokenizer.eos_id] for text in pair] for pair in texts
     ]
     pairs = [pair for pair in encoded if max(len(tokens) for tokens in pair) <= length]
     if not pairs:

@@ -84,7 +84,7 @@ def _draw(
         top, left = np.floor(place["down"]).astype(int), np.floor(place["right"]).astype(int)
         steps = np.arange(PATCH)
         at = rows[:, None, None], top + steps[:, None], left + steps
-        seen = _garment(garments[which[rows, n]], place, top, left)
+        seen = garment_pixels(garments[which[rows, n]], place, top, left)
         covered = seen > SEEN
         pixels[at] = np.where(covered, seen * np.float32(1 / 255) * place["light"], pixels[at])
         labels[at] = np.where(covered, 1 + classes[which[rows, n], None, None], labels[at])
@@ -111,12 +111,16 @@ def _canvas(scene: dict[str, np.ndarray]) -> np.ndarray:
     return canvas
 
 
-def _garment(
-    images: np.ndarray, place: dict[str, np.ndarray], top: np.ndarray, left: np.ndarray
+def garment_pixels(
+    images: np.ndarray,
+    place: dict[str, np.ndarray],
+    top: np.ndarray,
+    left: np.ndarray,
+    patch: int = PATCH,
 ) -> np.ndarray:
-    """Garments (n, SIDE, SIDE) turned and enlarged by bilinear interpolation: (n, PATCH, PATCH)."""
+    """Garments (n, SIDE, SIDE) turned and enlarged by bilinear interpolation: (n, patch, patch)."""
     images = np.pad(images, ((0, 0), (1, 1), (1, 1))).astype(np.float32)
-    steps = np.arange(PATCH, dtype=np.float32) - PATCH // 2
+    steps = np.arange(patch, dtype=np.float32) - patch // 2
     down = top.astype(np.float32) + steps[:, None] - place["down"]
     right = left.astype(np.float32) + steps - place["right"]
     cosine, sine = _rotation(place["turn"])

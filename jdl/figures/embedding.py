@@ -43,7 +43,7 @@ def _labelled_codes(run: Run, variables: Variables) -> tuple[np.ndarray, np.ndar
         return None
     if "edges" in spec and _has_features(run, variables, spec):
         predict, name = partial(_node_features, run), "features"
-    elif "code" in jax.eval_shape(objective.predict, variables, spec):
+    elif spec["y"].ndim == 1 and "code" in jax.eval_shape(objective.predict, variables, spec):
         predict, name = objective.predict, "code"
     else:
         return None

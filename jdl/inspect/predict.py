@@ -17,12 +17,15 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.figures.detections import is_detector
 from jdl.figures.masks import is_segmentation
+from jdl.figures.retrieval import is_retriever
 from jdl.inspect.answers import answer_rows
 from jdl.inspect.detections import detected_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.masks import write_masks
 from jdl.inspect.restore import TrainedRun
+from jdl.inspect.retrieval import ranked_rows
 from jdl.inspect.tagged import read_words, tagged_rows
+from jdl.objectives.contrastive import is_of_y
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
 from jdl.types import Batch, Error, Predicts, Run
@@ -35,10 +38,11 @@ def predict(
 
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
-    and `tags`, that of a question its `answer`. A detector gives a row for each object
-    (`detected_rows`). With a folder `out`, masks of images (semantic segmentation) are written
-    there by `write_masks`, and the rows are what it gives. Inputs are treated as the run's
-    evaluation data: if these are files, new files are read alike, and the transforms are applied.
+    and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A
+    detector gives a row for each object (`detected_rows`). With a folder `out`, masks of images
+    (semantic segmentation) are written there by `write_masks`, and the rows are what it gives.
+    Inputs are treated as the run's evaluation data: if these are files, new files are read alike,
+    and the transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -54,9 +58,14 @@ def predict(
         )
     if is_detector(objective, trained.variables, data.spec):
         return detected_rows(trained, data, inputs, batch_size)
-    needed = _columns_of_predictions(trained, data.spec)
-    names, columns = read_inputs(inputs, data.spec, run.tokenizer, needed, _reader(data))
+    spec, retrieves = data.spec, is_retriever(objective, trained.variables, data.spec)
+    if retrieves:  # the inputs are the x alone
+        spec = {name: part for name, part in spec.items() if not is_of_y(name)}
+    needed = _columns_of_predictions(trained, spec)
+    names, columns = read_inputs(inputs, spec, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
+    if retrieves:
+        return ranked_rows(trained, data, names, batches)
     predictions = predict_all(objective, trained.variables, batches)
     if out is not None and is_segmentation(data.spec, predictions):
         return write_masks(names, columns["x"], predictions, run.labels, out)

@@ -28,6 +28,8 @@ from jdl.metrics.regression import mape as mape
 from jdl.metrics.regression import median_absolute_error as median_absolute_error
 from jdl.metrics.regression import r2 as r2
 from jdl.metrics.regression import rmse as rmse
+from jdl.metrics.retrieval import mean_reciprocal_rank as mean_reciprocal_rank
+from jdl.metrics.retrieval import retrieval_recall as retrieval_recall
 from jdl.metrics.rows import Rows as Rows
 from jdl.metrics.rows import Sums as Sums
 from jdl.metrics.sequence import Perplexity as Perplexity

@@ -16,6 +16,7 @@ from jdl.objectives.classification import focal_loss as focal_loss
 from jdl.objectives.classification import hinge as hinge
 from jdl.objectives.classification import perceptron as perceptron
 from jdl.objectives.clustering import deep_clustering as deep_clustering
+from jdl.objectives.contrastive import contrastive as contrastive
 from jdl.objectives.crf import crf as crf
 from jdl.objectives.ctc import ctc as ctc
 from jdl.objectives.detection import detect as detect

@@ -16,6 +16,7 @@ from jdl.figures.detections import draw_detections
 from jdl.figures.embedding import draw_embedding
 from jdl.figures.masks import draw_segmentation
 from jdl.figures.readings import draw_readings
+from jdl.figures.retrieval import draw_retrieval
 from jdl.figures.samples import draw_figures, sample_writer
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
@@ -50,6 +51,7 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_readings,
     draw_segmentation,
     draw_detections,
+    draw_retrieval,
     draw_embedding,
     draw_density,
 )
