@@ -1,7 +1,10 @@
-"""Electricity demand, 24 hours ahead with 90% intervals: TODO.
+"""Electricity demand, 24 hours ahead with 90% intervals: MASE 0.716; of the week before 0.850.
 
-jdl data fetch elecdemand
-scripts/train experiments/electricity_quantiles.py --model patches
+scripts/train experiments/electricity_quantiles.py  # the last 15% of 2014, seed 0, an AMD EPYC
+                          mean absolute error  MASE   coverage  width    CPU time
+tcn                                  0.272 GW  0.716  0.930     1.62 GW  65 s
+--model nbeats                       0.276 GW  0.728  0.733     0.73 GW  206 s
+--model patches --steps 600          0.284 GW  0.748  0.847     1.10 GW  65 s
 """
 
 from dataclasses import dataclass
@@ -13,34 +16,24 @@ from jdl.models.patch_transformer import PatchTransformer
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
-
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 600
+    steps: int = 1_000
     batch: int = 64
-    lr: float = 1e-3
     context: int = 336
-    model: Literal["tcn", "nbeats", "patches"] = "patches"
+    model: Literal["tcn", "nbeats", "patches"] = "tcn"
 
 
 def run(c: Config) -> jdl.Run:
-    train, valid, test = jdl.data.electricity(c.context)
-    size = train.source.horizon * len(LEVELS)
+    (train, valid, test), levels = jdl.data.electricity(c.context), (0.05, 0.25, 0.5, 0.75, 0.95)
     config = TransformerConfig(width=64, depth=2, rotary=False, dropout=0.3)
-    models = {
-        "tcn": TCN(size, dropout=0.1),
-        "nbeats": NBEATS(size, width=128, dropout=0.3),
-        "patches": PatchTransformer(size, config=config),
-    }
-    objective = jdl.objectives.forecast_quantiles(
-        models[c.model], LEVELS, train.std, train.naive_error
-    )
-    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
-    learner = jdl.ema(jdl.descent(objective, optimizer), 0.99)
+    models = {"tcn": TCN(48 * 5, dropout=0.1), "nbeats": NBEATS(48 * 5, dropout=0.1)}
+    model = {**models, "patches": PatchTransformer(48 * 5, config=config)}[c.model]
+    forecast = jdl.objectives.forecast_quantiles(model, levels, train.std, train.naive_error)
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(1e-3, c.steps))
     data = train.shuffled(c.batch, c.seed), valid.batches(500), test.batches(500)
-    return jdl.Run(c, learner, *data, best="min pinball")
+    return jdl.Run(c, jdl.ema(jdl.descent(forecast, optimizer), 0.99), *data, best="min pinball")
 
 
 if __name__ == "__main__":

@@ -69,10 +69,11 @@ def draw_forecast(
     levels = sorted((name for name in predictions if name[:3] == "q0."), key=lambda q: float(q[1:]))
     ahead = np.arange(len(next(iter(predictions.values()))))
     axes.plot(np.arange(-len(past), 0), past, color="black", linewidth=0.8)
-    for low, high in zip(levels[: len(levels) // 2], reversed(levels), strict=False):
+    pairs = zip(levels[: len(levels) // 2], reversed(levels), strict=False)
+    for n, (low, high) in enumerate(pairs):
         share = f"{float(high[1:]) - float(low[1:]):.0%} interval"
         band = predictions[low], predictions[high]
-        axes.fill_between(ahead, *band, color="tab:blue", alpha=0.25, linewidth=0, label=share)
+        axes.fill_between(ahead, *band, color="tab:blue", alpha=0.2 + 0.1 * n, lw=0, label=share)
     if naive is not None:
         axes.plot(ahead, naive, color="tab:gray", linewidth=0.8, linestyle=":", label="naive")
     if "value" in predictions:

@@ -22,7 +22,7 @@ def forecast_rows(
 ) -> list[dict[str, Any]]:
     """A row for each input and step ahead: `input`, `step` from 1 on, and a column a quantile.
 
-    Values are in the unit of the series. With a `folder`, each forecast is drawn there after the
+    A point forecast has the column `value` instead. Values are in the unit of the series. With a `folder`, each forecast is drawn there after the
     end of its past, as NAME.forecast.png. Raises `Error`, before anything is written, if two inputs
     would have the same file.
     """
@@ -31,6 +31,8 @@ def forecast_rows(
     }
     if folder is not None:
         _draw(distinct_stems(names, "forecast"), x, values, dataset, folder)
+    if "q0.5" in values:
+        values.pop("value")  # the same
     return [
         {"input": name, "step": step + 1}
         | {column: round(float(forecasts[n, step]), 6) for column, forecasts in values.items()}

@@ -33,7 +33,9 @@ def deep_svdd(model: Any, center: Sequence[float] | None = None) -> DeepSVDD:
     activation such as tanh, which saturates to a constant, and a column of x that is the same in
     all rows.
     """
-    if center is not None and not np.asarray(center, np.float64).any():
+    if center is not None and not np.isfinite(np.asarray(center, np.float64)).all():
+        raise Error(f"The center must be finite numbers, not {list(center)}.")
+    if center is not None and not np.any(center):
         raise Error(
             "A center of zeros is where a model whose weights are all zero puts every row: give "
             "another, or leave it out."
@@ -56,8 +58,8 @@ class DeepSVDD(model_call.ModelObjective):
         else:
             code = model_call.evaluate(self.model, variables, batch)
             real = batch.get("mask", jnp.ones(len(code), bool)).astype(bool)
-            total = jnp.where(real[:, None], code, 0).sum(0)
-            mean = total / real.sum().clip(1)
+            rows = real.sum().astype(jnp.float32).clip(1)
+            mean = jnp.where(real[:, None], code, 0).sum(0) / rows
             center = jnp.where(jnp.abs(mean) < LEAST, jnp.where(mean < 0, -LEAST, LEAST), mean)
         return {**variables, CENTER: {"value": center}}
 
