@@ -58,5 +58,5 @@ def _draw(
         past = dataset.in_unit(x[n, -length:, dataset.source.target])
         draw_forecast(axes, past, {name: column[n] for name, column in values.items()})
         axes.set(xlabel="steps from the origin")
-        axes.legend(fontsize=8, loc="upper left")
+        figure.legend(fontsize=8, loc="outside upper center", ncols=4)
         figure.savefig(folder / f"{stem}.forecast.png", dpi=100)
