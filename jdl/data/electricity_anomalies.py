@@ -41,15 +41,15 @@ def electricity_anomalies(rate: float = 0.2, seed: int = 0) -> tuple[Dataset, Da
     held_out = np.arange(len(table)) // WEEK % HELD_OUT == HELD_OUT - 1
     train, test = _starts(~held_out, 0), _starts(held_out, SHIFTS[1])
     demand = table[:, 0].copy()
-    demand -= demand[~held_out].mean()
-    table[:, 0] = demand / demand[~held_out].std()
+    mean, std = demand[~held_out].mean(), demand[~held_out].std()
+    table[:, 0] = (demand - mean) / std
     x = table[np.concatenate([train, test])[:, None] + np.arange(DAY)].astype(np.float32)
     kind = np.zeros(len(x), np.int32)
     for row, (number, u) in enumerate(_draws(len(test), rate, seed), len(train)):
         if number:
             kind[row] = number
             day = ANOMALIES[number - 1](demand, test[row - len(train)], u)
-            x[row, :, 0] = day / demand[~held_out].std()
+            x[row, :, 0] = (day - mean) / std
     data = arrays(("normal", "anomaly"), x=x, y=kind > 0, kind=kind)
     return data.select(np.arange(len(train))), data.select(np.arange(len(train), len(x)))
 

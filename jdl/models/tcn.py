@@ -45,8 +45,8 @@ class TCN(nn.Module):
             x = x[:, -self.receptive_field :]
         for n, width in enumerate(self.channels):
             if last_alone and n:
-                # The last output depends on every second of this block's steps, and nothing later
-                # on another: what was a dilation of 2 is one of 1 among these.
+                # The last output depends on every second step of this block's input alone; with
+                # the others left out, the doubled dilation is one of 1 again.
                 x = x[:, (x.shape[1] - 1) % 2 :: 2]
             dilation = 1 if last_alone else 2**n
             shortcut = x if x.shape[-1] == width else Dense(width, name=f"shortcut_{n}")(x)

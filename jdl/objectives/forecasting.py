@@ -42,8 +42,8 @@ def forecast_quantiles(
     Quantile regression as `quantiles` does it, with the pinball loss, for prediction intervals: the
     outermost `levels` 0.05 and 0.95 bound one of 90%. The model gives (B, horizon, levels), or
     (B, horizon * levels), which is taken as that. Crossing quantiles are sorted, in predictions and
-    metrics. Metrics: those of `quantiles`, and with the level 0.5 those of `forecast` for the
-    median, but mse; mae, pinball and width in the unit of y times `scale`.
+    metrics. Metrics: those of `quantiles`, and if 0.5 is a level those of `forecast`, of the
+    median, except mse; mae, pinball and width are in the unit of y times `scale`.
     """
     _check_naive_error(naive_error)
     return QuantileForecasting(model, ascending(levels), scale, naive_error)
