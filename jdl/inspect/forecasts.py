@@ -22,9 +22,9 @@ def forecast_rows(
 ) -> list[dict[str, Any]]:
     """A row for each input and step ahead: `input`, `step` from 1 on, and a column a quantile.
 
-    A point forecast has the column `value` instead. Values are in the unit of the series. With a `folder`, each forecast is drawn there after the
-    end of its past, as NAME.forecast.png. Raises `Error`, before anything is written, if two inputs
-    would have the same file.
+    A point forecast has the column `value` instead. Values are in the unit of the series. With a
+    `folder`, each forecast is drawn there after the end of its past, as NAME.forecast.png. Raises
+    `Error`, before anything is written, if two inputs would have the same file.
     """
     values = {
         name: dataset.in_unit(column) for name, column in predictions.items() if is_value(name)
