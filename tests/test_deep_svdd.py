@@ -1,8 +1,9 @@
 """Deep SVDD by its formula, and days of electricity demand with anomalies put in.
 
-Seen to fail: a center of all rows, padding included, one that is trained, one not moved from 0;
-biases that are let in; distances that are no squares; a spike in every row; days of the test that
-reach into a week of the training; a shift in the wrong direction; anomalies in the training.
+Seen to fail: a center of all rows, padding included, one that moves, one not moved from 0; biases
+that are let in; distances that are no squares; a spike in every row; days of the test without a
+margin to the training; shifts of less than 3 hours; anomalies in the training; draws that depend on
+the rate.
 """
 
 from importlib import import_module

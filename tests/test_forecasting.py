@@ -1,9 +1,10 @@
 """Models and metrics of forecasting: against loops, NumPy and scikit-learn; pictures and rows.
 
 Seen to fail: the taps of `CausalConv` in reverse; a dilation that doubles twice; a TCN that keeps
-the first of two steps, or one step less; N-BEATS with added backcasts, or without the first part; a
-patch of half its length; a median of another level; widths without the scale; a MASE by the naive
-error of the test; quantile columns in the unit of y; masked rows counted.
+the first of two steps, or reads one step less; dropout of single steps; N-BEATS with added
+backcasts, or without the first part; a patch of half its length; a median of another level; widths
+without the scale; masked rows counted; a naive error of all splits; quantile columns in the unit of
+y.
 """
 
 from functools import partial
