@@ -1,6 +1,6 @@
 """Simple methods beside `electricity_anomaly`: isolation forest and nearest neighbours.
 
-scripts/bench anomalies: on the same rows; nothing is tuned. Needs `jdl data fetch elecdemand`.
+scripts/bench anomalies: on the same rows; these are not tuned. Needs `jdl data fetch elecdemand`.
 """
 
 import sys
