@@ -19,6 +19,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "digits_boxes": "detections",
     "digits_clusters": "embedding",
     "digits_lines": "readings",
+    "electricity_quantiles": "forecasts",
     "fashion_segments": "segmentation",
     "fashion_vae": "reconstructions",
     "garment_captions": "retrieval",

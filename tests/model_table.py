@@ -31,10 +31,12 @@ from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
+from jdl.models.nbeats import NBEATS
 from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
+from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
 from jdl.models.unet import UNet
 from jdl.models.vit import ViT
@@ -47,10 +49,12 @@ from jdl.objectives import (
     crf,
     ctc,
     deep_clustering,
+    deep_svdd,
     detect,
     diffusion,
     elbo,
     extractive_qa,
+    forecast_quantiles,
     hinge_gan,
     link_prediction,
     next_token,
@@ -195,6 +199,18 @@ class Sounds(Row):
         length = self.shape[0] - 13 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
         x = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
         return {**super().batch(), "x": x, "length": length}
+
+
+@dataclass(frozen=True)
+class Forecasts(Row):
+    """Windows of a series, the four values that follow, and a naive forecast of them."""
+
+    def batch(self) -> Batch:
+        steps = jnp.arange(ROWS)[:, None] + jnp.arange(self.shape[0] + 4)[None]
+        series = jnp.sin(steps.astype(jnp.float32) / 2)
+        x = jnp.stack([series * k for k in range(1, self.shape[1] + 1)], -1)
+        x, y = x[:, : self.shape[0]], series[:, self.shape[0] :]
+        return {"x": x, "y": y, "naive": x[:, -4:, 0], "mask": jnp.ones(ROWS, bool)}
 
 
 @dataclass(frozen=True)
@@ -631,6 +647,27 @@ UNSUPERVISED = [
         + ((72 + 40) + 2 * 584)  # the pyramid
         + (2 * 592 + (9 * 8 * 3 + 3) + (9 * 8 * 5 + 5)),
         objective=detect,
+    ),
+    Forecasts(
+        "tcn",
+        TCN(4 * 3, (4,), 2),
+        (6, 2),
+        (2 * 4 + 4) + (4 * 4 + 4) + (8 * 4 + 4) + (4 * 12 + 12),
+        objective=partial(forecast_quantiles, scale=2.0, naive_error=0.5),
+    ),
+    Forecasts(
+        "nbeats",
+        NBEATS(4 * 3, 2, 1, 8, 3),
+        (6, 2),
+        2 * ((12 * 8 + 8) + (8 * 3 + 3 * 12 + 12)) + (8 * 3 + 3 * 12 + 12),
+        objective=forecast_quantiles,
+    ),
+    Images(
+        "deep-svdd",
+        MLP(3, (8,), use_bias=False),
+        (4, 4, 1),
+        16 * 8 + 8 * 3,
+        objective=deep_svdd,
     ),
     Nodes(
         "link",

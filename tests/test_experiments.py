@@ -99,6 +99,10 @@ def small(monkeypatch):
         table = np.stack([np.sin(np.arange(3_000) / 8), *rng.random((6, 3_000))], 1)
         return time_series.forecast_windows(table, context, horizon, season=336)
 
+    def electricity_anomalies():
+        x, y = rng.normal(size=(300, 48, 4)), np.arange(300) % 3 == 0
+        return jdl.data.arrays(("normal", "anomaly"), x=x, y=y).split(0.7, 0.3)
+
     def translation(source, target):
         texts = [(f"the number {n} is", f"le nombre {n} est") for n in range(400)]
         return texts[:300], texts[300:350], texts[350:]
@@ -138,7 +142,7 @@ def small(monkeypatch):
     monkeypatch.setattr(captions, "tfds", tfds)
     for fake in (
         tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations,
-        spoken_numbers, digit_boxes,
+        spoken_numbers, digit_boxes, electricity_anomalies,
     ):  # fmt: skip
         monkeypatch.setattr(jdl.data, fake.__name__, fake)
     return monkeypatch

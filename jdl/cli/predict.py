@@ -27,7 +27,8 @@ def predict(
         Path,
         tyro.conf.arg(
             help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
-            "and NAME.overlay.png, of detected objects NAME.boxes.png."
+            "and NAME.overlay.png, of detected objects NAME.boxes.png, of forecasts "
+            "NAME.forecast.png."
         ),
     ] = Path(),
     root: Root = Path("runs"),
@@ -41,7 +42,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, texts, tags, answers, matches, masks or boxes for files."""
+    """Predict labels, values, quantiles, texts, tags, answers, matches, masks or boxes."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "

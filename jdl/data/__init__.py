@@ -28,6 +28,7 @@ from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
 from jdl.data.dialogues import Dialogues as Dialogues
 from jdl.data.dialogues import dialogues as dialogues
+from jdl.data.electricity_anomalies import electricity_anomalies as electricity_anomalies
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.garments import garment_scenes as garment_scenes

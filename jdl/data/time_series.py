@@ -36,6 +36,8 @@ class ForecastWindows:
     season: int
     mean: float  # y * std + mean is in the unit of the series
     std: float
+    naive_error: float  # of the seasonal naive forecast in the training split, in that unit
+    target: int  # which of the inputs the targets are
 
     @property
     def start(self) -> int:
@@ -98,6 +100,19 @@ class ForecastDataset(Dataset):
         """The standard deviation of the target in the training split."""
         return self.source.std
 
+    @property
+    def naive_error(self) -> float:
+        """The mean absolute error of the seasonal naive forecast in the training split.
+
+        It is the unit of the mean absolute scaled error (MASE); the errors are |y(t) - y(t -
+        season)| of all training steps with a season before them.
+        """
+        return self.source.naive_error
+
+    def in_unit(self, values: np.ndarray) -> np.ndarray:
+        """Values of the target, or forecasts of it, in the unit of the series."""
+        return np.asarray(values, np.float64) * self.std + self.mean
+
 
 Splits = tuple[ForecastDataset, ForecastDataset, ForecastDataset]
 
@@ -119,7 +134,8 @@ def forecast_windows(
     datasets. A window belongs to the split in which all its steps to forecast lie; windows across a
     border belong to none, so no split reads a value later than its own end. `train` and `valid` are
     the fractions of the time steps. Every column is normalized by its mean and standard deviation
-    in the training split; the datasets' attributes `mean` and `std` invert that for the target.
+    in the training split; the datasets' attributes `mean` and `std` invert that for the target, and
+    `naive_error` is the unit of the MASE.
     `future_covariates` are columns known in advance, such as the calendar: in x they stand
     `horizon` steps early, so that the end of x has them for the steps to forecast; the context must
     be at least as long as the horizon.
@@ -141,8 +157,12 @@ def forecast_windows(
     inputs, early = normal.copy(), list(future_covariates)
     # The values that roll around the end are read by no window.
     inputs[:, early] = np.roll(normal[:, early], -horizon, axis=0)
-    moments = float(mean[target]), float(std[target])
-    source = ForecastWindows(inputs, normal[:, target], context, horizon, season, *moments)
+    known = values[: borders[1], target]
+    naive_error = np.abs(known[season:] - known[:-season]).mean() if season < len(known) else 0
+    statistics = float(mean[target]), float(std[target]), float(naive_error)
+    source = ForecastWindows(
+        inputs, normal[:, target], context, horizon, season, *statistics, target
+    )
     return _split_by_time(source, borders)
 
 
@@ -173,6 +193,16 @@ def electricity(context: int = WEEK, horizon: int = DAY) -> Splits:
     the Australian Energy Market Operator, through R's fpp2 (Hyndman). Fetch it once with
     `jdl data fetch elecdemand`.
     """
+    table = electricity_table()
+    known = range(2, table.shape[1])
+    return forecast_windows(table, context, horizon, season=WEEK, future_covariates=known)
+
+
+def electricity_table() -> np.ndarray:
+    """The half-hours of `electricity` (17520, 7): demand, temperature, working day, and calendar.
+
+    The calendar is the sine and cosine of the time of day and of the time of week.
+    """
     # Loading a pickle may execute code, so its two blocks of numbers are read at their offsets;
     # the checksum guarantees that it is the file with these offsets.
     path = dataset_folder("elecdemand") / "elecdemand.pkl.compress"
@@ -185,9 +215,7 @@ def electricity(context: int = WEEK, horizon: int = DAY) -> Splits:
     )
     angles = [2 * np.pi * np.arange(HALF_HOURS) / period for period in (DAY, WEEK)]
     calendar = [wave(angle) for angle in angles for wave in (np.sin, np.cos)]
-    table = np.stack([demand, temperature, working_day, *calendar], axis=1)
-    known = range(2, table.shape[1])
-    return forecast_windows(table, context, horizon, season=WEEK, future_covariates=known)
+    return np.stack([demand, temperature, working_day, *calendar], axis=1)
 
 
 def _check(

@@ -16,10 +16,12 @@ from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.figures.detections import is_detector
+from jdl.figures.forecasts import is_forecast
 from jdl.figures.masks import is_segmentation
 from jdl.figures.retrieval import is_retriever
 from jdl.inspect.answers import answer_rows
 from jdl.inspect.detections import detected_rows
+from jdl.inspect.forecasts import forecast_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.masks import write_masks
 from jdl.inspect.restore import TrainedRun
@@ -39,10 +41,11 @@ def predict(
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
     and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A
-    detector gives a row for each object (`detected_rows`). With a folder `out`, masks of images
-    (semantic segmentation) are written there by `write_masks`, and the rows are what it gives.
-    Inputs are treated as the run's evaluation data: if these are files, new files are read alike,
-    and the transforms are applied.
+    detector gives a row for each object (`detected_rows`), a forecast one for each step ahead
+    (`forecast_rows`). With a folder `out`, masks of images (semantic segmentation) are written
+    there by `write_masks`, and the rows are what it gives; forecasts are drawn there. Inputs are
+    treated as the run's evaluation data: if these are files, new files are read alike, and the
+    transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -69,6 +72,8 @@ def predict(
     predictions = predict_all(objective, trained.variables, batches)
     if out is not None and is_segmentation(data.spec, predictions):
         return write_masks(names, columns["x"], predictions, run.labels, out)
+    if is_forecast(data.dataset, predictions):
+        return forecast_rows(names, columns["x"], predictions, data.dataset, out)
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)

@@ -10,6 +10,7 @@ from jdl.layers.batch_axis import psum_batch as psum_batch
 from jdl.layers.batch_axis import row_keys as row_keys
 from jdl.layers.batch_axis import row_numbers as row_numbers
 from jdl.layers.batch_axis import sample_rows as sample_rows
+from jdl.layers.causal_conv import CausalConv as CausalConv
 from jdl.layers.conv import convolution as convolution
 from jdl.layers.conv_norm import Conv as Conv
 from jdl.layers.conv_norm import ConvNorm as ConvNorm

@@ -20,6 +20,7 @@ class MLP(nn.Module):
     hidden: Sequence[int] = ()
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dropout: float = 0.0
+    use_bias: bool = True
 
     @nn.compact
     def __call__(
@@ -28,6 +29,7 @@ class MLP(nn.Module):
         """x (B, ...) to (B, outputs)."""
         x = x.reshape(x.shape[0], -1)
         for width in self.hidden:
-            x = self.activation(nn.Dense(width, kernel_init=nn.initializers.he_normal())(x))
+            dense = nn.Dense(width, self.use_bias, kernel_init=nn.initializers.he_normal())
+            x = self.activation(dense(x))
             x = Dropout(self.dropout)(x, train)
-        return nn.Dense(self.outputs)(x)
+        return nn.Dense(self.outputs, self.use_bias)(x)

@@ -19,6 +19,7 @@ from jdl.objectives.clustering import deep_clustering as deep_clustering
 from jdl.objectives.contrastive import contrastive as contrastive
 from jdl.objectives.crf import crf as crf
 from jdl.objectives.ctc import ctc as ctc
+from jdl.objectives.deep_svdd import deep_svdd as deep_svdd
 from jdl.objectives.detection import detect as detect
 from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine_schedule as cosine_schedule
@@ -27,6 +28,7 @@ from jdl.objectives.diffusion import rectified_flow as rectified_flow
 from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.forecasting import forecast as forecast
+from jdl.objectives.forecasting import forecast_quantiles as forecast_quantiles
 from jdl.objectives.freeze import freeze as freeze
 from jdl.objectives.heads import Head as Head
 from jdl.objectives.heads import heads as heads

@@ -24,13 +24,19 @@ def quantiles(
     sum, and metrics count all rows equally. Quantiles that cross are sorted (Chernozhukov et al.,
     2010), which never raises the pinball loss: in predictions and metrics, not in the loss.
     Metrics: pinball, the mean over the levels; coverage, the share of targets within the outermost
-    quantiles (for 0.1 and 0.9 it should be 0.8); and crossing, the share of targets whose quantiles
-    had to be sorted.
+    quantiles (for 0.1 and 0.9 it should be 0.8); width, the mean distance of these two: of two
+    models with the right coverage the one with narrower intervals is better; and crossing, the
+    share of targets whose quantiles had to be sorted.
     """
+    return Quantiles(model, ascending(levels), row_weights=row_weights)
+
+
+def ascending(levels: Sequence[float]) -> tuple[float, ...]:
+    """The levels of quantiles, which must ascend between 0 and 1; raises `Error` if not."""
     levels = tuple(float(level) for level in levels)
     if not levels or list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] < 1:
         raise Error(f"levels must ascend between 0 and 1, such as (0.1, 0.5, 0.9), not {levels}.")
-    return Quantiles(model, levels, row_weights=row_weights)
+    return levels
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +50,14 @@ class Quantiles(Supervised):
         return self._pinball(out, _targets(out, batch))
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
-        """Pinball loss, coverage of the outer interval, and crossings."""
+        """Pinball loss, coverage and width of the outer interval, and crossings."""
         targets, mask, in_order = _targets(out, batch), batch.get("mask"), jnp.sort(out, -1)
         within = (in_order[..., 0] <= targets) & (targets <= in_order[..., -1])
         crossing = (out[..., 1:] < out[..., :-1]).any(-1)
         return {
             "pinball": Mean.of(self._pinball(in_order, targets) / len(self.levels), mask),
             "coverage": Mean.of(within, mask),
+            "width": Mean.of(in_order[..., -1] - in_order[..., 0], mask),
             "crossing": Mean.of(crossing, mask),
         }
 

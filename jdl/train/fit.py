@@ -14,6 +14,7 @@ from jdl.config import Options
 from jdl.figures.density import draw_density
 from jdl.figures.detections import draw_detections
 from jdl.figures.embedding import draw_embedding
+from jdl.figures.forecasts import draw_forecasts
 from jdl.figures.masks import draw_segmentation
 from jdl.figures.readings import draw_readings
 from jdl.figures.retrieval import draw_retrieval
@@ -52,6 +53,7 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_segmentation,
     draw_detections,
     draw_retrieval,
+    draw_forecasts,
     draw_embedding,
     draw_density,
 )

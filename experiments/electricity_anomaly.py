@@ -1,0 +1,39 @@
+"""Anomalies put into days of electricity demand, by deep SVDD: AUROC 0.940, AUPRC 0.858 (seed 0).
+
+20 s of an AMD EPYC. Beside it, by `scripts/bench anomalies`: isolation forest 0.561 and 0.248.
+scripts/train experiments/electricity_anomaly.py  # after: jdl data fetch elecdemand
+"""
+
+from dataclasses import dataclass
+from operator import itemgetter
+
+import jdl
+from jdl.metrics import average_precision, of_score, roc_auc
+from jdl.models.mlp import MLP
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 1_500
+    batch: int = 128
+    lr: float = 3e-3
+    width: int = 128
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.electricity_anomalies()
+    distance = itemgetter("distance")
+    model = MLP(32, hidden=(c.width, c.width // 2), use_bias=False)
+    objective = jdl.objectives.with_metrics(
+        jdl.objectives.deep_svdd(model),
+        auroc=of_score(roc_auc, distance),
+        auprc=of_score(average_precision, distance),
+    )
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
+    batches = train.shuffled(c.batch, c.seed)
+    learner = jdl.descent(objective, optimizer)
+    return jdl.Run(c, learner, batches, test=test.batches(1_000), labels=train.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
