@@ -25,6 +25,7 @@ from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.deep_speech import DeepSpeech2
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
+from jdl.models.factorization import MatrixFactorization
 from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
@@ -33,6 +34,7 @@ from jdl.models.mlp import MLP
 from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
+from jdl.models.sasrec import SASRec
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 from jdl.models.unet import UNet
@@ -53,6 +55,7 @@ from jdl.objectives import (
     link_prediction,
     next_token,
     normalizing_flow,
+    recommend,
     segment,
     seq2seq,
     triplet,
@@ -108,7 +111,7 @@ class Row:
     @property
     def is_sequence(self) -> bool:
         """Whether the second axis of each input is time."""
-        return isinstance(self.model, RNN | GPT | BERT | T5)
+        return isinstance(self.model, RNN | GPT | BERT | T5 | SASRec)
 
     @property
     def causal(self) -> bool:
@@ -162,6 +165,24 @@ class Nodes(Row):
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         return batch["x"], batch["edges"]
+
+
+@dataclass(frozen=True)
+class Users(Row):
+    """Users with up to three items after the start, and the item to be found."""
+
+    def batch(self) -> Batch:
+        columns, rows = super().batch(), jnp.arange(ROWS, dtype=jnp.int32)
+        length = 1 + rows % 4
+        real = (jnp.arange(self.shape[0]) > 0)[None] & (
+            jnp.arange(self.shape[0])[None] < length[:, None]
+        )
+        items = 1 + (columns["x"] + rows[:, None]) % (SIZE - 1)
+        x = jnp.where(real, items, 0)
+        return {**columns, "user": rows, "x": x, "length": length, "y": 1 + rows}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return (batch["x"],) if isinstance(self.model, SASRec) else (batch["user"],)
 
 
 @dataclass(frozen=True)
@@ -612,6 +633,23 @@ UNSUPERVISED = [
         + ((72 + 40) + 2 * 584)  # the pyramid
         + (2 * 592 + (9 * 8 * 3 + 3) + (9 * 8 * 5 + 5)),
         objective=detect,
+    ),
+    Users(
+        "sasrec",
+        SASRec(SIZE, replace(ONE, rotary=False)),
+        (6,),
+        (13 + 16) * 8 + BLOCK + 16,
+        2e-2,
+        recommend,
+        ragged=True,
+    ),
+    Users(
+        "matrix-factorization",
+        jdl.adapt_model(MatrixFactorization(ROWS, SIZE, 8), inputs=("user",)),
+        (6,),
+        12 * 8 + 13 * 8 + 13,
+        5e-2,
+        partial(recommend, loss="bpr"),
     ),
     Nodes(
         "link",

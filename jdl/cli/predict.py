@@ -40,7 +40,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, texts, tags, answers, masks or boxes for files of inputs."""
+    """Predict labels, values, texts, tags, answers, items, masks or boxes for files of inputs."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "
