@@ -31,6 +31,7 @@ from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
+from jdl.models.mpnn import MPNN
 from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
@@ -526,6 +527,17 @@ TABLE = [
         (4 * 8 + 2 * 8 + 8) + (8 * 10 + 2 * 10 + 5),
         3e-2,
         output=(6, 5),
+    ),
+    Nodes(
+        "mpnn",
+        MPNN(5, 8, steps=2),
+        (6, 4),
+        (16 + 8 * 64 + 64)  # the edge network, without edge features
+        + (4 * 8 + 8)
+        + 2 * (6 * 64 + 4 * 8)  # two GRUs
+        + (16 * 8 + 8 + 2 * 72)
+        + (8 * 5 + 5),
+        2e-2,
     ),
     Row("plain-linen", Plain(), (4, 4, 1), (16 * 16 + 16) + 2 * 16 + (16 * 5 + 5), 3e-2),
     Row(

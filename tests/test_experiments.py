@@ -58,7 +58,11 @@ def digit_boxes(train, test):
 
 
 def stdlib():
-    return [f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40 for n in range(100)]
+    modules = ("import os, re", "import sys", "import ast, io, re, sys")
+    return [
+        f"{modules[n % 3]}\n" + f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40
+        for n in range(100)
+    ]
 
 
 def spoken_numbers(train=6_000, test=1_000, seed=0):

@@ -39,6 +39,7 @@ from jdl.data.image_files import images as images
 from jdl.data.indexed import indexed as indexed
 from jdl.data.interactions import Interactions as Interactions
 from jdl.data.interactions import interactions as interactions
+from jdl.data.interactions import shuffle_items as shuffle_items
 from jdl.data.labelled_text import LabelledText as LabelledText
 from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.leakage import leakage as leakage

@@ -5,17 +5,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from jdl.data.augment import Example
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.padding import padded, padded_length
 from jdl.data.text_files import read_rows
-from jdl.types import Error
+from jdl.types import Error, Key
 
 START = "<start>"  # item 0: what a row begins with, and its padding
 FILES = (".csv", ".tsv", ".jsonl", ".ndjson")
@@ -121,6 +124,21 @@ def interactions(
     return train, valid, test
 
 
+def shuffle_items(key: Key, example: Example) -> Example:
+    """Data augmentation: a user's items, x and y, in a random order; for `shuffled(..., it)`.
+
+    For data whose order says little. A sequential model then learns which items go together, and
+    each of a user's items is sometimes the one to be found.
+    """
+    x, length = example["x"], example["length"]
+    steps = jnp.arange(len(x))
+    items = jnp.append(x[1:], 0).at[length - 1].set(example["y"])
+    order = jnp.argsort(jnp.where(steps < length, jax.random.uniform(key, x.shape), 2.0))
+    items = items[order]
+    before = jnp.where(steps < length, jnp.roll(items, 1), 0).at[0].set(0)
+    return {**example, "x": before, "y": items[length - 1]}
+
+
 def _dataset(
     rows: Sequence[Sequence[int]],
     places: Sequence[tuple[int, int]],
@@ -186,7 +204,7 @@ def _time(value: Any, place: str, name: str) -> float:
         except ValueError:
             date = None
         if date is not None:
-            return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp()
+            return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
         number = float("nan")
     if not isfinite(number):
         raise Error(

@@ -76,9 +76,9 @@ def freesolv() -> Molecules:
 def molecule_graph(smiles: str) -> dict[str, Any]:
     """The graph of a molecule by RDKit: x (N, 26), edges (E, 2), `edge_features` (E, 6).
 
-    Atoms: element (one-hot, and others), degree, hydrogens and formal charge (numbers), hybridization
+    Atoms: element (one-hot, and others), degree, hydrogens and charge (numbers), hybridization
     (one-hot), aromatic, in a ring, and in a ring of 3 to 7 atoms (one each). Bonds: single, double,
-    triple or aromatic, conjugated, in a ring. Hydrogens are counted at their atom, and are no nodes.
+    triple or aromatic, conjugated, in a ring. Hydrogens are counted at their atom and are no nodes.
     """
     try:
         from rdkit import Chem

@@ -37,9 +37,10 @@ def predict(
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
     and `tags`, that of a question its `answer`. A detector gives a row for each object
-    (`detected_rows`), a recommender one for each item (`recommended_rows`). With a folder `out`, masks of images (semantic segmentation) are written
-    there by `write_masks`, and the rows are what it gives. Inputs are treated as the run's
-    evaluation data: if these are files, new files are read alike, and the transforms are applied.
+    (`detected_rows`), a recommender one for each item (`recommended_rows`). With a folder `out`,
+    masks of images (semantic segmentation) are written there by `write_masks`, and the rows are
+    what it gives. Inputs are treated as the run's evaluation data: if these are files, new files
+    are read alike, and the transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -65,9 +66,14 @@ def predict(
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
     recommended = recommended_rows(names, predictions, run.labels or data.dataset.labels)
-    return recommended or answer_rows(data.dataset, inputs, predictions) or [
-        {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
-    ]
+    return (
+        recommended
+        or answer_rows(data.dataset, inputs, predictions)
+        or [
+            {"input": name, **_readable_row(predictions, row, run)}
+            for row, name in enumerate(names)
+        ]
+    )
 
 
 def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:

@@ -44,7 +44,7 @@ class MPNN(nn.Module):
         matrices = Dense(self.width**2, name="edge_out")(hidden)
         matrices = matrices.reshape(*edges.shape[:2], self.width, self.width)
         first = state = nn.relu(Dense(self.width, name="node")(x))
-        everywhere = jnp.zeros((len(x), 1, self.width), x.dtype)  # the virtual node's state
+        everywhere = jnp.zeros((x.shape[0], 1, self.width), x.dtype)  # the virtual node's state
         update = nn.GRUCell(self.width, name="update")
         update_virtual = nn.GRUCell(self.width, name="update_virtual")
         for _ in range(self.steps):

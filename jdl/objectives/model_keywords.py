@@ -13,7 +13,12 @@ from jdl.types import Array, Batch, Error
 IN_TRAINING = ("train", "training", "is_training")
 IN_EVALUATION = ("deterministic", "use_running_average")
 LENGTHS = ("lengths", "seq_lengths")
-COLUMNS = ("candidates", "edge_features", "segment", "width")  # that a model gets by their own names
+COLUMNS = (
+    "candidates",
+    "edge_features",
+    "segment",
+    "width",
+)  # that a model gets by their own names
 
 
 def keywords(
