@@ -115,6 +115,18 @@ def small(monkeypatch):
             rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7
         )
 
+    def freesolv():
+        molecules = [
+            {
+                "x": rng.random((n % 5 + 2, 4)),
+                "edges": [(0, 1)],
+                "edge_features": rng.random((1, 3)),
+                "y": float(n),
+            }
+            for n in range(60)
+        ]
+        return jdl.data.graphs(molecules)
+
     def orl_faces():
         x = rng.integers(0, 256, (400, 56, 46, 1), np.uint8)
         return jdl.data.arrays(x=x, y=np.arange(400) // 10)
@@ -130,7 +142,7 @@ def small(monkeypatch):
     monkeypatch.setattr(garments, "tfds", tfds)
     for fake in (
         tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations,
-        spoken_numbers, digit_boxes,
+        spoken_numbers, digit_boxes, freesolv,
     ):  # fmt: skip
         monkeypatch.setattr(jdl.data, fake.__name__, fake)
     return monkeypatch
