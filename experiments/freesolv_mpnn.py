@@ -17,7 +17,7 @@ class Config(jdl.Config):
     batch: int = 32
     lr: float = 2e-3
     width: int = 32
-    dropout: float = 0.2
+    dropout: float = 0.0
     virtual_node: bool = True
 
 

@@ -1,11 +1,11 @@
-"""Not measured yet.
+"""Modules that a file of Python's standard library imports: recall@10 0.314, NDCG@10 0.180.
 
+Seed 0, Python 3.11.7, 60 CPU-seconds of an AMD EPYC. Item-kNN: 0.260 and 0.155, most popular: 0.199
+and 0.109 (scripts/bench imports).
 scripts/train experiments/stdlib_imports.py
-scripts/train experiments/stdlib_imports.py --model factorization
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jdl
 from jdl.models.factorization import MatrixFactorization
@@ -19,7 +19,7 @@ class Config(jdl.Config):
     batch: int = 128
     lr: float = 5e-3
     width: int = 64
-    model: Literal["sasrec", "factorization"] = "sasrec"
+    factorization: bool = False  # matrix factorization, which does not know the order
 
 
 def run(c: Config) -> jdl.Run:
@@ -27,9 +27,9 @@ def run(c: Config) -> jdl.Run:
     length = train.max_length
     sizes = TransformerConfig(c.width, 1, 1, max_length=length, rotary=False, dropout=0.3)
     model = SASRec(len(train.labels), sizes)
-    if c.model == "factorization":
-        model = MatrixFactorization(len(train.users), len(train.labels), c.width)
-        model = jdl.adapt_model(model, inputs=("user",))
+    if c.factorization:
+        table = MatrixFactorization(len(train.users), len(train.labels), c.width)
+        model = jdl.adapt_model(table, inputs=("user",))
     objective = jdl.objectives.recommend(model)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     data = train.shuffled(c.batch, c.seed, jdl.data.shuffle_items), valid.batches(256)
