@@ -15,9 +15,9 @@ class Config(jdl.Config):
     fold: int = 0  # from 0 to 4: the fifth of the molecules that is the test set
     steps: int = 600
     batch: int = 32
-    lr: float = 2e-3
-    width: int = 32
-    dropout: float = 0.0
+    lr: float = 4e-3
+    width: int = 16
+    dropout: float = 0.1
     virtual_node: bool = True
 
 
