@@ -530,7 +530,7 @@ TABLE = [
     ),
     Nodes(
         "mpnn",
-        MPNN(5, 8, steps=2),
+        MPNN(5, 8, steps=1),
         (6, 4),
         (16 + 8 * 64 + 64)  # the edge network, without edge features
         + (4 * 8 + 8)

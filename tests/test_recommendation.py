@@ -1,9 +1,9 @@
 """Recommendation: interactions and their splits, the metrics, the losses, ranked items by name.
 
 Seen to fail: with rows in the order of the file in place of their times; with repeated items kept;
-with the last item of training in validation too; with ties counted as found; with items that a user
-has among the recommended; with negatives that a row has counted; with the item before y as the last
-target; with a start that can be recommended.
+with the test's item in validation; with padding shuffled among the items; with ties counted as
+found; with items that a user has among the recommended; with negatives that a row has counted;
+without y as the last target; with a start that can be recommended.
 """
 
 from itertools import permutations
