@@ -26,15 +26,18 @@ from jdl.models.deep_speech import DeepSpeech2
 from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.embedding_bag import EmbeddingBag
+from jdl.models.factorization import MatrixFactorization
 from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
 from jdl.models.nbeats import NBEATS
+from jdl.models.mpnn import MPNN
 from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
+from jdl.models.sasrec import SASRec
 from jdl.models.t5 import T5
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
@@ -59,6 +62,7 @@ from jdl.objectives import (
     link_prediction,
     next_token,
     normalizing_flow,
+    recommend,
     segment,
     seq2seq,
     triplet,
@@ -114,7 +118,7 @@ class Row:
     @property
     def is_sequence(self) -> bool:
         """Whether the second axis of each input is time."""
-        return isinstance(self.model, RNN | GPT | BERT | T5)
+        return isinstance(self.model, RNN | GPT | BERT | T5 | SASRec)
 
     @property
     def causal(self) -> bool:
@@ -168,6 +172,24 @@ class Nodes(Row):
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         return batch["x"], batch["edges"]
+
+
+@dataclass(frozen=True)
+class Users(Row):
+    """Users with up to three items after the start, and the item to be found."""
+
+    def batch(self) -> Batch:
+        columns, rows = super().batch(), jnp.arange(ROWS, dtype=jnp.int32)
+        length = 1 + rows % 4
+        real = (jnp.arange(self.shape[0]) > 0)[None] & (
+            jnp.arange(self.shape[0])[None] < length[:, None]
+        )
+        items = 1 + (columns["x"] + rows[:, None]) % (SIZE - 1)
+        x = jnp.where(real, items, 0)
+        return {**columns, "user": rows, "x": x, "length": length, "y": 1 + rows}
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        return (batch["x"],) if isinstance(self.model, SASRec) else (batch["user"],)
 
 
 @dataclass(frozen=True)
@@ -534,6 +556,17 @@ TABLE = [
         3e-2,
         output=(6, 5),
     ),
+    Nodes(
+        "mpnn",
+        MPNN(5, 8, steps=1),
+        (6, 4),
+        (16 + 8 * 64 + 64)  # the edge network, without edge features
+        + (4 * 8 + 8)
+        + 2 * (6 * 64 + 4 * 8)  # two GRUs
+        + (16 * 8 + 8 + 2 * 72)
+        + (8 * 5 + 5),
+        2e-2,
+    ),
     Row("plain-linen", Plain(), (4, 4, 1), (16 * 16 + 16) + 2 * 16 + (16 * 5 + 5), 3e-2),
     Row(
         "plain-nnx",
@@ -668,6 +701,22 @@ UNSUPERVISED = [
         (4, 4, 1),
         16 * 8 + 8 * 3,
         objective=deep_svdd,
+    Users(
+        "sasrec",
+        SASRec(SIZE, replace(ONE, rotary=False)),
+        (6,),
+        (13 + 16) * 8 + BLOCK + 16,
+        2e-2,
+        recommend,
+        ragged=True,
+    ),
+    Users(
+        "matrix-factorization",
+        jdl.adapt_model(MatrixFactorization(ROWS, SIZE, 8), inputs=("user",)),
+        (6,),
+        12 * 8 + 13 * 8 + 13,
+        5e-2,
+        partial(recommend, loss="bpr"),
     ),
     Nodes(
         "link",

@@ -69,7 +69,11 @@ def digit_boxes(train, test):
 
 
 def stdlib():
-    return [f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40 for n in range(100)]
+    modules = ("import os, re", "import sys", "import ast, io, re, sys")
+    return [
+        f"{modules[n % 3]}\n" + f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40
+        for n in range(100)
+    ]
 
 
 def spoken_numbers(train=6_000, test=1_000, seed=0):
@@ -126,6 +130,18 @@ def small(monkeypatch):
             rng.random((1_700, 8)), rng.integers(0, 1_700, (3_000, 2)), np.arange(1_700) % 7
         )
 
+    def freesolv():
+        molecules = [
+            {
+                "x": rng.random((n % 5 + 2, 4)),
+                "edges": [(0, 1)],
+                "edge_features": rng.random((1, 3)),
+                "y": float(n),
+            }
+            for n in range(60)
+        ]
+        return jdl.data.graphs(molecules)
+
     def orl_faces():
         x = rng.integers(0, 256, (400, 56, 46, 1), np.uint8)
         return jdl.data.arrays(x=x, y=np.arange(400) // 10)
@@ -142,7 +158,7 @@ def small(monkeypatch):
     monkeypatch.setattr(captions, "tfds", tfds)
     for fake in (
         tfds, cora, electricity, orl_faces, titanic, translation, quran_places, pronunciations,
-        spoken_numbers, digit_boxes, electricity_anomalies,
+        spoken_numbers, digit_boxes, electricity_anomalies, freesolv,
     ):  # fmt: skip
         monkeypatch.setattr(jdl.data, fake.__name__, fake)
     return monkeypatch

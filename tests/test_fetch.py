@@ -271,7 +271,7 @@ def test_the_command_line(cache, tmp_path, monkeypatch, capsys):
         (
             "fetch",
             "zzz",
-        ): "Available: cmudict, cora, elecdemand, minilm, orl_faces, quran, titanic, toy, word.",
+        ): "Available: cmudict, cora, elecdemand, freesolv, minilm, orl_faces, quran, titanic",
         ("fetsh",): "Use jdl data prepare or jdl data fetch",
         (): "Use jdl data prepare or jdl data fetch",
     }.items():

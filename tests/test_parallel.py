@@ -46,6 +46,7 @@ QUICK = [
     ("lstm-crf", "pmap=4"),
     ("unet-segment", "pmap=4"),
     ("fcos", "data=2"),
+    ("sasrec", "pmap=4"),
     ("bert-spans", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),

@@ -26,7 +26,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl doctor                              check what repeats to the bit on this machine
   jdl data look SCRIPT [--field value ...] counts, ranges, duplicates and a picture of the data
   jdl data prepare DATASET [--from DIR]   prepare a dataset for TensorFlow Datasets
-  jdl data fetch DATASET [--from PATH]    download cmudict, cora, elecdemand, minilm or quran
+  jdl data fetch DATASET [--from PATH]    download a dataset: cmudict, cora, quran, ...
 
 `jdl COMMAND --help` explains a command; `jdl train SCRIPT --help` lists an experiment's flags.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.

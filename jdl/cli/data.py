@@ -54,7 +54,7 @@ def fetch(
         str,
         tyro.conf.Positional,
         tyro.conf.arg(
-            metavar="DATASET", help="cmudict, cora, elecdemand, minilm, quran or titanic."
+            metavar="DATASET", help="cmudict, cora, elecdemand, freesolv, minilm, quran or titanic."
         ),
     ],
     source: Annotated[

@@ -42,7 +42,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, quantiles, texts, tags, answers, matches, masks or boxes."""
+    """Predict labels, values, quantiles, texts, tags, answers, matches, items, masks or boxes."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "

@@ -40,6 +40,9 @@ from jdl.data.graphs import knn_graph as knn_graph
 from jdl.data.image_files import image_folder as image_folder
 from jdl.data.image_files import images as images
 from jdl.data.indexed import indexed as indexed
+from jdl.data.interactions import Interactions as Interactions
+from jdl.data.interactions import interactions as interactions
+from jdl.data.interactions import shuffle_items as shuffle_items
 from jdl.data.labelled_text import LabelledText as LabelledText
 from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.leakage import leakage as leakage
@@ -49,6 +52,10 @@ from jdl.data.look import look as look
 from jdl.data.mask_files import image_masks as image_masks
 from jdl.data.mix import cutmix as cutmix
 from jdl.data.mix import mixup as mixup
+from jdl.data.molecules import Molecules as Molecules
+from jdl.data.molecules import freesolv as freesolv
+from jdl.data.molecules import molecule_graph as molecule_graph
+from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.orl_faces import orl_faces as orl_faces
@@ -70,6 +77,7 @@ from jdl.data.spoken_numbers import NUMBER_WORDS as NUMBER_WORDS
 from jdl.data.spoken_numbers import spoken_numbers as spoken_numbers
 from jdl.data.standardize import standardize as standardize
 from jdl.data.stdlib_dialogues import stdlib_dialogues as stdlib_dialogues
+from jdl.data.stdlib_imports import stdlib_imports as stdlib_imports
 from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset

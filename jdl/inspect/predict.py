@@ -24,6 +24,7 @@ from jdl.inspect.detections import detected_rows
 from jdl.inspect.forecasts import forecast_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
 from jdl.inspect.masks import write_masks
+from jdl.inspect.recommended import recommended_rows
 from jdl.inspect.restore import TrainedRun
 from jdl.inspect.retrieval import ranked_rows
 from jdl.inspect.tagged import read_words, tagged_rows
@@ -41,11 +42,11 @@ def predict(
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
     and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A
-    detector gives a row for each object (`detected_rows`), a forecast one for each step ahead
-    (`forecast_rows`). With a folder `out`, masks of images (semantic segmentation) are written
-    there by `write_masks`, and the rows are what it gives; forecasts are drawn there. Inputs are
-    treated as the run's evaluation data: if these are files, new files are read alike, and the
-    transforms are applied.
+    detector gives a row for each object (`detected_rows`), a recommender one for each item
+    (`recommended_rows`), a forecast one for each step ahead (`forecast_rows`). With a folder `out`,
+    masks of images (semantic segmentation) are written there by `write_masks`, and the rows are
+    what it gives; forecasts are drawn there. Inputs are treated as the run's evaluation data: if
+    these are files, new files are read alike, and the transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -77,9 +78,15 @@ def predict(
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
-    return answer_rows(data.dataset, inputs, predictions) or [
-        {"input": name, **_readable_row(predictions, row, run)} for row, name in enumerate(names)
-    ]
+    recommended = recommended_rows(names, predictions, run.labels or data.dataset.labels)
+    return (
+        recommended
+        or answer_rows(data.dataset, inputs, predictions)
+        or [
+            {"input": name, **_readable_row(predictions, row, run)}
+            for row, name in enumerate(names)
+        ]
+    )
 
 
 def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:

@@ -22,6 +22,8 @@ from jdl.metrics.multi_label import MultiLabelF1 as MultiLabelF1
 from jdl.metrics.ranking import average_precision as average_precision
 from jdl.metrics.ranking import of_score as of_score
 from jdl.metrics.ranking import roc_auc as roc_auc
+from jdl.metrics.recommendation import ndcg_at_k as ndcg_at_k
+from jdl.metrics.recommendation import recall_at_k as recall_at_k
 from jdl.metrics.regression import explained_variance as explained_variance
 from jdl.metrics.regression import mae as mae
 from jdl.metrics.regression import mape as mape

@@ -46,6 +46,7 @@ from jdl.objectives.predict import map_rows as map_rows
 from jdl.objectives.predict import predict_all as predict_all
 from jdl.objectives.quantiles import quantiles as quantiles
 from jdl.objectives.question_answering import extractive_qa as extractive_qa
+from jdl.objectives.recommendation import recommend as recommend
 from jdl.objectives.regression import absolute_error as absolute_error
 from jdl.objectives.regression import absolute_percentage_error as absolute_percentage_error
 from jdl.objectives.regression import poisson_loss as poisson_loss

@@ -13,7 +13,7 @@ from jdl.types import Array, Batch, Error
 IN_TRAINING = ("train", "training", "is_training")
 IN_EVALUATION = ("deterministic", "use_running_average")
 LENGTHS = ("lengths", "seq_lengths")
-COLUMNS = ("edge_features", "token_type", "width")  # that a model gets by their own names
+COLUMNS = ("candidates", "edge_features", "token_type", "width")  # a model gets them by name
 
 
 def keywords(
@@ -29,10 +29,10 @@ def keywords(
 
     In training `train`, `training` and `is_training` are true, `deterministic` and
     `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), not
-    an attention mask; `lengths` and `seq_lengths` are the column `length`, `edge_features`
-    (graphs), `token_type` (pairs of texts) and `width` (images that are padded on the right) the
-    columns of these names. A method that does not name one of them, or has it as an input, does not
-    get it. Raises `Error` where the method needs more.
+    an attention mask; `lengths` and `seq_lengths` are the column `length`; `candidates`
+    (recommendation), `edge_features` (graphs), `token_type` (pairs of texts) and `width` (images
+    that are padded on the right) are the columns of these names. A method that does not name one of
+    them, or has it as an input, does not get it. Raises `Error` where the method needs more.
     """
     known: dict[str, Any] = {
         **dict.fromkeys(IN_TRAINING, train),

@@ -1,0 +1,235 @@
+"""Recommendation: interactions and their splits, the metrics, the losses, ranked items by name.
+
+Seen to fail: with rows in the order of the file in place of their times; with repeated items kept;
+with the test's item in validation; with padding shuffled among the items; with ties counted as
+found; with items that a user has among the recommended; with negatives that a row has counted;
+without y as the last target; with a start that can be recommended.
+"""
+
+from itertools import permutations
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.metrics import ndcg_score, top_k_accuracy_score
+
+import jdl
+from jdl.data import corpus, interactions
+from jdl.data.stdlib_imports import imports
+from jdl.inspect.recommended import recommended_rows
+from jdl.metrics import ndcg_at_k, recall_at_k
+from jdl.models.factorization import MatrixFactorization
+from jdl.models.mlp import MLP
+from jdl.models.sasrec import SASRec
+from jdl.models.transformer import TransformerConfig
+from jdl.objectives import predict_all, recommend
+from jdl.types import Error
+
+TABLE = """who,what,when
+ada,tea,2026-11-03
+bob,milk,2026-11-01
+ada,bread,2026-11-01
+ada,jam,2026-11-02T10:00:00
+ada,tea,2026-11-09
+ada,milk,2026-11-04
+cid,jam,2026-11-01
+"""
+NAMES = {"user": "who", "item": "what", "time": "when"}
+
+
+@pytest.fixture
+def table(tmp_path):
+    (tmp_path / "had.csv").write_text(TABLE)
+    return tmp_path / "had.csv"
+
+
+def test_the_last_items_of_a_user_are_held_out(table):
+    train, valid, test = interactions(table, **NAMES)
+    assert train.labels == ("<start>", "bread", "jam", "milk", "tea")
+    assert train.users == ("ada", "bob", "cid")
+    rows = {
+        name: [
+            (part.users[user], [part.labels[n] for n in x[1:length]], part.labels[y])
+            for user, x, length, y in zip(
+                *(part.columns[column] for column in ("user", "x", "length", "y")), strict=True
+            )
+        ]
+        for name, part in (("train", train), ("valid", valid), ("test", test))
+    }
+    assert rows == {
+        "train": [("ada", ["bread"], "jam"), ("bob", [], "milk"), ("cid", [], "jam")],
+        "valid": [("ada", ["bread", "jam"], "tea")],
+        "test": [("ada", ["bread", "jam", "tea"], "milk")],
+    }
+    assert (test.columns["x"][:, 0] == 0).all()
+    assert train.max_length == 8
+    short = interactions({"u": [7] * 5, "i": range(5)}, "u", "i", max_length=3)[2]
+    assert [short.labels[n] for n in short.columns["x"][0]] == ["<start>", "2", "3"]
+
+
+def test_shuffled_items_are_the_same_items():
+    example = {"x": jnp.asarray([0, 3, 1, 0, 0]), "length": jnp.asarray(3), "y": jnp.asarray(2)}
+    keys = jax.random.split(jax.random.key(0), 40)
+    found = jax.vmap(jdl.data.shuffle_items, (0, None))(keys, example)
+    rows = np.concatenate([found["x"], found["y"][:, None]], 1)
+    assert (rows[:, [0, 3, 4]] == 0).all()
+    assert {tuple(row) for row in rows[:, [1, 2, 5]].tolist()} == set(permutations((1, 2, 3)))
+
+
+WRONG = {
+    "time": (
+        {"user": "aaa", "item": "bcd", "t": [1, "soon", 3]},
+        {"time": "t"},
+        "Row 1 has 'soon'",
+    ),
+    "nan": ({"user": "aaa", "item": "bcd", "t": [1, 2, float("nan")]}, {"time": "t"}, "Row 2 has"),
+    "column": ({"user": "aaa"}, {}, "have user, item"),
+    "few": ({"user": "aabb", "item": "xyxy"}, {}, "None of 2 users has three"),
+    "lengths": ({"user": "aaa", "item": "bc"}, {}, "same number of rows"),
+    "empty": ({"user": "aaa", "item": ["b", " ", "d"]}, {}, "Row 1 has an empty text"),
+    "short": ({"user": "aaa", "item": "bcd"}, {"max_length": 1}, "at least 2"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_interactions_are_refused(name):
+    columns, options, message = WRONG[name]
+    with pytest.raises(Error, match=message):
+        interactions({**columns, "user": list(columns["user"])}, **options)
+
+
+def test_imports_are_read_in_their_order_without_relative_ones(monkeypatch):
+    source = (
+        "import os.path, re\nfrom . import sys\ndef f():\n    from ast import parse\nimport os\n"
+    )
+    assert imports(source) == ["os", "re", "ast"]
+    monkeypatch.setattr(corpus, "stdlib", lambda: [source, "x = 1\n", "import re"])
+    train, _, test = jdl.data.stdlib_imports()
+    assert (train.users, test.labels[int(test.columns["y"][0])]) == (("0", "2"), "ast")
+
+
+def test_metrics_are_those_of_scikit_learn_ties_included():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 6, (40, 12)).astype(np.float32)  # with many ties
+    labels, mask = rng.integers(0, 12, 40), rng.random(40) < 0.7
+    ours = float(ndcg_at_k(jnp.asarray(scores), jnp.asarray(labels), 5, jnp.asarray(mask)).value())
+    relevant = np.eye(12)[labels]
+    assert ours == pytest.approx(ndcg_score(relevant[mask], scores[mask], k=5), abs=1e-6)
+    distinct = rng.permuted(np.tile(np.arange(12.0), (40, 1)), axis=1)
+    ours = float(recall_at_k(jnp.asarray(distinct), jnp.asarray(labels), 5).value())
+    assert ours == pytest.approx(top_k_accuracy_score(labels, distinct, k=5))
+    one = jnp.zeros((1, 12))  # where nothing is known: 5 of 12
+    assert float(recall_at_k(one, jnp.asarray([3]), 5).value()) == pytest.approx(5 / 12)
+    assert float(recall_at_k(one.at[0, 3].set(-jnp.inf), jnp.asarray([3]), 12).value()) == 0
+
+
+class Scores:
+    """A model without parameters that scores items by their numbers."""
+
+    @staticmethod
+    def init(key, x):
+        return {"zero": jnp.zeros(())}
+
+    @staticmethod
+    def apply(params, x, candidates=None):
+        numbers = jnp.broadcast_to(jnp.arange(6)[None, None], (*x.shape, 6))
+        numbers = numbers if candidates is None else candidates
+        return numbers.astype(jnp.float32) + params["zero"]
+
+
+BATCH = {
+    "x": jnp.asarray([[0, 5, 2, 0], [0, 0, 0, 0], [0, 1, 2, 3]]),
+    "length": jnp.asarray([3, 1, 4]),
+    "y": jnp.asarray([4, 1, 5]),
+    "mask": jnp.asarray([True, True, False]),
+}
+TARGETS = [5, 2, 4, 1]  # of real rows: the items after the start, and y
+
+
+def test_losses_are_those_of_the_papers_over_the_items_of_real_rows():
+    model = jdl.Model(Scores.init, Scores.apply)
+    objective = recommend(model)
+    variables = objective.init(jax.random.key(0), BATCH)
+    found = objective.loss(variables, BATCH, jax.random.key(1), True).loss
+    log_sum = np.log(np.exp(np.arange(1, 6)).sum())  # without the start
+    assert float(found.value()) == pytest.approx(log_sum - np.mean(TARGETS), rel=1e-5)
+    found = recommend(model, "bpr", negatives=400).loss(variables, BATCH, jax.random.key(1), True)
+    rows = {5: [1, 3], 2: [1, 3], 4: [1, 3], 1: [2, 3, 4, 5]}  # what the row's user does not have
+    means = [np.mean([np.log1p(np.exp(n - t)) for n in negatives]) for t, negatives in rows.items()]
+    assert float(found.loss.value()) == pytest.approx(np.mean(means), rel=0.05)
+    sampled = recommend(model, negatives=400).loss(variables, BATCH, jax.random.key(1), True)
+    assert float(sampled.loss.count) == 4
+    expected = [
+        np.log(np.exp(t) + 400 * len(n) / 5 * np.mean(np.exp(n))) - t for t, n in rows.items()
+    ]
+    assert float(sampled.loss.value()) == pytest.approx(np.mean(expected), rel=0.02)
+
+
+def test_what_a_user_has_is_not_recommended_again():
+    objective = recommend(jdl.Model(Scores.init, Scores.apply), k=1)
+    variables = objective.init(jax.random.key(0), BATCH)
+    found = objective.predict(variables, BATCH)
+    assert found["items"][0, :3].tolist() == [4, 3, 1]
+    assert found["score"][0, 3:].tolist() == [-np.inf] * 2
+    scores = objective.loss(variables, BATCH, jax.random.key(1), False).metrics
+    assert float(scores["recall_at_1"].value()) == 0.5
+    rows = recommended_rows(["ada", "bob", "cid"], jax.tree.map(np.asarray, found), "-abcde")
+    assert [(row["input"], row["rank"], row["item"]) for row in rows[:4]] == [
+        ("ada", 1, "d"), ("ada", 2, "c"), ("ada", 3, "a"), ("bob", 1, "e"),
+    ]  # fmt: skip
+
+
+def test_candidates_have_the_scores_that_they_have_among_all():
+    sizes = TransformerConfig(8, 1, heads=1, max_length=4)
+    for model, given in (
+        (SASRec(6, sizes), BATCH["x"]),
+        (MatrixFactorization(3, 6, 4), jnp.arange(3)),
+    ):
+        variables = jax.jit(model.init)(jax.random.key(0), given)
+        scores = jax.jit(model.apply)(variables, given)
+        scores = scores if scores.ndim == 3 else jnp.repeat(scores[:, None], 4, 1)
+        items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
+        found = jax.jit(model.apply)(variables, given, candidates=items)
+        np.testing.assert_allclose(found, jnp.take_along_axis(scores, items, 2), rtol=1e-5)
+
+
+CHECKS = {
+    "items": ({"y": jnp.asarray([4, 9, 5])}, "column y is from 4 to 9, and must be from 1 to 5"),
+    "start": ({"y": jnp.asarray([0, 1, 5])}, "column y is from 0 to 5"),
+    "length": ({"length": jnp.asarray([0, 1, 4])}, "length is from 0 to 4"),
+    "floats": ({"x": BATCH["x"].astype(jnp.float32)}, "x is float32"),
+}
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_data_that_do_not_fit_are_refused(name):
+    change, message = CHECKS[name]
+    columns = {name: np.asarray(column) for name, column in {**BATCH, **change}.items()}
+    data = jdl.data.arrays(**{n: c for n, c in columns.items() if n != "mask"}).batches(3)
+    objective = recommend(jdl.Model(Scores.init, Scores.apply))
+    with pytest.raises(Error, match=message):
+        objective.check(data.spec, data.bounds)
+
+
+def test_a_model_without_candidates_cannot_have_negatives():
+    with pytest.raises(Error, match="argument candidates"):
+        recommend(MLP(3), "bpr")
+
+
+def test_predictions_are_for_the_users_of_a_file(table, tmp_path):
+    train, _, test = interactions(table, **NAMES)
+    objective = recommend(SASRec(len(train.labels), TransformerConfig(8, 1, 1, max_length=8)))
+    variables = objective.init(jax.random.key(0), train.batches(2)[0])
+    new = Path(tmp_path / "new.csv")
+    new.write_text("who,what,when\nzoe,milk,2\nzoe,tea,1\nzoe,yak,3\n")
+    with pytest.warns(UserWarning, match="1 items are not in the training data, such as 'yak'"):
+        names, columns = test.read_file(new)
+    assert names == ["zoe"]
+    assert [test.labels[n] for n in columns["x"][0, :3]] == ["<start>", "tea", "milk"]
+    assert "user" not in columns
+    assert test.read_file(table)[1]["user"].tolist() == [0, 1, 2]
+    found = predict_all(objective, variables, jdl.data.arrays(**columns, y=[1]).batches(1))
+    rows = recommended_rows(names, found, test.labels)
+    assert {row["item"] for row in rows} == {"bread", "jam"}
