@@ -32,8 +32,8 @@ from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
 from jdl.models.mlp import MLP
-from jdl.models.nbeats import NBEATS
 from jdl.models.mpnn import MPNN
+from jdl.models.nbeats import NBEATS
 from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
@@ -701,6 +701,7 @@ UNSUPERVISED = [
         (4, 4, 1),
         16 * 8 + 8 * 3,
         objective=deep_svdd,
+    ),
     Users(
         "sasrec",
         SASRec(SIZE, replace(ONE, rotary=False)),
