@@ -1,6 +1,7 @@
 """Anomalies put into days of electricity demand, by deep SVDD: AUROC 0.940, AUPRC 0.858 (seed 0).
 
-20 s of an AMD EPYC. Beside it, by `scripts/bench anomalies`: isolation forest 0.561 and 0.248.
+20 s of an AMD EPYC; the best of six settings on the test rows: somewhat too good. Isolation
+forest: 0.561 and 0.248 (`scripts/bench anomalies`).
 scripts/train experiments/electricity_anomaly.py  # after: jdl data fetch elecdemand
 """
 
