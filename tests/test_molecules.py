@@ -19,11 +19,11 @@ from jdl.types import Error
 
 
 def chain(text):
-    """A molecule of a letter each, bound in a row: in place of RDKit."""
+    """A molecule of a letter each, bound in a row, and a Q to the first: in place of RDKit."""
     if not text.isalpha():
         raise Error(f"{text!r} is no chain.")
     x = [[float(letter == "C"), float(letter == "O")] for letter in text]
-    edges = [(n, n + 1) for n in range(len(text) - 1)]
+    edges = [(n, n + 1) for n in range(len(text) - 1)] + [(0, 2)] * text.endswith("Q")
     return {
         "x": x,
         "edges": np.asarray(edges).reshape(-1, 2),
@@ -50,6 +50,9 @@ def test_molecules_are_rows_of_graphs_and_new_files_are_read_alike(tmp_path):
     (tmp_path / "large.smi").write_text("C\nCCCC\n")
     with pytest.raises(Error, match="CCCC has 4 atoms, and the model reads molecules of up to 3"):
         data.read_file(tmp_path / "large.smi")
+    (tmp_path / "ring.smi").write_text("C\nCCQ\n")
+    with pytest.raises(Error, match="CCQ has 3 bonds, and the model reads molecules of up to 2"):
+        data.read_file(tmp_path / "ring.smi")
     (tmp_path / "wrong.csv").write_text("smiles\nC\nC-\n")
     with pytest.raises(Error, match=r"wrong.csv:3: 'C-' is no chain"):
         data.read_file(tmp_path / "wrong.csv")

@@ -85,6 +85,11 @@ WRONG = {
         "Row 1 has 'soon'",
     ),
     "nan": ({"user": "aaa", "item": "bcd", "t": [1, 2, float("nan")]}, {"time": "t"}, "Row 2 has"),
+    "dates": (
+        {"user": "aaa", "item": "bcd", "t": ["20260102", "2026-01-03", "2026-01-04"]},
+        {"time": "t"},
+        "numbers beside dates",
+    ),
     "column": ({"user": "aaa"}, {}, "have user, item"),
     "few": ({"user": "aabb", "item": "xyxy"}, {}, "None of 2 users has three"),
     "lengths": ({"user": "aaa", "item": "bc"}, {}, "same number of rows"),
@@ -120,6 +125,8 @@ def test_metrics_are_those_of_scikit_learn_ties_included():
     distinct = rng.permuted(np.tile(np.arange(12.0), (40, 1)), axis=1)
     ours = float(recall_at_k(jnp.asarray(distinct), jnp.asarray(labels), 5).value())
     assert ours == pytest.approx(top_k_accuracy_score(labels, distinct, k=5))
+    distinct[:, 3] = np.nan  # of a model that diverged
+    assert np.isnan(float(recall_at_k(jnp.asarray(distinct), jnp.asarray(labels), 5).value()))
     one = jnp.zeros((1, 12))  # where nothing is known: 5 of 12
     assert float(recall_at_k(one, jnp.asarray([3]), 5).value()) == pytest.approx(5 / 12)
     assert float(recall_at_k(one.at[0, 3].set(-jnp.inf), jnp.asarray([3]), 12).value()) == 0

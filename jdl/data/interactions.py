@@ -173,6 +173,11 @@ def _histories(source: Any, names: InteractionColumns) -> dict[str, list[str]]:
     pairs: Iterable[tuple[str, ...]] = rows.texts
     if names.time:
         times = [_time(*at, names.time) for at in zip(rows.labels, rows.places, strict=True)]
+        if len({_is_number(value) for value in rows.labels}) > 1:
+            raise Error(
+                f"The column {names.time} has numbers beside dates, which cannot be put in order: "
+                "write all times in one way."
+            )
         pairs = [rows.texts[n] for n in sorted(range(len(times)), key=times.__getitem__)]
     histories: dict[str, dict[str, None]] = {user: {} for user, _ in rows.texts}
     for user, item in pairs:
@@ -192,23 +197,26 @@ def _as_texts(columns: Any, wanted: Sequence[str]) -> Mapping[str, list[str]]:
 
 
 def _time(value: Any, place: str, name: str) -> float:
-    """A time as a number: numbers as they are, ISO dates as seconds; without a zone they are UTC.
-
-    A table's times are all numbers or all dates.
-    """
-    try:
+    """A time as a number: an ISO date as seconds, in UTC where it has no zone."""
+    if _is_number(value):
         number = float(value)
-    except ValueError:
+    else:
         try:
             date = datetime.fromisoformat(str(value))
-        except ValueError:
-            date = None
-        if date is not None:
             return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-        number = float("nan")
+        except ValueError:
+            number = float("nan")
     if not isfinite(number):
         raise Error(
             f"{place} has {value!r:.40} in the column {name}, which is neither a number nor an ISO "
             "date, such as 2026-11-26 or 2026-11-26T07:00:00: correct it, or leave the row out."
         )
     return number
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

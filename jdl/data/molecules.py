@@ -143,6 +143,12 @@ def _padded_like(
             f"{smiles[int(lengths.argmax())]} has {lengths.max()} atoms, and the model reads "
             f"molecules of up to {atoms}, as those of its data: leave it out."
         )
+    bonds, most = (new.columns["edges"][..., 0] >= 0).sum(1), row["edges"].shape[1]
+    if bonds.max() > most:
+        raise Error(
+            f"{smiles[int(bonds.argmax())]} has {bonds.max() // 2} bonds, and the model reads "
+            f"molecules of up to {most // 2}, as those of its data: leave it out."
+        )
     for name, column in new.columns.items():
         size = row[name].shape[1] if name in ("x", "edges", "edge_features") else None
         if size is not None:

@@ -17,12 +17,11 @@ def move_boxes(transform: Transform, visible: float = 0.25) -> Transform:
     """A transform of images x (H, W, C) that moves their `boxes` (T, 4) as well.
 
     For transforms that move pixels along straight lines, with the random numbers that they draw
-    for x: `move_boxes(random_flip())`, a random crop, `random_affine`. Of what is turned or
-    sheared the box is around the four moved corners. A box of which less than this share of the
-    area is left in the image loses its label: y (T,) is -1. What else changes an image is given to
-    `shuffled` as it is: `shuffled(64, seed, move_boxes(random_flip()), color_jitter(0.2))`; see
-    also `move_labels`. Raises `Error` for a transform that changes most pixels of an image of
-    ones.
+    for x: `move_boxes(random_flip())`, a random crop, `random_affine`. A box that is turned or
+    sheared becomes the smallest one around its four corners. A box of which less than this share of
+    the area is left in the image loses its label: y (T,) is -1. What else changes an image is given
+    to `shuffled` as it is: `shuffled(64, seed, move_boxes(random_flip()), color_jitter(0.2))`; see
+    also `move_labels`. Raises `Error` for a transform that changes most pixels of an image of ones.
     """
     refuse_colors(transform)
     if not 0 < visible <= 1:

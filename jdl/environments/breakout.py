@@ -48,7 +48,7 @@ class Breakout:
     sticky_actions: float
 
     def reset(self, key: Key) -> BreakoutState:
-        """The ball begins under the bricks, at the left or at the right wall, and moves inwards."""
+        """The ball begins in the lowest row of bricks, at a side wall, and moves inwards."""
         right = jax.random.bernoulli(key).astype(jnp.int32)
         ball = jnp.stack([jnp.asarray(3, jnp.int32), right * (SIZE - 1)])
         return BreakoutState(

@@ -63,8 +63,8 @@ def draw_forecast(
 ) -> None:
     """Draws one forecast: the past (T,), the median, intervals (horizon,) and what came, if known.
 
-    Steps count from the origin. Each interval lies between two quantiles that are as far from the
-    ends.
+    Steps count from the origin. Each interval lies between two quantiles that are equally far
+    from the two ends.
     """
     levels = sorted((name for name in predictions if name[:3] == "q0."), key=lambda q: float(q[1:]))
     ahead = np.arange(len(next(iter(predictions.values()))))

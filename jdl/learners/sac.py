@@ -73,6 +73,7 @@ def sac(
     - The twin critics are two copies of `critic`, a model of one input: each observation's numbers
       followed by the n of the action, normalized to between -1 and 1. It gives Q-values (B, 1).
       The smaller one counts. The target networks follow the critics with the rate `tau`.
+      The two are stacked, so `jdl.optim.adamw` decays their biases as well.
     - The temperature, the weight of the entropy bonus, is learnt such that the policy's entropy is
       `target_entropy`, in nats, of normalized actions; by default -n.
 

@@ -35,4 +35,5 @@ def _expected_gain(scores: Array, labels: Array, gains: np.ndarray, mask: Array 
     sums = jnp.asarray(np.append(0, np.cumsum(gains)), jnp.float32)  # of the first n places
     first, end = (sums[jnp.minimum(place, len(gains))] for place in (above, above + equal))
     found = jnp.where(score[:, 0] > -jnp.inf, (end - first) / equal.astype(jnp.float32), 0)
+    found = jnp.where(jnp.isnan(scores).any(-1), jnp.nan, found)  # diverged, and not just wrong
     return Mean.of(found, mask)

@@ -29,6 +29,7 @@ from jdl.types import (
 )
 
 COLDEST = 0.01  # the lowest temperature, as in CLIP
+MOST = -math.log(COLDEST)  # the log of the scale that it gives
 EXCLUDED = -1e9  # the logit of a padding row, which is nobody's negative
 OF_X, OF_Y, LOG_SCALE = "model", "y_model", "log_scale"  # names of the parameters
 
@@ -84,7 +85,7 @@ class Contrastive(Objective):
         y_key = stream(key, "y")
         y_code, variables = self._encode(OF_Y, variables, of_y(batch), y_key, train)
         log_scale = variables["params"][LOG_SCALE].astype(jnp.float32)
-        scale = jnp.exp(log_scale).clip(max=1 / COLDEST)
+        scale = jnp.exp(_bounded(log_scale))
         mask = batch.get("mask", jnp.ones(len(code), bool)).astype(bool)
         forth = info_nce(code, y_code, scale, mask)
         back = info_nce(y_code, code, scale, mask)
@@ -135,6 +136,26 @@ class Contrastive(Objective):
         out, state = model_call.apply(model, of_tower, inputs, half, key, train)
         changed = {name: {**variables[name], tower: v} for name, v in state.items()}
         return normalized(out), {**variables, **changed}
+
+
+@jax.custom_vjp
+def _bounded(log_scale: Array) -> Array:
+    """The log of the scale, at most that of the lowest temperature.
+
+    At the bound a gradient that leads back from it passes: that of `minimum` would be 0 for ever.
+    """
+    return jnp.minimum(log_scale, MOST)
+
+
+def _bounded_forward(log_scale: Array) -> tuple[Array, Array]:
+    return _bounded(log_scale), log_scale >= MOST
+
+
+def _bounded_backward(at_bound: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where(at_bound & (gradient < 0), 0, gradient),)
+
+
+_bounded.defvjp(_bounded_forward, _bounded_backward)
 
 
 def of_y(batch: Batch) -> Batch:

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.keys import stream
 from jdl.objectives import model_call
+from jdl.objectives.model_keywords import name_of
 from jdl.types import Array, Batch, Bounds, Error, Key, LossOutput, Mean, Variables
 
 CENTER = "center"  # the collection with the center, which is not trained
@@ -28,10 +30,10 @@ def deep_svdd(model: Any, center: Sequence[float] | None = None) -> DeepSVDD:
     distance.
 
     The loss would be 0, and say nothing, if the model gave the center for every row. So the center
-    is not trained, and a model with a parameter named bias is refused: without biases a row of
-    zeros gives 0, which the center is not. Two ways are left that cannot be seen here: a bounded
-    activation such as tanh, which saturates to a constant, and a column of x that is the same in
-    all rows.
+    is not trained, and a model that does not give 0 for a row of zeros, as one with biases, is
+    refused: 0 is not the center. Ways to a constant are left that this does not show, such as a
+    bounded activation (tanh), which saturates, and columns of x that are nearly the same, or sum up
+    to nearly the same, in all rows.
     """
     if center is not None and not np.isfinite(np.asarray(center, np.float64)).all():
         raise Error(f"The center must be finite numbers, not {list(center)}.")
@@ -52,7 +54,6 @@ class DeepSVDD(model_call.ModelObjective):
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables, and the center."""
         variables = super().init(key, batch)
-        _refuse_biases(self.model, variables)
         if self.center is not None:
             center = jnp.asarray(self.center, jnp.float32)
         else:
@@ -83,7 +84,7 @@ class DeepSVDD(model_call.ModelObjective):
         if len(shape) != 2 or (self.center is not None and shape[1] != len(self.center)):
             needed = "D" if self.center is None else len(self.center)
             raise Error(f"deep_svdd needs outputs (B, {needed}), and the model's are {shape}.")
-        jax.eval_shape(self.init, jax.random.key(0), spec)
+        _refuse_biases(self.model, spec)
 
     def _distances(self, variables: Variables, code: Array) -> Array:
         center = variables[CENTER]["value"].astype(jnp.float32)
@@ -94,13 +95,27 @@ def _of_model(variables: Variables) -> Variables:
     return {name: v for name, v in variables.items() if name != CENTER}
 
 
-def _refuse_biases(model: Any, variables: Variables) -> None:
-    """Raises `Error` if a parameter is named bias: alone it could map every row to the center."""
-    for path, _ in jax.tree_util.tree_leaves_with_path(variables["params"]):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if name.split("/")[-1] == "bias":
-            raise Error(
-                f"{type(model).__name__} has the parameter {name}, and by biases alone it could "
-                "give the center for every row: use a model without, such as MLP(..., "
-                "use_bias=False)."
-            )
+def _refuse_biases(model: Any, spec: Batch) -> None:
+    """Raises `Error` if the model gives another output than 0 for a row of zeros.
+
+    Its parameters are random numbers, as fresh biases are often 0.
+    """
+    row = {name: jnp.zeros((1, *column.shape[1:]), column.dtype) for name, column in spec.items()}
+    inputs = model_call.model_inputs(model, row)
+
+    @jax.jit
+    def output(key: Key) -> Array:
+        fresh = model_call.init(model, stream(key, "init"), row, *inputs)
+        leaves, tree = jax.tree.flatten(fresh["params"])
+        drawn = [
+            jax.random.normal(stream(key, "leaf", n), leaf.shape, leaf.dtype)
+            for n, leaf in enumerate(leaves)
+        ]
+        return model_call.evaluate(model, {**fresh, "params": jax.tree.unflatten(tree, drawn)}, row)
+
+    if (output(jax.random.key(0)) != 0).any():
+        raise Error(
+            f"{name_of(model)} may give something else than 0 for a row of zeros, by biases or "
+            "learned positions, which alone could give the center for every row: use a model "
+            "without, such as MLP(..., use_bias=False)."
+        )

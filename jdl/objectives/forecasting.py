@@ -122,6 +122,7 @@ def _in_unit(scores: dict[str, Mean], scale: float, naive_error: float | None) -
 def _check_naive_error(naive_error: float | None) -> None:
     if naive_error is not None and not 0 < naive_error < math.inf:
         raise Error(
-            f"naive_error must be above 0, not {naive_error}: of a series that repeats exactly "
-            "every season no scaled error (MASE) is defined, so leave naive_error out."
+            f"naive_error must be above 0, not {naive_error}: it is 0 where the "
+            "training data repeat exactly, or are not longer than a season, and no scaled error "
+            "(MASE) is defined then: leave naive_error out."
         )

@@ -39,7 +39,10 @@ def recommend(
     of which it then gives the scores, (B, T, K).
 
     Metrics, in evaluation: recall_at_10 and ndcg_at_10 (of another `k`, by that), among the items
-    that are not in x. Predictions: `items` (B, 20), the best of these, and their `score`.
+    that are not in x; of a user with more items than x has room for, the oldest may be recommended
+    again. The loss of evaluation is the cross-entropy among all items, whatever that of training
+    is: choose the best checkpoint by ndcg_at_10. Predictions: `items` (B, 20), the best of these,
+    and their `score`.
     """
     if loss not in ("softmax", "bpr"):
         raise Error(f'loss is "softmax" or "bpr", not {loss!r}.')
