@@ -1,4 +1,4 @@
-"""Simple methods beside `electricity_anomaly`: isolation forest and nearest neighbours.
+"""Methods beside `electricity_anomaly`: isolation forest, nearest neighbours, an autoencoder.
 
 scripts/bench anomalies: on the same rows; these are not tuned. Needs `jdl data fetch elecdemand`.
 """

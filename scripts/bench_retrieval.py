@@ -104,7 +104,7 @@ def main() -> None:
     print("BM25:", shown.format(*scores(bm25(english, french))))
     print("MiniLM:", shown.format(*scores(unit(minilm(english)) @ unit(minilm(french)).T)))
     found = [(indexed(train, [valid, test], n), n) for n in DIMENSIONS]
-    (of_valid, of_test), dimensions = max(found)
+    (of_valid, of_test), dimensions = max(found, key=lambda each: each[0][0])
     print(f"LSI, {dimensions} dimensions:", shown.format(*of_test))
     print("  the validation pairs:", shown.format(*of_valid))
 
