@@ -21,6 +21,7 @@ from tokenizers import BertWordPieceTokenizer
 
 import jdl
 from jdl.data import dataset_folder
+from jdl.metrics.retrieval import unit
 from jdl.models.bert import BERT, from_huggingface, mean_pooling
 from jdl.models.transformer import TransformerConfig
 
@@ -71,11 +72,6 @@ def minilm(texts: list[str]) -> np.ndarray:
     return np.concatenate(
         [encode(tokens[n : n + 61], mask[n : n + 61]) for n in range(0, len(tokens), 61)]
     )
-
-
-def unit(codes: np.ndarray) -> np.ndarray:
-    """The embeddings, divided by their lengths."""
-    return codes / np.linalg.norm(codes, axis=1, keepdims=True)
 
 
 def indexed(

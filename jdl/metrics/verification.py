@@ -15,6 +15,7 @@ import numpy as np
 
 from jdl.metrics.columns import Columns
 from jdl.metrics.ranking import binary_auc, binary_curve
+from jdl.metrics.retrieval import unit
 from jdl.metrics.rows import Rows
 from jdl.types import Error
 
@@ -67,9 +68,8 @@ def _finite(function: Callable[..., float], codes: np.ndarray, labels: np.ndarra
 
 def _similarities(codes: np.ndarray) -> np.ndarray:
     """Cosine similarities (N, N)."""
-    norms = np.linalg.norm(codes, axis=-1, keepdims=True)
-    unit = codes.astype(np.float64) / np.maximum(norms, 1e-12)
-    return unit @ unit.T
+    codes = unit(codes)
+    return codes @ codes.T
 
 
 def _curve(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
