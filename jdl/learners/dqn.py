@@ -21,6 +21,7 @@ from jdl.learners.replay import (
     filled_rows,
     init_buffer,
     sample_uniform,
+    values_of,
 )
 from jdl.learners.rl import EPISODES, collect, episode_metrics, init_episodes, init_params
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value
@@ -72,19 +73,6 @@ def dqn(
             f"DQN needs a discrete action space, got {environment.action_space}: use SAC or PPO "
             "for continuous actions."
         )
-    sizes = (num_steps, buffer_size, batch_size, target_update_every)
-    if min(sizes) < 1 or learning_starts < 0 or not 0 <= gamma <= 1:
-        raise Error(
-            "num_steps, buffer_size, batch_size and target_update_every must be at least 1, "
-            "learning_starts at least 0, and gamma from 0 to 1; got "
-            f"{num_steps=}, {buffer_size=}, {batch_size=}, {target_update_every=}, "
-            f"{learning_starts=}, {gamma=}."
-        )
-    if not isinstance(prioritized, PrioritizedReplay | None):
-        raise Error(
-            f"prioritized takes jdl.learners.PrioritizedReplay(beta=...), not {prioritized!r}."
-        )
-    check_replay_sizes(buffer_size, batch_size)
     return DQN(
         environment=environment,
         model=model,
@@ -121,6 +109,22 @@ class DQN(Learner):
     double: bool = False
     prioritized: PrioritizedReplay | None = None
     has_grads = False
+
+    def __post_init__(self) -> None:
+        """Raises `Error` for sizes out of range and for a replay that is none."""
+        sizes = ("num_steps", "buffer_size", "batch_size", "target_update_every")
+        least = min(getattr(self, name) for name in sizes)
+        if least < 1 or self.learning_starts < 0 or not 0 <= self.gamma <= 1:
+            raise Error(
+                f"{', '.join(sizes)} must be at least 1, learning_starts at least 0, and gamma "
+                f"from 0 to 1; got {values_of(self, *sizes, 'learning_starts', 'gamma')}."
+            )
+        if not isinstance(self.prioritized, PrioritizedReplay | None):
+            raise Error(
+                "prioritized takes jdl.learners.PrioritizedReplay(beta=...), not "
+                f"{self.prioritized!r}."
+            )
+        check_replay_sizes(self.buffer_size, self.batch_size)
 
     @property
     def objective(self) -> EpisodeReturn:  # type: ignore[override]

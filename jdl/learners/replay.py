@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,11 @@ from jdl.types import Array, Batch, Error, Key
 
 REPLAY_BUFFER = "replay_buffer"  # in `State.extra`: columns (buffer_size, ...) of transitions
 PRIORITY = "priority"  # a column of the buffer of prioritized replay; 0 where it is empty
+
+
+def values_of(learner: Any, *names: str) -> str:
+    """Fields and their values, as an error lists them: `gamma=2, tau=0.1`."""
+    return ", ".join(f"{name}={getattr(learner, name)}" for name in names)
 
 
 def check_replay_sizes(buffer_size: int, batch_size: int) -> None:

@@ -27,6 +27,7 @@ from jdl.learners.replay import (
     filled_rows,
     init_buffer,
     sample_uniform,
+    values_of,
 )
 from jdl.learners.rl import EPISODES, collect, episode_metrics, init_episodes, init_params
 from jdl.objectives import model_call
@@ -89,15 +90,6 @@ def sac(
         raise Error(f"SAC needs a continuous action space, got {space}: use DQN or PPO for it.")
     if not all(map(math.isfinite, space.low + space.high)):
         raise Error(f"SAC squashes actions to between their bounds, which must be finite: {space}.")
-    sizes = (num_steps, num_updates, buffer_size, batch_size)
-    if min(sizes) < 1 or learning_starts < 0 or not 0 <= gamma <= 1 or not 0 < tau <= 1:
-        raise Error(
-            "num_steps, num_updates, buffer_size and batch_size must be at least 1, "
-            "learning_starts at least 0, gamma from 0 to 1, and tau above 0 and at most 1; got "
-            f"{num_steps=}, {num_updates=}, {buffer_size=}, {batch_size=}, {learning_starts=}, "
-            f"{gamma=}, {tau=}."
-        )
-    check_replay_sizes(buffer_size, batch_size)
     return SAC(
         environment=replace(environment, action_space=SquashedBox(space.low, space.high)),
         actor=actor,
@@ -181,6 +173,19 @@ class SAC(Learner):
     tau: float
     target_entropy: float
     has_grads = False
+
+    def __post_init__(self) -> None:
+        """Raises `Error` for sizes and rates out of range."""
+        sizes = ("num_steps", "num_updates", "buffer_size", "batch_size")
+        least = min(getattr(self, name) for name in sizes)
+        rates = 0 <= self.gamma <= 1 and 0 < self.tau <= 1
+        if least < 1 or self.learning_starts < 0 or not rates:
+            raise Error(
+                f"{', '.join(sizes)} must be at least 1, learning_starts at least 0, gamma from 0 "
+                "to 1, and tau above 0 and at most 1; got "
+                f"{values_of(self, *sizes, 'learning_starts', 'gamma', 'tau')}."
+            )
+        check_replay_sizes(self.buffer_size, self.batch_size)
 
     @property
     def objective(self) -> ActorReturn:  # type: ignore[override]
