@@ -1,10 +1,13 @@
 """Every model exports with a symbolic batch, and sequences with symbolic lengths (`jax.export`)."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_table import MAX_LENGTH, ROWS, SIZE, TABLE, UNSUPERVISED, Row
+from xla_flags import WITH_NEW_EMITTERS
 
 import jdl
 from jdl.models.actor_critic import ActorCritic
@@ -34,6 +37,8 @@ MORE = [
     ),
 ]
 
+ONE_ULP_APART = ("efficientnet",)  # by the older emitter of fusions, with which the tests compile
+
 
 @pytest.mark.parametrize("row", TABLE + UNSUPERVISED + MORE, ids=lambda row: row.name)
 def test_exports_with_symbolic_shapes_and_gives_the_bits_of_jit(row):
@@ -44,14 +49,17 @@ def test_exports_with_symbolic_shapes_and_gives_the_bits_of_jit(row):
         inputs = (*inputs, mask)
     variables = random_variables(row, inputs)
 
-    @jax.jit
+    options = WITH_NEW_EMITTERS if row.name in ONE_ULP_APART else {}
+
+    @partial(jax.jit, compiler_options=options)
     def apply(variables, *inputs):
         x, mask = (inputs[:-1], inputs[-1]) if row.ragged else (inputs, None)
         return row.apply(variables, *x, mask=mask)
 
     exported = jax.export.export(apply, platforms=["cpu"])(variables, *symbolic(row, inputs))
     smaller = [array[:5, :-1] if row.is_sequence else array[:5] for array in inputs]
-    actual, expected = exported.call(variables, *smaller), apply(variables, *smaller)
+    call = jax.jit(exported.call, compiler_options=options)
+    actual, expected = call(variables, *smaller), apply(variables, *smaller)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
     assert all(np.std(leaf) > 0 for leaf in jax.tree.leaves(actual))
 

@@ -14,9 +14,9 @@ class MPNN(nn.Module):
     Nodes x (B, N, F) and edges (B, E, 2), padded by -1, with features (B, E, D). In each of `steps`
     a neighbor's message is its state times a matrix that a small network computes of the edge's
     features (edge network); a GRU updates a node's state by the sum of its messages. With
-    `virtual_node`, a node beside the graph sends to all nodes and receives the mean of them, so
-    that distant parts of a graph exchange something at each step. The readout is a gated sum over
-    the real nodes (set pooling; Li et al., 2016), and a hidden layer.
+    `virtual_node`, a node beside the graph (virtual node) sends to all nodes and receives the mean
+    of them, so that distant parts of a graph exchange something at each step. The readout is a
+    gated sum over the real nodes (set pooling; Li et al., 2016), and a hidden layer.
     """
 
     outputs: int

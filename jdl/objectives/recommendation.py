@@ -24,7 +24,7 @@ LOWEST = -1e9  # a score that nothing else has, and that is finite: so are the g
 def recommend(
     model: Any, loss: RankingLoss = "softmax", negatives: int = 0, k: int = 10
 ) -> Recommendation:
-    """Recommendation from implicit feedback: the items that a user will have, best first.
+    """Recommendation from implicit feedback (collaborative filtering): a user's next items.
 
     Rows are those of `jdl.data.interactions`: a user's items x (B, T), their `length`, and the item
     y (B,) to be found. The model gives the scores of all items: (B, T, items) after each item of x,
