@@ -43,11 +43,11 @@ def contrastive(model: Any, y_model: Any = None, temperature: float = 0.07) -> C
     2019). Columns whose names begin with `y_` belong to y: `y_length` are the lengths of y, as
     `length` those of x.
 
-    The contrastive loss is InfoNCE (van den Oord et al., 2018) both ways, in nats: the cross-
-    entropy of finding a row's y among those of all rows of the batch (in-batch negatives), on all
-    devices, and its x likewise. The logits are cosine similarities over the temperature, which is
-    learned too, from `temperature` down to 0.01. More rows in a batch make it harder, in evaluation
-    too. Rows of a batch that fit each other as well as their own are treated as wrong.
+    The contrastive loss is InfoNCE (van den Oord et al., 2018) both ways, in nats: the
+    cross-entropy of finding a row's y among those of all rows of the batch (in-batch negatives), on
+    all devices, and its x likewise. The logits are cosine similarities over the temperature, which
+    is learned too, from `temperature` down to 0.01. More rows in a batch make it harder, in
+    evaluation too. Rows of a batch that fit each other as well as their own are treated as wrong.
 
     Predictions: the embeddings `code` of x and `y_code` of y, (B, D) each, of length 1. Metrics of
     an evaluation, where each x looks for its y among all rows: recall_at_1, recall_at_5 and mrr
