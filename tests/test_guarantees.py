@@ -82,5 +82,10 @@ def test_3_observing_changes_nothing(whole, tmp_path, options):
         assert of_training(observed) == of_training(whole)
 
 
-def test_kept_on_the_device_or_streamed_the_training_is_the_same(whole, tmp_path):
-    assert digest(train(tmp_path, streamed=True)) == digest(whole)
+def test_kept_on_the_device_or_streamed_the_training_is_the_same(tmp_path):
+    """As users compile the two programs: the tests' older emitter of fusions rounds them apart."""
+    finish(spawn(tmp_path / "kept", "--steps", 20))
+    finish(spawn(tmp_path / "streamed", "--steps", 20, "--streamed"))
+    kept, streamed = folder_of(tmp_path / "kept"), folder_of(tmp_path / "streamed")
+    assert lines(kept) == lines(streamed)
+    assert digest(kept) == digest(streamed)
