@@ -181,7 +181,7 @@ def test_the_naive_error_is_that_of_the_training_split(season):
 
 REFUSED = {
     "levels": (lambda: forecast_quantiles(MLP(9), (0.9, 0.1)), "must ascend"),
-    "exact": (lambda: forecast(MLP(3), naive_error=0.0), "repeats exactly"),
+    "exact": (lambda: forecast(MLP(3), naive_error=0.0), "repeat exactly"),
     "nan": (lambda: forecast_quantiles(MLP(9), naive_error=float("nan")), "above 0"),
     "outputs": (
         lambda: forecast_quantiles(MLP(10)).check({"x": X, "y": X[:, :3, 0]}, {}),
