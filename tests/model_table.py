@@ -19,6 +19,7 @@ from jdl.layers import ELMAN, GRU, LSTM
 from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
+from jdl.models.captioner import Captioner
 from jdl.models.cnn import CNN
 from jdl.models.crnn import CRNN
 from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
@@ -73,6 +74,7 @@ from jdl.types import Batch, Objective
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
 MAX_LENGTH = 16  # of the transformers, in tokens
+WITH_DECODER = (Captioner, T5)  # models that read y too
 
 
 @dataclass(frozen=True)
@@ -100,13 +102,13 @@ class Row:
         if self.ragged:
             columns["length"] = self.shape[0] - rows % 3
         if self.objective is not classify:
-            labels = SIZE - 1 if isinstance(self.model, T5) else 4
+            labels = SIZE - 1 if isinstance(self.model, WITH_DECODER) else 4
             columns["y"] = 1 + (rows[:, None] + jnp.arange(3)[None]) % labels
         return columns
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """The arguments of the model."""
-        if isinstance(self.model, T5):
+        if isinstance(self.model, WITH_DECODER):
             return batch["x"], batch["y"]
         return (batch["x"],)
 
@@ -125,7 +127,7 @@ class Row:
         """Whether the output at a step depends on nothing after it."""
         if isinstance(self.model, RNN):
             return self.model.return_sequences and not self.model.bidirectional
-        return isinstance(self.model, GPT | T5)
+        return isinstance(self.model, (GPT, *WITH_DECODER))
 
 
 @dataclass(frozen=True)
@@ -532,6 +534,29 @@ TABLE = [
         partial(seq2seq, eos_id=0),
         (3, SIZE),
         ragged=True,
+    ),
+    Row(
+        "t5-copy",
+        T5(SIZE, ONE, copying=True),
+        (6,),
+        13 * 8 + (BLOCK + 16) + (BLOCK + 16) + (8 * 8 * 4 + 3 * 8 + 16) + (8 * 8 * 2 + 8 + 9),
+        2e-2,
+        partial(seq2seq, eos_id=0),
+        (3, SIZE),
+        ragged=True,
+    ),
+    Row(
+        "captioner",
+        Captioner(SIZE, ResNet(None, ((4, 1), (8, 1))), ONE),
+        (4, 4, 1),
+        (36 + 8 + 304 + 304 + 592 + 48)  # the backbone
+        + ((8 * 8 + 8) + 4 * 8)  # its features, and positions
+        + 13 * 8
+        + (BLOCK + 16)
+        + (8 * 8 * 4 + 3 * 8 + 16),
+        2e-2,
+        partial(seq2seq, eos_id=0),
+        (3, SIZE),
     ),
     Nodes("gcn", GNN(5, (8,), GCN), (6, 4), (4 * 8 + 8) + (8 * 5 + 5), 3e-2, output=(6, 5)),
     Nodes(

@@ -18,7 +18,8 @@ def digit_boxes(train, test):
 def stdlib():
     modules = ("import os, re", "import sys", "import ast, io, re, sys")
     return [
-        f"{modules[n % 3]}\n" + f"def f{n}(x, y={n}):\n    return x + {n}\n" * 40
+        f"{modules[n % 3]}\n"
+        + f'def f{n}(x, y={n}):\n    """Add {n} to x."""\n    return x + {n}\n' * 40
         for n in range(100)
     ]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import ROWS, TABLE, UNSUPERVISED
+from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER
 
 import jdl
 from jdl.models.alexnet import AlexNet
@@ -198,7 +198,7 @@ def test_padding_steps_change_nothing(ragged):
 def test_causal_models_do_not_see_the_future(causal):
     """Changing a step changes no output before it, to the bit, and changes that at it."""
     batch, run = causal.batch(), model_of(causal)
-    column = "y" if isinstance(causal.model, T5) else "x"
+    column = "y" if isinstance(causal.model, WITH_DECODER) else "x"
     for t in range(1, batch[column].shape[1]):
         changed = {**batch, column: batch[column].at[:, t].add(1)}
         before, after = run(batch), run(changed)

@@ -79,6 +79,7 @@ from jdl.data.standardize import standardize as standardize
 from jdl.data.stdlib_dialogues import stdlib_dialogues as stdlib_dialogues
 from jdl.data.stdlib_imports import stdlib_imports as stdlib_imports
 from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
+from jdl.data.stdlib_summaries import stdlib_summaries as stdlib_summaries
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
 from jdl.data.table import TableOptions as TableOptions

@@ -50,7 +50,11 @@ NOISE = SIZE * SIZE // 8  # draws, of 8 bytes each
 
 
 def garment_captions(
-    tokenizer: Tokenizer, train: int = 6_000, test: int = 500, seed: int = 0
+    tokenizer: Tokenizer,
+    train: int = 6_000,
+    test: int = 500,
+    seed: int = 0,
+    both_ways: bool = True,
 ) -> tuple[Dataset, Dataset]:
     """Scenes of two colored garments, and a sentence about each (captions): (train, test).
 
@@ -60,11 +64,12 @@ def garment_captions(
     Of the 3,200 arrangements (two garments, two colors, side by side or one above the other)
     test scenes show 640, and scenes to train on show the others, each with garments of its side of
     the split alone. Of 640 test scenes no two have the same arrangement. Each is told from one
-    garment or from the other: `garment_sentences` has all sentences. Scene i is a function of
+    garment or from the other (`garment_sentences` has all sentences); without `both_ways` from the
+    left or upper one, so that one caption alone is right. Scene i is a function of
     (seed, i) alone: with more scenes the first ones stay the same. They are made at 400 a second (a
     core of an AMD EPYC).
     """
-    make = partial(_scenes, tokenizer)
+    make = partial(_scenes, tokenizer, both_ways)
     return of_parts("garment_captions", lambda: tfds("fashion_mnist"), make, train, test, seed)
 
 
@@ -80,7 +85,9 @@ def garment_sentences() -> tuple[str, ...]:
     )
 
 
-def _scenes(tokenizer: Tokenizer, part: Dataset, rows: int, seed: int, name: str) -> Dataset:
+def _scenes(
+    tokenizer: Tokenizer, both_ways: bool, part: Dataset, rows: int, seed: int, name: str
+) -> Dataset:
     order = permutation(THINGS * THINGS * len(RELATIONS), seed, name="arrangements")
     held_out = len(order) // HELD_OUT
     own = order[:held_out] if name == "test" else order[held_out:]
@@ -92,7 +99,9 @@ def _scenes(tokenizer: Tokenizer, part: Dataset, rows: int, seed: int, name: str
         chunk = slice(n, n + CHUNK)
         x[chunk] = _draw(part, arrangements[chunk], draws[chunk, 1:])
     tokens, lengths = _tokens(tokenizer)
-    sentences = 2 * arrangements + (draws[:, 0] % np.uint64(2)).astype(int)
+    sentences = 2 * arrangements
+    if both_ways:
+        sentences += (draws[:, 0] % np.uint64(2)).astype(int)
     return arrays((), x=x, y=tokens[sentences], y_length=lengths[sentences])
 
 

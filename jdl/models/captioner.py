@@ -1,0 +1,80 @@
+"""Image captioning: a decoder that reads an image's features and writes a sentence about it."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from jdl.layers import Dense
+from jdl.models.transformer import (
+    TokenEmbedding,
+    TransformerConfig,
+    TransformerStack,
+    as_time_mask,
+)
+
+
+class Captioner(nn.Module):
+    """Image captioning with attention (Xu et al., 2015), by a transformer decoder.
+
+    Images x (B, H, W, C) and tokens y (B, T) give the logits (B, T, vocab_size) of the tokens that
+    follow; logits at t depend on y up to t alone. The decoder attends to the places of the last
+    stage of the `backbone`, which gives features (B, h, w, c) of its stages as `ResNet(None, ...)`
+    does. `jdl.objectives.seq2seq` trains it.
+    """
+
+    vocab_size: int
+    backbone: nn.Module
+    config: TransformerConfig = TransformerConfig()
+
+    def setup(self) -> None:
+        """The decoder is that of `T5`."""
+        self.encoder = ImageEncoder(self.backbone, self.config.width)
+        self.tokens = TokenEmbedding(self.vocab_size, self.config)
+        self.decoder = TransformerStack(self.config, causal=True, cross_attention=True)
+
+    def __call__(
+        self, x: jax.Array, y: jax.Array, train: bool = False, mask: jax.Array | None = None
+    ) -> jax.Array:
+        """Images x (B, H, W, C), and y (B, T), to logits (B, T, vocab_size)."""
+        return self.decode(self.encode(x, train, mask), y, mask, train)
+
+    def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        """Images (B, H, W, C) to vectors (B, h * w, width); the mask (B,) is of real rows."""
+        return self.encoder(x, train, mask)
+
+    def decode(
+        self,
+        encoded: jax.Array | None,
+        y: jax.Array,
+        mask: jax.Array | None = None,
+        train: bool = False,
+        decode: bool = False,
+    ) -> jax.Array:
+        """What `encode` gives, and y (B, T), to logits (B, T, vocab_size).
+
+        With `decode`, y follows the tokens in the KV cache, the collection "cache"; `encoded` is
+        needed the first time only.
+        """
+        x = self.tokens(y, train, decode)
+        x = self.decoder(x, None, encoded, as_time_mask(mask), train, decode)
+        return self.tokens.logits(x)
+
+    @property
+    def max_length(self) -> int:
+        """The most tokens that the KV cache holds."""
+        return self.config.max_length
+
+
+class ImageEncoder(nn.Module):
+    """An image's places as a sequence: features of the backbone's last stage, and positions."""
+
+    backbone: nn.Module
+    width: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None) -> jax.Array:
+        """x (B, H, W, C) to (B, h * w, width)."""
+        x = self.backbone(x, train, mask)[-1]
+        x = Dense(self.width, name="features")(x.reshape(x.shape[0], -1, x.shape[-1]))
+        return x + self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
