@@ -38,6 +38,7 @@ from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.sasrec import SASRec
+from jdl.models.sequence_cnn import SequenceCNN
 from jdl.models.t5 import T5
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
@@ -221,6 +222,15 @@ class Sounds(Row):
         length = self.shape[0] - 13 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
         x = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
         return {**super().batch(), "x": x, "length": length}
+
+
+@dataclass(frozen=True)
+class Bases(Row):
+    """DNA of different lengths, padded on the right."""
+
+    def batch(self) -> Batch:
+        columns = super().batch()
+        return {**columns, "x": jax.random.randint(jax.random.key(1), columns["x"].shape, 1, 5)}
 
 
 @dataclass(frozen=True)
@@ -482,6 +492,14 @@ TABLE = [
         (36 + 8) + (288 + 16) + 2 * 3 * 8 * (8 + 8 + 2) + (16 * 5 + 5),
         objective=ctc,
         output=(6, 5),
+    ),
+    Bases(
+        "sequence-cnn",
+        SequenceCNN(5, 4, 3, ((8, 3),), ()),
+        (16,),
+        (3 * 4 * 4 + 4) + (3 * 4 * 8 + 8) + (8 * 5 + 5),
+        3e-2,
+        ragged=True,
     ),
     Tagged(
         "lstm-crf",
