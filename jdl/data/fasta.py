@@ -100,12 +100,12 @@ def fasta(
     if not files:
         raise Error("fasta takes at least one FASTA file.")
     found = [read_fasta(Path(file)) for file in files]
-    names = _names_of_files(files, found, labels) if table is None else None
-    if names is None:
-        assert table is not None
+    if table is None:
+        names = _names_of_files(files, found, labels)
+        known = tuple(dict.fromkeys(names) if labels is None else labels)
+    else:
         names = _names_in_table(Path(table), name, label, found)
-    known = tuple(labels) if labels is not None else tuple(dict.fromkeys(names))
-    known = tuple(sorted(known)) if labels is None and table is not None else known
+        known = tuple(sorted(set(names)) if labels is None else labels)
     codes, records = class_codes(known), [record for part in found for record in part]
     for record, given in zip(records, names, strict=True):
         if given not in codes:

@@ -21,6 +21,7 @@ from jdl.types import Array, Batch, Error, Objective, Predicts, Run, Variables
 STRONG = 0.5  # of a filter's largest activation: windows above it count
 LEAST_WINDOWS = 10  # of a motif
 COLORS = {"A": "tab:green", "C": "tab:blue", "G": "tab:orange", "T": "tab:red"}
+LEAST_HEIGHT = 0.01  # bits of a letter that is drawn
 LOGOS, COLUMNS = 9, 3  # of the figure
 
 
@@ -136,8 +137,8 @@ def known_motifs_found(
 def draw_motifs(run: Run, variables: Variables, folder: Path) -> list[Path]:
     """Draws figures/motifs.png: sequence logos of the known motifs, then of those that were found.
 
-    For a run of anything but DNA, or of a model without a method `scan`, it draws nothing. Only the
-    first process writes.
+    For a run of anything but DNA, of a model without a method `scan`, and where there is no motif,
+    it draws nothing. Only the first process writes.
     """
     data, objective = run.test or run.valid, run.learner.objective
     if not isinstance(data, DatasetLoader) or not isinstance(data.dataset, DNA):
@@ -145,6 +146,8 @@ def draw_motifs(run: Run, variables: Variables, folder: Path) -> list[Path]:
     if _scan_spec(objective, variables, data.spec) is None:
         return []
     found = found_motifs(objective, variables, data)
+    if not found and not _known(data):
+        return []
     path = folder / "figures" / "motifs.png"
     if processes.is_first():
         _draw(_known(data), found, len(data.dataset), path)
@@ -158,12 +161,12 @@ def _known(data: DatasetLoader[Any]) -> Mapping[str, np.ndarray]:
 def _draw(known: Mapping[str, np.ndarray], found: Sequence[Motif], rows: int, path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import (1 s)
 
-    logos = [(name, pwm, information(pwm)) for name, pwm in known.items()]
+    logos = [(f"known: {name}", pwm, information(pwm)) for name, pwm in known.items()]
     for motif in _most_similar_first(known, found)[: max(LOGOS - len(logos), COLUMNS)]:
-        title = f"{motif.name}, in {motif.windows / rows:.0%}"
+        title = f"{motif.name}, in {motif.windows / rows:.0%} of the rows"
         if known:
             name = max(known, key=lambda name: similarity(known[name], motif.pwm))
-            title += f": {name}, r = {similarity(known[name], motif.pwm):.2f}"
+            title += f"\n{name}, r = {similarity(known[name], motif.pwm):.2f}"
         logos.append((title, motif.pwm, motif.bits))
     lines = -(-len(logos) // COLUMNS)
     figure = Figure(figsize=(9.6, 1.7 * lines), layout="constrained")
@@ -207,7 +210,10 @@ def draw_logo(axes: Any, pwm: np.ndarray, bits: np.ndarray) -> None:
                 Affine2D().translate(-box.x0, -box.y0).scale(0.9 / box.width, height / box.height)
             )
             moved = stretch.translate(place + 0.55, bottom)
-            axes.add_patch(PathPatch(moved.transform_path(letter), color=COLORS[BASES[n]], lw=0))
+            if height > LEAST_HEIGHT:
+                axes.add_artist(
+                    PathPatch(moved.transform_path(letter), color=COLORS[BASES[n]], lw=0)
+                )
             bottom += height
     axes.set_xlim(0.5, len(pwm) + 0.5)
     axes.set_ylim(0, 2)
