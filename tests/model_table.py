@@ -44,6 +44,7 @@ from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
 from jdl.models.unet import UNet
 from jdl.models.vit import ViT
+from jdl.models.word_vectors import WordVectors
 from jdl.objectives import (
     adversarial,
     arcface,
@@ -66,6 +67,7 @@ from jdl.objectives import (
     recommend,
     segment,
     seq2seq,
+    skip_gram,
     triplet,
     wasserstein,
 )
@@ -736,6 +738,16 @@ UNSUPERVISED = [
         12 * 8 + 13 * 8 + 13,
         5e-2,
         partial(recommend, loss="bpr"),
+    ),
+    Row(
+        "word-vectors",
+        WordVectors(SIZE, 4),
+        (6,),
+        2 * 13 * 4,
+        1e-1,
+        partial(skip_gram, counts=(1,) * SIZE),
+        (6, 4),
+        ragged=True,
     ),
     Nodes(
         "link",

@@ -82,6 +82,7 @@ from jdl.data.standardize import standardize as standardize
 from jdl.data.stdlib_dialogues import stdlib_dialogues as stdlib_dialogues
 from jdl.data.stdlib_imports import stdlib_imports as stdlib_imports
 from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
+from jdl.data.stdlib_words import stdlib_words as stdlib_words
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
 from jdl.data.table import TableOptions as TableOptions
@@ -99,3 +100,5 @@ from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer
 from jdl.data.tokenizers import train_bpe as train_bpe
 from jdl.data.transcripts import transcribed_sounds as transcribed_sounds
+from jdl.data.word_windows import WordWindows as WordWindows
+from jdl.data.word_windows import word_windows as word_windows

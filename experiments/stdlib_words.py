@@ -1,0 +1,32 @@
+"""Word vectors of the words in Python's standard library, by skip-gram: not measured yet.
+
+scripts/train experiments/stdlib_words.py
+"""
+
+from dataclasses import dataclass
+
+import jdl
+from jdl.models.word_vectors import WordVectors
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 500
+    batch: int = 512
+    lr: float = 1e-2
+    width: int = 100
+
+
+def run(c: Config) -> jdl.Run:
+    words = jdl.data.word_windows(jdl.data.stdlib_words(), min_count=10)
+    train, valid = words.split(0.95, 0.05)
+    model = WordVectors(len(words.labels), c.width)
+    objective = jdl.objectives.skip_gram(model, words.counts)
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.0)
+    batches = train.shuffled(c.batch, c.seed)
+    learner = jdl.descent(objective, optimizer)
+    return jdl.Run(c, learner, batches, valid.batches(512), labels=words.labels)
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
