@@ -19,13 +19,13 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     words = jdl.data.word_windows(jdl.data.stdlib_words(), min_count=10)
-    train, valid = words.split(0.95, 0.05)
+    train, valid, test = words.split(0.94, 0.03, 0.03)
     model = WordVectors(len(words.labels), c.width)
     objective = jdl.objectives.skip_gram(model, words.counts)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps), weight_decay=0.0)
-    batches = train.shuffled(c.batch, c.seed)
     learner = jdl.descent(objective, optimizer)
-    return jdl.Run(c, learner, batches, valid.batches(512), labels=words.labels)
+    data = train.shuffled(c.batch, c.seed), valid.batches(512), test.batches(512)
+    return jdl.Run(c, learner, *data, labels=words.labels)
 
 
 if __name__ == "__main__":

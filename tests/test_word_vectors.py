@@ -151,6 +151,8 @@ def test_what_cannot_be_trained_is_refused():
         jdl.data.word_windows(["a text", "another"])
     with pytest.raises(jdl.Error, match="Fewer than two words"):
         jdl.data.word_windows([["a", "b", "a"]], min_count=2)
+    with pytest.raises(jdl.Error, match="No sentence has two words left"):
+        jdl.data.word_windows([["a", "b"] * 5], subsample=1e-9)
     with pytest.raises(jdl.Error, match="length of 2"):
         jdl.data.word_windows([["a", "b"]], length=1)
     with pytest.raises(jdl.Error, match="how often each word"):

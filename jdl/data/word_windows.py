@@ -86,7 +86,13 @@ def word_windows(
         for words, keep in zip(map(np.asarray, coded), np.split(kept, ends), strict=True)
         for n in range(0, int(keep.sum()), length)
     ]
-    x, lengths = padded([part for part in parts if len(part) > 1], length)
+    windows = [part for part in parts if len(part) > 1]
+    if not windows:
+        raise Error(
+            "No sentence has two words left after subsampling: in short texts all words are "
+            "frequent. Give a larger subsample, or 0 to leave none out."
+        )
+    x, lengths = padded(windows, length)
     plain = arrays(vocabulary, x=x, length=lengths)
     return WordWindows(plain.source, plain.ids, counts=tuple(counts.tolist()))
 

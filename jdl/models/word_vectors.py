@@ -5,10 +5,10 @@ import jax
 
 
 class WordVectors(nn.Module):
-    """The two tables of skip-gram (word2vec; Mikolov et al., 2013), for `objectives.skip_gram`.
+    """The two tables of word vectors by skip-gram (word2vec; Mikolov et al., 2013).
 
-    Words x (B, T) give their vectors (B, T, width), of the parameter `vectors` (vocab_size, width);
-    `context` gives those of words as neighbours of others.
+    For `jdl.objectives.skip_gram`. Words x (B, T) give their vectors (B, T, width), of the
+    parameter `vectors` (vocab_size, width); `context` gives those of words as neighbours of others.
     """
 
     vocab_size: int
