@@ -5,7 +5,7 @@ work on the machine hardly counts, and the share of right analogies: key - keys 
 all pairs of a word and its plural. Words are counted after subsampling. gensim runs with one worker
 in the Python that the variable GENSIM_PYTHON names.
 
-    GENSIM_PYTHON=python scripts/bench words 20 1  # epochs, rounds
+    GENSIM_PYTHON=python scripts/bench words 4 2  # epochs, rounds
 """
 
 import os

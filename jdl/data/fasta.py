@@ -136,16 +136,13 @@ def read_fasta(path: Path) -> list[Record]:
             raise Error(f"{place} stands before the first header, which is a line of >NAME.")
         else:
             parts[-1][2].append(_encode(line.strip(), place))
-    records = [Record(name, place, np.concatenate([NOTHING, *b])) for name, place, b in parts]
-    if empty := next((record for record in records if not len(record.bases)), None):
-        raise Error(f"{empty.place}: the sequence {empty.name} has no bases.")
-    return records
-
-
-NOTHING = np.zeros(0, np.uint8)
+    if empty := next((part for part in parts if not part[2]), None):
+        raise Error(f"{empty[1]}: the sequence {empty[0]} has no bases.")
+    return [Record(name, place, np.concatenate(bases)) for name, place, bases in parts]
 
 
 def _encode(line: str, place: str) -> np.ndarray:
+    """The numbers of a line's bases."""
     bases = CODES[np.frombuffer(line.encode("ascii", "replace"), np.uint8)]
     if (bases == NO_BASE).any():
         letter = line[int((bases == NO_BASE).argmax())]

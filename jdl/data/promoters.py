@@ -20,6 +20,7 @@ WRONG_SPACERS = (7, 8, 9, 10, 11, 23, 24, 25, 26, 27)
 LAST = LENGTH - 2 * BOX - max(WRONG_SPACERS)  # place of the first box
 GC = (0.4, 0.6)  # share of G and C in the background of a sequence
 KINDS = ("promoter", "no box", "no second box", "no first box", "wrong spacer")
+MISSING = {FIRST: (1, 3), SECOND: (1, 2)}  # in which kinds
 LABELS = ("background", "promoter")
 DRAWS = 4 + 2 * BOX  # of a sequence, and one for each of its bases
 
@@ -65,7 +66,7 @@ def _part(name: str, rows: int, seed: int) -> DNA:
     starts = np.stack([place, place + BOX + spacer], 1)
     x = _background(draws[:, DRAWS:], within({"gc": GC}, draws[:, 3:4])["gc"])
     scattered = _beside_boxes(draws[:, DRAWS:], starts)
-    for n, (box, missing) in enumerate(((FIRST, (1, 3)), (SECOND, (1, 2)))):
+    for n, (box, missing) in enumerate(MISSING.items()):
         together = starts[:, n, None] + np.arange(BOX)
         at = np.where(np.isin(kind, missing)[:, None], scattered[:, n], together)
         letters = _box(box, draws[:, 4 + n * BOX :][:, :BOX])
