@@ -121,10 +121,11 @@ def trained():
 
 def test_neighbours_and_analogies_of_a_file(trained, tmp_path):
     path = tmp_path / "words.txt"
-    path.write_text("read\n\nreader - read + write\n")
+    path.write_text("read\n\nreader - read + write\nwriter - write\n")
     rows = predict(trained, [path])
     best = {row["input"]: row["item"] for row in rows if row["rank"] == 1}
-    assert best == {"read": "reader", "reader - read + write": "writer"}
+    expected = {"read": "reader", "reader - read + write": "writer", "writer - write": "reader"}
+    assert best == expected
     (score,) = (row["score"] for row in rows if (row["input"], row["rank"]) == ("read", 1))
     assert score == pytest.approx(np.sqrt(0.5))
     assert "read" not in [row["item"] for row in rows if row["input"] == "read"]
