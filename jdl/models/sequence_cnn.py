@@ -54,8 +54,6 @@ class SequenceCNN(nn.Module):
 
         0 where it is not, and for windows with padding.
         """
-        if mask is not None and mask.ndim == 2:
-            x = jnp.where(mask, x, 0)
         one_hot = jax.nn.one_hot(x - 1, 4, dtype=self.motif_kernel.dtype)[:, :, None]
         found = convolution(one_hot, self.motif_kernel[:, None], (1, 1), "VALID")[:, :, 0]
         found = nn.relu(found + self.motif_bias[None, None])
