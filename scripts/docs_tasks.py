@@ -25,6 +25,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "garment_captions": "retrieval",
     "moons_flow": "density",
     "pendulum_sac": "return",
+    "promoters_cnn": "motifs",
     "spoken_numbers": "readings",
 }
 SHEETS = (

@@ -39,11 +39,13 @@ from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.sasrec import SASRec
+from jdl.models.sequence_cnn import SequenceCNN
 from jdl.models.t5 import T5
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
 from jdl.models.unet import UNet
 from jdl.models.vit import ViT
+from jdl.models.word_vectors import WordVectors
 from jdl.objectives import (
     adversarial,
     arcface,
@@ -66,6 +68,7 @@ from jdl.objectives import (
     recommend,
     segment,
     seq2seq,
+    skip_gram,
     triplet,
     wasserstein,
 )
@@ -223,6 +226,15 @@ class Sounds(Row):
         length = self.shape[0] - 13 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
         x = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
         return {**super().batch(), "x": x, "length": length}
+
+
+@dataclass(frozen=True)
+class Bases(Row):
+    """DNA of different lengths, padded on the right."""
+
+    def batch(self) -> Batch:
+        columns = super().batch()
+        return {**columns, "x": jax.random.randint(jax.random.key(1), columns["x"].shape, 1, 5)}
 
 
 @dataclass(frozen=True)
@@ -485,6 +497,14 @@ TABLE = [
         objective=ctc,
         output=(6, 5),
     ),
+    Bases(
+        "sequence-cnn",
+        SequenceCNN(5, 4, 3, ((8, 3),), ()),
+        (16,),
+        (3 * 4 * 4 + 4) + (3 * 4 * 8 + 8) + (8 * 5 + 5),
+        3e-2,
+        ragged=True,
+    ),
     Tagged(
         "lstm-crf",
         RNN(
@@ -743,6 +763,16 @@ UNSUPERVISED = [
         12 * 8 + 13 * 8 + 13,
         5e-2,
         partial(recommend, loss="bpr"),
+    ),
+    Row(
+        "word-vectors",
+        WordVectors(SIZE, 4),
+        (6,),
+        2 * 13 * 4,
+        1e-1,
+        partial(skip_gram, counts=(1,) * SIZE),
+        (6, 4),
+        ragged=True,
     ),
     Nodes(
         "link",

@@ -5,6 +5,7 @@ import numpy as np
 import jdl
 from jdl.data import time_series
 from jdl.data.graphs import graph
+from jdl.data.promoters import promoters as of_grammar
 
 
 def digit_boxes(train, test):
@@ -101,6 +102,10 @@ def orl_faces():
     return jdl.data.arrays(x=x, y=np.arange(400) // 10)
 
 
+def promoters():
+    return of_grammar(300, 70)
+
+
 def titanic(**options):
     columns = {"sex": ["male", "female"] * 40, "age": [None, 30.0, 40.5, 8.0] * 20}
     columns["survived"] = ["yes", "no", "no", "yes", "no"] * 16
@@ -111,4 +116,5 @@ def titanic(**options):
 FAKES = (
     tfds, cora, electricity, electricity_anomalies, orl_faces, titanic, translation, quran_places,
     pronunciations, spoken_numbers, digit_boxes, freesolv,
+    promoters,
 )  # fmt: skip

@@ -30,6 +30,8 @@ from jdl.data.dialogues import Dialogues as Dialogues
 from jdl.data.dialogues import dialogues as dialogues
 from jdl.data.electricity_anomalies import electricity_anomalies as electricity_anomalies
 from jdl.data.encoding import Encoding as Encoding
+from jdl.data.fasta import DNA as DNA
+from jdl.data.fasta import fasta as fasta
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
@@ -59,6 +61,7 @@ from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.orl_faces import orl_faces as orl_faces
+from jdl.data.promoters import promoters as promoters
 from jdl.data.question_answers import QuestionAnswers as QuestionAnswers
 from jdl.data.question_answers import question_answers as question_answers
 from jdl.data.question_files import Answer as Answer
@@ -80,6 +83,7 @@ from jdl.data.stdlib_dialogues import stdlib_dialogues as stdlib_dialogues
 from jdl.data.stdlib_imports import stdlib_imports as stdlib_imports
 from jdl.data.stdlib_questions import stdlib_questions as stdlib_questions
 from jdl.data.stdlib_summaries import stdlib_summaries as stdlib_summaries
+from jdl.data.stdlib_words import stdlib_words as stdlib_words
 from jdl.data.table import Table as Table
 from jdl.data.table import TableDataset as TableDataset
 from jdl.data.table import TableOptions as TableOptions
@@ -97,3 +101,5 @@ from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer
 from jdl.data.tokenizers import train_bpe as train_bpe
 from jdl.data.transcripts import transcribed_sounds as transcribed_sounds
+from jdl.data.word_windows import WordWindows as WordWindows
+from jdl.data.word_windows import word_windows as word_windows

@@ -58,5 +58,6 @@ from jdl.objectives.scores import cluster_scores as cluster_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.segmentation import segment as segment
 from jdl.objectives.seq2seq import seq2seq as seq2seq
+from jdl.objectives.skip_gram import skip_gram as skip_gram
 from jdl.objectives.supervised import Supervised as Supervised
 from jdl.objectives.with_metrics import with_metrics as with_metrics

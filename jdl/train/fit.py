@@ -16,6 +16,7 @@ from jdl.figures.detections import draw_detections
 from jdl.figures.embedding import draw_embedding
 from jdl.figures.forecasts import draw_forecasts
 from jdl.figures.masks import draw_segmentation
+from jdl.figures.motifs import draw_motifs
 from jdl.figures.readings import draw_readings
 from jdl.figures.retrieval import draw_retrieval
 from jdl.figures.samples import draw_figures, sample_writer
@@ -56,6 +57,7 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_forecasts,
     draw_embedding,
     draw_density,
+    draw_motifs,
 )
 
 
