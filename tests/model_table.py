@@ -38,6 +38,7 @@ from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.sasrec import SASRec
+from jdl.models.sound_cnn import SoundCNN
 from jdl.models.t5 import T5
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
@@ -482,6 +483,12 @@ TABLE = [
         (36 + 8) + (288 + 16) + 2 * 3 * 8 * (8 + 8 + 2) + (16 * 5 + 5),
         objective=ctc,
         output=(6, 5),
+    ),
+    Sounds(
+        "sound-cnn",
+        SoundCNN(5, 8_000, n_mels=4, n_fft=32, hop=4, blocks=((4, 1), (8, 1)), dense=()),
+        (24 * 4,),
+        (36 + 8) + (288 + 16) + (48 * 5 + 5),
     ),
     Tagged(
         "lstm-crf",

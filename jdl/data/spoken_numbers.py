@@ -15,12 +15,18 @@ from jdl.data.dataset import Dataset
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.scenes import raw_draws
 from jdl.data.source import ArraySource
-from jdl.data.speech_synthesis import ACCENTS, TEST, TRAINING, VALIDATION, Utterance, speak
+from jdl.data.speech_synthesis import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Utterance,
+    drawn_utterance,
+    speak,
+)
 from jdl.data.transcripts import SpeechDecoder, encode
 from jdl.types import Error, Key
 
 RATE, SAMPLES = 8_000, 20_480  # samples a second, and of a row: 2.56 s
-PITCH, SPEED = (25, 75), (165, 215)
 ALPHABET = f" {ascii_lowercase}"
 NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -83,14 +89,9 @@ def _part(name: str, voices: str, rows: int, seed: int) -> Dataset:
 
 
 def _utterance(draws: Sequence[int], voices: Sequence[str]) -> Utterance:
-    digits, number, conjunction, accent, voice, pitch, speed = draws
-    return Utterance(
-        in_words(number % 10 ** (1 + digits % 3), ("and", "")[conjunction % 2]),
-        ACCENTS[accent % len(ACCENTS)],
-        voices[voice % len(voices)],
-        PITCH[0] + pitch % (PITCH[1] - PITCH[0] + 1),
-        SPEED[0] + speed % (SPEED[1] - SPEED[0] + 1),
-    )
+    digits, number, conjunction, *speech = draws
+    text = in_words(number % 10 ** (1 + digits % 3), ("and", "")[conjunction % 2])
+    return drawn_utterance(text, speech, voices)
 
 
 @dataclass(frozen=True, eq=False)
