@@ -13,17 +13,19 @@ from jdl.models.sound_cnn import SoundCNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 1_000
+    steps: int = 1_500
     batch: int = 64
     rows: int = 6_000
     lr: float = 3e-3
     dropout: float = 0.2
+    max_time: int = 8  # frames of 10 ms that a mask of SpecAugment covers
+    max_freq: int = 4
 
 
 def run(c: Config) -> jdl.Run:
     train, valid, test = jdl.data.spoken_keywords(c.rows)
-    masks = SpecAugment(max_time=6, max_freq=6)
-    model = SoundCNN(12, 8_000, n_mels=32, hop=160, dropout=c.dropout, augment=masks)
+    masks = SpecAugment(max_time=c.max_time, max_freq=c.max_freq)
+    model = SoundCNN(len(train.labels), 16_000, dropout=c.dropout, augment=masks)
     voice = one_vs_rest(balanced_accuracy, train.labels.index("silence"))  # voice activity
     objective = jdl.objectives.with_metrics(jdl.objectives.classify(model), voice=voice)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))

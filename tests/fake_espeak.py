@@ -25,11 +25,16 @@ def program(tmp_path, monkeypatch):
     (folder / "voices").write_text("\n".join(["Pty Language Age/Gender VoiceName File", *lines]))
     (folder / "version").write_text("1.51")
     (folder / "calls").write_text("")
-    with wave.open(str(folder / "header"), "wb") as file:
-        file.setparams((1, 2, 8_000, 0, "NONE", ""))
+    write_header(folder, 8_000)
     script = folder / "espeak-ng"
     script.write_text(FAKE.format(folder=folder))
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("JDL_CACHE", str(tmp_path / "cache"))
     return folder
+
+
+def write_header(folder, rate):
+    """Lets the program speak at this rate: a dataset of the same rate then has its very bytes."""
+    with wave.open(str(folder / "header"), "wb") as file:
+        file.setparams((1, 2, rate, 0, "NONE", ""))

@@ -10,6 +10,7 @@ from importlib import import_module
 import numpy as np
 import pytest
 import soundfile
+from fake_espeak import write_header
 
 import jdl
 from jdl.data.speech_synthesis import TEST, TRAINING, VALIDATION
@@ -20,6 +21,7 @@ from jdl.data.spoken_keywords import KEYWORDS, OTHER_WORDS, SILENCE, UNKNOWN
 def made(program, monkeypatch):
     """(train, valid, test), of few recordings of noise."""
     monkeypatch.setattr(import_module("jdl.data.spoken_keywords"), "CLIPS", 2)
+    write_header(program, 16_000)
     return jdl.data.spoken_keywords(70, 40)
 
 
@@ -46,10 +48,8 @@ def test_rows_are_functions_of_seed_and_number(made):
         jdl.data.spoken_keywords(0, 5)
 
 
-def test_each_split_has_voices_and_unknown_words_of_its_own(made):
-    for data, name, voices in zip(
-        made, ("train", "valid", "test"), (TRAINING, VALIDATION, TEST), strict=True
-    ):
+def test_each_split_has_voices_of_its_own(made):
+    for data, voices in zip(made, (TRAINING, VALIDATION, TEST), strict=True):
         assert set(data.columns["y"]) == set(range(len(data.labels)))
         starts = set()
         for x, y in zip(data.columns["x"], data.columns["y"], strict=True):
@@ -57,16 +57,15 @@ def test_each_split_has_voices_and_unknown_words_of_its_own(made):
                 continue
             voice, word = said(x)
             assert voice in voices.split()
-            assert word == KEYWORDS[y] if y < UNKNOWN else word in OTHER_WORDS[name].split()
+            assert word == KEYWORDS[y] if y < UNKNOWN else word in OTHER_WORDS
             starts.add(np.flatnonzero(x)[0])
-        assert max(starts) > 6_000 > 2_000 > min(starts)
-    words = [word for text in OTHER_WORDS.values() for word in text.split()] + list(KEYWORDS)
-    assert len(set(words)) == len(words)
+        assert max(starts) > 12_000 > 4_000 > min(starts)
+    assert len({*KEYWORDS, *OTHER_WORDS}) == 35
 
 
 def test_silence_is_noise_of_the_split(made):
     for data in made:
-        assert data.noise.shape == (6, 8_000)
+        assert data.noise.shape == (6, 16_000)
         silent = data.columns["x"][data.columns["y"] == SILENCE].astype(float)
         loudness = np.sqrt(np.square(silent).mean(1))
         assert (loudness > 90).all()
@@ -77,16 +76,29 @@ def test_silence_is_noise_of_the_split(made):
             assert max(likeness) > 0.95
 
 
-def test_batches_and_new_files(made, tmp_path):
+def test_batches_and_windows_of_new_files(made, tmp_path):
     train, *_ = made
     batch = train.batches(70)[0]
     np.testing.assert_array_equal(batch["x"], train.columns["x"] / np.float32(32_768))
-    assert set(np.asarray(batch["length"])) == {8_000}
-    tone = 0.5 * np.sin(np.arange(11_025) / 5)
-    soundfile.write(tmp_path / "new.wav", tone, 22_050)
-    names, columns = train.source.read_file(tmp_path / "new.wav")
-    assert names == [str(tmp_path / "new.wav")]
-    assert columns["length"].tolist() == [4_000]
-    soundfile.write(tmp_path / "long.wav", np.zeros(8_001), 8_000)
-    with pytest.raises(jdl.Error, match=r"long.wav cannot be read: it takes more than 1 s"):
-        train.source.read_file(tmp_path / "long.wav")
+    assert set(np.asarray(batch["length"])) == {16_000}
+    path = tmp_path / "new.wav"
+    for samples, starts in (
+        (9_000, [0]),
+        (16_000, [0]),
+        (16_001, [0, 8]),
+        (33_000, [0, 8, 16, 24]),
+    ):
+        sound = np.arange(1, samples + 1).astype(np.int16)
+        soundfile.write(path, sound, 16_000)
+        names, columns = train.source.read_file(path)
+        assert len(names) == len(starts)
+        assert names[0] == (str(path) if len(names) == 1 else f"{path}[0 s]")
+        assert names[-1] == f"{path}[1.5 s]" or samples < 33_000
+        for start, x, length in zip(starts, columns["x"], columns["length"], strict=True):
+            part = sound[1_000 * start :][:16_000]
+            np.testing.assert_array_equal(x, np.pad(part, (0, 16_000 - len(part))))
+            assert length == len(part)
+    assert train.source.read_file(tmp_path / "new.png") is None
+    soundfile.write(path, np.zeros(9_600_001, np.int16), 16_000)
+    with pytest.raises(jdl.Error, match=r"new.wav cannot be read: it takes more than 600 s"):
+        train.source.read_file(path)

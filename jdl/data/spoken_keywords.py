@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 
@@ -13,27 +14,20 @@ from jdl.data.dataset import Dataset
 from jdl.data.noise import babble, pink_noise, white_noise
 from jdl.data.scenes import raw_draws
 from jdl.data.speech_synthesis import TEST, TRAINING, VALIDATION, drawn_utterance, speak
-from jdl.data.spoken_numbers import RATE, Utterances, to_waveform
+from jdl.data.spoken_numbers import Utterances, read_waveform, to_waveform
 from jdl.types import Error
 
-SAMPLES = RATE  # of a row: 1 s
+RATE = SAMPLES = 16_000  # samples a second, and of a row: 1 s
 KEYWORDS = ("yes", "no", "up", "down", "left", "right", "on", "off", "stop", "go")
 LABELS = (*KEYWORDS, "unknown", "silence")
 UNKNOWN, SILENCE = len(KEYWORDS), len(KEYWORDS) + 1
-OTHER_WORDS = {  # what is unknown in one split is never said in another
-    "train": (
-        "backward bed bird cat dog eight five follow forward four happy house learn marvin nine "
-        "one seven sheila six three tree two visual wow zero apple bottle carpet doctor engine "
-        "finger garden hammer island jacket kitchen letter mountain number orange paper question "
-        "river silver table umbrella village window yellow low show sight leave stock gone"
-    ),
-    "valid": "button chicken dinner flower ladder market pencil summer train known staff most",
-    "test": (
-        "bridge candle forest guitar honey lemon mirror music pocket rabbit sister spoon ticket "
-        "winter zebra town ride live shop grow"
-    ),
-}
+OTHERS = (  # of Speech Commands
+    "backward bed bird cat dog eight five follow forward four happy house learn marvin nine one "
+    "seven sheila six three tree two visual wow zero"
+)
+OTHER_WORDS = tuple(OTHERS.split())
 CLIPS, VOICES = 24, 6  # recordings of each kind of noise, and voices of one of babble
+LONGEST = 600  # seconds of a sound file
 LOUDNESS = (100, 4_000)  # the root mean square of a silence, of 16-bit samples
 
 
@@ -42,18 +36,19 @@ def spoken_keywords(
 ) -> tuple[KeywordDataset, KeywordDataset, KeywordDataset]:
     """Ten spoken words, other words, and silence, for keyword spotting: (train, valid, test).
 
-    Made as Speech Commands (Warden, 2018) is: the words yes, no, up, down, left, right, on, off,
-    stop and go, the class "unknown" of other words, and "silence", of noise alone, each in a
-    twelfth of the rows. Columns: the waveform x (8,000,) from -1 to 1, 1 s at 8,000 samples a
-    second, in which the word stands at a random place; `length`, 8,000; and y, the class. The
-    voices, and the words that are unknown, are others in each split: 71 voices of the program
-    espeak-ng in training, 8 in validation, 16 in the test, in 8 accents.
+    Silence against the rest is voice activity detection. The classes are those of Speech Commands
+    (Warden, 2018): the words yes, no, up, down, left, right, on, off, stop and go, "unknown" for 25
+    other words, and "silence" for noise alone, each in a twelfth of the rows. Columns: the waveform
+    x (16,000,) from -1 to 1, 1 s at 16,000 samples a second, in which the word stands at a random
+    place; `length`, 16,000; and y, the class. 95 voices of the program espeak-ng speak, in 8
+    accents, each word in another pitch and speed: 71 voices in training, 8 others in validation, 16
+    others in the test, which have `test` rows each.
 
-    Words are spoken without noise, which `jdl.data.mix_noise` adds: `train.noise` (72, 8,000) has
-    white noise, pink noise and babble of other words in the split's own voices. Example i is a
-    function of (seed, i) and of the version of espeak-ng, which must be installed; with more
-    examples the first ones stay the same. They are kept in jdl's cache: making one takes 20
-    milliseconds of a core of an AMD EPYC.
+    Words are spoken without noise, which `jdl.data.mix_noise` adds: `train.noise` (72, 16,000) has
+    white noise, pink noise, and babble of the other words in the split's own voices. Row i is a
+    function of (seed, i) and of the version of espeak-ng, which must be installed; with more rows
+    the first ones stay the same. Words are kept in jdl's cache: making one takes 20 milliseconds of
+    a core of an AMD EPYC.
     """
     if min(train, test) < 1:
         raise Error(f"spoken_keywords takes numbers of rows, at least 1, not {train} and {test}.")
@@ -74,6 +69,22 @@ class SpokenWords(Utterances):
         columns = super().fingerprint.encode()
         return hashlib.sha256(columns + self.noise.tobytes()).hexdigest()
 
+    def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
+        """The windows of 1 s of a sound file, one every half second; None for another kind of file.
+
+        They are named by the second at which they begin, where there are several.
+        """
+        waveform = read_waveform(path, self.rate, LONGEST * self.rate)
+        if waveform is None:
+            return None
+        window = self.columns["x"].shape[1]
+        starts = np.arange(0, max(0, len(waveform) - window) + window // 2, window // 2)
+        padded = np.pad(waveform, (0, starts[-1] + window - len(waveform)))
+        x = np.stack([padded[start : start + window] for start in starts])
+        length = np.minimum(len(waveform) - starts, window).astype(np.int32)
+        names = [f"{path}[{start / self.rate:g} s]" for start in starts]
+        return names if len(names) > 1 else [str(path)], {"x": x, "length": length}
+
 
 @dataclass(frozen=True, eq=False)
 class KeywordDataset(Dataset):
@@ -90,18 +101,20 @@ class KeywordDataset(Dataset):
 def _part(name: str, voices: Sequence[str], rows: int, seed: int) -> KeywordDataset:
     draws = raw_draws(rows, 7, seed, f"spoken_keywords {name}")
     y = (draws[:, 0] % np.uint64(len(LABELS))).astype(np.int32)
-    others, noise = OTHER_WORDS[name].split(), _noise(name, voices, seed)
+    noise = _noise(name, voices, seed)
     x = np.zeros((rows, SAMPLES), np.int16)
     if len(spoken := np.flatnonzero(y != SILENCE)):
         utterances = [
-            drawn_utterance((*KEYWORDS, others[word % len(others)])[label], speech, voices)
+            drawn_utterance(
+                (*KEYWORDS, OTHER_WORDS[word % len(OTHER_WORDS)])[label], speech, voices
+            )
             for label, (word, *speech) in zip(y[spoken], draws[spoken, 1:6].tolist(), strict=True)
         ]
         x[spoken] = _placed(*speak(utterances, RATE, SAMPLES), draws[spoken, 6])
     silent = np.flatnonzero(y == SILENCE)
     x[silent] = _silences(noise, draws[silent, 1:4])
     length = np.full(rows, SAMPLES, np.int32)
-    source = SpokenWords({"x": x, "length": length, "y": y}, LABELS, noise=noise)
+    source = SpokenWords({"x": x, "length": length, "y": y}, LABELS, rate=RATE, noise=noise)
     return KeywordDataset(source, np.arange(rows, dtype=np.int32)).map(to_waveform)
 
 
@@ -126,10 +139,10 @@ def _silences(noise: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
 def _noise(name: str, voices: Sequence[str], seed: int) -> np.ndarray:
     """White noise, pink noise and babble (3 * CLIPS, T) of int16."""
-    stream, words = f"spoken_keywords {name} noise", OTHER_WORDS[name].split()
+    stream = f"spoken_keywords {name} noise"
     draws = raw_draws(CLIPS * VOICES, 6, seed, stream)
     utterances = [
-        drawn_utterance(words[word % len(words)], speech, voices)
+        drawn_utterance(OTHER_WORDS[word % len(OTHER_WORDS)], speech, voices)
         for word, *speech in draws[:, :5].tolist()
     ]
     x, length = speak(utterances, RATE, SAMPLES)

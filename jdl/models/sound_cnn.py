@@ -14,14 +14,15 @@ from jdl.models.cnn import CNN
 
 
 class SoundCNN(nn.Module):
-    """CNN on log-mel spectrograms, for keyword spotting (Sainath and Parada, 2015), of waveforms.
+    """CNN on log-mel spectrograms, for keyword spotting (Sainath and Parada, 2015).
 
-    x (B, T), `rate` samples a second, gives (B, outputs). The log-mel spectrogram has a frame of 32
-    ms (`n_fft` samples) every 10 ms (`hop`) by default; its mean over time is subtracted, filter by
-    filter (cepstral mean normalization), so that neither loudness nor a microphone's coloring
-    matters. In training `augment` masks it, if given. Then comes a `CNN` with BatchNorm, whose
-    `blocks` are (channels, convolutions), each pooled by 2. Samples where the mask (B, T) is false
-    are padding, and their frames are 0, as the masks of SpecAugment are.
+    For audio classification in general: waveforms x (B, T), of `rate` samples a second, give logits
+    (B, outputs). The log-mel spectrogram has a frame of 32 ms (`n_fft` samples) every 10 ms (`hop`)
+    by default; its mean over time is subtracted, filter by filter (cepstral mean normalization), so
+    that neither loudness nor a microphone's coloring matters. In training `augment` masks it, if
+    given. Then comes a `CNN` with BatchNorm, whose `blocks` are (channels, convolutions), each
+    pooled by 2. Samples where the mask (B, T) is false are padding, and their frames are 0, as the
+    masks of SpecAugment are.
     """
 
     outputs: int
@@ -29,8 +30,8 @@ class SoundCNN(nn.Module):
     n_mels: int = 40
     n_fft: int | None = None
     hop: int | None = None
-    blocks: Sequence[tuple[int, int]] = ((16, 1), (32, 1), (64, 1))
-    dense: Sequence[int] = (64,)
+    blocks: Sequence[tuple[int, int]] = ((16, 1), (32, 1), (64, 1), (64, 1))
+    dense: Sequence[int] = (128,)
     dropout: float = 0.0  # after every dense layer
     augment: SpecAugment | None = None
 
