@@ -86,7 +86,7 @@ def test_what_makes_no_sense_is_refused():
     for noise in (np.zeros(9), np.zeros((0, 9)), np.full((1, 2), np.nan)):
         with pytest.raises(jdl.Error, match=r"noise must be finite recordings \(N, S\)"):
             mix_noise(noise)
-    for given in ({"snr": (5, 0)}, {"snr": np.inf}, {"snr": 0, "probability": 1.5}):
+    for given in ({"snr": [5, 0]}, {"snr": [5]}, {"snr": np.inf}, {"snr": 0, "probability": 1.5}):
         with pytest.raises(jdl.Error, match="ratios in decibels"):
             mix_noise(NOISE, **given)
     for x in (np.zeros((4, 5, 2), np.float32), np.zeros((4, 5), int)):

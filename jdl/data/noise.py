@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ LOUDNESS = 1_000  # the root mean square of a voice of babble, of 16-bit samples
 
 
 def mix_noise(
-    noise: np.ndarray, snr: float | tuple[float, float] = (0.0, 20.0), probability: float = 1.0
+    noise: np.ndarray, snr: float | Sequence[float] = (0.0, 20.0), probability: float = 1.0
 ) -> Transform:
     """Additive noise at a signal-to-noise ratio (SNR) in decibels, for waveforms x (T,).
 
@@ -25,16 +26,18 @@ def mix_noise(
     them, from a random place on and from its beginning again after its end, with this probability;
     the ratio is `snr`, or drawn uniformly from (lowest, highest). It is that of the mean squares of
     x and of the noise: of the first `length` samples, where the data have this column, without
-    samples that are exactly 0, which are padding. A silent x stays as it is.
+    samples that are exactly 0, which are padding. A silent x stays as it is. The noise is part of
+    the compiled step: some minutes of it are enough.
     """
-    lowest, highest = snr if isinstance(snr, tuple) else (snr, snr)
+    ratios = tuple(snr) if isinstance(snr, Sequence) else (snr, snr)
     noise = np.asarray(noise)
     if noise.ndim != 2 or not noise.size or not np.isfinite(noise).all():
         raise Error(
             f"noise must be finite recordings (N, S), but it is {noise.dtype} of shape "
             f"{noise.shape}" + (" with NaN or infinite samples." if noise.size else ".")
         )
-    if not -math.inf < lowest <= highest < math.inf or not 0 <= probability <= 1:
+    ordered = len(ratios) == 2 and -math.inf < ratios[0] <= ratios[1] < math.inf
+    if not ordered or not 0 <= probability <= 1:
         raise Error(
             "mix_noise takes ratios in decibels, one or (lowest, highest), and a probability from "
             f"0 to 1; given: {snr=}, {probability=}."
@@ -53,7 +56,7 @@ def mix_noise(
         added = row[(start + jnp.arange(len(x))) % noise.shape[1]].astype(x.dtype)
         if "length" in example:
             added = jnp.where(jnp.arange(len(x)) < example["length"], added, 0)
-        decibels = jax.random.uniform(ratio, (), x.dtype, lowest, highest)
+        decibels = jax.random.uniform(ratio, (), x.dtype, *ratios)
         power = _power(x) / jnp.maximum(_power(added), jnp.finfo(x.dtype).tiny)
         gain = jnp.sqrt(power * 10 ** (-decibels / 10))
         mixed = jax.random.bernoulli(chance, probability)

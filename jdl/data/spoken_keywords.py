@@ -59,7 +59,7 @@ def spoken_keywords(
 
 @dataclass(frozen=True, eq=False)
 class SpokenWords(Utterances):
-    """Waveforms of one word each, and the noise that is heard in none of them but silence."""
+    """Waveforms of 1 s with one word or with noise alone, and noise to be added to them."""
 
     noise: np.ndarray = field(kw_only=True)
 
@@ -88,7 +88,7 @@ class SpokenWords(Utterances):
 
 @dataclass(frozen=True, eq=False)
 class KeywordDataset(Dataset):
-    """A dataset of spoken keywords."""
+    """A dataset of spoken keywords, with the noise of its split."""
 
     source: SpokenWords
 
