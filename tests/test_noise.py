@@ -24,7 +24,7 @@ def decibels(power):
     return 10 * np.log10(power)
 
 
-@pytest.mark.parametrize("snr", [-5.0, 0.0, 10.0, (3.0, 12.0)])
+@pytest.mark.parametrize("snr", [-5.0, (3.0, 12.0)])
 def test_the_ratio_is_the_one_that_was_asked_for(snr):
     keys = jax.random.split(jax.random.key(0), 50)
     mix = mix_noise(NOISE, snr)
@@ -47,21 +47,22 @@ def test_the_ratio_is_the_one_that_was_asked_for(snr):
     assert {place // 250 for place in found} == {0, 1, 2}
 
 
-def test_padding_and_silence_have_no_power():
+@pytest.mark.parametrize("length", [None, 100])
+def test_padding_and_silence_have_no_power(length):
     padded = np.concatenate([TONE[:100], np.zeros(T - 100, np.float32)])
-    mix = jax.jit(mix_noise(NOISE, 6.0))
-    for columns in ({"x": padded}, {"x": padded, "length": np.int32(100)}):
-        row = mix(jax.random.key(1), jax.tree.map(jnp.asarray, columns))
-        added = np.asarray(row["x"]) - padded
-        real = slice(columns.get("length", T))
-        ratio = np.square(padded[:100]).mean() / np.square(added[real]).mean()
-        assert decibels(ratio) == pytest.approx(6, abs=1e-3)
-        assert not added[T:][real].any()
-        assert added[100:].any() == ("length" not in columns)
-    silent = mix(jax.random.key(1), {"x": jnp.zeros(T)})["x"]
-    np.testing.assert_array_equal(silent, np.zeros(T))
-    zeros = mix_noise(np.zeros((1, 9)), 6.0)(jax.random.key(1), {"x": jnp.asarray(TONE)})["x"]
-    np.testing.assert_array_equal(zeros, TONE)
+    x = np.stack([padded, np.zeros(T, np.float32)])
+    columns = {} if length is None else {"length": np.int32(length)}
+    mix = mix_noise(np.concatenate([NOISE, np.zeros((3, 250))]), 6.0)  # half of it is silent
+    keys = jax.random.split(jax.random.key(1), 20)
+    rows = jax.vmap(lambda key, x: mix(key, {"x": x, **columns})["x"], (0, None))
+    both = jax.jit(jax.vmap(rows, (None, 0)))(keys, jnp.asarray(x))
+    added = np.asarray(both) - x[:, None]
+    loud = added[0].any(1)
+    assert 4 < loud.sum() < 16
+    powers = np.square(added[0, loud, :length]).mean(1)
+    np.testing.assert_allclose(decibels(np.square(padded[:100]).mean() / powers), 6, atol=1e-3)
+    assert added[0, :, 100:].any() == (length is None)
+    assert not added[1].any()
 
 
 def test_rows_are_functions_of_seed_epoch_and_id():
@@ -74,12 +75,11 @@ def test_rows_are_functions_of_seed_epoch_and_id():
         x, ids = (np.concatenate([part[name] for part in parts]) for name in ("x", "id"))
         return x[np.argsort(ids)]
 
-    first = rows(data.shuffled(4, 0, some), 0)
-    for other in (data.shuffled(2, 0, some), data.streaming().shuffled(8, 0, some)):
-        np.testing.assert_array_equal(rows(other, 0), first)
+    batches = data.shuffled(4, 0, some)
+    first = rows(batches, 0)
+    np.testing.assert_array_equal(rows(data.streaming().shuffled(8, 0, some), 0), first)
     assert 1 <= (first == TONE).all(1).sum() <= 7
-    for other in (rows(data.shuffled(4, 0, some), 1), rows(data.shuffled(4, 1, some), 0)):
-        assert (other != first).any()
+    assert (rows(batches, 1) != first).any()
 
 
 def test_what_makes_no_sense_is_refused():

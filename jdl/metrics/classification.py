@@ -83,9 +83,10 @@ class Confusion:
 
     def balanced_accuracy(self) -> Array:
         """Balanced accuracy: the mean recall of the classes that occur."""
-        occurs = self.counts.sum(1) > 0
+        recall = self.recall()
+        occurs = (self.counts.sum(1) > 0).astype(recall.dtype)
         with np.errstate(invalid="ignore"):  # of no rows at all it is NaN
-            return self.recall().sum() / occurs.sum()
+            return recall.sum() / occurs.sum()
 
     def matthews(self) -> Array:
         """MCC, Matthews correlation coefficient (1975), for K classes (Gorodkin, 2004).
