@@ -22,6 +22,7 @@ os.environ.setdefault("JDL_CACHE", str(Path(tempfile.gettempdir()) / "jdl-tests-
 import jax
 import pytest
 from fake_environments import Walk, install
+from fake_espeak import program as program
 
 from jdl.train.compile_cache import use_compilation_cache
 

@@ -40,6 +40,7 @@ from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.sasrec import SASRec
 from jdl.models.sequence_cnn import SequenceCNN
+from jdl.models.sound_cnn import SoundCNN
 from jdl.models.t5 import T5
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
@@ -504,6 +505,12 @@ TABLE = [
         (3 * 4 * 4 + 4) + (3 * 4 * 8 + 8) + (8 * 5 + 5),
         3e-2,
         ragged=True,
+    ),
+    Sounds(
+        "sound-cnn",
+        SoundCNN(5, 8_000, n_mels=4, n_fft=32, hop=4, blocks=((4, 1), (8, 1)), dense=()),
+        (24 * 4,),
+        (36 + 8) + (288 + 16) + (48 * 5 + 5),
     ),
     Tagged(
         "lstm-crf",

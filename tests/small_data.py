@@ -6,6 +6,8 @@ import jdl
 from jdl.data import time_series
 from jdl.data.graphs import graph
 from jdl.data.promoters import promoters as of_grammar
+from jdl.data.spoken_keywords import LABELS, KeywordDataset, SpokenWords
+from jdl.data.spoken_numbers import to_waveform
 
 
 def digit_boxes(train, test):
@@ -33,6 +35,15 @@ def spoken_numbers(train=6_000, test=1_000, seed=0):
     y = rng.integers(1, 28, (50, 2))
     labels = ("", *" abcdefghijklmnopqrstuvwxyz")
     return jdl.data.arrays(labels, x=x, length=length, y=y).split(0.6, 0.2, 0.2)
+
+
+def spoken_keywords(train=6_000, test=1_200, seed=0):
+    """Noise in place of words, and of noise."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(-3_000, 3_000, (50, 2_560)).astype(np.int16)
+    columns = {"x": x, "length": np.full(50, 2_560), "y": np.arange(50) % len(LABELS)}
+    source = SpokenWords(columns, LABELS, rate=16_000, noise=x[:3])
+    return KeywordDataset(source, np.arange(50)).map(to_waveform).split(0.6, 0.2, 0.2)
 
 
 def tfds(name, *splits, **options):
@@ -115,6 +126,5 @@ def titanic(**options):
 # What experiments call as jdl.data.NAME.
 FAKES = (
     tfds, cora, electricity, electricity_anomalies, orl_faces, titanic, translation, quran_places,
-    pronunciations, spoken_numbers, digit_boxes, freesolv,
-    promoters,
+    pronunciations, spoken_keywords, spoken_numbers, digit_boxes, freesolv, promoters,
 )  # fmt: skip

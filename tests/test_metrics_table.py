@@ -3,7 +3,7 @@
 Seen to fail: ties that are ranked one by one; an AUC of 1/2 where one class is missing; padding
 rows that count; R^2 by moments about 0; means merged without their weights; ranks of equal values
 that are not their mean; bins that are closed below; weights left out of a metric or cut to whole
-numbers.
+numbers; of one class against the rest, the probability of another.
 """
 
 import warnings
@@ -111,6 +111,15 @@ def pearson(y, v, w):
     return cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1])
 
 
+def second(metric):
+    """The metric of the second of several classes against the others."""
+
+    def of_batch(predictions, batch, row_weights):
+        return M.one_vs_rest(partial(metric, row_weights=row_weights), 1)(predictions, batch)
+
+    return of_batch
+
+
 M = jdl.metrics
 TABLE = {  # by kind of target: (our metric, the reference(y, prediction, weights), takes weights)
     "binary": {
@@ -160,6 +169,14 @@ TABLE = {  # by kind of target: (our metric, the reference(y, prediction, weight
             partial(kappa, weights="quadratic"),
         ),
         "balanced": (M.balanced_accuracy, labels_of(sk.balanced_accuracy_score)),
+        "balanced_of_one": (
+            second(M.balanced_accuracy),
+            lambda y, p, w: sk.balanced_accuracy_score(y == 1, p.argmax(1) == 1, sample_weight=w),
+        ),
+        "auc_of_one": (
+            second(M.roc_auc),
+            lambda y, p, w: sk.roc_auc_score(y == 1, p[:, 1], sample_weight=w),
+        ),
         "ece": (partial(M.calibration_error, bins=4), partial(ece, bins=4)),
         "brier": (M.brier, brier),
         "log_loss": (M.log_loss, log_loss),

@@ -6,7 +6,6 @@ the number of utterances, and sounds that are cut.
 """
 
 import shutil
-import wave
 
 import numpy as np
 import pytest
@@ -17,34 +16,6 @@ import jdl
 from jdl.data import speech_synthesis
 from jdl.data.speech_synthesis import TEST, TRAINING, VALIDATION, Utterance, speak
 from jdl.data.spoken_numbers import LETTERS, in_words
-
-FAKE = """#!/bin/sh
-case "$1" in
---version) echo "eSpeak NG text-to-speech: $(cat {folder}/version)  Data at: /data" ;;
---voices=variant) cat {folder}/voices ;;
-*) echo "$*" >> {folder}/calls; cat {folder}/header; printf '%-480s' "$*" ;;
-esac
-"""
-
-
-@pytest.fixture
-def program(tmp_path, monkeypatch):
-    """The folder of a program that says an utterance's arguments, as the bytes of samples."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    names = " ".join((TRAINING, VALIDATION, TEST)).split()
-    lines = [f" 5  variant         --/F      {name}               !v/{name}" for name in names]
-    (folder / "voices").write_text("\n".join(["Pty Language Age/Gender VoiceName File", *lines]))
-    (folder / "version").write_text("1.51")
-    (folder / "calls").write_text("")
-    with wave.open(str(folder / "header"), "wb") as file:
-        file.setparams((1, 2, 8_000, 0, "NONE", ""))
-    script = folder / "espeak-ng"
-    script.write_text(FAKE.format(folder=folder))
-    script.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    monkeypatch.setenv("JDL_CACHE", str(tmp_path / "cache"))
-    return folder
 
 
 def test_numbers_in_words():

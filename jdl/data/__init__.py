@@ -60,6 +60,7 @@ from jdl.data.molecules import molecule_graph as molecule_graph
 from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_labels import move_labels as move_labels
+from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.promoters import promoters as promoters
 from jdl.data.question_answers import QuestionAnswers as QuestionAnswers
@@ -76,6 +77,8 @@ from jdl.data.sound_files import audio_folder as audio_folder
 from jdl.data.sound_files import sounds as sounds
 from jdl.data.source_tags import stdlib_tags as stdlib_tags
 from jdl.data.spec_augment import spec_augment as spec_augment
+from jdl.data.spoken_keywords import KeywordDataset as KeywordDataset
+from jdl.data.spoken_keywords import spoken_keywords as spoken_keywords
 from jdl.data.spoken_numbers import NUMBER_WORDS as NUMBER_WORDS
 from jdl.data.spoken_numbers import spoken_numbers as spoken_numbers
 from jdl.data.standardize import standardize as standardize

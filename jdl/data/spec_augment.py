@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
 
 from jdl.data.augment import Example, Transform
-from jdl.types import Array, Error, Key
+from jdl.layers.spec_augment import spectrogram_mask
+from jdl.types import Error, Key
 
 
 def spec_augment(
@@ -20,7 +20,8 @@ def spec_augment(
 
     x (T, F) or (T, F, 1) gets `time_masks` masks of up to `max_time` steps, and `freq_masks` masks
     of up to `max_freq` channels, filled with `fill`: 0 is the mean of standardized x. Masks of time
-    lie within the real steps where the data have the column `length`. There is no time warping.
+    lie within the real steps where the data have the column `length`. There is no time warping. In
+    a model that computes the spectrogram itself, it is the layer `jdl.layers.SpecAugment`.
     """
     given = {
         "time_masks": time_masks,
@@ -39,20 +40,9 @@ def spec_augment(
                 f"shape {x.shape}."
             )
         steps, channels = x.shape[:2]
-        time, freq = jax.random.split(key)
         length = example.get("length", jnp.asarray(steps, jnp.int32))
-        in_time = _draw_masks(time, time_masks, max_time, steps, jnp.minimum(length, steps))
-        in_freq = _draw_masks(freq, freq_masks, max_freq, channels, jnp.asarray(channels))
-        masked = (in_time[:, None] | in_freq[None]).reshape(steps, channels, *x.shape[2:])
-        return {**example, "x": jnp.where(masked, fill, x)}
+        masks = (time_masks, max_time, freq_masks, max_freq)
+        masked = spectrogram_mask(key, length, (steps, channels), masks)
+        return {**example, "x": jnp.where(masked.reshape(x.shape), fill, x)}
 
     return transform
-
-
-def _draw_masks(key: Key, count: int, most: int, size: int, length: Array) -> Array:
-    """The union (size,) of `count` masks of random widths up to `most`, before `length`."""
-    wide, place = jax.random.split(key)
-    width = jnp.minimum(jax.random.randint(wide, (count, 1), 0, most + 1), length)
-    first = jax.random.randint(place, (count, 1), 0, length - width + 1)
-    places = jnp.arange(size)[None]
-    return ((places >= first) & (places < first + width)).any(0)

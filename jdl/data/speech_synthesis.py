@@ -20,6 +20,7 @@ from jdl.types import Error
 PROGRAM = "espeak-ng"
 INSTALL = "Install it: apt-get install espeak-ng, or brew install espeak-ng."
 PART = 500  # utterances that are kept together in the cache
+PITCH, SPEED = (25, 75), (165, 215)  # what `drawn_utterance` draws from
 HEADER = 44  # bytes of a WAV file before its samples, as espeak-ng writes it
 ACCENTS = (
     "en-029",  # Caribbean
@@ -55,6 +56,18 @@ class Utterance:
     voice: str  # a voice variant of espeak-ng
     pitch: int  # from 0 to 99
     speed: int  # words a minute
+
+
+def drawn_utterance(text: str, draws: Sequence[int], voices: Sequence[str]) -> Utterance:
+    """The text in the accent, the voice, the pitch and the speed of four random integers."""
+    accent, voice, pitch, speed = draws
+    return Utterance(
+        text,
+        ACCENTS[accent % len(ACCENTS)],
+        voices[voice % len(voices)],
+        PITCH[0] + pitch % (PITCH[1] - PITCH[0] + 1),
+        SPEED[0] + speed % (SPEED[1] - SPEED[0] + 1),
+    )
 
 
 def speak(

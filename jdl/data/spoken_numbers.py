@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from string import ascii_lowercase
 
@@ -15,12 +15,18 @@ from jdl.data.dataset import Dataset
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.scenes import raw_draws
 from jdl.data.source import ArraySource
-from jdl.data.speech_synthesis import ACCENTS, TEST, TRAINING, VALIDATION, Utterance, speak
+from jdl.data.speech_synthesis import (
+    TEST,
+    TRAINING,
+    VALIDATION,
+    Utterance,
+    drawn_utterance,
+    speak,
+)
 from jdl.data.transcripts import SpeechDecoder, encode
 from jdl.types import Error, Key
 
 RATE, SAMPLES = 8_000, 20_480  # samples a second, and of a row: 2.56 s
-PITCH, SPEED = (25, 75), (165, 215)
 ALPHABET = f" {ascii_lowercase}"
 NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
@@ -83,29 +89,36 @@ def _part(name: str, voices: str, rows: int, seed: int) -> Dataset:
 
 
 def _utterance(draws: Sequence[int], voices: Sequence[str]) -> Utterance:
-    digits, number, conjunction, accent, voice, pitch, speed = draws
-    return Utterance(
-        in_words(number % 10 ** (1 + digits % 3), ("and", "")[conjunction % 2]),
-        ACCENTS[accent % len(ACCENTS)],
-        voices[voice % len(voices)],
-        PITCH[0] + pitch % (PITCH[1] - PITCH[0] + 1),
-        SPEED[0] + speed % (SPEED[1] - SPEED[0] + 1),
-    )
+    digits, number, conjunction, *speech = draws
+    text = in_words(number % 10 ** (1 + digits % 3), ("and", "")[conjunction % 2])
+    return drawn_utterance(text, speech, voices)
 
 
 @dataclass(frozen=True, eq=False)
 class Utterances(ArraySource):
     """Waveforms of 16 bits in memory; new sound files are read likewise."""
 
+    rate: int = field(default=RATE, kw_only=True)  # samples a second
+
     def read_file(self, path: Path) -> tuple[list[str], dict[str, np.ndarray]] | None:
         """The name and the columns of a sound file; None for another kind of file."""
-        decoder = SpeechDecoder(RATE, self.columns["x"].shape[1])
-        if path.suffix.lower() not in decoder.suffixes:
+        waveform = read_waveform(path, self.rate, self.columns["x"].shape[1])
+        if waveform is None:
             return None
-        with naming(str(path)), open_file(path) as file:
-            example = decoder.decode(file)
-        x = np.rint(example["x"] * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
-        return [str(path)], {"x": x[None], "length": example["length"][None]}
+        x = np.zeros((1, self.columns["x"].shape[1]), np.int16)
+        x[0, : len(waveform)] = waveform
+        return [str(path)], {"x": x, "length": np.asarray([len(waveform)], np.int32)}
+
+
+def read_waveform(path: Path, rate: int, most: int) -> np.ndarray | None:
+    """The samples (n,) of int16 of a sound file, at `most` that many; None if it is none."""
+    decoder = SpeechDecoder(rate, most)
+    if path.suffix.lower() not in decoder.suffixes:
+        return None
+    with naming(str(path)), open_file(path) as file:
+        example = decoder.decode(file)
+    waveform = example["x"][: int(example["length"])]
+    return np.rint(waveform * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
 
 
 def to_waveform(key: Key, example: Example) -> Example:

@@ -35,3 +35,4 @@ from jdl.layers.recurrence import LSTM as LSTM
 from jdl.layers.recurrence import Cell as Cell
 from jdl.layers.recurrence import scan_cell as scan_cell
 from jdl.layers.sinusoidal import sinusoidal_embedding as sinusoidal_embedding
+from jdl.layers.spec_augment import SpecAugment as SpecAugment

@@ -55,6 +55,23 @@ class LogMel(nn.Module):
         log_mel = jnp.log(jnp.maximum(mel, self.floor))
         return (log_mel * (10 / math.log(10) if self.decibels else 1.0)).astype(x.dtype)
 
+    def mean_normalized(
+        self, x: jax.Array, mask: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Frames whose mean over time is 0 in each filter, and which are real (B, T // hop, 1).
+
+        That is cepstral mean normalization: neither loudness nor a microphone's coloring matters.
+        Of x (B, T) with a mask (B,) or (B, T) of its real samples, there are T // hop frames, of
+        which those are real that are centred on a real sample; the others do not count.
+        """
+        real = jnp.ones(x.shape, bool)
+        if mask is not None:
+            real &= mask.astype(bool).reshape(len(x), -1)
+        frames = self(jnp.where(real, x, 0))[:, : x.shape[1] // self.hop]
+        real_frames = real[:, :: self.hop, None][:, : frames.shape[1]]
+        count = jnp.maximum(real_frames.sum(1, keepdims=True), 1).astype(frames.dtype)
+        return frames - jnp.where(real_frames, frames, 0).sum(1, keepdims=True) / count, real_frames
+
     def frames_of(self, length: jax.Array) -> jax.Array:
         """The number of frames that are centred on the first `length` samples, (B,) to (B,)."""
         return -(-length // self.hop)

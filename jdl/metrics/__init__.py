@@ -10,6 +10,7 @@ from jdl.metrics.classification import accuracy as accuracy
 from jdl.metrics.classification import balanced_accuracy as balanced_accuracy
 from jdl.metrics.classification import cohen_kappa as cohen_kappa
 from jdl.metrics.classification import matthews as matthews
+from jdl.metrics.classification import one_vs_rest as one_vs_rest
 from jdl.metrics.classification import top_k as top_k
 from jdl.metrics.clusters import cluster_metrics as cluster_metrics
 from jdl.metrics.correlation import pearson as pearson

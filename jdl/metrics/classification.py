@@ -13,7 +13,7 @@ import numpy as np
 
 from jdl.metrics.columns import Columns, column, ratio, scored
 from jdl.metrics.rows import Sums
-from jdl.types import Array, Error, Mean
+from jdl.types import Array, Error, Mean, Metric
 
 
 def accuracy(logits: Array, labels: Array, mask: Array | None = None) -> Mean:
@@ -83,9 +83,10 @@ class Confusion:
 
     def balanced_accuracy(self) -> Array:
         """Balanced accuracy: the mean recall of the classes that occur."""
-        occurs = self.counts.sum(1) > 0
+        recall = self.recall()
+        occurs = (self.counts.sum(1) > 0).astype(recall.dtype)
         with np.errstate(invalid="ignore"):  # of no rows at all it is NaN
-            return self.recall().sum() / occurs.sum()
+            return recall.sum() / occurs.sum()
 
     def matthews(self) -> Array:
         """MCC, Matthews correlation coefficient (1975), for K classes (Gorodkin, 2004).
@@ -168,6 +169,29 @@ def cohen_kappa(
     """Cohen's kappa: agreement beyond chance; `distance="quadratic"` for ordered classes."""
     kappa = partial(Confusion.kappa, distance=distance)
     return _of_confusion(kappa, predictions, batch, target, row_weights)
+
+
+def one_vs_rest(
+    metric: Callable[[Columns, Columns], Metric], k: int, target: str = "y"
+) -> Callable[[Columns, Columns], Metric]:
+    """The metric of class k against all others (one-vs-rest): `one_vs_rest(roc_auc, 3)`.
+
+    It is computed of two classes: 1 is k, and 0 is all others together, whose probabilities are
+    added. Of several classes the likeliest is predicted, as before. The labels in the column
+    `target` are whole numbers.
+    """
+
+    def of_batch(predictions: Columns, batch: Columns) -> Metric:
+        probability = jnp.asarray(column(predictions, "probability", "predictions"))[..., k]
+        label = jnp.asarray(column(predictions, "label", "predictions")) == k
+        labels = jnp.asarray(column(batch, target, "batch"))
+        two = jnp.stack([1 - probability, probability], -1)
+        of_k = jnp.where(labels < 0, labels, (labels == k).astype(labels.dtype))
+        return metric(
+            {"probability": two, "label": label.astype(jnp.int32)}, {**batch, target: of_k}
+        )
+
+    return of_batch
 
 
 def _of_confusion(

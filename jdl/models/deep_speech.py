@@ -48,15 +48,8 @@ class DeepSpeech2(nn.Module):
                 f"DeepSpeech2 reads waveforms (B, T), T a multiple of {SHORTER} * hop, "
                 f"{SHORTER * hop} samples, and not {x.shape}: pad them on the right."
             )
-        real = jnp.ones(x.shape, bool)
-        if mask is not None:
-            real &= mask.astype(bool).reshape(len(x), -1)
-        x = jnp.where(real, x, 0)
         log_mel = LogMel(self.rate, n_fft, hop, self.n_mels, floor=1e-6)
-        real_frames = real[:, ::hop, None]  # those that are centred on a real sample
-        frames = log_mel(x)[:, : x.shape[1] // hop]
-        count = jnp.maximum(real_frames.sum(1, keepdims=True), 1).astype(frames.dtype)
-        frames -= jnp.where(real_frames, frames, 0).sum(1, keepdims=True) / count
+        frames, real_frames = log_mel.mean_normalized(x, mask)
         image = frames.swapaxes(1, 2)[..., None]
         crnn = CRNN(self.outputs, self.channels, self.hidden, self.dropout, self.cell, name="crnn")
-        return crnn(image, train, real[:, 0], real_frames.sum((1, 2), dtype=jnp.int32))
+        return crnn(image, train, real_frames[:, 0, 0], real_frames.sum((1, 2), dtype=jnp.int32))

@@ -55,6 +55,7 @@ from jdl.objectives.regression import regress as regress
 from jdl.objectives.regression import squared_log_error as squared_log_error
 from jdl.objectives.scores import answer_scores as answer_scores
 from jdl.objectives.scores import cluster_scores as cluster_scores
+from jdl.objectives.scores import metrics_by_set as metrics_by_set
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.segmentation import segment as segment
 from jdl.objectives.seq2seq import seq2seq as seq2seq

@@ -1,15 +1,18 @@
-"""Scores of a whole evaluation set, for `Run(score=...)`: generated text, answers, clusters."""
+"""Scores of whole evaluation sets, for `Run(score=...)`: generated text, answers, more sets."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+
+from jdl.metrics import merge, scalars
 from jdl.metrics.clusters import cluster_metrics
 from jdl.metrics.squad import Words, squad_scores, squad_words
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
-from jdl.types import Error, Loader, Objective, Predicts, Tokenizer, Variables
+from jdl.types import Batch, Error, Loader, Metrics, Objective, Predicts, Tokenizer, Variables
 
 TextMetric = Callable[[Sequence[str], Sequence[str]], float]  # (hypotheses, references) -> score
 Score = Callable[[Variables], dict[str, float]]
@@ -73,5 +76,27 @@ def cluster_scores(objective: Objective, data: Loader) -> Score:
     def score(variables: Variables) -> dict[str, float]:
         predicted = predict_all(objective, variables, data, columns=("y",))
         return cluster_metrics(predicted["y"], predicted["cluster"])
+
+    return score
+
+
+def metrics_by_set(objective: Objective, sets: Mapping[str, Loader]) -> Score:
+    """The objective's loss and metrics on more test sets, by name: for `Run(score=...)`.
+
+    For accuracy under noise, say, or on data of other places (corruptions, domain shift):
+    `metrics_by_set(objective, {"10dB": noisy})` gives "10dB/accuracy" and so on.
+    """
+
+    def of_batch(variables: Variables, batch: Batch) -> Metrics:
+        output = objective.loss(variables, batch, jax.random.key(0), False)
+        return {"loss": output.loss, **output.metrics}
+
+    def score(variables: Variables) -> dict[str, float]:
+        compiled = jax.jit(of_batch)
+        scores: dict[str, float] = {}
+        for name, data in sets.items():
+            merged = merge([compiled(variables, data[i]) for i in range(len(data))])
+            scores |= {f"{name}/{metric}": value for metric, value in scalars(merged).items()}
+        return scores
 
     return score
