@@ -10,6 +10,7 @@ from jdl.objectives.autoencoding import autoencode as autoencode
 from jdl.objectives.autoencoding import bernoulli as bernoulli
 from jdl.objectives.autoencoding import elbo as elbo
 from jdl.objectives.autoencoding import gaussian as gaussian
+from jdl.objectives.byol import byol as byol
 from jdl.objectives.classification import classify as classify
 from jdl.objectives.classification import classify_binary as classify_binary
 from jdl.objectives.classification import focal_loss as focal_loss
@@ -55,8 +56,10 @@ from jdl.objectives.regression import regress as regress
 from jdl.objectives.regression import squared_log_error as squared_log_error
 from jdl.objectives.scores import answer_scores as answer_scores
 from jdl.objectives.scores import cluster_scores as cluster_scores
+from jdl.objectives.scores import probe_scores as probe_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.segmentation import segment as segment
 from jdl.objectives.seq2seq import seq2seq as seq2seq
+from jdl.objectives.simclr import simclr as simclr
 from jdl.objectives.supervised import Supervised as Supervised
 from jdl.objectives.with_metrics import with_metrics as with_metrics

@@ -1,4 +1,4 @@
-"""Scores of a whole evaluation set, for `Run(score=...)`: generated text, answers, clusters."""
+"""Scores of a whole evaluation set, for `Run(score=...)`: text, answers, clusters, probes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from jdl.metrics.clusters import cluster_metrics
+from jdl.metrics.probes import knn_probe, linear_probe
 from jdl.metrics.squad import Words, squad_scores, squad_words
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
@@ -73,5 +74,34 @@ def cluster_scores(objective: Objective, data: Loader) -> Score:
     def score(variables: Variables) -> dict[str, float]:
         predicted = predict_all(objective, variables, data, columns=("y",))
         return cluster_metrics(predicted["y"], predicted["cluster"])
+
+    return score
+
+
+def probe_scores(objective: Objective, labelled: Loader, data: Loader, k: int = 20) -> Score:
+    """Accuracies of two probes of the features that an encoder learnt, for `Run(score=...)`.
+
+    The `linear_probe` and the `knn_probe` of `jdl.metrics` are trained on the rows of `labelled`,
+    with their labels y, and tested on those of `data`. The features are the column `code` of the
+    predictions; they are not changed. Both loaders should be made by `batches`, which augments
+    nothing and has each row once.
+    """
+    if not isinstance(objective, Predicts):
+        raise Error("probe_scores needs an objective that predicts features, such as simclr.")
+
+    def score(variables: Variables) -> dict[str, float]:
+        sides = [
+            predict_all(objective, variables, rows, columns=("y",)) for rows in (labelled, data)
+        ]
+        if "code" not in sides[0]:
+            raise Error(
+                "probe_scores needs the column code of the predictions, and the objective predicts "
+                f"{', '.join(sorted(sides[0].keys() - {'y'}))}."
+            )
+        columns = [side[name] for side in sides for name in ("code", "y")]
+        return {
+            "linear_probe": linear_probe(*columns),
+            "knn_probe": knn_probe(*columns, k=k),
+        }
 
     return score
