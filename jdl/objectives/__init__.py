@@ -36,6 +36,7 @@ from jdl.objectives.heads import heads as heads
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction
+from jdl.objectives.masked_patches import masked_patches as masked_patches
 from jdl.objectives.metric_learning import arcface as arcface
 from jdl.objectives.metric_learning import triplet as triplet
 from jdl.objectives.multi_label import multi_label as multi_label
