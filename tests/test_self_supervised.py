@@ -4,7 +4,6 @@ Seen to fail:
 """
 
 from dataclasses import dataclass, replace
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -77,18 +76,19 @@ def test_simclr_compares_two_views_drawn_by_row_and_predicts_from_the_row_itself
         seen.append(drawn.shape)
         return {**example, "x": example["x"] + drawn}
 
-    objective = simclr(identity, identity, (view, view), 0.3)
-    variables = objective.init(KEY, BATCH)
-    loss = objective.loss(variables, BATCH, KEY, True).loss
+    def loss_of(*augment, train=True):
+        objective = simclr(identity, identity, augment, 0.3)
+        variables = {"params": {"model": {}, "projection": {}}}
+        return jax.jit(objective.loss, static_argnums=3)(variables, BATCH, KEY, train).loss
+
+    loss = loss_of(view, view)
     assert seen == [(5,)] * 4
     assert float(loss.count) == 6
-    alone = partial(simclr, identity, identity, temperature=0.3)
-    once = alone(lambda key, example: example).loss(variables, BATCH, KEY, True).loss.value()
+    once = loss_of(lambda key, example: example).value()
     expected = nt_xent(*(jnp.float32(unit(X)),) * 2, 0.3, MASK)
     assert float(once) == pytest.approx(float(expected[MASK].mean()), rel=1e-5)
-    assert float(loss.value()) > float(once)
-    np.testing.assert_array_equal(objective.predict(variables, BATCH)["code"], X)
-    evaluated = objective.loss(variables, BATCH, KEY, False).loss.value()
+    assert float(loss.value()) > 1.1 * float(once)
+    evaluated = loss_of(view, view, train=False).value()
     np.testing.assert_array_equal(evaluated, loss.value())  # views in evaluation too
 
 
@@ -109,7 +109,7 @@ def test_byol_predicts_the_targets_vector_of_the_other_view():
 
     predicted = apply(new.params, "model", "projection", "prediction")
     target = apply(variables["target"]["params"], "model", "projection")
-    output = objective.loss(variables, BATCH, KEY, False)
+    output = jax.jit(objective.loss, static_argnums=3)(variables, BATCH, KEY, False)
     expected = 2 * np.square(predicted - target).sum(1).mean()
     assert float(output.loss.value()) == pytest.approx(expected, rel=1e-5)
     spread = 1 - np.square(target.mean(0)).sum()
@@ -125,7 +125,7 @@ def test_byol_predicts_the_targets_vector_of_the_other_view():
         target = {**variables["target"], "params": params}
         return objective.loss({**variables, "target": target}, BATCH, KEY, True).loss.total
 
-    slope = jax.grad(of_target)(variables["target"]["params"])
+    slope = jax.jit(jax.grad(of_target))(variables["target"]["params"])
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slope))
 
 
@@ -225,7 +225,7 @@ def test_a_masked_autoencoder_sees_no_hidden_pixel_and_is_judged_by_them_alone()
     swapped = apply(variables, batch["x"], visible[:, ::-1])
     np.testing.assert_allclose(swapped, out, atol=1e-5)
 
-    output = objective.loss(variables, batch, KEY, True)
+    output = jax.jit(objective.loss, static_argnums=3)(variables, batch, KEY, True)
     order = objective._orders(batch, jdl.stream(KEY, "patches"))
     out = np.asarray(apply(variables, batch["x"], order[:, :2]))
     patches = np.asarray(batch["x"]).reshape(3, 2, 4, 4, 4, 2).swapaxes(2, 3).reshape(3, 8, 32)
@@ -240,10 +240,10 @@ def test_the_encoder_of_a_masked_autoencoder_is_a_vision_transformer():
     model, vit = MaskedAutoencoder(4, config), ViT(3, 4, config)
     x = jax.random.normal(jax.random.key(4), (2, 8, 8, 1))
     objective = masked_patches(model, 4, 0.5)
-    variables = objective.init(KEY, {"x": x})
-    head = vit.init(jax.random.key(1), x)["params"]["head"]
-    logits = vit.apply({"params": {**variables["params"]["encoder"], "head": head}}, x)
-    code = objective.predict(variables, {"x": x})["code"]
+    variables = jax.jit(objective.init)(KEY, {"x": x})
+    head = jax.jit(vit.init)(jax.random.key(1), x)["params"]["head"]
+    logits = jax.jit(vit.apply)({"params": {**variables["params"]["encoder"], "head": head}}, x)
+    code = jax.jit(objective.predict)(variables, {"x": x})["code"]
     np.testing.assert_allclose(logits, code @ head["kernel"] + head["bias"][None], atol=1e-5)
 
 
@@ -284,7 +284,7 @@ def test_probe_scores_are_of_the_encoders_features_of_all_real_rows():
     objective = simclr(MLP(4), MLP(3), NOISE)
     rows, others = features(60), features(50, 1)
     loaders = [jdl.data.arrays(x=x, y=y).batches(32) for x, y in (rows, others)]
-    variables = objective.init(KEY, loaders[0][0])
+    variables = jax.jit(objective.init)(KEY, loaders[0][0])
     dense = variables["params"]["model"]["Dense_0"]
     codes = [x @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"]) for x, _ in (rows, others)]
     scores = probe_scores(objective, *loaders, k=5)(variables)
@@ -293,6 +293,6 @@ def test_probe_scores_are_of_the_encoders_features_of_all_real_rows():
         "knn_probe": knn_probe(codes[0], rows[1], codes[1], others[1], k=5),
     }
     classify = jdl.objectives.classify(MLP(3))
-    variables = classify.init(KEY, loaders[0][0])
+    variables = jax.jit(classify.init)(KEY, loaders[0][0])
     with pytest.raises(jdl.Error, match="column code"):
         probe_scores(classify, *loaders)(variables)
