@@ -661,9 +661,9 @@ UNSUPERVISED = [
     ),
     Images(
         "simclr",
-        CNN(4, ((4, 1),), dense=(), batch_norm=True),
+        MLP(4, (6,)),
         (8, 8, 1),
-        (9 * 4 + 8) + (64 * 4 + 4) + (4 * 6 + 6) + (6 * 3 + 3),
+        (64 * 6 + 6) + (6 * 4 + 4) + (4 * 6 + 6) + (6 * 3 + 3),
         objective=partial(simclr, projection=MLP(3, (6,)), augment=NOISE),
     ),
     Images(

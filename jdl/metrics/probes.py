@@ -18,7 +18,7 @@ def linear_probe(
 
     It is trained on features `codes` (N, D) with their `labels` (N,), standardized, and tested on
     others. The strength of its L2 regularization is chosen by cross-validation of the training
-    rows. NaN where a feature is not finite.
+    rows; it is 1 if a class has one row alone. NaN where a feature is not finite.
     """
     # Imported here: it takes a second, and only scores at the end need it.
     from sklearn.linear_model import LogisticRegression
@@ -28,16 +28,15 @@ def linear_probe(
     from threadpoolctl import threadpool_limits
 
     least = _check(codes, labels, test_codes, test_labels)
-    if least < 2:
-        raise Error("A linear probe needs two labelled rows of each class: give more.")
     if not (np.isfinite(codes).all() and np.isfinite(test_codes).all()):
         return float("nan")
-    folds = StratifiedKFold(min(FOLDS, least), shuffle=True, random_state=0)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    search = GridSearchCV(probe, {"logisticregression__C": STRENGTHS}, cv=folds)
+    if least > 1:
+        folds = StratifiedKFold(min(FOLDS, least), shuffle=True, random_state=0)
+        probe = GridSearchCV(probe, {"logisticregression__C": STRENGTHS}, cv=folds)
     with threadpool_limits(1):  # for so few rows threads are slower, and the bits depend on them
-        search.fit(codes.astype(np.float64), labels)
-    return float(search.score(test_codes.astype(np.float64), test_labels))
+        probe.fit(codes.astype(np.float64), labels)
+    return float(probe.score(test_codes.astype(np.float64), test_labels))
 
 
 def knn_probe(

@@ -98,10 +98,12 @@ def probe_scores(objective: Objective, labelled: Loader, data: Loader, k: int = 
                 "probe_scores needs the column code of the predictions, and the objective predicts "
                 f"{', '.join(sorted(sides[0].keys() - {'y'}))}."
             )
-        columns = [side[name] for side in sides for name in ("code", "y")]
+        codes, labels, test_codes, test_labels = (
+            side[name] for side in sides for name in ("code", "y")
+        )
         return {
-            "linear_probe": linear_probe(*columns),
-            "knn_probe": knn_probe(*columns, k=k),
+            "linear_probe": linear_probe(codes, labels, test_codes, test_labels),
+            "knn_probe": knn_probe(codes, labels, test_codes, test_labels, min(k, len(labels))),
         }
 
     return score
