@@ -1,6 +1,8 @@
-"""Fashion-MNIST with 600 labels: not measured yet.
+"""Fashion-MNIST with 600 labels: SimCLR, linear probe 0.804, k-NN 0.758; supervised 0.801.
 
 jdl data prepare fashion_mnist --from DIR
+scripts/train experiments/fashion_few_labels.py  # seed 0, 3 CPU-min, an AMD EPYC
+scripts/train experiments/fashion_few_labels.py --method supervised --steps 500  # 2 CPU-min
 """
 
 from dataclasses import dataclass
@@ -10,31 +12,30 @@ import jdl
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 
-BLOCKS = (16, 1), (32, 1), (64, 1)
-
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 1_000
-    method: Literal["simclr", "byol", "supervised"] = "simclr"
+    steps: int = 300
+    batch: int = 128
+    share: float = 0.01  # of the rows, whose labels are used
+    method: Literal["simclr", "supervised"] = "simclr"
 
 
 def run(c: Config) -> jdl.Run:
-    train, valid, labelled = jdl.data.tfds("fashion_mnist")[0].split(0.89, 0.1, 0.01, stratify="y")
-    splits = valid.batches(500), jdl.data.tfds("fashion_mnist")[1].batches(500)
-    jitter = jdl.data.color_jitter(0.4, 0.4)
-    view = jdl.data.random_resized_crop(scale=(0.3, 1)), jdl.data.random_flip(), jitter
+    data, test = jdl.data.tfds("fashion_mnist")
+    train, valid, labelled = data.split(0.9 - c.share, 0.1, c.share, stratify="y")
+    crop, jitter = jdl.data.random_resized_crop(scale=(0.3, 1)), jdl.data.color_jitter(0.4, 0.4)
+    view, blocks = (crop, jdl.data.random_flip(), jitter), ((16, 1), (32, 1), (64, 1))
     adamw = jdl.optim.adamw(jdl.optim.warmup_cosine(2e-3, c.steps))
+    splits, score = [valid.batches(500), test.batches(500)], None
     if c.method == "supervised":
-        learner = jdl.descent(jdl.objectives.classify(CNN(10, BLOCKS, 3, (), True)), adamw)
-        return jdl.Run(c, learner, labelled.shuffled(128, c.seed, *view), *splits)
-    encoder, head = CNN(None, BLOCKS, batch_norm=True), MLP(64, (256,))
-    learner = jdl.descent(jdl.objectives.simclr(encoder, head, view, 0.2), adamw)
-    if c.method == "byol":
-        objective = jdl.objectives.byol(encoder, head, head, view)
-        learner = jdl.target_network(jdl.descent(objective, adamw))
-    score = jdl.objectives.probe_scores(learner.objective, labelled.batches(600), splits[1])
-    return jdl.Run(c, learner, train.shuffled(128, c.seed), *splits, score=score)
+        objective = jdl.objectives.classify(CNN(10, blocks, dense=(), batch_norm=True))
+        batches = labelled.shuffled(c.batch, c.seed, *view)
+    else:
+        encoder, batches = CNN(None, blocks, batch_norm=True), train.shuffled(c.batch, c.seed)
+        objective = jdl.objectives.simclr(encoder, MLP(64, (256,)), view, temperature=0.2)
+        score = jdl.objectives.probe_scores(objective, labelled.batches(c.batch), splits[1])
+    return jdl.Run(c, jdl.descent(objective, adamw), batches, *splits, score=score)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Fashion-MNIST with 600 labels by a masked autoencoder: not measured yet.
+"""Fashion-MNIST with 600 labels by a masked autoencoder of 400 steps: linear probe PLACEHOLDER.
+
+It is too little: a linear probe of the pixels has 0.787 (validation rows).
 
 jdl data prepare fashion_mnist --from DIR
-scripts/train experiments/fashion_mae.py
+scripts/train experiments/fashion_mae.py  # seed 0, MINUTES CPU-min, an AMD EPYC
 """
 
 from dataclasses import dataclass
@@ -9,32 +11,24 @@ from dataclasses import dataclass
 import jdl
 from jdl.models.mae import MaskedAutoencoder
 from jdl.models.transformer import TransformerConfig
-from jdl.models.vit import ViT
 
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 1_500
+    steps: int = 400
     batch: int = 128
-    supervised: bool = False  # the encoder alone, by the labelled rows
+    share: float = 0.01  # of the rows, whose labels are used
 
 
 def run(c: Config) -> jdl.Run:
     data, test = jdl.data.tfds("fashion_mnist")
-    train, valid, labelled = data.split(0.89, 0.1, 0.01, stratify="y")
+    train, valid, labelled = data.split(0.9 - c.share, 0.1, c.share, stratify="y")
+    encoder = TransformerConfig(width=64, depth=3, rotary=False)
+    decoder = TransformerConfig(width=32, depth=1, rotary=False)
+    objective = jdl.objectives.masked_patches(MaskedAutoencoder(4, encoder, decoder), 4)
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(2e-3, c.steps)))
     splits = valid.batches(500), test.batches(500)
-    sizes = TransformerConfig(width=64, depth=3, rotary=False)
-    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(2e-3, c.steps))
-    if c.supervised:
-        objective = jdl.objectives.classify(ViT(10, 4, sizes))
-        batches = labelled.shuffled(
-            c.batch, c.seed, jdl.data.random_flip(), jdl.data.random_crop(2)
-        )
-        return jdl.Run(c, jdl.descent(objective, optimizer), batches, *splits)
-    model = MaskedAutoencoder(4, sizes, TransformerConfig(width=32, depth=1, rotary=False))
-    objective = jdl.objectives.masked_patches(model, 4)
-    learner = jdl.descent(objective, optimizer)
-    score = jdl.objectives.probe_scores(objective, labelled.batches(600), splits[1])
+    score = jdl.objectives.probe_scores(objective, labelled.batches(c.batch), splits[1])
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), *splits, score=score)
 
 
