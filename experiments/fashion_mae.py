@@ -1,9 +1,9 @@
-"""Fashion-MNIST with 600 labels by a masked autoencoder of 400 steps: linear probe PLACEHOLDER.
+"""Fashion-MNIST with 600 labels by a masked autoencoder of 400 steps: linear probe 0.69.
 
 It is too little: a linear probe of the pixels has 0.787 (validation rows).
 
 jdl data prepare fashion_mnist --from DIR
-scripts/train experiments/fashion_mae.py  # seed 0, MINUTES CPU-min, an AMD EPYC
+scripts/train experiments/fashion_mae.py  # seed 0, 3 CPU-min, an AMD EPYC
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """SimCLR, BYOL and masked autoencoders by their formulas; their target network; probes.
 
-Seen to fail:
+Seen to fail: NT-Xent with a code as its own negative, and with padding as a negative; BYOL with the
+other view's prediction in place of the target.
 """
 
 from dataclasses import dataclass, replace
