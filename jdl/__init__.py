@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.learners.sac import sac as sac
     from jdl.learners.schedule_free import schedule_free as schedule_free
     from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+    from jdl.learners.target_network import target_network as target_network
     from jdl.models.nnx import nnx as nnx
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
@@ -100,6 +101,7 @@ NAMES = {  # by name, the module that defines it
     "sac": "jdl.learners.sac",
     "schedule_free": "jdl.learners.schedule_free",
     "skip_nonfinite": "jdl.learners.skip_nonfinite",
+    "target_network": "jdl.learners.target_network",
     "nnx": "jdl.models.nnx",
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",

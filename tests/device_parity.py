@@ -102,11 +102,9 @@ class Case:
         learner = jdl.descent(
             self.objective, optax.chain(optax.clip_by_global_norm(1.0), one), micro_batches
         )
-        return (
-            jdl.k_means_init(learner, STEPS // 2, self.data[0])
-            if self.name == "clusters"
-            else learner
-        )
+        if self.name == "clusters":
+            return jdl.k_means_init(learner, STEPS // 2, self.data[0])
+        return ROWS[self.name].wrap(learner) if self.name in ROWS else learner
 
 
 def trained(case: Case, way: str) -> tuple[list[float], object]:

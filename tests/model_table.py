@@ -32,6 +32,7 @@ from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
 from jdl.models.lenet import LeNet5
+from jdl.models.mae import MaskedAutoencoder
 from jdl.models.mlp import MLP
 from jdl.models.mpnn import MPNN
 from jdl.models.nbeats import NBEATS
@@ -51,6 +52,7 @@ from jdl.objectives import (
     adversarial,
     arcface,
     autoencode,
+    byol,
     classify,
     contrastive,
     crf,
@@ -64,17 +66,19 @@ from jdl.objectives import (
     forecast_quantiles,
     hinge_gan,
     link_prediction,
+    masked_patches,
     next_token,
     normalizing_flow,
     recommend,
     segment,
     seq2seq,
+    simclr,
     skip_gram,
     triplet,
     wasserstein,
 )
 from jdl.objectives.model_keywords import signature_of
-from jdl.types import Batch, Objective
+from jdl.types import Batch, Learner, Objective
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
 MAX_LENGTH = 16  # of the transformers, in tokens
@@ -93,6 +97,7 @@ class Row:
     objective: Callable[[Any], Objective] = classify
     output: tuple[int, ...] = (5,)  # the shape of a row of the model's output
     ragged: bool = False  # whether the rows have a length
+    wrap: Callable[[Learner], Learner] = lambda learner: learner  # what the objective needs
 
     def batch(self) -> Batch:
         """Rows that differ in their first step already."""
@@ -271,6 +276,15 @@ class Images(Row):
 
 
 @dataclass(frozen=True)
+class Patches(Images):
+    """Such images, and the places of two patches that the model sees."""
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        rows = jnp.arange(ROWS, dtype=jnp.int32)
+        return batch["x"], jnp.stack([rows % 4, (rows + 1) % 4], -1)
+
+
+@dataclass(frozen=True)
 class Boxes(Row):
     """Images with up to two bright squares, as dark as their label, and their boxes."""
 
@@ -380,6 +394,8 @@ class TwoInputs(nn.Module):
 ONE = TransformerConfig(width=8, depth=1, heads=2, max_length=MAX_LENGTH)
 # Attention (no bias of the keys), feed-forward, two norms.
 BLOCK = (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16
+
+NOISE = jdl.data.gaussian_noise(0.1)  # what the two views of a row differ by
 
 CONDITIONING = 2 * (32 * 32 + 32) + 6 * 32  # embeddings of time and label, for the U-Net
 MODULATION = 32 * 16 + 16  # by them, of a residual block
@@ -694,6 +710,28 @@ UNSUPERVISED = [
         (8, 8, 1),
         (9 * 4 + 8) + (64 * 4 + 4) + 5 * 4,
         objective=partial(arcface, classes=5),
+    ),
+    Images(
+        "simclr",
+        MLP(4, (6,)),
+        (8, 8, 1),
+        (64 * 6 + 6) + (6 * 4 + 4) + (4 * 6 + 6) + (6 * 3 + 3),
+        objective=partial(simclr, projection=MLP(3, (6,)), augment=NOISE),
+    ),
+    Images(
+        "byol",
+        CNN(4, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 4 + 4) + (4 * 3 + 3) + (3 * 3 + 3),
+        objective=partial(byol, projection=MLP(3), prediction=MLP(3), augment=NOISE),
+        wrap=jdl.target_network,
+    ),
+    Patches(
+        "mae",
+        MaskedAutoencoder(4, ONE, ONE),
+        (8, 8, 1),
+        (16 * 8 + 8 + 4 * 8 + BLOCK + 16) + (72 + 8 + 4 * 8 + BLOCK + 16 + (8 * 16 + 16)),
+        objective=partial(masked_patches, patch_size=4, mask_ratio=0.5),
     ),
     Captioned(
         "two-towers",

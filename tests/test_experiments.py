@@ -83,6 +83,7 @@ SMALLER = {
     "vocabulary": 300,
     "scenes": 400,
     "lines": 400,
+    "share": 0.1,
 }
 
 

@@ -60,7 +60,7 @@ def nearest_file():
 
 def trajectory(row):
     """The losses of a few steps, and the digest of the last state."""
-    learner = jdl.descent(row.objective(row.model), optax.adamw(row.rate))
+    learner = row.wrap(jdl.descent(row.objective(row.model), optax.adamw(row.rate)))
     batch, step = row.batch(), jax.jit(learner.step)
     state, losses = jax.jit(learner.init)(jax.random.key(0), batch), []
     for _ in range(STEPS):

@@ -49,7 +49,7 @@ def causal(request):
 
 
 def learner_of(row):
-    return jdl.descent(row.objective(row.model), optax.adam(row.rate))
+    return row.wrap(jdl.descent(row.objective(row.model), optax.adam(row.rate)))
 
 
 @cache

@@ -1,8 +1,8 @@
 """Word vectors: windows of words, skip-gram's loss by hand, its negatives, and queries in files.
 
 Seen to fail: a loss without the weight of the distance; contexts across the padding; negatives by
-the counts themselves; another formula of subsampling; an analogy with wrong signs; a row's own words
-among its nearest; words numbered by the alphabet.
+the counts themselves; another formula of subsampling; an analogy with wrong signs; a row's own
+words among its nearest; words numbered by the alphabet.
 """
 
 from functools import partial

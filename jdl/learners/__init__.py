@@ -16,4 +16,5 @@ from jdl.learners.sac import sac as sac
 from jdl.learners.schedule_free import schedule_free as schedule_free
 from jdl.learners.skip_nonfinite import checked_metrics as checked_metrics
 from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+from jdl.learners.target_network import target_network as target_network
 from jdl.learners.wrapper import Wrapper as Wrapper

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
-from jdl.types import BATCH_STATS, Batch, Error, Key, Learner, Metrics, State, Variables
+from jdl.types import BATCH_STATS, Array, Batch, Error, Key, Learner, Metrics, State, Variables
 
 
 def ema(learner: Learner, decay: float = 0.999) -> EMA:
@@ -35,22 +35,26 @@ class EMA(Wrapper):
         """The average starts at the initial parameters."""
         state = self.learner.init(key, batch)
         # A copy, because the same buffer cannot be donated twice.
-        return add_extra(state, "ema", jax.tree.map(jnp.copy, self._current(state)))
+        return add_extra(state, "ema", jax.tree.map(jnp.copy, current(self.learner, state)))
 
     def after(self, old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
         """Updates the average."""
         t = new.step.astype(jnp.float32)
         d = jnp.minimum(self.decay, (1 + t) / (10 + t))
-        average = jax.tree.map(
-            lambda a, b: (d * a + (1 - d) * b).astype(a.dtype), old.extra["ema"], self._current(new)
-        )
+        average = averaged(old.extra["ema"], current(self.learner, new), d)
         return set_extra(new, "ema", average), metrics
 
     def eval_variables(self, state: State) -> Variables:
         """The inner learner's variables, with parameters and statistics replaced by averages."""
         return {**self.learner.eval_variables(state), **state.extra["ema"]}
 
-    def _current(self, state: State) -> Variables:
-        """The variables that are averaged."""
-        variables = self.learner.eval_variables(state)
-        return {name: v for name, v in variables.items() if name in ("params", BATCH_STATS)}
+
+def current(learner: Learner, state: State) -> Variables:
+    """The variables that are averaged: the parameters, and BatchNorm's running statistics."""
+    variables = learner.eval_variables(state)
+    return {name: v for name, v in variables.items() if name in ("params", BATCH_STATS)}
+
+
+def averaged(average: Variables, new: Variables, decay: Array | float) -> Variables:
+    """The moving average of variables after new ones, leaf by leaf."""
+    return jax.tree.map(lambda a, b: (decay * a + (1 - decay) * b).astype(a.dtype), average, new)

@@ -20,6 +20,8 @@ from jdl.metrics.merge import PerMember as PerMember
 from jdl.metrics.merge import merge as merge
 from jdl.metrics.merge import scalars as scalars
 from jdl.metrics.multi_label import MultiLabelF1 as MultiLabelF1
+from jdl.metrics.probes import knn_probe as knn_probe
+from jdl.metrics.probes import linear_probe as linear_probe
 from jdl.metrics.ranking import average_precision as average_precision
 from jdl.metrics.ranking import of_score as of_score
 from jdl.metrics.ranking import roc_auc as roc_auc

@@ -15,13 +15,13 @@ class CNN(nn.Module):
     x (B, H, W, C) gives (B, outputs). Each convolution has an activation, and BatchNorm before it;
     the last one of a block is pooled; dropout follows. Pooling comes before that BatchNorm and
     activation, which then have a quarter of the work: for max pooling and a monotonic activation
-    such as ReLU, the order of the two makes no difference. The arguments cover the classic plain
-    networks:
+    such as ReLU, the order of the two makes no difference. With `outputs=None` it is an encoder: it
+    gives the features of the last block, flattened. The arguments cover the classic plain networks:
     LeNet-like   CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84))
     VGG-like     CNN(10, blocks=((64, 2), (128, 2), (256, 3)), dense=(512,), batch_norm=True)
     """
 
-    outputs: int
+    outputs: int | None
     blocks: Sequence[tuple[int, int]] = ((32, 1), (64, 1))
     kernel: int = 3
     dense: Sequence[int] = (128,)
@@ -46,5 +46,7 @@ class CNN(nn.Module):
                     x = BatchNorm()(x, train, mask)
                 x = self.activation(x)
             x = Dropout(self.dropout)(x, train)
+        if self.outputs is None:
+            return x.reshape(x.shape[0], -1)
         head = MLP(self.outputs, self.dense, self.activation, self.dense_dropout, name="head")
         return head(x, train, mask)

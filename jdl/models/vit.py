@@ -24,9 +24,17 @@ class ViT(nn.Module):
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
-        c, patches = self.config, pixel_unshuffle(x, self.patch_size)
-        x = Dense(c.width, name="patches")(patches.reshape(x.shape[0], -1, patches.shape[-1]))
-        positions = self.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))
-        x = Dropout(c.dropout)(x + positions, train)
+        c = self.config
+        x = Dropout(c.dropout)(embed_patches(self, x, self.patch_size, c.width), train)
         x = TransformerStack(c, name="stack")(x, train=train)
         return Dense(self.outputs, name="head")(x.mean(1))
+
+
+def embed_patches(module: nn.Module, x: jax.Array, patch_size: int, width: int) -> jax.Array:
+    """Patch and position embeddings of images x (B, H, W, C): (B, N, width).
+
+    Within a compact method of `module`, which gets the parameters "patches" and "positions".
+    """
+    patches = pixel_unshuffle(x, patch_size)
+    x = Dense(width, name="patches")(patches.reshape(x.shape[0], -1, patches.shape[-1]))
+    return x + module.param("positions", nn.initializers.normal(0.02), (1, *x.shape[1:]))

@@ -10,6 +10,7 @@ from jdl.objectives.autoencoding import autoencode as autoencode
 from jdl.objectives.autoencoding import bernoulli as bernoulli
 from jdl.objectives.autoencoding import elbo as elbo
 from jdl.objectives.autoencoding import gaussian as gaussian
+from jdl.objectives.byol import byol as byol
 from jdl.objectives.classification import classify as classify
 from jdl.objectives.classification import classify_binary as classify_binary
 from jdl.objectives.classification import focal_loss as focal_loss
@@ -35,6 +36,7 @@ from jdl.objectives.heads import heads as heads
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction
+from jdl.objectives.masked_patches import masked_patches as masked_patches
 from jdl.objectives.metric_learning import arcface as arcface
 from jdl.objectives.metric_learning import triplet as triplet
 from jdl.objectives.multi_label import multi_label as multi_label
@@ -56,9 +58,11 @@ from jdl.objectives.regression import squared_log_error as squared_log_error
 from jdl.objectives.scores import answer_scores as answer_scores
 from jdl.objectives.scores import cluster_scores as cluster_scores
 from jdl.objectives.scores import metrics_by_set as metrics_by_set
+from jdl.objectives.scores import probe_scores as probe_scores
 from jdl.objectives.scores import text_scores as text_scores
 from jdl.objectives.segmentation import segment as segment
 from jdl.objectives.seq2seq import seq2seq as seq2seq
+from jdl.objectives.simclr import simclr as simclr
 from jdl.objectives.skip_gram import skip_gram as skip_gram
 from jdl.objectives.supervised import Supervised as Supervised
 from jdl.objectives.with_metrics import with_metrics as with_metrics

@@ -15,6 +15,7 @@ from jdl.keys import stream
 from jdl.layers import all_gather_batch, row_numbers
 from jdl.objectives import model_call
 from jdl.objectives.metric_learning import normalized
+from jdl.objectives.networks import apply_network, join_networks
 from jdl.types import (
     Array,
     Batch,
@@ -71,11 +72,7 @@ class Contrastive(Objective):
         towers = {OF_X: _init(self.model, key, batch)}
         if self.y_model is not None:
             towers[OF_Y] = _init(self.y_model, stream(key, OF_Y), of_y(batch))
-        names = sorted({name for variables in towers.values() for name in variables})
-        variables = {
-            name: {tower: found[name] for tower, found in towers.items() if name in found}
-            for name in names
-        }
+        variables = join_networks(towers)
         scale = jnp.asarray(-math.log(self.temperature), jnp.float32)
         return {**variables, "params": {**variables.get("params", {}), LOG_SCALE: scale}}
 
@@ -131,11 +128,9 @@ class Contrastive(Objective):
         """The normalized embeddings of one half of the pairs, and the variables afterwards."""
         model = self.model if tower == OF_X or self.y_model is None else self.y_model
         tower = OF_X if self.y_model is None else tower
-        of_tower = {name: v[tower] for name, v in variables.items() if tower in v}
         inputs = model_call.model_inputs(model, half)
-        out, state = model_call.apply(model, of_tower, inputs, half, key, train)
-        changed = {name: {**variables[name], tower: v} for name, v in state.items()}
-        return normalized(out), {**variables, **changed}
+        out, variables = apply_network(model, tower, variables, inputs, half, key, train)
+        return normalized(out), variables
 
 
 @jax.custom_vjp

@@ -1,4 +1,4 @@
-"""Scores of whole evaluation sets, for `Run(score=...)`: generated text, answers, more sets."""
+"""Scores of whole evaluation sets, for `Run(score=...)`: text, answers, clusters, probes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 
 from jdl.metrics import merge, scalars
 from jdl.metrics.clusters import cluster_metrics
+from jdl.metrics.probes import knn_probe, linear_probe
 from jdl.metrics.squad import Words, squad_scores, squad_words
 from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
@@ -98,5 +99,36 @@ def metrics_by_set(objective: Objective, sets: Mapping[str, Loader]) -> Score:
             merged = merge([compiled(variables, data[i]) for i in range(len(data))])
             scores |= {f"{name}/{metric}": value for metric, value in scalars(merged).items()}
         return scores
+
+    return score
+
+
+def probe_scores(objective: Objective, labelled: Loader, data: Loader, k: int = 20) -> Score:
+    """Accuracies of two probes of the features that an encoder learnt, for `Run(score=...)`.
+
+    The `linear_probe` and the `knn_probe` of `jdl.metrics` are trained on the rows of `labelled`,
+    with their labels y, and tested on those of `data`. The features are the column `code` of the
+    predictions; they are not changed. Both loaders should be made by `batches`, which augments
+    nothing and has each row once.
+    """
+    if not isinstance(objective, Predicts):
+        raise Error("probe_scores needs an objective that predicts features, such as simclr.")
+
+    def score(variables: Variables) -> dict[str, float]:
+        sides = [
+            predict_all(objective, variables, rows, columns=("y",)) for rows in (labelled, data)
+        ]
+        if "code" not in sides[0]:
+            raise Error(
+                "probe_scores needs the column code of the predictions, and the objective predicts "
+                f"{', '.join(sorted(sides[0].keys() - {'y'}))}."
+            )
+        codes, labels, test_codes, test_labels = (
+            side[name] for side in sides for name in ("code", "y")
+        )
+        return {
+            "linear_probe": linear_probe(codes, labels, test_codes, test_labels),
+            "knn_probe": knn_probe(codes, labels, test_codes, test_labels, min(k, len(labels))),
+        }
 
     return score
