@@ -1,10 +1,12 @@
 """SimCLR, BYOL and masked autoencoders by their formulas; their target network; probes.
 
 Seen to fail: NT-Xent with a code as its own negative, and with padding as a negative; BYOL with the
-other view's prediction in place of the target.
+other view's prediction in place of the target; a target that follows the old parameters; votes of
+neighbors that do not depend on the temperature.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -259,10 +261,12 @@ def features(rows, seed=0):
 
 def test_the_knn_probe_is_scikit_learns_with_those_weights():
     rows, others = features(60), features(90, 1)
-    reference = KNeighborsClassifier(7, metric="cosine", weights=lambda d: np.exp((1 - d) / 0.07))
-    expected = reference.fit(*rows).score(*others)
-    assert knn_probe(*rows, *others, k=7) == pytest.approx(expected)
-    assert 0.5 < expected < 1
+    for temperature in (0.07, 10.0):  # of 60 neighbors the last says little but for its weight
+        weights = partial(lambda t, distance: np.exp((1 - distance) / t), temperature)
+        reference = KNeighborsClassifier(60, metric="cosine", weights=weights).fit(*rows)
+        found = knn_probe(*rows, *others, k=60, temperature=temperature)
+        assert found == pytest.approx(reference.score(*others))
+        assert 0.5 < found < 1
     assert np.isnan(knn_probe(rows[0] * np.nan, rows[1], *others, k=7))
     with pytest.raises(jdl.Error, match="from 1 to 60"):
         knn_probe(*rows, *others, k=61)
