@@ -47,7 +47,7 @@ def knn_probe(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Accuracy of a weighted k-nearest-neighbor probe (k-NN; Wu et al., 2018) of features.
+    """Accuracy of a weighted k-NN probe (k nearest neighbors; Wu et al., 2018) of features.
 
     The `k` rows of `codes` (N, D) that are most similar to a test row by cosine vote for their
     `labels` (N,), each with the weight exp(cosine / `temperature`). NaN where a feature is not
