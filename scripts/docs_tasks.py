@@ -22,6 +22,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "electricity_quantiles": "forecasts",
     "fashion_segments": "segmentation",
     "fashion_vae": "reconstructions",
+    "garment_captioner": "captions",
     "garment_captions": "retrieval",
     "moons_flow": "density",
     "pendulum_sac": "return",
@@ -29,6 +30,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "spoken_numbers": "readings",
 }
 SHEETS = (
+    "captions",
     "detections",
     "readings",
     "reconstructions",

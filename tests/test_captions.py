@@ -1,14 +1,22 @@
 """Scenes of colored garments and their sentences: functions of (seed, i); sentences that are true.
 
 Seen to fail: with draws that depend on the number of scenes, with arrangements of both sides of the
-split, with "right of" for "left of", with the next color.
+split, with "right of" for "left of", with the next color, with both ways of telling; a figure of
+the rows of another batch.
 """
 
+from dataclasses import replace
+
+import jax
 import numpy as np
 import pytest
 
 import jdl
 from jdl.data import captions
+from jdl.figures import captions as figure
+from jdl.models.captioner import Captioner
+from jdl.models.resnet import ResNet
+from jdl.models.transformer import TransformerConfig
 
 TOKENIZER = jdl.data.ByteTokenizer()
 
@@ -75,3 +83,25 @@ def test_sentences_are_true_of_their_scenes(sides, monkeypatch):
                 full = 100 + 10 * captions.NOUNS.index(thing) + 5 * side
                 expected = full * np.asarray(captions.COLORS[name])
                 np.testing.assert_allclose(inner, expected, atol=2)
+
+
+def test_a_figure_has_what_is_written_beside_what_is_right(sides, monkeypatch, tmp_path):
+    """Of a model that is not trained; the drawing itself is looked at by people."""
+    train, test = jdl.data.garment_captions(TOKENIZER, 2, 14, both_ways=False)
+    first_told = captions.garment_sentences()[::2]
+    assert set(sentences(test)) <= set(first_told)
+    model = Captioner(
+        TOKENIZER.vocab_size, ResNet(None, ((4, 1),)), TransformerConfig(8, 1, 2, max_length=48)
+    )
+    objective = jdl.objectives.seq2seq(model, TOKENIZER.eos_id, max_new_tokens=3)
+    learner, drawn = jdl.descent(objective, jdl.optim.adamw(1e-3)), []
+    run = jdl.Run(jdl.Config("c", steps=1), learner, train.batches(2), test=test.batches(8))
+    variables = jax.jit(objective.init)(jax.random.key(0), run.test[0])
+    monkeypatch.setattr(figure, "_draw", lambda *given: drawn.append(given))
+    assert figure.draw_captions(run, variables, tmp_path) == []  # no tokenizer
+    run = replace(run, tokenizer=TOKENIZER)
+    assert figure.draw_captions(run, variables, tmp_path) == [tmp_path / "figures" / "captions.png"]
+    ((images, written, right, _),) = drawn
+    assert len(images) == len(written) == 12
+    assert right == sentences(test)[:12]
+    assert not set(written) & set(right)

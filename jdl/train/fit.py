@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from jdl.config import Options
+from jdl.figures.captions import draw_captions
 from jdl.figures.density import draw_density
 from jdl.figures.detections import draw_detections
 from jdl.figures.embedding import draw_embedding
@@ -54,6 +55,7 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_segmentation,
     draw_detections,
     draw_retrieval,
+    draw_captions,
     draw_forecasts,
     draw_embedding,
     draw_density,
