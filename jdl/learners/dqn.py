@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,7 +23,7 @@ from jdl.learners.replay import (
     sample_uniform,
     values_of,
 )
-from jdl.learners.rl import EPISODES, collect, episode_metrics, init_episodes, init_params
+from jdl.learners.rl import EPISODES, collect, end_step, init_episodes, init_params
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
@@ -158,17 +158,8 @@ class DQN(Learner):
         if self.prioritized:
             learns = state.step >= self.learning_starts
             buffer = self.prioritized.update(buffer, indices, td_error, learns)
-        metrics |= episode_metrics(transitions)
-        metrics["param_norm"] = Mean.of(optax.tree.norm(params))
         extra = {EPISODES: episodes, TARGET_PARAMS: target_params, REPLAY_BUFFER: buffer}
-        new = replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            extra={**state.extra, **extra},
-        )
-        return new, metrics
+        return end_step(state, params, opt_state, extra, metrics, transitions)
 
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
         """A rollout with epsilon-greedy actions: transitions (T, B, ...)."""

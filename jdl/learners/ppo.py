@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -15,12 +15,11 @@ from jdl.learners.descent import new_state, update_params
 from jdl.learners.rl import (
     EPISODES,
     collect,
-    episode_metrics,
+    end_step,
     init_episodes,
     init_params,
     to_rows,
 )
-from jdl.learners.wrapper import set_extra
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
@@ -129,10 +128,8 @@ class PPO(Learner):
         rows = self.training_rows(state.params, transitions)
         params, opt_state, of_updates = self.update(state, rows, key)
         metrics: Metrics = {name: Mean.of(values) for name, values in of_updates.items()}
-        metrics |= episode_metrics(transitions)
-        metrics["param_norm"] = Mean.of(optax.tree.norm(params))
-        new = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
-        return set_extra(new, EPISODES, episodes), metrics
+        extra = {EPISODES: episodes}
+        return end_step(state, params, opt_state, extra, metrics, transitions)
 
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
         """A rollout with actions sampled from the policy: transitions (T, B, ...)."""

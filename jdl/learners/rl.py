@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jdl.environments import Environment, Episodes, Transition, reset_episodes, rollout
 from jdl.environments.environment import SelectAction
 from jdl.keys import stream
 from jdl.objectives.episodes import EpisodeReturn
-from jdl.types import Array, Batch, Error, Key, Mean, Metrics
+from jdl.types import Array, Batch, Error, Key, Mean, Metrics, State
 
 EPISODES = "episodes"  # in `State.extra`: the episodes in progress
 
@@ -42,6 +44,25 @@ def collect(
     """The rollout of a learner's step: the episodes after it, and the transitions (T, B, ...)."""
     keys = jax.random.split(stream(key, "steps"), len(episodes.episode_length))
     return rollout(environment, select_action, episodes, keys, num_steps)
+
+
+def end_step(
+    state: State,
+    params: Any,
+    opt_state: Any,
+    extra: dict[str, Any],
+    metrics: Metrics,
+    transitions: Transition,
+) -> tuple[State, Metrics]:
+    """The end of a learner's step: the state after it, and the metrics with those of its rollout.
+
+    `extra` replaces the entries of `State.extra` of the same names.
+    """
+    metrics = {**metrics, **episode_metrics(transitions)}
+    metrics["param_norm"] = Mean.of(optax.tree.norm(params))
+    extra = {**state.extra, **extra}
+    new = replace(state, step=state.step + 1, params=params, opt_state=opt_state, extra=extra)
+    return new, metrics
 
 
 def episode_metrics(transitions: Transition) -> Metrics:

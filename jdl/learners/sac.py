@@ -29,7 +29,7 @@ from jdl.learners.replay import (
     sample_uniform,
     values_of,
 )
-from jdl.learners.rl import EPISODES, collect, episode_metrics, init_episodes, init_params
+from jdl.learners.rl import EPISODES, collect, end_step, init_episodes, init_params
 from jdl.objectives import model_call
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value
 from jdl.types import (
@@ -213,17 +213,8 @@ class SAC(Learner):
         buffer = add_to_buffer(state.extra[REPLAY_BUFFER], transitions, state.step)
         filled = filled_rows(buffer, transitions, state.step)
         params, opt_state, targets, metrics = self.update(state, buffer, filled, key)
-        metrics |= episode_metrics(transitions)
-        metrics["param_norm"] = Mean.of(optax.tree.norm(params))
         extra = {EPISODES: episodes, TARGET_CRITICS: targets, REPLAY_BUFFER: buffer}
-        new = replace(
-            state,
-            step=state.step + 1,
-            params=params,
-            opt_state=opt_state,
-            extra={**state.extra, **extra},
-        )
-        return new, metrics
+        return end_step(state, params, opt_state, extra, metrics, transitions)
 
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
         """A rollout with sampled actions, at first uniformly random: transitions (T, B, ...)."""
