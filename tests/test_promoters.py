@@ -3,7 +3,7 @@
 Seen to fail: draws that depend on the number of sequences; right spacers in place of wrong ones;
 missing boxes that are there; another composition; U as unknown; a longer sequence that is not
 refused; a table's label of another sequence; windows one base off; similarity without the
-alignment; the entropy in nats; a figure where no motif was found.
+alignment; the entropy in nats; a last window that pooling drops.
 """
 
 from dataclasses import replace
@@ -174,6 +174,15 @@ def test_the_motifs_of_filters_are_found(trained):
     scores = known_motifs_found(objective, variables, data)
     assert scores.keys() == MOTIFS.keys()
     assert min(scores.values()) > 0.98
+
+
+def test_the_last_window_counts_whatever_the_number_of_windows():
+    """An odd number of windows, pooled by two."""
+    model, x = SequenceCNN(2, 4, 3, ((8, 3),), ()), jnp.ones((1, 9), jnp.int32)
+    variables = model.init(jax.random.key(0), x)
+    variables["params"]["motif_kernel"] = jnp.full((3, 4, 4), -3.0).at[:, 1].set(1.0)
+    at_end = x.at[:, -3:].set(2)
+    assert (model.apply(variables, x) != model.apply(variables, at_end)).any()
 
 
 def test_motifs_are_drawn(trained, tmp_path):

@@ -37,7 +37,7 @@ def test_the_loss_is_that_of_all_pairs_one_by_one():
     mask = jnp.asarray([True, True])
     batch, key = {"x": x, "length": length, "mask": mask}, jax.random.key(1)
     output = jax.jit(objective.loss, static_argnums=3)(variables_of(), batch, key, True)
-    drawn = np.asarray(objective._draw_negatives(jdl.stream(key, "negatives"), x.shape))
+    drawn = np.asarray(objective._draw_negatives(batch, jdl.stream(key, "negatives"), True))
     vectors, contexts = (np.asarray(table) for table in variables_of()["params"].values())
     total = count = 0.0
     for row in range(2):
@@ -55,8 +55,11 @@ def test_the_loss_is_that_of_all_pairs_one_by_one():
 
 def test_negatives_are_drawn_by_their_counts_to_the_power_of_three_quarters():
     objective = skip_gram(WordVectors(6, 3))
-    draw = jax.jit(objective._draw_negatives, static_argnums=1)
-    drawn = np.asarray(draw(jax.random.key(0), (400, 100)))
+    draw = jax.jit(objective._draw_negatives, static_argnums=2)
+    batch = {"x": jnp.zeros((400, 100), jnp.int32), "id": jnp.arange(400)}
+    drawn = np.asarray(draw(batch, jax.random.key(0), True))
+    of_row = draw({name: v[7:9] for name, v in batch.items()}, jax.random.key(1), False)
+    np.testing.assert_array_equal(of_row, draw(batch, jax.random.key(2), False)[7:9])
     expected = np.asarray(COUNTS) ** 0.75
     np.testing.assert_allclose(
         np.bincount(drawn.ravel(), minlength=6) / drawn.size,

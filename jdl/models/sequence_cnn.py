@@ -42,9 +42,11 @@ class SequenceCNN(nn.Module):
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """Bases x (B, T), and a mask (B,) or (B, T), to (B, outputs)."""
-        real = self._real_windows(x, mask)[:, :, None, None]
-        x = max_pool(self.scan(x, mask)[:, :, None], (2, 1))
-        real = max_pool(real.astype(x.dtype), (2, 1))
+        real, found = self._real_windows(x, mask), self.scan(x, mask)
+        # One more window of zeros: without it, pooling would drop the last one of an odd number.
+        last = ((0, 0), (0, 1), (0, 0))
+        x = max_pool(jnp.pad(found, last)[:, :, None], (2, 1))
+        real = max_pool(jnp.pad(real[:, :, None].astype(x.dtype), last)[:, :, None], (2, 1))
         for layer in self.layers:
             x = nn.relu(layer(x)) * real
         return self.head(x.max((1, 2)), train)

@@ -55,7 +55,7 @@ class SkipGram(model_call.ModelObjective):
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the pairs, in nats."""
         x = model_call.column(batch)
-        drawn = self._draw_negatives(stream(key, "negatives"), x.shape)
+        drawn = self._draw_negatives(batch, stream(key, "negatives"), train)
 
         def call(words: Array, method: str) -> tuple[Array, Variables]:
             inputs = (words,)
@@ -83,15 +83,19 @@ class SkipGram(model_call.ModelObjective):
         both = real[:, :, None] & real[:, None]
         return jnp.where(both, jnp.asarray(weight, jnp.float32)[None], 0)
 
-    def _draw_negatives(self, key: Key, shape: tuple[int, ...]) -> Array:
-        """Words (B, T), drawn by row."""
-        cumulative = jnp.asarray(self.cumulative)
+    def _draw_negatives(self, batch: Batch, key: Key, train: bool) -> Array:
+        """Words (B, T), drawn by row; in evaluation always the same ones for a row."""
+        cumulative, shape = jnp.asarray(self.cumulative), batch["x"].shape
 
         def draw(key: Key, shape: tuple[int, ...]) -> Array:
             place = jnp.searchsorted(cumulative, jax.random.uniform(key, shape), side="right")
             return place.clip(max=len(cumulative) - 1).astype(jnp.int32)
 
-        return sample_rows(draw, key, shape)
+        if train:
+            return sample_rows(draw, key, shape)
+        ids = batch.get("id", jnp.arange(len(batch["x"])))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), ids)
+        return jax.vmap(lambda key: draw(key, shape[1:]))(keys)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The nearest words (B, 10) to each row, without its own, and their cosines."""
