@@ -14,7 +14,7 @@ from jdl.models.mlp import MLP
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 300
+    steps: int = 1_000
     batch: int = 128
     share: float = 0.01  # of the rows, whose labels are used
     supervised: bool = False

@@ -15,7 +15,7 @@ from jdl.models.transformer import TransformerConfig
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 400
+    steps: int = 1_500
     batch: int = 128
     share: float = 0.01  # of the rows, whose labels are used
 

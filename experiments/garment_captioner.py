@@ -1,6 +1,6 @@
-"""Sentences about images of two garments (captioning): BLEU 70.5, a quarter without an error.
+"""Sentences about images of two garments, by a decoder that reads the image: BLEU 70.5 (seed 0).
 
-Seed 0, nothing was tuned. 19 min on two busy cores of an AMD EPYC.
+Nothing was tuned. 19 min on two busy cores of an AMD EPYC.
 jdl data prepare fashion_mnist
 scripts/train experiments/garment_captioner.py
 """

@@ -49,7 +49,8 @@ def test_the_ratio_is_the_one_that_was_asked_for(snr):
 
 @pytest.mark.parametrize("length", [None, 100])
 def test_padding_and_silence_have_no_power(length):
-    padded = np.concatenate([TONE[:100], np.zeros(T - 100, np.float32)])
+    tone, after = 2**15 * TONE[:100], 0 if length is None else 9  # what is after length is none
+    padded = np.concatenate([tone, np.full(T - 100, after, np.float32)])
     x = np.stack([padded, np.zeros(T, np.float32)])
     columns = {} if length is None else {"length": np.int32(length)}
     mix = mix_noise(np.concatenate([NOISE, np.zeros((3, 250))]), 6.0)  # half of it is silent
@@ -59,6 +60,7 @@ def test_padding_and_silence_have_no_power(length):
     added = np.asarray(both) - x[:, None]
     loud = added[0].any(1)
     assert 4 < loud.sum() < 16
+    assert np.isfinite(both).all()
     powers = np.square(added[0, loud, :length]).mean(1)
     np.testing.assert_allclose(decibels(np.square(padded[:100]).mean() / powers), 6, atol=1e-3)
     assert added[0, :, 100:].any() == (length is None)

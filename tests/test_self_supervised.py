@@ -1,8 +1,9 @@
 """SimCLR, BYOL and masked autoencoders by their formulas; their target network; probes.
 
 Seen to fail: NT-Xent with a code as its own negative, and with padding as a negative; BYOL with the
-other view's prediction in place of the target; a target that follows the old parameters; votes of
-neighbors that do not depend on the temperature.
+target of the same view, and with the other view's prediction in place of the target; SimCLR in one
+direction; a target that follows the old parameters; votes of neighbors that do not depend on the
+temperature.
 """
 
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
 from jdl.objectives import byol, masked_patches, probe_scores, simclr
 from jdl.objectives.simclr import nt_xent
+from jdl.objectives.views import two_views
 from jdl.parallel import elastic
 
 KEY = jax.random.key(0)
@@ -70,7 +72,7 @@ def test_nt_xent_is_the_cross_entropy_among_the_other_views_of_real_rows():
 
 
 def test_simclr_compares_two_views_drawn_by_row_and_predicts_from_the_row_itself():
-    """Identity encoders: the loss is that of views that are drawn again here."""
+    """Identity encoders: the loss is that of the two views, both ways."""
     identity = jdl.Model(lambda key, x: {}, lambda params, x: x)
     seen = []
 
@@ -87,35 +89,43 @@ def test_simclr_compares_two_views_drawn_by_row_and_predicts_from_the_row_itself
     loss = loss_of(view, view)
     assert seen == [(5,)] * 4
     assert float(loss.count) == 6
-    once = loss_of(lambda key, example: example).value()
-    expected = nt_xent(*(jnp.float32(unit(X)),) * 2, 0.3, MASK)
-    assert float(once) == pytest.approx(float(expected[MASK].mean()), rel=1e-5)
-    assert float(loss.value()) > 1.1 * float(once)
+    one, two = (jnp.float32(unit(v["x"])) for v in two_views((view, view), BATCH, KEY))
+    assert (one != two).all()
+    expected = (nt_xent(one, two, 0.3, MASK) + nt_xent(two, one, 0.3, MASK))[MASK].mean() / 2
+    assert float(loss.value()) == pytest.approx(float(expected), rel=1e-5)
     evaluated = loss_of(view, view, train=False).value()
     np.testing.assert_array_equal(evaluated, loss.value())  # views in evaluation too
 
 
 def test_byol_predicts_the_targets_vector_of_the_other_view():
-    """Without noise both views are the row. The target's gradient is none."""
-    objective = byol(MLP(4), MLP(3), MLP(3), lambda key, example: example)
+    """The target's gradient is none."""
+    objective = byol(MLP(4), MLP(3), MLP(3), NOISE)
     learner = jdl.target_network(jdl.descent(objective, optax.sgd(0.5)), 0.75)
     state = jax.jit(learner.init)(KEY, BATCH)
     new, _ = jax.jit(learner.step)(state, BATCH)  # the target differs from the parameters
     variables = learner.eval_variables(new)
 
-    def apply(params, *names):
-        out = np.asarray(X, np.float64)
+    one, two = (view["x"] for view in two_views((NOISE,), BATCH, KEY))
+
+    def apply(x, params, *names):
+        out = np.asarray(x, np.float64)
         for name in names:
             dense = params[name]["Dense_0"]
             out = out @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
         return unit(out)[np.asarray(MASK)]
 
-    predicted = apply(new.params, "model", "projection", "prediction")
-    target = apply(variables["target"]["params"], "model", "projection")
+    predicted, target = (
+        [apply(x, params, *names) for x in (one, two)]
+        for params, names in (
+            (new.params, ("model", "projection", "prediction")),
+            (variables["target"]["params"], ("model", "projection")),
+        )
+    )
     output = jax.jit(objective.loss, static_argnums=3)(variables, BATCH, KEY, False)
-    expected = 2 * np.square(predicted - target).sum(1).mean()
+    both_ways = zip(predicted, reversed(target), strict=True)
+    expected = sum(np.square(one - other).sum(1).mean() for one, other in both_ways)
     assert float(output.loss.value()) == pytest.approx(expected, rel=1e-5)
-    spread = 1 - np.square(target.mean(0)).sum()
+    spread = 1 - np.square(target[0].mean(0)).sum()
     assert float(output.metrics["spread"].value()) == pytest.approx(spread, rel=1e-5)
     jax.tree.map(
         lambda target, old, now: np.testing.assert_allclose(target, 0.75 * old + 0.25 * now, 1e-6),

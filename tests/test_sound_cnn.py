@@ -49,6 +49,11 @@ def trained(tmp_path_factory):
     return folder, TrainedRun(run, jax.jit(learner.init)(jax.random.key(0), run.train[0]))
 
 
+def test_more_blocks_than_halvings_of_the_filters_are_refused():
+    with pytest.raises(jdl.Error, match="halves the 8 mel filters"):
+        SoundCNN(3, RATE, n_mels=8).init(jax.random.key(0), jnp.zeros((1, RATE)))
+
+
 def test_padding_and_loudness_change_nothing(trained):
     _, run = trained
     batch = run.run.train[0]

@@ -44,7 +44,7 @@ def test_functions_have_their_source_without_docstring_and_its_first_line():
 def stdlib():
     """Every second function stands in two files."""
     body = 'def f{}(x):\n    """Add {} to x."""\n    return x + {}\n'
-    return [body.format(n // 2, n, n // 2) + body.format(n + 100, n, n) for n in range(100)]
+    return [body.format(n // 2, n // 2, n // 2) + body.format(n + 100, n, n) for n in range(100)]
 
 
 def test_parts_share_no_function_and_read_new_files_alike(monkeypatch, tmp_path):
@@ -57,6 +57,15 @@ def test_parts_share_no_function_and_read_new_files_alike(monkeypatch, tmp_path)
     assert names == [f"{tmp_path}/new.py:{line}" for line in (2, 5)]
     assert columns["x"].shape[1] == parts[0].columns["x"].shape[1]
     assert tuple(columns["x"][0].tolist()) in rows
+    columns, decode = parts[0].columns, parts[0].tokenizer.decode
+    assert (columns["y"][np.arange(len(parts[0])), columns["y_length"] - 1] == 0).all()  # the end
+    for x, y, length in zip(columns["x"], columns["y"], columns["y_length"], strict=True):
+        number = decode(y[: length - 1]).removeprefix("Add ").removesuffix(" to x.")
+        assert decode(x).endswith(f"return x {number}")
+    long = "def f(x):\n" + "    x = x + y\n" * 40 + "    return x\n"
+    (tmp_path / "new.py").write_text(long)
+    _, columns = parts[2].read_file(tmp_path / "new.py")
+    assert columns["length"] == columns["x"].shape[1]
     assert parts[0].read_file(tmp_path / "new.txt") is None
 
 

@@ -24,10 +24,12 @@ def mix_noise(
 
     `noise` (N, S) are recordings at the rate of x and of any loudness. A row gets a part of one of
     them, from a random place on and from its beginning again after its end, with this probability;
-    the ratio is `snr`, or drawn uniformly from (lowest, highest). It is that of the mean squares of
-    x and of the noise: of the first `length` samples, where the data have this column, without
-    samples that are exactly 0, which are padding. A silent x stays as it is. The noise is part of
-    the compiled step: some minutes of it are enough.
+    the ratio is `snr`, or drawn uniformly from (lowest, highest). The power of x and of the noise
+    is the mean square of their samples, of the first `length` ones where the data have this column,
+    and without those that are exactly 0, which are padding. A silent x stays as it is, and so does
+    x where the part of the noise is silent. The noise is part of the compiled step: some minutes of
+    it are enough. Raises `Error` for noise that is not finite (N, S), and for ratios in a wrong
+    order.
     """
     ratios = tuple(snr) if isinstance(snr, Sequence) else (snr, snr)
     noise = np.asarray(noise)
@@ -54,11 +56,12 @@ def mix_noise(
         row = jnp.asarray(noise)[jax.random.randint(which, (), 0, len(noise))]
         start = jax.random.randint(place, (), 0, noise.shape[1])
         added = row[(start + jnp.arange(len(x))) % noise.shape[1]].astype(x.dtype)
-        if "length" in example:
-            added = jnp.where(jnp.arange(len(x)) < example["length"], added, 0)
+        real = jnp.arange(len(x)) < example.get("length", len(x))
+        added, signal = jnp.where(real, added, 0), jnp.where(real, x, 0)
         decibels = jax.random.uniform(ratio, (), x.dtype, *ratios)
-        power = _power(x) / jnp.maximum(_power(added), jnp.finfo(x.dtype).tiny)
-        gain = jnp.sqrt(power * 10 ** (-decibels / 10))
+        power = _power(added)
+        share = _power(signal) / jnp.where(power > 0, power, 1)
+        gain = jnp.sqrt(share * 10 ** (-decibels / 10))
         mixed = jax.random.bernoulli(chance, probability)
         return {**example, "x": jnp.where(mixed, x + gain * added, x)}
 
@@ -73,7 +76,7 @@ def _power(x: Array) -> Array:
 def white_noise(rows: int, samples: int, seed: int, name: str) -> np.ndarray:
     """White noise: independent uniform samples (rows, samples) of int16.
 
-    Row i is a function of (seed, name, i), the same in all versions of NumPy.
+    Row i is a function of (seed, name, samples, i), the same in all versions of NumPy.
     """
     return _uniform(rows, samples, seed, f"white {name}").astype(np.int16)
 
@@ -82,7 +85,7 @@ def pink_noise(rows: int, samples: int, seed: int, name: str) -> np.ndarray:
     """Pink noise, of equal power in every octave (1/f noise), by Voss and McCartney's algorithm.
 
     (rows, samples) of int16: a sum of white noises that change every sample, every 2nd, every 4th
-    and so on. Row i is a function of (seed, name, i), the same in all versions of NumPy.
+    and so on. Row i is a function of (seed, name, samples, i), the same in all versions of NumPy.
     """
     total = np.zeros((rows, samples), np.int64)
     for octave in range(OCTAVES):

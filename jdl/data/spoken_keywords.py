@@ -81,7 +81,7 @@ class SpokenWords(Utterances):
         starts = np.arange(0, max(0, len(waveform) - window) + window // 2, window // 2)
         padded = np.pad(waveform, (0, starts[-1] + window - len(waveform)))
         x = np.stack([padded[start : start + window] for start in starts])
-        length = np.minimum(len(waveform) - starts, window).astype(np.int32)
+        length = np.full(len(x), window, np.int32)  # silence around a word counts, as in training
         names = [f"{path}[{start / self.rate:g} s]" for start in starts]
         return names if len(names) > 1 else [str(path)], {"x": x, "length": length}
 

@@ -52,8 +52,8 @@ class FunctionSummaries(Dataset):
         if not found:
             raise Error(f"{path} defines no function that could be summarized.")
         texts = [(words(one.source), "") for one in found]
-        columns = corpus.text_pairs(texts, self.tokenizer, LONGEST, truncate=True).columns
         steps = self.source.take(np.zeros(1, np.int32))["x"].shape[1]
+        columns = corpus.text_pairs(texts, self.tokenizer, steps, truncate=True).columns
         x = np.full((len(found), steps), self.tokenizer.eos_id, np.int32)
         x[:, : columns["x"].shape[1]] = columns["x"]
         return [f"{path}:{one.line}" for one in found], {"x": x, "length": columns["length"]}
@@ -98,7 +98,10 @@ def split_functions() -> list[list[Function]]:
 
 
 def functions(source: str) -> Iterator[Function]:
-    """The functions and methods of Python source, without decorators, in their order."""
+    """The functions and methods of Python source, without decorators, in their order.
+
+    Those whose body is a docstring alone are left out.
+    """
     nodes = [n for n in ast.walk(ast.parse(source)) if isinstance(n, FUNCTIONS)]
     for node in sorted(nodes, key=lambda n: n.lineno):
         lines = (ast.get_docstring(node) or "").strip().splitlines()
@@ -109,5 +112,8 @@ def functions(source: str) -> Iterator[Function]:
 
 
 def words(source: str) -> str:
-    """The words of Python source, with spaces between: those of names, keywords and strings."""
+    """The words of Python source, with spaces between: those of names, keywords and strings.
+
+    A word is cut where a capital letter, a digit, or a letter beyond ASCII begins or ends.
+    """
     return " ".join(WORD.findall(source))

@@ -44,10 +44,10 @@ def found_motifs(
 ) -> list[Motif]:
     """The motifs of the filters in the first layer, those of most information first.
 
-    A filter's motif is a position weight matrix (PWM) of the windows that most excite it
-    (Alipanahi et al., 2015): the strongest one of each row, where it reaches half of the largest.
-    Filters with fewer than 10 windows are left out. Raises `Error` for a model whose predictions do
-    not `scan` the bases, as those of `SequenceCNN` do.
+    A filter's motif is a position weight matrix (PWM) of the windows that most excite it: the
+    strongest one of each row (Alipanahi et al., 2015), where it reaches half of the largest (Kelley
+    et al., 2016). Filters with fewer than 10 windows are left out. Raises `Error` for a model whose
+    predictions do not `scan` the bases, as those of `SequenceCNN` do.
     """
     scan = _scan_spec(objective, variables, data.spec)
     if scan is None:
@@ -66,7 +66,8 @@ def found_motifs(
         if len(rows) >= LEAST_WINDOWS:
             places = found["place"][rows, n, None] + np.arange(width)
             counts = (found["x"][rows[:, None], places][..., None] == np.arange(1, 5)).sum(0)
-            pwm = counts / counts.sum(1, keepdims=True).clip(1)
+            known = counts.sum(1, keepdims=True)  # a place may be unknown, N, in every window
+            pwm = np.where(known > 0, counts / known.clip(1), 1 / 4)
             motifs.append(Motif(f"filter {n}", pwm, len(rows)))
     return sorted(motifs, key=lambda motif: -motif.bits.sum())
 

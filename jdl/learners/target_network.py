@@ -19,8 +19,9 @@ def target_network(learner: Learner, decay: float = 0.99) -> TargetNetwork:
     That is `jdl.objectives.byol`, which learns from a moving average of its own parameters. After
     each update the target is `decay` times itself plus (1 - `decay`) times the parameters; so are
     BatchNorm's running statistics. It is kept in the model state, in the collection "target". The
-    more steps a training has, the nearer to 1 should `decay` be: the paper begins with 0.996 of a
-    million steps.
+    more steps a training has, the nearer to 1 should `decay` be, which is constant here; BYOL
+    begins with 0.996 and ends with 1 (Grill et al., 2020). Of `jdl.ema` within it, the target would
+    be an average of averages: put `jdl.ema` around it.
     """
     if not 0 <= decay < 1:
         raise Error(f"decay, the weight of the old target, must be from 0 to below 1, got {decay}.")

@@ -8,7 +8,7 @@ from jdl.errors import Error
 from jdl.metrics.retrieval import nearest
 
 FOLDS = 5  # of the cross-validation that chooses the strength of the regularization
-STRENGTHS = np.logspace(-4, 0, 5)  # inverse ones, of which it chooses
+STRENGTHS = np.logspace(-4, 0, 5)  # values of C in scikit-learn: 1 / strength
 
 
 def linear_probe(

@@ -40,7 +40,7 @@ class Captioner(nn.Module):
         return self.decode(self.encode(x, train, mask), y, mask, train)
 
     def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
-        """Images (B, H, W, C) to vectors (B, h * w, width); the mask (B,) is of real rows."""
+        """Images (B, H, W, C) to vectors (B, h * w, width), for rows whose mask (B,) is true."""
         return self.encoder(x, train, mask)
 
     def decode(

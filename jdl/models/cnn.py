@@ -16,7 +16,8 @@ class CNN(nn.Module):
     the last one of a block is pooled; dropout follows. Pooling comes before that BatchNorm and
     activation, which then have a quarter of the work: for max pooling and a monotonic activation
     such as ReLU, the order of the two makes no difference. With `outputs=None` it is an encoder: it
-    gives the features of the last block, flattened. The arguments cover the classic plain networks:
+    gives the features of the last block, flattened, and has no dense layers. The arguments cover
+    the classic plain networks:
     LeNet-like   CNN(10, blocks=((6, 1), (16, 1)), kernel=5, dense=(120, 84))
     VGG-like     CNN(10, blocks=((64, 2), (128, 2), (256, 3)), dense=(512,), batch_norm=True)
     """

@@ -19,10 +19,10 @@ class SoundCNN(nn.Module):
     For audio classification in general: waveforms x (B, T), of `rate` samples a second, give logits
     (B, outputs). The log-mel spectrogram has a frame of 32 ms (`n_fft` samples) every 10 ms (`hop`)
     by default; its mean over time is subtracted, filter by filter (cepstral mean normalization), so
-    that neither loudness nor a microphone's coloring matters. In training `augment` masks it, if
+    that loudness and a microphone's coloring hardly matter. In training `augment` masks it, if
     given. Then comes a `CNN` with BatchNorm, whose `blocks` are (channels, convolutions), each
     pooled by 2. Samples where the mask (B, T) is false are padding, and their frames are 0, as the
-    masks of SpecAugment are.
+    masks of SpecAugment are; BatchNorm counts them as it counts silence.
     """
 
     outputs: int
@@ -42,6 +42,11 @@ class SoundCNN(nn.Module):
         """Waveforms x (B, T), and a mask (B,) or (B, T), to (B, outputs)."""
         hop = self.rate // 100 if self.hop is None else self.hop
         n_fft = self.rate * 32 // 1_000 if self.n_fft is None else self.n_fft
+        if self.n_mels < 2 ** len(self.blocks):
+            raise Error(
+                f"SoundCNN has {len(self.blocks)} blocks, each of which halves the {self.n_mels} "
+                "mel filters: take fewer blocks, or more filters (n_mels)."
+            )
         if x.ndim != 2 or x.shape[1] < hop * 2 ** len(self.blocks):
             raise Error(
                 f"SoundCNN reads waveforms (B, T) of at least {hop * 2 ** len(self.blocks)} "

@@ -24,8 +24,8 @@ class T5(nn.Module):
     target tokens that follow. One table of embeddings serves encoder, decoder and logits (Raffel et
     al., 2020). Logits at t depend on x and on y up to t alone.
 
-    With `copying` it is a pointer-generator network (See et al., 2017): each target token is drawn
-    from the vocabulary or copied from the source, and the logits are the logarithms of the
+    With `copying` it is a pointer-generator network, after See et al. (2017): each target token is
+    drawn from the vocabulary or copied from the source, and the logits are the logarithms of the
     probabilities of both together. For summaries, which repeat rare words of what they sum up.
     """
 
@@ -78,7 +78,10 @@ class T5(nn.Module):
 
 
 class Pointer(nn.Module):
-    """Copying of source tokens by attention (pointer-generator network; See et al., 2017)."""
+    """Copying of source tokens by attention, as in a pointer-generator network (See et al., 2017).
+
+    Its attention is a dot product of its own, where theirs is additive and the decoder's as well.
+    """
 
     width: int
 

@@ -85,18 +85,20 @@ def metrics_by_set(objective: Objective, sets: Mapping[str, Loader]) -> Score:
     """The objective's loss and metrics on more test sets, by name: for `Run(score=...)`.
 
     For accuracy under noise, say, or on data of other places (corruptions, domain shift):
-    `metrics_by_set(objective, {"10dB": noisy})` gives "10dB/accuracy" and so on.
+    `metrics_by_set(objective, {"10dB": noisy})` gives "10dB/accuracy" and so on. For models
+    without a state that is carried from batch to batch.
     """
 
-    def of_batch(variables: Variables, batch: Batch) -> Metrics:
-        output = objective.loss(variables, batch, jax.random.key(0), False)
+    def of_batch(variables: Variables, batch: Batch, i: int) -> Metrics:
+        key = jax.random.fold_in(jax.random.key(0), i)
+        output = objective.loss(variables, batch, key, False)
         return {"loss": output.loss, **output.metrics}
 
     def score(variables: Variables) -> dict[str, float]:
         compiled = jax.jit(of_batch)
         scores: dict[str, float] = {}
         for name, data in sets.items():
-            merged = merge([compiled(variables, data[i]) for i in range(len(data))])
+            merged = merge([compiled(variables, data[i], i) for i in range(len(data))])
             scores |= {f"{name}/{metric}": value for metric, value in scalars(merged).items()}
         return scores
 
@@ -109,7 +111,7 @@ def probe_scores(objective: Objective, labelled: Loader, data: Loader, k: int = 
     The `linear_probe` and the `knn_probe` of `jdl.metrics` are trained on the rows of `labelled`,
     with their labels y, and tested on those of `data`. The features are the column `code` of the
     predictions; they are not changed. Both loaders should be made by `batches`, which augments
-    nothing and has each row once.
+    nothing and has each row once. `k` is the number of neighbors, at most that of labelled rows.
     """
     if not isinstance(objective, Predicts):
         raise Error("probe_scores needs an objective that predicts features, such as simclr.")
