@@ -1,4 +1,4 @@
-"""Baselines of `stdlib_summaries`: a function's first line, its name, the nearest one's summary.
+"""Baselines of `stdlib_summaries`: a function's signature, its name, the nearest one's summary.
 
 scripts/bench summaries: ROUGE of the test functions whose summaries the experiment is judged by.
 """
@@ -19,7 +19,7 @@ tfidf = TfidfVectorizer(sublinear_tf=True)
 known = tfidf.fit_transform(words(one.source) for one in train)
 nearest = (tfidf.transform(words(one.source) for one in test) @ known.T).argmax(1).A1
 methods = {
-    "lead: its first line": heads,
+    "lead: the line of its signature": heads,
     "its name": [words(one.source.split("(")[0].split("def ")[1]) for one in test],
     "summary of the nearest training function": [train[n].summary for n in nearest],
 }

@@ -176,6 +176,11 @@ def test_the_motifs_of_filters_are_found(trained):
     assert min(scores.values()) > 0.98
 
 
+def test_sequences_shorter_than_a_motif_are_refused():
+    with pytest.raises(jdl.Error, match="at least 12 bases"):
+        SequenceCNN(2).init(jax.random.key(0), jnp.ones((1, 8), jnp.int32))
+
+
 def test_the_last_window_counts_whatever_the_number_of_windows():
     """An odd number of windows, pooled by two."""
     model, x = SequenceCNN(2, 4, 3, ((8, 3),), ()), jnp.ones((1, 9), jnp.int32)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error
 from jdl.layers import Conv, convolution, max_pool
 from jdl.models.mlp import MLP
 
@@ -42,7 +43,7 @@ class SequenceCNN(nn.Module):
         self, x: jax.Array, train: bool = False, mask: jax.Array | None = None
     ) -> jax.Array:
         """Bases x (B, T), and a mask (B,) or (B, T), to (B, outputs)."""
-        real, found = self._real_windows(x, mask), self.scan(x, mask)
+        found, real = self.scan(x, mask), self._real_windows(x, mask)
         # One more window of zeros: without it, pooling would drop the last one of an odd number.
         last = ((0, 0), (0, 1), (0, 0))
         x = max_pool(jnp.pad(found, last)[:, :, None], (2, 1))
@@ -54,8 +55,13 @@ class SequenceCNN(nn.Module):
     def scan(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         """How much each motif is like the bases from each place on, (B, T - width + 1, motifs).
 
-        0 where it is not, and for windows with padding.
+        0 where it is not, and for windows with padding. Raises `Error` if T is below `width`.
         """
+        if isinstance(steps := x.shape[1], int) and steps < self.width:
+            raise Error(
+                f"SequenceCNN reads sequences of at least {self.width} bases, the width of its "
+                f"motifs, not {steps}: give it a smaller width."
+            )
         one_hot = jax.nn.one_hot(x - 1, 4, dtype=self.motif_kernel.dtype)[:, :, None]
         found = convolution(one_hot, self.motif_kernel[:, None], (1, 1), "VALID")[:, :, 0]
         found = nn.relu(found + self.motif_bias[None, None])

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jdl.keys import stream
 from jdl.layers import sample_rows
 from jdl.objectives import model_call
+from jdl.objectives.networks import join_networks, of_network
 from jdl.types import (
     Array,
     Batch,
@@ -109,13 +110,13 @@ class Adversarial(Objective):
                 self.discriminator, stream(key, "discriminator"), batch, x
             ),
         }
-        return {"params": {}} | _join(modules)
+        return {"params": {}} | join_networks(modules)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The sum of the discriminator's and the generator's mean losses, and the metrics."""
         x, mask = model_call.column(batch), batch.get("mask")
-        generator = _variables_of(variables, GENERATOR)
-        discriminator = _variables_of(variables, DISCRIMINATOR)
+        generator = of_network(variables, GENERATOR)
+        discriminator = of_network(variables, DISCRIMINATOR)
 
         z = self.sample_latent(stream(key, "latent"), batch)
         fake_x, generator_state = model_call.apply(
@@ -144,7 +145,7 @@ class Adversarial(Objective):
             "real_logit": Mean.of(real, mask),
             "fake_logit": Mean.of(fake, mask),
         }
-        model_state = _join({GENERATOR: generator_state, DISCRIMINATOR: state})
+        model_state = join_networks({GENERATOR: generator_state, DISCRIMINATOR: state})
         return LossOutput(Mean.of(discriminator_loss + generator_loss, mask), metrics, model_state)
 
     def _logits(
@@ -179,7 +180,7 @@ class Adversarial(Objective):
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:
         """Generated rows (B, ...) from latents z (B, latent_size)."""
-        generator = _variables_of(variables, GENERATOR)
+        generator = of_network(variables, GENERATOR)
         return model_call.evaluate(self.generator, generator, batch, (z,))
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
@@ -193,18 +194,3 @@ class Adversarial(Objective):
                 f"The generator gives {generated} and the discriminator {logits}; for x of shape "
                 f"{x} they must give {x} and {(x[0], 1)}."
             )
-
-
-def _variables_of(variables: Variables, module: str) -> Variables:
-    """The variables of one of the two modules."""
-    return {
-        collection: modules[module]
-        for collection, modules in variables.items()
-        if module in modules
-    }
-
-
-def _join(modules: dict[str, Variables]) -> Variables:
-    """The variables of both modules, by collection and then by module."""
-    collections = sorted({collection for variables in modules.values() for collection in variables})
-    return {c: {name: v[c] for name, v in modules.items() if c in v} for c in collections}

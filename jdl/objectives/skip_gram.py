@@ -13,6 +13,7 @@ import numpy as np
 from jdl.keys import stream
 from jdl.layers import sample_rows
 from jdl.objectives import model_call
+from jdl.objectives.metric_learning import normalized
 from jdl.types import Array, Batch, Bounds, Error, Key, LossOutput, Mean, Variables
 
 POWER = 0.75  # of the counts, in the distribution of negatives
@@ -101,11 +102,11 @@ class SkipGram(model_call.ModelObjective):
         """The nearest words (B, 10) to each row, without its own, and their cosines."""
         x, real = model_call.column(batch), model_call.time_mask(batch)
         every = jnp.arange(len(self.cumulative))[None]
-        vectors = _unit(model_call.evaluate(self.model, variables, batch, (every,))[0])
+        vectors = normalized(model_call.evaluate(self.model, variables, batch, (every,))[0])
         sign = batch.get("sign", jnp.ones_like(x)).astype(vectors.dtype)
         if real is not None and real.ndim == 2:
             sign = jnp.where(real, sign, 0)
-        cosines = _unit((sign[:, :, None] * vectors[x]).sum(1)) @ vectors.T
+        cosines = normalized((sign[:, :, None] * vectors[x]).sum(1)) @ vectors.T
         own = jnp.zeros(cosines.shape, bool)
         own = jax.vmap(lambda row, words, counted: row.at[words].max(counted))(own, x, sign != 0)
         cosines = jnp.where(own, -jnp.inf, cosines)
@@ -134,8 +135,3 @@ class SkipGram(model_call.ModelObjective):
 def _products(vectors: Array, others: Array) -> Array:
     """The dot products (B, T, K) of vectors (B, T, D) and others (B, K, D) of the same row."""
     return jnp.einsum("btd,bkd->btk", vectors, others)
-
-
-def _unit(vectors: Array) -> Array:
-    """The vectors (..., D) at length 1."""
-    return vectors / jnp.linalg.norm(vectors, axis=-1, keepdims=True).clip(1e-12)
