@@ -1,7 +1,7 @@
-"""Fashion-MNIST with 600 labels: SimCLR, linear probe 0.804, k-NN 0.758; supervised 0.801.
+"""Fashion-MNIST, 600 labels: SimCLR's accuracy by linear probe 0.814, k-NN 0.766; supervised 0.801.
 
 jdl data prepare fashion_mnist --from DIR
-scripts/train experiments/fashion_few_labels.py  # seed 0, 3 CPU-min, an AMD EPYC
+scripts/train experiments/fashion_few_labels.py  # seed 0, 5 CPU-min, an AMD EPYC
 scripts/train experiments/fashion_few_labels.py --supervised --steps 500  # 2 CPU-min
 """
 
