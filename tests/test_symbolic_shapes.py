@@ -37,7 +37,8 @@ MORE = [
     ),
 ]
 
-ONE_ULP_APART = ("efficientnet", "sound-cnn")  # by the older emitter of fusions, with which the tests compile
+# By the older emitter of fusions, with which the tests compile.
+ONE_ULP_APART = ("efficientnet", "sound-cnn")
 
 
 @pytest.mark.parametrize("row", TABLE + UNSUPERVISED + MORE, ids=lambda row: row.name)
