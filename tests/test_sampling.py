@@ -10,7 +10,10 @@ import pytest
 import jdl
 from jdl import sampling
 from jdl.layers import GRU
+from jdl.models.captioner import Captioner
+from jdl.models.encoder_decoder import EncoderDecoder
 from jdl.models.gpt import GPT
+from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
@@ -34,6 +37,9 @@ MODELS = {
     ),
     "gru": RNN(SIZE, (12, 8), GRU, vocab_size=SIZE, embedding_width=6, return_sequences=True),
     "t5": T5(SIZE, TransformerConfig(width=16, depth=2, heads=2, max_length=16)),
+    "captioner": Captioner(
+        SIZE, ResNet(None, ((4, 1),)), TransformerConfig(16, 1, 2, max_length=16)
+    ),
     "t5-copy": T5(SIZE, TransformerConfig(width=16, depth=1, heads=2, max_length=16), copying=True),
 }
 PROMPT = jax.random.randint(jax.random.key(5), (3, 4), 0, SIZE)
@@ -41,13 +47,20 @@ SOURCE = {
     "x": jax.random.randint(jax.random.key(6), (3, 6), 0, SIZE),
     "length": jnp.asarray([6, 3, 1]),
 }
+IMAGES = {"x": jax.random.normal(jax.random.key(7), (3, 4, 4, 1))}
 SAMPLERS = [(greedy, None), (sample_token(1.3, top_k=5, top_p=0.8), 3)]  # with the end token
 
 
 def prepared(name):
     """Objective, variables far from uniform, what the encoder reads, and logits without a cache."""
     model = MODELS[name]
-    if isinstance(model, T5):
+    source = IMAGES if isinstance(model, Captioner) else SOURCE
+    if isinstance(model, Captioner):
+        objective, batch = seq2seq(model, eos_id=0), {**IMAGES, "y": PROMPT}
+
+        def full(variables, tokens):
+            return model.apply(variables, IMAGES["x"], tokens)
+    elif isinstance(model, T5):
         objective, batch = seq2seq(model, eos_id=0), {**SOURCE, "y": PROMPT}
         mask = jnp.arange(6)[None] < SOURCE["length"][:, None]
 
@@ -58,7 +71,12 @@ def prepared(name):
         full = model.apply
     variables = jax.jit(objective.init)(jax.random.key(1), batch)
     variables = jax.tree.map(lambda v: v * 3 if v.ndim > 1 else v, variables)
-    return objective, variables, SOURCE if isinstance(model, T5) else None, jax.jit(full)
+    return (
+        objective,
+        variables,
+        source if isinstance(model, EncoderDecoder) else None,
+        jax.jit(full),
+    )
 
 
 def uncached(full, variables, sampler, key, eos_id=None):

@@ -9,6 +9,7 @@ import numpy as np
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.garments import CHUNK, SEEN, garment_pixels
 from jdl.data.order import permutation
+from jdl.data.padding import padded
 from jdl.data.scenes import Ranges, of_parts, raw_draws, within
 from jdl.data.tfds_records import tfds
 from jdl.types import Tokenizer
@@ -108,10 +109,7 @@ def _scenes(
 def _tokens(tokenizer: Tokenizer) -> tuple[np.ndarray, np.ndarray]:
     """The tokens of all sentences, padded, and their lengths."""
     encoded = [[*tokenizer.encode(text), tokenizer.eos_id] for text in garment_sentences()]
-    lengths = np.asarray([len(tokens) for tokens in encoded], np.int32)
-    padded = np.full((len(encoded), lengths.max()), tokenizer.eos_id, np.int32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(encoded)
-    return padded, lengths
+    return padded(encoded, max(map(len, encoded)), fill=tokenizer.eos_id)
 
 
 def _draw(part: Dataset, arrangements: np.ndarray, draws: np.ndarray) -> np.ndarray:

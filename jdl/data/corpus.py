@@ -14,6 +14,7 @@ import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.order import split_rows
+from jdl.data.padding import padded
 from jdl.data.tokenizers import ByteTokenizer
 from jdl.types import Bounds, Error, Tokenizer
 
@@ -157,9 +158,8 @@ def text_pairs(
             f"None of the {len(encoded)} pairs fits into {length} tokens: choose a larger length."
         )
     columns: dict[str, np.ndarray] = {}
-    for side, (name, count) in enumerate((("x", "length"), ("y", "y_length"))):
-        columns[count] = np.asarray([len(pair[side]) for pair in pairs], np.int32)
-        columns[name] = np.full((len(pairs), columns[count].max()), tokenizer.eos_id, np.int32)
-        for row, pair in enumerate(pairs):
-            columns[name][row, : len(pair[side])] = pair[side]
+    for name, count, rows in zip(
+        "xy", ("length", "y_length"), zip(*pairs, strict=True), strict=True
+    ):
+        columns[name], columns[count] = padded(rows, max(map(len, rows)), fill=tokenizer.eos_id)
     return arrays((), **columns)

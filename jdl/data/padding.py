@@ -17,10 +17,10 @@ def padded_length(longest: int, max_length: int | None = None) -> int:
 
 
 def padded(
-    rows: Sequence[Sequence[Any] | np.ndarray], length: int, dtype: Any = np.int32
+    rows: Sequence[Sequence[Any] | np.ndarray], length: int, dtype: Any = np.int32, fill: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows as an array (N, length), padded with 0, and their lengths (N,)."""
+    """Rows as an array (N, length), padded with `fill`, and their lengths (N,)."""
     lengths = np.asarray([len(row) for row in rows], np.int32)
-    x = np.zeros((len(rows), length), dtype)
+    x = np.full((len(rows), length), fill, dtype)
     x[np.arange(length) < lengths[:, None]] = np.concatenate([np.zeros(0, dtype), *rows])
     return x, lengths

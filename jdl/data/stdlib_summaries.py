@@ -14,6 +14,7 @@ import numpy as np
 from jdl.data import corpus
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.order import split_rows
+from jdl.data.padding import padded
 from jdl.data.tokenizers import ByteTokenizer, train_bpe
 from jdl.types import Error, Tokenizer
 
@@ -51,12 +52,10 @@ class FunctionSummaries(Dataset):
             raise Error(f"{path} cannot be read as Python: {error}.") from error
         if not found:
             raise Error(f"{path} defines no function that could be summarized.")
-        texts = [(words(one.source), "") for one in found]
-        steps = self.source.take(np.zeros(1, np.int32))["x"].shape[1]
-        columns = corpus.text_pairs(texts, self.tokenizer, steps, truncate=True).columns
-        x = np.full((len(found), steps), self.tokenizer.eos_id, np.int32)
-        x[:, : columns["x"].shape[1]] = columns["x"]
-        return [f"{path}:{one.line}" for one in found], {"x": x, "length": columns["length"]}
+        steps, end = self.source.take(np.zeros(1, np.int32))["x"].shape[1], self.tokenizer.eos_id
+        encoded = [[*self.tokenizer.encode(words(one.source))[: steps - 1], end] for one in found]
+        x, length = padded(encoded, steps, fill=end)
+        return [f"{path}:{one.line}" for one in found], {"x": x, "length": length}
 
 
 def stdlib_summaries(vocab_size: int = 2_000) -> tuple[FunctionSummaries, ...]:

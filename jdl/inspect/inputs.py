@@ -12,6 +12,7 @@ from jdl.data.array_files import read_npz
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import READ as IMAGES
 from jdl.data.image_files import open_image
+from jdl.data.padding import padded
 from jdl.data.text_files import read_lines
 from jdl.types import Batch, Error, Tokenizer
 
@@ -120,16 +121,13 @@ def _encode_lines(
     """Lines of text: where each is, tokens (N, max_length) with `end` after them, lengths (N,)."""
     places, lines = read_lines(path)
     encoded = [np.append(tokenizer.encode(line), np.int32(tokenizer.eos_id)) for line in lines]
-    lengths = np.asarray([len(tokens) for tokens in encoded], np.int32)
-    if lengths.max() > max_length:
+    longest = max(range(len(lines)), key=lambda row: len(encoded[row]))
+    if len(encoded[longest]) > max_length:
         raise Error(
-            f"{places[int(lengths.argmax())]} has {lengths.max()} tokens, but the model reads at "
-            f"most {max_length}: shorten it."
+            f"{places[longest]} has {len(encoded[longest])} tokens, but the model reads at most "
+            f"{max_length}: shorten it."
         )
-    x = np.full((len(lines), max_length), tokenizer.eos_id, np.int32)
-    for row, tokens in enumerate(encoded):
-        x[row, : len(tokens)] = tokens
-    return places, x, lengths
+    return places, *padded(encoded, max_length, fill=tokenizer.eos_id)
 
 
 def _read_image(path: Path, channels: int) -> np.ndarray:

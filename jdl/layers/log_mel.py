@@ -58,11 +58,12 @@ class LogMel(nn.Module):
     def mean_normalized(
         self, x: jax.Array, mask: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
-        """Frames whose mean over time is 0 in each filter, and which are real (B, T // hop, 1).
+        """Frames (B, T // hop, n_mels) of mean 0 over time in each filter, and which are real.
 
-        That is cepstral mean normalization: neither loudness nor a microphone's coloring matters.
-        Of x (B, T) with a mask (B,) or (B, T) of its real samples, there are T // hop frames, of
-        which those are real that are centred on a real sample; the others do not count.
+        That is cepstral mean normalization: above the floor, neither loudness nor a microphone's
+        coloring matters. The mask of real frames is (B, T // hop, 1). Of x (B, T) with a mask (B,)
+        or (B, T) of its real samples, those frames are real that are centred on a real sample; the
+        others do not count.
         """
         real = jnp.ones(x.shape, bool)
         if mask is not None:

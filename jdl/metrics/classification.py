@@ -176,8 +176,8 @@ def one_vs_rest(
 ) -> Callable[[Columns, Columns], Metric]:
     """The metric of class k against all others (one-vs-rest): `one_vs_rest(roc_auc, 3)`.
 
-    It is computed of two classes: 1 is k, and 0 is all others together, whose probabilities are
-    added. Of several classes the likeliest is predicted, as before. The labels in the column
+    There are two classes then: 1 is k, and 0 is all others together, whose probabilities are
+    added. A row is predicted as 1 where k is the likeliest of all classes. The labels in the column
     `target` are whole numbers.
     """
 

@@ -27,12 +27,13 @@ def linear_probe(
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
-    least = _check(codes, labels, test_codes, test_labels)
+    _check(codes, labels, test_codes, test_labels)
     if not (np.isfinite(codes).all() and np.isfinite(test_codes).all()):
         return float("nan")
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-    if least > 1:
-        folds = StratifiedKFold(min(FOLDS, least), shuffle=True, random_state=0)
+    fewest = np.unique(labels, return_counts=True)[1].min()  # rows of a class
+    if fewest > 1:
+        folds = StratifiedKFold(min(FOLDS, fewest), shuffle=True, random_state=0)
         probe = GridSearchCV(probe, {"logisticregression__C": STRENGTHS}, cv=folds)
     with threadpool_limits(1):  # for so few rows threads are slower, and the bits depend on them
         probe.fit(codes.astype(np.float64), labels)
@@ -68,15 +69,13 @@ def knn_probe(
 
 def _check(
     codes: np.ndarray, labels: np.ndarray, test_codes: np.ndarray, test_labels: np.ndarray
-) -> int:
-    """The fewest rows of a class; raises `Error` unless each row has features and a label."""
+) -> None:
+    """Raises `Error` unless each row has features and a label, of two classes or more."""
     for features, of_rows in ((codes, labels), (test_codes, test_labels)):
         if features.ndim != 2 or of_rows.shape != features.shape[:1] or not len(of_rows):
             raise Error(
                 "A probe needs features (N, D) and one label for each row, of training rows and of "
                 f"test rows; got features {features.shape} and labels {of_rows.shape}."
             )
-    _, counts = np.unique(labels, return_counts=True)
-    if len(counts) < 2:
+    if len(np.unique(labels)) < 2:
         raise Error("A probe needs labelled rows of at least two classes.")
-    return int(counts.min())

@@ -6,15 +6,11 @@ import flax.linen as nn
 import jax
 
 from jdl.layers import Dense
-from jdl.models.transformer import (
-    TokenEmbedding,
-    TransformerConfig,
-    TransformerStack,
-    as_time_mask,
-)
+from jdl.models.encoder_decoder import EncoderDecoder, decoder_of
+from jdl.models.transformer import TokenEmbedding, TransformerConfig
 
 
-class Captioner(nn.Module):
+class Captioner(EncoderDecoder):
     """Image captioning with attention (Xu et al., 2015), by a transformer decoder.
 
     Images x (B, H, W, C) and tokens y (B, T) give the logits (B, T, vocab_size) of the tokens that
@@ -31,39 +27,11 @@ class Captioner(nn.Module):
         """The decoder is that of `T5`."""
         self.encoder = ImageEncoder(self.backbone, self.config.width)
         self.tokens = TokenEmbedding(self.vocab_size, self.config)
-        self.decoder = TransformerStack(self.config, causal=True, cross_attention=True)
-
-    def __call__(
-        self, x: jax.Array, y: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        """Images x (B, H, W, C), and y (B, T), to logits (B, T, vocab_size)."""
-        return self.decode(self.encode(x, train, mask), y, mask, train)
+        self.decoder = decoder_of(self.config)
 
     def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
         """Images (B, H, W, C) to vectors (B, h * w, width), for rows whose mask (B,) is true."""
         return self.encoder(x, train, mask)
-
-    def decode(
-        self,
-        encoded: jax.Array | None,
-        y: jax.Array,
-        mask: jax.Array | None = None,
-        train: bool = False,
-        decode: bool = False,
-    ) -> jax.Array:
-        """What `encode` gives, and y (B, T), to logits (B, T, vocab_size).
-
-        With `decode`, y follows the tokens in the KV cache, the collection "cache"; `encoded` is
-        needed the first time only.
-        """
-        x = self.tokens(y, train, decode)
-        x = self.decoder(x, None, encoded, as_time_mask(mask), train, decode)
-        return self.tokens.logits(x)
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens that the KV cache holds."""
-        return self.config.max_length
 
 
 class ImageEncoder(nn.Module):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.layers import Dense
+from jdl.models.encoder_decoder import EncoderDecoder, decoder_of
 from jdl.models.transformer import (
     TokenEmbedding,
     TransformerConfig,
@@ -17,7 +18,7 @@ from jdl.models.transformer import (
 Encoded = tuple[jax.Array, jax.Array]  # the encoder's vectors (B, S, width), and its tokens (B, S)
 
 
-class T5(nn.Module):
+class T5(EncoderDecoder):
     """Encoder-decoder transformer (Vaswani et al., 2017) with T5's shared embeddings.
 
     Source tokens x (B, S) and target tokens y (B, T) give the logits (B, T, vocab_size) of the
@@ -37,15 +38,9 @@ class T5(nn.Module):
         """Encoder and decoder are of the same size."""
         self.tokens = TokenEmbedding(self.vocab_size, self.config)
         self.encoder = TransformerStack(self.config)
-        self.decoder = TransformerStack(self.config, causal=True, cross_attention=True)
+        self.decoder = decoder_of(self.config)
         if self.copying:
             self.pointer = Pointer(self.config.width)
-
-    def __call__(
-        self, x: jax.Array, y: jax.Array, train: bool = False, mask: jax.Array | None = None
-    ) -> jax.Array:
-        """Tokens x (B, S) with their mask (B, S), and y (B, T), to logits (B, T, vocab_size)."""
-        return self.decode(self.encode(x, train, mask), y, mask, train)
 
     def encode(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> Encoded:
         """The encoder: source tokens (B, S) to vectors (B, S, width), and the tokens themselves."""
@@ -59,22 +54,13 @@ class T5(nn.Module):
         train: bool = False,
         decode: bool = False,
     ) -> jax.Array:
-        """The decoder: what `encode` gives, and y (B, T), to logits (B, T, vocab_size).
-
-        With `decode`, y follows the tokens in the KV cache, the collection "cache"; `encoded` is
-        needed the first time only, when the cross-attention's keys and values are computed. `mask`
-        (B, S) is that of the source.
-        """
+        """The decoder: what `encode` gives, and y (B, T), to logits (B, T, vocab_size)."""
         vectors, source = (None, None) if encoded is None else encoded
-        mask = as_time_mask(mask)
-        x = self.decoder(self.tokens(y, train, decode), None, vectors, mask, train, decode)
+        x = self.attend(vectors, y, mask, train, decode)
         logits = self.tokens.logits(x)
-        return self.pointer(logits, x, vectors, source, mask, decode) if self.copying else logits
-
-    @property
-    def max_length(self) -> int:
-        """The most tokens that the KV cache holds."""
-        return self.config.max_length
+        if not self.copying:
+            return logits
+        return self.pointer(logits, x, vectors, source, as_time_mask(mask), decode)
 
 
 class Pointer(nn.Module):

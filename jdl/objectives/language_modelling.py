@@ -137,9 +137,9 @@ class MaskedToken(model_call.ModelObjective):
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the selected tokens, and the metrics."""
         x = batch["x"]
-        ids = batch.get("id", jnp.arange(len(x)))
-        base = stream(key, "masking") if train else jax.random.key(0)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(base, ids)
+        keys = model_call.example_keys(
+            stream(key, "masking") if train else jax.random.key(0), batch
+        )
         masked, selected = jax.vmap(self._mask_tokens)(keys, x)
         real = model_call.time_mask(batch)
         if real is not None:

@@ -77,6 +77,12 @@ def _arguments(
     return inputs, {}
 
 
+def example_keys(key: Key, batch: Batch) -> Key:
+    """A key (B,) for each row, by its id: the same in whatever batch the row stands."""
+    ids = batch.get("id", jnp.arange(len(column(batch))))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+
+
 def require_methods(objective: str, model: Any, *methods: str) -> None:
     """Raises `Error` where the model lacks a method that the objective of this name calls."""
     for method in methods:

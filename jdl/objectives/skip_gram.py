@@ -94,8 +94,7 @@ class SkipGram(model_call.ModelObjective):
 
         if train:
             return sample_rows(draw, key, shape)
-        ids = batch.get("id", jnp.arange(len(batch["x"])))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), ids)
+        keys = model_call.example_keys(jax.random.key(0), batch)
         return jax.vmap(lambda key: draw(key, shape[1:]))(keys)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
