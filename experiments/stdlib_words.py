@@ -1,7 +1,7 @@
 """Word vectors of Python's standard library, by skip-gram: test loss 1.848 nats a pair (seed 0).
 
 Near to encode is decode, to min max, to left right; to reader - read + write, writer. In words a
-CPU second gensim's rate is 0.98 of this one (`scripts/bench words 4 2`). 1.5 CPU-minutes of an AMD
+CPU second its rate is 0.90 of gensim's (`scripts/bench words 4 2`). 1.5 CPU-minutes of an AMD
 EPYC. The learning rate and the steps were chosen on validation rows.
 
 scripts/train experiments/stdlib_words.py

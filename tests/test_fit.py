@@ -66,6 +66,16 @@ def test_a_finished_run_is_only_evaluated_again(tmp_path):
     assert again.metrics["test"]["accuracy"].value() == first.metrics["test"]["accuracy"].value()
 
 
+def test_a_step_is_traced_once(tmp_path, monkeypatch):
+    """For the check before the run and for the program: tracing is most of a short run's start."""
+    traced, schedule = [], kitchen_sink.schedule
+    monkeypatch.setattr(
+        kitchen_sink, "schedule", lambda c: lambda step: traced.append(step) or schedule(c)(step)
+    )
+    train(tmp_path, steps=2)
+    assert len(traced) == 1
+
+
 def test_fresh_moves_the_old_run_aside(tmp_path):
     first = train(tmp_path, steps=10)
     before = lines(first)

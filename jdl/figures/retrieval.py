@@ -44,11 +44,11 @@ def draw_retrieval(run: Run, variables: Variables, folder: Path) -> list[Path]:
     neither images nor texts, it draws nothing. Only the first process writes.
     """
     data, objective = run.test or run.valid, run.learner.objective
-    if not isinstance(data, DatasetLoader) or not is_retriever(objective, variables, data.spec):
+    if not isinstance(data, DatasetLoader):
         return []
     halves = [data.spec[name] for name in ("x", "y") if name in data.spec]
     shown = [is_image(half) or is_text(half, run.tokenizer) for half in halves]
-    if shown != [True, True]:
+    if shown != [True, True] or not is_retriever(objective, variables, data.spec):
         return []
     codes = predict_all(objective, variables, data)
     found, similarity = nearest(codes["code"][:QUERIES], codes["y_code"], TOP)

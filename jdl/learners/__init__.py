@@ -3,6 +3,7 @@
 from jdl.learners.clustering import k_means as k_means
 from jdl.learners.clustering import k_means_init as k_means_init
 from jdl.learners.compilation import jit_learner as jit_learner
+from jdl.learners.compilation import trace_once as trace_once
 from jdl.learners.compilation import with_data as with_data
 from jdl.learners.descent import descent as descent
 from jdl.learners.dqn import dqn as dqn

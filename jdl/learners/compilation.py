@@ -44,6 +44,17 @@ class CompiledLearner(Wrapper):
         return self.step_fn(state, batch)
 
 
+def trace_once(learner: Learner) -> CompiledLearner:
+    """The learner with `init` and `step` traced once for all programs that they become part of.
+
+    A run is checked by its shapes before it is compiled. By `inline=True` the programs are the
+    same as without.
+    """
+    return CompiledLearner(
+        learner, jax.jit(learner.init, inline=True), jax.jit(learner.step, inline=True)
+    )
+
+
 def jit_learner(learner: Learner) -> CompiledLearner:
     """The learner with `init` and `step` compiled by `jax.jit`; the old state is donated."""
     return CompiledLearner(learner, jax.jit(learner.init), jax.jit(learner.step, donate_argnums=0))

@@ -21,6 +21,7 @@ from jdl.figures.motifs import draw_motifs
 from jdl.figures.readings import draw_readings
 from jdl.figures.retrieval import draw_retrieval
 from jdl.figures.samples import draw_figures, sample_writer
+from jdl.learners import trace_once
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
@@ -86,8 +87,9 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     a copy is kept in the run's folder, from which `jdl evaluate` and other commands rebuild it.
     """
     fix_thread_pool_size()
-    check_run(run)
     run = apply_config(run)
+    run = replace(run, learner=trace_once(run.learner))
+    check_run(run)
     placement = place_on_devices(run, options)
     folder = run_folder(options.root, run.config)
     with report_disk_errors(folder), ExitStack() as stack:
