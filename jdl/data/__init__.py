@@ -33,6 +33,7 @@ from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fasta import DNA as DNA
 from jdl.data.fasta import fasta as fasta
 from jdl.data.fetch import dataset_folder as dataset_folder
+from jdl.data.garment_keypoints import garment_keypoints as garment_keypoints
 from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
@@ -59,6 +60,7 @@ from jdl.data.molecules import freesolv as freesolv
 from jdl.data.molecules import molecule_graph as molecule_graph
 from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
+from jdl.data.move_keypoints import move_keypoints as move_keypoints
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces
