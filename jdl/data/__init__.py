@@ -33,7 +33,6 @@ from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fasta import DNA as DNA
 from jdl.data.fasta import fasta as fasta
 from jdl.data.fetch import dataset_folder as dataset_folder
-from jdl.data.garment_keypoints import garment_keypoints as garment_keypoints
 from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
 from jdl.data.graphs import NeighborLoader as NeighborLoader
@@ -46,6 +45,7 @@ from jdl.data.indexed import indexed as indexed
 from jdl.data.interactions import Interactions as Interactions
 from jdl.data.interactions import interactions as interactions
 from jdl.data.interactions import shuffle_items as shuffle_items
+from jdl.data.keypoints import garment_keypoints as garment_keypoints
 from jdl.data.labelled_text import LabelledText as LabelledText
 from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.leakage import leakage as leakage

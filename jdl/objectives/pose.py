@@ -92,7 +92,7 @@ def gaussian_maps(points: Array, sides: tuple[int, ...], sigma: float) -> Array:
     """
 
     def along(side: int, center: Array) -> Array:  # (B, side, K)
-        away = (jnp.arange(side) + 0.5)[None, :, None] - center[:, None]
+        away = (jnp.arange(side, dtype=center.dtype) + 0.5)[None, :, None] - center[:, None]
         return jax.nn.softmax(-jnp.square(away / sigma) / 2, axis=1)
 
     of_y, of_x = along(sides[0], points[..., 1]), along(sides[1], points[..., 0])
@@ -108,9 +108,10 @@ def soft_argmax(logits: Array, radius: int) -> tuple[Array, Array]:
     rows, height, width, maps = logits.shape
     probability = jax.nn.softmax(logits, (1, 2))
     peak = logits.reshape(rows, height * width, maps).argmax(1)[:, None]  # (B, 1, K)
-    y, x = jnp.arange(height)[None, :, None], jnp.arange(width)[None, :, None]
-    near_y = jnp.abs(y - peak // width) <= radius  # (B, h, K)
-    near_x = jnp.abs(x - peak % width) <= radius
+    peak_y, peak_x = (place.astype(jnp.float32) for place in (peak // width, peak % width))
+    y, x = (jnp.arange(side, dtype=jnp.float32)[None, :, None] for side in (height, width))
+    near_y = jnp.abs(y - peak_y) <= radius  # (B, h, K)
+    near_x = jnp.abs(x - peak_x) <= radius
     window = jnp.where(near_y[:, :, None] & near_x[:, None], probability, 0)
     score = window.sum((1, 2))
     mean_y = (window.sum(2) * (y + 0.5)).sum(1) / score
