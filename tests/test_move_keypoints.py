@@ -59,7 +59,7 @@ def test_what_is_moved_out_of_the_image_is_not_known():
     """And a quarter turn to the left, which is no mirror image, leaves all in their places."""
     keypoints = np.float32([[4, 10, 2], [30, 20, 1], [1, 1, 0]])
     x = np.zeros((1, 32, 48, 1), np.float32)
-    data = jdl.data.arrays(x=x, keypoints=keypoints[None], size=np.ones(1))
+    data = jdl.data.arrays(x=x, keypoints=keypoints[None], size=np.full(1, 3.0))
 
     def half(key, example):  # the left half of a picture of twice the size
         return {**example, "x": jnp.repeat(jnp.repeat(example["x"], 2, 0), 2, 1)[:32, :48]}
@@ -70,7 +70,7 @@ def test_what_is_moved_out_of_the_image_is_not_known():
     move = jdl.data.move_keypoints
     batch = data.shuffled(1, 0, move(half, [(0, 1)], size="size"))[0]
     np.testing.assert_allclose(batch["keypoints"][0], [[8, 20, 2], [0] * 3, [0] * 3], atol=1e-3)
-    np.testing.assert_allclose(batch["size"], [2], rtol=1e-4)
+    np.testing.assert_allclose(batch["size"], [6], rtol=1e-4)
     turned = data.shuffled(1, 0, move(quarter, [(0, 1)]))[0]["keypoints"]
     np.testing.assert_allclose(turned[0], [[10, 44, 2], [20, 18, 1], [0] * 3], atol=1e-3)
 
