@@ -20,7 +20,7 @@ from jdl.types import Batch, Predicts, Run, Variables
 COLUMNS = {"keypoints", "score"}  # of the predictions
 LEAST_SCORE = 0.3  # of the keypoints that are named where they are drawn
 SHOWN = 12  # images of the sheet
-DOT, RING = 4, 7  # radius in pixels of an image of SIDE, of what is predicted, and of what is true
+DOT, RING = 6, 10  # radius in pixels of an image of SIDE, of what is predicted, and of what is true
 
 
 def is_pose(objective: Any, variables: Variables, spec: Batch) -> bool:
@@ -79,7 +79,8 @@ def draw_keypoints(
             pen.line([x, y, *at], fill=color, width=round(unit))
         pen.circle((x, y), DOT * unit, fill=color if sure else None, outline=color)
         if score is not None and sure:
-            text = name_of_class(k, labels)
-            place = x + 6 * unit, y - 7 * unit
-            pen.text(place, text, fill="white", stroke_width=unit, stroke_fill="black", font=font)
+            text, beside = name_of_class(k, labels), 1.5 * DOT * unit
+            fits = x + beside + pen.textlength(text, font=font) <= drawn.width
+            place, anchor = (x + beside if fits else x - beside, y), "lm" if fits else "rm"
+            pen.text(place, text, "white", font, anchor, stroke_width=unit, stroke_fill="black")
     return drawn
