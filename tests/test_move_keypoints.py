@@ -13,7 +13,6 @@ import jdl
 HEIGHT, WIDTH = 48, 64
 MOVES = {
     "flip": jdl.data.random_flip(1.0),
-    "crop": jdl.data.random_crop(6),
     "affine": jdl.data.random_affine(rotation=40, shift=6, zoom=0.2),
     "resized": jdl.data.random_resized_crop(scale=(0.7, 1.0)),
 }
