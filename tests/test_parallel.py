@@ -48,7 +48,6 @@ QUICK = [
     ("lstm-crf", "pmap=4"),
     ("unet-segment", "pmap=4"),
     ("fcos", "data=2"),
-    ("pose-resnet", "pmap=4"),
     ("sasrec", "pmap=4"),
     ("bert-spans", "pmap=4"),
     ("plain-nnx", "pmap=4"),

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jdl.metrics.keypoints import known_keypoints, pck
 from jdl.objectives import model_call
 from jdl.objectives.supervised import given
-from jdl.types import Array, Batch, Bounds, Error, Key, LossOutput, Mean, Variables
+from jdl.types import Array, Batch, Bounds, Error, Key, LossOutput, Mean, Metrics, Variables
 
 NEEDED = (
     "estimate_pose needs the column keypoints (B, K, 3): x and y in pixels, and the visibility, "
@@ -62,8 +62,8 @@ class PoseEstimation(model_call.ModelObjective):
         )
         losses = jax.nn.logsumexp(logits, (1, 2)) - (target * logits).sum((1, 2))
         found = self._predictions(logits, batch)
-        scores = {"pck": pck(found, batch, self.alpha, self.size)}
-        return LossOutput(Mean.of(losses, known_keypoints(batch)), dict(scores), model_state)
+        scores: Metrics = {"pck": pck(found, batch, self.alpha, self.size)}
+        return LossOutput(Mean.of(losses, known_keypoints(batch)), scores, model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The keypoints (B, K, 2) in pixels, and their scores (B, K)."""
@@ -74,10 +74,8 @@ class PoseEstimation(model_call.ModelObjective):
         shape = model_call.output_shape(self.model, spec)
         _check_maps(shape, model_call.column(spec).shape)
         _check_keypoints(spec, bounds, shape[-1])
-        if self.size is not None and getattr(spec.get(self.size), "shape", ())[1:] != ():
+        if self.size is not None and model_call.column(spec, self.size).ndim != 1:
             raise Error(f"The column {self.size} must have a number for each row, (B,).")
-        if self.size is not None:
-            model_call.column(spec, self.size)
 
     def _predictions(self, logits: Array, batch: Batch) -> Batch:
         places, score = soft_argmax(logits, math.ceil(2 * self.sigma))
