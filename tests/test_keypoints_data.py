@@ -1,8 +1,8 @@
 """Garments with keypoints: functions of (seed, i), whose corners are where the garment's box is.
 
-Seen to fail: with draws that depend on the number of images, with test images of training garments,
-with points that are turned the other way, or not by right angles; with corners that stay where they
-are out of the image, with dresses.
+Seen to fail: with draws that depend on the number of images; with points that are turned the other
+way, or not by right angles, or two pixels off; with corners that stay where they are out of the
+image; with dresses.
 """
 
 import numpy as np

@@ -1,7 +1,7 @@
 """Keypoints move with the pixels of their object.
 
-Seen to fail: with the map from after to before, without pairs, with pairs that change places
-without a mirror; with a keypoint out of the image that stays known, with a size that stays.
+Seen to fail: about the wrong middle, without pairs, with pairs that change places without a mirror;
+with a keypoint out of the image that stays known, with a size that is not the object's.
 """
 
 import jax.numpy as jnp

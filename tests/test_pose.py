@@ -1,8 +1,9 @@
 """Pose estimation: PCK, heat maps, the loss, what is refused, keypoints on photos and figures.
 
-Seen to fail: PCK of all keypoints, of twice the size, and of the row's first keypoint's size; heat
-maps that do not sum to 1 at the edge, or of rows for columns; an argmax without the mean around it;
-a loss that counts unknown keypoints, or padding; keypoints in pixels of the model's image.
+Seen to fail: PCK of unknown keypoints and of padding, at twice the distance, and by the shorter
+side; heat maps that do not sum to 1, and with rows for columns; an argmax without the mean around
+it, and the mean of the whole map; a loss of unknown keypoints; keypoints in pixels of the model's
+image; keypoints filled that are not sure, and truth drawn where it is not known.
 """
 
 from dataclasses import dataclass
