@@ -24,6 +24,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "fashion_vae": "reconstructions",
     "garment_captioner": "captions",
     "garment_captions": "retrieval",
+    "garment_keypoints": "keypoints",
     "moons_flow": "density",
     "pendulum_sac": "return",
     "promoters_cnn": "motifs",
@@ -32,6 +33,7 @@ FIGURES = {  # the figure of each run that shows what it does
 SHEETS = (
     "captions",
     "detections",
+    "keypoints",
     "readings",
     "reconstructions",
     "retrieval",

@@ -36,6 +36,7 @@ from jdl.models.mae import MaskedAutoencoder
 from jdl.models.mlp import MLP
 from jdl.models.mpnn import MPNN
 from jdl.models.nbeats import NBEATS
+from jdl.models.pose_resnet import PoseResNet
 from jdl.models.realnvp import RealNVP
 from jdl.models.resnet import ResNet
 from jdl.models.rnn import RNN
@@ -62,6 +63,7 @@ from jdl.objectives import (
     detect,
     diffusion,
     elbo,
+    estimate_pose,
     extractive_qa,
     forecast_quantiles,
     hinge_gan,
@@ -300,6 +302,19 @@ class Boxes(Row):
         texture = jax.random.uniform(jax.random.key(2), x.shape) / 2  # as of `Pixels`
         columns = {"x": (x / 2 + texture)[..., None], "boxes": boxes.astype(jnp.float32), "y": y}
         return {**columns, "mask": jnp.ones(ROWS, bool)}
+
+
+@dataclass(frozen=True)
+class Keypoints(Boxes):
+    """Such images, and two corners of their first square, of which some are not known."""
+
+    def batch(self) -> Batch:
+        batch = super().batch()
+        points = batch["boxes"][:, 0].reshape(ROWS, 2, 2)
+        known = batch["y"] > -1
+        keypoints = jnp.concatenate([points, jnp.full((ROWS, 2, 1), 2.0)], -1)
+        keypoints = jnp.where(known[..., None], keypoints, 0)
+        return {"x": batch["x"], "keypoints": keypoints, "mask": batch["mask"]}
 
 
 @dataclass(frozen=True)
@@ -770,6 +785,14 @@ UNSUPERVISED = [
         + ((72 + 40) + 2 * 584)  # the pyramid
         + (2 * 592 + (9 * 8 * 3 + 3) + (9 * 8 * 5 + 5)),
         objective=detect,
+    ),
+    Keypoints(
+        "pose-resnet",
+        PoseResNet(2, ResNet(None, ((4, 1), (8, 1))), 8, 1),
+        (16, 16, 1),
+        (36 + 8 + 304 + 304 + 592 + 48)  # the backbone
+        + (9 * 8 * 32 + 16 + 8 * 2 + 2),
+        objective=estimate_pose,
     ),
     Forecasts(
         "tcn",

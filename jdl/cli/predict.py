@@ -27,8 +27,8 @@ def predict(
         Path,
         tyro.conf.arg(
             help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
-            "and NAME.overlay.png, of detected objects NAME.boxes.png, of forecasts "
-            "NAME.forecast.png."
+            "and NAME.overlay.png, of detected objects NAME.boxes.png, of keypoints "
+            "NAME.keypoints.png, of forecasts NAME.forecast.png."
         ),
     ] = Path(),
     root: Root = Path("runs"),
@@ -42,7 +42,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, quantiles, texts, tags, answers, matches, items, masks or boxes."""
+    """Predict labels, values, quantiles, texts, tags, answers, items, masks, boxes, keypoints."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "
@@ -51,6 +51,7 @@ def predict(
     from jdl.cli.startup import set_up_jax
     from jdl.inspect import answers, retrieval, tagged
     from jdl.inspect.detections import draw_detected
+    from jdl.inspect.keypoints import draw_keypoint_rows
     from jdl.inspect.predict import predict as predict_inputs
     from jdl.inspect.predict import to_csv, to_json
     from jdl.inspect.restore import restore
@@ -59,7 +60,8 @@ def predict(
     set_up_jax()
     trained = restore(find(run, root), best=best)
     rows = predict_inputs(trained, inputs, out=out)
-    boxes = draw_detected(rows, inputs, out, trained.run.labels) if "x0" in rows[0] else []
+    drawn = draw_detected(rows, inputs, out, trained.run.labels) if "x0" in rows[0] else []
+    drawn += draw_keypoint_rows(rows, inputs, out) if "keypoint" in rows[0] else []
     in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     if format is None and "tags" in rows[0]:
         print(tagged.to_color(rows) if in_color else tagged.to_columns(rows), end="")
@@ -69,5 +71,5 @@ def predict(
         print(retrieval.to_color(rows), end="")
     else:
         print(to_json(rows) if format == "json" else to_csv(rows), end="")
-    for path in boxes:
+    for path in drawn:
         print(path, file=sys.stderr)

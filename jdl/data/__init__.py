@@ -45,6 +45,7 @@ from jdl.data.indexed import indexed as indexed
 from jdl.data.interactions import Interactions as Interactions
 from jdl.data.interactions import interactions as interactions
 from jdl.data.interactions import shuffle_items as shuffle_items
+from jdl.data.keypoints import garment_keypoints as garment_keypoints
 from jdl.data.labelled_text import LabelledText as LabelledText
 from jdl.data.labelled_text import labelled_text as labelled_text
 from jdl.data.leakage import leakage as leakage
@@ -59,6 +60,7 @@ from jdl.data.molecules import freesolv as freesolv
 from jdl.data.molecules import molecule_graph as molecule_graph
 from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
+from jdl.data.move_keypoints import move_keypoints as move_keypoints
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces

@@ -18,7 +18,7 @@ CHUNK = 32  # scenes that are drawn at a time: they fit into a cache
 SCENE: Ranges = {  # what scenes differ in
     "canvas": (0.15, 0.45),  # how bright it is
     "change": (-0.15, 0.15),  # of the canvas, from the left to the right
-    "turn": (-1.0, 1.0),  # of the weave: see `_rotation`
+    "turn": (-1.0, 1.0),  # of the weave: see `rotation`
     "warp": (0.0, 0.2),  # contrast of the threads one way, and across
     "weft": (0.0, 0.2),
     "warp_period": (3.0, 9.0),  # pixels
@@ -29,7 +29,7 @@ GARMENT: Ranges = {  # and the garments of a scene
     "down": (14.0, 82.0),  # of its center, in pixels
     "right": (14.0, 82.0),
     "scale": (0.9, 1.4),  # pixels per pixel of its own image
-    "turn": (-0.25, 0.25),  # up to 28 degrees: see `_rotation`
+    "turn": (-0.25, 0.25),  # up to 28 degrees: see `rotation`
     "light": (0.75, 1.0),
 }
 SCENE_DRAWS = 1 + len(SCENE)  # the number of garments, and the above
@@ -76,7 +76,7 @@ def _draw(
     which = (of_garments[..., 0] % np.uint64(len(garments))).astype(int)
     counts = 1 + (draws[:, 0] % np.uint64(MOST)).astype(int)
     border = ((0, 0), (PATCH // 2, PATCH // 2), (PATCH // 2, PATCH // 2))
-    pixels = np.pad(_canvas(scene), border)
+    pixels = np.pad(woven_canvas(scene), border)
     labels = np.zeros(pixels.shape, np.int32)
     for n in range(MOST):
         rows = np.flatnonzero(counts > n)
@@ -95,10 +95,10 @@ def _draw(
     return np.rint(255 * bright).astype(np.uint8), labels[:, inside, inside]
 
 
-def _canvas(scene: dict[str, np.ndarray]) -> np.ndarray:
+def woven_canvas(scene: dict[str, np.ndarray]) -> np.ndarray:
     """Woven canvases (n, SIZE, SIZE): two sets of threads that cross at a right angle."""
     numbers = {name: values[:, None, None] for name, values in scene.items()}
-    cosine, sine = _rotation(numbers["turn"])
+    cosine, sine = rotation(numbers["turn"])
     down, right = np.arange(SIZE, dtype=np.float32)[:, None], np.arange(SIZE, dtype=np.float32)
     canvas = numbers["canvas"] + numbers["change"] * (right / SIZE - np.float32(0.5))
     for thread, along in (
@@ -123,7 +123,7 @@ def garment_pixels(
     steps = np.arange(patch, dtype=np.float32) - patch // 2
     down = top.astype(np.float32) + steps[:, None] - place["down"]
     right = left.astype(np.float32) + steps - place["right"]
-    cosine, sine = _rotation(place["turn"])
+    cosine, sine = rotation(place["turn"])
     row, row_share = between((cosine * down + sine * right) / place["scale"] + MIDDLE, SIDE + 1)
     column, column_share = between(
         (cosine * right - sine * down) / place["scale"] + MIDDLE, SIDE + 1
@@ -136,7 +136,7 @@ def garment_pixels(
     return above * (1 - row_share) + below * row_share
 
 
-def _rotation(turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def rotation(turn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The cosine and sine of an angle, of the tangent of its half: without a function of libm."""
     square = turn * turn
     return (1 - square) / (1 + square), 2 * turn / (1 + square)

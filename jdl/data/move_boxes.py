@@ -29,7 +29,7 @@ def move_boxes(transform: Transform, visible: float = 0.25) -> Transform:
 
     def change(key: Key, example: Example) -> Example:
         moved, place, inside = with_origin(transform, key, example)
-        linear, (before, after), known = _affine_map(place, inside)
+        linear, (before, after), known = affine_map(place, inside)
         corners = example["boxes"][:, CORNERS] - before[None, None]  # (T, 4, 2)
         corners = jnp.einsum("tcj,jk->tck", corners, linear, precision="highest")
         whole = jnp.concatenate([corners.min(1), corners.max(1)], -1) + jnp.tile(after, 2)[None]
@@ -44,7 +44,7 @@ def move_boxes(transform: Transform, visible: float = 0.25) -> Transform:
     return change
 
 
-def _affine_map(place: Array, inside: Array) -> tuple[Array, list[Array], Array]:
+def affine_map(place: Array, inside: Array) -> tuple[Array, list[Array], Array]:
     """The affine map of points (x, y) before to those after: (point - before) @ linear + after.
 
     It is fitted by least squares to where the pixels inside came from, and not known if they are

@@ -11,8 +11,9 @@ from jdl.types import Array, Error, Key
 WHOLE = 0.999  # of a pixel that was not mixed with what lies outside, but for rounding
 DRAWS = 8  # on which it is checked that the pixels move and do not change
 REFUSAL = (
-    "move_labels and move_boxes are for transforms that move the pixels of an image, such as "
-    "random_flip and random_affine, and change none: give any other to `shuffled` as it is."
+    "move_labels, move_boxes and move_keypoints are for transforms that move the pixels of an "
+    "image, such as random_flip and random_affine, and change none: give any other to `shuffled` "
+    "as it is."
 )
 
 

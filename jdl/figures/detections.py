@@ -72,18 +72,16 @@ def draw_detections(run: Run, variables: Variables, folder: Path) -> list[Path]:
             for n in range(len(rows["x"]))
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sheet(images).save(path)
+        sheet(images).save(path)
     return [path]
 
 
 def draw_boxes(image: Any, boxes: Sequence[Box]) -> Any:
     """A copy of a Pillow image in RGB with boxes drawn on it; small images are enlarged."""
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import ImageDraw, ImageFont
 
-    times = max(1, -(-SIDE // max(image.size)))
-    size = image.width * times, image.height * times
-    drawn = image.convert("RGB").resize(size, Image.Resampling.BILINEAR)
-    pen, unit = ImageDraw.Draw(drawn), max(size) / SIDE
+    drawn, times = enlarged(image)
+    pen, unit = ImageDraw.Draw(drawn), max(drawn.size) / SIDE
     font = ImageFont.load_default(size=12 * unit)
     for edges, text, color in boxes:
         place = [edge * times for edge in edges]
@@ -96,12 +94,27 @@ def draw_boxes(image: Any, boxes: Sequence[Box]) -> Any:
     return drawn
 
 
+def enlarged(image: Any) -> tuple[Any, int]:
+    """A Pillow image in RGB, at least SIDE pixels long, and how many times larger it is."""
+    from PIL import Image
+
+    times = max(1, -(-SIDE // max(image.size)))
+    size = image.width * times, image.height * times
+    return image.convert("RGB").resize(size, Image.Resampling.BILINEAR), times
+
+
+def to_pillow(x: np.ndarray) -> Any:
+    """The Pillow image of an array (H, W, 1 or 3) from 0 to 1."""
+    from PIL import Image
+
+    pixels = np.rint(255 * x.clip(0, 1)).astype(np.uint8)
+    return Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels)
+
+
 def _drawn_image(
     row: dict[str, np.ndarray], true_boxes: np.ndarray, y: np.ndarray, labels: Sequence[str]
 ) -> Any:
     """An image with what was found in it, and with what was not."""
-    from PIL import Image
-
     kept = shown(row["boxes"], row["score"])
     found, label, score = (row[name][kept] for name in ("boxes", "label", "score"))
     real = (y >= 0) & (area(true_boxes) > 0)
@@ -117,14 +130,11 @@ def _drawn_image(
         )
         for n in range(len(found))
     ]
-    pixels = np.rint(255 * row["x"].clip(0, 1)).astype(np.uint8)
-    return draw_boxes(
-        Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels), missed + boxes
-    )
+    return draw_boxes(to_pillow(row["x"]), missed + boxes)
 
 
-def _sheet(images: Sequence[Any]) -> Any:
-    """The images side by side, in rows."""
+def sheet(images: Sequence[Any]) -> Any:
+    """Pillow images of one size side by side, in rows of four."""
     from PIL import Image
 
     width, height = images[0].size

@@ -8,19 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data import arrays
-from jdl.data.boxed_images import Fitted, fit_image
+from jdl.data.boxed_images import Fitted
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import READ as IMAGES
 from jdl.data.image_files import open_image
 from jdl.data.loader import DatasetLoader
 from jdl.figures.detections import draw_boxes, shown
 from jdl.figures.masks import COLORS, name_of_class
-from jdl.inspect.inputs import read_inputs
+from jdl.inspect.fitted import predict_fitted
 from jdl.inspect.masks import distinct_stems
 from jdl.inspect.restore import TrainedRun
-from jdl.objectives.predict import predict_all
-from jdl.types import Error, Predicts
 
 Row = dict[str, Any]
 EDGES = ("x0", "y0", "x1", "y1")
@@ -35,28 +32,7 @@ def detected_rows(
     image; an image without an object has a row of None. Objects are those that are `shown`, and not
     in the black bars beside the image. Raises `Error` for bytes and floats in one call.
     """
-    height, width, channels = data.spec["x"].shape[1:]
-    names, images = list[str](), list[Fitted]()
-    for path in inputs:
-        if path.suffix.lower() in IMAGES:
-            names.append(str(path))
-            images.append(fit_image(path, (height, width), channels))
-        else:
-            of_file, columns = read_inputs([path], data.spec)
-            names += of_file
-            size = np.asarray([width, height])
-            images += [Fitted(x, size, np.ones(2), np.zeros(2)) for x in columns["x"]]
-    for name, image in zip(names, images, strict=True):
-        if image.pixels.dtype != images[0].pixels.dtype:
-            raise Error(
-                f"{name} is of {image.pixels.dtype}, and {names[0]} of {images[0].pixels.dtype}: "
-                "predict images and arrays of other types in separate calls."
-            )
-    x = np.stack([image.pixels for image in images])
-    objective = trained.objective
-    assert isinstance(objective, Predicts)
-    batches = arrays((), x=x).map(*data.transforms).batches(min(batch_size, len(names)))
-    found = predict_all(objective, trained.variables, batches)
+    names, images, found = predict_fitted(trained, data, inputs, batch_size)
     rows: list[Row] = []
     for n, name in enumerate(names):
         objects = [

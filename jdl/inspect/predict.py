@@ -17,12 +17,14 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.figures.detections import is_detector
 from jdl.figures.forecasts import is_forecast
+from jdl.figures.keypoints import is_pose
 from jdl.figures.masks import is_segmentation
 from jdl.figures.retrieval import is_retriever
 from jdl.inspect.answers import answer_rows
 from jdl.inspect.detections import detected_rows
 from jdl.inspect.forecasts import forecast_rows
 from jdl.inspect.inputs import ReadsFiles, read_inputs
+from jdl.inspect.keypoints import keypoint_rows
 from jdl.inspect.masks import write_masks
 from jdl.inspect.recommended import recommended_rows
 from jdl.inspect.restore import TrainedRun
@@ -42,11 +44,12 @@ def predict(
     npz files hold the columns that the predictions read, most often x, by their names. Each row has
     `input`, the name of the input, and the objective's predictions; that of a tagger has `words`
     and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A
-    detector gives a row for each object (`detected_rows`), a recommender one for each item
-    (`recommended_rows`), a forecast one for each step ahead (`forecast_rows`). With a folder `out`,
-    masks of images (semantic segmentation) are written there by `write_masks`, and the rows are
-    what it gives; forecasts are drawn there. Inputs are treated as the run's evaluation data: if
-    these are files, new files are read alike, and the transforms are applied.
+    detector gives a row for each object (`detected_rows`), pose estimation one for each keypoint
+    (`keypoint_rows`), a recommender one for each item (`recommended_rows`), a forecast one for each
+    step ahead (`forecast_rows`). With a folder `out`, masks of images (semantic segmentation) are
+    written there by `write_masks`, and the rows are what it gives; forecasts are drawn there.
+    Inputs are treated as the run's evaluation data: if these are files, new files are read alike,
+    and the transforms are applied.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -62,6 +65,8 @@ def predict(
         )
     if is_detector(objective, trained.variables, data.spec):
         return detected_rows(trained, data, inputs, batch_size)
+    if is_pose(objective, trained.variables, data.spec):
+        return keypoint_rows(trained, data, inputs, batch_size)
     spec, retrieves = data.spec, is_retriever(objective, trained.variables, data.spec)
     if retrieves:  # the inputs are the x alone
         spec = {name: part for name, part in spec.items() if not is_of_y(name)}

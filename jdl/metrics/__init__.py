@@ -16,6 +16,7 @@ from jdl.metrics.clusters import cluster_metrics as cluster_metrics
 from jdl.metrics.correlation import pearson as pearson
 from jdl.metrics.correlation import spearman as spearman
 from jdl.metrics.detection import mean_average_precision as mean_average_precision
+from jdl.metrics.keypoints import pck as pck
 from jdl.metrics.merge import PerMember as PerMember
 from jdl.metrics.merge import merge as merge
 from jdl.metrics.merge import scalars as scalars

@@ -44,6 +44,7 @@ from jdl.objectives.normalizing_flow import normalizing_flow as normalizing_flow
 from jdl.objectives.ordinal import ordinal as ordinal
 from jdl.objectives.override import map_variables as map_variables
 from jdl.objectives.override import override as override
+from jdl.objectives.pose import estimate_pose as estimate_pose
 from jdl.objectives.predict import map_rows as map_rows
 from jdl.objectives.predict import predict_all as predict_all
 from jdl.objectives.quantiles import quantiles as quantiles

@@ -16,6 +16,7 @@ from jdl.figures.density import draw_density
 from jdl.figures.detections import draw_detections
 from jdl.figures.embedding import draw_embedding
 from jdl.figures.forecasts import draw_forecasts
+from jdl.figures.keypoints import draw_pose
 from jdl.figures.masks import draw_segmentation
 from jdl.figures.motifs import draw_motifs
 from jdl.figures.readings import draw_readings
@@ -55,6 +56,7 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_readings,
     draw_segmentation,
     draw_detections,
+    draw_pose,
     draw_retrieval,
     draw_captions,
     draw_forecasts,
