@@ -12,7 +12,7 @@ from jdl.models.fast_speech import FastSpeech
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 800
+    steps: int = 600
     batch: int = 16
     lr: float = 2e-3
 

@@ -23,9 +23,7 @@ VOICE = ("en-us", "Alex", 50, 170)  # accent, voice, pitch and speed
 SPLITS = (0.8, 0.1, 0.1)
 
 
-def single_speaker_numbers(
-    numbers: int = 1_000, seed: int = 0
-) -> tuple[Dataset, Dataset, Dataset]:
+def single_speaker_numbers(numbers: int = 1_000, seed: int = 0) -> tuple[Dataset, Dataset, Dataset]:
     """Numbers in the voice of one speaker, for text to speech: (train, valid, test).
 
     The columns are those of `spoken_numbers`, which is for speech recognition: the waveform x,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +34,18 @@ def griffin_lim(
             f"{log_mel.n_fft // 2}, not {log_mel.hop}."
         )
     magnitude = jnp.sqrt(mel_to_power(log_mel, frames.astype(jnp.float32)))
-    phases = jax.random.uniform(jax.random.key(0), magnitude.shape[1:], maxval=2 * math.pi)
-    estimate = jnp.broadcast_to(jnp.exp(1j * phases)[None], magnitude.shape)
+    turns = jax.random.uniform(jax.random.key(0), magnitude.shape[1:], maxval=2 * math.pi)
+    estimate = lax.complex(magnitude * jnp.cos(turns)[None], magnitude * jnp.sin(turns)[None])
 
-    def iterate(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[tuple, None]:
+    def iterate(carry: tuple[jax.Array, jax.Array], _: None) -> tuple[Any, None]:
         estimate, before = carry
-        spectrum = _stft(log_mel, _inverse_stft(log_mel, magnitude * _phase(estimate)))
+        nearest = _inverse_stft(log_mel, _with_magnitude(estimate, magnitude))
+        spectrum = _stft(log_mel, nearest)
         return (spectrum + momentum * (spectrum - before), spectrum), None
 
     start = (estimate, jnp.zeros_like(estimate))
     (estimate, _), _ = lax.scan(iterate, start, None, iterations)
-    waveform = _inverse_stft(log_mel, magnitude * _phase(estimate))
-    return waveform[:, : frames.shape[1] * log_mel.hop].astype(frames.dtype)
+    return _inverse_stft(log_mel, _with_magnitude(estimate, magnitude)).astype(frames.dtype)
 
 
 def mel_to_power(log_mel: LogMel, frames: jax.Array) -> jax.Array:
@@ -52,9 +53,7 @@ def mel_to_power(log_mel: LogMel, frames: jax.Array) -> jax.Array:
 
     By non-negative least squares, with multiplicative updates (Lee and Seung, 2001).
     """
-    filters = mel_filters(
-        log_mel.rate, log_mel.n_fft, log_mel.n_mels, log_mel.fmin, log_mel.fmax
-    )
+    filters = mel_filters(log_mel.rate, log_mel.n_fft, log_mel.n_mels, log_mel.fmin, log_mel.fmax)
     mel = jnp.exp(frames * (math.log(10) / 10 if log_mel.decibels else 1.0))
     power = jnp.maximum(_matmul(mel, np.linalg.pinv(filters)), TINY)
     wanted = _matmul(mel, filters.T)
@@ -70,8 +69,10 @@ def _matmul(a: jax.Array, b: np.ndarray) -> jax.Array:
     return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
 
 
-def _phase(spectrum: jax.Array) -> jax.Array:
-    return spectrum / (jnp.abs(spectrum) + TINY)
+def _with_magnitude(spectrum: jax.Array, magnitude: jax.Array) -> jax.Array:
+    """The spectrum of these magnitudes with the phases of another one."""
+    scale = magnitude / (jnp.abs(spectrum) + TINY)
+    return lax.complex(spectrum.real * scale, spectrum.imag * scale)
 
 
 def _stft(log_mel: LogMel, x: jax.Array) -> jax.Array:
@@ -100,7 +101,5 @@ def _overlap_add(frames: jax.Array, hop: int) -> jax.Array:
     pieces = -(-width // hop)
     parts = jnp.pad(frames, ((0, 0), (0, 0), (0, pieces * hop - width)))
     parts = parts.reshape(rows, count, pieces, hop)
-    moved = [
-        jnp.pad(parts[:, :, n], ((0, 0), (n, pieces - 1 - n), (0, 0))) for n in range(pieces)
-    ]
+    moved = [jnp.pad(parts[:, :, n], ((0, 0), (n, pieces - 1 - n), (0, 0))) for n in range(pieces)]
     return jnp.stack(moved).sum(0).reshape(rows, -1)

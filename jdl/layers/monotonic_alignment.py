@@ -37,7 +37,7 @@ def monotonic_alignment(scores: jax.Array, tokens: jax.Array, frames: jax.Array)
         real = t < frames
         here = jnp.where(real, token, count)
         moves = jnp.take_along_axis(moved, token[:, None], 1)[:, 0] & real
-        return (token - moves).clip(0), here
+        return (token - moves.astype(token.dtype)).clip(0), here
 
     first = jnp.zeros((1, rows, count), bool)  # of the first frame, which none comes before
     steps = (jnp.arange(length), jnp.concatenate([first, comes_from_before]))

@@ -26,6 +26,7 @@ from jdl.types import (
 )
 
 CENTER, SCALE = -6.0, 4.0  # of log-mel energies of speech, from a floor of about 1e-5
+DIAGONAL = 10.0  # how much less the score of a frame is, that is a whole text away
 DECIBELS = 10 / math.log(10)  # of a difference of 1 between natural logarithms
 
 
@@ -50,8 +51,8 @@ def text_to_speech(
     Metrics: mel_error, the mean absolute error of the spectrogram in decibels, with the durations
     of the true sound; duration_error, that of durations in frames; and aligned, the share of the
     rows that count. Predictions: `log_mel` (B, max_frames, n_mels), the `waveform`
-    (B, max_frames * hop) by `griffin_lim` of so many iterations, and its `length`. What is longer
-    is cut.
+    (B, max_frames * hop) by `griffin_lim` of so many iterations, its `length`, and its `rate`. What
+    would be longer is cut.
     """
     model_call.require_methods("text_to_speech", model, "encode", "decode")
     if log_mel.decibels:
@@ -77,7 +78,7 @@ class TextToSpeech(Objective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the rows that can be aligned, and the errors."""
-        text, (mel, frames) = _text(batch), self.spectrogram(batch)
+        text, (mel, frames) = _text(batch), self._spectrogram(batch)
         (encoded, means, log_durations), state = model_call.apply(
             self.model, variables, (text["x"],), text, key, train, "encode"
         )
@@ -88,9 +89,9 @@ class TextToSpeech(Objective):
         )
         mel_error = _row_mean(jnp.abs(out - mel), frames)
         prior = _row_mean(jnp.square(_gather(means, places) - mel), frames) / 2
-        log_true = jnp.log(durations.clip(1).astype(jnp.float32))
-        losses = mel_error + prior + _row_mean(jnp.square(log_durations - log_true), text["length"])
-        duration_error = _row_mean(jnp.abs(jnp.exp(log_durations) - durations), text["length"])
+        true = durations.astype(jnp.float32)
+        duration_loss = _row_mean(jnp.square(log_durations - jnp.log(true.clip(1))), text["length"])
+        duration_error = _row_mean(jnp.abs(jnp.exp(log_durations) - true), text["length"])
         aligned = (frames >= text["length"]) & (text["length"] > 0)
         mask = batch.get("mask", jnp.ones(aligned.shape, bool)).astype(bool)
         scores: Metrics = {
@@ -98,10 +99,11 @@ class TextToSpeech(Objective):
             "duration_error": Mean.of(duration_error, mask & aligned),
             "aligned": Mean.of(aligned, mask),
         }
+        losses = mel_error + prior + duration_loss
         return LossOutput(Mean.of(losses, mask & aligned), scores, state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
-        """The spectrogram `log_mel`, the `waveform`, and how many samples it has, `length`."""
+        """The spectrogram `log_mel`, and the `waveform` with its `length` and its `rate`."""
         text = _text(batch)
         encoded, _, log_durations = model_call.evaluate(
             self.model, variables, text, (text["x"],), "encode"
@@ -115,21 +117,10 @@ class TextToSpeech(Objective):
         log_mel = jnp.where(real, out * SCALE + CENTER, math.log(self.log_mel.floor))
         return {
             "log_mel": log_mel,
-            "waveform": self.sound(log_mel),
+            "waveform": griffin_lim(self.log_mel, log_mel, self.iterations),
             "length": frames * self.log_mel.hop,
+            "rate": jnp.full(len(frames), self.log_mel.rate),
         }
-
-    def sound(self, log_mel: Array) -> Array:
-        """The waveforms (B, F * hop) of spectrograms (B, F, n_mels), by Griffin-Lim."""
-        return griffin_lim(self.log_mel, log_mel, self.iterations)
-
-    def spectrogram(self, batch: Batch) -> tuple[Array, Array]:
-        """The spectrograms of x (B, T // hop, n_mels), scaled, and how many frames are real."""
-        x = model_call.column(batch)
-        mel = self.log_mel.apply({}, x)[:, : x.shape[1] // self.log_mel.hop]
-        length = batch.get("length", jnp.full(len(x), x.shape[1]))
-        frames = self.log_mel.frames_of(length).clip(max=mel.shape[1])
-        return (mel - CENTER) / SCALE, frames
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` unless x are waveforms, y tokens, and the model makes spectrograms."""
@@ -164,6 +155,14 @@ class TextToSpeech(Objective):
                 f"does, but it gives {out}."
             )
 
+    def _spectrogram(self, batch: Batch) -> tuple[Array, Array]:
+        """The spectrograms of x (B, T // hop, n_mels), scaled, and how many frames are real."""
+        x = model_call.column(batch)
+        mel = self.log_mel.apply({}, x)[:, : x.shape[1] // self.log_mel.hop]
+        length = batch.get("length", jnp.full(len(x), x.shape[1]))
+        frames = self.log_mel.frames_of(length).clip(max=mel.shape[1])
+        return (mel - CENTER) / SCALE, frames
+
     def _inputs(self, text: Batch) -> tuple[Array, Array]:
         """Tokens, and frames that are all of the first one, for shapes."""
         return text["x"], jnp.zeros((len(text["x"]), self.max_frames), jnp.int32)
@@ -181,12 +180,19 @@ def _durations(means: Array, mel: Array, tokens: Array, frames: Array) -> Array:
     """The durations (B, U) by which the mean frames (B, U, M) fit the frames (B, F, M) best.
 
     The score of a frame of a token is that of a normal distribution; what depends on the frame
-    alone is left out, as it is the same in all alignments.
+    alone is left out, as it is the same in all alignments. As in guided attention (Tachibana et
+    al., 2018), ways far from the diagonal have less: it decides as long as all means are alike,
+    and little afterwards. Without it some tokens can stay with a frame each.
     """
     means, mel = lax.stop_gradient((means, mel))
     products = jnp.einsum("bum,bfm->buf", means, mel)
     scores = products - jnp.square(means).sum(-1, keepdims=True) / 2
-    return monotonic_alignment(scores, tokens, frames)
+    shares = [
+        (jnp.arange(steps)[None] + 0.5) / count.clip(1)[:, None].astype(jnp.float32)
+        for steps, count in ((means.shape[1], tokens), (mel.shape[1], frames))
+    ]
+    distance = shares[0][:, :, None] - shares[1][:, None]
+    return monotonic_alignment(scores - DIAGONAL * jnp.square(distance), tokens, frames)
 
 
 def _gather(values: Array, places: Array) -> Array:

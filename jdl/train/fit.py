@@ -21,6 +21,7 @@ from jdl.figures.motifs import draw_motifs
 from jdl.figures.readings import draw_readings
 from jdl.figures.retrieval import draw_retrieval
 from jdl.figures.samples import draw_figures, sample_writer
+from jdl.figures.speech import draw_speech
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
@@ -52,6 +53,7 @@ from jdl.types import Error, Metrics, Run, State
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
     draw_figures,
     draw_readings,
+    draw_speech,
     draw_segmentation,
     draw_detections,
     draw_retrieval,
