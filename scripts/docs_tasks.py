@@ -28,6 +28,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "pendulum_sac": "return",
     "promoters_cnn": "motifs",
     "spoken_numbers": "readings",
+    "spoken_numbers_tts": "speech",
 }
 SHEETS = (
     "captions",
@@ -35,6 +36,7 @@ SHEETS = (
     "readings",
     "reconstructions",
     "retrieval",
+    "speech",
 )  # of many rows: the first ones are enough
 
 

@@ -28,7 +28,7 @@ def predict(
         tyro.conf.arg(
             help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
             "and NAME.overlay.png, of detected objects NAME.boxes.png, of forecasts "
-            "NAME.forecast.png."
+            "NAME.forecast.png; or sounds, of what is said in line 3 of a text NAME-3.wav."
         ),
     ] = Path(),
     root: Root = Path("runs"),
@@ -42,7 +42,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, quantiles, texts, tags, answers, matches, items, masks or boxes."""
+    """Predict labels, values, texts, sounds, tags, answers, matches, items, masks or boxes."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def draw_speech(run: Run, variables: Variables, folder: Path) -> list[Path]:
         return {**objective.predict(variables, batch), "size": size}
 
     columns = [name for name in ("x", "y", "y_length") if name in spec]
-    rows = map_rows(say, variables, data, columns, limit=ROWS)
+    rows = map_rows(say, variables, replace(data, size=ROWS), columns, limit=ROWS)
     path = folder / "figures" / "speech.png"
     if processes.is_first():
         _draw(rows, run.labels, path)

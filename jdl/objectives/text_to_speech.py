@@ -188,7 +188,7 @@ def _durations(means: Array, mel: Array, tokens: Array, frames: Array) -> Array:
     products = jnp.einsum("bum,bfm->buf", means, mel)
     scores = products - jnp.square(means).sum(-1, keepdims=True) / 2
     shares = [
-        (jnp.arange(steps)[None] + 0.5) / count.clip(1)[:, None].astype(jnp.float32)
+        jnp.arange(0.5, steps)[None] / count.clip(1)[:, None].astype(jnp.float32)
         for steps, count in ((means.shape[1], tokens), (mel.shape[1], frames))
     ]
     distance = shares[0][:, :, None] - shares[1][:, None]
