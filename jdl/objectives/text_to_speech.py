@@ -158,7 +158,7 @@ class TextToSpeech(Objective):
     def _spectrogram(self, batch: Batch) -> tuple[Array, Array]:
         """The spectrograms of x (B, T // hop, n_mels), scaled, and how many frames are real."""
         x = model_call.column(batch)
-        mel = self.log_mel.apply({}, x)[:, : x.shape[1] // self.log_mel.hop]
+        mel = jnp.asarray(self.log_mel.apply({}, x))[:, : x.shape[1] // self.log_mel.hop]
         length = batch.get("length", jnp.full(len(x), x.shape[1]))
         frames = self.log_mel.frames_of(length).clip(max=mel.shape[1])
         return (mel - CENTER) / SCALE, frames
