@@ -140,9 +140,9 @@ class TextToSpeech(Objective):
                 f"Waveforms of {x.shape[1]} samples have {frames} frames, which are too few for "
                 f"{y.shape[1]} tokens: give LogMel a smaller hop."
             )
-        vocab_size = getattr(self.model, "vocab_size", None)
         least, greatest = bounds.get("y", (0, 0))
-        if least < 0 or (vocab_size is not None and greatest >= vocab_size):
+        vocab_size = getattr(self.model, "vocab_size", greatest + 1)
+        if least < 0 or greatest >= vocab_size:
             raise Error(
                 f"The tokens y are from {least} to {greatest}, but the model knows those from 0 "
                 f"to {vocab_size - 1}: give it as many as there are labels."
