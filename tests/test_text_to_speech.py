@@ -2,8 +2,8 @@
 
 Seen to fail: an alignment without scores or without the prior of a diagonal, a length regulator
 that is off by one, phases that stay random, powers by the pseudo-inverse alone, a row that cannot
-be aligned and counts, lines that are not brought to lower case, the length of the recording in place
-of that of the speech, and numbers that are in no split.
+be aligned and counts, lines that are not brought to lower case, the length of the recording in
+place of that of the speech, and numbers that are in no split.
 """
 
 from dataclasses import dataclass, replace
