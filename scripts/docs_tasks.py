@@ -29,6 +29,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "pendulum_sac": "return",
     "promoters_cnn": "motifs",
     "spoken_numbers": "readings",
+    "spoken_numbers_tts": "speech",
 }
 SHEETS = (
     "captions",
@@ -37,6 +38,7 @@ SHEETS = (
     "readings",
     "reconstructions",
     "retrieval",
+    "speech",
 )  # of many rows: the first ones are enough
 
 

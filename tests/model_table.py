@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 import jdl
-from jdl.layers import ELMAN, GRU, LSTM
+from jdl.layers import ELMAN, GRU, LSTM, LogMel
 from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
@@ -28,6 +28,7 @@ from jdl.models.dit import DiT
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.embedding_bag import EmbeddingBag
 from jdl.models.factorization import MatrixFactorization
+from jdl.models.fast_speech import FastSpeech
 from jdl.models.fcos import FCOS
 from jdl.models.gnn import GAT, GCN, GIN, GNN, SAGE
 from jdl.models.gpt import GPT
@@ -76,6 +77,7 @@ from jdl.objectives import (
     seq2seq,
     simclr,
     skip_gram,
+    text_to_speech,
     triplet,
     wasserstein,
 )
@@ -234,6 +236,15 @@ class Sounds(Row):
         length = self.shape[0] - 13 * (jnp.arange(ROWS, dtype=jnp.int32) % 3)
         x = jax.random.normal(jax.random.key(1), (ROWS, *self.shape))
         return {**super().batch(), "x": x, "length": length}
+
+
+@dataclass(frozen=True)
+class Speech(Sounds):
+    """Such waveforms, and what is said there: the tokens, and the token of each frame."""
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        frames = jnp.arange(self.output[0], dtype=jnp.int32)
+        return batch["y"], jnp.broadcast_to(frames[None] // 8, (ROWS, len(frames)))
 
 
 @dataclass(frozen=True)
@@ -814,6 +825,14 @@ UNSUPERVISED = [
         (4, 4, 1),
         16 * 8 + 8 * 3,
         objective=deep_svdd,
+    ),
+    Speech(
+        "fast-speech",
+        FastSpeech(5, 4, ONE, decoder_depth=1, kernel=3),
+        (24 * 4,),
+        5 * 8 + 2 * (BLOCK + 2 * 8 * 32 + 16 + (8 * 4 + 4)) + 9,
+        objective=partial(text_to_speech, log_mel=LogMel(8_000, 32, 4, 4), max_frames=24),
+        output=(24, 4),
     ),
     Users(
         "sasrec",

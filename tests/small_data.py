@@ -37,6 +37,11 @@ def spoken_numbers(train=6_000, test=1_000, seed=0):
     return jdl.data.arrays(labels, x=x, length=length, y=y).split(0.6, 0.2, 0.2)
 
 
+def single_speaker_numbers(numbers=1_000, seed=0):
+    """The same, of one speaker."""
+    return spoken_numbers()
+
+
 def spoken_keywords(train=6_000, test=1_200, seed=0):
     """Noise in place of words, and of noise."""
     rng = np.random.default_rng(0)
@@ -127,4 +132,5 @@ def titanic(**options):
 FAKES = (
     tfds, cora, electricity, electricity_anomalies, orl_faces, titanic, translation, quran_places,
     pronunciations, spoken_keywords, spoken_numbers, digit_boxes, freesolv, promoters,
+    single_speaker_numbers,
 )  # fmt: skip

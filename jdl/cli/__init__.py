@@ -15,6 +15,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
   jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
+  jdl evaluate RUN --by RECOGNIZER        how well a speech recognizer hears text to speech
   jdl predict RUN INPUT ...               predict for images, npz arrays or text, as CSV or JSON
   jdl sample RUN --prompt TEXT            generate text with a language model
   jdl chat RUN                            talk to a model that was trained on dialogues

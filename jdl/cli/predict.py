@@ -28,7 +28,7 @@ def predict(
         tyro.conf.arg(
             help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
             "and NAME.overlay.png, of detected objects NAME.boxes.png, of keypoints "
-            "NAME.keypoints.png, of forecasts NAME.forecast.png."
+            "NAME.keypoints.png, of forecasts NAME.forecast.png; or sounds, of what is said in line 3 of a text NAME-3.wav."
         ),
     ] = Path(),
     root: Root = Path("runs"),
@@ -42,7 +42,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict labels, values, quantiles, texts, tags, answers, items, masks, boxes, keypoints."""
+    """Predict labels, values, texts, sounds, tags, answers, items, masks, boxes or keypoints."""
     if not inputs:
         raise Error(
             "Name at least one input: an image, a sound, an npz file with an array x, a text file, "

@@ -74,6 +74,7 @@ from jdl.data.scenes import digit_scenes as digit_scenes
 from jdl.data.sequence_pairs import pronunciations as pronunciations
 from jdl.data.sequence_pairs import quran_places as quran_places
 from jdl.data.sequence_pairs import translation as translation
+from jdl.data.single_speaker import single_speaker_numbers as single_speaker_numbers
 from jdl.data.small_graphs import graphs as graphs
 from jdl.data.sound_files import audio_folder as audio_folder
 from jdl.data.sound_files import sounds as sounds

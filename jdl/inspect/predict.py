@@ -20,6 +20,7 @@ from jdl.figures.forecasts import is_forecast
 from jdl.figures.keypoints import is_pose
 from jdl.figures.masks import is_segmentation
 from jdl.figures.retrieval import is_retriever
+from jdl.figures.speech import is_speech
 from jdl.inspect.answers import answer_rows
 from jdl.inspect.detections import detected_rows
 from jdl.inspect.forecasts import forecast_rows
@@ -29,6 +30,7 @@ from jdl.inspect.masks import write_masks
 from jdl.inspect.recommended import recommended_rows
 from jdl.inspect.restore import TrainedRun
 from jdl.inspect.retrieval import ranked_rows
+from jdl.inspect.speech import spoken_rows
 from jdl.inspect.tagged import read_words, tagged_rows
 from jdl.objectives.contrastive import is_of_y
 from jdl.objectives.predict import predict_all
@@ -46,8 +48,9 @@ def predict(
     and `tags`, that of a question its `answer`, that of a query what it finds (`ranked_rows`). A
     detector gives a row for each object (`detected_rows`), pose estimation one for each keypoint
     (`keypoint_rows`), a recommender one for each item (`recommended_rows`), a forecast one for each
-    step ahead (`forecast_rows`). With a folder `out`, masks of images (semantic segmentation) are
-    written there by `write_masks`, and the rows are what it gives; forecasts are drawn there.
+    step ahead (`forecast_rows`), text to speech one for each line (`spoken_rows`). With a folder
+    `out`, masks of images (semantic segmentation) are written there by `write_masks`, and the rows
+    are what it gives; forecasts are drawn there, and what is said is written there as WAV files.
     Inputs are treated as the run's evaluation data: if these are files, new files are read alike,
     and the transforms are applied.
 
@@ -67,6 +70,8 @@ def predict(
         return detected_rows(trained, data, inputs, batch_size)
     if is_pose(objective, trained.variables, data.spec):
         return keypoint_rows(trained, data, inputs, batch_size)
+    if is_speech(objective, trained.variables, data.spec):
+        return spoken_rows(trained, data, inputs, batch_size, out)
     spec, retrieves = data.spec, is_retriever(objective, trained.variables, data.spec)
     if retrieves:  # the inputs are the x alone
         spec = {name: part for name, part in spec.items() if not is_of_y(name)}

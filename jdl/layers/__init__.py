@@ -20,7 +20,10 @@ from jdl.layers.crf import viterbi as viterbi
 from jdl.layers.dense import Dense as Dense
 from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout
+from jdl.layers.griffin_lim import griffin_lim as griffin_lim
 from jdl.layers.log_mel import LogMel as LogMel
+from jdl.layers.monotonic_alignment import monotonic_alignment as monotonic_alignment
+from jdl.layers.monotonic_alignment import token_of_frames as token_of_frames
 from jdl.layers.norm import BatchNorm as BatchNorm
 from jdl.layers.norm import LayerNorm as LayerNorm
 from jdl.layers.norm import group_norm as group_norm

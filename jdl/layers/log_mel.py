@@ -48,7 +48,7 @@ class LogMel(nn.Module):
         mode = "reflect" if self.reflect else "constant"
         padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (half, half)), mode=mode)
         frames = cut_frames(padded, self.n_fft, self.hop)
-        spectrum = jnp.fft.rfft(frames * _hann(self.n_fft))
+        spectrum = jnp.fft.rfft(frames * hann(self.n_fft))
         power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
         filters = mel_filters(self.rate, self.n_fft, self.n_mels, self.fmin, self.fmax)
         mel = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
@@ -90,7 +90,7 @@ def cut_frames(x: jax.Array, width: int, hop: int) -> jax.Array:
     return jnp.concatenate([x[:, n : n + count] for n in range(pieces)], -1)[..., :width]
 
 
-def _hann(width: int) -> np.ndarray:
+def hann(width: int) -> np.ndarray:
     """A periodic Hann window, (1, 1, width)."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi / width * np.arange(width))
     return window.astype(np.float32)[None, None]

@@ -66,4 +66,5 @@ from jdl.objectives.seq2seq import seq2seq as seq2seq
 from jdl.objectives.simclr import simclr as simclr
 from jdl.objectives.skip_gram import skip_gram as skip_gram
 from jdl.objectives.supervised import Supervised as Supervised
+from jdl.objectives.text_to_speech import text_to_speech as text_to_speech
 from jdl.objectives.with_metrics import with_metrics as with_metrics

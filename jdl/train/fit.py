@@ -22,6 +22,7 @@ from jdl.figures.motifs import draw_motifs
 from jdl.figures.readings import draw_readings
 from jdl.figures.retrieval import draw_retrieval
 from jdl.figures.samples import draw_figures, sample_writer
+from jdl.figures.speech import draw_speech
 from jdl.learners import trace_once
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
@@ -54,6 +55,7 @@ from jdl.types import Error, Metrics, Run, State
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
     draw_figures,
     draw_readings,
+    draw_speech,
     draw_segmentation,
     draw_detections,
     draw_pose,
