@@ -12,7 +12,7 @@ from reinforcement_harness import corridor, train
 import jdl
 from jdl.learners import PrioritizedReplay, jit_learner, member, with_data
 from jdl.metrics import PerMember, scalars
-from jdl.models.actor_critic import ActorCritic
+from jdl.models.actor_critic import ActorCritic, RecurrentActorCritic
 from jdl.models.mlp import MLP
 from jdl.models.q_network import Dueling
 from jdl.parallel import build_mesh, shard_data, shard_learner
@@ -28,6 +28,13 @@ LEARNERS = {
         12,
     ),
     "ppo": (lambda: jdl.ppo(corridor(), ActorCritic(2), optax.adam(1e-2), num_steps=16), 20, 4),
+    "ppo-recurrent": (
+        lambda: jdl.ppo(
+            corridor(), RecurrentActorCritic(2, MLP(8), 16), optax.adam(1e-2), num_steps=16
+        ),
+        20,
+        4,
+    ),
     "dqn": (
         lambda: jdl.dqn(corridor(), MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, **SMALL),
         200,

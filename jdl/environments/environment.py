@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jdl.environments.actions import Box, Discrete
 from jdl.types import Array, Key
 
 SelectAction = Callable[[Array, Key], Array]  # (obs (B, ...), keys (B,)) -> actions (B, ...)
+Act = Callable[[Array, Key, Any], tuple[Array, Any]]  # ... and states -> (actions, states)
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Episodes:
     env_state: Any  # of the environment, with a leading axis for the rows
     episode_length: Array  # (B,) of int32: steps so far
     episode_return: Array  # (B,): the sum of the rewards so far
+    policy_state: Any = ()  # of a recurrent policy, with a leading axis for the rows
 
 
 @jax.tree_util.register_dataclass
@@ -69,12 +71,17 @@ class Transition(StepResult):
 
     obs: Array
     action: Array  # as the policy chose it, before `action_space.unnormalize`
+    policy_state: Any = ()  # of a recurrent policy, after it has seen `obs`
 
 
-def reset_episodes(environment: Environment, keys: Key) -> Episodes:
-    """New episodes before their first step, one for each of `keys` (B,)."""
+def reset_episodes(environment: Environment, keys: Key, policy_state: Any = ()) -> Episodes:
+    """New episodes before their first step, one for each of `keys` (B,).
+
+    A recurrent policy has states (B, ...), zeros at first; `policy_state` gives their shapes.
+    """
     states = jax.vmap(environment.reset)(keys)
-    return Episodes(states, jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys)))
+    zeros = jax.tree.map(jnp.zeros_like, policy_state)
+    return Episodes(states, jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys)), zeros)
 
 
 def observe_episodes(environment: Environment, episodes: Episodes) -> Array:
@@ -87,14 +94,19 @@ def step_episodes(
 ) -> tuple[Episodes, StepResult]:
     """One step of all episodes by the policy's `actions` (B, ...), with autoreset.
 
-    An episode that is done is replaced by a new one. The random numbers of row b depend only on
-    `keys[b]`.
+    An episode that is done is replaced by a new one, with the states of a recurrent policy. The
+    random numbers of row b depend only on `keys[b]`.
     """
     actions = environment.action_space.unnormalize(actions)
     states, reward, terminated = jax.vmap(environment.step)(
         episodes.env_state, actions, fold_in_rows(keys, 0)
     )
-    after = Episodes(states, episodes.episode_length + 1, episodes.episode_return + reward)
+    after = Episodes(
+        env_state=states,
+        episode_length=episodes.episode_length + 1,
+        episode_return=episodes.episode_return + reward,
+        policy_state=episodes.policy_state,
+    )
     done = terminated | (after.episode_length >= environment.max_episode_steps)
     result = StepResult(
         next_obs=observe_episodes(environment, after),
@@ -104,7 +116,7 @@ def step_episodes(
         episode_length=after.episode_length,
         episode_return=after.episode_return,
     )
-    fresh = reset_episodes(environment, fold_in_rows(keys, 1))
+    fresh = reset_episodes(environment, fold_in_rows(keys, 1), after.policy_state)
 
     def reset_where_done(new: Array, old: Array) -> Array:
         return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
@@ -126,12 +138,29 @@ def rollout(
     one, and may end and begin within it.
     """
 
+    def act(obs: Array, keys: Key, policy_state: Any) -> tuple[Array, Any]:
+        return select_action(obs, keys), policy_state
+
+    return recurrent_rollout(environment, act, episodes, keys, num_steps)
+
+
+def recurrent_rollout(
+    environment: Environment, act: Act, episodes: Episodes, keys: Key, num_steps: int
+) -> tuple[Episodes, Transition]:
+    """A `rollout` of a policy with a memory: `act(obs, keys, states) -> (actions, states)`.
+
+    The states, (B, ...) each, are those of `Episodes.policy_state`: zeros where an episode begins.
+    """
+
     def one_step(episodes: Episodes, t: Array) -> tuple[Episodes, Transition]:
         obs = observe_episodes(environment, episodes)
-        action = select_action(obs, fold_in_rows(keys, 2 * t))
+        action, policy_state = act(obs, fold_in_rows(keys, 2 * t), episodes.policy_state)
+        episodes = replace(episodes, policy_state=policy_state)
         step_keys = fold_in_rows(keys, 2 * t + 1)
         episodes, result = step_episodes(environment, episodes, action, step_keys)
-        return episodes, Transition(**vars(result), obs=obs, action=action)
+        return episodes, Transition(
+            **vars(result), obs=obs, action=action, policy_state=policy_state
+        )
 
     return jax.lax.scan(one_step, episodes, jnp.arange(num_steps))
 

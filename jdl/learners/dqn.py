@@ -172,7 +172,7 @@ class DQN(Learner):
             return jnp.where(jax.random.uniform(stream(key, "explore")) < epsilon, random, greedy)
 
         def epsilon_greedy(obs: Array, keys: Key) -> Array:
-            greedy = self.objective.greedy_action({"params": state.params}, obs)
+            greedy, _ = self.objective.greedy_action({"params": state.params}, obs, ())
             return jax.vmap(explore)(keys, greedy)
 
         return collect(self.environment, epsilon_greedy, state.extra[EPISODES], key, self.num_steps)

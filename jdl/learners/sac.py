@@ -146,9 +146,11 @@ class ActorReturn(EpisodeReturn):
                 "and it is to give one Q-value each: give it one output."
             )
 
-    def greedy_action(self, variables: Variables, obs: Array) -> Array:
+    def greedy_action(
+        self, variables: Variables, obs: Array, policy_state: Any
+    ) -> tuple[Array, Any]:
         """The greedy policy: the tanh of the mean."""
-        return super().greedy_action({"params": variables["params"][ACTOR]}, obs)
+        return super().greedy_action({"params": variables["params"][ACTOR]}, obs, policy_state)
 
 
 @dataclass(frozen=True, eq=False)
