@@ -80,7 +80,13 @@ SOFT = {
 }
 
 
-@pytest.fixture(params=LEARNERS, scope="module")
+SLOW = {"ppo-recurrent"}  # to compile; tests/test_recurrent_policy.py trains one in each run
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in LEARNERS],
+    scope="module",
+)
 def case(request):
     """A learner, which the tests share, and the two numbers of steps."""
     make, *steps = LEARNERS[request.param]
@@ -197,6 +203,12 @@ REFUSED = {
         jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25, batch_size=5),
         3,
     ),
+    "and DQN trains no memory": lambda: jdl.dqn(
+        corridor(), RecurrentActorCritic(2, MLP(4)), optax.sgd(1.0), lambda step: 0.0
+    ),
+    "and REINFORCE trains no memory": lambda: jdl.objectives.reinforce(
+        corridor(), RecurrentActorCritic(2, MLP(4))
+    ),
     "prioritized takes": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, prioritized=True
     ),
@@ -205,6 +217,9 @@ REFUSED = {
     ),
     "buffer_size=0": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=0
+    ),
+    "6 episodes in parallel are no multiple of the 4": lambda: init(
+        jdl.ppo(corridor(), RecurrentActorCritic(2, MLP(4)), optax.sgd(1.0)), 6
     ),
     "no multiple of the 7": lambda: init(
         jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), num_minibatches=7), 2

@@ -65,6 +65,7 @@ def reinforce(
     with half its squared error times `value_coef`. `entropy_coef` is the weight of the entropy
     bonus, in nats a step. Metrics: `return` and `length`. Evaluation is that of `episode_return`.
     """
+    refuse_recurrent("REINFORCE", model)
     if not 0 <= gamma <= 1:
         raise Error(f"gamma, the discount factor, must be from 0 to 1, got {gamma}.")
     return Reinforce(environment, model, gamma, value_coef, entropy_coef)
@@ -244,11 +245,6 @@ def policy_and_value(model: Any, variables: Variables, obs: Array) -> tuple[Arra
     The policy is the parameters of the distribution of actions, P = `action_space.num_params`:
     logits or Q-values for `Discrete`, means and logs of standard deviations for `Box`.
     """
-    if is_recurrent(model):
-        raise Error(
-            f"{name_of(model)} is a recurrent policy, which only jdl.ppo trains: use "
-            "jdl.ppo, or a model without memory."
-        )
     out, _ = model_call.apply(model, variables, (obs,), {}, jax.random.key(0), False)
     return out if isinstance(out, tuple) else (out, None)
 
@@ -256,6 +252,15 @@ def policy_and_value(model: Any, variables: Variables, obs: Array) -> tuple[Arra
 def is_recurrent(model: Any) -> bool:
     """Whether the model is a recurrent policy, as `RecurrentActorCritic` is: it has states."""
     return hasattr(model, "initial_states")
+
+
+def refuse_recurrent(algorithm: str, *models: Any) -> None:
+    """Raises `Error` where one of the models of an algorithm without memory is a recurrent one."""
+    for model in filter(is_recurrent, models):
+        raise Error(
+            f"{name_of(model)} is a recurrent policy, and {algorithm} trains no memory: "
+            "use jdl.ppo."
+        )
 
 
 def initial_policy_state(model: Any, rows: int) -> Any:
