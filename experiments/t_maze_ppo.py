@@ -16,8 +16,8 @@ from jdl.models.mlp import MLP
 class Config(jdl.Config):
     """Steps of 16 episodes in parallel, 64 each; `seeds` count up from the seed."""
 
-    steps: int = 300
-    lr: float = 1e-3
+    steps: int = 400
+    lr: float = 4e-3
     recurrent: bool = True
     seeds: int = 5
 
