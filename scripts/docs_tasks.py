@@ -28,6 +28,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "pendulum_sac": "return",
     "promoters_cnn": "motifs",
     "spoken_numbers": "readings",
+    "t_maze_ppo": "return",
 }
 SHEETS = (
     "captions",

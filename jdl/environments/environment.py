@@ -13,7 +13,7 @@ from jdl.environments.actions import Box, Discrete
 from jdl.types import Array, Key
 
 SelectAction = Callable[[Array, Key], Array]  # (obs (B, ...), keys (B,)) -> actions (B, ...)
-Act = Callable[[Array, Key, Any], tuple[Array, Any]]  # ... and states -> (actions, states)
+Act = Callable[[Array, Key, Any], tuple[Array, Any]]  # (obs, keys, states) -> (actions, states)
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,8 @@ def recurrent_rollout(
         episodes = replace(episodes, policy_state=policy_state)
         step_keys = fold_in_rows(keys, 2 * t + 1)
         episodes, result = step_episodes(environment, episodes, action, step_keys)
-        return episodes, Transition(
-            **vars(result), obs=obs, action=action, policy_state=policy_state
-        )
+        seen = {"obs": obs, "action": action, "policy_state": policy_state}
+        return episodes, Transition(**vars(result), **seen)
 
     return jax.lax.scan(one_step, episodes, jnp.arange(num_steps))
 
