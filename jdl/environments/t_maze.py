@@ -27,9 +27,9 @@ def t_maze(length: int = 8, arm: int = 2) -> Environment:
     (2) and left (3); walls and the first object stop the agent.
 
     Observed are the cells around the agent, an image (3, 3, 3) of zeros and ones: walls, objects of
-    the first kind, objects of the second. So within the corridor all places look the same, and a
-    policy without memory (recurrent states) solves half of the episodes, by chance: a partially
-    observable environment (POMDP).
+    the first kind, objects of the second (partial observability, POMDP). Within the corridor all
+    places look the same, and where the objects are to be compared the first one is out of sight:
+    a policy without memory solves half of the episodes, by chance.
     """
     if length < 2 or arm < 1:
         raise Error(
