@@ -68,12 +68,12 @@ def step_by_step(learner, params, states, transitions):
 def test_rollout_and_updates_give_the_same_probabilities_and_values(learner):
     @jax.jit
     def both_ways(state):
-        episodes, first = learner.collect_rollout(state, jax.random.key(1))
-        before = state.extra["episodes"].policy_state
+        extra, first = learner.collect_rollout(state, jax.random.key(1))
+        before = state.extra["policy_state"]
         after, one_by_one = step_by_step(learner, state.params, before, first)
         next_value = learner.next_values(state.params, first)
         rows = learner.training_rows(state, first)
-        return before, first, episodes.policy_state, rows, next_value, after, one_by_one
+        return before, first, extra["policy_state"], rows, next_value, after, one_by_one
 
     out = jax.tree.map(np.asarray, both_ways(train(learner, 2)[0]))
     before, first, last, rows, next_value, after, (log_prob, value, states) = out

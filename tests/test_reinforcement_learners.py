@@ -133,7 +133,9 @@ def test_several_devices_compute_what_one_computes(case):
     state = divided.init(jax.random.key(0), data[0])
     for _, raw in zip(range(steps), data.read(), strict=False):
         state, divided_metrics = divided.step(state, raw)
-    assert scalars(divided_metrics) == pytest.approx(scalars(metrics), rel=1e-4, abs=1e-6, nan_ok=True)
+    assert scalars(divided_metrics) == pytest.approx(
+        scalars(metrics), rel=1e-4, abs=1e-6, nan_ok=True
+    )
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -41,7 +41,6 @@ class Episodes:
     env_state: Any  # of the environment, with a leading axis for the rows
     episode_length: Array  # (B,) of int32: steps so far
     episode_return: Array  # (B,): the sum of the rewards so far
-    policy_state: Any = ()  # of a recurrent policy, with a leading axis for the rows
 
 
 @jax.tree_util.register_dataclass
@@ -74,14 +73,10 @@ class Transition(StepResult):
     policy_state: Any = ()  # of a recurrent policy, after it has seen `obs`
 
 
-def reset_episodes(environment: Environment, keys: Key, policy_state: Any = ()) -> Episodes:
-    """New episodes before their first step, one for each of `keys` (B,).
-
-    A recurrent policy has states (B, ...), zeros at first; `policy_state` gives their shapes.
-    """
+def reset_episodes(environment: Environment, keys: Key) -> Episodes:
+    """New episodes before their first step, one for each of `keys` (B,)."""
     states = jax.vmap(environment.reset)(keys)
-    zeros = jax.tree.map(jnp.zeros_like, policy_state)
-    return Episodes(states, jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys)), zeros)
+    return Episodes(states, jnp.zeros(len(keys), jnp.int32), jnp.zeros(len(keys)))
 
 
 def observe_episodes(environment: Environment, episodes: Episodes) -> Array:
@@ -94,19 +89,14 @@ def step_episodes(
 ) -> tuple[Episodes, StepResult]:
     """One step of all episodes by the policy's `actions` (B, ...), with autoreset.
 
-    An episode that is done is replaced by a new one, with the states of a recurrent policy. The
-    random numbers of row b depend only on `keys[b]`.
+    An episode that is done is replaced by a new one. The random numbers of row b depend only on
+    `keys[b]`.
     """
     actions = environment.action_space.unnormalize(actions)
     states, reward, terminated = jax.vmap(environment.step)(
         episodes.env_state, actions, fold_in_rows(keys, 0)
     )
-    after = Episodes(
-        env_state=states,
-        episode_length=episodes.episode_length + 1,
-        episode_return=episodes.episode_return + reward,
-        policy_state=episodes.policy_state,
-    )
+    after = Episodes(states, episodes.episode_length + 1, episodes.episode_return + reward)
     done = terminated | (after.episode_length >= environment.max_episode_steps)
     result = StepResult(
         next_obs=observe_episodes(environment, after),
@@ -116,12 +106,9 @@ def step_episodes(
         episode_length=after.episode_length,
         episode_return=after.episode_return,
     )
-    fresh = reset_episodes(environment, fold_in_rows(keys, 1), after.policy_state)
+    fresh = reset_episodes(environment, fold_in_rows(keys, 1))
 
-    def reset_where_done(new: Array, old: Array) -> Array:
-        return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(reset_where_done, fresh, after), result
+    return where_rows(done, fresh, after), result
 
 
 def rollout(
@@ -141,27 +128,46 @@ def rollout(
     def act(obs: Array, keys: Key, policy_state: Any) -> tuple[Array, Any]:
         return select_action(obs, keys), policy_state
 
-    return recurrent_rollout(environment, act, episodes, keys, num_steps)
+    episodes, _, transitions = recurrent_rollout(environment, act, episodes, (), keys, num_steps)
+    return episodes, transitions
 
 
 def recurrent_rollout(
-    environment: Environment, act: Act, episodes: Episodes, keys: Key, num_steps: int
-) -> tuple[Episodes, Transition]:
-    """A `rollout` of a policy with a memory: `act(obs, keys, states) -> (actions, states)`.
+    environment: Environment,
+    act: Act,
+    episodes: Episodes,
+    policy_state: Any,
+    keys: Key,
+    num_steps: int,
+) -> tuple[Episodes, Any, Transition]:
+    """A `rollout` of a recurrent policy, `act(obs, keys, states) -> (actions, states)`.
 
-    The states, (B, ...) each, are those of `Episodes.policy_state`: zeros where an episode begins.
+    `policy_state` are the policy's states (B, ...) before it; the second result are those after it.
+    They are reset to zeros where an episode is done.
     """
 
-    def one_step(episodes: Episodes, t: Array) -> tuple[Episodes, Transition]:
+    def one_step(carry: tuple[Episodes, Any], t: Array) -> tuple[tuple[Episodes, Any], Transition]:
+        episodes, states = carry
         obs = observe_episodes(environment, episodes)
-        action, policy_state = act(obs, fold_in_rows(keys, 2 * t), episodes.policy_state)
-        episodes = replace(episodes, policy_state=policy_state)
+        action, states = act(obs, fold_in_rows(keys, 2 * t), states)
         step_keys = fold_in_rows(keys, 2 * t + 1)
         episodes, result = step_episodes(environment, episodes, action, step_keys)
-        seen = {"obs": obs, "action": action, "policy_state": policy_state}
-        return episodes, Transition(**vars(result), **seen)
+        transition = Transition(**vars(result), obs=obs, action=action, policy_state=states)
+        zeros = jax.tree.map(jnp.zeros_like, states)
+        return (episodes, where_rows(result.done, zeros, states)), transition
 
-    return jax.lax.scan(one_step, episodes, jnp.arange(num_steps))
+    start = episodes, policy_state
+    (episodes, policy_state), steps = jax.lax.scan(one_step, start, jnp.arange(num_steps))
+    return episodes, policy_state, steps
+
+
+def where_rows(condition: Array, new: Any, old: Any) -> Any:
+    """The rows of the tree `new` where the condition (B,) is true, those of `old` elsewhere."""
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def fold_in_rows(keys: Key, data: Array | int) -> Key:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Environment, Episodes, Transition, recurrent_rollout
+from jdl.environments import Environment, Transition, recurrent_rollout
 from jdl.keys import stream
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.rl import (
@@ -30,6 +30,8 @@ from jdl.objectives.episodes import (
     step_policy,
 )
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
+
+POLICY_STATE = "policy_state"  # in `State.extra`: the states of a recurrent policy, (B, ...) each
 
 
 def ppo(
@@ -98,7 +100,7 @@ def ppo(
 class PPO(Learner):
     """Proximal policy optimization; see `ppo`.
 
-    `State.extra` has the episodes in progress, with the states of a recurrent policy.
+    `State.extra` has the episodes in progress, and the states of a recurrent policy.
     """
 
     environment: Environment
@@ -141,30 +143,37 @@ class PPO(Learner):
                 f"{self.num_minibatches} minibatches, or more steps."
             )
         params = init_params(self.objective, key, batch)
-        policy_state = initial_policy_state(self.model, episodes)
-        extra = {EPISODES: init_episodes(self.environment, key, batch, policy_state)}
+        extra = {EPISODES: init_episodes(self.environment, key, batch)}
+        if is_recurrent(self.model):
+            extra[POLICY_STATE] = initial_policy_state(self.model, episodes)
         return new_state(params, {}, self.optimizer.init(params), key, **extra)
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """A rollout, the advantages of its transitions, and epochs of minibatch updates."""
         key = stream(state.key, "ppo", state.step)
-        episodes, transitions = self.collect_rollout(state, key)
+        extra, transitions = self.collect_rollout(state, key)
         rows = self.training_rows(state, transitions)
         params, opt_state, of_updates = self.update(state, rows, key)
         metrics: Metrics = {name: Mean.of(values) for name, values in of_updates.items()}
-        extra = {EPISODES: episodes}
         return end_step(state, params, opt_state, extra, metrics, transitions)
 
-    def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
-        """A rollout with actions sampled from the policy: transitions (T, B, ...)."""
+    def collect_rollout(self, state: State, key: Key) -> tuple[dict[str, Any], Transition]:
+        """A rollout with actions sampled from the policy: transitions (T, B, ...).
+
+        The first result is what `State.extra` has after it: the episodes, and the policy's states.
+        """
         variables, episodes = {"params": state.params}, state.extra[EPISODES]
 
         def sample_action(obs: Array, keys: Key, policy_state: Any) -> tuple[Array, Any]:
             policy, _, policy_state = step_policy(self.model, variables, obs, policy_state)
             return jax.vmap(self.environment.action_space.sample)(policy, keys), policy_state
 
-        keys = step_keys(episodes, key)
-        return recurrent_rollout(self.environment, sample_action, episodes, keys, self.num_steps)
+        before, keys = state.extra.get(POLICY_STATE, ()), step_keys(episodes, key)
+        episodes, after, transitions = recurrent_rollout(
+            self.environment, sample_action, episodes, before, keys, self.num_steps
+        )
+        memory = {POLICY_STATE: after} if is_recurrent(self.model) else {}
+        return {EPISODES: episodes, **memory}, transitions
 
     def training_rows(self, state: State, transitions: Transition) -> Batch:
         """What the updates learn from: a batch whose rows are the T * B transitions.
@@ -177,7 +186,7 @@ class PPO(Learner):
         rows: Batch = {"obs": arrange(transitions.obs), "action": arrange(transitions.action)}
         if recurrent:
             rows["start"] = arrange(jnp.roll(transitions.done, 1, 0).at[0].set(False))
-            rows["states"] = state.extra[EPISODES].policy_state
+            rows["states"] = state.extra[POLICY_STATE]
         policy, value = self.policy_and_value(state.params, rows)
         by_step = value.T if recurrent else value.reshape(transitions.reward.shape)  # (T, B)
         next_value = self.next_values(state.params, transitions)

@@ -30,12 +30,9 @@ def init_params(objective: EpisodeReturn, key: Key, batch: Batch) -> Any:
     return variables["params"]
 
 
-def init_episodes(
-    environment: Environment, key: Key, batch: Batch, policy_state: Any = ()
-) -> Episodes:
+def init_episodes(environment: Environment, key: Key, batch: Batch) -> Episodes:
     """New episodes, one for each row of the batch."""
-    keys = jax.random.split(stream(key, "reset"), len(batch["id"]))
-    return reset_episodes(environment, keys, policy_state)
+    return reset_episodes(environment, jax.random.split(stream(key, "reset"), len(batch["id"])))
 
 
 def collect(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -80,8 +80,8 @@ class EpisodeReturn(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables, for observations of the environment."""
-        episodes = self._reset(stream(key, "reset"), _num_rows(batch))
-        return model_call.init(self.model, key, batch, *self._first_inputs(episodes))
+        inputs = self._first_inputs(stream(key, "reset"), _num_rows(batch))
+        return model_call.init(self.model, key, batch, *inputs)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean negative return of the rows' episodes; metrics: return and length."""
@@ -90,16 +90,16 @@ class EpisodeReturn(Objective):
         first = _Evaluation(
             t=jnp.zeros((), jnp.int32),
             episodes=self._reset(stream(key, "reset"), rows),
+            policy_state=initial_policy_state(self.model, rows),
             in_progress=jnp.ones(rows, bool),
             return_and_length=jnp.zeros((rows, 2)),
         )
 
         def step(now: _Evaluation) -> _Evaluation:
             obs = observe_episodes(self.environment, now.episodes)
-            actions, states = self.greedy_action(variables, obs, now.episodes.policy_state)
-            episodes = replace(now.episodes, policy_state=states)
+            actions, policy_state = self.greedy_action(variables, obs, now.policy_state)
             episodes, result = step_episodes(
-                self.environment, episodes, actions, fold_in_rows(keys, now.t)
+                self.environment, now.episodes, actions, fold_in_rows(keys, now.t)
             )
             ends = (now.in_progress & result.done)[:, None]
             length = result.episode_length.astype(jnp.float32)
@@ -107,6 +107,7 @@ class EpisodeReturn(Objective):
             return _Evaluation(
                 t=now.t + 1,
                 episodes=episodes,
+                policy_state=policy_state,
                 in_progress=now.in_progress & ~result.done,
                 return_and_length=jnp.where(ends, final, now.return_and_length),
             )
@@ -142,10 +143,11 @@ class EpisodeReturn(Objective):
         """Raises `Error` if the model's policy does not fit the action space."""
 
         def policy_of(key: Key, batch: Batch) -> Array:
-            episodes = self._reset(key, _num_rows(batch))
-            variables = model_call.init(self.model, key, {}, *self._first_inputs(episodes))
-            obs = observe_episodes(self.environment, episodes)
-            return step_policy(self.model, variables, obs, episodes.policy_state)[0]
+            inputs = self._first_inputs(key, _num_rows(batch))
+            variables = model_call.init(self.model, key, {}, *inputs)
+            if is_recurrent(self.model):
+                return sequence_policy(self.model, variables, *inputs)[0][:, 0]
+            return policy_and_value(self.model, variables, *inputs)[0]
 
         rows, space = _num_rows(spec), self.environment.action_space
         policy = jax.eval_shape(policy_of, jax.eval_shape(jax.random.key, 0), spec)
@@ -156,13 +158,15 @@ class EpisodeReturn(Objective):
                 "as many outputs."
             )
 
-    def _first_inputs(self, episodes: Episodes) -> tuple[Any, ...]:
-        obs = observe_episodes(self.environment, episodes)
-        return one_step(obs, episodes.policy_state) if is_recurrent(self.model) else (obs,)
+    def _first_inputs(self, key: Key, rows: int) -> tuple[Any, ...]:
+        """The model's inputs in the first step of so many episodes."""
+        obs = observe_episodes(self.environment, self._reset(key, rows))
+        if is_recurrent(self.model):
+            return one_step(obs, initial_policy_state(self.model, rows))
+        return (obs,)
 
     def _reset(self, key: Key, rows: int) -> Episodes:
-        policy_state = initial_policy_state(self.model, rows)
-        return reset_episodes(self.environment, row_keys(key, rows), policy_state)
+        return reset_episodes(self.environment, row_keys(key, rows))
 
 
 @jax.tree_util.register_dataclass
@@ -172,6 +176,7 @@ class _Evaluation:
 
     t: Array  # steps so far
     episodes: Episodes
+    policy_state: Any  # of a recurrent policy; not reset, as the first episode alone counts
     in_progress: Array  # (B,)
     return_and_length: Array  # (B, 2), of the episodes that are done
 
