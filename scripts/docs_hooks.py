@@ -33,7 +33,7 @@ ROOMS = {  # in the order of the site; others come after them
     "cli": "Command line",
 }
 TOPICS = {  # words in the names of experiments: the first topic that fits; shown from last to first
-    "Reinforcement learning": r"cartpole|pendulum|catch",
+    "Reinforcement learning": r"cartpole|pendulum|catch|maze",
     "Graphs": r"gcn|gat",
     "Generative models and clusters": r"autoencoder|clusters|vae|gan|diffusion|flow|anomaly",
     "Sequences, text and speech": r"lstm|adding|stdlib|pronounce|translate|spoken|lines",

@@ -30,6 +30,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "promoters_cnn": "motifs",
     "spoken_numbers": "readings",
     "spoken_numbers_tts": "speech",
+    "t_maze_ppo": "return",
 }
 SHEETS = (
     "captions",

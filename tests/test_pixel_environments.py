@@ -1,11 +1,13 @@
-"""Catch and MinAtar's Breakout: rules and images.
+"""Catch, MinAtar's Breakout and the T-maze: rules and images.
 
 tests/golden/minatar.npz is written by scripts/golden_minatar.py. Seen to fail: a paddle that leaves
 the grid, a ball that is caught a row too early; a ball that breaks two bricks in a row, that turns
-only its row at the paddle's edge, a wall that is not built again; an action that never sticks.
+only its row at the paddle's edge, a wall that is not built again; an action that never sticks; an
+agent in a wall, an object that can be passed, objects of the other arm.
 """
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import jax
@@ -85,3 +87,45 @@ def test_an_action_sticks_with_its_probability():
     assert set(np.asarray(after.paddle).tolist()) == {4, 5}
     assert 0.26 < float((after.paddle == 4).mean()) < 0.34
     np.testing.assert_array_equal(after.action == 0, after.paddle == 4)
+
+
+T_MAZE = """
+########
+######0#
+######.#
+#0.....#
+######.#
+######1#
+########
+"""
+
+
+@cache
+def compiled_t_maze():
+    """Starts of the maze, and its two compiled functions."""
+    environment = jdl.environments.t_maze(length=4, arm=2)
+    starts = jax.jit(jax.vmap(environment.reset))(keys(40))
+    return starts, jax.jit(environment.step), jax.jit(environment.observe)
+
+
+@pytest.mark.parametrize(("kind", "up"), [(0, True), (0, False), (1, True), (1, False)])
+def test_the_t_maze_is_solved_at_the_object_of_the_same_kind(kind, up):
+    starts, step, observe = compiled_t_maze()
+    chosen = np.flatnonzero((starts.kind == kind) & (starts.same_is_up == up))
+    assert 0 < len(chosen) < 20
+    cells = np.asarray([list(line) for line in T_MAZE.split()])
+    cells[5 if up else 1, 6], cells[1 if up else 5, 6], cells[3, 1] = 1 - kind, kind, kind
+    grid = np.stack([cells == name for name in "#01"], -1)
+    for arm in "ud":
+        state, row, column = jax.tree.map(lambda leaf: leaf[chosen[0]], starts), 3, 2
+        for n, move in enumerate(f"ludrlrrurr{arm}rl{arm}"):
+            assert state.place.tolist() == [row, column]
+            view = grid[row - 1 : row + 2, column - 1 : column + 2]
+            np.testing.assert_array_equal(observe(state), view)
+            to = row + {"u": -1, "d": 1}.get(move, 0), column + {"r": 1, "l": -1}.get(move, 0)
+            if cells[to] != "#" and to != (3, 1):
+                row, column = to
+            state, reward, ended = step(state, jnp.asarray("urdl".index(move)), jax.random.key(n))
+            assert bool(ended) == ((row, column) in ((1, 6), (5, 6)))
+            assert float(reward) == float(ended and up == (arm == "u"))
+        assert ended

@@ -12,7 +12,7 @@ from reinforcement_harness import corridor, train
 import jdl
 from jdl.learners import PrioritizedReplay, jit_learner, member, with_data
 from jdl.metrics import PerMember, scalars
-from jdl.models.actor_critic import ActorCritic
+from jdl.models.actor_critic import ActorCritic, RecurrentActorCritic
 from jdl.models.mlp import MLP
 from jdl.models.q_network import Dueling
 from jdl.parallel import build_mesh, shard_data, shard_learner
@@ -28,6 +28,13 @@ LEARNERS = {
         12,
     ),
     "ppo": (lambda: jdl.ppo(corridor(), ActorCritic(2), optax.adam(1e-2), num_steps=16), 20, 4),
+    "ppo-recurrent": (
+        lambda: jdl.ppo(
+            corridor(), RecurrentActorCritic(2, MLP(8), 16), optax.adam(1e-2), num_steps=16
+        ),
+        20,
+        4,
+    ),
     "dqn": (
         lambda: jdl.dqn(corridor(), MLP(2, (16,)), optax.adam(1e-2), lambda step: 0.3, **SMALL),
         200,
@@ -73,7 +80,13 @@ SOFT = {
 }
 
 
-@pytest.fixture(params=LEARNERS, scope="module")
+SLOW = {"ppo-recurrent"}  # to compile; tests/test_recurrent_policy.py trains one in each run
+
+
+@pytest.fixture(
+    params=[pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in LEARNERS],
+    scope="module",
+)
 def case(request):
     """A learner, which the tests share, and the two numbers of steps."""
     make, *steps = LEARNERS[request.param]
@@ -120,7 +133,9 @@ def test_several_devices_compute_what_one_computes(case):
     state = divided.init(jax.random.key(0), data[0])
     for _, raw in zip(range(steps), data.read(), strict=False):
         state, divided_metrics = divided.step(state, raw)
-    assert scalars(divided_metrics) == pytest.approx(scalars(metrics), rel=1e-4, nan_ok=True)
+    assert scalars(divided_metrics) == pytest.approx(
+        scalars(metrics), rel=1e-4, abs=1e-6, nan_ok=True
+    )
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
@@ -190,6 +205,12 @@ REFUSED = {
         jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25, batch_size=5),
         3,
     ),
+    "and DQN trains no memory": lambda: jdl.dqn(
+        corridor(), RecurrentActorCritic(2, MLP(4)), optax.sgd(1.0), lambda step: 0.0
+    ),
+    "and REINFORCE trains no memory": lambda: jdl.objectives.reinforce(
+        corridor(), RecurrentActorCritic(2, MLP(4))
+    ),
     "prioritized takes": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, prioritized=True
     ),
@@ -198,6 +219,9 @@ REFUSED = {
     ),
     "buffer_size=0": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=0
+    ),
+    "6 episodes in parallel are no multiple of the 4": lambda: init(
+        jdl.ppo(corridor(), RecurrentActorCritic(2, MLP(4)), optax.sgd(1.0)), 6
     ),
     "no multiple of the 7": lambda: init(
         jdl.ppo(corridor(), ActorCritic(2), optax.sgd(1.0), num_minibatches=7), 2

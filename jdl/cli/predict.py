@@ -28,7 +28,8 @@ def predict(
         tyro.conf.arg(
             help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
             "and NAME.overlay.png, of detected objects NAME.boxes.png, of keypoints "
-            "NAME.keypoints.png, of forecasts NAME.forecast.png; or sounds, of what is said in line 3 of a text NAME-3.wav."
+            "NAME.keypoints.png, of forecasts NAME.forecast.png; or sounds, of what is said in "
+            "line 3 of a text NAME-3.wav."
         ),
     ] = Path(),
     root: Root = Path("runs"),

@@ -13,8 +13,10 @@ from jdl.environments.environment import StepResult as StepResult
 from jdl.environments.environment import Transition as Transition
 from jdl.environments.environment import fold_in_rows as fold_in_rows
 from jdl.environments.environment import observe_episodes as observe_episodes
+from jdl.environments.environment import recurrent_rollout as recurrent_rollout
 from jdl.environments.environment import reset_episodes as reset_episodes
 from jdl.environments.environment import rollout as rollout
 from jdl.environments.environment import step_episodes as step_episodes
 from jdl.environments.gymnasium_adapter import from_gymnasium as from_gymnasium
 from jdl.environments.gymnax_adapter import from_gymnax as from_gymnax
+from jdl.environments.t_maze import t_maze as t_maze

@@ -13,6 +13,7 @@ from jdl.environments.actions import Box, Discrete
 from jdl.types import Array, Key
 
 SelectAction = Callable[[Array, Key], Array]  # (obs (B, ...), keys (B,)) -> actions (B, ...)
+Act = Callable[[Array, Key, Any], tuple[Array, Any]]  # (obs, keys, states) -> (actions, states)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Transition(StepResult):
 
     obs: Array
     action: Array  # as the policy chose it, before `action_space.unnormalize`
+    policy_state: Any = ()  # of a recurrent policy, after it has seen `obs`
 
 
 def reset_episodes(environment: Environment, keys: Key) -> Episodes:
@@ -106,10 +108,7 @@ def step_episodes(
     )
     fresh = reset_episodes(environment, fold_in_rows(keys, 1))
 
-    def reset_where_done(new: Array, old: Array) -> Array:
-        return jnp.where(done.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
-
-    return jax.tree.map(reset_where_done, fresh, after), result
+    return where_rows(done, fresh, after), result
 
 
 def rollout(
@@ -126,14 +125,49 @@ def rollout(
     one, and may end and begin within it.
     """
 
-    def one_step(episodes: Episodes, t: Array) -> tuple[Episodes, Transition]:
+    def act(obs: Array, keys: Key, policy_state: Any) -> tuple[Array, Any]:
+        return select_action(obs, keys), policy_state
+
+    episodes, _, transitions = recurrent_rollout(environment, act, episodes, (), keys, num_steps)
+    return episodes, transitions
+
+
+def recurrent_rollout(
+    environment: Environment,
+    act: Act,
+    episodes: Episodes,
+    policy_state: Any,
+    keys: Key,
+    num_steps: int,
+) -> tuple[Episodes, Any, Transition]:
+    """A `rollout` of a recurrent policy, `act(obs, keys, states) -> (actions, states)`.
+
+    `policy_state` are the policy's states (B, ...) before it; the second result are those after it.
+    They are reset to zeros where an episode is done.
+    """
+
+    def one_step(carry: tuple[Episodes, Any], t: Array) -> tuple[tuple[Episodes, Any], Transition]:
+        episodes, states = carry
         obs = observe_episodes(environment, episodes)
-        action = select_action(obs, fold_in_rows(keys, 2 * t))
+        action, states = act(obs, fold_in_rows(keys, 2 * t), states)
         step_keys = fold_in_rows(keys, 2 * t + 1)
         episodes, result = step_episodes(environment, episodes, action, step_keys)
-        return episodes, Transition(**vars(result), obs=obs, action=action)
+        transition = Transition(**vars(result), obs=obs, action=action, policy_state=states)
+        zeros = jax.tree.map(jnp.zeros_like, states)
+        return (episodes, where_rows(result.done, zeros, states)), transition
 
-    return jax.lax.scan(one_step, episodes, jnp.arange(num_steps))
+    start = episodes, policy_state
+    (episodes, policy_state), steps = jax.lax.scan(one_step, start, jnp.arange(num_steps))
+    return episodes, policy_state, steps
+
+
+def where_rows(condition: Array, new: Any, old: Any) -> Any:
+    """The rows of the tree `new` where the condition (B,) is true, those of `old` elsewhere."""
+
+    def choose(new: Array, old: Array) -> Array:
+        return jnp.where(condition.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    return jax.tree.map(choose, new, old)
 
 
 def fold_in_rows(keys: Key, data: Array | int) -> Key:

@@ -145,15 +145,18 @@ def scan_cell(
     from_x: jax.Array,
     mask: jax.Array | None = None,
     reverse: bool = False,
+    start: jax.Array | None = None,
 ) -> tuple[jax.Array, States]:
     """Runs a recurrent cell over time (`lax.scan`): the outputs (T, B, H) and the last states.
 
     `from_x` (T, B, gates * H) are the projections of the inputs; the recurrent `kernel` (H, gates *
     H) and `bias` (gates * H,) project the last output. Steps where `mask` (T, B) is false do not
-    change the states. Backpropagation through time is written out: the kernel's gradient is one
-    product over all steps at the end, instead of a product and a sum at each step.
+    change the states. Before steps where `start` (T, B) is true the states are reset to zeros: a
+    new sequence begins there, such as an episode. Backpropagation through time is written out: the
+    kernel's gradient is one product over all steps at the end, instead of a product and a sum at
+    each step.
     """
-    return _scan(cell.update, reverse, kernel, bias, initial_states, from_x, mask)
+    return _scan(cell.update, reverse, kernel, bias, initial_states, from_x, mask, start)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -165,14 +168,16 @@ def _scan(
     initial_states: States,
     from_x: jax.Array,
     mask: jax.Array | None,
+    start: jax.Array | None,
 ) -> tuple[jax.Array, States]:
-    def step(states: States, now: tuple[jax.Array, jax.Array | None]) -> tuple[States, jax.Array]:
-        x, is_real = now
+    def step(states: States, now: Any) -> tuple[States, jax.Array]:
+        x, is_real, is_start = now
+        states = _reset(is_start, states)
         new = update(states, x, _barrier(states[0] @ kernel) + bias[None])
         states = _where(is_real, new, states)
         return states, states[0]
 
-    last, outputs = lax.scan(step, initial_states, (from_x, mask), reverse=reverse)
+    last, outputs = lax.scan(step, initial_states, (from_x, mask, start), reverse=reverse)
     return outputs, last
 
 
@@ -184,42 +189,45 @@ def _forward(
     initial_states: States,
     from_x: Any,
     mask: Any,
+    start: Any,
 ) -> Any:
     """The forward pass; stores each step's previous output and vector-Jacobian product."""
 
     def step(states: States, now: Any) -> tuple[States, Any]:
-        x, is_real = now
+        x, is_real, is_start = now
+        states = _reset(is_start, states)
         new, cell_vjp = jax.vjp(update, states, x, _barrier(states[0] @ kernel) + bias[None])
         new = _where(is_real, new, states)
         return new, (new[0], states[0], cell_vjp)
 
     last, (outputs, inputs_h, cell_vjps) = lax.scan(
-        step, initial_states, (from_x, mask), reverse=reverse
+        step, initial_states, (from_x, mask, start), reverse=reverse
     )
-    return (outputs, last), (kernel, mask, inputs_h, cell_vjps)
+    return (outputs, last), (kernel, mask, start, inputs_h, cell_vjps)
 
 
 def _backward(update: Update, reverse: bool, residuals: Any, grad: tuple[jax.Array, States]) -> Any:
     """Backpropagation through time."""
-    kernel, mask, inputs_h, cell_vjps = residuals
+    kernel, mask, start, inputs_h, cell_vjps = residuals
     grad_outputs, grad_last = grad
     transposed = kernel.T
 
     def step(grad_states: States, now: Any) -> tuple[States, Any]:
-        grad_output, is_real, cell_vjp = now
+        grad_output, is_real, is_start, cell_vjp = now
         grad_states = (grad_states[0] + grad_output, *grad_states[1:])
         zeros = jax.tree.map(jnp.zeros_like, grad_states)
         grad_before, grad_x, grad_h = cell_vjp(_where(is_real, grad_states, zeros))
         grad_h = _barrier(grad_h)
         grad_before = (grad_before[0] + grad_h @ transposed, *grad_before[1:])
-        return _where(is_real, grad_before, grad_states), (grad_x, grad_h)
+        grad_before = _reset(is_start, _where(is_real, grad_before, grad_states))
+        return grad_before, (grad_x, grad_h)
 
     grad_initial, (grad_from_x, grad_from_h) = lax.scan(
-        step, grad_last, (grad_outputs, mask, cell_vjps), reverse=not reverse
+        step, grad_last, (grad_outputs, mask, start, cell_vjps), reverse=not reverse
     )
     grad_from_h = grad_from_h.reshape(-1, grad_from_h.shape[-1])
     grad_kernel = inputs_h.reshape(-1, inputs_h.shape[-1]).T @ grad_from_h
-    return grad_kernel, grad_from_h.sum(0), grad_initial, grad_from_x, None
+    return grad_kernel, grad_from_h.sum(0), grad_initial, grad_from_x, None, None
 
 
 _scan.defvjp(_forward, _backward)
@@ -230,3 +238,10 @@ def _where(is_real: jax.Array | None, new: States, old: States) -> States:
     if is_real is None:
         return new
     return tuple(jnp.where(is_real[:, None], n, o) for n, o in zip(new, old, strict=True))
+
+
+def _reset(is_start: jax.Array | None, states: States) -> States:
+    """The states, zeros in the rows where `is_start` (B,) is true."""
+    if is_start is None:
+        return states
+    return tuple(jnp.where(is_start[:, None], 0, leaf) for leaf in states)

@@ -24,7 +24,7 @@ from jdl.learners.replay import (
     values_of,
 )
 from jdl.learners.rl import EPISODES, collect, end_step, init_episodes, init_params
-from jdl.objectives.episodes import EpisodeReturn, policy_and_value
+from jdl.objectives.episodes import EpisodeReturn, policy_and_value, refuse_recurrent
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
 TARGET_PARAMS = "target_params"  # in `State.extra`: the target network
@@ -68,6 +68,7 @@ def dqn(
     the episodes that ended in it (NaN, logged as null, if none did), loss (half the mean squared TD
     error), q_value (the mean over the sampled transitions), grad_norm and param_norm.
     """
+    refuse_recurrent("DQN", model)
     if not isinstance(environment.action_space, Discrete):
         raise Error(
             f"DQN needs a discrete action space, got {environment.action_space}: use SAC or PPO "
@@ -172,7 +173,7 @@ class DQN(Learner):
             return jnp.where(jax.random.uniform(stream(key, "explore")) < epsilon, random, greedy)
 
         def epsilon_greedy(obs: Array, keys: Key) -> Array:
-            greedy = self.objective.greedy_action({"params": state.params}, obs)
+            greedy, _ = self.objective.greedy_action({"params": state.params}, obs, ())
             return jax.vmap(explore)(keys, greedy)
 
         return collect(self.environment, epsilon_greedy, state.extra[EPISODES], key, self.num_steps)

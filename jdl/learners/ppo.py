@@ -9,19 +9,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdl.environments import Environment, Episodes, Transition
+from jdl.environments import Environment, Transition, recurrent_rollout
 from jdl.keys import stream
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.rl import (
     EPISODES,
-    collect,
     end_step,
     init_episodes,
     init_params,
+    step_keys,
     to_rows,
+    to_sequences,
 )
-from jdl.objectives.episodes import EpisodeReturn, policy_and_value
+from jdl.objectives.episodes import (
+    EpisodeReturn,
+    initial_policy_state,
+    is_recurrent,
+    policy_and_value,
+    sequence_policy,
+    step_policy,
+)
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
+
+POLICY_STATE = "policy_state"  # in `State.extra`: the states of a recurrent policy, (B, ...) each
 
 
 def ppo(
@@ -45,6 +55,11 @@ def ppo(
     `jdl.data.episodes(n)`, for n environments in parallel. The model, such as `ActorCritic`, gives
     the policy (B, P), with P = `action_space.num_params`, and the value function (B,); it has no
     variables but parameters.
+
+    With a recurrent policy, such as `RecurrentActorCritic`, a minibatch has the whole sequences of
+    some of the environments instead of single transitions (as CleanRL's ppo_atari_lstm). They begin
+    with the states of the rollout, which are zeros at the beginning of each episode; the gradient
+    goes back to the start of the rollout (truncated backpropagation through time).
 
     - Advantages are by GAE with the discount factor `gamma` and `gae_lambda`, normalized in each
       minibatch. A truncated episode is bootstrapped with the value of its last observation.
@@ -83,7 +98,10 @@ def ppo(
 
 @dataclass(frozen=True, eq=False)
 class PPO(Learner):
-    """Proximal policy optimization; see `ppo`. `State.extra` has the episodes in progress."""
+    """Proximal policy optimization; see `ppo`.
+
+    `State.extra` has the episodes in progress, and the states of a recurrent policy.
+    """
 
     environment: Environment
     model: Any
@@ -105,11 +123,18 @@ class PPO(Learner):
 
     def init(self, key: Key, batch: Batch) -> State:
         """Initial parameters, and an episode for each row of the batch."""
-        transitions = len(batch["id"]) * self.num_steps
+        episodes = len(batch["id"])
+        transitions = episodes * self.num_steps
+        if is_recurrent(self.model) and episodes % self.num_minibatches:
+            raise Error(
+                f"{episodes} episodes in parallel are no multiple of the {self.num_minibatches} "
+                "minibatches, which are of whole sequences with a recurrent policy: change "
+                "num_minibatches, or how many episodes run in parallel."
+            )
         if transitions % self.num_minibatches:
             raise Error(
-                f"{self.num_steps} steps of {len(batch['id'])} episodes are {transitions} "
-                f"transitions, which is no multiple of the {self.num_minibatches} minibatches: "
+                f"{self.num_steps} steps of {episodes} episodes are {transitions} transitions, "
+                f"which is no multiple of the {self.num_minibatches} minibatches: "
                 "change num_steps or num_minibatches."
             )
         if transitions == self.num_minibatches:
@@ -118,54 +143,80 @@ class PPO(Learner):
                 f"{self.num_minibatches} minibatches, or more steps."
             )
         params = init_params(self.objective, key, batch)
-        episodes = init_episodes(self.environment, key, batch)
-        return new_state(params, {}, self.optimizer.init(params), key, **{EPISODES: episodes})
+        extra = {EPISODES: init_episodes(self.environment, key, batch)}
+        if is_recurrent(self.model):
+            extra[POLICY_STATE] = initial_policy_state(self.model, episodes)
+        return new_state(params, {}, self.optimizer.init(params), key, **extra)
 
     def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
         """A rollout, the advantages of its transitions, and epochs of minibatch updates."""
         key = stream(state.key, "ppo", state.step)
-        episodes, transitions = self.collect_rollout(state, key)
-        rows = self.training_rows(state.params, transitions)
+        extra, transitions = self.collect_rollout(state, key)
+        rows = self.training_rows(state, transitions)
         params, opt_state, of_updates = self.update(state, rows, key)
         metrics: Metrics = {name: Mean.of(values) for name, values in of_updates.items()}
-        extra = {EPISODES: episodes}
         return end_step(state, params, opt_state, extra, metrics, transitions)
 
-    def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
-        """A rollout with actions sampled from the policy: transitions (T, B, ...)."""
+    def collect_rollout(self, state: State, key: Key) -> tuple[dict[str, Any], Transition]:
+        """A rollout with actions sampled from the policy: transitions (T, B, ...).
 
-        def sample_action(obs: Array, keys: Key) -> Array:
-            policy, _ = self.policy_and_value(state.params, obs)
-            return jax.vmap(self.environment.action_space.sample)(policy, keys)
+        The first result is what `State.extra` has after it: the episodes, and the policy's states.
+        """
+        variables, episodes = {"params": state.params}, state.extra[EPISODES]
 
-        return collect(self.environment, sample_action, state.extra[EPISODES], key, self.num_steps)
+        def sample_action(obs: Array, keys: Key, policy_state: Any) -> tuple[Array, Any]:
+            policy, _, policy_state = step_policy(self.model, variables, obs, policy_state)
+            return jax.vmap(self.environment.action_space.sample)(policy, keys), policy_state
 
-    def training_rows(self, params: Any, transitions: Transition) -> Batch:
-        """The transitions (T, B) as the rows (T * B) of a batch, with advantages and targets."""
-        obs, action = to_rows(transitions.obs), to_rows(transitions.action)
-        policy, value = self.policy_and_value(params, obs)
-        _, next_value = self.policy_and_value(params, to_rows(transitions.next_obs))
-        advantage = to_rows(self.advantages(transitions, value, next_value))
-        return {
-            "obs": obs,
-            "action": action,
-            "log_prob": self.environment.action_space.log_prob(policy, action),
-            "value": value,
-            "advantage": advantage,
-            "target": advantage + value,
-        }
+        before, keys = state.extra.get(POLICY_STATE, ()), step_keys(episodes, key)
+        episodes, after, transitions = recurrent_rollout(
+            self.environment, sample_action, episodes, before, keys, self.num_steps
+        )
+        memory = {POLICY_STATE: after} if is_recurrent(self.model) else {}
+        return {EPISODES: episodes, **memory}, transitions
 
-    def advantages(self, transitions: Transition, value: Array, next_value: Array) -> Array:
-        """The advantages (T, B) by GAE; the values are given as rows (T * B,)."""
-        value, next_value = (v.reshape(transitions.reward.shape) for v in (value, next_value))
-        return gae(transitions, value, next_value, self.gamma, self.gae_lambda)
+    def training_rows(self, state: State, transitions: Transition) -> Batch:
+        """What the updates learn from: a batch whose rows are the T * B transitions.
 
-    def policy_and_value(self, params: Any, obs: Array) -> tuple[Array, Array]:
-        """The policy (N, P) and the value function (N,) at observations (N, ...)."""
-        policy, value = policy_and_value(self.model, {"params": params}, obs)
+        Of a recurrent policy the rows are the B sequences of T transitions, with the states before
+        them. Both get advantages and targets.
+        """
+        recurrent = is_recurrent(self.model)
+        arrange = to_sequences if recurrent else to_rows
+        rows: Batch = {"obs": arrange(transitions.obs), "action": arrange(transitions.action)}
+        if recurrent:
+            rows["start"] = arrange(jnp.roll(transitions.done, 1, 0).at[0].set(False))
+            rows["states"] = state.extra[POLICY_STATE]
+        policy, value = self.policy_and_value(state.params, rows)
+        by_step = value.T if recurrent else value.reshape(transitions.reward.shape)  # (T, B)
+        next_value = self.next_values(state.params, transitions)
+        advantage = arrange(gae(transitions, by_step, next_value, self.gamma, self.gae_lambda))
+        rows["log_prob"] = self.environment.action_space.log_prob(policy, rows["action"])
+        return {**rows, "value": value, "advantage": advantage, "target": advantage + value}
+
+    def policy_and_value(self, params: Any, rows: Batch) -> tuple[Array, Array]:
+        """The policy (N, P) and the value function (N,) at the observations of N rows.
+
+        Of a recurrent policy's sequences they are (N, T, P) and (N, T).
+        """
+        variables, value = {"params": params}, None
+        if is_recurrent(self.model):
+            inputs = rows["obs"], rows["start"], rows["states"]
+            policy, value, _ = sequence_policy(self.model, variables, *inputs)
+        else:
+            policy, value = policy_and_value(self.model, variables, rows["obs"])
         if value is None:
             raise Error("PPO needs a model that gives policies and values, such as ActorCritic.")
         return policy, value
+
+    def next_values(self, params: Any, transitions: Transition) -> Array:
+        """The value function (T, B) after each transition, even where an episode ended there."""
+        next_obs, policy_state = jax.tree.map(
+            to_rows, (transitions.next_obs, transitions.policy_state)
+        )
+        value = step_policy(self.model, {"params": params}, next_obs, policy_state)[1]
+        assert value is not None  # see `policy_and_value`
+        return value.reshape(transitions.reward.shape)
 
     def update(self, state: State, rows: Batch, key: Key) -> tuple[Any, Any, dict[str, Array]]:
         """All epochs of minibatch updates: parameters, optimizer state, metrics of each update."""
@@ -176,7 +227,7 @@ class PPO(Learner):
         def next_update(
             carry: tuple[Any, Any], indices: Array
         ) -> tuple[tuple[Any, Any], dict[str, Array]]:
-            minibatch = {name: column[indices] for name, column in rows.items()}
+            minibatch = jax.tree.map(lambda column: column[indices], rows)
             return self.update_minibatch(*carry, minibatch)
 
         start = (state.params, state.opt_state)
@@ -194,7 +245,7 @@ class PPO(Learner):
 
     def loss(self, params: Any, minibatch: Batch) -> tuple[Array, dict[str, Array]]:
         """PPO's loss on a minibatch, and its parts by name."""
-        policy, value = self.policy_and_value(params, minibatch["obs"])
+        policy, value = self.policy_and_value(params, minibatch)
         policy_loss, clip_fraction = self.policy_loss(policy, minibatch)
         value_loss = self.value_loss(value, minibatch)
         entropy = self.environment.action_space.entropy(policy).mean()

@@ -24,7 +24,8 @@ def init_params(objective: EpisodeReturn, key: Key, batch: Batch) -> Any:
     if others := sorted(variables.keys() - {"params"}):
         raise Error(
             f"The model has {', '.join(others)} besides its parameters, which PPO, DQN and SAC do "
-            "not update: use a model without BatchNorm and without recurrent states."
+            "not update: use a model without BatchNorm; a recurrent policy takes its states and "
+            "returns them, as RecurrentActorCritic does."
         )
     return variables["params"]
 
@@ -42,8 +43,12 @@ def collect(
     num_steps: int,
 ) -> tuple[Episodes, Transition]:
     """The rollout of a learner's step: the episodes after it, and the transitions (T, B, ...)."""
-    keys = jax.random.split(stream(key, "steps"), len(episodes.episode_length))
-    return rollout(environment, select_action, episodes, keys, num_steps)
+    return rollout(environment, select_action, episodes, step_keys(episodes, key), num_steps)
+
+
+def step_keys(episodes: Episodes, key: Key) -> Key:
+    """The keys (B,) of a rollout of a learner's step."""
+    return jax.random.split(stream(key, "steps"), len(episodes.episode_length))
 
 
 def end_step(
@@ -77,3 +82,8 @@ def episode_metrics(transitions: Transition) -> Metrics:
 def to_rows(column: Array) -> Array:
     """A column (T, B, ...) of a rollout as rows (T * B, ...)."""
     return column.reshape(-1, *column.shape[2:])
+
+
+def to_sequences(column: Array) -> Array:
+    """A column (T, B, ...) of a rollout as sequences (B, T, ...), one for each episode."""
+    return column.swapaxes(0, 1)

@@ -31,7 +31,7 @@ from jdl.learners.replay import (
 )
 from jdl.learners.rl import EPISODES, collect, end_step, init_episodes, init_params
 from jdl.objectives import model_call
-from jdl.objectives.episodes import EpisodeReturn, policy_and_value
+from jdl.objectives.episodes import EpisodeReturn, policy_and_value, refuse_recurrent
 from jdl.types import (
     Array,
     Batch,
@@ -85,6 +85,7 @@ def sac(
     critic_loss (half the squared TD error, of both), actor_loss, temperature_loss, loss (their
     sum), temperature, entropy, q_value, grad_norm and param_norm.
     """
+    refuse_recurrent("SAC", actor, critic)
     space = environment.action_space
     if not isinstance(space, Box):
         raise Error(f"SAC needs a continuous action space, got {space}: use DQN or PPO for it.")
@@ -146,9 +147,11 @@ class ActorReturn(EpisodeReturn):
                 "and it is to give one Q-value each: give it one output."
             )
 
-    def greedy_action(self, variables: Variables, obs: Array) -> Array:
+    def greedy_action(
+        self, variables: Variables, obs: Array, policy_state: Any
+    ) -> tuple[Array, Any]:
         """The greedy policy: the tanh of the mean."""
-        return super().greedy_action({"params": variables["params"][ACTOR]}, obs)
+        return super().greedy_action({"params": variables["params"][ACTOR]}, obs, policy_state)
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,9 +31,16 @@ class RecurrentLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array | None = None, states: States | None = None
+        self,
+        x: jax.Array,
+        mask: jax.Array | None = None,
+        states: States | None = None,
+        start: jax.Array | None = None,
     ) -> tuple[jax.Array, States]:
-        """From `states`, by default zeros; steps where `mask` (B, T) is false are skipped."""
+        """From `states`, by default zeros; steps where `mask` (B, T) is false are skipped.
+
+        Before steps where `start` (B, T) is true the states are reset to zeros.
+        """
         width, cell = self.width, self.cell
         x = x.swapaxes(0, 1)
         from_x = Dense(cell.gates * width, bias_init=self._input_bias, name="input")(x)
@@ -46,8 +53,8 @@ class RecurrentLayer(nn.Module):
             )  # the bias of `input` has the same effect
         if states is None:
             states = initial_states(cell, x.shape[1], width, from_x.dtype)
-        time_mask = None if mask is None else mask.T
-        outputs, last = scan_cell(cell, kernel, bias, states, from_x, time_mask, self.reverse)
+        mask, start = (None if steps is None else steps.T for steps in (mask, start))
+        outputs, last = scan_cell(cell, kernel, bias, states, from_x, mask, self.reverse, start)
         return outputs.swapaxes(0, 1), last
 
     def _orthogonal(

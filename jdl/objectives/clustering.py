@@ -11,6 +11,7 @@ import optax
 
 from jdl.layers import all_gather_batch, psum_batch
 from jdl.objectives.autoencoding import Augment, Autoencoding, autoencode
+from jdl.objectives.contrastive import info_nce
 from jdl.objectives.regression import ElementLoss
 from jdl.types import (
     Array,
@@ -107,7 +108,8 @@ class DeepClustering(Objective):
         scores: Metrics = {**output.metrics, "kl": kl}
         nats = self.kl_weight * kl.total
         if train and self.contrastive_weight:
-            contrastive = Mean.of(info_nce(code, corrupted, mask), mask)
+            real = jnp.ones(len(code), bool) if mask is None else mask.astype(bool)
+            contrastive = Mean.of(info_nce(student_t_logits(code, corrupted), real), mask)
             scores["info_nce"] = contrastive
             nats = nats + self.contrastive_weight * contrastive.total
         # The reconstruction loss is a mean over elements, and the nats are a mean over rows. Their
@@ -160,20 +162,9 @@ def target_distribution(q: Array, mask: Array | None = None) -> Array:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def info_nce(codes: Array, positives: Array, mask: Array | None = None) -> Array:
-    """InfoNCE, a contrastive loss (van den Oord et al., 2018), of each row: (B,) in nats.
-
-    It is the cross-entropy of identifying, for each of the codes (B, D), its positive among the
-    positives (B, D) of all real rows of the batch, on all devices. The similarity is a Student's t
-    kernel of one degree of freedom.
-    """
-    positive = jnp.log1p(jnp.square(codes - positives).sum(-1))
-    candidates = all_gather_batch(positives)
-    similarity = _student_t(codes, candidates)
-    if mask is not None:
-        real = all_gather_batch(mask).astype(bool)
-        similarity = jnp.where(real[None], similarity, 0)
-    return positive + jnp.log(similarity.sum(-1).clip(1e-12))
+def student_t_logits(codes: Array, positives: Array) -> Array:
+    """The logs of Student's t kernels of codes (B, D) with those of all devices: (B, N)."""
+    return -jnp.log1p(squared_distances(codes, all_gather_batch(positives)))
 
 
 def squared_distances(x: Array, centers: Array) -> Array:

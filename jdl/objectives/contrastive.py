@@ -84,8 +84,8 @@ class Contrastive(Objective):
         log_scale = variables["params"][LOG_SCALE].astype(jnp.float32)
         scale = jnp.exp(_bounded(log_scale))
         mask = batch.get("mask", jnp.ones(len(code), bool)).astype(bool)
-        forth = info_nce(code, y_code, scale, mask)
-        back = info_nce(y_code, code, scale, mask)
+        forth = info_nce(scale * cosines(code, y_code), mask)
+        back = info_nce(scale * cosines(y_code, code), mask)
         scores: Metrics = {}
         if not train:
             codes = {"code": code, "y_code": y_code}
@@ -160,17 +160,21 @@ def of_y(batch: Batch) -> Batch:
     return columns | {name: batch[name] for name in ("mask", "id") if name in batch}
 
 
-def info_nce(codes: Array, positives: Array, scale: Array, mask: Array) -> Array:
+def info_nce(logits: Array, mask: Array) -> Array:
     """InfoNCE with in-batch negatives (van den Oord et al., 2018), of each row: (B,) in nats.
 
-    The cross-entropy of finding, for each of the codes (B, D), its own positive among the positives
-    (B, D) of all rows of the batch whose `mask` (B,) is true, on all devices. Logits are the inner
-    products times `scale` (): the cosine similarities over the temperature, of normalized codes.
+    The cross-entropy of finding each row's own positive among those of all rows of the batch whose
+    `mask` (B,) is true, on all devices. `logits` (B, N) are the similarities of the rows with the
+    positives of the N rows on all devices (`all_gather_batch`), such as cosines over a temperature.
     """
-    others, real = all_gather_batch(positives), all_gather_batch(mask)
-    logits = scale * jnp.matmul(codes, others.T, precision="highest")
+    real = all_gather_batch(mask)
     logits = jnp.where(real[None], logits, EXCLUDED)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, row_numbers(len(codes)))
+    return optax.softmax_cross_entropy_with_integer_labels(logits, row_numbers(len(logits)))
+
+
+def cosines(codes: Array, positives: Array) -> Array:
+    """Cosine similarities of normalized codes (B, D) with those of all devices: (B, N)."""
+    return jnp.matmul(codes, all_gather_batch(positives).T, precision="highest")
 
 
 def _init(model: Any, key: Key, half: Batch) -> Variables:

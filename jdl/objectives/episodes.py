@@ -22,6 +22,7 @@ from jdl.environments import (
 from jdl.keys import stream
 from jdl.layers import row_keys
 from jdl.objectives import model_call
+from jdl.objectives.model_keywords import name_of
 from jdl.types import (
     Array,
     Batch,
@@ -43,7 +44,8 @@ def episode_return(environment: Environment, model: Any) -> EpisodeReturn:
     action with the largest logit or Q-value, or the mean action. The loss is the negative return;
     the metrics are `return` and `length`. The model reads observations (B, ...) and gives the
     policy (B, P), or the policy and the values (B,): see `policy_and_value`. Predictions: the
-    greedy actions for observations x.
+    greedy actions for observations x; of a recurrent policy for sequences x (B, T, ...) of them,
+    each from the beginning of an episode.
     """
     return EpisodeReturn(environment, model)
 
@@ -63,6 +65,7 @@ def reinforce(
     with half its squared error times `value_coef`. `entropy_coef` is the weight of the entropy
     bonus, in nats a step. Metrics: `return` and `length`. Evaluation is that of `episode_return`.
     """
+    refuse_recurrent("REINFORCE", model)
     if not 0 <= gamma <= 1:
         raise Error(f"gamma, the discount factor, must be from 0 to 1, got {gamma}.")
     return Reinforce(environment, model, gamma, value_coef, entropy_coef)
@@ -77,8 +80,8 @@ class EpisodeReturn(Objective):
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables, for observations of the environment."""
-        episodes = self._reset(stream(key, "reset"), _num_rows(batch))
-        return model_call.init(self.model, key, batch, observe_episodes(self.environment, episodes))
+        inputs = self._first_inputs(stream(key, "reset"), _num_rows(batch))
+        return model_call.init(self.model, key, batch, *inputs)
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean negative return of the rows' episodes; metrics: return and length."""
@@ -87,13 +90,14 @@ class EpisodeReturn(Objective):
         first = _Evaluation(
             t=jnp.zeros((), jnp.int32),
             episodes=self._reset(stream(key, "reset"), rows),
+            policy_state=initial_policy_state(self.model, rows),
             in_progress=jnp.ones(rows, bool),
             return_and_length=jnp.zeros((rows, 2)),
         )
 
         def step(now: _Evaluation) -> _Evaluation:
             obs = observe_episodes(self.environment, now.episodes)
-            actions = self.greedy_action(variables, obs)
+            actions, policy_state = self.greedy_action(variables, obs, now.policy_state)
             episodes, result = step_episodes(
                 self.environment, now.episodes, actions, fold_in_rows(keys, now.t)
             )
@@ -103,6 +107,7 @@ class EpisodeReturn(Objective):
             return _Evaluation(
                 t=now.t + 1,
                 episodes=episodes,
+                policy_state=policy_state,
                 in_progress=now.in_progress & ~result.done,
                 return_and_length=jnp.where(ends, final, now.return_and_length),
             )
@@ -117,21 +122,32 @@ class EpisodeReturn(Objective):
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The greedy action for each observation x, as the environment takes it."""
-        actions = self.greedy_action(variables, model_call.column(batch))
-        return {"action": self.environment.action_space.unnormalize(actions)}
+        obs, space = model_call.column(batch), self.environment.action_space
+        if is_recurrent(self.model):
+            start, states = jnp.zeros(obs.shape[:2], bool), self.model.initial_states(len(obs))
+            policy = sequence_policy(self.model, variables, obs, start, states)[0]
+            return {"action": space.unnormalize(space.mode(policy))}
+        return {"action": space.unnormalize(self.greedy_action(variables, obs, ())[0])}
 
-    def greedy_action(self, variables: Variables, obs: Array) -> Array:
-        """The greedy policy: the mode of the action distribution, or the largest Q-value."""
-        policy, _ = policy_and_value(self.model, variables, obs)
-        return self.environment.action_space.mode(policy)
+    def greedy_action(
+        self, variables: Variables, obs: Array, policy_state: Any
+    ) -> tuple[Array, Any]:
+        """The greedy policy: the mode of the action distribution, or the largest Q-value.
+
+        With the states of a recurrent policy, () of others.
+        """
+        policy, _, policy_state = step_policy(self.model, variables, obs, policy_state)
+        return self.environment.action_space.mode(policy), policy_state
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the model's policy does not fit the action space."""
 
         def policy_of(key: Key, batch: Batch) -> Array:
-            obs = observe_episodes(self.environment, self._reset(key, _num_rows(batch)))
-            variables = model_call.init(self.model, key, {}, obs)
-            return policy_and_value(self.model, variables, obs)[0]
+            inputs = self._first_inputs(key, _num_rows(batch))
+            variables = model_call.init(self.model, key, {}, *inputs)
+            if is_recurrent(self.model):
+                return sequence_policy(self.model, variables, *inputs)[0][:, 0]
+            return policy_and_value(self.model, variables, *inputs)[0]
 
         rows, space = _num_rows(spec), self.environment.action_space
         policy = jax.eval_shape(policy_of, jax.eval_shape(jax.random.key, 0), spec)
@@ -141,6 +157,13 @@ class EpisodeReturn(Objective):
                 f"the action space {space} takes {space.num_params} numbers each: give the model "
                 "as many outputs."
             )
+
+    def _first_inputs(self, key: Key, rows: int) -> tuple[Any, ...]:
+        """The model's inputs in the first step of so many episodes."""
+        obs = observe_episodes(self.environment, self._reset(key, rows))
+        if is_recurrent(self.model):
+            return one_step(obs, initial_policy_state(self.model, rows))
+        return (obs,)
 
     def _reset(self, key: Key, rows: int) -> Episodes:
         return reset_episodes(self.environment, row_keys(key, rows))
@@ -153,6 +176,7 @@ class _Evaluation:
 
     t: Array  # steps so far
     episodes: Episodes
+    policy_state: Any  # of a recurrent policy; not reset, as the first episode alone counts
     in_progress: Array  # (B,)
     return_and_length: Array  # (B, 2), of the episodes that are done
 
@@ -228,6 +252,58 @@ def policy_and_value(model: Any, variables: Variables, obs: Array) -> tuple[Arra
     """
     out, _ = model_call.apply(model, variables, (obs,), {}, jax.random.key(0), False)
     return out if isinstance(out, tuple) else (out, None)
+
+
+def is_recurrent(model: Any) -> bool:
+    """Whether the model is a recurrent policy, as `RecurrentActorCritic` is: it has states."""
+    return hasattr(model, "initial_states")
+
+
+def refuse_recurrent(algorithm: str, *models: Any) -> None:
+    """Raises `Error` where one of the models of an algorithm without memory is a recurrent one."""
+    for model in filter(is_recurrent, models):
+        raise Error(
+            f"{name_of(model)} is a recurrent policy, and {algorithm} trains no memory: "
+            "use jdl.ppo."
+        )
+
+
+def initial_policy_state(model: Any, rows: int) -> Any:
+    """The states (rows, ...) of a recurrent policy before an episode; () of other models."""
+    return model.initial_states(rows) if is_recurrent(model) else ()
+
+
+def step_policy(
+    model: Any, variables: Variables, obs: Array, policy_state: Any
+) -> tuple[Array, Array | None, Any]:
+    """One step of a policy: `policy_and_value` at obs (B, ...), and a recurrent policy's states."""
+    if not is_recurrent(model):
+        return *policy_and_value(model, variables, obs), policy_state
+    policy, value, states = sequence_policy(model, variables, *one_step(obs, policy_state))
+    return policy[:, 0], value[:, 0], states
+
+
+def sequence_policy(
+    model: Any, variables: Variables, obs: Array, start: Array, states: Any
+) -> tuple[Array, Array, Any]:
+    """A recurrent policy over sequences obs (B, T, ...), from the `states` before them.
+
+    Gives the policies (B, T, P), the values (B, T) and the states after the sequences. An episode
+    begins at the steps where `start` (B, T) is true.
+    """
+    inputs = (obs, start, states)
+    match model_call.apply(model, variables, inputs, {}, jax.random.key(0), False)[0]:
+        case ((policy, value), states):
+            return policy, value, states
+    raise Error(
+        f"{name_of(model)} has initial_states, so it is a recurrent policy, and is to give "
+        "((policies, values), states), as RecurrentActorCritic does."
+    )
+
+
+def one_step(obs: Array, policy_state: Any) -> tuple[Array, Array, Any]:
+    """The inputs of a recurrent policy for obs (B, ...), as sequences of one step."""
+    return obs[:, None], jnp.zeros((len(obs), 1), bool), policy_state
 
 
 def _model_state(variables: Variables) -> Variables:
