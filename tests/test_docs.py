@@ -25,7 +25,7 @@ HELPERS = {  # for other rooms, and for layers, objectives and learners of one's
     "all_gather_batch", "batch_axis_size", "device_key", "psum_batch", "row_keys", "row_numbers",
     "sample_rows", "plain_implementations",
     "map_rows", "map_variables", "override",
-    "Wrapper", "checked_metrics", "jit_learner", "member", "with_data",
+    "Wrapper", "checked_metrics", "jit_learner", "member", "trace_once", "with_data",
     "PerMember", "merge", "scalars",
     "Beams", "decode_stream", "decode_until_end",
     "on_x", "check_order", "window_mask", "Normalize", "UnitRange",
