@@ -141,7 +141,8 @@ def through_numpy(leaf):
 def test_seeds_under_vmap_on_padded_rows_are_as_one_alone_on_its_rows(row):
     """Masked rows leave loss, gradients and model state as they are without those rows.
 
-    One program shows both, that of vmap and that of padded rows, which would take twice as long.
+    One program shows both, as two would take twice as long to compile. What a population does
+    besides, `init` under vmap, is tested for some models in test_population.py.
     """
     learner, init, step = jitted(row)
     batch = row.batch()

@@ -16,7 +16,7 @@ import pytest
 from harness import digest, lines, stopped_at, train
 
 import jdl
-from jdl.learners import Wrapper
+from jdl.learners import Wrapper, trace_once
 from jdl.models.rnn import LSTM, RNN
 from jdl.objectives import classify
 from jdl.train.nan_trace import nan_trace
@@ -77,6 +77,13 @@ class WithoutGrads(Wrapper):
     has_grads = False
 
 
+def traced_before(learner):
+    """As a run has its learner, whose step was traced for the check before the run."""
+    once = trace_once(WithoutGrads(learner))
+    jax.eval_shape(lambda batch: once.step(once.init(jax.random.key(0), batch), batch), BATCH)
+    return once
+
+
 def traced(model, batch=BATCH, optimizer=optax.sgd(0.1), **around):
     learner = jdl.descent(classify(model), optimizer)
     learner = around.get("around", lambda learner: learner)(learner)
@@ -84,7 +91,9 @@ def traced(model, batch=BATCH, optimizer=optax.sgd(0.1), **around):
 
 
 @pytest.mark.parametrize(
-    "around", [lambda x: x, jdl.ema, WithoutGrads], ids=["plain", "ema", "without grads"]
+    "around",
+    [lambda x: x, jdl.ema, WithoutGrads, traced_before],
+    ids=["plain", "ema", "without grads", "traced before"],
 )
 def test_the_first_layer_whose_output_is_bad_is_named(around):
     model = Stack((nn.Dense(8), Logarithm(), nn.LayerNorm()))

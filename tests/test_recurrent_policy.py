@@ -24,29 +24,39 @@ from jdl.types import Error
 
 
 def recall():
-    """A cue of -1 or 1 is seen at first, then zeros; in the third step the action is to be it."""
+    """A cue of -1 or 1 is seen at first, then zeros; the action of the last step is to be it.
+
+    An episode has two, three or four steps.
+    """
 
     def step(state, action, key):
-        cue, time = state
+        cue, time, last = state
         right = (action == 1) == (cue > 0)
-        return (cue, time + 1), jnp.where((time == 2) & right, 1.0, 0.0), time == 2
+        done = time == last
+        return (cue, time + 1, last), jnp.where(done & right, 1.0, 0.0), done
 
     def observe(state):
-        cue, time = state
+        cue, time, _ = state
         return jnp.where(time == 0, cue, 0.0)[None]
 
     def reset(key):
-        return jax.random.rademacher(key, (), jnp.float32), jnp.zeros((), jnp.int32)
+        cue, last = jax.random.split(key)
+        time = jnp.zeros((), jnp.int32)
+        return jax.random.rademacher(cue, (), jnp.float32), time, jax.random.randint(last, (), 1, 4)
 
     return Environment(reset, step, observe, Discrete(2), 9)
 
 
-@pytest.fixture(scope="module")
-def learner():
+def make_learner():
     """PPO of a policy that has to remember the cue."""
     rate = optax.linear_schedule(0.02, 0.0, 60 * 16)
     model = RecurrentActorCritic(2, MLP(8), 8, LSTM)
     return jdl.ppo(recall(), model, optax.adam(rate), num_steps=16)
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return make_learner()
 
 
 def step_by_step(learner, params, states, transitions):
@@ -89,27 +99,28 @@ def test_rollout_and_updates_give_the_same_probabilities_and_values(learner):
 
 
 def test_remembers_what_it_has_seen(learner):
-    """Its first training steps, and the rest after a restart, are to the bit those of one run."""
+    """And a learner that is made anew goes on from a state's arrays, to the bit."""
     whole = trained(learner, 60)
     batch, loss = jdl.data.episodes(50)[0], jax.jit(learner.objective.loss, static_argnums=3)
     out = loss(learner.eval_variables(whole), batch, jax.random.key(2), False)
-    assert scalars(out.metrics) == {"return": 1.0, "length": 3.0}
-    restored = jax.tree.map(jnp.array, trained(learner, 31))  # 31 * 16 steps are no whole episodes
-    resumed = trained(learner, 29, restored)
+    assert scalars(out.metrics)["return"] == 1.0
+    paused = trained(learner, 31)
+    assert paused.extra["policy_state"][0].any()  # within episodes
+    resumed = trained(make_learner(), 29, paused)
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
     x = jnp.asarray([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])[..., None]
     actions = learner.objective.predict(learner.eval_variables(whole), {"x": x})["action"]
-    np.testing.assert_array_equal(actions[:, 2], [1, 0])
+    np.testing.assert_array_equal(actions[:, 1:], [[1, 1], [0, 0]])
 
 
-class WithoutValue(RecurrentActorCritic):
-    """A recurrent policy that gives no values."""
+class WithoutStates(RecurrentActorCritic):
+    """A recurrent policy that does not give its states."""
 
     def __call__(self, x, start, states, train=False):
         return super().__call__(x, start, states, train)[0]
 
 
-def test_refuses_what_gives_no_values():
-    objective = jdl.objectives.episode_return(recall(), WithoutValue(2, MLP(4), 4))
+def test_refuses_what_gives_no_states():
+    objective = jdl.objectives.episode_return(recall(), WithoutStates(2, MLP(4), 4))
     with pytest.raises(Error, match="is to give"):
         objective.check(jdl.data.episodes(2).spec, {})

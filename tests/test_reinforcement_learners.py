@@ -206,11 +206,14 @@ REFUSED = {
         jdl.dqn(corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=25, batch_size=5),
         3,
     ),
-    "and DQN trains no memory": lambda: jdl.dqn(
+    "which DQN does not support": lambda: jdl.dqn(
         corridor(), RecurrentActorCritic(2, MLP(4)), optax.sgd(1.0), lambda step: 0.0
     ),
-    "and REINFORCE trains no memory": lambda: jdl.objectives.reinforce(
+    "which REINFORCE does not support": lambda: jdl.objectives.reinforce(
         corridor(), RecurrentActorCritic(2, MLP(4))
+    ),
+    "which SAC does not support": lambda: jdl.sac(
+        corridor(continuous=True), RecurrentActorCritic(2, MLP(4)), MLP(1), optax.sgd(1.0)
     ),
     "prioritized takes": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, prioritized=True
@@ -221,7 +224,7 @@ REFUSED = {
     "buffer_size=0": lambda: jdl.dqn(
         corridor(), MLP(2), optax.sgd(1.0), lambda step: 0.0, buffer_size=0
     ),
-    "6 episodes in parallel are no multiple of the 4": lambda: init(
+    "6 parallel environments are no multiple of the 4": lambda: init(
         jdl.ppo(corridor(), RecurrentActorCritic(2, MLP(4)), optax.sgd(1.0)), 6
     ),
     "no multiple of the 7": lambda: init(

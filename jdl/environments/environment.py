@@ -140,10 +140,10 @@ def recurrent_rollout(
     keys: Key,
     num_steps: int,
 ) -> tuple[Episodes, Any, Transition]:
-    """A `rollout` of a recurrent policy, `act(obs, keys, states) -> (actions, states)`.
+    """A `rollout` that carries hidden states: `act(obs, keys, states) -> (actions, states)`.
 
-    `policy_state` are the policy's states (B, ...) before it; the second result are those after it.
-    They are reset to zeros where an episode is done.
+    `policy_state` are the policy's hidden states (B, ...) before it, () without any; the second
+    result are those after it. They are reset to zeros where an episode is done.
     """
 
     def one_step(carry: tuple[Episodes, Any], t: Array) -> tuple[tuple[Episodes, Any], Transition]:

@@ -1,4 +1,4 @@
-"""The T-maze: a grid puzzle that is solved by what was seen at its beginning alone."""
+"""The T-maze: a grid puzzle in which a cue seen at the start tells which arm is right."""
 
 from __future__ import annotations
 

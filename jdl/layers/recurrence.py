@@ -151,10 +151,10 @@ def scan_cell(
 
     `from_x` (T, B, gates * H) are the projections of the inputs; the recurrent `kernel` (H, gates *
     H) and `bias` (gates * H,) project the last output. Steps where `mask` (T, B) is false do not
-    change the states. Before steps where `start` (T, B) is true the states are reset to zeros: a
-    new sequence begins there, such as an episode. Backpropagation through time is written out: the
-    kernel's gradient is one product over all steps at the end, instead of a product and a sum at
-    each step.
+    change the states. Before steps where `start` (T, B) is true, in the order of the scan, the
+    states are reset to zeros: a new sequence begins there, such as an episode. Backpropagation
+    through time is written out: the kernel's gradient is one product over all steps at the end,
+    instead of a product and a sum at each step.
     """
     return _scan(cell.update, reverse, kernel, bias, initial_states, from_x, mask, start)
 

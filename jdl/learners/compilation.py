@@ -30,7 +30,7 @@ def with_data(learner: Learner, data: Loader) -> WithData:
 
 @dataclass(frozen=True, eq=False)
 class CompiledLearner(Wrapper):
-    """A learner with compiled `init` and `step`; see `jit_learner`."""
+    """A learner whose `init` and `step` are given; see `jit_learner` and `trace_once`."""
 
     init_fn: Callable[[Key, Batch], State]
     step_fn: Callable[[State, Any], tuple[State, Metrics]]
@@ -45,10 +45,10 @@ class CompiledLearner(Wrapper):
 
 
 def trace_once(learner: Learner) -> CompiledLearner:
-    """The learner with `init` and `step` traced once for all programs that they become part of.
+    """The learner with `init` and `step` traced once, though a check and a program need them.
 
-    A run is checked by its shapes before it is compiled. By `inline=True` the programs are the
-    same as without.
+    `check_run` traces them by `jax.eval_shape`; what is compiled afterwards has the same trace, in
+    its own jaxpr (`inline=True`).
     """
     return CompiledLearner(
         learner, jax.jit(learner.init, inline=True), jax.jit(learner.step, inline=True)

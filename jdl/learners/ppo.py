@@ -31,7 +31,7 @@ from jdl.objectives.episodes import (
 )
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
-POLICY_STATE = "policy_state"  # in `State.extra`: the states of a recurrent policy, (B, ...) each
+POLICY_STATE = "policy_state"  # in `State.extra`: hidden states of a recurrent policy, (B, ...)
 
 
 def ppo(
@@ -58,8 +58,9 @@ def ppo(
 
     With a recurrent policy, such as `RecurrentActorCritic`, a minibatch has the whole sequences of
     some of the environments instead of single transitions (as CleanRL's ppo_atari_lstm). They begin
-    with the states of the rollout, which are zeros at the beginning of each episode; the gradient
-    goes back to the start of the rollout (truncated backpropagation through time).
+    with the hidden states before the rollout, which are zeros at the beginning of each episode, and
+    are not computed again between the updates; the gradient goes back to the start of the rollout
+    (truncated backpropagation through time).
 
     - Advantages are by GAE with the discount factor `gamma` and `gae_lambda`, normalized in each
       minibatch. A truncated episode is bootstrapped with the value of its last observation.
@@ -100,7 +101,7 @@ def ppo(
 class PPO(Learner):
     """Proximal policy optimization; see `ppo`.
 
-    `State.extra` has the episodes in progress, and the states of a recurrent policy.
+    `State.extra` has the episodes in progress, and a recurrent policy's hidden states.
     """
 
     environment: Environment
@@ -127,9 +128,9 @@ class PPO(Learner):
         transitions = episodes * self.num_steps
         if is_recurrent(self.model) and episodes % self.num_minibatches:
             raise Error(
-                f"{episodes} episodes in parallel are no multiple of the {self.num_minibatches} "
-                "minibatches, which are of whole sequences with a recurrent policy: change "
-                "num_minibatches, or how many episodes run in parallel."
+                f"{episodes} parallel environments are no multiple of the {self.num_minibatches} "
+                "minibatches, which have whole sequences with a recurrent policy: change "
+                "num_minibatches, or the number of environments, jdl.data.episodes(n)."
             )
         if transitions % self.num_minibatches:
             raise Error(
@@ -160,7 +161,7 @@ class PPO(Learner):
     def collect_rollout(self, state: State, key: Key) -> tuple[dict[str, Any], Transition]:
         """A rollout with actions sampled from the policy: transitions (T, B, ...).
 
-        The first result is what `State.extra` has after it: the episodes, and the policy's states.
+        The first result is for `State.extra`: the episodes, and the hidden states, after it.
         """
         variables, episodes = {"params": state.params}, state.extra[EPISODES]
 
@@ -172,14 +173,14 @@ class PPO(Learner):
         episodes, after, transitions = recurrent_rollout(
             self.environment, sample_action, episodes, before, keys, self.num_steps
         )
-        memory = {POLICY_STATE: after} if is_recurrent(self.model) else {}
-        return {EPISODES: episodes, **memory}, transitions
+        hidden = {POLICY_STATE: after} if is_recurrent(self.model) else {}
+        return {EPISODES: episodes, **hidden}, transitions
 
     def training_rows(self, state: State, transitions: Transition) -> Batch:
         """What the updates learn from: a batch whose rows are the T * B transitions.
 
-        Of a recurrent policy the rows are the B sequences of T transitions, with the states before
-        them. Both get advantages and targets.
+        Of a recurrent policy the rows are the B sequences of T transitions, with the hidden states
+        before them. Both get advantages and targets.
         """
         recurrent = is_recurrent(self.model)
         arrange = to_sequences if recurrent else to_rows

@@ -85,5 +85,5 @@ def to_rows(column: Array) -> Array:
 
 
 def to_sequences(column: Array) -> Array:
-    """A column (T, B, ...) of a rollout as sequences (B, T, ...), one for each episode."""
+    """A column (T, B, ...) of a rollout as sequences (B, T, ...), one an environment."""
     return column.swapaxes(0, 1)

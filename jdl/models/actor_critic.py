@@ -50,7 +50,7 @@ class ActorCritic(nn.Module):
 
 
 class RecurrentActorCritic(nn.Module):
-    """Recurrent actor-critic: a policy and a value function with a memory, for `jdl.ppo`.
+    """Recurrent actor-critic: a policy and a value function with hidden states, for `jdl.ppo`.
 
     The features that `body` gives for each observation, such as an MLP, or a CNN for pixels, go
     into a recurrent layer of `width` units, by default a GRU; its outputs into an `ActorCritic` of
@@ -58,7 +58,7 @@ class RecurrentActorCritic(nn.Module):
     is needed where one observation does not tell the state (a partially observable environment,
     POMDP; Hausknecht and Stone, 2015).
 
-    Any model with these two methods is a recurrent policy.
+    Any model with `initial_states` and a call like these is a recurrent policy.
     """
 
     outputs: int
@@ -73,7 +73,7 @@ class RecurrentActorCritic(nn.Module):
     def __call__(
         self, x: jax.Array, start: jax.Array, states: States, train: bool = False
     ) -> tuple[tuple[jax.Array, jax.Array], States]:
-        """Sequences x (B, T, ...), from the states before them, to those after them.
+        """Sequences x (B, T, ...), from the hidden states before them, to those after them.
 
         Gives the policies (B, T, outputs + log_stds) and the values (B, T), and the states. Before
         steps where `start` (B, T) is true, the first ones of an episode, the states are reset to
@@ -88,5 +88,5 @@ class RecurrentActorCritic(nn.Module):
         return (policy.reshape(rows, steps, -1), value.reshape(rows, steps)), states
 
     def initial_states(self, rows: int) -> States:
-        """The states at the beginning of an episode: zeros, (rows, width) each."""
+        """The hidden states at the beginning of an episode: zeros, (rows, width) each."""
         return initial_states(self.cell, rows, self.width, jnp.float32)

@@ -163,7 +163,7 @@ def target_distribution(q: Array, mask: Array | None = None) -> Array:
 
 
 def student_t_logits(codes: Array, positives: Array) -> Array:
-    """The logs of Student's t kernels of codes (B, D) with those of all devices: (B, N)."""
+    """Log of the Student's t kernel of codes (B, D) and the positives of all devices: (B, N)."""
     return -jnp.log1p(squared_distances(codes, all_gather_batch(positives)))
 
 
@@ -172,7 +172,7 @@ def squared_distances(x: Array, centers: Array) -> Array:
     return jnp.square(x[:, None] - centers[None]).sum(-1)
 
 
-def _student_t(codes: Array, centers: Array, variance: Array | float = 1.0) -> Array:
+def _student_t(codes: Array, centers: Array, variance: Array) -> Array:
     """Unnormalized Student's t kernel of one degree of freedom: (N, K)."""
     return 1 / (1 + squared_distances(codes, centers) / variance)
 

@@ -163,9 +163,10 @@ def of_y(batch: Batch) -> Batch:
 def info_nce(logits: Array, mask: Array) -> Array:
     """InfoNCE with in-batch negatives (van den Oord et al., 2018), of each row: (B,) in nats.
 
-    The cross-entropy of finding each row's own positive among those of all rows of the batch whose
-    `mask` (B,) is true, on all devices. `logits` (B, N) are the similarities of the rows with the
-    positives of the N rows on all devices (`all_gather_batch`), such as cosines over a temperature.
+    The cross-entropy of identifying each row's own positive among those of all rows of the batch
+    whose `mask` (B,) is true, on all devices. `logits` (B, N) are the similarities of the rows with
+    the positives of the N rows on all devices (`all_gather_batch`), such as cosines over a
+    temperature.
     """
     real = all_gather_batch(mask)
     logits = jnp.where(real[None], logits, EXCLUDED)

@@ -134,7 +134,7 @@ class EpisodeReturn(Objective):
     ) -> tuple[Array, Any]:
         """The greedy policy: the mode of the action distribution, or the largest Q-value.
 
-        With the states of a recurrent policy, () of others.
+        Also returns the hidden states after it, () without a recurrent policy.
         """
         policy, _, policy_state = step_policy(self.model, variables, obs, policy_state)
         return self.environment.action_space.mode(policy), policy_state
@@ -260,23 +260,23 @@ def is_recurrent(model: Any) -> bool:
 
 
 def refuse_recurrent(algorithm: str, *models: Any) -> None:
-    """Raises `Error` where one of the models of an algorithm without memory is a recurrent one."""
+    """Raises `Error` where a model is recurrent, for an algorithm that cannot train it."""
     for model in filter(is_recurrent, models):
         raise Error(
-            f"{name_of(model)} is a recurrent policy, and {algorithm} trains no memory: "
+            f"{name_of(model)} is a recurrent policy, which {algorithm} does not support: "
             "use jdl.ppo."
         )
 
 
 def initial_policy_state(model: Any, rows: int) -> Any:
-    """The states (rows, ...) of a recurrent policy before an episode; () of other models."""
+    """The hidden states (rows, ...) of a recurrent policy before an episode; () of others."""
     return model.initial_states(rows) if is_recurrent(model) else ()
 
 
 def step_policy(
     model: Any, variables: Variables, obs: Array, policy_state: Any
 ) -> tuple[Array, Array | None, Any]:
-    """One step of a policy: `policy_and_value` at obs (B, ...), and a recurrent policy's states."""
+    """One step of a policy: `policy_and_value` at obs (B, ...), and the hidden states after it."""
     if not is_recurrent(model):
         return *policy_and_value(model, variables, obs), policy_state
     policy, value, states = sequence_policy(model, variables, *one_step(obs, policy_state))
@@ -286,10 +286,10 @@ def step_policy(
 def sequence_policy(
     model: Any, variables: Variables, obs: Array, start: Array, states: Any
 ) -> tuple[Array, Array, Any]:
-    """A recurrent policy over sequences obs (B, T, ...), from the `states` before them.
+    """A recurrent policy over sequences obs (B, T, ...), from the hidden `states` before them.
 
-    Gives the policies (B, T, P), the values (B, T) and the states after the sequences. An episode
-    begins at the steps where `start` (B, T) is true.
+    Gives the policies (B, T, P), the values (B, T) and the hidden states after the sequences. An
+    episode begins at the steps where `start` (B, T) is true.
     """
     inputs = (obs, start, states)
     match model_call.apply(model, variables, inputs, {}, jax.random.key(0), False)[0]:

@@ -12,7 +12,7 @@ import optax
 from jdl.keys import stream
 from jdl.layers import all_gather_batch, row_numbers
 from jdl.objectives.autoencoding import Augment
-from jdl.objectives.contrastive import EXCLUDED
+from jdl.objectives.contrastive import EXCLUDED, cosines
 from jdl.objectives.metric_learning import normalized
 from jdl.objectives.views import TwoViews, augment_of, two_views
 from jdl.types import Array, Batch, Error, Key, LossOutput, Mean, Variables
@@ -71,8 +71,7 @@ def nt_xent(codes: Array, positives: Array, temperature: float, mask: Array) -> 
     itself = rows[:, None] == jnp.arange(real.shape[1])[None]
 
     def logits(others: Array, allowed: Array) -> Array:
-        cosines = jnp.matmul(codes, all_gather_batch(others).T, precision="highest")
-        return jnp.where(allowed, cosines / temperature, EXCLUDED)
+        return jnp.where(allowed, cosines(codes, others) / temperature, EXCLUDED)
 
     both = jnp.concatenate([logits(positives, real), logits(codes, real & ~itself)], 1)
     return optax.softmax_cross_entropy_with_integer_labels(both, rows)

@@ -34,10 +34,10 @@ def check_run(run: Run) -> None:
             )
     checked: list[Any] = []
     for data in splits(run).values():
-        facts = (data.spec, data.bounds)
-        if facts not in checked:  # validation and test sets are often alike
-            run.learner.objective.check(*facts)
-        checked.append(facts)
+        spec_and_bounds = (data.spec, data.bounds)
+        if spec_and_bounds not in checked:  # validation and test sets are often alike
+            run.learner.objective.check(*spec_and_bounds)
+        checked.append(spec_and_bounds)
     names = _metric_names(run)
     if metric not in names:
         raise Error(

@@ -18,6 +18,7 @@ import numpy as np
 import optax
 
 from jdl.keys import stream
+from jdl.learners.compilation import CompiledLearner
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
 
@@ -29,6 +30,8 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     """
     if wrong := _nonfinite_rows(batch):
         return f"Its batch is not finite: {wrong}"
+    if isinstance(learner, CompiledLearner):
+        learner = learner.learner
     trace = _LayerTrace()
     try:
         with trace.recording():
@@ -74,12 +77,16 @@ def _nonfinite_rows(batch: Batch) -> str | None:
 
 
 def _recompute(learner: Learner, state: State, batch: Batch) -> tuple[Gradients | None, Metrics]:
-    """The gradients (None where the learner has none), and the loss and metrics of its step."""
+    """The gradients (None where the learner has none), and the loss and metrics of its step.
+
+    By new functions: jit has no trace of them yet that was made without the checks.
+    """
     if learner.has_grads:
         key = stream(state.key, "loss", state.step)
-        gradients = jax.jit(learner.grads)(state, batch, key)
+        gradients = jax.jit(lambda *inputs: learner.grads(*inputs))(state, batch, key)
         return gradients, {"loss": gradients.output.loss, **gradients.output.metrics}
-    return None, jax.block_until_ready(jax.jit(learner.step)(state, batch))[1]
+    step = jax.jit(lambda *inputs: learner.step(*inputs))
+    return None, jax.block_until_ready(step(state, batch))[1]
 
 
 def _nonfinite_loss(metrics: Metrics) -> str | None:
