@@ -1,7 +1,7 @@
 """Corners and centers of turned garments, by heat maps: PCK@0.1 0.904, PCK@0.2 0.951 (seed 0).
 
-Of 1,000 images of test garments. The target was 0.95: of the wrong corners two fifths are near
-another one, of garments taken for upside down. Settings by cost alone: 13 CPU-min of an AMD EPYC.
+Of 1,000 images of test garments; the aim was a PCK@0.1 of 0.95. Some garments are taken for upside
+down. The settings were chosen for their cost, 13 CPU-minutes of an AMD EPYC, and not tuned.
 scripts/train experiments/garment_keypoints.py --seed 0
 """
 

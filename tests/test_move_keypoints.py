@@ -78,7 +78,7 @@ def test_colors_and_pairs_that_are_none_are_refused():
     with pytest.raises(jdl.Error, match="move the pixels of an image"):
         jdl.data.move_keypoints(jdl.data.color_jitter(0.5), [])
     for pairs in ([(0, 1), (1, 2)], [(0, 1, 2)], [(0, 0)]):
-        with pytest.raises(jdl.Error, match="pairs are two keypoints each"):
+        with pytest.raises(jdl.Error, match="A pair is two keypoints"):
             jdl.data.move_keypoints(jdl.data.random_flip(), pairs)
     with pytest.raises(jdl.Error, match="There are 3 keypoints, and the pairs are"):
         dots().shuffled(4, 0, jdl.data.move_keypoints(jdl.data.random_flip(), [(0, 3)]))[0]

@@ -63,6 +63,12 @@ def test_pck_is_that_of_a_loop(size):
     assert 0.2 * count < right < 0.95 * count
 
 
+def test_a_lone_known_keypoint_has_no_size_to_be_measured_by():
+    true = np.float32([[[3, 4, 2], [0, 0, 0]], [[3, 4, 2], [9, 4, 2]]])
+    found = pck({"keypoints": true[..., :2]}, {"keypoints": true})
+    assert (found.total, found.count) == (2, 2)
+
+
 def test_heat_maps_are_gaussians_whose_middle_is_found_again():
     """Within a tenth of a place, where a map of one place a pixel would be half a place off."""
     points = jnp.asarray(np.random.default_rng(1).uniform(4, 8, (5, 3, 2)), jnp.float32)
@@ -133,6 +139,9 @@ def test_other_models_columns_and_settings_are_refused():
     flat = jdl.adapt_model(IDENTITY, outputs=lambda x: x.mean((1, 2)))
     with pytest.raises(jdl.Error, match="a model with a heat map for each keypoint"):
         estimate_pose(flat).check(SPEC, {})
+    one = {**SPEC, "keypoints": jax.ShapeDtypeStruct((12, 1, 3), jnp.float32)}
+    with pytest.raises(jdl.Error, match="One keypoint does not tell the object's size"):
+        estimate_pose(UNet((8,), outputs=1)).check(one, {})
     with pytest.raises(jdl.Error, match="needs the column size"):
         estimate_pose(ROW.model, size="size").check(SPEC, {})
     with pytest.raises(jdl.Error, match="must have a number for each row"):

@@ -169,6 +169,9 @@ def test_what_is_padding_changes_nothing(data):
     padding = jnp.arange(4)[None] >= batch["y_length"][:, None]
     changed = {**batch, "y": jnp.where(padding, 3, batch["y"])}
     np.testing.assert_allclose(loss(changed).loss.total, output.loss.total, rtol=1e-5)
+    beyond = jnp.arange(SAMPLES)[None] >= batch["length"][:, None]
+    noisy = loss({**batch, "x": jnp.where(beyond, 0.5, batch["x"])})
+    np.testing.assert_array_equal(noisy.loss.total, output.loss.total)
     without = loss({**batch, "mask": batch["mask"].at[3].set(False)})
     for column, number in (("length", 130), ("y_length", 0)):
         bad = {column: batch[column].at[3].set(number)}
@@ -210,6 +213,8 @@ def test_durations_are_learned_from_sounds_and_texts_alone():
         ({"x": (6, 40, 3)}, "takes waveforms"),
         ({"x": (6, 128)}, "2 frames, which are too few for 4 tokens"),
         ({"y": (6,)}, "takes tokens y"),
+        ({"bounds": {"length": (0, 2_624)}}, "up to 41 frames, and .* cut to max_frames=40"),
+        ({"bounds": {"y": (-1, 3)}}, "begin at -1: pad y with 0"),
         ({"bounds": {"y": (0, 4)}}, "from 0 to 4, but the model knows those from 0 to 3"),
         ({"model": MODEL.clone(n_mels=9)}, "must give frames of n_mels=8"),
     ],
@@ -222,6 +227,11 @@ def test_data_that_do_not_fit_are_refused(data, change, message):
         text_to_speech(model, LOG_MEL, 40).check(spec, bounds)
 
 
+def init(config):
+    tokens = jnp.ones((1, 2), jnp.int32)
+    return MODEL.clone(config=config).init(jax.random.key(0), tokens, tokens)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -229,6 +239,7 @@ def test_data_that_do_not_fit_are_refused(data, change, message):
         (lambda: text_to_speech(MODEL, LOG_MEL, 0), "max_frames of 1 or more"),
         (lambda: text_to_speech(CNN(3), LOG_MEL, 40), "methods encode and decode"),
         (lambda: jdl.data.single_speaker_numbers(9), "from 10 to 1,000"),
+        (lambda: init(replace(CONFIG, rotary=False)), "FastSpeech has rotary=True"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(make, message):
@@ -285,6 +296,7 @@ def test_a_recognizer_listens(speaker, data):
         ((speaker, fast), "hears 16000 samples a second, and what is said has 8000"),
         ((speaker, replace(recognizer, run=bare)), "spells by the labels ' a'"),
         ((speaker, replace(recognizer, run=other)), "hears nothing"),
+        ((speaker, speaker), "hears nothing"),
         ((recognizer, recognizer), "says nothing that could be heard"),
     ):
         with pytest.raises(jdl.Error, match=message):
@@ -294,7 +306,11 @@ def test_a_recognizer_listens(speaker, data):
 def test_spectrograms_are_drawn(speaker, tmp_path):
     (path,) = draw_speech(speaker.run, speaker.variables, tmp_path)
     with Image.open(path) as image:
-        assert image.width == 900
+        pixels = np.asarray(image.convert("L")).astype(float)
+    left, right = np.split(pixels[:, :900], 2, 1)
+    for side in (left, right):  # both have a spectrogram, neither white nor of one color
+        assert (side < 250).mean() > 0.1
+        assert side[side < 250].std() > 10
     other = jdl.data.arrays(x=np.zeros((4, 3)), y=np.zeros(4, np.int32)).batches(4)
     assert draw_speech(replace(speaker.run, test=other), speaker.variables, tmp_path) == []
 

@@ -18,18 +18,18 @@ def move_keypoints(
 ) -> Transform:
     """A transform of images x (H, W, C) that moves their `keypoints` (K, 3) as well.
 
-    For transforms that move pixels along straight lines, with the random numbers that they draw
-    for x: `move_keypoints(random_flip(), pairs=[(0, 1)])`, a random crop, `random_affine`. `pairs`
-    are the keypoints that change places in a mirror image, as a left and a right elbow do (COCO's
-    flip pairs); [] where none do. A keypoint that is moved out of the image is not known: three
-    zeros. The column named by `size` grows with the object, by the root of how much areas do.
-    What else changes an image is given to `shuffled` as it is, as by `move_boxes`. Raises `Error`
-    for a transform that changes most pixels of an image of ones, and for pairs that are none.
+    For transforms that move pixels along straight lines, with the random numbers that they draw for
+    x: `move_keypoints(random_flip(), pairs=[(0, 1)])`, a random crop, `random_affine`. `pairs` are
+    the keypoints that change places in a mirror image, as a left and a right elbow do (COCO's flip
+    pairs); [] where none do. A keypoint that is moved out of the image is not known: three zeros.
+    The column named by `size` grows with the object, by the square root of the change in area. What
+    else changes an image is given to `shuffled` as it is, as by `move_boxes`. Raises `Error` for a
+    transform that changes most pixels of an image of ones, and for invalid pairs.
     """
     refuse_colors(transform)
     members = [k for pair in pairs for k in pair]
     if any(len(pair) != 2 for pair in pairs) or len(set(members)) < len(members):
-        raise Error(f"pairs are two keypoints each, and each is in one of them: not {list(pairs)}.")
+        raise Error(f"A pair is two keypoints, and each is in one pair at most: not {list(pairs)}.")
 
     def change(key: Key, example: Example) -> Example:
         moved, place, inside = with_origin(transform, key, example)

@@ -46,8 +46,8 @@ def draw_pose(run: Run, variables: Variables, folder: Path) -> list[Path]:
     path = folder / "figures" / "keypoints.png"
     if processes.is_first():
         images = [
-            draw_keypoints(to_pillow(x), points, true=known)
-            for x, points, known in zip(rows["x"], rows["keypoints"], true, strict=True)
+            draw_keypoints(to_pillow(x), points, true=truth)
+            for x, points, truth in zip(rows["x"], rows["keypoints"], true, strict=True)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         sheet(images).save(path)

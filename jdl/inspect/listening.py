@@ -17,7 +17,8 @@ def listen(speaker: TrainedRun, recognizer: TrainedRun) -> dict[str, dict[str, f
 
     The metrics of the recognizer, a run of `jdl.objectives.ctc`, on the speaker's test data, or its
     validation data if there are none: under "synthesized" with the speaker's waveforms of the texts
-    y, and for comparison under "recorded" with the data's own x. Raises `Error` where one of the
+    y, and for comparison under "recorded" with the data's own x; what is longer than the
+    recognizer's own data is cut. Raises `Error` where one of the
     runs is of another task, or they differ in their labels or their rate.
     """
     data, objective = speaker.run.test or speaker.run.valid, speaker.objective
@@ -56,7 +57,11 @@ def listen(speaker: TrainedRun, recognizer: TrainedRun) -> dict[str, dict[str, f
 def _samples_of(recognizer: TrainedRun, speaker: TrainedRun) -> int:
     """How many samples the recognizer reads, if it hears what is spelled by the same labels."""
     spec, name = recognizer.run.train.spec, recognizer.run.config.name
-    if not {"x", "y", "length"} <= spec.keys() or spec["x"].ndim != 2:
+    if (
+        not {"x", "y", "length"} <= spec.keys()
+        or spec["x"].ndim != 2
+        or is_speech(recognizer.objective, recognizer.variables, spec)
+    ):
         raise Error(f"{name} hears nothing: name a run of jdl.objectives.ctc over waveforms x.")
     if recognizer.run.labels != speaker.run.labels:
         raise Error(

@@ -14,8 +14,8 @@ def pck(predictions: Columns, batch: Columns, alpha: float = 0.1, size: str | No
     Of predicted `keypoints` (B, K, 2) and the column `keypoints` (B, K, 3) of the batch, x, y and
     the visibility: one is right if its distance from the true one is at most `alpha` times the size
     of the object. That is the column `size` (B,), in pixels; without one, the longer side of the
-    smallest upright box around the row's known keypoints. Keypoints of visibility 0 are not known
-    and count nowhere.
+    axis-aligned bounding box of the row's known keypoints. Keypoints of visibility 0 are not known
+    and count nowhere, nor does a row's only known one, which has no such box.
     """
     if not alpha > 0:
         raise Error(f"alpha, a share of the object's size, must be above 0, not {alpha}.")
@@ -27,9 +27,9 @@ def pck(predictions: Columns, batch: Columns, alpha: float = 0.1, size: str | No
             f"shape {found.shape} and {true.shape}."
         )
     known = known_keypoints(batch)
-    sizes = column(batch, size, "batch") if size else _sizes(true[..., :2], known)
+    sizes = jnp.asarray(column(batch, size, "batch") if size else _sizes(true[..., :2], known))
     distance = jnp.sqrt(jnp.square(found - true[..., :2]).sum(-1))
-    return Mean.of(distance <= alpha * jnp.asarray(sizes)[:, None], known)
+    return Mean.of(distance <= alpha * sizes[:, None], known & (sizes > 0)[:, None])
 
 
 def known_keypoints(batch: Columns) -> Array:
@@ -39,7 +39,7 @@ def known_keypoints(batch: Columns) -> Array:
 
 
 def _sizes(points: Array, known: Array) -> Array:
-    """The longer side (B,) of the smallest upright box around the known points (B, K, 2)."""
+    """The longer side (B,) of the bounding box of the known points (B, K, 2)."""
     known = known[..., None]
     high = jnp.where(known, points, -jnp.inf).max(1)
     low = jnp.where(known, points, jnp.inf).min(1)

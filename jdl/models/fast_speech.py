@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error
 from jdl.layers import Conv, Dense, Dropout
 from jdl.models.transformer import MultiHeadAttention, TransformerConfig, as_time_mask
 
@@ -18,8 +19,8 @@ class FastSpeech(nn.Module):
     each token's duration, in frames, and another one its mean frame, by which durations are learned
     (Popov et al., 2021). Each frame gets the vector of its token (the length regulator), and a
     decoder of `decoder_depth` such blocks makes the spectrogram of them. Convolutions are `kernel`
-    steps wide. Unlike the paper's, blocks normalize before the residual connections, and positions
-    are rotary. Steps where a mask is false are padding, and change nothing.
+    steps wide. Unlike the paper's, layer normalization comes before each sublayer (pre-norm), and
+    positions are rotary. Steps where a mask is false are padding, and change nothing.
     """
 
     vocab_size: int
@@ -31,6 +32,8 @@ class FastSpeech(nn.Module):
     def setup(self) -> None:
         """The layers of encoder and decoder."""
         c = self.config
+        if not (c.rotary and c.pre_norm) or c.remat:
+            raise Error("FastSpeech has rotary=True, pre_norm=True and remat=False: leave them.")
         self.embedding = nn.Embed(self.vocab_size, c.width)
         self.encoder = [ConvTransformerBlock(c, self.kernel) for _ in range(c.depth)]
         self.encoder_norm = c.norm()

@@ -13,8 +13,7 @@ class PoseResNet(nn.Module):
     `jdl.objectives.estimate_pose`. The `backbone` gives the features of its stages, as
     `ResNet(None, ...)` does; the last, coarsest ones are enlarged `doublings` times by a
     convolution with `channels` and pixel shuffle, in place of the paper's transposed convolutions,
-    with batch normalization and ReLU. With the paper's three, maps of a ResNet's stride of 32 are
-    of stride 4.
+    with batch normalization and ReLU: the paper's three bring a ResNet's stride of 32 to 4.
     """
 
     keypoints: int

@@ -25,19 +25,19 @@ def estimate_pose(
 ) -> PoseEstimation:
     """Pose estimation (keypoint detection) by heat maps (Tompson et al., 2014).
 
-    For images x (B, H, W, C) with one object each, and the column `keypoints` (B, K, 3), as in
-    COCO: x and y in pixels, from 0 at the left and upper edge, and the visibility, 0 where a
-    keypoint is not known. Keypoint k is always the same part of the object, such as its left elbow.
-    The model, such as `jdl.models.pose_resnet.PoseResNet`, gives a heat map of logits for each
-    keypoint, (B, h, w, K), of a stride that divides the images.
+    For images x (B, H, W, C) with one object each, and the column `keypoints` (B, K, 3): x and y in
+    pixels, from 0 at the left and upper edge (add 0.5 to numbers of pixels), and the visibility of
+    COCO, 0 where a keypoint is not known. Keypoint k is always the same part of the object, such as
+    its left elbow. The model, such as `jdl.models.pose_resnet.PoseResNet`, gives a heat map of
+    logits for each keypoint, (B, h, w, K), of a stride that divides the images.
 
     The loss is the cross-entropy of the softmax over a map's places (spatial softmax, as the
     keypoints of Mask R-CNN: He et al., 2017) with a Gaussian of `sigma` places around the keypoint.
-    The mean squared error of Gaussian maps, which others take, is small for a map of zeros, and
-    learns slowly at first. It is the mean over the known keypoints. Predictions: `keypoints`
+    The mean squared error of Gaussian maps, which others take, is small for a map of zeros. It is
+    the mean over the known keypoints. Predictions: `keypoints`
     (B, K, 2), in pixels: the likeliest place, and within 2 `sigma` of it the mean place (a local
-    soft-argmax), finer than the map; `score` (B, K), the probability of that window. Metric: `pck`,
-    as of `jdl.metrics.pck`, with its `alpha` and `size`.
+    soft-argmax), finer than the map; `score` (B, K), the probability of that window, given that the
+    keypoint is in the image. Metric: `pck`, as of `jdl.metrics.pck`, with its `alpha` and `size`.
     """
     if not (0 < sigma < math.inf and 0 < alpha < math.inf):
         raise Error(f"estimate_pose takes sigma and alpha above 0, not {sigma} and {alpha}.")
@@ -74,6 +74,8 @@ class PoseEstimation(model_call.ModelObjective):
         shape = model_call.output_shape(self.model, spec)
         _check_maps(shape, model_call.column(spec).shape)
         _check_keypoints(spec, bounds, shape[-1])
+        if self.size is None and shape[-1] == 1:
+            raise Error("One keypoint does not tell the object's size: name its column by size=...")
         if self.size is not None and model_call.column(spec, self.size).ndim != 1:
             raise Error(f"The column {self.size} must have a number for each row, (B,).")
 

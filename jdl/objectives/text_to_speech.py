@@ -26,7 +26,7 @@ from jdl.types import (
 )
 
 CENTER, SCALE = -6.0, 4.0  # of log-mel energies of speech, from a floor of about 1e-5
-DIAGONAL = 10.0  # how much less the score of a frame is, that is a whole text away
+DIAGONAL = 10.0  # the penalty of a frame at a distance of the whole text from the diagonal
 DECIBELS = 10 / math.log(10)  # of a difference of 1 between natural logarithms
 
 
@@ -39,7 +39,7 @@ def text_to_speech(
     tokens y (B, U), with the columns `length` and `y_length` (B,); without the latter, y is padded
     with 0. Here x is made of y. The model, such as `FastSpeech`, encodes y, predicts the duration
     of each token in frames, and makes the spectrogram `log_mel` of x from the tokens that are
-    repeated so often (the length regulator).
+    repeated so often (the length regulator). Energies are scaled for a `floor` of about 1e-5.
 
     Durations to learn from come from the model itself: each token predicts its mean frame, and
     monotonic alignment search (Glow-TTS; Kim et al., 2020) finds how the frames of x fit to these
@@ -49,9 +49,9 @@ def text_to_speech(
     Rows with fewer frames than tokens cannot be aligned, and do not count.
 
     Metrics: mel_error, the mean absolute error of the spectrogram in decibels, with the durations
-    of the true sound; duration_error, that of durations in frames; and aligned, the share of the
-    rows that count. Predictions: `log_mel` (B, max_frames, n_mels), the `waveform`
-    (B, max_frames * hop) by `griffin_lim` of so many iterations, its `length`, and its `rate`. What
+    of the alignment; duration_error, that of durations, beside these, in frames; and aligned, the
+    share of the rows that count. Predictions: `log_mel` (B, max_frames, n_mels), the `waveform` (B,
+    max_frames * hop) by `griffin_lim` of so many iterations, its `length`, and its `rate`. What
     would be longer is cut.
     """
     model_call.require_methods("text_to_speech", model, "encode", "decode")
@@ -138,11 +138,19 @@ class TextToSpeech(Objective):
         if frames < y.shape[1]:
             raise Error(
                 f"Waveforms of {x.shape[1]} samples have {frames} frames, which are too few for "
-                f"{y.shape[1]} tokens: give LogMel a smaller hop."
+                f"{y.shape[1]} tokens: give LogMel a smaller hop, or y less padding."
+            )
+        longest = int(bounds.get("length", (0, 0))[1]) // self.log_mel.hop
+        if longest > self.max_frames:
+            raise Error(
+                f"The recordings have up to {longest} frames, and what is said would be cut to "
+                f"max_frames={self.max_frames}: give as many as the recordings have."
             )
         least, greatest = bounds.get("y", (0, 0))
+        if least < 0:
+            raise Error(f"The tokens y begin at {least}: pad y with 0, and give `y_length`.")
         vocab_size = getattr(self.model, "vocab_size", greatest + 1)
-        if least < 0 or greatest >= vocab_size:
+        if greatest >= vocab_size:
             raise Error(
                 f"The tokens y are from {least} to {greatest}, but the model knows those from 0 "
                 f"to {vocab_size - 1}: give it as many as there are labels."
@@ -158,8 +166,9 @@ class TextToSpeech(Objective):
     def _spectrogram(self, batch: Batch) -> tuple[Array, Array]:
         """The spectrograms of x (B, T // hop, n_mels), scaled, and how many frames are real."""
         x = model_call.column(batch)
-        mel = jnp.asarray(self.log_mel.apply({}, x))[:, : x.shape[1] // self.log_mel.hop]
         length = batch.get("length", jnp.full(len(x), x.shape[1]))
+        x = jnp.where(_first(length, x.shape[1]), x, 0)  # a frame may reach beyond the end
+        mel = jnp.asarray(self.log_mel.apply({}, x))[:, : x.shape[1] // self.log_mel.hop]
         frames = self.log_mel.frames_of(length).clip(max=mel.shape[1])
         return (mel - CENTER) / SCALE, frames
 
@@ -181,11 +190,11 @@ def _durations(means: Array, mel: Array, tokens: Array, frames: Array) -> Array:
 
     The score of a frame of a token is that of a normal distribution; what depends on the frame
     alone is left out, as it is the same in all alignments. As in guided attention (Tachibana et
-    al., 2018), ways far from the diagonal have less: it decides as long as all means are alike,
-    and little afterwards. Without it some tokens can stay with a frame each.
+    al., 2018), a diagonal prior penalizes alignments far from the diagonal. It decides early in
+    training, while all means are alike, when some tokens could else be left with a frame each.
     """
     means, mel = lax.stop_gradient((means, mel))
-    products = jnp.einsum("bum,bfm->buf", means, mel)
+    products = jnp.einsum("bum,bfm->buf", means, mel, precision="highest")
     scores = products - jnp.square(means).sum(-1, keepdims=True) / 2
     shares = [
         jnp.arange(0.5, steps)[None] / count.clip(1)[:, None].astype(jnp.float32)
