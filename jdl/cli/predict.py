@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -50,11 +50,9 @@ def predict(
             "a table, or questions as JSON of the form of SQuAD."
         )
     from jdl.cli.startup import set_up_jax
-    from jdl.inspect import answers, retrieval, tagged
     from jdl.inspect.detections import draw_detected
     from jdl.inspect.keypoints import draw_keypoint_rows
     from jdl.inspect.predict import predict as predict_inputs
-    from jdl.inspect.predict import to_csv, to_json
     from jdl.inspect.restore import restore
     from jdl.store.catalog import find
 
@@ -63,14 +61,21 @@ def predict(
     rows = predict_inputs(trained, inputs, out=out)
     drawn = draw_detected(rows, inputs, out, trained.run.labels) if "x0" in rows[0] else []
     drawn += draw_keypoint_rows(rows, inputs, out) if "keypoint" in rows[0] else []
-    in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    if format is None and "tags" in rows[0]:
-        print(tagged.to_color(rows) if in_color else tagged.to_columns(rows), end="")
-    elif format is None and in_color and "answer" in rows[0]:
-        print(answers.to_color(rows), end="")
-    elif format is None and in_color and "match_1" in rows[0]:
-        print(retrieval.to_color(rows), end="")
-    else:
-        print(to_json(rows) if format == "json" else to_csv(rows), end="")
+    print(_text(rows, format), end="")
     for path in drawn:
         print(path, file=sys.stderr)
+
+
+def _text(rows: list[dict[str, Any]], format: str | None) -> str:
+    """The rows as they are printed."""
+    from jdl.inspect import answers, retrieval, tagged
+    from jdl.inspect.predict import to_csv, to_json
+
+    in_color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    if format is None and "tags" in rows[0]:
+        return tagged.to_color(rows) if in_color else tagged.to_columns(rows)
+    if format is None and in_color and "answer" in rows[0]:
+        return answers.to_color(rows)
+    if format is None and in_color and "match_1" in rows[0]:
+        return retrieval.to_color(rows)
+    return to_json(rows) if format == "json" else to_csv(rows)
