@@ -58,9 +58,8 @@ def ppo(
 
     With a recurrent policy, such as `RecurrentActorCritic`, a minibatch has the whole sequences of
     some of the environments instead of single transitions (as CleanRL's ppo_atari_lstm). They begin
-    with the hidden states before the rollout, which are zeros at the beginning of each episode, and
-    are not computed again between the updates; the gradient goes back to the start of the rollout
-    (truncated backpropagation through time).
+    with the rollout's first hidden states, computed once, with zeros where an episode begins. The
+    gradient goes back to the start of the rollout (truncated backpropagation through time).
 
     - Advantages are by GAE with the discount factor `gamma` and `gae_lambda`, normalized in each
       minibatch. A truncated episode is bootstrapped with the value of its last observation.
