@@ -260,6 +260,10 @@ def test_lines_of_a_text_become_sounds(speaker, tmp_path):
         letters = [LABELS.index(letter) / 4 for letter in row["text"]]
         np.testing.assert_allclose(waveform, np.repeat(letters, 100), atol=1e-4)
         assert row["seconds"] == pytest.approx(len(letters) / 80, abs=1e-3)
+    words.write_text("ab\nabab\n")
+    with pytest.warns(UserWarning, match=r"words.txt:2: what is said may be cut at 0.05 s") as seen:
+        predict(speaker, [words])
+    assert len(seen) == 1
 
 
 @pytest.mark.parametrize(

@@ -89,10 +89,14 @@ def _draw(
         pixels[at] = np.where(covered, seen * np.float32(1 / 255) * place["light"], pixels[at])
         labels[at] = np.where(covered, 1 + classes[which[rows, n], None, None], labels[at])
     inside = slice(PATCH // 2, -(PATCH // 2))
+    return with_noise(pixels[:, inside, inside], scene, draws), labels[:, inside, inside]
+
+
+def with_noise(pixels: np.ndarray, scene: dict[str, np.ndarray], draws: np.ndarray) -> np.ndarray:
+    """Pixels (n, SIZE, SIZE) with noise of the last NOISE draws of each scene, as bytes."""
     grain = draws[:, -NOISE:].astype("<u8").view(np.uint8).reshape(-1, SIZE, SIZE)
     noise = scene["noise"][:, None, None] * (grain.astype(np.float32) / np.float32(127.5) - 1)
-    bright = (pixels[:, inside, inside] + noise).clip(0, 1)
-    return np.rint(255 * bright).astype(np.uint8), labels[:, inside, inside]
+    return np.rint(255 * (pixels + noise).clip(0, 1)).astype(np.uint8)
 
 
 def woven_canvas(scene: dict[str, np.ndarray]) -> np.ndarray:

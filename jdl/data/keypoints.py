@@ -5,14 +5,24 @@ from __future__ import annotations
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
-from jdl.data.garments import SCENE, SEEN, SIDE, SIZE, garment_pixels, rotation, woven_canvas
+from jdl.data.garments import (
+    CHUNK,
+    NOISE,
+    SCENE,
+    SEEN,
+    SIDE,
+    SIZE,
+    garment_pixels,
+    rotation,
+    with_noise,
+    woven_canvas,
+)
 from jdl.data.scenes import Ranges, of_parts, raw_draws, within
 from jdl.data.tfds_records import tfds
 
 KEYPOINTS = ("top left", "top right", "bottom right", "bottom left", "center")
-UPRIGHT = (0, 1, 2, 4, 6, 7, 9)  # classes of which is seen where their upper side is
+UPRIGHT = (0, 1, 2, 4, 6, 7, 9)  # classes whose orientation is recognizable
 QUARTERS = 4  # turns by a right angle
-CHUNK = 32  # images that are drawn at a time: they fit into a cache
 
 GARMENT: Ranges = {  # what garments differ in
     "down": (26.0, 70.0),  # of its image's center, in pixels
@@ -23,7 +33,6 @@ GARMENT: Ranges = {  # what garments differ in
 }
 OF_SCENE = slice(2, 2 + len(SCENE))  # draws, after those of which garment and of right angles
 OF_GARMENT = slice(OF_SCENE.stop, OF_SCENE.stop + len(GARMENT))
-NOISE = SIZE * SIZE // 8  # draws, of 8 bytes each
 
 
 def garment_keypoints(
@@ -89,9 +98,7 @@ def _draw(garments: np.ndarray, draws: np.ndarray) -> np.ndarray:
     seen = garment_pixels(garments, place, middle, middle, SIZE)
     bright = seen * np.float32(1 / 255) * place["light"]
     pixels = np.where(seen > SEEN, bright, woven_canvas(scene))
-    grain = draws[:, -NOISE:].astype("<u8").view(np.uint8).reshape(-1, SIZE, SIZE)
-    noise = scene["noise"][:, None, None] * (grain.astype(np.float32) / np.float32(127.5) - 1)
-    return np.rint(255 * (pixels + noise).clip(0, 1)).astype(np.uint8)
+    return with_noise(pixels, scene, draws)
 
 
 def _keypoints(

@@ -6,17 +6,8 @@ import numpy as np
 
 from jdl.data.dataset import Dataset
 from jdl.data.order import split_rows
-from jdl.data.speech_synthesis import Utterance, speak
-from jdl.data.spoken_numbers import (
-    ALPHABET,
-    LETTERS,
-    RATE,
-    SAMPLES,
-    Utterances,
-    in_words,
-    to_waveform,
-)
-from jdl.data.transcripts import encode
+from jdl.data.speech_synthesis import Utterance
+from jdl.data.spoken_numbers import in_words, spoken
 from jdl.types import Error
 
 VOICE = ("en-us", "Alex", 50, 170)  # accent, voice, pitch and speed
@@ -44,8 +35,4 @@ def _said(numbers: np.ndarray) -> Dataset:
     """The numbers, each as often as there are ways to say it."""
     spellings = ((in_words(n), in_words(n, "")) for n in numbers.tolist())
     texts = [text for pair in spellings for text in dict.fromkeys(pair)]
-    x, length = speak([Utterance(text, *VOICE) for text in texts], RATE, SAMPLES)
-    y, y_length = encode(texts, ALPHABET, LETTERS)
-    columns = {"x": x, "length": length, "y": y, "y_length": y_length}
-    source = Utterances(columns, ("", *ALPHABET))
-    return Dataset(source, np.arange(len(texts), dtype=np.int32)).map(to_waveform)
+    return spoken([Utterance(text, *VOICE) for text in texts])

@@ -80,12 +80,16 @@ def in_words(number: int, conjunction: str = "and") -> str:
 
 def _part(name: str, voices: str, rows: int, seed: int) -> Dataset:
     draws = raw_draws(rows, 7, seed, f"spoken_numbers {name}")
-    utterances = [_utterance(draw, voices.split()) for draw in draws.tolist()]
+    return spoken([_utterance(draw, voices.split()) for draw in draws.tolist()])
+
+
+def spoken(utterances: Sequence[Utterance]) -> Dataset:
+    """The waveforms of utterances, and their letters."""
     x, length = speak(utterances, RATE, SAMPLES)
     y, y_length = encode([utterance.text for utterance in utterances], ALPHABET, LETTERS)
     columns = {"x": x, "length": length, "y": y, "y_length": y_length}
     source = Utterances(columns, ("", *ALPHABET))
-    return Dataset(source, np.arange(rows, dtype=np.int32)).map(to_waveform)
+    return Dataset(source, np.arange(len(utterances), dtype=np.int32)).map(to_waveform)
 
 
 def _utterance(draws: Sequence[int], voices: Sequence[str]) -> Utterance:

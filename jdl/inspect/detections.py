@@ -9,17 +9,12 @@ from typing import Any
 import numpy as np
 
 from jdl.data.boxed_images import Fitted
-from jdl.data.decoded_files import naming, open_file
-from jdl.data.image_files import READ as IMAGES
-from jdl.data.image_files import open_image
 from jdl.data.loader import DatasetLoader
 from jdl.figures.detections import draw_boxes, shown
 from jdl.figures.masks import COLORS, name_of_class
-from jdl.inspect.fitted import predict_fitted
-from jdl.inspect.masks import distinct_stems
+from jdl.inspect.fitted import Row, draw_on_files, predict_fitted
 from jdl.inspect.restore import TrainedRun
 
-Row = dict[str, Any]
 EDGES = ("x0", "y0", "x1", "y1")
 
 
@@ -70,25 +65,20 @@ def draw_detected(
     A class has the same color in all images. Raises `Error`, before anything is written, if two
     images would have the same file.
     """
-    images = [path for path in inputs if path.suffix.lower() in IMAGES]
-    stems = distinct_stems([str(path) for path in images], "boxes")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for path, stem in zip(images, stems, strict=True):
+
+    def draw(image: Any, found: Sequence[Row]) -> Any:
         boxes = [
             (
                 [row[edge] for edge in EDGES],
                 f"{row['label']} {row['score']:.2f}",
                 _color(row["label"], labels),
             )
-            for row in rows
-            if row["input"] == str(path) and row["label"] is not None
+            for row in found
+            if row["label"] is not None
         ]
-        with naming(str(path)), open_file(path) as file:
-            drawn = draw_boxes(open_image(file, 3), boxes)
-        paths.append(folder / f"{stem}.boxes.png")
-        drawn.save(paths[-1])
-    return paths
+        return draw_boxes(image, boxes)
+
+    return draw_on_files("boxes", draw, rows, inputs, folder)
 
 
 def _color(label: str | int, labels: Sequence[str]) -> tuple[int, int, int]:

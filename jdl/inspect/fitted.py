@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,17 @@ import numpy as np
 
 from jdl.data import arrays
 from jdl.data.boxed_images import Fitted, fit_image
+from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import READ as IMAGES
+from jdl.data.image_files import open_image
 from jdl.data.loader import DatasetLoader
 from jdl.inspect.inputs import read_inputs
+from jdl.inspect.masks import distinct_stems
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.predict import Columns, predict_all
 from jdl.types import Error
+
+Row = dict[str, Any]
 
 
 def predict_fitted(
@@ -52,3 +57,28 @@ def _read(data: DatasetLoader[Any], inputs: Sequence[Path]) -> tuple[list[str], 
                 "predict images and arrays of other types in separate calls."
             )
     return names, images
+
+
+def draw_on_files(
+    kind: str,
+    draw: Callable[[Any, Sequence[Row]], Any],
+    rows: Sequence[Row],
+    inputs: Sequence[Path],
+    folder: Path,
+) -> list[Path]:
+    """Draws rows on the image files that they were found in: photo.KIND.png of photo.jpg.
+
+    `draw(image, rows)` gets a Pillow image in RGB and the rows of its file. Raises `Error`, before
+    anything is written, if two images would have the same file.
+    """
+    images = [path for path in inputs if path.suffix.lower() in IMAGES]
+    stems = distinct_stems([str(path) for path in images], kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for path, stem in zip(images, stems, strict=True):
+        with naming(str(path)), open_file(path) as file:
+            image = open_image(file, 3)
+        drawn = draw(image, [row for row in rows if row["input"] == str(path)])
+        paths.append(folder / f"{stem}.{kind}.png")
+        drawn.save(paths[-1])
+    return paths

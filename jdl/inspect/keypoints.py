@@ -8,17 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from jdl.data.decoded_files import naming, open_file
-from jdl.data.image_files import READ as IMAGES
-from jdl.data.image_files import open_image
 from jdl.data.loader import DatasetLoader
 from jdl.figures.keypoints import draw_keypoints
 from jdl.figures.masks import name_of_class
-from jdl.inspect.fitted import predict_fitted
-from jdl.inspect.masks import distinct_stems
+from jdl.inspect.fitted import Row, draw_on_files, predict_fitted
 from jdl.inspect.restore import TrainedRun
-
-Row = dict[str, Any]
 
 
 def keypoint_rows(
@@ -53,17 +47,10 @@ def draw_keypoint_rows(rows: Sequence[Row], inputs: Sequence[Path], folder: Path
 
     Raises `Error`, before anything is written, if two images would have the same file.
     """
-    images = [path for path in inputs if path.suffix.lower() in IMAGES]
-    stems = distinct_stems([str(path) for path in images], "keypoints")
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for path, stem in zip(images, stems, strict=True):
-        found = [row for row in rows if row["input"] == str(path)]
+
+    def draw(image: Any, found: Sequence[Row]) -> Any:
         points = np.asarray([(row["x"], row["y"]) for row in found])
         score = np.asarray([row["score"] for row in found])
-        with naming(str(path)), open_file(path) as file:
-            image = open_image(file, 3)
-        drawn = draw_keypoints(image, points, score, [row["keypoint"] for row in found])
-        paths.append(folder / f"{stem}.keypoints.png")
-        drawn.save(paths[-1])
-    return paths
+        return draw_keypoints(image, points, score, [row["keypoint"] for row in found])
+
+    return draw_on_files("keypoints", draw, rows, inputs, folder)

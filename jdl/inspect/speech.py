@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import wave
 from collections.abc import Sequence
 from io import BytesIO
@@ -31,7 +32,8 @@ def spoken_rows(
 
     With a `folder`, line 3 of words.txt is written there as words-3.wav, 16 bits, which the row
     names as `sound`. Raises `Error`, before anything is written, for other files, for characters
-    that are none of the run's labels, and for lines longer than those of its data.
+    that are none of the run's labels, and for lines longer than those of its data. Warns of lines
+    that are said to the end of `max_frames`, where speech is cut.
     """
     objective, labels = trained.objective, trained.run.labels or data.dataset.labels
     assert isinstance(objective, Predicts)
@@ -46,6 +48,12 @@ def spoken_rows(
     rows = []
     for n, (place, stem) in enumerate(zip(places, stems, strict=True)):
         rate, length = int(said["rate"][n]), int(said["length"][n])
+        if length >= said["waveform"].shape[1]:
+            warnings.warn(
+                f"{place}: what is said may be cut at {length / rate:g} s, the longest that the "
+                "run can say: write it in several lines.",
+                stacklevel=2,
+            )
         row = {"input": place, "text": texts[n], "seconds": round(length / rate, 3)}
         if folder is not None:
             row["sound"] = str(folder / f"{stem}.wav")
