@@ -1,0 +1,1 @@
+"""Pretrained weights in: files, hubs and runs, and the layouts of other libraries."""

@@ -1,0 +1,1 @@
+"""The architectures of other libraries: their modules in jdl, and the names of their weights."""
