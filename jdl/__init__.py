@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
     from jdl.objectives.freeze import freeze as freeze
+    from jdl.objectives.lora import lora as lora
+    from jdl.objectives.lora import merge_lora as merge_lora
     from jdl.objectives.pretrained_model import pretrained as pretrained
     from jdl.train.epochs import epochs_to_steps as epochs_to_steps
     from jdl.train.experiment import main as main
@@ -109,6 +111,8 @@ NAMES = {  # by name, the module that defines it
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",
     "freeze": "jdl.objectives.freeze",
+    "lora": "jdl.objectives.lora",
+    "merge_lora": "jdl.objectives.lora",
     "pretrained": "jdl.objectives.pretrained_model",
     "epochs_to_steps": "jdl.train.epochs",
     "main": "jdl.train.experiment",

@@ -1,10 +1,15 @@
-"""Optax chains that experiments share: learning rate schedules, gradient clipping, weight decay."""
+"""Optax chains that experiments share: schedules, gradient clipping, rates for fine-tuning."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jdl.errors import Error
@@ -62,3 +67,140 @@ def update_every(
     if steps < 1:
         raise Error(f"update_every takes 1 step or more, got {steps}.")
     return optax.conditionally_mask(optimizer, lambda step: (step + 1) % steps == 0)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of `stages`: its steps, its optimizer, and a pattern of what it trains."""
+
+    steps: int
+    optimizer: optax.GradientTransformation
+    train: str = ""  # a regular expression, searched in paths like "head/kernel"; all by default
+
+
+def stages(*parts: Stage) -> optax.GradientTransformation:
+    """Gradual unfreezing (Howard and Ruder, 2018), for fine-tuning: one stage after another.
+
+    Each stage trains the parameters whose path matches its pattern, and leaves the others as they
+    are. Its optimizer begins with the stage: schedules count from its first step, and there is
+    optimizer state only for what it trains. The last stage goes on after its steps. The backward
+    pass is that of all parameters in every stage; `jdl.freeze` saves it too, for a whole run.
+    Raises `Error` where a stage has no steps or trains nothing.
+    """
+    for n, part in enumerate(parts, 1):
+        if part.steps < 1:
+            raise Error(f"Stage {n} of stages must have 1 step or more, not {part.steps}.")
+    if not parts:
+        raise Error("stages needs at least one Stage.")
+    optimizers = [_only(part.train, part.optimizer) for part in parts]
+    ends = jnp.asarray(list(accumulate(part.steps for part in parts)))
+
+    def init(params: Any) -> tuple[jax.Array, list[Any]]:
+        return jnp.zeros((), jnp.int32), [optimizer.init(params) for optimizer in optimizers]
+
+    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        step, states = state
+
+        def branch(n: int) -> Callable[[], tuple[Any, list[Any]]]:
+            def update_stage() -> tuple[Any, list[Any]]:
+                updates, new = optimizers[n].update(grads, states[n], params)
+                return updates, [*states[:n], new, *states[n + 1 :]]
+
+            return update_stage
+
+        stage = (step >= ends[:-1]).sum()
+        updates, states = jax.lax.switch(stage, [branch(n) for n in range(len(parts))])
+        return updates, (step + 1, states)
+
+    return optax.GradientTransformation(init, update)
+
+
+def _only(pattern: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The optimizer of the parameters whose path matches; the others are left as they are."""
+
+    def label(params: Any) -> Any:
+        labels = _by_path(lambda path: "train" if re.search(pattern, path) else "keep", params)
+        if "train" not in jax.tree.leaves(labels):
+            raise Error(f"The pattern {pattern!r} matches none of {', '.join(_paths(params))}.")
+        return labels
+
+    return optax.partition({"train": optimizer, "keep": optax.set_to_zero()}, label)
+
+
+def layer_rates(
+    optimizer: optax.GradientTransformation, rates: Mapping[str, float]
+) -> optax.GradientTransformation:
+    """Discriminative learning rates (Howard and Ruder, 2018): layers with rates of their own.
+
+    `rates` has factors by patterns: the update of a parameter is multiplied by the factor of the
+    first pattern that matches its path, as `re.search` does, or else by 1. Weight decay is scaled
+    alike. Raises `Error` where a pattern matches nothing.
+    """
+
+    def factors(params: Any) -> Any:
+        for pattern in rates:
+            if not any(re.search(pattern, path) for path in _paths(params)):
+                raise Error(f"The pattern {pattern!r} matches none of {', '.join(_paths(params))}.")
+
+        def factor(path: str) -> float:
+            return next((r for pattern, r in rates.items() if re.search(pattern, path)), 1.0)
+
+        return _by_path(factor, params)
+
+    return optax.chain(optimizer, _scale_by(factors))
+
+
+def layerwise_decay(
+    optimizer: optax.GradientTransformation,
+    decay: float,
+    layers: str = r"block_(\d+)",
+    first: str = "tokens|patches|positions",
+) -> optax.GradientTransformation:
+    """Layer-wise learning rate decay (Clark et al., 2020): the deeper, the smaller the rate.
+
+    Of N layers, layer n from 0 has `decay` ** (N - n) times the rate, parameters that match `first`
+    (embeddings) `decay` ** (N + 1), and all others, such as a head, the whole rate. `layers` is a
+    regular expression with the layer's number as its group, searched in paths like
+    "stack/block_0/feed_forward/in/kernel". Raises `Error` where it matches nothing.
+    """
+
+    def factors(params: Any) -> Any:
+        matches = (re.search(layers, path) for path in _paths(params))
+        depth = max((int(match[1]) + 1 for match in matches if match), default=0)
+        if not depth:
+            raise Error(f"The pattern {layers!r} matches none of {', '.join(_paths(params))}.")
+
+        def factor(path: str) -> float:
+            if match := re.search(layers, path):
+                return decay ** (depth - int(match[1]))
+            return decay ** (depth + 1) if re.search(first, path) else 1.0
+
+        return _by_path(factor, params)
+
+    return optax.chain(optimizer, _scale_by(factors))
+
+
+def _scale_by(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
+    """Multiplies each update by its factor, of a tree that `factors` makes for the parameters."""
+
+    def init(params: Any) -> optax.EmptyState:
+        factors(params)  # refuses wrong patterns at once
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        return jax.tree.map(lambda u, f: u * f, updates, factors(updates)), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def _by_path(function: Callable[[str], Any], params: Any) -> Any:
+    """A tree of what the function gives for the path of each parameter."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(_name(path)), params)
+
+
+def _paths(params: Any) -> list[str]:
+    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")

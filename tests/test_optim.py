@@ -28,6 +28,10 @@ OPTIMIZERS = {
     "muon": optax.contrib.muon(0.02),
     "schedule-free": optax.contrib.schedule_free_adamw(0.05, warmup_steps=5),
     "clipped": jdl.optim.clip_gradients(optax.sgd(0.3), 1.0),
+    "stages": jdl.optim.stages(
+        jdl.optim.Stage(5, optax.adam(0.02), "Dense_1"), jdl.optim.Stage(35, optax.adam(0.02))
+    ),
+    "layer-wise decay": jdl.optim.layerwise_decay(optax.adam(0.03), 0.7, r"Dense_(\d+)"),
 }
 SCHEDULES = {
     "constant": optax.constant_schedule(0.3),
@@ -84,3 +88,61 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
     assert max(rates) == rates[5] == 2.0
     assert rates[-1] == pytest.approx(0, abs=1e-6)
     assert all(later < earlier for earlier, later in pairwise(rates[5:]))
+
+
+LAYERS = {
+    "tokens": {"table": jnp.ones(2)},
+    "block_0": {"kernel": jnp.ones(2)},
+    "block_1": {"kernel": jnp.ones(2)},
+    "head": {"kernel": jnp.ones(2)},
+}
+
+
+def updates_of(optimizer, steps):
+    """The update of each layer in each step, for gradients of 1."""
+    state, found, grads = optimizer.init(LAYERS), [], jax.tree.map(jnp.ones_like, LAYERS)
+    for _ in range(steps):
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = optimizer.update(grads, state, LAYERS)
+        found.append({name: float(next(iter(u.values()))[0]) for name, u in updates.items()})
+    return found, state
+
+
+def test_each_stage_trains_its_layers_by_its_own_optimizer_from_its_own_first_step():
+    schedule = optax.linear_schedule(1.0, 0.0, 4)
+    optimizer = jdl.optim.stages(
+        jdl.optim.Stage(2, optax.adam(0.5), "head"), jdl.optim.Stage(3, optax.sgd(schedule))
+    )
+    found, (step, states) = updates_of(optimizer, 6)
+    for updates in found[:2]:
+        np.testing.assert_allclose(updates.pop("head"), -0.5, rtol=1e-4)
+        assert set(updates.values()) == {0}
+    for n, updates in enumerate(found[2:]):
+        np.testing.assert_allclose(list(updates.values()), -max(0, 1 - n / 4))
+    moments = [leaf.shape for leaf in jax.tree.leaves(states[0]) if leaf.ndim]
+    assert moments == [(2,), (2,)]  # of the head alone
+    assert step == 6
+
+
+def test_rates_fall_with_the_depth_of_a_layer_or_are_given_by_pattern():
+    (updates,), _ = updates_of(jdl.optim.layerwise_decay(optax.sgd(1.0), 0.5), 1)
+    assert updates == {"tokens": -0.125, "block_0": -0.25, "block_1": -0.5, "head": -1}
+    (updates,), _ = updates_of(
+        jdl.optim.layer_rates(optax.sgd(1.0), {"tokens": 0.0, "block_": 0.5, "block_1": 9.0}), 1
+    )
+    assert updates == {"tokens": 0, "block_0": -0.5, "block_1": -0.5, "head": -1}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jdl.optim.stages(), "at least one"),
+        (lambda: jdl.optim.stages(jdl.optim.Stage(0, optax.sgd(1.0))), "1 step or more, not 0"),
+        (lambda: jdl.optim.stages(jdl.optim.Stage(1, optax.sgd(1.0), "none")), "matches none"),
+        (lambda: jdl.optim.layer_rates(optax.sgd(1.0), {"none": 1.0}), "matches none"),
+        (lambda: jdl.optim.layerwise_decay(optax.sgd(1.0), 0.5, r"layer(\d+)"), "matches none"),
+    ],
+)
+def test_patterns_of_layers_that_match_nothing_are_refused(make, message):
+    with pytest.raises(jdl.Error, match=message):
+        make().init(LAYERS)

@@ -55,10 +55,10 @@ class Config(jdl.Config):
 
 
 def run(c, path, outputs=10):
-    """Fine-tuning of a CNN with a new head, its convolution frozen."""
+    """Fine-tuning of a CNN: a new head, LoRA of the dense layer, BatchNorm in full; no more."""
     train, test = jdl.data.digits()
     model = jdl.pretrained(cnn(outputs), jdl.weights.load(path), skip="Dense_1")
-    objective = jdl.freeze(jdl.objectives.classify(model), "Conv_0")
+    objective = jdl.lora(jdl.objectives.classify(model), "Dense_0", 2, train="Dense_1|BatchNorm")
     learner = jdl.ema(jdl.descent(objective, optax.adamw(1e-3)), 0.9)
     data = train.shuffled(32, c.seed, jdl.data.random_crop(1))
     return jdl.Run(c, learner, data, test=test.batches(100))
@@ -83,7 +83,7 @@ def test_fine_tuned_recorded_resumed_to_the_bit_and_restored_without_the_file(
     assert record[0]["fresh"] == ["params/head/Dense_1/kernel", "params/head/Dense_1/bias"]
     assert set(record[0]["names"].values()) | set(record[0]["left_out"]) == set(arrays)
     np.testing.assert_array_equal(
-        whole.state.model_state["frozen"]["Conv_0"]["kernel"], arrays["params/Conv_0/kernel"]
+        whole.state.model_state["lora"]["base"]["Conv_0"]["kernel"], arrays["params/Conv_0/kernel"]
     )
 
     with pytest.raises(jdl.train.preemption.PausedError):
@@ -118,9 +118,8 @@ def test_the_state_begins_with_the_weights_and_they_are_read_once(monkeypatch, f
         monkeypatch.setattr(PretrainedModel, "load", None)  # from here on they are arguments
         state = place_on_devices(tuned, options).learner.init(key, example)
     assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, like)
-    kept = {**state.model_state, "params": state.params}
-    kept["params"] = {**kept["params"], "Conv_0": kept.pop("frozen")["Conv_0"]}
-    found = arrays_by_path(kept)
+    merge = jax.vmap(jdl.merge_lora) if way == "population" else jdl.merge_lora
+    found = arrays_by_path(merge({"params": state.params, **state.model_state}))
     for path, array in arrays.items():
         if "Dense_1" not in path:
             expected = np.broadcast_to(array, found[path].shape)

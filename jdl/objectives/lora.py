@@ -1,0 +1,128 @@
+"""LoRA: fine-tuning of a large model by small matrices added to its weights (adapters)."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdl.keys import stream
+from jdl.objectives.override import map_variables, override
+from jdl.types import Array, Batch, Error, Key, Objective, Variables
+
+LORA = "lora"
+A, B, MAGNITUDE = "lora_a", "lora_b", "lora_magnitude"
+Paths = dict[str, Array]
+
+
+def lora(
+    objective: Objective,
+    targets: str,
+    rank: int = 8,
+    alpha: float = 16.0,
+    train: str | None = None,
+    rank_stabilized: bool = False,
+    dora: bool = False,
+) -> Objective:
+    """LoRA (Hu et al., 2022), for fine-tuning with few parameters: trains low-rank adapters.
+
+    Each weight matrix W (inputs, outputs) whose path matches `targets` becomes W + scale * A @ B,
+    with A (inputs, rank), B (rank, outputs), which begins with zeros, and a scale of alpha / rank.
+    A kernel of a convolution (h, w, inputs, outputs) counts as a matrix (h * w * inputs, outputs).
+    Parameters whose path matches `train`, such as a new head, are trained in full, all others not
+    at all: they have no gradient and no optimizer state. Both patterns are regular expressions,
+    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel".
+
+    `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski, 2023). `dora` (Liu et al., 2024)
+    also trains the norm of each column of W. The untrained weights are in the collection "lora" of
+    the model state; `params` holds only what is trained, which is small to save, and
+    `merge_lora(variables)` gives the variables of the plain model. Raises `Error` where a pattern
+    matches nothing.
+    """
+    if rank < 1:
+        raise Error(f"The rank of lora must be at least 1, not {rank}.")
+    scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
+
+    def init(key: Key, batch: Batch) -> Variables:
+        variables = objective.init(key, batch)
+        if LORA in variables:
+            raise Error("This objective has adapters already: use lora once, with 'one|other'.")
+        trained, base = _split(variables["params"], targets, train)
+        draw = stream(key, LORA)
+        for path in [path for path in base if _is_target(path, base[path], targets)]:
+            trained |= _adapters(path, base[path], rank, dora, stream(draw, path))
+        kept = {"base": _nested(base), "scale": jnp.float32(scale)}
+        return {**variables, "params": _nested(trained), LORA: kept}
+
+    return override(map_variables(objective, merge_lora, keep=LORA), init=init)
+
+
+def merge_lora(variables: Variables) -> Variables:
+    """The variables of the plain model: its weights with the adapters of `lora` added to them."""
+    trained, base = _flat(variables["params"]), _flat(variables[LORA]["base"])
+    scale = variables[LORA]["scale"]
+    merged = {path: _merge(path, weight, trained, scale) for path, weight in base.items()}
+    full = {
+        path: x for path, x in trained.items() if path.rpartition("/")[2] not in (A, B, MAGNITUDE)
+    }
+    rest = {name: tree for name, tree in variables.items() if name != LORA}
+    return {**rest, "params": _nested(merged | full)}
+
+
+def _split(params: Any, targets: str, train: str | None) -> tuple[Paths, Paths]:
+    """The parameters that are trained in full, and all others."""
+    if not isinstance(params, Mapping):
+        raise Error("lora needs parameters in dicts: let init of the jdl.Model return a dict.")
+    paths = _flat(params)
+    trained = {path: x for path, x in paths.items() if train is not None and re.search(train, path)}
+    base = {path: x for path, x in paths.items() if path not in trained}
+    if not any(_is_target(path, x, targets) for path, x in base.items()):
+        raise Error(
+            f"lora(targets={targets!r}) matches no weight matrix that is not trained in full: "
+            f"choose a pattern for some of {', '.join(p for p, x in base.items() if x.ndim > 1)}."
+        )
+    if train is not None and not trained:
+        raise Error(f"lora(train={train!r}) matches none of {', '.join(paths)}.")
+    return trained, base
+
+
+def _is_target(path: str, weight: Array, targets: str) -> bool:
+    return weight.ndim > 1 and re.search(targets, path) is not None
+
+
+def _adapters(path: str, weight: Array, rank: int, dora: bool, key: Key) -> Paths:
+    """A, drawn as PyTorch draws a linear layer, and B, zero."""
+    outputs = weight.shape[-1]
+    inputs = weight.size // outputs
+    init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+    made = {f"{path}/{A}": init(key, (inputs, rank), weight.dtype)}
+    made[f"{path}/{B}"] = jnp.zeros((rank, outputs), weight.dtype)
+    return made | ({f"{path}/{MAGNITUDE}": _column_norms(weight)} if dora else {})
+
+
+def _merge(path: str, weight: Array, trained: Paths, scale: Array) -> Array:
+    if f"{path}/{A}" not in trained:
+        return weight
+    added = trained[f"{path}/{A}"] @ trained[f"{path}/{B}"]
+    merged = weight + (scale.astype(weight.dtype) * added).reshape(weight.shape)
+    if f"{path}/{MAGNITUDE}" not in trained:
+        return merged
+    norms = jax.lax.stop_gradient(_column_norms(merged))  # as the paper does, to save memory
+    return merged * (trained[f"{path}/{MAGNITUDE}"] / norms).reshape(
+        (1,) * (weight.ndim - 1) + (-1,)
+    )
+
+
+def _column_norms(weight: Array) -> Array:
+    """The Euclidean norms of the columns of a weight matrix, one for each output."""
+    return jnp.linalg.norm(weight.reshape(-1, weight.shape[-1]), axis=0)
+
+
+_flat = partial(flatten_dict, sep="/")
+_nested = partial(unflatten_dict, sep="/")

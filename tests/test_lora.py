@@ -1,0 +1,106 @@
+"""LoRA: what is trained, and that adapters and merged weights give the same outputs.
+
+Seen to fail: with B drawn instead of zero, a scale of alpha, rows and columns of a convolution's
+kernel confused, DoRA's norms over the wrong axis, and a base that is trained.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax.traverse_util import flatten_dict
+
+import jdl
+from jdl.models.cnn import CNN
+from jdl.models.gpt import GPT
+from jdl.models.transformer import TransformerConfig
+from jdl.objectives.lora import merge_lora
+
+X = jax.random.normal(jax.random.key(9), (6, 8, 8, 1))
+IMAGES = {"x": X, "y": jnp.arange(6) % 3}
+TEXT = {"x": jax.random.randint(jax.random.key(8), (4, 6), 0, 11)}
+CNN_3 = jdl.objectives.classify(CNN(3, blocks=((4, 1),), dense=(5,), batch_norm=True))
+GPT_11 = jdl.objectives.next_token(GPT(11, TransformerConfig(8, 1, 2, max_length=8, rotary=False)))
+WAYS = {
+    "convolution and dense": (CNN_3, IMAGES, {"targets": "Conv|Dense_0", "train": "Dense_1"}),
+    "embedding and attention": (GPT_11, TEXT, {"targets": "table|query|value"}),
+    "rank-stabilized": (CNN_3, IMAGES, {"targets": "Dense_0", "rank_stabilized": True}),
+    "DoRA": (CNN_3, IMAGES, {"targets": "Conv|Dense_0", "dora": True}),
+}
+
+
+def paths(tree):
+    return flatten_dict(tree, sep="/")
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_only_adapters_are_trained_and_merged_weights_give_the_same(way):
+    objective, batch, options = WAYS[way]
+    adapted = jdl.lora(objective, rank=2, alpha=6.0, **options)
+    learner = jdl.descent(adapted, optax.adam(3e-2))
+    state = jax.jit(learner.init)(jax.random.key(0), batch)
+    variables = learner.eval_variables(state)
+    plain, base = paths(merge_lora(variables)["params"]), paths(variables["lora"]["base"])
+    assert plain.keys() == paths(objective.init(jax.random.key(0), batch)["params"]).keys()
+    exact = 1e-6 if "dora" in options else 0  # its norms are divided by themselves
+    for path, weight in base.items():
+        np.testing.assert_allclose(plain[path], weight, rtol=exact)
+
+    step = jax.jit(learner.step)
+    for _ in range(3):
+        state, _ = step(state, batch)
+    after = learner.eval_variables(state)
+    jax.tree.map(np.testing.assert_array_equal, variables["lora"], after["lora"])
+    names = {path.rpartition("/")[2] for path in paths(state.params)}
+    assert names <= {"lora_a", "lora_b", "lora_magnitude", "kernel", "bias"}
+    assert all("Dense_1" in p for p in paths(state.params) if p.endswith(("kernel", "bias")))
+    merged = merge_lora(after)
+    changed = {path for path, x in paths(merged["params"]).items() if (x != plain[path]).any()}
+    assert changed == {
+        path.removesuffix("/lora_a") for path in paths(state.params) if path.endswith("lora_a")
+    } | {path for path in paths(state.params) if "lora" not in path}
+    loss, of_merged = (
+        o.loss(v, batch, jax.random.key(1), False).loss.value()
+        for o, v in ((adapted, after), (objective, merged))
+    )
+    np.testing.assert_allclose(loss, of_merged, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_merged_is_the_formula(dora):
+    adapted = jdl.lora(CNN_3, "Conv", rank=2, alpha=6.0, dora=dora)
+    variables = adapted.init(jax.random.key(0), IMAGES)
+    draw = np.random.default_rng(0)
+    variables["params"] = jax.tree.map(
+        lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), variables["params"]
+    )
+    kernel = np.asarray(variables["lora"]["base"]["Conv_0"]["kernel"], np.float64)
+    given = {name: np.asarray(x) for name, x in variables["params"]["Conv_0"]["kernel"].items()}
+    expected = kernel.reshape(-1, 4) + 6.0 / 2 * given["lora_a"] @ given["lora_b"]
+    if dora:
+        expected *= given["lora_magnitude"] / np.sqrt((expected**2).sum(0))
+    merged = merge_lora(variables)["params"]["Conv_0"]["kernel"]
+    np.testing.assert_allclose(merged, expected.reshape(kernel.shape), rtol=1e-5)
+    stabilized = jdl.lora(CNN_3, "Conv", rank=4, alpha=6.0, rank_stabilized=True)
+    assert stabilized.init(jax.random.key(0), IMAGES)["lora"]["scale"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"targets": "none"}, "matches no weight matrix"),
+        ({"targets": "bias"}, "matches no weight matrix"),
+        ({"targets": "Dense_1", "train": "Dense_1"}, "matches no weight matrix"),
+        ({"targets": "Conv", "train": "none"}, "matches none of"),
+        ({"targets": "Conv", "rank": 0}, "at least 1, not 0"),
+    ],
+)
+def test_patterns_that_match_nothing_are_refused(options, message):
+    with pytest.raises(jdl.Error, match=message):
+        jdl.lora(CNN_3, **options).init(jax.random.key(0), IMAGES)
+
+
+def test_adapters_of_adapters_are_refused():
+    with pytest.raises(jdl.Error, match="adapters already"):
+        jdl.lora(jdl.lora(CNN_3, "Conv"), "lora_a").init(jax.random.key(0), IMAGES)
