@@ -1,0 +1,29 @@
+"""Models of Hugging Face with their weights, built from the config.json that lies beside them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from jdl.errors import Error
+from jdl.weights.architectures.architecture import Architecture, Config, choose
+from jdl.weights.architectures.gpt2 import gpt2
+
+ARCHITECTURES: dict[str, Callable[..., Architecture]] = {"gpt2": gpt2}
+"""Architectures by the `model_type` of config.json."""
+
+
+def architecture_of(config: Config, **changes: Any) -> Architecture:
+    """The architecture that a config.json names, with changes such as `outputs=4`.
+
+    Raises `Error` for what jdl does not have, and for changes that the architecture does not know.
+    """
+    build = choose(config, "model_type", ARCHITECTURES)
+    known = list(inspect.signature(build).parameters)[1:]
+    if unknown := changes.keys() - set(known):
+        raise Error(
+            f"A {config['model_type']} has no {', '.join(sorted(unknown))} to change; it has "
+            f"{', '.join(known)}."
+        )
+    return build(config, **changes)
