@@ -8,9 +8,17 @@ from typing import Any
 
 from jdl.errors import Error
 from jdl.weights.architectures.architecture import Architecture, Config, choose
+from jdl.weights.architectures.bert import bert
+from jdl.weights.architectures.distilbert import distilbert
 from jdl.weights.architectures.gpt2 import gpt2
+from jdl.weights.architectures.roberta import roberta
 
-ARCHITECTURES: dict[str, Callable[..., Architecture]] = {"gpt2": gpt2}
+ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
+    "bert": bert,
+    "distilbert": distilbert,
+    "gpt2": gpt2,
+    "roberta": roberta,
+}
 """Architectures by the `model_type` of config.json."""
 
 
