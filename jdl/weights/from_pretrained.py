@@ -11,12 +11,17 @@ from jdl.weights.architectures.architecture import Architecture, Config, choose
 from jdl.weights.architectures.bert import bert
 from jdl.weights.architectures.distilbert import distilbert
 from jdl.weights.architectures.gpt2 import gpt2
+from jdl.weights.architectures.llama import llama, mistral, qwen2, qwen3
 from jdl.weights.architectures.roberta import roberta
 
 ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "bert": bert,
     "distilbert": distilbert,
     "gpt2": gpt2,
+    "llama": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
     "roberta": roberta,
 }
 """Architectures by the `model_type` of config.json."""
