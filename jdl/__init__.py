@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import sampling as sampling
     from jdl import train as train
     from jdl import types as types
+    from jdl import weights as weights
     from jdl.config import Config as Config
     from jdl.config import Options as Options
     from jdl.errors import Error as Error
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
     from jdl.objectives.freeze import freeze as freeze
+    from jdl.objectives.pretrained_model import pretrained as pretrained
     from jdl.train.epochs import epochs_to_steps as epochs_to_steps
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
@@ -85,6 +87,7 @@ MODULES = (
     "sampling",
     "train",
     "types",
+    "weights",
 )
 NAMES = {  # by name, the module that defines it
     "Config": "jdl.config",
@@ -106,6 +109,7 @@ NAMES = {  # by name, the module that defines it
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",
     "freeze": "jdl.objectives.freeze",
+    "pretrained": "jdl.objectives.pretrained_model",
     "epochs_to_steps": "jdl.train.epochs",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",

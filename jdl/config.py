@@ -86,8 +86,9 @@ class Options:
     """Index of this process, from 0."""
     until: int | None = None
     """Save and stop after this step; the same command without --until resumes."""
-    accept: tuple[Literal["config", "data", "best"], ...] = ()
-    """Resume although the config, the data or the metric of the best checkpoint has changed."""
+    accept: tuple[Literal["config", "data", "best", "pretrained"], ...] = ()
+    """Resume although the config, the data, the metric of the best checkpoint or the pretrained
+    weights have changed."""
     fresh: bool = False
     """Start from step 0: an earlier run of this config and seed is moved aside, not deleted."""
     quiet: bool = False

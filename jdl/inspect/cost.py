@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
+from jdl.objectives.pretrained_model import leave_fresh
 from jdl.parallel import abstract_state, check_batch_size, shard_data, shard_learner
 from jdl.types import Error, Run, State
 
@@ -66,7 +67,8 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
     if mesh is not None:
         check_batch_size(mesh, data.batch_size)
         learner, example = shard_learner(learner, mesh), shard_data(data, mesh)[0]
-    state = jax.jit(learner.init)(key, example)
+    with leave_fresh():  # the cost does not depend on pretrained weights
+        state = jax.jit(learner.init)(key, example)
     like = abstract_state(mesh, state) if mesh is not None else state
     traced = jax.jit(learner.step, donate_argnums=0).trace(like, example)
     step = traced.lower().compile()

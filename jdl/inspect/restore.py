@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from jdl.config import difference, to_json
+from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.record import read_record
 from jdl.train.experiment import rebuild
@@ -56,7 +57,8 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
             raise Error(
                 f"{folder} has no {'evaluated ' if best else ''}checkpoint yet: train it first."
             )
-        like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
+        with leave_fresh():  # a checkpoint has all: the pretrained weights may be gone
+            like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
         state, _ = checkpoints.restore(like, step)
     finally:
         checkpoints.close()

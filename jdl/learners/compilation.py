@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jdl.learners.wrapper import Wrapper
+from jdl.objectives.pretrained_model import load_from, recorded
 from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
 
@@ -48,13 +49,38 @@ def trace_once(learner: Learner) -> CompiledLearner:
     """The learner with `init` and `step` traced once, though a check and a program need them.
 
     `check_run` traces them by `jax.eval_shape`; what is compiled afterwards has the same trace, in
-    its own jaxpr (`inline=True`).
+    its own jaxpr (`inline=True`). Only the `init` of pretrained models is traced again, with their
+    weights as arguments (`jit_init`).
     """
-    return CompiledLearner(
-        learner, jax.jit(learner.init, inline=True), jax.jit(learner.step, inline=True)
-    )
+    # A lambda, because JAX keeps traces by function: each run traces, and so records, by itself.
+    traced = jax.jit(lambda key, batch: learner.init(key, batch), inline=True)
+
+    def init(key: Key, batch: Batch) -> State:
+        return learner.init(key, batch) if recorded() else traced(key, batch)
+
+    return CompiledLearner(learner, init, jax.jit(learner.step, inline=True))
+
+
+def jit_init(init: Callable[[Key, Batch], State]) -> Callable[[Key, Batch], State]:
+    """`init` compiled by `jax.jit`, with the weights of pretrained models as its arguments.
+
+    As constants they would be written into the program: slow to compile, and 2 GB at most. They are
+    what `record_loaded` has recorded before the first call.
+    """
+
+    @jax.jit
+    def compiled(arrays: list[Any], key: Key, batch: Batch) -> State:
+        if not arrays:
+            return init(key, batch)
+        with load_from(dict(zip(recorded(), arrays, strict=True))):
+            return init(key, batch)
+
+    def call(key: Key, batch: Batch) -> State:
+        return compiled([loaded.arrays for loaded in recorded().values()], key, batch)
+
+    return call
 
 
 def jit_learner(learner: Learner) -> CompiledLearner:
     """The learner with `init` and `step` compiled by `jax.jit`; the old state is donated."""
-    return CompiledLearner(learner, jax.jit(learner.init), jax.jit(learner.step, donate_argnums=0))
+    return CompiledLearner(learner, jit_init(learner.init), jax.jit(learner.step, donate_argnums=0))

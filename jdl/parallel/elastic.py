@@ -19,7 +19,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdl.keys import stream
-from jdl.learners.compilation import CompiledLearner
+from jdl.learners.compilation import CompiledLearner, jit_init
 from jdl.learners.descent import split_batch
 from jdl.parallel.divisible import check_divisible
 from jdl.parallel.sharding import DevicePut
@@ -68,7 +68,7 @@ def elastic(
             f"batch size that is a multiple of {shards}."
         )
     steps = _ElasticStep(learner, data, shards, devices)
-    return CompiledLearner(learner, jax.jit(learner.init), steps)
+    return CompiledLearner(learner, jit_init(learner.init), steps)
 
 
 class _ElasticStep:

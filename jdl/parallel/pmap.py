@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdl.keys import stream
 from jdl.layers import BATCH_AXIS, psum_batch
-from jdl.learners.compilation import CompiledLearner
+from jdl.learners.compilation import CompiledLearner, jit_init
 from jdl.parallel.divisible import check_divisible
 from jdl.parallel.mesh import replicated
 from jdl.parallel.sharding import ReplicatedMetrics
@@ -69,7 +69,7 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
     def step(state: State, raw: Any) -> tuple[State, Metrics]:
         return pmapped(state, split(raw, state.step))
 
-    return CompiledLearner(ReplicatedMetrics(learner, mesh), jax.jit(init), step)
+    return CompiledLearner(ReplicatedMetrics(learner, mesh), jit_init(init), step)
 
 
 def _mean_statistics(model_state: Variables) -> Variables:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from jdl.config import Options, difference, digest, to_json
 from jdl.data.augment import Normalize
 from jdl.data.loader import DatasetLoader
+from jdl.objectives.pretrained_model import Loaded
 from jdl.store.code import code_hashes, write_code
 from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
 from jdl.store.folder import free_name, read_json, write_json
@@ -34,6 +35,7 @@ IDENTITY = {
     "config": "another config",
     "data": "other data",
     "best": "another metric for the best checkpoint",
+    "pretrained": "other pretrained weights",
 }  # the fields of a record that must not change when a run resumes, unless --accept names them
 SEGMENT = (
     "command",
@@ -61,9 +63,10 @@ def make_record(
     script: Path | None,
     code: Mapping[str, bytes],
     options: Options,
+    loaded: Collection[Loaded] = (),
 ) -> dict[str, Any]:
     """Makes the record of a run, before its first step."""
-    return {
+    record = {
         "format": FORMAT,
         "config": to_json(run.config),
         "digest": digest(run.config),
@@ -78,6 +81,7 @@ def make_record(
         "environment": fingerprint(),
         "options": {name: getattr(options, name) for name in RECORDED_OPTIONS},
     }
+    return record | ({"pretrained": [one.record() for one in loaded]} if loaded else {})
 
 
 def _normalization(train: Loader) -> dict[str, Any]:
@@ -187,7 +191,7 @@ def _resume(
 ) -> list[str]:
     """Checks that the folder holds this run, and records what has changed; returns notes on it."""
     old = read_record(folder)
-    changed = [name for name in IDENTITY if old.get(name) != record[name]]
+    changed = [name for name in IDENTITY if old.get(name) != record.get(name)]
     differences = {name: difference(_fields(name, old), _fields(name, record)) for name in changed}
     for name in changed:
         if name not in accept:
@@ -210,7 +214,7 @@ def _resume(
     if new_code:
         files = ", ".join(sorted(new_code["code_changed"]))
         notes.append(f"The experiment's code has changed, as run.json records: {files}")
-    taken = {name: record[name] for name in (*changed, *(("script", "code") if code else ()))}
+    taken = {name: record.get(name) for name in (*changed, *(("script", "code") if code else ()))}
     if notes:
         segment = {name: record[name] for name in SEGMENT} | new_code
         segments.append(segment | ({"accepted": differences} if changed else {}))
@@ -236,4 +240,6 @@ def _replace_code(
 
 def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:
     value = record.get(name)
+    if name == "pretrained":  # without the long table of what was loaded
+        value = [f"{one['source']} ({one['sha256'][:12]})" for one in value or []]
     return value if isinstance(value, dict) else {name: value}

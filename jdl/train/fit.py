@@ -24,6 +24,7 @@ from jdl.figures.retrieval import draw_retrieval
 from jdl.figures.samples import draw_figures, sample_writer
 from jdl.figures.speech import draw_speech
 from jdl.learners import trace_once
+from jdl.objectives.pretrained_model import record_loaded
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
@@ -93,11 +94,22 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     fix_thread_pool_size()
     run = apply_config(run)
     run = replace(run, learner=trace_once(run.learner))
-    check_run(run)
-    placement = place_on_devices(run, options)
-    folder = run_folder(options.root, run.config)
-    with report_disk_errors(folder), ExitStack() as stack:
-        notes = stack.enter_context(open_folder(folder, run, options, script))
+    with record_loaded() as loaded:
+        check_run(run)
+        placement = place_on_devices(run, options)
+        folder = run_folder(options.root, run.config)
+        with (
+            report_disk_errors(folder),
+            open_folder(folder, run, options, script, loaded.values()) as notes,
+        ):
+            return _fit(run, placement, options, folder, [*map(str, loaded.values()), *notes])
+
+
+def _fit(
+    run: Run, placement: Placement, options: Options, folder: Path, notes: list[str]
+) -> Result:
+    """Trains a checked run in its open folder, and evaluates it."""
+    with ExitStack() as stack:
         checkpoints = Checkpoints(
             folder / "checkpoints", run.best, options.keep, on_saved=partial(write_leaves, folder)
         )

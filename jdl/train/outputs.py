@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from jdl.config import Options, difference
+from jdl.objectives.pretrained_model import Loaded
 from jdl.parallel import processes
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.code import read_code
@@ -57,7 +58,7 @@ def open_outputs(
 
 @contextmanager
 def open_folder(
-    folder: Path, run: Run, options: Options, script: Path | None
+    folder: Path, run: Run, options: Options, script: Path | None, loaded: Collection[Loaded] = ()
 ) -> Iterator[list[str]]:
     """Opens the run's folder in the first process, after checking that all have the same run.
 
@@ -71,7 +72,7 @@ def open_folder(
         except CodeNotFoundError as reason:
             notes.append(f"This run's code is not kept, so only jdl.restore finds it: {reason}")
     code = read_code(script, text)
-    record = make_record(run, splits(run), script, code, options)
+    record = make_record(run, splits(run), script, code, options, loaded)
     with ExitStack() as stack:
 
         def open_in_first() -> None:
@@ -90,6 +91,7 @@ def _check_equal(record: dict[str, Any], options: Options) -> None:
     """Raises `Error` where another process has another run."""
     mine = {**record["config"], "data": record["data"], "best": record["best"]}
     mine |= {name: getattr(options, name) for name in SHARED_OPTIONS}
+    mine |= {"pretrained": record.get("pretrained")}
     for process, text in enumerate(processes.gather(json.dumps(mine))):
         if text != json.dumps(mine):
             differing = difference(mine, json.loads(text))

@@ -1,1 +1,4 @@
 """Pretrained weights in: files, hubs and runs, and the layouts of other libraries."""
+
+from jdl.weights.load import load as load
+from jdl.weights.load import save as save

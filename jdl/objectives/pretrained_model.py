@@ -1,0 +1,267 @@
+"""Pretrained models: models that begin with given weights instead of random ones."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdl.objectives.adapted_model import AdaptedModel
+from jdl.objectives.model_keywords import name_of, signature_of
+from jdl.types import CACHE, Array, Error, Variables
+
+Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Weights: arrays by name, such as "params/Conv_0/kernel", and where they come from.
+
+    They are read when they are first needed: `open_arrays` gives the arrays and the SHA-256 of
+    what they were read from.
+    """
+
+    source: str
+    open_arrays: Callable[[], tuple[Arrays, str]]
+
+    @property
+    def arrays(self) -> Arrays:
+        """The arrays by name."""
+        return self._opened[0]
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of the file, or of a run's arrays."""
+        return self._opened[1]
+
+    def map(self, change: Callable[[Arrays], Arrays]) -> Weights:
+        """The same weights with other names, layouts or numbers; the source stays the source."""
+
+        def changed() -> tuple[Arrays, str]:
+            return change(self.arrays), self.sha256
+
+        return Weights(self.source, changed)
+
+    @cached_property
+    def _opened(self) -> tuple[Arrays, str]:
+        with jax.ensure_compile_time_eval():  # a model is often initialized while it is traced
+            return self.open_arrays()
+
+
+def pretrained(
+    model: Any, weights: Weights, rename: Mapping[str, str] | None = None, skip: str | None = None
+) -> PretrainedModel:
+    """A model that begins with pretrained weights, for fine-tuning (transfer learning).
+
+    Weights and the model's variables are matched by path, such as "params/Conv_0/kernel" or
+    "batch_stats/BatchNorm_0/mean". `rename` changes the names of the weights first: regular
+    expressions and what takes their place, one after the other, as `re.sub` does. Where `skip`, a
+    regular expression, is found in a path, the model's variable stays fresh and the weight is left
+    out. All others must match, with equal shapes, and no weight may be left over. Numbers are cast
+    to the model's type where that loses nothing (bfloat16 to float32). Raises `Error` with a list
+    of what does not match.
+
+    The source of the weights and their SHA-256 are recorded in the run's run.json, and a run goes
+    on with no others. The run's own checkpoints do not need them any more.
+    """
+    if isinstance(model, AdaptedModel):
+        raise Error("Adapt the pretrained model: jdl.adapt_model(jdl.pretrained(model, ...), ...).")
+    return PretrainedModel(model, weights, dict(rename or {}), skip)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a model loads: its arrays by path, and a table of what came from where."""
+
+    arrays: dict[str, np.ndarray]
+    source: str
+    sha256: str
+    names: dict[str, str]  # of the weights, by the path that they have in the model
+    fresh: list[str]  # paths that stay as the model makes them
+    left_out: list[str]  # names of weights that are not used
+
+    def record(self) -> dict[str, Any]:
+        """The table for run.json, without the arrays."""
+        fields = ("source", "sha256", "names", "fresh", "left_out")
+        return {name: getattr(self, name) for name in fields}
+
+    def __str__(self) -> str:
+        numbers = sum(array.size for array in self.arrays.values())
+        text = f"Loaded {len(self.arrays):,} arrays with {numbers:,} numbers from {self.source}"
+        text += f", SHA-256 {self.sha256[:12]}"
+        text += f"; fresh: {_listed(self.fresh)}" if self.fresh else ""
+        return text + (f"; not used: {_listed(self.left_out)}" if self.left_out else "")
+
+
+@dataclass(frozen=True, eq=False)
+class PretrainedModel:
+    """A model that begins with pretrained weights; see `pretrained`."""
+
+    model: Any
+    weights: Weights
+    rename: Mapping[str, str]
+    skip: str | None
+
+    def __str__(self) -> str:
+        return f"pretrained({name_of(self.model)})"
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what copy and pickle ask for
+            raise AttributeError(name)
+        return getattr(self.model, name)
+
+    def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Variables:
+        """The model's variables, with the pretrained weights in their places."""
+        fresh = flatten_dict(
+            dict(self.model.init(rngs, *args, **kwargs)), sep="/", keep_empty_nodes=True
+        )
+        return unflatten_dict({**fresh, **_provider.get()(self, fresh)}, sep="/")
+
+    def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """The model's output."""
+        return self.model.apply(variables, *args, **kwargs)
+
+    def signature(self, method: str) -> inspect.Signature:
+        """How the model is called."""
+        return signature_of(self.model, method)
+
+    def load(self, fresh: Mapping[str, Any]) -> Loaded:
+        """The weights for the variables `fresh`, whose shapes and types by path are compared."""
+        named = {self._renamed(name): name for name in self.weights.arrays}
+        if len(named) < len(self.weights.arrays):
+            raise Error(
+                f"rename={self.rename!r} gives two weights of {self.weights.source} one name."
+            )
+        wanted = [path for path, leaf in fresh.items() if _may_load(path, leaf)]
+        missing = [path for path in wanted if not self._skipped(path) and path not in named]
+        left_out = [name for name in named if self._skipped(name)]
+        extra = [name for name in named if name not in left_out and name not in wanted]
+        names = {p: named[p] for p in wanted if p in named and not self._skipped(p)}
+        wrong = {
+            path: f"{_describe(self.weights.arrays[name])} for {_describe(fresh[path])}"
+            for path, name in names.items()
+            if not _fits(self.weights.arrays[name], fresh[path])
+        }
+        if missing or extra or wrong:
+            raise Error(self._mismatch(missing, extra, wrong))
+        arrays = {
+            path: np.asarray(self.weights.arrays[name]).astype(fresh[path].dtype)
+            for path, name in names.items()
+        }
+        if not arrays:
+            raise Error(f"skip={self.skip!r} skips all weights of {self.weights.source}.")
+        skipped = [path for path in wanted if path not in names]
+        return Loaded(
+            arrays,
+            self.weights.source,
+            self.weights.sha256,
+            names,
+            skipped,
+            [named[name] for name in left_out],
+        )
+
+    def _renamed(self, name: str) -> str:
+        for pattern, new in self.rename.items():
+            name = re.sub(pattern, new, name)
+        return name
+
+    def _skipped(self, path: str) -> bool:
+        return self.skip is not None and re.search(self.skip, path) is not None
+
+    def _mismatch(self, missing: list[str], extra: list[str], wrong: dict[str, str]) -> str:
+        parts = [
+            f"no weights for {_listed(missing)}" if missing else "",
+            f"no place for {_listed(extra)}" if extra else "",
+            f"another shape or type: {_listed([f'{p} ({w})' for p, w in wrong.items()])}"
+            if wrong
+            else "",
+        ]
+        return (
+            f"The weights of {self.weights.source} do not fit {name_of(self.model)}: "
+            f"{'; '.join(filter(None, parts))}. Rename weights, rename={{pattern: new}}, or leave "
+            "parts of the model fresh, skip=pattern."
+        )
+
+
+Provider = Callable[[PretrainedModel, Mapping[str, Any]], Mapping[str, Any]]
+"""What gives a pretrained model its arrays by path while its `init` runs."""
+
+
+@contextmanager
+def record_loaded() -> Iterator[dict[PretrainedModel, Loaded]]:
+    """What the pretrained models load whose `init` is called or traced in this context."""
+    found: dict[PretrainedModel, Loaded] = {}
+
+    def provide(model: PretrainedModel, fresh: Mapping[str, Any]) -> Mapping[str, Any]:
+        if model not in found:
+            found[model] = model.load(fresh)
+        return found[model].arrays
+
+    with _set(_recorded, found), _set(_provider, provide):
+        yield found
+
+
+def recorded() -> Mapping[PretrainedModel, Loaded]:
+    """What has been loaded so far within `record_loaded`; nothing outside of it."""
+    return _recorded.get()
+
+
+@contextmanager
+def leave_fresh() -> Iterator[None]:
+    """Pretrained models stay fresh here, and no weights are read: for the shapes of a state."""
+    with _set(_provider, lambda model, fresh: {}):
+        yield
+
+
+@contextmanager
+def load_from(arrays: Mapping[PretrainedModel, Mapping[str, Array]]) -> Iterator[None]:
+    """Pretrained models take their weights from `arrays`: the arguments of a compiled `init`."""
+    with _set(_provider, lambda model, fresh: arrays[model]):
+        yield
+
+
+@contextmanager
+def _set(variable: ContextVar[Any], value: Any) -> Iterator[None]:
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+def _load(model: PretrainedModel, fresh: Mapping[str, Any]) -> Mapping[str, Any]:
+    return model.load(fresh).arrays
+
+
+_provider: ContextVar[Provider] = ContextVar("provider", default=_load)
+_recorded: ContextVar[Mapping[PretrainedModel, Loaded]] = ContextVar(
+    "recorded", default=MappingProxyType({})
+)
+
+
+def _may_load(path: str, leaf: Any) -> bool:
+    """Whether a variable comes from weights: caches begin empty."""
+    return hasattr(leaf, "shape") and path.partition("/")[0] != CACHE
+
+
+def _fits(array: np.ndarray, leaf: Any) -> bool:
+    return array.shape == leaf.shape and np.can_cast(array.dtype, leaf.dtype, "safe")
+
+
+def _describe(array: Any) -> str:
+    return f"{array.dtype}{list(array.shape)}"
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

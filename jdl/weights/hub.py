@@ -1,0 +1,40 @@
+"""Models of Hugging Face's hub: their files, from its cache or by download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jdl.types import Error
+
+FILES = ["*.safetensors", "*.safetensors.index.json", "*.json", "*.txt", "*.model"]
+PREFIX = "hf:"
+
+
+def hub_folder(name: str) -> Path:
+    """The folder of a model "organization/model" or "organization/model@revision".
+
+    It is taken from the cache of `huggingface_hub`, into which missing files are downloaded:
+    weights as safetensors, configuration and tokenizer. A revision is a commit, a tag or a branch;
+    by default "main". Raises `Error` where the files are neither there nor can be had.
+    """
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+    except ImportError:
+        raise Error("hf: needs huggingface_hub: pip install huggingface_hub.") from None
+    repository, _, revision = name.partition("@")
+    try:
+        found = huggingface_hub.snapshot_download(
+            repository, revision=revision or None, allow_patterns=FILES
+        )
+    except (OSError, ValueError, RuntimeError) as error:  # no network, no such model, ...
+        raise Error(
+            f"hf:{name} is not in the cache {huggingface_hub.constants.HF_HUB_CACHE} and cannot be "
+            f"downloaded ({type(error).__name__}: {_first_line(error)}). Without a network clone "
+            "the repository into a folder elsewhere, copy it here, and give the folder's path."
+        ) from error
+    return Path(found)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0].rstrip(".")

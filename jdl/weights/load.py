@@ -1,0 +1,69 @@
+"""Loading of weights: from files, folders, Hugging Face's hub, and trained runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from jdl.inspect.restore import restore
+from jdl.objectives.pretrained_model import Weights
+from jdl.store.catalog import find
+from jdl.types import CACHE, Error, Variables
+from jdl.weights.files import read_weights, write_safetensors
+from jdl.weights.hub import PREFIX, hub_folder
+
+RUN = "run:"
+
+
+def load(source: str | Path, best: bool = False, root: Path | str = "runs") -> Weights:
+    """Weights for `jdl.pretrained`; they are read when they are needed.
+
+    `source` is a file (.safetensors, .npz, or PyTorch's), a folder of Hugging Face,
+    "hf:organization/model@revision" from its hub, or "run:NAME", a trained run by its folder or by
+    its name under `root`, as `jdl evaluate` takes it. A run gives the variables that it is
+    evaluated with, from its newest checkpoint or with `best` from its best one. Raises `Error`
+    where they cannot be read, when they are needed.
+    """
+    name = str(source)
+    if best and not name.startswith(RUN):
+        raise Error(f"best=True chooses a checkpoint of a run, {RUN}NAME; {name} has one version.")
+    if name.startswith(RUN):
+        return Weights(name, lambda: _of_run(find(name.removeprefix(RUN), Path(root)), best))
+    return Weights(name, lambda: read_weights(folder_of(source)))
+
+
+def folder_of(source: str | Path) -> Path:
+    """The folder or file of a source that is no run; those of "hf:" are downloaded if need be."""
+    name = str(source)
+    if name.startswith(PREFIX):
+        return hub_folder(name.removeprefix(PREFIX))
+    return Path(name).expanduser()
+
+
+def save(variables: Variables, path: Path | str) -> None:
+    """Writes variables to a .safetensors file that `load` reads, under their paths.
+
+    They are those of a run, `jdl.restore(folder).variables`, say. A collection "cache" is left out.
+    Raises `Error` if the file exists.
+    """
+    write_safetensors(Path(path), arrays_by_path(variables))
+
+
+def arrays_by_path(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays of variables by path, such as "params/Conv_0/kernel"."""
+    kept = {name: tree for name, tree in variables.items() if name != CACHE}
+    return {path: np.asarray(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
+
+
+def _of_run(folder: Path, best: bool) -> tuple[dict[str, np.ndarray], str]:
+    arrays = arrays_by_path(restore(folder, best=best).variables)
+    digest = hashlib.sha256()
+    for path, array in sorted(arrays.items()):
+        digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return arrays, digest.hexdigest()

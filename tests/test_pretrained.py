@@ -1,0 +1,212 @@
+"""Models that begin with pretrained weights: matched by path, recorded, and the same wherever.
+
+Seen to fail: with `skip` ignored, `rename` applied to the model, a cast that rounds, `jit_init`
+without arguments, no field "pretrained" in IDENTITY, and `restore` without `leave_fresh`.
+"""
+
+import json
+from dataclasses import dataclass, replace
+
+import flax.nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from harness import digest
+
+import jdl
+from jdl.inspect.restore import restore
+from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
+from jdl.objectives.pretrained_model import PretrainedModel, Weights, record_loaded
+from jdl.train.placement import place_on_devices
+from jdl.weights.load import arrays_by_path
+
+X = jnp.ones((4, 8, 8, 1))
+
+
+def cnn(outputs=10):
+    return CNN(outputs, blocks=((4, 1),), dense=(8,), batch_norm=True, dropout=0.2)
+
+
+def random_arrays(model, x=X):
+    """Arrays for all variables of the model, BatchNorm's statistics included, all different."""
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    draw = np.random.default_rng(0)
+    return arrays_by_path(
+        jax.tree.map(lambda leaf: draw.normal(1, 0.1, leaf.shape).astype(leaf.dtype), variables)
+    )
+
+
+@pytest.fixture(scope="module")
+def arrays():
+    return random_arrays(cnn())
+
+
+def given(arrays, source="given", sha256="0" * 64):
+    return Weights(source, lambda: (arrays, sha256))
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    name: str = "tuned"
+    steps: int = 4
+
+
+def run(c, path, outputs=10):
+    """Fine-tuning of a CNN with a new head, its convolution frozen."""
+    train, test = jdl.data.digits()
+    model = jdl.pretrained(cnn(outputs), jdl.weights.load(path), skip="Dense_1")
+    objective = jdl.freeze(jdl.objectives.classify(model), "Conv_0")
+    learner = jdl.ema(jdl.descent(objective, optax.adamw(1e-3)), 0.9)
+    data = train.shuffled(32, c.seed, jdl.data.random_crop(1))
+    return jdl.Run(c, learner, data, test=test.batches(100))
+
+
+@pytest.fixture
+def file(tmp_path, arrays):
+    np.savez(tmp_path / "weights.npz", **arrays)
+    return tmp_path / "weights.npz"
+
+
+def quiet(root, **options):
+    return jdl.Options(root=root, quiet=True, log_every=2, eval_every=0, save_every=2, **options)
+
+
+def test_fine_tuned_recorded_resumed_to_the_bit_and_restored_without_the_file(
+    tmp_path, file, arrays
+):
+    whole = jdl.fit(run(Config(), file), quiet(tmp_path / "whole"))
+    record = json.loads((whole.folder / "run.json").read_text())["pretrained"]
+    assert [one["source"] for one in record] == [str(file)]
+    assert record[0]["fresh"] == ["params/head/Dense_1/kernel", "params/head/Dense_1/bias"]
+    assert set(record[0]["names"].values()) | set(record[0]["left_out"]) == set(arrays)
+    np.testing.assert_array_equal(
+        whole.state.model_state["frozen"]["Conv_0"]["kernel"], arrays["params/Conv_0/kernel"]
+    )
+
+    with pytest.raises(jdl.train.preemption.PausedError):
+        jdl.fit(run(Config(), file), quiet(tmp_path / "parts", until=2))
+    folder = next((tmp_path / "parts").glob("*/*/*"))
+    assert restore(folder, run(Config(), file)).step == 2
+    np.savez(file, **{name: array + 1 for name, array in arrays.items()})
+    with pytest.raises(jdl.Error, match="other pretrained weights"):
+        jdl.fit(run(Config(), file), quiet(tmp_path / "parts"))
+    np.savez(file, **arrays)
+    assert digest(jdl.fit(run(Config(), file), quiet(tmp_path / "parts"))) == digest(whole)
+
+    file.unlink()
+    restored = restore(folder, run(Config(), file))
+    assert digest(restored) == digest(whole)
+
+
+@pytest.mark.parametrize("way", ["one device", "mesh", "fsdp", "pmap", "elastic", "population"])
+def test_the_state_begins_with_the_weights_and_they_are_read_once(monkeypatch, file, arrays, way):
+    config = replace(Config(), elastic=4 if way == "elastic" else 0)
+    tuned = run(config, file)
+    if way == "population":
+        tuned = replace(tuned, learner=jdl.population(tuned.learner, [3, 4]))
+    options = {
+        "mesh": jdl.Options(devices=4),
+        "fsdp": jdl.Options(mesh="fsdp=4"),
+        "pmap": jdl.Options(devices=4, parallel="pmap"),
+    }.get(way, jdl.Options())
+    with record_loaded():
+        key, example = jax.random.key(0), tuned.train[0]
+        like = jax.eval_shape(tuned.learner.init, key, example)
+        monkeypatch.setattr(PretrainedModel, "load", None)  # from here on they are arguments
+        state = place_on_devices(tuned, options).learner.init(key, example)
+    assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, like)
+    kept = {**state.model_state, "params": state.params}
+    kept["params"] = {**kept["params"], "Conv_0": kept.pop("frozen")["Conv_0"]}
+    found = arrays_by_path(kept)
+    for path, array in arrays.items():
+        if "Dense_1" not in path:
+            expected = np.broadcast_to(array, found[path].shape)
+            np.testing.assert_array_equal(found[path], expected, path)
+    jax.tree.map(np.testing.assert_array_equal, state.extra["ema"]["params"], state.params)
+
+
+class NNX(flax.nnx.Module):
+    def __init__(self, rngs):
+        self.norm = flax.nnx.BatchNorm(3, rngs=rngs)
+        self.out = flax.nnx.Linear(3, 2, rngs=rngs)
+
+    def __call__(self, x):
+        return self.out(self.norm(x))
+
+
+KINDS = {
+    "Linen": lambda: MLP(2, (4,)),
+    "NNX": lambda: jdl.nnx(lambda rngs: NNX(rngs)),
+    "pair": lambda: jdl.Model(
+        lambda key: {"w": jax.random.normal(key, (3, 2))}, lambda params, x: x @ params["w"]
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_models_of_any_kind_begin_with_them(kind):
+    model, x = KINDS[kind](), jnp.ones((4, 3))
+    values = random_arrays(model, x)
+    objective = jdl.objectives.classify(jdl.adapt_model(jdl.pretrained(model, given(values))))
+    variables = objective.init(jax.random.key(0), {"x": x, "y": jnp.zeros(4, jnp.int32)})
+    jax.tree.map(np.testing.assert_array_equal, arrays_by_path(variables), values)
+
+
+def test_names_are_renamed_and_half_precision_is_widened(arrays):
+    theirs = {name.replace("params/", "net."): array for name, array in arrays.items()}
+    theirs["net.Conv_0/kernel"] = theirs["net.Conv_0/kernel"].astype("bfloat16")
+    model = jdl.pretrained(cnn(), given(theirs), rename={r"^net\.": "params/"})
+    found = arrays_by_path(model.init(jax.random.key(0), X))
+    kernel = found["params/Conv_0/kernel"]
+    assert kernel.dtype == np.float32
+    np.testing.assert_array_equal(kernel, theirs["net.Conv_0/kernel"].astype(np.float32))
+
+
+def without(arrays, name):
+    return {other: array for other, array in arrays.items() if other != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (lambda a: without(a, "params/Conv_0/kernel"), {}, "no weights for params/Conv_0/kernel"),
+        (
+            lambda a: a | {"params/more": a["params/head/Dense_1/bias"]},
+            {},
+            "no place for params/more",
+        ),
+        (
+            lambda a: a | {"params/head/Dense_1/kernel": a["params/head/Dense_1/kernel"].T},
+            {},
+            r"params/head/Dense_1/kernel \(float32\[10, 8\] for float32\[8, 10\]\)",
+        ),
+        (
+            lambda a: a | {"params/head/Dense_1/bias": np.zeros(10)},
+            {},
+            r"params/head/Dense_1/bias \(float64\[10\] for float32\[10\]\)",
+        ),
+        (lambda a: a, {"skip": "."}, "skips all"),
+        (lambda a: a, {"rename": {"kernel|bias": "one"}}, "one name"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_its_names(arrays, change, options, message):
+    model = jdl.pretrained(cnn(), given(change(arrays), "there"), **options)
+    with pytest.raises(jdl.Error, match=message) as caught:
+        model.init(jax.random.key(0), X)
+    assert "there" in str(caught.value)
+
+
+def test_the_table_is_one_line_for_people(arrays):
+    model = jdl.pretrained(cnn(), given(arrays, "there"), skip="Dense")
+    fresh = {path: jnp.asarray(array) for path, array in arrays.items()}
+    text = str(model.load(fresh))
+    assert text.startswith("Loaded ")
+    assert "from there, SHA-256 000000000000; fresh: " in text
+
+
+def test_an_adapted_model_is_refused(arrays):
+    with pytest.raises(jdl.Error, match="Adapt the pretrained model"):
+        jdl.pretrained(jdl.adapt_model(cnn(), outputs=lambda x: x), given(arrays))

@@ -1,0 +1,178 @@
+"""Weights from files, folders, runs and the hub; hostile and damaged files are refused.
+
+Seen to fail: with `allow_pickle=True`, with an index followed out of its folder, with `save` that
+overwrites, and with the newest checkpoint's parameters in place of their average.
+"""
+
+import json
+import pickle
+import struct
+
+import jax
+import numpy as np
+import pytest
+
+import jdl
+from jdl.train.experiment import load as load_script
+from jdl.weights.files import read_weights, write_safetensors
+from jdl.weights.load import arrays_by_path
+from jdl.weights.rules import CONV, LINEAR, Layout, Rule, to_jdl, to_theirs
+
+ARRAYS = {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3), "c": np.ones(2, np.float16)}
+
+
+def equal(found, expected=ARRAYS):
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+def test_what_is_saved_is_loaded_and_never_overwritten(tmp_path):
+    variables = {
+        "params": {"a": {"b": ARRAYS["a/b"]}, "c": ARRAYS["c"]},
+        "cache": {"k": np.ones(1)},
+    }
+    path = tmp_path / "w.safetensors"
+    jdl.weights.save(variables, path)
+    expected = {f"params/{name}": array for name, array in ARRAYS.items()}
+    equal(jdl.weights.load(path).arrays, expected)
+    equal(jdl.weights.load(str(tmp_path)).arrays, expected)
+    with pytest.raises(jdl.Error, match="exists already"):
+        jdl.weights.save(variables, path)
+
+
+def test_files_in_parts_are_read_by_their_index(tmp_path):
+    parts = {"one.safetensors": {"a/b": ARRAYS["a/b"]}, "two.safetensors": {"c": ARRAYS["c"]}}
+    for name, arrays in parts.items():
+        write_safetensors(tmp_path / name, arrays)
+    index = tmp_path / "model.safetensors.index.json"
+    where = {weight: name for name, arrays in parts.items() for weight in arrays}
+    index.write_text(json.dumps({"weight_map": where}))
+    arrays, sha256 = read_weights(tmp_path)
+    equal(arrays)
+    assert sha256 != read_weights(tmp_path / "one.safetensors")[1]
+    (tmp_path.parent / "away.safetensors").write_bytes((tmp_path / "one.safetensors").read_bytes())
+    index.write_text(json.dumps({"weight_map": {"a/b": "../away.safetensors"}}))
+    with pytest.raises(jdl.Error, match="not beside it"):
+        read_weights(tmp_path)
+
+
+def safetensors_with(header, data=b"\0" * 8, length=None):
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+def entry(start, end, shape=(1,)):
+    return {"dtype": "F32", "shape": list(shape), "data_offsets": [start, end]}
+
+
+DAMAGED = {
+    "cut.safetensors": safetensors_with({"a": entry(0, 8, (2,))}, b"\0" * 5),
+    "header.safetensors": safetensors_with({}, length=10 * 2**30),
+    "overlap.safetensors": safetensors_with({"a": entry(0, 4), "b": entry(2, 6)}),
+    "shape.safetensors": safetensors_with({"a": entry(0, 8, (2**40,))}),
+    "empty.safetensors": b"",
+    "pickled.npz": pickle.dumps({"a": 1}),
+    "empty.npz": b"",
+    "weights.h5": b"",
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_or_hostile_file_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(DAMAGED[name])
+    with pytest.raises(jdl.Error, match=name):
+        read_weights(tmp_path / name)
+
+
+def test_objects_in_an_npz_are_not_unpickled(tmp_path):
+    np.savez(tmp_path / "o.npz", a=np.array([{}], dtype=object))
+    with pytest.raises(jdl.Error, match="plain arrays"):
+        read_weights(tmp_path / "o.npz")
+
+
+def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+    with pytest.raises(jdl.Error, match="no such file"):
+        jdl.weights.load(tmp_path / "none.npz").arrays  # noqa: B018
+    with pytest.raises(jdl.Error, match="it has none"):
+        jdl.weights.load(tmp_path).arrays  # noqa: B018
+    with pytest.raises(jdl.Error, match="There is no run"):
+        jdl.weights.load("run:none", root=tmp_path).arrays  # noqa: B018
+    with pytest.raises(jdl.Error, match="one version"):
+        jdl.weights.load("file.npz", best=True)
+
+
+def test_a_model_of_the_hub_is_taken_from_its_cache(tmp_path, monkeypatch):
+    hub = pytest.importorskip("huggingface_hub")
+    pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(jdl.Error, match=r"some/model .*give the folder's path"):
+        jdl.weights.load("hf:some/model").arrays  # noqa: B018
+    commit = "a" * 40
+    snapshot = tmp_path / "models--some--model" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    write_safetensors(snapshot / "model.safetensors", ARRAYS)
+    equal(jdl.weights.load(f"hf:some/model@{commit}").arrays)
+
+
+SOURCE = """
+import optax
+import jdl
+from jdl.models.mlp import MLP
+
+def run(c):
+    train, test = jdl.data.digits()
+    learner = jdl.descent(jdl.objectives.classify(MLP(10, (4,))), optax.sgd(0.5))
+    return jdl.Run(c, jdl.ema(learner, 0.5), train.shuffled(16, 0), test=test.batches(360))
+"""
+
+
+def test_a_run_gives_the_variables_that_it_is_evaluated_with(tmp_path):
+    script = tmp_path / "source.py"
+    script.write_text(SOURCE)
+    _, run, config = load_script(script)
+    options = jdl.Options(root=tmp_path / "runs", quiet=True)
+    state = jdl.fit(run(config(name="source", steps=2)), options, script).state
+    weights = jdl.weights.load("run:source", root=tmp_path / "runs")
+    traced = jax.eval_shape(lambda: weights.arrays)  # models are often initialized while traced
+    assert traced.keys() == weights.arrays.keys()
+    equal(weights.arrays, arrays_by_path(state.extra["ema"]))
+    assert (state.params["Dense_0"]["kernel"] != weights.arrays["params/Dense_0/kernel"]).any()
+
+
+RULES = (
+    Rule(
+        "h.{}.qkv", ("q_{}", "k_{}"), Layout(lambda x: np.split(x, 2), lambda *p: np.concatenate(p))
+    ),
+    Rule("h.{}.conv.{}.weight", "block_{}/conv_{}", CONV),
+    Rule("head.weight", "head/kernel", LINEAR),
+    Rule("unused", None),
+)
+
+
+def test_rules_turn_names_and_layouts_there_and_back():
+    draw = np.random.default_rng(0)
+    theirs = {
+        "h.0.qkv": draw.normal(size=(4, 3)),
+        "h.11.conv.2.weight": draw.normal(size=(5, 4, 3, 2)),
+        "head.weight": draw.normal(size=(2, 3)),
+    }
+    ours = to_jdl(theirs | {"unused": np.ones(1)}, RULES)
+    assert {name: array.shape for name, array in ours.items()} == {
+        "q_0": (2, 3),
+        "k_0": (2, 3),
+        "block_11/conv_2": (3, 2, 4, 5),
+        "head/kernel": (3, 2),
+    }
+    equal(to_theirs(ours, RULES), theirs)
+    with pytest.raises(jdl.Error, match="no rule for the weight other"):
+        to_jdl({"other": np.ones(1)}, RULES)
+    with pytest.raises(jdl.Error, match="no rule for surplus"):
+        to_theirs(ours | {"surplus": np.ones(1)}, RULES)
+    with pytest.raises(jdl.Error, match="Two weights belong to q_0"):
+        to_jdl(
+            {"a.weight": np.ones(1), "b.weight": np.ones(1)},
+            (Rule("a.weight", "q_0"), Rule("b.weight", "q_0")),
+        )
