@@ -21,57 +21,62 @@ from safetensors.numpy import load_file
 FOLDER = Path(__file__).parents[1] / "tests" / "golden" / "transformers"
 ROWS, STEPS, VOCABULARY, PROMPT, GENERATED = 2, 10, 31, 4, 8
 
-DECODER = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    intermediate_size=24,
-    max_position_embeddings=32,
-)
-ENCODER = dict(
-    vocab_size=VOCABULARY,
-    hidden_size=16,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=24,
-    max_position_embeddings=16,
-)
-ROBERTA = ENCODER | dict(max_position_embeddings=18, type_vocab_size=1, layer_norm_eps=1e-5)
-DISTILBERT = dict(
-    vocab_size=VOCABULARY, dim=16, n_layers=2, n_heads=4, hidden_dim=24, max_position_embeddings=16
-)
-LLAMA3 = dict(
-    rope_type="llama3",
-    rope_theta=100.0,
-    factor=4.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=32,
-)
-LINEAR = dict(rope_type="linear", rope_theta=500.0, factor=2.0)
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+ENCODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+}
+ROBERTA = ENCODER | {"max_position_embeddings": 18, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {
+    "vocab_size": VOCABULARY,
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 24,
+    "max_position_embeddings": 16,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": (
         "GPT2LMHeadModel",
-        dict(vocab_size=VOCABULARY, n_embd=16, n_layer=2, n_head=4, n_positions=32),
+        {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32},
     ),
-    "llama": ("LlamaForCausalLM", DECODER | dict(rope_parameters=LLAMA3)),
+    "llama": ("LlamaForCausalLM", DECODER | {"rope_parameters": LLAMA3}),
     "llama_tied": (
         "LlamaForCausalLM",
-        DECODER | dict(rope_parameters=LINEAR, tie_word_embeddings=True),
+        DECODER | {"rope_parameters": LINEAR, "tie_word_embeddings": True},
     ),
-    "mistral": ("MistralForCausalLM", DECODER | dict(head_dim=6, sliding_window=32)),
-    "qwen2": ("Qwen2ForCausalLM", DECODER | dict(tie_word_embeddings=True)),
-    "qwen3": ("Qwen3ForCausalLM", DECODER | dict(head_dim=8)),
+    "mistral": ("MistralForCausalLM", DECODER | {"head_dim": 6, "sliding_window": 32}),
+    "qwen2": ("Qwen2ForCausalLM", DECODER | {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3ForCausalLM", DECODER | {"head_dim": 8}),
     "bert_base": ("BertModel", ENCODER),
     "bert_masked": ("BertForMaskedLM", ENCODER),
-    "bert_texts": ("BertForSequenceClassification", ENCODER | dict(num_labels=3)),
-    "bert_tokens": ("BertForTokenClassification", ENCODER | dict(num_labels=5)),
+    "bert_texts": ("BertForSequenceClassification", ENCODER | {"num_labels": 3}),
+    "bert_tokens": ("BertForTokenClassification", ENCODER | {"num_labels": 5}),
     "roberta_masked": ("RobertaForMaskedLM", ROBERTA),
-    "roberta_texts": ("RobertaForSequenceClassification", ROBERTA | dict(num_labels=3)),
+    "roberta_texts": ("RobertaForSequenceClassification", ROBERTA | {"num_labels": 3}),
     "distilbert_masked": ("DistilBertForMaskedLM", DISTILBERT),
-    "distilbert_texts": ("DistilBertForSequenceClassification", DISTILBERT | dict(num_labels=3)),
+    "distilbert_texts": ("DistilBertForSequenceClassification", DISTILBERT | {"num_labels": 3}),
 }
 
 
@@ -119,7 +124,7 @@ def golden(class_name: str, options: dict[str, Any]) -> dict[str, np.ndarray]:
         found = {"config": np.asarray(config), "out": out.numpy()}
         if "attention_mask" not in given:
             prompt = given["input_ids"][:, :PROMPT]
-            options = dict(do_sample=False, max_new_tokens=GENERATED)
+            options = {"do_sample": False, "max_new_tokens": GENERATED}
             whole = model.generate(prompt, eos_token_id=None, pad_token_id=0, **options)
             found["generated"] = whole[:, PROMPT:].numpy().astype(np.int32)
     found |= {name: x.numpy().astype(np.int32) for name, x in given.items()}
