@@ -75,6 +75,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert_tokens": ("BertForTokenClassification", ENCODER | {"num_labels": 5}),
     "roberta_masked": ("RobertaForMaskedLM", ROBERTA),
     "roberta_texts": ("RobertaForSequenceClassification", ROBERTA | {"num_labels": 3}),
+    "xlm_roberta_tokens": ("XLMRobertaForTokenClassification", ROBERTA | {"num_labels": 5}),
     "distilbert_masked": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert_texts": ("DistilBertForSequenceClassification", DISTILBERT | {"num_labels": 3}),
 }

@@ -55,7 +55,7 @@ def llama3_rotary_frequencies(
     high_freq_factor: float,
     original_max_position_embeddings: int,
 ) -> jax.Array:
-    """RoPE with the scaling of Llama 3.1 (Grattafiori et al., 2024), for longer sequences.
+    """RoPE scaling of Llama 3.1 (Grattafiori et al., 2024), for longer sequences.
 
     Frequencies that turned less than `low_freq_factor` times within the original length are divided
     by `factor`, those that turned more than `high_freq_factor` times stay as they are, and those

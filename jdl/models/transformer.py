@@ -185,8 +185,8 @@ class MultiHeadAttention(nn.Module):
 class FeedForward(nn.Module):
     """Feed-forward layer (MLP) of a transformer: two dense layers, applied to each step alone.
 
-    If the config says `gated`, a third one, "gate", whose activation the hidden layer is multiplied
-    by (GLU; SwiGLU with SiLU).
+    If the config says `gated` it is a gated linear unit (GLU; SwiGLU with SiLU): the hidden layer
+    is multiplied by the activation of a third one, "gate".
     """
 
     config: TransformerConfig

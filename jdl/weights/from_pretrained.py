@@ -23,6 +23,7 @@ from jdl.weights.rules import to_jdl
 
 ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "bert": bert,
+    "camembert": roberta,
     "distilbert": distilbert,
     "gpt2": gpt2,
     "llama": llama,
@@ -30,6 +31,7 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "qwen2": qwen2,
     "qwen3": qwen3,
     "roberta": roberta,
+    "xlm-roberta": roberta,
 }
 """Architectures by the `model_type` of config.json."""
 

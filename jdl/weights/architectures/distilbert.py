@@ -48,7 +48,6 @@ def distilbert(
         **config,
         **{ours: value(config, theirs) for ours, theirs in AS_BERT.items()},
         "hidden_dropout_prob": config.get("dropout", 0.1),
-        "layer_norm_eps": 1e-12,
         "type_vocab_size": 0,
     }
     sizes = encoder_sizes(config, value(config, "max_position_embeddings"), dropout, remat)

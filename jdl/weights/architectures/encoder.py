@@ -96,7 +96,7 @@ def encoder_sizes(
         rotary=False,
         pre_norm=False,
         activation=choose(config, "hidden_act", ACTIVATIONS),
-        norm=partial(LayerNorm, epsilon=value(config, "layer_norm_eps")),
+        norm=partial(LayerNorm, epsilon=config.get("layer_norm_eps", 1e-12)),
         dropout=config.get("hidden_dropout_prob", 0.1) if dropout is None else dropout,
         remat=remat,
     )

@@ -49,7 +49,7 @@ def gpt2(config: Config, dropout: float | None = None, remat: bool | str = False
         max_length=value(config, "n_positions"),
         rotary=False,
         activation=choose(config, "activation_function", ACTIVATIONS),
-        norm=partial(LayerNorm, epsilon=value(config, "layer_norm_epsilon")),
+        norm=partial(LayerNorm, epsilon=config.get("layer_norm_epsilon", 1e-5)),
         dropout=config.get("resid_pdrop", 0.1) if dropout is None else dropout,
         remat=remat,
     )

@@ -52,7 +52,7 @@ def llama(
 
     The KV cache holds `max_length` tokens, by default as many as config.json says.
     """
-    require(config, attention_bias=False, mlp_bias=False)
+    require(config, attention_bias=False, mlp_bias=False, rope_interleaved=False)
     return _decoder(config, "Llama", max_length, dropout, remat)
 
 

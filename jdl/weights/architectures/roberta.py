@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al., 2019), as Hugging Face has it."""
+"""RoBERTa (Liu et al., 2019) and XLM-RoBERTa (Conneau et al., 2020), as Hugging Face has them."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from jdl.weights.architectures.encoder import (
 )
 from jdl.weights.rules import Layout, Rule
 
+# By model_type, what the names of classes begin with.
+CLASSES = {"camembert": "Camembert", "roberta": "Roberta", "xlm-roberta": "XLMRoberta"}
 # The positions of tokens begin at 2; the rows before are never used.
 FROM_2 = Layout(lambda x: x[2:], lambda x: np.concatenate([np.zeros_like(x[:2]), x]))
 
@@ -37,15 +39,18 @@ def roberta(
     dropout: float | None = None,
     remat: bool | str = False,
 ) -> Architecture:
-    """RoBERTa: BERT with another head of texts, of which the pooler is a part; see `encoder`."""
+    """RoBERTa: BERT with another head of texts, of which the pooler is a part; see `encoder`.
+
+    XLM-RoBERTa and CamemBERT are RoBERTas of other texts and vocabularies.
+    """
     require(config, pad_token_id=1)
     sizes = encoder_sizes(config, value(config, "max_position_embeddings") - 2, dropout, remat)
-    return encoder(config, _family(), sizes, outputs, pool)
+    return encoder(config, _family(CLASSES[config["model_type"]]), sizes, outputs, pool)
 
 
-def _family() -> Family:
+def _family(classes: str) -> Family:
     masked = masked_head("lm_head.dense", "lm_head.layer_norm", "lm_head.bias", "lm_head.decoder")
     texts = (*dense("classifier.dense", POOLER), *dense("classifier.out_proj", HEAD))
     unused = Rule("roberta.pooler.dense.weight", None), Rule("roberta.pooler.dense.bias", None)
     backbone = (*bert_backbone("roberta.", FROM_2), *with_and_without("roberta.", unused))
-    return Family(backbone, encoder_heads("Roberta", masked, Head({"pool": "first"}, texts)))
+    return Family(backbone, encoder_heads(classes, masked, Head({"pool": "first"}, texts)))
