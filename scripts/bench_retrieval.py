@@ -7,14 +7,11 @@ singular value decomposition of TF-IDF vectors of each pair, both languages side
 one language is projected by its own half. The number of dimensions is chosen on validation pairs.
 """
 
-from functools import partial
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 import scipy.sparse
-from safetensors.numpy import load_file
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from tokenizers import BertWordPieceTokenizer
@@ -22,8 +19,6 @@ from tokenizers import BertWordPieceTokenizer
 import jdl
 from jdl.data import dataset_folder
 from jdl.metrics.retrieval import unit
-from jdl.models.bert import BERT, from_huggingface, mean_pooling
-from jdl.models.transformer import TransformerConfig
 
 Pair = tuple[str, str]
 DIMENSIONS = (100, 200, 300)
@@ -51,11 +46,6 @@ def bm25(queries: list[str], documents: list[str]) -> np.ndarray:
 def minilm(texts: list[str]) -> np.ndarray:
     """The embeddings of all-MiniLM-L6-v2: the mean of the token vectors."""
     folder = dataset_folder("minilm")
-    norm, gelu = partial(nn.LayerNorm, epsilon=1e-12), partial(nn.gelu, approximate=False)
-    config = TransformerConfig(
-        384, 6, 12, max_length=512, rotary=False, pre_norm=False, activation=gelu, norm=norm
-    )
-    params = from_huggingface(load_file(folder / "model.safetensors"), config)
     tokenizer = BertWordPieceTokenizer(str(folder / "vocab.txt"), lowercase=True)
     tokenizer.enable_truncation(128)
     tokenizer.enable_padding()
@@ -63,11 +53,12 @@ def minilm(texts: list[str]) -> np.ndarray:
     tokens = np.asarray([one.ids for one in encoded])
     mask = np.asarray([one.attention_mask for one in encoded]) > 0
 
+    model = jdl.weights.from_pretrained(folder)
+    variables = model.init(jax.random.key(0), tokens[:1])
+
     @jax.jit
     def encode(tokens: jax.Array, mask: jax.Array) -> jax.Array:
-        model: Any = BERT(30_522, config)
-        vectors = model.apply({"params": params}, tokens, False, mask, method="encode")
-        return mean_pooling(vectors, mask)
+        return model.apply(variables, tokens, mask=mask)
 
     return np.concatenate(
         [encode(tokens[n : n + 61], mask[n : n + 61]) for n in range(0, len(tokens), 61)]

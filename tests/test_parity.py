@@ -3,18 +3,16 @@
 tests/golden/torch.npz and minilm.npz are written by scripts/golden_torch.py and golden_minilm.py.
 """
 
-from functools import partial
 from pathlib import Path
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jdl
 from jdl.data.fetch import fetch
 from jdl.layers import ELMAN, GRU, LSTM
-from jdl.models.bert import BERT, from_huggingface
 from jdl.models.rnn import RecurrentLayer
 from jdl.models.transformer import MultiHeadAttention, TransformerConfig
 from jdl.types import Error
@@ -74,28 +72,15 @@ def test_multi_head_attention():
 @pytest.mark.slow
 def test_the_encoder_of_minilm():
     """Its weights are downloaded where there is a network, and else the test is skipped."""
-    safetensors = pytest.importorskip("safetensors.numpy")
+    pytest.importorskip("safetensors.numpy")
     try:
         folder = fetch("minilm")
     except Error as error:
         pytest.skip(f"the weights cannot be downloaded here: {error}")
     golden = np.load(Path(__file__).parent / "golden" / "minilm.npz")
-    config = TransformerConfig(
-        width=384,
-        depth=6,
-        heads=12,
-        max_length=512,
-        rotary=False,
-        pre_norm=False,
-        activation=partial(nn.gelu, approximate=False),
-        norm=partial(nn.LayerNorm, epsilon=1e-12),
-    )
-    params = from_huggingface(safetensors.load_file(folder / "model.safetensors"), config)
-    model = BERT(30_522, config)
-    encode = jax.jit(
-        lambda params, x, mask: model.apply({"params": params}, x, False, mask, method="encode")
-    )
-    states = encode(params, jnp.asarray(golden["tokens"]), jnp.asarray(golden["mask"]))
-    mask = golden["mask"]
+    model = jdl.weights.from_pretrained(folder, pool=False)
+    tokens, mask = jnp.asarray(golden["tokens"]), golden["mask"]
+    variables = model.init(jax.random.key(0), tokens)
+    states = jax.jit(model.apply)(variables, tokens, mask=jnp.asarray(mask))
     np.testing.assert_allclose(np.asarray(states)[mask], golden["states"][mask], atol=1e-5)
-    assert sum(leaf.size for leaf in jax.tree.leaves(params)) > 22e6
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables)) > 22e6

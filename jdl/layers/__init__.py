@@ -1,7 +1,6 @@
 """Layers that Flax lacks, or that are replaced for speed or reproducibility."""
 
 from jdl.layers.attention import attention as attention
-from jdl.layers.attention import rotary_embedding as rotary_embedding
 from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
@@ -26,6 +25,7 @@ from jdl.layers.monotonic_alignment import monotonic_alignment as monotonic_alig
 from jdl.layers.monotonic_alignment import token_of_frames as token_of_frames
 from jdl.layers.norm import BatchNorm as BatchNorm
 from jdl.layers.norm import LayerNorm as LayerNorm
+from jdl.layers.norm import RMSNorm as RMSNorm
 from jdl.layers.norm import group_norm as group_norm
 from jdl.layers.pixel_shuffle import pixel_shuffle as pixel_shuffle
 from jdl.layers.pixel_shuffle import pixel_unshuffle as pixel_unshuffle
@@ -37,5 +37,9 @@ from jdl.layers.recurrence import GRU as GRU
 from jdl.layers.recurrence import LSTM as LSTM
 from jdl.layers.recurrence import Cell as Cell
 from jdl.layers.recurrence import scan_cell as scan_cell
+from jdl.layers.rotary import linear_rotary_frequencies as linear_rotary_frequencies
+from jdl.layers.rotary import llama3_rotary_frequencies as llama3_rotary_frequencies
+from jdl.layers.rotary import rotary_embedding as rotary_embedding
+from jdl.layers.rotary import rotary_frequencies as rotary_frequencies
 from jdl.layers.sinusoidal import sinusoidal_embedding as sinusoidal_embedding
 from jdl.layers.spec_augment import SpecAugment as SpecAugment

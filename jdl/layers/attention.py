@@ -1,4 +1,4 @@
-"""Scaled dot-product attention that is fast on CPUs and fused on GPUs, and rotary embeddings."""
+"""Scaled dot-product attention that is fast on CPUs and fused on GPUs."""
 
 from __future__ import annotations
 
@@ -116,18 +116,3 @@ def _einsum(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
 def _where(mask: jax.Array, x: jax.Array, fill: float, heads: int) -> jax.Array:
     """x (B, K, R, S), with the fill value where the mask, as (B, H, T, S), is false."""
     return jnp.where(mask, x.reshape(x.shape[0], heads, -1, x.shape[-1]), fill).reshape(x.shape)
-
-
-def rotary_embedding(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Rotary position embedding, RoPE (Su et al., 2021), of queries or keys x (B, T, H, D), D even.
-
-    The pairs (x[i], x[i + D / 2]) are rotated by angles that grow with `positions` (T,), so that
-    the product of a query and a key depends only on the distance of their positions.
-    """
-    half = x.shape[-1] // 2
-    frequencies = 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[:, None] * frequencies[None]
-    # Without the barrier, XLA's CPU backend recomputes them for every row and head.
-    cos, sin = _barrier(tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin)))
-    first, second = x[..., :half], x[..., half:]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

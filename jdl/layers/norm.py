@@ -1,4 +1,4 @@
-"""Layer, group and batch normalization; the last ignores padding and syncs over devices."""
+"""Layer, RMS, group and batch normalization; the last ignores padding and syncs over devices."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +12,18 @@ from jdl.layers.batch_axis import psum_batch
 
 class LayerNorm(nn.LayerNorm):
     """Layer normalization (Ba et al., 2016): `flax.linen.LayerNorm`, computed in float32."""
+
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
+        """x (..., C) to the same shape and dtype."""
+        with jax.numpy_dtype_promotion("standard"):  # it mixes dtypes, which "strict" forbids
+            return super().__call__(x, **options)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMS normalization, RMSNorm (Zhang and Sennrich, 2019): `flax.linen.RMSNorm`, in float32.
+
+    Layer normalization without the mean and without a bias.
+    """
 
     def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
         """x (..., C) to the same shape and dtype."""

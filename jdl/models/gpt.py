@@ -2,7 +2,9 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
+from jdl.layers import Dense
 from jdl.models.transformer import (
     TokenEmbedding,
     TransformerConfig,
@@ -15,11 +17,13 @@ class GPT(nn.Module):
     """GPT (Radford et al., 2018): tokens (B, T) to the logits (B, T, vocab_size) of the next token.
 
     Logits at t depend on tokens up to t alone (causal attention). With `decode`, the tokens follow
-    those in the KV cache, the collection "cache", and are added to it.
+    those in the KV cache, the collection "cache", and are added to it. The embedding table gives
+    the logits too (weight tying); with `tied=False` a dense layer "head" does.
     """
 
     vocab_size: int
     config: TransformerConfig = TransformerConfig()
+    tied: bool = True
 
     @nn.compact
     def __call__(
@@ -29,7 +33,9 @@ class GPT(nn.Module):
         tokens = TokenEmbedding(self.vocab_size, self.config, name="tokens")
         stack = TransformerStack(self.config, causal=True, name="stack")
         x = stack(tokens(x, train, decode), as_time_mask(mask), train=train, decode=decode)
-        return tokens.logits(x)
+        if self.tied:
+            return tokens.logits(x)
+        return Dense(self.vocab_size, use_bias=False, name="head")(x).astype(jnp.float32)
 
     @property
     def max_length(self) -> int:

@@ -12,9 +12,17 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdl.errors import Error
-from jdl.layers import Dense, Dropout, LayerNorm, attention, rotary_embedding
+from jdl.layers import (
+    Dense,
+    Dropout,
+    LayerNorm,
+    attention,
+    rotary_embedding,
+    rotary_frequencies,
+)
 
 Init = jax.nn.initializers.Initializer
+WITH_BIAS = ("query", "value", "out", "feed_forward")
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,11 @@ class TransformerConfig:
 
     Position embeddings are rotary (RoPE), or learned. `kv_heads` below `heads` shares keys and
     values among heads (grouped-query attention). `pre_norm=False` normalizes after each residual
-    connection, as the first transformers did (post-norm). `remat` (gradient checkpointing)
+    connection, as the first transformers did (post-norm). `gated` is a gated feed-forward layer
+    (GLU, Shazeer, 2020; SwiGLU with `activation=nn.silu`), and `query_key_norm` normalizes the
+    queries and keys of each head (QK-norm, Henry et al., 2020). `biases` names the layers that have
+    a bias. A bias of keys has an effect with rotary positions alone: otherwise it adds the same to
+    all scores of a query, which the softmax cancels. `remat` (gradient checkpointing)
     recomputes activations in the backward pass instead of storing them: True all of them, the name
     of one of `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all that the policy
     does not store. In half precision GPUs use fused attention. Raises `Error` for sizes that do not
@@ -34,20 +46,30 @@ class TransformerConfig:
     depth: int = 4
     heads: int = 4
     kv_heads: int | None = None
+    head_width: int | None = None  # of queries, keys and values; width / heads by default
     mlp_width: int | None = None  # of the hidden layer of the feed-forward; 4 * width by default
     max_length: int = 256  # of a sequence, in tokens
     rotary: bool = True
+    rotary_frequencies: Callable[[int], jax.Array] = rotary_frequencies  # of a head's width
     pre_norm: bool = True
+    gated: bool = False
+    query_key_norm: bool = False
+    biases: tuple[str, ...] = WITH_BIAS
     activation: Callable[[jax.Array], jax.Array] = nn.gelu
     norm: Callable[..., Any] = LayerNorm
     dropout: float = 0.0
     remat: bool | str = False
 
     def __post_init__(self) -> None:
-        if self.width % self.heads or self.heads % (self.kv_heads or self.heads):
+        divides = self.head_width or self.width % self.heads == 0
+        if not divides or self.heads % (self.kv_heads or self.heads):
             raise Error(
                 f"width {self.width} must be a multiple of heads {self.heads}, "
                 f"and heads one of kv_heads {self.kv_heads}."
+            )
+        if unknown := set(self.biases) - {*WITH_BIAS, "key"}:
+            raise Error(
+                f"biases may name {', '.join(WITH_BIAS)} and key, not {', '.join(unknown)}."
             )
         if isinstance(self.remat, str) and not hasattr(jax.checkpoint_policies, self.remat):
             raise Error(
@@ -72,8 +94,7 @@ class TransformerConfig:
 class MultiHeadAttention(nn.Module):
     """Multi-head attention: self-attention of x (B, T, width), or with `cross` cross-attention.
 
-    Cross-attention takes keys and values from another sequence (B, S, width). Keys have no bias: it
-    would add the same to all scores of a query, which the softmax cancels.
+    Cross-attention takes keys and values from another sequence (B, S, width).
     """
 
     config: TransformerConfig
@@ -102,21 +123,36 @@ class MultiHeadAttention(nn.Module):
         else:
             k, v = self._keys_and_values(x if context is None else context)
             if self.config.rotary and not self.cross:
-                positions = jnp.arange(x.shape[1])
-                q, k = rotary_embedding(q, positions), rotary_embedding(k, positions)
-        out = attention(q, k, v, visible, self.causal and not decode).reshape(x.shape)
-        init = self.config.residual_init
-        return Dense(self.config.width, kernel_init=init, name="out")(out)
+                q, k = self._rotated(q, k, jnp.arange(x.shape[1]))
+        out = attention(q, k, v, visible, self.causal and not decode)
+        out = out.reshape(*x.shape[:2], out.shape[2] * out.shape[3])
+        c = self.config
+        init, use_bias = c.residual_init, "out" in c.biases
+        return Dense(c.width, use_bias, kernel_init=init, name="out")(out)
 
     def _heads(self, x: jax.Array, name: str, heads: int) -> jax.Array:
         """x (B, T, width) projected to (B, T, heads, width of a head)."""
-        head_width = self.config.width // self.config.heads
-        out = Dense(heads * head_width, use_bias=name != "key", name=name)(x)
-        return out.reshape(*x.shape[:2], heads, head_width)
+        c = self.config
+        head_width = c.head_width or c.width // c.heads
+        out = Dense(heads * head_width, use_bias=name in c.biases, name=name)(x)
+        out = out.reshape(*x.shape[:2], heads, head_width)
+        if c.query_key_norm and name != "value":
+            out = c.norm(name=f"{name}_norm")(out)
+        return out
 
     def _keys_and_values(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         heads = self.config.kv_heads or self.config.heads
         return self._heads(x, "key", heads), self._heads(x, "value", heads)
+
+    def _rotated(
+        self, q: jax.Array, k: jax.Array, positions: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Queries and keys with rotary embeddings of the positions (T,)."""
+        frequencies = self.config.rotary_frequencies(q.shape[-1])
+        return (
+            rotary_embedding(q, positions, frequencies),
+            rotary_embedding(k, positions, frequencies),
+        )
 
     def _cross_kv_cache(self, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The KV cache of cross-attention: filled when `context` is given, and read afterwards."""
@@ -138,7 +174,7 @@ class MultiHeadAttention(nn.Module):
         index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
         positions = index.value + jnp.arange(steps)
         if self.config.rotary:
-            q, k = rotary_embedding(q, positions), rotary_embedding(k, positions)
+            q, k = self._rotated(q, k, positions)
         keys.value = lax.dynamic_update_slice_in_dim(keys.value, k, index.value, 1)
         values.value = lax.dynamic_update_slice_in_dim(values.value, v, index.value, 1)
         index.value += steps
@@ -147,7 +183,11 @@ class MultiHeadAttention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Feed-forward layer (MLP) of a transformer: two dense layers, applied to each step alone."""
+    """Feed-forward layer (MLP) of a transformer: two dense layers, applied to each step alone.
+
+    If the config says `gated` it is a gated linear unit (GLU; SwiGLU with SiLU): the hidden layer
+    is multiplied by the activation of a third one, "gate".
+    """
 
     config: TransformerConfig
 
@@ -155,8 +195,13 @@ class FeedForward(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x (B, T, width) to the same shape."""
         c = self.config
-        x = c.activation(Dense(c.mlp_width or 4 * c.width, name="in")(x))
-        return Dense(c.width, kernel_init=c.residual_init, name="out")(x)
+        width, use_bias = c.mlp_width or 4 * c.width, "feed_forward" in c.biases
+        hidden = Dense(width, use_bias, name="in")(x)
+        if c.gated:
+            hidden = c.activation(Dense(width, use_bias, name="gate")(x)) * hidden
+        else:
+            hidden = c.activation(hidden)
+        return Dense(c.width, use_bias, kernel_init=c.residual_init, name="out")(hidden)
 
 
 class TransformerBlock(nn.Module):

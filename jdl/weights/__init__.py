@@ -1,4 +1,5 @@
 """Pretrained weights in: files, hubs and runs, and the layouts of other libraries."""
 
+from jdl.weights.from_pretrained import from_pretrained as from_pretrained
 from jdl.weights.load import load as load
 from jdl.weights.load import save as save

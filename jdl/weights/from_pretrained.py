@@ -1,0 +1,83 @@
+"""Models of Hugging Face with their weights, built from the config.json that lies beside them."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jdl.objectives.pretrained_model import PretrainedModel, pretrained
+from jdl.types import Error
+from jdl.weights.architectures.architecture import Architecture, Config, choose
+from jdl.weights.architectures.bert import bert
+from jdl.weights.architectures.distilbert import distilbert
+from jdl.weights.architectures.gpt2 import gpt2
+from jdl.weights.architectures.llama import llama, mistral, qwen2, qwen3
+from jdl.weights.architectures.roberta import roberta
+from jdl.weights.load import folder_of, load
+from jdl.weights.rules import to_jdl
+
+ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
+    "bert": bert,
+    "camembert": roberta,
+    "distilbert": distilbert,
+    "gpt2": gpt2,
+    "llama": llama,
+    "mistral": mistral,
+    "qwen2": qwen2,
+    "qwen3": qwen3,
+    "roberta": roberta,
+    "xlm-roberta": roberta,
+}
+"""Architectures by the `model_type` of config.json."""
+
+
+def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any) -> PretrainedModel:
+    """A pretrained model of Hugging Face: built from its config.json, with its weights.
+
+    `source` is a folder, or "hf:organization/model@revision" of the hub. `changes` are arguments of
+    the architecture, such as `outputs=4` for a new head, or `dropout=0.2`; the guide lists them. A
+    new head stays fresh, and what `skip` finds, as in `jdl.pretrained`. Raises `Error` for an
+    architecture, or a form of it, that jdl does not have.
+    """
+    folder = folder_of(source)
+    architecture = architecture_of(_read_config(folder), **changes)
+    weights = replace(load(folder), source=str(source))
+    weights = weights.map(partial(to_jdl, rules=architecture.rules))
+    fresh = "|".join(filter(None, (architecture.skip, skip)))
+    return pretrained(architecture.model, weights, skip=fresh or None)
+
+
+def architecture_of(config: Config, **changes: Any) -> Architecture:
+    """The architecture that a config.json names, with changes such as `outputs=4`.
+
+    Raises `Error` for what jdl does not have, and for changes that the architecture does not know.
+    """
+    build = choose(config, "model_type", ARCHITECTURES)
+    known = list(inspect.signature(build).parameters)[1:]
+    if unknown := changes.keys() - set(known):
+        raise Error(
+            f"A {config['model_type']} has no {', '.join(sorted(unknown))} to change; it has "
+            f"{', '.join(known)}."
+        )
+    return build(config, **changes)
+
+
+def _read_config(folder: Path) -> Config:
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise Error(
+            f"There is no {path}: from_pretrained needs a folder of Hugging Face, with config.json "
+            "beside the weights. Other weights: jdl.pretrained(model, jdl.weights.load(source))."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise Error(f"{path} cannot be read: {error}.") from error
+    if not isinstance(config, dict):
+        raise Error(f"{path} must hold an object, not a {type(config).__name__}.")
+    return config

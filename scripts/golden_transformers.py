@@ -1,0 +1,146 @@
+"""Writes tests/golden/transformers/: small random models of transformers, and their outputs.
+
+It needs PyTorch and transformers, which the tests do not:
+
+    python scripts/golden_transformers.py
+
+A file has the config.json, the weights as transformers saves them, the inputs, the outputs and,
+of a causal language model, the tokens that greedy generation continues a prompt with.
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors.numpy import load_file
+
+FOLDER = Path(__file__).parents[1] / "tests" / "golden" / "transformers"
+ROWS, STEPS, VOCABULARY, PROMPT, GENERATED = 2, 10, 31, 4, 8
+
+DECODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 32,
+}
+ENCODER = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 16,
+}
+ROBERTA = ENCODER | {"max_position_embeddings": 18, "type_vocab_size": 1, "layer_norm_eps": 1e-5}
+DISTILBERT = {
+    "vocab_size": VOCABULARY,
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 24,
+    "max_position_embeddings": 16,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 100.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 32},
+    ),
+    "llama": ("LlamaForCausalLM", DECODER | {"rope_parameters": LLAMA3}),
+    "llama_tied": (
+        "LlamaForCausalLM",
+        DECODER | {"rope_parameters": LINEAR, "tie_word_embeddings": True},
+    ),
+    "mistral": ("MistralForCausalLM", DECODER | {"head_dim": 6, "sliding_window": 32}),
+    "qwen2": ("Qwen2ForCausalLM", DECODER | {"tie_word_embeddings": True}),
+    "qwen3": ("Qwen3ForCausalLM", DECODER | {"head_dim": 8}),
+    "bert_base": ("BertModel", ENCODER),
+    "bert_masked": ("BertForMaskedLM", ENCODER),
+    "bert_texts": ("BertForSequenceClassification", ENCODER | {"num_labels": 3}),
+    "bert_tokens": ("BertForTokenClassification", ENCODER | {"num_labels": 5}),
+    "roberta_masked": ("RobertaForMaskedLM", ROBERTA),
+    "roberta_texts": ("RobertaForSequenceClassification", ROBERTA | {"num_labels": 3}),
+    "xlm_roberta_tokens": ("XLMRobertaForTokenClassification", ROBERTA | {"num_labels": 5}),
+    "distilbert_masked": ("DistilBertForMaskedLM", DISTILBERT),
+    "distilbert_texts": ("DistilBertForSequenceClassification", DISTILBERT | {"num_labels": 3}),
+}
+
+
+def random_model(class_name: str, options: dict[str, Any]) -> Any:
+    """A model with random numbers everywhere, in biases and norms too."""
+    torch.manual_seed(0)
+    model_class = getattr(transformers, class_name)
+    model = model_class(model_class.config_class(**options)).eval()
+    for name, parameter in model.named_parameters():
+        norm = "norm" in name.lower() or "ln_" in name
+        mean = 1.0 if norm and name.endswith("weight") else 0.0
+        torch.nn.init.normal_(parameter, mean, 0.3)
+    return model
+
+
+def saved(model: Any) -> tuple[str, dict[str, np.ndarray]]:
+    """The config.json and the weights that transformers writes for a model."""
+    with TemporaryDirectory() as name:
+        model.save_pretrained(name)
+        folder = Path(name)
+        config = json.loads((folder / "config.json").read_text())
+        return json.dumps(config), load_file(folder / "model.safetensors")
+
+
+def inputs(class_name: str) -> dict[str, torch.Tensor]:
+    """Tokens; of an encoder also types of tokens, and a mask of the real ones."""
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randint(3, VOCABULARY, (ROWS, STEPS), generator=generator)
+    if "Causal" in class_name or "GPT2" in class_name:
+        return {"input_ids": tokens}
+    real = torch.arange(STEPS)[None] < torch.tensor([[STEPS], [STEPS - 3]])
+    found = {"input_ids": torch.where(real, tokens, 1), "attention_mask": real.long()}
+    if class_name.startswith("Bert"):
+        found["token_type_ids"] = (torch.arange(STEPS)[None] > 4).long().expand(ROWS, -1)
+    return found
+
+
+def golden(class_name: str, options: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What is written of a model."""
+    model = random_model(class_name, options)
+    config, weights = saved(model)
+    given = inputs(class_name)
+    with torch.no_grad():
+        out = model(**given)[0]
+        found = {"config": np.asarray(config), "out": out.numpy()}
+        if "attention_mask" not in given:
+            prompt = given["input_ids"][:, :PROMPT]
+            options = {"do_sample": False, "max_new_tokens": GENERATED}
+            whole = model.generate(prompt, eos_token_id=None, pad_token_id=0, **options)
+            found["generated"] = whole[:, PROMPT:].numpy().astype(np.int32)
+    found |= {name: x.numpy().astype(np.int32) for name, x in given.items()}
+    return found | {f"weights/{name}": array for name, array in weights.items()}
+
+
+def main() -> None:
+    """Writes all files."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, (class_name, options) in MODELS.items():
+        path = FOLDER / f"{name}.npz"
+        np.savez_compressed(path, **golden(class_name, options))
+        print(f"{path.name}: {path.stat().st_size:,} bytes")
+    print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""Folders of Hugging Face as pretrained models: new heads, old names, and all that is refused.
+
+The outputs of these models are compared in tests/test_architectures_texts.py. Seen to fail:
+"""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from test_architectures_texts import golden
+
+import jdl
+from jdl.layers import llama3_rotary_frequencies, rotary_frequencies
+from jdl.weights.from_pretrained import from_pretrained
+
+safetensors = pytest.importorskip("safetensors.numpy")
+BERT_TABLE = "bert.embeddings.word_embeddings.weight"
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def folder_of(tmp_path, name, weights=None, **config):
+    """A folder like that of a golden model, with other weights or another config."""
+    given, arrays, _ = golden(name)
+    (tmp_path / "config.json").write_text(json.dumps({**given, **config}))
+    safetensors.save_file(arrays if weights is None else weights, tmp_path / "model.safetensors")
+    return tmp_path
+
+
+def loaded(folder, **changes):
+    """What a folder's model loads, without a compilation."""
+    model = from_pretrained(folder, **changes)
+    shapes = jax.eval_shape(model.model.init, jax.random.key(0), np.ones((1, 4), np.int32))
+    return model.load(flatten_dict(dict(shapes), sep="/"))
+
+
+@pytest.mark.parametrize("name", ["bert_masked", "roberta_masked", "distilbert_texts"])
+@pytest.mark.parametrize("pool", [None, "first", False])
+def test_a_new_head_is_fresh(tmp_path, name, pool):
+    found = loaded(folder_of(tmp_path, name), skip="pooler", outputs=4, pool=pool)
+    pooler = ["pooler"] if pool == "first" else []
+    assert {path.split("/")[1] for path in found.fresh} == {"head", *pooler}
+    assert not any("head" in path or "transform" in path for path in found.arrays)
+
+
+def test_the_pooler_of_bert_is_of_the_backbone(tmp_path):
+    found = loaded(folder_of(tmp_path, "bert_base"), outputs=4, pool="first")
+    assert [path.split("/")[1] for path in found.fresh] == ["head", "head"]
+    assert "params/pooler/kernel" in found.arrays
+    with pytest.raises(jdl.Error, match=r"no weights for params/pooler/bias.*skip=pattern"):
+        loaded(folder_of(tmp_path, "bert_masked"), outputs=4, pool="first")
+
+
+def test_an_objective_takes_the_model_while_it_is_traced(tmp_path):
+    """`check` initializes and evaluates within one trace, where tokens index loaded tables."""
+    model = from_pretrained(folder_of(tmp_path, "bert_base"), outputs=3)
+    objective = jdl.freeze(jdl.objectives.classify(model), "tokens|stack")
+    rows = np.zeros((4, 2), np.int32)
+    spec = jdl.data.arrays(x=rows, y=rows[:, 0]).batches(4).spec
+    objective.check(spec, {})
+    trained = jax.eval_shape(objective.init, jax.random.key(0), spec)["params"]
+    assert trained["head"]["kernel"].shape == (16, 3)
+    assert trained.keys() == {"head"}
+
+
+def test_older_names_are_known(tmp_path):
+    """Norms with gamma and beta, and a head's file with the head of another task."""
+    _, weights, _ = golden("bert_masked")
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): array
+        for name, array in weights.items()
+    }
+    extra = {"cls.seq_relationship.weight": np.ones((2, 16), np.float32)}
+    new = loaded(folder_of(tmp_path, "bert_masked"))
+    found = loaded(folder_of(tmp_path, "bert_masked", {**old, **extra}))
+    assert found.arrays.keys() == new.arrays.keys()
+    for path, array in found.arrays.items():
+        np.testing.assert_array_equal(array, new.arrays[path])
+
+
+def test_names_without_the_prefix(tmp_path):
+    weights = {k.removeprefix("transformer."): v for k, v in golden("gpt2")[1].items()}
+    assert len(loaded(folder_of(tmp_path, "gpt2", weights)).arrays) == 34
+
+
+def without(name, key):
+    return {k: v for k, v in golden(name)[1].items() if k != key}
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (lambda: without("bert_masked", BERT_TABLE), "no weights for params/tokens/table"),
+        (
+            lambda: {**golden("bert_masked")[1], "bert.adapter.weight": np.ones(3)},
+            "no rule for the weight bert.adapter.weight",
+        ),
+        (
+            lambda: {
+                **golden("bert_masked")[1],
+                BERT_TABLE: np.ascontiguousarray(golden("bert_masked")[1][BERT_TABLE].T),
+            },
+            r"another shape or type: params/tokens/table \(float32\[16, 31\]",
+        ),
+        (
+            lambda: {**golden("bert_masked")[1], "embeddings.word_embeddings.weight": np.ones(3)},
+            "Two weights belong to params/tokens/table",
+        ),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, weights, message):
+    with pytest.raises(jdl.Error, match=message):
+        loaded(folder_of(tmp_path, "bert_masked", weights()))
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "changes", "message"),
+    [
+        ("gpt2", {"model_type": "gptx"}, {}, "model_type='gptx'"),
+        ("gpt2", {"architectures": ["GPT2ForSequenceClassification"]}, {}, "ForSequence"),
+        ("gpt2", {"activation_function": "mish"}, {}, "activation_function='mish'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, {}, "scale_attn_by_inverse"),
+        ("gpt2", {}, {"outputs": 3}, "has no outputs to change; it has dropout, remat"),
+        ("bert_texts", {}, {"pool": "first"}, "give outputs too"),
+        ("bert_texts", {"position_embedding_type": "relative_key"}, {}, "relative_key"),
+        ("roberta_texts", {"pad_token_id": 0}, {}, "pad_token_id=0"),
+        ("llama", {"rope_parameters": {"rope_type": "yarn"}}, {}, "rope_type='yarn'"),
+        ("llama", {"rope_parameters": {"rope_type": "linear"}}, {}, "no factor"),
+        ("llama", {"attention_bias": True}, {}, "attention_bias=True"),
+        ("llama", {}, {"max_length": 33}, "max_length 33 is above"),
+        ("mistral", {"sliding_window": 31}, {}, "sliding_window=31"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, {}, "sliding_window=8"),
+    ],
+)
+def test_forms_that_jdl_lacks_are_refused(tmp_path, name, config, changes, message):
+    with pytest.raises(jdl.Error, match=message):
+        from_pretrained(folder_of(tmp_path, name, **config), **changes)
+
+
+def test_a_folder_without_a_config_is_refused(tmp_path):
+    with pytest.raises(jdl.Error, match=r"config\.json beside the weights"):
+        from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(jdl.Error, match="cannot be read"):
+        from_pretrained(tmp_path)
+
+
+def test_a_window_that_is_never_left_is_no_window(tmp_path):
+    folder = folder_of(tmp_path, "mistral", sliding_window=8)
+    assert from_pretrained(folder, max_length=8).max_length == 8
+
+
+@pytest.mark.parametrize("scaling", [{"rope_scaling": LLAMA3}, {"rope_parameters": LLAMA3}])
+def test_both_forms_of_the_scaling_of_rope(tmp_path, scaling):
+    """That of files before and since transformers 5; and the three ranges of frequencies."""
+    folder = folder_of(tmp_path, "llama", **{"rope_parameters": None, "rope_theta": 5e5, **scaling})
+    found = from_pretrained(folder).config.rotary_frequencies(64)
+    options = {name: x for name, x in LLAMA3.items() if name != "rope_type"}
+    np.testing.assert_array_equal(found, llama3_rotary_frequencies(64, 5e5, **options))
+    ratio = np.asarray(found / rotary_frequencies(64, 5e5))
+    assert ratio[0] == 1
+    assert ratio[-1] == 1 / 8
+    assert ((ratio > 1 / 8) & (ratio < 1)).sum() > 1
