@@ -49,6 +49,24 @@ def test_subwords_are_learned_alike_each_time_and_come_back(tmp_path):
         load_tokenizer(tmp_path / "broken.json")
 
 
+def test_the_tokenizer_of_a_model_is_found_in_its_folder(tmp_path):
+    """That of a BERT by its vocabulary: lowercased, unless a file beside it says otherwise."""
+    pytest.importorskip("tokenizers")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "deja", "vu", "Vu", "##s", ","]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    found = load_tokenizer(tmp_path)
+    assert found.encode("Déjà VUS, xyz").tolist() == [5, 6, 8, 9, 1]
+    assert (found.special_tokens(2), found.eos_id, found.mask_id) == ([[2], [3], [3]], 3, 4)
+    assert found.decode([5, 6, 8, 9]) == "deja vus,"
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false}')
+    assert load_tokenizer(tmp_path / "vocab.txt").encode("Vus vu").tolist() == [7, 8, 6]
+    train_bpe(PARAGRAPHS, 300).save(tmp_path / "tokenizer.json")
+    assert load_tokenizer(tmp_path).vocab_size == 300
+    (tmp_path / "none").mkdir()
+    with pytest.raises(jdl.Error, match=r"none/tokenizer\.json"):
+        load_tokenizer(tmp_path / "none")
+
+
 def test_windows_cover_each_token_once_as_a_target():
     windows = pack(PARAGRAPHS, ByteTokenizer(), 16)
     whole = np.concatenate([[*paragraph.encode(), 256] for paragraph in PARAGRAPHS])

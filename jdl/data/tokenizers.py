@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from jdl.types import Error, Tokenizer
 
+VOCABULARY = "vocab.txt"
 END_TOKENS = ("<|endoftext|>", "</s>", "<eos>", "[SEP]", "<|end_of_text|>")
 MASK_TOKENS = ("[MASK]", "<mask>", "<|mask|>")
 
@@ -118,13 +120,33 @@ class SubwordTokenizer:
 def load_tokenizer(
     path: str | Path, eos_token: str | None = None, mask_token: str | None = None
 ) -> SubwordTokenizer:
-    """The tokenizer in a `tokenizer.json`, the file of Hugging Face's library and its models."""
-    library = _library()
+    """The tokenizer of a model of Hugging Face: its `tokenizer.json`, or the `vocab.txt` of a BERT.
+
+    `path` is the file, or the folder that has it. A vocab.txt lists the tokens of WordPiece
+    (Schuster and Nakajima, 2012), one a line; texts are lowercased unless a tokenizer_config.json
+    beside it says otherwise. Raises `Error` where there is no such file, or it cannot be read.
+    """
+    library, path = _library(), Path(path)
+    if path.is_dir():
+        files = [path / "tokenizer.json", path / VOCABULARY]
+        path = next((file for file in files if file.is_file()), files[0])
     try:
-        tokenizer = library.Tokenizer.from_file(str(path))
+        if path.name == VOCABULARY:
+            tokenizer = _word_piece(library, path)
+        else:
+            tokenizer = library.Tokenizer.from_file(str(path))
     except Exception as error:  # what the library raises is a bare Exception
         raise Error(f"{path} cannot be read as a tokenizer file: {error}.") from error
     return SubwordTokenizer(tokenizer, eos_token, mask_token)
+
+
+def _word_piece(library: Any, vocabulary: Path) -> Any:
+    """BERT's tokenizer, as the library makes it of a vocabulary."""
+    config = vocabulary.parent / "tokenizer_config.json"
+    options = json.loads(config.read_text("utf-8")) if config.is_file() else {}
+    lowercase = options.get("do_lower_case", True)
+    whole = library.BertWordPieceTokenizer(str(vocabulary), lowercase=lowercase)
+    return library.Tokenizer.from_str(whole.to_str())
 
 
 def train_bpe(texts: Sequence[str], size: int, spaces: bool = True) -> SubwordTokenizer:
