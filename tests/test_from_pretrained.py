@@ -41,8 +41,10 @@ def loaded(folder, **changes):
     return model.load(flatten_dict(dict(shapes), sep="/"))
 
 
-@pytest.mark.parametrize("name", ["bert_masked", "roberta_masked", "distilbert_texts"])
-@pytest.mark.parametrize("pool", [None, "first", False])
+@pytest.mark.parametrize(
+    ("name", "pool"),
+    [("bert_masked", None), ("roberta_masked", "first"), ("distilbert_texts", False)],
+)
 def test_a_new_head_is_fresh(tmp_path, name, pool):
     found = loaded(folder_of(tmp_path, name), skip="pooler", outputs=4, pool=pool)
     pooler = ["pooler"] if pool == "first" else []
@@ -54,8 +56,6 @@ def test_the_pooler_of_bert_is_of_the_backbone(tmp_path):
     found = loaded(folder_of(tmp_path, "bert_base"), outputs=4, pool="first")
     assert [path.split("/")[1] for path in found.fresh] == ["head", "head"]
     assert "params/pooler/kernel" in found.arrays
-    with pytest.raises(jdl.Error, match=r"no weights for params/pooler/bias.*skip=pattern"):
-        loaded(folder_of(tmp_path, "bert_masked"), outputs=4, pool="first")
 
 
 def test_an_objective_takes_the_model_while_it_is_traced(tmp_path):
