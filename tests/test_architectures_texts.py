@@ -2,9 +2,9 @@
 
 tests/golden/transformers/ is written by scripts/golden_transformers.py: small random models with
 random biases and norms. Seen to fail: with another epsilon of GPT-2, its query, key and value in
-another order, frequencies of RoPE that are not scaled or scaled all alike, or in the KV cache alone,
+another order, frequencies of RoPE that are unscaled, scaled all alike or unscaled in the KV cache,
 the activation on the wrong half of SwiGLU, positions of RoBERTa from 1, no bias of the masked
-language model, a tanh in DistilBERT's pooler, keys that are transposed, and two names for one array.
+language model, a tanh in DistilBERT's pooler, transposed keys, and two names for one array.
 """
 
 import json

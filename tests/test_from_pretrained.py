@@ -1,8 +1,9 @@
 """Folders of Hugging Face as pretrained models: new heads, old names, and all that is refused.
 
-The outputs of these models are compared in tests/test_architectures_texts.py. Seen to fail: without `skip` for a new head, without the rules of
-the pooler, of older names and of names without a prefix, with NumPy's arrays in a trace, with
-`rope_scaling` ignored, no check of the window, `max_length` ignored, and a split that is no `Error`.
+The outputs of these models are compared in tests/test_architectures_texts.py. Seen to fail: without
+`skip` for a new head, without the rules of the pooler, of older names and of names without a
+prefix, with NumPy's arrays in a trace, `rope_scaling` and `max_length` ignored, no check of the
+window, and a split that is no `Error`.
 """
 
 import json
