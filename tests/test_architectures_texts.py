@@ -1,7 +1,10 @@
 """Models of transformers for texts: the same outputs as there, from the same files.
 
 tests/golden/transformers/ is written by scripts/golden_transformers.py: small random models with
-random biases and norms. Seen to fail:
+random biases and norms. Seen to fail: with another epsilon of GPT-2, its query, key and value in
+another order, frequencies of RoPE that are unscaled, scaled all alike or unscaled in the KV cache,
+the activation on the wrong half of SwiGLU, positions of RoBERTa from 1, no bias of the masked
+language model, a tanh in DistilBERT's pooler, transposed keys, and two names for one array.
 """
 
 import json
@@ -21,6 +24,14 @@ from jdl.weights.rules import to_jdl, to_theirs
 
 FOLDER = Path(__file__).parent / "golden" / "transformers"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
+DEFAULT = (
+    "gpt2",
+    "llama",
+    "qwen3",
+    "bert_texts",
+    "roberta_masked",
+    "distilbert_texts",
+)
 PROMPT = 4
 CHANGES = {"bert_base": {"pool": False}}
 
@@ -33,6 +44,9 @@ def golden(name):
     prefix = "weights/"
     weights = {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
     return config, weights, {k: v for k, v in arrays.items() if not k.startswith(prefix)}
+
+
+DECODERS = [name for name in NAMES if "generated" in golden(name)[2]]
 
 
 @cache
@@ -50,11 +64,18 @@ def loaded(name):
     return architecture.model, variables, inputs
 
 
+def rows(names, default=DEFAULT):
+    """One test for each name; those that show little more than others are slow ones."""
+    return [
+        name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in names
+    ]
+
+
 def shapes(tree):
     return {path: leaf.shape for path, leaf in flatten_dict(tree, sep="/").items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", rows(NAMES))
 def test_the_same_outputs(name):
     model, variables, inputs = loaded(name)
     fresh = jax.eval_shape(lambda: model.init(jax.random.key(0), **inputs))
@@ -67,7 +88,7 @@ def test_the_same_outputs(name):
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "generated" in golden(name)[2]])
+@pytest.mark.parametrize("name", rows(DECODERS, ("llama",)))
 def test_the_same_tokens_by_the_kv_cache(name):
     model, variables, inputs = loaded(name)
     expected = golden(name)[2]["generated"]
@@ -90,7 +111,7 @@ def test_back_to_the_file(name):
         expected = weights.get(key, weights.get(key.removeprefix("bert."))).copy()
         if key.endswith("c_attn.bias"):
             expected.reshape(3, -1)[1] = 0
-        if name.startswith("roberta") and "position" in key:
+        if "roberta" in name and "position" in key:
             expected[:2] = 0
         np.testing.assert_array_equal(array, expected)
     left_out = weights.keys() - {*back, *(key.removeprefix("bert.") for key in back)}

@@ -253,6 +253,7 @@ def init_bidirectional_stateful():
         (lambda: TransformerConfig(width=10, heads=4), "multiple of heads"),
         (lambda: TransformerConfig(heads=4, kv_heads=3), "kv_heads"),
         (lambda: TransformerConfig(remat="dots"), "jax.checkpoint_policies"),
+        (lambda: TransformerConfig(biases=("keys",)), "biases may name"),
         (init_bidirectional_stateful, "stateful=False"),
     ],
 )

@@ -48,7 +48,7 @@ class Rule:
 def to_jdl(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
     """The arrays by their paths in the variables of jdl's model.
 
-    Raises `Error` where an array has no rule, and where two have the same path.
+    Raises `Error` where an array has no rule or not its shape, and where two have the same path.
     """
     patterns = [(rule, _pattern(rule.theirs)) for rule in rules]
     found: dict[str, np.ndarray] = {}
@@ -62,7 +62,10 @@ def to_jdl(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
             )
         if rule.ours is None:
             continue
-        made = rule.layout.to_jdl(array)
+        try:
+            made = rule.layout.to_jdl(array)
+        except (ValueError, IndexError) as error:
+            raise Error(f"The weight {name} {array.shape} has another shape: {error}.") from error
         several = isinstance(rule.ours, tuple)
         for path, part in zip(_paths(rule), made if several else [made], strict=True):
             place = path.format(*match.groups())

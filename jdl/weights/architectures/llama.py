@@ -124,7 +124,7 @@ def _decoder(
 
 
 def _check_length(config: Config, max_length: int, longest: int) -> None:
-    """Raises `Error` where a sliding window, or the positions learned, would not reach as far."""
+    """Raises `Error` for sequences longer than those of the training, or than a sliding window."""
     if max_length > longest:
         raise Error(
             f"max_length {max_length} is above the config.json's max_position_embeddings {longest}."
@@ -173,8 +173,6 @@ def _rules(biases: tuple[str, ...], query_key_norm: bool, tied: bool) -> tuple[R
         *(Rule(f"{attention}.{short[n]}_proj.bias", f"{ours}/{n}/bias") for n in biases),
         *(Rule(f"{theirs}.weight", f"{path}/scale") for theirs, path in norms.items()),
         Rule(f"{attention}.rotary_emb.inv_freq", None),  # in older files
-        Rule("lm_head.weight", None)
-        if tied
-        else Rule("lm_head.weight", "params/head/kernel", LINEAR),
+        Rule("lm_head.weight", None if tied else "params/head/kernel", LINEAR),
     )
     return with_and_without("model.", rules)
