@@ -3,3 +3,4 @@
 from jdl.weights.from_pretrained import from_pretrained as from_pretrained
 from jdl.weights.load import load as load
 from jdl.weights.load import save as save
+from jdl.weights.save_pretrained import save_pretrained as save_pretrained

@@ -143,7 +143,9 @@ def _sha256(paths: Sequence[Path]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_safetensors(
+    path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
     """Writes arrays by name to a new .safetensors file; raises `Error` if it exists."""
     import safetensors.numpy
 
@@ -152,7 +154,7 @@ def write_safetensors(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     try:
         with path.open("xb") as file:
-            file.write(safetensors.numpy.save(contiguous, {"format": "np"}))
+            file.write(safetensors.numpy.save(contiguous, metadata))
     except FileExistsError:
         raise Error(f"{path} exists already: choose another name, or delete it.") from None
     except OSError as error:

@@ -45,7 +45,7 @@ def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any)
     architecture, or a form of it, that jdl does not have.
     """
     folder = folder_of(source)
-    architecture = architecture_of(_read_config(folder), **changes)
+    architecture = architecture_of(read_config(folder), **changes)
     weights = replace(load(folder), source=str(source))
     weights = weights.map(partial(to_jdl, rules=architecture.rules))
     fresh = "|".join(filter(None, (architecture.skip, skip)))
@@ -67,7 +67,8 @@ def architecture_of(config: Config, **changes: Any) -> Architecture:
     return build(config, **changes)
 
 
-def _read_config(folder: Path) -> Config:
+def read_config(folder: Path) -> Config:
+    """The config.json of a folder; raises `Error` if it is missing or cannot be read."""
     path = folder / "config.json"
     try:
         config = json.loads(path.read_text("utf-8"))
