@@ -1,0 +1,127 @@
+"""Writes tests/golden/vision_*.npz: small models of images of three libraries, weights and outputs.
+
+Each file has the weights as the library saves them, its config, images (B, H, W, C) and what the
+model makes of them in float64. Weights are random, biases, norms and statistics too, and of few
+digits, so that the files are small. vision_published.npz has the names and shapes of published
+sizes. It needs PyTorch, transformers, timm and torchvision, which the tests do not:
+
+    python scripts/golden_architectures_vision.py
+"""
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+import torchvision
+import transformers
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+SIZES = {"height": 20, "width": 18}  # where the padding of a stride of 2 matters
+
+
+class SmallResNet(torchvision.models.ResNet):
+    """torchvision's ResNet with two stages of few channels, which its constructor cannot make."""
+
+    def __init__(self, block: Any, channels: tuple[int, int]) -> None:
+        """One block in the first stage, two in the second."""
+        super().__init__(block, [1, 1, 1, 1], num_classes=5)
+        self.inplanes = channels[0]
+        self.conv1 = nn.Conv2d(3, channels[0], 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.layer1 = self._make_layer(block, channels[0], 1)
+        self.layer2 = self._make_layer(block, channels[1], 2, stride=2)
+        self.layer3 = self.layer4 = nn.Identity()
+        self.fc = nn.Linear(self.inplanes, 5)
+
+
+def randomize(model: nn.Module) -> None:
+    """Random values of 1/32 times a power of two for all weights and statistics."""
+    for name, tensor in model.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        steps = torch.randint(-31, 32, tensor.shape) / 32
+        if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
+            tensor.copy_(1 + steps / 2)
+        elif tensor.ndim < 2:
+            tensor.copy_(steps / 2)
+        else:
+            tensor.copy_(steps * 2.0 ** -round(np.log2(tensor[0].numel()) / 2 - 0.8))
+
+
+def hugging_face(config: Any, model_class: Callable[[Any], nn.Module]) -> Iterator[Any]:
+    """A model, its config, and its weights as they are in the file."""
+    model = model_class(config)
+    randomize(model)
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        text = (Path(folder) / "config.json").read_text()
+        return model, json.loads(text), load_file(Path(folder) / "model.safetensors")
+
+
+def plain(model: nn.Module, config: dict[str, Any]) -> Any:
+    """A model of torchvision or timm, whose file has the names of its state."""
+    randomize(model)
+    return model, config, model.state_dict()
+
+
+def resnets() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """Both kinds of blocks under both sets of names."""
+    for kind, widths in (("basic", [8, 16]), ("bottleneck", [32, 64])):
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=widths, depths=[1, 2], layer_type=kind, num_labels=5
+        )
+        made = hugging_face(config, transformers.ResNetForImageClassification)
+        yield f"resnet_{kind}", made, SIZES
+        block = BasicBlock if kind == "basic" else Bottleneck
+        yield f"torchvision_resnet_{kind}", plain(SmallResNet(block, (8, 16)), {}), SIZES
+
+
+def published() -> dict[str, dict[str, list[int]]]:
+    """The names and shapes of timm's models; torchvision's ResNets have the same."""
+    found = {}
+    for name in ("resnet18", "resnet50", "resnet152"):
+        model = timm.create_model(name)
+        found[name] = {name: list(x.shape) for name, x in model.state_dict().items()}
+        theirs = torchvision.models.get_model(name)
+        theirs.load_state_dict(model.state_dict())
+        x = torch.randn(1, 3, 65, 64)
+        torch.testing.assert_close(model.eval()(x), theirs.eval()(x), rtol=1e-5, atol=1e-5)
+    return found
+
+
+def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """What the model gives: logits, or the features of the class token where it has no head."""
+    out = model.eval().double()(x.double())
+    if isinstance(out, torch.Tensor):
+        return out
+    return out.logits if hasattr(out, "logits") else out.last_hidden_state[:, 0]
+
+
+def main() -> None:
+    """Write all files, and say how large they are."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, (model, config, weights), size in (*resnets(),):
+            x = torch.randn(2, 3, size["height"], size["width"])
+            arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
+            arrays["config"] = np.asarray(json.dumps(config))
+            arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
+            arrays["y"] = logits(model, x).float().numpy()
+            path = GOLDEN / f"vision_{name}.npz"
+            np.savez_compressed(path, **arrays)
+            print(f"{path.name}: {path.stat().st_size:,} bytes")
+        np.savez_compressed(GOLDEN / "vision_published.npz", json=json.dumps(published()))
+    versions = (transformers, timm, torchvision, torch)
+    print(", ".join(f"{library.__name__} {library.__version__}" for library in versions))
+
+
+if __name__ == "__main__":
+    main()
