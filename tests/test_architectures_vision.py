@@ -22,8 +22,8 @@ STAGES = ((8, 1), (16, 2))
 CASES = {  # a golden, and what reads its config
     "resnet_basic": resnet,
     "resnet_bottleneck": resnet,
-    "torchvision_resnet_basic": lambda config: torchvision_resnet(5, STAGES, False),
-    "torchvision_resnet_bottleneck": lambda config: torchvision_resnet(5, STAGES, True),
+    "torchvision_resnet_basic": lambda config: torchvision_resnet(STAGES, False, 5),
+    "torchvision_resnet_bottleneck": lambda config: torchvision_resnet(STAGES, True, 5),
 }
 
 
@@ -69,7 +69,8 @@ PUBLISHED = json.loads(str(np.load(GOLDEN / "vision_published.npz")["json"]))
     [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet152")) for name in PUBLISHED],
 )
 def test_published_sizes_have_all_names_and_shapes(name):
-    architecture = timm({"architecture": f"{name}.tag"})
+    config = {"architecture": name, "num_classes": 1000}
+    architecture = timm(config)(config)
     weights = {k: np.broadcast_to(np.float32(0), shape) for k, shape in PUBLISHED[name].items()}
     arrays = to_jdl(weights, architecture.rules)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)

@@ -75,7 +75,7 @@ def to_jdl(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
 def to_theirs(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
     """The arrays under the names of the other library: the inverse of `to_jdl`.
 
-    Names of rules with `ours=None` are not written.
+    Of several rules for a path, the first is used. Names of rules with `ours=None` are not written.
     """
     found: dict[str, np.ndarray] = {}
     used: set[str] = set()
@@ -86,6 +86,8 @@ def to_theirs(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
         pattern = _pattern(paths[0])
         for match in filter(None, map(pattern.fullmatch, arrays)):
             places = [path.format(*match.groups()) for path in paths]
+            if not used.isdisjoint(places):
+                continue
             parts = [arrays[place] for place in places]
             found[rule.theirs.format(*match.groups())] = np.asarray(rule.layout.to_theirs(*parts))
             used.update(places)

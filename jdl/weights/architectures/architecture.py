@@ -1,21 +1,96 @@
-"""An architecture: a model of the sizes of a config, and the rules for the names in its file."""
+"""What an architecture of Hugging Face is made of, and how its config.json is read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 
-from jdl.weights.rules import Rule
+from jdl.errors import Error
+from jdl.weights.rules import LINEAR, Layout, Rule
+
+Config = Mapping[str, Any]
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(nn.gelu, approximate=False),
+    "gelu_new": nn.gelu,
+    "gelu_fast": nn.gelu,
+    "gelu_pytorch_tanh": nn.gelu,
+    "relu": nn.relu,
+    "silu": nn.silu,
+    "swish": nn.silu,
+}
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """The model, the rules for the weights of its file, and which parts have none and stay fresh.
+    """A model of the sizes and the form that a config.json names, and where its weights belong.
 
-    `skip` is a regular expression of paths, such as that of a new head.
+    `skip` is a regular expression of the parts that stay fresh, such as a new head.
     """
 
     model: nn.Module
     rules: tuple[Rule, ...]
     skip: str = ""
+
+
+def value(config: Config, name: str) -> Any:
+    """A value of config.json; raises `Error` if it is missing."""
+    if name not in config:
+        raise Error(
+            f"config.json has no {name}, which a {config.get('model_type')} needs: it must be the "
+            "file that lies beside the weights."
+        )
+    return config[name]
+
+
+def require(config: Config, **expected: Any) -> None:
+    """Raises `Error` where config.json names another value than the one that jdl's model has."""
+    for name, wanted in expected.items():
+        if (given := config.get(name, wanted)) != wanted:
+            raise Error(
+                f"config.json has {name}={given!r}, and jdl's {config.get('model_type')} is the "
+                f"form with {name}={wanted!r} alone."
+            )
+
+
+def choose(config: Config, name: str, table: Mapping[str, Any]) -> Any:
+    """The entry of the table that config.json names; raises `Error` if it is not there."""
+    if (given := value(config, name)) not in table:
+        raise Error(f"config.json has {name}={given!r}, and jdl has {', '.join(table)} alone.")
+    return table[given]
+
+
+def head(config: Config, heads: Mapping[str, Any]) -> Any:
+    """What the table has for the class that config.json names, such as GPT2LMHeadModel.
+
+    Without a name it is the first entry.
+    """
+    names = config.get("architectures") or list(heads)[:1]
+    if len(names) != 1 or names[0] not in heads:
+        raise Error(f"config.json has architectures={names}, and jdl has {', '.join(heads)} alone.")
+    return heads[names[0]]
+
+
+def dense(theirs: str, ours: str, layout: Layout = LINEAR) -> tuple[Rule, Rule]:
+    """The rules of a dense layer with a bias."""
+    return Rule(f"{theirs}.weight", f"{ours}/kernel", layout), Rule(
+        f"{theirs}.bias", f"{ours}/bias"
+    )
+
+
+def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """The rules of layer normalization."""
+    return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")
+
+
+def with_and_without(prefix: str, rules: tuple[Rule, ...]) -> tuple[Rule, ...]:
+    """The rules, and also those for a file of the backbone alone, whose names lack the prefix.
+
+    The first are those by which weights are written.
+    """
+    short = (r for r in rules if r.theirs.startswith(prefix))
+    return (*rules, *(replace(r, theirs=r.theirs.removeprefix(prefix)) for r in short))

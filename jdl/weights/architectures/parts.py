@@ -1,67 +1,45 @@
-"""What the architectures of images share: rules for layers, and values of a config."""
+"""What the architectures of images share: the head of classes, and convolutions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
-from jdl.errors import Error
-from jdl.weights.rules import CONV, LINEAR, Rule
+import flax.linen as nn
 
-Config = Mapping[str, Any]
+from jdl.weights.architectures.architecture import Architecture, Config, head, norm
+from jdl.weights.rules import CONV, Rule
 
 
-def value(config: Config, name: str, *supported: Any) -> Any:
-    """The config's value of this name, by default the first of those that are supported.
+def classes(config: Config, outputs: int | None, with_head: str, without: str) -> int | None:
+    """The outputs of a new head, or the classes of that in the file; None where there is none.
 
-    Raises `Error` for any other: another value would compute something else.
+    The names are those of the library's classes with and without a head.
     """
-    found = config.get(name, supported[0])
-    if found not in supported:
-        raise Error(
-            f"The config has {name} {found!r}; of this architecture jdl has "
-            f"{' or '.join(map(repr, supported))} alone."
-        )
-    return found
+    has_head = head(config, {with_head: True, without: False})
+    if outputs is not None or not has_head:
+        return outputs
+    return len(config["id2label"]) if "id2label" in config else 2  # which it leaves out
 
 
-def outputs(config: Config, head: str) -> int | None:
-    """The number of classes in a config of Hugging Face; None where its model has no head.
-
-    `head` is the class of a model that has one, such as "ResNetForImageClassification".
-    """
-    (name,) = config.get("architectures") or (head,)
-    if name == head:
-        return len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
-    base = head.removesuffix("ForImageClassification") + "Model"
-    value({"architectures": name}, "architectures", head, base)
-    return None
-
-
-def dense(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Weight and bias of a linear layer: kernel and bias of a dense one."""
-    return (
-        Rule(f"{theirs}.weight", f"params/{ours}/kernel", LINEAR),
-        Rule(f"{theirs}.bias", f"params/{ours}/bias"),
-    )
-
-
-def norm(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """Weight and bias of a layer norm: its scale and bias."""
-    return (
-        Rule(f"{theirs}.weight", f"params/{ours}/scale"),
-        Rule(f"{theirs}.bias", f"params/{ours}/bias"),
-    )
+def with_head(
+    model: nn.Module, backbone: Sequence[Rule], heads: Sequence[Rule], new: bool
+) -> Architecture:
+    """An architecture whose heads are those of the file, or `new`: then these are left out."""
+    if not new:
+        return Architecture(model, (*backbone, *heads))
+    left_out = (replace(rule, ours=None) for rule in heads)
+    return Architecture(model, (*backbone, *left_out), "^params/(distillation_)?head/")
 
 
 def conv_norm(conv: str, batch_norm: str, ours: str) -> tuple[Rule, ...]:
-    """A convolution and the batch normalization after it: a `ConvNorm`.
+    """The rules of a convolution and the batch normalization after it: a `ConvNorm`.
 
-    PyTorch's number of batches, of which an average without momentum would be made, is left out.
+    PyTorch's number of batches, which an average without momentum needs, is left out.
     """
     return (
         Rule(f"{conv}.weight", f"params/{ours}/Conv_0/kernel", CONV),
-        *norm(batch_norm, f"{ours}/BatchNorm_0"),
+        *norm(batch_norm, f"params/{ours}/BatchNorm_0"),
         Rule(f"{batch_norm}.running_mean", f"batch_stats/{ours}/BatchNorm_0/mean"),
         Rule(f"{batch_norm}.running_var", f"batch_stats/{ours}/BatchNorm_0/var"),
         Rule(f"{batch_norm}.num_batches_tracked", None),

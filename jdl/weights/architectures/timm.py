@@ -1,30 +1,30 @@
-"""The architectures of timm by their names, such as "resnet50"."""
+"""The architectures of timm, and those of torchvision with the same names of weights."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from jdl.errors import Error
-from jdl.weights.architectures.architecture import Architecture
-from jdl.weights.architectures.parts import Config
+from jdl.weights.architectures.architecture import Architecture, Config
 from jdl.weights.architectures.resnet import timm_resnet
 
-NAMES = {  # a regular expression of the name, and what it is read by
+TIMM: dict[str, Callable[..., Architecture]] = {
     r"resnet(18|34|50|101|152)": timm_resnet,
 }
+"""Architectures by a regular expression of timm's name."""
 
 
-def timm(config: Config) -> Architecture:
-    """The architecture that timm's config.json names, without the training's tag after a dot.
+def timm(config: Config) -> Callable[..., Architecture]:
+    """What reads timm's config.json: the function for its `architecture`, such as "resnet50".
 
-    Files of torchvision have no config; for those of its ResNets, whose names are the same, give
+    Files of torchvision have no config.json. For those of its ResNets, write one:
     `{"architecture": "resnet50", "num_classes": 1000}`. Raises `Error` for other names.
     """
-    name = config["architecture"].partition(".")[0]
-    for pattern, architecture in NAMES.items():
-        if re.fullmatch(pattern, name):
-            return architecture({"num_classes": 1000, **config, "architecture": name})
+    for pattern, build in TIMM.items():
+        if re.fullmatch(pattern, config["architecture"]):
+            return build
     raise Error(
-        f"jdl has no timm architecture {config['architecture']!r}; the names that it has are "
-        f"{', '.join(NAMES)}."
+        f"config.json has architecture={config['architecture']!r}; of timm jdl has "
+        f"{', '.join(TIMM)} alone."
     )
