@@ -1,8 +1,8 @@
-"""Writes tests/golden/vision_*.npz: small models of images of three libraries, weights and outputs.
+"""Writes tests/golden/vision/: small models of images of three libraries, weights and outputs.
 
 Each file has the weights as the library saves them, its config, images (B, H, W, C) and what the
 model makes of them in float64. Weights are random, biases, norms and statistics too, and of few
-digits, so that the files are small. vision_published.npz has the names and shapes of published
+digits, so that the files are small. published.npz has the names and shapes of published
 sizes. It needs PyTorch, transformers, timm and torchvision, which the tests do not:
 
     python scripts/golden_architectures_vision.py
@@ -21,9 +21,9 @@ import torchvision
 import transformers
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.models.resnet import Bottleneck
 
-GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
+GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "vision"
 SIZES = {"height": 20, "width": 18}  # where the padding of a stride of 2 matters
 
 
@@ -56,7 +56,7 @@ def randomize(model: nn.Module) -> None:
             tensor.copy_(steps * 2.0 ** -round(np.log2(tensor[0].numel()) / 2 - 0.8))
 
 
-def hugging_face(config: Any, model_class: Callable[[Any], nn.Module]) -> Iterator[Any]:
+def hugging_face(config: Any, model_class: Callable[[Any], nn.Module]) -> Any:
     """A model, its config, and its weights as they are in the file."""
     model = model_class(config)
     randomize(model)
@@ -73,23 +73,51 @@ def plain(model: nn.Module, config: dict[str, Any]) -> Any:
 
 
 def resnets() -> Iterator[tuple[str, Any, dict[str, int]]]:
-    """Both kinds of blocks under both sets of names."""
+    """Both kinds of blocks of Hugging Face, and one of torchvision."""
     for kind, widths in (("basic", [8, 16]), ("bottleneck", [32, 64])):
         config = transformers.ResNetConfig(
             embedding_size=8, hidden_sizes=widths, depths=[1, 2], layer_type=kind, num_labels=5
         )
         made = hugging_face(config, transformers.ResNetForImageClassification)
         yield f"resnet_{kind}", made, SIZES
-        block = BasicBlock if kind == "basic" else Bottleneck
-        yield f"torchvision_resnet_{kind}", plain(SmallResNet(block, (8, 16)), {}), SIZES
+    yield "torchvision_resnet", plain(SmallResNet(Bottleneck, (8, 16)), {}), SIZES
+
+
+def vits() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """ViT, DeiT and DINOv2 of two layers, of both libraries, and two without a head."""
+    size = {"height": 12, "width": 12}
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"image_size": 12, "patch_size": 4, "num_labels": 5}
+    for prefix, heads in (
+        ("ViT", ("ForImageClassification", "Model")),
+        ("DeiT", ("ForImageClassificationWithTeacher",)),
+        ("Dinov2", ("ForImageClassification", "Model")),
+    ):
+        config_class = getattr(transformers, f"{prefix}Config")
+        more = {"layerscale_value": 0.5} if prefix == "Dinov2" else {"intermediate_size": 24}
+        for head in heads:
+            model_class = getattr(transformers, f"{prefix}{head}")
+            made = hugging_face(config_class(**sizes, **more), model_class)
+            yield f"{prefix.lower()}{'_base' if head == 'Model' else ''}", made, size
+    arguments = {"embed_dim": 16, "depth": 2, "num_heads": 2, "patch_size": 4, "img_size": 12}
+    for name, architecture, labels in (
+        ("vit", "vit_tiny_patch16_224", 5),
+        ("deit", "deit_tiny_distilled_patch16_224", 5),
+        ("dinov2", "vit_small_patch14_dinov2", 0),
+    ):
+        config = {"architecture": architecture, "num_classes": labels, "global_pool": "token"}
+        model = timm.create_model(architecture, num_classes=labels, **arguments)
+        yield f"timm_{name}", plain(model, {**config, "model_args": arguments}), size
 
 
 def published() -> dict[str, dict[str, list[int]]]:
     """The names and shapes of timm's models; torchvision's ResNets have the same."""
     found = {}
-    for name in ("resnet18", "resnet50", "resnet152"):
+    for name in ("resnet18", "resnet50", "resnet152", "deit_small_distilled_patch16_224"):
         model = timm.create_model(name)
         found[name] = {name: list(x.shape) for name, x in model.state_dict().items()}
+        if not name.startswith("resnet"):
+            continue
         theirs = torchvision.models.get_model(name)
         theirs.load_state_dict(model.state_dict())
         x = torch.randn(1, 3, 65, 64)
@@ -98,27 +126,32 @@ def published() -> dict[str, dict[str, list[int]]]:
 
 
 def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What the model gives: logits, or the features of the class token where it has no head."""
+    """What the model gives: logits, or where it has no head what a head of its kind reads."""
     out = model.eval().double()(x.double())
     if isinstance(out, torch.Tensor):
         return out
-    return out.logits if hasattr(out, "logits") else out.last_hidden_state[:, 0]
+    if hasattr(out, "logits"):
+        return out.logits
+    class_token, patches = out.last_hidden_state[:, 0], out.last_hidden_state[:, 1:]
+    if isinstance(model, transformers.Dinov2Model):
+        return torch.cat([class_token, patches.mean(1)], 1)
+    return class_token
 
 
 def main() -> None:
     """Write all files, and say how large they are."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, (model, config, weights), size in (*resnets(),):
+        for name, (model, config, weights), size in (*resnets(), *vits()):
             x = torch.randn(2, 3, size["height"], size["width"])
             arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
             arrays["config"] = np.asarray(json.dumps(config))
             arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
             arrays["y"] = logits(model, x).float().numpy()
-            path = GOLDEN / f"vision_{name}.npz"
+            path = GOLDEN / f"{name}.npz"
             np.savez_compressed(path, **arrays)
             print(f"{path.name}: {path.stat().st_size:,} bytes")
-        np.savez_compressed(GOLDEN / "vision_published.npz", json=json.dumps(published()))
+        np.savez_compressed(GOLDEN / "published.npz", json=json.dumps(published()))
     versions = (transformers, timm, torchvision, torch)
     print(", ".join(f"{library.__name__} {library.__version__}" for library in versions))
 

@@ -1,9 +1,10 @@
 """Weights of Hugging Face, timm and torchvision give what these libraries compute, to 1e-5.
 
-tests/golden/vision_*.npz are written by scripts/golden_architectures_vision.py.
+tests/golden/vision/ is written by scripts/golden_architectures_vision.py.
 """
 
 import json
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,22 +16,49 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdl.types import Error
 from jdl.weights.architectures.resnet import resnet, torchvision_resnet
 from jdl.weights.architectures.timm import timm
+from jdl.weights.architectures.vit import deit, dinov2, vit
 from jdl.weights.rules import to_jdl, to_theirs
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden" / "vision"
+
+
+def by_name(config, **changes):
+    return timm(config)(config, **changes)
+
+
 STAGES = ((8, 1), (16, 2))
 CASES = {  # a golden, and what reads its config
     "resnet_basic": resnet,
     "resnet_bottleneck": resnet,
-    "torchvision_resnet_basic": lambda config: torchvision_resnet(STAGES, False, 5),
-    "torchvision_resnet_bottleneck": lambda config: torchvision_resnet(STAGES, True, 5),
+    "torchvision_resnet": lambda config: torchvision_resnet(STAGES, True, 5),
+    "vit": vit,
+    "vit_base": vit,
+    "deit": deit,
+    "dinov2": dinov2,
+    "dinov2_base": dinov2,
+    "timm_vit": by_name,
+    "timm_deit": by_name,
+    "timm_dinov2": by_name,
 }
+
+
+FAST_TO_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+}
+WITHOUT_EFFECT = (
+    "num_batches_tracked",
+    "mask_token",
+    "key.bias",
+    "pooler.dense.weight",
+    "pooler.dense.bias",
+)
 
 
 @lru_cache(1)
 def read(case):
     """A golden's architecture, its weights, its images and what the library makes of them."""
-    golden = np.load(GOLDEN / f"vision_{case}.npz")
+    golden = np.load(GOLDEN / f"{case}.npz")
     weights = {k.removeprefix("weights/"): golden[k] for k in golden if k.startswith("weights/")}
     return CASES[case](json.loads(str(golden["config"]))), weights, golden["x"], golden["y"]
 
@@ -46,31 +74,34 @@ def test_outputs_are_those_of_the_library(case):
     arrays = to_jdl(weights, architecture.rules)
     assert {path: array.shape for path, array in arrays.items()} == shapes(architecture.model, x)
     with jax.default_matmul_precision("highest"):
-        out = jax.jit(architecture.model.apply)(unflatten_dict(arrays, sep="/"), x)
+        apply = jax.jit(architecture.model.apply, compiler_options=FAST_TO_COMPILE)
+        out = apply(unflatten_dict(arrays, sep="/"), x)
     np.testing.assert_allclose(out, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_weights_go_back_to_the_bit(case):
-    """Without those that are left out, which have no effect."""
+    """But for what has no effect: biases of keys, numbers of batches, and an unread pooler."""
     architecture, weights, _, _ = read(case)
     back = to_theirs(to_jdl(weights, architecture.rules), architecture.rules)
-    dropped = {name for name in weights if name not in back}
-    assert all(name.endswith("num_batches_tracked") for name in dropped)
+    prefix = f"{case.removesuffix('_base')}." if case.endswith("_base") else ""
+    back = {name.removeprefix(prefix): array for name, array in back.items()}
+    assert all(name.endswith(WITHOUT_EFFECT) for name in weights.keys() - back.keys())
     for name, array in back.items():
-        np.testing.assert_array_equal(array, weights[name], err_msg=name)
+        expected = weights[name].copy()
+        if name.endswith("qkv.bias"):
+            np.split(expected, 3)[1][:] = 0
+        np.testing.assert_array_equal(array, expected, err_msg=name)
 
 
-PUBLISHED = json.loads(str(np.load(GOLDEN / "vision_published.npz")["json"]))
+PUBLISHED = json.loads(str(np.load(GOLDEN / "published.npz")["json"]))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "resnet152")) for name in PUBLISHED],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sizes_have_all_names_and_shapes(name):
     config = {"architecture": name, "num_classes": 1000}
-    architecture = timm(config)(config)
+    architecture = by_name(config)
     weights = {k: np.broadcast_to(np.float32(0), shape) for k, shape in PUBLISHED[name].items()}
     arrays = to_jdl(weights, architecture.rules)
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), np.float32)
@@ -84,10 +115,16 @@ def test_published_sizes_have_all_names_and_shapes(name):
         ("resnet_basic", {"downsample_in_first_stage": True}),
         ("resnet_basic", {"embedding_size": 12}),
         ("resnet_basic", {"architectures": ["ResNetBackbone"]}),
+        ("vit", {"hidden_act": "quick_gelu"}),
+        ("vit", {"qkv_bias": False}),
+        ("deit", {"architectures": ["DeiTForImageClassification"]}),
+        ("dinov2", {"use_swiglu_ffn": True}),
+        ("timm_vit", {"global_pool": "avg"}),
+        ("timm_vit", {"model_args": {"class_token": False}}),
     ],
 )
 def test_a_config_of_something_else_is_refused(case, changed):
-    config = json.loads(str(np.load(GOLDEN / f"vision_{case}.npz")["config"]))
+    config = json.loads(str(np.load(GOLDEN / f"{case}.npz")["config"]))
     with pytest.raises(Error, match=next(iter(changed))):
         CASES[case]({**config, **changed})
 
@@ -95,3 +132,18 @@ def test_a_config_of_something_else_is_refused(case, changed):
 def test_a_name_that_timm_has_and_jdl_has_not_is_refused():
     with pytest.raises(Error, match="resnet26d"):
         timm({"architecture": "resnet26d"})
+
+
+@pytest.mark.parametrize("case", ["resnet_basic", "timm_deit"])
+def test_a_new_head_is_fresh_and_the_old_one_left_out(case):
+    _, weights, x, _ = read(case)
+    config = json.loads(str(np.load(GOLDEN / f"{case}.npz")["config"]))
+    architecture = CASES[case](config, outputs=3)
+    arrays = to_jdl(weights, architecture.rules)
+    expected = shapes(architecture.model, x)
+    assert expected["params/head/bias"] == (3,)
+    fresh = {path for path in expected if re.search(architecture.skip, path)}
+    assert {path: array.shape for path, array in arrays.items()} == {
+        path: shape for path, shape in expected.items() if path not in fresh
+    }
+    assert all("head/" in path for path in fresh)

@@ -23,7 +23,9 @@ class TransformerConfig:
 
     Position embeddings are rotary (RoPE), or learned. `kv_heads` below `heads` shares keys and
     values among heads (grouped-query attention). `pre_norm=False` normalizes after each residual
-    connection, as the first transformers did (post-norm). `remat` (gradient checkpointing)
+    connection, as the first transformers did (post-norm). With `layer_scale` a learned vector
+    scales what each sublayer adds; it begins at that number (LayerScale, Touvron et al., 2021).
+    `remat` (gradient checkpointing)
     recomputes activations in the backward pass instead of storing them: True all of them, the name
     of one of `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all that the policy
     does not store. In half precision GPUs use fused attention. Raises `Error` for sizes that do not
@@ -41,6 +43,7 @@ class TransformerConfig:
     activation: Callable[[jax.Array], jax.Array] = nn.gelu
     norm: Callable[..., Any] = LayerNorm
     dropout: float = 0.0
+    layer_scale: float | None = None
     remat: bool | str = False
 
     def __post_init__(self) -> None:
@@ -191,11 +194,14 @@ class TransformerBlock(nn.Module):
         self, x: jax.Array, name: str, sublayer: Callable[[jax.Array], jax.Array], train: bool
     ) -> jax.Array:
         """The residual connection: x plus the sublayer's output, with layer norm and dropout."""
-        norm = self.config.norm(name=f"{name}_norm")
-        dropout = Dropout(self.config.dropout)
-        if self.config.pre_norm:
-            return x + dropout(sublayer(norm(x)), train).astype(x.dtype)
-        return norm(x + dropout(sublayer(x), train).astype(x.dtype))
+        c = self.config
+        norm, dropout = c.norm(name=f"{name}_norm"), Dropout(c.dropout)
+        out = sublayer(norm(x) if c.pre_norm else x)
+        if c.layer_scale is not None:
+            init = nn.initializers.constant(c.layer_scale)
+            out = out * self.param(f"{name}_scale", init, (c.width,))[None, None].astype(out.dtype)
+        x = x + dropout(out, train).astype(x.dtype)
+        return x if c.pre_norm else norm(x)
 
 
 class TransformerStack(nn.Module):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import flax.linen as nn
 
-from jdl.weights.architectures.architecture import Architecture, Config, head, norm
+from jdl.errors import Error
+from jdl.weights.architectures.architecture import Architecture, Config, head, norm, value
 from jdl.weights.rules import CONV, Rule
 
 
@@ -20,6 +22,21 @@ def classes(config: Config, outputs: int | None, with_head: str, without: str) -
     if outputs is not None or not has_head:
         return outputs
     return len(config["id2label"]) if "id2label" in config else 2  # which it leaves out
+
+
+def timm_config(config: Config, **arguments: Any) -> Config:
+    """A config of timm with the model's arguments: its `model_args`, and else these.
+
+    Raises `Error` for `model_args` that are not among them.
+    """
+    given = config.get("model_args", {})
+    name = value(config, "architecture")
+    if unknown := set(given) - set(arguments):
+        raise Error(
+            f"config.json has model_args {', '.join(sorted(unknown))}; jdl's {name} knows "
+            f"{', '.join(arguments) or 'none'} alone."
+        )
+    return {**config, "model_type": name, **arguments, **given}
 
 
 def with_head(

@@ -15,7 +15,7 @@ from jdl.weights.architectures.architecture import (
     value,
     with_and_without,
 )
-from jdl.weights.architectures.parts import classes, conv_norm, with_head
+from jdl.weights.architectures.parts import classes, conv_norm, timm_config, with_head
 from jdl.weights.rules import Rule
 
 Stages = Sequence[tuple[int, int]]  # channels and number of blocks of each
@@ -27,7 +27,6 @@ def resnet(config: Config, outputs: int | None = None) -> Architecture:
     require(
         config,
         hidden_act="relu",
-        num_channels=3,
         downsample_in_first_stage=False,
         downsample_in_bottleneck=False,  # but in the 3 x 3 convolution
     )
@@ -65,6 +64,7 @@ def resnet(config: Config, outputs: int | None = None) -> Architecture:
 
 def timm_resnet(config: Config, outputs: int | None = None) -> Architecture:
     """The published ResNets of timm, with the names that torchvision has: 18 to 152."""
+    config = timm_config(config)
     depth = int(config["architecture"].removeprefix("resnet"))
     stages = tuple(zip((64, 128, 256, 512), BLOCKS[depth], strict=True))
     return torchvision_resnet(stages, depth >= 50, value(config, "num_classes") or None, outputs)

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from jdl.errors import Error
 from jdl.weights.architectures.architecture import Architecture, Config
 from jdl.weights.architectures.resnet import timm_resnet
+from jdl.weights.architectures.timm_vit import NAME, timm_vit
 
 TIMM: dict[str, Callable[..., Architecture]] = {
     r"resnet(18|34|50|101|152)": timm_resnet,
+    NAME: timm_vit,
 }
 """Architectures by a regular expression of timm's name."""
 
