@@ -11,6 +11,7 @@ sizes. It needs PyTorch, transformers, timm and torchvision, which the tests do 
 import json
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,22 @@ import torch
 import torchvision
 import transformers
 from safetensors.torch import load_file
+from timm.models._efficientnet_builder import decode_arch_def
+from timm.models.efficientnet import EfficientNet
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden" / "vision"
 SIZES = {"height": 20, "width": 18}  # where the padding of a stride of 2 matters
+PUBLISHED = (
+    "resnet18",
+    "resnet50",
+    "resnet152",
+    "deit_small_distilled_patch16_224",
+    "efficientnet_b0",
+    "tf_efficientnet_b3",
+    "mobilenetv2_140",
+)
 
 
 class SmallResNet(torchvision.models.ResNet):
@@ -54,6 +66,9 @@ def randomize(model: nn.Module) -> None:
             tensor.copy_(steps / 2)
         else:
             tensor.copy_(steps * 2.0 ** -round(np.log2(tensor[0].numel()) / 2 - 0.8))
+        # So that a wrong epsilon of the first layer norm is seen.
+        if any(part in name for part in ("embeddings", "_embed", "token")):
+            tensor.mul_(2.0**-9)
 
 
 def hugging_face(config: Any, model_class: Callable[[Any], nn.Module]) -> Any:
@@ -110,10 +125,26 @@ def vits() -> Iterator[tuple[str, Any, dict[str, int]]]:
         yield f"timm_{name}", plain(model, {**config, "model_args": arguments}), size
 
 
+def inverted_residuals() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """EfficientNet with both paddings and epsilons, and MobileNetV2, of three stages."""
+    size = {"height": 36, "width": 33}
+    efficientnet = {"act_layer": nn.SiLU}
+    for name, squeeze, form in (
+        ("efficientnet", "_se0.25", efficientnet),
+        ("tf_efficientnet", "_se0.25", {**efficientnet, "pad_type": "same"}),
+        ("mobilenet_v2", "", {"act_layer": nn.ReLU6}),
+    ):
+        stages = ["ds_r1_k3_s1_e1_c8", "ir_r2_k3_s2_e6_c8", "ir_r1_k5_s2_e6_c16"]
+        blocks = decode_arch_def([[stage + squeeze] for stage in stages])
+        norm = partial(nn.BatchNorm2d, eps=1e-3 if name.startswith("tf") else 1e-5)
+        model = EfficientNet(blocks, 5, 64, stem_size=8, norm_layer=norm, **form)
+        yield f"timm_{name}", plain(model, {}), size
+
+
 def published() -> dict[str, dict[str, list[int]]]:
     """The names and shapes of timm's models; torchvision's ResNets have the same."""
     found = {}
-    for name in ("resnet18", "resnet50", "resnet152", "deit_small_distilled_patch16_224"):
+    for name in PUBLISHED:
         model = timm.create_model(name)
         found[name] = {name: list(x.shape) for name, x in model.state_dict().items()}
         if not name.startswith("resnet"):
@@ -142,7 +173,7 @@ def main() -> None:
     """Write all files, and say how large they are."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, (model, config, weights), size in (*resnets(), *vits()):
+        for name, (model, config, weights), size in (*resnets(), *vits(), *inverted_residuals()):
             x = torch.randn(2, 3, size["height"], size["width"])
             arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
             arrays["config"] = np.asarray(json.dumps(config))

@@ -8,12 +8,15 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.types import Error
+from jdl.weights.architectures.efficientnet import timm_inverted_residuals
 from jdl.weights.architectures.resnet import resnet, torchvision_resnet
 from jdl.weights.architectures.timm import timm
 from jdl.weights.architectures.vit import deit, dinov2, vit
@@ -26,6 +29,13 @@ def by_name(config, **changes):
     return timm(config)(config, **changes)
 
 
+def small(**form):
+    stages = Stage(1, 32, 1, 3), Stage(6, 32, 2, 3), Stage(6, 64, 1, 5)
+    model = EfficientNet(5, 0.25, stages=stages, strides=(2, 1, 2, 2), **form)
+    return timm_inverted_residuals(model, new_head=False)
+
+
+MOBILENET = {"squeeze_ratio": 0.0, "activation": nn.relu6, "symmetric_padding": True}
 STAGES = ((8, 1), (16, 2))
 CASES = {  # a golden, and what reads its config
     "resnet_basic": resnet,
@@ -39,6 +49,9 @@ CASES = {  # a golden, and what reads its config
     "timm_vit": by_name,
     "timm_deit": by_name,
     "timm_dinov2": by_name,
+    "timm_efficientnet": lambda config: small(symmetric_padding=True),
+    "timm_tf_efficientnet": lambda config: small(epsilon=1e-3),
+    "timm_mobilenet_v2": lambda config: small(**MOBILENET),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,17 @@ def classes(config: Config, outputs: int | None, with_head: str, without: str) -
     return len(config["id2label"]) if "id2label" in config else 2  # which it leaves out
 
 
+def timm_name(config: Config, pattern: str) -> tuple[str, ...]:
+    """The groups of a regular expression in timm's `architecture`; an unmatched one is empty.
+
+    Raises `Error` where it does not match.
+    """
+    name = value(config, "architecture")
+    if not (match := re.fullmatch(pattern, name)):
+        raise Error(f"config.json has architecture={name!r}, which is none of {pattern}.")
+    return match.groups("")
+
+
 def timm_config(config: Config, **arguments: Any) -> Config:
     """A config of timm with the model's arguments: its `model_args`, and else these.
 
@@ -37,6 +49,11 @@ def timm_config(config: Config, **arguments: Any) -> Config:
             f"{', '.join(arguments) or 'none'} alone."
         )
     return {**config, "model_type": name, **arguments, **given}
+
+
+def timm_classes(config: Config, outputs: int | None) -> int | None:
+    """The outputs of a new head, or the classes of timm's; None where its file has no head."""
+    return (value(config, "num_classes") or None) if outputs is None else outputs
 
 
 def with_head(

@@ -15,9 +15,17 @@ from jdl.weights.architectures.architecture import (
     value,
     with_and_without,
 )
-from jdl.weights.architectures.parts import classes, conv_norm, timm_config, with_head
+from jdl.weights.architectures.parts import (
+    classes,
+    conv_norm,
+    timm_classes,
+    timm_config,
+    timm_name,
+    with_head,
+)
 from jdl.weights.rules import Rule
 
+RESNET_NAME = r"resnet(18|34|50|101|152)"
 Stages = Sequence[tuple[int, int]]  # channels and number of blocks of each
 Names = Callable[[int, int, int], tuple[str, str]]  # of a convolution, and of its norm
 
@@ -65,9 +73,9 @@ def resnet(config: Config, outputs: int | None = None) -> Architecture:
 def timm_resnet(config: Config, outputs: int | None = None) -> Architecture:
     """The published ResNets of timm, with the names that torchvision has: 18 to 152."""
     config = timm_config(config)
-    depth = int(config["architecture"].removeprefix("resnet"))
+    (depth,) = map(int, timm_name(config, RESNET_NAME))
     stages = tuple(zip((64, 128, 256, 512), BLOCKS[depth], strict=True))
-    return torchvision_resnet(stages, depth >= 50, value(config, "num_classes") or None, outputs)
+    return torchvision_resnet(stages, depth >= 50, timm_classes(config, None), outputs)
 
 
 def torchvision_resnet(

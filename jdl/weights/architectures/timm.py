@@ -7,12 +7,20 @@ from collections.abc import Callable
 
 from jdl.errors import Error
 from jdl.weights.architectures.architecture import Architecture, Config
-from jdl.weights.architectures.resnet import timm_resnet
-from jdl.weights.architectures.timm_vit import NAME, timm_vit
+from jdl.weights.architectures.efficientnet import (
+    EFFICIENTNET_NAME,
+    MOBILENET_NAME,
+    timm_efficientnet,
+    timm_mobilenet_v2,
+)
+from jdl.weights.architectures.resnet import RESNET_NAME, timm_resnet
+from jdl.weights.architectures.timm_vit import VIT_NAME, timm_vit
 
 TIMM: dict[str, Callable[..., Architecture]] = {
-    r"resnet(18|34|50|101|152)": timm_resnet,
-    NAME: timm_vit,
+    RESNET_NAME: timm_resnet,
+    VIT_NAME: timm_vit,
+    EFFICIENTNET_NAME: timm_efficientnet,
+    MOBILENET_NAME: timm_mobilenet_v2,
 }
 """Architectures by a regular expression of timm's name."""
 

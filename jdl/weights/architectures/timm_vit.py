@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import numpy as np
 
-from jdl.errors import Error
 from jdl.layers import LayerNorm
 from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
@@ -18,13 +16,12 @@ from jdl.weights.architectures.architecture import (
     dense,
     norm,
     require,
-    value,
 )
-from jdl.weights.architectures.parts import timm_config, with_head
+from jdl.weights.architectures.parts import timm_classes, timm_config, timm_name, with_head
 from jdl.weights.architectures.vit import BLOCK, HEAD, patches
 from jdl.weights.rules import Layout, Rule
 
-NAME = r"(?:vit|deit)_(tiny|small|base|large)_(distilled_)?patch(\d+)_(\d+|dinov2)"
+VIT_NAME = r"(?:vit|deit)_(tiny|small|base|large)_(distilled_)?patch(\d+)_(\d+|dinov2)"
 SIZES = {  # width, depth, heads
     "tiny": (192, 12, 3),
     "small": (384, 12, 6),
@@ -52,9 +49,7 @@ def timm_vit(
 
     DINOv2 is published without a head, and gives the class token. A distilled DeiT has two heads.
     """
-    if not (match := re.fullmatch(NAME, value(config, "architecture"))):
-        raise Error(f"{config['architecture']} is no ViT that jdl has of timm: {NAME}.")
-    size, distilled, patch_size, kind = match.groups()
+    size, distilled, patch_size, kind = timm_name(config, VIT_NAME)
     width, depth, heads = SIZES[size]
     config = timm_config(
         config,
@@ -76,7 +71,7 @@ def timm_vit(
         layer_scale=1e-5 if kind == "dinov2" else None,
         remat=remat,
     )
-    labels = value(config, "num_classes") or None if outputs is None else outputs
+    labels = timm_classes(config, outputs)
     model = ViT(labels, config["patch_size"], sizes, "distilled" if distilled else "class")
     head_rules = (*dense("head", HEAD), *dense("head_dist", "params/distillation_head"))
     return with_head(model, _backbone(model.patch_size), head_rules, outputs is not None)
