@@ -23,9 +23,7 @@ class TransformerConfig:
 
     Position embeddings are rotary (RoPE), or learned. `kv_heads` below `heads` shares keys and
     values among heads (grouped-query attention). `pre_norm=False` normalizes after each residual
-    connection, as the first transformers did (post-norm). With `layer_scale` a learned vector
-    scales what each sublayer adds; it begins at that number (LayerScale, Touvron et al., 2021).
-    `remat` (gradient checkpointing)
+    connection, as the first transformers did (post-norm). `remat` (gradient checkpointing)
     recomputes activations in the backward pass instead of storing them: True all of them, the name
     of one of `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all that the policy
     does not store. In half precision GPUs use fused attention. Raises `Error` for sizes that do not
@@ -43,6 +41,8 @@ class TransformerConfig:
     activation: Callable[[jax.Array], jax.Array] = nn.gelu
     norm: Callable[..., Any] = LayerNorm
     dropout: float = 0.0
+    # What each sublayer adds is scaled by a learned vector, which begins at this number
+    # (LayerScale, Touvron et al., 2021).
     layer_scale: float | None = None
     remat: bool | str = False
 

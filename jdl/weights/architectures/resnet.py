@@ -58,16 +58,9 @@ def resnet(config: Config, outputs: int | None = None) -> Architecture:
         *conv_norm(f"{stem}.convolution", f"{stem}.normalization", "ConvNorm_0"),
         *_blocks(stages, bottleneck, names),
     )
-    return with_head(
-        _model(
-            classes(config, outputs, "ResNetForImageClassification", "ResNetModel"),
-            stages,
-            bottleneck,
-        ),
-        with_and_without("resnet.", backbone),
-        dense("classifier.1", "params/head"),
-        outputs is not None,
-    )
+    labels = classes(config, outputs, "ResNetForImageClassification", "ResNetModel")
+    model, rules = _model(labels, stages, bottleneck), with_and_without("resnet.", backbone)
+    return with_head(model, rules, dense("classifier.1", "params/head"), outputs is not None)
 
 
 def timm_resnet(config: Config, outputs: int | None = None) -> Architecture:
@@ -79,9 +72,9 @@ def timm_resnet(config: Config, outputs: int | None = None) -> Architecture:
 
 
 def torchvision_resnet(
-    stages: Stages, bottleneck: bool, classes: int | None, outputs: int | None = None
+    stages: Stages, bottleneck: bool, labels: int | None, outputs: int | None = None
 ) -> Architecture:
-    """ResNet of any size with the names of torchvision; without `classes` its file has no head."""
+    """ResNet of any size with the names of torchvision, whose head has as many `labels`."""
 
     def names(stage: int, block: int, n: int) -> tuple[str, str]:
         layer = f"layer{stage + 1}.{block}"
@@ -90,7 +83,7 @@ def torchvision_resnet(
         return f"{layer}.conv{n + 1}", f"{layer}.bn{n + 1}"
 
     backbone = (*conv_norm("conv1", "bn1", "ConvNorm_0"), *_blocks(stages, bottleneck, names))
-    model = _model(classes if outputs is None else outputs, stages, bottleneck)
+    model = _model(labels if outputs is None else outputs, stages, bottleneck)
     return with_head(model, backbone, dense("fc", "params/head"), outputs is not None)
 
 
