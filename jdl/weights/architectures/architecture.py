@@ -77,9 +77,8 @@ def head(config: Config, heads: Mapping[str, Any]) -> Any:
 
 def dense(theirs: str, ours: str, layout: Layout = LINEAR) -> tuple[Rule, Rule]:
     """The rules of a dense layer with a bias."""
-    return Rule(f"{theirs}.weight", f"{ours}/kernel", layout), Rule(
-        f"{theirs}.bias", f"{ours}/bias"
-    )
+    kernel = Rule(f"{theirs}.weight", f"{ours}/kernel", layout)
+    return kernel, Rule(f"{theirs}.bias", f"{ours}/bias")
 
 
 def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
