@@ -24,7 +24,10 @@ class Conv(nn.Conv):
 class ConvNorm(nn.Module):
     """A `kernel` x `kernel` convolution, batch normalization, and an activation unless it is None.
 
-    With `groups` equal to its input's channels the convolution is depthwise.
+    With `groups` equal to its input's channels the convolution is depthwise. By default the border
+    is padded as TensorFlow does ("SAME"): with stride 2 and an even side by one more at the end.
+    `symmetric_padding` is PyTorch's, the same on every side; weights that were trained with one are
+    silently wrong with the other.
     """
 
     channels: int
@@ -33,6 +36,8 @@ class ConvNorm(nn.Module):
     groups: int = 1
     activation: Callable[[jax.Array], jax.Array] | None = nn.relu
     scale_init: Callable[..., Any] = nn.initializers.ones  # of BatchNorm
+    symmetric_padding: bool = False
+    epsilon: float = 1e-5  # of BatchNorm
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -42,8 +47,10 @@ class ConvNorm(nn.Module):
             self.channels,
             (self.kernel,) * 2,
             self.stride,
+            padding=self.kernel // 2 if self.symmetric_padding else "SAME",
             feature_group_count=self.groups,
             use_bias=False,
         )
-        x = BatchNorm(scale_init=self.scale_init)(conv(x), train, mask)
+        norm = BatchNorm(epsilon=self.epsilon, scale_init=self.scale_init)
+        x = norm(conv(x), train, mask)
         return self.activation(x) if self.activation else x

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -29,6 +30,15 @@ STAGES = (
     Stage(6, 192, 4, 5),
     Stage(6, 320, 1, 3),
 )
+MOBILENET_V2 = (
+    Stage(1, 16, 1, 3),
+    Stage(6, 24, 2, 3),
+    Stage(6, 32, 3, 3),
+    Stage(6, 64, 4, 3),
+    Stage(6, 96, 3, 3),
+    Stage(6, 160, 3, 3),
+    Stage(6, 320, 1, 3),
+)
 SMALL_IMAGES = (1, 1, 1, 2, 2, 1, 2, 1)  # strides of the stem and of each stage
 LARGE_IMAGES = (2, 1, 2, 2, 2, 1, 2, 1)  # as published
 PUBLISHED = (  # width, depth and dropout of B0 to B7
@@ -43,7 +53,7 @@ PUBLISHED = (  # width, depth and dropout of B0 to B7
 )
 
 
-def efficientnet(n: int, outputs: int, **options: Any) -> "EfficientNet":
+def efficientnet(n: int, outputs: int | None, **options: Any) -> "EfficientNet":
     """The published EfficientNet-B0 to -B7 for large images (Tan and Le, 2019).
 
     Options are those of `EfficientNet`. For 1000 classes B0 has 5,288,548 parameters. Raises
@@ -66,10 +76,13 @@ class EfficientNet(nn.Module):
     x (B, H, W, C) gives (B, outputs): a stem, the stages, a 1 x 1 convolution, global average
     pooling, and a dense layer. Compound scaling: `width` times as many channels, in multiples of
     eight, and `depth` times as many blocks. The default strides are for small images;
-    `LARGE_IMAGES` has those of the paper.
+    `LARGE_IMAGES` has those of the paper. With `MOBILENET_V2` for stages, `squeeze_ratio=0` and
+    `activation=nn.relu6` it is MobileNetV2 (Sandler et al., 2018). Weights of PyTorch need
+    `symmetric_padding`, those of TensorFlow `epsilon=1e-3`. With `outputs=None` there is no dense
+    layer: it gives the mean of the features (B, F).
     """
 
-    outputs: int
+    outputs: int | None
     width: float = 1.0
     depth: float = 1.0
     stages: Sequence[Stage] = STAGES
@@ -78,6 +91,8 @@ class EfficientNet(nn.Module):
     dropout: float = 0.2  # before the dense layer
     drop_path: float = 0.2  # stochastic depth: block n of N has the rate n / N times this
     activation: Callable[[jax.Array], jax.Array] = nn.silu
+    symmetric_padding: bool = False
+    epsilon: float = 1e-5  # of BatchNorm
 
     @nn.compact
     def __call__(
@@ -85,7 +100,12 @@ class EfficientNet(nn.Module):
     ) -> jax.Array:
         """x (B, H, W, C) to (B, outputs)."""
         stem, *strides = self.strides
-        x = ConvNorm(self._channels(32), 3, stem, activation=self.activation)(x, train, mask)
+        form: dict[str, Any] = {
+            "activation": self.activation,
+            "symmetric_padding": self.symmetric_padding,
+            "epsilon": self.epsilon,
+        }
+        x = ConvNorm(self._channels(32), 3, stem, **form)(x, train, mask)
         blocks = [
             (stage, stride if first else 1)
             for stage, stride in zip(self.stages, strides, strict=True)
@@ -99,11 +119,13 @@ class EfficientNet(nn.Module):
                 stride,
                 self.squeeze_ratio,
                 self.drop_path * n / len(blocks),
-                self.activation,
+                **form,
             )(x, train, mask)
         top = self._channels(4 * self.stages[-1].channels)
-        x = ConvNorm(top, 1, activation=self.activation)(x, train, mask)
+        x = ConvNorm(top, 1, **form)(x, train, mask)
         x = Dropout(self.dropout)(x.mean((1, 2)), train)
+        if self.outputs is None:
+            return x
         return nn.Dense(self.outputs, name="head")(x)
 
     def _channels(self, published: int) -> int:
@@ -129,21 +151,26 @@ class InvertedResidual(nn.Module):
     squeeze_ratio: float
     drop_path: float
     activation: Callable[[jax.Array], jax.Array]
+    symmetric_padding: bool = False
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels)."""
         inputs, expanded, act = x.shape[-1], self.expansion * x.shape[-1], self.activation
+        conv_norm = partial(
+            ConvNorm, symmetric_padding=self.symmetric_padding, epsilon=self.epsilon
+        )
         y = x
         if self.expansion > 1:
-            y = ConvNorm(expanded, 1, activation=act)(y, train, mask)
-        depthwise = ConvNorm(expanded, self.kernel, self.stride, groups=expanded, activation=act)
+            y = conv_norm(expanded, 1, activation=act)(y, train, mask)
+        depthwise = conv_norm(expanded, self.kernel, self.stride, expanded, activation=act)
         y = depthwise(y, train, mask)
         if self.squeeze_ratio:
             squeeze = nn.Dense(max(1, int(self.squeeze_ratio * inputs)))
             squeezed = act(squeeze(y.mean((1, 2), keepdims=True)))
             y = y * nn.sigmoid(nn.Dense(expanded)(squeezed))
-        y = ConvNorm(self.channels, 1, activation=None)(y, train, mask)
+        y = conv_norm(self.channels, 1, activation=None)(y, train, mask)
         if y.shape != x.shape:
             return y
         return x + Dropout(self.drop_path, whole_rows=True)(y, train)

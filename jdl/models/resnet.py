@@ -1,6 +1,7 @@
 """ResNet: residual networks, whose blocks of convolutions add their output to their input."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -43,6 +44,7 @@ class ResNet(nn.Module):
     stage. The stem is one 3 x 3 convolution, as He et al. have it for small images; with
     `large_images` it is 7 x 7 and max pooling, both of stride 2. With `outputs=None` it is a
     backbone: it gives the features (B, h, w, c) of every stage, for a feature pyramid say.
+    `symmetric_padding` is what weights of PyTorch need.
     """
 
     outputs: int | None
@@ -50,12 +52,17 @@ class ResNet(nn.Module):
     bottleneck: bool = False
     large_images: bool = False
     activation: Callable[[jax.Array], jax.Array] = nn.relu
+    symmetric_padding: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> Any:
         """x (B, H, W, C) to (B, outputs), or to the features of every stage."""
         kernel, stride = (7, 2) if self.large_images else (3, 1)
-        x = ConvNorm(self.stages[0][0], kernel, stride, activation=self.activation)(x, train, mask)
+        form: dict[str, Any] = {
+            "activation": self.activation,
+            "symmetric_padding": self.symmetric_padding,
+        }
+        x = ConvNorm(self.stages[0][0], kernel, stride, **form)(x, train, mask)
         if self.large_images:
             border = ((0, 0), (1, 1), (1, 1), (0, 0))
             x = max_pool(jnp.pad(x, border, constant_values=-jnp.inf), 3, 2)
@@ -63,7 +70,7 @@ class ResNet(nn.Module):
         for stage, (channels, blocks) in enumerate(self.stages):
             for n in range(blocks):
                 stride = 2 if stage > 0 and n == 0 else 1
-                x = Block(channels, stride, self.bottleneck, self.activation)(x, train, mask)
+                x = Block(channels, stride, self.bottleneck, **form)(x, train, mask)
             features.append(x)
         if self.outputs is None:
             return tuple(features)
@@ -81,6 +88,7 @@ class Block(nn.Module):
     stride: int
     bottleneck: bool
     activation: Callable[[jax.Array], jax.Array]
+    symmetric_padding: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
@@ -89,11 +97,12 @@ class Block(nn.Module):
         convolutions = [(c, 3, s), (c, 3, 1)]  # channels, kernel, stride
         if self.bottleneck:
             convolutions = [(c, 1, 1), (c, 3, s), (4 * c, 1, 1)]
+        conv_norm = partial(ConvNorm, symmetric_padding=self.symmetric_padding)
         *inner, last = convolutions
         y = x
         for convolution in inner:
-            y = ConvNorm(*convolution, activation=self.activation)(y, train, mask)
-        y = ConvNorm(*last, activation=None, scale_init=nn.initializers.zeros)(y, train, mask)
+            y = conv_norm(*convolution, activation=self.activation)(y, train, mask)
+        y = conv_norm(*last, activation=None, scale_init=nn.initializers.zeros)(y, train, mask)
         if x.shape != y.shape:
-            x = ConvNorm(y.shape[-1], 1, s, activation=None)(x, train, mask)
+            x = conv_norm(y.shape[-1], 1, s, activation=None)(x, train, mask)
         return self.activation(x + y)

@@ -58,6 +58,9 @@ class TransformerConfig:
     activation: Callable[[jax.Array], jax.Array] = nn.gelu
     norm: Callable[..., Any] = LayerNorm
     dropout: float = 0.0
+    # What each sublayer adds is scaled by a learned vector, which begins at this number
+    # (LayerScale, Touvron et al., 2021).
+    layer_scale: float | None = None
     remat: bool | str = False
 
     def __post_init__(self) -> None:
@@ -236,11 +239,14 @@ class TransformerBlock(nn.Module):
         self, x: jax.Array, name: str, sublayer: Callable[[jax.Array], jax.Array], train: bool
     ) -> jax.Array:
         """The residual connection: x plus the sublayer's output, with layer norm and dropout."""
-        norm = self.config.norm(name=f"{name}_norm")
-        dropout = Dropout(self.config.dropout)
-        if self.config.pre_norm:
-            return x + dropout(sublayer(norm(x)), train).astype(x.dtype)
-        return norm(x + dropout(sublayer(x), train).astype(x.dtype))
+        c = self.config
+        norm, dropout = c.norm(name=f"{name}_norm"), Dropout(c.dropout)
+        out = sublayer(norm(x) if c.pre_norm else x)
+        if c.layer_scale is not None:
+            init = nn.initializers.constant(c.layer_scale)
+            out = out * self.param(f"{name}_scale", init, (c.width,))[None, None].astype(out.dtype)
+        x = x + dropout(out, train).astype(x.dtype)
+        return x if c.pre_norm else norm(x)
 
 
 class TransformerStack(nn.Module):

@@ -1,4 +1,4 @@
-"""Models of Hugging Face with their weights, built from the config.json that lies beside them."""
+"""Models of Hugging Face and timm with their weights, by the config.json that lies beside them."""
 
 from __future__ import annotations
 
@@ -17,27 +17,34 @@ from jdl.weights.architectures.bert import bert
 from jdl.weights.architectures.distilbert import distilbert
 from jdl.weights.architectures.gpt2 import gpt2
 from jdl.weights.architectures.llama import llama, mistral, qwen2, qwen3
+from jdl.weights.architectures.resnet import resnet
 from jdl.weights.architectures.roberta import roberta
+from jdl.weights.architectures.timm import timm
+from jdl.weights.architectures.vit import deit, dinov2, vit
 from jdl.weights.load import folder_of, load
 from jdl.weights.rules import to_jdl
 
 ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "bert": bert,
     "camembert": roberta,
+    "deit": deit,
+    "dinov2": dinov2,
     "distilbert": distilbert,
     "gpt2": gpt2,
     "llama": llama,
     "mistral": mistral,
     "qwen2": qwen2,
     "qwen3": qwen3,
+    "resnet": resnet,
     "roberta": roberta,
+    "vit": vit,
     "xlm-roberta": roberta,
 }
 """Architectures by the `model_type` of config.json."""
 
 
 def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any) -> PretrainedModel:
-    """A pretrained model of Hugging Face: built from its config.json, with its weights.
+    """A pretrained model of Hugging Face or timm: built from its config.json, with its weights.
 
     `source` is a folder, or "hf:organization/model@revision" of the hub. `changes` are arguments of
     the architecture, such as `outputs=4` for a new head, or `dropout=0.2`; the guide lists them. A
@@ -53,15 +60,16 @@ def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any)
 
 
 def architecture_of(config: Config, **changes: Any) -> Architecture:
-    """The architecture that a config.json names, with changes such as `outputs=4`.
+    """The architecture that a config.json names, of Hugging Face or timm, with `outputs=4`, say.
 
     Raises `Error` for what jdl does not have, and for changes that the architecture does not know.
     """
-    build = choose(config, "model_type", ARCHITECTURES)
+    timms = "architecture" in config
+    build = timm(config) if timms else choose(config, "model_type", ARCHITECTURES)
     known = list(inspect.signature(build).parameters)[1:]
     if unknown := changes.keys() - set(known):
         raise Error(
-            f"A {config['model_type']} has no {', '.join(sorted(unknown))} to change; it has "
+            f"A {build.__name__} has no {', '.join(sorted(unknown))} to change; it has "
             f"{', '.join(known)}."
         )
     return build(config, **changes)
