@@ -6,10 +6,8 @@ scripts/train experiments/electricity_anomaly.py  # after: jdl data fetch elecde
 """
 
 from dataclasses import dataclass
-from operator import itemgetter
 
 import jdl
-from jdl.metrics import average_precision, of_score, roc_auc
 from jdl.models.mlp import MLP
 
 
@@ -23,13 +21,8 @@ class Config(jdl.Config):
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.electricity_anomalies()
-    distance = itemgetter("distance")
     model = MLP(32, hidden=(c.width, c.width // 2), use_bias=False)
-    objective = jdl.objectives.with_metrics(
-        jdl.objectives.deep_svdd(model),
-        auroc=of_score(roc_auc, distance),
-        auprc=of_score(average_precision, distance),
-    )
+    objective = jdl.objectives.detect_anomalies(jdl.objectives.deep_svdd(model))
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
     batches = train.shuffled(c.batch, c.seed)
     learner = jdl.descent(objective, optimizer)
