@@ -6,9 +6,11 @@ scripts/train experiments/electricity_anomaly.py  # after: jdl data fetch elecde
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jdl
 from jdl.models.mlp import MLP
+from jdl.models.realnvp import RealNVP
 
 
 @dataclass(frozen=True)
@@ -17,15 +19,19 @@ class Config(jdl.Config):
     batch: int = 128
     lr: float = 3e-3
     width: int = 128
+    method: Literal["deep_svdd", "normalizing_flow"] = "deep_svdd"
 
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.electricity_anomalies()
     model = MLP(32, hidden=(c.width, c.width // 2), use_bias=False)
-    objective = jdl.objectives.detect_anomalies(jdl.objectives.deep_svdd(model))
+    objective = jdl.objectives.deep_svdd(model)
+    if c.method == "normalizing_flow":
+        train, test = jdl.data.principal_components(train, test, components=48)
+        objective = jdl.objectives.normalizing_flow(RealNVP(6, hidden=(c.width // 2,)))
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps))
     batches = train.shuffled(c.batch, c.seed)
-    learner = jdl.descent(objective, optimizer)
+    learner = jdl.descent(jdl.objectives.detect_anomalies(objective), optimizer)
     return jdl.Run(c, learner, batches, test=test.batches(1_000), labels=train.labels)
 
 
