@@ -16,13 +16,13 @@ from jdl.models.realnvp import RealNVP
 class Config(jdl.Config):
     method: Literal["autoencode", "deep_svdd", "normalizing_flow"] = "autoencode"
     unseen: int = 8  # the class that the training never shows
-    steps: int = 1_500
+    steps: int = 1_000
 
 
 def learner(c: Config) -> jdl.Learner:
     model, lr = {
         "autoencode": (Autoencoder((32,), 8, hidden=(256,)), 2e-3),
-        "deep_svdd": (MLP(32, hidden=(128,), use_bias=False), 1e-3),
+        "deep_svdd": (MLP(32, hidden=(512,), use_bias=False), 1e-3),
         "normalizing_flow": (RealNVP(6, hidden=(64,)), 4e-3),
     }[c.method]
     objective = jdl.objectives.detect_anomalies(getattr(jdl.objectives, c.method)(model))
