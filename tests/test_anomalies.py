@@ -12,14 +12,17 @@ import numpy as np
 import optax
 import pytest
 import sklearn.metrics
+from PIL import Image
 
 import jdl
 from jdl.figures import anomalies
+from jdl.inspect.predict import predict
+from jdl.inspect.restore import TrainedRun
 from jdl.metrics import scalars
 from jdl.models.autoencoder import Autoencoder
 from jdl.models.mlp import MLP
 from jdl.models.realnvp import RealNVP
-from jdl.objectives import autoencode, deep_svdd, detect_anomalies, normalizing_flow
+from jdl.objectives import autoencode, deep_svdd, detect_anomalies, normalizing_flow, predict_all
 from jdl.train.check import check_run
 
 Y = np.arange(40) % 4 == 0
@@ -55,8 +58,8 @@ def test_the_score_ranks_as_scikit_learn_does(column):
     assert float(alone.loss.value()) == float(output.loss.value())
 
 
-def run_of(objective, x=X, y=Y):
-    data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y)
+def run_of(objective, x=X, y=Y, transforms=()):
+    data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y).map(*transforms)
     learner = jdl.descent(objective, optax.sgd(0.1))
     c = jdl.Config(name="anomalies", steps=1)
     return jdl.Run(c, learner, data.shuffled(8, 0), test=data.batches(8), labels=data.labels)
@@ -105,3 +108,17 @@ def test_the_highest_scores_are_drawn_from_the_highest_on(tmp_path, monkeypatch)
     assert labels == ("normal", "anomaly")
     np.testing.assert_allclose(rows["x"][:, 0, 0, 0] * 255, np.arange(32), atol=1e-3)
     np.testing.assert_array_equal(rows["y"], Y[np.argsort(x[:, 0, 0, 0])[:32]])
+
+
+def test_files_are_scored_as_they_are_before_the_transforms(tmp_path):
+    """Also where a transform changes the shape, as principal components do."""
+    images = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1)).astype(np.uint8)
+    (data,) = jdl.data.principal_components(jdl.data.arrays(x=images), components=3)
+    run = run_of(detect_anomalies(OBJECTIVES["distance"][0]), images, Y, data.transforms)
+    state = jax.jit(run.learner.init)(jax.random.key(0), run.train[0])
+    trained = TrainedRun(run, state)
+    expected = predict_all(trained.objective, trained.variables, run.test)["anomaly_score"]
+    np.savez(tmp_path / "images.npz", x=images[:2])
+    Image.fromarray(images[2, ..., 0]).save(tmp_path / "third.png")
+    found = predict(trained, [tmp_path / "images.npz", tmp_path / "third.png"])
+    assert [row["anomaly_score"] for row in found] == pytest.approx(expected[:3], rel=1e-5)
