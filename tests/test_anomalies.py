@@ -58,6 +58,20 @@ def test_the_score_ranks_as_scikit_learn_does(column):
     assert float(alone.loss.value()) == float(output.loss.value())
 
 
+def test_the_reconstruction_error_is_the_mean_square_of_what_decode_misses():
+    objective, _ = OBJECTIVES["reconstruction_error"]
+
+    @jax.jit
+    def errors(key):
+        variables = objective.init(key, BATCH)
+        x = objective.decode(variables, objective.encode(variables, BATCH), BATCH, None)
+        said = objective.predict(variables, BATCH)["reconstruction_error"]
+        return said, jnp.square(x - BATCH["x"]).mean(-1)
+
+    said, expected = errors(jax.random.key(0))
+    np.testing.assert_allclose(said, expected, rtol=1e-5)
+
+
 def run_of(objective, x=X, y=Y, transforms=()):
     data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y).map(*transforms)
     learner = jdl.descent(objective, optax.sgd(0.1))
@@ -98,13 +112,12 @@ def test_the_highest_scores_are_drawn_from_the_highest_on(tmp_path, monkeypatch)
     run = replace(plain, learner=jdl.descent(scored, optax.sgd(0.1)))
     inverted = run.test.dataset.map(lambda key, row: {**row, "x": 1 - row["x"]}).batches(8)
     run = replace(run, test=inverted)
-    (path,) = anomalies.draw_anomalies(run, {}, tmp_path)
-    assert path.read_bytes().startswith(b"\x89PNG")
-    assert anomalies.draw_anomalies(plain, {}, tmp_path) == []
     drawn = []
-    monkeypatch.setattr(anomalies, "draw_rows", lambda *arguments: drawn.append(arguments))
-    assert anomalies.draw_anomalies(run, {}, tmp_path) == []
-    rows, labels, _ = drawn[0]
+    monkeypatch.setattr(anomalies, "draw_rows", lambda *given: drawn.append(given) or given[2])
+    assert anomalies.draw_anomalies(plain, {}, tmp_path) == []
+    path = tmp_path / "figures" / "anomalies.png"
+    assert anomalies.draw_anomalies(run, {}, tmp_path) == [path]
+    ((rows, labels, _),) = drawn
     assert labels == ("normal", "anomaly")
     np.testing.assert_allclose(rows["x"][:, 0, 0, 0] * 255, np.arange(32), atol=1e-3)
     np.testing.assert_array_equal(rows["y"], Y[np.argsort(x[:, 0, 0, 0])[:32]])

@@ -1,7 +1,8 @@
 """Classes that are left out, and principal components, against scikit-learn's PCA.
 
-Seen to fail: the unseen class in the training; validation rows without it; components by all rows,
-of the test too, in a float32 far from 0, scaled, or with the other sign.
+Seen to fail: the unseen class in the training; validation rows without it; columns that are lost;
+components by the test's rows, by padding too, with the other sign, or of batches about their own
+means.
 """
 
 import numpy as np
