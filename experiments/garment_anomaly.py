@@ -19,21 +19,18 @@ class Config(jdl.Config):
     steps: int = 1_000
 
 
-def learner(c: Config) -> jdl.Learner:
+def run(c: Config) -> jdl.Run:
+    splits = jdl.data.unseen_class(c.unseen, *jdl.data.tfds("fashion_mnist"))
+    train, valid, test = jdl.data.principal_components(*splits, components=32)
     model, lr = {
         "autoencode": (Autoencoder((32,), 8, hidden=(256,)), 2e-3),
         "deep_svdd": (MLP(32, hidden=(512,), use_bias=False), 1e-3),
         "normalizing_flow": (RealNVP(6, hidden=(64,)), 4e-3),
     }[c.method]
     objective = jdl.objectives.detect_anomalies(getattr(jdl.objectives, c.method)(model))
-    return jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(lr, c.steps)))
-
-
-def run(c: Config) -> jdl.Run:
-    splits = jdl.data.unseen_class(c.unseen, *jdl.data.tfds("fashion_mnist"))
-    train, valid, test = jdl.data.principal_components(*splits, components=32)
+    learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(lr, c.steps)))
     batches = train.shuffled(128, c.seed), valid.batches(1_000), test.batches(1_000)
-    return jdl.Run(c, learner(c), *batches, labels=train.labels)
+    return jdl.Run(c, learner, *batches, labels=train.labels)
 
 
 if __name__ == "__main__":
