@@ -1,6 +1,9 @@
-"""Garments of a class that the training never shows, by three methods: not measured yet.
+"""Garments of a class that the training never shows: AUROC 0.691, AUPRC 0.220, by deep SVDD.
 
-scripts/train experiments/garment_anomaly.py --method normalizing_flow --unseen 8
+Seed 0, means of six classes. Autoencoder: 0.663, 0.255; flow: 0.654, 0.244; isolation forest: 0.586,
+0.166, of the pixels 0.673, 0.213 (`scripts/bench anomalies garments`). 20 settings of the three were
+tried, on validation rows of the other four classes. 45 CPU-s of an AMD EPYC a class.
+scripts/train experiments/garment_anomaly.py --unseen 8
 """
 
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from jdl.models.realnvp import RealNVP
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    method: Literal["autoencode", "deep_svdd", "normalizing_flow"] = "autoencode"
+    method: Literal["autoencode", "deep_svdd", "normalizing_flow"] = "deep_svdd"
     unseen: int = 8  # the class that the training never shows
     steps: int = 1_000
 

@@ -26,7 +26,7 @@ import electricity_anomaly
 import garment_anomaly
 
 KINDS = ("spike", "flat", "shift", "amplitude")
-CLASSES = (3, 5, 6, 7, 8, 9, 0, 1, 2, 4)  # of the garments; settings were chosen by the last four
+CLASSES = (3, 5, 6, 7, 8, 9)  # of the garments: settings were chosen with the others unseen
 METHODS = ("autoencode", "deep_svdd", "normalizing_flow")
 
 
@@ -79,7 +79,7 @@ def electricity() -> None:
 
 
 def garments() -> None:
-    """AUROC and AUPRC where each class is once the one that the training never shows."""
+    """AUROC and AUPRC where each class is once the one that the training never shows: means."""
     found: dict[str, list[tuple[float, float]]] = {}
     for unseen in CLASSES:
         scores = {}
@@ -101,11 +101,8 @@ def garments() -> None:
                 f"class {unseen}  {name:<24}  AUROC {both[0]:.3f}  AUPRC {both[1]:.3f}", flush=True
             )
     for name, pairs in found.items():
-        for kind, rows in (("all", pairs), ("first 6", pairs[:6])):
-            (auroc, auprc), least = np.mean(rows, 0), np.min(rows, 0)[0]
-            print(
-                f"{kind:<7}  {name:<24}  AUROC {auroc:.3f} (least {least:.3f})  AUPRC {auprc:.3f}"
-            )
+        (auroc, auprc), least = np.mean(pairs, 0), np.min(pairs, 0)[0]
+        print(f"{name:<24}  AUROC {auroc:.3f} (least {least:.3f})  AUPRC {auprc:.3f}")
 
 
 def main() -> None:
