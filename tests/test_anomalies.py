@@ -1,7 +1,8 @@
 """Anomaly detection: one score of three objectives, ranked as by scikit-learn, and its picture.
 
 Seen to fail: a log_prob that is not negated; padding that is ranked; metrics where no row is
-labelled; labels of ten classes that are let in; the lowest scores drawn.
+labelled; labels of ten classes that are let in; the lowest scores drawn; files of the
+shape after the transforms.
 """
 
 from dataclasses import replace
