@@ -5,10 +5,8 @@ scripts/bench flows anomalies  # beside it: isolation forest 0.755, nearest neig
 """
 
 from dataclasses import dataclass
-from operator import itemgetter
 
 import jdl
-from jdl.metrics import average_precision, of_score, roc_auc
 from jdl.models.autoencoder import Autoencoder
 
 
@@ -24,13 +22,8 @@ def run(c: Config) -> jdl.Run:
     data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y == c.unseen)
     train, normal = data.select(y != c.unseen).split(0.8, 0.2)
     test = normal + data.select(y == c.unseen)
-    error = itemgetter("reconstruction_error")
     model = Autoencoder((8, 8, 1), c.latent, hidden=(128,))
-    objective = jdl.objectives.with_metrics(
-        jdl.objectives.autoencode(model, noise=0.2),
-        auroc=of_score(roc_auc, error),
-        auprc=of_score(average_precision, error),
-    )
+    objective = jdl.objectives.detect_anomalies(jdl.objectives.autoencode(model, noise=0.2))
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(3e-3, c.steps)))
     batches = train.shuffled(128, c.seed)
     return jdl.Run(c, learner, batches, test=test.batches(512), labels=data.labels)

@@ -22,6 +22,7 @@ FIGURES = {  # the figure of each run that shows what it does
     "electricity_quantiles": "forecasts",
     "fashion_segments": "segmentation",
     "fashion_vae": "reconstructions",
+    "garment_anomaly": "anomalies",
     "garment_captioner": "captions",
     "garment_captions": "retrieval",
     "garment_keypoints": "keypoints",

@@ -64,6 +64,7 @@ from jdl.data.move_keypoints import move_keypoints as move_keypoints
 from jdl.data.move_labels import move_labels as move_labels
 from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces
+from jdl.data.principal_components import principal_components as principal_components
 from jdl.data.promoters import promoters as promoters
 from jdl.data.question_answers import QuestionAnswers as QuestionAnswers
 from jdl.data.question_answers import question_answers as question_answers
@@ -107,5 +108,6 @@ from jdl.data.tokenizers import SubwordTokenizer as SubwordTokenizer
 from jdl.data.tokenizers import load_tokenizer as load_tokenizer
 from jdl.data.tokenizers import train_bpe as train_bpe
 from jdl.data.transcripts import transcribed_sounds as transcribed_sounds
+from jdl.data.unseen_class import unseen_class as unseen_class
 from jdl.data.word_windows import WordWindows as WordWindows
 from jdl.data.word_windows import word_windows as word_windows

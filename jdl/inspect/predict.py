@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,8 @@ def predict(
     if retrieves:  # the inputs are the x alone
         spec = {name: part for name, part in spec.items() if not is_of_y(name)}
     needed = _columns_of_predictions(trained, spec)
-    names, columns = read_inputs(inputs, spec, run.tokenizer, needed, _reader(data))
+    of_files = _before_transforms(data, spec)
+    names, columns = read_inputs(inputs, of_files, run.tokenizer, needed, _reader(data))
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     if retrieves:
         return ranked_rows(trained, data, names, batches)
@@ -103,6 +105,12 @@ def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:
     """What reads new files as the run's own: its dataset, or the source of that; None: neither."""
     parts = (data.dataset, getattr(data.dataset, "source", None))
     return next((part for part in parts if isinstance(part, ReadsFiles)), None)
+
+
+def _before_transforms(data: DatasetLoader[Any], spec: Batch) -> Batch:
+    """The same columns as files have them: a transform may change a shape."""
+    raw = replace(data, transforms=()).spec
+    return {name: raw.get(name, column) for name, column in spec.items()}
 
 
 def _columns_of_predictions(trained: TrainedRun, spec: Batch) -> tuple[str, ...]:

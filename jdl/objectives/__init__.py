@@ -5,6 +5,7 @@ from jdl.objectives.adversarial import adversarial as adversarial
 from jdl.objectives.adversarial import hinge_gan as hinge_gan
 from jdl.objectives.adversarial import non_saturating as non_saturating
 from jdl.objectives.adversarial import wasserstein as wasserstein
+from jdl.objectives.anomalies import detect_anomalies as detect_anomalies
 from jdl.objectives.autoencoding import Likelihood as Likelihood
 from jdl.objectives.autoencoding import autoencode as autoencode
 from jdl.objectives.autoencoding import bernoulli as bernoulli

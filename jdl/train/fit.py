@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 
 from jdl.config import Options
+from jdl.figures.anomalies import draw_anomalies
 from jdl.figures.captions import draw_captions
 from jdl.figures.density import draw_density
 from jdl.figures.detections import draw_detections
@@ -66,6 +67,7 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_embedding,
     draw_density,
     draw_motifs,
+    draw_anomalies,
 )
 
 
