@@ -26,7 +26,6 @@ FOLDER = Path(__file__).parent / "golden" / "transformers"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 DEFAULT = (
     "gpt2",
-    "llama",
     "qwen3",
     "bert_texts",
     "roberta_masked",
