@@ -24,6 +24,7 @@ from jdl.models.factorization import MatrixFactorization
 from jdl.models.mlp import MLP
 from jdl.models.sasrec import SASRec
 from jdl.models.transformer import TransformerConfig
+from jdl.models.two_towers import TwoTowers
 from jdl.objectives import predict_all, recommend
 from jdl.types import Error
 
@@ -65,6 +66,7 @@ def test_the_last_items_of_a_user_are_held_out(table):
     }
     assert (test.columns["x"][:, 0] == 0).all()
     assert train.max_length == 8
+    assert train.item_counts.tolist() == [0, 1, 2, 1, 0]
     short = interactions({"u": [7] * 5, "i": range(5)}, "u", "i", max_length=3)[2]
     assert [short.labels[n] for n in short.columns["x"][0]] == ["<start>", "2", "3"]
 
@@ -141,8 +143,8 @@ class Scores:
 
     @staticmethod
     def apply(params, x, candidates=None):
-        numbers = jnp.broadcast_to(jnp.arange(6)[None, None], (*x.shape, 6))
-        numbers = numbers if candidates is None else candidates
+        numbers = jnp.arange(6) if candidates is None else candidates
+        numbers = jnp.broadcast_to(numbers, (*x.shape, numbers.shape[-1]))
         return numbers.astype(jnp.float32) + params["zero"]
 
 
@@ -174,6 +176,77 @@ def test_losses_are_those_of_the_papers_over_the_items_of_real_rows():
     assert float(sampled.loss.value()) == pytest.approx(np.mean(expected), rel=0.02)
 
 
+COUNTS = np.asarray([0, 1, 4, 3, 9, 2])
+
+
+def test_in_batch_negatives_are_the_other_users_targets_with_the_log_q_correction():
+    objective = recommend(jdl.Model(Scores.init, Scores.apply), "in_batch", counts=COUNTS)
+    variables = objective.init(jax.random.key(0), BATCH)
+    copies = jax.tree.map(lambda column: jnp.concatenate([column] * 2), BATCH)  # each user twice
+    for batch, times in ((BATCH, 1), (copies, 2)):
+        losses = []
+        for target, has in ((5, {5, 2, 4}), (2, {5, 2, 4}), (4, {5, 2, 4}), (1, {1})):
+            others = np.asarray([n for n in TARGETS if n not in has])
+            expected = times * len(TARGETS) * COUNTS[others] / COUNTS.sum()
+            negatives = times * (np.exp(others) / expected).sum()
+            losses.append(np.log(np.exp(target) + negatives) - target)
+        found = jax.jit(objective.loss, static_argnums=3)(
+            variables, batch, jax.random.key(1), True
+        ).loss
+        assert float(found.count) == 4 * times
+        assert float(found.value()) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+class Biases:
+    """A model of a number for each item, whoever the user is: how popular it is."""
+
+    @staticmethod
+    def init(key, x):
+        return {"bias": jnp.asarray([0.0, 0.4, -0.3, 1.0, 0.1])}
+
+    @staticmethod
+    def apply(params, x, candidates=None):
+        scores = params["bias"] if candidates is None else params["bias"][candidates]
+        return jnp.broadcast_to(scores, (len(x), *scores.shape))
+
+
+def test_by_the_log_q_correction_popular_items_are_not_pushed_down():
+    """With all rows in the batch the loss and its gradient are those of the softmax of all."""
+    y = np.repeat([1, 2, 3, 4], [1, 2, 4, 8])
+    rows = {"x": np.zeros((15, 1), np.int32), "length": np.ones(15, np.int32), "y": y}
+    batch = {name: jnp.asarray(column, jnp.int32) for name, column in rows.items()}
+    model = jdl.Model(Biases.init, Biases.apply)
+
+    def loss_and_gradient(objective):
+        def loss(variables):
+            return objective.loss(variables, batch, jax.random.key(1), True).loss.value()
+
+        found, gradient = jax.jit(jax.value_and_grad(loss))(
+            objective.init(jax.random.key(0), batch)
+        )
+        return np.append(jax.tree.leaves(gradient)[0], found)
+
+    of_all = loss_and_gradient(recommend(model))
+    corrected = loss_and_gradient(recommend(model, "in_batch", counts=np.bincount(y)))
+    np.testing.assert_allclose(corrected, of_all, atol=1e-6)
+    uniform = loss_and_gradient(recommend(model, "in_batch", counts=[0, 1, 1, 1, 1]))
+    assert uniform[4] > of_all[4] + 0.1  # descent pushes the most popular down
+
+
+def test_users_are_of_the_items_before_and_untrained_items_of_their_features():
+    features = np.asarray([[0, 0], [1, 0], [0, 1], [1, 0], [0, 1], [1, 1]], np.float32)
+    model = TwoTowers(6, 4, (3,), features=features)
+    variables = jax.jit(model.init)(jax.random.key(0), BATCH["x"])
+    apply = jax.jit(model.apply)
+    scores = np.asarray(apply(variables, BATCH["x"]))
+    np.testing.assert_array_equal(scores[:, 1:, 1], scores[:, 1:, 3])  # the same features
+    assert (scores[0, 1:, 1] != scores[0, 1:, 2]).all()
+    for place in (1, 2, 3):  # the target of the step before
+        changed = np.asarray(apply(variables, BATCH["x"].at[0, place].set(1)))
+        np.testing.assert_array_equal(changed[0, :place], scores[0, :place])
+        assert (changed[0, place:] != scores[0, place:]).any(1).all()
+
+
 def test_what_a_user_has_is_not_recommended_again():
     objective = recommend(jdl.Model(Scores.init, Scores.apply), k=1)
     variables = objective.init(jax.random.key(0), BATCH)
@@ -193,6 +266,7 @@ def test_candidates_have_the_scores_that_they_have_among_all():
     for model, given in (
         (SASRec(6, sizes), BATCH["x"]),
         (MatrixFactorization(3, 6, 4), jnp.arange(3)),
+        (TwoTowers(6, 4), BATCH["x"]),
     ):
         variables = jax.jit(model.init)(jax.random.key(0), given)
         scores = jax.jit(model.apply)(variables, given)
@@ -200,6 +274,9 @@ def test_candidates_have_the_scores_that_they_have_among_all():
         items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
         found = jax.jit(model.apply)(variables, given, candidates=items)
         np.testing.assert_allclose(found, jnp.take_along_axis(scores, items, 2), rtol=1e-5)
+        found = jax.jit(model.apply)(variables, given, candidates=items[0, 0])
+        found = found if found.ndim == 3 else jnp.repeat(found[:, None], 4, 1)
+        np.testing.assert_allclose(found, scores[..., items[0, 0]], rtol=1e-5)
 
 
 CHECKS = {
@@ -223,6 +300,26 @@ def test_data_that_do_not_fit_are_refused(name):
 def test_a_model_without_candidates_cannot_have_negatives():
     with pytest.raises(Error, match="argument candidates"):
         recommend(MLP(3), "bpr")
+
+
+@pytest.mark.parametrize(
+    ("loss", "counts", "message"),
+    [
+        ("in_batch", None, "needs counts"),
+        ("softmax", [0, 1], "The other losses take none"),
+        ("in_batch", [0, -1, 2], "how often each item"),
+        ("in_batch", [0, 0], "how often each item"),
+    ],
+)
+def test_counts_that_say_nothing_are_refused(loss, counts, message):
+    with pytest.raises(Error, match=message):
+        recommend(jdl.Model(Scores.init, Scores.apply), loss, counts=counts)
+
+
+def test_counts_of_other_items_are_refused():
+    objective = recommend(jdl.Model(Scores.init, Scores.apply), "in_batch", counts=[0, 1, 2])
+    with pytest.raises(Error, match="counts are of 3 items, and the model scores 6"):
+        objective.check({n: c for n, c in BATCH.items() if n != "mask"}, {})
 
 
 def test_predictions_are_for_the_users_of_a_file(table, tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 
 from jdl import metrics
 from jdl.keys import stream
-from jdl.layers import all_gather_batch, row_numbers, sample_rows
+from jdl.layers import all_gather_batch, psum_batch, row_numbers, sample_rows
 from jdl.objectives import model_call
 from jdl.objectives.contrastive import info_nce
 from jdl.objectives.model_keywords import name_of, signature_of
@@ -43,11 +43,12 @@ def recommend(
     personalized ranking (Rendle et al., 2009): -log sigmoid(score of the target - score of a
     negative), the mean over `negatives`, or 1. These negatives are drawn uniformly.
 
-    "in_batch" is the softmax over the targets of all rows of the batch, on all devices (in-batch
-    negatives), with which two-tower models are trained. Popular items are then negatives often, so
-    the log of `counts`, how often each item is in the training data (`train.item_counts`), is
-    subtracted from its scores in training (log-Q correction; Yi et al., 2019). There are (B T)^2
-    scores for B rows: take small batches of long histories.
+    "in_batch" is the softmax over the target and those of all other rows of the batch, on all
+    devices (in-batch negatives), with which two-tower models are trained. Popular items are there
+    often, so from the score of a negative the log of how often it is expected there is subtracted
+    (log-Q correction; Yi et al., 2019), by `counts`, how often each item is in the training data
+    (`train.item_counts`). The target is there once, and has no correction (Khrylchenko et al.,
+    2025): so the loss estimates that of all items. A batch of B rows has (B T)^2 scores.
 
     Negatives that the row has do not count. They need a model whose call has the argument
     `candidates`, of which it then gives the scores: items (B, T, K), or those of "in_batch", (K,)
@@ -68,7 +69,7 @@ def recommend(
             'recommend(loss="in_batch") needs counts, how often each item is in the training data: '
             "counts=train.item_counts. The other losses take none, and it takes no negatives."
         )
-    log_counts = None if counts is None else _log_counts(counts)
+    log_shares = None if counts is None else _log_shares(counts)
     negatives = max(negatives, 1) if loss == "bpr" else negatives
     if (negatives or loss == "in_batch") and "candidates" not in signature_of(
         model, "__call__"
@@ -77,7 +78,7 @@ def recommend(
             f"Negatives need a model that has the argument candidates, and {name_of(model)} has "
             'not: add it, or use recommend(model, loss="softmax") with all items.'
         )
-    return Recommendation(model, loss, negatives, k, log_counts)
+    return Recommendation(model, loss, negatives, k, log_shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Recommendation(model_call.ModelObjective):
     ranking_loss: RankingLoss
     negatives: int
     k: int
-    log_counts: np.ndarray | None  # of the items, for the log-Q correction of "in_batch"
+    log_shares: np.ndarray | None  # of the items in the training data, for "in_batch"
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the targets; in evaluation the cross-entropy of y, with its metrics."""
@@ -101,7 +102,7 @@ class Recommendation(model_call.ModelObjective):
             }
             return LossOutput(Mean.of(losses, mask), found, _model_state(variables))
         targets = _targets(batch)
-        if self.log_counts is not None:
+        if self.log_shares is not None:
             losses, model_state = self._in_batch_losses(variables, batch, targets, key)
         elif self.negatives:
             losses, model_state = self._sampled_losses(variables, batch, targets, key)
@@ -139,20 +140,20 @@ class Recommendation(model_call.ModelObjective):
         self, variables: Variables, batch: Batch, targets: Array, key: Key
     ) -> tuple[Array, Variables]:
         """The losses (B, T) of the targets, each against those of all rows on all devices."""
-        others = all_gather_batch(targets.reshape(-1))
+        mask, others = _real_targets(batch), all_gather_batch(targets.reshape(-1))
         columns = {**batch, "candidates": others}
         inputs = model_call.model_inputs(self.model, columns)
         out, model_state = model_call.apply(self.model, variables, inputs, columns, key, True)
-        scores = out - jnp.asarray(self.log_counts)[others].reshape((1,) * (out.ndim - 1) + (-1,))
-        scores = scores.reshape(len(targets), -1, len(others))  # (B, 1, N) of a user's alone
+        scores = out.reshape(len(targets), -1, len(others))  # (B, 1, N) of a user's alone
+        drawn = psum_batch(mask.sum()).clip(1).astype(jnp.float32)
+        log_expected = jnp.log(drawn) + jnp.asarray(self.log_shares)[others]
         own = jnp.concatenate([batch["x"], batch["y"][:, None]], 1)
         wrong = jnp.equal(others[None, None], own[..., None]).any(1)  # the user has it
+        negatives = jnp.where(wrong[:, None], LOWEST, scores - log_expected[None, None])
         itself = jnp.equal(jnp.arange(len(others))[None], row_numbers(targets.size)[:, None])
-        wrong = wrong[:, None] & ~itself.reshape(*targets.shape, -1)
-        logits = jnp.where(wrong, LOWEST, scores).reshape(targets.size, -1)
-        return info_nce(logits, _real_targets(batch).reshape(-1)).reshape(
-            targets.shape
-        ), model_state
+        logits = jnp.where(itself.reshape(*targets.shape, -1), scores, negatives)
+        losses = info_nce(logits.reshape(itself.shape), mask.reshape(-1))
+        return losses.reshape(targets.shape), model_state
 
     def _last_scores(self, variables: Variables, batch: Batch) -> Array:
         """The scores (B, items) after a row's last item; the start has the lowest."""
@@ -186,9 +187,9 @@ class Recommendation(model_call.ModelObjective):
                 f"The model must give the scores of all items, (B, items) or {(*x.shape, 'items')}"
                 f", but it gives {shape}."
             )
-        if self.log_counts is not None and self.log_counts.shape != shape[-1:]:
+        if self.log_shares is not None and self.log_shares.shape != shape[-1:]:
             raise Error(
-                f"counts are of {len(self.log_counts)} items, and the model scores {shape[-1]}: "
+                f"counts are of {len(self.log_shares)} items, and the model scores {shape[-1]}: "
                 "counts=train.item_counts has one for each of train.labels."
             )
         for name, first in (("x", 0), ("y", 1), ("length", 1)):
@@ -201,13 +202,13 @@ class Recommendation(model_call.ModelObjective):
                 )
 
 
-def _log_counts(counts: Sequence[float]) -> np.ndarray:
-    """The log of the items' counts; an item that never occurred counts as the rarest."""
+def _log_shares(counts: Sequence[float]) -> np.ndarray:
+    """The log of each item's share of all counts; of one that never occurred, the rarest's."""
     occurred = np.asarray(counts, np.float64)
     if occurred.ndim != 1 or not (occurred >= 0).all() or not 0 < occurred.sum() < np.inf:
         raise Error("counts must say how often each item is in the training data, by its number.")
     rarest = occurred[occurred > 0].min()
-    return np.log(np.maximum(occurred, rarest)).astype(np.float32)
+    return np.log(np.maximum(occurred, rarest) / occurred.sum()).astype(np.float32)
 
 
 def _model_state(variables: Variables) -> Variables:
