@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 import jdl
@@ -320,6 +321,12 @@ def test_counts_of_other_items_are_refused():
     objective = recommend(jdl.Model(Scores.init, Scores.apply), "in_batch", counts=[0, 1, 2])
     with pytest.raises(Error, match="counts are of 3 items, and the model scores 6"):
         objective.check({n: c for n, c in BATCH.items() if n != "mask"}, {})
+
+
+@pytest.mark.parametrize("features", [np.ones((5, 2)), csr_matrix(np.ones((6, 2)))])
+def test_features_of_other_items_are_refused(features):
+    with pytest.raises(Error, match=r"and must be \(6, F\)"):
+        TwoTowers(6, features=features).init(jax.random.key(0), BATCH["x"])
 
 
 def test_predictions_are_for_the_users_of_a_file(table, tmp_path):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.errors import Error
 from jdl.layers import Dense
 from jdl.models.mlp import MLP
 from jdl.models.transformer import as_time_mask
@@ -17,12 +18,12 @@ from jdl.models.transformer import as_time_mask
 class TwoTowers(nn.Module):
     """Two-tower model (Yi et al., 2019): a user's items (B, T) to the scores of all items as next.
 
-    A score is the dot product of a user's vector and an item's. The item tower is an embedding, and
-    with `features` (items, F), numbers that describe each item, a linear function of them is added;
-    the embeddings then begin at zero, so that an item without training has the vector of its
+    A score is the dot product of the user's vector and the item's. The item tower is an embedding.
+    With `features` (items, F), numbers that describe each item, it adds a linear function of them,
+    and the embeddings begin at zero: so an item without training (cold start) has the vector of its
     features. The user tower takes the mean of the vectors of the items up to t, and adds an MLP of
-    it with the hidden layers `hidden`: its vector at t depends on nothing after t. `candidates`,
-    (B, T, K) or (K,), are items whose scores are wanted alone: (B, T, K).
+    that mean with the layers `hidden`; what comes after t it does not see. `candidates`, (B, T, K)
+    or for all alike (K,), are items whose scores are wanted alone, (B, T, K).
     """
 
     items: int
@@ -69,5 +70,11 @@ class ItemTower(nn.Module):
         vectors = self.param("table", init, (self.items, self.width))[items]
         if plain:
             return vectors
-        features = jnp.asarray(self.features, vectors.dtype)[items]
-        return vectors + Dense(self.width, use_bias=False, name="features")(features)
+        features = np.asarray(self.features)
+        if features.ndim != 2 or len(features) != self.items:
+            raise Error(
+                f"features are of shape {features.shape}, and must be ({self.items}, F), a row of "
+                "numbers for each item (of a sparse matrix: features.toarray())."
+            )
+        linear = Dense(self.width, use_bias=False, name="features")
+        return vectors + linear(jnp.asarray(features, vectors.dtype)[items])
