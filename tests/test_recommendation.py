@@ -262,22 +262,26 @@ def test_what_a_user_has_is_not_recommended_again():
     ]  # fmt: skip
 
 
+def scores_of(model, given, items):
+    """The scores of all items, of items (B, T, K), and of the first of these for all alike."""
+    variables = model.init(jax.random.key(0), given)
+    candidates = None, items, items[0, 0]
+    return [model.apply(variables, given, candidates=chosen) for chosen in candidates]
+
+
 def test_candidates_have_the_scores_that_they_have_among_all():
+    items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
     sizes = TransformerConfig(8, 1, heads=1, max_length=4)
     for model, given in (
         (SASRec(6, sizes), BATCH["x"]),
         (MatrixFactorization(3, 6, 4), jnp.arange(3)),
         (TwoTowers(6, 4), BATCH["x"]),
     ):
-        variables = jax.jit(model.init)(jax.random.key(0), given)
-        scores = jax.jit(model.apply)(variables, given)
-        scores = scores if scores.ndim == 3 else jnp.repeat(scores[:, None], 4, 1)
-        items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
-        found = jax.jit(model.apply)(variables, given, candidates=items)
+        scores, found, shared = jax.jit(scores_of, static_argnums=0)(model, given, items)
+        if scores.ndim == 2:  # of a user, at every step
+            scores, shared = (jnp.repeat(found[:, None], 4, 1) for found in (scores, shared))
         np.testing.assert_allclose(found, jnp.take_along_axis(scores, items, 2), rtol=1e-5)
-        found = jax.jit(model.apply)(variables, given, candidates=items[0, 0])
-        found = found if found.ndim == 3 else jnp.repeat(found[:, None], 4, 1)
-        np.testing.assert_allclose(found, scores[..., items[0, 0]], rtol=1e-5)
+        np.testing.assert_allclose(shared, scores[..., items[0, 0]], rtol=1e-5)
 
 
 CHECKS = {
