@@ -49,7 +49,6 @@ QUICK = [
     ("unet-segment", "pmap=4"),
     ("fcos", "data=2"),
     ("sasrec", "pmap=4"),
-    ("item-towers", "pmap=4"),
     ("bert-spans", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),

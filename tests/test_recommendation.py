@@ -3,7 +3,9 @@
 Seen to fail: with rows in the order of the file in place of their times; with repeated items kept;
 with the test's item in validation; with padding shuffled among the items; with ties counted as
 found; with items that a user has among the recommended; with negatives that a row has counted;
-without y as the last target; with a start that can be recommended.
+without y as the last target; with a start that can be recommended. Two towers: without the log-Q
+correction, or with one of the target; with the user's own items as negatives; with negatives of one
+device alone; with users of all their items; with random embeddings of items that have features.
 """
 
 from itertools import permutations
@@ -20,6 +22,7 @@ import jdl
 from jdl.data import corpus, interactions
 from jdl.data.stdlib_imports import imports
 from jdl.inspect.recommended import recommended_rows
+from jdl.layers import BATCH_AXIS
 from jdl.metrics import ndcg_at_k, recall_at_k
 from jdl.models.factorization import MatrixFactorization
 from jdl.models.mlp import MLP
@@ -196,6 +199,13 @@ def test_in_batch_negatives_are_the_other_users_targets_with_the_log_q_correctio
         ).loss
         assert float(found.count) == 4 * times
         assert float(found.value()) == pytest.approx(np.mean(losses), rel=1e-5)
+
+    def part(rows):
+        return objective.loss(variables, rows, jax.random.key(1), True).loss
+
+    halves = jax.tree.map(lambda column: column.reshape(2, 3, *column.shape[1:]), copies)
+    parts = jax.jit(jax.vmap(part, axis_name=BATCH_AXIS))(halves)  # as on two devices
+    assert float(parts.total.sum() / 8) == pytest.approx(np.mean(losses), rel=1e-5)
 
 
 class Biases:
