@@ -47,8 +47,9 @@ class TwoTowers(nn.Module):
         history = embed(x)
         real = as_time_mask(mask)
         real = jnp.ones(x.shape, bool) if real is None else real
-        weights = real[..., None].astype(history.dtype)
-        mean = jnp.cumsum(weights * history, 1) / jnp.cumsum(weights, 1).clip(1)
+        weights = real[..., None].astype(jnp.float32)  # bfloat16 counts to 256
+        mean = jnp.cumsum(weights * history.astype(jnp.float32), 1)
+        mean = (mean / jnp.cumsum(weights, 1).clip(1)).astype(history.dtype)
         tower = MLP(self.width, self.hidden, dropout=self.dropout, name="user_tower")
         users = mean + tower(mean.reshape(-1, self.width), train).reshape(mean.shape)
         items = embed(jnp.arange(self.items) if candidates is None else candidates)
