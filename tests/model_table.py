@@ -12,6 +12,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 import jdl
@@ -47,6 +48,7 @@ from jdl.models.sound_cnn import SoundCNN
 from jdl.models.t5 import T5
 from jdl.models.tcn import TCN
 from jdl.models.transformer import TransformerConfig
+from jdl.models.two_towers import TwoTowers
 from jdl.models.unet import UNet
 from jdl.models.vit import ViT
 from jdl.models.word_vectors import WordVectors
@@ -133,7 +135,7 @@ class Row:
     @property
     def is_sequence(self) -> bool:
         """Whether the second axis of each input is time."""
-        return isinstance(self.model, RNN | GPT | BERT | T5 | SASRec)
+        return isinstance(self.model, RNN | GPT | BERT | T5 | SASRec | TwoTowers)
 
     @property
     def causal(self) -> bool:
@@ -204,7 +206,7 @@ class Users(Row):
         return {**columns, "user": rows, "x": x, "length": length, "y": 1 + rows}
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        return (batch["x"],) if isinstance(self.model, SASRec) else (batch["user"],)
+        return (batch["x"],) if self.is_sequence else (batch["user"],)
 
 
 @dataclass(frozen=True)
@@ -850,6 +852,15 @@ UNSUPERVISED = [
         12 * 8 + 13 * 8 + 13,
         5e-2,
         partial(recommend, loss="bpr"),
+    ),
+    Users(
+        "item-towers",
+        TwoTowers(SIZE, 8, (8,), features=np.eye(SIZE, 3, dtype=np.float32)),
+        (6,),
+        13 * 8 + 3 * 8 + 2 * (8 * 8 + 8),
+        5e-2,
+        partial(recommend, loss="in_batch", counts=(0, *range(1, SIZE))),
+        ragged=True,
     ),
     Row(
         "word-vectors",

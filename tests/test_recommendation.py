@@ -3,7 +3,9 @@
 Seen to fail: with rows in the order of the file in place of their times; with repeated items kept;
 with the test's item in validation; with padding shuffled among the items; with ties counted as
 found; with items that a user has among the recommended; with negatives that a row has counted;
-without y as the last target; with a start that can be recommended.
+without y as the last target; with a start that can be recommended. Two towers: without the log-Q
+correction, or with one of the target; with the user's own items as negatives; with negatives of one
+device alone; with users of all their items; with random embeddings of items that have features.
 """
 
 from itertools import permutations
@@ -13,17 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.sparse import csr_matrix
 from sklearn.metrics import ndcg_score, top_k_accuracy_score
 
 import jdl
 from jdl.data import corpus, interactions
 from jdl.data.stdlib_imports import imports
 from jdl.inspect.recommended import recommended_rows
+from jdl.layers import BATCH_AXIS
 from jdl.metrics import ndcg_at_k, recall_at_k
 from jdl.models.factorization import MatrixFactorization
 from jdl.models.mlp import MLP
 from jdl.models.sasrec import SASRec
 from jdl.models.transformer import TransformerConfig
+from jdl.models.two_towers import TwoTowers
 from jdl.objectives import predict_all, recommend
 from jdl.types import Error
 
@@ -65,6 +70,7 @@ def test_the_last_items_of_a_user_are_held_out(table):
     }
     assert (test.columns["x"][:, 0] == 0).all()
     assert train.max_length == 8
+    assert train.item_counts.tolist() == [0, 1, 2, 1, 0]
     short = interactions({"u": [7] * 5, "i": range(5)}, "u", "i", max_length=3)[2]
     assert [short.labels[n] for n in short.columns["x"][0]] == ["<start>", "2", "3"]
 
@@ -141,8 +147,8 @@ class Scores:
 
     @staticmethod
     def apply(params, x, candidates=None):
-        numbers = jnp.broadcast_to(jnp.arange(6)[None, None], (*x.shape, 6))
-        numbers = numbers if candidates is None else candidates
+        numbers = jnp.arange(6) if candidates is None else candidates
+        numbers = jnp.broadcast_to(numbers, (*x.shape, numbers.shape[-1]))
         return numbers.astype(jnp.float32) + params["zero"]
 
 
@@ -174,6 +180,84 @@ def test_losses_are_those_of_the_papers_over_the_items_of_real_rows():
     assert float(sampled.loss.value()) == pytest.approx(np.mean(expected), rel=0.02)
 
 
+COUNTS = np.asarray([0, 1, 4, 3, 9, 2])
+
+
+def test_in_batch_negatives_are_the_other_users_targets_with_the_log_q_correction():
+    objective = recommend(jdl.Model(Scores.init, Scores.apply), "in_batch", counts=COUNTS)
+    variables = objective.init(jax.random.key(0), BATCH)
+    copies = jax.tree.map(lambda column: jnp.concatenate([column] * 2), BATCH)  # each user twice
+    for batch, times in ((BATCH, 1), (copies, 2)):
+        losses = []
+        for target, has in ((5, {5, 2, 4}), (2, {5, 2, 4}), (4, {5, 2, 4}), (1, {1})):
+            others = np.asarray([n for n in TARGETS if n not in has])
+            expected = times * len(TARGETS) * COUNTS[others] / COUNTS.sum()
+            negatives = times * (np.exp(others) / expected).sum()
+            losses.append(np.log(np.exp(target) + negatives) - target)
+        found = jax.jit(objective.loss, static_argnums=3)(
+            variables, batch, jax.random.key(1), True
+        ).loss
+        assert float(found.count) == 4 * times
+        assert float(found.value()) == pytest.approx(np.mean(losses), rel=1e-5)
+
+    def part(rows):
+        return objective.loss(variables, rows, jax.random.key(1), True).loss
+
+    halves = jax.tree.map(lambda column: column.reshape(2, 3, *column.shape[1:]), copies)
+    parts = jax.jit(jax.vmap(part, axis_name=BATCH_AXIS))(halves)  # as on two devices
+    assert float(parts.total.sum() / 8) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+class Biases:
+    """A model of a number for each item, whoever the user is: how popular it is."""
+
+    @staticmethod
+    def init(key, x):
+        return {"bias": jnp.asarray([0.0, 0.4, -0.3, 1.0, 0.1])}
+
+    @staticmethod
+    def apply(params, x, candidates=None):
+        scores = params["bias"] if candidates is None else params["bias"][candidates]
+        return jnp.broadcast_to(scores, (len(x), *scores.shape))
+
+
+def test_by_the_log_q_correction_popular_items_are_not_pushed_down():
+    """With all rows in the batch the loss and its gradient are those of the softmax of all."""
+    y = np.repeat([1, 2, 3, 4], [1, 2, 4, 8])
+    rows = {"x": np.zeros((15, 1), np.int32), "length": np.ones(15, np.int32), "y": y}
+    batch = {name: jnp.asarray(column, jnp.int32) for name, column in rows.items()}
+    model = jdl.Model(Biases.init, Biases.apply)
+
+    def loss_and_gradient(objective):
+        def loss(variables):
+            return objective.loss(variables, batch, jax.random.key(1), True).loss.value()
+
+        found, gradient = jax.jit(jax.value_and_grad(loss))(
+            objective.init(jax.random.key(0), batch)
+        )
+        return np.append(jax.tree.leaves(gradient)[0], found)
+
+    of_all = loss_and_gradient(recommend(model))
+    corrected = loss_and_gradient(recommend(model, "in_batch", counts=np.bincount(y)))
+    np.testing.assert_allclose(corrected, of_all, atol=1e-6)
+    uniform = loss_and_gradient(recommend(model, "in_batch", counts=[0, 1, 1, 1, 1]))
+    assert uniform[4] > of_all[4] + 0.1  # descent pushes the most popular down
+
+
+def test_users_are_of_the_items_before_and_untrained_items_of_their_features():
+    features = np.asarray([[0, 0], [1, 0], [0, 1], [1, 0], [0, 1], [1, 1]], np.float32)
+    model = TwoTowers(6, 4, (3,), features=features)
+    variables = jax.jit(model.init)(jax.random.key(0), BATCH["x"])
+    apply = jax.jit(model.apply)
+    scores = np.asarray(apply(variables, BATCH["x"]))
+    np.testing.assert_array_equal(scores[:, 1:, 1], scores[:, 1:, 3])  # the same features
+    assert (scores[0, 1:, 1] != scores[0, 1:, 2]).all()
+    for place in (1, 2, 3):  # the target of the step before
+        changed = np.asarray(apply(variables, BATCH["x"].at[0, place].set(1)))
+        np.testing.assert_array_equal(changed[0, :place], scores[0, :place])
+        assert (changed[0, place:] != scores[0, place:]).any(1).all()
+
+
 def test_what_a_user_has_is_not_recommended_again():
     objective = recommend(jdl.Model(Scores.init, Scores.apply), k=1)
     variables = objective.init(jax.random.key(0), BATCH)
@@ -188,18 +272,26 @@ def test_what_a_user_has_is_not_recommended_again():
     ]  # fmt: skip
 
 
+def scores_of(model, given, items):
+    """The scores of all items, of items (B, T, K), and of the first of these for all alike."""
+    variables = model.init(jax.random.key(0), given)
+    candidates = None, items, items[0, 0]
+    return [model.apply(variables, given, candidates=chosen) for chosen in candidates]
+
+
 def test_candidates_have_the_scores_that_they_have_among_all():
+    items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
     sizes = TransformerConfig(8, 1, heads=1, max_length=4)
     for model, given in (
         (SASRec(6, sizes), BATCH["x"]),
         (MatrixFactorization(3, 6, 4), jnp.arange(3)),
+        (TwoTowers(6, 4), BATCH["x"]),
     ):
-        variables = jax.jit(model.init)(jax.random.key(0), given)
-        scores = jax.jit(model.apply)(variables, given)
-        scores = scores if scores.ndim == 3 else jnp.repeat(scores[:, None], 4, 1)
-        items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
-        found = jax.jit(model.apply)(variables, given, candidates=items)
+        scores, found, shared = jax.jit(scores_of, static_argnums=0)(model, given, items)
+        if scores.ndim == 2:  # of a user, at every step
+            scores, shared = (jnp.repeat(found[:, None], 4, 1) for found in (scores, shared))
         np.testing.assert_allclose(found, jnp.take_along_axis(scores, items, 2), rtol=1e-5)
+        np.testing.assert_allclose(shared, scores[..., items[0, 0]], rtol=1e-5)
 
 
 CHECKS = {
@@ -223,6 +315,32 @@ def test_data_that_do_not_fit_are_refused(name):
 def test_a_model_without_candidates_cannot_have_negatives():
     with pytest.raises(Error, match="argument candidates"):
         recommend(MLP(3), "bpr")
+
+
+@pytest.mark.parametrize(
+    ("loss", "counts", "message"),
+    [
+        ("in_batch", None, "needs counts"),
+        ("softmax", [0, 1], "The other losses take none"),
+        ("in_batch", [0, -1, 2], "how often each item"),
+        ("in_batch", [0, 0], "how often each item"),
+    ],
+)
+def test_counts_that_say_nothing_are_refused(loss, counts, message):
+    with pytest.raises(Error, match=message):
+        recommend(jdl.Model(Scores.init, Scores.apply), loss, counts=counts)
+
+
+def test_counts_of_other_items_are_refused():
+    objective = recommend(jdl.Model(Scores.init, Scores.apply), "in_batch", counts=[0, 1, 2])
+    with pytest.raises(Error, match="counts are of 3 items, and the model scores 6"):
+        objective.check({n: c for n, c in BATCH.items() if n != "mask"}, {})
+
+
+@pytest.mark.parametrize("features", [np.ones((5, 2)), csr_matrix(np.ones((6, 2)))])
+def test_features_of_other_items_are_refused(features):
+    with pytest.raises(Error, match=r"and must be \(6, F\)"):
+        TwoTowers(6, features=features).init(jax.random.key(0), BATCH["x"])
 
 
 def test_predictions_are_for_the_users_of_a_file(table, tmp_path):

@@ -48,6 +48,13 @@ class Interactions(Dataset):
         """The items of a row's x, the start and the padding included."""
         return self.source.take(np.zeros(1, np.int32))["x"].shape[1]
 
+    @property
+    def item_counts(self) -> np.ndarray:
+        """How often each item is in the rows, in x or as y, by its number; the start is not."""
+        columns = self.columns
+        items = np.concatenate([columns["x"].ravel(), columns["y"]])
+        return np.bincount(items[items > 0], minlength=len(self.labels))
+
     def encode(self, histories: Sequence[Sequence[str]]) -> dict[str, np.ndarray]:
         """Other users' items, each list in its order, as the columns x and length.
 

@@ -9,7 +9,8 @@ class MatrixFactorization(nn.Module):
     """Matrix factorization (Koren et al., 2009): users (B,) to the scores of all items (B, items).
 
     A score is the dot product of the user's vector and the item's, plus the item's bias.
-    `candidates` (B, T, K) are items whose scores are wanted alone: (B, T, K).
+    `candidates` are items whose scores are wanted alone: of (B, T, K) they are (B, T, K), and of
+    (K,), the same for all users, (B, K).
     """
 
     users: int
@@ -24,6 +25,8 @@ class MatrixFactorization(nn.Module):
         items = self.param("items", init, (self.items, self.width))
         bias = self.param("bias", nn.initializers.zeros, (self.items,))
         vectors = users[user]
+        if candidates is not None and candidates.ndim == 1:
+            items, bias, candidates = items[candidates], bias[candidates], None
         if candidates is None:
             return (vectors @ items.T + bias[None]).astype(jnp.float32)
         scores = jnp.einsum("bd,btkd->btk", vectors, items[candidates])

@@ -18,8 +18,8 @@ class SASRec(nn.Module):
     """SASRec (Kang and McAuley, 2018): a user's items (B, T) to the scores of all items as next.
 
     A causal transformer, so that scores at t depend on the items up to t alone; the item embedding
-    is also that of the outputs. `candidates` (B, T, K) are items at each step whose scores are
-    wanted alone: (B, T, K) in place of (B, T, items).
+    is also that of the outputs. `candidates` are items whose scores are wanted alone, at each
+    step (B, T, K) or for all alike (K,): the scores are then (B, T, K), not (B, T, items).
     """
 
     items: int
@@ -39,5 +39,5 @@ class SASRec(nn.Module):
         states = stack(embedding(x, train), as_time_mask(mask), train=train)
         if candidates is None:
             return embedding.logits(states)
-        scores = jnp.einsum("btd,btkd->btk", states, embedding.table[candidates])
+        scores = jnp.einsum("...d,...kd->...k", states, embedding.table[candidates])
         return scores.astype(jnp.float32)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import jax.nn as nn
 import jax.numpy as jnp
+import numpy as np
 
 from jdl import metrics
 from jdl.keys import stream
-from jdl.layers import sample_rows
+from jdl.layers import all_gather_batch, psum_batch, row_numbers, sample_rows
 from jdl.objectives import model_call
+from jdl.objectives.contrastive import info_nce
 from jdl.objectives.model_keywords import name_of, signature_of
 from jdl.types import Array, Batch, Bounds, Error, Key, LossOutput, Mean, Metrics, Variables
 
-RankingLoss = Literal["softmax", "bpr"]
+RankingLoss = Literal["softmax", "bpr", "in_batch"]
 SHOWN = 20  # recommended items in a prediction
 LOWEST = -1e9  # a score that nothing else has, and that is finite: so are the gradients
 
 
 def recommend(
-    model: Any, loss: RankingLoss = "softmax", negatives: int = 0, k: int = 10
+    model: Any,
+    loss: RankingLoss = "softmax",
+    negatives: int = 0,
+    k: int = 10,
+    counts: Sequence[float] | None = None,
 ) -> Recommendation:
     """Recommendation from implicit feedback (collaborative filtering): a user's next items.
 
@@ -34,9 +41,18 @@ def recommend(
     The loss of a target is the cross-entropy of the softmax over all items, or with `negatives`
     over the target and so many items drawn at each step (sampled softmax). "bpr" is Bayesian
     personalized ranking (Rendle et al., 2009): -log sigmoid(score of the target - score of a
-    negative), the mean over `negatives`, or 1. Negatives are drawn uniformly; those that the row
-    has do not count. They need a model whose call has the argument `candidates`, items (B, T, K)
-    of which it then gives the scores, (B, T, K).
+    negative), the mean over `negatives`, or 1. These negatives are drawn uniformly.
+
+    "in_batch" is the softmax over the target and those of all other rows of the batch, on all
+    devices (in-batch negatives), with which two-tower models are trained. Popular items are there
+    often, so from the score of a negative the log of how often it is expected there is subtracted
+    (log-Q correction; Yi et al., 2019), by `counts`, how often each item is in the training data
+    (`train.item_counts`). The target is there once, and has no correction (Khrylchenko et al.,
+    2025): so the loss estimates that of all items. A batch of B rows has (B T)^2 scores.
+
+    Negatives that the row has do not count. They need a model whose call has the argument
+    `candidates`, of which it then gives the scores: items (B, T, K), or those of "in_batch", (K,)
+    for all rows alike.
 
     Metrics, in evaluation: recall_at_10 and ndcg_at_10 (of another `k`, by that), among the items
     that are not in x; of a user with more items than x has room for, the oldest may be recommended
@@ -44,17 +60,25 @@ def recommend(
     is: choose the best checkpoint by ndcg_at_10. Predictions: `items` (B, 20), the best of these,
     and their `score`.
     """
-    if loss not in ("softmax", "bpr"):
-        raise Error(f'loss is "softmax" or "bpr", not {loss!r}.')
+    if loss not in ("softmax", "bpr", "in_batch"):
+        raise Error(f'loss is "softmax", "bpr" or "in_batch", not {loss!r}.')
     if negatives < 0 or k < 1:
         raise Error(f"negatives must be 0 or more and k 1 or more; got {negatives=}, {k=}.")
+    if (loss == "in_batch") != (counts is not None) or (loss == "in_batch" and negatives):
+        raise Error(
+            'recommend(loss="in_batch") needs counts, how often each item is in the training data: '
+            "counts=train.item_counts. The other losses take none, and it takes no negatives."
+        )
+    log_shares = None if counts is None else _log_shares(counts)
     negatives = max(negatives, 1) if loss == "bpr" else negatives
-    if negatives and "candidates" not in signature_of(model, "__call__").parameters:
+    if (negatives or loss == "in_batch") and "candidates" not in signature_of(
+        model, "__call__"
+    ).parameters:
         raise Error(
             f"Negatives need a model that has the argument candidates, and {name_of(model)} has "
             'not: add it, or use recommend(model, loss="softmax") with all items.'
         )
-    return Recommendation(model, loss, negatives, k)
+    return Recommendation(model, loss, negatives, k, log_shares)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +88,7 @@ class Recommendation(model_call.ModelObjective):
     ranking_loss: RankingLoss
     negatives: int
     k: int
+    log_shares: np.ndarray | None  # of the items in the training data, for "in_batch"
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the targets; in evaluation the cross-entropy of y, with its metrics."""
@@ -77,7 +102,9 @@ class Recommendation(model_call.ModelObjective):
             }
             return LossOutput(Mean.of(losses, mask), found, _model_state(variables))
         targets = _targets(batch)
-        if self.negatives:
+        if self.log_shares is not None:
+            losses, model_state = self._in_batch_losses(variables, batch, targets, key)
+        elif self.negatives:
             losses, model_state = self._sampled_losses(variables, batch, targets, key)
         else:
             inputs = model_call.model_inputs(self.model, batch)
@@ -108,6 +135,25 @@ class Recommendation(model_call.ModelObjective):
             scores = jnp.concatenate([positive, negative], -1)
             losses = nn.logsumexp(scores, -1) - positive[..., 0]
         return losses, model_state
+
+    def _in_batch_losses(
+        self, variables: Variables, batch: Batch, targets: Array, key: Key
+    ) -> tuple[Array, Variables]:
+        """The losses (B, T) of the targets, each against those of all rows on all devices."""
+        mask, others = _real_targets(batch), all_gather_batch(targets.reshape(-1))
+        columns = {**batch, "candidates": others}
+        inputs = model_call.model_inputs(self.model, columns)
+        out, model_state = model_call.apply(self.model, variables, inputs, columns, key, True)
+        scores = out.reshape(len(targets), -1, len(others))  # (B, 1, N) of a user's alone
+        drawn = psum_batch(mask.sum()).clip(1).astype(jnp.float32)
+        log_expected = jnp.log(drawn) + jnp.asarray(self.log_shares)[others]
+        own = jnp.concatenate([batch["x"], batch["y"][:, None]], 1)
+        wrong = jnp.equal(others[None, None], own[..., None]).any(1)  # the user has it
+        negatives = jnp.where(wrong[:, None], LOWEST, scores - log_expected[None, None])
+        itself = jnp.equal(jnp.arange(len(others))[None], row_numbers(targets.size)[:, None])
+        logits = jnp.where(itself.reshape(*targets.shape, -1), scores, negatives)
+        losses = info_nce(logits.reshape(itself.shape), mask.reshape(-1))
+        return losses.reshape(targets.shape), model_state
 
     def _last_scores(self, variables: Variables, batch: Batch) -> Array:
         """The scores (B, items) after a row's last item; the start has the lowest."""
@@ -141,6 +187,11 @@ class Recommendation(model_call.ModelObjective):
                 f"The model must give the scores of all items, (B, items) or {(*x.shape, 'items')}"
                 f", but it gives {shape}."
             )
+        if self.log_shares is not None and self.log_shares.shape != shape[-1:]:
+            raise Error(
+                f"counts are of {len(self.log_shares)} items, and the model scores {shape[-1]}: "
+                "counts=train.item_counts has one for each of train.labels."
+            )
         for name, first in (("x", 0), ("y", 1), ("length", 1)):
             least, greatest = bounds.get(name, (first, first))
             most = x.shape[1] if name == "length" else shape[-1] - 1
@@ -149,6 +200,15 @@ class Recommendation(model_call.ModelObjective):
                     f"The column {name} is from {least} to {greatest}, and must be from {first} to "
                     f"{most}: item 0 is the start, and the model scores {shape[-1]} items."
                 )
+
+
+def _log_shares(counts: Sequence[float]) -> np.ndarray:
+    """The log of each item's share of all counts; of one that never occurred, the rarest's."""
+    occurred = np.asarray(counts, np.float64)
+    if occurred.ndim != 1 or not (occurred >= 0).all() or not 0 < occurred.sum() < np.inf:
+        raise Error("counts must say how often each item is in the training data, by its number.")
+    rarest = occurred[occurred > 0].min()
+    return np.log(np.maximum(occurred, rarest) / occurred.sum()).astype(np.float32)
 
 
 def _model_state(variables: Variables) -> Variables:
