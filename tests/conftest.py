@@ -32,6 +32,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)  # a key that is used twice is an error
 
 use_compilation_cache()
+gc.set_threshold(50_000, 20, 20)  # Python's own, 700 objects, is a tenth of the tests' time
 
 ROOT = Path(__file__).parents[1]
 
