@@ -35,7 +35,6 @@ from jdl.data.fasta import fasta as fasta
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
-from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
@@ -62,6 +61,7 @@ from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_keypoints import move_keypoints as move_keypoints
 from jdl.data.move_labels import move_labels as move_labels
+from jdl.data.neighbor_loader import NeighborLoader as NeighborLoader
 from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.promoters import promoters as promoters

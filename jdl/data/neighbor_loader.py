@@ -1,0 +1,165 @@
+"""Neighbour sampling: batches of small parts of a graph that is too large for one step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.data.loader import DatasetLoader
+from jdl.keys import stream
+from jdl.types import Array, Batch, Bounds, Key, Loader
+
+
+@dataclass(frozen=True, eq=False)
+class Adjacency:
+    """The node features x (N, F) of a graph, and its edges (E, 2), for sampling on the device."""
+
+    x: np.ndarray
+    edges: np.ndarray
+
+    @cached_property
+    def on_device(self) -> dict[str, Array]:
+        """The features, and the edges in compressed sparse row (CSR) format by receiver."""
+        edges = self.edges[np.argsort(self.edges[:, 1], kind="stable")]
+        indptr = np.searchsorted(edges[:, 1], np.arange(len(self.x) + 1)).astype(np.int32)
+        indices = edges[:, 0] if len(edges) else np.zeros(1, np.int32)
+        columns = {"x": self.x, "indptr": indptr, "indices": indices}
+        return {name: jnp.asarray(column) for name, column in columns.items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the features and the edges."""
+        digest = hashlib.sha256()
+        for array in (self.x, self.edges):
+            digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class NeighborLoader(Loader):
+    """A data loader with neighbour sampling (GraphSAGE; Hamilton et al., 2017).
+
+    A row of a batch is a tree of M nodes: a node, its drawn neighbours, their drawn neighbours, and
+    so on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
+    (B, M), the label of the first node and -1 elsewhere. Neighbours are drawn without replacement,
+    by (seed, epoch, id). Of a node that has fewer than are drawn, all are there, and the others are
+    padding: x is 0, and edges are -1.
+    """
+
+    loader: DatasetLoader
+    graph: Adjacency
+    fanouts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def shard(self, part: slice) -> Self:
+        """The same loader for one process: `read` prefetches only these rows of each batch."""
+        return replace(self, loader=self.loader.shard(part))
+
+    def read(self, start: int = 0) -> Iterator[Any]:
+        """The raw data of the batches: those of the nodes' loader, and the graph, on the device."""
+        for raw in self.loader.read(start):
+            yield {"nodes": raw, "graph": self.graph.on_device}
+
+    def batch(self, raw: Any, i: Array) -> Batch:
+        """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
+        batch = self.loader.batch(raw["nodes"], i)
+        nodes, columns = self._neighborhoods(raw, batch["node"][:, None], batch["id"], i)
+        y = jnp.full(nodes.shape, -1, jnp.int32).at[:, 0].set(batch["y"])
+        return {**columns, "y": y, "id": batch["id"], "mask": batch["mask"]}
+
+    def _neighborhoods(
+        self, raw: Any, seeds: Array, ids: Array, i: Array
+    ) -> tuple[Array, dict[str, Array]]:
+        """The nodes (B, M) of trees that grow from the seeds (B, S), which come first; x and edges.
+
+        Padding nodes are -1.
+        """
+        key = stream(raw["nodes"]["key"], "neighbours", i // len(self))
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+        hops = [seeds]
+        for depth, fanout in enumerate(self.fanouts):
+            hop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
+            hops.append(_draw_neighbors(raw["graph"], hops[-1], fanout, hop_keys))
+        nodes = jnp.concatenate(hops, 1)
+        real = (nodes >= 0)[:, :, None]
+        x = jnp.where(real, raw["graph"]["x"][nodes.clip(0)], 0)
+        edges = jnp.asarray(_trees(seeds.shape[1], self.fanouts))[None]
+        edges = jnp.where(real[:, seeds.shape[1] :], edges, -1)
+        return nodes, {"x": x, "edges": edges}
+
+    @cached_property
+    def spec(self) -> Batch:
+        """The shapes and types of a batch."""
+        # Read outside of `eval_shape`: reading caches arrays, which must not be tracers.
+        return jax.eval_shape(self.batch, next(self.read()), jnp.int32(0))
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch, padding included."""
+        return self.loader.batch_size
+
+    @property
+    def num_examples(self) -> int:
+        """Nodes in an epoch."""
+        return self.loader.num_examples
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest and largest label."""
+        return {name: bounds for name, bounds in self.loader.bounds.items() if name == "y"}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the nodes, the graph and the fanouts."""
+        parts = f"{self.loader.fingerprint} {self.graph.fingerprint} {self.fanouts}"
+        return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def _trees(seeds: int, fanouts: tuple[int, ...]) -> np.ndarray:
+    """The edges of the trees, from each drawn node to the one it was drawn for, in their order."""
+    edges, start, size = [], 0, seeds
+    for fanout in fanouts:
+        senders = start + size + np.arange(size * fanout)
+        edges.append(np.stack([senders, start + np.arange(size * fanout) // fanout], 1))
+        start, size = start + size, size * fanout
+    return np.concatenate(edges).astype(np.int32)
+
+
+def _draw_neighbors(graph: dict[str, Array], nodes: Array, fanout: int, keys: Key) -> Array:
+    """`fanout` different neighbours of the nodes (B, M), padded with -1: (B, M * fanout)."""
+    indptr, indices = graph["indptr"], graph["indices"]
+    first = indptr[nodes.clip(0)]
+    degree = jnp.where(nodes >= 0, indptr[nodes.clip(0) + 1] - first, 0)
+    shape = (*nodes.shape[1:], fanout)
+    bits = jax.vmap(lambda key: jax.random.bits(key, shape))(keys)
+    places = _sample_distinct(bits, degree)
+    neighbors = indices[(first[:, :, None] + places).clip(0, len(indices) - 1)]
+    drawn = jnp.arange(fanout)[None, None] < degree[:, :, None]
+    return jnp.where(drawn, neighbors, -1).reshape(len(nodes), -1)
+
+
+def _sample_distinct(bits: Array, sizes: Array) -> Array:
+    """Sampling without replacement (Floyd's algorithm; Bentley and Floyd, 1987).
+
+    Gives n different numbers below each of the `sizes` (...), of random bits (..., n); below a size
+    of n or less, 0, 1, ..., n - 1.
+    """
+    n = bits.shape[-1]
+    rest = (sizes - n).clip(0)
+
+    def draw(place: Array, chosen: Array) -> Array:
+        last = rest + place
+        number = (bits[..., place] % (last + 1).astype(bits.dtype)).astype(jnp.int32)
+        taken = (chosen == number[..., None]).any(-1)
+        return chosen.at[..., place].set(jnp.where(taken, last, number))
+
+    return jax.lax.fori_loop(0, n, draw, jnp.full(bits.shape, -1, jnp.int32))
