@@ -18,7 +18,7 @@ class Config(jdl.Config):
     neighbours: int = 10  # of an image, in the graph
     fanouts: tuple[int, ...] = (10, 10)  # neighbours drawn at each hop; (): the whole graph
     labelled: float = 0.01  # of the training images
-    lr: float = 3e-3
+    lr: float = 1e-2
     hidden: tuple[int, ...] = (64,)
     dropout: float = 0.5
     weight_decay: float = 0.1
@@ -29,14 +29,15 @@ def run(c: Config) -> jdl.Run:
     x, y = (np.concatenate([split.columns[name] for split in splits]) for name in "xy")
     x = x.reshape(-1, 14, 2, 14, 2).mean((2, 4)) / 255  # pixels of twice the side
     graph = jdl.data.knn_graph(x, y, c.neighbours, splits[0].labels)
-    images, test = (graph.node_rows().select(nodes) for nodes in np.split(np.arange(len(y)), [60_000]))
-    train, valid = images.split(c.labelled, 0.1, stratify="y")
+    nodes = graph.node_rows()
+    train, valid = nodes.select(slice(60_000)).split(c.labelled, 0.1, stratify="y")
+    test = nodes.select(slice(60_000, None))
     if c.fanouts:
         loaders = train.shuffled(c.batch, c.seed), valid.batches(500), test.batches(500)
         parts = [graph.neighbor_loader(loader, *c.fanouts) for loader in loaders]
     else:
-        nodes = (part.column("node") for part in (train, valid, test))
-        parts = [part.batches(1) for part in graph.split_by_masks(*nodes)]
+        masks = (part.column("node") for part in (train, valid, test))
+        parts = [part.batches(1) for part in graph.split_by_masks(*masks)]
     objective = jdl.objectives.classify(GNN(10, c.hidden, SAGE, dropout=c.dropout))
     rate = jdl.optim.warmup_cosine(c.lr, c.steps)
     learner = jdl.descent(objective, jdl.optim.adamw(rate, weight_decay=c.weight_decay))

@@ -61,6 +61,7 @@ from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_keypoints import move_keypoints as move_keypoints
 from jdl.data.move_labels import move_labels as move_labels
+from jdl.data.neighbor_loader import LinkNeighborLoader as LinkNeighborLoader
 from jdl.data.neighbor_loader import NeighborLoader as NeighborLoader
 from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces

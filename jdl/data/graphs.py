@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import Any
@@ -14,7 +14,12 @@ from jdl.data.dataset import Dataset, arrays
 from jdl.data.fetch import dataset_folder
 from jdl.data.loader import DatasetLoader
 from jdl.data.nearest import nearest_rows
-from jdl.data.neighbor_loader import Adjacency, NeighborLoader
+from jdl.data.neighbor_loader import (
+    Adjacency,
+    LinkNeighborLoader,
+    NeighborLoader,
+    check_sampling,
+)
 from jdl.data.order import permutation
 from jdl.types import Error
 
@@ -93,13 +98,18 @@ class Graph:
         `loader` has batches of nodes, in the column `node`. The first fanout is the number of
         neighbours drawn for each node, the second that for each of these, and so on.
         """
-        if not fanouts or min(fanouts) < 1:
-            raise Error(
-                "neighbor_loader takes how many neighbours to draw at each hop, at least 1, such "
-                f"as 10, 5, not {fanouts}."
-            )
-        self._check_no_edge_features("neighbor_loader")
+        self._check_no_edge_features("neighbour sampling")
+        check_sampling(loader, len(self), fanouts, ("node", "y"))
         return NeighborLoader(loader, self._adjacency, fanouts)
+
+    def link_neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> LinkNeighborLoader:
+        """Neighbour sampling for link prediction; `loader` has batches of links, column `link`.
+
+        The graph and the links are those of `split_link_rows`.
+        """
+        self._check_no_edge_features("neighbour sampling")
+        check_sampling(loader, len(self), fanouts, ("link",))
+        return LinkNeighborLoader(loader, self._adjacency, fanouts)
 
     def split_links(self, valid: float, test: float, seed: int = 0) -> Splits:
         """Datasets for link prediction: (train, valid, test), each with one example.
@@ -109,12 +119,36 @@ class Graph:
         predict, once each; in valid and test also negatives (1, L, 2), as many pairs of nodes
         without an edge.
         """
+        train, held_out = self._split_pairs(valid, test, seed)
+        columns: dict[str, Any] = {"x": self.x[None], "edges": to_undirected(train)[None]}
+        valid_split, test_split = (
+            arrays(**columns, links=links[None], negatives=negatives[None])
+            for links, negatives in held_out
+        )
+        return arrays(**columns, links=train[None]), valid_split, test_split
+
+    def split_link_rows(self, valid: float, test: float, seed: int = 0) -> tuple[Graph, Splits]:
+        """The same splits with one row per link, and the training graph, for neighbour sampling.
+
+        Columns: `link` (2,), the two nodes; in valid and test also `negative` (2,).
+        """
+        train, held_out = self._split_pairs(valid, test, seed)
+        valid_rows, test_rows = (
+            arrays(link=links, negative=negatives) for links, negatives in held_out
+        )
+        known = replace(self, edges=to_undirected(train))
+        return known, (arrays(link=train), valid_rows, test_rows)
+
+    def _split_pairs(
+        self, valid: float, test: float, seed: int
+    ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """The training edges, once each; and the others and their negatives, of valid and test."""
         if min(valid, test) <= 0 or valid + test >= 1:
             raise Error(
                 "valid and test must be fractions of the edges above 0 that leave some to train "
                 f"on, not {valid} and {test}."
             )
-        self._check_no_edge_features("split_links")
+        self._check_no_edge_features("link prediction")
         pairs = np.unique(np.sort(self.edges, 1), axis=0)
         pairs = pairs[permutation(len(pairs), seed, name="links")]
         ends = np.cumsum([0, round(valid * len(pairs)), round(test * len(pairs))])
@@ -124,17 +158,10 @@ class Graph:
                 f"{len(pairs)} edges are too few: valid and test would have "
                 f"{' and '.join(str(len(links)) for links in held_out)}. Ask for larger fractions."
             )
-        train = pairs[ends[-1] :]
-        columns: dict[str, Any] = {"x": self.x[None], "edges": to_undirected(train)[None]}
-        valid_split, test_split = (
-            arrays(
-                **columns,
-                links=links[None],
-                negatives=_negative_edges(len(links), len(self), pairs, seed, name)[None],
-            )
+        return pairs[ends[-1] :], [
+            (links, _negative_edges(len(links), len(self), pairs, seed, name))
             for links, name in zip(held_out, ("valid", "test"), strict=True)
-        )
-        return arrays(**columns, links=train[None]), valid_split, test_split
+        ]
 
     @cached_property
     def _adjacency(self) -> Adjacency:
@@ -181,9 +208,9 @@ class Graph:
             )
         return nodes
 
-    def _check_no_edge_features(self, method: str) -> None:
+    def _check_no_edge_features(self, purpose: str) -> None:
         if self.edge_features is not None:
-            raise Error(f"{method} has no place for edge features: make the graph without them.")
+            raise Error(f"{purpose} has no place for edge features: make the graph without them.")
 
 
 def graph(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Self
 
 import jax
@@ -14,7 +14,7 @@ import numpy as np
 
 from jdl.data.loader import DatasetLoader
 from jdl.keys import stream
-from jdl.types import Array, Batch, Bounds, Key, Loader
+from jdl.types import Array, Batch, Bounds, Error, Key, Loader
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +83,7 @@ class NeighborLoader(Loader):
 
         Padding nodes are -1.
         """
-        key = stream(raw["nodes"]["key"], "neighbours", i // len(self))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+        keys = self._keys(raw, "neighbours", ids, i)
         hops = [seeds]
         for depth, fanout in enumerate(self.fanouts):
             hop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
@@ -95,6 +94,11 @@ class NeighborLoader(Loader):
         edges = jnp.asarray(_trees(seeds.shape[1], self.fanouts))[None]
         edges = jnp.where(real[:, seeds.shape[1] :], edges, -1)
         return nodes, {"x": x, "edges": edges}
+
+    def _keys(self, raw: Any, name: str, ids: Array, i: Array) -> Key:
+        """The key of each row, of (seed, epoch, id)."""
+        key = stream(raw["nodes"]["key"], name, i // len(self))
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
 
     @cached_property
     def spec(self) -> Batch:
@@ -109,7 +113,7 @@ class NeighborLoader(Loader):
 
     @property
     def num_examples(self) -> int:
-        """Nodes in an epoch."""
+        """Nodes, or links, in an epoch."""
         return self.loader.num_examples
 
     @property
@@ -122,6 +126,67 @@ class NeighborLoader(Loader):
         """SHA-256 of the nodes, the graph and the fanouts."""
         parts = f"{self.loader.fingerprint} {self.graph.fingerprint} {self.fanouts}"
         return hashlib.sha256(parts.encode()).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class LinkNeighborLoader(NeighborLoader):
+    """A data loader with neighbour sampling around links, for link prediction.
+
+    A row of a batch is the trees of four nodes, which come first: the two of a link, and the two of
+    its negative, a pair of nodes without a link. Columns: x (B, M, F), edges (B, M - 4, 2), links
+    and negatives (B, 1, 2): the trees' first nodes. Where the link is itself an edge of the graph,
+    the row does without it, so that it is not given away (Zhang and Chen, 2018). A negative is
+    the row's, column `negative`, or a random pair, drawn by (seed, epoch, id), which may be a link.
+    """
+
+    def batch(self, raw: Any, i: Array) -> Batch:
+        """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
+        batch = self.loader.batch(raw["nodes"], i)
+        link, negative = batch["link"], batch.get("negative")
+        if negative is None:
+            negative = self._random_pairs(raw, batch["id"], i)
+        seeds = jnp.concatenate([link, negative], 1)
+        nodes, columns = self._neighborhoods(raw, seeds, batch["id"], i)
+        edges = columns["edges"]
+        ends = jnp.take_along_axis(nodes[:, :, None], edges.clip(0), 1)
+        given_away = (ends == link[:, None]).all(2) | (ends == link[:, None, ::-1]).all(2)
+        edges = jnp.where(given_away[:, :, None], -1, edges)
+        links, negatives = (
+            jnp.broadcast_to(jnp.asarray(pair, jnp.int32), (len(nodes), 1, 2))
+            for pair in ([[[0, 1]]], [[[2, 3]]])
+        )
+        rest = {"links": links, "negatives": negatives, "id": batch["id"], "mask": batch["mask"]}
+        return {**columns, "edges": edges, **rest}
+
+    def _random_pairs(self, raw: Any, ids: Array, i: Array) -> Array:
+        """Negative sampling: a random pair of nodes for each row, (B, 2)."""
+        keys = self._keys(raw, "negatives", ids, i)
+        draw = partial(jax.random.randint, shape=(2,), minval=0, maxval=len(self.graph.x))
+        return jax.vmap(draw)(keys)
+
+
+def check_sampling(
+    loader: DatasetLoader, nodes: int, fanouts: tuple[int, ...], needed: tuple[str, ...]
+) -> None:
+    """Raises `Error` for fanouts below 1, missing columns, and nodes that are not in the graph."""
+    if not fanouts or min(fanouts) < 1:
+        raise Error(
+            "Neighbour sampling takes how many neighbours to draw at each hop, at least 1, such as "
+            f"10, 5, not {fanouts}."
+        )
+    spec = loader.spec
+    if missing := [name for name in needed if name not in spec]:
+        raise Error(
+            f"Neighbour sampling needs batches with {' and '.join(needed)}, but these have no "
+            f"{missing[0]}: take rows of node_rows, split_node_rows or split_link_rows."
+        )
+    for name in {"node", "link", "negative"} & set(spec):
+        least, greatest = loader.bounds.get(name, (0, 0))
+        if not 0 <= least <= greatest < nodes:
+            raise Error(
+                f"The column {name} has nodes from {least} to {greatest}, but those of the graph "
+                f"are 0 to {nodes - 1}."
+            )
 
 
 def _trees(seeds: int, fanouts: tuple[int, ...]) -> np.ndarray:
