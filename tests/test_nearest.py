@@ -1,4 +1,4 @@
-"""Nearest neighbours: those of all distances, whatever the numbers.
+"""Nearest neighbors: those of all distances, whatever the numbers.
 
 Seen to fail: a limit without the error of rounding, candidates of too few chunks, a cache whose key
 leaves k out.
@@ -17,13 +17,13 @@ ROWS = {
     "normal": RNG.normal(size=(700, 8)),
     "ties": RNG.integers(0, 3, (700, 4)),  # 81 different rows: each is there many times
     "far apart": RNG.normal(size=(700, 8)) + 3e4 * RNG.choice([-1, 1], (700, 1)),
-    "sorted": np.sort(RNG.normal(size=(700, 1)), 0),  # the neighbours are in one chunk
+    "sorted": np.sort(RNG.normal(size=(700, 1)), 0),  # the neighbors are in one chunk
     "few": RNG.normal(size=(30, 8)),
 }
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_neighbours_are_those_of_all_distances(name, monkeypatch):
+def test_neighbors_are_those_of_all_distances(name, monkeypatch):
     monkeypatch.setattr(nearest, "CHUNKS", 100)
     x = ROWS[name].astype(np.float32)
     distances = cdist(x, x, "sqeuclidean")
@@ -33,7 +33,7 @@ def test_neighbours_are_those_of_all_distances(name, monkeypatch):
         np.testing.assert_array_equal(nearest_rows(x, k), wanted)
 
 
-def test_neighbours_of_many_rows_are_kept(monkeypatch, tmp_path):
+def test_neighbors_of_many_rows_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("JDL_CACHE", str(tmp_path))
     monkeypatch.setattr(nearest, "CACHED", 30)
     x = ROWS["few"].astype(np.float32)

@@ -1,6 +1,6 @@
-"""Neighbour sampling: what is drawn, what a node sees of the graph, and runs with it.
+"""Neighbor sampling: what is drawn, what a node sees of the graph, and runs with it.
 
-Seen to fail: neighbours drawn twice, the same in every epoch, only the first ones of many, the
+Seen to fail: neighbors drawn twice, the same in every epoch, only the first ones of many, the
 edges of padding kept, a link that is left in its own row's graph in one of its directions.
 """
 
@@ -23,7 +23,7 @@ CROWD = np.arange(60) % 2
 
 
 def ring(nodes):
-    """Each node has four neighbours, and x is its number, one-hot."""
+    """Each node has four neighbors, and x is its number, one-hot."""
     pairs = [(n, (n + step) % nodes) for n in range(nodes) for step in (1, 2)]
     return graph(np.eye(nodes), pairs, np.zeros(nodes))
 
@@ -45,7 +45,7 @@ def batches(loader, count):
         yield i, {name: np.asarray(column) for name, column in batch.items()}
 
 
-def test_sampled_neighbours_are_different_ones_and_drawn_anew_in_every_epoch():
+def test_sampled_neighbors_are_different_ones_and_drawn_anew_in_every_epoch():
     g = ring(30)
     loader = g.neighbor_loader(g.split_node_rows(20, 5, 5)[0].shuffled(8, 0), 3, 2)
     assert len(loader) == 3
@@ -77,8 +77,8 @@ def test_numbers_are_drawn_without_replacement_and_equally_often():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_node_that_sees_all_neighbours_has_the_logits_of_the_whole_graph(name):
-    """The last node has no neighbours, and the others fewer than are drawn."""
+def test_a_node_that_sees_all_neighbors_has_the_logits_of_the_whole_graph(name):
+    """The last node has no neighbors, and the others fewer than are drawn."""
     model = GNN(3, (5,), LAYERS[name])
     variables = jax.jit(model.init)(jax.random.key(0), *WHOLE)
     apply = jax.jit(model.apply)
@@ -90,7 +90,7 @@ def test_a_node_that_sees_all_neighbours_has_the_logits_of_the_whole_graph(name)
     np.testing.assert_allclose(sampled, whole[np.array([60, 3, 17])], atol=1e-5)
 
 
-def test_links_that_see_all_neighbours_have_the_logits_of_the_graph_without_them():
+def test_links_that_see_all_neighbors_have_the_logits_of_the_graph_without_them():
     model = GNN(3, (5,), SAGE)
     variables = jax.jit(model.init)(jax.random.key(0), *WHOLE)
     apply = jax.jit(model.apply)
@@ -154,7 +154,7 @@ def test_what_cannot_be_sampled_is_refused():
     rows = g.node_rows()
     links = arrays(link=np.array([[0, 30]])).batches(1)
     for message, ask in (
-        ("how many neighbours", lambda: g.neighbor_loader(rows.batches(8))),
+        ("how many neighbors", lambda: g.neighbor_loader(rows.batches(8))),
         ("these have no node", lambda: g.neighbor_loader(links, 2)),
         ("these have no link", lambda: g.link_neighbor_loader(rows.batches(8), 2)),
         ("link has nodes from 0 to 30, but", lambda: g.link_neighbor_loader(links, 2)),

@@ -93,21 +93,21 @@ class Graph:
         return arrays(self.labels, node=np.arange(len(self)), y=self.y)
 
     def neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> NeighborLoader:
-        """Neighbour sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
+        """Neighbor sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
 
         `loader` has batches of nodes, in the column `node`. The first fanout is the number of
         neighbours drawn for each node, the second that for each of these, and so on.
         """
-        self._check_no_edge_features("neighbour sampling")
+        self._check_no_edge_features("neighbor sampling")
         check_sampling(loader, len(self), fanouts, ("node", "y"))
         return NeighborLoader(loader, self._adjacency, fanouts)
 
     def link_neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> LinkNeighborLoader:
-        """Neighbour sampling for link prediction; `loader` has batches of links, column `link`.
+        """Neighbor sampling for link prediction; `loader` has batches of links, column `link`.
 
         The graph and the links are those of `split_link_rows`.
         """
-        self._check_no_edge_features("neighbour sampling")
+        self._check_no_edge_features("neighbor sampling")
         check_sampling(loader, len(self), fanouts, ("link",))
         return LinkNeighborLoader(loader, self._adjacency, fanouts)
 
@@ -128,7 +128,7 @@ class Graph:
         return arrays(**columns, links=train[None]), valid_split, test_split
 
     def split_link_rows(self, valid: float, test: float, seed: int = 0) -> tuple[Graph, Splits]:
-        """The same splits with one row per link, and the training graph, for neighbour sampling.
+        """The same splits with one row per link, and the training graph, for neighbor sampling.
 
         Columns: `link` (2,), the two nodes; in valid and test also `negative` (2,).
         """

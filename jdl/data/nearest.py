@@ -1,4 +1,4 @@
-"""The k nearest neighbours of every row: exact, in little memory, and kept in the cache."""
+"""The k nearest neighbors of every row: exact, in little memory, and kept in the cache."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 from jdl.data.cache import cache_dir, read_cache, write_cache
 from jdl.types import Error
 
-CACHED = 10_000  # rows, from which the neighbours are kept in the cache
-CACHE_VERSION = 1  # another number where the same rows get other neighbours
-BLOCK = 256  # rows whose neighbours are searched at a time
+CACHED = 10_000  # rows, from which the neighbors are kept in the cache
+CACHE_VERSION = 1  # another number where the same rows get other neighbors
+BLOCK = 256  # rows whose neighbors are searched at a time
 CHUNKS = 1024  # that the rows are divided into, to find a limit for the candidates
 
 
 def nearest_rows(x: np.ndarray, k: int) -> np.ndarray:
-    """The k nearest neighbours (N, k) of the rows x (N, F), by Euclidean distance, nearest first.
+    """The k nearest neighbors (N, k) of the rows x (N, F), by Euclidean distance, nearest first.
 
     Of rows at the same distance the first ones are taken, so that they are the same everywhere. A
     product of float32 matrices finds candidates, and distances by differences in float64 decide
-    among them. Where rounding could have hidden a neighbour, all rows are candidates.
+    among them. Where rounding could have hidden a neighbor, all rows are candidates.
     """
     if not 0 < k < len(x):
-        raise Error(f"k, the number of neighbours, must be from 1 to {len(x) - 1}, not {k}.")
+        raise Error(f"k, the number of neighbors, must be from 1 to {len(x) - 1}, not {k}.")
     if not (finite := np.isfinite(x).all(1)).all():
         raise Error(f"Row {finite.argmin()} of x has NaN or infinity, and no distance to others.")
     if len(x) < CACHED:

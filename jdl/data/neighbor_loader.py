@@ -1,4 +1,4 @@
-"""Neighbour sampling: batches of small parts of a graph that is too large for one step."""
+"""Neighbor sampling: batches of small parts of a graph that is too large for one step."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class Adjacency:
 
 @dataclass(frozen=True, eq=False)
 class NeighborLoader(Loader):
-    """A data loader with neighbour sampling (GraphSAGE; Hamilton et al., 2017).
+    """A data loader with neighbor sampling (GraphSAGE; Hamilton et al., 2017).
 
-    A row of a batch is a tree of M nodes: a node, its drawn neighbours, their drawn neighbours, and
+    A row of a batch is a tree of M nodes: a node, its drawn neighbors, their drawn neighbors, and
     so on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
-    (B, M), the label of the first node and -1 elsewhere. Neighbours are drawn without replacement,
+    (B, M), the label of the first node and -1 elsewhere. Neighbors are drawn without replacement,
     by (seed, epoch, id). Of a node that has fewer than are drawn, all are there, and the others are
     padding: x is 0, and edges are -1.
     """
@@ -70,7 +70,7 @@ class NeighborLoader(Loader):
             yield {"nodes": raw, "graph": self.graph.on_device}
 
     def batch(self, raw: Any, i: Array) -> Batch:
-        """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
+        """Batch i: draws the neighbors and gathers their features; pure, to be jitted."""
         batch = self.loader.batch(raw["nodes"], i)
         nodes, columns = self._neighborhoods(raw, batch["node"][:, None], batch["id"], i)
         y = jnp.full(nodes.shape, -1, jnp.int32).at[:, 0].set(batch["y"])
@@ -130,7 +130,7 @@ class NeighborLoader(Loader):
 
 @dataclass(frozen=True, eq=False)
 class LinkNeighborLoader(NeighborLoader):
-    """A data loader with neighbour sampling around links, for link prediction.
+    """A data loader with neighbor sampling around links, for link prediction.
 
     A row of a batch is the trees of four nodes, which come first: the two of a link, and the two of
     its negative, a pair of nodes without a link. Columns: x (B, M, F), edges (B, M - 4, 2), links
@@ -140,7 +140,7 @@ class LinkNeighborLoader(NeighborLoader):
     """
 
     def batch(self, raw: Any, i: Array) -> Batch:
-        """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
+        """Batch i: draws the neighbors and gathers their features; pure, to be jitted."""
         batch = self.loader.batch(raw["nodes"], i)
         link, negative = batch["link"], batch.get("negative")
         if negative is None:
@@ -171,13 +171,13 @@ def check_sampling(
     """Raises `Error` for fanouts below 1, missing columns, and nodes that are not in the graph."""
     if not fanouts or min(fanouts) < 1:
         raise Error(
-            "Neighbour sampling takes how many neighbours to draw at each hop, at least 1, such as "
+            "Neighbor sampling takes how many neighbors to draw at each hop, at least 1, such as "
             f"10, 5, not {fanouts}."
         )
     spec = loader.spec
     if missing := [name for name in needed if name not in spec]:
         raise Error(
-            f"Neighbour sampling needs batches with {' and '.join(needed)}, but these have no "
+            f"Neighbor sampling needs batches with {' and '.join(needed)}, but these have no "
             f"{missing[0]}: take rows of node_rows, split_node_rows or split_link_rows."
         )
     for name in {"node", "link", "negative"} & set(spec):
@@ -200,7 +200,7 @@ def _trees(seeds: int, fanouts: tuple[int, ...]) -> np.ndarray:
 
 
 def _draw_neighbors(graph: dict[str, Array], nodes: Array, fanout: int, keys: Key) -> Array:
-    """`fanout` different neighbours of the nodes (B, M), padded with -1: (B, M * fanout)."""
+    """`fanout` different neighbors of the nodes (B, M), padded with -1: (B, M * fanout)."""
     indptr, indices = graph["indptr"], graph["indices"]
     first = indptr[nodes.clip(0)]
     degree = jnp.where(nodes >= 0, indptr[nodes.clip(0) + 1] - first, 0)
