@@ -30,6 +30,7 @@ from jdl.data.dialogues import Dialogues as Dialogues
 from jdl.data.dialogues import dialogues as dialogues
 from jdl.data.electricity_anomalies import electricity_anomalies as electricity_anomalies
 from jdl.data.encoding import Encoding as Encoding
+from jdl.data.fashion_graph import garment_graph as garment_graph
 from jdl.data.fasta import DNA as DNA
 from jdl.data.fasta import fasta as fasta
 from jdl.data.fetch import dataset_folder as dataset_folder

@@ -92,6 +92,13 @@ class Graph:
         """A dataset with one row per node, columns `node` and y, for `neighbor_loader`."""
         return arrays(self.labels, node=np.arange(len(self)), y=self.y)
 
+    def whole_graph(self, rows: Dataset) -> Dataset:
+        """A dataset of one example, the whole graph, with the labels of these rows alone.
+
+        The rows are some of those of `node_rows`; other labels are -1, as in `split_nodes`.
+        """
+        return self._labelled(self._chosen("rows", rows.column("node")))
+
     def neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> NeighborLoader:
         """Neighbor sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
 
