@@ -32,7 +32,7 @@ ITERATIONS = 50  # of label propagation
 def step_cost(run: jdl.Run, steps: int) -> tuple[float, float]:
     """Labelled nodes a CPU second, and MB of temporary memory, of a training step."""
     learner = with_data(run.learner, run.train)
-    batch, data = run.train[0], enumerate(run.train.read())
+    batch, data = run.train[0], run.train.read()
     state = jit_learner(run.learner).init(jax.random.key(0), batch)
     example = next(data)
     step = jax.jit(learner.step, donate_argnums=0).lower(state, example).compile()

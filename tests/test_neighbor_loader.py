@@ -14,10 +14,10 @@ import pytest
 import jdl
 from jdl.data import arrays, graph
 from jdl.data.neighbor_loader import _sample_distinct
-from jdl.models.gnn import GAT, GIN, GNN, SAGE
+from jdl.models.gnn import GIN, GNN, SAGE
 from jdl.train.preemption import PausedError
 
-LAYERS = {"sage": SAGE, "gat": partial(GAT, heads=2), "gin": GIN}
+LAYERS = {"sage": SAGE, "gin": GIN}
 RNG = np.random.default_rng(0)
 CROWD = np.arange(60) % 2
 
@@ -128,6 +128,13 @@ def test_links_are_split_like_those_of_the_whole_graph_and_negatives_drawn_anew(
     assert len(seen[0]) == 56
     assert sum(seen[0][id] != seen[1][id] for id in seen[0]) > 50
     assert len({node for pair in seen[0].values() for node in pair}) > 30
+
+
+def test_the_whole_graph_has_the_labels_of_some_rows():
+    rows = GRAPH.node_rows().select(np.array([7, 60, 4]))
+    (y,) = GRAPH.whole_graph(rows).columns["y"]
+    assert np.flatnonzero(y >= 0).tolist() == [4, 7, 60]
+    np.testing.assert_array_equal(y[[4, 7, 60]], GRAPH.y[[4, 7, 60]])
 
 
 def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():

@@ -103,7 +103,7 @@ class Graph:
         """Neighbor sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
 
         `loader` has batches of nodes, in the column `node`. The first fanout is the number of
-        neighbours drawn for each node, the second that for each of these, and so on.
+        neighbors drawn for each node, the second that for each of these, and so on.
         """
         self._check_no_edge_features("neighbor sampling")
         check_sampling(loader, len(self), fanouts, ("node", "y"))
