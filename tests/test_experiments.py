@@ -12,7 +12,7 @@ import pytest
 import small_data
 
 import jdl
-from jdl.data import captions, corpus, garments, keypoints
+from jdl.data import captions, corpus, fashion_graph, garments, keypoints
 from jdl.learners import with_data
 from jdl.train import placement
 from jdl.train.experiment import load
@@ -66,7 +66,7 @@ def small(monkeypatch):
     few_steps = partial(jdl.objectives.diffusion, sampling_steps=2)
     monkeypatch.setattr(jdl.objectives, "diffusion", few_steps)
     monkeypatch.setattr(corpus, "stdlib", small_data.stdlib)
-    for module in (garments, keypoints, captions):
+    for module in (garments, fashion_graph, keypoints, captions):
         monkeypatch.setattr(module, "tfds", small_data.tfds)
     for fake in small_data.FAKES:
         monkeypatch.setattr(jdl.data, fake.__name__, fake)

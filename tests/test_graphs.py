@@ -184,65 +184,6 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn():
     )
 
 
-def test_sampled_neighbours_are_neighbours_and_drawn_anew_in_every_epoch():
-    g = ring(30)
-    table = g.split_node_rows(20, 5, 5)[0]
-    data = g.neighbor_loader(table.shuffled(8, 0), 3, 2)
-    assert len(data) == 3
-    joined = {tuple(edge) for edge in g.edges.tolist()}
-    seen = []
-    for i, source in zip(range(6), data.read(), strict=False):
-        batch = jax.jit(data.batch)(source, jnp.asarray(i))
-        jax.tree.map(np.testing.assert_array_equal, batch, data[i])
-        assert batch["x"].shape == (8, 1 + 3 + 6, 30)
-        nodes, edges = np.asarray(batch["x"].argmax(-1)), np.asarray(batch["edges"])
-        for row in np.flatnonzero(batch["mask"]):
-            assert {(int(nodes[row, a]), int(nodes[row, b])) for a, b in edges[row]} <= joined
-            seen.append((i // 3, int(batch["id"][row]), nodes[row].tolist()))
-        assert (batch["y"][:, 1:] == -1).all()
-    by_id = [{id: nodes for epoch, id, nodes in seen if epoch == wanted} for wanted in (0, 1)]
-    assert by_id[0].keys() == by_id[1].keys()
-    assert all(by_id[0][id][0] == by_id[1][id][0] for id in by_id[0])  # the one that is asked for
-    assert sum(by_id[0][id] != by_id[1][id] for id in by_id[0]) > 15
-
-
-def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
-    g = ring(30)
-    nodes = g.split_node_rows(20, 5, 5)[0].shuffled(8, 0)
-    loader = g.neighbor_loader(nodes, 3, 2)
-    assert (loader.batch_size, loader.num_examples, len(loader)) == (8, 20, 3)
-    assert loader.bounds == {"y": (0, 0)}
-    shapes = {name: (column.shape, column.dtype) for name, column in loader.spec.items()}
-    assert shapes == {name: (column.shape, column.dtype) for name, column in loader[0].items()}
-    other = graph(g.x, g.edges[(g.edges > 0).all(1)], g.y)
-    loaders = [
-        loader,
-        g.neighbor_loader(nodes, 3, 3),
-        other.neighbor_loader(nodes, 3, 2),
-        g.neighbor_loader(g.split_node_rows(19, 5, 5)[0].shuffled(8, 0), 3, 2),
-    ]
-    assert len({loader.fingerprint for loader in loaders}) == 4
-    assert g.neighbor_loader(nodes, 3, 2).fingerprint == loader.fingerprint
-
-
-def test_a_part_of_a_neighbor_loader_reads_the_nodes_of_those_rows():
-    g = ring(30)
-    nodes = g.split_node_rows(20, 5, 5)[0].streaming().shuffled(8, 0)
-    loader = g.neighbor_loader(nodes, 3)
-    whole, part = next(loader.read(1)), next(loader.shard(slice(2, 5)).read(1))
-    for name, column in part["nodes"]["columns"].items():
-        np.testing.assert_array_equal(column, whole["nodes"]["columns"][name][2:5])
-    np.testing.assert_array_equal(part["graph"]["indices"], whole["graph"]["indices"])
-
-
-def test_a_lonely_node_hears_itself():
-    g = graph(np.eye(4), [(0, 1)], np.zeros(4))
-    batch = g.neighbor_loader(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1), 2)[0]
-    np.testing.assert_array_equal(batch["x"][0].argmax(-1), [3, 3, 3])
-    with pytest.raises(jdl.Error, match="how many neighbours"):
-        g.neighbor_loader(jdl.data.arrays(node=np.array([3]), y=np.array([0])).batches(1))
-
-
 def test_nearest_rows_are_joined():
     g = knn_graph(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
     assert {tuple(edge) for edge in g.edges.tolist()} == {(0, 1), (1, 0), (2, 3), (3, 2)}
@@ -251,23 +192,3 @@ def test_nearest_rows_are_joined():
     assert joined == {(0, 1), (1, 0), (2, 3), (3, 2), (0, 4), (4, 0)}
     with pytest.raises(jdl.Error, match="from 1 to 4, not 5"):
         knn_graph(np.zeros((5, 1)), np.zeros(5), 5)
-
-
-@pytest.mark.parametrize("sampled", [False, True])
-def test_a_small_graph_is_learned(tmp_path, sampled):
-    """Two crowds whose features are of no use, but whose edges are: a few labels suffice."""
-    rng = np.random.default_rng(0)
-    crowd = np.arange(60) % 2
-    pairs = [(a, b) for a in range(60) for b in rng.choice(np.flatnonzero(crowd == crowd[a]), 4)]
-    g = graph(np.eye(60), pairs, crowd)
-    if sampled:
-        parts = [g.neighbor_loader(part.batches(15), 4, 4) for part in g.split_node_rows(8, 10, 20)]
-    else:
-        parts = [part.batches(1) for part in g.split_nodes(8, 10, 20)]
-    model = GNN(2, (16,), SAGE)
-    learner = jdl.descent(jdl.objectives.classify(model), jdl.optim.adamw(3e-2))
-    result = jdl.fit(
-        jdl.Run(jdl.Config(name="crowds", steps=60), learner, *parts),
-        jdl.Options(root=tmp_path, quiet=True),
-    )
-    assert float(result.metrics["test"]["accuracy"].value()) >= 0.9

@@ -30,12 +30,12 @@ from jdl.data.dialogues import Dialogues as Dialogues
 from jdl.data.dialogues import dialogues as dialogues
 from jdl.data.electricity_anomalies import electricity_anomalies as electricity_anomalies
 from jdl.data.encoding import Encoding as Encoding
+from jdl.data.fashion_graph import garment_graph as garment_graph
 from jdl.data.fasta import DNA as DNA
 from jdl.data.fasta import fasta as fasta
 from jdl.data.fetch import dataset_folder as dataset_folder
 from jdl.data.garments import garment_scenes as garment_scenes
 from jdl.data.graphs import Graph as Graph
-from jdl.data.graphs import NeighborLoader as NeighborLoader
 from jdl.data.graphs import cora as cora
 from jdl.data.graphs import graph as graph
 from jdl.data.graphs import knn_graph as knn_graph
@@ -62,6 +62,8 @@ from jdl.data.molecules import molecules as molecules
 from jdl.data.move_boxes import move_boxes as move_boxes
 from jdl.data.move_keypoints import move_keypoints as move_keypoints
 from jdl.data.move_labels import move_labels as move_labels
+from jdl.data.neighbor_loader import LinkNeighborLoader as LinkNeighborLoader
+from jdl.data.neighbor_loader import NeighborLoader as NeighborLoader
 from jdl.data.noise import mix_noise as mix_noise
 from jdl.data.orl_faces import orl_faces as orl_faces
 from jdl.data.principal_components import principal_components as principal_components

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, pairwise
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
 from jdl.data.fetch import dataset_folder
 from jdl.data.loader import DatasetLoader
+from jdl.data.nearest import nearest_rows
+from jdl.data.neighbor_loader import (
+    Adjacency,
+    LinkNeighborLoader,
+    NeighborLoader,
+    check_sampling,
+)
 from jdl.data.order import permutation
-from jdl.keys import stream
-from jdl.types import Array, Batch, Bounds, Error, Loader
+from jdl.types import Error
 
 CORA = (
     "neural networks",
@@ -80,26 +83,40 @@ class Graph:
         return train, valid, test
 
     def split_node_rows(self, per_class: int, valid: int, test: int, seed: int = 0) -> Splits:
-        """The same splits with one row per node, columns `node` and y, for `neighbor_loader`."""
-        parts = self._split(per_class, valid, test, seed)
-        train, valid_rows, test_rows = (
-            arrays(self.labels, node=nodes, y=self.y[nodes]) for nodes in parts
-        )
+        """The same splits with one row per node, as `node_rows` has them."""
+        rows = self.node_rows()
+        train, valid_rows, test_rows = map(rows.select, self._split(per_class, valid, test, seed))
         return train, valid_rows, test_rows
 
+    def node_rows(self) -> Dataset:
+        """A dataset with one row per node, columns `node` and y, for `neighbor_loader`."""
+        return arrays(self.labels, node=np.arange(len(self)), y=self.y)
+
+    def whole_graph(self, rows: Dataset) -> Dataset:
+        """A dataset of one example, the whole graph, with the labels of these rows alone.
+
+        The rows are some of those of `node_rows`; other labels are -1, as in `split_nodes`.
+        """
+        return self._labelled(self._chosen("rows", rows.column("node")))
+
     def neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> NeighborLoader:
-        """Neighbour sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
+        """Neighbor sampling (GraphSAGE; Hamilton et al., 2017), for graphs larger than a batch.
 
         `loader` has batches of nodes, in the column `node`. The first fanout is the number of
-        neighbours drawn for each node, the second that for each of these, and so on.
+        neighbors drawn for each node, the second that for each of these, and so on.
         """
-        if not fanouts or min(fanouts) < 1:
-            raise Error(
-                "neighbor_loader takes how many neighbours to draw at each hop, at least 1, such "
-                f"as 10, 5, not {fanouts}."
-            )
-        self._check_no_edge_features("neighbor_loader")
-        return NeighborLoader(loader, self, fanouts)
+        self._check_no_edge_features("neighbor sampling")
+        check_sampling(loader, len(self), fanouts, ("node", "y"))
+        return NeighborLoader(loader, self._adjacency, fanouts)
+
+    def link_neighbor_loader(self, loader: DatasetLoader, *fanouts: int) -> LinkNeighborLoader:
+        """Neighbor sampling for link prediction; `loader` has batches of links, column `link`.
+
+        The graph and the links are those of `split_link_rows`.
+        """
+        self._check_no_edge_features("neighbor sampling")
+        check_sampling(loader, len(self), fanouts, ("link",))
+        return LinkNeighborLoader(loader, self._adjacency, fanouts)
 
     def split_links(self, valid: float, test: float, seed: int = 0) -> Splits:
         """Datasets for link prediction: (train, valid, test), each with one example.
@@ -109,12 +126,36 @@ class Graph:
         predict, once each; in valid and test also negatives (1, L, 2), as many pairs of nodes
         without an edge.
         """
+        train, held_out = self._split_pairs(valid, test, seed)
+        columns: dict[str, Any] = {"x": self.x[None], "edges": to_undirected(train)[None]}
+        valid_split, test_split = (
+            arrays(**columns, links=links[None], negatives=negatives[None])
+            for links, negatives in held_out
+        )
+        return arrays(**columns, links=train[None]), valid_split, test_split
+
+    def split_link_rows(self, valid: float, test: float, seed: int = 0) -> tuple[Graph, Splits]:
+        """The same splits with one row per link, and the training graph, for neighbor sampling.
+
+        Columns: `link` (2,), the two nodes; in valid and test also `negative` (2,).
+        """
+        train, held_out = self._split_pairs(valid, test, seed)
+        valid_rows, test_rows = (
+            arrays(link=links, negative=negatives) for links, negatives in held_out
+        )
+        known = replace(self, edges=to_undirected(train))
+        return known, (arrays(link=train), valid_rows, test_rows)
+
+    def _split_pairs(
+        self, valid: float, test: float, seed: int
+    ) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        """The training edges, once each; and the others and their negatives, of valid and test."""
         if min(valid, test) <= 0 or valid + test >= 1:
             raise Error(
                 "valid and test must be fractions of the edges above 0 that leave some to train "
                 f"on, not {valid} and {test}."
             )
-        self._check_no_edge_features("split_links")
+        self._check_no_edge_features("link prediction")
         pairs = np.unique(np.sort(self.edges, 1), axis=0)
         pairs = pairs[permutation(len(pairs), seed, name="links")]
         ends = np.cumsum([0, round(valid * len(pairs)), round(test * len(pairs))])
@@ -124,17 +165,14 @@ class Graph:
                 f"{len(pairs)} edges are too few: valid and test would have "
                 f"{' and '.join(str(len(links)) for links in held_out)}. Ask for larger fractions."
             )
-        train = pairs[ends[-1] :]
-        columns: dict[str, Any] = {"x": self.x[None], "edges": to_undirected(train)[None]}
-        valid_split, test_split = (
-            arrays(
-                **columns,
-                links=links[None],
-                negatives=_negative_edges(len(links), len(self), pairs, seed, name)[None],
-            )
+        return pairs[ends[-1] :], [
+            (links, _negative_edges(len(links), len(self), pairs, seed, name))
             for links, name in zip(held_out, ("valid", "test"), strict=True)
-        )
-        return arrays(**columns, links=train[None]), valid_split, test_split
+        ]
+
+    @cached_property
+    def _adjacency(self) -> Adjacency:
+        return Adjacency(self.x, self.edges)
 
     def _split(self, per_class: int, valid: int, test: int, seed: int) -> list[np.ndarray]:
         order = permutation(len(self), seed, name="nodes")
@@ -177,9 +215,9 @@ class Graph:
             )
         return nodes
 
-    def _check_no_edge_features(self, method: str) -> None:
+    def _check_no_edge_features(self, purpose: str) -> None:
         if self.edge_features is not None:
-            raise Error(f"{method} has no place for edge features: make the graph without them.")
+            raise Error(f"{purpose} has no place for edge features: make the graph without them.")
 
 
 def graph(
@@ -252,16 +290,10 @@ def knn_graph(x: Any, y: Any, k: int, labels: Sequence[str] = ()) -> Graph:
     """The k-nearest-neighbour graph of rows x (N, ...), by Euclidean distance.
 
     Of rows at the same distance the first ones are taken, so that the graph is the same everywhere.
-    Takes 8 N^2 bytes of memory, twice.
+    The neighbours of 10,000 rows or more are kept in the cache.
     """
-    from scipy.spatial.distance import cdist  # by differences: exact ties stay ties
-
     flat = np.asarray(x, np.float32).reshape(len(x), -1)
-    if not 0 < k < len(flat):
-        raise Error(f"k, the number of neighbours, must be from 1 to {len(flat) - 1}, not {k}.")
-    distances = cdist(flat, flat, "sqeuclidean")
-    np.fill_diagonal(distances, np.inf)
-    nearest = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    nearest = nearest_rows(flat, k)
     pairs = np.stack([np.repeat(np.arange(len(flat)), k), nearest.ravel()], axis=1)
     return graph(flat, pairs, y, labels)
 
@@ -312,106 +344,3 @@ def _negative_edges(
         f"The graph of {nodes} nodes has fewer than {count} pairs without an edge: hold out a "
         "smaller fraction of its edges."
     )
-
-
-@dataclass(frozen=True, eq=False)
-class NeighborLoader(Loader):
-    """A data loader with neighbour sampling (GraphSAGE; Hamilton et al., 2017).
-
-    A row of a batch is a tree of M nodes: a node, its drawn neighbours, their drawn neighbours, and
-    so on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
-    (B, M), the label of the first node and -1 elsewhere. Neighbours are drawn with replacement, by
-    (seed, epoch, id).
-    """
-
-    loader: DatasetLoader
-    graph: Graph
-    fanouts: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.loader)
-
-    def shard(self, part: slice) -> NeighborLoader:
-        """The same loader for one process: `read` prefetches only these rows of each batch."""
-        return NeighborLoader(self.loader.shard(part), self.graph, self.fanouts)
-
-    def read(self, start: int = 0) -> Iterator[Any]:
-        """The raw data of the batches: those of the nodes' loader, and the graph, on the device."""
-        for raw in self.loader.read(start):
-            yield {"nodes": raw, "graph": self._on_device}
-
-    def batch(self, raw: Any, i: Array) -> Batch:
-        """Batch i: draws the neighbours and gathers their features; pure, to be jitted."""
-        batch = self.loader.batch(raw["nodes"], i)
-        key = stream(raw["nodes"]["key"], "neighbours", i // len(self))
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["id"])
-        hops = [batch["node"][:, None]]
-        for depth, fanout in enumerate(self.fanouts):
-            hop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
-            hops.append(_draw_neighbors(raw["graph"], hops[-1], fanout, hop_keys))
-        nodes = jnp.concatenate(hops, 1)
-        edges = jnp.broadcast_to(jnp.asarray(self._tree)[None], (len(nodes), *self._tree.shape))
-        y = jnp.full(nodes.shape, -1, jnp.int32).at[:, 0].set(batch["y"])
-        x = raw["graph"]["x"][nodes]
-        return {"x": x, "edges": edges, "y": y, "id": batch["id"], "mask": batch["mask"]}
-
-    @cached_property
-    def spec(self) -> Batch:
-        """The shapes and types of a batch."""
-        # Read outside of `eval_shape`: reading caches arrays, which must not be tracers.
-        return jax.eval_shape(self.batch, next(self.read()), jnp.int32(0))
-
-    @property
-    def batch_size(self) -> int:
-        """Rows in a batch, padding included."""
-        return self.loader.batch_size
-
-    @property
-    def num_examples(self) -> int:
-        """Nodes in an epoch."""
-        return self.loader.num_examples
-
-    @property
-    def bounds(self) -> Bounds:
-        """The smallest and largest label."""
-        return {name: bounds for name, bounds in self.loader.bounds.items() if name == "y"}
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """SHA-256 of the nodes, the graph and the fanouts."""
-        digest = hashlib.sha256(f"{self.loader.fingerprint} {self.fanouts}\n".encode())
-        for array in (self.graph.x, self.graph.edges):
-            digest.update(f"{array.dtype} {array.shape}\n".encode() + array.tobytes())
-        return digest.hexdigest()
-
-    @cached_property
-    def _tree(self) -> np.ndarray:
-        """The edges (M - 1, 2) of the tree, from each drawn node to the one it was drawn for."""
-        edges, start, size = [], 0, 1
-        for fanout in self.fanouts:
-            senders = start + size + np.arange(size * fanout)
-            edges.append(np.stack([senders, start + np.arange(size * fanout) // fanout], 1))
-            start, size = start + size, size * fanout
-        return np.concatenate(edges).astype(np.int32)
-
-    @cached_property
-    def _on_device(self) -> dict[str, Array]:
-        """The features, and the edges in compressed sparse row (CSR) format by receiver."""
-        edges = self.graph.edges[np.argsort(self.graph.edges[:, 1], kind="stable")]
-        indptr = np.searchsorted(edges[:, 1], np.arange(len(self.graph) + 1)).astype(np.int32)
-        indices = edges[:, 0] if len(edges) else np.zeros(1, np.int32)
-        columns = {"x": self.graph.x, "indptr": indptr, "indices": indices}
-        return {name: jnp.asarray(column) for name, column in columns.items()}
-
-
-def _draw_neighbors(graph: dict[str, Array], nodes: Array, fanout: int, keys: Array) -> Array:
-    """`fanout` neighbours of each of the nodes (B, M), with replacement: (B, M * fanout).
-
-    For a node without neighbours, the node itself is drawn.
-    """
-    indptr, indices = graph["indptr"], graph["indices"]
-    parents = jnp.repeat(nodes, fanout, 1)
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, parents.shape[1:]))(keys)
-    degree = indptr[parents + 1] - indptr[parents]
-    place = (uniform * degree.astype(uniform.dtype)).astype(jnp.int32).clip(0, (degree - 1).clip(0))
-    return jnp.where(degree > 0, indices[indptr[parents] + place], parents)
