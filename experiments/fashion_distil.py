@@ -14,11 +14,12 @@ from jdl.models.mlp import MLP
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 10 * 421
+    steps: int = 2_000
     batch: int = 128
     lr: float = 1e-3
-    hidden: tuple[int, ...] = (32,)
+    hidden: tuple[int, ...] = (64,)
     dropout: float = 0.0
+    share: float = 0.05  # of the training rows
     teacher: str = ""  # a run of this script
     temperature: float = 4.0
     weight: float = 0.9
@@ -27,6 +28,8 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     data, test = jdl.data.tfds("fashion_mnist")
     train, valid = data.split(0.9, 0.1, stratify="y")
+    if c.share < 1:
+        train, _ = train.split(c.share, 1 - c.share, stratify="y")
     objective = jdl.objectives.classify(MLP(10, c.hidden, dropout=c.dropout))
     if c.teacher:
         teacher = jdl.pretrained(MLP(10, (512, 256)), jdl.weights.load(c.teacher))

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -125,7 +126,8 @@ class PretrainedModel:
         fresh = flatten_dict(
             dict(self.model.init(rngs, *args, **kwargs)), sep="/", keep_empty_nodes=True
         )
-        return unflatten_dict({**fresh, **_provider.get()(self, fresh)}, sep="/")
+        loaded = {path: jnp.asarray(array) for path, array in _provider.get()(self, fresh).items()}
+        return unflatten_dict({**fresh, **loaded}, sep="/")
 
     def apply(self, variables: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The model's output."""
