@@ -1,6 +1,8 @@
 """Knowledge distillation: the loss, whose variables are whose, and what is refused.
 
-Seen to fail: LIST.
+Seen to fail: without T^2; with the two sides of the divergence exchanged; with the masks of rows
+alone, for tokens; with a teacher in training mode, one that sees the last token, and another key
+for the student's first parameters.
 """
 
 import json
