@@ -41,6 +41,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.models.nnx import nnx as nnx
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
+    from jdl.objectives.distil import distil as distil
     from jdl.objectives.freeze import freeze as freeze
     from jdl.objectives.lora import lora as lora
     from jdl.objectives.lora import merge_lora as merge_lora
@@ -110,6 +111,7 @@ NAMES = {  # by name, the module that defines it
     "nnx": "jdl.models.nnx",
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",
+    "distil": "jdl.objectives.distil",
     "freeze": "jdl.objectives.freeze",
     "lora": "jdl.objectives.lora",
     "merge_lora": "jdl.objectives.lora",

@@ -84,7 +84,9 @@ from jdl.objectives import (
     wasserstein,
 )
 from jdl.objectives.model_keywords import signature_of
+from jdl.objectives.pretrained_model import Weights
 from jdl.types import Batch, Learner, Objective
+from jdl.weights.load import arrays_by_path
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
 MAX_LENGTH = 16  # of the transformers, in tokens
@@ -688,6 +690,17 @@ TABLE = [
     ),
 ]
 
+
+def given_weights() -> tuple[dict[str, Any], str]:
+    """Weights of the teacher, as of a file, and what stands for its SHA-256."""
+    model = TEACHER.model
+    return arrays_by_path(model.init(jax.random.key(9), jnp.ones((1, 8, 8, 1)))), "0" * 64
+
+
+TEACHER = jdl.pretrained(
+    CNN(5, ((6, 1),), dense=(), batch_norm=True), Weights("given", given_weights)
+)
+
 UNSUPERVISED = [
     Images(
         "autoencoder",
@@ -724,6 +737,13 @@ UNSUPERVISED = [
         (8, 8, 1),
         (64 * 8 + 8) + (8 * 3 + 3) + (3 * 8 + 8) + (8 * 64 + 64) + 4 * 3,
         objective=partial(deep_clustering, clusters=4, noise=0.1, contrastive_weight=0.1),
+    ),
+    Images(
+        "distilled",
+        CNN(5, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 5 + 5),
+        objective=lambda student: jdl.distil(classify(student), TEACHER, weight=0.5),
     ),
     Images(
         "triplet",

@@ -41,6 +41,7 @@ QUICK = [
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),
     ("arcface", "fsdp=4"),
+    ("distilled", "pmap=4"),
     ("two-towers", "pmap=4"),
     ("simclr", "pmap=4"),
     ("byol", "pmap=4"),

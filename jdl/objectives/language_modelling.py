@@ -24,7 +24,6 @@ from jdl.types import (
     LossOutput,
     Mean,
     Metrics,
-    Objective,
     Tokenizer,
     Variables,
 )
@@ -43,24 +42,36 @@ def next_token(model: Any, bytes_per_token: float = 1.0) -> NextToken:
 
 
 @dataclass(frozen=True, eq=False)
-class NextToken(Objective):
+class NextToken(model_call.ModelObjective):
     """Causal language modelling; see `next_token`. It generates with the model's own KV cache."""
 
-    model: Any
     bytes_per_token: float
 
-    def init(self, key: Key, batch: Batch) -> Variables:
-        """The model's initial variables."""
-        seen = _without_last(batch)
-        return model_call.init(self.model, key, seen, *model_call.model_inputs(self.model, seen))
+    def seen(self, batch: Batch) -> Batch:
+        """The batch without the last token of x, which has no next token."""
+        return {**batch, "x": model_call.column(batch)[:, :-1]}
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean cross-entropy of the real tokens after a row's first, and the metrics."""
-        seen = _without_last(batch)
-        inputs = model_call.model_inputs(self.model, seen)
-        logits, model_state = model_call.apply(self.model, variables, inputs, seen, key, train)
-        mask = _counted(batch)
+        return self.loss_of(*self.outputs(variables, batch, key, train), batch, train)
+
+    def loss_of(
+        self, logits: Array, model_state: Variables, batch: Batch, train: bool
+    ) -> LossOutput:
+        """The loss and the metrics of the model's logits, with its state afterwards."""
+        mask = self.loss_weights(logits, batch)
         return token_loss(logits, batch["x"][:, 1:], mask, model_state, self.bytes_per_token)
+
+    def loss_weights(self, logits: Array, batch: Batch) -> Array | None:
+        """Which tokens after a row's first count, (B, T) or (B,); None: all of them."""
+        real = model_call.time_mask(batch)
+        real = real if real is None or real.ndim == 1 else real[:, 1:]
+        if "loss_mask" not in batch:
+            return real
+        learned = batch["loss_mask"][:, 1:].astype(bool)
+        if real is None:
+            return learned
+        return learned & (real if real.ndim == 2 else real[:, None]).astype(bool)
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if x does not hold windows of tokens of the model's vocabulary."""
@@ -74,7 +85,7 @@ class NextToken(Objective):
                 f"loss_mask says which tokens of x {x.shape} are learned, and must have its shape, "
                 f"not {spec['loss_mask'].shape}."
             )
-        seen = jax.eval_shape(_without_last, spec)
+        seen = jax.eval_shape(self.seen, spec)
         check_tokens(spec, bounds, ("x",), partial(model_call.output_shape, self.model, seen))
 
     @property
@@ -89,23 +100,6 @@ class NextToken(Objective):
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         """The logits (B, t, vocabulary) after each of the tokens (B, t), and the new KV cache."""
         return model_call.next_logits(self.model, variables, cache, tokens)
-
-
-def _without_last(batch: Batch) -> Batch:
-    """The batch that the model sees: without the last token of x, which has no next token."""
-    return {**batch, "x": model_call.column(batch)[:, :-1]}
-
-
-def _counted(batch: Batch) -> Array | None:
-    """Which tokens after a row's first count, (B, T) or (B,); None: all of them."""
-    real = model_call.time_mask(batch)
-    real = real if real is None or real.ndim == 1 else real[:, 1:]
-    if "loss_mask" not in batch:
-        return real
-    learned = batch["loss_mask"][:, 1:].astype(bool)
-    if real is None:
-        return learned
-    return learned & (real if real.ndim == 2 else real[:, None]).astype(bool)
 
 
 def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> MaskedToken:

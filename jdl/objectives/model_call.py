@@ -37,9 +37,21 @@ class ModelObjective(Objective):
 
     model: Any
 
+    def seen(self, batch: Batch) -> Batch:
+        """The batch that the model sees: by default all of it."""
+        return batch
+
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
-        return init(self.model, key, batch, *model_inputs(self.model, batch))
+        seen = self.seen(batch)
+        return init(self.model, key, seen, *model_inputs(self.model, seen))
+
+    def outputs(
+        self, variables: Variables, batch: Batch, key: Key, train: bool
+    ) -> tuple[Any, Variables]:
+        """The model's output for a batch, and the model state afterwards."""
+        seen = self.seen(batch)
+        return apply(self.model, variables, model_inputs(self.model, seen), seen, key, train)
 
 
 def column(batch: Batch, name: str = "x") -> Array:

@@ -65,8 +65,10 @@ class Supervised(model_call.ModelObjective):
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The weighted mean of the losses, and the metrics."""
-        inputs = model_call.model_inputs(self.model, batch)
-        out, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
+        return self.loss_of(*self.outputs(variables, batch, key, train), batch, train)
+
+    def loss_of(self, out: Any, model_state: Variables, batch: Batch, train: bool) -> LossOutput:
+        """The loss and the metrics of a model's output, with its state afterwards."""
         loss = Mean.of(self.losses(out, batch), self.loss_weights(out, batch))
         return LossOutput(loss, self.metrics(out, batch, train), model_state)
 

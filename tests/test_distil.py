@@ -1,0 +1,192 @@
+"""Knowledge distillation: the loss, whose variables are whose, and what is refused.
+
+Seen to fail: without T^2; with the two sides of the divergence exchanged; with the masks of rows
+alone, for tokens; with a teacher in training mode, one that sees the last token, and another key
+for the student's first parameters.
+"""
+
+import json
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from harness import digest
+from scipy.special import log_softmax
+
+import jdl
+from jdl.inspect.restore import restore
+from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
+from jdl.models.rnn import RNN
+from jdl.objectives import classify, next_token, regress
+from jdl.objectives.pretrained_model import Weights
+from jdl.weights.load import arrays_by_path
+
+CLASSES, ROWS = 10, 6
+KEY = jax.random.key(0)
+IMAGES = {
+    "x": jax.random.normal(jax.random.key(1), (ROWS, 8, 8, 1)),
+    "y": jnp.arange(ROWS, dtype=jnp.int32),
+    "mask": jnp.arange(ROWS) < 4,
+    "weight": jnp.arange(ROWS) / 2,
+}
+TOKENS = {
+    "x": jax.random.randint(jax.random.key(1), (ROWS, 6), 0, 13),
+    "length": 6 - jnp.arange(ROWS) % 3,
+    "loss_mask": jnp.arange(6)[None] >= jnp.arange(ROWS)[:, None] % 2 + 2,
+}
+
+
+def cnn(width, outputs=CLASSES):
+    return CNN(outputs, blocks=((width, 1),), dense=(), batch_norm=True, dropout=0.2)
+
+
+def trained(model, x=IMAGES["x"]):
+    """The model with weights, BatchNorm's statistics included, that no other model has."""
+    draw = np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, KEY, x)
+    arrays = jax.tree.map(lambda s: draw.normal(1, 0.3, s.shape).astype(s.dtype), shapes)
+    return jdl.pretrained(model, Weights("given", lambda: (arrays_by_path(arrays), "0" * 64)))
+
+
+def bigram():
+    """The logits of the next token, by the one before alone."""
+    return jdl.Model(
+        lambda key: {"table": jax.random.normal(key, (13, 13))},
+        lambda params, x: params["table"][x],
+    )
+
+
+def numpy_loss(student, teacher, labels, weights, temperature, weight):
+    """The loss, and T^2 KL, by NumPy in float64."""
+    student, teacher = (np.asarray(logits, np.float64) for logits in (student, teacher))
+    own = -np.take_along_axis(log_softmax(student, -1), np.asarray(labels)[..., None], -1)[..., 0]
+    p, q = (log_softmax(logits / temperature, -1) for logits in (teacher, student))
+    divergence = temperature**2 * (np.exp(p) * (p - q)).sum(-1)
+    mixed = (1 - weight) * own + weight * divergence
+    return [np.average(losses, weights=weights) for losses in (mixed, divergence)]
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_the_loss_of_classes_is_numpys_over_weighted_real_rows(train):
+    """State, metrics and predictions are those of the student alone."""
+    teacher, alone = trained(cnn(8)), classify(cnn(4), row_weights="weight")
+    objective = jdl.distil(alone, teacher, temperature=3.0, weight=0.7)
+    variables = jax.jit(objective.init)(KEY, IMAGES)
+    of_student = {name: v for name, v in variables.items() if name != "teacher"}
+    jax.tree.map(np.testing.assert_array_equal, of_student, jax.jit(alone.init)(KEY, IMAGES))
+    output = jax.jit(objective.loss, static_argnums=3)(variables, IMAGES, KEY, train)
+    own = jax.jit(alone.loss, static_argnums=3)(of_student, IMAGES, KEY, train)
+    logits = alone.outputs(of_student, IMAGES, KEY, train)[0]
+    given = teacher.model.apply(variables["teacher"], IMAGES["x"])
+    weights = np.asarray(IMAGES["weight"]) * np.asarray(IMAGES["mask"])
+    loss, divergence = numpy_loss(logits, given, IMAGES["y"], weights, 3.0, 0.7)
+    assert float(output.loss.value()) == pytest.approx(loss, rel=1e-5)
+    assert float(output.metrics["distillation"].value()) == pytest.approx(divergence, rel=1e-5)
+    assert output.metrics.keys() - own.metrics.keys() == {"distillation"}
+    state = output.model_state
+    jax.tree.map(np.testing.assert_array_equal, state["teacher"], variables["teacher"])
+    jax.tree.map(
+        np.testing.assert_array_equal, state["batch_stats"], own.model_state["batch_stats"]
+    )
+    predicted, expected = (objective.predict(variables, IMAGES), alone.predict(of_student, IMAGES))
+    jax.tree.map(np.testing.assert_array_equal, predicted, expected)
+
+
+def test_the_loss_of_tokens_is_numpys_over_those_that_count():
+    teacher, alone = trained(bigram(), TOKENS["x"]), next_token(bigram())
+    objective = jdl.distil(alone, teacher, temperature=2.0, weight=0.4)
+    objective.check(jax.eval_shape(lambda: TOKENS), {})
+    variables = jax.jit(objective.init)(KEY, TOKENS)
+    output = jax.jit(objective.loss, static_argnums=3)(variables, TOKENS, KEY, True)
+    seen = TOKENS["x"][:, :-1]
+    student, given = (found["params"]["table"][seen] for found in (variables, variables["teacher"]))
+    real = np.arange(6)[None] < np.asarray(TOKENS["length"])[:, None]
+    weights = (real & np.asarray(TOKENS["loss_mask"]))[:, 1:]
+    loss, divergence = numpy_loss(student, given, TOKENS["x"][:, 1:], weights, 2.0, 0.4)
+    assert float(output.loss.value()) == pytest.approx(loss, rel=1e-5)
+    assert float(output.metrics["distillation"].value()) == pytest.approx(divergence, rel=1e-5)
+    assert isinstance(objective, jdl.DecodesTokens)
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    name: str = "student"
+    steps: int = 4
+
+
+def run(c, path):
+    """A small MLP, partly frozen, that is taught by a wider one."""
+    data = jdl.data.arrays(**{name: np.asarray(IMAGES[name]) for name in ("x", "y")})
+    teacher = jdl.pretrained(MLP(CLASSES, (8,)), jdl.weights.load(path))
+    objective = jdl.freeze(jdl.distil(classify(MLP(CLASSES, (4,))), teacher), "Dense_0")
+    learner = jdl.descent(objective, optax.adamw(1e-2))
+    return jdl.Run(c, learner, data.shuffled(4, c.seed))
+
+
+def test_a_run_keeps_and_records_its_teacher_and_resumes_to_the_bit(tmp_path):
+    """And the student is the next teacher, without the one that it had."""
+    arrays = trained(MLP(CLASSES, (8,))).weights.arrays
+    file = tmp_path / "teacher.npz"
+    np.savez(file, **arrays)
+    options = {"quiet": True, "log_every": 2, "eval_every": 0, "save_every": 2}
+    whole = jdl.fit(run(Config(), file), jdl.Options(root=tmp_path / "whole", **options))
+    record = json.loads((whole.folder / "run.json").read_text())["pretrained"]
+    assert [one["source"] for one in record] == [str(file)]
+    kept = arrays_by_path(whole.state.model_state["teacher"])
+    assert kept.keys() == arrays.keys()
+    for path, array in arrays.items():
+        np.testing.assert_array_equal(kept[path], array, path)
+    assert "teacher" not in str(jax.tree.structure((whole.state.params, whole.state.opt_state)))
+
+    parts = jdl.Options(root=tmp_path / "parts", **options)
+    with pytest.raises(jdl.train.preemption.PausedError):
+        jdl.fit(run(Config(), file), replace(parts, until=2))
+    np.savez(file, **{name: array + 1 for name, array in arrays.items()})
+    with pytest.raises(jdl.Error, match="other pretrained weights"):
+        jdl.fit(run(Config(), file), parts)
+    np.savez(file, **arrays)
+    assert digest(jdl.fit(run(Config(), file), parts)) == digest(whole)
+    file.unlink()
+    restored = restore(whole.folder, run(Config(), file))
+    assert digest(restored) == digest(whole)
+
+    weights = jdl.weights.load(tmp_path / "student.npz")
+    np.savez(tmp_path / "student.npz", **arrays_by_path(restored.variables))
+    rename, skip = {"^frozen/": "params/"}, "^teacher/"
+    student = jdl.pretrained(MLP(CLASSES, (4,)), weights, rename=rename, skip=skip)
+    again = jdl.distil(classify(MLP(CLASSES, (2,))), student).init(KEY, IMAGES)["teacher"]
+    jax.tree.map(
+        np.testing.assert_array_equal, again["params"]["Dense_1"], whole.state.params["Dense_1"]
+    )
+
+
+STATEFUL = RNN(13, (4,), vocab_size=13, embedding_width=4, return_sequences=True, stateful=True)
+REFUSED = {
+    "temperature must be": lambda: jdl.distil(classify(cnn(4)), trained(cnn(8)), 0.0),
+    "weight, the teacher's share": lambda: jdl.distil(classify(cnn(4)), trained(cnn(8)), 4.0, 1.1),
+    "CNN, has no weights yet": lambda: jdl.distil(classify(cnn(4)), cnn(8)),
+    "has no weights yet": lambda: jdl.distil(classify(cnn(4)), jdl.adapt_model(cnn(8), ("x",))),
+    "not Regression": lambda: jdl.distil(regress(MLP(1)), trained(cnn(8))),
+    "not Objective. Wrap it afterwards": lambda: jdl.distil(
+        jdl.freeze(classify(cnn(4)), "Conv"), trained(cnn(8))
+    ),
+    r"logits of shape \(6, 9\), and the student, CNN, of shape \(6, 10\)": lambda: jdl.distil(
+        classify(cnn(4)), trained(cnn(8, 9))
+    ).check(jax.eval_shape(lambda: IMAGES), {}),
+    "skip='head' leaves params/head/Dense_0/kernel": lambda: jax.eval_shape(
+        jdl.distil(classify(cnn(4)), replace(trained(cnn(8)), skip="head")).init, KEY, IMAGES
+    ),
+    "carries a state from batch to batch": lambda: jax.eval_shape(
+        jdl.distil(next_token(bigram()), trained(STATEFUL, TOKENS["x"][:, :5])).init, KEY, TOKENS
+    ),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_cannot_teach_or_be_taught_is_refused(message):
+    with pytest.raises(jdl.Error, match=message):
+        REFUSED[message]()
