@@ -16,9 +16,10 @@ class Config(jdl.Config):
     labels: int = 1_000  # of the verses to train on
     steps: int = 150
     batch: int = 16
-    lr: float = 1e-3
     length: int = 64
     rank: int = 8
+
+RATES = {"frozen": 1e-2, "lora": 1e-3, "full": 1e-4, "scratch": 3e-4}
 
 
 def run(c: Config) -> jdl.Run:
@@ -34,7 +35,7 @@ def run(c: Config) -> jdl.Run:
         objective = jdl.freeze(objective, "tokens|stack")
     if c.way == "lora":
         objective = jdl.lora(objective, "query|value", c.rank, train="head")
-    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps, 0.1))
+    optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(RATES[c.way], c.steps, 0.1))
     data = train.shuffled(c.batch, c.seed), valid.batches(64), test.batches(64)
     return jdl.Run(c, jdl.descent(objective, optimizer), *data, labels=train.labels)
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.objectives.lora import lora as lora
     from jdl.objectives.lora import merge_lora as merge_lora
     from jdl.objectives.pretrained_model import pretrained as pretrained
+    from jdl.objectives.quantize import quantize as quantize
     from jdl.train.epochs import epochs_to_steps as epochs_to_steps
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
@@ -116,6 +117,7 @@ NAMES = {  # by name, the module that defines it
     "lora": "jdl.objectives.lora",
     "merge_lora": "jdl.objectives.lora",
     "pretrained": "jdl.objectives.pretrained_model",
+    "quantize": "jdl.objectives.quantize",
     "epochs_to_steps": "jdl.train.epochs",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",

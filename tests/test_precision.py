@@ -123,6 +123,35 @@ def test_micro_batches_are_summed_in_single_precision():
     assert float(state.params["w"][0, 0]) == -1.0
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda objective: jdl.freeze(objective, "first"),
+        lambda objective: jdl.lora(objective, "first", rank=1),
+        lambda objective: jdl.quantize(objective, "first"),
+        lambda objective: jdl.quantize(jdl.lora(objective, "first", rank=1), "^lora/base"),
+    ],
+    ids=["freeze", "lora", "quantize", "QLoRA"],
+)
+def test_what_is_not_trained_is_computed_in_half_precision_and_kept_in_single(change):
+    seen = []
+
+    def init(key):
+        return {"first": jnp.ones((3, 2)), "second": jnp.ones((2, 2))}
+
+    def apply(params, x):
+        seen.append({leaf.dtype for leaf in params.values()})
+        return x.astype(jnp.bfloat16) @ params["first"] @ params["second"]
+
+    objective = change(jdl.objectives.classify(jdl.Model(init, apply)))
+    learner = mixed_precision(jdl.descent(objective, optax.adam(1e-2)), "bfloat16")
+    batch = {"x": jnp.ones((4, 3)), "y": jnp.zeros(4, jnp.int32)}
+    state = learner.init(jax.random.key(0), batch)
+    new, _ = learner.step(state, batch)
+    assert seen == [{jnp.dtype(jnp.bfloat16)}]
+    assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
+
+
 def test_a_run_in_half_precision_keeps_single(tmp_path):
     found = train(tmp_path, precision="bfloat16", steps=10)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.state.params)} == {jnp.dtype("float32")}

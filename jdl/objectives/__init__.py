@@ -49,6 +49,8 @@ from jdl.objectives.pose import estimate_pose as estimate_pose
 from jdl.objectives.predict import map_rows as map_rows
 from jdl.objectives.predict import predict_all as predict_all
 from jdl.objectives.quantiles import quantiles as quantiles
+from jdl.objectives.quantize import dequantize_variables as dequantize_variables
+from jdl.objectives.quantize import quantize_variables as quantize_variables
 from jdl.objectives.question_answering import extractive_qa as extractive_qa
 from jdl.objectives.recommendation import recommend as recommend
 from jdl.objectives.regression import absolute_error as absolute_error

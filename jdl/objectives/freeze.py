@@ -6,7 +6,7 @@ import re
 
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.objectives.override import map_variables, override
+from jdl.objectives.override import in_precision_of, map_variables, override
 from jdl.types import Batch, Error, Key, Objective, Variables
 
 FROZEN = "frozen"
@@ -53,6 +53,7 @@ def _split(variables: Variables, pattern: str) -> Variables:
 
 def _join(variables: Variables) -> Variables:
     """The variables with all parameters in the collection "params" again."""
-    paths = flatten_dict(variables["params"], sep="/") | flatten_dict(variables[FROZEN], sep="/")
+    frozen = in_precision_of(variables["params"], variables[FROZEN])
+    paths = flatten_dict(variables["params"], sep="/") | flatten_dict(frozen, sep="/")
     rest = {name: v for name, v in variables.items() if name != FROZEN}
     return {**rest, "params": unflatten_dict(paths, sep="/")}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.keys import stream
-from jdl.objectives.override import map_variables, override
+from jdl.objectives.override import in_precision_of, map_variables, override
 from jdl.types import Array, Batch, Error, Key, Objective, Variables
 
 LORA = "lora"
@@ -65,7 +65,8 @@ def lora(
 
 def merge_lora(variables: Variables) -> Variables:
     """The variables of the plain model: its weights with the adapters of `lora` added to them."""
-    trained, base = _flat(variables["params"]), _flat(variables[LORA]["base"])
+    trained = _flat(variables["params"])
+    base = in_precision_of(trained, _flat(variables[LORA]["base"]))
     scale = variables[LORA]["scale"]
     merged = {path: _merge(path, weight, trained, scale) for path, weight in base.items()}
     full = {

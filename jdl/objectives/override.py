@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jdl.types import Batch, Key, LossOutput, Objective, Variables
 
 OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits")
@@ -41,3 +44,17 @@ def map_variables(
 
     names = [name for name in OF_VARIABLES if hasattr(objective, name)]
     return override(objective, loss=loss, **{n: mapped(getattr(objective, n)) for n in names})
+
+
+def in_precision_of(trained: Any, kept: Any) -> Any:
+    """Parameters that are kept untrained, in the half precision of the trained ones, if any is.
+
+    Mixed precision casts what is trained alone, and a model of two types computes in the wider one.
+    """
+    types = {leaf.dtype for leaf in jax.tree.leaves(trained)}
+    half = types & {jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)}
+    if not half:
+        return kept
+    return jax.tree.map(
+        lambda leaf: leaf.astype(min(half, key=str)) if leaf.dtype == jnp.float32 else leaf, kept
+    )

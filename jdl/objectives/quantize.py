@@ -1,0 +1,110 @@
+"""Quantized weights: matrices kept as whole numbers of 8 or 4 bits, to save memory."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jdl.objectives.override import in_precision_of, map_variables, override
+from jdl.types import Array, Batch, Error, Key, LossOutput, Objective, Variables
+
+QUANTIZED = "quantized"
+BLOCK = 64  # weights of an output that share a scale, at 4 bits (Dettmers et al., 2023)
+Paths = dict[str, Any]
+
+
+def quantize(objective: Objective, targets: str, bits: int = 8) -> Objective:
+    """Quantization: the weight matrices that match are kept in 8 or 4 bits, and are not trained.
+
+    `targets` is a regular expression, searched (`re.search`) in paths that begin with the
+    collection, like "params/stack/block_0/feed_forward/in/kernel". They move to the collection
+    "quantized": whole numbers from -127 to 127 with a scale for each output (int8), or from -7 to 7
+    with a scale for each output and 64 inputs (int4, two in a byte). The model computes with
+    their products, in its own type. `quantize(lora(...), "^lora/base")` is QLoRA (Dettmers et al.,
+    2023) with whole numbers in place of NF4. Raises `Error` where nothing matches.
+    """
+    if bits not in (8, 4):
+        raise Error(f"quantize keeps weights in 8 or in 4 bits, not in {bits}.")
+
+    def init(key: Key, batch: Batch) -> Variables:
+        return quantize_variables(objective.init(key, batch), targets, bits)
+
+    plain = map_variables(objective, dequantize_variables, keep=QUANTIZED)
+
+    def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
+        output = plain.loss(variables, batch, key, train)
+        stored = variables[QUANTIZED]
+        rest = {name: tree for name, tree in output.model_state.items() if name != QUANTIZED}
+        return replace(output, model_state={**_without(rest, stored), QUANTIZED: stored})
+
+    return override(plain, init=init, loss=loss)
+
+
+def quantize_variables(variables: Variables, targets: str, bits: int = 8) -> Variables:
+    """Quantization after training: the variables of a model as `quantize(...)` takes them."""
+    if QUANTIZED in variables:
+        raise Error("These variables are quantized already: use quantize once, with 'one|other'.")
+    paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
+    chosen = {path: x for path, x in paths.items() if _is_matrix(x) and re.search(targets, path)}
+    if not chosen:
+        matrices = ", ".join(path for path, x in paths.items() if _is_matrix(x))
+        raise Error(f"quantize({targets!r}) matches no weight matrix: choose some of {matrices}.")
+    stored = {path: _quantized(weight, bits) for path, weight in chosen.items()}
+    return {**_without(variables, stored), QUANTIZED: stored}
+
+
+def dequantize_variables(variables: Variables) -> Variables:
+    """The variables of the plain model, with the quantized weights in their places."""
+    rest = {name: tree for name, tree in variables.items() if name != QUANTIZED}
+    paths = flatten_dict(rest, sep="/", keep_empty_nodes=True)
+    weights = {path: _dequantized(**parts) for path, parts in variables[QUANTIZED].items()}
+    return unflatten_dict({**paths, **in_precision_of(rest.get("params"), weights)}, sep="/")
+
+
+def _without(variables: Variables, stored: Paths) -> Variables:
+    """The variables without these paths; a collection stays, though all of it may be gone."""
+    paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
+    rest = {path: x for path, x in paths.items() if path not in stored}
+    return {name: {} for name in variables} | unflatten_dict(rest, sep="/")
+
+
+def _is_matrix(leaf: Any) -> bool:
+    return getattr(leaf, "ndim", 0) > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _quantized(weight: Array, bits: int) -> dict[str, Array]:
+    """Whole numbers and scales, whose product is near the weight (..., inputs, outputs)."""
+    if bits == 8:
+        axes = tuple(range(weight.ndim - 1))
+        scale = _scale(jnp.abs(weight).max(axes, keepdims=True), 127)
+        return {"values": jnp.round(weight / scale).astype(jnp.int8), "scale": scale}
+    *leading, inputs, outputs = weight.shape
+    if inputs % 2:
+        raise Error(
+            f"4 bits need an even number of inputs, and a matrix {weight.shape} that matches has "
+            f"{inputs}: leave it out of the pattern, or take 8 bits."
+        )
+    block = BLOCK if inputs % BLOCK == 0 else inputs
+    blocks = weight.reshape(*leading, inputs // block, block, outputs)
+    scale = _scale(jnp.abs(blocks).max(-2, keepdims=True), 7)
+    numbers = (jnp.round(blocks / scale) + 8).astype(jnp.uint8).reshape(weight.shape)
+    low, high = numbers[..., ::2, :], numbers[..., 1::2, :]
+    return {"values": low + (high << 4), "scale": scale[..., 0, :]}
+
+
+def _dequantized(values: Array, scale: Array) -> Array:
+    if values.dtype == jnp.int8:
+        return values.astype(scale.dtype) * scale
+    pairs = jnp.stack([values & 15, values >> 4], -2)  # (..., inputs / 2, 2, outputs)
+    *leading, half, _, outputs = pairs.shape
+    blocks = pairs.reshape(*leading, scale.shape[-2], -1, outputs).astype(scale.dtype) - 8
+    return (blocks * scale[..., None, :]).reshape(*leading, 2 * half, outputs)
+
+
+def _scale(largest: Array, steps: int) -> Array:
+    """The scale by which the largest number becomes `steps`; 1 where all numbers are 0."""
+    return jnp.where(largest == 0, 1, largest / steps).astype(largest.dtype)
