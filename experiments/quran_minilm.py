@@ -19,15 +19,14 @@ class Config(jdl.Config):
     length: int = 64
     rank: int = 8
 
+
 RATES = {"frozen": 1e-2, "lora": 1e-3, "full": 1e-4, "scratch": 3e-4}
 
 
 def run(c: Config) -> jdl.Run:
     folder = jdl.data.dataset_folder("minilm")
-    parts = jdl.data.labelled_text(
-        *jdl.data.quran_places(), tokenizer=folder, max_length=c.length
-    )  # no chapter is in two of them
-    train, valid, test = parts
+    splits = jdl.data.quran_places()  # no chapter is in two of them
+    train, valid, test = jdl.data.labelled_text(*splits, tokenizer=folder, max_length=c.length)
     train, _ = train.split(c.labels / len(train), 1 - c.labels / len(train), seed=c.seed)
     model = jdl.weights.from_pretrained(folder, outputs=len(train.labels))
     objective = jdl.objectives.classify(model.model if c.way == "scratch" else model)

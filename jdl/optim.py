@@ -154,7 +154,7 @@ def layerwise_decay(
     optimizer: optax.GradientTransformation,
     decay: float,
     layers: str = r"block_(\d+)",
-    first: str = "tokens|patches|positions",
+    first: str = "token|patches|positions",
 ) -> optax.GradientTransformation:
     """Layer-wise learning rate decay (Clark et al., 2020): the deeper, the smaller the rate.
 

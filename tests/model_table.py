@@ -691,15 +691,13 @@ TABLE = [
 ]
 
 
-def given_weights() -> tuple[dict[str, Any], str]:
-    """Weights of the teacher, as of a file, and what stands for its SHA-256."""
+def given_weights() -> tuple[dict[str, Any], str, str]:
+    """Weights of the teacher, as of a file, what stands for its SHA-256, and a source."""
     model = TEACHER.model
-    return arrays_by_path(model.init(jax.random.key(9), jnp.ones((1, 8, 8, 1)))), "0" * 64
+    return arrays_by_path(model.init(jax.random.key(9), jnp.ones((1, 8, 8, 1)))), "0" * 64, "given"
 
 
-TEACHER = jdl.pretrained(
-    CNN(5, ((6, 1),), dense=(), batch_norm=True), Weights("given", given_weights)
-)
+TEACHER = jdl.pretrained(CNN(5, ((6, 1),), dense=(), batch_norm=True), Weights(given_weights))
 
 UNSUPERVISED = [
     Images(

@@ -49,7 +49,7 @@ def trained(model, x=IMAGES["x"]):
     draw = np.random.default_rng(0)
     shapes = jax.eval_shape(model.init, KEY, x)
     arrays = jax.tree.map(lambda s: draw.normal(1, 0.3, s.shape).astype(s.dtype), shapes)
-    return jdl.pretrained(model, Weights("given", lambda: (arrays_by_path(arrays), "0" * 64)))
+    return jdl.pretrained(model, Weights(lambda: (arrays_by_path(arrays), "0" * 64, "given")))
 
 
 def bigram():

@@ -19,23 +19,24 @@ from jdl.weights.load import arrays_by_path
 from jdl.weights.rules import CONV, LINEAR, Layout, Rule, to_jdl, to_theirs
 
 ARRAYS = {"a/b": np.arange(6, dtype=np.float32).reshape(2, 3), "c": np.ones(2, np.float16)}
+ALL = ARRAYS | {"scalar": np.array(2, np.float32), "half": np.ones(3, "bfloat16")}
 
 
 def equal(found, expected=ARRAYS):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
-        assert found[name].dtype == array.dtype
+        assert (found[name].dtype, found[name].shape) == (array.dtype, array.shape)
 
 
 def test_what_is_saved_is_loaded_and_never_overwritten(tmp_path):
     variables = {
-        "params": {"a": {"b": ARRAYS["a/b"]}, "c": ARRAYS["c"]},
+        "params": {"a": {"b": ALL["a/b"]}, **{name: ALL[name] for name in ("c", "scalar", "half")}},
         "cache": {"k": np.ones(1)},
     }
     path = tmp_path / "w.safetensors"
     jdl.weights.save(variables, path)
-    expected = {f"params/{name}": array for name, array in ARRAYS.items()}
+    expected = {f"params/{name}": array for name, array in ALL.items()}
     equal(jdl.weights.load(path).arrays, expected)
     equal(jdl.weights.load(str(tmp_path)).arrays, expected)
     with pytest.raises(jdl.Error, match="exists already"):
@@ -82,7 +83,7 @@ DAMAGED = {
 @pytest.mark.parametrize("name", DAMAGED)
 def test_a_damaged_or_hostile_file_is_refused(tmp_path, name):
     (tmp_path / name).write_bytes(DAMAGED[name])
-    with pytest.raises(jdl.Error, match=name):
+    with pytest.raises(jdl.Error, match=r"damaged|must be \.safetensors"):
         read_weights(tmp_path / name)
 
 
@@ -92,7 +93,7 @@ def test_objects_in_an_npz_are_not_unpickled(tmp_path):
         read_weights(tmp_path / "o.npz")
 
 
-def test_what_is_not_there_is_said(tmp_path, monkeypatch):
+def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(jdl.Error, match="no such file"):
         jdl.weights.load(tmp_path / "none.npz").arrays  # noqa: B018
     with pytest.raises(jdl.Error, match="it has none"):
@@ -114,7 +115,9 @@ def test_a_model_of_the_hub_is_taken_from_its_cache(tmp_path, monkeypatch):
     snapshot = tmp_path / "models--some--model" / "snapshots" / commit
     snapshot.mkdir(parents=True)
     write_safetensors(snapshot / "model.safetensors", ARRAYS)
-    equal(jdl.weights.load(f"hf:some/model@{commit}").arrays)
+    found = jdl.weights.load(f"hf:some/model@{commit}")
+    equal(found.arrays)
+    assert found.source == f"hf:some/model@{commit}"
 
 
 SOURCE = """
@@ -134,7 +137,9 @@ def test_a_run_gives_the_variables_that_it_is_evaluated_with(tmp_path):
     script.write_text(SOURCE)
     _, run, config = load_script(script)
     options = jdl.Options(root=tmp_path / "runs", quiet=True)
-    state = jdl.fit(run(config(name="source", steps=2)), options, script).state
+    state = jdl.fit(
+        run(config(name="source", steps=2, precision="bfloat16")), options, script
+    ).state
     weights = jdl.weights.load("run:source", root=tmp_path / "runs")
     traced = jax.eval_shape(lambda: weights.arrays)  # models are often initialized while traced
     assert traced.keys() == weights.arrays.keys()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
@@ -117,12 +116,11 @@ class _Distillation:
 
     def _check_teacher(self, variables: Variables) -> None:
         """Raises `Error` where the teacher is not trained whole, or carries a state."""
-        skip, name = _unadapted(self.teacher).skip, name_of(self.teacher)
-        paths = flatten_dict(variables, sep="/")
-        if fresh := [path for path in paths if skip is not None and re.search(skip, path)]:
+        name, skips = name_of(self.teacher), _unadapted(self.teacher).skips
+        if fresh := list(filter(skips, flatten_dict(variables, sep="/"))):
             raise Error(
-                f"The teacher, {name}, would teach noise: skip={skip!r} leaves {fresh[0]} without "
-                "trained weights. A teacher needs all of them."
+                f"The teacher, {name}, would teach noise: it leaves {fresh[0]} without trained "
+                "weights (skip=...). A teacher needs all of them."
             )
         if CACHE in variables:
             raise Error(

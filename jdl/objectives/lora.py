@@ -17,6 +17,7 @@ from jdl.objectives.override import in_precision_of, map_variables, override
 from jdl.types import Array, Batch, Error, Key, Objective, Variables
 
 LORA = "lora"
+TABLES = ("table", "embedding")  # the names of embedding tables, here and in Flax
 A, B, MAGNITUDE = "lora_a", "lora_b", "lora_magnitude"
 Paths = dict[str, Array]
 
@@ -37,7 +38,8 @@ def lora(
     A kernel of a convolution (h, w, inputs, outputs) counts as a matrix (h * w * inputs, outputs).
     Parameters whose path matches `train`, such as a new head, are trained in full, all others not
     at all: they have no gradient and no optimizer state. Both patterns are regular expressions,
-    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel".
+    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel". BatchNorm's
+    running statistics are still updated.
 
     `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski, 2023). `dora` (Liu et al., 2024)
     also trains the norm of each column of W. The untrained weights are in the collection "lora" of
@@ -98,12 +100,20 @@ def _is_target(path: str, weight: Array, targets: str) -> bool:
 
 
 def _adapters(path: str, weight: Array, rank: int, dora: bool, key: Key) -> Paths:
-    """A, drawn as PyTorch draws a linear layer, and B, zero."""
+    """A, drawn as PyTorch draws a linear layer, and B, zero.
+
+    Of an embedding table, which sums over no inputs, A is zero and B drawn from a normal
+    distribution, as PEFT has it.
+    """
     outputs = weight.shape[-1]
     inputs = weight.size // outputs
-    init = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
-    made = {f"{path}/{A}": init(key, (inputs, rank), weight.dtype)}
-    made[f"{path}/{B}"] = jnp.zeros((rank, outputs), weight.dtype)
+    a, b = (inputs, rank), (rank, outputs)
+    if path.rpartition("/")[2] in TABLES:
+        made = {A: jnp.zeros(a, weight.dtype), B: jax.random.normal(key, b, weight.dtype)}
+    else:
+        draw = jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        made = {A: draw(key, a, weight.dtype), B: jnp.zeros(b, weight.dtype)}
+    made = {f"{path}/{name}": matrix for name, matrix in made.items()}
     return made | ({f"{path}/{MAGNITUDE}": _column_norms(weight)} if dora else {})
 
 
@@ -115,6 +125,7 @@ def _merge(path: str, weight: Array, trained: Paths, scale: Array) -> Array:
     if f"{path}/{MAGNITUDE}" not in trained:
         return merged
     norms = jax.lax.stop_gradient(_column_norms(merged))  # as the paper does, to save memory
+    norms = jnp.where(norms == 0, 1, norms)
     return merged * (trained[f"{path}/{MAGNITUDE}"] / norms).reshape(
         (1,) * (weight.ndim - 1) + (-1,)
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -28,12 +28,11 @@ Arrays = Mapping[str, np.ndarray]
 class Weights:
     """Weights: arrays by name, such as "params/Conv_0/kernel", and where they come from.
 
-    They are read when they are first needed: `open_arrays` gives the arrays and the SHA-256 of
-    what they were read from.
+    They are read when they are first needed: `open_arrays` gives the arrays, the SHA-256 of what
+    they were read from, and the source, such as "hf:organization/model@revision".
     """
 
-    source: str
-    open_arrays: Callable[[], tuple[Arrays, str]]
+    open_arrays: Callable[[], tuple[Arrays, str, str]]
 
     @property
     def arrays(self) -> Arrays:
@@ -45,16 +44,17 @@ class Weights:
         """The SHA-256 of the file, or of a run's arrays."""
         return self._opened[1]
 
+    @property
+    def source(self) -> str:
+        """Where they come from."""
+        return self._opened[2]
+
     def map(self, change: Callable[[Arrays], Arrays]) -> Weights:
-        """The same weights with other names, layouts or numbers; the source stays the source."""
-
-        def changed() -> tuple[Arrays, str]:
-            return change(self.arrays), self.sha256
-
-        return Weights(self.source, changed)
+        """The same weights with other names or layouts; source and SHA-256 stay."""
+        return Weights(lambda: (change(self.arrays), self.sha256, self.source))
 
     @cached_property
-    def _opened(self) -> tuple[Arrays, str]:
+    def _opened(self) -> tuple[Arrays, str, str]:
         with jax.ensure_compile_time_eval():  # a model is often initialized while it is traced
             return self.open_arrays()
 
@@ -70,11 +70,13 @@ def pretrained(
     regular expression, is found in a path, the model's variable stays fresh and the weight is left
     out. All others must match, with equal shapes, and no weight may be left over. Numbers are cast
     to the model's type where that loses nothing (bfloat16 to float32). Raises `Error` with a list
-    of what does not match.
+    of what does not match, and where `skip` or a name of `rename` is found nowhere.
 
-    The source of the weights and their SHA-256 are recorded in the run's run.json, and a run goes
-    on with no others. The run's own checkpoints do not need them any more.
+    The source of the weights and their SHA-256 are recorded in run.json, and a run is not resumed
+    with other weights. Once it has a checkpoint it does not need them any more.
     """
+    if not isinstance(weights, Weights):
+        raise Error(f"pretrained takes jdl.weights.load(source), not {weights!r}.")
     if isinstance(model, AdaptedModel):
         raise Error("Adapt the pretrained model: jdl.adapt_model(jdl.pretrained(model, ...), ...).")
     return PretrainedModel(model, weights, dict(rename or {}), skip)
@@ -97,6 +99,8 @@ class Loaded:
         return {name: getattr(self, name) for name in fields}
 
     def __str__(self) -> str:
+        if not self.arrays:
+            return f"The weights of {self.source} cannot be read, and the checkpoint has them"
         numbers = sum(array.size for array in self.arrays.values())
         text = f"Loaded {len(self.arrays):,} arrays with {numbers:,} numbers from {self.source}"
         text += f", SHA-256 {self.sha256[:12]}"
@@ -112,6 +116,7 @@ class PretrainedModel:
     weights: Weights
     rename: Mapping[str, str]
     skip: str | None
+    may_skip: str | None = None  # the same, of parts that the model need not have
 
     def __str__(self) -> str:
         return f"pretrained({name_of(self.model)})"
@@ -139,16 +144,21 @@ class PretrainedModel:
 
     def load(self, fresh: Mapping[str, Any]) -> Loaded:
         """The weights for the variables `fresh`, whose shapes and types by path are compared."""
+        for pattern in self.rename:
+            if not any(re.search(pattern, name) for name in self.weights.arrays):
+                raise Error(f"rename: {pattern!r} is in no name of {self.weights.source}.")
         named = {self._renamed(name): name for name in self.weights.arrays}
         if len(named) < len(self.weights.arrays):
             raise Error(
                 f"rename={self.rename!r} gives two weights of {self.weights.source} one name."
             )
         wanted = [path for path, leaf in fresh.items() if _may_load(path, leaf)]
-        missing = [path for path in wanted if not self._skipped(path) and path not in named]
-        left_out = [name for name in named if self._skipped(name)]
+        missing = [path for path in wanted if not self.skips(path) and path not in named]
+        left_out = [name for name in named if self.skips(name)]
+        if self.skip is not None and not any(_found(self.skip, p) for p in (*wanted, *named)):
+            raise Error(f"skip={self.skip!r} is in no path of {name_of(self.model)}.")
         extra = [name for name in named if name not in left_out and name not in wanted]
-        names = {p: named[p] for p in wanted if p in named and not self._skipped(p)}
+        names = {p: named[p] for p in wanted if p in named and not self.skips(p)}
         wrong = {
             path: f"{_describe(self.weights.arrays[name])} for {_describe(fresh[path])}"
             for path, name in names.items()
@@ -157,7 +167,7 @@ class PretrainedModel:
         if missing or extra or wrong:
             raise Error(self._mismatch(missing, extra, wrong))
         arrays = {
-            path: np.asarray(self.weights.arrays[name]).astype(fresh[path].dtype)
+            path: np.asarray(self.weights.arrays[name]).astype(fresh[path].dtype, copy=False)
             for path, name in names.items()
         }
         if not arrays:
@@ -172,13 +182,14 @@ class PretrainedModel:
             [named[name] for name in left_out],
         )
 
+    def skips(self, path: str) -> bool:
+        """Whether the variable at this path stays fresh, or the weight of this name is left out."""
+        return _found(self.skip, path) or _found(self.may_skip, path)
+
     def _renamed(self, name: str) -> str:
         for pattern, new in self.rename.items():
             name = re.sub(pattern, new, name)
         return name
-
-    def _skipped(self, path: str) -> bool:
-        return self.skip is not None and re.search(self.skip, path) is not None
 
     def _mismatch(self, missing: list[str], extra: list[str], wrong: dict[str, str]) -> str:
         parts = [
@@ -200,17 +211,37 @@ Provider = Callable[[PretrainedModel, Mapping[str, Any]], Mapping[str, Any]]
 
 
 @contextmanager
-def record_loaded() -> Iterator[dict[PretrainedModel, Loaded]]:
-    """What the pretrained models load whose `init` is called or traced in this context."""
+def record_loaded(
+    before: Sequence[Mapping[str, Any]] = (),
+) -> Iterator[dict[PretrainedModel, Loaded]]:
+    """What the pretrained models load whose `init` is called or traced in this context.
+
+    `before` has the records of a run that has a checkpoint: where weights cannot be read any more,
+    theirs is taken, and the model stays fresh until the checkpoint is restored.
+    """
     found: dict[PretrainedModel, Loaded] = {}
 
     def provide(model: PretrainedModel, fresh: Mapping[str, Any]) -> Mapping[str, Any]:
         if model not in found:
-            found[model] = model.load(fresh)
+            found[model] = _load_or_recall(model, fresh, before)
         return found[model].arrays
 
     with _set(_recorded, found), _set(_provider, provide):
         yield found
+
+
+def _load_or_recall(
+    model: PretrainedModel, fresh: Mapping[str, Any], before: Sequence[Mapping[str, Any]]
+) -> Loaded:
+    try:
+        model.weights.arrays  # noqa: B018
+    except Error:
+        paths = set(fresh)
+        fitting = (one for one in before if paths.issuperset({*one["names"], *one["fresh"]}))
+        if (record := next(fitting, None)) is None:
+            raise
+        return Loaded({}, **record)
+    return model.load(fresh)
 
 
 def recorded() -> Mapping[PretrainedModel, Loaded]:
@@ -249,6 +280,10 @@ _provider: ContextVar[Provider] = ContextVar("provider", default=_load)
 _recorded: ContextVar[Mapping[PretrainedModel, Loaded]] = ContextVar(
     "recorded", default=MappingProxyType({})
 )
+
+
+def _found(pattern: str | None, path: str) -> bool:
+    return pattern is not None and re.search(pattern, path) is not None
 
 
 def _may_load(path: str, leaf: Any) -> bool:

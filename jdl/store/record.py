@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from jdl.store.code import code_hashes, write_code
 from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
 from jdl.store.folder import free_name, read_json, write_json
 from jdl.store.lock import hold_lock
+from jdl.store.manifest import is_complete
 from jdl.types import Error, Loader, Run
 
 FORMAT = 3  # of records and checkpoints; increased when older ones can no longer be read
@@ -191,7 +193,7 @@ def _resume(
 ) -> list[str]:
     """Checks that the folder holds this run, and records what has changed; returns notes on it."""
     old = read_record(folder)
-    changed = [name for name in IDENTITY if old.get(name) != record.get(name)]
+    changed = [name for name in IDENTITY if _fields(name, old) != _fields(name, record)]
     differences = {name: difference(_fields(name, old), _fields(name, record)) for name in changed}
     for name in changed:
         if name not in accept:
@@ -240,6 +242,20 @@ def _replace_code(
 
 def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:
     value = record.get(name)
-    if name == "pretrained":  # without the long table of what was loaded
-        value = [f"{one['source']} ({one['sha256'][:12]})" for one in value or []]
+    if name == "pretrained":  # what was loaded, wherever it lay
+        value = [_loaded(one) for one in value or []]
     return value if isinstance(value, dict) else {name: value}
+
+
+def _loaded(one: dict[str, Any]) -> str:
+    """What a pretrained model has loaded, in a few words that differ where the numbers may."""
+    table = hashlib.sha256(json.dumps([one["names"], one["fresh"]]).encode()).hexdigest()
+    loaded = f"{len(one['names'])} arrays of SHA-256 {one['sha256'][:12]}"
+    return f"{loaded}, fresh {len(one['fresh'])}, by table {table[:6]}"
+
+
+def loaded_before(folder: Path) -> list[dict[str, Any]]:
+    """What pretrained models have loaded for the run in a folder that has a checkpoint."""
+    path = folder / "run.json"
+    found = any(is_complete(step) for step in folder.glob("checkpoints/*"))
+    return (read_json(path).get("pretrained") or []) if found and path.is_file() else []

@@ -29,6 +29,7 @@ from jdl.objectives.pretrained_model import record_loaded
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
+from jdl.store.record import loaded_before
 from jdl.store.step_trace import write_leaves
 from jdl.train.check import check_run
 from jdl.train.epochs import in_epochs
@@ -96,10 +97,10 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     fix_thread_pool_size()
     run = apply_config(run)
     run = replace(run, learner=trace_once(run.learner))
-    with record_loaded() as loaded:
+    folder = run_folder(options.root, run.config)
+    with record_loaded([] if options.fresh else loaded_before(folder)) as loaded:
         check_run(run)
         placement = place_on_devices(run, options)
-        folder = run_folder(options.root, run.config)
         with (
             report_disk_errors(folder),
             open_folder(folder, run, options, script, loaded.values()) as notes,

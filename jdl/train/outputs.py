@@ -91,7 +91,7 @@ def _check_equal(record: dict[str, Any], options: Options) -> None:
     """Raises `Error` where another process has another run."""
     mine = {**record["config"], "data": record["data"], "best": record["best"]}
     mine |= {name: getattr(options, name) for name in SHARED_OPTIONS}
-    mine |= {"pretrained": record.get("pretrained")}
+    mine |= {"pretrained": [one["sha256"] for one in record.get("pretrained", [])]}
     for process, text in enumerate(processes.gather(json.dumps(mine))):
         if text != json.dumps(mine):
             differing = difference(mine, json.loads(text))

@@ -83,16 +83,21 @@ def read_file(path: Path) -> Arrays:
 
 
 def _read_safetensors(path: Path) -> Arrays:
+    library = _library()
     try:
-        import safetensors.numpy
-    except ImportError:
-        raise Error("Reading safetensors needs: pip install safetensors.") from None
-    try:
-        return safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+        return library.numpy.load_file(path)
+    except (library.SafetensorError, OSError, ValueError) as error:
         raise Error(f"{path} is no file of safetensors, or damaged: {error}.") from error
     except (KeyError, AttributeError) as error:
         raise Error(f"{path} has numbers of a type that NumPy lacks: {error}.") from error
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError:
+        raise Error("Files of safetensors need: pip install safetensors.") from None
+    return safetensors
 
 
 def _read_npz(path: Path) -> Arrays:
@@ -112,6 +117,11 @@ def _read_torch(path: Path) -> Arrays:
             "safetensors where it is installed: safetensors.torch.save_file(model.state_dict(), "
             "'model.safetensors')."
         ) from None
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 6):
+        raise Error(  # CVE-2025-32434
+            f"PyTorch {torch.__version__} may run code in {path}: install 2.6 or later, or write "
+            "the weights as safetensors."
+        )
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -147,11 +157,12 @@ def write_safetensors(
     path: Path, arrays: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
 ) -> None:
     """Writes arrays by name to a new .safetensors file; raises `Error` if it exists."""
-    import safetensors.numpy
-
+    safetensors = _library()
     if path.suffix != ".safetensors":
         raise Error(f"{path}: weights are written as .safetensors; give the file this suffix.")
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    contiguous = {  # NumPy makes (1,) of ()
+        name: np.ascontiguousarray(array).reshape(array.shape) for name, array in arrays.items()
+    }
     try:
         with path.open("xb") as file:
             file.write(safetensors.numpy.save(contiguous, metadata))

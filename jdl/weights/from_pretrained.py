@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jdl.objectives.pretrained_model import PretrainedModel, pretrained
+from jdl.objectives.pretrained_model import PretrainedModel
 from jdl.types import Error
 from jdl.weights.architectures.architecture import Architecture, Config, choose
 from jdl.weights.architectures.bert import bert
@@ -21,6 +20,7 @@ from jdl.weights.architectures.resnet import resnet
 from jdl.weights.architectures.roberta import roberta
 from jdl.weights.architectures.timm import timm
 from jdl.weights.architectures.vit import deit, dinov2, vit
+from jdl.weights.hub import TEXTS
 from jdl.weights.load import folder_of, load
 from jdl.weights.rules import to_jdl
 
@@ -51,12 +51,9 @@ def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any)
     new head stays fresh, and what `skip` finds, as in `jdl.pretrained`. Raises `Error` for an
     architecture, or a form of it, that jdl does not have.
     """
-    folder = folder_of(source)
-    architecture = architecture_of(read_config(folder), **changes)
-    weights = replace(load(folder), source=str(source))
-    weights = weights.map(partial(to_jdl, rules=architecture.rules))
-    fresh = "|".join(filter(None, (architecture.skip, skip)))
-    return pretrained(architecture.model, weights, skip=fresh or None)
+    architecture = architecture_of(read_config(folder_of(source, TEXTS)), **changes)
+    weights = load(source).map(partial(to_jdl, rules=architecture.rules))
+    return PretrainedModel(architecture.model, weights, {}, skip, architecture.skip or None)
 
 
 def architecture_of(config: Config, **changes: Any) -> Architecture:

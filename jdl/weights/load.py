@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from flax.traverse_util import flatten_dict
 from jdl.inspect.restore import restore
 from jdl.objectives.pretrained_model import Weights
 from jdl.store.catalog import find
+from jdl.train.experiment import recorded
 from jdl.types import CACHE, Error, Variables
-from jdl.weights.files import read_weights, write_safetensors
-from jdl.weights.hub import PREFIX, hub_folder
+from jdl.weights.files import Arrays, read_weights, write_safetensors
+from jdl.weights.hub import PREFIX, WEIGHTS, hub_folder
 
 RUN = "run:"
 
@@ -33,16 +34,26 @@ def load(source: str | Path, best: bool = False, root: Path | str = "runs") -> W
     if best and not name.startswith(RUN):
         raise Error(f"best=True chooses a checkpoint of a run, {RUN}NAME; {name} has one version.")
     if name.startswith(RUN):
-        return Weights(name, lambda: _of_run(find(name.removeprefix(RUN), Path(root)), best))
-    return Weights(name, lambda: read_weights(folder_of(source)))
+        return Weights(lambda: (*_of_run(find(name.removeprefix(RUN), Path(root)), best), name))
+    return Weights(lambda: _of_files(source))
 
 
-def folder_of(source: str | Path) -> Path:
-    """The folder or file of a source that is no run; those of "hf:" are downloaded if need be."""
+def folder_of(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> Path:
+    """The folder or file of a source that is no run.
+
+    Of "hf:" it is that in the cache of the hub, with the files of these patterns.
+    """
     name = str(source)
     if name.startswith(PREFIX):
-        return hub_folder(name.removeprefix(PREFIX))
+        return hub_folder(name.removeprefix(PREFIX), patterns)
     return Path(name).expanduser()
+
+
+def _of_files(source: str | Path) -> tuple[Arrays, str, str]:
+    path, name = folder_of(source), str(source)
+    if name.startswith(PREFIX):  # the folder of a snapshot has the name of its commit
+        name = f"{name.partition('@')[0]}@{path.name}"
+    return *read_weights(path), name
 
 
 def save(variables: Variables, path: Path | str) -> None:
@@ -61,7 +72,8 @@ def arrays_by_path(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _of_run(folder: Path, best: bool) -> tuple[dict[str, np.ndarray], str]:
-    arrays = arrays_by_path(restore(folder, best=best).variables)
+    run, _ = recorded(folder)  # without its precision: parameters are kept in float32
+    arrays = arrays_by_path(run.learner.eval_variables(restore(folder, run, best).state))
     digest = hashlib.sha256()
     for path, array in sorted(arrays.items()):
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())

@@ -99,6 +99,12 @@ def to_theirs(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
     return found
 
 
+def used_rules(arrays: Arrays, rules: Iterable[Rule]) -> tuple[Rule, ...]:
+    """The rules of names that the arrays have: of several forms of a name, that of this file."""
+    patterns = ((rule, _pattern(rule.theirs)) for rule in rules)
+    return tuple(rule for rule, pattern in patterns if any(map(pattern.fullmatch, arrays)))
+
+
 def _paths(rule: Rule) -> tuple[str, ...]:
     return (rule.ours,) if isinstance(rule.ours, str) else rule.ours or ()
 

@@ -11,7 +11,7 @@ from jdl.types import Error, Variables
 from jdl.weights.files import Arrays, read_weights, write_safetensors
 from jdl.weights.from_pretrained import architecture_of, read_config
 from jdl.weights.load import arrays_by_path, folder_of
-from jdl.weights.rules import to_jdl, to_theirs
+from jdl.weights.rules import to_jdl, to_theirs, used_rules
 
 WEIGHTS = "model.safetensors"
 BESIDE = ("*.json", "*.txt", "*.model")  # the configuration, and the tokenizer's files
@@ -30,9 +30,9 @@ def save_pretrained(variables: Variables, folder: Path | str, source: Path | str
     if target.exists():
         raise Error(f"{target} exists already: choose another folder, or delete it.")
     before, _ = read_weights(origin)
-    rules = architecture_of(read_config(origin)).rules
-    after = _named_as(before, to_theirs(arrays_by_path(variables), rules))
-    complete = _named_as(before, to_theirs(to_jdl(before, rules), rules))
+    rules = used_rules(before, architecture_of(read_config(origin)).rules)
+    after = to_theirs(arrays_by_path(variables), rules)
+    complete = to_theirs(to_jdl(before, rules), rules)
     if lacking := sorted(complete.keys() - after.keys()):
         raise Error(f"The variables lack {', '.join(lacking)} of {source}: give all of them.")
     left_out = [name for name in before if name not in after and not _is_copy(name, before)]
@@ -53,19 +53,10 @@ def save_pretrained(variables: Variables, folder: Path | str, source: Path | str
                 shutil.copy(file, target / file.name)
 
 
-def _named_as(before: Arrays, after: Arrays) -> Arrays:
-    """The arrays under the names of the source, which may lack the backbone's prefix."""
-    named: Arrays = {}
-    for name, array in after.items():
-        short = name.partition(".")[2]
-        named[name if name in before or short not in before else short] = array
-    return named
-
-
 def _is_copy(name: str, weights: Arrays) -> bool:
     """Whether a weight is another one once more, such as a head that is tied to the embeddings."""
     own = weights[name]
-    return own.ndim > 1 and any(
+    return bool(own.any()) and any(
         other != name and array.shape == own.shape and np.array_equal(array, own)
         for other, array in weights.items()
     )
