@@ -9,6 +9,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import numpy as np
 
 from jdl.errors import Error
 from jdl.weights.rules import LINEAR, Layout, Rule
@@ -23,6 +24,13 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": nn.silu,
     "swish": nn.silu,
 }
+
+# Of a layer that gives queries, keys and values at once. The bias of the keys has no effect, and
+# jdl's keys have none.
+FUSED_BIAS = Layout(
+    lambda x: np.split(x, 3)[::2],
+    lambda query, value: np.concatenate([query, np.zeros_like(query), value]),
+)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from jdl.models.gpt import GPT
 from jdl.models.transformer import TransformerConfig
 from jdl.weights.architectures.architecture import (
     ACTIVATIONS,
+    FUSED_BIAS,
     Architecture,
     Config,
     choose,
@@ -24,11 +25,6 @@ from jdl.weights.architectures.architecture import (
 from jdl.weights.rules import SAME, Layout, Rule
 
 FUSED = Layout(lambda x: np.split(x, 3, -1), lambda *parts: np.concatenate(parts, -1))
-# The bias of the keys has no effect, and jdl's keys have none.
-FUSED_BIAS = Layout(
-    lambda x: np.split(x, 3)[::2],
-    lambda query, value: np.concatenate([query, np.zeros_like(query), value]),
-)
 
 
 def gpt2(config: Config, dropout: float | None = None, remat: bool | str = False) -> Architecture:

@@ -11,6 +11,7 @@ from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
 from jdl.weights.architectures.architecture import (
     ACTIVATIONS,
+    FUSED_BIAS,
     Architecture,
     Config,
     dense,
@@ -31,11 +32,6 @@ SIZES = {  # width, depth, heads
 FUSED = Layout(
     lambda x: [part.T for part in np.split(x, 3)],
     lambda *parts: np.concatenate([part.T for part in parts]),
-)
-# The bias of the keys has no effect, and jdl's keys have none.
-FUSED_BIAS = Layout(
-    lambda x: np.split(x, 3)[::2],
-    lambda query, value: np.concatenate([query, np.zeros_like(query), value]),
 )
 
 
