@@ -27,7 +27,7 @@ def run(c: Config) -> jdl.Run:
     folder = jdl.data.dataset_folder("minilm")
     splits = jdl.data.quran_places()  # no chapter is in two of them
     train, valid, test = jdl.data.labelled_text(*splits, tokenizer=folder, max_length=c.length)
-    train, _ = train.split(c.labels / len(train), 1 - c.labels / len(train), seed=c.seed)
+    (train,) = train.split(c.labels / len(train), seed=c.seed)
     model = jdl.weights.from_pretrained(folder, outputs=len(train.labels))
     objective = jdl.objectives.classify(model.model if c.way == "scratch" else model)
     if c.way == "frozen":
