@@ -26,7 +26,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     data, test = jdl.data.tfds("fashion_mnist")
     train, valid = data.split(0.9, 0.1, stratify="y")
-    rows = train if c.share == 1 else train.split(c.share, 1 - c.share, stratify="y")[0]
+    rows = train.split(c.share, stratify="y")[0]
     objective = jdl.objectives.classify(MLP(10, c.hidden, dropout=c.dropout))
     if c.teacher:
         teacher = jdl.pretrained(MLP(10, (512, 256)), jdl.weights.load(c.teacher))

@@ -33,7 +33,7 @@ def run(c: Config) -> jdl.Run:
     objective = jdl.objectives.detect_anomalies(getattr(jdl.objectives, c.method)(model))
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(lr, c.steps)))
     batches = train.shuffled(128, c.seed), valid.batches(1_000), test.batches(1_000)
-    return jdl.Run(c, learner, *batches, labels=train.labels)
+    return jdl.Run(c, learner, *batches, best="max auprc", labels=train.labels)
 
 
 if __name__ == "__main__":
