@@ -1,7 +1,8 @@
-"""A digit that the training never shows, found by an autoencoder: AUROC 0.931, mean of the ten.
+"""A digit that the training never shows, found by an autoencoder: AUROC 0.924, AUPRC 0.657.
 
-scripts/train experiments/digits_anomaly.py
-scripts/bench flows anomalies  # beside it: isolation forest 0.755, nearest neighbours 0.989
+Means of the ten digits, seed 0. Isolation forest: 0.746, 0.300; nearest neighbours: 0.986, 0.896
+(`scripts/bench anomalies digits`). One setting, fixed before the first look at the test rows.
+scripts/train experiments/digits_anomaly.py  # of the digit 0
 """
 
 from dataclasses import dataclass
