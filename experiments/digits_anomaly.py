@@ -1,7 +1,8 @@
-"""A digit that the training never shows, found by an autoencoder: AUROC 0.931, mean of the ten.
+"""A digit that the training never shows, found by an autoencoder: AUROC 0.924, AUPRC 0.657.
 
-scripts/train experiments/digits_anomaly.py
-scripts/bench flows anomalies  # beside it: isolation forest 0.755, nearest neighbours 0.989
+Means of the ten digits, seed 0. Isolation forest: 0.746, 0.300; nearest neighbours: 0.986, 0.896
+(`scripts/bench anomalies digits`). One setting, fixed before the first look at the test rows.
+scripts/train experiments/digits_anomaly.py  # of the digit 0
 """
 
 from dataclasses import dataclass
@@ -18,15 +19,12 @@ class Config(jdl.Config):
 
 
 def run(c: Config) -> jdl.Run:
-    x, y = jdl.data.digits(1.0)[0].columns.values()
-    data = jdl.data.arrays(("normal", "anomaly"), x=x, y=y == c.unseen)
-    train, normal = data.select(y != c.unseen).split(0.8, 0.2)
-    test = normal + data.select(y == c.unseen)
+    train, valid, test = jdl.data.unseen_class(c.unseen, *jdl.data.digits())
     model = Autoencoder((8, 8, 1), c.latent, hidden=(128,))
     objective = jdl.objectives.detect_anomalies(jdl.objectives.autoencode(model, noise=0.2))
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(3e-3, c.steps)))
-    batches = train.shuffled(128, c.seed)
-    return jdl.Run(c, learner, batches, test=test.batches(512), labels=data.labels)
+    batches = train.shuffled(128, c.seed), valid.batches(256), test.batches(512)
+    return jdl.Run(c, learner, *batches, best="max auprc", labels=train.labels)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Fashion-MNIST, 2,700 labels: a small MLP, taught 83.8, 83.4, 83.6%, alone 82.7, 82.4, 82.7%.
+"""A small MLP with 2,700 labels, taught by one that saw 54,000: 83.8, 83.4, 83.6%, Fashion-MNIST.
 
-scripts/train experiments/fashion_distil.py  # the student alone, 18 CPU-s on an AMD EPYC
-scripts/train experiments/fashion_distil.py --teacher run:teacher  # taught, 36 CPU-s
-The teacher: --name teacher --share 1 --steps 4210 --hidden 512 256 --dropout 0.3
+scripts/train experiments/fashion_distil.py  # the student alone: 82.7, 82.4, 82.7%; 18 CPU-s
+scripts/train experiments/fashion_distil.py --teacher run:teacher  # taught, 36 CPU-s of an AMD EPYC
+The teacher: --name teacher --share 1 --steps 4210 --hidden 512 256 --dropout 0.3  # 99 CPU-s, 88.9%
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Config(jdl.Config):
 def run(c: Config) -> jdl.Run:
     data, test = jdl.data.tfds("fashion_mnist")
     train, valid = data.split(0.9, 0.1, stratify="y")
-    rows = train if c.share == 1 else train.split(c.share, 1 - c.share, stratify="y")[0]
+    rows = train.split(c.share, stratify="y")[0]
     objective = jdl.objectives.classify(MLP(10, c.hidden, dropout=c.dropout))
     if c.teacher:
         teacher = jdl.pretrained(MLP(10, (512, 256)), jdl.weights.load(c.teacher))

@@ -1,7 +1,7 @@
-"""Methods beside `electricity_anomaly` and `garment_anomaly`: isolation forest, neighbours, others.
+"""Methods beside the experiments of anomaly detection: isolation forest, neighbours, others.
 
-scripts/bench anomalies [electricity] [garments]: on the same rows; the others are not tuned. Needs
-`jdl data fetch elecdemand` and Fashion-MNIST.
+scripts/bench anomalies [digits] [electricity] [garments]: on the same rows; the others are not
+tuned. Needs `jdl data fetch elecdemand` and Fashion-MNIST.
 """
 
 import sys
@@ -22,12 +22,14 @@ from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.loop import train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
+import digits_anomaly
 import electricity_anomaly
 import garment_anomaly
 
 KINDS = ("spike", "flat", "shift", "amplitude")
 CLASSES = (3, 5, 6, 7, 8, 9)  # of the garments: settings were chosen with the others unseen
 METHODS = ("autoencode", "deep_svdd", "normalizing_flow")
+Measures = tuple[float, float]  # AUROC, AUPRC
 
 
 def trained_scores(run: jdl.Run, learner: jdl.Learner) -> np.ndarray:
@@ -78,9 +80,24 @@ def electricity() -> None:
         print(line)
 
 
+def digits() -> None:
+    """AUROC and AUPRC where each digit is once the one that the training never shows."""
+    found = []
+    for unseen in range(10):
+        run = digits_anomaly.run(digits_anomaly.Config(name="digits_anomaly", unseen=unseen))
+        pixels = [rows_of(data.dataset) for data in (run.train, run.test)]
+        scores = {
+            "autoencoder": trained_scores(run, run.learner),
+            "isolation forest": forest_scores(*pixels),
+            "5-NN": neighbor_scores(*pixels),
+        }
+        found.append(ranked(f"digit {unseen}", scores, run.test.dataset.column("y")))
+    print_means(found)
+
+
 def garments() -> None:
-    """AUROC and AUPRC where each class is once the one that the training never shows: means."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """AUROC and AUPRC where each class is once the one that the training never shows."""
+    found = []
     for unseen in CLASSES:
         scores = {}
         for method in METHODS:
@@ -93,14 +110,23 @@ def garments() -> None:
         scores["isolation forest, pixels"] = forest_scores(*pixels)
         scores["isolation forest"] = forest_scores(*components)
         scores["5-NN"] = neighbor_scores(*components)
-        y = asked.column("y")
-        for name, score in scores.items():
-            both = roc_auc_score(y, score), average_precision_score(y, score)
-            found.setdefault(name, []).append(both)
-            print(
-                f"class {unseen}  {name:<24}  AUROC {both[0]:.3f}  AUPRC {both[1]:.3f}", flush=True
-            )
-    for name, pairs in found.items():
+        found.append(ranked(f"class {unseen}", scores, asked.column("y")))
+    print_means(found)
+
+
+def ranked(unseen: str, scores: dict[str, np.ndarray], y: np.ndarray) -> dict[str, Measures]:
+    """AUROC and AUPRC by method, which it prints."""
+    found = {}
+    for name, score in scores.items():
+        found[name] = auroc, auprc = roc_auc_score(y, score), average_precision_score(y, score)
+        print(f"{unseen}  {name:<24}  AUROC {auroc:.3f}  AUPRC {auprc:.3f}", flush=True)
+    return found
+
+
+def print_means(found: list[dict[str, Measures]]) -> None:
+    """Prints the mean and the least of each method over the classes that were unseen."""
+    for name in found[0]:
+        pairs = [of_class[name] for of_class in found]
         (auroc, auprc), least = np.mean(pairs, 0), np.min(pairs, 0)[0]
         print(f"{name:<24}  AUROC {auroc:.3f} (least {least:.3f})  AUPRC {auprc:.3f}")
 
@@ -109,7 +135,7 @@ def main() -> None:
     """Measures the parts that the command line names, or all."""
     quiet_libraries()
     use_compilation_cache()
-    parts = {"electricity": electricity, "garments": garments}
+    parts = {"digits": digits, "electricity": electricity, "garments": garments}
     for name in sys.argv[1:] or parts:
         print(name)
         parts[name]()

@@ -1,7 +1,7 @@
-"""Simple densities beside `moons_flow`, VAEs beside `digits_flow`, and `digits_anomaly` itself.
+"""Simple densities beside `moons_flow`, and VAEs beside `digits_flow`.
 
-scripts/bench flows [moons] [digits] [anomalies]: on the same splits. Widths and numbers of kernels
-are chosen on the validation rows; nothing else is tuned.
+scripts/bench flows [moons] [digits]: on the same splits. Widths and numbers of kernels are
+chosen on the validation rows; nothing else is tuned.
 """
 
 import math
@@ -12,10 +12,8 @@ import jax
 import numpy as np
 import optax
 from jax.scipy.special import gammaln
-from sklearn.ensemble import IsolationForest
-from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.mixture import GaussianMixture
-from sklearn.neighbors import KernelDensity, NearestNeighbors
+from sklearn.neighbors import KernelDensity
 
 import jdl
 from jdl.learners import jit_learner, with_data
@@ -26,7 +24,6 @@ from jdl.train.evaluate import evaluator
 from jdl.train.loop import train
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "experiments"))
-import digits_anomaly
 import digits_flow
 import moons_flow
 
@@ -98,33 +95,11 @@ def digits() -> None:
         print(f"VAE, likelihood {name}  {bits:.3f} bits per dimension")
 
 
-def anomalies() -> None:
-    """AUROC and AUPRC where each of the ten digits is once the one that the training never shows.
-
-    By the experiment, by an isolation forest, and by the distance to the five nearest neighbours.
-    """
-    found: dict[str, list[tuple[float, float]]] = {}
-    for unseen in range(10):
-        run = digits_anomaly.run(digits_anomaly.Config(name="digits_anomaly", unseen=unseen))
-        metrics = test_metrics(run)
-        found.setdefault("autoencoder", []).append((metrics["auroc"], metrics["auprc"]))
-        columns, test = (data.dataset.columns for data in (run.train, run.test))
-        seen, asked = (x.reshape(len(x), -1) for x in (columns["x"], test["x"]))
-        near = NearestNeighbors(n_neighbors=5).fit(seen).kneighbors(asked)[0].mean(1)
-        forest = IsolationForest(random_state=0).fit(seen)
-        for name, score in (("isolation forest", -forest.score_samples(asked)), ("5-NN", near)):
-            both = (m(test["y"], score) for m in (roc_auc_score, average_precision_score))
-            found.setdefault(name, []).append(tuple(map(float, both)))
-    for name, pairs in found.items():
-        mean, least = np.mean(pairs, 0), np.min(pairs, 0)
-        print(f"{name:<16}  AUROC {mean[0]:.3f} (least {least[0]:.3f})  AUPRC {mean[1]:.3f}")
-
-
 def main() -> None:
     """Measures the parts that the command line names, or all."""
     quiet_libraries()
     use_compilation_cache()
-    parts = {"moons": moons, "digits": digits, "anomalies": anomalies}
+    parts = {"moons": moons, "digits": digits}
     for name in sys.argv[1:] or parts:
         print(name)
         parts[name]()

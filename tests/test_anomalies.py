@@ -1,8 +1,8 @@
 """Anomaly detection: one score of three objectives, ranked as by scikit-learn, and its picture.
 
 Seen to fail: a log_prob that is not negated; padding that is ranked; metrics where no row is
-labelled; labels of ten classes that are let in; the lowest scores drawn; files of the
-shape after the transforms.
+labelled; labels of ten classes that are let in; the lowest scores drawn; rows of padding or
+of another order drawn; files of the shape after the transforms.
 """
 
 from dataclasses import replace
@@ -111,11 +111,13 @@ def test_the_highest_scores_are_drawn_from_the_highest_on(tmp_path, monkeypatch)
     plain = run_of(Brightness(), x.astype(np.uint8))
     scored = detect_anomalies(Brightness(), score=lambda p: p["brightness"])
     run = replace(plain, learner=jdl.descent(scored, optax.sgd(0.1)))
-    inverted = run.test.dataset.map(lambda key, row: {**row, "x": 1 - row["x"]}).batches(8)
+    inverted = run.test.dataset.map(lambda key, row: {**row, "x": 1 - row["x"]}).batches(7)
     run = replace(run, test=inverted)
     drawn = []
     monkeypatch.setattr(anomalies, "draw_rows", lambda *given: drawn.append(given) or given[2])
     assert anomalies.draw_anomalies(plain, {}, tmp_path) == []
+    shuffled = replace(run, test=None, valid=run.train)
+    assert anomalies.draw_anomalies(shuffled, {}, tmp_path) == []
     path = tmp_path / "figures" / "anomalies.png"
     assert anomalies.draw_anomalies(run, {}, tmp_path) == [path]
     ((rows, labels, _),) = drawn

@@ -1,8 +1,8 @@
 """Classes that are left out, and principal components, against scikit-learn's PCA.
 
 Seen to fail: the unseen class in the training; validation rows without it; columns that are lost;
-components by the test's rows, by padding too, with the other sign, or of batches about their own
-means.
+a streamed dataset that is kept on the device; components by the test's rows, by padding too, with
+the other sign, or of batches about their own means; directions without any variance.
 """
 
 import numpy as np
@@ -19,8 +19,9 @@ TRAIN, TEST = jdl.data.arrays(x=IMAGES, y=Y, row=np.arange(1_500)).split(0.8, 0.
 
 
 def test_one_class_is_never_in_training():
-    """Validation has its share of every class; rows keep their columns, and the test its order."""
-    train, valid, test = unseen_class(3, TRAIN, TEST, valid=0.25)
+    """Validation has its share of it; rows keep their columns, and the test its order."""
+    train, valid, test = unseen_class(3, TRAIN.streaming(), TEST, valid=0.25)
+    assert [part.fits_on_device for part in (train, valid, test)] == [False, False, True]
     known = TRAIN.column("y")
     seen = np.concatenate([part.column("row") for part in (train, valid)])
     assert len(set(seen)) == len(seen)
@@ -68,6 +69,20 @@ REFUSED = {
         "of floats or images",
     ),
     "components": (lambda: principal_components(TRAIN, components=17), "from 1 to 16: a row has"),
+    "rows": (
+        lambda: principal_components(TRAIN.select(np.arange(9)), components=9),
+        "from 1 to 8: a row has 16 numbers, and one less than the training rows is 8",
+    ),
+    "directions": (
+        lambda: principal_components(
+            jdl.data.arrays(x=RNG.normal(size=(40, 2)) @ RNG.normal(size=(2, 5))), components=3
+        ),
+        "vary in 2 directions only",
+    ),
+    "constant": (
+        lambda: principal_components(jdl.data.arrays(x=np.full((30, 2), 0.1)), components=1),
+        "All training rows are the same",
+    ),
     "size": (
         lambda: principal_components(jdl.data.arrays(x=np.zeros((3, 5_000))), components=1),
         "up to 4096 numbers, and these have 5000",

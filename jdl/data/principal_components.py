@@ -12,6 +12,7 @@ from jdl.types import Batch, Error, Key
 
 ROWS = 1024  # of a batch of which moments are computed
 MOST_NUMBERS = 4096  # of a row: the covariance has their square
+LEAST_VARIANCE = 1e-12  # of the largest: what is below is rounding in the float32 of the projection
 
 
 def principal_components(train: Dataset, *others: Dataset, components: int) -> tuple[Dataset, ...]:
@@ -21,16 +22,18 @@ def principal_components(train: Dataset, *others: Dataset, components: int) -> t
     largest variance, from the largest on; no component is scaled. Mean and directions are those of
     `train` alone, computed in float64 after the transforms that it has, and are applied to it and
     to `others`: `train, test = principal_components(train, test, components=32)`. The largest
-    number of each direction is positive.
+    number of each direction is positive. Directions in which the training data do not vary are
+    refused.
     """
     spec = train.batches(1).spec
     if "x" not in spec or not jnp.issubdtype(spec["x"].dtype, jnp.floating):
         raise Error("principal_components needs a column x of floats or images.")
     size = spec["x"].size
-    if not 1 <= components <= min(size, len(train)):
+    most = min(size, len(train) - 1)  # n rows vary in n - 1 directions about their mean
+    if not 1 <= components <= most:
         raise Error(
-            f"components must be from 1 to {min(size, len(train))}: a row has {size} numbers, and "
-            f"the training data have {len(train)} rows. It is {components}."
+            f"components must be from 1 to {most}: a row has {size} numbers, and one less than the "
+            f"training rows is {len(train) - 1}. It is {components}."
         )
     if size > MOST_NUMBERS:
         raise Error(
@@ -58,7 +61,8 @@ class Projection:
     def __call__(self, key: Key, example: Batch) -> Batch:
         """The example with the components of its x, as float32."""
         x = example["x"].reshape(-1) - jnp.asarray(self.mean, jnp.float32)
-        return {**example, "x": x @ jnp.asarray(self.axes, jnp.float32)}
+        axes = jnp.asarray(self.axes, jnp.float32)
+        return {**example, "x": jnp.matmul(x, axes, precision="highest")}
 
 
 def _principal_axes(train: Dataset, size: int, components: int) -> tuple[np.ndarray, np.ndarray]:
@@ -73,7 +77,16 @@ def _principal_axes(train: Dataset, size: int, components: int) -> tuple[np.ndar
         squares += (x - of_batch).T @ (x - of_batch)
         squares += np.outer(apart, apart) * count * len(x) / total
         mean, count = mean + apart * len(x) / total, total
-    _, vectors = np.linalg.eigh(squares / count)
+    variances, vectors = np.linalg.eigh(squares / count)
+    rounding = np.square(1e-14 * mean).sum()  # the variance of equal rows, whose mean is rounded
+    varied = int((variances > max(LEAST_VARIANCE * variances[-1], rounding)).sum())
+    if components > varied:
+        raise Error(
+            f"The training data vary in {varied} directions only, and {components} components are "
+            f"asked for: ask for {varied} at most."
+            if varied
+            else "All training rows are the same: they have no principal components."
+        )
     axes = vectors[:, ::-1][:, :components]
     largest = np.take_along_axis(axes, np.abs(axes).argmax(0)[None], 0)
     return mean, axes * np.sign(largest)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from jdl.data.dataset import Dataset, arrays
@@ -16,8 +18,10 @@ def unseen_class(
     """Novelty detection with one class left out: (train, valid, test), y is 1 for `unseen`.
 
     The training rows are of the other classes only. The validation rows are a share `valid` of
-    every class of `train`, the unseen one too: to choose settings by. The test rows are all of
-    `test`. Other columns stay as they are. All columns are read into memory.
+    the unseen class in `train`, and the same share of all its other rows together. The test rows
+    are all of `test`. Choose settings with other classes unseen than those whose test rows you
+    report: settings that were chosen by a class's rows have seen it. Other columns stay as they
+    are; all are read into memory. Transforms stay, too: one that reads y gets 0 or 1.
     """
     marked, marked_test = _marked(unseen, train, "train"), _marked(unseen, test, "test")
     rest, held_out = marked.split(1 - valid, valid, stratify="y")
@@ -36,4 +40,5 @@ def _marked(unseen: int, data: Dataset, split: str) -> Dataset:
             f"{', '.join(map(str, np.unique(y)[:20].tolist()))}: leave out one of several."
         )
     others = {name: column for name, column in columns.items() if name not in ("id", "y")}
-    return arrays(LABELS, **others, y=y == unseen).map(*data.transforms)
+    marked = arrays(LABELS, **others, y=y == unseen).map(*data.transforms)
+    return replace(marked, device_bytes=data.device_bytes)

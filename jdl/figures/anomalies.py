@@ -19,11 +19,13 @@ def draw_anomalies(run: Run, variables: Variables, folder: Path) -> list[Path]:
     """Draws figures/anomalies.png: the rows with the highest anomaly scores, from the highest on.
 
     Of the evaluation data of a run of `detect_anomalies`, images or series as they are before any
-    transform, with their labels y; for any other run it draws nothing. Only the first process
-    writes.
+    transform, with their labels y; for any other run, or where the evaluation data are shuffled,
+    it draws nothing. Only the first process writes.
     """
     data, objective = run.test or run.valid, run.learner.objective
     if not isinstance(data, DatasetLoader) or not isinstance(objective, Predicts):
+        return []
+    if data.seed is not None:  # scores come in the loader's order, rows are taken in the dataset's
         return []
     if SCORE not in jax.eval_shape(objective.predict, variables, data.spec):
         return []

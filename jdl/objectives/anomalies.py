@@ -27,7 +27,7 @@ def detect_anomalies(objective: Objective, score: Score | None = None) -> Object
     reconstruction_error, the distance, or the log_prob negated. Of an objective with other
     predictions, `score(predictions)` gives it. In evaluation, where the data have y, 1 for an
     anomaly and 0 for a normal row, more metrics: auroc and auprc (average precision) of the score.
-    They need rows of both kinds.
+    They need rows of both kinds. Also named out-of-distribution detection (OOD detection).
     """
     if not isinstance(objective, Predicts):
         raise Error(
