@@ -7,6 +7,7 @@ scripts/train experiments/stdlib_towers.py
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -20,6 +21,7 @@ class Config(jdl.Config):
     batch: int = 32
     lr: float = 5e-3
     width: int = 64
+    loss: Literal["in_batch", "softmax"] = "in_batch"
 
 
 def run(c: Config) -> jdl.Run:
@@ -27,7 +29,8 @@ def run(c: Config) -> jdl.Run:
     parts = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), min_df=2)  # of their names
     features = parts.fit_transform(train.labels).toarray()
     model = TwoTowers(len(train.labels), c.width, features=features)
-    objective = jdl.objectives.recommend(model, "in_batch", counts=train.item_counts)
+    counts = train.item_counts if c.loss == "in_batch" else None
+    objective = jdl.objectives.recommend(model, c.loss, counts=counts)
     learner = jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(c.lr, c.steps)))
     data = train.shuffled(c.batch, c.seed), valid.batches(256)
     return jdl.Run(c, learner, *data, test=test.batches(256), best="max ndcg_at_10")
