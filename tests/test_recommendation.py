@@ -5,7 +5,8 @@ with the test's item in validation; with padding shuffled among the items; with 
 found; with items that a user has among the recommended; with negatives that a row has counted;
 without y as the last target; with a start that can be recommended. Two towers: without the log-Q
 correction, or with one of the target; with the user's own items as negatives; with negatives of one
-device alone; with users of all their items; with random embeddings of items that have features.
+device alone; with a user's own targets, or one for all, in how often an item is expected; with
+shares for counts; with users of all their items; with random embeddings of items with features.
 """
 
 from itertools import permutations
