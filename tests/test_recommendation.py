@@ -5,7 +5,8 @@ with the test's item in validation; with padding shuffled among the items; with 
 found; with items that a user has among the recommended; with negatives that a row has counted;
 without y as the last target; with a start that can be recommended. Two towers: without the log-Q
 correction, or with one of the target; with the user's own items as negatives; with negatives of one
-device alone; with users of all their items; with random embeddings of items that have features.
+device alone; with a user's own targets, or one for all, in how often an item is expected; with
+shares for counts; with users of all their items; with random embeddings of items with features.
 """
 
 from itertools import permutations
@@ -180,32 +181,27 @@ def test_losses_are_those_of_the_papers_over_the_items_of_real_rows():
     assert float(sampled.loss.value()) == pytest.approx(np.mean(expected), rel=0.02)
 
 
-COUNTS = np.asarray([0, 1, 4, 3, 9, 2])
-
-
-def test_in_batch_negatives_are_the_other_users_targets_with_the_log_q_correction():
-    objective = recommend(jdl.Model(Scores.init, Scores.apply), "in_batch", counts=COUNTS)
-    variables = objective.init(jax.random.key(0), BATCH)
+def test_in_batch_negatives_are_all_that_other_users_have_where_the_batch_is_all_data():
+    model = jdl.Model(Scores.init, Scores.apply)
     copies = jax.tree.map(lambda column: jnp.concatenate([column] * 2), BATCH)  # each user twice
+    sums = {t: np.exp(t) + np.exp(1) for t in (5, 2, 4)} | {1: np.exp(TARGETS).sum()}
+    mean = np.mean([np.log(sums[t]) - t for t in TARGETS])
     for batch, times in ((BATCH, 1), (copies, 2)):
-        losses = []
-        for target, has in ((5, {5, 2, 4}), (2, {5, 2, 4}), (4, {5, 2, 4}), (1, {1})):
-            others = np.asarray([n for n in TARGETS if n not in has])
-            expected = times * len(TARGETS) * COUNTS[others] / COUNTS.sum()
-            negatives = times * (np.exp(others) / expected).sum()
-            losses.append(np.log(np.exp(target) + negatives) - target)
+        counts = times * np.bincount(TARGETS, minlength=6)
+        objective = recommend(model, "in_batch", counts=counts)
+        variables = objective.init(jax.random.key(0), BATCH)
         found = jax.jit(objective.loss, static_argnums=3)(
             variables, batch, jax.random.key(1), True
         ).loss
         assert float(found.count) == 4 * times
-        assert float(found.value()) == pytest.approx(np.mean(losses), rel=1e-5)
+        assert float(found.value()) == pytest.approx(mean, rel=1e-5)
 
     def part(rows):
         return objective.loss(variables, rows, jax.random.key(1), True).loss
 
     halves = jax.tree.map(lambda column: column.reshape(2, 3, *column.shape[1:]), copies)
     parts = jax.jit(jax.vmap(part, axis_name=BATCH_AXIS))(halves)  # as on two devices
-    assert float(parts.total.sum() / 8) == pytest.approx(np.mean(losses), rel=1e-5)
+    assert float(parts.total.sum() / 8) == pytest.approx(mean, rel=1e-5)
 
 
 class Biases:
@@ -242,6 +238,41 @@ def test_by_the_log_q_correction_popular_items_are_not_pushed_down():
     np.testing.assert_allclose(corrected, of_all, atol=1e-6)
     uniform = loss_and_gradient(recommend(model, "in_batch", counts=[0, 1, 1, 1, 1]))
     assert uniform[4] > of_all[4] + 0.1  # descent pushes the most popular down
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_small_batches_have_on_average_the_loss_among_all_that_a_user_does_not_have(most):
+    """Four users of 60 in a batch, who have up to `most` of 20 items each."""
+    random = np.random.default_rng(0)
+    lengths = random.integers(1, most + 1, 60)
+    popularity = np.arange(1, 21) / 210
+    had = [1 + random.choice(20, length, False, popularity) for length in lengths]
+    items = np.stack([np.pad(row, (0, most - len(row))) for row in had])
+    before = np.pad(items, ((0, 0), (1, 0)))[:, :-1]
+    data = {"x": before, "length": lengths, "y": items[np.arange(60), lengths - 1]}
+    counts = np.bincount(np.concatenate(had), minlength=21)
+    scores = np.log(counts.clip(1)) + random.normal(0, 0.1, 21)
+    losses = [
+        np.log(np.exp(scores[t]) + np.exp(np.delete(scores, [0, *row])).sum()) - scores[t]
+        for row in had
+        for t in row
+    ]
+    objective = recommend(
+        jdl.Model(lambda key, x: {"bias": jnp.asarray(scores, jnp.float32)}, Biases.apply),
+        "in_batch",
+        counts=counts,
+    )
+    columns = {name: jnp.asarray(column, jnp.int32) for name, column in data.items()}
+    variables = objective.init(jax.random.key(0), columns)
+
+    def loss(key):
+        rows = jax.random.permutation(key, 60)[:4]
+        batch = {name: column[rows] for name, column in columns.items()}
+        return objective.loss(variables, batch, key, True).loss
+
+    found = jax.jit(jax.vmap(loss))(jax.random.split(jax.random.key(0), 3000))
+    average = float(found.total.sum() / found.count.sum())
+    assert average == pytest.approx(np.mean(losses), abs=0.05)  # a log of a mean, a mean of logs
 
 
 def test_users_are_of_the_items_before_and_untrained_items_of_their_features():
@@ -324,6 +355,7 @@ def test_a_model_without_candidates_cannot_have_negatives():
         ("softmax", [0, 1], "The other losses take none"),
         ("in_batch", [0, -1, 2], "how often each item"),
         ("in_batch", [0, 0], "how often each item"),
+        ("in_batch", [0, 0.5, 0.5], "whole numbers"),
     ],
 )
 def test_counts_that_say_nothing_are_refused(loss, counts, message):

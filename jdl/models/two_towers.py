@@ -68,9 +68,9 @@ class ItemTower(nn.Module):
         """Items (...) to vectors (..., width)."""
         plain = self.features is None
         init = nn.initializers.normal(self.width**-0.5) if plain else nn.initializers.zeros
-        vectors = self.param("table", init, (self.items, self.width))[items]
+        table = self.param("table", init, (self.items, self.width))
         if plain:
-            return vectors
+            return table[items]
         features = np.asarray(self.features)
         if features.ndim != 2 or len(features) != self.items:
             raise Error(
@@ -78,4 +78,4 @@ class ItemTower(nn.Module):
                 "numbers for each item (of a sparse matrix: features.toarray())."
             )
         linear = Dense(self.width, use_bias=False, name="features")
-        return vectors + linear(jnp.asarray(features, vectors.dtype)[items])
+        return (table + linear(jnp.asarray(features, table.dtype)))[items]

@@ -29,7 +29,7 @@ def recommend(
     loss: RankingLoss = "softmax",
     negatives: int = 0,
     k: int = 10,
-    counts: Sequence[float] | None = None,
+    counts: Sequence[int] | np.ndarray | None = None,
 ) -> Recommendation:
     """Recommendation from implicit feedback (collaborative filtering): a user's next items.
 
@@ -45,10 +45,14 @@ def recommend(
 
     "in_batch" is the softmax over the target and those of all other rows of the batch, on all
     devices (in-batch negatives), with which two-tower models are trained. Popular items are there
-    often, so from the score of a negative the log of how often it is expected there is subtracted
-    (log-Q correction; Yi et al., 2019), by `counts`, how often each item is in the training data
-    (`train.item_counts`). The target is there once, and has no correction (Khrylchenko et al.,
-    2025): so the loss estimates that of all items. A batch of B rows has (B T)^2 scores.
+    often, so from the score of a negative the log of how often it is expected among the targets of
+    the other rows is subtracted (log-Q correction; Yi et al., 2019), by `counts`, how often each
+    item is in the training data (`train.item_counts`). The target has no correction, as it is there
+    for certain (Khrylchenko et al., 2025). So on average over batches the sum in the softmax is
+    about that over the target and all items that the row does not have.
+
+    "in_batch" pays where items are many more than the B T places of a batch, padding included: of
+    these each is scored against all, (B T)^2 scores in place of B T for every item.
 
     Negatives that the row has do not count. They need a model whose call has the argument
     `candidates`, of which it then gives the scores: items (B, T, K), or those of "in_batch", (K,)
@@ -69,7 +73,7 @@ def recommend(
             'recommend(loss="in_batch") needs counts, how often each item is in the training data: '
             "counts=train.item_counts. The other losses take none, and it takes no negatives."
         )
-    log_shares = None if counts is None else _log_shares(counts)
+    item_counts = None if counts is None else _item_counts(counts)
     negatives = max(negatives, 1) if loss == "bpr" else negatives
     if (negatives or loss == "in_batch") and "candidates" not in signature_of(
         model, "__call__"
@@ -78,7 +82,7 @@ def recommend(
             f"Negatives need a model that has the argument candidates, and {name_of(model)} has "
             'not: add it, or use recommend(model, loss="softmax") with all items.'
         )
-    return Recommendation(model, loss, negatives, k, log_shares)
+    return Recommendation(model, loss, negatives, k, item_counts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +92,7 @@ class Recommendation(model_call.ModelObjective):
     ranking_loss: RankingLoss
     negatives: int
     k: int
-    log_shares: np.ndarray | None  # of the items in the training data, for "in_batch"
+    counts: np.ndarray | None  # of the items in the training data, for "in_batch"
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean loss of the targets; in evaluation the cross-entropy of y, with its metrics."""
@@ -102,7 +106,7 @@ class Recommendation(model_call.ModelObjective):
             }
             return LossOutput(Mean.of(losses, mask), found, _model_state(variables))
         targets = _targets(batch)
-        if self.log_shares is not None:
+        if self.counts is not None:
             losses, model_state = self._in_batch_losses(variables, batch, targets, key)
         elif self.negatives:
             losses, model_state = self._sampled_losses(variables, batch, targets, key)
@@ -140,16 +144,16 @@ class Recommendation(model_call.ModelObjective):
         self, variables: Variables, batch: Batch, targets: Array, key: Key
     ) -> tuple[Array, Variables]:
         """The losses (B, T) of the targets, each against those of all rows on all devices."""
+        assert self.counts is not None
         mask, others = _real_targets(batch), all_gather_batch(targets.reshape(-1))
         columns = {**batch, "candidates": others}
         inputs = model_call.model_inputs(self.model, columns)
         out, model_state = model_call.apply(self.model, variables, inputs, columns, key, True)
         scores = out.reshape(len(targets), -1, len(others))  # (B, 1, N) of a user's alone
-        drawn = psum_batch(mask.sum()).clip(1).astype(jnp.float32)
-        log_expected = jnp.log(drawn) + jnp.asarray(self.log_shares)[others]
+        log_expected = _log_expected(self.counts, mask)[:, others]  # (B, N)
         own = jnp.concatenate([batch["x"], batch["y"][:, None]], 1)
         wrong = jnp.equal(others[None, None], own[..., None]).any(1)  # the user has it
-        negatives = jnp.where(wrong[:, None], LOWEST, scores - log_expected[None, None])
+        negatives = jnp.where(wrong[:, None], LOWEST, scores - log_expected[:, None])
         itself = jnp.equal(jnp.arange(len(others))[None], row_numbers(targets.size)[:, None])
         logits = jnp.where(itself.reshape(*targets.shape, -1), scores, negatives)
         losses = info_nce(logits.reshape(itself.shape), mask.reshape(-1))
@@ -187,9 +191,9 @@ class Recommendation(model_call.ModelObjective):
                 f"The model must give the scores of all items, (B, items) or {(*x.shape, 'items')}"
                 f", but it gives {shape}."
             )
-        if self.log_shares is not None and self.log_shares.shape != shape[-1:]:
+        if self.counts is not None and self.counts.shape != shape[-1:]:
             raise Error(
-                f"counts are of {len(self.log_shares)} items, and the model scores {shape[-1]}: "
+                f"counts are of {len(self.counts)} items, and the model scores {shape[-1]}: "
                 "counts=train.item_counts has one for each of train.labels."
             )
         for name, first in (("x", 0), ("y", 1), ("length", 1)):
@@ -202,13 +206,30 @@ class Recommendation(model_call.ModelObjective):
                 )
 
 
-def _log_shares(counts: Sequence[float]) -> np.ndarray:
-    """The log of each item's share of all counts; of one that never occurred, the rarest's."""
-    occurred = np.asarray(counts, np.float64)
-    if occurred.ndim != 1 or not (occurred >= 0).all() or not 0 < occurred.sum() < np.inf:
-        raise Error("counts must say how often each item is in the training data, by its number.")
-    rarest = occurred[occurred > 0].min()
-    return np.log(np.maximum(occurred, rarest) / occurred.sum()).astype(np.float32)
+def _item_counts(counts: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The counts as an array (items,), if they are counts."""
+    found = np.asarray(counts, np.float64)
+    if found.ndim != 1 or not ((found >= 0) & (found % 1 == 0)).all() or not found.any():
+        raise Error(
+            "counts must say how often each item is in the training data, by its number, in whole "
+            "numbers: counts=train.item_counts."
+        )
+    return found
+
+
+def _log_expected(counts: np.ndarray, real_targets: Array) -> Array:
+    """The log of how often each item is expected among the targets of other rows: (B, items).
+
+    It is the item's count, times the share of all targets of other rows that is in this batch. The
+    row's own do not count: they are there for certain, and never its negatives. An item that never
+    occurred has the count of the rarest.
+    """
+    own = real_targets.sum(1).astype(jnp.float32)
+    in_batch = psum_batch(own.sum()) - own
+    in_data = jnp.float32(counts.sum()) - own
+    log_share = jnp.log(in_batch.clip(1)) - jnp.log(in_data.clip(1))
+    log_counts = np.log(np.maximum(counts, counts[counts > 0].min())).astype(np.float32)
+    return log_share[:, None] + log_counts[None]
 
 
 def _model_state(variables: Variables) -> Variables:
