@@ -47,7 +47,7 @@ def batches(loader, count):
 
 def test_sampled_neighbors_are_different_ones_and_drawn_anew_in_every_epoch():
     g = ring(30)
-    loader = g.neighbor_loader(g.split_node_rows(20, 5, 5)[0].shuffled(8, 0), 3, 2)
+    loader = g.neighbor_loader(g.node_rows().select(slice(20)).shuffled(8, 0), 3, 2)
     assert len(loader) == 3
     joined = {tuple(edge) for edge in g.edges.tolist()}
     drawn = {0: {}, 1: {}}
@@ -139,7 +139,7 @@ def test_the_whole_graph_has_the_labels_of_some_rows():
 
 def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
     g = ring(30)
-    nodes = g.split_node_rows(20, 5, 5)[0].shuffled(8, 0)
+    nodes = g.node_rows().select(slice(20)).shuffled(8, 0)
     loader = g.neighbor_loader(nodes, 3, 2)
     assert (loader.batch_size, loader.num_examples, len(loader)) == (8, 20, 3)
     assert loader.bounds == {"y": (0, 0)}
@@ -150,7 +150,7 @@ def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
         loader,
         g.neighbor_loader(nodes, 3, 3),
         other.neighbor_loader(nodes, 3, 2),
-        g.neighbor_loader(g.split_node_rows(19, 5, 5)[0].shuffled(8, 0), 3, 2),
+        g.neighbor_loader(g.node_rows().select(slice(19)).shuffled(8, 0), 3, 2),
     ]
     assert len({loader.fingerprint for loader in loaders}) == 4
     assert g.neighbor_loader(nodes, 3, 2).fingerprint == loader.fingerprint
@@ -172,7 +172,7 @@ def test_what_cannot_be_sampled_is_refused():
 
 def test_a_part_of_a_neighbor_loader_reads_the_nodes_of_those_rows():
     g = ring(30)
-    nodes = g.split_node_rows(20, 5, 5)[0].streaming().shuffled(8, 0)
+    nodes = g.node_rows().select(slice(20)).streaming().shuffled(8, 0)
     loader = g.neighbor_loader(nodes, 3)
     whole, part = next(loader.read(1)), next(loader.shard(slice(2, 5)).read(1))
     for name, column in part["nodes"]["columns"].items():
