@@ -33,6 +33,21 @@ def test_neighbors_are_those_of_all_distances(name, monkeypatch):
         np.testing.assert_array_equal(nearest_rows(x, k), wanted)
 
 
+def test_most_rows_are_compared_with_few(monkeypatch):
+    """Else neighbors would be right, but slow."""
+    monkeypatch.setattr(nearest, "CHUNKS", 100)
+    compared, closest = [], nearest._closest
+    monkeypatch.setattr(
+        nearest,
+        "_closest",
+        lambda x, row, *rest: compared.append(len(rest[0])) or closest(x, row, *rest),
+    )
+    nearest_rows(ROWS["normal"].astype(np.float32), 5)
+    print(len(compared), max(compared), np.mean(compared))
+    assert len(compared) == 700
+    assert max(compared) < 100
+
+
 def test_neighbors_of_many_rows_are_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("JDL_CACHE", str(tmp_path))
     monkeypatch.setattr(nearest, "CACHED", 30)

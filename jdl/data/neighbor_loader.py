@@ -144,7 +144,7 @@ class LinkNeighborLoader(NeighborLoader):
     and negatives (B, 1, 2): the trees' first nodes. Where the link is itself an edge of the graph,
     neighbors are drawn as if it were none, so that it is not given away (Zhang and Chen, 2018). A
     negative is the row's, column `negative`, or drawn like neighbors: of 8 random pairs of
-    different nodes the first that has no edge in the graph.
+    different nodes the first that has no edge in the graph, if there is one.
     """
 
     def batch(self, raw: Any, i: Array) -> Batch:

@@ -16,6 +16,7 @@ import numpy as np
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
+from jdl.data.neighbor_loader import NeighborLoader
 from jdl.figures.detections import is_detector
 from jdl.figures.forecasts import is_forecast
 from jdl.figures.keypoints import is_pose
@@ -62,6 +63,11 @@ def predict(
     if not isinstance(objective, Predicts):
         raise Error(f"The objective of {run.config.name} has no predictions: try `jdl sample`.")
     data = run.test or run.valid
+    if isinstance(data, NeighborLoader):
+        raise Error(
+            f"{run.config.name} is evaluated on sampled graphs, which are drawn from its own graph, "
+            "not read from files: jdl.objectives.predict_all takes its Run.test."
+        )
     if not isinstance(data, DatasetLoader):
         raise Error(
             f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
