@@ -43,7 +43,6 @@ def test_most_rows_are_compared_with_few(monkeypatch):
         lambda x, row, *rest: compared.append(len(rest[0])) or closest(x, row, *rest),
     )
     nearest_rows(ROWS["normal"].astype(np.float32), 5)
-    print(len(compared), max(compared), np.mean(compared))
     assert len(compared) == 700
     assert max(compared) < 100
 

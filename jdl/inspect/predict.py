@@ -65,8 +65,8 @@ def predict(
     data = run.test or run.valid
     if isinstance(data, NeighborLoader):
         raise Error(
-            f"{run.config.name} is evaluated on sampled graphs, which are drawn from its own graph, "
-            "not read from files: jdl.objectives.predict_all takes its Run.test."
+            f"{run.config.name} is evaluated on sampled graphs, drawn from its own graph and not "
+            "read from files: jdl.objectives.predict_all takes its Run.test."
         )
     if not isinstance(data, DatasetLoader):
         raise Error(
