@@ -1,7 +1,7 @@
 """Graphs: layers against products of matrices, orders of nodes, splits, links and neighbors.
 
 Seen to fail: degrees without the node itself, messages sent backwards, negatives drawn among the
-links, attention that is dropped in evaluation, or never.
+links, links of a directed graph, attention that is dropped in evaluation, or never.
 """
 
 from functools import partial

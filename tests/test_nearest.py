@@ -1,7 +1,7 @@
 """Nearest neighbors: those of all distances, whatever the numbers.
 
-Seen to fail: a limit without the error of rounding, candidates of too few chunks, a cache whose key
-leaves k out.
+Seen to fail: a limit without the error of rounding, candidates of too few chunks, all rows for
+every row, a cache whose key leaves k out.
 """
 
 import numpy as np

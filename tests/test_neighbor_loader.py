@@ -1,7 +1,8 @@
 """Neighbor sampling: what is drawn, what a node sees of the graph, and runs with it.
 
 Seen to fail: neighbors drawn twice, the same in every epoch, only the first ones of many, the
-edges of padding kept, a link that is left in its own row's graph in one of its directions.
+edges of padding kept, a link that is left in its own row's graph, senders that are not ascending,
+negatives with an edge and of a node with itself, copies of a row that are drawn for alike.
 """
 
 from dataclasses import replace
