@@ -1,7 +1,7 @@
-"""Graphs: layers against products of matrices, orders of nodes, splits, links and neighbours.
+"""Graphs: layers against products of matrices, orders of nodes, splits, links and neighbors.
 
 Seen to fail: degrees without the node itself, messages sent backwards, negatives drawn among the
-links, attention that is dropped in evaluation, or never.
+links, links of a directed graph, attention that is dropped in evaluation, or never.
 """
 
 from functools import partial
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_table import TABLE, Nodes
+from ring_graph import ring
 from sklearn.metrics import roc_auc_score
 
 import jdl
@@ -53,7 +54,7 @@ def test_a_graph_convolution_is_a_product_of_matrices():
     )
 
 
-def test_sage_adds_the_mean_of_the_neighbours():
+def test_sage_adds_the_mean_of_the_neighbors():
     out, params = ran(SAGE)
     mean = matrix() / matrix().sum(1, keepdims=True).clip(1)
     wanted = SMALL.x @ params["self"]["kernel"] + mean @ SMALL.x @ params["neighbour"]["kernel"]
@@ -61,7 +62,7 @@ def test_sage_adds_the_mean_of_the_neighbours():
 
 
 @pytest.mark.parametrize("width", [6, 5])  # joined, and averaged
-def test_attention_is_a_softmax_over_neighbours_and_itself(width):
+def test_attention_is_a_softmax_over_neighbors_and_itself(width):
     out, params = ran(LAYERS["gat"], width=width)
     params = jax.tree.map(np.asarray, params)
     x = (SMALL.x @ params["Dense_0"]["kernel"]).reshape(NODES, 2, -1)
@@ -142,14 +143,6 @@ def test_what_is_no_graph_is_refused(arrays, message):
         graph(*arrays)
 
 
-def ring(nodes):
-    return graph(
-        np.eye(nodes),
-        [(n, (n + step) % nodes) for n in range(nodes) for step in (1, 2)],
-        np.zeros(nodes),
-    )
-
-
 def test_hidden_links_are_hidden_and_others_join_nothing():
     g = ring(40)
     every = {tuple(edge) for edge in g.edges.tolist()}
@@ -168,6 +161,13 @@ def test_hidden_links_are_hidden_and_others_join_nothing():
         g.split_links(0.5, 0.5)
     with pytest.raises(jdl.Error, match="edges are too few: valid and test would have 0 and 0"):
         ring(4).split_links(0.05, 0.05)
+
+
+@pytest.mark.parametrize("split", ["split_links", "split_link_rows"])
+def test_links_of_a_directed_graph_are_refused(split):
+    g = graph(np.eye(7), PAIRS, np.zeros(7), directed=True)
+    with pytest.raises(jdl.Error, match="undirected graph, but of the 6 pairs"):
+        getattr(g, split)(0.2, 0.2)
 
 
 def test_the_area_under_the_curve_is_that_of_scikit_learn():

@@ -1,7 +1,7 @@
 """Nearest neighbors: those of all distances, whatever the numbers.
 
-Seen to fail: a limit without the error of rounding, candidates of too few chunks, a cache whose key
-leaves k out.
+Seen to fail: a limit without the error of rounding, candidates of too few chunks, all rows for
+every row, a cache whose key leaves k out.
 """
 
 import numpy as np
@@ -31,6 +31,20 @@ def test_neighbors_are_those_of_all_distances(name, monkeypatch):
     for k in (1, 5):
         wanted = np.argsort(distances, 1, kind="stable")[:, :k]
         np.testing.assert_array_equal(nearest_rows(x, k), wanted)
+
+
+def test_most_rows_are_compared_with_few(monkeypatch):
+    """Else neighbors would be right, but slow."""
+    monkeypatch.setattr(nearest, "CHUNKS", 100)
+    compared, closest = [], nearest._closest
+    monkeypatch.setattr(
+        nearest,
+        "_closest",
+        lambda x, row, *rest: compared.append(len(rest[0])) or closest(x, row, *rest),
+    )
+    nearest_rows(ROWS["normal"].astype(np.float32), 5)
+    assert len(compared) == 700
+    assert max(compared) < 100
 
 
 def test_neighbors_of_many_rows_are_kept(monkeypatch, tmp_path):

@@ -1,31 +1,29 @@
 """Neighbor sampling: what is drawn, what a node sees of the graph, and runs with it.
 
 Seen to fail: neighbors drawn twice, the same in every epoch, only the first ones of many, the
-edges of padding kept, a link that is left in its own row's graph in one of its directions.
+edges of padding kept, a link that is left in its own row's graph, senders that are not ascending,
+negatives with an edge and of a node with itself, copies of a row that are drawn for alike.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ring_graph import ring
 
 import jdl
 from jdl.data import arrays, graph
 from jdl.data.neighbor_loader import _sample_distinct
-from jdl.models.gnn import GIN, GNN, SAGE
+from jdl.inspect.predict import predict
+from jdl.models.gnn import GAT, GIN, GNN, SAGE
 from jdl.train.preemption import PausedError
 
-LAYERS = {"sage": SAGE, "gin": GIN}
+LAYERS = {"sage": SAGE, "gin": GIN, "gat": partial(GAT, heads=2)}
 RNG = np.random.default_rng(0)
 CROWD = np.arange(60) % 2
-
-
-def ring(nodes):
-    """Each node has four neighbors, and x is its number, one-hot."""
-    pairs = [(n, (n + step) % nodes) for n in range(nodes) for step in (1, 2)]
-    return graph(np.eye(nodes), pairs, np.zeros(nodes))
 
 
 def crowds():
@@ -47,7 +45,7 @@ def batches(loader, count):
 
 def test_sampled_neighbors_are_different_ones_and_drawn_anew_in_every_epoch():
     g = ring(30)
-    loader = g.neighbor_loader(g.split_node_rows(20, 5, 5)[0].shuffled(8, 0), 3, 2)
+    loader = g.neighbor_loader(g.node_rows().select(slice(20)).shuffled(8, 0), 3, 2)
     assert len(loader) == 3
     joined = {tuple(edge) for edge in g.edges.tolist()}
     drawn = {0: {}, 1: {}}
@@ -71,7 +69,9 @@ def test_numbers_are_drawn_without_replacement_and_equally_often():
     assert all(len({*row}) == 3 for row in drawn.tolist())
     counts = np.bincount(drawn.ravel(), minlength=7)
     expected = 4000 * 3 / 7
-    assert ((counts - expected) ** 2 / expected).sum() < 22.5  # chi-square, 6 degrees: p = 0.001
+    # Counts of draws without replacement vary less: by 4/7 of independent ones that are 6/7 of
+    # their mean. So 4/6 of the chi-square of 6 degrees of freedom, 22.5 at p = 0.001.
+    assert ((counts - expected) ** 2 / expected).sum() < 22.5 * 4 / 6
     few = np.asarray(_sample_distinct(bits[:3], jnp.array([0, 2, 3])))
     np.testing.assert_array_equal(few, [[0, 1, 2]] * 3)
 
@@ -110,6 +110,35 @@ def test_links_that_see_all_neighbors_have_the_logits_of_the_graph_without_them(
         np.testing.assert_allclose(found[row, 2:4], whole[negative], atol=1e-5)
 
 
+def test_the_nodes_of_a_link_have_as_many_neighbors_as_those_of_its_negative():
+    """Else their number would tell which is which."""
+    g = replace(ring(30), edges=ring(30).edges[::-1])
+    joined = {node: {*g.edges[g.edges[:, 1] == node, 0].tolist()} for node in range(30)}
+    rows = arrays(link=g.edges[g.edges[:, 0] < g.edges[:, 1]])
+    for _, batch in batches(g.link_neighbor_loader(rows.shuffled(20, 0), 3, 2), 3):
+        assert (batch["edges"] >= 0).all()
+        for nodes, edges in zip(batch["x"].argmax(-1), batch["edges"], strict=True):
+            link = {*nodes[:2].tolist()}
+            assert link not in [{*pair} for pair in nodes[edges].tolist()]
+            heard = [{*nodes[edges[edges[:, 1] == seed, 0]].tolist()} for seed in range(4)]
+            assert [len(group) for group in heard] == [3] * 4
+            assert all(heard[n] == joined[nodes[n]] - link for n in (0, 1))
+
+
+def test_copies_of_a_row_in_an_epoch_have_different_neighbors():
+    g = ring(30)
+    weights = np.where(np.arange(30) == 7, 100.0, 1.0)
+    loader = g.neighbor_loader(g.node_rows().shuffled(10, 0, weights=weights), 2)
+    drawn = [
+        tuple(nodes[1:])
+        for _, batch in batches(loader, 3)
+        for nodes in batch["x"].argmax(-1)
+        if nodes[0] == 7
+    ]
+    assert len(drawn) > 20
+    assert len({*drawn}) > 5
+
+
 def test_links_are_split_like_those_of_the_whole_graph_and_negatives_drawn_anew():
     g = ring(40)
     known, parts = g.split_link_rows(0.1, 0.2, seed=3)
@@ -120,10 +149,12 @@ def test_links_are_split_like_those_of_the_whole_graph_and_negatives_drawn_anew(
     for part, one in zip(parts[1:], whole[1:], strict=True):
         np.testing.assert_array_equal(part.columns["negative"], one["negatives"][0])
     loader = known.link_neighbor_loader(parts[0].shuffled(8, 0), 2)
+    linked = [{*edge} for edge in known.edges.tolist()]
     seen = {0: {}, 1: {}}
     for i, batch in batches(loader, 14):
         nodes = batch["x"].argmax(-1)[:, :4]
         np.testing.assert_array_equal(nodes[:, :2], parts[0].columns["link"][batch["id"]])
+        assert all({a, b} not in linked and a != b for a, b in nodes[:, 2:].tolist())
         seen[i // 7] |= dict(zip(batch["id"].tolist(), nodes[:, 2:].tolist(), strict=True))
     assert len(seen[0]) == 56
     assert sum(seen[0][id] != seen[1][id] for id in seen[0]) > 50
@@ -139,7 +170,7 @@ def test_the_whole_graph_has_the_labels_of_some_rows():
 
 def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
     g = ring(30)
-    nodes = g.split_node_rows(20, 5, 5)[0].shuffled(8, 0)
+    nodes = g.node_rows().select(slice(20)).shuffled(8, 0)
     loader = g.neighbor_loader(nodes, 3, 2)
     assert (loader.batch_size, loader.num_examples, len(loader)) == (8, 20, 3)
     assert loader.bounds == {"y": (0, 0)}
@@ -150,7 +181,7 @@ def test_a_neighbor_loader_is_described_by_its_nodes_and_its_graph():
         loader,
         g.neighbor_loader(nodes, 3, 3),
         other.neighbor_loader(nodes, 3, 2),
-        g.neighbor_loader(g.split_node_rows(19, 5, 5)[0].shuffled(8, 0), 3, 2),
+        g.neighbor_loader(g.node_rows().select(slice(19)).shuffled(8, 0), 3, 2),
     ]
     assert len({loader.fingerprint for loader in loaders}) == 4
     assert g.neighbor_loader(nodes, 3, 2).fingerprint == loader.fingerprint
@@ -172,25 +203,29 @@ def test_what_cannot_be_sampled_is_refused():
 
 def test_a_part_of_a_neighbor_loader_reads_the_nodes_of_those_rows():
     g = ring(30)
-    nodes = g.split_node_rows(20, 5, 5)[0].streaming().shuffled(8, 0)
+    nodes = g.node_rows().select(slice(20)).streaming().shuffled(8, 0)
     loader = g.neighbor_loader(nodes, 3)
     whole, part = next(loader.read(1)), next(loader.shard(slice(2, 5)).read(1))
     for name, column in part["nodes"]["columns"].items():
         np.testing.assert_array_equal(column, whole["nodes"]["columns"][name][2:5])
-    np.testing.assert_array_equal(part["graph"]["indices"], whole["graph"]["indices"])
+    np.testing.assert_array_equal(part["graph"]["indices"], g.edges[:, 0])
 
 
-def run(root, sampled=True, evaluated=False, **options):
+def crowds_run(sampled=True, evaluated=True):
+    parts = GRAPH.node_rows().split(0.3, 0.7, stratify="y")
     if sampled:
-        rows = GRAPH.split_node_rows(8, 10, 20)
-        train, _, test = (GRAPH.neighbor_loader(part.batches(16), 4, 4) for part in rows)
+        train, test = (GRAPH.neighbor_loader(part.batches(16), 4, 4) for part in parts)
     else:
-        train, _, test = (part.batches(1) for part in GRAPH.split_nodes(8, 10, 20))
+        train, test = (GRAPH.whole_graph(part).batches(1) for part in parts)
     objective = jdl.objectives.classify(GNN(2, (16,), SAGE))
     learner = jdl.descent(objective, jdl.optim.adamw(3e-2))
     config = jdl.Config(name="crowds", steps=40)
-    made = jdl.Run(config, learner, train, test=test if evaluated else None)
-    return jdl.fit(made, jdl.Options(root=root, quiet=True, eval_every=0, save_every=0, **options))
+    return jdl.Run(config, learner, train, test=test if evaluated else None)
+
+
+def run(root, sampled=True, evaluated=False, **options):
+    options = jdl.Options(root=root, quiet=True, eval_every=0, save_every=0, **options)
+    return jdl.fit(crowds_run(sampled, evaluated), options)
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +236,11 @@ def sampled(tmp_path_factory):
 def test_a_small_graph_is_learned_sampled_and_whole(sampled, tmp_path):
     for result in (sampled, run(tmp_path, sampled=False, evaluated=True)):
         assert float(result.metrics["test"]["accuracy"].value()) >= 0.9
+
+
+def test_predictions_for_files_are_refused_of_sampled_graphs(sampled):
+    with pytest.raises(jdl.Error, match="crowds is evaluated on sampled graphs"):
+        predict(jdl.restore(sampled.folder, crowds_run()), [])
 
 
 def test_a_stopped_run_resumes_to_the_same_bits(sampled, tmp_path):

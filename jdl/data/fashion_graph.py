@@ -13,11 +13,10 @@ def garment_graph(k: int = 10) -> tuple[Graph, Dataset, Dataset]:
     """The k-nearest-neighbor graph of all 70,000 images of Fashion-MNIST, and its (train, test).
 
     A node's x (196,) are the pixels of its image from 0 to 1, averaged two by two. Each image is
-    linked with its k nearest, in both directions: 1,110,642 edges for k = 10. Of the 10 nearest,
-    82% are of the image's class. The datasets are rows of `node_rows`: those of the training
-    images, which come first, and those of the test images. The graph is made once, at 770 images a
-    CPU second (an AMD EPYC), and kept in the cache. Fashion-MNIST (Xiao et al., 2017) must be
-    prepared: `jdl data prepare fashion_mnist`.
+    linked with its k nearest, in both directions: 1,110,642 edges for k = 10. The datasets are rows
+    of `node_rows`: those of the training images, which come first, and those of the test images.
+    The graph is made once and kept in the cache. Fashion-MNIST (Xiao et al., 2017)
+    must be prepared: `jdl data prepare fashion_mnist`.
     """
     train, test = tfds("fashion_mnist")
     x, y = (np.concatenate([part.columns[name] for part in (train, test)]) for name in "xy")

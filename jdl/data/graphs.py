@@ -82,12 +82,6 @@ class Graph:
         train, valid, test = map(self._labelled, nodes.values())
         return train, valid, test
 
-    def split_node_rows(self, per_class: int, valid: int, test: int, seed: int = 0) -> Splits:
-        """The same splits with one row per node, as `node_rows` has them."""
-        rows = self.node_rows()
-        train, valid_rows, test_rows = map(rows.select, self._split(per_class, valid, test, seed))
-        return train, valid_rows, test_rows
-
     def node_rows(self) -> Dataset:
         """A dataset with one row per node, columns `node` and y, for `neighbor_loader`."""
         return arrays(self.labels, node=np.arange(len(self)), y=self.y)
@@ -157,6 +151,12 @@ class Graph:
             )
         self._check_no_edge_features("link prediction")
         pairs = np.unique(np.sort(self.edges, 1), axis=0)
+        if len(self.edges) != 2 * len(pairs):
+            raise Error(
+                f"Links are split of an undirected graph, but of the {len(pairs)} pairs of linked "
+                "nodes some have an edge in one direction only: make the graph without "
+                "directed=True."
+            )
         pairs = pairs[permutation(len(pairs), seed, name="links")]
         ends = np.cumsum([0, round(valid * len(pairs)), round(test * len(pairs))])
         held_out = [pairs[start:end] for start, end in pairwise(ends)]
@@ -287,10 +287,10 @@ def to_undirected(pairs: np.ndarray) -> np.ndarray:
 
 
 def knn_graph(x: Any, y: Any, k: int, labels: Sequence[str] = ()) -> Graph:
-    """The k-nearest-neighbour graph of rows x (N, ...), by Euclidean distance.
+    """The k-nearest-neighbor graph of rows x (N, ...), by Euclidean distance.
 
     Of rows at the same distance the first ones are taken, so that the graph is the same everywhere.
-    The neighbours of 10,000 rows or more are kept in the cache.
+    The neighbors of 10,000 rows or more are kept in the cache.
     """
     flat = np.asarray(x, np.float32).reshape(len(x), -1)
     nearest = nearest_rows(flat, k)

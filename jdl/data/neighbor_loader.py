@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Self
 
 import jax
@@ -15,6 +15,8 @@ import numpy as np
 from jdl.data.loader import DatasetLoader
 from jdl.keys import stream
 from jdl.types import Array, Batch, Bounds, Error, Key, Loader
+
+TRIES = 8  # pairs that are drawn for a negative: the first without an edge is taken
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +29,7 @@ class Adjacency:
     @cached_property
     def on_device(self) -> dict[str, Array]:
         """The features, and the edges in compressed sparse row (CSR) format by receiver."""
-        edges = self.edges[np.argsort(self.edges[:, 1], kind="stable")]
+        edges = self.edges[np.lexsort(self.edges.T)]  # senders ascending, for binary search
         indptr = np.searchsorted(edges[:, 1], np.arange(len(self.x) + 1)).astype(np.int32)
         indices = edges[:, 0] if len(edges) else np.zeros(1, np.int32)
         columns = {"x": self.x, "indptr": indptr, "indices": indices}
@@ -49,8 +51,9 @@ class NeighborLoader(Loader):
     A row of a batch is a tree of M nodes: a node, its drawn neighbors, their drawn neighbors, and
     so on. Columns: x (B, M, F); edges (B, M - 1, 2), from each node to the one it was drawn for; y
     (B, M), the label of the first node and -1 elsewhere. Neighbors are drawn without replacement,
-    by (seed, epoch, id). Of a node that has fewer than are drawn, all are there, and the others are
-    padding: x is 0, and edges are -1.
+    by (seed, epoch, id), and where rows are drawn by weight and may come twice, by the place in the
+    epoch. Of a node that has fewer than are drawn, all are there, and the others are padding: x is
+    0, and edges are -1.
     """
 
     loader: DatasetLoader
@@ -77,17 +80,17 @@ class NeighborLoader(Loader):
         return {**columns, "y": y, "id": batch["id"], "mask": batch["mask"]}
 
     def _neighborhoods(
-        self, raw: Any, seeds: Array, ids: Array, i: Array
+        self, raw: Any, seeds: Array, ids: Array, i: Array, hidden: Array | None = None
     ) -> tuple[Array, dict[str, Array]]:
         """The nodes (B, M) of trees that grow from the seeds (B, S), which come first; x and edges.
 
-        Padding nodes are -1.
+        Padding nodes are -1. The edges between the two nodes `hidden` (B, 2) are not there.
         """
-        keys = self._keys(raw, "neighbours", ids, i)
+        keys = self._keys(raw, "neighbours", ids, i)  # another name would draw other neighbors
         hops = [seeds]
         for depth, fanout in enumerate(self.fanouts):
             hop_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, depth)
-            hops.append(_draw_neighbors(raw["graph"], hops[-1], fanout, hop_keys))
+            hops.append(_draw_neighbors(raw["graph"], hops[-1], fanout, hop_keys, hidden))
         nodes = jnp.concatenate(hops, 1)
         real = (nodes >= 0)[:, :, None]
         x = jnp.where(real, raw["graph"]["x"][nodes.clip(0)], 0)
@@ -96,9 +99,13 @@ class NeighborLoader(Loader):
         return nodes, {"x": x, "edges": edges}
 
     def _keys(self, raw: Any, name: str, ids: Array, i: Array) -> Key:
-        """The key of each row, of (seed, epoch, id)."""
+        """The key of each row, of (seed, epoch, id), and of its place where rows come twice."""
         key = stream(raw["nodes"]["key"], name, i // len(self))
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, ids)
+        if self.loader.sampling:  # the copies of a row in an epoch are drawn for differently
+            places = i % len(self) * self.batch_size + jnp.arange(self.batch_size)
+            keys = jax.vmap(jax.random.fold_in)(keys, places)
+        return keys
 
     @cached_property
     def spec(self) -> Batch:
@@ -135,8 +142,9 @@ class LinkNeighborLoader(NeighborLoader):
     A row of a batch is the trees of four nodes, which come first: the two of a link, and the two of
     its negative, a pair of nodes without a link. Columns: x (B, M, F), edges (B, M - 4, 2), links
     and negatives (B, 1, 2): the trees' first nodes. Where the link is itself an edge of the graph,
-    the row does without it, so that it is not given away (Zhang and Chen, 2018). A negative is
-    the row's, column `negative`, or a random pair, drawn by (seed, epoch, id), which may be a link.
+    neighbors are drawn as if it were none, so that it is not given away (Zhang and Chen, 2018). A
+    negative is the row's, column `negative`, or drawn like neighbors: of 8 random pairs of
+    different nodes the first that has no edge in the graph, if there is one.
     """
 
     def batch(self, raw: Any, i: Array) -> Batch:
@@ -146,23 +154,26 @@ class LinkNeighborLoader(NeighborLoader):
         if negative is None:
             negative = self._random_pairs(raw, batch["id"], i)
         seeds = jnp.concatenate([link, negative], 1)
-        nodes, columns = self._neighborhoods(raw, seeds, batch["id"], i)
-        edges = columns["edges"]
-        ends = jnp.take_along_axis(nodes[:, :, None], edges.clip(0), 1)
-        given_away = (ends == link[:, None]).all(2) | (ends == link[:, None, ::-1]).all(2)
-        edges = jnp.where(given_away[:, :, None], -1, edges)
+        nodes, columns = self._neighborhoods(raw, seeds, batch["id"], i, hidden=link)
         links, negatives = (
             jnp.broadcast_to(jnp.asarray(pair, jnp.int32), (len(nodes), 1, 2))
             for pair in ([[[0, 1]]], [[[2, 3]]])
         )
         rest = {"links": links, "negatives": negatives, "id": batch["id"], "mask": batch["mask"]}
-        return {**columns, "edges": edges, **rest}
+        return {**columns, **rest}
 
     def _random_pairs(self, raw: Any, ids: Array, i: Array) -> Array:
-        """Negative sampling: a random pair of nodes for each row, (B, 2)."""
-        keys = self._keys(raw, "negatives", ids, i)
-        draw = partial(jax.random.randint, shape=(2,), minval=0, maxval=len(self.graph.x))
-        return jax.vmap(draw)(keys)
+        """Negative sampling: two different nodes for each row, (B, 2), if possible without edge."""
+        nodes = len(self.graph.x)
+
+        def draw(key: Key) -> Array:
+            a, step = jax.random.randint(key, (TRIES, 2), jnp.array([0, 1]), nodes).T
+            return jnp.stack([a, (a + step) % nodes], 1)
+
+        pairs = jax.vmap(draw)(self._keys(raw, "negatives", ids, i))
+        _, joined = _find_neighbors(raw["graph"], pairs[:, :, 1], pairs[:, :, 0])
+        first = joined.argmin(1)  # the first False; of pairs that all have an edge, the first
+        return jnp.take_along_axis(pairs, first[:, None, None], 1)[:, 0]
 
 
 def check_sampling(
@@ -178,7 +189,7 @@ def check_sampling(
     if missing := [name for name in needed if name not in spec]:
         raise Error(
             f"Neighbor sampling needs batches with {' and '.join(needed)}, but these have no "
-            f"{missing[0]}: take rows of node_rows, split_node_rows or split_link_rows."
+            f"{missing[0]}: take rows of node_rows or split_link_rows."
         )
     for name in {"node", "link", "negative"} & set(spec):
         least, greatest = loader.bounds.get(name, (0, 0))
@@ -199,17 +210,47 @@ def _trees(seeds: int, fanouts: tuple[int, ...]) -> np.ndarray:
     return np.concatenate(edges).astype(np.int32)
 
 
-def _draw_neighbors(graph: dict[str, Array], nodes: Array, fanout: int, keys: Key) -> Array:
-    """`fanout` different neighbors of the nodes (B, M), padded with -1: (B, M * fanout)."""
+def _draw_neighbors(
+    graph: dict[str, Array], nodes: Array, fanout: int, keys: Key, hidden: Array | None
+) -> Array:
+    """`fanout` different neighbors of the nodes (B, M), padded with -1: (B, M * fanout).
+
+    The two nodes `hidden` (B, 2) are no neighbors of each other.
+    """
     indptr, indices = graph["indptr"], graph["indices"]
     first = indptr[nodes.clip(0)]
     degree = jnp.where(nodes >= 0, indptr[nodes.clip(0) + 1] - first, 0)
     shape = (*nodes.shape[1:], fanout)
     bits = jax.vmap(lambda key: jax.random.bits(key, shape))(keys)
-    places = _sample_distinct(bits, degree)
+    if hidden is None:
+        places = _sample_distinct(bits, degree)
+    else:
+        a, b = hidden[:, :1], hidden[:, 1:]
+        other = jnp.where(nodes == a, b, jnp.where(nodes == b, a, -1))
+        skipped, found = _find_neighbors(graph, nodes, other)
+        degree = jnp.where(found, degree - 1, degree)
+        places = _sample_distinct(bits, degree)
+        beyond = found[:, :, None] & (places >= skipped[:, :, None])
+        places = jnp.where(beyond, places + 1, places)
     neighbors = indices[(first[:, :, None] + places).clip(0, len(indices) - 1)]
     drawn = jnp.arange(fanout)[None, None] < degree[:, :, None]
     return jnp.where(drawn, neighbors, -1).reshape(len(nodes), -1)
+
+
+def _find_neighbors(graph: dict[str, Array], nodes: Array, others: Array) -> tuple[Array, Array]:
+    """Binary search for others among the neighbors of nodes: (their place there, whether found)."""
+    indptr, indices = graph["indptr"], graph["indices"]
+    first, end = indptr[nodes.clip(0)], indptr[nodes.clip(0) + 1]
+
+    def halve(_: int, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bounds
+        middle = low + (high - low) // 2
+        beyond = (low < high) & (indices[middle.clip(0, len(indices) - 1)] < others)
+        return jnp.where(beyond, middle + 1, low), jnp.where(beyond, high, middle)
+
+    place, _ = jax.lax.fori_loop(0, len(indices).bit_length(), halve, (first, end))
+    found = (place < end) & (indices[place.clip(0, len(indices) - 1)] == others)
+    return place - first, found
 
 
 def _sample_distinct(bits: Array, sizes: Array) -> Array:

@@ -16,6 +16,7 @@ import numpy as np
 from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
+from jdl.data.neighbor_loader import NeighborLoader
 from jdl.figures.detections import is_detector
 from jdl.figures.forecasts import is_forecast
 from jdl.figures.keypoints import is_pose
@@ -61,12 +62,7 @@ def predict(
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
         raise Error(f"The objective of {run.config.name} has no predictions: try `jdl sample`.")
-    data = run.test or run.valid
-    if not isinstance(data, DatasetLoader):
-        raise Error(
-            f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
-            "transforms the inputs need: add Run(test=...)."
-        )
+    data = _evaluation_data(run)
     if is_detector(objective, trained.variables, data.spec):
         return detected_rows(trained, data, inputs, batch_size)
     if is_pose(objective, trained.variables, data.spec):
@@ -99,6 +95,22 @@ def predict(
             for row, name in enumerate(names)
         ]
     )
+
+
+def _evaluation_data(run: Run) -> DatasetLoader[Any]:
+    """The loader of the evaluation data; raises `Error` where there is none that files can be."""
+    data = run.test or run.valid
+    if isinstance(data, NeighborLoader):
+        raise Error(
+            f"{run.config.name} is evaluated on sampled graphs, drawn from its own graph and not "
+            "read from files: jdl.objectives.predict_all takes its Run.test."
+        )
+    if not isinstance(data, DatasetLoader):
+        raise Error(
+            f"{run.config.name} has no evaluation data from a jdl.data.Dataset, whose "
+            "transforms the inputs need: add Run(test=...)."
+        )
+    return data
 
 
 def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:
