@@ -1,5 +1,9 @@
 """Small random data in place of those that are fetched or large, under the names of `jdl.data`."""
 
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import numpy as np
 
 import jdl
@@ -8,6 +12,7 @@ from jdl.data.graphs import graph
 from jdl.data.promoters import promoters as of_grammar
 from jdl.data.spoken_keywords import LABELS, KeywordDataset, SpokenWords
 from jdl.data.spoken_numbers import to_waveform
+from jdl.weights.files import write_safetensors
 
 
 def digit_boxes(train, test):
@@ -128,9 +133,22 @@ def titanic(**options):
     return jdl.data.frame(columns, target="survived", **options)
 
 
+@cache
+def dataset_folder(name):
+    """A folder of Hugging Face with a BERT of random weights, in place of `minilm`."""
+    folder = Path(tempfile.mkdtemp())
+    arrays = dict(np.load(Path(__file__).parent / "golden" / "transformers" / "bert_base.npz"))
+    (folder / "config.json").write_text(str(arrays.pop("config")))
+    weights = {k.removeprefix("weights/"): v for k, v in arrays.items() if k.startswith("weights/")}
+    write_safetensors(folder / "model.safetensors", weights)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "verse", "of", "this", "place"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    return folder
+
+
 # What experiments call as jdl.data.NAME.
 FAKES = (
     tfds, cora, electricity, electricity_anomalies, orl_faces, titanic, translation, quran_places,
     pronunciations, spoken_keywords, spoken_numbers, digit_boxes, freesolv, promoters,
-    single_speaker_numbers,
+    single_speaker_numbers, dataset_folder,
 )  # fmt: skip

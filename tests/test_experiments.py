@@ -83,6 +83,7 @@ SMALLER = {
     "vocabulary": 300,
     "scenes": 400,
     "lines": 400,
+    "labels": 100,
     "share": 0.1,
 }
 
