@@ -1,7 +1,6 @@
 """LoRA: what is trained, and that adapters and merged weights give the same outputs.
 
-Seen to fail: with B drawn instead of zero, a scale of alpha, rows and columns of a convolution's
-kernel confused, DoRA's norms over the wrong axis, and a base that is trained.
+Seen to fail: with B of ones, a scale of alpha, and one norm for all columns in DoRA.
 """
 
 import jax

@@ -1,7 +1,7 @@
 """Weights in 8 and 4 bits: how near they are, what they take, and adapters trained on top (QLoRA).
 
-Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, scales of other
-blocks, and quantized weights that are trained.
+Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, and weights that
+come back into the state in full.
 """
 
 import jax
