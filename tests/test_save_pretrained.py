@@ -1,6 +1,6 @@
 """A changed model becomes a folder of Hugging Face again; transformers computes the same from it.
 
-That was seen once (GPT-2, Llama, BERT: 2e-7); here names, shapes and numbers are held. Seen to
+That was seen once (GPT-2, Llama: 2e-7); here names, shapes and numbers are held. Seen to
 fail: without the weights that jdl lacks, with a stale copy of a tied head, without the tokenizer.
 """
 
