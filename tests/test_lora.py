@@ -66,6 +66,19 @@ def test_only_adapters_are_trained_and_merged_weights_give_the_same(way):
     np.testing.assert_allclose(loss, of_merged, rtol=1e-6)
 
 
+def test_a_table_learns_by_its_rows_and_an_output_of_zeros_stays_finite():
+    """Small A of a whole vocabulary would hardly move; DoRA divides by the norm of each output."""
+    variables = jdl.lora(GPT_11, "table", rank=2).init(jax.random.key(0), TEXT)
+    table = variables["params"]["tokens"]["table"]
+    assert not table["lora_a"].any()
+    assert table["lora_b"].std() > 0.5
+    variables = jdl.lora(CNN_3, "Dense_0", rank=2, dora=True).init(jax.random.key(0), IMAGES)
+    base = variables["lora"]["base"]["head"]["Dense_0"]
+    base["kernel"] = base["kernel"].at[:, 0].set(0)
+    merged = merge_lora(variables)["params"]["head"]["Dense_0"]["kernel"]
+    assert np.isfinite(merged).all()
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_merged_is_the_formula(dora):
     adapted = jdl.lora(CNN_3, "Conv", rank=2, alpha=6.0, dora=dora)

@@ -92,6 +92,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing():
 
 LAYERS = {
     "tokens": {"table": jnp.ones(2)},
+    "class_token": {"vector": jnp.ones(2)},  # of a ViT
     "block_0": {"kernel": jnp.ones(2)},
     "block_1": {"kernel": jnp.ones(2)},
     "head": {"kernel": jnp.ones(2)},
@@ -126,10 +127,12 @@ def test_each_stage_trains_its_layers_by_its_own_optimizer_from_its_own_first_st
 
 def test_rates_fall_with_the_depth_of_a_layer_or_are_given_by_pattern():
     (updates,), _ = updates_of(jdl.optim.layerwise_decay(optax.sgd(1.0), 0.5), 1)
+    assert updates.pop("class_token") == -0.125
     assert updates == {"tokens": -0.125, "block_0": -0.25, "block_1": -0.5, "head": -1}
     (updates,), _ = updates_of(
         jdl.optim.layer_rates(optax.sgd(1.0), {"tokens": 0.0, "block_": 0.5, "block_1": 9.0}), 1
     )
+    assert updates.pop("class_token") == -1
     assert updates == {"tokens": 0, "block_0": -0.5, "block_1": -0.5, "head": -1}
 
 

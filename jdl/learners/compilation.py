@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jdl.learners.wrapper import Wrapper
-from jdl.objectives.pretrained_model import load_from, recorded
+from jdl.objectives.pretrained_model import load_from, loaded_so_far
 from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
 
@@ -56,7 +56,7 @@ def trace_once(learner: Learner) -> CompiledLearner:
     traced = jax.jit(lambda key, batch: learner.init(key, batch), inline=True)
 
     def init(key: Key, batch: Batch) -> State:
-        return learner.init(key, batch) if recorded() else traced(key, batch)
+        return learner.init(key, batch) if loaded_so_far() else traced(key, batch)
 
     return CompiledLearner(learner, init, jax.jit(learner.step, inline=True))
 
@@ -72,11 +72,11 @@ def jit_init(init: Callable[[Key, Batch], State]) -> Callable[[Key, Batch], Stat
     def compiled(arrays: list[Any], key: Key, batch: Batch) -> State:
         if not arrays:
             return init(key, batch)
-        with load_from(dict(zip(recorded(), arrays, strict=True))):
+        with load_from(dict(zip(loaded_so_far(), arrays, strict=True))):
             return init(key, batch)
 
     def call(key: Key, batch: Batch) -> State:
-        return compiled([loaded.arrays for loaded in recorded().values()], key, batch)
+        return compiled([loaded.arrays for loaded in loaded_so_far().values()], key, batch)
 
     return call
 

@@ -244,7 +244,7 @@ def _load_or_recall(
     return model.load(fresh)
 
 
-def recorded() -> Mapping[PretrainedModel, Loaded]:
+def loaded_so_far() -> Mapping[PretrainedModel, Loaded]:
     """What has been loaded so far within `record_loaded`; nothing outside of it."""
     return _recorded.get()
 

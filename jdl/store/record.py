@@ -251,7 +251,7 @@ def _loaded(one: dict[str, Any]) -> str:
     """What a pretrained model has loaded, in a few words that differ where the numbers may."""
     table = hashlib.sha256(json.dumps([one["names"], one["fresh"]]).encode()).hexdigest()
     loaded = f"{len(one['names'])} arrays of SHA-256 {one['sha256'][:12]}"
-    return f"{loaded}, fresh {len(one['fresh'])}, by table {table[:6]}"
+    return f"{loaded}, fresh {len(one['fresh'])}, names and places {table[:6]}"
 
 
 def loaded_before(folder: Path) -> list[dict[str, Any]]:
