@@ -92,9 +92,9 @@ def test_edges_that_do_not_fit_are_refused(pairs, features, message):
 
 def test_methods_without_edge_features_say_so():
     g = graph(X, PAIRS, np.zeros(5), edge_features=FEATURES)
-    with pytest.raises(jdl.Error, match="split_links has no place for edge features"):
+    with pytest.raises(jdl.Error, match="link prediction has no place for edge features"):
         g.split_links(0.4, 0.4)
-    with pytest.raises(jdl.Error, match="neighbor_loader has no place"):
+    with pytest.raises(jdl.Error, match="neighbor sampling has no place"):
         g.neighbor_loader(None, 2)
     part = g.split_by_masks([0], [1], [2])[0].batches(1)[0]
     with pytest.raises(jdl.Error, match="GCN does not use edge features"):

@@ -27,7 +27,7 @@ def draw_anomalies(run: Run, variables: Variables, folder: Path) -> list[Path]:
         return []
     if data.seed is not None:  # scores come in the loader's order, rows are taken in the dataset's
         return []
-    if SCORE not in jax.eval_shape(objective.predict, variables, data.spec):
+    if "x" not in data.spec or SCORE not in jax.eval_shape(objective.predict, variables, data.spec):
         return []
     score = predict_all(objective, variables, data)[SCORE]
     if not processes.is_first():
