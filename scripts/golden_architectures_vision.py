@@ -141,6 +141,46 @@ def inverted_residuals() -> Iterator[tuple[str, Any, dict[str, int]]]:
         yield f"timm_{name}", plain(model, {}), size
 
 
+def clips() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """CLIP with its end of a text in the config, and as older files have it, with GELU by erf.
+
+    Behind the end of a text there is padding, which in one file is the same token.
+    """
+    tokens = torch.tensor([[1, 7, 3, 12, 5, 29, 29, 29], [1, 9, 9, 4, 2, 8, 11, 29]])
+    for name, end, padding, act, depth in (
+        ("clip", 29, 29, "quick_gelu", 2),
+        ("clip_older", 2, 0, "gelu", 1),
+    ):
+        sizes = {"num_hidden_layers": depth, "intermediate_size": 20}
+        text = {"hidden_size": 16, "num_attention_heads": 2, "vocab_size": 31}
+        text |= {"max_position_embeddings": 9, "eos_token_id": end, "hidden_act": act, **sizes}
+        image = {"hidden_size": 24, "num_attention_heads": 3, "image_size": 12, "patch_size": 4}
+        config = transformers.CLIPConfig(
+            text_config=text,
+            vision_config={**image, "hidden_act": act, **sizes},
+            projection_dim=10,
+        )
+        model, config, weights = hugging_face(config, transformers.CLIPModel)
+        x = torch.randn(3, 3, 12, 12)
+        y = tokens.clone()
+        y[0, 6:] = padding
+        model = model.eval().double()
+        images = model.get_image_features(x.double()).pooler_output
+        texts = model.get_text_features(y).pooler_output
+        out = model(y, x.double()).logits_per_image
+        arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
+        arrays |= {"config": np.asarray(json.dumps(config)), "x": x.numpy().transpose(0, 2, 3, 1)}
+        arrays |= {"y": y.numpy().astype(np.int32), "images": images.float().numpy()}
+        yield name, arrays | {"texts": texts.float().numpy(), "logits": out.float().numpy()}
+
+
+def write(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write one file, and say how large it is."""
+    path = GOLDEN / f"{name}.npz"
+    np.savez_compressed(path, **arrays)
+    print(f"{path.name}: {path.stat().st_size:,} bytes")
+
+
 def published() -> dict[str, dict[str, list[int]]]:
     """The names and shapes of timm's models; torchvision's ResNets have the same."""
     found = {}
@@ -179,10 +219,10 @@ def main() -> None:
             arrays["config"] = np.asarray(json.dumps(config))
             arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
             arrays["y"] = logits(model, x).float().numpy()
-            path = GOLDEN / f"{name}.npz"
-            np.savez_compressed(path, **arrays)
-            print(f"{path.name}: {path.stat().st_size:,} bytes")
-        np.savez_compressed(GOLDEN / "published.npz", json=json.dumps(published()))
+            write(name, arrays)
+        for name, arrays in clips():
+            write(name, arrays)
+        write("published", {"json": np.asarray(json.dumps(published()))})
     versions = (transformers, timm, torchvision, torch)
     print(", ".join(f"{library.__name__} {library.__version__}" for library in versions))
 

@@ -140,7 +140,7 @@ def test_published_sizes_have_all_names_and_shapes(name):
         ("resnet_basic", {"downsample_in_first_stage": True}),
         ("resnet_basic", {"embedding_size": 12}),
         ("resnet_basic", {"architectures": ["ResNetBackbone"]}),
-        ("vit", {"hidden_act": "quick_gelu"}),
+        ("vit", {"hidden_act": "mish"}),
         ("vit", {"qkv_bias": False}),
         ("deit", {"architectures": ["DeiTForImageClassification"]}),
         ("dinov2", {"use_swiglu_ffn": True}),
