@@ -36,6 +36,8 @@ PUBLISHED = (
     "efficientnet_b0",
     "tf_efficientnet_b3",
     "mobilenetv2_140",
+    "convnext_base",
+    "convnext_nano",
 )
 
 
@@ -141,6 +143,20 @@ def inverted_residuals() -> Iterator[tuple[str, Any, dict[str, int]]]:
         yield f"timm_{name}", plain(model, {}), size
 
 
+def convnexts() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """ConvNeXt of both libraries, with layers and with convolutions of 1 x 1 pixel, and no head."""
+    config = transformers.ConvNextConfig(
+        hidden_sizes=[4, 8], depths=[1, 2], num_stages=2, patch_size=2, num_labels=5, layer_norm_eps=1e-3
+    )
+    for name, head in (("convnext", "ForImageClassification"), ("convnext_base", "Model")):
+        yield name, hugging_face(config, getattr(transformers, f"ConvNext{head}")), SIZES
+    arguments = {"depths": [1, 2, 1, 1], "dims": [4, 8, 4, 8]}
+    for name in ("convnext_tiny", "convnext_atto"):
+        config = {"architecture": name, "num_classes": 5, "model_args": arguments}
+        model = timm.create_model(name, num_classes=5, **arguments)
+        yield f"timm_{name}", plain(model, config), {"height": 36, "width": 33}
+
+
 def clips() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """CLIP with its end of a text in the config, and as older files have it, with GELU by erf.
 
@@ -181,6 +197,16 @@ def write(name: str, arrays: dict[str, np.ndarray]) -> None:
     print(f"{path.name}: {path.stat().st_size:,} bytes")
 
 
+def write_classifiers(models: list[tuple[str, Any, dict[str, int]]]) -> None:
+    """Write the files of models that give logits."""
+    for name, (model, config, weights), size in models:
+        x = torch.randn(2, 3, size["height"], size["width"])
+        arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
+        arrays["config"] = np.asarray(json.dumps(config))
+        arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
+        write(name, arrays | {"y": logits(model, x).float().numpy()})
+
+
 def published() -> dict[str, dict[str, list[int]]]:
     """The names and shapes of timm's models; torchvision's ResNets have the same."""
     found = {}
@@ -203,6 +229,8 @@ def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return out
     if hasattr(out, "logits"):
         return out.logits
+    if isinstance(model, transformers.ConvNextModel):
+        return out.pooler_output
     class_token, patches = out.last_hidden_state[:, 0], out.last_hidden_state[:, 1:]
     if isinstance(model, transformers.Dinov2Model):
         return torch.cat([class_token, patches.mean(1)], 1)
@@ -213,15 +241,10 @@ def main() -> None:
     """Write all files, and say how large they are."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, (model, config, weights), size in (*resnets(), *vits(), *inverted_residuals()):
-            x = torch.randn(2, 3, size["height"], size["width"])
-            arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
-            arrays["config"] = np.asarray(json.dumps(config))
-            arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
-            arrays["y"] = logits(model, x).float().numpy()
-            write(name, arrays)
+        write_classifiers([*resnets(), *vits(), *inverted_residuals()])
         for name, arrays in clips():
             write(name, arrays)
+        write_classifiers([*convnexts()])  # last, so that the draws for the others stay
         write("published", {"json": np.asarray(json.dumps(published()))})
     versions = (transformers, timm, torchvision, torch)
     print(", ".join(f"{library.__name__} {library.__version__}" for library in versions))

@@ -20,6 +20,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.vit import ViT
 from jdl.types import Error
+from jdl.weights.architectures.convnext import convnext
 from jdl.weights.architectures.efficientnet import timm_inverted_residuals
 from jdl.weights.architectures.resnet import resnet, torchvision_resnet
 from jdl.weights.architectures.timm import timm
@@ -55,6 +56,10 @@ CASES = {  # a golden, and what reads its config
     "timm_dinov2": by_name,
     "timm_efficientnet": lambda config: small(symmetric_padding=True),
     "timm_tf_efficientnet": lambda config: small(epsilon=1e-3),
+    "convnext": convnext,
+    "convnext_base": convnext,
+    "timm_convnext_tiny": by_name,
+    "timm_convnext_atto": by_name,
     "timm_mobilenet_v2": lambda config: small(**MOBILENET),
 }
 LITTLE_NEW = (
@@ -64,6 +69,8 @@ LITTLE_NEW = (
     "timm_vit",
     "timm_deit",
     "timm_efficientnet",
+    "convnext_base",
+    "timm_convnext_tiny",
 )
 FAST_TO_COMPILE = {  # five times as fast
     "xla_backend_optimization_level": 0,
@@ -144,6 +151,8 @@ def test_published_sizes_have_all_names_and_shapes(name):
         ("vit", {"qkv_bias": False}),
         ("deit", {"architectures": ["DeiTForImageClassification"]}),
         ("dinov2", {"use_swiglu_ffn": True}),
+        ("convnext", {"hidden_act": "mish"}),
+        ("timm_convnext_tiny", {"model_args": {"stem_type": "overlap"}}),
         ("timm_vit", {"global_pool": "avg"}),
         ("timm_vit", {"model_args": {"class_token": False}}),
     ],

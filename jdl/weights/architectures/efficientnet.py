@@ -10,18 +10,17 @@ import flax.linen as nn
 from jdl.models.efficientnet import LARGE_IMAGES, MOBILENET_V2, EfficientNet, efficientnet
 from jdl.weights.architectures.architecture import Architecture, Config, dense
 from jdl.weights.architectures.parts import (
+    POINTWISE,
     conv_norm,
     timm_classes,
     timm_config,
     timm_name,
     with_head,
 )
-from jdl.weights.rules import Layout, Rule
+from jdl.weights.rules import Rule
 
 EFFICIENTNET_NAME = r"(tf_)?efficientnet_b([0-7])"
 MOBILENET_NAME = r"mobilenetv2_(100|140)"
-# A convolution of 1 x 1, which is a dense layer here.
-POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda kernel: kernel.T[:, :, None, None])
 
 
 def timm_efficientnet(
