@@ -146,7 +146,12 @@ def inverted_residuals() -> Iterator[tuple[str, Any, dict[str, int]]]:
 def convnexts() -> Iterator[tuple[str, Any, dict[str, int]]]:
     """ConvNeXt of both libraries, with layers and with convolutions of 1 x 1 pixel, and no head."""
     config = transformers.ConvNextConfig(
-        hidden_sizes=[4, 8], depths=[1, 2], num_stages=2, patch_size=2, num_labels=5, layer_norm_eps=1e-3
+        hidden_sizes=[4, 8],
+        depths=[1, 2],
+        num_stages=2,
+        patch_size=2,
+        num_labels=5,
+        layer_norm_eps=1e-3,
     )
     for name, head in (("convnext", "ForImageClassification"), ("convnext_base", "Model")):
         yield name, hugging_face(config, getattr(transformers, f"ConvNext{head}")), SIZES

@@ -50,6 +50,7 @@ class ConvNeXt(nn.Module):
     outputs: int | None
     stages: Sequence[tuple[int, int]] = ((96, 3), (192, 3), (384, 9), (768, 3))
     patch_size: int = 4
+    kernel: int = 7  # of the depthwise convolutions
     layer_scale: float | None = 1e-6
     drop_path: float = 0.1  # stochastic depth: block n of N has the rate n / N times this
     activation: Callable[[jax.Array], jax.Array] = partial(nn.gelu, approximate=False)
@@ -69,7 +70,8 @@ class ConvNeXt(nn.Module):
             for n in range(blocks):
                 rate = self.drop_path * (before + n) / count
                 name = f"stage_{stage}_block_{n}"
-                x = ConvNeXtBlock(self.layer_scale, rate, self.activation, name=name)(x, train)
+                form = self.kernel, self.layer_scale, rate, self.activation
+                x = ConvNeXtBlock(*form, name=name)(x, train)
             before += blocks
         x = LayerNorm(epsilon=self.head_epsilon, name="head_norm")(x.mean((1, 2)))
         return x if self.outputs is None else Dense(self.outputs, name="head")(x)
@@ -81,13 +83,14 @@ def _patches(channels: int, size: int, name: str) -> Conv:
 
 
 class ConvNeXtBlock(nn.Module):
-    """Block of ConvNeXt: a depthwise 7 x 7 convolution, layer norm, and an MLP of each pixel.
+    """Block of ConvNeXt: a depthwise convolution, layer norm, and an MLP of each pixel.
 
     The MLP is four times as wide inside, an inverted bottleneck. Its output, times the layer scale,
     is added to the input; training drops it for whole images at the rate `drop_path` (stochastic
     depth, Huang et al., 2016).
     """
 
+    kernel: int
     layer_scale: float | None
     drop_path: float
     activation: Callable[[jax.Array], jax.Array]
@@ -96,7 +99,9 @@ class ConvNeXtBlock(nn.Module):
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """x (B, H, W, C) to the same shape."""
         channels = x.shape[-1]
-        depthwise = Conv(channels, (7, 7), feature_group_count=channels, name="depthwise")
+        depthwise = Conv(
+            channels, (self.kernel,) * 2, feature_group_count=channels, name="depthwise"
+        )
         y = LayerNorm(epsilon=EPSILON, name="norm")(depthwise(x))
         y = self.activation(Dense(4 * channels, name="in")(y))
         y = Dense(channels, name="out")(y)

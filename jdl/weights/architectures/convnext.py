@@ -42,10 +42,10 @@ def convnext(
         classes(config, outputs, "ConvNextForImageClassification", "ConvNextModel"),
         tuple(zip(value(config, "hidden_sizes"), value(config, "depths"), strict=True)),
         value(config, "patch_size"),
-        scale if scale > 0 else None,
-        config.get("drop_path_rate", 0.0) if drop_path is None else drop_path,
-        choose(config, "hidden_act", ACTIVATIONS),
-        value(config, "layer_norm_eps"),
+        layer_scale=scale if scale > 0 else None,
+        drop_path=config.get("drop_path_rate", 0.0) if drop_path is None else drop_path,
+        activation=choose(config, "hidden_act", ACTIVATIONS),
+        head_epsilon=value(config, "layer_norm_eps"),
     )
     stage = "convnext.encoder.stages.{}"
     block = f"{stage}.layers.{{}}"
