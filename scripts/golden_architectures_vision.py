@@ -21,8 +21,10 @@ import torch
 import torchvision
 import transformers
 from safetensors.torch import load_file
-from timm.models._efficientnet_builder import decode_arch_def
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
@@ -36,6 +38,8 @@ PUBLISHED = (
     "efficientnet_b0",
     "tf_efficientnet_b3",
     "mobilenetv2_140",
+    "mobilenetv3_large_100",
+    "tf_mobilenetv3_small_100",
     "convnext_base",
     "convnext_nano",
 )
@@ -141,6 +145,23 @@ def inverted_residuals() -> Iterator[tuple[str, Any, dict[str, int]]]:
         norm = partial(nn.BatchNorm2d, eps=1e-3 if name.startswith("tf") else 1e-5)
         model = EfficientNet(blocks, 5, 64, stem_size=8, norm_layer=norm, **form)
         yield f"timm_{name}", plain(model, {}), size
+
+
+def mobilenets_v3() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """MobileNetV3 of three stages, with all that its blocks differ by."""
+    stages = (
+        ["ds_r1_k3_s1_e1_c8_se0.25_nre"],
+        ["ir_r1_k3_s2_e4.5_c8_nre", "ir_r1_k3_s1_e2.3_c8_nre"],
+        ["ir_r1_k5_s2_e6_c16_se0.25"],
+        ["cn_r1_k1_s1_c96"],
+    )
+    relu, rounded = nn.ReLU, round_channels
+    squeeze = partial(
+        SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=relu, rd_round_fn=rounded
+    )
+    form = {"stem_size": 8, "act_layer": nn.Hardswish, "se_layer": squeeze, "fix_stem": True}
+    model = MobileNetV3(decode_arch_def(stages), 5, num_features=24, **form)
+    yield "timm_mobilenet_v3", plain(model, {}), {"height": 36, "width": 33}
 
 
 def convnexts() -> Iterator[tuple[str, Any, dict[str, int]]]:
@@ -249,7 +270,9 @@ def main() -> None:
         write_classifiers([*resnets(), *vits(), *inverted_residuals()])
         for name, arrays in clips():
             write(name, arrays)
-        write_classifiers([*convnexts()])  # last, so that the draws for the others stay
+        write_classifiers(
+            [*convnexts(), *mobilenets_v3()]
+        )  # last, so that the draws for the others stay
         write("published", {"json": np.asarray(json.dumps(published()))})
     versions = (transformers, timm, torchvision, torch)
     print(", ".join(f"{library.__name__} {library.__version__}" for library in versions))

@@ -34,8 +34,23 @@ def by_name(config, **changes):
     return timm(config)(config, **changes)
 
 
-def small(**form):
-    stages = Stage(1, 32, 1, 3), Stage(6, 32, 2, 3), Stage(6, 64, 1, 5)
+STAGES_V2 = Stage(1, 32, 1, 3), Stage(6, 32, 2, 3), Stage(6, 64, 1, 5)
+STAGES_V3 = (
+    Stage(1, 32, 1, 3, True, nn.relu),
+    Stage((4.5, 2.3), 32, 2, 3, False, nn.relu),
+    Stage(6, 64, 1, 5),
+)
+MOBILENET_V3 = {
+    "stages": STAGES_V3,
+    "activation": nn.hard_swish,
+    "symmetric_padding": True,
+    "top": 6,
+    "hidden": 24,
+    "hard_squeeze": True,
+}
+
+
+def small(stages=STAGES_V2, **form):
     model = EfficientNet(5, 0.25, stages=stages, strides=(2, 1, 2, 2), **form)
     return timm_inverted_residuals(model, new_head=False)
 
@@ -61,6 +76,7 @@ CASES = {  # a golden, and what reads its config
     "timm_convnext_tiny": by_name,
     "timm_convnext_atto": by_name,
     "timm_mobilenet_v2": lambda config: small(**MOBILENET),
+    "timm_mobilenet_v3": lambda config: small(**MOBILENET_V3),
 }
 LITTLE_NEW = (
     "resnet_basic",

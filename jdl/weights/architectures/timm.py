@@ -11,8 +11,10 @@ from jdl.weights.architectures.convnext import CONVNEXT_NAME, timm_convnext
 from jdl.weights.architectures.efficientnet import (
     EFFICIENTNET_NAME,
     MOBILENET_NAME,
+    MOBILENET_V3_NAME,
     timm_efficientnet,
     timm_mobilenet_v2,
+    timm_mobilenet_v3,
 )
 from jdl.weights.architectures.resnet import RESNET_NAME, timm_resnet
 from jdl.weights.architectures.timm_vit import VIT_NAME, timm_vit
@@ -23,6 +25,7 @@ TIMM: dict[str, Callable[..., Architecture]] = {
     CONVNEXT_NAME: timm_convnext,
     EFFICIENTNET_NAME: timm_efficientnet,
     MOBILENET_NAME: timm_mobilenet_v2,
+    MOBILENET_V3_NAME: timm_mobilenet_v3,
 }
 """Architectures by a regular expression of timm's name."""
 
