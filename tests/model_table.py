@@ -485,6 +485,22 @@ TABLE = [
         88 + (320 + 864 + 162 + 544) + (1_152 + 1_728 + 580 + 1_056) + 864 + (48 * 5 + 5),
     ),
     Row(
+        "mobilenet-v3",
+        EfficientNet(
+            5,
+            0.25,
+            stages=(Stage(2.5, 48, 1, 3, True, nn.relu),),
+            strides=(1, 2),
+            dropout=0.0,
+            activation=nn.hard_swish,
+            top=6,
+            hidden=8,
+            hard_squeeze=True,
+        ),
+        (8, 8, 1),
+        88 + (240 + 264 + 416 + 416) + 1_296 + (72 * 8 + 8) + (8 * 5 + 5),
+    ),
+    Row(
         "convnext",
         ConvNeXt(5, ((4, 1), (8, 1)), 2, kernel=3, layer_scale=0.1, drop_path=0.0),
         (8, 8, 1),
@@ -809,6 +825,7 @@ UNSUPERVISED = [
         ),
         (8, 16, 1),
         (16 * 8 + 9 * 8 + 8 + 16 + BLOCK + 16) + ((13 + 16) * 8 + BLOCK + 16) + 2 * 8 * 4 + 1,
+        3e-3,
         objective=contrastive,
     ),
     Images(
