@@ -20,6 +20,7 @@ class CLIP(nn.Module):
     dense layer without a bias takes them to `width`. The vectors of an image and of a text that
     fits it point in the same direction: `jdl.objectives.contrastive(model)` trains that, and with
     it "log_scale", the log of what the cosines are multiplied by (the inverse of the temperature).
+    Zero-shot classification asks which text, such as "a photo of a cat", is nearest to an image.
     `image_shape` is the shape of an image, (H, W, C).
     """
 
