@@ -3,7 +3,10 @@
 tests/golden/vision/ is written by scripts/golden_architectures_vision.py. Seen to fail: the padding
 of TensorFlow for that of PyTorch, another epsilon of batch and of layer norm, GELU by tanh, a mean
 of patches with the class token in it, a layer scale that is added, statistics in each other's
-places, kernels turned the wrong way on their way back, and a config that is not checked.
+places, kernels turned the wrong way on their way back, a config that is not checked; of ConvNeXt
+padded patches, an added layer scale, another epsilon of the stem and of the head, the norm before
+the pooling; of MobileNetV3 a soft gate, hard-swish in the squeezing and in all stages, and a ReLU
+in the head.
 """
 
 import json
@@ -188,6 +191,8 @@ def test_the_name_says_padding_and_epsilon():
     assert (tensorflow.symmetric_padding, tensorflow.epsilon) == (False, 1e-3)
     assert mobilenet.symmetric_padding
     assert mobilenet.activation is nn.relu6
+    mobilenet = by_name({"architecture": "tf_mobilenetv3_large_100", "num_classes": 0}).model
+    assert (mobilenet.symmetric_padding, mobilenet.epsilon) == (False, 1e-3)
 
 
 def test_a_name_that_timm_has_and_jdl_has_not_is_refused():
