@@ -131,10 +131,10 @@ class EfficientNet(nn.Module):
     pooling, and a dense layer. Compound scaling: `width` times as many channels, in multiples of
     eight, and `depth` times as many blocks. The default strides are for small images;
     `LARGE_IMAGES` has those of the paper. With `MOBILENET_V2` for stages, `squeeze_ratio=0` and
-    `activation=nn.relu6` it is MobileNetV2 (Sandler et al., 2018);
-    `mobilenet_v3` gives MobileNetV3. Weights of PyTorch need `symmetric_padding`, those of
-    TensorFlow `epsilon=1e-3`. With `outputs=None` it gives what the last dense layer reads: the
-    mean of the features (B, F), of MobileNetV3 after its `hidden` layer.
+    `activation=nn.relu6` it is MobileNetV2 (Sandler et al., 2018); `mobilenet_v3` makes a
+    MobileNetV3. Weights of PyTorch need `symmetric_padding`, those of TensorFlow `epsilon=1e-3`.
+    With `outputs=None` there is no last dense layer: it gives the mean of the features (B, F), or
+    what the `hidden` layer makes of it.
     """
 
     outputs: int | None
@@ -204,13 +204,13 @@ def _multiple_of_eight(channels: float) -> int:
 class InvertedResidual(nn.Module):
     """Inverted residual block, MBConv (Sandler et al., 2018), with squeeze-and-excitation.
 
-    A 1 x 1 convolution to `expansion` times as many channels (by a fraction to a multiple of
-    eight), a depthwise convolution, squeeze-and-excitation (Hu et
-    al., 2018), and a 1 x 1 convolution to fewer channels. Where the shape stays, the input is
-    added; training then drops the block for whole images at the rate `drop_path` (stochastic depth,
-    Huang et al., 2016). The squeezed channels are `squeeze_ratio` times those of the input. With
-    `hard_squeeze` they are so many times the expanded ones, in multiples of eight, and squeezing
-    has a ReLU and the hard sigmoid (MobileNetV3; Howard et al., 2019).
+    A 1 x 1 convolution to `expansion` times as many channels (to a multiple of eight where that is
+    a fraction), a depthwise convolution, squeeze-and-excitation (Hu et al., 2018), and a 1 x 1
+    convolution to fewer channels. Where the shape stays, the input is added; training then drops
+    the block for whole images at the rate `drop_path` (stochastic depth, Huang et al., 2016). The
+    squeezed channels are `squeeze_ratio` times those of the input. With `hard_squeeze` they are
+    that many times the expanded ones, in multiples of eight, squeezed by ReLU and the hard sigmoid
+    (MobileNetV3; Howard et al., 2019).
     """
 
     channels: int

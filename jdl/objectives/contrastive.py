@@ -30,7 +30,7 @@ from jdl.types import (
     Variables,
 )
 
-FIRST = 0.07  # the temperature that training begins with, as in CLIP
+INITIAL = 0.07  # the temperature that training begins with, as in CLIP
 COLDEST = 0.01  # the lowest one, as there
 MOST = -math.log(COLDEST)  # the log of the scale that it gives
 EXCLUDED = -1e9  # the logit of a padding row, which is nobody's negative
@@ -82,7 +82,7 @@ class Contrastive(Objective):
         own = isinstance(of_x, Mapping) and LOG_SCALE in of_x
         if own and self.temperature is None:
             return variables
-        scale = jnp.asarray(-math.log(self.temperature or FIRST), jnp.float32)
+        scale = jnp.asarray(-math.log(self.temperature or INITIAL), jnp.float32)
         new = {OF_X: {**of_x, LOG_SCALE: scale}} if own else {LOG_SCALE: scale}
         return {**variables, "params": {**params, **new}}
 
