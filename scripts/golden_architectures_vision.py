@@ -21,8 +21,10 @@ import torch
 import torchvision
 import transformers
 from safetensors.torch import load_file
-from timm.models._efficientnet_builder import decode_arch_def
+from timm.models._efficientnet_blocks import SqueezeExcite
+from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.efficientnet import EfficientNet
+from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 from torchvision.models.resnet import Bottleneck
 
@@ -36,6 +38,10 @@ PUBLISHED = (
     "efficientnet_b0",
     "tf_efficientnet_b3",
     "mobilenetv2_140",
+    "mobilenetv3_large_100",
+    "tf_mobilenetv3_small_100",
+    "convnext_base",
+    "convnext_nano",
 )
 
 
@@ -141,6 +147,92 @@ def inverted_residuals() -> Iterator[tuple[str, Any, dict[str, int]]]:
         yield f"timm_{name}", plain(model, {}), size
 
 
+def mobilenets_v3() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """MobileNetV3 of three stages, with all that its blocks differ by."""
+    stages = (
+        ["ds_r1_k3_s1_e1_c8_se0.25_nre"],
+        ["ir_r1_k3_s2_e4.5_c8_nre", "ir_r1_k3_s1_e2.3_c8_nre"],
+        ["ir_r1_k5_s2_e6_c16_se0.25"],
+        ["cn_r1_k1_s1_c96"],
+    )
+    relu, rounded = nn.ReLU, round_channels
+    squeeze = partial(
+        SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=relu, rd_round_fn=rounded
+    )
+    form = {"stem_size": 8, "act_layer": nn.Hardswish, "se_layer": squeeze, "fix_stem": True}
+    model = MobileNetV3(decode_arch_def(stages), 5, num_features=24, **form)
+    yield "timm_mobilenet_v3", plain(model, {}), {"height": 36, "width": 33}
+
+
+def convnexts() -> Iterator[tuple[str, Any, dict[str, int]]]:
+    """ConvNeXt of both libraries, with layers and with convolutions of 1 x 1 pixel, and no head."""
+    config = transformers.ConvNextConfig(
+        hidden_sizes=[4, 8],
+        depths=[1, 2],
+        num_stages=2,
+        patch_size=2,
+        num_labels=5,
+        layer_norm_eps=1e-3,
+    )
+    for name, head in (("convnext", "ForImageClassification"), ("convnext_base", "Model")):
+        yield name, hugging_face(config, getattr(transformers, f"ConvNext{head}")), SIZES
+    arguments = {"depths": [1, 2, 1, 1], "dims": [4, 8, 4, 8]}
+    for name in ("convnext_tiny", "convnext_atto"):
+        config = {"architecture": name, "num_classes": 5, "model_args": arguments}
+        model = timm.create_model(name, num_classes=5, **arguments)
+        yield f"timm_{name}", plain(model, config), {"height": 36, "width": 33}
+
+
+def clips() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """CLIP with its end of a text in the config, and as older files have it, with GELU by erf.
+
+    Behind the end of a text there is padding, which in one file is the same token.
+    """
+    tokens = torch.tensor([[1, 7, 3, 12, 5, 29, 29, 29], [1, 9, 9, 4, 2, 8, 11, 29]])
+    for name, end, padding, act, depth in (
+        ("clip", 29, 29, "quick_gelu", 2),
+        ("clip_older", 2, 0, "gelu", 1),
+    ):
+        sizes = {"num_hidden_layers": depth, "intermediate_size": 20}
+        text = {"hidden_size": 16, "num_attention_heads": 2, "vocab_size": 31}
+        text |= {"max_position_embeddings": 9, "eos_token_id": end, "hidden_act": act, **sizes}
+        image = {"hidden_size": 24, "num_attention_heads": 3, "image_size": 12, "patch_size": 4}
+        config = transformers.CLIPConfig(
+            text_config=text,
+            vision_config={**image, "hidden_act": act, **sizes},
+            projection_dim=10,
+        )
+        model, config, weights = hugging_face(config, transformers.CLIPModel)
+        x = torch.randn(3, 3, 12, 12)
+        y = tokens.clone()
+        y[0, 6:] = padding
+        model = model.eval().double()
+        images = model.get_image_features(x.double()).pooler_output
+        texts = model.get_text_features(y).pooler_output
+        out = model(y, x.double()).logits_per_image
+        arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
+        arrays |= {"config": np.asarray(json.dumps(config)), "x": x.numpy().transpose(0, 2, 3, 1)}
+        arrays |= {"y": y.numpy().astype(np.int32), "images": images.float().numpy()}
+        yield name, arrays | {"texts": texts.float().numpy(), "logits": out.float().numpy()}
+
+
+def write(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Write one file, and say how large it is."""
+    path = GOLDEN / f"{name}.npz"
+    np.savez_compressed(path, **arrays)
+    print(f"{path.name}: {path.stat().st_size:,} bytes")
+
+
+def write_classifiers(models: list[tuple[str, Any, dict[str, int]]]) -> None:
+    """Write the files of models that give logits."""
+    for name, (model, config, weights), size in models:
+        x = torch.randn(2, 3, size["height"], size["width"])
+        arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
+        arrays["config"] = np.asarray(json.dumps(config))
+        arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
+        write(name, arrays | {"y": logits(model, x).float().numpy()})
+
+
 def published() -> dict[str, dict[str, list[int]]]:
     """The names and shapes of timm's models; torchvision's ResNets have the same."""
     found = {}
@@ -163,6 +255,8 @@ def logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return out
     if hasattr(out, "logits"):
         return out.logits
+    if isinstance(model, transformers.ConvNextModel):
+        return out.pooler_output
     class_token, patches = out.last_hidden_state[:, 0], out.last_hidden_state[:, 1:]
     if isinstance(model, transformers.Dinov2Model):
         return torch.cat([class_token, patches.mean(1)], 1)
@@ -173,16 +267,13 @@ def main() -> None:
     """Write all files, and say how large they are."""
     torch.manual_seed(0)
     with torch.no_grad():
-        for name, (model, config, weights), size in (*resnets(), *vits(), *inverted_residuals()):
-            x = torch.randn(2, 3, size["height"], size["width"])
-            arrays = {f"weights/{key}": value.float().numpy() for key, value in weights.items()}
-            arrays["config"] = np.asarray(json.dumps(config))
-            arrays["x"] = x.numpy().transpose(0, 2, 3, 1)
-            arrays["y"] = logits(model, x).float().numpy()
-            path = GOLDEN / f"{name}.npz"
-            np.savez_compressed(path, **arrays)
-            print(f"{path.name}: {path.stat().st_size:,} bytes")
-        np.savez_compressed(GOLDEN / "published.npz", json=json.dumps(published()))
+        write_classifiers([*resnets(), *vits(), *inverted_residuals()])
+        for name, arrays in clips():
+            write(name, arrays)
+        write_classifiers(
+            [*convnexts(), *mobilenets_v3()]
+        )  # last, so that the draws for the others stay
+        write("published", {"json": np.asarray(json.dumps(published()))})
     versions = (transformers, timm, torchvision, torch)
     print(", ".join(f"{library.__name__} {library.__version__}" for library in versions))
 

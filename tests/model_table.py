@@ -21,7 +21,9 @@ from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
 from jdl.models.captioner import Captioner
+from jdl.models.clip import CLIP, TextTower
 from jdl.models.cnn import CNN
+from jdl.models.convnext import ConvNeXt
 from jdl.models.crnn import CRNN
 from jdl.models.dcgan import Discriminator, Generator, SpectralNormDiscriminator
 from jdl.models.deep_speech import DeepSpeech2
@@ -482,6 +484,33 @@ TABLE = [
         (8, 8, 1),
         88 + (320 + 864 + 162 + 544) + (1_152 + 1_728 + 580 + 1_056) + 864 + (48 * 5 + 5),
     ),
+    Row(
+        "mobilenet-v3",
+        EfficientNet(
+            5,
+            0.25,
+            stages=(Stage(2.5, 48, 1, 3, True, nn.relu),),
+            strides=(1, 2),
+            dropout=0.0,
+            activation=nn.hard_swish,
+            top=6,
+            hidden=8,
+            hard_squeeze=True,
+        ),
+        (8, 8, 1),
+        88 + (240 + 264 + 416 + 416) + 1_296 + (72 * 8 + 8) + (8 * 5 + 5),
+    ),
+    Row(
+        "convnext",
+        ConvNeXt(5, ((4, 1), (8, 1)), 2, kernel=3, layer_scale=0.1, drop_path=0.0),
+        (8, 8, 1),
+        (4 * 4 + 4 + 8)
+        + (9 * 4 + 4 + 8 + 2 * 64 + 16 + 4 + 4)  # the stem, the first stage
+        + (8 + 16 * 8 + 8)
+        + (9 * 8 + 8 + 16 + 2 * 256 + 32 + 8 + 8)
+        + 16
+        + (8 * 5 + 5),
+    ),
     Row("rnn", RNN(5, (8, 6), ELMAN), (6, 3), (8 * 11 + 8) + (6 * 14 + 6) + 35, ragged=True),
     Row("gru", RNN(5, (8,), GRU), (6, 3), 3 * 8 * (3 + 8 + 2) + 45, ragged=True),
     Row("lstm", RNN(5, (8,), LSTM), (6, 3), 4 * 8 * (3 + 8 + 1) + 45, ragged=True),
@@ -785,6 +814,19 @@ UNSUPERVISED = [
         (8, 16, 1),
         (9 * 4 + 8) + (128 * 4 + 4) + (13 * 4 + 13) + 1,
         objective=lambda model: contrastive(model, EmbeddingBag(SIZE, 4)),
+    ),
+    Captioned(
+        "clip",
+        CLIP(
+            ViT(None, 4, ONE, "class", embedding_norm=True),
+            TextTower(SIZE, replace(ONE, rotary=False)),
+            4,
+            (8, 16, 1),
+        ),
+        (8, 16, 1),
+        (16 * 8 + 9 * 8 + 8 + 16 + BLOCK + 16) + ((13 + 16) * 8 + BLOCK + 16) + 2 * 8 * 4 + 1,
+        3e-3,
+        objective=contrastive,
     ),
     Images(
         "unet",

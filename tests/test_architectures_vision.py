@@ -3,7 +3,10 @@
 tests/golden/vision/ is written by scripts/golden_architectures_vision.py. Seen to fail: the padding
 of TensorFlow for that of PyTorch, another epsilon of batch and of layer norm, GELU by tanh, a mean
 of patches with the class token in it, a layer scale that is added, statistics in each other's
-places, kernels turned the wrong way on their way back, and a config that is not checked.
+places, kernels turned the wrong way on their way back, a config that is not checked; of ConvNeXt
+padded patches, an added layer scale, another epsilon of the stem and of the head, the norm before
+the pooling; of MobileNetV3 a soft gate, hard-swish in the squeezing and in all stages, and a ReLU
+in the head.
 """
 
 import json
@@ -20,6 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdl.models.efficientnet import EfficientNet, Stage
 from jdl.models.vit import ViT
 from jdl.types import Error
+from jdl.weights.architectures.convnext import convnext
 from jdl.weights.architectures.efficientnet import timm_inverted_residuals
 from jdl.weights.architectures.resnet import resnet, torchvision_resnet
 from jdl.weights.architectures.timm import timm
@@ -33,8 +37,23 @@ def by_name(config, **changes):
     return timm(config)(config, **changes)
 
 
-def small(**form):
-    stages = Stage(1, 32, 1, 3), Stage(6, 32, 2, 3), Stage(6, 64, 1, 5)
+STAGES_V2 = Stage(1, 32, 1, 3), Stage(6, 32, 2, 3), Stage(6, 64, 1, 5)
+STAGES_V3 = (
+    Stage(1, 32, 1, 3, True, nn.relu),
+    Stage((4.5, 2.3), 32, 2, 3, False, nn.relu),
+    Stage(6, 64, 1, 5),
+)
+MOBILENET_V3 = {
+    "stages": STAGES_V3,
+    "activation": nn.hard_swish,
+    "symmetric_padding": True,
+    "top": 6,
+    "hidden": 24,
+    "hard_squeeze": True,
+}
+
+
+def small(stages=STAGES_V2, **form):
     model = EfficientNet(5, 0.25, stages=stages, strides=(2, 1, 2, 2), **form)
     return timm_inverted_residuals(model, new_head=False)
 
@@ -55,7 +74,12 @@ CASES = {  # a golden, and what reads its config
     "timm_dinov2": by_name,
     "timm_efficientnet": lambda config: small(symmetric_padding=True),
     "timm_tf_efficientnet": lambda config: small(epsilon=1e-3),
+    "convnext": convnext,
+    "convnext_base": convnext,
+    "timm_convnext_tiny": by_name,
+    "timm_convnext_atto": by_name,
     "timm_mobilenet_v2": lambda config: small(**MOBILENET),
+    "timm_mobilenet_v3": lambda config: small(**MOBILENET_V3),
 }
 LITTLE_NEW = (
     "resnet_basic",
@@ -64,6 +88,8 @@ LITTLE_NEW = (
     "timm_vit",
     "timm_deit",
     "timm_efficientnet",
+    "convnext_base",
+    "timm_convnext_tiny",
 )
 FAST_TO_COMPILE = {  # five times as fast
     "xla_backend_optimization_level": 0,
@@ -140,10 +166,12 @@ def test_published_sizes_have_all_names_and_shapes(name):
         ("resnet_basic", {"downsample_in_first_stage": True}),
         ("resnet_basic", {"embedding_size": 12}),
         ("resnet_basic", {"architectures": ["ResNetBackbone"]}),
-        ("vit", {"hidden_act": "quick_gelu"}),
+        ("vit", {"hidden_act": "mish"}),
         ("vit", {"qkv_bias": False}),
         ("deit", {"architectures": ["DeiTForImageClassification"]}),
         ("dinov2", {"use_swiglu_ffn": True}),
+        ("convnext", {"hidden_act": "mish"}),
+        ("timm_convnext_tiny", {"model_args": {"stem_type": "overlap"}}),
         ("timm_vit", {"global_pool": "avg"}),
         ("timm_vit", {"model_args": {"class_token": False}}),
     ],
@@ -163,6 +191,8 @@ def test_the_name_says_padding_and_epsilon():
     assert (tensorflow.symmetric_padding, tensorflow.epsilon) == (False, 1e-3)
     assert mobilenet.symmetric_padding
     assert mobilenet.activation is nn.relu6
+    mobilenet = by_name({"architecture": "tf_mobilenetv3_large_100", "num_classes": 0}).model
+    assert (mobilenet.symmetric_padding, mobilenet.epsilon) == (False, 1e-3)
 
 
 def test_a_name_that_timm_has_and_jdl_has_not_is_refused():

@@ -13,7 +13,8 @@ from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER
 import jdl
 from jdl.models.alexnet import AlexNet
 from jdl.models.cnn import CNN
-from jdl.models.efficientnet import InvertedResidual, efficientnet
+from jdl.models.convnext import convnext
+from jdl.models.efficientnet import InvertedResidual, efficientnet, mobilenet_v3
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.resnet import Block, ResNet, resnet
@@ -277,6 +278,9 @@ def test_invalid_configurations_are_refused(make, message):
         (efficientnet(0, 1000), (224, 224, 3), 5_288_548),
         (efficientnet(1, 1000), (240, 240, 3), 7_794_184),
         (efficientnet(3, 1000), (300, 300, 3), 12_233_232),
+        (mobilenet_v3("large", 1000), (224, 224, 3), 5_483_032),
+        (mobilenet_v3("small", 1000), (224, 224, 3), 2_542_856),
+        (convnext("tiny", 1000), (224, 224, 3), 28_589_128),
     ],
 )
 def test_published_networks_have_their_published_parameters(model, shape, parameters):
@@ -285,7 +289,7 @@ def test_published_networks_have_their_published_parameters(model, shape, parame
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
 
 
-@pytest.mark.parametrize("published", [vgg, resnet, efficientnet])
+@pytest.mark.parametrize("published", [vgg, resnet, efficientnet, mobilenet_v3, convnext])
 def test_unpublished_sizes_are_refused(published):
     with pytest.raises(jdl.Error, match="17 is none of these"):
         published(17, 10)

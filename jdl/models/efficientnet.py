@@ -1,4 +1,4 @@
-"""EfficientNet: inverted residual blocks (MBConv) with compound scaling of width and depth."""
+"""EfficientNet, and MobileNetV2 and V3: inverted residual blocks (MBConv), scaled together."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -9,16 +9,28 @@ import flax.linen as nn
 import jax
 
 from jdl.errors import Error
-from jdl.layers import ConvNorm, Dropout
+from jdl.layers import ConvNorm, Dense, Dropout
 
 
 class Stage(NamedTuple):
-    """A stage of `blocks` inverted residual blocks; each is `expansion` times as wide inside."""
+    """A stage of `blocks` inverted residual blocks; each is `expansion` times as wide inside.
 
-    expansion: int
+    Several expansions are those of its blocks. Without `squeeze` it has no squeeze-and-excitation.
+    The activation is by default that of the network.
+    """
+
+    expansion: float | tuple[float, ...]
     channels: int
     blocks: int
     kernel: int
+    squeeze: bool = True
+    activation: Callable[[jax.Array], jax.Array] | None = None
+
+    def expansions(self, depth: float) -> tuple[float, ...]:
+        """The expansion of each block, where there are `depth` times as many."""
+        blocks = math.ceil(depth * self.blocks)
+        given = self.expansion if isinstance(self.expansion, tuple) else (self.expansion,)
+        return (*given, *given[-1:] * blocks)[:blocks]
 
 
 STAGES = (
@@ -39,6 +51,31 @@ MOBILENET_V2 = (
     Stage(6, 160, 3, 3),
     Stage(6, 320, 1, 3),
 )
+MOBILENET_V3 = {  # by size: the stages, their strides and that of the stem, and a dense layer
+    "large": (
+        (
+            Stage(1, 16, 1, 3, False, nn.relu),
+            Stage((4, 3), 24, 2, 3, False, nn.relu),
+            Stage(3, 40, 3, 5, True, nn.relu),
+            Stage((6, 2.5, 2.3), 80, 4, 3, False),
+            Stage(6, 112, 2, 3),
+            Stage(6, 160, 3, 5),
+        ),
+        (2, 1, 2, 2, 2, 1, 2),
+        1280,
+    ),
+    "small": (
+        (
+            Stage(1, 16, 1, 3, True, nn.relu),
+            Stage((4.5, 3.67), 24, 2, 3, False, nn.relu),
+            Stage((4, 6), 40, 3, 5),
+            Stage(3, 48, 2, 5),
+            Stage(6, 96, 3, 5),
+        ),
+        (2, 2, 2, 2, 1, 2),
+        1024,
+    ),
+}
 SMALL_IMAGES = (1, 1, 1, 2, 2, 1, 2, 1)  # strides of the stem and of each stage
 LARGE_IMAGES = (2, 1, 2, 2, 2, 1, 2, 1)  # as published
 PUBLISHED = (  # width, depth and dropout of B0 to B7
@@ -70,6 +107,23 @@ def efficientnet(n: int, outputs: int | None, **options: Any) -> "EfficientNet":
     )
 
 
+def mobilenet_v3(size: str, outputs: int | None, **options: Any) -> "EfficientNet":
+    """The published MobileNetV3, "large" or "small", for large images (Howard et al., 2019).
+
+    Options are those of `EfficientNet`. For 1000 classes the large one has 5,483,032 parameters,
+    and the small one 2,542,856. Raises `Error` for any other size.
+    """
+    if size not in MOBILENET_V3:
+        raise Error(
+            f"MobileNetV3 was published as {', '.join(MOBILENET_V3)}, and {size!r} is none of "
+            "these."
+        )
+    stages, strides, hidden = MOBILENET_V3[size]
+    form = {"stem": 16, "top": 6, "activation": nn.hard_swish, "hard_squeeze": True}
+    published = {"stages": stages, "strides": strides, "hidden": hidden, "drop_path": 0.0, **form}
+    return EfficientNet(outputs, **{**published, **options})
+
+
 class EfficientNet(nn.Module):
     """EfficientNet (Tan and Le, 2019): stages of inverted residual blocks (MBConv).
 
@@ -77,9 +131,10 @@ class EfficientNet(nn.Module):
     pooling, and a dense layer. Compound scaling: `width` times as many channels, in multiples of
     eight, and `depth` times as many blocks. The default strides are for small images;
     `LARGE_IMAGES` has those of the paper. With `MOBILENET_V2` for stages, `squeeze_ratio=0` and
-    `activation=nn.relu6` it is MobileNetV2 (Sandler et al., 2018). Weights of PyTorch need
-    `symmetric_padding`, those of TensorFlow `epsilon=1e-3`. With `outputs=None` there is no dense
-    layer: it gives the mean of the features (B, F).
+    `activation=nn.relu6` it is MobileNetV2 (Sandler et al., 2018); `mobilenet_v3` makes a
+    MobileNetV3. Weights of PyTorch need `symmetric_padding`, those of TensorFlow `epsilon=1e-3`.
+    With `outputs=None` there is no last dense layer: it gives the mean of the features (B, F), or
+    what the `hidden` layer makes of it.
     """
 
     outputs: int | None
@@ -93,6 +148,10 @@ class EfficientNet(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.silu
     symmetric_padding: bool = False
     epsilon: float = 1e-5  # of BatchNorm
+    stem: int = 32  # channels of the stem, before `width`
+    top: int = 4  # channels of the 1 x 1 convolution, to those of the last stage
+    hidden: int = 0  # width of a dense layer with the activation, after the pooling; 0: none
+    hard_squeeze: bool = False  # as in `InvertedResidual`
 
     @nn.compact
     def __call__(
@@ -105,47 +164,57 @@ class EfficientNet(nn.Module):
             "symmetric_padding": self.symmetric_padding,
             "epsilon": self.epsilon,
         }
-        x = ConvNorm(self._channels(32), 3, stem, **form)(x, train, mask)
+        x = ConvNorm(self._channels(self.stem), 3, stem, **form)(x, train, mask)
         blocks = [
-            (stage, stride if first else 1)
+            (stage, expansion, 1 if block else stride)
             for stage, stride in zip(self.stages, strides, strict=True)
-            for first in [True] + [False] * (math.ceil(self.depth * stage.blocks) - 1)
+            for block, expansion in enumerate(stage.expansions(self.depth))
         ]
-        for n, (stage, stride) in enumerate(blocks):
+        for n, (stage, expansion, stride) in enumerate(blocks):
             x = InvertedResidual(
                 self._channels(stage.channels),
-                stage.expansion,
+                expansion,
                 stage.kernel,
                 stride,
-                self.squeeze_ratio,
+                self.squeeze_ratio if stage.squeeze else 0.0,
                 self.drop_path * n / len(blocks),
-                **form,
+                hard_squeeze=self.hard_squeeze,
+                **{**form, "activation": stage.activation or self.activation},
             )(x, train, mask)
-        top = self._channels(4 * self.stages[-1].channels)
-        x = ConvNorm(top, 1, **form)(x, train, mask)
-        x = Dropout(self.dropout)(x.mean((1, 2)), train)
+        top = self._channels(self.top * self.stages[-1].channels)
+        x = ConvNorm(top, 1, **form)(x, train, mask).mean((1, 2))
+        if self.hidden:
+            x = self.activation(Dense(self.hidden, name="hidden")(x))
+        x = Dropout(self.dropout)(x, train)
         if self.outputs is None:
             return x
         return nn.Dense(self.outputs, name="head")(x)
 
     def _channels(self, published: int) -> int:
-        """`width` times as many, rounded to a multiple of eight, down by a tenth at most."""
-        scaled = self.width * published
-        nearest = max(8, int(scaled + 4) // 8 * 8)
-        return nearest if nearest >= 0.9 * scaled else nearest + 8
+        """`width` times as many, rounded to a multiple of eight."""
+        return _multiple_of_eight(self.width * published)
+
+
+def _multiple_of_eight(channels: float) -> int:
+    """The nearest multiple of eight, but none that is lower by more than a tenth."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest if nearest >= 0.9 * channels else nearest + 8
 
 
 class InvertedResidual(nn.Module):
     """Inverted residual block, MBConv (Sandler et al., 2018), with squeeze-and-excitation.
 
-    A 1 x 1 convolution to more channels, a depthwise convolution, squeeze-and-excitation (Hu et
-    al., 2018), and a 1 x 1 convolution to fewer channels. Where the shape stays, the input is
-    added; training then drops the block for whole images at the rate `drop_path` (stochastic depth,
-    Huang et al., 2016).
+    A 1 x 1 convolution to `expansion` times as many channels (to a multiple of eight where that is
+    a fraction), a depthwise convolution, squeeze-and-excitation (Hu et al., 2018), and a 1 x 1
+    convolution to fewer channels. Where the shape stays, the input is added; training then drops
+    the block for whole images at the rate `drop_path` (stochastic depth, Huang et al., 2016). The
+    squeezed channels are `squeeze_ratio` times those of the input. With `hard_squeeze` they are
+    that many times the expanded ones, in multiples of eight, squeezed by ReLU and the hard sigmoid
+    (MobileNetV3; Howard et al., 2019).
     """
 
     channels: int
-    expansion: int
+    expansion: float
     kernel: int
     stride: int
     squeeze_ratio: float
@@ -153,11 +222,15 @@ class InvertedResidual(nn.Module):
     activation: Callable[[jax.Array], jax.Array]
     symmetric_padding: bool = False
     epsilon: float = 1e-5
+    hard_squeeze: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels)."""
-        inputs, expanded, act = x.shape[-1], self.expansion * x.shape[-1], self.activation
+        inputs, act = x.shape[-1], self.activation
+        expanded = int(self.expansion * inputs)
+        if self.expansion % 1:
+            expanded = _multiple_of_eight(self.expansion * inputs)
         conv_norm = partial(
             ConvNorm, symmetric_padding=self.symmetric_padding, epsilon=self.epsilon
         )
@@ -167,9 +240,12 @@ class InvertedResidual(nn.Module):
         depthwise = conv_norm(expanded, self.kernel, self.stride, expanded, activation=act)
         y = depthwise(y, train, mask)
         if self.squeeze_ratio:
-            squeeze = nn.Dense(max(1, int(self.squeeze_ratio * inputs)))
-            squeezed = act(squeeze(y.mean((1, 2), keepdims=True)))
-            y = y * nn.sigmoid(nn.Dense(expanded)(squeezed))
+            squeezed, inner, gate = int(self.squeeze_ratio * inputs), act, nn.sigmoid
+            if self.hard_squeeze:
+                squeezed = _multiple_of_eight(self.squeeze_ratio * expanded)
+                inner, gate = nn.relu, nn.hard_sigmoid
+            hidden = inner(nn.Dense(max(1, squeezed))(y.mean((1, 2), keepdims=True)))
+            y = y * gate(nn.Dense(expanded)(hidden))
         y = conv_norm(self.channels, 1, activation=None)(y, train, mask)
         if y.shape != x.shape:
             return y

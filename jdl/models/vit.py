@@ -30,13 +30,15 @@ class ViT(nn.Module):
     - "distilled": the class token, and a second head the distillation token; their outputs are
       averaged (DeiT, Touvron et al., 2021).
 
-    With `outputs=None` there is no head, and the model gives what the head would read.
+    With `outputs=None` there is no head, and the model gives what the head would read. With
+    `embedding_norm` the patches have no bias, and a layer norm follows the embeddings, as in CLIP.
     """
 
     outputs: int | None
     patch_size: int = 4
     config: TransformerConfig = TransformerConfig()
     pooling: str = "mean"
+    embedding_norm: bool = False
 
     @nn.compact
     def __call__(
@@ -46,7 +48,8 @@ class ViT(nn.Module):
         if self.pooling not in POOLING:
             raise Error(f"pooling must be one of {', '.join(POOLING)}, not {self.pooling!r}.")
         c, tokens = self.config, POOLING[self.pooling]
-        x = embed_patches(self, x, self.patch_size, c.width, tokens)
+        x = embed_patches(self, x, self.patch_size, c.width, tokens, not self.embedding_norm)
+        x = c.norm(name="embedding_norm")(x) if self.embedding_norm else x
         x = TransformerStack(c, name="stack")(Dropout(c.dropout)(x, train), train=train)
         if self.pooling == "distilled":
             return self._distilled(x[:, 0], x[:, 1])
@@ -64,7 +67,12 @@ class ViT(nn.Module):
 
 
 def embed_patches(
-    module: nn.Module, x: jax.Array, patch_size: int, width: int, tokens: Sequence[str] = ()
+    module: nn.Module,
+    x: jax.Array,
+    patch_size: int,
+    width: int,
+    tokens: Sequence[str] = (),
+    use_bias: bool = True,
 ) -> jax.Array:
     """Patch and position embeddings of images x (B, H, W, C): (B, N, width).
 
@@ -73,7 +81,7 @@ def embed_patches(
     """
     init, rows = nn.initializers.normal(0.02), x.shape[0]
     patches = pixel_unshuffle(x, patch_size)
-    x = Dense(width, name="patches")(patches.reshape(rows, -1, patches.shape[-1]))
+    x = Dense(width, use_bias, name="patches")(patches.reshape(rows, -1, patches.shape[-1]))
     vectors = (module.param(name, init, (1, 1, width)) for name in tokens)
     before = [jnp.broadcast_to(v, (rows, 1, width)).astype(x.dtype) for v in vectors]
     x = jnp.concatenate([*before, x], 1)

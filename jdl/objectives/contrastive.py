@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,32 +30,35 @@ from jdl.types import (
     Variables,
 )
 
-COLDEST = 0.01  # the lowest temperature, as in CLIP
+INITIAL = 0.07  # the temperature that training begins with, as in CLIP
+COLDEST = 0.01  # the lowest one, as there
 MOST = -math.log(COLDEST)  # the log of the scale that it gives
 EXCLUDED = -1e9  # the logit of a padding row, which is nobody's negative
 OF_X, OF_Y, LOG_SCALE = "model", "y_model", "log_scale"  # names of the parameters
 
 
-def contrastive(model: Any, y_model: Any = None, temperature: float = 0.07) -> Contrastive:
+def contrastive(model: Any, y_model: Any = None, temperature: float | None = None) -> Contrastive:
     """Contrastive learning of pairs (x, y) by two towers, as in CLIP (Radford et al., 2021).
 
     `model` is the tower (encoder) of x, and `y_model` that of y; each gives embeddings (B, D) of
     one width D. They may be of any kind: two texts, an image and a text. By default one model
     serves both, with shared weights (a siamese network, as Sentence-BERT; Reimers and Gurevych,
-    2019). Columns whose names begin with `y_` belong to y: `y_length` are the lengths of y, as
-    `length` those of x.
+    2019), or with a tower for each kind of input (`jdl.models.clip.CLIP`). Columns whose names
+    begin with `y_` belong to y: `y_length` are the lengths of y, as `length` those of x.
 
     The contrastive loss is InfoNCE (van den Oord et al., 2018) both ways, in nats: the
     cross-entropy of finding a row's y among those of all rows of the batch (in-batch negatives), on
     all devices, and its x likewise. The logits are cosine similarities over the temperature, which
-    is learned too, from `temperature` down to 0.01. More rows in a batch make it harder, in
-    evaluation too. Rows of a batch that fit each other as well as their own are treated as wrong.
+    is learned too, from `temperature` (by default 0.07) down to 0.01. A model that has a parameter
+    "log_scale" itself, as CLIP has, keeps it: it is the one that is learned, and by default from
+    its own value. More rows in a batch make it harder, in evaluation too. Rows of a batch that fit
+    each other as well as their own are treated as wrong.
 
     Predictions: the embeddings `code` of x and `y_code` of y, (B, D) each, of length 1. Metrics of
     an evaluation, where each x looks for its y among all rows: recall_at_1, recall_at_5 and mrr
     (mean reciprocal rank); see `jdl.metrics.retrieval_recall` for the other way.
     """
-    if not temperature >= COLDEST:
+    if temperature is not None and not temperature >= COLDEST:
         raise Error(f"temperature must be at least {COLDEST}, not {temperature}.")
     return Contrastive(model, y_model, temperature)
 
@@ -65,7 +69,7 @@ class Contrastive(Objective):
 
     model: Any
     y_model: Any  # None: the same model
-    temperature: float
+    temperature: float | None
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The initial variables of the towers, by collection and then by tower, and the scale."""
@@ -73,16 +77,23 @@ class Contrastive(Objective):
         if self.y_model is not None:
             towers[OF_Y] = _init(self.y_model, stream(key, OF_Y), of_y(batch))
         variables = join_networks(towers)
-        scale = jnp.asarray(-math.log(self.temperature), jnp.float32)
-        return {**variables, "params": {**variables.get("params", {}), LOG_SCALE: scale}}
+        params = variables.get("params", {})
+        of_x = params.get(OF_X)
+        own = isinstance(of_x, Mapping) and LOG_SCALE in of_x
+        if own and self.temperature is None:
+            return variables
+        scale = jnp.asarray(-math.log(self.temperature or INITIAL), jnp.float32)
+        new = {OF_X: {**of_x, LOG_SCALE: scale}} if own else {LOG_SCALE: scale}
+        return {**variables, "params": {**params, **new}}
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The mean of the cross-entropies of both directions, and in evaluation the metrics."""
         code, variables = self._encode(OF_X, variables, batch, key, train)
         y_key = stream(key, "y")
         y_code, variables = self._encode(OF_Y, variables, of_y(batch), y_key, train)
-        log_scale = variables["params"][LOG_SCALE].astype(jnp.float32)
-        scale = jnp.exp(_bounded(log_scale))
+        params = variables["params"]
+        log_scale = params[LOG_SCALE] if LOG_SCALE in params else params[OF_X][LOG_SCALE]
+        scale = jnp.exp(_bounded(log_scale.astype(jnp.float32)))
         mask = batch.get("mask", jnp.ones(len(code), bool)).astype(bool)
         forth = info_nce(scale * cosines(code, y_code), mask)
         back = info_nce(scale * cosines(y_code, code), mask)

@@ -13,6 +13,8 @@ from jdl.objectives.pretrained_model import PretrainedModel
 from jdl.types import Error
 from jdl.weights.architectures.architecture import Architecture, Config, choose
 from jdl.weights.architectures.bert import bert
+from jdl.weights.architectures.clip import clip
+from jdl.weights.architectures.convnext import convnext
 from jdl.weights.architectures.distilbert import distilbert
 from jdl.weights.architectures.gpt2 import gpt2
 from jdl.weights.architectures.llama import llama, mistral, qwen2, qwen3
@@ -27,6 +29,8 @@ from jdl.weights.rules import to_jdl
 ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "bert": bert,
     "camembert": roberta,
+    "clip": clip,
+    "convnext": convnext,
     "deit": deit,
     "dinov2": dinov2,
     "distilbert": distilbert,

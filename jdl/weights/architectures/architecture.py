@@ -15,11 +15,19 @@ from jdl.errors import Error
 from jdl.weights.rules import LINEAR, Layout, Rule
 
 Config = Mapping[str, Any]
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """GELU by the sigmoid (Hendrycks and Gimpel, 2016), as CLIP has it."""
+    return x * nn.sigmoid(1.702 * x)
+
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": partial(nn.gelu, approximate=False),
     "gelu_new": nn.gelu,
     "gelu_fast": nn.gelu,
     "gelu_pytorch_tanh": nn.gelu,
+    "quick_gelu": quick_gelu,
     "relu": nn.relu,
     "silu": nn.silu,
     "swish": nn.silu,

@@ -1,27 +1,32 @@
-"""EfficientNet (Tan and Le, 2019) and MobileNetV2 (Sandler et al., 2018), as timm has them."""
+"""EfficientNet (Tan and Le, 2019), MobileNetV2 and MobileNetV3, as timm has them."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import flax.linen as nn
 
-from jdl.models.efficientnet import LARGE_IMAGES, MOBILENET_V2, EfficientNet, efficientnet
+from jdl.models.efficientnet import (
+    LARGE_IMAGES,
+    MOBILENET_V2,
+    EfficientNet,
+    efficientnet,
+    mobilenet_v3,
+)
 from jdl.weights.architectures.architecture import Architecture, Config, dense
 from jdl.weights.architectures.parts import (
+    POINTWISE,
     conv_norm,
     timm_classes,
     timm_config,
     timm_name,
     with_head,
 )
-from jdl.weights.rules import Layout, Rule
+from jdl.weights.rules import Rule
 
 EFFICIENTNET_NAME = r"(tf_)?efficientnet_b([0-7])"
 MOBILENET_NAME = r"mobilenetv2_(100|140)"
-# A convolution of 1 x 1, which is a dense layer here.
-POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda kernel: kernel.T[:, :, None, None])
+MOBILENET_V3_NAME = r"(tf_)?mobilenetv3_(large|small)_100"
 
 
 def timm_efficientnet(
@@ -35,8 +40,7 @@ def timm_efficientnet(
     tensorflow, size = timm_name(config, EFFICIENTNET_NAME)
     labels = timm_classes(config, outputs)
     changes = _given(dropout=dropout, drop_path=drop_path)
-    form = {"epsilon": 1e-3} if tensorflow else {"symmetric_padding": True}
-    model = efficientnet(int(size), labels, **form, **changes)
+    model = efficientnet(int(size), labels, **_form(tensorflow), **changes)
     return timm_inverted_residuals(model, outputs is not None)
 
 
@@ -63,13 +67,36 @@ def timm_mobilenet_v2(
     return timm_inverted_residuals(model, outputs is not None)
 
 
+def timm_mobilenet_v3(
+    config: Config,
+    outputs: int | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+) -> Architecture:
+    """MobileNetV3 of timm: "mobilenetv3_large_100", or "tf_mobilenetv3_large_100"."""
+    config = timm_config(config)
+    tensorflow, size = timm_name(config, MOBILENET_V3_NAME)
+    changes = _given(dropout=dropout, drop_path=drop_path)
+    model = mobilenet_v3(size, timm_classes(config, outputs), **_form(tensorflow), **changes)
+    return timm_inverted_residuals(model, outputs is not None)
+
+
 def timm_inverted_residuals(model: EfficientNet, new_head: bool) -> Architecture:
     """A model of inverted residual blocks, of any size, with the names of timm."""
     blocks = [
-        (f"blocks.{n}.{block}", stage.expansion > 1)
+        (f"blocks.{n}.{block}", expansion > 1)
         for n, stage in enumerate(model.stages)
-        for block in range(math.ceil(model.depth * stage.blocks))
+        for block, expansion in enumerate(stage.expansions(model.depth))
     ]
+    top = f"blocks.{len(model.stages)}.0"
+    last = (
+        (
+            *conv_norm(f"{top}.conv", f"{top}.bn1", "ConvNorm_1"),
+            *dense("conv_head", "params/hidden", POINTWISE),
+        )
+        if model.hidden
+        else conv_norm("conv_head", "bn2", "ConvNorm_1")
+    )
     backbone = (
         *conv_norm("conv_stem", "bn1", "ConvNorm_0"),
         *(
@@ -77,7 +104,7 @@ def timm_inverted_residuals(model: EfficientNet, new_head: bool) -> Architecture
             for n, (theirs, expands) in enumerate(blocks)
             for rule in _block(theirs, f"InvertedResidual_{n}", expands)
         ),
-        *conv_norm("conv_head", "bn2", "ConvNorm_1"),
+        *last,
     )
     return with_head(model, backbone, dense("classifier", "params/head"), new_head)
 
@@ -94,6 +121,11 @@ def _block(theirs: str, ours: str, expands: bool) -> list[Rule]:
         *dense(f"{theirs}.se.conv_reduce", f"params/{ours}/Dense_0", POINTWISE),
         *dense(f"{theirs}.se.conv_expand", f"params/{ours}/Dense_1", POINTWISE),
     ]
+
+
+def _form(tensorflow: str) -> dict[str, Any]:
+    """What depends on where the weights were trained: in TensorFlow, or else in PyTorch."""
+    return {"epsilon": 1e-3} if tensorflow else {"symmetric_padding": True}
 
 
 def _given(**changes: Any) -> dict[str, Any]:

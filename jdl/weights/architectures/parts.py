@@ -11,7 +11,10 @@ import flax.linen as nn
 
 from jdl.errors import Error
 from jdl.weights.architectures.architecture import Architecture, Config, head, norm, value
-from jdl.weights.rules import CONV, Rule
+from jdl.weights.rules import CONV, Layout, Rule
+
+# A convolution of 1 x 1, which is a dense layer here.
+POINTWISE = Layout(lambda x: x[:, :, 0, 0].T, lambda kernel: kernel.T[:, :, None, None])
 
 
 def classes(config: Config, outputs: int | None, with_head: str, without: str) -> int | None:

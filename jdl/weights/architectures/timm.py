@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 from jdl.errors import Error
 from jdl.weights.architectures.architecture import Architecture, Config
+from jdl.weights.architectures.convnext import CONVNEXT_NAME, timm_convnext
 from jdl.weights.architectures.efficientnet import (
     EFFICIENTNET_NAME,
     MOBILENET_NAME,
+    MOBILENET_V3_NAME,
     timm_efficientnet,
     timm_mobilenet_v2,
+    timm_mobilenet_v3,
 )
 from jdl.weights.architectures.resnet import RESNET_NAME, timm_resnet
 from jdl.weights.architectures.timm_vit import VIT_NAME, timm_vit
@@ -19,8 +22,10 @@ from jdl.weights.architectures.timm_vit import VIT_NAME, timm_vit
 TIMM: dict[str, Callable[..., Architecture]] = {
     RESNET_NAME: timm_resnet,
     VIT_NAME: timm_vit,
+    CONVNEXT_NAME: timm_convnext,
     EFFICIENTNET_NAME: timm_efficientnet,
     MOBILENET_NAME: timm_mobilenet_v2,
+    MOBILENET_V3_NAME: timm_mobilenet_v3,
 }
 """Architectures by a regular expression of timm's name."""
 

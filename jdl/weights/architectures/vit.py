@@ -32,7 +32,7 @@ def vit(
     remat: bool | str = False,
 ) -> Architecture:
     """ViT: the class token is read by its head, by a new one of `outputs`, or by none."""
-    sizes = _sizes(config, dropout, remat, mlp_width=value(config, "intermediate_size"))
+    sizes = vit_sizes(config, dropout, remat, mlp_width=value(config, "intermediate_size"))
     labels = classes(config, outputs, "ViTForImageClassification", "ViTModel")
     model = ViT(labels, value(config, "patch_size"), sizes, "class")
     backbone = (*_embeddings("vit.", model.patch_size), *_layers("vit."))
@@ -47,7 +47,7 @@ def deit(
     remat: bool | str = False,
 ) -> Architecture:
     """DeiT (Touvron et al., 2021), with two heads: of its class and of its distillation token."""
-    sizes = _sizes(config, dropout, remat, mlp_width=value(config, "intermediate_size"))
+    sizes = vit_sizes(config, dropout, remat, mlp_width=value(config, "intermediate_size"))
     labels = classes(config, outputs, "DeiTForImageClassificationWithTeacher", "DeiTModel")
     model = ViT(labels, value(config, "patch_size"), sizes, "distilled")
     backbone = (
@@ -72,7 +72,7 @@ def dinov2(
     require(config, use_swiglu_ffn=False)
     mlp_width = int(value(config, "mlp_ratio") * value(config, "hidden_size"))
     scale = value(config, "layerscale_value")
-    sizes = _sizes(config, dropout, remat, mlp_width=mlp_width, layer_scale=scale)
+    sizes = vit_sizes(config, dropout, remat, mlp_width=mlp_width, layer_scale=scale)
     labels = classes(config, outputs, "Dinov2ForImageClassification", "Dinov2Model")
     model = ViT(labels, value(config, "patch_size"), sizes, "class and mean")
     layer = "dinov2.encoder.layer.{}"
@@ -90,7 +90,7 @@ def dinov2(
     return with_head(model, rules, dense("classifier", HEAD), outputs is not None)
 
 
-def patches(theirs: str, patch_size: int) -> tuple[Rule, Rule]:
+def patches(theirs: str, patch_size: int, ours: str = "params/patches") -> tuple[Rule, Rule]:
     """The rules of the convolution that embeds patches: a dense layer of the pixels of each."""
 
     def to_kernel(x: Any) -> Any:  # OIHW
@@ -100,12 +100,13 @@ def patches(theirs: str, patch_size: int) -> tuple[Rule, Rule]:
         squares = kernel.reshape(patch_size, patch_size, -1, kernel.shape[1])
         return squares.transpose(3, 2, 0, 1)
 
-    return dense(theirs, "params/patches", Layout(to_kernel, to_theirs))
+    return dense(theirs, ours, Layout(to_kernel, to_theirs))
 
 
-def _sizes(
+def vit_sizes(
     config: Config, dropout: float | None, remat: bool | str, **more: Any
 ) -> TransformerConfig:
+    """The sizes of a ViT, by the names of its config.json."""
     require(config, qkv_bias=True)
     return TransformerConfig(
         width=value(config, "hidden_size"),
