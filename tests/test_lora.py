@@ -101,10 +101,11 @@ def test_merged_is_the_formula(dora):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": "none"}, "matches no weight matrix"),
-        ({"targets": "bias"}, "matches no weight matrix"),
-        ({"targets": "Dense_1", "train": "Dense_1"}, "matches no weight matrix"),
-        ({"targets": "Conv", "train": "none"}, "matches none of"),
+        ({"targets": "none"}, "none of the weight matrices"),
+        ({"targets": "bias"}, "none of the weight matrices"),
+        ({"targets": "Dense_1", "train": "Dense_1"}, "none of the weight matrices"),
+        ({"targets": "Conv", "train": "none"}, "none of the parameters"),
+        ({"targets": "("}, "'\\(' is no regular expression"),
         ({"targets": "Conv", "rank": 0}, "at least 1, not 0"),
     ],
 )

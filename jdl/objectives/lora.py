@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.keys import stream
+from jdl.objectives.frozen_batch_norm import frozen_batch_norm
 from jdl.objectives.override import in_precision_of, map_variables, override
+from jdl.patterns import matching
 from jdl.types import Array, Batch, Error, Key, Objective, Variables
 
 LORA = "lora"
@@ -30,6 +32,7 @@ def lora(
     train: str | None = None,
     rank_stabilized: bool = False,
     dora: bool = False,
+    hold_statistics: bool = True,
 ) -> Objective:
     """LoRA (Hu et al., 2022), for fine-tuning with few parameters: trains low-rank adapters.
 
@@ -38,8 +41,9 @@ def lora(
     A kernel of a convolution (h, w, inputs, outputs) counts as a matrix (h * w * inputs, outputs).
     Parameters whose path matches `train`, such as a new head, are trained in full, all others not
     at all: they have no gradient and no optimizer state. Both patterns are regular expressions,
-    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel". BatchNorm's
-    running statistics are still updated.
+    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel". BatchNorm is frozen
+    except where its running statistics match `train`, like "BatchNorm_0/mean": as `freeze` has it,
+    and `hold_statistics=False` too.
 
     `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski, 2023). `dora` (Liu et al., 2024)
     also trains the norm of each column of W. The untrained weights are in the collection "lora" of
@@ -55,14 +59,17 @@ def lora(
         variables = objective.init(key, batch)
         if LORA in variables:
             raise Error("This objective has adapters already: use lora once, with 'one|other'.")
-        trained, base = _split(variables["params"], targets, train)
+        trained, base = _split(variables["params"], train)
         draw = stream(key, LORA)
-        for path in [path for path in base if _is_target(path, base[path], targets)]:
+        for path in _targets(base, targets):
             trained |= _adapters(path, base[path], rank, dora, stream(draw, path))
         kept = {"base": _nested(base), "scale": jnp.float32(scale)}
         return {**variables, "params": _nested(trained), LORA: kept}
 
-    return override(map_variables(objective, merge_lora, keep=LORA), init=init)
+    adapted = override(map_variables(objective, merge_lora, keep=LORA), init=init)
+    if not hold_statistics:
+        return adapted
+    return frozen_batch_norm(adapted, lambda path: train is None or not re.search(train, path))
 
 
 def merge_lora(variables: Variables) -> Variables:
@@ -78,25 +85,21 @@ def merge_lora(variables: Variables) -> Variables:
     return {**rest, "params": _nested(merged | full)}
 
 
-def _split(params: Any, targets: str, train: str | None) -> tuple[Paths, Paths]:
+def _split(params: Any, train: str | None) -> tuple[Paths, Paths]:
     """The parameters that are trained in full, and all others."""
     if not isinstance(params, Mapping):
         raise Error("lora needs parameters in dicts: let init of the jdl.Model return a dict.")
     paths = _flat(params)
-    trained = {path: x for path, x in paths.items() if train is not None and re.search(train, path)}
+    full = () if train is None else matching(train, paths, "lora(train)")
+    trained = {path: paths[path] for path in full}
     base = {path: x for path, x in paths.items() if path not in trained}
-    if not any(_is_target(path, x, targets) for path, x in base.items()):
-        raise Error(
-            f"lora(targets={targets!r}) matches no weight matrix that is not trained in full: "
-            f"choose a pattern for some of {', '.join(p for p, x in base.items() if x.ndim > 1)}."
-        )
-    if train is not None and not trained:
-        raise Error(f"lora(train={train!r}) matches none of {', '.join(paths)}.")
     return trained, base
 
 
-def _is_target(path: str, weight: Array, targets: str) -> bool:
-    return weight.ndim > 1 and re.search(targets, path) is not None
+def _targets(base: Paths, targets: str) -> list[str]:
+    matrices = [path for path, weight in base.items() if weight.ndim > 1]
+    of = "weight matrices that are not trained in full"
+    return matching(targets, matrices, "lora(targets)", of)
 
 
 def _adapters(path: str, weight: Array, rank: int, dora: bool, key: Key) -> Paths:
