@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.keys import stream
-from jdl.objectives.frozen_batch_norm import frozen_batch_norm
-from jdl.objectives.override import in_precision_of, map_variables, override
-from jdl.patterns import matching
-from jdl.types import Array, Batch, Error, Key, Objective, Variables
+from jdl.objectives.adapters import Paths, matrices, merged, train_adapters
+from jdl.types import Array, Error, Key, Objective, Variables
 
 LORA = "lora"
 TABLES = ("table", "embedding")  # the names of embedding tables, here and in Flax
 A, B, MAGNITUDE = "lora_a", "lora_b", "lora_magnitude"
-Paths = dict[str, Array]
 
 
 def lora(
@@ -55,51 +47,24 @@ def lora(
         raise Error(f"The rank of lora must be at least 1, not {rank}.")
     scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
-    def init(key: Key, batch: Batch) -> Variables:
-        variables = objective.init(key, batch)
-        if LORA in variables:
-            raise Error("This objective has adapters already: use lora once, with 'one|other'.")
-        trained, base = _split(variables["params"], train)
-        draw = stream(key, LORA)
-        for path in _targets(base, targets):
-            trained |= _adapters(path, base[path], rank, dora, stream(draw, path))
-        kept = {"base": _nested(base), "scale": jnp.float32(scale)}
-        return {**variables, "params": _nested(trained), LORA: kept}
+    def make(key: Key, base: Paths) -> Paths:
+        made: Paths = {}
+        for path in matrices(base, targets, "lora(targets)"):
+            made |= _adapters(path, base[path], rank, dora, stream(key, path))
+        return made
 
-    adapted = override(map_variables(objective, merge_lora, keep=LORA), init=init)
-    if not hold_statistics:
-        return adapted
-    return frozen_batch_norm(adapted, lambda path: train is None or not re.search(train, path))
+    numbers = {"scale": scale}
+    return train_adapters(objective, LORA, make, merge_lora, train, hold_statistics, numbers)
 
 
 def merge_lora(variables: Variables) -> Variables:
     """The variables of the plain model: its weights with the adapters of `lora` added to them."""
-    trained = _flat(variables["params"])
-    base = in_precision_of(trained, _flat(variables[LORA]["base"]))
     scale = variables[LORA]["scale"]
-    merged = {path: _merge(path, weight, trained, scale) for path, weight in base.items()}
-    full = {
-        path: x for path, x in trained.items() if path.rpartition("/")[2] not in (A, B, MAGNITUDE)
-    }
-    rest = {name: tree for name, tree in variables.items() if name != LORA}
-    return {**rest, "params": _nested(merged | full)}
 
+    def add(base: Paths, trained: Paths) -> Paths:
+        return {path: _merge(path, weight, trained, scale) for path, weight in base.items()}
 
-def _split(params: Any, train: str | None) -> tuple[Paths, Paths]:
-    """The parameters that are trained in full, and all others."""
-    if not isinstance(params, Mapping):
-        raise Error("lora needs parameters in dicts: let init of the jdl.Model return a dict.")
-    paths = _flat(params)
-    full = () if train is None else matching(train, paths, "lora(train)")
-    trained = {path: paths[path] for path in full}
-    base = {path: x for path, x in paths.items() if path not in trained}
-    return trained, base
-
-
-def _targets(base: Paths, targets: str) -> list[str]:
-    matrices = [path for path, weight in base.items() if weight.ndim > 1]
-    of = "weight matrices that are not trained in full"
-    return matching(targets, matrices, "lora(targets)", of)
+    return merged(variables, LORA, (A, B, MAGNITUDE), add)
 
 
 def _adapters(path: str, weight: Array, rank: int, dora: bool, key: Key) -> Paths:
@@ -137,7 +102,3 @@ def _merge(path: str, weight: Array, trained: Paths, scale: Array) -> Array:
 def _column_norms(weight: Array) -> Array:
     """The Euclidean norms of the columns of a weight matrix, one for each output."""
     return jnp.linalg.norm(weight.reshape(-1, weight.shape[-1]), axis=0)
-
-
-_flat = partial(flatten_dict, sep="/")
-_nested = partial(unflatten_dict, sep="/")
