@@ -35,7 +35,11 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "modules_to_save": ["classifier", "pooler"],
         },
     ),
-    "bert_base": ("transformers/bert_base", "BertModel", {"target_modules": ["key"]}),
+    "bert_base": (
+        "transformers/bert_base",
+        "BertModel",
+        {"target_modules": ["query"], "modules_to_save": ["encoder.layer.0.attention.self.key"]},
+    ),
     "gpt2": (
         "transformers/gpt2",
         "GPT2LMHeadModel",
@@ -55,7 +59,11 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "resnet": (
         "vision/resnet_basic",
         "ResNetForImageClassification",
-        {"target_modules": ["convolution"], "use_dora": True, "modules_to_save": ["classifier"]},
+        {
+            "target_modules": ["convolution"],
+            "use_dora": True,
+            "modules_to_save": ["classifier", "resnet.embedder.embedder.normalization"],
+        },
     ),
 }
 

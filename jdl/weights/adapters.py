@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.objectives.lora import LORA, MAGNITUDE, A, B, lora
 from jdl.objectives.override import override
-from jdl.types import Batch, Error, Key, Objective, Variables
+from jdl.types import BATCH_STATS, Batch, Error, Key, Objective, Variables
 from jdl.weights.architectures.gpt2 import FUSED
 from jdl.weights.files import Arrays, read_file, write_safetensors
 from jdl.weights.from_pretrained import architecture_of, read_config
@@ -49,9 +49,9 @@ def save_adapters(
     `jdl.restore(run).variables`. `PeftModel.from_pretrained(base, folder)` computes the same,
     where `base` is a model of the class in the config.json of `source`, or of the class `head`,
     such as "BertForSequenceClassification", if its head is new. Of what is trained in full the
-    whole module is written (`modules_to_save`). The queries, keys and values that are one matrix in
-    GPT-2 get one adapter, with the sum of their ranks. Raises `Error` if the folder exists, and for
-    what PEFT has no place for.
+    whole module is written (`modules_to_save`), with BatchNorm's statistics. Queries, keys and
+    values that are one matrix in GPT-2 get one adapter, with the sum of their ranks. Raises `Error`
+    if the folder exists, and for what PEFT has no place for.
     """
     target = Path(folder)
     if target.exists():
@@ -60,18 +60,21 @@ def save_adapters(
         raise Error("These variables have no adapters: give those of an objective of jdl.lora.")
     trained = arrays_by_path({"params": variables["params"]})
     full = {path: x for path, x in trained.items() if path.rpartition("/")[2] not in NAMES}
-    weights = arrays_by_path({"params": variables[LORA]["base"]}) | full
+    kept = {"params": variables[LORA]["base"], BATCH_STATS: variables.get(BATCH_STATS, {})}
+    weights = arrays_by_path(kept) | full
     rules, prefix = _rules(source, head)
     rows = list(named(weights, rules))
-    _check_complete(weights, rules, head)
+    _check_complete(weights, trained, rules, head)
+    adapted = [row for row in rows if any(f"{place}/{A}" in trained for place in row[2])]
     adapters = {
         _module(name).removeprefix(prefix): _to_peft(name, rule, places, trained, weights)
-        for name, rule, places in rows
-        if any(f"{place}/{A}" in trained for place in places)
+        for name, rule, places in adapted
     }
     whole = {_module(name) for name, _, places in rows if not full.keys().isdisjoint(places)}
-    kept = {p: weights[p] for name, _, places in rows if _module(name) in whole for p in places}
-    arrays = {name.removeprefix(prefix): x for name, x in to_theirs(kept, rules).items()}
+    saved = {p: weights[p] for name, _, places in rows if _module(name) in whole for p in places}
+    found = to_theirs(saved, rules)
+    found |= _without_effect(found, whole, rules)
+    arrays = {name.removeprefix(prefix): x for name, x in found.items()}
     for module, parts in adapters.items():
         arrays |= {f"{module}.{NAMES[part]}": array for part, array in parts.items()}
     target.mkdir(parents=True)
@@ -81,11 +84,7 @@ def save_adapters(
     config = _config(adapters, float(variables[LORA]["scale"])) | {
         "base_model_name_or_path": str(source).removeprefix("hf:"),
         "modules_to_save": sorted(name.removeprefix(prefix) for name in whole) or None,
-        "fan_in_fan_out": any(
-            rule.layout in (SAME, FUSED)
-            for _, rule, places in rows
-            if any(f"{place}/{A}" in trained for place in places)
-        ),
+        "fan_in_fan_out": any(rule.layout in (SAME, FUSED) for _, rule, _ in adapted),
     }
     (target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
@@ -135,8 +134,9 @@ def load_adapters(
 
     def init(key: Key, batch: Batch) -> Variables:
         variables = adapted.init(key, batch)
-        params = flatten_dict({"params": variables["params"]}, sep="/")
-        return {**variables, **unflatten_dict(_filled(params, arrays, str(folder)), sep="/")}
+        collections = {n: variables[n] for n in ("params", BATCH_STATS) if n in variables}
+        filled = _filled(flatten_dict(collections, sep="/"), arrays, str(folder))
+        return {**variables, **unflatten_dict(filled, sep="/")}
 
     return override(adapted, init=init)
 
@@ -155,8 +155,16 @@ def _rules(source: Path | str, head: str | None) -> tuple[tuple[Rule, ...], str]
     return rules, f"{rules[0].theirs.partition('.')[0]}." if plain else ""
 
 
-def _check_complete(weights: Arrays, rules: tuple[Rule, ...], head: str | None) -> None:
+def _check_complete(
+    weights: Arrays, trained: Arrays, rules: tuple[Rule, ...], head: str | None
+) -> None:
     """Raises `Error` where weights have no name in this class, or it has others."""
+    targets = {path.removesuffix(f"/{A}") for path in trained if path.endswith(f"/{A}")}
+    if unknown := sorted(targets - weights.keys()):
+        raise Error(
+            f"The variables have no weights {', '.join(unknown)} below the adapters: of quantized "
+            "ones give jdl.objectives.dequantize_variables(variables)."
+        )
     known = {place for _, _, places in named(weights, rules) for place in places}
     ours = {p for r in rules for p in ([r.ours] if isinstance(r.ours, str) else r.ours or ())}
     heads = {p for p in ours if re.fullmatch(r"params/[^{}\d]+", p)}  # and all that is there once
@@ -227,6 +235,20 @@ def _to_jdl(
         magnitudes = np.split(parts[MAGNITUDE].reshape(-1), len(places))
         found |= {f"{p}/{MAGNITUDE}": x for p, x in zip(places, magnitudes, strict=True)}
     return found
+
+
+def _without_effect(arrays: Arrays, modules: set[str], rules: tuple[Rule, ...]) -> Arrays:
+    """What jdl lacks of these modules and PEFT asks for: biases of keys, numbers of batches."""
+    find = finder(rules)
+    made: Arrays = {}
+    for module in modules:
+        outputs = len(arrays[f"{module}.weight"]) if f"{module}.weight" in arrays else 0
+        zeros = {"bias": np.zeros(outputs, np.float32), "num_batches_tracked": np.zeros((), int)}
+        for part, array in zeros.items():
+            rule, places = find(f"{module}.{part}")
+            if rule is not None and not places:
+                made[f"{module}.{part}"] = array
+    return made
 
 
 def _check_layout(name: str, rule: Rule) -> None:
@@ -329,7 +351,7 @@ def _filled(params: Mapping[str, Any], arrays: Arrays, source: str) -> dict[str,
 
 def _exactly(paths: list[str]) -> str:
     """A regular expression of these paths alone."""
-    return f"^({'|'.join(re.escape(path.removeprefix('params/')) for path in paths)})$"
+    return f"^({'|'.join(re.escape(path.partition('/')[2]) for path in paths)})$"
 
 
 def _module(name: str) -> str:
