@@ -64,9 +64,9 @@ def _call_linen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
     arguments = signature.bind_partial(*args, **kwargs)
     with ExitStack() as stack:
         for name, value in AS_IN_EVALUATION.items():
-            if (before := getattr(layer, name, None)) is not None:
-                # A field, as in nn.BatchNorm(use_running_average=not train): modules are frozen.
-                stack.callback(object.__setattr__, layer, name, before)
+            if name in layer.__dataclass_fields__ and getattr(layer, name) is not None:
+                # As in nn.BatchNorm(use_running_average=not train). A module's fields are frozen.
+                stack.callback(object.__setattr__, layer, name, getattr(layer, name))
                 object.__setattr__(layer, name, value)
             elif name in signature.parameters:
                 arguments.arguments[name] = value
