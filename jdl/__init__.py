@@ -43,6 +43,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.objectives.adapted_model import adapt_model as adapt_model
     from jdl.objectives.distil import distil as distil
     from jdl.objectives.freeze import freeze as freeze
+    from jdl.objectives.ia3 import ia3 as ia3
+    from jdl.objectives.ia3 import merge_ia3 as merge_ia3
     from jdl.objectives.lora import lora as lora
     from jdl.objectives.lora import merge_lora as merge_lora
     from jdl.objectives.pretrained_model import pretrained as pretrained
@@ -114,6 +116,8 @@ NAMES = {  # by name, the module that defines it
     "adapt_model": "jdl.objectives.adapted_model",
     "distil": "jdl.objectives.distil",
     "freeze": "jdl.objectives.freeze",
+    "ia3": "jdl.objectives.ia3",
+    "merge_ia3": "jdl.objectives.ia3",
     "lora": "jdl.objectives.lora",
     "merge_lora": "jdl.objectives.lora",
     "pretrained": "jdl.objectives.pretrained_model",

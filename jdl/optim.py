@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.errors import Error
+from jdl.patterns import matching
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
@@ -119,10 +120,8 @@ def _only(pattern: str, optimizer: optax.GradientTransformation) -> optax.Gradie
     """The optimizer of the parameters whose path matches; the others are left as they are."""
 
     def label(params: Any) -> Any:
-        labels = _by_path(lambda path: "train" if re.search(pattern, path) else "keep", params)
-        if "train" not in jax.tree.leaves(labels):
-            raise Error(f"The pattern {pattern!r} matches none of {', '.join(_paths(params))}.")
-        return labels
+        trained = set(matching(pattern, _paths(params), "Stage(train)"))
+        return _by_path(lambda path: "train" if path in trained else "keep", params)
 
     return optax.partition({"train": optimizer, "keep": optax.set_to_zero()}, label)
 
@@ -138,14 +137,11 @@ def layer_rates(
     """
 
     def factors(params: Any) -> Any:
-        for pattern in rates:
-            if not any(re.search(pattern, path) for path in _paths(params)):
-                raise Error(f"The pattern {pattern!r} matches none of {', '.join(_paths(params))}.")
-
-        def factor(path: str) -> float:
-            return next((r for pattern, r in rates.items() if re.search(pattern, path)), 1.0)
-
-        return _by_path(factor, params)
+        found: dict[str, float] = {}
+        for pattern, rate in rates.items():
+            for path in matching(pattern, _paths(params), "layer_rates"):
+                found.setdefault(path, rate)
+        return _by_path(lambda path: found.get(path, 1.0), params)
 
     return optax.chain(optimizer, _scale_by(factors))
 
@@ -165,10 +161,8 @@ def layerwise_decay(
     """
 
     def factors(params: Any) -> Any:
-        matches = (re.search(layers, path) for path in _paths(params))
-        depth = max((int(match[1]) + 1 for match in matches if match), default=0)
-        if not depth:
-            raise Error(f"The pattern {layers!r} matches none of {', '.join(_paths(params))}.")
+        blocks = map(re.compile(layers).search, matching(layers, _paths(params), "layerwise_decay"))
+        depth = max(int(match[1]) + 1 for match in blocks if match)
 
         def factor(path: str) -> float:
             if match := re.search(layers, path):

@@ -1,7 +1,10 @@
-"""LoRA: what is trained, and that adapters and merged weights give the same outputs.
+"""LoRA and IA3: what is trained, and that adapters and merged weights give the same outputs.
 
-Seen to fail: with B of ones, a scale of alpha, and one norm for all columns in DoRA.
+Seen to fail: with B of ones, a scale of alpha, one norm for all columns in DoRA, biases that IA3
+leaves, and its factors of inputs on the columns.
 """
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +24,15 @@ IMAGES = {"x": X, "y": jnp.arange(6) % 3}
 TEXT = {"x": jax.random.randint(jax.random.key(8), (4, 6), 0, 11)}
 CNN_3 = jdl.objectives.classify(CNN(3, blocks=((4, 1),), dense=(5,), batch_norm=True))
 GPT_11 = jdl.objectives.next_token(GPT(11, TransformerConfig(8, 1, 2, max_length=8, rotary=False)))
+MERGE = {"lora": jdl.merge_lora, "ia3": jdl.merge_ia3}
+LORA = partial(jdl.lora, rank=2, alpha=6.0)
 WAYS = {
-    "convolution and dense": (CNN_3, IMAGES, {"targets": "Conv|Dense_0", "train": "Dense_1"}),
-    "embedding and attention": (GPT_11, TEXT, {"targets": "table|query|value"}),
-    "rank-stabilized": (CNN_3, IMAGES, {"targets": "Dense_0", "rank_stabilized": True}),
-    "DoRA": (CNN_3, IMAGES, {"targets": "Conv|Dense_0", "dora": True}),
+    "convolution and dense": ("lora", CNN_3, LORA(CNN_3, "Conv|Dense_0", train="Dense_1")),
+    "embedding and attention": ("lora", GPT_11, LORA(GPT_11, "table|query|value")),
+    "rank-stabilized": ("lora", CNN_3, LORA(CNN_3, "Dense_0", rank_stabilized=True)),
+    "DoRA": ("lora", CNN_3, LORA(CNN_3, "Conv|Dense_0", dora=True)),
+    "IA3": ("ia3", GPT_11, jdl.ia3(GPT_11, "key|value", "feed_forward/out", train="norm/scale")),
+    "IA3 of a convolution": ("ia3", CNN_3, jdl.ia3(CNN_3, "Conv", "Conv|Dense_0")),
 }
 
 
@@ -35,14 +42,14 @@ def paths(tree):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_only_adapters_are_trained_and_merged_weights_give_the_same(way):
-    objective, batch, options = WAYS[way]
-    adapted = jdl.lora(objective, rank=2, alpha=6.0, **options)
+    name, objective, adapted = WAYS[way]
+    merge, batch = MERGE[name], TEXT if objective is GPT_11 else IMAGES
     learner = jdl.descent(adapted, optax.adam(3e-2))
     state = jax.jit(learner.init)(jax.random.key(0), batch)
     variables = learner.eval_variables(state)
-    plain, base = paths(merge_lora(variables)["params"]), paths(variables["lora"]["base"])
+    plain, base = paths(merge(variables)["params"]), paths(variables[name]["base"])
     assert plain.keys() == paths(objective.init(jax.random.key(0), batch)["params"]).keys()
-    exact = 1e-6 if "dora" in options else 0  # its norms are divided by themselves
+    exact = 1e-6 if way == "DoRA" else 0  # its norms are divided by themselves
     for path, weight in base.items():
         np.testing.assert_allclose(plain[path], weight, rtol=exact)
 
@@ -50,15 +57,12 @@ def test_only_adapters_are_trained_and_merged_weights_give_the_same(way):
     for _ in range(3):
         state, _ = step(state, batch)
     after = learner.eval_variables(state)
-    jax.tree.map(np.testing.assert_array_equal, variables["lora"], after["lora"])
-    names = {path.rpartition("/")[2] for path in paths(state.params)}
-    assert names <= {"lora_a", "lora_b", "lora_magnitude", "kernel", "bias"}
-    assert all("Dense_1" in p for p in paths(state.params) if p.endswith(("kernel", "bias")))
-    merged = merge_lora(after)
+    jax.tree.map(np.testing.assert_array_equal, variables[name], after[name])
+    full = {path for path in paths(state.params) if f"/{name}_" not in path}
+    assert all("Dense_1" in path or path.endswith("norm/scale") for path in full)
+    merged = merge(after)
     changed = {path for path, x in paths(merged["params"]).items() if (x != plain[path]).any()}
-    assert changed == {
-        path.removesuffix("/lora_a") for path in paths(state.params) if path.endswith("lora_a")
-    } | {path for path in paths(state.params) if "lora" not in path}
+    assert changed == {path.partition(f"/{name}_")[0] for path in paths(state.params)}
     loss, of_merged = (
         o.loss(v, batch, jax.random.key(1), False).loss.value()
         for o, v in ((adapted, after), (objective, merged))
@@ -98,13 +102,35 @@ def test_merged_is_the_formula(dora):
     assert stabilized.init(jax.random.key(0), IMAGES)["lora"]["scale"] == 3.0
 
 
+def test_factors_of_activations_are_those_of_weights_and_biases():
+    """IA3's formula, l * (W x + b) and W (l * x)."""
+    objective = jdl.ia3(CNN_3, "Dense_0", "Dense_1")
+    variables = objective.init(jax.random.key(0), IMAGES)
+    draw = np.random.default_rng(0)
+    weights = {"base": variables["ia3"]["base"], "params": variables["params"]}
+    weights = jax.tree.map(lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), weights)
+    variables = {**variables, "params": weights["params"], "ia3": {"base": weights["base"]}}
+    first, second = (weights["base"]["head"][f"Dense_{n}"] for n in (0, 1))
+    outputs = weights["params"]["head"]["Dense_0"]["kernel"]["ia3_outputs"]
+    inputs = weights["params"]["head"]["Dense_1"]["kernel"]["ia3_inputs"]
+    x = draw.normal(size=(2, first["kernel"].shape[0])).astype(np.float32)
+    merged = jdl.merge_ia3(variables)["params"]["head"]
+    hidden = x @ merged["Dense_0"]["kernel"] + merged["Dense_0"]["bias"][None]
+    expected = (x @ first["kernel"] + first["bias"][None]) * outputs[None]
+    np.testing.assert_allclose(hidden, expected, rtol=1e-4, atol=1e-4)
+    out = hidden @ merged["Dense_1"]["kernel"] + merged["Dense_1"]["bias"][None]
+    expected = (hidden * inputs[None]) @ second["kernel"] + second["bias"][None]
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"targets": "none"}, "matches no weight matrix"),
-        ({"targets": "bias"}, "matches no weight matrix"),
-        ({"targets": "Dense_1", "train": "Dense_1"}, "matches no weight matrix"),
-        ({"targets": "Conv", "train": "none"}, "matches none of"),
+        ({"targets": "none"}, "none of the weight matrices"),
+        ({"targets": "bias"}, "none of the weight matrices"),
+        ({"targets": "Dense_1", "train": "Dense_1"}, "none of the weight matrices"),
+        ({"targets": "Conv", "train": "none"}, "none of the parameters"),
+        ({"targets": "("}, "'\\(' is no regular expression"),
         ({"targets": "Conv", "rank": 0}, "at least 1, not 0"),
     ],
 )
@@ -114,5 +140,7 @@ def test_patterns_that_match_nothing_are_refused(options, message):
 
 
 def test_adapters_of_adapters_are_refused():
+    with pytest.raises(jdl.Error, match="weight matrices that are not"):
+        jdl.ia3(CNN_3, "Conv", "bias").init(jax.random.key(0), IMAGES)
     with pytest.raises(jdl.Error, match="adapters already"):
         jdl.lora(jdl.lora(CNN_3, "Conv"), "lora_a").init(jax.random.key(0), IMAGES)

@@ -93,7 +93,7 @@ def test_a_trained_model_is_quantized_and_predicts_alike():
 @pytest.mark.parametrize(
     ("targets", "bits", "message"),
     [
-        ("bias", 8, "matches no weight matrix"),
+        ("bias", 8, "none of the weight matrices"),
         ("kernel", 3, "8 or in 4 bits, not in 3"),
         ("kernel", 4, "even number of inputs"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
+from jdl.layers.frozen_batch_norm import found_frozen, is_frozen
 
 COLLECTIONS = {"params": flax.nnx.Param, "batch_stats": flax.nnx.BatchStat, "state": ...}
 """What the variables of an NNX module are in: parameters, BatchNorm's statistics, all others."""
@@ -54,7 +56,11 @@ class NNXModel:
         module.train() if train else module.eval()
         if "train" in self._asked(method).parameters:
             options["train"] = train
+        kept = _keep_statistics(module) if train else {}
         out = getattr(module, method)(*inputs, **options)
+        for path, (layer, before) in kept.items():
+            if all(map(operator.is_, _statistics(layer), before)):  # else its call had its way
+                found_frozen(path)
         if mutable is False or mutable == ():
             return out
         after = self._collections(module)
@@ -100,6 +106,19 @@ class NNXModel:
         """The module's variables by collection, without its random streams."""
         _, _, states = _split(module)
         return {"params": {}} | {name: _to_dict(state) for name, state in states.items() if state}
+
+
+def _keep_statistics(module: Any) -> dict[str, tuple[Any, list[jax.Array]]]:
+    """Sets frozen layers to evaluation; gives them by path, with their statistics."""
+    layers = {"/".join(map(str, path)): x for path, x in flax.nnx.iter_modules(module)}
+    frozen = {path: layer for path, layer in layers.items() if is_frozen(path)}
+    for layer in frozen.values():
+        layer.eval()
+    return {path: (layer, _statistics(layer)) for path, layer in frozen.items()}
+
+
+def _statistics(layer: Any) -> list[jax.Array]:
+    return jax.tree.leaves(flax.nnx.state(layer, flax.nnx.BatchStat))
 
 
 def _key_or_count(key: jax.Array, leaf: Any) -> jax.Array:

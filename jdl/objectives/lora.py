@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping
-from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.keys import stream
-from jdl.objectives.override import in_precision_of, map_variables, override
-from jdl.types import Array, Batch, Error, Key, Objective, Variables
+from jdl.objectives.adapters import Paths, matrices, merged, train_adapters
+from jdl.types import Array, Error, Key, Objective, Variables
 
 LORA = "lora"
 TABLES = ("table", "embedding")  # the names of embedding tables, here and in Flax
 A, B, MAGNITUDE = "lora_a", "lora_b", "lora_magnitude"
-Paths = dict[str, Array]
 
 
 def lora(
@@ -30,6 +24,7 @@ def lora(
     train: str | None = None,
     rank_stabilized: bool = False,
     dora: bool = False,
+    hold_statistics: bool = True,
 ) -> Objective:
     """LoRA (Hu et al., 2022), for fine-tuning with few parameters: trains low-rank adapters.
 
@@ -38,8 +33,9 @@ def lora(
     A kernel of a convolution (h, w, inputs, outputs) counts as a matrix (h * w * inputs, outputs).
     Parameters whose path matches `train`, such as a new head, are trained in full, all others not
     at all: they have no gradient and no optimizer state. Both patterns are regular expressions,
-    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel". BatchNorm's
-    running statistics are still updated.
+    searched (`re.search`) in paths like "stack/block_0/attention/query/kernel". BatchNorm is frozen
+    except where its running statistics match `train`, like "BatchNorm_0/mean": as `freeze` has it,
+    and `hold_statistics=False` too.
 
     `rank_stabilized` scales by alpha / sqrt(rank) (Kalajdzievski, 2023). `dora` (Liu et al., 2024)
     also trains the norm of each column of W. The untrained weights are in the collection "lora" of
@@ -51,52 +47,24 @@ def lora(
         raise Error(f"The rank of lora must be at least 1, not {rank}.")
     scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
-    def init(key: Key, batch: Batch) -> Variables:
-        variables = objective.init(key, batch)
-        if LORA in variables:
-            raise Error("This objective has adapters already: use lora once, with 'one|other'.")
-        trained, base = _split(variables["params"], targets, train)
-        draw = stream(key, LORA)
-        for path in [path for path in base if _is_target(path, base[path], targets)]:
-            trained |= _adapters(path, base[path], rank, dora, stream(draw, path))
-        kept = {"base": _nested(base), "scale": jnp.float32(scale)}
-        return {**variables, "params": _nested(trained), LORA: kept}
+    def make(key: Key, base: Paths) -> Paths:
+        made: Paths = {}
+        for path in matrices(base, targets, "lora(targets)"):
+            made |= _adapters(path, base[path], rank, dora, stream(key, path))
+        return made
 
-    return override(map_variables(objective, merge_lora, keep=LORA), init=init)
+    numbers = {"scale": scale}
+    return train_adapters(objective, LORA, make, merge_lora, train, hold_statistics, numbers)
 
 
 def merge_lora(variables: Variables) -> Variables:
     """The variables of the plain model: its weights with the adapters of `lora` added to them."""
-    trained = _flat(variables["params"])
-    base = in_precision_of(trained, _flat(variables[LORA]["base"]))
     scale = variables[LORA]["scale"]
-    merged = {path: _merge(path, weight, trained, scale) for path, weight in base.items()}
-    full = {
-        path: x for path, x in trained.items() if path.rpartition("/")[2] not in (A, B, MAGNITUDE)
-    }
-    rest = {name: tree for name, tree in variables.items() if name != LORA}
-    return {**rest, "params": _nested(merged | full)}
 
+    def add(base: Paths, trained: Paths) -> Paths:
+        return {path: _merge(path, weight, trained, scale) for path, weight in base.items()}
 
-def _split(params: Any, targets: str, train: str | None) -> tuple[Paths, Paths]:
-    """The parameters that are trained in full, and all others."""
-    if not isinstance(params, Mapping):
-        raise Error("lora needs parameters in dicts: let init of the jdl.Model return a dict.")
-    paths = _flat(params)
-    trained = {path: x for path, x in paths.items() if train is not None and re.search(train, path)}
-    base = {path: x for path, x in paths.items() if path not in trained}
-    if not any(_is_target(path, x, targets) for path, x in base.items()):
-        raise Error(
-            f"lora(targets={targets!r}) matches no weight matrix that is not trained in full: "
-            f"choose a pattern for some of {', '.join(p for p, x in base.items() if x.ndim > 1)}."
-        )
-    if train is not None and not trained:
-        raise Error(f"lora(train={train!r}) matches none of {', '.join(paths)}.")
-    return trained, base
-
-
-def _is_target(path: str, weight: Array, targets: str) -> bool:
-    return weight.ndim > 1 and re.search(targets, path) is not None
+    return merged(variables, LORA, (A, B, MAGNITUDE), add)
 
 
 def _adapters(path: str, weight: Array, rank: int, dora: bool, key: Key) -> Paths:
@@ -134,7 +102,3 @@ def _merge(path: str, weight: Array, trained: Paths, scale: Array) -> Array:
 def _column_norms(weight: Array) -> Array:
     """The Euclidean norms of the columns of a weight matrix, one for each output."""
     return jnp.linalg.norm(weight.reshape(-1, weight.shape[-1]), axis=0)
-
-
-_flat = partial(flatten_dict, sep="/")
-_nested = partial(unflatten_dict, sep="/")

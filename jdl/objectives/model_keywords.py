@@ -8,10 +8,9 @@ from typing import Any
 
 import flax.linen as nn
 
+from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
 from jdl.types import Array, Batch, Error
 
-IN_TRAINING = ("train", "training", "is_training")
-IN_EVALUATION = ("deterministic", "use_running_average")
 LENGTHS = ("lengths", "seq_lengths")
 COLUMNS = ("candidates", "edge_features", "token_type", "width")  # a model gets them by name
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.objectives.override import in_precision_of, map_variables, override
+from jdl.patterns import matching
 from jdl.types import Array, Batch, Error, Key, LossOutput, Objective, Variables
 
 QUANTIZED = "quantized"
@@ -49,11 +49,9 @@ def quantize_variables(variables: Variables, targets: str, bits: int = 8) -> Var
     if QUANTIZED in variables:
         raise Error("These variables are quantized already: use quantize once, with 'one|other'.")
     paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
-    chosen = {path: x for path, x in paths.items() if _is_matrix(x) and re.search(targets, path)}
-    if not chosen:
-        matrices = ", ".join(path for path, x in paths.items() if _is_matrix(x))
-        raise Error(f"quantize({targets!r}) matches no weight matrix: choose some of {matrices}.")
-    stored = {path: _quantized(weight, bits) for path, weight in chosen.items()}
+    matrices = [path for path, x in paths.items() if _is_matrix(x)]
+    chosen = matching(targets, matrices, "quantize", "weight matrices")
+    stored = {path: _quantized(paths[path], bits) for path in chosen}
     return {**_without(variables, stored), QUANTIZED: stored}
 
 

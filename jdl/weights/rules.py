@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,25 +50,23 @@ def to_jdl(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
 
     Raises `Error` where an array has no rule or not its shape, and where two have the same path.
     """
-    patterns = [(rule, _pattern(rule.theirs)) for rule in rules]
+    find = finder(rules)
     found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
-        matches = ((rule, pattern.fullmatch(name)) for rule, pattern in patterns)
-        rule, match = next(((rule, match) for rule, match in matches if match), (None, None))
-        if rule is None or match is None:
+        rule, places = find(name)
+        if rule is None:
             raise Error(
                 f"There is no rule for the weight {name} {array.shape}: these weights are of "
                 "another architecture or of another head."
             )
-        if rule.ours is None:
+        if not places:
             continue
         try:
             made = rule.layout.to_jdl(array)
         except (ValueError, IndexError) as error:
             raise Error(f"The weight {name} {array.shape} has another shape: {error}.") from error
         several = isinstance(rule.ours, tuple)
-        for path, part in zip(_paths(rule), made if several else [made], strict=True):
-            place = path.format(*match.groups())
+        for place, part in zip(places, made if several else [made], strict=True):
             if place in found:
                 raise Error(f"Two weights belong to {place}; the second is {name}.")
             found[place] = np.asarray(part)
@@ -80,23 +78,41 @@ def to_theirs(arrays: Arrays, rules: Iterable[Rule]) -> dict[str, np.ndarray]:
 
     Of several rules for a path, the first is used. Names of rules with `ours=None` are not written.
     """
-    found: dict[str, np.ndarray] = {}
-    used: set[str] = set()
-    for rule in rules:
-        paths = _paths(rule)
-        if not paths:
-            continue
-        pattern = _pattern(paths[0])
-        for match in filter(None, map(pattern.fullmatch, arrays)):
-            places = [path.format(*match.groups()) for path in paths]
-            if not used.isdisjoint(places):
-                continue
-            parts = [arrays[place] for place in places]
-            found[rule.theirs.format(*match.groups())] = np.asarray(rule.layout.to_theirs(*parts))
-            used.update(places)
+    rows = list(named(arrays, rules))
+    used = {place for _, _, places in rows for place in places}
     if left := sorted(set(arrays) - used):
         raise Error(f"There is no rule for {', '.join(left)}: the layout has no place for it.")
-    return found
+    return {
+        name: np.asarray(rule.layout.to_theirs(*(arrays[place] for place in places)))
+        for name, rule, places in rows
+    }
+
+
+def finder(rules: Iterable[Rule]) -> Callable[[str], tuple[Rule | None, list[str]]]:
+    """A function that gives the rule of a name there, or None, and the paths here, if any."""
+    patterns = [(rule, _pattern(rule.theirs)) for rule in rules]
+
+    def find(name: str) -> tuple[Rule | None, list[str]]:
+        matches = ((rule, pattern.fullmatch(name)) for rule, pattern in patterns)
+        for rule, match in matches:
+            if match:
+                return rule, [path.format(*match.groups()) for path in _paths(rule)]
+        return None, []
+
+    return find
+
+
+def named(paths: Collection[str], rules: Iterable[Rule]) -> Iterator[tuple[str, Rule, list[str]]]:
+    """The names there of these paths, each with its rule and its path or paths."""
+    used: set[str] = set()
+    for rule in rules:
+        if not (templates := _paths(rule)):
+            continue
+        for match in filter(None, map(_pattern(templates[0]).fullmatch, paths)):
+            places = [path.format(*match.groups()) for path in templates]
+            if used.isdisjoint(places):
+                used.update(places)
+                yield rule.theirs.format(*match.groups()), rule, places
 
 
 def used_rules(arrays: Arrays, rules: Iterable[Rule]) -> tuple[Rule, ...]:

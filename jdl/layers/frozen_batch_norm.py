@@ -1,0 +1,76 @@
+"""Frozen batch normalization: layers whose running statistics are used and kept in training."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+IN_TRAINING = ("train", "training", "is_training")  # arguments that are true in training
+IN_EVALUATION = ("deterministic", "use_running_average")
+AS_IN_EVALUATION = {
+    **dict.fromkeys(IN_TRAINING, False),
+    **dict.fromkeys(IN_EVALUATION, True),
+    "update_stats": False,  # of nn.SpectralNorm
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenLayers:
+    """Layers by their paths in the model; `found` are those that were called as in evaluation."""
+
+    paths: frozenset[str]
+    found: set[str] = field(default_factory=set)
+
+
+# JAX's caches include this context in their keys: a function that was traced outside of the context
+# is traced again within it.
+_frozen = jax.make_user_context(())
+
+
+@contextmanager
+def frozen_batch_norm(layers: FrozenLayers) -> Iterator[None]:
+    """A context in which these layers are called as in evaluation, in training too.
+
+    Those of Linen by their arguments or fields of the names in `AS_IN_EVALUATION`; those of NNX by
+    `jdl.models.nnx`.
+    """
+    with _frozen((*_frozen.value, layers)), nn.intercept_methods(_call_linen):
+        yield
+
+
+def is_frozen(path: str) -> bool:
+    """Whether the layer at this path is to be called as in evaluation."""
+    return any(path in layers.paths for layers in _frozen.value)
+
+
+def found_frozen(path: str) -> None:
+    """Says that the layer at this path was called as in evaluation."""
+    for layers in _frozen.value:
+        layers.found.add(path)
+
+
+def _call_linen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """Calls a method of a Linen module, of a frozen layer as in evaluation."""
+    layer = context.module
+    if layer.scope is None or not is_frozen(path := "/".join(layer.path)):
+        return call(*args, **kwargs)
+    signature = inspect.signature(context.orig_method)
+    arguments = signature.bind_partial(*args, **kwargs)
+    with ExitStack() as stack:
+        for name, value in AS_IN_EVALUATION.items():
+            if name in layer.__dataclass_fields__ and getattr(layer, name) is not None:
+                # As in nn.BatchNorm(use_running_average=not train). A module's fields are frozen.
+                stack.callback(object.__setattr__, layer, name, getattr(layer, name))
+                object.__setattr__(layer, name, value)
+            elif name in signature.parameters:
+                arguments.arguments[name] = value
+            else:
+                continue
+            found_frozen(path)
+        return call(*arguments.args, **arguments.kwargs)

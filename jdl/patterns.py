@@ -1,0 +1,27 @@
+"""Regular expressions that are searched in the paths of parameters, such as "Conv_0/kernel"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from jdl.errors import Error
+
+
+def matching(pattern: str, paths: Iterable[str], name: str, of: str = "parameters") -> list[str]:
+    """The paths in which the pattern is found (`re.search`).
+
+    Raises `Error` where it is found in none, or is no regular expression. `name` says whose
+    pattern it is, such as "freeze", and `of` what the paths are of.
+    """
+    paths = list(paths)
+    try:
+        found = [path for path in paths if re.search(pattern, path)]
+    except re.error as error:
+        raise Error(f"{name}: {pattern!r} is no regular expression: {error}.") from error
+    if not found:
+        raise Error(
+            f"{name}: {pattern!r} matches none of the {of}: choose a pattern for some of "
+            f"{', '.join(paths) or 'these, which are none'}."
+        )
+    return found
