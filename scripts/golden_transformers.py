@@ -2,13 +2,15 @@
 
 It needs PyTorch and transformers, which the tests do not:
 
-    python scripts/golden_transformers.py
+    python scripts/golden_transformers.py [NAME ...]
 
 A file has the config.json, the weights as transformers saves them, the inputs, the outputs and,
-of a causal language model, the tokens that greedy generation continues a prompt with.
+of a causal language model, the tokens that greedy generation continues a prompt with. Of an
+encoder-decoder they are those that follow its start tokens, also by beam search.
 """
 
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +22,7 @@ from safetensors.numpy import load_file
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden" / "transformers"
 ROWS, STEPS, VOCABULARY, PROMPT, GENERATED = 2, 10, 31, 4, 8
+BEAMS, START = 3, {"decoder_start_token_id": 0}
 
 DECODER = {
     "vocab_size": VOCABULARY,
@@ -47,6 +50,17 @@ DISTILBERT = {
     "hidden_dim": 24,
     "max_position_embeddings": 16,
 }
+T5 = {
+    "vocab_size": VOCABULARY,
+    "d_model": 16,
+    "d_kv": 6,
+    "d_ff": 20,
+    "num_layers": 2,
+    "num_heads": 2,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 7,
+}
+V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 100.0,
@@ -78,14 +92,20 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "xlm_roberta_tokens": ("XLMRobertaForTokenClassification", ROBERTA | {"num_labels": 5}),
     "distilbert_masked": ("DistilBertForMaskedLM", DISTILBERT),
     "distilbert_texts": ("DistilBertForSequenceClassification", DISTILBERT | {"num_labels": 3}),
+    "t5": ("T5ForConditionalGeneration", T5),
+    "t5_v1_1": ("T5ForConditionalGeneration", T5 | V1_1 | {"num_decoder_layers": 1}),
+    "mt5": ("MT5ForConditionalGeneration", T5 | {"num_layers": 1}),
 }
+UNTIED = ("t5_v1_1", "mt5")  # which transformers does not say in their config.json
 
 
-def random_model(class_name: str, options: dict[str, Any]) -> Any:
+def random_model(class_name: str, options: dict[str, Any], untied: bool) -> Any:
     """A model with random numbers everywhere, in biases and norms too."""
     torch.manual_seed(0)
     model_class = getattr(transformers, class_name)
     model = model_class(model_class.config_class(**options)).eval()
+    if untied:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.lm_head.weight))
     for name, parameter in model.named_parameters():
         norm = "norm" in name.lower() or "ln_" in name
         mean = 1.0 if norm and name.endswith("weight") else 0.0
@@ -110,34 +130,47 @@ def inputs(class_name: str) -> dict[str, torch.Tensor]:
         return {"input_ids": tokens}
     real = torch.arange(STEPS)[None] < torch.tensor([[STEPS], [STEPS - 3]])
     found = {"input_ids": torch.where(real, tokens, 1), "attention_mask": real.long()}
+    if "ConditionalGeneration" in class_name:
+        found["decoder_input_ids"] = tokens.flip(1)[:, :GENERATED]
     if class_name.startswith("Bert"):
         found["token_type_ids"] = (torch.arange(STEPS)[None] > 4).long().expand(ROWS, -1)
     return found
 
 
-def golden(class_name: str, options: dict[str, Any]) -> dict[str, np.ndarray]:
+def written(model: Any, given: dict[str, torch.Tensor], **options: Any) -> np.ndarray:
+    """The tokens that generation writes after a prompt, or after the start tokens."""
+    model.generation_config.eos_token_id = None
+    asked = {"do_sample": False, "max_new_tokens": GENERATED, "pad_token_id": 0, **options}
+    whole = model.generate(**given, **asked)
+    return whole[:, -GENERATED:].numpy().astype(np.int32)
+
+
+def golden(class_name: str, options: dict[str, Any], untied: bool) -> dict[str, np.ndarray]:
     """What is written of a model."""
-    model = random_model(class_name, options)
+    model = random_model(class_name, options, untied)
     config, weights = saved(model)
     given = inputs(class_name)
     with torch.no_grad():
         out = model(**given)[0]
         found = {"config": np.asarray(config), "out": out.numpy()}
-        if "attention_mask" not in given:
-            prompt = given["input_ids"][:, :PROMPT]
-            options = {"do_sample": False, "max_new_tokens": GENERATED}
-            whole = model.generate(prompt, eos_token_id=None, pad_token_id=0, **options)
-            found["generated"] = whole[:, PROMPT:].numpy().astype(np.int32)
+        if "decoder_input_ids" in given:
+            read = {name: x for name, x in given.items() if name != "decoder_input_ids"}
+            found["generated"] = written(model, read, **START)
+            beams = {"num_beams": BEAMS, "num_return_sequences": BEAMS, "length_penalty": 0.0}
+            found["beams"] = written(model, read, **START, **beams)
+        elif "attention_mask" not in given:
+            found["generated"] = written(model, {"input_ids": given["input_ids"][:, :PROMPT]})
     found |= {name: x.numpy().astype(np.int32) for name, x in given.items()}
     return found | {f"weights/{name}": array for name, array in weights.items()}
 
 
 def main() -> None:
-    """Writes all files."""
+    """Writes the files of the names that are given, or all of them."""
     FOLDER.mkdir(exist_ok=True)
-    for name, (class_name, options) in MODELS.items():
+    for name in sys.argv[1:] or MODELS:
+        class_name, options = MODELS[name]
         path = FOLDER / f"{name}.npz"
-        np.savez_compressed(path, **golden(class_name, options))
+        np.savez_compressed(path, **golden(class_name, options, name in UNTIED))
         print(f"{path.name}: {path.stat().st_size:,} bytes")
     print(f"transformers {transformers.__version__}, PyTorch {torch.__version__}")
 

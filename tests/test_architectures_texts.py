@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.objectives import next_token
-from jdl.sampling import generate
+from jdl.objectives import next_token, seq2seq
+from jdl.sampling import beam_search, generate
 from jdl.weights.from_pretrained import architecture_of
 from jdl.weights.rules import to_jdl, to_theirs
 
@@ -30,8 +30,10 @@ DEFAULT = (
     "bert_texts",
     "roberta_masked",
     "distilbert_texts",
+    "t5",
+    "t5_v1_1",
 )
-PROMPT = 4
+PROMPT, BEAMS, VOCABULARY = 4, 3, 31
 CHANGES = {"bert_base": {"pool": False}}
 
 
@@ -45,7 +47,8 @@ def golden(name):
     return config, weights, {k: v for k, v in arrays.items() if not k.startswith(prefix)}
 
 
-DECODERS = [name for name in NAMES if "generated" in golden(name)[2]]
+SEQ2SEQ = [name for name in NAMES if "beams" in golden(name)[2]]
+DECODERS = [name for name in NAMES if "generated" in golden(name)[2] and name not in SEQ2SEQ]
 
 
 @cache
@@ -58,6 +61,8 @@ def loaded(name):
     inputs = {"x": jnp.asarray(arrays["input_ids"])}
     if "attention_mask" in arrays:
         inputs["mask"] = jnp.asarray(arrays["attention_mask"]).astype(bool)
+    if "decoder_input_ids" in arrays:
+        inputs["y"] = jnp.asarray(arrays["decoder_input_ids"])
     if "token_type_ids" in arrays:
         inputs["token_type"] = jnp.asarray(arrays["token_type_ids"])
     return architecture.model, variables, inputs
@@ -82,7 +87,7 @@ def test_the_same_outputs(name):
     with jax.default_matmul_precision("highest"):
         out = np.asarray(jax.jit(model.apply)(variables, **inputs))
     expected = golden(name)[2]["out"]
-    if out.ndim == 3 and "mask" in inputs:
+    if out.ndim == 3 and "mask" in inputs and "y" not in inputs:
         out, expected = out[inputs["mask"]], expected[np.asarray(inputs["mask"])]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -98,6 +103,25 @@ def test_the_same_tokens_by_the_kv_cache(name):
         return generate(next_token(model), variables, prompt=prompt, tokens=expected.shape[1])
 
     np.testing.assert_array_equal(write(variables), expected)
+
+
+@pytest.mark.parametrize("name", rows(SEQ2SEQ, ("t5", "t5_v1_1")))
+def test_the_same_tokens_by_greedy_decoding_and_by_beam_search(name):
+    model, variables, inputs = loaded(name)
+    expected = golden(name)[2]
+    rows, tokens = expected["generated"].shape
+    objective = seq2seq(model, eos_id=VOCABULARY, start=0, max_new_tokens=tokens)
+    batch = {"x": inputs["x"], "length": inputs["mask"].sum(1)}
+
+    @jax.jit
+    def write(variables):
+        options = {"prompt": jnp.zeros((rows, 1), jnp.int32), "tokens": tokens, "batch": batch}
+        beams, _ = beam_search(objective, variables, **options, width=BEAMS)
+        return objective.predict(variables, batch)["tokens"], beams
+
+    greedy, beams = write(variables)
+    np.testing.assert_array_equal(greedy, expected["generated"])
+    np.testing.assert_array_equal(beams, expected["beams"].reshape(rows, BEAMS, tokens))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +26,11 @@ from jdl.types import (
 
 
 def seq2seq(
-    model: Any, eos_id: int, smoothing: float = 0.0, max_new_tokens: int | None = None
+    model: Any,
+    eos_id: int,
+    smoothing: float = 0.0,
+    max_new_tokens: int | None = None,
+    start: int | Sequence[int] | None = None,
 ) -> Seq2Seq:
     """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
@@ -39,13 +44,16 @@ def seq2seq(
     `decode(encoded, y, mask, decode=...)`, like `T5` and `Captioner`.
     """
     model_call.require_methods("seq2seq", model, "encode", "decode")
-    limit = model.max_length
+    first = (eos_id,) if start is None else (start,) if isinstance(start, int) else tuple(start)
+    limit = model.max_length - len(first) + 1
+    if not first or limit < 1:
+        raise Error(f"The decoder begins with 1 to {model.max_length} tokens, not start={start}.")
     if max_new_tokens and max_new_tokens > limit:
         raise Error(
             f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} is "
             "more: reduce it, or raise the model's max_length."
         )
-    return Seq2Seq(model, eos_id, smoothing, max_new_tokens or limit)
+    return Seq2Seq(model, eos_id, smoothing, max_new_tokens or limit, first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +64,7 @@ class Seq2Seq(Objective):
     eos_id: int
     smoothing: float
     max_new_tokens: int
+    start: tuple[int, ...]
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
@@ -66,13 +75,18 @@ class Seq2Seq(Objective):
         inputs = self._inputs(batch)
         logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         mask = model_call.time_mask(batch, "y_length", "y")
+        logits = logits[:, len(self.start) - 1 :]
         return token_loss(logits, batch["y"], mask, model_state, smoothing=self.smoothing)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The tokens (B, max_new_tokens) by greedy decoding; after `eos_id` all are `eos_id`."""
-        first = jnp.full((len(batch["x"]), 1), self.eos_id, jnp.int32)
         tokens = generate(
-            self, variables, first, self.max_new_tokens, eos_id=self.eos_id, batch=batch
+            self,
+            variables,
+            self._start(batch),
+            self.max_new_tokens,
+            eos_id=self.eos_id,
+            batch=batch,
         )
         return {"tokens": tokens}
 
@@ -103,6 +117,11 @@ class Seq2Seq(Objective):
         return logits, {"mask": cache["mask"], **kv_cache}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
-        """x, and y shifted right: `eos_id`, then all tokens but the last (teacher forcing)."""
-        y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.eos_id)
-        return model_call.column(batch), y[:, :-1]
+        """x, and y shifted right: `start`, then all tokens but the last (teacher forcing)."""
+        x, y = model_call.column(batch), model_call.column(batch, "y")
+        return x, jnp.concatenate([self._start(batch).astype(y.dtype), y[:, :-1]], 1)
+
+    def _start(self, batch: Batch) -> Array:
+        """The decoder's first tokens (B, len(start)), the same for all rows."""
+        rows = model_call.column(batch).shape[0]
+        return jnp.tile(jnp.asarray(self.start, jnp.int32)[None], (rows, 1))
