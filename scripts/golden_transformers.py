@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 FOLDER = Path(__file__).parents[1] / "tests" / "golden" / "transformers"
 ROWS, STEPS, VOCABULARY, PROMPT, GENERATED = 2, 10, 31, 4, 8
-BEAMS, START = 3, {"decoder_start_token_id": 0}
+BEAMS, SAMPLES = 3, 3_200
 
 DECODER = {
     "vocab_size": VOCABULARY,
@@ -61,6 +61,23 @@ T5 = {
     "relative_attention_max_distance": 7,
 }
 V1_1 = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+WHISPER = {
+    "vocab_size": VOCABULARY,
+    "d_model": 12,
+    "encoder_layers": 1,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 20,
+    "decoder_ffn_dim": 20,
+    "max_source_positions": SAMPLES // 320,
+    "max_target_positions": 16,
+    "pad_token_id": 0,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "begin_suppress_tokens": None,
+    "decoder_start_token_id": 0,
+}
 LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 100.0,
@@ -94,6 +111,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "distilbert_texts": ("DistilBertForSequenceClassification", DISTILBERT | {"num_labels": 3}),
     "t5": ("T5ForConditionalGeneration", T5),
     "t5_v1_1": ("T5ForConditionalGeneration", T5 | V1_1 | {"num_decoder_layers": 1}),
+    "whisper": ("WhisperForConditionalGeneration", WHISPER),
     "mt5": ("MT5ForConditionalGeneration", T5 | {"num_layers": 1}),
 }
 UNTIED = ("t5_v1_1", "mt5")  # which transformers does not say in their config.json
@@ -123,9 +141,11 @@ def saved(model: Any) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def inputs(class_name: str) -> dict[str, torch.Tensor]:
-    """Tokens; of an encoder also types of tokens, and a mask of the real ones."""
+    """Tokens; of an encoder also types of tokens, and a mask of the real ones; of Whisper sounds."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, VOCABULARY, (ROWS, STEPS), generator=generator)
+    if class_name.startswith("Whisper"):
+        return {"input_features": features(), "decoder_input_ids": tokens}
     if "Causal" in class_name or "GPT2" in class_name:
         return {"input_ids": tokens}
     real = torch.arange(STEPS)[None] < torch.tensor([[STEPS], [STEPS - 3]])
@@ -140,9 +160,32 @@ def inputs(class_name: str) -> dict[str, torch.Tensor]:
 def written(model: Any, given: dict[str, torch.Tensor], **options: Any) -> np.ndarray:
     """The tokens that generation writes after a prompt, or after the start tokens."""
     model.generation_config.eos_token_id = None
+    model.generation_config.decoder_start_token_id = 0
+    # Whisper's own, of pieces of long sounds and their times, ends in this one.
+    generate = transformers.GenerationMixin.generate
     asked = {"do_sample": False, "max_new_tokens": GENERATED, "pad_token_id": 0, **options}
-    whole = model.generate(**given, **asked)
+    whole = generate(model, **given, **asked)
     return whole[:, -GENERATED:].numpy().astype(np.int32)
+
+
+def waveforms() -> np.ndarray:
+    """Two sounds, whole numbers of 16 bits: one grows louder, one rises and ends; both with noise.
+
+    Without noise, in a pure tone, PyTorch's own features are 3e-5 from those in float64.
+    """
+    draw, times = np.random.default_rng(0), np.arange(SAMPLES) / 16_000
+    noise = draw.normal(0, 3_000, (2, SAMPLES)) * np.stack([times, 0.02 + 0 * times])
+    tone = 20_000 * np.sin(2 * np.pi * (300 + 4_000 * times) * times)
+    noise[1] = (noise[1] + tone) * (times < 0.07)
+    return noise.astype(np.int16)
+
+
+def features() -> torch.Tensor:
+    """The log-mel spectrograms of Whisper."""
+    extract = transformers.WhisperFeatureExtractor()
+    sounds = list(waveforms().astype(np.float32) / 2**15)
+    options = {"sampling_rate": 16_000, "max_length": SAMPLES, "return_tensors": "pt"}
+    return extract(sounds, **options).input_features
 
 
 def golden(class_name: str, options: dict[str, Any], untied: bool) -> dict[str, np.ndarray]:
@@ -154,12 +197,17 @@ def golden(class_name: str, options: dict[str, Any], untied: bool) -> dict[str, 
         out = model(**given)[0]
         found = {"config": np.asarray(config), "out": out.numpy()}
         if "decoder_input_ids" in given:
-            read = {name: x for name, x in given.items() if name != "decoder_input_ids"}
-            found["generated"] = written(model, read, **START)
+            whisper = "input_features" in given
+            start = torch.tensor([[24, 6, 7, 27]] if whisper else [[0]])
+            read = given | {"decoder_input_ids": start.expand(ROWS, -1)}
+            found |= {"generated": written(model, read), "start": start[0].numpy()}
             beams = {"num_beams": BEAMS, "num_return_sequences": BEAMS, "length_penalty": 0.0}
-            found["beams"] = written(model, read, **START, **beams)
+            found["beams"] = written(model, read, **beams)
         elif "attention_mask" not in given:
             found["generated"] = written(model, {"input_ids": given["input_ids"][:, :PROMPT]})
+    if "input_features" in given:
+        frames = given.pop("input_features")[:, :, ::3].numpy()
+        found |= {"input_features": frames, "waveforms": waveforms()}
     found |= {name: x.numpy().astype(np.int32) for name, x in given.items()}
     return found | {f"weights/{name}": array for name, array in weights.items()}
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdl.models.whisper import log_mel_frames
 from jdl.objectives import next_token, seq2seq
 from jdl.sampling import beam_search, generate
 from jdl.weights.from_pretrained import architecture_of
@@ -32,6 +33,7 @@ DEFAULT = (
     "distilbert_texts",
     "t5",
     "t5_v1_1",
+    "whisper",
 )
 PROMPT, BEAMS, VOCABULARY = 4, 3, 31
 CHANGES = {"bert_base": {"pool": False}}
@@ -58,7 +60,10 @@ def loaded(name):
     architecture = architecture_of(config, **CHANGES.get(name, {}))
     found = to_jdl(weights, architecture.rules)
     variables = unflatten_dict({path: jnp.asarray(v) for path, v in found.items()}, sep="/")
-    inputs = {"x": jnp.asarray(arrays["input_ids"])}
+    if "waveforms" in arrays:
+        inputs = {"x": jnp.asarray(arrays["waveforms"].astype(np.float32) / 2**15)}
+    else:
+        inputs = {"x": jnp.asarray(arrays["input_ids"])}
     if "attention_mask" in arrays:
         inputs["mask"] = jnp.asarray(arrays["attention_mask"]).astype(bool)
     if "decoder_input_ids" in arrays:
@@ -105,23 +110,33 @@ def test_the_same_tokens_by_the_kv_cache(name):
     np.testing.assert_array_equal(write(variables), expected)
 
 
-@pytest.mark.parametrize("name", rows(SEQ2SEQ, ("t5", "t5_v1_1")))
+@pytest.mark.parametrize("name", rows(SEQ2SEQ))
 def test_the_same_tokens_by_greedy_decoding_and_by_beam_search(name):
     model, variables, inputs = loaded(name)
     expected = golden(name)[2]
     rows, tokens = expected["generated"].shape
-    objective = seq2seq(model, eos_id=VOCABULARY, start=0, max_new_tokens=tokens)
-    batch = {"x": inputs["x"], "length": inputs["mask"].sum(1)}
+    start = expected["start"].tolist()
+    objective = seq2seq(model, eos_id=VOCABULARY, start=start, max_new_tokens=tokens)
+    batch = {"x": inputs["x"]}
+    if "mask" in inputs:
+        batch["length"] = inputs["mask"].sum(1)
 
     @jax.jit
     def write(variables):
-        options = {"prompt": jnp.zeros((rows, 1), jnp.int32), "tokens": tokens, "batch": batch}
-        beams, _ = beam_search(objective, variables, **options, width=BEAMS)
+        prompt = jnp.tile(jnp.asarray(start)[None], (rows, 1))
+        beams, _ = beam_search(objective, variables, prompt, tokens, BEAMS, batch=batch)
         return objective.predict(variables, batch)["tokens"], beams
 
     greedy, beams = write(variables)
     np.testing.assert_array_equal(greedy, expected["generated"])
     np.testing.assert_array_equal(beams, expected["beams"].reshape(rows, BEAMS, tokens))
+
+
+def test_the_log_mel_spectrogram_of_whisper():
+    arrays, x = golden("whisper")[2], loaded("whisper")[2]["x"]
+    frames = log_mel_frames(x, 80, x.shape[1])
+    expected = arrays["input_features"].swapaxes(1, 2)
+    np.testing.assert_allclose(frames[:, ::3], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -30,18 +30,19 @@ WITH_BIAS = ("query", "value", "out", "feed_forward")
 class TransformerConfig:
     """The sizes and the form of a transformer (Vaswani et al., 2017).
 
-    Position embeddings are rotary (RoPE), or learned, or with `relative_buckets` a relative position
-    bias of the attention (T5, Raffel et al., 2020; `rotary=False`). `kv_heads` below `heads` shares keys and
-    values among heads (grouped-query attention). `pre_norm=False` normalizes after each residual
-    connection, as the first transformers did (post-norm). `gated` is a gated feed-forward layer
-    (GLU, Shazeer, 2020; SwiGLU with `activation=nn.silu`), and `query_key_norm` normalizes the
-    queries and keys of each head (QK-norm, Henry et al., 2020). `biases` names the layers that have
-    a bias. A bias of keys has an effect with rotary positions alone: otherwise it adds the same to
-    all scores of a query, which the softmax cancels. `remat` (gradient checkpointing)
-    recomputes activations in the backward pass instead of storing them: True all of them, the name
-    of one of `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all that the policy
-    does not store. In half precision GPUs use fused attention. Raises `Error` for sizes that do not
-    divide, for two kinds of positions, and for unknown policies.
+    Position embeddings are rotary (RoPE), or learned, or with `relative_buckets` a relative
+    position bias of the attention (T5, Raffel et al., 2020; `rotary=False`). `kv_heads` below
+    `heads` shares keys and values among heads (grouped-query attention). `pre_norm=False`
+    normalizes after each residual connection, as the first transformers did (post-norm). `gated` is
+    a gated feed-forward layer (GLU, Shazeer, 2020; SwiGLU with `activation=nn.silu`), and
+    `query_key_norm` normalizes the queries and keys of each head (QK-norm, Henry et al., 2020).
+    `biases` names the layers that have a bias. A bias of keys has an effect with rotary positions
+    alone: otherwise it adds the same to all scores of a query, which the softmax cancels. `remat`
+    (gradient checkpointing) recomputes activations in the backward pass instead of storing them:
+    True all of them, the name of one of `jax.checkpoint_policies`
+    ("dots_with_no_batch_dims_saveable") all that the policy does not store. In half precision GPUs
+    use fused attention. Raises `Error` for sizes that do not divide, for two kinds of positions,
+    and for unknown policies.
     """
 
     width: int = 128
@@ -347,11 +348,13 @@ class TokenEmbedding(nn.Module):
     ) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
-        With `decode` their positions follow those in the KV cache. Raises `Error` if T is above the
-        config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
+        With `decode` their positions follow those in the KV cache. Raises `Error` for floats, and if
+        T is above the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
         `SymbolicScope` must have the constraint, such as "t <= 256".
         """
         steps = tokens.shape[1]
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise Error(f"Tokens are whole numbers, and these are {tokens.dtype}.")
         if isinstance(steps, int) and steps > self.config.max_length:
             raise Error(
                 f"A sequence of {steps} tokens is longer than TransformerConfig.max_length, "

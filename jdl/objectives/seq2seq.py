@@ -34,14 +34,15 @@ def seq2seq(
 ) -> Seq2Seq:
     """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
-    Tokens x (B, S) to tokens y (B, T), or images x (B, H, W, C) to captions y. The columns `length`
+    Tokens x (B, S) to tokens y (B, T), images x (B, H, W, C) to captions y, or waveforms x (B, S)
+    to what is said. The columns `length`
     (B,) and `y_length` (B,) are the numbers of real tokens; the last real token of y is `eos_id`,
     which is also the decoder's first input. In training the model predicts each token from the true
     tokens before it (teacher forcing): `model(x, y_before)` gives logits (B, T, vocabulary). The
     loss is the cross-entropy with label smoothing `smoothing`; metrics are accuracy and perplexity.
     Predictions are made by greedy decoding of up to `max_new_tokens` tokens, by default the model's
     `max_length`. For that the model has the methods `encode(x)`, which may ask for `mask`, and
-    `decode(encoded, y, mask, decode=...)`, like `T5` and `Captioner`.
+    `decode(encoded, y, mask, decode=...)`, like `T5`, `Captioner` and `Whisper`.
     """
     model_call.require_methods("seq2seq", model, "encode", "decode")
     first = (eos_id,) if start is None else (start,) if isinstance(start, int) else tuple(start)
@@ -93,7 +94,9 @@ class Seq2Seq(Objective):
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if y, or x of two axes, does not hold tokens of the model's vocabulary."""
         output_shape = partial(model_call.output_shape, self.model, spec, self._inputs)
-        columns = ("y",) if model_call.column(spec).ndim > 2 else ("x", "y")
+        x = model_call.column(spec)
+        tokens = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+        columns = ("x", "y") if tokens else ("y",)
         check_tokens(spec, bounds, columns, output_shape)
 
     @property

@@ -21,6 +21,7 @@ from jdl.weights.architectures.roberta import roberta
 from jdl.weights.architectures.t5 import mt5, t5
 from jdl.weights.architectures.timm import timm
 from jdl.weights.architectures.vit import deit, dinov2, vit
+from jdl.weights.architectures.whisper import whisper
 from jdl.weights.hub import TEXTS
 from jdl.weights.load import folder_of, load
 from jdl.weights.rules import to_jdl
@@ -41,6 +42,7 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "roberta": roberta,
     "t5": t5,
     "vit": vit,
+    "whisper": whisper,
     "xlm-roberta": roberta,
 }
 """Architectures by the `model_type` of config.json."""
