@@ -141,7 +141,7 @@ def saved(model: Any) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def inputs(class_name: str) -> dict[str, torch.Tensor]:
-    """Tokens; of an encoder also types of tokens, and a mask of the real ones; of Whisper sounds."""
+    """Tokens, of an encoder also their types and a mask of the real ones; of Whisper sounds."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(3, VOCABULARY, (ROWS, STEPS), generator=generator)
     if class_name.startswith("Whisper"):
@@ -171,10 +171,10 @@ def written(model: Any, given: dict[str, torch.Tensor], **options: Any) -> np.nd
 def waveforms() -> np.ndarray:
     """Two sounds, whole numbers of 16 bits: one grows louder, one rises and ends; both with noise.
 
-    Without noise, in a pure tone, PyTorch's own features are 3e-5 from those in float64.
+    Without noise, in a pure tone, PyTorch's own features are 3e-5 from what float64 gives.
     """
     draw, times = np.random.default_rng(0), np.arange(SAMPLES) / 16_000
-    noise = draw.normal(0, 3_000, (2, SAMPLES)) * np.stack([times, 0.02 + 0 * times])
+    noise = draw.normal(0, 3_000, (2, SAMPLES)) * np.stack([times, 0.1 + 0 * times])
     tone = 20_000 * np.sin(2 * np.pi * (300 + 4_000 * times) * times)
     noise[1] = (noise[1] + tone) * (times < 0.07)
     return noise.astype(np.int16)

@@ -348,9 +348,9 @@ class TokenEmbedding(nn.Module):
     ) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
-        With `decode` their positions follow those in the KV cache. Raises `Error` for floats, and if
-        T is above the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
-        `SymbolicScope` must have the constraint, such as "t <= 256".
+        With `decode` their positions follow those in the KV cache. Raises `Error` for floats, and
+        if T is above the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared
+        here: its `SymbolicScope` must have the constraint, such as "t <= 256".
         """
         steps = tokens.shape[1]
         if not jnp.issubdtype(tokens.dtype, jnp.integer):

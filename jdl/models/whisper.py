@@ -101,7 +101,8 @@ def log_mel_frames(x: jax.Array, n_mels: int, samples: int) -> jax.Array:
         )
     x = jnp.pad(x, ((0, 0), (0, samples - x.shape[1])))
     log_mel = LogMel(RATE, N_FFT, HOP, n_mels, decibels=True, reflect=True, top_db=80.0)
-    return (log_mel.apply({}, x)[:, :-1] + 40) / 40
+    decibels = jnp.asarray(log_mel.apply({}, x))
+    return (decibels[:, :-1] + 40) / 40
 
 
 def sinusoids(length: int, width: int) -> jax.Array:
