@@ -24,8 +24,8 @@ class LogMel(nn.Module):
     With `top_db` what is more decibels below the loudest of a waveform is as loud as that limit.
 
     It equals `librosa.feature.melspectrogram` with these arguments, and the logarithm, to 1e-4;
-    `decibels` equals `librosa.power_to_db`, with the same `top_db`. As part of the model it is saved
-    and exported with it, so that whatever the model is given later are waveforms.
+    `decibels` equals `librosa.power_to_db`, with the same `top_db`. As part of the model it is
+    saved and exported with it, so that whatever the model is given later are waveforms.
     """
 
     rate: int  # samples a second
