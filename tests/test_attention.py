@@ -62,7 +62,7 @@ def test_attention_equals_jax(kv_heads, key_steps, causal, mask):
 @pytest.mark.parametrize("shape", [(1, HEADS, STEPS, STEPS), (ROWS, 1, 1, STEPS)])
 @pytest.mark.parametrize("scale", [None, 1.0])
 def test_a_bias_and_another_scale_equal_jax(shape, scale):
-    """Seen to fail: gradients of the bias that are not summed, and scaled twice by the backward."""
+    """Seen to fail: a bias's gradient scaled, or averaged; that of queries with the usual scale."""
     q, k, v = (normal(n, ROWS, STEPS, heads, WIDTH) for n, heads in enumerate((HEADS, 2, 2)))
     mask = masks(STEPS)["padded"]
 

@@ -35,12 +35,11 @@ def attention(
     default 1 / sqrt(D).
 
     On CPUs the heads are moved before the time steps, which is faster there. On GPUs half precision
-    uses cuDNN's fused kernel (flash attention, Dao et al., 2022), without a bias and with the usual
-    scale.
+    uses cuDNN's fused kernel (flash attention, Dao et al., 2022), unless there is a bias.
     """
-    if bias is None and scale is None and uses_cudnn_attention(q.dtype):
+    if bias is None and uses_cudnn_attention(q.dtype):
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=causal, implementation="cudnn"
+            q, k, v, mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
         )
     if mask is None:
         mask = jnp.ones((1, 1, 1, 1), bool)

@@ -108,6 +108,6 @@ def log_mel_frames(x: jax.Array, n_mels: int, samples: int) -> jax.Array:
 def sinusoids(length: int, width: int) -> jax.Array:
     """Sinusoidal positions (Vaswani et al., 2017), (length, width): all sines, then all cosines."""
     half = width // 2
-    frequencies = np.exp(-math.log(10_000) / (half - 1) * np.arange(half))
+    frequencies = np.exp(-math.log(10_000) / max(half - 1, 1) * np.arange(half))
     angles = np.arange(length)[:, None] * frequencies[None]
     return jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], 1), jnp.float32)

@@ -35,14 +35,15 @@ def seq2seq(
     """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
     Tokens x (B, S) to tokens y (B, T), images x (B, H, W, C) to captions y, or waveforms x (B, S)
-    to what is said. The columns `length`
-    (B,) and `y_length` (B,) are the numbers of real tokens; the last real token of y is `eos_id`,
-    which is also the decoder's first input. In training the model predicts each token from the true
-    tokens before it (teacher forcing): `model(x, y_before)` gives logits (B, T, vocabulary). The
-    loss is the cross-entropy with label smoothing `smoothing`; metrics are accuracy and perplexity.
-    Predictions are made by greedy decoding of up to `max_new_tokens` tokens, by default the model's
-    `max_length`. For that the model has the methods `encode(x)`, which may ask for `mask`, and
-    `decode(encoded, y, mask, decode=...)`, like `T5`, `Captioner` and `Whisper`.
+    to what is said. The columns `length` (B,) and `y_length` (B,) are the numbers of real tokens or
+    samples; the last real token of y is `eos_id`. The decoder begins with `start`, one token or
+    several, by default `eos_id`: they are given to it, and not learned. In training the model
+    predicts each token from the true tokens before it (teacher forcing): `model(x, y_before)` gives
+    logits (B, T, vocabulary). The loss is the cross-entropy with label smoothing `smoothing`;
+    metrics are accuracy and perplexity. Predictions are made by greedy decoding of up to
+    `max_new_tokens` tokens, by default as many as the model's `max_length` permits. For that the
+    model has the methods `encode(x)`, which may ask for `mask`, and `decode(encoded, y, mask,
+    decode=...)`, like `T5`, `Captioner` and `Whisper`.
     """
     model_call.require_methods("seq2seq", model, "encode", "decode")
     first = (eos_id,) if start is None else (start,) if isinstance(start, int) else tuple(start)
