@@ -1,10 +1,14 @@
-"""Models of transformers for texts: the same outputs as there, from the same files.
+"""Models of transformers for texts, and Whisper: the same outputs as there, from the same files.
 
 tests/golden/transformers/ is written by scripts/golden_transformers.py: small random models with
 random biases and norms. Seen to fail: with another epsilon of GPT-2, its query, key and value in
 another order, frequencies of RoPE that are unscaled, scaled all alike or unscaled in the KV cache,
 the activation on the wrong half of SwiGLU, positions of RoBERTa from 1, no bias of the masked
-language model, a tanh in DistilBERT's pooler, transposed keys, and two names for one array.
+language model, a tanh in DistilBERT's pooler, transposed keys, and two names for one array. Of T5:
+with the usual scale of attention, an unscaled tied head, the halves of its gated layer or of its
+buckets exchanged, those of an encoder in the decoder, and positions from 0 in the KV cache. Of
+Whisper: with the sines that a fresh model has, approximate GELU after convolutions, and a
+spectrogram without the clamp or without reflection.
 """
 
 import json
@@ -17,8 +21,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.objectives import next_token
-from jdl.sampling import generate
+from jdl.models.whisper import log_mel_frames
+from jdl.objectives import next_token, seq2seq
+from jdl.sampling import beam_search, generate
 from jdl.weights.from_pretrained import architecture_of
 from jdl.weights.rules import to_jdl, to_theirs
 
@@ -30,8 +35,11 @@ DEFAULT = (
     "bert_texts",
     "roberta_masked",
     "distilbert_texts",
+    "t5",
+    "t5_v1_1",
+    "whisper",
 )
-PROMPT = 4
+PROMPT, BEAMS, VOCABULARY = 4, 3, 31
 CHANGES = {"bert_base": {"pool": False}}
 
 
@@ -45,7 +53,8 @@ def golden(name):
     return config, weights, {k: v for k, v in arrays.items() if not k.startswith(prefix)}
 
 
-DECODERS = [name for name in NAMES if "generated" in golden(name)[2]]
+SEQ2SEQ = [name for name in NAMES if "beams" in golden(name)[2]]
+DECODERS = [name for name in NAMES if "generated" in golden(name)[2] and name not in SEQ2SEQ]
 
 
 @cache
@@ -55,9 +64,14 @@ def loaded(name):
     architecture = architecture_of(config, **CHANGES.get(name, {}))
     found = to_jdl(weights, architecture.rules)
     variables = unflatten_dict({path: jnp.asarray(v) for path, v in found.items()}, sep="/")
-    inputs = {"x": jnp.asarray(arrays["input_ids"])}
+    if "waveforms" in arrays:
+        inputs = {"x": jnp.asarray(arrays["waveforms"].astype(np.float32) / 2**15)}
+    else:
+        inputs = {"x": jnp.asarray(arrays["input_ids"])}
     if "attention_mask" in arrays:
         inputs["mask"] = jnp.asarray(arrays["attention_mask"]).astype(bool)
+    if "decoder_input_ids" in arrays:
+        inputs["y"] = jnp.asarray(arrays["decoder_input_ids"])
     if "token_type_ids" in arrays:
         inputs["token_type"] = jnp.asarray(arrays["token_type_ids"])
     return architecture.model, variables, inputs
@@ -82,7 +96,7 @@ def test_the_same_outputs(name):
     with jax.default_matmul_precision("highest"):
         out = np.asarray(jax.jit(model.apply)(variables, **inputs))
     expected = golden(name)[2]["out"]
-    if out.ndim == 3 and "mask" in inputs:
+    if out.ndim == 3 and "mask" in inputs and "y" not in inputs:
         out, expected = out[inputs["mask"]], expected[np.asarray(inputs["mask"])]
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
@@ -98,6 +112,35 @@ def test_the_same_tokens_by_the_kv_cache(name):
         return generate(next_token(model), variables, prompt=prompt, tokens=expected.shape[1])
 
     np.testing.assert_array_equal(write(variables), expected)
+
+
+@pytest.mark.parametrize("name", rows(SEQ2SEQ))
+def test_the_same_tokens_by_greedy_decoding_and_by_beam_search(name):
+    model, variables, inputs = loaded(name)
+    expected = golden(name)[2]
+    rows, tokens = expected["generated"].shape
+    start = expected["start"].tolist()
+    objective = seq2seq(model, eos_id=VOCABULARY, start=start, max_new_tokens=tokens)
+    batch = {"x": inputs["x"]}
+    if "mask" in inputs:
+        batch["length"] = inputs["mask"].sum(1)
+
+    @jax.jit
+    def write(variables):
+        prompt = jnp.tile(jnp.asarray(start)[None], (rows, 1))
+        beams, _ = beam_search(objective, variables, prompt, tokens, BEAMS, batch=batch)
+        return objective.predict(variables, batch)["tokens"], beams
+
+    greedy, beams = write(variables)
+    np.testing.assert_array_equal(greedy, expected["generated"])
+    np.testing.assert_array_equal(beams, expected["beams"].reshape(rows, BEAMS, tokens))
+
+
+def test_the_log_mel_spectrogram_of_whisper():
+    arrays, x = golden("whisper")[2], loaded("whisper")[2]["x"]
+    frames = log_mel_frames(x, 80, x.shape[1])
+    expected = arrays["input_features"].swapaxes(1, 2)
+    np.testing.assert_allclose(frames[:, ::3], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)

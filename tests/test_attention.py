@@ -1,11 +1,12 @@
-"""Attention against JAX's own, and rotary embeddings: values and gradients."""
+"""Attention against JAX's own, values and gradients; rotary and relative positions."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdl.layers import attention, rotary_embedding
+from jdl.layers import RelativePositionBias, attention, rotary_embedding
+from jdl.layers.relative_position import distance_buckets
 
 ROWS, STEPS, HEADS, WIDTH = 3, 7, 4, 8
 
@@ -56,6 +57,39 @@ def test_attention_equals_jax(kv_heads, key_steps, causal, mask):
     pairs = zip(with_gradients(ours, q, k, v), with_gradients(reference, q, k, v), strict=True)
     for actual, expected in pairs:
         np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, HEADS, STEPS, STEPS), (ROWS, 1, 1, STEPS)])
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_a_bias_and_another_scale_equal_jax(shape, scale):
+    """Seen to fail: a bias's gradient scaled, or averaged; that of queries with the usual scale."""
+    q, k, v = (normal(n, ROWS, STEPS, heads, WIDTH) for n, heads in enumerate((HEADS, 2, 2)))
+    mask = masks(STEPS)["padded"]
+
+    def ours(q, k, v, bias):
+        return attention(q, k, v, mask, True, bias, scale)
+
+    def reference(q, k, v, bias):
+        return jax.nn.dot_product_attention(q, k, v, bias, mask, scale=scale, is_causal=True)
+
+    inputs = q, k, v, normal(3, *shape)
+    pairs = zip(with_gradients(ours, *inputs), with_gradients(reference, *inputs), strict=True)
+    for actual, expected in pairs:
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
+def test_buckets_of_distances_are_those_of_t5():
+    """The first distance of each bucket, from PyTorch's float32: rounding decides at 16, 32, 64."""
+    first = np.unique(distance_buckets(16, 128), return_index=True)[1]
+    assert first.tolist() == [*range(8), 8, 12, 16, 23, 32, 46, 64, 91]
+    bias = RelativePositionBias(1, 8, 12, causal=False)
+    table = {"params": {"table": jnp.arange(8.0)[:, None]}}
+    positions = jnp.arange(14)
+    both = np.asarray(bias.apply(table, positions, positions))[0, 0]
+    np.testing.assert_array_equal(both[0, 1:], both[1:, 0] + 4)  # after the query, and before it
+    after = np.asarray(bias.copy(causal=True).apply(table, positions, positions))[0, 0]
+    assert after[0].tolist() == [0] * 14
+    assert after[:, 0].tolist() == distance_buckets(8, 12)[positions.clip(max=12)].tolist()
 
 
 def test_half_precision_sums_in_float32():

@@ -16,7 +16,8 @@ from test_architectures_texts import golden
 
 import jdl
 from jdl.layers import llama3_rotary_frequencies, rotary_frequencies
-from jdl.weights.from_pretrained import from_pretrained
+from jdl.models.encoder_decoder import EncoderDecoder
+from jdl.weights.from_pretrained import architecture_of, from_pretrained
 
 safetensors = pytest.importorskip("safetensors.numpy")
 BERT_TABLE = "bert.embeddings.word_embeddings.weight"
@@ -41,8 +42,13 @@ def folder_of(tmp_path, name, weights=None, **config):
 def loaded(folder, **changes):
     """What a folder's model loads, without a compilation."""
     model = from_pretrained(folder, **changes)
-    shapes = jax.eval_shape(model.model.init, jax.random.key(0), np.ones((1, 4), np.int32))
+    inputs = [np.ones((1, 4), np.int32)] * (2 if isinstance(model.model, EncoderDecoder) else 1)
+    shapes = jax.eval_shape(model.model.init, jax.random.key(0), *inputs)
     return model.load(flatten_dict(dict(shapes), sep="/"))
+
+
+def without(weights, name):
+    return {key: array for key, array in weights.items() if key != name}
 
 
 @pytest.mark.parametrize(
@@ -128,6 +134,11 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, name, key, change, messag
         ("bert_texts", {}, {"pool": "first"}, "give outputs too"),
         ("bert_texts", {"position_embedding_type": "relative_key"}, {}, "relative_key"),
         ("roberta_texts", {"pad_token_id": 0}, {}, "pad_token_id=0"),
+        ("t5", {"feed_forward_proj": "gated-mish"}, {}, "feed_forward_proj='gated-mish'"),
+        ("t5", {"architectures": ["T5EncoderModel"]}, {}, "T5EncoderModel"),
+        ("whisper", {"decoder_ffn_dim": 24}, {}, "decoder_ffn_dim=24"),
+        ("whisper", {"scale_embedding": True}, {}, "scale_embedding=True"),
+        ("whisper", {"apply_spec_augment": True}, {}, "apply_spec_augment=True"),
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}, {}, "rope_type='yarn'"),
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, {}, "no factor"),
         ("llama", {"attention_bias": True}, {}, "attention_bias=True"),
@@ -139,6 +150,19 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, name, key, change, messag
 def test_forms_that_jdl_lacks_are_refused(tmp_path, name, config, changes, message):
     with pytest.raises(jdl.Error, match=message):
         from_pretrained(folder_of(tmp_path, name, **config), **changes)
+
+
+def test_the_head_of_t5(tmp_path):
+    """Untied and unscaled in T5 v1.1, in the config.json of transformers 4 and of 5; else tied."""
+    older = {"scale_decoder_outputs": None, "tie_word_embeddings": False}
+    given = {key: x for key, x in {**golden("t5_v1_1")[0], **older}.items() if x is not None}
+    for config in (given, golden("t5_v1_1")[0], golden("mt5")[0]):
+        model = architecture_of(config).model
+        assert (model.tied, model.logits_scale) == (False, 1)
+    model = architecture_of(golden("t5")[0]).model
+    assert (model.tied, model.logits_scale) == (True, 0.25)
+    with pytest.raises(jdl.Error, match="no weights for params/head/kernel"):
+        loaded(folder_of(tmp_path, "mt5", without(golden("mt5")[1], "lm_head.weight")))
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):

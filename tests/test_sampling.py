@@ -35,6 +35,12 @@ MODELS = {
         SIZE,
         TransformerConfig(width=16, depth=1, heads=2, rotary=False, pre_norm=False, max_length=16),
     ),
+    "gpt-relative": GPT(
+        SIZE,
+        TransformerConfig(
+            width=16, depth=2, heads=2, rotary=False, relative_buckets=8, max_length=16
+        ),
+    ),
     "gru": RNN(SIZE, (12, 8), GRU, vocab_size=SIZE, embedding_width=6, return_sequences=True),
     "t5": T5(SIZE, TransformerConfig(width=16, depth=2, heads=2, max_length=16)),
     "captioner": Captioner(

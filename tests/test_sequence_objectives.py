@@ -1,6 +1,7 @@
 """Objectives over sequences against formulas written out, and their masks."""
 
 import inspect
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jdl.models.gpt import GPT
 from jdl.models.rnn import RNN
 from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
+from jdl.models.whisper import Whisper, sinusoids
 from jdl.objectives import classify, ctc, forecast, masked_token, next_token, seq2seq
 from jdl.objectives.ctc_decoding import best_path
 from jdl.train.evaluate import evaluator
@@ -116,6 +118,56 @@ def test_seq2seq_is_trained_by_teacher_forcing():
     assert written.shape == (ROWS, 6)
     ended = np.maximum.accumulate(np.asarray(written) == 0, 1)
     assert (np.asarray(written)[ended] == 0).all()
+
+
+def test_start_tokens_are_given_and_not_learned():
+    """Seen to fail: with the end token first, and with the logits of the start tokens learned."""
+    model, y = T5(SIZE, SMALL), TOKENS[:, :5]
+    batch = {"x": TOKENS, "length": LENGTHS, "y": y, "y_length": jnp.asarray([5, 2, 4, 1])}
+    objective = seq2seq(model, eos_id=0, start=(3, 7), max_new_tokens=4)
+    variables, out = evaluated(objective, batch)
+    start = jnp.tile(jnp.asarray([[3, 7]]), (ROWS, 1))
+    reads = jnp.arange(STEPS)[None] < LENGTHS[:, None]
+    so_far = jnp.concatenate([start, y[:, :-1]], 1)
+    logits = model.apply(variables, TOKENS, so_far, mask=reads)[:, 1:]
+    real = np.arange(5)[None] < np.asarray(batch["y_length"])[:, None]
+    np.testing.assert_allclose(out.loss.value(), nats_at(logits, y)[real].mean(), rtol=1e-5)
+    first = model.apply(variables, TOKENS, start, mask=reads)[:, -1].argmax(-1)
+    written = jax.jit(objective.predict)(variables, batch)["tokens"]
+    np.testing.assert_array_equal(written[:, 0], first)
+
+
+def test_whisper_learns_and_its_positions_stay():
+    model = Whisper(SIZE, replace(SMALL, rotary=False), n_mels=20, places=5)
+    x = jax.random.normal(jax.random.key(1), (ROWS, 1_500))
+    batch = {"x": x, "length": LENGTHS * 200, "y": TOKENS[:, :3], "y_length": jnp.full(ROWS, 3)}
+    objective = seq2seq(model, eos_id=0, start=(3, 7))
+    objective.check(jax.eval_shape(lambda: batch), {})
+    assert objective.max_new_tokens == 15
+    learner = jdl.descent(objective, optax.adamw(1e-2, weight_decay=0.1))
+    before = state = jax.jit(learner.init)(jax.random.key(0), batch)
+    step = jax.jit(learner.step)
+    losses = []
+    for _ in range(30):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"].value()))
+    assert losses[-1] < losses[0] / 2
+    jax.tree.map(np.testing.assert_array_equal, state.model_state, before.model_state)
+    (second,) = sinusoids(3, 4)[2:]
+    expected = [np.sin(2), np.sin(2e-4), np.cos(2), np.cos(2e-4)]
+    np.testing.assert_allclose(second, expected, rtol=1e-6)
+    with pytest.raises(jdl.Error, match=r"up to 1,600 samples, 0\.1 s"):
+        model.init(jax.random.key(0), jnp.zeros((1, 1_601)), TOKENS)
+
+
+def test_whisper_hears_silence_where_the_mask_is_false():
+    model = Whisper(SIZE, replace(SMALL, rotary=False), n_mels=20, places=5)
+    x, mask = jax.random.normal(jax.random.key(1), (2, 1_500)), jnp.arange(1_500)[None] < 800
+    variables = model.init(jax.random.key(0), x, TOKENS[:2])
+    masked = model.apply(variables, x, TOKENS[:2], mask=jnp.tile(mask, (2, 1)))
+    shorter = model.apply(variables, x[:, :800], TOKENS[:2])
+    np.testing.assert_array_equal(masked, shorter)
+    assert (masked != model.apply(variables, x, TOKENS[:2])).any()
 
 
 def test_ctc_sums_over_all_alignments():
@@ -256,6 +308,12 @@ def test_states_are_carried_over_streams_and_only_there():
         ),
         (seq2seq(T5(SIZE, SMALL), 0), {"x": TOKENS}, {}, "column y"),
         (
+            seq2seq(T5(SIZE, SMALL), 0),
+            {"x": TOKENS.astype(float), "y": TOKENS},
+            {},
+            "whole numbers, and these are float32",
+        ),
+        (
             ctc(RNN(5, return_sequences=True), 2),
             {"x": jnp.ones((2, 3, 1)), "y": TOKENS},
             {},
@@ -278,3 +336,7 @@ def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
 def test_more_tokens_than_the_model_can_decode_are_refused():
     with pytest.raises(jdl.Error, match="16 tokens at most, and max_new_tokens=17"):
         seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=17)
+    with pytest.raises(jdl.Error, match="15 tokens at most, and max_new_tokens=16"):
+        seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=16, start=(3, 7))
+    with pytest.raises(jdl.Error, match="begins with 1 to 16 tokens"):
+        seq2seq(T5(SIZE, SMALL), 0, start=())

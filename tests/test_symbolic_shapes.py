@@ -1,5 +1,6 @@
 """Every model exports with a symbolic batch, and sequences with symbolic lengths (`jax.export`)."""
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -21,6 +22,7 @@ from jdl.models.vgg import vgg
 LEARNED_POSITIONS = TransformerConfig(
     width=8, depth=1, heads=2, max_length=MAX_LENGTH, rotary=False
 )
+RELATIVE_POSITIONS = replace(LEARNED_POSITIONS, relative_buckets=4, relative_distance=6)
 MORE = [
     Row("discriminator", Discriminator((4, 8)), (8, 8, 1), 0),
     Row("discriminator-spectral", SpectralNormDiscriminator((4, 8)), (8, 8, 1), 0),
@@ -30,6 +32,14 @@ MORE = [
     Row(
         "t5-learned-positions",
         T5(SIZE, LEARNED_POSITIONS),
+        (6,),
+        0,
+        objective=None,
+        ragged=True,
+    ),
+    Row(
+        "t5-relative-positions",
+        T5(SIZE, RELATIVE_POSITIONS),
         (6,),
         0,
         objective=None,
@@ -101,10 +111,14 @@ def random_variables(row, inputs):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
-@pytest.mark.parametrize("rotary", [True, False], ids=["rotary", "learned"])
-def test_decoding_with_a_kv_cache_exports(rotary):
+@pytest.mark.parametrize(
+    "positions",
+    [{"rotary": True}, {}, {"relative_buckets": 4}],
+    ids=["rotary", "learned", "relative"],
+)
+def test_decoding_with_a_kv_cache_exports(positions):
     """One program reads a prompt of any length (prefill), another one token at a time."""
-    config = TransformerConfig(width=8, depth=2, heads=2, max_length=MAX_LENGTH, rotary=rotary)
+    config = replace(LEARNED_POSITIONS, depth=2, **positions)
     model, prompt = GPT(SIZE, config), jnp.arange(20, dtype=jnp.int32).reshape(4, 5) % SIZE
     variables = jax.jit(model.init)(jax.random.key(0), prompt)
 

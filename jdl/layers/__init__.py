@@ -37,6 +37,7 @@ from jdl.layers.recurrence import GRU as GRU
 from jdl.layers.recurrence import LSTM as LSTM
 from jdl.layers.recurrence import Cell as Cell
 from jdl.layers.recurrence import scan_cell as scan_cell
+from jdl.layers.relative_position import RelativePositionBias as RelativePositionBias
 from jdl.layers.rotary import linear_rotary_frequencies as linear_rotary_frequencies
 from jdl.layers.rotary import llama3_rotary_frequencies as llama3_rotary_frequencies
 from jdl.layers.rotary import rotary_embedding as rotary_embedding

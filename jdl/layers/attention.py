@@ -13,70 +13,100 @@ from jdl.layers.platform import HALF_PRECISION, platform_dependent, uses_cudnn_a
 
 # Without a barrier, XLA's CPU backend recomputes an array for each of its uses.
 _barrier = lax.optimization_barrier
+Bias = jax.Array | None
 
 
 def attention(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, causal: bool = False
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None = None,
+    causal: bool = False,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 2017), multi-head or grouped-query.
 
     Queries q (B, T, H, D), keys k and values v (B, S, K, D) give (B, T, H, D). H is a multiple of
     K: each key and value head serves H / K query heads (grouped-query attention, Ainslie et al.,
     2023; multi-query attention with K = 1). A query attends to no position where `mask`, which
-    broadcasts to (B, H, T, S), is false, and with `causal` to none after its own.
+    broadcasts to (B, H, T, S), is false, and with `causal` to none after its own. `bias`, which has
+    four axes and broadcasts in the same way, is added to the logits. They are scaled by `scale`, by
+    default 1 / sqrt(D).
 
     On CPUs the heads are moved before the time steps, which is faster there. On GPUs half precision
-    uses cuDNN's fused kernel (flash attention, Dao et al., 2022).
+    uses cuDNN's fused kernel (flash attention, Dao et al., 2022), unless there is a bias.
     """
-    if uses_cudnn_attention(q.dtype):
+    if bias is None and uses_cudnn_attention(q.dtype):
         return jax.nn.dot_product_attention(
-            q, k, v, mask=mask, is_causal=causal, implementation="cudnn"
+            q, k, v, mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
         )
     if mask is None:
         mask = jnp.ones((1, 1, 1, 1), bool)
 
-    def by_xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
+    def by_xla(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, bias: Bias) -> jax.Array:
         with jax.numpy_dtype_promotion("standard"):  # it raises half precision to float32 itself
-            return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal)
+            return jax.nn.dot_product_attention(
+                q, k, v, bias=bias, mask=mask, is_causal=causal, scale=scale
+            )
 
-    def heads_first(q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array) -> jax.Array:
-        return _heads_first(q, k, v, mask, causal)
+    def heads_first(
+        q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, bias: Bias
+    ) -> jax.Array:
+        own_scale = q.shape[-1] ** -0.5 if scale is None else scale
+        return _heads_first(q, k, v, mask, bias, causal, own_scale)
 
-    return platform_dependent(q, k, v, mask, cpu=heads_first, default=by_xla)
+    return platform_dependent(q, k, v, mask, bias, cpu=heads_first, default=by_xla)
 
 
 # The gradient is written out, because JAX's own multiplies by transposed weights (S, T), which is
 # slow on XLA's CPU backend: here queries and gradients (D, T) are transposed instead. The softmax
 # divides after the product with the values, where there are fewer numbers to divide.
-@partial(jax.custom_vjp, nondiff_argnums=(4,))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 6))
 def _heads_first(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    bias: Bias,
+    causal: bool,
+    scale: float,
 ) -> jax.Array:
-    return _forward(q, k, v, mask, causal)[0]
+    return _forward(q, k, v, mask, bias, causal, scale)[0]
 
 
 def _forward(
-    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array, causal: bool
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array,
+    bias: Bias,
+    causal: bool,
+    scale: float,
 ) -> tuple[jax.Array, Any]:
     steps, heads, kv_heads = q.shape[1], q.shape[2], k.shape[2]
-    q, k, v = _barrier(tuple(_split_groups(x, kv_heads) for x in (q * q.shape[-1] ** -0.5, k, v)))
+    q, k, v = _barrier(tuple(_split_groups(x, kv_heads) for x in (q * scale, k, v)))
     if causal:
         mask = mask & jnp.tri(steps, k.shape[2], dtype=bool)[None, None]
     scores = _einsum("bkrd,bksd->bkrs", q, k)
+    if bias is not None:
+        scores = (_by_head(scores, heads) + bias.astype(scores.dtype)).reshape(scores.shape)
     scores = _where(mask, scores, float(jnp.finfo(scores.dtype).min), heads)
     weights = jnp.exp(scores - scores.max(-1, keepdims=True))
-    scale = 1 / weights.sum(-1, keepdims=True)
+    inverse = 1 / weights.sum(-1, keepdims=True)
     weights = weights.astype(v.dtype)
-    out = (_einsum("bkrs,bksd->bkrd", weights, v) * scale).astype(v.dtype)
+    out = (_einsum("bkrs,bksd->bkrd", weights, v) * inverse).astype(v.dtype)
     out = _merge_groups(out, heads)
-    return out, (q, k, v, mask, weights, scale, out)
+    return out, (q, k, v, mask, bias, weights, inverse, out)
 
 
-def _backward(causal: bool, residuals: Any, grad: jax.Array) -> tuple[jax.Array | None, ...]:
-    q, k, v, mask, weights, scale, out = residuals
+def _backward(
+    causal: bool, scale: float, residuals: Any, grad: jax.Array
+) -> tuple[jax.Array | None, ...]:
+    q, k, v, mask, bias, weights, inverse, out = residuals
     heads, kv_heads, dtype = out.shape[2], k.shape[1], q.dtype
-    grad_out, out = (_split_groups(x.astype(scale.dtype), kv_heads) for x in (grad, out))
-    grad_out = grad_out * scale
+    grad_out, out = (_split_groups(x.astype(inverse.dtype), kv_heads) for x in (grad, out))
+    grad_out = grad_out * inverse
     # The mean of the gradients of a query's attention weights, weighted by the weights.
     mean = (grad_out * out).sum(-1, keepdims=True)
     grad_out = grad_out.astype(dtype)
@@ -84,14 +114,15 @@ def _backward(causal: bool, residuals: Any, grad: jax.Array) -> tuple[jax.Array 
         (grad_out, q.swapaxes(2, 3), grad_out.swapaxes(2, 3))
     )
     grad_weights = _einsum("bkrd,bksd->bkrs", grad_out, v)
-    grad_scores = weights.astype(scale.dtype) * (grad_weights - mean)
+    grad_scores = weights.astype(inverse.dtype) * (grad_weights - mean)
     grad_scores = _barrier(_where(mask, grad_scores, 0, heads).astype(dtype))
-    grad_q = _einsum("bkrs,bksd->bkrd", grad_scores, k) * q.shape[-1] ** -0.5
+    grad_q = _einsum("bkrs,bksd->bkrd", grad_scores, k) * scale
     grad_k = _einsum("bkdr,bkrs->bkds", q_transposed, grad_scores)
     grad_v = _einsum("bkdr,bkrs->bkds", grad_transposed, weights)
     grad_k, grad_v = (x.swapaxes(2, 3) for x in _barrier((grad_k, grad_v)))
     grads = ((grad_q, heads), (grad_k, kv_heads), (grad_v, kv_heads))
-    return *(_merge_groups(x.astype(dtype), n) for x, n in grads), None
+    grad_bias = None if bias is None else _sum_to(_by_head(grad_scores, heads), bias)
+    return *(_merge_groups(x.astype(dtype), n) for x, n in grads), None, grad_bias
 
 
 _heads_first.defvjp(_forward, _backward)
@@ -115,4 +146,15 @@ def _einsum(axes: str, x: jax.Array, y: jax.Array) -> jax.Array:
 
 def _where(mask: jax.Array, x: jax.Array, fill: float, heads: int) -> jax.Array:
     """x (B, K, R, S), with the fill value where the mask, as (B, H, T, S), is false."""
-    return jnp.where(mask, x.reshape(x.shape[0], heads, -1, x.shape[-1]), fill).reshape(x.shape)
+    return jnp.where(mask, _by_head(x, heads), fill).reshape(x.shape)
+
+
+def _by_head(x: jax.Array, heads: int) -> jax.Array:
+    """x (B, K, R, S) as (B, H, T, S)."""
+    return x.reshape(x.shape[0], heads, -1, x.shape[-1])
+
+
+def _sum_to(grad: jax.Array, bias: jax.Array) -> jax.Array:
+    """The gradient (B, H, T, S) of a bias: summed over the axes along which it is broadcast."""
+    axes = tuple(n for n, size in enumerate(bias.shape) if size == 1)
+    return grad.sum(axes, keepdims=True, dtype=jnp.float32).astype(bias.dtype)

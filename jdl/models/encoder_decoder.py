@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -64,6 +65,7 @@ class EncoderDecoder(nn.Module):
         return self.config.max_length
 
 
-def decoder_of(config: TransformerConfig) -> TransformerStack:
-    """A decoder of these sizes, which attends to an encoder's output."""
+def decoder_of(config: TransformerConfig, depth: int | None = None) -> TransformerStack:
+    """A decoder of these sizes, or of another depth, which attends to an encoder's output."""
+    config = config if depth is None else replace(config, depth=depth)
     return TransformerStack(config, causal=True, cross_attention=True)

@@ -23,7 +23,9 @@ class T5(EncoderDecoder):
 
     Source tokens x (B, S) and target tokens y (B, T) give the logits (B, T, vocab_size) of the
     target tokens that follow. One table of embeddings serves encoder, decoder and logits (Raffel et
-    al., 2020). Logits at t depend on x and on y up to t alone.
+    al., 2020); with `tied=False` the logits are those of a dense layer "head". Logits at t depend
+    on x and on y up to t alone. The published T5 has relative positions, among other things: see
+    `jdl.weights.from_pretrained`.
 
     With `copying` it is a pointer-generator network, after See et al. (2017): each target token is
     drawn from the vocabulary or copied from the source, and the logits are the logarithms of the
@@ -33,12 +35,17 @@ class T5(EncoderDecoder):
     vocab_size: int
     config: TransformerConfig = TransformerConfig()
     copying: bool = False
+    tied: bool = True
+    logits_scale: float = 1.0  # of the decoder's output, before the logits
+    decoder_depth: int | None = None  # that of the encoder by default
 
     def setup(self) -> None:
-        """Encoder and decoder are of the same size."""
+        """Encoder and decoder are of the same size, but for their depth."""
         self.tokens = TokenEmbedding(self.vocab_size, self.config)
         self.encoder = TransformerStack(self.config)
-        self.decoder = decoder_of(self.config)
+        self.decoder = decoder_of(self.config, self.decoder_depth)
+        if not self.tied:
+            self.head = Dense(self.vocab_size, use_bias=False)
         if self.copying:
             self.pointer = Pointer(self.config.width)
 
@@ -57,10 +64,13 @@ class T5(EncoderDecoder):
         """The decoder: what `encode` gives, and y (B, T), to logits (B, T, vocab_size)."""
         vectors, source = (None, None) if encoded is None else encoded
         x = self.attend(vectors, y, mask, train, decode)
-        logits = self.tokens.logits(x)
+        logits = self._logits(x * self.logits_scale)
         if not self.copying:
             return logits
         return self.pointer(logits, x, vectors, source, as_time_mask(mask), decode)
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        return self.tokens.logits(x) if self.tied else self.head(x).astype(jnp.float32)
 
 
 class Pointer(nn.Module):

@@ -16,6 +16,7 @@ from jdl.layers import (
     Dense,
     Dropout,
     LayerNorm,
+    RelativePositionBias,
     attention,
     rotary_embedding,
     rotary_frequencies,
@@ -29,17 +30,19 @@ WITH_BIAS = ("query", "value", "out", "feed_forward")
 class TransformerConfig:
     """The sizes and the form of a transformer (Vaswani et al., 2017).
 
-    Position embeddings are rotary (RoPE), or learned. `kv_heads` below `heads` shares keys and
-    values among heads (grouped-query attention). `pre_norm=False` normalizes after each residual
-    connection, as the first transformers did (post-norm). `gated` is a gated feed-forward layer
-    (GLU, Shazeer, 2020; SwiGLU with `activation=nn.silu`), and `query_key_norm` normalizes the
-    queries and keys of each head (QK-norm, Henry et al., 2020). `biases` names the layers that have
-    a bias. A bias of keys has an effect with rotary positions alone: otherwise it adds the same to
-    all scores of a query, which the softmax cancels. `remat` (gradient checkpointing)
-    recomputes activations in the backward pass instead of storing them: True all of them, the name
-    of one of `jax.checkpoint_policies` ("dots_with_no_batch_dims_saveable") all that the policy
-    does not store. In half precision GPUs use fused attention. Raises `Error` for sizes that do not
-    divide, and for unknown policies.
+    Position embeddings are rotary (RoPE), or learned, or with `relative_buckets` a relative
+    position bias of the attention (T5, Raffel et al., 2020; `rotary=False`). `kv_heads` below
+    `heads` shares keys and values among heads (grouped-query attention). `pre_norm=False`
+    normalizes after each residual connection, as the first transformers did (post-norm). `gated` is
+    a gated feed-forward layer (GLU, Shazeer, 2020; SwiGLU with `activation=nn.silu`), and
+    `query_key_norm` normalizes the queries and keys of each head (QK-norm, Henry et al., 2020).
+    `biases` names the layers that have a bias. A bias of keys has an effect with rotary positions
+    alone: otherwise it adds the same to all scores of a query, which the softmax cancels. `remat`
+    (gradient checkpointing) recomputes activations in the backward pass instead of storing them:
+    True all of them, the name of one of `jax.checkpoint_policies`
+    ("dots_with_no_batch_dims_saveable") all that the policy does not store. In half precision GPUs
+    use fused attention. Raises `Error` for sizes that do not divide, for two kinds of positions,
+    and for unknown policies.
     """
 
     width: int = 128
@@ -51,6 +54,9 @@ class TransformerConfig:
     max_length: int = 256  # of a sequence, in tokens
     rotary: bool = True
     rotary_frequencies: Callable[[int], jax.Array] = rotary_frequencies  # of a head's width
+    relative_buckets: int = 0  # of distances between positions
+    relative_distance: int = 128  # in tokens; those beyond it share a bucket
+    attention_scale: float | None = None  # of the logits; 1 / sqrt(head_width) by default
     pre_norm: bool = True
     gated: bool = False
     query_key_norm: bool = False
@@ -74,10 +80,21 @@ class TransformerConfig:
             raise Error(
                 f"biases may name {', '.join(WITH_BIAS)} and key, not {', '.join(unknown)}."
             )
+        if self.relative_buckets:
+            self._check_relative_positions()
         if isinstance(self.remat, str) and not hasattr(jax.checkpoint_policies, self.remat):
             raise Error(
                 "remat must be True, False or the name of one of jax.checkpoint_policies, "
                 f"not {self.remat!r}."
+            )
+
+    def _check_relative_positions(self) -> None:
+        if self.rotary:
+            raise Error("Positions are rotary or of relative_buckets: give rotary=False too.")
+        if self.relative_buckets < 4 or self.relative_distance <= self.relative_buckets // 2:
+            raise Error(
+                "relative_buckets must be at least 4, and relative_distance above half of them, "
+                f"not {self.relative_buckets} and {self.relative_distance}."
             )
 
     @property
@@ -111,11 +128,13 @@ class MultiHeadAttention(nn.Module):
         context: jax.Array | None = None,
         mask: jax.Array | None = None,
         decode: bool = False,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, T, width) to the same shape.
 
         `context` is the other sequence. Positions where `mask` (B, S) is false get no attention.
-        With `decode`, x follows the steps in the KV cache.
+        With `decode`, x follows the steps in the KV cache. `bias` (1, heads, T, S) is added to the
+        logits of the attention.
         """
         q = self._heads(x, "query", self.config.heads)
         visible = None if mask is None else mask[:, None, None, :].astype(bool)
@@ -127,7 +146,8 @@ class MultiHeadAttention(nn.Module):
             k, v = self._keys_and_values(x if context is None else context)
             if self.config.rotary and not self.cross:
                 q, k = self._rotated(q, k, jnp.arange(x.shape[1]))
-        out = attention(q, k, v, visible, self.causal and not decode)
+        causal, scale = self.causal and not decode, self.config.attention_scale
+        out = attention(q, k, v, visible, causal, bias, scale)
         out = out.reshape(*x.shape[:2], out.shape[2] * out.shape[3])
         c = self.config
         init, use_bias = c.residual_init, "out" in c.biases
@@ -226,10 +246,14 @@ class TransformerBlock(nn.Module):
         context_mask: jax.Array | None,
         train: bool,
         decode: bool,
+        bias: jax.Array | None = None,
     ) -> jax.Array:
-        """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real."""
+        """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real.
+
+        `bias` is that of the self-attention.
+        """
         attention = MultiHeadAttention(self.config, self.causal, name="attention")
-        x = self._add(x, "attention", lambda x: attention(x, None, mask, decode), train)
+        x = self._add(x, "attention", lambda x: attention(x, None, mask, decode, bias), train)
         if self.cross_attention:
             cross = MultiHeadAttention(self.config, cross=True, name="cross")
             x = self._add(x, "cross", lambda x: cross(x, context, context_mask, decode), train)
@@ -275,10 +299,21 @@ class TransformerStack(nn.Module):
         if c.remat:
             static = (5, 6)  # `train` and `decode`, where `self` is argument 0
             block_class = nn.remat(TransformerBlock, static_argnums=static, policy=c.remat_policy)
+        bias = self._relative_bias(x.shape[1], decode) if c.relative_buckets else None
         for n in range(c.depth):
             block = block_class(c, self.causal, self.cross_attention, name=f"block_{n}")
-            x = block(x, mask, context, context_mask, train, decode)
+            x = block(x, mask, context, context_mask, train, decode, bias)
         return c.norm(name="norm")(x) if c.pre_norm else x
+
+    def _relative_bias(self, steps: int, decode: bool) -> jax.Array:
+        """The bias (1, heads, T, S) of all blocks; with `decode`, S is that of the KV cache."""
+        c = self.config
+        keys = jnp.arange(c.max_length if decode else steps)
+        queries = _first_position(self, steps, decode) + jnp.arange(steps)
+        bias = RelativePositionBias(
+            c.heads, c.relative_buckets, c.relative_distance, self.causal, name="relative_bias"
+        )
+        return bias(queries, keys)
 
 
 class TokenEmbedding(nn.Module):
@@ -296,7 +331,7 @@ class TokenEmbedding(nn.Module):
         """The embedding table; learned positions unless rotary; a norm for post-norm blocks."""
         c, init = self.config, nn.initializers.normal(0.02)
         self.table = self.param("table", init, (self.vocab_size, c.width))
-        if not c.rotary:
+        if self._learns_positions:
             self.positions = self.param("positions", init, (c.max_length, c.width))
         if self.token_types:
             self.token_type_table = self.param("token_types", init, (self.token_types, c.width))
@@ -313,11 +348,13 @@ class TokenEmbedding(nn.Module):
     ) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
-        With `decode` their positions follow those in the KV cache. Raises `Error` if T is above the
-        config's `max_length`. A symbolic T, of `jax.export`, cannot be compared here: its
-        `SymbolicScope` must have the constraint, such as "t <= 256".
+        With `decode` their positions follow those in the KV cache. Raises `Error` for floats, and
+        if T is above the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared
+        here: its `SymbolicScope` must have the constraint, such as "t <= 256".
         """
         steps = tokens.shape[1]
+        if not jnp.issubdtype(tokens.dtype, jnp.integer):
+            raise Error(f"Tokens are whole numbers, and these are {tokens.dtype}.")
         if isinstance(steps, int) and steps > self.config.max_length:
             raise Error(
                 f"A sequence of {steps} tokens is longer than TransformerConfig.max_length, "
@@ -327,11 +364,8 @@ class TokenEmbedding(nn.Module):
         if self.token_types:
             types = jnp.zeros_like(tokens) if token_type is None else token_type
             x = x + self.token_type_table[types]
-        if not self.config.rotary:
-            first = jnp.zeros((), jnp.int32)
-            if decode:
-                first = self.get_variable("cache", "cache_index", first)
-                self.put_variable("cache", "cache_index", first + steps)
+        if self._learns_positions:
+            first = _first_position(self, steps, decode)
             x = x + lax.dynamic_slice_in_dim(self.positions, first, steps)[None]
         return self.drop(x if self.config.pre_norm else self.norm(x), train)
 
@@ -339,6 +373,19 @@ class TokenEmbedding(nn.Module):
         """Vectors (..., width) to logits (..., vocab_size), in float32."""
         out = x.reshape(-1, x.shape[-1]) @ self.table.T
         return out.reshape(*x.shape[:-1], self.vocab_size).astype(jnp.float32)
+
+    @property
+    def _learns_positions(self) -> bool:
+        return not self.config.rotary and not self.config.relative_buckets
+
+
+def _first_position(module: nn.Module, steps: int, decode: bool) -> jax.Array:
+    """The position of the first of `steps` tokens: 0, or with `decode` that after the KV cache."""
+    first = jnp.zeros((), jnp.int32)
+    if decode:
+        first = module.get_variable("cache", "cache_index", first)
+        module.put_variable("cache", "cache_index", first + steps)
+    return first
 
 
 def as_time_mask(mask: jax.Array | None) -> jax.Array | None:

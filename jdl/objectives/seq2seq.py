@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,27 +26,36 @@ from jdl.types import (
 
 
 def seq2seq(
-    model: Any, eos_id: int, smoothing: float = 0.0, max_new_tokens: int | None = None
+    model: Any,
+    eos_id: int,
+    smoothing: float = 0.0,
+    max_new_tokens: int | None = None,
+    start: int | Sequence[int] | None = None,
 ) -> Seq2Seq:
     """Sequence to sequence with an encoder-decoder (Sutskever et al., 2014), by teacher forcing.
 
-    Tokens x (B, S) to tokens y (B, T), or images x (B, H, W, C) to captions y. The columns `length`
-    (B,) and `y_length` (B,) are the numbers of real tokens; the last real token of y is `eos_id`,
-    which is also the decoder's first input. In training the model predicts each token from the true
-    tokens before it (teacher forcing): `model(x, y_before)` gives logits (B, T, vocabulary). The
-    loss is the cross-entropy with label smoothing `smoothing`; metrics are accuracy and perplexity.
-    Predictions are made by greedy decoding of up to `max_new_tokens` tokens, by default the model's
-    `max_length`. For that the model has the methods `encode(x)`, which may ask for `mask`, and
-    `decode(encoded, y, mask, decode=...)`, like `T5` and `Captioner`.
+    Tokens x (B, S) to tokens y (B, T), images x (B, H, W, C) to captions y, or waveforms x (B, S)
+    to what is said. The columns `length` (B,) and `y_length` (B,) are the numbers of real tokens or
+    samples; the last real token of y is `eos_id`. The decoder begins with `start`, one token or
+    several, by default `eos_id`: they are given to it, and not learned. In training the model
+    predicts each token from the true tokens before it (teacher forcing): `model(x, y_before)` gives
+    logits (B, T, vocabulary). The loss is the cross-entropy with label smoothing `smoothing`;
+    metrics are accuracy and perplexity. Predictions are made by greedy decoding of up to
+    `max_new_tokens` tokens, by default as many as the model's `max_length` permits. For that the
+    model has the methods `encode(x)`, which may ask for `mask`, and `decode(encoded, y, mask,
+    decode=...)`, like `T5`, `Captioner` and `Whisper`.
     """
     model_call.require_methods("seq2seq", model, "encode", "decode")
-    limit = model.max_length
+    first = (eos_id,) if start is None else (start,) if isinstance(start, int) else tuple(start)
+    limit = model.max_length - len(first) + 1
+    if not first or limit < 1:
+        raise Error(f"The decoder begins with 1 to {model.max_length} tokens, not start={start}.")
     if max_new_tokens and max_new_tokens > limit:
         raise Error(
             f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} is "
             "more: reduce it, or raise the model's max_length."
         )
-    return Seq2Seq(model, eos_id, smoothing, max_new_tokens or limit)
+    return Seq2Seq(model, eos_id, smoothing, max_new_tokens or limit, first)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +66,7 @@ class Seq2Seq(Objective):
     eos_id: int
     smoothing: float
     max_new_tokens: int
+    start: tuple[int, ...]
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
@@ -66,20 +77,27 @@ class Seq2Seq(Objective):
         inputs = self._inputs(batch)
         logits, model_state = model_call.apply(self.model, variables, inputs, batch, key, train)
         mask = model_call.time_mask(batch, "y_length", "y")
+        logits = logits[:, len(self.start) - 1 :]
         return token_loss(logits, batch["y"], mask, model_state, smoothing=self.smoothing)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The tokens (B, max_new_tokens) by greedy decoding; after `eos_id` all are `eos_id`."""
-        first = jnp.full((len(batch["x"]), 1), self.eos_id, jnp.int32)
         tokens = generate(
-            self, variables, first, self.max_new_tokens, eos_id=self.eos_id, batch=batch
+            self,
+            variables,
+            self._start(batch),
+            self.max_new_tokens,
+            eos_id=self.eos_id,
+            batch=batch,
         )
         return {"tokens": tokens}
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if y, or x of two axes, does not hold tokens of the model's vocabulary."""
         output_shape = partial(model_call.output_shape, self.model, spec, self._inputs)
-        columns = ("y",) if model_call.column(spec).ndim > 2 else ("x", "y")
+        x = model_call.column(spec)
+        tokens = x.ndim == 2 and jnp.issubdtype(x.dtype, jnp.integer)
+        columns = ("x", "y") if tokens else ("y",)
         check_tokens(spec, bounds, columns, output_shape)
 
     @property
@@ -103,6 +121,11 @@ class Seq2Seq(Objective):
         return logits, {"mask": cache["mask"], **kv_cache}
 
     def _inputs(self, batch: Batch) -> tuple[Array, ...]:
-        """x, and y shifted right: `eos_id`, then all tokens but the last (teacher forcing)."""
-        y = jnp.pad(model_call.column(batch, "y"), ((0, 0), (1, 0)), constant_values=self.eos_id)
-        return model_call.column(batch), y[:, :-1]
+        """x, and y shifted right: `start`, then all tokens but the last (teacher forcing)."""
+        x, y = model_call.column(batch), model_call.column(batch, "y")
+        return x, jnp.concatenate([self._start(batch).astype(y.dtype), y[:, :-1]], 1)
+
+    def _start(self, batch: Batch) -> Array:
+        """The decoder's first tokens (B, len(start)), the same for all rows."""
+        rows = model_call.column(batch).shape[0]
+        return jnp.tile(jnp.asarray(self.start, jnp.int32)[None], (rows, 1))

@@ -20,8 +20,10 @@ from jdl.weights.architectures.gpt2 import gpt2
 from jdl.weights.architectures.llama import llama, mistral, qwen2, qwen3
 from jdl.weights.architectures.resnet import resnet
 from jdl.weights.architectures.roberta import roberta
+from jdl.weights.architectures.t5 import mt5, t5
 from jdl.weights.architectures.timm import timm
 from jdl.weights.architectures.vit import deit, dinov2, vit
+from jdl.weights.architectures.whisper import whisper
 from jdl.weights.hub import TEXTS
 from jdl.weights.load import folder_of, load
 from jdl.weights.rules import to_jdl
@@ -37,11 +39,14 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
     "gpt2": gpt2,
     "llama": llama,
     "mistral": mistral,
+    "mt5": mt5,
     "qwen2": qwen2,
     "qwen3": qwen3,
     "resnet": resnet,
     "roberta": roberta,
+    "t5": t5,
     "vit": vit,
+    "whisper": whisper,
     "xlm-roberta": roberta,
 }
 """Architectures by the `model_type` of config.json."""
