@@ -59,8 +59,12 @@ def random_variables(model, inputs):
     """Variables of which none is trivial."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), *inputs)
     draw = np.random.default_rng(1)
-    return jax.tree.map(lambda x: draw.uniform(0.1, 0.6, x.shape).astype(np.float32)
-                        * draw.choice([-1, 1], x.shape), shapes)
+    return jax.tree.map(
+        lambda x: (
+            draw.uniform(0.1, 0.6, x.shape).astype(np.float32) * draw.choice([-1, 1], x.shape)
+        ),
+        shapes,
+    )
 
 
 def half_zero(variables, patterns):
@@ -85,15 +89,15 @@ def test_units_that_are_zero_go_without_a_change_of_the_outputs(name):
     variables = half_zero(variables, patterns)
     heads = 0.5 if hasattr(model, "config") else 0.0
     small, kept = prune_units(model, variables, 0.5, heads)
-    expected, found = (
-        jax.jit(m.apply)(v, *inputs) for m, v in ((model, variables), (small, kept))
-    )
+    expected, found = (jax.jit(m.apply)(v, *inputs) for m, v in ((model, variables), (small, kept)))
     np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
     assert np.ptp(expected) > 1e-2
     shapes = jax.eval_shape(small.init, jax.random.key(0), *inputs)
     jax.tree.map(lambda a, b: np.testing.assert_equal(a.shape, b.shape), shapes, kept)
-    work = [operations(jax.make_jaxpr(m.apply)(v, *inputs).jaxpr)
-            for m, v in ((model, variables), (small, kept))]
+    work = [
+        operations(jax.make_jaxpr(m.apply)(v, *inputs).jaxpr)
+        for m, v in ((model, variables), (small, kept))
+    ]
     assert work[1] < 0.85 * work[0]
 
 

@@ -12,7 +12,6 @@ import pytest
 import jdl
 from jdl.models.cnn import CNN
 from jdl.objectives import classify, quantize_variables
-from jdl.objectives.pretrained_model import Weights
 from jdl.weights import (
     add_task_vectors,
     greedy_soup,
@@ -73,7 +72,9 @@ def test_a_greedy_soup_takes_what_does_not_harm():
 def test_task_vectors_are_added_and_taken_away():
     base, one, two = (model(seed) for seed in range(3))
     vectors = [task_vector(fine_tuned, base) for fine_tuned in (one, two)]
-    kernel = {name: m["params"]["a"]["kernel"] for name, m in zip("bot", (base, one, two))}
+    kernel = {
+        name: m["params"]["a"]["kernel"] for name, m in zip("bot", (base, one, two), strict=True)
+    }
     both = add_task_vectors(base, vectors, 0.5)
     np.testing.assert_allclose(
         both["params"]["a"]["kernel"],
@@ -138,9 +139,7 @@ def test_statistics_of_batch_norm_are_those_of_the_data():
 
 
 def test_swa_is_the_equal_average_of_late_steps():
-    plain = jdl.descent(
-        classify(CNN(3, ((2, 1),), dense=(), batch_norm=True)), optax.adam(1e-2)
-    )
+    plain = jdl.descent(classify(CNN(3, ((2, 1),), dense=(), batch_norm=True)), optax.adam(1e-2))
     learner, batch = jdl.swa(plain, start=2, every=3), DATA.batches(24)[0]
     state, step, taken = jax.jit(learner.init)(jax.random.key(0), batch), jax.jit(learner.step), []
     for t in range(1, 9):

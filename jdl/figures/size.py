@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 MOST = 20  # layers that are drawn, the largest
+LEAST = 0.5  # of their share in percent
 
 
 def draw_size(
@@ -23,12 +24,14 @@ def draw_size(
 
     totals = [max(1, sum(counts.values())) for counts in (nbytes, operations)]
     shares = {
-        name: [100 * counts[name] / total
-               for counts, total in zip((nbytes, operations), totals, strict=True)]
+        name: [
+            100 * counts[name] / total
+            for counts, total in zip((nbytes, operations), totals, strict=True)
+        ]
         for name in nbytes
     }
     largest = sorted(shares, key=lambda name: -max(shares[name]))[:MOST]
-    drawn = [name for name in nbytes if name in largest]
+    drawn = [name for name in nbytes if name in largest and max(shares[name]) >= LEAST]
     height = 0.34 * (len(drawn) + len(forms)) + 2.2
     figure = Figure(figsize=(8, height), layout="constrained")
     upper, lower = figure.subplots(2, 1, height_ratios=(len(drawn) + 1, len(forms) + 1))
@@ -42,7 +45,7 @@ def draw_size(
     for place, (count, value) in enumerate(forms.values()):
         text = _bytes(count) + ("" if value is None else f", {metric} {value:.4f}")
         lower.text(count / 1e3, place, f" {text}", va="center")
-    lower.set(xlabel="kB", xlim=(0, 1.6 * max(count for count, _ in forms.values()) / 1e3))
+    lower.set(xlabel="kB", xlim=(0, 1.9 * max(count for count, _ in forms.values()) / 1e3))
     for axes in (upper, lower):
         axes.invert_yaxis()
     path.parent.mkdir(parents=True, exist_ok=True)

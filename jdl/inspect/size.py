@@ -79,7 +79,9 @@ class Size:
         for form in self.forms:
             metric = "" if form.metric is None else f"  {form.metric:.4f}"
             share = form.nbytes / self.forms[0].nbytes
-            lines.append(f"{form.name:<{width}}  {form.nbytes / 1e3:>10,.1f}  {share:>8.1%}{metric}")
+            lines.append(
+                f"{form.name:<{width}}  {form.nbytes / 1e3:>10,.1f}  {share:>8.1%}{metric}"
+            )
         return "\n".join(lines)
 
     def draw(self, path: Path) -> None:

@@ -182,8 +182,10 @@ def smallest_pruned(scores: Arrays, sparsity: Array | float, per_array: bool) ->
     Exactly so many are false, rounded down: of equal scores the first ones.
     """
     if per_array:
-        return {path: _mask(score.reshape(-1), sparsity).reshape(score.shape)
-                for path, score in scores.items()}
+        return {
+            path: _mask(score.reshape(-1), sparsity).reshape(score.shape)
+            for path, score in scores.items()
+        }
     flat = jnp.concatenate([score.reshape(-1).astype(jnp.float32) for score in scores.values()])
     masks, start = _mask(flat, sparsity), 0
     found = {}

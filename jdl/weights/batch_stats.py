@@ -38,7 +38,9 @@ def recompute_batch_stats(
         zero, one = (jax.device_get(running(value, raw, np.int32(i))) for value in (0.0, 1.0))
         sums = jax.tree.map(
             lambda s, a, b: s + a.astype(np.float64) / (1 - (b.astype(np.float64) - a)),
-            sums, zero, one
+            sums,
+            zero,
+            one,
         )
         batches += 1
     means = jax.tree.map(

@@ -229,4 +229,6 @@ def _feed_forward(arrays: Arrays, place: str, count: int, stay: int) -> Units:
     if f"{place}/gate/kernel" not in arrays:
         return units
     gate = _layer(arrays, count, stay, f"{place}/gate", None, f"{place}/out")
-    return replace(units, axes={**units.axes, **gate.axes}, factors=(gate.factors[0], *units.factors))
+    return replace(
+        units, axes={**units.axes, **gate.axes}, factors=(gate.factors[0], *units.factors)
+    )

@@ -54,9 +54,7 @@ def task_vector(fine_tuned: Given, pretrained: Given) -> Variables:
     return _combined(trees[0], trees, [1, -1])
 
 
-def add_task_vectors(
-    pretrained: Given, vectors: Sequence[Given], scale: float = 1.0
-) -> Variables:
+def add_task_vectors(pretrained: Given, vectors: Sequence[Given], scale: float = 1.0) -> Variables:
     """Task arithmetic: the pretrained weights plus `scale` times the sum of task vectors.
 
     Several vectors add tasks, a negative scale takes one away (Ilharco et al., 2023). The scale is
@@ -85,7 +83,7 @@ def _alike(models: Sequence[Given]) -> list[Arrays]:
         if wrong:
             shown = ", ".join(f"{p} ({_form(first, p)}, {_form(other, p)})" for p in wrong[:8])
             raise Error(
-                f"The models 1 and {n} do not have the same weights, of {len(wrong)} paths: {shown}."
+                f"The models 1 and {n} differ in the weights of {len(wrong)} paths: {shown}."
             )
     return trees
 
@@ -104,8 +102,10 @@ def _combined(like: Arrays, trees: Sequence[Arrays], factors: Sequence[float]) -
                 raise Error(f"{path} is {first.dtype}, and differs: it has no average.")
             found[path] = first
             continue
-        pairs = zip(factors, leaves, strict=True)
-        found[path] = sum(f * leaf.astype(np.float64) for f, leaf in pairs).astype(first.dtype)
+        total = np.zeros(first.shape)
+        for factor, leaf in zip(factors, leaves, strict=True):
+            total += factor * leaf.astype(np.float64)
+        found[path] = total.astype(first.dtype)
     return _variables(found)
 
 

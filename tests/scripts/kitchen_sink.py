@@ -1,4 +1,4 @@
-"""All that could break a repetition: BatchNorm, dropout, augmentation, ragged batches, EMA, pruning."""
+"""What could break a repetition: BatchNorm, dropout, augmentation, ragged batches, EMA, pruning."""
 
 from dataclasses import dataclass, replace
 
