@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from harness import digest
 from test_learners import BATCH, MODEL, jitted
 
 import jdl
 from jdl.learners import prune_variables
 from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
 from jdl.objectives import classify
 from jdl.objectives.override import override
 
@@ -165,6 +167,53 @@ def test_frozen_and_quantized_weights_are_left_alone():
             {k: v for k, v in whole.model_state.items() if k in kept},
         )
         assert any((np.asarray(leaf) == 0).any() for leaf in jax.tree.leaves(pruned.params))
+
+
+def fitted(root, until=None, elastic=0, **options):
+    """A run of 8 steps of what is pruned, averaged and decayed, on ragged batches."""
+    learner = jdl.prune(
+        jdl.ema(plain(optax.adamw(1e-2), classify(MLP(10, (16,)))), 0.9), CUBIC, every=2
+    )
+    train, test = jdl.data.digits()
+    batches = train.split(0.05, seed=0)[0].shuffled(32, 0)  # 72 rows
+    c = jdl.Config(name="pruned", steps=8, elastic=elastic)
+    often = {"log_every": 2, "eval_every": 0, "save_every": 3, **options}
+    run = jdl.Run(c, learner, batches, test=test.batches(100))
+    return jdl.fit(run, jdl.Options(root=root, quiet=True, until=until, **often))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return fitted(tmp_path_factory.mktemp("whole"))
+
+
+def test_a_run_stopped_and_resumed_or_observed_more_often_has_the_same_bits(whole, tmp_path):
+    for step in (3, 5):
+        with pytest.raises(jdl.train.preemption.PausedError):
+            fitted(tmp_path / "parts", until=step)
+    assert digest(fitted(tmp_path / "parts")) == digest(whole)
+    observed = fitted(tmp_path / "observed", log_every=1, eval_every=3, save_every=0)
+    assert digest(observed) == digest(whole)
+
+
+@pytest.mark.parametrize(
+    "way", [{"devices": 4}, {"mesh": "fsdp=4"}, {"devices": 4, "parallel": "pmap"}], ids=str
+)
+def test_on_several_devices_the_same_weights_are_pruned(whole, tmp_path, way):
+    state = fitted(tmp_path, **way).state
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        state.extra["prune"]["masks"],
+        whole.state.extra["prune"]["masks"],
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state.params, whole.state.params
+    )
+
+
+def test_an_elastic_run_is_the_same_to_the_bit_on_1_and_on_4_devices(tmp_path):
+    one, four = (fitted(tmp_path / str(n), elastic=4, devices=n) for n in (1, 4))
+    assert digest(one) == digest(four)
 
 
 REFUSED = {

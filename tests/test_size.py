@@ -7,23 +7,28 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import optax
 import pytest
-from harness import train
 
 import jdl
-from jdl.cli.size import size as verb
 from jdl.inspect.evaluate import evaluate
-from jdl.inspect.restore import restore
+from jdl.inspect.restore import TrainedRun
 from jdl.inspect.size import REST, _place, size
+from jdl.models.cnn import CNN
 from jdl.objectives import quantize_variables
 
 LAYERS = {"stack/block_0/attention/query", "stack/block_0/feed_forward/in", "tokens", "Conv_0"}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A CNN with BatchNorm, half pruned at step 30 of 32."""
-    return restore(train(tmp_path_factory.mktemp("size"), steps=32).folder)
+def trained():
+    """A CNN with BatchNorm, half of whose weights are pruned."""
+    train, test = jdl.data.digits()
+    model = CNN(10, ((4, 1), (6, 1)), dense=(16,), batch_norm=True)
+    learner = jdl.prune(jdl.descent(jdl.objectives.classify(model), optax.sgd(0.1)), 0.5)
+    splits = train.shuffled(32, 0), test.batches(100)
+    run = jdl.Run(jdl.Config(name="size"), learner, *splits, best="max accuracy")
+    return TrainedRun(run, jax.jit(learner.init)(jax.random.key(0), splits[0][0]))
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +50,9 @@ def test_each_layer_has_its_numbers_zeros_and_operations(trained, measured):
     kernels = [params["Conv_0"], params["Conv_1"], *params["head"].values()]
     zeros = sum(int((np.asarray(layer["kernel"]) == 0).sum()) for layer in kernels)
     numbers = sum(layer["kernel"].size for layer in kernels)
-    assert zeros >= int(0.49 * numbers)
+    assert zeros == int(0.5 * numbers)
     found = sum(layers[name].zeros for name in layers if "BatchNorm" not in name)
-    assert zeros <= found <= zeros + 26  # biases may be 0
+    assert found == zeros + 26  # the biases of dense layers are 0 at the start
 
 
 def test_the_forms_take_what_they_take_and_are_evaluated(trained, measured):
@@ -87,13 +92,14 @@ def test_an_operation_belongs_to_the_module_around_it(scope, layer):
     assert _place(scope, LAYERS) == layer
 
 
-def test_the_verb_prints_the_table_and_draws_the_figure(trained, tmp_path, capsys):
-    folder = train(tmp_path, steps=2).folder
-    verb(str(folder), root=tmp_path)
-    out = capsys.readouterr().out
-    assert "head/Dense_0" in out
-    assert "50% pruned" in out
-    assert (folder / "figures" / "size.png").stat().st_size > 10_000
+def test_the_table_and_the_figure(measured, tmp_path):
+    rows = [line.split() for line in str(measured).splitlines()]
+    assert ["Conv_0", "36", "0.1"] in [row[:3] for row in rows]
+    assert [row[-1] for row in rows if row[:1] == ["int8"]] == [
+        f"{form.metric:.4f}" for form in measured.forms if form.name == "int8"
+    ]
+    measured.draw(tmp_path / "figures" / "size.png")
+    assert (tmp_path / "figures" / "size.png").stat().st_size > 10_000
 
 
 def test_a_run_without_data_to_evaluate_on_is_refused(trained):

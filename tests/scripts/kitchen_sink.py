@@ -1,4 +1,4 @@
-"""What could break a repetition: BatchNorm, dropout, augmentation, ragged batches, EMA, pruning."""
+"""All that could break a repetition: BatchNorm, dropout, augmentation, ragged batches, EMA."""
 
 from dataclasses import dataclass, replace
 
@@ -30,9 +30,9 @@ def run(c: Config) -> jdl.Run:
     train = train.streaming() if c.streamed else train
     model = CNN(10, blocks=((4, 1), (6, 1)), dense=(16,), batch_norm=True, dropout=0.2)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule(c)))
-    learner = jdl.descent(log_ids(jdl.objectives.classify(model)), optimizer, c.micro_batches)
-    sparsity = optax.polynomial_schedule(0.0, 0.5, power=3, transition_steps=30)
-    learner = jdl.prune(jdl.ema(learner, 0.9), sparsity, every=4)
+    learner = jdl.ema(
+        jdl.descent(log_ids(jdl.objectives.classify(model)), optimizer, c.micro_batches), 0.9
+    )
 
     def poison(key, example):
         return {**example, "x": jnp.where(example["id"] == c.poisoned, jnp.nan, example["x"])}
