@@ -1,12 +1,12 @@
-"""TODO 1
+"""Lottery tickets on digits: an MLP 98.4% pruned TODO
 
-scripts/train experiments/digits_lottery.py --name dense
-scripts/train experiments/digits_lottery.py --name once --ticket run:dense --sparsity 0.5
+scripts/train experiments/digits_lottery.py --name round0
+scripts/train experiments/digits_lottery.py --name round1 --ticket run:round0 --sparsity 0.5
+And so on to round 6, 0.984375; then --ticket run:round6 --random. Ten CPU-s a run, an AMD EPYC.
 """
 
 from dataclasses import dataclass
 
-import jax
 import optax
 
 import jdl
@@ -17,26 +17,17 @@ from jdl.models.mlp import MLP
 class Config(jdl.Config):
     steps: int = 500
     batch: int = 128
-    ticket: str = ""  # a run of this script: what is left of it is rewound to its start
+    ticket: str = ""  # a run of this script: what is left of it begins anew
     sparsity: float = 0.0
-    random: bool = False  # other weights are left, as many in each array
+    random: bool = False  # as many weights of each array are left, at random places
 
 
 def run(c: Config) -> jdl.Run:
-    train, test = jdl.data.digits()
-    model = MLP(10, hidden=(256, 128))
-    objective = fresh = jdl.objectives.classify(model)
+    (train, test), model = jdl.data.digits(), MLP(10, hidden=(256, 128))
+    objective = jdl.objectives.classify(model)
     if c.ticket:
         trained = jdl.objectives.classify(jdl.pretrained(model, jdl.weights.load(c.ticket)))
-
-        def init(key, batch):  # of the same key, and so the same weights as at the ticket's start
-            left = jdl.learners.prune_variables(trained.init(key, batch), c.sparsity)
-            if c.random:
-                left = jax.tree.map(lambda x: jax.random.permutation(key, x.ravel()), left)
-            start = fresh.init(key, batch)
-            return jax.tree.map(lambda x, w: x * (w.reshape(x.shape) != 0), start, left)
-
-        objective = jdl.objectives.override(fresh, init=init)
+        objective = jdl.learners.lottery_ticket(objective, trained, c.sparsity, c.random)
     learner = jdl.prune(jdl.descent(objective, optax.adam(3e-3)), c.sparsity)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch))
 

@@ -12,6 +12,7 @@ from jdl.learners.mixed_precision import mixed_precision as mixed_precision
 from jdl.learners.population import member as member
 from jdl.learners.population import population as population
 from jdl.learners.ppo import ppo as ppo
+from jdl.learners.prune import lottery_ticket as lottery_ticket
 from jdl.learners.prune import prune as prune
 from jdl.learners.prune import prune_variables as prune_variables
 from jdl.learners.replay import PrioritizedReplay as PrioritizedReplay

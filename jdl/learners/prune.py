@@ -13,7 +13,20 @@ import jax.numpy as jnp
 from jdl.keys import stream
 from jdl.learners.population import Population
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
-from jdl.types import Array, Batch, Error, Gradients, Key, Learner, Mean, Metrics, State, Variables
+from jdl.objectives.override import override
+from jdl.types import (
+    Array,
+    Batch,
+    Error,
+    Gradients,
+    Key,
+    Learner,
+    Mean,
+    Metrics,
+    Objective,
+    State,
+    Variables,
+)
 
 By = Literal["magnitude", "movement", "random"]
 Schedule = Callable[[Array], Any]
@@ -69,6 +82,33 @@ def prune_variables(
     magnitudes = {path: abs(x) for path, x in chosen(variables["params"], targets).items()}
     masks = smallest_pruned(magnitudes, sparsity, per_array)
     return {**variables, "params": masked(variables["params"], masks)}
+
+
+def lottery_ticket(
+    objective: Objective, trained: Objective, sparsity: float, at_random: bool = False
+) -> Objective:
+    """A lottery ticket (Frankle and Carbin, 2019): a pruned model that begins anew (rewinding).
+
+    It has the initial weights of `objective`, which the seed decides, but 0 where magnitude pruning
+    to this sparsity makes the weights of `trained` 0: those of a `jdl.pretrained` model, which
+    began with the same seed. `jdl.prune` to the same sparsity keeps them 0. With `at_random` as
+    many weights of each array are 0 at other places, for comparison.
+    """
+
+    def init(key: Key, batch: Batch) -> Variables:
+        variables = objective.init(key, batch)
+        found = trained.init(stream(key, "trained"), batch)
+        left = chosen(prune_variables(found, sparsity)["params"], "")
+        masks = {path: x != 0 for path, x in left.items()}
+        if at_random:
+            masks = {p: _permuted(mask, stream(key, f"ticket {p}")) for p, mask in masks.items()}
+        return {**variables, "params": masked(variables["params"], masks)}
+
+    return override(objective, init=init)
+
+
+def _permuted(mask: Array, key: Key) -> Array:
+    return jax.random.permutation(key, mask.ravel()).reshape(mask.shape)
 
 
 @dataclass(frozen=True, eq=False)
