@@ -1,6 +1,9 @@
-"""Pruning: which weights go and how many, that they stay 0 whatever the optimizer adds, structured.
+"""Pruning: which weights go and how many, and that they stay 0 whatever the optimizer adds.
 
-Seen to fail: TODO
+Seen to fail: with weights, or their average, that were not set to 0 again after a step; with
+gradients of pruned weights, weights that come back, movement of the other sign or not divided by
+the count, one weight too few of equal ones, another step of every two, and a ticket's own places
+taken for random ones.
 """
 
 import jax
@@ -12,7 +15,7 @@ from harness import digest
 from test_learners import BATCH, MODEL, jitted
 
 import jdl
-from jdl.learners import prune_variables
+from jdl.learners import lottery_ticket, prune_variables
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.objectives import classify
@@ -131,6 +134,38 @@ def test_what_is_pruned_is_zero_after_each_step_and_in_the_average(name, by):
     assert float(last.value()) == pytest.approx(115 / 128)
 
 
+def test_pruned_weights_have_no_gradient_and_stay_pruned_where_the_schedule_falls():
+    learner = jdl.prune(plain(), lambda step: jnp.where(step < 2, 0.5, 0.25), every=1)
+    *_, (state, metrics) = steps_of(learner, 3)
+    assert metrics["sparsity"].value() == 0.5
+    gradients = learner.grads(state, BATCH, jax.random.key(2))
+    for gradient, weight in zip(kernels(gradients.grads), kernels(state.params), strict=True):
+        np.testing.assert_array_equal(gradient[weight == 0], 0)
+        assert (gradient[weight != 0] != 0).any()
+
+
+def test_a_lottery_ticket_begins_with_the_weights_of_its_seed_where_training_left_any():
+    fresh, key = classify(MODEL), jax.random.key(1)
+    start = fresh.init(key, BATCH)["params"]
+    *_, (state, _) = steps_of(plain(optax.sgd(5.0)), 3)
+    trained = override(fresh, init=lambda key, batch: {"params": state.params})
+    expected = smallest(kernels(state.params), 96)
+    counts = [mask.sum() for mask in expected]
+    for at_random in (False, True):
+        ticket = lottery_ticket(fresh, trained, 0.75, at_random)
+        found = kernels(ticket.init(key, BATCH)["params"])
+        masks = [kernel != 0 for kernel in found]
+        assert [mask.sum() for mask in masks] == counts
+        for kernel, whole, mask in zip(found, kernels(start), masks, strict=True):
+            np.testing.assert_array_equal(kernel[mask], whole[mask])
+        same = all(np.array_equal(a, b) for a, b in zip(masks, expected, strict=True))
+        assert same != at_random
+        pruned = jdl.prune(plain(None, ticket), 0.75)
+        state_of_ticket = pruned.init(key, BATCH)
+        for kernel, before in zip(kernels(state_of_ticket.params), found, strict=True):
+            np.testing.assert_array_equal(kernel, before)
+
+
 def test_micro_batches_prune_the_same_weights():
     for parts in (1, 4):
         *_, (state, _) = steps_of(jdl.prune(plain(micro_batches=parts), CUBIC, every=2), 4)
@@ -196,9 +231,7 @@ def test_a_run_stopped_and_resumed_or_observed_more_often_has_the_same_bits(whol
     assert digest(observed) == digest(whole)
 
 
-@pytest.mark.parametrize(
-    "way", [{"devices": 4}, {"mesh": "fsdp=4"}, {"devices": 4, "parallel": "pmap"}], ids=str
-)
+@pytest.mark.parametrize("way", [{"mesh": "fsdp=4"}, {"devices": 4, "parallel": "pmap"}], ids=str)
 def test_on_several_devices_the_same_weights_are_pruned(whole, tmp_path, way):
     state = fitted(tmp_path, **way).state
     jax.tree.map(
