@@ -1,6 +1,8 @@
 """Averages of weights: soups and task vectors against NumPy, and BatchNorm's statistics anew.
 
-Seen to fail: TODO
+Seen to fail: with sums of float32, models taken into a soup that make it worse or in another order,
+models and counts that differ let through, statistics not divided by what momentum leaves, and an
+average of another count or of other steps.
 """
 
 import jax

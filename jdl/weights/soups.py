@@ -23,8 +23,7 @@ def uniform_soup(models: Sequence[Given]) -> Variables:
     BatchNorm's running statistics are averaged too; see `recompute_batch_stats`. Raises `Error`
     where paths, shapes or types differ, with their names.
     """
-    trees = _alike(models)
-    return _combined(trees[0], trees, [1 / len(trees)] * len(trees))
+    return _mean(_alike(models))
 
 
 def greedy_soup(models: Sequence[Given], score: Callable[[Variables], float]) -> Variables:
@@ -35,14 +34,14 @@ def greedy_soup(models: Sequence[Given], score: Callable[[Variables], float]) ->
     of the average with it is not below that without it.
     """
     trees = _alike(models)
-    scores = [float(score(unflatten_dict(dict(tree), sep="/"))) for tree in trees]
+    scores = [float(score(_variables(tree))) for tree in trees]
     best, *others = sorted(range(len(trees)), key=lambda n: -scores[n])
     soup, high = [trees[best]], scores[best]
     for n in others:
-        found = float(score(uniform_soup([_variables(tree) for tree in (*soup, trees[n])])))
+        found = float(score(_mean([*soup, trees[n]])))
         if found >= high:
             soup, high = [*soup, trees[n]], found
-    return uniform_soup([_variables(tree) for tree in soup])
+    return _mean(soup)
 
 
 def task_vector(fine_tuned: Given, pretrained: Given) -> Variables:
@@ -90,6 +89,10 @@ def _alike(models: Sequence[Given]) -> list[Arrays]:
 
 def _form(forms: Mapping[str, tuple[tuple[int, ...], np.dtype]], path: str) -> str:
     return f"{forms[path][1]}{list(forms[path][0])}" if path in forms else "none"
+
+
+def _mean(trees: Sequence[Arrays]) -> Variables:
+    return _combined(trees[0], trees, [1 / len(trees)] * len(trees))
 
 
 def _combined(like: Arrays, trees: Sequence[Arrays], factors: Sequence[float]) -> Variables:
