@@ -145,7 +145,7 @@ def test_pruned_weights_have_no_gradient_and_stay_pruned_where_the_schedule_fall
 
 
 def test_a_lottery_ticket_begins_with_the_weights_of_its_seed_where_training_left_any():
-    fresh, key = classify(MODEL), jax.random.key(1)
+    fresh, key = classify(MODEL), jdl.stream(jax.random.key(1), "init")
     start = fresh.init(key, BATCH)["params"]
     *_, (state, _) = steps_of(plain(optax.sgd(5.0)), 3)
     trained = override(fresh, init=lambda key, batch: {"params": state.params})
@@ -161,7 +161,7 @@ def test_a_lottery_ticket_begins_with_the_weights_of_its_seed_where_training_lef
         same = all(np.array_equal(a, b) for a, b in zip(masks, expected, strict=True))
         assert same != at_random
         pruned = jdl.prune(plain(None, ticket), 0.75)
-        state_of_ticket = pruned.init(key, BATCH)
+        state_of_ticket = pruned.init(jax.random.key(1), BATCH)
         for kernel, before in zip(kernels(state_of_ticket.params), found, strict=True):
             np.testing.assert_array_equal(kernel, before)
 
