@@ -34,9 +34,11 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.learners.ema import ema as ema
     from jdl.learners.population import population as population
     from jdl.learners.ppo import ppo as ppo
+    from jdl.learners.prune import prune as prune
     from jdl.learners.sac import sac as sac
     from jdl.learners.schedule_free import schedule_free as schedule_free
     from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+    from jdl.learners.swa import swa as swa
     from jdl.learners.target_network import target_network as target_network
     from jdl.models.nnx import nnx as nnx
     from jdl.models.pair import Model as Model
@@ -107,9 +109,11 @@ NAMES = {  # by name, the module that defines it
     "k_means_init": "jdl.learners.clustering",
     "population": "jdl.learners.population",
     "ppo": "jdl.learners.ppo",
+    "prune": "jdl.learners.prune",
     "sac": "jdl.learners.sac",
     "schedule_free": "jdl.learners.schedule_free",
     "skip_nonfinite": "jdl.learners.skip_nonfinite",
+    "swa": "jdl.learners.swa",
     "target_network": "jdl.learners.target_network",
     "nnx": "jdl.models.nnx",
     "Model": "jdl.models.pair",

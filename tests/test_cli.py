@@ -82,6 +82,9 @@ def test_runs_show_evaluate_and_digest(call, trained):
     folder = next(trained.glob("*/*/seed0"))
     last = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][-1]
     assert f"{last['accuracy']:.6f}" in evaluated
+    code, out, _ = call("size", "kitchen_sink", "--root", trained)
+    assert "head/Dense_0" in out
+    assert (folder / "figures" / "size.png").exists()
     digests = {
         call("digest", name, "--root", trained)[1]
         for name in ("kitchen_sink", folder, "kitchen_sink/" + folder.parts[-2])

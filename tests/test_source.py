@@ -18,6 +18,7 @@ WRAPPERS = [  # module, and what of it makes one wrapper
     ("ema", ("ema", "EMA")),
     ("skip_nonfinite", ("skip_nonfinite", "SkipNonfinite")),
     ("schedule_free", ("schedule_free", "ScheduleFree")),
+    ("swa", ("swa", "SWA")),
     ("mixed_precision", ("mixed_precision", "MixedPrecision")),
     ("mixed_precision", ("LossScaling",)),
 ]

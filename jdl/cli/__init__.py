@@ -14,6 +14,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl runs                                list all runs
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
+  jdl size RUN                            size by layer, and what quantization and pruning give
   jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
   jdl evaluate RUN --by RECOGNIZER        how well a speech recognizer hears text to speech
   jdl predict RUN INPUT ...               predict for images, npz arrays or text, as CSV or JSON
@@ -41,6 +42,7 @@ VERBS = (
     *WITH_SCRIPT,
     "runs",
     "show",
+    "size",
     "evaluate",
     "predict",
     "sample",

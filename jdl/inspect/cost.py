@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,9 +119,15 @@ def operations(jaxpr: Jaxpr) -> int:
 
     The body of a scan counts as often as it runs, a conditional as its most expensive branch.
     """
-    total = 0
+    return operations_by_scope(jaxpr).total()
+
+
+def operations_by_scope(jaxpr: Jaxpr, scope: str = "") -> Counter[str]:
+    """The FLOPs by the scope (`jax.named_scope`) of the operation: Flax's modules have one each."""
+    found: Counter[str] = Counter()
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
+        here = f"{scope}/{equation.source_info.name_stack}"
         if name in ("dot_general", "conv_general_dilated"):
             left, right = (_shape(variable) for variable in equation.invars)
             if name == "dot_general":
@@ -128,12 +135,14 @@ def operations(jaxpr: Jaxpr) -> int:
                 terms = math.prod(left[axis] for axis in contracted)
             else:
                 terms = math.prod(right) // right[parameters["dimension_numbers"].rhs_spec[0]]
-            total += 2 * math.prod(_shape(equation.outvars[0])) * terms
-        inner = [operations(part) for value in parameters.values() for part in _jaxprs(value)]
-        if inner:
+            found[here] += 2 * math.prod(_shape(equation.outvars[0])) * terms
+        inner = [operations_by_scope(p, here) for v in parameters.values() for p in _jaxprs(v)]
+        if name == "cond":
+            inner = [max(inner, key=Counter.total)]
+        for part in inner:
             repeats = parameters["length"] if name == "scan" else 1
-            total += repeats * (max(inner) if name == "cond" else sum(inner))
-    return total
+            found.update({key: repeats * count for key, count in part.items()})
+    return found
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

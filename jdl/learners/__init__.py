@@ -12,10 +12,14 @@ from jdl.learners.mixed_precision import mixed_precision as mixed_precision
 from jdl.learners.population import member as member
 from jdl.learners.population import population as population
 from jdl.learners.ppo import ppo as ppo
+from jdl.learners.prune import lottery_ticket as lottery_ticket
+from jdl.learners.prune import prune as prune
+from jdl.learners.prune import prune_variables as prune_variables
 from jdl.learners.replay import PrioritizedReplay as PrioritizedReplay
 from jdl.learners.sac import sac as sac
 from jdl.learners.schedule_free import schedule_free as schedule_free
 from jdl.learners.skip_nonfinite import checked_metrics as checked_metrics
 from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
+from jdl.learners.swa import swa as swa
 from jdl.learners.target_network import target_network as target_network
 from jdl.learners.wrapper import Wrapper as Wrapper

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from jdl.learners.wrapper import Wrapper, add_extra, set_extra
+from jdl.learners.wrapper import Wrapper, add_extra, refuse_pruned, set_extra
 from jdl.types import BATCH_STATS, Array, Batch, Error, Key, Learner, Metrics, State, Variables
 
 
@@ -34,6 +34,7 @@ class EMA(Wrapper):
     def init(self, key: Key, batch: Batch) -> State:
         """The average starts at the initial parameters."""
         state = self.learner.init(key, batch)
+        refuse_pruned(state, "ema")
         # A copy, because the same buffer cannot be donated twice.
         return add_extra(state, "ema", jax.tree.map(jnp.copy, current(self.learner, state)))
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
-from jdl.learners.wrapper import Wrapper
-from jdl.types import Error, Learner, State, Variables
+from jdl.learners.wrapper import Wrapper, refuse_pruned
+from jdl.types import Batch, Error, Key, Learner, State, Variables
 
 
 def schedule_free(learner: Learner) -> ScheduleFree:
@@ -26,6 +26,12 @@ def schedule_free(learner: Learner) -> ScheduleFree:
 @dataclass(frozen=True, eq=False)
 class ScheduleFree(Wrapper):
     """Schedule-free evaluation; see `schedule_free`."""
+
+    def init(self, key: Key, batch: Batch) -> State:
+        """The inner learner's initial state."""
+        state = self.learner.init(key, batch)
+        refuse_pruned(state, "schedule_free")
+        return state
 
     def eval_variables(self, state: State) -> Variables:
         """The inner learner's variables, with the average of the parameters."""

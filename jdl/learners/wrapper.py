@@ -78,3 +78,12 @@ def add_extra(state: State, name: str, value: Any) -> State:
 def set_extra(state: State, name: str, value: Any) -> State:
     """The state with a new value of the entry `name` in `extra`."""
     return replace(state, extra={**state.extra, name: value})
+
+
+def refuse_pruned(state: State, name: str) -> None:
+    """Raises `Error` if `jdl.prune` is within a learner that averages: averages would not be 0."""
+    if "prune" in state.extra:
+        raise Error(
+            "An average of weights that were pruned in between is not 0: put jdl.prune around "
+            f"jdl.{name}, jdl.prune(jdl.{name}(learner), ...)."
+        )

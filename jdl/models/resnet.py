@@ -53,6 +53,7 @@ class ResNet(nn.Module):
     large_images: bool = False
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     symmetric_padding: bool = False
+    inner: Sequence[int] | None = None  # channels within the blocks of each stage, if others
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> Any:
@@ -70,7 +71,9 @@ class ResNet(nn.Module):
         for stage, (channels, blocks) in enumerate(self.stages):
             for n in range(blocks):
                 stride = 2 if stage > 0 and n == 0 else 1
-                x = Block(channels, stride, self.bottleneck, **form)(x, train, mask)
+                inner = self.inner[stage] if self.inner else None
+                block = Block(channels, stride, self.bottleneck, **form, inner=inner)
+                x = block(x, train, mask)
             features.append(x)
         if self.outputs is None:
             return tuple(features)
@@ -89,14 +92,16 @@ class Block(nn.Module):
     bottleneck: bool
     activation: Callable[[jax.Array], jax.Array]
     symmetric_padding: bool = False
+    inner: int | None = None  # channels of its convolutions but the last; `channels` by default
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool, mask: jax.Array | None = None) -> jax.Array:
         """x (B, H, W, C) to (B, H / stride, W / stride, channels or four times as many)."""
         c, s = self.channels, self.stride
-        convolutions = [(c, 3, s), (c, 3, 1)]  # channels, kernel, stride
+        inside = self.inner or c
+        convolutions = [(inside, 3, s), (c, 3, 1)]  # channels, kernel, stride
         if self.bottleneck:
-            convolutions = [(c, 1, 1), (c, 3, s), (4 * c, 1, 1)]
+            convolutions = [(inside, 1, 1), (inside, 3, s), (4 * c, 1, 1)]
         conv_norm = partial(ConvNorm, symmetric_padding=self.symmetric_padding)
         *inner, last = convolutions
         y = x
