@@ -1,10 +1,10 @@
 """Pretrained weights in: files, hubs and runs, and the layouts of other libraries.
 
-from jdl.weights.adapters import load_adapters as load_adapters
-from jdl.weights.adapters import save_adapters as save_adapters
 Also what is computed of weights: averages, task vectors, and models without some of their units.
 """
 
+from jdl.weights.adapters import load_adapters as load_adapters
+from jdl.weights.adapters import save_adapters as save_adapters
 from jdl.weights.batch_stats import recompute_batch_stats as recompute_batch_stats
 from jdl.weights.from_pretrained import from_pretrained as from_pretrained
 from jdl.weights.load import load as load
