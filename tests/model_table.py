@@ -744,6 +744,13 @@ UNSUPERVISED = [
         objective=lambda student: jdl.distil(classify(student), TEACHER, weight=0.5),
     ),
     Images(
+        "fake-quantized",
+        CNN(5, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 5 + 5),
+        objective=lambda model: jdl.fake_quantize(classify(model), "kernel", activations=True),
+    ),
+    Images(
         "triplet",
         CNN(4, ((4, 1),), dense=(), batch_norm=True),
         (8, 8, 1),

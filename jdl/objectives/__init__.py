@@ -34,6 +34,7 @@ from jdl.objectives.forecasting import forecast_quantiles as forecast_quantiles
 from jdl.objectives.freeze import freeze as freeze
 from jdl.objectives.heads import Head as Head
 from jdl.objectives.heads import heads as heads
+from jdl.objectives.input_ranges import calibrate as calibrate
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction
