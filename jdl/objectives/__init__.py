@@ -27,6 +27,7 @@ from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine_schedule as cosine_schedule
 from jdl.objectives.diffusion import diffusion as diffusion
 from jdl.objectives.diffusion import rectified_flow as rectified_flow
+from jdl.objectives.distil import teacher_logits as teacher_logits
 from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.forecasting import forecast as forecast
