@@ -1,10 +1,13 @@
 """Quantization-aware training and calibration: rounded as they are later, with their gradients.
 
-Seen to fail: ...
+Seen to fail: without the value or with no gradient of a rounded number; with a gradient beyond the
+range; with padding in the range; with the ranges of the last batch alone; with scales of 100 steps
+in place of 127; and with one scale for all outputs of a product.
 """
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +15,7 @@ import optax
 import pytest
 
 import jdl
+from jdl.layers import Dense
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.objectives import calibrate, classify, dequantize_variables, quantize_variables
@@ -84,10 +88,18 @@ def test_products_of_whole_numbers_are_those_that_the_training_simulates():
     assert text.count("preferred_element_type=int32") == 4
 
 
-def test_inputs_are_rounded_and_clipped_within_the_running_range():
+class OurDense(nn.Module):
+    """A layer whose call calls that of its parent class."""
+
+    @nn.compact
+    def __call__(self, x):
+        return Dense(1, name="Dense_0")(x)
+
+
+@pytest.mark.parametrize("model", [MLP(1), OurDense()], ids=["flax", "ours"])
+def test_inputs_are_rounded_and_clipped_within_the_running_range(model):
     """One dense layer, by NumPy; beyond the range there is no gradient; padding shows nothing."""
-    model = jdl.objectives.regress(MLP(1))
-    fake = jdl.fake_quantize(model, "kernel", activations=True)
+    fake = jdl.fake_quantize(jdl.objectives.regress(model), "kernel", activations=True)
     x = np.asarray([[0.5, -0.26], [4.0, 1.0], [99.0, 99.0]], np.float32)
     batch = {"x": x, "y": np.zeros(3, np.float32), "mask": np.asarray([True, True, False])}
     variables = fake.init(KEY, batch)

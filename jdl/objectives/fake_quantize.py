@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
@@ -73,23 +73,17 @@ class _RoundedInputs:
     """An interceptor that rounds the inputs of the layers that have a range, and updates it."""
 
     mask: Array | None
-    within: list[Any] = field(default_factory=list)  # a layer's call may call its parent class's
 
     def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
-        ours = context.method_name == "__call__" and module.has_variable(BATCH_STATS, RANGE)
-        if not ours or module.scope in self.within:
+        if context.method_name != "__call__" or not module.has_variable(BATCH_STATS, RANGE):
             return call(*args, **kwargs)
         x, *others = args
         limit = self._limit(module, pmax_batch(largest(x, self.mask)))
         whole, scale = to_whole(x, limit)
         limit = limit.astype(x.dtype)
         x = straight_through((whole * scale).astype(x.dtype), jnp.clip(x, -limit, limit))
-        self.within.append(module.scope)
-        try:
-            return call(x, *others, **kwargs)
-        finally:
-            self.within.pop()
+        return call(x, *others, **kwargs)
 
     def _limit(self, module: nn.Module, seen: Array) -> Array:
         """The range of a layer's inputs; in training, after it has moved towards what is seen."""
