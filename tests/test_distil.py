@@ -2,7 +2,8 @@
 
 Seen to fail: without T^2; with the two sides of the divergence exchanged; with the masks of rows
 alone, for tokens; with a teacher in training mode, one that sees the last token, and another key
-for the student's first parameters.
+for the student's first parameters; hints without the weights of rows, and with the projection
+doubled; a column of logits in the order of the source.
 """
 
 import json
@@ -164,7 +165,7 @@ def test_a_column_of_logits_teaches_as_the_teacher_does():
             state, metrics = jax.jit(learner.step)(state, data.shuffled(2, 0)[i])
         results.append((state.params, metrics["distillation"].value()))
     assert "teacher" not in state.model_state
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
     for i in range(2):
         batch = data.shuffled(2, 0)[i]
         places = [[4, 1, 0, 5].index(row) for row in batch["id"]]

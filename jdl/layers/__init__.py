@@ -5,7 +5,6 @@ from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
 from jdl.layers.batch_axis import device_key as device_key
-from jdl.layers.batch_axis import pmax_batch as pmax_batch
 from jdl.layers.batch_axis import psum_batch as psum_batch
 from jdl.layers.batch_axis import row_keys as row_keys
 from jdl.layers.batch_axis import row_numbers as row_numbers

@@ -30,11 +30,6 @@ def psum_batch(tree: Tree) -> Tree:
     return lax.psum(tree, BATCH_AXIS) if batch_axis_size() > 1 else tree
 
 
-def pmax_batch(array: jax.Array) -> jax.Array:
-    """All-reduce: the largest of these arrays over all devices of the batch axis (`lax.pmax`)."""
-    return lax.pmax(array, BATCH_AXIS) if batch_axis_size() > 1 else array
-
-
 def all_gather_batch(array: jax.Array) -> jax.Array:
     """All-gather: the rows (B, ...) of all devices of the batch axis, in order."""
     return lax.all_gather(array, BATCH_AXIS, tiled=True) if batch_axis_size() > 1 else array

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jdl.layers import pmax_batch
+from jdl.layers import all_gather_batch
 from jdl.objectives.input_ranges import (
     RANGE,
     intercept,
@@ -79,7 +79,8 @@ class _RoundedInputs:
         if context.method_name != "__call__" or not module.has_variable(BATCH_STATS, RANGE):
             return call(*args, **kwargs)
         x, *others = args
-        limit = self._limit(module, pmax_batch(largest(x, self.mask)))
+        seen = all_gather_batch(largest(x, self.mask)[None]).max()  # of all devices
+        limit = self._limit(module, seen)
         whole, scale = to_whole(x, limit)
         limit = limit.astype(x.dtype)
         x = straight_through((whole * scale).astype(x.dtype), jnp.clip(x, -limit, limit))
