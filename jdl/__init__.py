@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
     from jdl.objectives.distil import distil as distil
+    from jdl.objectives.fake_quantize import fake_quantize as fake_quantize
     from jdl.objectives.freeze import freeze as freeze
     from jdl.objectives.ia3 import ia3 as ia3
     from jdl.objectives.ia3 import merge_ia3 as merge_ia3
@@ -119,6 +120,7 @@ NAMES = {  # by name, the module that defines it
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",
     "distil": "jdl.objectives.distil",
+    "fake_quantize": "jdl.objectives.fake_quantize",
     "freeze": "jdl.objectives.freeze",
     "ia3": "jdl.objectives.ia3",
     "merge_ia3": "jdl.objectives.ia3",

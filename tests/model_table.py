@@ -769,8 +769,17 @@ UNSUPERVISED = [
         "distilled",
         CNN(5, ((4, 1),), dense=(), batch_norm=True),
         (8, 8, 1),
+        (9 * 4 + 8) + (64 * 5 + 5) + 4 * 6,
+        objective=lambda student: jdl.distil(
+            classify(student), TEACHER, weight=0.5, features={"Conv_0": "Conv_0"}
+        ),
+    ),
+    Images(
+        "fake-quantized",
+        CNN(5, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
         (9 * 4 + 8) + (64 * 5 + 5),
-        objective=lambda student: jdl.distil(classify(student), TEACHER, weight=0.5),
+        objective=lambda model: jdl.fake_quantize(classify(model), "kernel", activations=True),
     ),
     Images(
         "triplet",

@@ -147,6 +147,22 @@ def test_datasets_that_do_not_go_together_are_not_added():
         one + 1
 
 
+def test_columns_are_added_to_rows_in_their_order():
+    table = arrays(x=IMAGES, y=np.arange(ROWS) % 3)
+    rows = table.select(np.arange(ROWS)[::-2])
+    more = rows.with_columns(score=2.0 * rows.ids)
+    for batch in (more.shuffled(4, 0)[1], more.streaming().split(0.5, 0.5)[1].batches(2)[0]):
+        np.testing.assert_array_equal(batch["score"], 2 * np.asarray(batch["id"]))
+    assert rows.fingerprint != more.fingerprint
+    assert more.fingerprint != rows.with_columns(score=3.0 * rows.ids).fingerprint
+    assert more.bounds["score"] == (2 * rows.ids.min(), 2 * rows.ids.max())
+    assert more.bounds["y"] == table.bounds["y"]
+    with pytest.raises(jdl.Error, match="has a column y already"):
+        rows.with_columns(y=rows.ids)
+    with pytest.raises(jdl.Error, match=f"has {ROWS} entries, but the dataset has {len(rows)}"):
+        rows.with_columns(score=np.arange(ROWS))
+
+
 def test_fingerprints_follow_the_content():
     def fingerprint(**columns):
         return arrays(**columns).fingerprint

@@ -2,7 +2,8 @@
 
 Seen to fail: without T^2; with the two sides of the divergence exchanged; with the masks of rows
 alone, for tokens; with a teacher in training mode, one that sees the last token, and another key
-for the student's first parameters.
+for the student's first parameters; hints without the weights of rows, and with the projection
+doubled; a column of logits in the order of the source.
 """
 
 import json
@@ -21,7 +22,7 @@ from jdl.inspect.restore import restore
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.models.rnn import RNN
-from jdl.objectives import classify, next_token, regress
+from jdl.objectives import classify, next_token, regress, teacher_logits
 from jdl.objectives.pretrained_model import Weights
 from jdl.weights.load import arrays_by_path
 
@@ -112,6 +113,65 @@ def test_the_loss_of_tokens_is_numpys_over_those_that_count():
     assert isinstance(objective, jdl.DecodesTokens)
 
 
+@pytest.mark.parametrize(
+    "layers", [("Conv_0", "Conv_0"), ("BatchNorm_0", "BatchNorm_0"), ("head", "head")]
+)
+def test_features_learn_the_teachers_by_a_projection(layers):
+    """FitNets: the mean squared error of real rows, by NumPy; the weights of rows count."""
+    of_student, of_teacher = layers
+    teacher, alone = trained(cnn(8)), classify(cnn(4), row_weights="weight")
+    objective = jdl.distil(alone, teacher, weight=0.5, features=dict([layers]), feature_weight=3.0)
+    variables = jax.jit(objective.init)(KEY, IMAGES)
+    plain = jdl.distil(alone, teacher, weight=0.5)
+    kernels = variables["params"]["feature_projections"][of_student]["kernel"]
+    rest = {name: v for name, v in variables["params"].items() if name != "feature_projections"}
+    without = {**variables, "params": rest}
+    jax.tree.map(np.testing.assert_array_equal, without, jax.jit(plain.init)(KEY, IMAGES))
+
+    def features(model, variables, layer):
+        state = {name: variables[name] for name in ("params", "batch_stats")}
+        return model.apply(state, IMAGES["x"], capture_intermediates=True)[1]["intermediates"][
+            layer
+        ]["__call__"][0]
+
+    x = features(alone.model, without, of_student)
+    y = features(teacher.model, variables["teacher"], of_teacher)
+    errors = np.asarray(jnp.square(x @ kernels - y).reshape(ROWS, -1).mean(1))
+    weights = np.asarray(IMAGES["weight"]) * np.asarray(IMAGES["mask"])
+    expected = np.average(errors, weights=weights)
+    loss = jax.jit(objective.loss, static_argnums=3)
+    output = loss(variables, IMAGES, KEY, False)
+    assert float(output.metrics["features"].value()) == pytest.approx(expected, rel=1e-5)
+    before = float(plain.loss(without, IMAGES, KEY, False).loss.value())
+    assert float(output.loss.value()) == pytest.approx(before + 3 * expected, rel=1e-5)
+    found, expected = objective.predict(variables, IMAGES), alone.predict(without, IMAGES)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_column_of_logits_teaches_as_the_teacher_does():
+    """Computed once, for a split of the data in an order of its own."""
+    rows = jdl.data.arrays(**{name: np.asarray(IMAGES[name]) for name in ("x", "y")})
+    data, teacher = rows.select([4, 1, 0, 5]), trained(cnn(8))
+    given = teacher_logits(teacher, data.batches(3))
+    data = data.with_columns(given=given)
+    assert data.fingerprint != data.select([1, 0, 2, 3]).fingerprint != rows.fingerprint
+    students = jdl.distil(classify(cnn(4)), teacher), jdl.distil(classify(cnn(4)), "given")
+    results = []
+    for objective in students:
+        objective.check(data.shuffled(2, 0).spec, {})
+        learner = jdl.descent(objective, optax.sgd(0.1))
+        state = jax.jit(learner.init)(KEY, data.batches(4)[0])
+        for i in range(3):
+            state, metrics = jax.jit(learner.step)(state, data.shuffled(2, 0)[i])
+        results.append((state.params, metrics["distillation"].value()))
+    assert "teacher" not in state.model_state
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
+    for i in range(2):
+        batch = data.shuffled(2, 0)[i]
+        places = [[4, 1, 0, 5].index(row) for row in batch["id"]]
+        np.testing.assert_array_equal(batch["given"], given[places])
+
+
 @dataclass(frozen=True)
 class Config(jdl.Config):
     name: str = "student"
@@ -122,7 +182,8 @@ def run(c, path):
     """A small MLP, partly frozen, that is taught by a wider one."""
     data = jdl.data.arrays(**{name: np.asarray(IMAGES[name]) for name in ("x", "y")})
     teacher = jdl.pretrained(MLP(CLASSES, (8,)), jdl.weights.load(path))
-    objective = jdl.freeze(jdl.distil(classify(MLP(CLASSES, (4,))), teacher), "Dense_0")
+    student, hints = classify(MLP(CLASSES, (4,))), {"Dense_0": "Dense_0"}
+    objective = jdl.freeze(jdl.distil(student, teacher, features=hints), "^Dense_0")
     learner = jdl.descent(objective, optax.adamw(1e-2))
     return jdl.Run(c, learner, data.shuffled(4, c.seed))
 
@@ -156,7 +217,7 @@ def test_a_run_keeps_and_records_its_teacher_and_resumes_to_the_bit(tmp_path):
 
     weights = jdl.weights.load(tmp_path / "student.npz")
     np.savez(tmp_path / "student.npz", **arrays_by_path(restored.variables))
-    rename, skip = {"^frozen/": "params/"}, "^teacher/"
+    rename, skip = {"^frozen/": "params/"}, "^teacher/|feature_projections"
     student = jdl.pretrained(MLP(CLASSES, (4,)), weights, rename=rename, skip=skip)
     again = jdl.distil(classify(MLP(CLASSES, (2,))), student).init(KEY, IMAGES)["teacher"]
     jax.tree.map(
@@ -164,8 +225,36 @@ def test_a_run_keeps_and_records_its_teacher_and_resumes_to_the_bit(tmp_path):
     )
 
 
+PAIR = jdl.Model(
+    lambda key: {"w": jnp.zeros((64, CLASSES))},
+    lambda params, x: x.reshape(-1, 64) @ params["w"],
+)
+
+
+def hinted(features, student=None):
+    """The shapes of a student's first variables, with these hints."""
+    objective = jdl.distil(classify(student or cnn(4)), trained(cnn(8)), features=features)
+    return jax.eval_shape(objective.init, KEY, IMAGES)
+
+
 STATEFUL = RNN(13, (4,), vocab_size=13, embedding_width=4, return_sequences=True, stateful=True)
 REFUSED = {
+    "features need the teacher itself": lambda: jdl.distil(
+        classify(cnn(4)), "given", features={"Conv_0": "Conv_0"}
+    ),
+    "needs the column given": lambda: jdl.distil(classify(cnn(4)), "given").check(
+        jax.eval_shape(lambda: IMAGES), {}
+    ),
+    "column weight, gives logits of shape": lambda: jdl.distil(classify(cnn(4)), "weight").check(
+        jax.eval_shape(lambda: IMAGES), {}
+    ),
+    "student has no layer 'Conv_9'": lambda: hinted({"Conv_9": "Conv_0"}),
+    "teacher has no layer 'Conv_9'": lambda: hinted({"Conv_0": "Conv_9"}),
+    "needs the same shape but for the channels": lambda: hinted({"Conv_0": "head"}),
+    "the student is none": lambda: hinted({"Conv_0": "Conv_0"}, PAIR),
+    "feature_weight must be 0": lambda: jdl.distil(
+        classify(cnn(4)), trained(cnn(8)), feature_weight=-1.0
+    ),
     "temperature must be": lambda: jdl.distil(classify(cnn(4)), trained(cnn(8)), 0.0),
     "weight, the teacher's share": lambda: jdl.distil(classify(cnn(4)), trained(cnn(8)), 4.0, 1.1),
     "CNN, has no weights yet": lambda: jdl.distil(classify(cnn(4)), cnn(8)),

@@ -129,9 +129,10 @@ def test_micro_batches_are_summed_in_single_precision():
         lambda objective: jdl.freeze(objective, "first"),
         lambda objective: jdl.lora(objective, "first", rank=1),
         lambda objective: jdl.quantize(objective, "first"),
+        lambda objective: jdl.fake_quantize(objective, "first"),
         lambda objective: jdl.quantize(jdl.lora(objective, "first", rank=1), "^lora/base"),
     ],
-    ids=["freeze", "lora", "quantize", "QLoRA"],
+    ids=["freeze", "lora", "quantize", "fake_quantize", "QLoRA"],
 )
 def test_what_is_not_trained_is_computed_in_half_precision_and_kept_in_single(change):
     seen = []

@@ -14,7 +14,7 @@ import numpy as np
 from jdl.data.augment import Augmentation, BatchTransform, UnitRange, check_order
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import Look, look
-from jdl.data.source import ArraySource, ReadsColumn, Source, check_column
+from jdl.data.source import ArraySource, ReadsColumn, Source, WithColumns, check_column
 from jdl.data.splits import By, fold_rows, named, random_rows, sampling, time_rows
 from jdl.types import Array, Bounds, Error
 
@@ -89,6 +89,26 @@ class Dataset:
     def select(self, rows: Any) -> Self:
         """The subset of these rows, by their indices in this dataset, in the given order."""
         return replace(self, ids=self.ids[rows])
+
+    def with_columns(self, **columns: Any) -> Self:
+        """The same rows with more columns, an entry for each row, in the dataset's order.
+
+        A teacher's logits, say, or a model's predictions. Raises `Error` where a name is taken, or
+        the number of entries is another.
+        """
+        added = ArraySource({name: check_column(name, x) for name, x in columns.items()})
+        taken = sorted(set(columns) & {*self.take(np.zeros(1, np.int32)), "mask"})
+        if taken:
+            raise Error(f"The dataset has a column {taken[0]} already: give yours another name.")
+        for name, column in added.columns.items():
+            if len(column) != len(self):
+                raise Error(
+                    f"The column {name} has {len(column)} entries, but the dataset has {len(self)} "
+                    "rows: give one entry for each row, in the dataset's order."
+                )
+        places = np.full(len(self.source), -1, np.int32)
+        places[self.ids] = np.arange(len(self), dtype=np.int32)
+        return replace(self, source=WithColumns(self.source, added, places))
 
     def split(
         self, *fractions: float, seed: int = 0, stratify: By = None, group: By = None

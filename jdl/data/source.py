@@ -104,6 +104,43 @@ class ArraySource:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True, eq=False)
+class WithColumns:
+    """A source with more columns, kept in memory; `places` has each row's place in them, or -1."""
+
+    source: Source
+    added: ArraySource
+    places: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of these rows."""
+        return {**self.source.take(rows), **self.added.take(self.places[rows])}
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all columns in bytes."""
+        return self.source.nbytes + self.added.nbytes
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.source.labels
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest and largest value of each column, where known."""
+        return {**self.source.bounds, **self.added.bounds}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples."""
+        parts = self.source.fingerprint, self.added.fingerprint, self.places.tobytes().hex()
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
 def is_image(name: str, column: Any) -> bool:
     """Whether a column holds images of bytes, uint8 (N, H, W, C) or of more axes, and is no target.
 

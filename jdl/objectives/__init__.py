@@ -27,6 +27,7 @@ from jdl.objectives.diffusion import NoiseSchedule as NoiseSchedule
 from jdl.objectives.diffusion import cosine_schedule as cosine_schedule
 from jdl.objectives.diffusion import diffusion as diffusion
 from jdl.objectives.diffusion import rectified_flow as rectified_flow
+from jdl.objectives.distil import teacher_logits as teacher_logits
 from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
 from jdl.objectives.forecasting import forecast as forecast
@@ -34,6 +35,7 @@ from jdl.objectives.forecasting import forecast_quantiles as forecast_quantiles
 from jdl.objectives.freeze import freeze as freeze
 from jdl.objectives.heads import Head as Head
 from jdl.objectives.heads import heads as heads
+from jdl.objectives.input_ranges import calibrate as calibrate
 from jdl.objectives.language_modelling import masked_token as masked_token
 from jdl.objectives.language_modelling import next_token as next_token
 from jdl.objectives.link_prediction import link_prediction as link_prediction

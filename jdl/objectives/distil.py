@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax.traverse_util import flatten_dict
 
@@ -14,9 +17,16 @@ from jdl.keys import stream
 from jdl.objectives import model_call
 from jdl.objectives.adapted_model import AdaptedModel
 from jdl.objectives.classification import Classification
+from jdl.objectives.hints import (
+    PROJECTIONS,
+    feature_errors,
+    init_projections,
+    record_features,
+)
 from jdl.objectives.language_modelling import NextToken
 from jdl.objectives.model_keywords import name_of
 from jdl.objectives.override import map_variables, override
+from jdl.objectives.predict import map_rows
 from jdl.objectives.pretrained_model import PretrainedModel
 from jdl.types import (
     CACHE,
@@ -25,6 +35,7 @@ from jdl.types import (
     Bounds,
     Error,
     Key,
+    Loader,
     LossOutput,
     Mean,
     Objective,
@@ -35,7 +46,12 @@ TEACHER = "teacher"
 
 
 def distil(
-    objective: Objective, teacher: Any, temperature: float = 4.0, weight: float = 0.9
+    objective: Objective,
+    teacher: Any,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+    features: Mapping[str, str] | None = None,
+    feature_weight: float = 1.0,
 ) -> Objective:
     """Knowledge distillation (Hinton et al., 2015): the model also learns a teacher's answers.
 
@@ -51,6 +67,15 @@ def distil(
     The teacher sees the same batch, as it was augmented, in evaluation mode, and is not trained.
     Its variables are the collection "teacher" of the model state: a run's checkpoints hold them.
     What else changes an objective comes afterwards: `freeze(distil(...), pattern)`.
+
+    A `teacher` that is a string names a column of its logits, computed once by `teacher_logits`:
+    a step then evaluates no teacher. That is for data without augmentation.
+
+    `features={"Block_1": "Block_3"}` are FitNets' hints (Romero et al., 2015), for Linen models:
+    the outputs of the student's layers, and of the teacher's that they learn. They have the same
+    shape but for the channels, which a learned linear projection (a 1 x 1 convolution) brings to
+    the teacher's number: `feature_projections` of the parameters. `feature_weight` times the mean
+    squared errors, whose sum is the metric `features`, is added to the loss.
     """
     if not isinstance(objective, Classification | NextToken):
         raise Error(
@@ -59,16 +84,40 @@ def distil(
         )
     if not 0 < temperature < inf:
         raise Error(f"temperature must be a number above 0, not {temperature}.")
+    if feature_weight < 0:
+        raise Error(f"feature_weight must be 0 or more, not {feature_weight}.")
     if not 0 < weight <= 1:
         raise Error(f"weight, the teacher's share of the loss, must be in (0, 1], not {weight}.")
-    if not isinstance(_unadapted(teacher), PretrainedModel):
+    stored = isinstance(teacher, str)
+    if stored and features:
+        raise Error("A column holds the teacher's logits alone: features need the teacher itself.")
+    if not stored and not isinstance(_unadapted(teacher), PretrainedModel):
         raise Error(
             f"The teacher, {name_of(teacher)}, has no weights yet and would teach noise: give "
             "distil a trained one, jdl.pretrained(model, jdl.weights.load(...))."
         )
-    taught = _Distillation(objective, teacher, temperature, weight)
-    student = map_variables(objective, _of_student, keep=TEACHER)
+    taught = _Distillation(
+        objective, teacher, temperature, weight, dict(features or {}), feature_weight
+    )
+    student = map_variables(objective, _of_student, keep=None if stored else TEACHER)
     return override(student, init=taught.init, loss=taught.loss, check=taught.check)
+
+
+def teacher_logits(teacher: Any, batches: Loader) -> np.ndarray:
+    """A teacher's logits for all rows of an epoch, for knowledge distillation without its cost.
+
+    `train.with_columns(given=teacher_logits(teacher, train.batches(500)))` are data for
+    `jdl.distil(objective, "given")`. The batches are those of a dataset, in its order, as
+    `classify` gives them to its model.
+    """
+
+    def evaluate(variables: Variables, batch: Batch) -> Batch:
+        return {"logits": model_call.evaluate(teacher, variables, batch)}
+
+    first = batches[0]
+    inputs = model_call.model_inputs(teacher, first)
+    variables = model_call.init(teacher, jax.random.key(0), first, *inputs)
+    return map_rows(evaluate, variables, batches)["logits"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,29 +125,57 @@ class _Distillation:
     """What distillation changes of the student's objective; see `distil`."""
 
     objective: Classification | NextToken
-    teacher: Any
+    teacher: Any  # or the name of a column of its logits
     temperature: float
     weight: float
+    hints: dict[str, str]  # by the student's layers, the teacher's
+    feature_weight: float
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The student's initial variables, as without a teacher, and the teacher's."""
+        variables = self.objective.init(key, batch)
+        if isinstance(self.teacher, str):
+            return variables
         seen = self.objective.seen(batch)
         inputs = model_call.model_inputs(self.teacher, seen)
         teacher = model_call.init(self.teacher, stream(key, TEACHER), seen, *inputs)
         self._check_teacher(teacher)
-        return {**self.objective.init(key, batch), TEACHER: teacher}
+        variables = {**variables, TEACHER: teacher}
+        if not self.hints:
+            return variables
+        run = partial(self._run, train=False)
+        student, given = jax.eval_shape(run, variables, batch, jax.random.key(0))[2:]
+        made = init_projections(stream(key, PROJECTIONS), self.hints, student, given)
+        return {**variables, "params": {**variables["params"], PROJECTIONS: made}}
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The weighted sum of the student's own loss and its divergence from the teacher."""
-        objective, seen = self.objective, self.objective.seen(batch)
-        logits, state = objective.outputs(_of_student(variables), batch, key, train)
-        own = objective.loss_of(logits, state | {TEACHER: variables[TEACHER]}, batch, train)
-        given = model_call.evaluate(self.teacher, variables[TEACHER], seen)
+        (logits, state), given, of_student, of_teacher = self._run(variables, batch, key, train)
+        kept = {TEACHER: variables[TEACHER]} if TEACHER in variables else {}
+        own = self.objective.loss_of(logits, state | kept, batch, train)
+        weights = self.objective.loss_weights(logits, batch)
         divergences = softened_divergence(logits, given, self.temperature)
-        divergence = Mean.of(divergences, objective.loss_weights(logits, batch))
+        divergence = Mean.of(divergences, weights)
         total = (1 - self.weight) * own.loss.total + self.weight * divergence.total
         scores = {**own.metrics, "distillation": divergence}
+        if self.hints:
+            projections, shape = variables["params"][PROJECTIONS], divergences.shape
+            errors = feature_errors(projections, self.hints, of_student, of_teacher, shape)
+            hint = Mean.of(errors, weights)
+            scores["features"] = hint
+            total += self.feature_weight * hint.total
         return replace(own, loss=Mean(total, own.loss.count), metrics=scores)
+
+    def _run(self, variables: Variables, batch: Batch, key: Key, train: bool) -> tuple[Any, ...]:
+        """The student's logits and state, the teacher's logits, and the features of both."""
+        with record_features() as of_student:
+            outputs = self.objective.outputs(_of_student(variables), batch, key, train)
+        if isinstance(self.teacher, str):
+            return outputs, model_call.column(batch, self.teacher), {}, {}
+        with record_features() as of_teacher:
+            seen = self.objective.seen(batch)
+            given = model_call.evaluate(self.teacher, variables[TEACHER], seen)
+        return outputs, given, of_student, of_teacher
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the data do not fit the student, or the teacher has other outputs."""
@@ -106,10 +183,13 @@ class _Distillation:
         seen = jax.eval_shape(self.objective.seen, spec)
         model = self.objective.model
         student = model_call.output_shape(model, seen)
-        teacher = model_call.output_shape(self.teacher, seen)
+        if isinstance(self.teacher, str):
+            teacher, name = model_call.column(spec, self.teacher).shape, f"column {self.teacher}"
+        else:
+            teacher, name = model_call.output_shape(self.teacher, seen), name_of(self.teacher)
         if student != teacher:
             raise Error(
-                f"The teacher, {name_of(self.teacher)}, gives logits of shape {teacher}, and the "
+                f"The teacher, {name}, gives logits of shape {teacher}, and the "
                 f"student, {name_of(model)}, of shape {student}: distillation compares them one by "
                 "one, so both need the same classes."
             )
@@ -140,7 +220,11 @@ def softened_divergence(student: Array, teacher: Array, temperature: float) -> A
 
 def _of_student(variables: Variables) -> Variables:
     """The variables of the student alone."""
-    return {name: v for name, v in variables.items() if name != TEACHER}
+    student = {name: v for name, v in variables.items() if name != TEACHER}
+    params = student["params"]
+    if isinstance(params, Mapping) and PROJECTIONS in params:
+        params = {name: v for name, v in params.items() if name != PROJECTIONS}
+    return {**student, "params": params}
 
 
 def _unadapted(model: Any) -> Any:

@@ -28,16 +28,20 @@ def override(objective: Objective, **methods: Any) -> Objective:
 
 
 def map_variables(
-    objective: Objective, inward: Callable[[Variables], Variables], keep: str
+    objective: Objective, inward: Callable[[Variables], Variables], keep: str | None = None
 ) -> Objective:
     """The same objective, whose methods get `inward(variables)` in place of the variables.
 
-    The collection `keep` stays unchanged in the model state. The caller must override `init`.
+    The collection `keep`, if there is one, stays unchanged in the model state. The caller must
+    override `init`.
     """
+    kept = () if keep is None else (keep,)
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         output = objective.loss(inward(variables), batch, key, train)
-        return replace(output, model_state={**output.model_state, keep: variables[keep]})
+        return replace(
+            output, model_state=output.model_state | {name: variables[name] for name in kept}
+        )
 
     def mapped(method: Callable[..., Any]) -> Callable[..., Any]:
         return lambda variables, *arguments: method(inward(variables), *arguments)

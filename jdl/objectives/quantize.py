@@ -8,6 +8,8 @@ from typing import Any
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdl.objectives.input_ranges import has_ranges, intercept, with_ranges
+from jdl.objectives.integer_products import IntegerProducts
 from jdl.objectives.override import in_precision_of, map_variables, override
 from jdl.patterns import matching
 from jdl.types import Array, Batch, Error, Key, LossOutput, Objective, Variables
@@ -17,7 +19,9 @@ BLOCK = 64  # weights of an output that share a scale, at 4 bits (Dettmers et al
 Paths = dict[str, Any]
 
 
-def quantize(objective: Objective, targets: str, bits: int = 8) -> Objective:
+def quantize(
+    objective: Objective, targets: str, bits: int = 8, activations: bool = False
+) -> Objective:
     """Quantization: the weight matrices that match are kept in 8 or 4 bits, and are not trained.
 
     `targets` is a regular expression, searched (`re.search`) in paths that begin with the
@@ -26,14 +30,24 @@ def quantize(objective: Objective, targets: str, bits: int = 8) -> Objective:
     with a scale for each output and 64 inputs (int4, two in a byte). The model computes with
     their products, in its own type. `quantize(lora(...), "^lora/base")` is QLoRA (Dettmers et al.,
     2023) with whole numbers in place of NF4. Raises `Error` where nothing matches.
+
+    With `activations`, at 8 bits, the inputs of the dense layers and convolutions (of a Linen
+    model) of these weights are rounded to whole numbers too, and the products are int8 x int8,
+    summed in int32. Their ranges are those of `calibrate` or `fake_quantize(activations=True)`.
     """
-    if bits not in (8, 4):
-        raise Error(f"quantize keeps weights in 8 or in 4 bits, not in {bits}.")
+    check_bits(bits)
+    if activations and bits != 8:
+        raise Error(f"Products with quantized activations are of 8 bits, not of {bits}.")
 
     def init(key: Key, batch: Batch) -> Variables:
-        return quantize_variables(objective.init(key, batch), targets, bits)
+        variables = objective.init(key, batch)
+        if activations:
+            variables = with_ranges(objective, variables, batch, targets)
+        return quantize_variables(variables, targets, bits)
 
     plain = map_variables(objective, dequantize_variables, keep=QUANTIZED)
+    if activations:
+        plain = intercept(plain, _integer_products)
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         output = plain.loss(variables, batch, key, train)
@@ -48,10 +62,9 @@ def quantize_variables(variables: Variables, targets: str, bits: int = 8) -> Var
     """Quantization after training: the variables of a model as `quantize(...)` takes them."""
     if QUANTIZED in variables:
         raise Error("These variables are quantized already: use quantize once, with 'one|other'.")
-    paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
-    matrices = [path for path, x in paths.items() if _is_matrix(x)]
-    chosen = matching(targets, matrices, "quantize", "weight matrices")
-    stored = {path: _quantized(paths[path], bits) for path in chosen}
+    check_bits(bits)
+    chosen = chosen_matrices(variables, targets)
+    stored = {path: _quantized(weight, bits) for path, weight in chosen.items()}
     return {**_without(variables, stored), QUANTIZED: stored}
 
 
@@ -61,6 +74,35 @@ def dequantize_variables(variables: Variables) -> Variables:
     paths = flatten_dict(rest, sep="/", keep_empty_nodes=True)
     weights = {path: _dequantized(**parts) for path, parts in variables[QUANTIZED].items()}
     return unflatten_dict({**paths, **in_precision_of(rest.get("params"), weights)}, sep="/")
+
+
+def chosen_matrices(variables: Variables, targets: str) -> Paths:
+    """The weight matrices that match, by path; raises `Error` where none does."""
+    paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
+    matrices = {path: x for path, x in paths.items() if _is_matrix(x)}
+    return {
+        path: matrices[path] for path in matching(targets, matrices, "quantize", "weight matrices")
+    }
+
+
+def round_trip(weight: Array, bits: int) -> Array:
+    """The weight as it is after quantization: the products of its whole numbers and scales."""
+    return _dequantized(**_quantized(weight, bits))
+
+
+def check_bits(bits: int) -> None:
+    """Raises `Error` for numbers of bits in which weights cannot be kept."""
+    if bits not in (8, 4):
+        raise Error(f"Quantized weights are kept in 8 or in 4 bits, not in {bits}.")
+
+
+def _integer_products(variables: Variables, mask: Array | None) -> IntegerProducts:
+    if not has_ranges(variables):
+        raise Error(
+            "Quantized activations need the ranges of the layers' inputs: calibrate(objective, "
+            "variables, batches, targets) finds them, or fake_quantize(activations=True) does."
+        )
+    return IntegerProducts(variables[QUANTIZED], mask)
 
 
 def _without(variables: Variables, stored: Paths) -> Variables:
