@@ -12,7 +12,7 @@ from jdl.models.resnet import ResNet
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 2_000
+    steps: int = 6_000
     batch: int = 64
     lr: float = 3e-3
     channels: int = 8
@@ -28,7 +28,7 @@ def run(c: Config) -> jdl.Run:
     objective = jdl.objectives.classify(model)
     augment = jdl.data.random_flip(), jdl.data.random_crop(1)
     if c.teacher:
-        teacher, augment = jdl.pretrained(wide, jdl.weights.load(c.teacher)), ()
+        teacher = jdl.pretrained(wide, jdl.weights.load(c.teacher))
         objective = jdl.distil(objective, teacher, temperature=1.0)
     if c.start:
         objective = jdl.fake_quantize(objective, "Block.*kernel", bits=4)

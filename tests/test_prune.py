@@ -253,7 +253,7 @@ REFUSED = {
     "from 0 to below 1": lambda: jdl.prune(plain(), 1.0),
     "1 step or more": lambda: jdl.prune(plain(), 0.5, every=0),
     "not by 'size'": lambda: jdl.prune(plain(), 0.5, by="size"),
-    "matches no weights: choose some of Dense_0/kernel, Dense_1/kernel": lambda: jdl.prune(
+    "matches none of the weights: choose a pattern for some of Dense_0/kernel": lambda: jdl.prune(
         plain(), 0.5, "bias"
     ).init(jax.random.key(0), BATCH),
     "put jdl.prune around jdl.ema": lambda: jdl.ema(jdl.prune(plain(), 0.5)).init(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from jdl.keys import stream
 from jdl.learners.population import Population
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
 from jdl.objectives.override import override
+from jdl.patterns import matching
 from jdl.types import (
     Array,
     Batch,
@@ -200,10 +200,7 @@ def chosen(params: Any, targets: str) -> dict[str, Array]:
         for path, x in by_path(params).items()
         if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating)
     }
-    found = {path: x for path, x in weights.items() if re.search(targets, path)}
-    if not found:
-        raise Error(f"prune({targets!r}) matches no weights: choose some of {', '.join(weights)}.")
-    return found
+    return {path: weights[path] for path in matching(targets, weights, "prune", "weights")}
 
 
 def masked(params: Any, masks: Arrays) -> Any:
