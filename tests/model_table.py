@@ -642,7 +642,7 @@ TABLE = [
         T5(SIZE, ONE, copying=True),
         (6,),
         13 * 8 + (BLOCK + 16) + (BLOCK + 16) + (8 * 8 * 4 + 3 * 8 + 16) + (8 * 8 * 2 + 8 + 9),
-        2e-2,
+        1e-2,
         partial(seq2seq, eos_id=0),
         (3, SIZE),
         ragged=True,

@@ -19,6 +19,7 @@ from test_architectures_vision import FAST_TO_COMPILE, GOLDEN, shapes
 
 import jdl
 from jdl.models.clip import CLIP, TextTower
+from jdl.models.convnext import ConvNeXt
 from jdl.models.transformer import TransformerConfig
 from jdl.models.vit import ViT
 from jdl.weights.architectures.clip import clip
@@ -151,6 +152,14 @@ def test_a_fresh_one_has_the_variables_of_both_towers_whatever_it_is_given():
     assert by_image["params/text_projection/kernel"] == (8, 5)
     scale = jax.jit(lambda x: model.init(KEY, x)["params"]["log_scale"])(given[1])
     assert float(scale) == pytest.approx(np.log(1 / 0.07))
+
+
+def test_a_tower_may_take_no_mask():
+    sizes = TransformerConfig(width=8, depth=1, heads=2, max_length=6, rotary=False)
+    model = CLIP(ConvNeXt(None, ((4, 1),), 2), TextTower(9, sizes), 5, (8, 8, 1))
+    image = np.zeros((2, 8, 8, 1), np.float32)
+    apply = jax.eval_shape(lambda x: model.init_with_output(KEY, x, mask=np.ones(2))[0], image)
+    assert apply.shape == (2, 5)
 
 
 @pytest.mark.parametrize(

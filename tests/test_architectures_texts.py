@@ -21,6 +21,8 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+import jdl
+from jdl.layers import LogMel
 from jdl.models.whisper import log_mel_frames
 from jdl.objectives import next_token, seq2seq
 from jdl.sampling import beam_search, generate
@@ -134,6 +136,20 @@ def test_the_same_tokens_by_greedy_decoding_and_by_beam_search(name):
     greedy, beams = write(variables)
     np.testing.assert_array_equal(greedy, expected["generated"])
     np.testing.assert_array_equal(beams, expected["beams"].reshape(rows, BEAMS, tokens))
+
+
+def test_the_last_frame_of_whisper_is_dropped_before_the_clamp():
+    """As in OpenAI's: the loudest of the other frames decides how quiet is clamped."""
+    x = np.random.default_rng(0).normal(0, 1e-3, (1, 1600)).astype(np.float32)
+    x[:, -1:] = 1e2
+    layer = LogMel(16_000, 400, 160, 80, decibels=True, reflect=True)
+    decibels = np.asarray(layer.apply({}, jnp.asarray(x)))
+    kept = decibels[:, :-1]
+    assert decibels.max() > kept.max() + 10
+    expected = (np.maximum(kept, kept.max() - 80) + 40) / 40
+    np.testing.assert_allclose(log_mel_frames(jnp.asarray(x), 80, 1600), expected, atol=1e-6)
+    with pytest.raises(jdl.Error, match="floating-point numbers, not int16"):
+        log_mel_frames(jnp.zeros((1, 1600), jnp.int16), 80, 1600)
 
 
 def test_the_log_mel_spectrogram_of_whisper():

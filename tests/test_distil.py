@@ -148,11 +148,23 @@ def test_features_learn_the_teachers_by_a_projection(layers):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.parametrize("adapt", [jdl.lora, jdl.ia3, jdl.freeze])
+def test_projections_of_features_are_trained_whatever_else_is(adapt):
+    hints = {"Dense_0": "Dense_0"}
+    teacher, student = trained(MLP(CLASSES, (8,))), classify(MLP(CLASSES, (4,)))
+    objective = adapt(jdl.distil(student, teacher, features=hints), "Dense_[01].*kernel")
+    assert "feature_projections" in objective.init(KEY, IMAGES)["params"]
+
+
 def test_a_column_of_logits_teaches_as_the_teacher_does():
     """Computed once, for a split of the data in an order of its own."""
     rows = jdl.data.arrays(**{name: np.asarray(IMAGES[name]) for name in ("x", "y")})
     data, teacher = rows.select([4, 1, 0, 5]), trained(cnn(8))
     given = teacher_logits(teacher, data.batches(3))
+    with pytest.raises(jdl.Error, match="The batches are shuffled"):
+        teacher_logits(teacher, data.shuffled(2, 0))
+    with pytest.raises(jdl.Error, match="rows more than once"):
+        data.select([0, 0]).with_columns(given=given[:2])
     data = data.with_columns(given=given)
     assert data.fingerprint != data.select([1, 0, 2, 3]).fingerprint != rows.fingerprint
     students = jdl.distil(classify(cnn(4)), teacher), jdl.distil(classify(cnn(4)), "given")

@@ -157,7 +157,9 @@ def test_a_taught_model_has_ranges_and_its_teacher_none():
 
 REFUSED = {
     "8 or in 4 bits, not in 2": lambda: jdl.fake_quantize(PLAIN, "kernel", 2),
-    "matches no weight matrix": lambda: jdl.fake_quantize(PLAIN, "bias").init(KEY, BATCH),
+    "matches none of the weight matrices": lambda: jdl.fake_quantize(PLAIN, "bias").init(
+        KEY, BATCH
+    ),
     "dense layers and convolutions of a Linen": lambda: jdl.fake_quantize(
         classify(
             jdl.Model(

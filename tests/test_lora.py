@@ -102,6 +102,19 @@ def test_merged_is_the_formula(dora):
     assert stabilized.init(jax.random.key(0), IMAGES)["lora"]["scale"] == 3.0
 
 
+def test_a_bias_that_is_trained_in_full_is_multiplied_too():
+    variables = jdl.ia3(CNN_3, "Dense_0", train="Dense_0/bias").init(jax.random.key(0), IMAGES)
+    variables["params"] = jax.tree.map(lambda x: jnp.full_like(x, 2), variables["params"])
+    merged = jdl.merge_ia3(variables)["params"]["head"]["Dense_0"]
+    assert (merged["bias"] == 4).all()
+
+
+def test_adapters_without_their_weights_are_not_merged():
+    quantized = jdl.quantize(jdl.lora(CNN_3, "Dense_0"), "^lora/base/.*kernel")
+    with pytest.raises(jdl.Error, match=r"head/Dense_0/kernel.*dequantize_variables"):
+        merge_lora(quantized.init(jax.random.key(0), IMAGES))
+
+
 def test_factors_of_activations_are_those_of_weights_and_biases():
     """IA3's formula, l * (W x + b) and W (l * x)."""
     objective = jdl.ia3(CNN_3, "Dense_0", "Dense_1")

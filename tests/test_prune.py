@@ -109,6 +109,13 @@ def test_movement_ranks_by_weight_times_gradient():
     assert (np.asarray(state.params["w"]) == 0).tolist() == [[False, True, False, True]]
 
 
+def test_nothing_has_moved_at_the_start():
+    learner = jdl.prune(plain(), 0.5, by="movement", every=2)
+    (first, _), (second, _) = steps_of(learner, 2)
+    gone = [sum((k == 0).sum() for k in kernels(state.params)) for state in (first, second)]
+    assert gone == [0, 64]
+
+
 OPTIMIZERS = {
     "momentum": optax.sgd(0.1, momentum=0.9),
     "adamw": optax.adamw(1e-2, weight_decay=0.1),

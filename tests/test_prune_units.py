@@ -127,3 +127,10 @@ def test_what_cannot_be_made_smaller_is_refused(model, options, message):
     variables = random_variables(MLP(3, (8,)), (IMAGE,))
     with pytest.raises(jdl.Error, match=message):
         prune_units(model, variables, **options)
+
+
+def test_heads_that_share_relative_positions_are_not_removed():
+    model = GPT(20, replace(SMALL, relative_buckets=8, rotary=False))
+    variables = random_variables(model, (jnp.zeros((1, 4), jnp.int32),))
+    with pytest.raises(jdl.Error, match="share one table of relative positions"):
+        prune_units(model, variables, heads=0.5)

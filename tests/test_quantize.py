@@ -49,6 +49,12 @@ def test_each_number_is_within_half_a_step(shape, bits):
     assert taken <= weight.size * bits / 8 + 4 * weight.size / min(64, shape[-2])
 
 
+def test_half_precision_stays_within_the_whole_numbers():
+    weight = jax.random.normal(jax.random.key(0), (64, 2_000), jnp.bfloat16)
+    stored = quantize_variables({"params": {"kernel": weight}}, "kernel")["quantized"]
+    assert stored["params/kernel"]["values"].min() == -127
+
+
 def test_outputs_that_are_zero_stay_zero():
     for bits in (8, 4):
         stored = quantize_variables({"params": {"w": jnp.zeros((4, 3))}}, "w", bits)

@@ -136,6 +136,11 @@ def test_statistics_of_batch_norm_are_those_of_the_data():
     statistics = found["batch_stats"]["BatchNorm_0"]
     np.testing.assert_allclose(statistics["mean"], of_batches.mean(1).mean(0), rtol=1e-4)
     np.testing.assert_allclose(statistics["var"], of_batches.var(1).mean(0), rtol=1e-4)
+    objective = jdl.fake_quantize(objective, "Conv_0", activations=True)
+    ranged = jax.jit(objective.init)(jax.random.key(0), batches[0])
+    ranged["batch_stats"]["Conv_0"]["input_range"] = jnp.asarray(9.0)
+    again = recompute_batch_stats(objective, ranged, batches)["batch_stats"]
+    assert again["Conv_0"]["input_range"] == 9
     with pytest.raises(jdl.Error, match="have no statistics"):
         recompute_batch_stats(objective, {"params": variables["params"]}, batches)
 

@@ -93,8 +93,8 @@ class Dataset:
     def with_columns(self, **columns: Any) -> Self:
         """The same rows with more columns, an entry for each row, in the dataset's order.
 
-        A teacher's logits, say, or a model's predictions. Raises `Error` where a name is taken, or
-        the number of entries is another.
+        A teacher's logits, say, or a model's predictions. Raises `Error` where a name is taken, the
+        number of entries is another, or the dataset has a row more than once.
         """
         added = ArraySource({name: check_column(name, x) for name, x in columns.items()})
         taken = sorted(set(columns) & {*self.take(np.zeros(1, np.int32)), "mask"})
@@ -106,6 +106,11 @@ class Dataset:
                     f"The column {name} has {len(column)} entries, but the dataset has {len(self)} "
                     "rows: give one entry for each row, in the dataset's order."
                 )
+        if len(np.unique(self.ids)) < len(self):
+            raise Error(
+                "The dataset has rows more than once, and a row has one entry: add the columns "
+                "first, and select the rows afterwards."
+            )
         places = np.full(len(self.source), -1, np.int32)
         places[self.ids] = np.arange(len(self), dtype=np.int32)
         return replace(self, source=WithColumns(self.source, added, places))

@@ -21,11 +21,10 @@ class LogMel(nn.Module):
     rate) on the mel scale of Slaney's Auditory Toolbox (1998); and the natural logarithm, of
     `floor` where the power is less. With `decibels`, 10 times the logarithm to base 10. Frame i is
     centred on sample i * hop. Beyond its ends a waveform is zero, or reflected with `reflect`.
-    With `top_db` what is more decibels below the loudest of a waveform is as loud as that limit.
 
     It equals `librosa.feature.melspectrogram` with these arguments, and the logarithm, to 1e-4;
-    `decibels` equals `librosa.power_to_db`, with the same `top_db`. As part of the model it is
-    saved and exported with it, so that whatever the model is given later are waveforms.
+    `decibels` equals `librosa.power_to_db(..., top_db=None)`. As part of the model it is saved and
+    exported with it, so that whatever the model is given later are waveforms.
     """
 
     rate: int  # samples a second
@@ -37,7 +36,6 @@ class LogMel(nn.Module):
     floor: float = 1e-10
     decibels: bool = False
     reflect: bool = False
-    top_db: float | None = None
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Waveforms x (B, T) to spectrograms (B, 1 + T // hop, n_mels)."""
@@ -55,9 +53,6 @@ class LogMel(nn.Module):
         filters = mel_filters(self.rate, self.n_fft, self.n_mels, self.fmin, self.fmax)
         mel = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
         log_mel = jnp.log(jnp.maximum(mel, self.floor))
-        if self.top_db is not None:
-            loudest = log_mel.max((1, 2), keepdims=True)
-            log_mel = jnp.maximum(log_mel, loudest - self.top_db * math.log(10) / 10)
         return (log_mel * (10 / math.log(10) if self.decibels else 1.0)).astype(x.dtype)
 
     def mean_normalized(

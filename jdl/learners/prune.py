@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jdl.keys import stream
 from jdl.learners.population import Population
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
+from jdl.objectives.lora import A, B
 from jdl.objectives.override import override
 from jdl.patterns import matching
 from jdl.types import (
@@ -45,10 +46,12 @@ def prune(
 
     `sparsity`, the share of the weights that is 0, is a number or a schedule, a function of the
     step: `optax.polynomial_schedule(0.0, 0.9, power=3, transition_steps=10_000)` is the cubic one
-    of gradual pruning (Zhu and Gupta, 2017). More weights are pruned at the start and after each
-    `every` steps; none comes back, also where the schedule falls. `targets` is a regular
+    of gradual pruning (Zhu and Gupta, 2017). More weights are pruned at the start (not by movement,
+    as nothing has moved then) and after each `every` steps; none comes back, also where the
+    schedule falls. `targets` is a regular
     expression, searched (`re.search`) in the paths of the parameters of two axes or more, like
-    "Conv_0/kernel"; all of them by default, without biases, norms, and what is frozen or quantized.
+    "Conv_0/kernel"; all of them by default, without biases, norms, what is frozen or quantized, and
+    the adapters of LoRA, one of which begins with zeros.
     They are ranked together, or with `per_array` each array alone, `by` "magnitude" (Han et al.,
     2015), by "movement", the sum over the steps of -weight * gradient (Sanh et al., 2020, whose
     weights may come back), or at "random". A pruned weight is 0 after each step and in evaluation,
@@ -126,8 +129,9 @@ class Prune(Wrapper):
         state = self.learner.init(key, batch)
         weights = chosen(state.params, self.targets)
         kept = {"masks": {path: jnp.ones(x.shape, bool) for path, x in weights.items()}}
-        if self.by == "movement":  # weights that have not moved yet are equal
+        if self.by == "movement":  # nothing has moved yet: there is nothing to rank by
             kept["scores"] = {path: jnp.zeros(x.shape, x.dtype) for path, x in weights.items()}
+            return add_extra(state, "prune", kept)
         return self._pruned(add_extra(state, "prune", kept))
 
     def grads(
@@ -198,7 +202,9 @@ def chosen(params: Any, targets: str) -> dict[str, Array]:
     weights = {
         path: x
         for path, x in by_path(params).items()
-        if x.ndim > 1 and jnp.issubdtype(x.dtype, jnp.floating)
+        if x.ndim > 1
+        and jnp.issubdtype(x.dtype, jnp.floating)
+        and path.rpartition("/")[2] not in (A, B)
     }
     return {path: weights[path] for path in matching(targets, weights, "prune", "weights")}
 

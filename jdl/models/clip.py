@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import flax.linen as nn
@@ -43,9 +44,11 @@ class CLIP(nn.Module):
             image, tokens = jnp.zeros((1, *self.image_shape)), jnp.zeros((1, 1), jnp.int32)
             self.image_projection(self.image(image, train))
             self.text_projection(self.text(tokens, train))
+        tower, project = self.image, self.image_projection
         if x.ndim == 2:
-            return self.text_projection(self.text(x, train, mask))
-        return self.image_projection(self.image(x, train, mask))
+            tower, project = self.text, self.text_projection
+        masked = "mask" in inspect.signature(tower.__call__).parameters
+        return project(tower(x, train, mask) if masked else tower(x, train))
 
 
 class TextTower(nn.Module):

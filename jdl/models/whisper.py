@@ -94,15 +94,19 @@ def log_mel_frames(x: jax.Array, n_mels: int, samples: int) -> jax.Array:
     The waveforms are filled up with silence to as many samples. Numbers lie within 2 of each
     other: what is 80 dB below the loudest is clamped. Raises `Error` for longer waveforms.
     """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise Error(
+            f"Whisper reads waveforms from -1 to 1 in floating-point numbers, not {x.dtype}."
+        )
     if x.ndim != 2 or (isinstance(x.shape[1], int) and x.shape[1] > samples):
         raise Error(
             f"Whisper reads waveforms (B, T) of up to {samples:,} samples, {samples / RATE:g} s, "
             f"and not {x.shape}: cut them into pieces."
         )
     x = jnp.pad(x, ((0, 0), (0, samples - x.shape[1])))
-    log_mel = LogMel(RATE, N_FFT, HOP, n_mels, decibels=True, reflect=True, top_db=80.0)
-    decibels = jnp.asarray(log_mel.apply({}, x))
-    return (decibels[:, :-1] + 40) / 40
+    log_mel = LogMel(RATE, N_FFT, HOP, n_mels, decibels=True, reflect=True)
+    decibels = jnp.asarray(log_mel.apply({}, x))[:, :-1]  # without the frame around the very end
+    return (jnp.maximum(decibels, decibels.max((1, 2), keepdims=True) - 80) + 40) / 40
 
 
 def sinusoids(length: int, width: int) -> jax.Array:

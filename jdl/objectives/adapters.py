@@ -11,6 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.keys import stream
 from jdl.objectives.frozen_batch_norm import frozen_batch_norm
+from jdl.objectives.hints import PROJECTIONS
 from jdl.objectives.override import in_precision_of, map_variables, override
 from jdl.patterns import matching
 from jdl.types import Array, Batch, Error, Key, Objective, Variables
@@ -45,7 +46,8 @@ def train_adapters(
                 f"{name} needs parameters in dicts: let init of the jdl.Model return a dict."
             )
         paths = _flat(variables["params"])
-        full = () if train is None else matching(train, paths, f"{name}(train)")
+        full = [] if train is None else matching(train, paths, f"{name}(train)")
+        full += [path for path in paths if path.startswith(PROJECTIONS) and path not in full]
         base = {path: x for path, x in paths.items() if path not in full}
         trained = {path: paths[path] for path in full} | make(stream(key, name), base)
         kept = {entry: jnp.float32(number) for entry, number in (numbers or {}).items()}
@@ -60,15 +62,22 @@ def train_adapters(
 def merged(
     variables: Variables, name: str, parts: tuple[str, ...], change: Callable[[Paths, Paths], Paths]
 ) -> Variables:
-    """The variables of the plain model: `change(base, trained)` gives its weights with adapters.
+    """The variables of the plain model: `change(weights, trained)` gives them with adapters.
 
-    `parts` are the last names in the paths of adapters, which the plain model does not have.
+    `parts` are the last names in the paths of adapters, which the plain model does not have. Raises
+    `Error` where the weights below them are missing.
     """
     trained = _flat(variables["params"])
     base = in_precision_of(trained, _flat(variables[name]["base"]))
     full = {path: x for path, x in trained.items() if path.rpartition("/")[2] not in parts}
+    adapted = {path.rpartition("/")[0] for path in trained.keys() - full.keys()}
+    if missing := sorted(adapted - base.keys()):
+        raise Error(
+            f"There are no weights {', '.join(missing)} below the adapters: of quantized ones give "
+            "jdl.objectives.dequantize_variables(variables)."
+        )
     rest = {collection: tree for collection, tree in variables.items() if collection != name}
-    return {**rest, "params": _nested(change(base, trained) | full)}
+    return {**rest, "params": _nested(change(base | full, trained))}
 
 
 def matrices(base: Paths, pattern: str, name: str) -> list[str]:

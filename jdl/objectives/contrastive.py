@@ -51,8 +51,9 @@ def contrastive(model: Any, y_model: Any = None, temperature: float | None = Non
     all devices, and its x likewise. The logits are cosine similarities over the temperature, which
     is learned too, from `temperature` (by default 0.07) down to 0.01. A model that has a parameter
     "log_scale" itself, as CLIP has, keeps it: it is the one that is learned, and by default from
-    its own value. More rows in a batch make it harder, in evaluation too. Rows of a batch that fit
-    each other as well as their own are treated as wrong.
+    its own value. More rows in a batch make it harder, in evaluation too; with gradient
+    accumulation a row's negatives are those of its micro-batch. Rows of a batch that fit each other
+    as well as their own are treated as wrong.
 
     Predictions: the embeddings `code` of x and `y_code` of y, (B, D) each, of length 1. Metrics of
     an evaluation, where each x looks for its y among all rows: recall_at_1, recall_at_5 and mrr

@@ -111,6 +111,12 @@ def teacher_logits(teacher: Any, batches: Loader) -> np.ndarray:
     `classify` gives them to its model.
     """
 
+    if getattr(batches, "seed", None) is not None:
+        raise Error(
+            "The batches are shuffled, and the logits would be those of other rows: give "
+            "teacher_logits train.batches(n)."
+        )
+
     def evaluate(variables: Variables, batch: Batch) -> Batch:
         return {"logits": model_call.evaluate(teacher, variables, batch)}
 

@@ -7,6 +7,7 @@ import re
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.objectives.frozen_batch_norm import frozen_batch_norm
+from jdl.objectives.hints import PROJECTIONS
 from jdl.objectives.override import in_precision_of, map_variables, override
 from jdl.patterns import matching
 from jdl.types import Batch, Error, Key, Objective, Variables
@@ -46,7 +47,11 @@ def _split(variables: Variables, pattern: str) -> Variables:
     if not isinstance(variables["params"], dict):
         raise Error("freeze needs parameters in dicts: let init of the jdl.Model return a dict.")
     paths = flatten_dict(variables["params"], sep="/")
-    frozen = {path: paths[path] for path in matching(pattern, paths, "freeze")}
+    frozen = {
+        path: paths[path]
+        for path in matching(pattern, paths, "freeze")
+        if not path.startswith(PROJECTIONS)  # of `distil`: they are fresh
+    }
     if len(frozen) == len(paths):
         raise Error(
             f"freeze: {pattern!r} matches all of the parameters, and nothing is left to train: "

@@ -110,8 +110,11 @@ def largest(x: Array, mask: Array | None, percentile: float = 100.0) -> Array:
     """The largest absolute value of x (B, ...), or a percentile, in the rows where mask is true."""
     size = jnp.abs(jax.lax.stop_gradient(x)).astype(jnp.float32)
     if mask is not None and len(mask) == len(x):
-        size = jnp.where(mask.reshape(-1, *(1,) * (x.ndim - 1)).astype(bool), size, 0)
-    return size.max() if percentile == 100 else jnp.percentile(size, percentile)
+        real = mask.reshape(-1, *(1,) * (x.ndim - 1)).astype(bool)
+        size = jnp.where(real, size, 0 if percentile == 100 else jnp.nan)
+    if percentile == 100:
+        return size.max()
+    return jnp.nan_to_num(jnp.nanpercentile(size, percentile))  # NaN without any real row
 
 
 def to_whole(x: Array, limit: Array) -> tuple[Array, Array]:

@@ -121,7 +121,8 @@ def _quantized(weight: Array, bits: int) -> dict[str, Array]:
     if bits == 8:
         axes = tuple(range(weight.ndim - 1))
         scale = _scale(jnp.abs(weight).max(axes, keepdims=True), 127)
-        return {"values": jnp.round(weight / scale).astype(jnp.int8), "scale": scale}
+        values = jnp.round(weight.astype(jnp.float32) / scale.astype(jnp.float32))
+        return {"values": jnp.clip(values, -127, 127).astype(jnp.int8), "scale": scale}
     *leading, inputs, outputs = weight.shape
     if inputs % 2:
         raise Error(

@@ -46,7 +46,8 @@ def seq2seq(
     decode=...)`, like `T5`, `Captioner` and `Whisper`.
     """
     model_call.require_methods("seq2seq", model, "encode", "decode")
-    first = (eos_id,) if start is None else (start,) if isinstance(start, int) else tuple(start)
+    given = eos_id if start is None else start
+    first = tuple(given) if isinstance(given, Sequence) else (int(given),)
     limit = model.max_length - len(first) + 1
     if not first or limit < 1:
         raise Error(f"The decoder begins with 1 to {model.max_length} tokens, not start={start}.")

@@ -149,6 +149,11 @@ def _rules(source: Path | str, head: str | None) -> tuple[tuple[Rule, ...], str]
     config = dict(read_config(folder_of(source, TEXTS)))
     if head is not None:
         config["architectures"] = [head]
+    if config.get("model_type") == "clip":
+        raise Error(
+            "Adapters of CLIP's two towers are neither written nor read as PEFT has them: keep "
+            'them by jdl.weights.save({"params": variables["params"]}, "adapters.safetensors").'
+        )
     rules = architecture_of(config).rules
     names = config.get("architectures") or [""]
     plain = names[0].endswith("Model") and "LMHead" not in names[0]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.objectives.input_ranges import RANGE
 from jdl.types import BATCH_STATS, Error, Loader, Objective, Variables
 
 
@@ -18,7 +20,8 @@ def recompute_batch_stats(
 
     For averaged weights (Izmailov et al., 2018), whose statistics no training has seen. They are
     the equal average of the batches' statistics, in training mode: dropout draws by the seed `key`.
-    Raises `Error` where the variables have no statistics.
+    The running ranges of `jdl.fake_quantize(activations=True)` stay as they are. Raises `Error`
+    where the variables have no statistics.
     """
     if BATCH_STATS not in variables:
         raise Error("These variables have no statistics of BatchNorm: nothing is to be recomputed.")
@@ -43,7 +46,11 @@ def recompute_batch_stats(
             one,
         )
         batches += 1
-    means = jax.tree.map(
-        lambda s, x: jnp.asarray(s / batches, x.dtype), sums, variables[BATCH_STATS]
-    )
+
+    def mean(path: Any, total: np.ndarray, old: Any) -> Any:
+        if jax.tree_util.keystr(path[-1:], simple=True) == RANGE:  # a running maximum
+            return old
+        return jnp.asarray(total / batches, old.dtype)
+
+    means = jax.tree_util.tree_map_with_path(mean, sums, variables[BATCH_STATS])
     return {**variables, BATCH_STATS: means}

@@ -193,6 +193,11 @@ def _smaller_transformer(
     head_width, kv = c.head_width or c.width // c.heads, c.kv_heads or c.heads
     hidden, queries = c.mlp_width or 4 * c.width, c.heads // kv
     stay, units = _stay(kv, heads), _stay(hidden, share)
+    if stay < kv and c.relative_buckets:
+        raise Error(
+            "All layers share one table of relative positions, with a number for each head, and "
+            "each layer would lose other heads: leave heads at 0."
+        )
     groups = []
     for path in arrays:
         if found := re.fullmatch(HEADS, path):

@@ -113,7 +113,13 @@ def _combined(like: Arrays, trees: Sequence[Arrays], factors: Sequence[float]) -
 
 
 def _params(arrays: Arrays) -> Arrays:
-    return {path: x for path, x in arrays.items() if path.startswith("params/")}
+    found = {path: x for path, x in arrays.items() if path.startswith("params/")}
+    if not found:
+        raise Error(
+            f"There are no parameters, params/..., among {', '.join(list(arrays)[:3])}, ...: give "
+            "variables of jdl, or rename the weights."
+        )
+    return found
 
 
 def _variables(arrays: Arrays) -> Variables:
