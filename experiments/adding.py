@@ -1,6 +1,7 @@
-"""The adding problem over 200 steps: mean squared error 0.0007 by an LSTM, 0.078 by a simple RNN.
+"""The adding problem over 200 steps: mean squared error 0.0007 by an LSTM, 0.156 by a simple RNN.
 
-Always predicting 1 has 0.167 (Hochreiter and Schmidhuber, 1997). LSTM: seed 0, an H100.
+Always predicting 1 has 0.167 (Hochreiter and Schmidhuber, 1997). LSTM: seed 0,
+an H100; simple RNN: seeds 0 and 1, 2 cores.
 scripts/train experiments/adding.py
 scripts/train experiments/adding.py --cell simple
 """

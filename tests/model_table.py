@@ -641,9 +641,9 @@ TABLE = [
     ),
     Nodes(
         "gin",
-        GNN(5, (8,), GIN, global_mean_pool=True),
+        GNN(5, (8,), GIN, global_mean_pool=True, norm=nn.LayerNorm),
         (6, 4),
-        (1 + 4 * 8 + 8 + 8 * 8 + 8) + (8 * 5 + 5),
+        (1 + 4 * 8 + 8 + 8 * 8 + 8) + (8 + 8) + (8 * 5 + 5),
         3e-2,
     ),
     Nodes(

@@ -23,8 +23,9 @@ class GNN(nn.Module):
     outputs); with `global_mean_pool`, the mean over a graph's nodes, they give (B, outputs). An
     undirected edge is there twice, once in each direction. `layer` is GCN, SAGE, GAT or GIN, or
     `partial(GAT, heads=4, dropout=0.6)`. There is a layer for each width of `hidden`, with dropout
-    before it and `activation` after it, then one of width `outputs`. Edge features (B, E, D) are
-    given to a layer that takes them, as GIN does.
+    before it and `activation` after it, then one of width `outputs`. `norm`, such as nn.LayerNorm,
+    normalizes each node before the activation: the sums of several GIN layers grow without it. Edge
+    features (B, E, D) are given to a layer that takes them, as GIN does.
     """
 
     outputs: int
@@ -33,6 +34,7 @@ class GNN(nn.Module):
     activation: Callable[[jax.Array], jax.Array] = nn.relu
     dropout: float = 0.0
     global_mean_pool: bool = False
+    norm: Callable[..., nn.Module] | None = None
 
     @nn.compact
     def __call__(
@@ -54,7 +56,8 @@ class GNN(nn.Module):
             )
         for n, width in enumerate(self.hidden):
             x = Dropout(self.dropout)(x, train)
-            x = self.activation(layer(width, name=f"layer_{n}")(x, edges, train, **features))
+            x = layer(width, name=f"layer_{n}")(x, edges, train, **features)
+            x = self.activation(self.norm(name=f"norm_{n}")(x) if self.norm else x)
         x = Dropout(self.dropout)(x, train)
         if not self.global_mean_pool:
             return layer(self.outputs, name="out")(x, edges, train, **features)
