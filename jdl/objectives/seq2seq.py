@@ -70,7 +70,7 @@ class Seq2Seq(Objective):
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The tokens (B, max_new_tokens) by greedy decoding; after `eos_id` all are `eos_id`."""
-        first = jnp.full((len(batch["x"]), 1), self.eos_id, jnp.int32)
+        first = jnp.full((batch["x"].shape[0], 1), self.eos_id, jnp.int32)
         tokens = generate(
             self, variables, first, self.max_new_tokens, eos_id=self.eos_id, batch=batch
         )
