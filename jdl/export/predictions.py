@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.data.dataset import arrays
 from jdl.data.dataflow import dependences
 from jdl.data.loader import DatasetLoader, rescale
+from jdl.export.example import Example
 from jdl.export.program import (
     PLATFORMS,
     Program,
@@ -23,6 +25,8 @@ from jdl.export.program import (
 )
 from jdl.keys import stream
 from jdl.types import Array, Batch, Error, Predicts, Variables
+
+ROWS = 4  # of an example
 
 
 @dataclass(frozen=True)
@@ -123,3 +127,19 @@ def _check_transforms(data: DatasetLoader[Any], columns: Specs) -> None:
             "The transforms of the evaluation data draw random numbers, so that a row has no one "
             "answer: give Run(test=...) data without them."
         )
+
+
+def predict_example(
+    objective: Predicts,
+    variables: Variables,
+    data: DatasetLoader[Any],
+    platforms: Sequence[str] = PLATFORMS,
+) -> Example:
+    """The program "predict", with the run's own predictions for the first rows of the data."""
+    program = predict_program(objective, variables, data, platforms)
+    rows = data.dataset.take(np.arange(min(ROWS, len(data.dataset)), dtype=np.int32))
+    columns = {name: column for name, column in rows.items() if name != "id"}
+    batch = arrays(**columns).map(*data.transforms).batches(len(rows["id"]))[0]
+    outputs = jax.jit(objective.predict)(variables, batch)
+    inputs = {name: columns[name] for name in program.inputs}
+    return Example(program, inputs, {name: np.asarray(out) for name, out in outputs.items()})
