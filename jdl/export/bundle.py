@@ -16,19 +16,21 @@ import numpy as np
 
 from jdl.data.tokenizers import SubwordTokenizer
 from jdl.export.card import model_card
+from jdl.export.generation import generate_example, language_examples
 from jdl.export.example import Arrays, Example, difference
 from jdl.export.manifest import NAME, TOKENIZER, file_of, make_manifest, read_manifest
 from jdl.export.predictions import predict_example
-from jdl.export.program import Program, weights_by_name
+from jdl.export.program import Program, by_name
 from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
 from jdl.store.catalog import entry
 from jdl.store.folder import write_json
-from jdl.types import Error, Predicts, Run
+from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
 WEIGHTS, EXAMPLES, CARD, SCRIPT = "weights.safetensors", "examples.safetensors", "README.md", "predict.py"
-SCRIPTS = Path(__file__).parent / "scripts"
+FOLDER = Path(__file__).parent / "scripts"
+SCRIPTS = {"predict": SCRIPT, "prefill": "generate.py", "generate": "sample.py"}  # by program
 LIBRARIES = ("flatbuffers", "safetensors")
 
 
@@ -66,13 +68,20 @@ def export(
 
 def make_examples(trained: TrainedRun) -> list[Example]:
     """The programs of what a run's objective can do, each with its self-check."""
-    objective, run = trained.objective, trained.run
+    objective, variables, run = trained.objective, trained.variables, trained.run
+    examples: list[Example] = []
     if isinstance(objective, Predicts):
-        return [predict_example(objective, trained.variables, evaluation_data(run))]
-    raise Error(
-        f"{run.config.name} cannot be exported: its objective, {type(objective).__name__}, has no "
-        "predictions."
-    )
+        examples.append(predict_example(objective, variables, evaluation_data(run)))
+    if isinstance(objective, SamplesLatents):
+        examples.append(generate_example(objective, variables, run.train))
+    if isinstance(objective, DecodesTokens) and not examples:
+        examples += language_examples(objective, variables, run.test or run.valid or run.train)
+    if not examples:
+        raise Error(
+            f"{run.config.name} cannot be exported: its objective, {type(objective).__name__}, "
+            "neither predicts nor generates."
+        )
+    return examples
 
 
 def _check_place(to: Path) -> None:
@@ -100,13 +109,15 @@ def _write(
         path = temporary / file_of(program, len(programs))
         path.write_bytes(program.exported.serialize())
     used = {name for program in programs for name in program.weights}
-    weights = weights_by_name(trained.variables)
+    weights = by_name(trained.variables)
     write_safetensors(temporary / WEIGHTS, {name: np.asarray(weights[name]) for name in sorted(used)})
     write_safetensors(temporary / EXAMPLES, _arrays(examples))
     tokenizer = trained.run.tokenizer
     if isinstance(tokenizer, SubwordTokenizer):
         tokenizer.save(temporary / TOKENIZER)
-    shutil.copy(SCRIPTS / SCRIPT, temporary / SCRIPT)
+    scripts = [SCRIPTS[program.name] for program in programs if program.name in SCRIPTS]
+    for source, target in zip(scripts, (SCRIPT, *scripts[1:]), strict=True):
+        shutil.copy(FOLDER / source, temporary / target)
     manifest = make_manifest(folder, trained, examples, {})
     differences = _differences(temporary, manifest)
     wrong = {n: d for n, d in differences.items() if d > manifest["check"]["tolerance"]}

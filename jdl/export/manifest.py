@@ -46,6 +46,7 @@ def make_manifest(
         },
         "labels": list(run.labels),
         "tokenizer": _tokenizer(run.tokenizer),
+        "max_length": getattr(trained.objective, "max_length", None),
         "preprocessing": _preprocessing(run),
         "config": record["config"],
         "seed": record["seed"],
@@ -80,12 +81,13 @@ def file_of(program: Program, count: int) -> str:
 def _program(program: Program, file: str, run: Run) -> dict[str, Any]:
     inputs = _described(program.inputs)
     for name, about in inputs.items():
-        about |= _range(run, name) if program.name == "predict" else {}
+        about |= _range(run, name)
     return {
         "file": file,
         "platforms": list(program.exported.platforms),
         "inputs": inputs,
         "outputs": _described(program.outputs),
+        "max_time": program.max_time,
         "weights": sorted(program.weights),
     }
 
@@ -102,7 +104,7 @@ def _described(specs: Specs) -> dict[str, Any]:
 
 def _range(run: Run, name: str) -> dict[str, Any]:
     """The smallest and largest value of a column of the data, where known."""
-    data = run.test or run.valid
+    data = run.test or run.valid or run.train
     bounds = data.dataset.bounds.get(name) if isinstance(data, DatasetLoader) else None
     return {} if bounds is None else {"range": [float(bounds[0]), float(bounds[1])]}
 

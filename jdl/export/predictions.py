@@ -14,22 +14,14 @@ from jdl.data.dataset import arrays
 from jdl.data.dataflow import dependences
 from jdl.data.loader import DatasetLoader, rescale
 from jdl.export.example import Example
-from jdl.export.program import (
-    PLATFORMS,
-    Program,
-    Specs,
-    first_line,
-    lower,
-    needed,
-    symbolic_shapes,
-)
+from jdl.export.program import PLATFORMS, Program, Specs, first_line, lower, needed
 from jdl.keys import stream
 from jdl.types import Array, Batch, Error, Predicts, Variables
 
 ROWS = 4  # of an example
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predict:
     """The predictions for rows as a dataset has them: rescaled, transformed and predicted.
 
@@ -85,13 +77,11 @@ def predict_program(
             f"The shapes of these predictions depend on the data, and a program has fixed ones: "
             f"{first_line(error)}"
         ) from error
-    specs = {name: columns[name] for name in sorted(inputs or {"x"})}
+    inputs = inputs or {"x"}
     failure: Exception | None = None
-    for time in _times(specs):
+    for time in _times(columns, inputs):
         try:
-            return lower(
-                "predict", function, variables, columns, symbolic_shapes(specs, time), platforms
-            )
+            return lower("predict", function, variables, columns, inputs, time, platforms)
         except Exception as error:  # a layer's arithmetic on symbolic shapes raises any exception
             failure = error
     assert failure is not None
@@ -111,10 +101,10 @@ def raw_columns(data: DatasetLoader[Any]) -> Specs:
     }
 
 
-def _times(specs: Specs) -> tuple[int | None, ...]:
+def _times(columns: Specs, inputs: set[str]) -> tuple[int | None, ...]:
     """The time axes to try: that of x, symbolic, where it has a length; then none."""
-    if "length" in specs and "x" in specs and specs["x"].ndim > 1:
-        return specs["x"].shape[1], None
+    if {"length", "x"} <= inputs and columns["x"].ndim > 1:
+        return columns["x"].shape[1], None
     return (None,)
 
 

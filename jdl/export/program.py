@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jdl.data.dataflow import dependences
 from jdl.layers.platform import plain_implementations
-from jdl.types import Array, Batch, Error, Variables
+from jdl.types import Array, Batch, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH_AXIS, TIME_AXIS = "b", "t"  # the symbolic dimensions
@@ -26,11 +26,13 @@ class Program:
     """A function as StableHLO, for several platforms: `exported.call(weights, inputs)`.
 
     Weights, inputs and outputs are dicts of arrays by name, and are passed in the order of their
-    names. The first axis of all inputs is the batch, of any size.
+    names. The first axis of all inputs but numbers is the batch, b, of any size; a second axis t is
+    time, of any size up to `max_time`.
     """
 
     name: str
     exported: jax.export.Exported
+    max_time: int | None = None
 
     @property
     def weights(self) -> Specs:
@@ -53,17 +55,26 @@ class Program:
         return arguments
 
 
-def weights_by_name(variables: Variables) -> dict[str, Any]:
-    """The leaves of variables, any pytree, by their path, such as "params/Conv_0/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(variables)
-    return {_name(path): leaf for path, leaf in leaves}
+def by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of variables, or of any pytree, by path, such as "params/Conv_0/kernel"."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def needed(function: Function, variables: Variables, columns: Batch) -> tuple[set[str], set[str]]:
+def from_names(like: Any, leaves: Mapping[str, Array]) -> Any:
+    """The pytree of a structure with these leaves by path, and zeros where there are none."""
+
+    def leaf(path: Any, spec: Any) -> Array:
+        found = leaves.get(_name(path))
+        return jnp.zeros(spec.shape, spec.dtype) if found is None else found
+
+    return jax.tree_util.tree_map_with_path(leaf, like)
+
+
+def needed(function: Function, variables: Variables, columns: Specs) -> tuple[set[str], set[str]]:
     """The names of the weights and of the columns that the outputs depend on, by tracing."""
     jaxpr = jax.make_jaxpr(function)(variables, columns).jaxpr
     read = frozenset[int]().union(*(output.inputs for output in dependences(jaxpr)))
-    weights = list(weights_by_name(variables))
+    weights = list(by_name(variables))
     names = [*weights, *sorted(columns)]  # a dict's entries come in the order of their names
     found = {names[n] for n in read if n < len(weights)}
     return found, {names[n] for n in read if n >= len(weights)}
@@ -73,36 +84,37 @@ def lower(
     name: str,
     function: Function,
     variables: Variables,
-    columns: Batch,
-    symbolic: Specs,
+    columns: Specs,
+    inputs: Collection[str],
+    time: int | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> Program:
     """Lowers `function(variables, columns)` to a program of what it needs.
 
-    Its inputs are those of the `symbolic` shapes, which `symbolic_shapes` makes. Other columns,
-    and weights that the outputs do not depend on, are zeros within. Raises `Error` where the
-    function cannot be lowered for all sizes of a batch.
+    Its inputs are the columns that `inputs` names, of a symbolic shape by `symbolic_shapes`. Other
+    columns, and weights that the outputs do not depend on, are zeros within.
     """
     kept, _ = needed(function, variables, columns)
-    weights = {path: leaf for path, leaf in weights_by_name(variables).items() if path in kept}
+    weights = {path: leaf for path, leaf in by_name(variables).items() if path in kept}
 
     def of_names(weights: dict[str, Array], inputs: Batch) -> Batch:
-        rows = next(iter(inputs.values())).shape[0]
+        rows = next(column.shape[0] for column in inputs.values() if column.ndim)
         zeros = {
-            column: jnp.zeros((rows, *spec.shape[1:]), spec.dtype)
+            column: jnp.zeros((rows, *spec.shape[1:])[: spec.ndim], spec.dtype)
             for column, spec in columns.items()
             if column not in inputs
         }
-        return function(_variables(variables, weights), {**zeros, **inputs})
+        return function(from_names(variables, weights), {**zeros, **inputs})
 
     specs = {path: jax.ShapeDtypeStruct(w.shape, w.dtype) for path, w in weights.items()}
+    symbolic = symbolic_shapes({column: columns[column] for column in sorted(inputs)}, time)
     with _portable():
         exported = jax.export.export(jax.jit(of_names), platforms=platforms)(specs, symbolic)
-    return Program(name, exported)
+    return Program(name, exported, time)
 
 
 def symbolic_shapes(specs: Mapping[str, Any], time: int | None = None) -> Specs:
-    """The specs with a symbolic batch, their first axis.
+    """The specs with a symbolic batch, the first axis; numbers have none.
 
     With `time`, the second axis is symbolic where it has that size, from 1 to `time`.
     """
@@ -111,7 +123,7 @@ def symbolic_shapes(specs: Mapping[str, Any], time: int | None = None) -> Specs:
     found = {}
     for name, spec in specs.items():
         second = TIME_AXIS if time and spec.shape[1:2] == (time,) else "_"
-        dims = ", ".join([BATCH_AXIS, *[second] * (spec.ndim > 1), *["_"] * (spec.ndim - 2)])
+        dims = ", ".join([BATCH_AXIS, second, *["_"] * (spec.ndim - 2)][: spec.ndim])
         shape = jax.export.symbolic_shape(dims, scope=scope, like=spec.shape)
         found[name] = jax.ShapeDtypeStruct(shape, spec.dtype)
     return found
@@ -120,16 +132,6 @@ def symbolic_shapes(specs: Mapping[str, Any], time: int | None = None) -> Specs:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, for an `Error`."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
-
-
-def _variables(like: Variables, weights: Mapping[str, Array]) -> Variables:
-    """Variables of a structure, with these weights by name, and zeros where there are none."""
-
-    def leaf(path: Any, spec: Any) -> Array:
-        found = weights.get(_name(path))
-        return jnp.zeros(spec.shape, spec.dtype) if found is None else found
-
-    return jax.tree_util.tree_map_with_path(leaf, like)
 
 
 def _name(path: Any) -> str:
