@@ -28,7 +28,12 @@ from jdl.store.folder import write_json
 from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
-WEIGHTS, EXAMPLES, CARD, SCRIPT = "weights.safetensors", "examples.safetensors", "README.md", "predict.py"
+WEIGHTS, EXAMPLES, CARD, SCRIPT = (
+    "weights.safetensors",
+    "examples.safetensors",
+    "README.md",
+    "predict.py",
+)
 FOLDER = Path(__file__).parent / "scripts"
 SCRIPTS = {"predict": SCRIPT, "prefill": "generate.py", "generate": "sample.py"}  # by program
 LIBRARIES = ("flatbuffers", "safetensors")
@@ -100,9 +105,7 @@ def _check_finished(folder: Path, anyway: bool) -> None:
         )
 
 
-def _write(
-    temporary: Path, folder: Path, trained: TrainedRun, examples: Sequence[Example]
-) -> None:
+def _write(temporary: Path, folder: Path, trained: TrainedRun, examples: Sequence[Example]) -> None:
     """Writes all files; the manifest, with the hashes of the others, is the last."""
     programs = [example.program for example in examples]
     for program in programs:
@@ -110,7 +113,9 @@ def _write(
         path.write_bytes(program.exported.serialize())
     used = {name for program in programs for name in program.weights}
     weights = by_name(trained.variables)
-    write_safetensors(temporary / WEIGHTS, {name: np.asarray(weights[name]) for name in sorted(used)})
+    write_safetensors(
+        temporary / WEIGHTS, {name: np.asarray(weights[name]) for name in sorted(used)}
+    )
     write_safetensors(temporary / EXAMPLES, _arrays(examples))
     tokenizer = trained.run.tokenizer
     if isinstance(tokenizer, SubwordTokenizer):
@@ -151,7 +156,11 @@ def verify(folder: Path | str) -> list[str]:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    wrong = [problem for name, sha in manifest["files"].items() if (problem := _damage(folder, name, sha))]
+    wrong = [
+        problem
+        for name, sha in manifest["files"].items()
+        if (problem := _damage(folder, name, sha))
+    ]
     if wrong:
         return wrong
     tolerance = manifest["check"]["tolerance"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-USE = '''```sh
+USE = """```sh
 pip install jax numpy safetensors flatbuffers
 python predict.py FILE.npy
 ```
@@ -16,7 +16,7 @@ from predict import load
 manifest, {name} = load(Path("."), "{name}")
 print({name}({{{inputs}}}))
 ```
-'''
+"""
 
 
 def model_card(manifest: dict[str, Any]) -> str:
@@ -65,8 +65,11 @@ def _results(manifest: dict[str, Any]) -> str:
     trained = manifest["trained"]["devices"]
     cost = manifest["cost"].get("seconds")
     took = f" in {cost:,.0f} s" if cost is not None else ""
-    lines += ["", f"Trained for {manifest['step']:,} steps{took} on {trained['count']} x "
-              f"{trained['kind']}, seed {manifest['seed']}. The numbers are of one seed."]
+    lines += [
+        "",
+        f"Trained for {manifest['step']:,} steps{took} on {trained['count']} x "
+        f"{trained['kind']}, seed {manifest['seed']}. The numbers are of one seed.",
+    ]
     return "\n".join(lines)
 
 

@@ -43,7 +43,10 @@ def _difference(expected: np.ndarray, actual: np.ndarray) -> float:
         return np.inf
     a, b = expected.astype(np.float64), actual.astype(np.float64)
     finite = np.isfinite(a)
-    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(b[finite]).all():
+    if (
+        not np.array_equal(a[~finite], b[~finite], equal_nan=True)
+        or not np.isfinite(b[finite]).all()
+    ):
         return np.inf
     largest = max(np.abs(a[finite]).max(initial=0), np.finfo(np.float32).tiny)
     return float(np.abs(a - b)[finite].max(initial=0) / largest)

@@ -131,7 +131,9 @@ def _preprocessing(run: Run) -> list[str]:
         if isinstance(transform, Normalize):
             said.append(f"{transform.column}: minus the mean, divided by the standard deviation")
         else:
-            said.append(f"the transform {getattr(transform, '__qualname__', type(transform).__name__)}")
+            said.append(
+                f"the transform {getattr(transform, '__qualname__', type(transform).__name__)}"
+            )
     return said
 
 
