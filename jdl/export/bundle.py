@@ -16,11 +16,11 @@ import numpy as np
 
 from jdl.data.tokenizers import SubwordTokenizer
 from jdl.export.card import model_card
-from jdl.export.generation import generate_example, language_examples
 from jdl.export.example import Arrays, Example, difference
+from jdl.export.generation import generate_example, language_examples
 from jdl.export.manifest import NAME, TOKENIZER, file_of, make_manifest, read_manifest
 from jdl.export.predictions import predict_example
-from jdl.export.program import Program, by_name
+from jdl.export.program import by_name
 from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
 from jdl.store.catalog import entry

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.data.dataset import arrays
 from jdl.data.dataflow import dependences
+from jdl.data.dataset import arrays
 from jdl.data.loader import DatasetLoader, rescale
 from jdl.export.example import Example
 from jdl.export.program import PLATFORMS, Program, Specs, first_line, lower, needed
@@ -25,8 +25,8 @@ ROWS = 4  # of an example
 class Predict:
     """The predictions for rows as a dataset has them: rescaled, transformed and predicted.
 
-    A barrier keeps the model apart from what comes before it, as they are in a run, so that the
-    compiler cannot round otherwise.
+    A barrier keeps the model apart from what comes before it, which is a program of its own in a
+    run: fused, the two could round otherwise.
     """
 
     objective: Predicts
@@ -34,10 +34,10 @@ class Predict:
 
     def __call__(self, variables: Variables, columns: Batch) -> Batch:
         """The predictions (B, ...) by name for columns (B, ...) of the dataset."""
-        before = set(map(id, columns.values()))
-        batch = model_batch(self.data, columns)
-        if any(id(column) not in before for column in batch.values()):
-            batch = jax.lax.optimization_barrier(batch)
+        batch = {
+            name: column if column is columns.get(name) else jax.lax.optimization_barrier(column)
+            for name, column in model_batch(self.data, columns).items()
+        }
         rows = next(iter(batch.values())).shape[0]
         return self.objective.predict(variables, {**batch, "mask": jnp.ones(rows, bool)})
 
