@@ -34,9 +34,9 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
 `jdl COMMAND --help` explains a command; `jdl train SCRIPT --help` lists an experiment's flags.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
 
-Exit codes: 0 success; 1 repeat, diff, doctor or verify found a difference; 2 wrong input (what is wrong and
-how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or infinite; 130
-stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
+Exit codes: 0 success; 1 repeat, diff, doctor or verify found a difference; 2 wrong input (what is
+wrong and how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or
+infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
 """
 WITH_SCRIPT = ("train", "launch", "data")  # verbs that parse their own arguments
 VERBS = (

@@ -17,7 +17,7 @@ def export(
         bool, tyro.conf.arg(help="Export a run that is not finished, at its newest checkpoint.")
     ] = False,
 ) -> None:
-    """Write a folder that predicts without jdl: StableHLO, weights, manifest, model card, script."""
+    """Write a folder that predicts without jdl: program, weights, manifest, model card, script."""
     from jdl.cli.startup import set_up_jax
     from jdl.export.bundle import export as export_run
     from jdl.store.catalog import find

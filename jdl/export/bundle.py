@@ -48,7 +48,7 @@ def export(
 ) -> Path:
     """Exports a trained run: writes a new folder `to` that predicts without jdl.
 
-    It has the objective's own predictions as StableHLO for CPUs, GPUs and TPUs, the weights, a
+    It has the objective's own predictions as StableHLO, for CPUs, GPUs and TPUs, the weights, a
     manifest with the hash of each file, a model card, and a script that needs jax, numpy,
     safetensors and flatbuffers alone. `run` and `best` are those of `jdl.restore`; `anyway` also
     takes a run that is not finished. Raises `Error` before anything is written where `to` exists,
