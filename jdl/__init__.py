@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import data as data
     from jdl import environments as environments
+    from jdl import export as export
     from jdl import inspect as inspect
     from jdl import layers as layers
     from jdl import learners as learners
@@ -85,6 +86,7 @@ else:
 MODULES = (
     "data",
     "environments",
+    "export",
     "inspect",
     "layers",
     "learners",

@@ -96,7 +96,7 @@ def generate(
         new, finished = sample(n, logits[:, -1], finished)
         return (new, cache, finished), token
 
-    unfinished = jnp.zeros(len(prompt), bool)
+    unfinished = jnp.zeros(prompt.shape[:1], bool)
     first, finished = sample(jnp.zeros((), jnp.int32), logits[:, -1], unfinished)
     (last, _, _), before = jax.lax.scan(step, (first, cache, finished), jnp.arange(1, tokens))
     return jnp.concatenate([before.T, last[:, None]], 1)

@@ -22,6 +22,8 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl chat RUN                            talk to a model that was trained on dialogues
   jdl sample RUN -n 64 --out grid.png     generate images with a generative model
   jdl frechet RUN --by CLASSIFIER         Frechet distance of generated images from real ones
+  jdl export RUN --to DIR                 a folder that predicts without jdl
+  jdl verify DIR                          check an exported folder: its files and its answers
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
   jdl repeat RUN                          train a run again and compare every step, to the bit
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
@@ -33,9 +35,9 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
 `jdl COMMAND --help` explains a command; `jdl train SCRIPT --help` lists an experiment's flags.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
 
-Exit codes: 0 success; 1 repeat, diff or doctor found a difference; 2 wrong input (what is wrong and
-how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or infinite; 130
-stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
+Exit codes: 0 success; 1 repeat, diff, doctor or verify found a difference; 2 wrong input (what is
+wrong and how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or
+infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
 """
 WITH_SCRIPT = ("train", "launch", "data")  # verbs that parse their own arguments
 VERBS = (
@@ -48,6 +50,8 @@ VERBS = (
     "sample",
     "chat",
     "frechet",
+    "export",
+    "verify",
     "digest",
     "repeat",
     "diff",

@@ -125,12 +125,12 @@ class DatasetLoader(Loader, Generic[T]):
             if self.sampling:  # the copies of a row in an epoch are augmented differently
                 places = place * self.batch_size + jnp.arange(self.batch_size)
                 keys = jax.vmap(jax.random.fold_in)(keys, places)
-            columns = self._augment(keys, columns, mask)
+            columns = self.augment(keys, columns, mask)
         start = {"start": jnp.full_like(mask, place == 0)} if self.start_column else {}
         return {**columns, **start, "mask": mask}
 
-    def _augment(self, keys: Array, columns: Batch, mask: Array) -> Batch:
-        """The columns after the transforms, each with keys of its own for the rows."""
+    def augment(self, keys: Array, columns: Batch, mask: Array) -> Batch:
+        """The columns (B, ...) after the transforms, which draw by the keys (B,) of the rows."""
         for n, transform in enumerate(self.transforms):
             row_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, n)
             if isinstance(transform, BatchTransform):

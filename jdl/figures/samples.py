@@ -79,7 +79,7 @@ def generate(run: Run, variables: Variables, count: int, seed: int = 0) -> np.nd
     decode = jax.jit(objective.decode)
     parts = []
     for n in range(-(-count // BATCH)):
-        batch = _class_batch(run.train, n * BATCH)
+        batch = class_batch(run.train, n * BATCH)
         z = objective.sample_latent(jax.random.fold_in(stream(key, "noise"), n), batch)
         parts.append(np.asarray(decode(variables, z, batch, jax.random.fold_in(key, n))))
     return np.concatenate(parts)[:count]
@@ -115,7 +115,7 @@ def interpolate(run: Run, variables: Variables, steps: int, pairs: int = 8) -> n
         ends = jax.jit(objective.encode)(variables, batch)
     else:
         assert isinstance(objective, SamplesLatents)
-        batch = {name: x[: 2 * pairs] for name, x in _class_batch(run.train, 0).items()}
+        batch = {name: x[: 2 * pairs] for name, x in class_batch(run.train, 0).items()}
         ends = objective.sample_latent(stream(jax.random.key(0), "ends"), batch)
     pairs = len(ends) // 2
     z = jnp.concatenate([_slerp(ends[2 * n], ends[2 * n + 1], steps) for n in range(pairs)])
@@ -135,11 +135,11 @@ def _slerp(a: Array, b: Array, steps: int) -> Array:
     return of_a * a[None] + of_b * b[None]
 
 
-def _class_batch(data: Loader, first: int) -> Batch:
+def class_batch(data: Loader, first: int, count: int = BATCH) -> Batch:
     """A batch of zeros of the data's shape, whose labels y cycle through the classes."""
-    rows = first + np.arange(BATCH, dtype=np.int32)
+    rows = first + np.arange(count, dtype=np.int32)
     batch = {
-        name: jnp.zeros((BATCH, *column.shape[1:]), column.dtype)
+        name: jnp.zeros((count, *column.shape[1:]), column.dtype)
         for name, column in data.spec.items()
         if name not in ("mask", "id")
     }

@@ -62,7 +62,7 @@ def predict(
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
         raise Error(f"The objective of {run.config.name} has no predictions: try `jdl sample`.")
-    data = _evaluation_data(run)
+    data = evaluation_data(run)
     if is_detector(objective, trained.variables, data.spec):
         return detected_rows(trained, data, inputs, batch_size)
     if is_pose(objective, trained.variables, data.spec):
@@ -97,7 +97,7 @@ def predict(
     )
 
 
-def _evaluation_data(run: Run) -> DatasetLoader[Any]:
+def evaluation_data(run: Run) -> DatasetLoader[Any]:
     """The loader of the evaluation data; raises `Error` where there is none that files can be."""
     data = run.test or run.valid
     if isinstance(data, NeighborLoader):

@@ -67,7 +67,7 @@ class LogMel(nn.Module):
         """
         real = jnp.ones(x.shape, bool)
         if mask is not None:
-            real &= mask.astype(bool).reshape(len(x), -1)
+            real &= mask.astype(bool).reshape(x.shape[0], -1)
         frames = self(jnp.where(real, x, 0))[:, : x.shape[1] // self.hop]
         real_frames = real[:, :: self.hop, None][:, : frames.shape[1]]
         count = jnp.maximum(real_frames.sum(1, keepdims=True), 1).astype(frames.dtype)

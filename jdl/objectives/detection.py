@@ -177,7 +177,7 @@ class Detection(model_call.ModelObjective):
 
 def _outputs(maps: Sequence[Array], places: Places) -> tuple[Array, Array, Array]:
     """The logits (B, L, K), boxes (B, L, 4) and logits of centerness (B, L) at all places."""
-    flat = [level.reshape(len(level), -1, level.shape[-1]) for level in maps]
+    flat = [level.reshape(level.shape[0], -1, level.shape[-1]) for level in maps]
     out = jnp.concatenate(flat, 1)
     logits, distances, centerness = out[..., :-5], out[..., -5:-1], out[..., -1]
     distances = jax.nn.softplus(distances) * places.stride[None, :, None]

@@ -130,7 +130,8 @@ class NormalizingFlow(model_call.ModelObjective):
 
 def _evaluation_noise(x: Array) -> Array:
     """The noise of evaluation (B, ...): a function of the row, whatever its place in a batch."""
-    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32).reshape(len(x), -1)
+    bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
+    bits = bits.reshape(bits.shape[0], -1)
     factors = jax.random.bits(jax.random.key(0), (1, bits.shape[1]), jnp.uint32)
     hashes = (bits * factors).sum(1, dtype=jnp.uint32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(1), hashes)

@@ -110,7 +110,7 @@ class ExtractiveQA(model_call.ModelObjective):
         spans = log_probs[..., :1] + ends[:, at]  # (B, T, max_answer_length)
         allowed = (jnp.arange(steps) > 0)[:, None] | (length == 0)[None]
         spans = jnp.where(allowed[None], spans, EXCLUDED)
-        flat = spans.reshape(len(spans), -1)
+        flat = spans.reshape(spans.shape[0], -1)
         best = flat.argmax(-1).astype(jnp.int32)
         start = best // len(length)
         return start, start + best % len(length), flat.max(-1)

@@ -119,7 +119,7 @@ class TextToSpeech(Objective):
             "log_mel": log_mel,
             "waveform": griffin_lim(self.log_mel, log_mel, self.iterations),
             "length": frames * self.log_mel.hop,
-            "rate": jnp.full(len(frames), self.log_mel.rate),
+            "rate": jnp.full(frames.shape, self.log_mel.rate),
         }
 
     def check(self, spec: Batch, bounds: Bounds) -> None:

@@ -1,0 +1,183 @@
+"""The manifest of an exported model: what its programs take and give, and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdl.data.augment import Normalize
+from jdl.data.loader import DatasetLoader
+from jdl.data.source import is_image
+from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
+from jdl.export.example import Example
+from jdl.export.program import Program, Specs
+from jdl.inspect.restore import TrainedRun
+from jdl.store import log
+from jdl.store.checkpoints import state_digest
+from jdl.store.environment import fingerprint
+from jdl.store.folder import read_json
+from jdl.store.record import read_record
+from jdl.types import Error, Run, Tokenizer
+
+FORMAT = 1  # of exported folders; increased when older readers can no longer read them
+NAME = "manifest.json"
+TOKENIZER = "tokenizer.json"
+TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # by precision, of other devices
+
+
+def make_manifest(
+    folder: Path, trained: TrainedRun, examples: Sequence[Example], differences: dict[str, float]
+) -> dict[str, Any]:
+    """The manifest of an exported run, but for the hashes of the files."""
+    run, record = trained.run, read_record(folder)
+    programs = [example.program for example in examples]
+    return {
+        "format": FORMAT,
+        "name": run.config.name,
+        "description": _description(folder, record),
+        "objective": type(trained.objective).__name__,
+        "programs": {
+            program.name: _program(program, file_of(program, len(programs)), run)
+            for program in programs
+        },
+        "labels": list(run.labels),
+        "tokenizer": _tokenizer(run.tokenizer),
+        "max_length": getattr(trained.objective, "max_length", None),
+        "preprocessing": _preprocessing(run),
+        "config": record["config"],
+        "seed": record["seed"],
+        "step": trained.step,
+        "results": _results(folder, trained.step),
+        "cost": _cost(folder),
+        "digests": {
+            "config": record["digest"],
+            "state": state_digest(trained.state),
+            "data": record["data"],
+            "pretrained": [
+                {name: one[name] for name in ("source", "sha256") if name in one}
+                for one in record.get("pretrained") or []
+            ],
+        },
+        "data": _data(run),
+        "trained": record["environment"],
+        "exported": fingerprint(),
+        "check": {
+            "platform": jax.default_backend(),
+            "tolerance": TOLERANCE[run.config.precision],
+            "differences": differences,
+        },
+    }
+
+
+def file_of(program: Program, count: int) -> str:
+    """The name of a program's file, in a folder of so many programs."""
+    return f"{'program' if count == 1 else program.name}.jaxexport"
+
+
+def _program(program: Program, file: str, run: Run) -> dict[str, Any]:
+    inputs = _described(program.inputs)
+    for name, about in inputs.items():
+        about |= _range(run, name)
+    return {
+        "file": file,
+        "platforms": list(program.exported.platforms),
+        "inputs": inputs,
+        "outputs": _described(program.outputs),
+        "max_time": program.max_time,
+        "weights": sorted(program.weights),
+    }
+
+
+def _described(specs: Specs) -> dict[str, Any]:
+    return {
+        name: {
+            "shape": [n if isinstance(n, int) else str(n) for n in spec.shape],
+            "dtype": str(spec.dtype),
+        }
+        for name, spec in specs.items()
+    }
+
+
+def _range(run: Run, name: str) -> dict[str, Any]:
+    """The smallest and largest value of a column of the data, where known."""
+    data = run.test or run.valid or run.train
+    bounds = data.dataset.bounds.get(name) if isinstance(data, DatasetLoader) else None
+    return {} if bounds is None else {"range": [float(bounds[0]), float(bounds[1])]}
+
+
+def _tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
+    """How texts become tokens: the file, the special tokens around a text, and the end token."""
+    if isinstance(tokenizer, SubwordTokenizer):
+        file, special = TOKENIZER, tokenizer.special_tokens(1)
+    elif isinstance(tokenizer, ByteTokenizer):
+        file, special = None, [[], [tokenizer.eos_id]]
+    else:
+        return None
+    return {"file": file, "eos_id": tokenizer.eos_id, "special": special}
+
+
+def _preprocessing(run: Run) -> list[str]:
+    """What the programs do to their inputs before the model reads them, in words."""
+    data = run.test or run.valid
+    if not isinstance(data, DatasetLoader):
+        return []
+    row = data.dataset.take(jnp.zeros(1, jnp.int32).__array__())
+    said = [f"{name}: bytes to numbers from 0 to 1" for name, c in row.items() if is_image(name, c)]
+    for transform in data.transforms:
+        if isinstance(transform, Normalize):
+            said.append(f"{transform.column}: minus the mean, divided by the standard deviation")
+        else:
+            said.append(
+                f"the transform {getattr(transform, '__qualname__', type(transform).__name__)}"
+            )
+    return said
+
+
+def _description(folder: Path, record: dict[str, Any]) -> str:
+    """The docstring of the run's script; empty where it was trained without one."""
+    import ast
+
+    script = record.get("script")
+    path = folder / "code" / Path(script).name if isinstance(script, str) else None
+    if path is None or not path.is_file():
+        return ""
+    return ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+
+
+def _results(folder: Path, step: int) -> dict[str, dict[str, Any]]:
+    """The metrics of the last evaluation until that step, by split."""
+    lines = [line for line in log.read(folder) if line["step"] <= step and line["split"] != "train"]
+    return {line["split"]: {k: v for k, v in line.items() if k != "split"} for line in lines}
+
+
+def _cost(folder: Path) -> dict[str, Any]:
+    """The seconds that the training took, where they are recorded."""
+    path = folder / "summary.json"
+    return {"seconds": read_json(path)["seconds"]} if path.is_file() else {}
+
+
+def _data(run: Run) -> dict[str, Any]:
+    """The number of examples of each split."""
+    splits = {"train": run.train, "valid": run.valid, "test": run.test}
+    return {name: data.num_examples for name, data in splits.items() if data is not None}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Reads the manifest of an exported model; `Error` where it is another format or damaged."""
+    path = folder / NAME
+    if not path.is_file():
+        raise Error(f"{folder} is no exported model, as it has no {NAME}: `jdl export` makes one.")
+    manifest = read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise Error(
+            f"{path} is of format {found}, and this jdl reads formats up to {FORMAT}: use the jdl "
+            f"that exported it, or a newer one."
+        )
+    if found != FORMAT or not all(isinstance(manifest.get(k), dict) for k in ("programs", "files")):
+        raise Error(f"{path} is damaged: it does not describe an exported model.")
+    return manifest

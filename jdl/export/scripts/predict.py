@@ -1,0 +1,100 @@
+"""Predictions of an exported model, a line of JSON a row: python predict.py FILE ...
+
+Files are .npz with the inputs by their names in manifest.json, .npy or .json with the first input,
+or .txt with a text a line. It needs jax, numpy, safetensors and flatbuffers alone.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.export
+import numpy as np
+from safetensors.numpy import load_file
+
+MOST = 256  # rows of a batch
+
+
+def load(folder, name="predict"):
+    """The manifest, and a program: a function of columns (N, ...) by name that gives such."""
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    about, weights = manifest["programs"][name], load_file(folder / "weights.safetensors")
+    weights = jax.device_put({path: weights[path] for path in about["weights"]})
+    program = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
+    call = jax.jit(program.call)
+
+    def in_buckets(columns):
+        """Batches are padded to a power of two, as each size is compiled once."""
+        rows, parts = len(next(iter(columns.values()))), []
+        for start in range(0, rows, MOST):
+            count = min(MOST, rows - start)
+            places = start + np.minimum(np.arange(1 << (count - 1).bit_length()), count - 1)
+            out = call(weights, {column: values[places] for column, values in columns.items()})
+            parts.append({column: np.asarray(values)[:count] for column, values in out.items()})
+        return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
+
+    return manifest, in_buckets
+
+
+def read(path, manifest):
+    """The inputs of a file, columns (N, ...) by name."""
+    inputs = manifest["programs"]["predict"]["inputs"]
+    first = "x" if "x" in inputs else next(iter(inputs))
+    if path.suffix == ".txt":
+        columns = encode(path.read_text("utf-8").splitlines(), manifest["tokenizer"], inputs)
+    elif path.suffix == ".json":
+        found = json.loads(path.read_text("utf-8"))
+        columns = found if isinstance(found, dict) else {first: found}
+    else:
+        found = np.load(path, allow_pickle=False)
+        columns = {first: found} if path.suffix == ".npy" else dict(found)
+    if "length" in inputs and "length" not in columns:
+        columns["length"] = np.full(len(columns[first]), np.shape(columns[first])[1])
+    return {name: convert(name, columns[name], about) for name, about in inputs.items()}
+
+
+def encode(lines, tokenizer, inputs):
+    """The tokens of texts with special ones around them, padded to one length, and the lengths."""
+    if tokenizer["file"]:
+        from tokenizers import Tokenizer
+
+        library = Tokenizer.from_file(str(Path(__file__).parent / tokenizer["file"]))
+        texts = [library.encode(line, add_special_tokens=False).ids for line in lines]
+    else:  # bytes
+        texts = [list(line.encode()) for line in lines]
+    before, after = tokenizer["special"]
+    tokens = [[*before, *text, *after] for text in texts]
+    most = inputs["x"]["shape"][1]
+    longest = max(map(len, tokens)) if isinstance(most, str) else most
+    x = [row + [tokenizer["eos_id"]] * (longest - len(row)) for row in tokens]
+    return {"x": x, "length": list(map(len, tokens))}
+
+
+def convert(name, values, about):
+    """A column of the type and shape that the program takes."""
+    values, dtype = np.asarray(values), np.dtype(about["dtype"])
+    if values.dtype == np.uint8 and values.ndim > 3 and dtype.kind == "f":
+        values = values * np.float32(1 / 255)  # as in training
+    wanted = tuple(n for n in about["shape"] if isinstance(n, int))
+    if values.shape[len(values.shape) - len(wanted) :] != wanted:
+        raise SystemExit(f"{name} must be of shape {about['shape']}, not {values.shape}.")
+    if values.dtype.kind == "f" and dtype.kind != "f":
+        raise SystemExit(f"{name} must be {dtype}, not {values.dtype}.")
+    return values.astype(dtype)
+
+
+def main(paths):
+    """Prints the predictions for each row, with the name of its label."""
+    manifest, predict = load(Path(__file__).parent)
+    for path in paths:
+        out = predict(read(Path(path), manifest))
+        for row in range(len(next(iter(out.values())))):
+            answer = {name: values[row].tolist() for name, values in out.items()}
+            if manifest["labels"] and isinstance(answer.get("label"), int):
+                answer["label"] = manifest["labels"][answer["label"]]
+            print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,48 @@
+"""Rows of an exported generative model, as samples.npy: python predict.py COUNT [SEED].
+
+It needs jax, numpy, safetensors and flatbuffers alone.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import jax.export
+import numpy as np
+from safetensors.numpy import load_file
+
+
+def load(folder, name="generate"):
+    """The manifest, and a program: a function of arrays by name that gives such."""
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    about, weights = manifest["programs"][name], load_file(folder / "weights.safetensors")
+    weights = jax.device_put({path: weights[path] for path in about["weights"]})
+    program = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
+    call = jax.jit(program.call)
+    return manifest, lambda inputs: call(weights, inputs)
+
+
+def latents(inputs, count, seed):
+    """Latents z of the standard normal distribution, the labels y in turn, and the seed."""
+    normal = np.random.default_rng(seed).standard_normal
+    found = {"z": normal((count, *inputs["z"]["shape"][1:]), np.float32)}
+    if "y" in inputs:
+        classes = int(inputs["y"].get("range", [0, 0])[1]) + 1
+        found["y"] = np.arange(count, dtype=np.int32) % classes
+    if "seed" in inputs:
+        found["seed"] = np.asarray(seed, np.int32)
+    return found
+
+
+def main(count="16", seed="0"):
+    """Writes the rows."""
+    manifest, generate = load(Path(__file__).parent)
+    inputs = manifest["programs"]["generate"]["inputs"]
+    x = generate(latents(inputs, int(count), int(seed)))["x"]
+    np.save("samples.npy", np.asarray(x))
+    print(f"samples.npy: {x.shape}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
