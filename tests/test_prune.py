@@ -194,10 +194,11 @@ def test_members_of_a_population_are_pruned_as_alone(by):
     )
 
 
-def test_frozen_and_quantized_weights_are_left_alone():
+def test_frozen_and_quantized_weights_and_adapters_are_left_alone():
     frozen = jdl.freeze(classify(MODEL), "Dense_0")
     model = classify(CNN(3, blocks=((4, 1),), dense=(6,)))
-    lora = jdl.quantize(jdl.lora(model, "Dense", rank=2), "^lora/base/.*Dense.*kernel")
+    lora = jdl.lora(model, "Dense_0", rank=2, train="Dense_1")
+    lora = jdl.quantize(lora, "^lora/base/.*Dense.*kernel")
     image = {**BATCH, "x": jnp.ones((8, 4, 4, 1))}
     for objective, batch in ((frozen, BATCH), (lora, image)):
         *_, (pruned, _) = steps_of(jdl.prune(plain(None, objective), 0.5, every=1), 2, batch)
@@ -209,6 +210,7 @@ def test_frozen_and_quantized_weights_are_left_alone():
             {k: v for k, v in whole.model_state.items() if k in kept},
         )
         assert any((np.asarray(leaf) == 0).any() for leaf in jax.tree.leaves(pruned.params))
+    assert (pruned.params["head"]["Dense_0"]["kernel"]["lora_a"] != 0).all()
 
 
 def fitted(root, until=None, elastic=0, **options):
