@@ -153,7 +153,8 @@ def test_projections_of_features_are_trained_whatever_else_is(adapt):
     hints = {"Dense_0": "Dense_0"}
     teacher, student = trained(MLP(CLASSES, (8,))), classify(MLP(CLASSES, (4,)))
     objective = adapt(jdl.distil(student, teacher, features=hints), "Dense_[01].*kernel")
-    assert "feature_projections" in objective.init(KEY, IMAGES)["params"]
+    projections = objective.init(KEY, IMAGES)["params"]["feature_projections"]
+    assert projections["Dense_0"]["kernel"].shape == (4, 8)
 
 
 def test_a_column_of_logits_teaches_as_the_teacher_does():
