@@ -29,7 +29,10 @@ def recompute_batch_stats(
     @jax.jit
     def running(value: float, raw: object, i: int) -> Variables:
         """The running statistics after batch i, from `value` before it."""
-        before = jax.tree.map(lambda x: jnp.full_like(x, value), variables[BATCH_STATS])
+        before = jax.tree_util.tree_map_with_path(
+            lambda path, x: x if _is_range(path) else jnp.full_like(x, value),
+            variables[BATCH_STATS],
+        )
         draws = jax.random.fold_in(jax.random.key(key), i)
         batch = data.batch(raw, jnp.asarray(i, jnp.int32))
         output = objective.loss({**variables, BATCH_STATS: before}, batch, draws, True)
@@ -48,9 +51,14 @@ def recompute_batch_stats(
         batches += 1
 
     def mean(path: Any, total: np.ndarray, old: Any) -> Any:
-        if jax.tree_util.keystr(path[-1:], simple=True) == RANGE:  # a running maximum
+        if _is_range(path):
             return old
         return jnp.asarray(total / batches, old.dtype)
 
     means = jax.tree_util.tree_map_with_path(mean, sums, variables[BATCH_STATS])
     return {**variables, BATCH_STATS: means}
+
+
+def _is_range(path: Any) -> bool:
+    """Whether a leaf is the running range of a layer's inputs, no statistic of BatchNorm."""
+    return jax.tree_util.keystr(path[-1:], simple=True) == RANGE
