@@ -18,10 +18,11 @@ from jdl.figures.size import draw_size
 from jdl.inspect.cost import operations_by_scope
 from jdl.inspect.restore import TrainedRun
 from jdl.learners import prune_variables
-from jdl.learners.prune import by_path, chosen
+from jdl.learners.prune import by_path, prunable
 from jdl.learners.wrapper import Wrapper
 from jdl.metrics import scalars
 from jdl.objectives import dequantize_variables, quantize_variables
+from jdl.objectives.distil import TEACHER
 from jdl.train.evaluate import evaluator
 from jdl.types import CACHE, Error, Learner, Predicts, State, Variables
 
@@ -101,9 +102,9 @@ def size(trained: TrainedRun, evaluate: bool = False) -> Size:
     The forms are bfloat16, int8 and int4 of the weight matrices as `jdl.quantize` keeps them, and
     pruned by magnitude: the numbers that are not 0, and a bit for each. With `evaluate` the run's
     metric is measured for each of them, on its validation set, or else its test set; nothing is
-    trained again.
+    trained again. The teacher of a distilled model is not counted.
     """
-    variables = {name: v for name, v in trained.variables.items() if name != CACHE}
+    variables = {n: v for n, v in trained.variables.items() if n not in (CACHE, TEACHER)}
     forms = _forms(variables)
     metrics: dict[str, float] = {}
     name = ""
@@ -182,7 +183,7 @@ def _forms(variables: Variables) -> dict[str, tuple[Change, int]]:
     forms: dict[str, tuple[Change, int]] = {"as it is": (lambda v: v, now)}
     half = jax.eval_shape(_bfloat16, variables)
     forms["bfloat16"] = (lambda v: jax.tree.map(_float32, _bfloat16(v)), _bytes(half))
-    matrices = chosen(variables["params"], "") if "quantized" not in variables else {}
+    matrices = prunable(variables["params"]) if "quantized" not in variables else {}
     for bits in (8, 4) if matrices else ():
         even = [path for path, x in matrices.items() if bits == 8 or x.shape[-2] % 2 == 0]
         if even:

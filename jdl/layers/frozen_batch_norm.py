@@ -34,7 +34,7 @@ _frozen = jax.make_user_context(())
 
 
 @contextmanager
-def frozen_batch_norm(layers: FrozenLayers) -> Iterator[None]:
+def called_as_in_evaluation(layers: FrozenLayers) -> Iterator[None]:
     """A context in which these layers are called as in evaluation, in training too.
 
     Those of Linen by their arguments or fields of the names in `AS_IN_EVALUATION`; those of NNX by

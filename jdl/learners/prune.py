@@ -198,15 +198,20 @@ def by_path(params: Any) -> dict[str, Array]:
 
 
 def chosen(params: Any, targets: str) -> dict[str, Array]:
-    """The weights by path that are pruned: of two axes or more, with a path that matches."""
-    weights = {
+    """The weights by path that are pruned: those whose path matches; `Error` where none does."""
+    weights = prunable(params)
+    return {path: weights[path] for path in matching(targets, weights, "prune", "weights")}
+
+
+def prunable(params: Any) -> dict[str, Array]:
+    """The weights by path: numbers of two axes or more, without LoRA's adapters."""
+    return {
         path: x
         for path, x in by_path(params).items()
         if x.ndim > 1
         and jnp.issubdtype(x.dtype, jnp.floating)
         and path.rpartition("/")[2] not in (A, B)
     }
-    return {path: weights[path] for path in matching(targets, weights, "prune", "weights")}
 
 
 def masked(params: Any, masks: Arrays) -> Any:

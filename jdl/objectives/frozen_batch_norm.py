@@ -7,8 +7,12 @@ from functools import cache
 
 from flax.traverse_util import flatten_dict
 
-from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING, FrozenLayers
-from jdl.layers.frozen_batch_norm import frozen_batch_norm as within
+from jdl.layers.frozen_batch_norm import (
+    IN_EVALUATION,
+    IN_TRAINING,
+    FrozenLayers,
+    called_as_in_evaluation,
+)
 from jdl.objectives.override import override
 from jdl.types import BATCH_STATS, Batch, Error, Key, LossOutput, Objective, Variables
 
@@ -32,13 +36,14 @@ def frozen_batch_norm(objective: Objective, frozen: Callable[[str], bool]) -> Ob
         if not train or BATCH_STATS not in variables:
             return objective.loss(variables, batch, key, train)
         layers = layers_of(frozenset(flatten_dict(variables[BATCH_STATS])))
-        with within(layers):
+        with called_as_in_evaluation(layers):
             output = objective.loss(variables, batch, key, train)
         if left := sorted(layers.paths - layers.found):
             raise Error(
                 f"The running statistics of {', '.join(left)} cannot be kept in training: these "
-                f"layers take none of {', '.join((*IN_TRAINING, *IN_EVALUATION))}, or are of one "
-                "of several networks. Let them be updated by hold_statistics=False."
+                f"layers take none of {', '.join((*IN_TRAINING, *IN_EVALUATION))}, are of one "
+                "of several networks, or lie in nnx.remat, nnx.jit or nnx.scan. Let them be "
+                "updated by hold_statistics=False."
             )
         return output
 
