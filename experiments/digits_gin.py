@@ -6,10 +6,10 @@ scripts/train experiments/digits_gin.py  # about a minute
 
 from dataclasses import dataclass
 
-import flax.linen as nn
 import numpy as np
 
 import jdl
+from jdl.layers import LayerNorm
 from jdl.models.gnn import GIN, GNN
 
 
@@ -30,7 +30,7 @@ def pixel_graph(image: np.ndarray, y: int) -> dict[str, object]:
 def run(c: Config) -> jdl.Run:
     parts = [map(pixel_graph, p.columns["x"], p.columns["y"]) for p in jdl.data.digits()]
     train, test = (jdl.data.graphs(part, directed=True) for part in parts)
-    model = GNN(10, (64, 64, 64), layer=GIN, global_mean_pool=True, norm=nn.LayerNorm)
+    model = GNN(10, (64, 64, 64), layer=GIN, global_mean_pool=True, norm=LayerNorm)
     optimizer = jdl.optim.adamw(jdl.optim.warmup_cosine(3e-3, c.steps), weight_decay=0.01)
     learner = jdl.descent(jdl.objectives.classify(model), optimizer)
     return jdl.Run(c, learner, train.shuffled(c.batch, c.seed), test=test.batches(c.batch))

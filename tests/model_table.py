@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 import jdl
-from jdl.layers import ELMAN, GRU, LSTM, LogMel
+from jdl.layers import ELMAN, GRU, LSTM, LayerNorm, LogMel
 from jdl.models.alexnet import AlexNet
 from jdl.models.autoencoder import VAE, Autoencoder
 from jdl.models.bert import BERT
@@ -670,7 +670,7 @@ TABLE = [
     ),
     Nodes(
         "gin",
-        GNN(5, (8,), GIN, global_mean_pool=True, norm=nn.LayerNorm),
+        GNN(5, (8,), GIN, global_mean_pool=True, norm=LayerNorm),
         (6, 4),
         (1 + 4 * 8 + 8 + 8 * 8 + 8) + (8 + 8) + (8 * 5 + 5),
         3e-2,

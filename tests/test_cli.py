@@ -333,9 +333,7 @@ assert not {"jax", "tyro", "numpy"} & set(sys.modules), sys.modules
 
 
 def test_a_module_is_the_same_program():
-    done = subprocess.run(
-        [sys.executable, "-m", "jdl.cli", "trian"], capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "jdl", "trian"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("jdl: There is no command 'trian'. Did you mean train?")
 

@@ -4,6 +4,7 @@ Seen to fail with damaged metrics of a checkpoint, a record without its config, 
 archive, and JSON nested 50,000 deep: each gave a traceback before it gave a message.
 """
 
+import json
 import os
 import pickle
 import zipfile
@@ -44,6 +45,19 @@ def test_an_archive_that_holds_a_pickle_runs_no_code(tmp_path):
         with pytest.raises(jdl.Error, match="cannot be read as an npz file"):
             read_inputs([tmp_path / f"{name}.npz"], {"x": np.zeros((1, 2))})
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("pretrained", "no list"), ("pretrained", [{"names": {}}]), ("best", "?")]
+)
+def test_a_record_with_a_wrong_field_is_refused_where_its_run_is_resumed(tmp_path, field, value):
+    record = fuzz.train(tmp_path, steps=1, quiet=True).folder / "run.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), field: value}))
+    with pytest.raises(jdl.Error, match=f"its {field} is missing or wrong"):
+        fuzz.train(tmp_path, steps=1, quiet=True)
+    record.write_text('"no object"')
+    with pytest.raises(jdl.Error, match="is not the record of a run"):
+        fuzz.train(tmp_path, steps=1, quiet=True)
 
 
 def test_a_broken_run_hides_no_other(tmp_path):

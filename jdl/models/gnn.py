@@ -23,10 +23,10 @@ class GNN(nn.Module):
     outputs); with `global_mean_pool`, the mean over a graph's nodes, they give (B, outputs). An
     undirected edge is there twice, once in each direction. `layer` is GCN, SAGE, GAT or GIN, or
     `partial(GAT, heads=4, dropout=0.6)`. There is a layer for each width of `hidden`, with dropout
-    before it and `activation` after it, then one of width `outputs`. `norm`, a module of
-    one argument such as nn.LayerNorm, normalizes each node before the activation: without it the
-    sums of several GIN layers grow. Edge features (B, E, D) are given to a layer that takes them,
-    as GIN does.
+    before it and `activation` after it, then one of width `outputs`. `norm`, a module of one
+    argument such as jdl.layers.LayerNorm, normalizes each node before the activation: without it
+    the sums of several GIN layers grow. Edge features (B, E, D) are given to a layer that takes
+    them, as GIN does.
     """
 
     outputs: int

@@ -57,6 +57,7 @@ FIELDS = {
     "seed": int,
 }
 CONFIG_FIELDS = {"name": str, "steps": int}  # fields of the config that the catalog reads
+LOADED_FIELDS = {"source": str, "sha256": str, "names": dict, "fresh": list, "left_out": list}
 
 
 def make_record(
@@ -117,6 +118,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         wrong = _wrong_field(record, FIELDS) or _wrong_field(record["config"], CONFIG_FIELDS)
         if not wrong and record["best"].split()[:-1] not in (["max"], ["min"]):
             wrong = "best"
+        if not wrong and not _are_loaded(record.get("pretrained", [])):
+            wrong = "pretrained"
     if wrong:
         raise Error(
             f"{path} is not the record of a run: its {wrong} is missing or wrong; {remedy}."
@@ -124,10 +127,20 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _wrong_field(values: dict[str, Any], fields: dict[str, type]) -> str | None:
+def _wrong_field(values: dict[str, Any], fields: Mapping[str, type]) -> str | None:
     """The first field that is not of the type that it must have."""
     wrong = (name for name, kind in fields.items() if not isinstance(values.get(name), kind))
     return next(wrong, None)
+
+
+def _are_loaded(pretrained: Any) -> bool:
+    """Whether these are tables of what pretrained models have loaded."""
+    return isinstance(pretrained, list) and all(
+        isinstance(one, dict)
+        and one.keys() == LOADED_FIELDS.keys()
+        and not _wrong_field(one, LOADED_FIELDS)
+        for one in pretrained
+    )
 
 
 @contextmanager
@@ -258,4 +271,4 @@ def loaded_before(folder: Path) -> list[dict[str, Any]]:
     """What pretrained models have loaded for the run in a folder that has a checkpoint."""
     path = folder / "run.json"
     found = any(is_complete(step) for step in folder.glob("checkpoints/*"))
-    return (read_json(path).get("pretrained") or []) if found and path.is_file() else []
+    return read_record(folder).get("pretrained", []) if found and path.is_file() else []

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-TRAIN = "import sys; from jdl.cli import main; sys.argv[0] = 'jdl'; main()"
 GRACE_SECONDS = 60  # after a failure, for the other processes to end by themselves
 POLL_SECONDS = 0.1
 
@@ -22,7 +21,7 @@ def launch(count: int, script: Path, flags: list[str]) -> int:
     forwarded to all of them.
     """
     where = ["--coordinator", f"127.0.0.1:{free_port()}", "--processes", str(count)]
-    command = [sys.executable, "-c", TRAIN, "train", str(script), *flags, *where]
+    command = [sys.executable, "-m", "jdl", "train", str(script), *flags, *where]
     running = {n: subprocess.Popen([*command, "--process", str(n)]) for n in range(count)}
 
     def pass_on(number: int, frame: Any) -> None:

@@ -1,4 +1,4 @@
-"""`python -m jdl.cli VERB`, the same as `jdl VERB`."""
+"""`python -m jdl VERB`, the same as `jdl VERB`."""
 
 import sys
 
