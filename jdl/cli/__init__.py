@@ -26,6 +26,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl verify DIR                          check an exported folder: its files and its answers
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
   jdl repeat RUN                          train a run again and compare every step, to the bit
+  jdl compare A B ...                     which runs are better, over their seeds, with evidence
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
   jdl doctor                              check what repeats to the bit on this machine
   jdl data look SCRIPT [--field value ...] counts, ranges, duplicates and a picture of the data
@@ -54,6 +55,7 @@ VERBS = (
     "verify",
     "digest",
     "repeat",
+    "compare",
     "diff",
     "doctor",
 )

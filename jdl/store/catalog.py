@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +64,7 @@ def find(name: str, root: Path) -> Path:
     path, name = Path(name), name.strip("/")
     if (path / "run.json").is_file():
         return path
-    fitting = []
-    for run in all_runs(root)[0]:
-        place = run.folder.relative_to(root).as_posix()
-        names = (run.name, run.record["digest"], f"{run.name}/{run.record['digest']}", place)
-        if name in names or place.startswith(f"{name}/"):
-            fitting.append(run.folder)
+    fitting = [run.folder for run in _fitting(name, root)]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -78,3 +74,38 @@ def find(name: str, root: Path) -> Path:
         )
     folders = ", ".join(str(folder) for folder in fitting)
     raise Error(f"{name!r} matches {len(fitting)} runs, name one of them: {folders}.")
+
+
+def find_group(name: str, root: Path) -> list[Path]:
+    """The folders of the runs of one config, all its seeds, or of all that fit a pattern with *.
+
+    A name is as in `find`; a pattern is of name/digest/seed<k>, as `cnn/*/seed0`. Raises `Error`
+    where no run fits, or where runs of several configs do and the name is no pattern.
+    """
+    if (Path(name) / "run.json").is_file():
+        return [Path(name)]
+    name = name.strip("/")
+    runs = _fitting(name, root)
+    if "*" in name:
+        runs = [run for run in all_runs(root)[0] if fnmatch(_place(run, root), name)]
+    if not runs:
+        raise Error(f"There is no run {name!r} under {root}: `jdl runs` lists all runs.")
+    configs = sorted({f"{run.name}/{run.record['digest']}" for run in runs})
+    if len(configs) > 1 and "*" not in name:
+        raise Error(f"{name!r} are runs of {len(configs)} configs, name one: {', '.join(configs)}.")
+    return [run.folder for run in runs]
+
+
+def _fitting(name: str, root: Path) -> list[Entry]:
+    """The runs of a name, digest, name/digest or name/digest/seed<k>."""
+    fitting = []
+    for run in all_runs(root)[0]:
+        place = _place(run, root)
+        names = (run.name, run.record["digest"], f"{run.name}/{run.record['digest']}", place)
+        if name in names or place.startswith(f"{name}/"):
+            fitting.append(run)
+    return fitting
+
+
+def _place(run: Entry, root: Path) -> str:
+    return run.folder.relative_to(root).as_posix()

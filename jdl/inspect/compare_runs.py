@@ -1,0 +1,272 @@
+"""Which of several runs is better: differences over seeds, or over rows, with their evidence."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdl import statistics
+from jdl.inspect.by_row import metrics_by_row
+from jdl.inspect.restore import restore
+from jdl.statistics import Interval
+from jdl.store import log
+from jdl.store.catalog import entry
+from jdl.store.record import read_record
+from jdl.types import Error
+
+LEVEL = 0.05  # a difference of a larger p-value is not called one
+FEWEST = 5  # scores of which a bootstrap interval is computed
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The runs of one config, or of one pattern: a score for each, by seed."""
+
+    name: str
+    folders: Sequence[Path]
+    seeds: Sequence[int]
+    scores: np.ndarray
+    interval: Interval | None  # of the mean; None of fewer than five runs
+
+    @property
+    def mean(self) -> float:
+        """The mean over the runs."""
+        return float(self.scores.mean())
+
+    @property
+    def iqm(self) -> float:
+        """The interquartile mean over the runs."""
+        return statistics.interquartile_mean(self.scores)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better `better` is than `worse`, and what speaks for it."""
+
+    better: str
+    worse: str
+    difference: float  # at least 0: how much higher, or lower where the metric is minimized
+    interval: Interval | None
+    p_value: float  # corrected by Holm's method where there are several pairs
+    test: str
+    count: int  # of pairs, or of runs in the smaller group
+    unit: str
+    seeds_needed: int | None  # to find such a difference in four of five times
+
+    @property
+    def is_evident(self) -> bool:
+        """Whether chance alone would give such a difference in less than 5% of cases."""
+        return self.p_value < LEVEL
+
+    def __str__(self) -> str:
+        within = f" (95%: {_range(self.interval)})" if self.interval else ""
+        size = f"by {self.difference:.4g}{within}, {self.count:,} {self.unit}"
+        chance = f"chance alone would do that in {_percent(self.p_value)} of cases ({self.test})"
+        if self.is_evident:
+            return f"{self.better} is better than {self.worse} {size}; {chance}."
+        ahead = f"Too little evidence: {self.better} is ahead of {self.worse} {size}; {chance}."
+        if self.seeds_needed is None:
+            return ahead
+        return f"{ahead} About {self.seeds_needed:,} seeds would show a difference of this size."
+
+
+@dataclass(frozen=True)
+class RunComparison:
+    """A comparison of runs by a metric: the scores of each group, and each pair's difference."""
+
+    metric: str
+    mode: str  # max or min
+    split: str
+    groups: Sequence[Scored]
+    pairs: Sequence[Difference]
+
+    def __str__(self) -> str:
+        width = max(len(group.name) for group in self.groups)
+        head = f"{'':<{width}}  {'runs':>5} {'mean':>10} {'IQM':>10}   95% of the mean"
+        lines = [f"{self.split} {self.metric}, {self.mode} is better", "", head]
+        for group in self.groups:
+            numbers = f"{len(group.scores):>5,} {group.mean:>10.4g} {group.iqm:>10.4g}"
+            lines.append(f"{group.name:<{width}}  {numbers}   {_range(group.interval)}".rstrip())
+        return "\n".join([*lines, "", *map(str, self.pairs)])
+
+    def csv(self) -> str:
+        """The score of each run as CSV: group, folder, seed, score."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["group", "folder", "seed", f"{self.split} {self.metric}"])
+        for group in self.groups:
+            rows = zip(group.folders, group.seeds, group.scores.tolist(), strict=True)
+            writer.writerows([group.name, *row] for row in rows)
+        return text.getvalue().rstrip("\n")
+
+
+def compare_runs(
+    groups: Mapping[str, Sequence[Path | str]],
+    metric: str = "",
+    split: str = "test",
+    by_row: bool = False,
+) -> RunComparison:
+    """Compares groups of finished runs, the folders of each by name, with the best first.
+
+    `metric` is as in `Run.best`, "max accuracy" for example; without one it is that by which the
+    runs choose their best checkpoint. Groups of the same seeds are paired by seed. The intervals
+    are of the bootstrap (BCa), the tests are permutation tests, and the p-values of several pairs
+    are corrected by Holm's method.
+
+    `by_row` restores the runs and compares them on each row of the data: a difference that holds
+    for other rows, of these trained runs. Two runs that are right or wrong in each row are compared
+    by McNemar's test. Raises `Error` where runs are not finished, or were evaluated on other data.
+    """
+    if len(groups) < 2:
+        raise Error("A comparison takes two groups of runs or more.")
+    folders = {name: [Path(folder) for folder in group] for name, group in groups.items()}
+    records = {folder: read_record(folder) for group in folders.values() for folder in group}
+    mode, metric = _mode_and_name(records, metric)
+    _check_same_data(records, split)
+    scored = [_scored(name, group, records, metric, split) for name, group in folders.items()]
+    scored.sort(key=lambda group: -group.mean if mode == "max" else group.mean)
+    if by_row:
+        of_rows = {group.name: _scores_of_rows(group, metric, split) for group in scored}
+        pairs = [_by_row(b, a, of_rows, mode) for b, a in combinations(scored, 2)]
+    else:
+        pairs = [_by_seed(b, a, mode) for b, a in combinations(scored, 2)]
+    corrected = statistics.holm([pair.p_value for pair in pairs])
+    pairs = [replace(pair, p_value=p) for pair, p in zip(pairs, corrected, strict=True)]
+    return RunComparison(metric, mode, split, scored, pairs)
+
+
+def _mode_and_name(records: Mapping[Path, Any], metric: str) -> tuple[str, str]:
+    """ "max" or "min", and the name of the metric."""
+    best = sorted({record["best"] for record in records.values()})
+    own = [one for one in best if metric in ("", one, one.split()[1])]
+    if metric.split()[:-1] in (["max"], ["min"]):
+        own = [metric]
+    if len(own) != 1:
+        raise Error(
+            f"The runs choose by {' and '.join(best)}: name the metric as one of these, or another "
+            f'as "max {metric or "accuracy"}" or "min {metric or "loss"}".'
+        )
+    mode, name = own[0].split()
+    return mode, name
+
+
+def _check_same_data(records: Mapping[Path, Any], split: str) -> None:
+    """Raises `Error` where two runs were evaluated on other data."""
+    of = {folder: record["data"].get(split) for folder, record in records.items()}
+    first, digest = next(iter(of.items()))
+    for folder, other in of.items():
+        if other is None:
+            raise Error(f"{folder} has no {split} data: choose --split valid or test.")
+        if other != digest:
+            raise Error(
+                f"{first} and {folder} were evaluated on other {split} data: no comparison."
+            )
+
+
+def _scored(
+    name: str, folders: Sequence[Path], records: Mapping[Path, Any], metric: str, split: str
+) -> Scored:
+    if not folders:
+        raise Error(f"There are no runs of {name}.")
+    folders = sorted(folders, key=lambda folder: (records[folder]["seed"], folder))
+    scores = np.array([_score(folder, metric, split) for folder in folders])
+    interval = statistics.bootstrap_interval(scores) if len(scores) >= FEWEST else None
+    return Scored(name, folders, [records[f]["seed"] for f in folders], scores, interval)
+
+
+def _score(folder: Path, metric: str, split: str) -> float:
+    """The metric of a finished run at its end."""
+    if (status := entry(folder).status) != "finished":
+        raise Error(f"{folder} is {status}: train it to its end, or leave it out.")
+    lines = [line for line in log.read(folder) if line["split"] == split]
+    if not lines:
+        raise Error(f"{folder} was not evaluated on its {split} data.")
+    found = {name: v for name, v in lines[-1].items() if name not in ("step", "split")}
+    if not isinstance(found.get(metric), int | float):
+        raise Error(f"{folder} has no {split} metric {metric!r}, but {', '.join(found) or 'none'}.")
+    if not np.isfinite(found[metric]):
+        raise Error(f"The {split} {metric} of {folder} is {found[metric]}: leave the run out.")
+    return float(found[metric])
+
+
+def _by_seed(better: Scored, worse: Scored, mode: str) -> Difference:
+    """The difference of two groups' means, over the seeds."""
+    sign = 1 if mode == "max" else -1
+    high, low = sign * better.scores, sign * worse.scores
+    paired = better.seeds == worse.seeds
+    count = min(len(high), len(low))
+    difference, interval, needed = float(high.mean() - low.mean()), None, None
+    if paired and count >= FEWEST:
+        interval = statistics.bootstrap_interval(high - low)
+    elif count >= FEWEST:
+        interval = statistics.bootstrap_interval(high, low, statistic=statistics.mean_difference)
+    if difference and count > 1:
+        spread = (high - low).std(ddof=1) if paired else _pooled(high, low)
+        needed = statistics.seeds_needed(difference, float(spread), paired)
+    return Difference(
+        better.name,
+        worse.name,
+        difference,
+        interval,
+        statistics.permutation_test(low, high, paired) if len(high) + len(low) > 2 else 1.0,
+        "permutation test",
+        count,
+        "seeds, paired" if paired else "seeds at least, not paired",
+        needed,
+    )
+
+
+def _pooled(a: np.ndarray, b: np.ndarray) -> float:
+    """The standard deviation within two groups."""
+    squares = sum(((one - one.mean()) ** 2).sum() for one in (a, b))
+    return float((squares / (len(a) + len(b) - 2)) ** 0.5)
+
+
+def _scores_of_rows(group: Scored, metric: str, split: str) -> np.ndarray:
+    """The metric of each row of the data, a mean over the group's runs."""
+    runs = []
+    for folder in group.folders:
+        of_rows = metrics_by_row(restore(folder), split)
+        if metric not in of_rows:
+            raise Error(
+                f"{metric} is no mean over the rows of {folder}: --by-row compares by one of "
+                f"{', '.join(of_rows) or 'none'}."
+            )
+        runs.append(of_rows[metric])
+    return np.mean(runs, 0)
+
+
+def _by_row(
+    better: Scored, worse: Scored, of_rows: Mapping[str, np.ndarray], mode: str
+) -> Difference:
+    """The difference of two groups' means over the rows of the data."""
+    if mode == "max":
+        high, low = of_rows[better.name], of_rows[worse.name]
+    else:
+        high, low = -of_rows[better.name], -of_rows[worse.name]
+    values = high - low
+    if np.isin([high, low], (0, 1)).all():
+        test, p_value = "McNemar's test", statistics.mcnemar(low, high)
+    else:
+        test, p_value = "permutation test", statistics.permutation_test(low, high, paired=True)
+    interval = statistics.bootstrap_interval(values, method="percentile")
+    names = (better.name, worse.name)
+    return Difference(
+        *names, float(values.mean()), interval, p_value, test, len(values), "rows", None
+    )
+
+
+def _range(interval: Interval | None) -> str:
+    return f"{interval.low:.4g} to {interval.high:.4g}" if interval else ""
+
+
+def _percent(p_value: float) -> str:
+    """A p-value as the percentage that a sentence says."""
+    return "less than 0.1%" if p_value < 1e-3 else f"{100 * p_value:.1f}%"

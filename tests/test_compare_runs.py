@@ -1,0 +1,152 @@
+"""Comparison of runs over their seeds and over rows: the difference, its interval, its evidence.
+
+Seen to fail: ...
+"""
+
+import json
+
+import numpy as np
+import pytest
+from harness import train
+
+import jdl
+from jdl import statistics
+from jdl.inspect.by_row import metrics_by_row
+from jdl.inspect.compare_runs import compare_runs
+from jdl.inspect.evaluate import evaluate
+from jdl.inspect.restore import restore
+from jdl.store.catalog import find_group
+from jdl.store.record import FORMAT
+
+PLAIN = [0.912, 0.905, 0.921, 0.899, 0.915, 0.908, 0.917]
+BETTER = [0.918, 0.911, 0.919, 0.907, 0.922, 0.909, 0.925]
+
+
+def write_run(root, name, seed, accuracy, data="d", best="max accuracy", finished=True):
+    """The folder of a run that was trained elsewhere."""
+    folder = root / name / "d1" / f"seed{seed}"
+    folder.mkdir(parents=True)
+    record = {"format": FORMAT, "config": {"name": name, "steps": 5}, "data": {"test": data}}
+    record |= {"code": {}, "environment": {}, "options": {}, "best": best}
+    (folder / "run.json").write_text(json.dumps({**record, "digest": "d1", "seed": seed}))
+    if finished:
+        line = {"step": 5, "split": "test", "loss": 1 - accuracy, "accuracy": accuracy}
+        (folder / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
+        (folder / "summary.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture
+def groups(tmp_path):
+    return {
+        name: [write_run(tmp_path, name, seed, score) for seed, score in enumerate(scores)]
+        for name, scores in (("plain", PLAIN), ("better", BETTER))
+    }
+
+
+def test_runs_of_the_same_seeds_are_paired(groups):
+    comparison = compare_runs(groups)
+    (pair,) = comparison.pairs
+    differences = np.subtract(BETTER, PLAIN)
+    assert (comparison.metric, comparison.mode, comparison.split) == ("accuracy", "max", "test")
+    assert [group.name for group in comparison.groups] == ["better", "plain"]
+    assert pair.difference == pytest.approx(differences.mean())
+    assert pair.interval == statistics.bootstrap_interval(differences)
+    assert pair.p_value == statistics.permutation_test(PLAIN, BETTER, paired=True)
+    assert pair.unit == "seeds, paired"
+    expected = statistics.seeds_needed(differences.mean(), differences.std(ddof=1), paired=True)
+    assert pair.seeds_needed == expected
+    assert str(pair).startswith(
+        "better is better than plain by 0.004857 (95%: 0.001429 to 0.007), 7 seeds"
+    )
+    assert str(comparison).splitlines()[3].split()[:2] == ["better", "7"]
+    assert comparison.csv().splitlines()[1].endswith("better/d1/seed0,0,0.918")
+
+
+def test_the_order_of_the_folders_does_not_matter(groups):
+    assert compare_runs({name: group[::-1] for name, group in groups.items()}).pairs == (
+        compare_runs(groups).pairs
+    )
+
+
+def test_runs_of_other_seeds_are_not_paired(groups):
+    groups["plain"] = groups["plain"][1:]
+    (pair,) = compare_runs(groups).pairs
+    assert pair.unit == "seeds at least, not paired"
+    assert pair.count == 6
+    assert pair.p_value == statistics.permutation_test(PLAIN[1:], BETTER, paired=False)
+    assert not pair.is_evident
+    assert str(pair).startswith("Too little evidence: better is ahead of plain")
+    assert f"About {pair.seeds_needed:,} seeds would show" in str(pair)
+
+
+def test_a_loss_is_better_where_it_is_lower(groups):
+    (pair,) = compare_runs(groups, "min loss").pairs
+    assert (pair.better, pair.worse) == ("better", "plain")
+    assert pair.difference == pytest.approx(np.subtract(BETTER, PLAIN).mean())
+    (pair,) = compare_runs(groups, "max loss").pairs
+    assert (pair.better, pair.worse) == ("plain", "better")
+
+
+def test_the_p_values_of_several_pairs_are_corrected(groups, tmp_path):
+    groups["third"] = [write_run(tmp_path, "third", n, s - 0.1) for n, s in enumerate(PLAIN)]
+    pairs = compare_runs(groups).pairs
+    scores = {"better": BETTER, "plain": PLAIN, "third": np.subtract(PLAIN, 0.1)}
+    alone = [statistics.permutation_test(scores[p.worse], scores[p.better], True) for p in pairs]
+    assert [p.p_value for p in pairs] == statistics.holm(alone) != alone
+
+
+def test_few_seeds_give_no_interval_and_no_verdict(groups):
+    (pair,) = compare_runs({name: group[:3] for name, group in groups.items()}).pairs
+    assert pair.interval is None
+    assert not pair.is_evident
+    (pair,) = compare_runs({name: group[:1] for name, group in groups.items()}).pairs
+    assert pair.p_value == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        ({"data": "other"}, {}, "were evaluated on other test data"),
+        ({"finished": False}, {}, "is stopped: train it"),
+        ({"accuracy": float("nan")}, {}, "is nan: leave the run out"),
+        ({"best": "min loss"}, {}, "choose by max accuracy and min loss"),
+        ({}, {"metric": "f1"}, 'another as "max f1"'),
+        ({}, {"metric": "max f1"}, "has no test metric 'f1', but loss, accuracy"),
+        ({}, {"split": "valid"}, "has no valid data"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused(groups, tmp_path, change, options, message):
+    groups["third"] = [write_run(tmp_path, "third", 0, **{"accuracy": 0.9, **change})]
+    with pytest.raises(jdl.Error, match=message):
+        compare_runs(groups, **options)
+
+
+def test_groups_are_found_by_name_and_by_pattern(groups, tmp_path):
+    assert find_group("plain", tmp_path) == groups["plain"]
+    assert find_group("plain/d1/seed3", tmp_path) == groups["plain"][3:4]
+    assert find_group("*/d1/seed[01]", tmp_path) == groups["better"][:2] + groups["plain"][:2]
+    with pytest.raises(jdl.Error, match="runs of 2 configs, name one: better/d1, plain/d1"):
+        find_group("d1", tmp_path)
+    with pytest.raises(jdl.Error, match="There is no run 'none'"):
+        find_group("none", tmp_path)
+    with pytest.raises(jdl.Error, match="two groups"):
+        compare_runs({"plain": groups["plain"]})
+
+
+def test_runs_are_compared_by_row(tmp_path):
+    folders = {str(lr): [train(tmp_path, lr=lr, steps=8).folder] for lr in (0.01, 0.0)}
+    trained = restore(folders["0.01"][0])
+    rows, whole = metrics_by_row(trained), evaluate(trained)["test"]
+    assert len(rows["loss"]) == len(trained.run.test.dataset)
+    for name, values in rows.items():
+        np.testing.assert_allclose(values.mean(), whole[name], rtol=1e-5)
+    (pair,) = compare_runs(folders, "min loss", by_row=True).pairs
+    assert (pair.better, pair.unit, pair.count) == ("0.01", "rows", len(rows["loss"]))
+    assert pair.difference == pytest.approx(
+        metrics_by_row(restore(folders["0.0"][0]))["loss"].mean() - rows["loss"].mean()
+    )
+    (pair,) = compare_runs(folders, "max accuracy", by_row=True).pairs
+    assert pair.test == "McNemar's test"
+    with pytest.raises(jdl.Error, match="is no mean over the rows"):
+        compare_runs(folders, "max ids", by_row=True)
