@@ -134,7 +134,7 @@ def mean_difference(b: Any, a: Any, axis: int = -1) -> Any:
 
 
 def mcnemar(a: Any, b: Any) -> float:
-    """McNemar's exact test (1947) of two classifiers on the same rows: the two-sided p-value.
+    """McNemar's test (1947), exact, of two classifiers on the same rows: the two-sided p-value.
 
     `a` and `b` (N,) say which rows each got right. Only those count that one of them got right and
     the other wrong: the test is binomial, of a half.

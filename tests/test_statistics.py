@@ -1,8 +1,8 @@
 """Statistics of results: equal to statsmodels 0.15.0, rliable 1.2.0 and SciPy on fixed scores.
 
-Seen to fail: the trimmed share, ties of the probability of improvement, Holm's factors without the
-running maximum, degrees of freedom of the other test, a one-sided McNemar test, unpaired draws of
-paired scores, and a stratified bootstrap that draws whole rows.
+Seen to fail: another trimmed share, ties of scores and of thresholds, Holm's factors without the
+running maximum, the degrees of freedom or the effect of the other t-test, a one-sided McNemar test,
+unpaired exchanges of paired scores, and a stratified bootstrap that draws whole rows.
 """
 
 import numpy as np
@@ -25,7 +25,7 @@ def test_summaries_are_those_of_rliable():
     close(statistics.interquartile_mean(B), 0.9158)
     close(statistics.probability_of_improvement(A, B), 0.6938775510204082)
     assert statistics.probability_of_improvement([1, 1], [1, 2]) == 0.75
-    close(statistics.performance_profile(A, [0.9, 0.91, 0.92]), [6 / 7, 4 / 7, 1 / 7])
+    close(statistics.performance_profile(A, [0.9, 0.912, 0.92]), [6 / 7, 3 / 7, 1 / 7])
     low, high = statistics.stratified_bootstrap_interval(np.stack([A, B], 1))
     np.testing.assert_allclose([low, high], [0.909375, 0.918], atol=2e-4)  # other draws
 

@@ -67,7 +67,7 @@ class Difference:
 
     def __str__(self) -> str:
         within = f" (95%: {_range(self.interval)})" if self.interval else ""
-        size = f"by {self.difference:.4g}{within}, {self.count:,} {self.unit}"
+        size = f"by {self.difference:#.4g}{within}, {self.count:,} {self.unit}"
         chance = f"chance alone would do that in {_percent(self.p_value)} of cases ({self.test})"
         if self.is_evident:
             return f"{self.better} is better than {self.worse} {size}; {chance}."
@@ -92,7 +92,7 @@ class RunComparison:
         head = f"{'':<{width}}  {'runs':>5} {'mean':>10} {'IQM':>10}   95% of the mean"
         lines = [f"{self.split} {self.metric}, {self.mode} is better", "", head]
         for group in self.groups:
-            numbers = f"{len(group.scores):>5,} {group.mean:>10.4g} {group.iqm:>10.4g}"
+            numbers = f"{len(group.scores):>5,} {group.mean:>#10.4g} {group.iqm:>#10.4g}"
             lines.append(f"{group.name:<{width}}  {numbers}   {_range(group.interval)}".rstrip())
         return "\n".join([*lines, "", *map(str, self.pairs)])
 
@@ -264,7 +264,7 @@ def _by_row(
 
 
 def _range(interval: Interval | None) -> str:
-    return f"{interval.low:.4g} to {interval.high:.4g}" if interval else ""
+    return f"{interval.low:#.4g} to {interval.high:#.4g}" if interval else ""
 
 
 def _percent(p_value: float) -> str:
