@@ -1,5 +1,6 @@
 """How tests train: in this process, or in one of its own that can be killed."""
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import jdl
 from jdl.inspect.restore import restore
 from jdl.store.checkpoints import state_digest
+from jdl.store.record import FORMAT
 
 SCRIPT = Path(kitchen_sink.__file__)
 OFTEN = {"log_every": 1, "eval_every": 20, "save_every": 20}  # of 60 steps
@@ -104,3 +106,18 @@ def kill_at(root, step, *flags, script=SCRIPT):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     return process.returncode == -signal.SIGKILL
+
+
+def write_run(root, name, seed, accuracy, digest="d1", finished=True, record=None, **config):
+    """The folder of a run that was trained elsewhere: its record, and what it reached."""
+    folder = root / name / digest / f"seed{seed}"
+    folder.mkdir(parents=True)
+    whole = {"format": FORMAT, "digest": digest, "seed": seed, "best": "max accuracy"}
+    whole |= {"config": {"name": name, "steps": 5, **config}, "data": {"test": "d"}}
+    whole |= {"code": {}, "environment": {}, "options": {}, **(record or {})}
+    (folder / "run.json").write_text(json.dumps(whole))
+    if finished:
+        line = {"step": 5, "split": "test", "loss": 1 - accuracy, "accuracy": accuracy}
+        (folder / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
+        (folder / "summary.json").write_text("{}")
+    return folder

@@ -4,11 +4,9 @@ Seen to fail: folders in the order given, groups of other seeds paired, the sign
 metric, p-values that are not corrected, and any data compared with any.
 """
 
-import json
-
 import numpy as np
 import pytest
-from harness import train
+from harness import train, write_run
 
 import jdl
 from jdl import statistics
@@ -17,24 +15,9 @@ from jdl.inspect.compare_runs import compare_runs
 from jdl.inspect.evaluate import evaluate
 from jdl.inspect.restore import restore
 from jdl.store.catalog import find_group
-from jdl.store.record import FORMAT
 
 PLAIN = [0.912, 0.905, 0.921, 0.899, 0.915, 0.908, 0.917]
 BETTER = [0.918, 0.911, 0.919, 0.907, 0.922, 0.909, 0.925]
-
-
-def write_run(root, name, seed, accuracy, data="d", best="max accuracy", finished=True):
-    """The folder of a run that was trained elsewhere."""
-    folder = root / name / "d1" / f"seed{seed}"
-    folder.mkdir(parents=True)
-    record = {"format": FORMAT, "config": {"name": name, "steps": 5}, "data": {"test": data}}
-    record |= {"code": {}, "environment": {}, "options": {}, "best": best}
-    (folder / "run.json").write_text(json.dumps({**record, "digest": "d1", "seed": seed}))
-    if finished:
-        line = {"step": 5, "split": "test", "loss": 1 - accuracy, "accuracy": accuracy}
-        (folder / "metrics.jsonl").write_text(f"{json.dumps(line)}\n")
-        (folder / "summary.json").write_text("{}")
-    return folder
 
 
 @pytest.fixture
@@ -113,10 +96,10 @@ def test_few_seeds_give_no_interval_and_no_verdict(groups):
 @pytest.mark.parametrize(
     ("change", "options", "message"),
     [
-        ({"data": "other"}, {}, "were evaluated on other test data"),
+        ({"record": {"data": {"test": "e"}}}, {}, "were evaluated on other test data"),
         ({"finished": False}, {}, "is stopped: train it"),
         ({"accuracy": float("nan")}, {}, "is nan: leave the run out"),
-        ({"best": "min loss"}, {}, "choose by max accuracy and min loss"),
+        ({"record": {"best": "min loss"}}, {}, "choose by max accuracy and min loss"),
         ({}, {"metric": "f1"}, 'another as "max f1"'),
         ({}, {"metric": "max f1"}, "has no test metric 'f1', but loss, accuracy"),
         ({}, {"split": "valid"}, "has no valid data"),

@@ -11,7 +11,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
 
   jdl train SCRIPT [--field value ...]    train an experiment, or resume it
   jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
-  jdl runs                                list all runs
+  jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
   jdl size RUN                            size by layer, and what quantization and pruning give

@@ -1,25 +1,62 @@
 """`jdl runs`: the table of all runs."""
 
+from __future__ import annotations
+
+import csv
 import sys
 from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
 
 from jdl.cli.arguments import Root
 from jdl.errors import Error
 
 
-def runs(root: Root = Path("runs")) -> None:
-    """List all runs: name, digest, seed, step, best metric and status."""
+def runs(
+    name: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="[RUNS]",
+            help="Only these: a name, digest or name/digest, or a pattern, as 'cnn/*/seed0'.",
+        ),
+    ] = "",
+    sort: Annotated[
+        str, tyro.conf.arg(help='Sort by this column: "best" has the best first.')
+    ] = "",
+    as_csv: Annotated[
+        bool, tyro.conf.arg(name="csv", help="Print the table as CSV, with all digits.")
+    ] = False,
+    root: Root = Path("runs"),
+) -> None:
+    """List all runs: progress, best metric, and the fields of their configs that differ."""
+    from jdl.inspect.run_table import run_table
+
+    rows, errors = run_table(root, name, sort)
+    if as_csv:
+        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    else:
+        _print(rows)
+    if errors:
+        raise Error("\njdl: ".join(errors))
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jdl.store.catalog import all_runs
-
-    table = Table("name", "digest", "seed", "step", "best", "status", box=None, pad_edge=False)
-    entries, errors = all_runs(root)
-    for run in entries:
-        seed = run.folder.name.removeprefix("seed")
-        step = f"{run.step:,}/{run.record['config']['steps']:,}"
-        table.add_row(run.name, run.record["digest"], seed, step, run.best, run.status)
+    columns = ("name", "digest", "seed", "step", "best", "status")
+    fields = (
+        [column for column in rows[0] if column not in (*columns, "steps", "metric")]
+        if rows
+        else []
+    )
+    table = Table(*columns, *fields, box=None, pad_edge=False)
+    for row in rows:
+        best = "" if row["best"] is None else f"{row['metric']} {row['best']:.4f}"
+        shown = {**row, "step": f"{row['step']:,}/{row['steps']:,}", "best": best}
+        table.add_row(*(str(shown[column]) for column in (*columns, *fields)))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if errors:
-        raise Error("\njdl: ".join(errors))

@@ -34,8 +34,7 @@ def show(
     from jdl.store.folder import read_json
 
     shown = entry(find(run, root))
-    steps = f"step {shown.step:,} of {shown.record['config']['steps']:,}"
-    print(f"{shown.folder}  {shown.status}, {steps}  {shown.best}")
+    print(shown)
     print(json.dumps(shown.record, indent=1))
     summary = shown.folder / "summary.json"
     if summary.exists():

@@ -21,12 +21,18 @@ class Entry:
     record: dict[str, Any]
     step: int  # of the newest checkpoint
     status: str  # running, finished or stopped
-    best: str  # name and best value of the metric that `Run.best` names
+    metric: str  # that `Run.best` names
+    best: float | None  # its best value so far
 
     @property
     def name(self) -> str:
         """The experiment's name."""
         return self.record["config"]["name"]
+
+    def __str__(self) -> str:
+        best = "" if self.best is None else f"  {self.metric} {self.best:.4f}"
+        total = self.record["config"]["steps"]
+        return f"{self.folder}  {self.status}, step {self.step:,} of {total:,}{best}"
 
 
 def all_runs(root: Path) -> tuple[list[Entry], list[str]]:
@@ -41,6 +47,22 @@ def all_runs(root: Path) -> tuple[list[Entry], list[str]]:
     return entries, errors
 
 
+def matching_runs(name: str, root: Path) -> tuple[list[Entry], list[str]]:
+    """The runs of a name, and errors for those that cannot be read.
+
+    A name is as in `find`; or a pattern of name/digest/seed<k>, as `cnn/*/seed0`. All runs have the
+    name "".
+    """
+    entries, errors = all_runs(root)
+    return [one for one in entries if not name or _matches(one, name.strip("/"), root)], errors
+
+
+def _matches(run: Entry, name: str, root: Path) -> bool:
+    place = run.folder.relative_to(root).as_posix()
+    names = (run.name, run.record["digest"], f"{run.name}/{run.record['digest']}")
+    return name in names or f"{place}/".startswith(f"{name}/") or fnmatch(place, name)
+
+
 def entry(folder: Path) -> Entry:
     """The entry of the run in a folder; `Error` where it holds no run."""
     record = read_record(folder)
@@ -51,8 +73,8 @@ def entry(folder: Path) -> Entry:
     status = "running" if is_locked(folder) else "finished" if finished else "stopped"
     lines = [line for line in log.read(folder) if line["split"] != "train"]
     values = [line[metric] for line in lines if isinstance(line.get(metric), int | float)]
-    best = f"{metric} {(max if mode == 'max' else min)(values):.4f}" if values else ""
-    return Entry(folder, record, step, status, best)
+    best = (max if mode == "max" else min)(values, default=None)
+    return Entry(folder, record, step, status, metric, best)
 
 
 def find(name: str, root: Path) -> Path:
@@ -61,10 +83,9 @@ def find(name: str, root: Path) -> Path:
     A name is that of the experiment, the config digest, name/digest or name/digest/seed<k>. Raises
     `Error` where no run matches, or more than one, which it lists.
     """
-    path, name = Path(name), name.strip("/")
-    if (path / "run.json").is_file():
-        return path
-    fitting = [run.folder for run in _fitting(name, root)]
+    if (Path(name) / "run.json").is_file():
+        return Path(name)
+    fitting = [run.folder for run in matching_runs(name, root)[0]]
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -84,28 +105,10 @@ def find_group(name: str, root: Path) -> list[Path]:
     """
     if (Path(name) / "run.json").is_file():
         return [Path(name)]
-    name = name.strip("/")
-    runs = _fitting(name, root)
-    if "*" in name:
-        runs = [run for run in all_runs(root)[0] if fnmatch(_place(run, root), name)]
+    runs, _ = matching_runs(name, root)
     if not runs:
         raise Error(f"There is no run {name!r} under {root}: `jdl runs` lists all runs.")
     configs = sorted({f"{run.name}/{run.record['digest']}" for run in runs})
     if len(configs) > 1 and "*" not in name:
         raise Error(f"{name!r} are runs of {len(configs)} configs, name one: {', '.join(configs)}.")
     return [run.folder for run in runs]
-
-
-def _fitting(name: str, root: Path) -> list[Entry]:
-    """The runs of a name, digest, name/digest or name/digest/seed<k>."""
-    fitting = []
-    for run in all_runs(root)[0]:
-        place = _place(run, root)
-        names = (run.name, run.record["digest"], f"{run.name}/{run.record['digest']}", place)
-        if name in names or place.startswith(f"{name}/"):
-            fitting.append(run)
-    return fitting
-
-
-def _place(run: Entry, root: Path) -> str:
-    return run.folder.relative_to(root).as_posix()
