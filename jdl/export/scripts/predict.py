@@ -1,28 +1,42 @@
 """Predictions of an exported model, a line of JSON a row: python predict.py FILE ...
 
 Files are .npz with the inputs by their names in manifest.json, .npy or .json with the first input,
-or .txt with a text a line. It needs jax, numpy, safetensors and flatbuffers alone.
+or .txt with a text a line. It needs jax, numpy, safetensors and flatbuffers alone, or onnxruntime
+and numpy where the program is ONNX; and the library tokenizers for texts and a tokenizer.json.
 """
 
 import json
 import sys
 from pathlib import Path
 
-import jax
-import jax.export
 import numpy as np
-from safetensors.numpy import load_file
 
 MOST = 256  # rows of a batch
+
+
+def open_program(folder, about):
+    """A function of arrays by name, by JAX or by ONNX Runtime as the manifest's file has it."""
+    path = folder / about["file"]
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        session = onnxruntime.InferenceSession(str(path))
+        names = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
+    import jax
+    import jax.export
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / "weights.safetensors")
+    weights = jax.device_put({name: weights[name] for name in about["weights"]})
+    call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda inputs: call(weights, inputs)
 
 
 def load(folder, name="predict"):
     """The manifest, and a program: a function of columns (N, ...) by name that gives such."""
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    about, weights = manifest["programs"][name], load_file(folder / "weights.safetensors")
-    weights = jax.device_put({path: weights[path] for path in about["weights"]})
-    program = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
-    call = jax.jit(program.call)
+    call = open_program(folder, manifest["programs"][name])
 
     def in_buckets(columns):
         """Batches are padded to a power of two, as each size is compiled once."""
@@ -30,7 +44,7 @@ def load(folder, name="predict"):
         for start in range(0, rows, MOST):
             count = min(MOST, rows - start)
             places = start + np.minimum(np.arange(1 << (count - 1).bit_length()), count - 1)
-            out = call(weights, {column: values[places] for column, values in columns.items()})
+            out = call({column: values[places] for column, values in columns.items()})
             parts.append({column: np.asarray(values)[:count] for column, values in out.items()})
         return {column: np.concatenate([part[column] for part in parts]) for column in parts[0]}
 
@@ -51,7 +65,18 @@ def read(path, manifest):
         columns = {first: found} if path.suffix == ".npy" else dict(found)
     if "length" in inputs and "length" not in columns:
         columns["length"] = np.full(len(columns[first]), np.shape(columns[first])[1])
+    if "length" in inputs:
+        columns = {name: to_time(columns[name], about) for name, about in inputs.items()}
     return {name: convert(name, columns[name], about) for name, about in inputs.items()}
+
+
+def to_time(values, about):
+    """Rows with zeros after their ends, up to the time that the program takes if that is one."""
+    values, shape = np.asarray(values), about["shape"]
+    if values.ndim < 2 or isinstance(shape[1], str) or values.shape[1] >= shape[1]:
+        return values
+    after = [(0, 0), (0, shape[1] - values.shape[1])] + [(0, 0)] * (values.ndim - 2)
+    return np.pad(values, after)
 
 
 def encode(lines, tokenizer, inputs):
