@@ -40,6 +40,18 @@ def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..
     return lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
+def scan_back(step: Callable[..., Any], init: Any, xs: Any) -> tuple[Any, Any]:
+    """`lax.scan` from the last step to the first.
+
+    Within `plain_implementations()` it is a forward one of flipped arrays, with the same numbers:
+    jax2onnx has no other.
+    """
+    if not _plain.value:
+        return lax.scan(step, init, xs, reverse=True)
+    last, ys = lax.scan(step, init, jax.tree.map(lambda x: jnp.flip(x, 0), xs))
+    return last, jax.tree.map(lambda y: jnp.flip(y, 0), ys)
+
+
 def uses_cudnn_attention(dtype: Any) -> bool:
     """Whether attention uses cuDNN's fused kernel (flash attention): in half precision on a GPU.
 
