@@ -30,6 +30,11 @@ def plain_implementations() -> AbstractContextManager[None]:
     return _plain(True)
 
 
+def only_plain() -> bool:
+    """Whether this is traced within `plain_implementations()`."""
+    return bool(_plain.value)
+
+
 def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
     """`cpu(*args)` in programs for CPUs, `default(*args)` in all others; chosen at compile time.
 
