@@ -25,6 +25,7 @@ from jdl.export.manifest import (
     TOKENIZER,
     make_manifest,
     read_manifest,
+    tokenizer_of,
 )
 from jdl.export.onnx_programs import run_onnx, write_onnx
 from jdl.export.onnx_tools import onnx_tools
@@ -158,7 +159,7 @@ def _write(
     if runtime == STABLEHLO:
         write_safetensors(temporary / WEIGHTS, weights)
     write_safetensors(temporary / EXAMPLES, _arrays(examples))
-    tokenizer = trained.run.tokenizer
+    tokenizer = tokenizer_of(trained.run)
     if isinstance(tokenizer, SubwordTokenizer):
         tokenizer.save(temporary / TOKENIZER)
     scripts = [SCRIPTS[program.name] for program in programs if program.name in SCRIPTS]

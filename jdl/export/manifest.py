@@ -55,7 +55,7 @@ def make_manifest(
         },
         "weights": _bytes(weights),
         "labels": list(run.labels),
-        "tokenizer": _tokenizer(run.tokenizer),
+        "tokenizer": _tokenizer(run),
         "max_length": getattr(trained.objective, "max_length", None),
         "preprocessing": _preprocessing(run),
         "config": record["config"],
@@ -133,8 +133,15 @@ def _range(run: Run, name: str) -> dict[str, Any]:
     return {} if bounds is None else {"range": [float(bounds[0]), float(bounds[1])]}
 
 
-def _tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
+def tokenizer_of(run: Run) -> Tokenizer | None:
+    """The run's tokenizer, or that of its data (`labelled_text`)."""
+    dataset = getattr(run.test or run.valid or run.train, "dataset", None)
+    return run.tokenizer or getattr(dataset, "tokenizer", None)
+
+
+def _tokenizer(run: Run) -> dict[str, Any] | None:
     """How texts become tokens: the file, the special tokens around a text, and the end token."""
+    tokenizer = tokenizer_of(run)
     if isinstance(tokenizer, SubwordTokenizer):
         file, special = TOKENIZER, tokenizer.special_tokens(1)
     elif isinstance(tokenizer, ByteTokenizer):

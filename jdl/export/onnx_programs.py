@@ -47,7 +47,8 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
             )
     except Exception as error:  # a converter of each primitive raises any exception
         raise Error(
-            f"The program {program.name} cannot be converted to ONNX: {first_line(error)}"
+            f"The program {program.name} cannot be converted to ONNX by jax2onnx, but it can be "
+            f"exported to StableHLO, without --format. {first_line(error)}"
         ) from error
     finally:
         logging.disable(level)
@@ -56,6 +57,7 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
 def run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The answers of ONNX Runtime on a CPU, by name; raises `Error` where it refuses the file."""
     onnxruntime = onnx_tools("onnxruntime")
+    onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of names without use
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         answers = session.run(None, dict(inputs))

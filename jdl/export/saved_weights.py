@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jdl.data.tokenizers import SubwordTokenizer
-from jdl.export.manifest import TOKENIZER
+from jdl.export.manifest import TOKENIZER, tokenizer_of
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.ia3 import IA3, merge_ia3
 from jdl.objectives.lora import LORA, merge_lora
@@ -31,7 +31,7 @@ def write_saved_weights(target: Path, folder: Path, trained: TrainedRun) -> None
     for collection, change in IN_FULL.items():
         variables = change(variables) if collection in variables else variables
     save_pretrained(variables, target, _source(folder))
-    tokenizer = trained.run.tokenizer
+    tokenizer = tokenizer_of(trained.run)
     if isinstance(tokenizer, SubwordTokenizer) and not (target / TOKENIZER).exists():
         tokenizer.save(target / TOKENIZER)
 

@@ -7,6 +7,7 @@ and numpy where the program is ONNX; and the library tokenizers for texts and a 
 
 import json
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ def open_program(folder, about):
     if path.suffix == ".onnx":
         import onnxruntime
 
+        onnxruntime.set_default_logger_severity(3)  # errors alone
         session = onnxruntime.InferenceSession(str(path))
         names = [output.name for output in session.get_outputs()]
         return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
@@ -53,10 +55,12 @@ def load(folder, name="predict"):
 
 def read(path, manifest):
     """The inputs of a file, columns (N, ...) by name."""
-    inputs = manifest["programs"]["predict"]["inputs"]
+    about = manifest["programs"]["predict"]
+    inputs = about["inputs"]
     first = "x" if "x" in inputs else next(iter(inputs))
     if path.suffix == ".txt":
-        columns = encode(path.read_text("utf-8").splitlines(), manifest["tokenizer"], inputs)
+        most = about["max_time"] or inputs["x"]["shape"][1]
+        columns = encode(path.read_text("utf-8").splitlines(), manifest["tokenizer"], most)
     elif path.suffix == ".json":
         found = json.loads(path.read_text("utf-8"))
         columns = found if isinstance(found, dict) else {first: found}
@@ -65,7 +69,7 @@ def read(path, manifest):
         columns = {first: found} if path.suffix == ".npy" else dict(found)
     if "length" in inputs and "length" not in columns:
         columns["length"] = np.full(len(columns[first]), np.shape(columns[first])[1])
-    if "length" in inputs:
+    if "length" in inputs or path.suffix == ".txt":
         columns = {name: to_time(columns[name], about) for name, about in inputs.items()}
     return {name: convert(name, columns[name], about) for name, about in inputs.items()}
 
@@ -79,21 +83,40 @@ def to_time(values, about):
     return np.pad(values, after)
 
 
-def encode(lines, tokenizer, inputs):
-    """The tokens of texts with special ones around them, padded to one length, and the lengths."""
-    if tokenizer["file"]:
-        from tokenizers import Tokenizer
-
-        library = Tokenizer.from_file(str(Path(__file__).parent / tokenizer["file"]))
+def encode(lines, tokenizer, most):
+    """The tokens of texts, cut to `most` with special ones around them, and their lengths."""
+    if tokenizer is None:
+        raise SystemExit("This model has no tokenizer: give it tokens, as .npz or .json.")
+    library = open_library(tokenizer["file"]) if tokenizer["file"] else None
+    if library:
         texts = [library.encode(line, add_special_tokens=False).ids for line in lines]
     else:  # bytes
         texts = [list(line.encode()) for line in lines]
     before, after = tokenizer["special"]
-    tokens = [[*before, *text, *after] for text in texts]
-    most = inputs["x"]["shape"][1]
-    longest = max(map(len, tokens)) if isinstance(most, str) else most
+    room = most - len(before) - len(after)
+    if cut := sum(len(text) > room for text in texts):
+        print(f"{cut} of {len(texts)} texts are cut to {most} tokens.", file=sys.stderr)
+    tokens = [[*before, *text[:room], *after] for text in texts]
+    longest = max(map(len, tokens), default=0)
     x = [row + [tokenizer["eos_id"]] * (longest - len(row)) for row in tokens]
     return {"x": x, "length": list(map(len, tokens))}
+
+
+def decode(tokens, tokenizer):
+    """The text of tokens until the end token."""
+    end = tokens.index(tokenizer["eos_id"]) if tokenizer["eos_id"] in tokens else len(tokens)
+    library = open_library(tokenizer["file"]) if tokenizer["file"] else None
+    if library:
+        return library.decode(tokens[:end])
+    return bytes(token for token in tokens[:end] if token < 256).decode(errors="replace")
+
+
+@cache
+def open_library(file):
+    """The tokenizer in a file."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(Path(__file__).parent / file))
 
 
 def convert(name, values, about):
@@ -118,6 +141,8 @@ def main(paths):
             answer = {name: values[row].tolist() for name, values in out.items()}
             if manifest["labels"] and isinstance(answer.get("label"), int):
                 answer["label"] = manifest["labels"][answer["label"]]
+            if manifest["tokenizer"] and "tokens" in answer:
+                answer["text"] = decode(answer["tokens"], manifest["tokenizer"])
             print(json.dumps(answer))
 
 

@@ -17,6 +17,7 @@ def open_program(folder, about):
     if path.suffix == ".onnx":
         import onnxruntime
 
+        onnxruntime.set_default_logger_severity(3)  # errors alone
         session = onnxruntime.InferenceSession(str(path))
         names = [output.name for output in session.get_outputs()]
         return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
