@@ -128,7 +128,7 @@ def test_texts_are_predicted_without_jdl(tmp_path):
         expected = list(predict(jdl.restore(folder, run), [file]))
     for line, wanted in zip(output(to / "predict.py", file), expected, strict=True):
         row = json.loads(line)
-        assert row["label"] == run.labels[int(wanted["label"])]
+        assert row["label"] == wanted["label"]
         np.testing.assert_allclose(row["probability"], wanted["probability"], atol=1e-6)
 
 
@@ -143,9 +143,9 @@ def test_saved_weights_are_a_folder_of_hugging_face(tmp_path):
     to = jdl.export.export(folder, tmp_path / "to", run=run, format="saved-weights")
     before, after = (load_file(path / "model.safetensors") for path in (source, to))
     assert {name: a.shape for name, a in after.items()} == {n: a.shape for n, a in before.items()}
-    assert [n for n in before if not np.array_equal(before[n], after[n])] == [
-        name for name in before if name.endswith("c_attn.weight")
-    ]
+    changed = [name for name in before if not np.array_equal(before[name], after[name])]
+    assert changed
+    assert all("c_attn" in name for name in changed)
     assert {path.name for path in to.iterdir()} >= {"config.json", "tokenizer.json"}
     again = jdl.weights.from_pretrained(to)
     variables = again.init(jax.random.key(0), np.asarray(data[0]["x"]))
