@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -35,7 +36,12 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with plain_implementations(), contextlib.redirect_stdout(io.StringIO()):
+        with (
+            plain_implementations(),
+            jax.numpy_dtype_promotion("standard"),  # its own arithmetic is of several types
+            jax.numpy_rank_promotion("allow"),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
             jax2onnx.to_onnx(
                 of_columns,
                 [specs[name] for name in names],
