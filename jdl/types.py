@@ -129,6 +129,14 @@ class Predicts(Protocol):
 
 
 @runtime_checkable
+class Merges(Protocol):
+    """An objective that trains more than its predictions need, or the same in another form."""
+
+    def merge(self, variables: Variables) -> tuple[Objective, Variables]:
+        """What predicts the same in the form that is handed over: adapters merged, say."""
+
+
+@runtime_checkable
 class Generates(Protocol):
     """The objective of a generative model: it decodes latents to rows like those of the data."""
 

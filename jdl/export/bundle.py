@@ -18,11 +18,23 @@ from jdl.data.tokenizers import SubwordTokenizer
 from jdl.export.card import model_card
 from jdl.export.example import Arrays, Example, difference
 from jdl.export.generation import generate_example, language_examples
-from jdl.export.manifest import NAME, TOKENIZER, file_of, make_manifest, read_manifest
+from jdl.export.manifest import (
+    NAME,
+    ONNX,
+    STABLEHLO,
+    TOKENIZER,
+    make_manifest,
+    read_manifest,
+    tokenizer_of,
+)
+from jdl.export.onnx_programs import run_onnx, write_onnx
+from jdl.export.onnx_tools import onnx_tools
 from jdl.export.predictions import predict_example
 from jdl.export.program import by_name
+from jdl.export.saved_weights import SAVED_WEIGHTS, write_saved_weights
 from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
+from jdl.objectives.override import merge
 from jdl.store.catalog import entry
 from jdl.store.folder import write_json
 from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
@@ -37,6 +49,7 @@ WEIGHTS, EXAMPLES, CARD, SCRIPT = (
 FOLDER = Path(__file__).parent / "scripts"
 SCRIPTS = {"predict": SCRIPT, "prefill": "generate.py", "generate": "sample.py"}  # by program
 LIBRARIES = ("flatbuffers", "safetensors")
+FORMATS = (STABLEHLO, ONNX, SAVED_WEIGHTS)
 
 
 def export(
@@ -45,6 +58,7 @@ def export(
     run: Run | None = None,
     best: bool = False,
     anyway: bool = False,
+    format: str = STABLEHLO,
 ) -> Path:
     """Exports a trained run: writes a new folder `to` that predicts without jdl.
 
@@ -53,16 +67,26 @@ def export(
     safetensors and flatbuffers alone. `run` and `best` are those of `jdl.restore`; `anyway` also
     takes a run that is not finished. Raises `Error` before anything is written where `to` exists,
     or the run cannot be exported; a folder that is there is complete and was checked.
+
+    The `format` "onnx" has programs in ONNX instead, whose script needs onnxruntime and numpy
+    alone; its converter, jax2onnx, is installed into jdl's cache on first use. "saved-weights" is a
+    folder of Hugging Face, of a run whose model `jdl.weights.from_pretrained` made.
     """
     folder, to = Path(folder), Path(to)
-    _check_place(to)
+    _check_place(to, format)
     _check_finished(folder, anyway)
     trained = restore(folder, run, best)
-    examples = make_examples(trained)
+    examples = [] if format == SAVED_WEIGHTS else make_examples(trained)
+    if format == ONNX:
+        _check_onnx(examples)
     temporary = to.with_name(f".{to.name}.{os.getpid()}")
     try:
-        temporary.mkdir(parents=True)
-        _write(temporary, folder, trained, examples)
+        if format == SAVED_WEIGHTS:
+            temporary.parent.mkdir(parents=True, exist_ok=True)
+            write_saved_weights(temporary, folder, trained)
+        else:
+            temporary.mkdir(parents=True)
+            _write(temporary, folder, trained, examples, format)
         temporary.rename(to)
     except OSError as error:
         raise Error(f"{to} cannot be written: {error}.") from error
@@ -89,11 +113,23 @@ def make_examples(trained: TrainedRun) -> list[Example]:
     return examples
 
 
-def _check_place(to: Path) -> None:
+def _check_place(to: Path, format: str) -> None:
+    if format not in FORMATS:
+        raise Error(f"There is no format {format}: choose one of {', '.join(FORMATS)}.")
     if missing := [name for name in LIBRARIES if find_spec(name) is None]:
         raise Error(f"Exporting needs: pip install {' '.join(missing)}.")
     if to.exists():
         raise Error(f"{to} exists already: choose another folder, or delete it.")
+
+
+def _check_onnx(examples: Sequence[Example]) -> None:
+    """Installs the converter, if need be; `Error` for programs that are not to be converted."""
+    if any(example.program.name in ("prefill", "decode") for example in examples):
+        raise Error(
+            "A language model is not exported to ONNX, where the time is fixed, and its KV cache "
+            "with it: export it to StableHLO, without --format."
+        )
+    onnx_tools("jax2onnx")
 
 
 def _check_finished(folder: Path, anyway: bool) -> None:
@@ -105,27 +141,32 @@ def _check_finished(folder: Path, anyway: bool) -> None:
         )
 
 
-def _write(temporary: Path, folder: Path, trained: TrainedRun, examples: Sequence[Example]) -> None:
+def _write(
+    temporary: Path, folder: Path, trained: TrainedRun, examples: Sequence[Example], runtime: str
+) -> None:
     """Writes all files; the manifest, with the hashes of the others, is the last."""
     programs = [example.program for example in examples]
-    for program in programs:
-        path = temporary / file_of(program, len(programs))
-        path.write_bytes(program.exported.serialize())
     used = {name for program in programs for name in program.weights}
-    weights = by_name(trained.variables)
-    write_safetensors(
-        temporary / WEIGHTS, {name: np.asarray(weights[name]) for name in sorted(used)}
-    )
+    merged = by_name(merge(trained.objective, trained.variables)[1])
+    weights = {name: np.asarray(merged[name]) for name in sorted(used)}
+    manifest = make_manifest(folder, trained, examples, weights, runtime)
+    for program in programs:
+        path = temporary / manifest["programs"][program.name]["file"]
+        if runtime == ONNX:
+            write_onnx(program, weights, path)
+        else:
+            path.write_bytes(program.exported.serialize())
+    if runtime == STABLEHLO:
+        write_safetensors(temporary / WEIGHTS, weights)
     write_safetensors(temporary / EXAMPLES, _arrays(examples))
-    tokenizer = trained.run.tokenizer
+    tokenizer = tokenizer_of(trained.run)
     if isinstance(tokenizer, SubwordTokenizer):
         tokenizer.save(temporary / TOKENIZER)
     scripts = [SCRIPTS[program.name] for program in programs if program.name in SCRIPTS]
     for source, target in zip(scripts, (SCRIPT, *scripts[1:]), strict=True):
         shutil.copy(FOLDER / source, temporary / target)
-    manifest = make_manifest(folder, trained, examples, {})
     differences = _differences(temporary, manifest)
-    wrong = {n: d for n, d in differences.items() if d > manifest["check"]["tolerance"]}
+    wrong = {n: d for n, d in differences.items() if not d <= manifest["check"]["tolerance"]}
     if wrong:
         raise Error(
             f"The exported program computes something else than the run: its answers differ by "
@@ -181,10 +222,8 @@ def _damage(folder: Path, name: str, sha256: str) -> str | None:
 
 def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
     """How much each program's answer to its examples differs from the run's, as a share."""
-    weights, arrays = read_file(folder / WEIGHTS), read_file(folder / EXAMPLES)
-    found = {}
+    arrays, found = read_file(folder / EXAMPLES), {}
     for name, about in manifest["programs"].items():
-        exported = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
         inputs, outputs = (
             {
                 key.removeprefix(prefix): array
@@ -193,9 +232,16 @@ def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
             }
             for prefix in (f"{name}/inputs/", f"{name}/outputs/")
         )
-        used = {path: weights[path] for path in about["weights"]}
-        found[name] = difference(outputs, jax.jit(exported.call)(used, inputs))
+        answer = run_onnx if manifest["runtime"] == ONNX else _run_stablehlo
+        found[name] = difference(outputs, answer(folder / about["file"], inputs))
     return found
+
+
+def _run_stablehlo(path: Path, inputs: Arrays) -> Any:
+    exported = jax.export.deserialize(bytearray(path.read_bytes()))
+    weights = read_file(path.with_name(WEIGHTS))
+    arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    return jax.jit(exported.call)({name: weights[name] for name in arguments[0]}, inputs)
 
 
 def _sha256(path: Path) -> str:

@@ -14,6 +14,7 @@ from jdl.export.example import Example
 from jdl.export.program import PLATFORMS, Function, Specs, by_name, from_names, lower, needed
 from jdl.figures.samples import class_batch
 from jdl.keys import stream
+from jdl.objectives.override import merge
 from jdl.types import Batch, DecodesTokens, Loader, SamplesLatents, Variables
 
 ROWS, PROMPT = 4, 8  # rows of an example, and tokens of its prompts
@@ -79,9 +80,10 @@ def language_examples(
     tokens = {"tokens": first["logits"].argmax(-1)[:, None].astype(np.int32)}
     then = tokens | {name: array for name, array in first.items() if name != "logits"}
     longest = {"tokens": jax.ShapeDtypeStruct((len(x), time), jnp.int32)}
+    plain, merged = merge(objective, variables)
     programs = (
-        lower("prefill", prefill, variables, longest, longest, time, platforms),
-        lower("decode", decode, variables, _specs(then), then, None, platforms),
+        lower("prefill", Prefill(plain), merged, longest, longest, time, platforms),
+        lower("decode", Decode(plain, like), merged, _specs(then), then, None, platforms),
     )
     answers = (prompts, first), (then, _answer(decode, variables, then))
     return [Example(p, *answer) for p, answer in zip(programs, answers, strict=True)]
@@ -99,8 +101,9 @@ def generate_example(
     columns = {name: np.asarray(column) for name, column in batch.items()}
     columns |= {"z": np.asarray(z), "seed": np.zeros((), np.int32)}
     generate = Generate(objective)
-    _, inputs = needed(generate, variables, _specs(columns))
-    program = lower("generate", generate, variables, _specs(columns), inputs, None, platforms)
+    plain, merged = merge(objective, variables)
+    _, inputs = needed(Generate(plain), merged, _specs(columns))
+    program = lower("generate", Generate(plain), merged, _specs(columns), inputs, None, platforms)
     return Example(
         program,
         {name: columns[name] for name in program.inputs},

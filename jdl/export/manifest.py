@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.data.augment import Normalize
 from jdl.data.loader import DatasetLoader
@@ -26,26 +28,34 @@ from jdl.types import Error, Run, Tokenizer
 FORMAT = 1  # of exported folders; increased when older readers can no longer read them
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
+STABLEHLO, ONNX = "stablehlo", "onnx"  # the formats of programs
+SUFFIX = {STABLEHLO: ".jaxexport", ONNX: ".onnx"}
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # by precision, of other devices
+ONNX_TOLERANCE = 1e-5  # of float32, on a CPU
 
 
 def make_manifest(
-    folder: Path, trained: TrainedRun, examples: Sequence[Example], differences: dict[str, float]
+    folder: Path,
+    trained: TrainedRun,
+    examples: Sequence[Example],
+    weights: Mapping[str, np.ndarray],
+    runtime: str,
 ) -> dict[str, Any]:
-    """The manifest of an exported run, but for the hashes of the files."""
+    """The manifest of an exported run, but for its check and the hashes of the files."""
     run, record = trained.run, read_record(folder)
     programs = [example.program for example in examples]
     return {
         "format": FORMAT,
         "name": run.config.name,
         "description": _description(folder, record),
+        "runtime": runtime,
         "objective": type(trained.objective).__name__,
         "programs": {
-            program.name: _program(program, file_of(program, len(programs)), run)
-            for program in programs
+            program.name: _program(program, len(programs), run, runtime) for program in programs
         },
+        "weights": _bytes(weights),
         "labels": list(run.labels),
-        "tokenizer": _tokenizer(run.tokenizer),
+        "tokenizer": _tokenizer(run),
         "max_length": getattr(trained.objective, "max_length", None),
         "preprocessing": _preprocessing(run),
         "config": record["config"],
@@ -67,24 +77,38 @@ def make_manifest(
         "exported": fingerprint(),
         "check": {
             "platform": jax.default_backend(),
-            "tolerance": TOLERANCE[run.config.precision],
-            "differences": differences,
+            "tolerance": _tolerance(run.config.precision, runtime),
+            "differences": {},
         },
     }
 
 
-def file_of(program: Program, count: int) -> str:
+def _file_of(program: Program, count: int, runtime: str) -> str:
     """The name of a program's file, in a folder of so many programs."""
-    return f"{'program' if count == 1 else program.name}.jaxexport"
+    return ("program" if count == 1 else program.name) + SUFFIX[runtime]
 
 
-def _program(program: Program, file: str, run: Run) -> dict[str, Any]:
-    inputs = _described(program.inputs)
+def _tolerance(precision: str, runtime: str) -> float:
+    if (precision, runtime) == ("float32", ONNX):
+        return ONNX_TOLERANCE
+    return TOLERANCE[precision]
+
+
+def _bytes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """The bytes of the weights by type."""
+    found: Counter[str] = Counter()
+    for array in weights.values():
+        found[str(array.dtype)] += array.nbytes
+    return dict(found)
+
+
+def _program(program: Program, count: int, run: Run, runtime: str) -> dict[str, Any]:
+    inputs = _described(program.fixed_time() if runtime == ONNX else program.inputs)
     for name, about in inputs.items():
         about |= _range(run, name)
     return {
-        "file": file,
-        "platforms": list(program.exported.platforms),
+        "file": _file_of(program, count, runtime),
+        "platforms": ["cpu"] if runtime == ONNX else list(program.exported.platforms),
         "inputs": inputs,
         "outputs": _described(program.outputs),
         "max_time": program.max_time,
@@ -109,8 +133,15 @@ def _range(run: Run, name: str) -> dict[str, Any]:
     return {} if bounds is None else {"range": [float(bounds[0]), float(bounds[1])]}
 
 
-def _tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
+def tokenizer_of(run: Run) -> Tokenizer | None:
+    """The run's tokenizer, or that of its data (`labelled_text`)."""
+    dataset = getattr(run.test or run.valid or run.train, "dataset", None)
+    return run.tokenizer or getattr(dataset, "tokenizer", None)
+
+
+def _tokenizer(run: Run) -> dict[str, Any] | None:
     """How texts become tokens: the file, the special tokens around a text, and the end token."""
+    tokenizer = tokenizer_of(run)
     if isinstance(tokenizer, SubwordTokenizer):
         file, special = TOKENIZER, tokenizer.special_tokens(1)
     elif isinstance(tokenizer, ByteTokenizer):

@@ -16,6 +16,7 @@ from jdl.data.loader import DatasetLoader, rescale
 from jdl.export.example import Example
 from jdl.export.program import PLATFORMS, Program, Specs, first_line, lower, needed
 from jdl.keys import stream
+from jdl.objectives.override import merge
 from jdl.types import Array, Batch, Error, Predicts, Variables
 
 ROWS = 4  # of an example
@@ -126,7 +127,7 @@ def predict_example(
     platforms: Sequence[str] = PLATFORMS,
 ) -> Example:
     """The program "predict", with the run's own predictions for the first rows of the data."""
-    program = predict_program(objective, variables, data, platforms)
+    program = predict_program(*merge(objective, variables), data, platforms)
     rows = data.dataset.take(np.arange(min(ROWS, len(data.dataset)), dtype=np.int32))
     columns = {name: column for name, column in rows.items() if name != "id"}
     batch = arrays(**columns).map(*data.transforms).batches(len(rows["id"]))[0]

@@ -32,6 +32,7 @@ class Program:
 
     name: str
     exported: jax.export.Exported
+    function: Function  # the same in JAX, of weights by name
     max_time: int | None = None
 
     @property
@@ -48,6 +49,19 @@ class Program:
     def outputs(self) -> Specs:
         """The shapes and types of the outputs."""
         return jax.tree.unflatten(self.exported.out_tree, self.exported.out_avals)
+
+    def fixed_time(self) -> Specs:
+        """The inputs with the longest time: where a format has only the batch of any size."""
+        return {
+            name: jax.ShapeDtypeStruct(
+                tuple(
+                    self.max_time if axis == 1 and not isinstance(n, int) else n
+                    for axis, n in enumerate(spec.shape)
+                ),
+                spec.dtype,
+            )
+            for name, spec in self.inputs.items()
+        }
 
     @property
     def _arguments(self) -> Any:
@@ -110,7 +124,7 @@ def lower(
     symbolic = symbolic_shapes({column: columns[column] for column in sorted(inputs)}, time)
     with _portable():
         exported = jax.export.export(jax.jit(of_names), platforms=platforms)(specs, symbolic)
-    return Program(name, exported, time)
+    return Program(name, exported, of_names, time)
 
 
 def symbolic_shapes(specs: Mapping[str, Any], time: int | None = None) -> Specs:

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jdl.layers.platform import scan_back
+
 FORBIDDEN = -1e9  # the score of what cannot be; finite: infinities less infinities are NaN
 
 
@@ -58,7 +60,7 @@ def viterbi(logits: jax.Array, real: jax.Array, transitions: Transitions) -> jax
     first, after = _first_and_after(logits, real, transitions)
     best, before = jax.lax.scan(step, first, after)
     last = (best + transitions.end[None]).argmax(-1)
-    _, earlier = jax.lax.scan(step_back, last, before, reverse=True)
+    _, earlier = scan_back(step_back, last, before)
     path = jnp.concatenate([earlier, last[None]]).T
     return jnp.where(real, path, 0).astype(jnp.int32)
 

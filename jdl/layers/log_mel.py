@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.errors import Error
+from jdl.layers.platform import only_plain
 
 
 class LogMel(nn.Module):
@@ -48,8 +49,7 @@ class LogMel(nn.Module):
         mode = "reflect" if self.reflect else "constant"
         padded = jnp.pad(x.astype(jnp.float32), ((0, 0), (half, half)), mode=mode)
         frames = cut_frames(padded, self.n_fft, self.hop)
-        spectrum = jnp.fft.rfft(frames * hann(self.n_fft))
-        power = jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+        power = power_spectrum(frames * hann(self.n_fft))
         filters = mel_filters(self.rate, self.n_fft, self.n_mels, self.fmin, self.fmax)
         mel = jnp.matmul(power, filters, precision=jax.lax.Precision.HIGHEST)
         log_mel = jnp.log(jnp.maximum(mel, self.floor))
@@ -94,6 +94,24 @@ def hann(width: int) -> np.ndarray:
     """A periodic Hann window, (1, 1, width)."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi / width * np.arange(width))
     return window.astype(np.float32)[None, None]
+
+
+def power_spectrum(frames: jax.Array) -> jax.Array:
+    """The squared absolute values (..., 1 + n // 2) of the Fourier transforms of frames (..., n).
+
+    Within `plain_implementations()` by two products of matrices: of transforms jax2onnx has none
+    for batches of any size.
+    """
+    if not only_plain():
+        spectrum = jnp.fft.rfft(frames)
+        return jnp.square(spectrum.real) + jnp.square(spectrum.imag)
+    n = frames.shape[-1]
+    angles = 2 * np.pi / n * (np.outer(np.arange(n), np.arange(1 + n // 2)) % n)
+    parts = (
+        jnp.matmul(frames, jnp.asarray(part, frames.dtype), precision=jax.lax.Precision.HIGHEST)
+        for part in (np.cos(angles), np.sin(angles))
+    )
+    return sum(map(jnp.square, parts), jnp.zeros((), frames.dtype))
 
 
 @lru_cache

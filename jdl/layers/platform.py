@@ -30,6 +30,11 @@ def plain_implementations() -> AbstractContextManager[None]:
     return _plain(True)
 
 
+def only_plain() -> bool:
+    """Whether this is traced within `plain_implementations()`."""
+    return bool(_plain.value)
+
+
 def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
     """`cpu(*args)` in programs for CPUs, `default(*args)` in all others; chosen at compile time.
 
@@ -38,6 +43,18 @@ def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..
     if _plain.value:
         return default(*args)
     return lax.platform_dependent(*args, cpu=cpu, default=default)
+
+
+def scan_back(step: Callable[..., Any], init: Any, xs: Any) -> tuple[Any, Any]:
+    """`lax.scan` from the last step to the first.
+
+    Within `plain_implementations()` it is a forward one of flipped arrays, with the same numbers:
+    jax2onnx has no other.
+    """
+    if not _plain.value:
+        return lax.scan(step, init, xs, reverse=True)
+    last, ys = lax.scan(step, init, jax.tree.map(lambda x: jnp.flip(x, 0), xs))
+    return last, jax.tree.map(lambda y: jnp.flip(y, 0), ys)
 
 
 def uses_cudnn_attention(dtype: Any) -> bool:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from jdl.layers.platform import scan_back
+
 States = tuple[jax.Array, ...]  # (B, H) each; the first is the cell's output (hidden state)
 Update = Callable[[States, jax.Array, jax.Array], States]
 
@@ -177,7 +179,8 @@ def _scan(
         states = _where(is_real, new, states)
         return states, states[0]
 
-    last, outputs = lax.scan(step, initial_states, (from_x, mask, start), reverse=reverse)
+    scan = scan_back if reverse else lax.scan
+    last, outputs = scan(step, initial_states, (from_x, mask, start))
     return outputs, last
 
 

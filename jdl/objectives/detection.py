@@ -155,7 +155,8 @@ class Detection(model_call.ModelObjective):
         def of_image(score: Array, boxes: Array) -> Batch:
             count = min(CANDIDATES * self.limit, score.size)
             best, index = jax.lax.top_k(score.reshape(-1), count)
-            found, label = boxes[index // classes], index % classes
+            place = jax.lax.div(index, jnp.int32(classes))  # not `//`: of `%` ONNX has another kind
+            found, label = boxes[place], index - place * classes
             kept = non_maximum_suppression(found, best, label, self.max_iou, self.limit)
             real = kept >= 0
             return {

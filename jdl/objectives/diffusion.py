@@ -163,7 +163,7 @@ class Diffusion(Objective):
         """The model's estimates of the data and the noise in x_t, with classifier-free guidance."""
 
         def predict(y: Array | None) -> Array:
-            inputs = _inputs(x_t, jnp.full(x_t.shape[:1], t), y)
+            inputs = _inputs(x_t, jnp.broadcast_to(t, x_t.shape[:1]), y)
             return model_call.evaluate(self.model, variables, batch, inputs)
 
         y, scale = self._labels(batch), self.guidance_scale

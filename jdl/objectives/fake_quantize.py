@@ -20,7 +20,13 @@ from jdl.objectives.input_ranges import (
     with_ranges,
 )
 from jdl.objectives.override import map_variables, override
-from jdl.objectives.quantize import check_bits, chosen_matrices, round_trip
+from jdl.objectives.quantize import (
+    check_bits,
+    chosen_matrices,
+    quantize,
+    quantize_variables,
+    round_trip,
+)
 from jdl.types import BATCH_STATS, Array, Batch, Key, Objective, Variables
 
 MOMENTUM = 0.99  # the weight of the old range in the running one
@@ -60,7 +66,12 @@ def fake_quantize(
     fake = map_variables(objective, rounded)
     if activations:
         fake = intercept(fake, lambda variables, mask: _RoundedInputs(mask))
-    return override(fake, init=init)
+    small = quantize(objective, targets, bits, activations)
+
+    def merge(variables: Variables) -> tuple[Objective, Variables]:
+        return small, quantize_variables(variables, targets, bits)
+
+    return override(fake, init=init, merge=merge)
 
 
 def straight_through(value: Array, x: Array) -> Array:

@@ -9,21 +9,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.types import Batch, Key, LossOutput, Objective, Variables
+from jdl.types import Batch, Key, LossOutput, Merges, Objective, Variables
 
 OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits")
-METHODS = ("init", "loss", "check", "sample_latent", "max_length", *OF_VARIABLES)
+METHODS = ("init", "loss", "check", "sample_latent", "max_length", "merge", *OF_VARIABLES)
 
 
 def override(objective: Objective, **methods: Any) -> Objective:
     """The same objective with other methods: `override(objective, loss=my_loss)`.
 
-    It satisfies the same protocols (`Predicts`, `Generates`, ...) as the objective.
+    It satisfies the same protocols (`Predicts`, `Generates`, ...) as the objective, but for
+    `Merges` where other methods predict than the objective's own: `merge` must be given then.
     """
-    new = Objective()
+    new: Any = Objective()
     for name in METHODS:
         if hasattr(objective, name):
             setattr(new, name, methods.get(name, getattr(objective, name)))
+    if not methods.keys().isdisjoint(("merge", *OF_VARIABLES)):
+        new.merge = methods.get("merge")
     return new
 
 
@@ -33,7 +36,7 @@ def map_variables(
     """The same objective, whose methods get `inward(variables)` in place of the variables.
 
     The collection `keep`, if there is one, stays unchanged in the model state. The caller must
-    override `init`.
+    override `init`. `merge` gives the objective with the variables inward.
     """
     kept = () if keep is None else (keep,)
 
@@ -47,7 +50,19 @@ def map_variables(
         return lambda variables, *arguments: method(inward(variables), *arguments)
 
     names = [name for name in OF_VARIABLES if hasattr(objective, name)]
-    return override(objective, loss=loss, **{n: mapped(getattr(objective, n)) for n in names})
+    return override(
+        objective,
+        loss=loss,
+        merge=lambda variables: (objective, inward(variables)),
+        **{n: mapped(getattr(objective, n)) for n in names},
+    )
+
+
+def merge(objective: Any, variables: Variables) -> tuple[Any, Variables]:
+    """An objective and its variables in the form that is handed over: see `Merges`."""
+    while isinstance(objective, Merges):
+        objective, variables = objective.merge(variables)
+    return objective, variables
 
 
 def in_precision_of(trained: Any, kept: Any) -> Any:

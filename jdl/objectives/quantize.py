@@ -55,7 +55,7 @@ def quantize(
         rest = {name: tree for name, tree in output.model_state.items() if name != QUANTIZED}
         return replace(output, model_state={**_without(rest, stored), QUANTIZED: stored})
 
-    return override(plain, init=init, loss=loss)
+    return override(plain, init=init, loss=loss, merge=None)  # it stays small
 
 
 def quantize_variables(variables: Variables, targets: str, bits: int = 8) -> Variables:

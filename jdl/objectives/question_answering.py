@@ -112,8 +112,8 @@ class ExtractiveQA(model_call.ModelObjective):
         spans = jnp.where(allowed[None], spans, EXCLUDED)
         flat = spans.reshape(spans.shape[0], -1)
         best = flat.argmax(-1).astype(jnp.int32)
-        start = best // len(length)
-        return start, start + best % len(length), flat.max(-1)
+        start = jax.lax.div(best, jnp.int32(len(length)))  # not `//`: of `%` ONNX has another kind
+        return start, start + best - start * len(length), flat.max(-1)
 
 
 def overlap_f1(start: Array, end: Array, true_start: Array, true_end: Array) -> Array:

@@ -1,26 +1,40 @@
 """Rows of an exported generative model, as samples.npy: python predict.py COUNT [SEED].
 
-It needs jax, numpy, safetensors and flatbuffers alone.
+It needs jax, numpy, safetensors and flatbuffers alone, or onnxruntime and numpy where the program
+is ONNX.
 """
 
 import json
 import sys
 from pathlib import Path
 
-import jax
-import jax.export
 import numpy as np
-from safetensors.numpy import load_file
+
+
+def open_program(folder, about):
+    """A function of arrays by name, by JAX or by ONNX Runtime as the manifest's file has it."""
+    path = folder / about["file"]
+    if path.suffix == ".onnx":
+        import onnxruntime
+
+        onnxruntime.set_default_logger_severity(3)  # errors alone
+        session = onnxruntime.InferenceSession(str(path))
+        names = [output.name for output in session.get_outputs()]
+        return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
+    import jax
+    import jax.export
+    from safetensors.numpy import load_file
+
+    weights = load_file(folder / "weights.safetensors")
+    weights = jax.device_put({name: weights[name] for name in about["weights"]})
+    call = jax.jit(jax.export.deserialize(bytearray(path.read_bytes())).call)
+    return lambda inputs: call(weights, inputs)
 
 
 def load(folder, name="generate"):
     """The manifest, and a program: a function of arrays by name that gives such."""
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-    about, weights = manifest["programs"][name], load_file(folder / "weights.safetensors")
-    weights = jax.device_put({path: weights[path] for path in about["weights"]})
-    program = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
-    call = jax.jit(program.call)
-    return manifest, lambda inputs: call(weights, inputs)
+    return manifest, open_program(folder, manifest["programs"][name])
 
 
 def latents(inputs, count, seed):

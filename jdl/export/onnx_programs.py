@@ -1,0 +1,72 @@
+"""Programs as ONNX: converted by jax2onnx, and run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.export.onnx_tools import onnx_tools
+from jdl.export.program import Program, first_line, symbolic_shapes
+from jdl.layers.platform import plain_implementations
+from jdl.types import Array, Error
+
+
+def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) -> None:
+    """Writes a program with its weights as an ONNX file; large weights lie in a file beside it.
+
+    A batch is of any size, and the time is the program's longest. Raises `Error` where jax2onnx
+    cannot convert it.
+    """
+    specs = symbolic_shapes(program.fixed_time())
+    names, given = list(specs), {name: jnp.asarray(weights[name]) for name in program.weights}
+
+    def of_columns(*columns: Array) -> tuple[Any, ...]:
+        outputs = program.function(given, dict(zip(names, columns, strict=True)))
+        return tuple(outputs[name] for name in program.outputs)
+
+    jax2onnx = onnx_tools("jax2onnx")
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            plain_implementations(),
+            jax.numpy_dtype_promotion("standard"),  # its own arithmetic is of several types
+            jax.numpy_rank_promotion("allow"),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            jax2onnx.to_onnx(
+                of_columns,
+                [specs[name] for name in names],
+                model_name=program.name,
+                input_names=names,
+                output_names=list(program.outputs),
+                return_mode="file",
+                output_path=path,
+            )
+    except Exception as error:  # a converter of each primitive raises any exception
+        raise Error(
+            f"The program {program.name} cannot be converted to ONNX by jax2onnx, but it can be "
+            f"exported to StableHLO, without --format. {first_line(error)}"
+        ) from error
+    finally:
+        logging.disable(level)
+
+
+def run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The answers of ONNX Runtime on a CPU, by name; raises `Error` where it refuses the file."""
+    onnxruntime = onnx_tools("onnxruntime")
+    onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of names without use
+    try:
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        answers = session.run(None, dict(inputs))
+    except Exception as error:  # its exceptions have no common class
+        raise Error(f"ONNX Runtime cannot run {path.name}: {first_line(error)}") from error
+    return dict(zip((output.name for output in session.get_outputs()), answers, strict=True))

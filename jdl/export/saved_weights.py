@@ -1,0 +1,50 @@
+"""A fine-tuned run as a folder of Hugging Face: weights, configuration and tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jdl.data.tokenizers import SubwordTokenizer
+from jdl.export.manifest import TOKENIZER, tokenizer_of
+from jdl.inspect.restore import TrainedRun
+from jdl.objectives.ia3 import IA3, merge_ia3
+from jdl.objectives.lora import LORA, merge_lora
+from jdl.objectives.override import merge
+from jdl.objectives.quantize import QUANTIZED, dequantize_variables
+from jdl.store.record import read_record
+from jdl.types import Error
+from jdl.weights.from_pretrained import ARCHITECTURES
+from jdl.weights.load import RUN
+from jdl.weights.save_pretrained import save_pretrained
+
+SAVED_WEIGHTS = "saved-weights"
+IN_FULL = {QUANTIZED: dequantize_variables, LORA: merge_lora, IA3: merge_ia3}  # by collection
+
+
+def write_saved_weights(target: Path, folder: Path, trained: TrainedRun) -> None:
+    """Writes the model of a run as a new folder of Hugging Face, as `save_pretrained` does.
+
+    Adapters are merged, and quantized weights are written in full. Raises `Error` where the run's
+    model is none that `from_pretrained` made.
+    """
+    _, variables = merge(trained.objective, trained.variables)
+    for collection, change in IN_FULL.items():
+        variables = change(variables) if collection in variables else variables
+    save_pretrained(variables, target, _source(folder))
+    tokenizer = tokenizer_of(trained.run)
+    if isinstance(tokenizer, SubwordTokenizer) and not (target / TOKENIZER).exists():
+        tokenizer.save(target / TOKENIZER)
+
+
+def _source(folder: Path) -> str:
+    """Where the run's pretrained weights came from."""
+    record = read_record(folder)
+    sources = [one["source"] for one in record.get("pretrained") or []]
+    if len(sources) != 1 or sources[0].startswith(RUN):
+        raise Error(
+            f"Saved weights have the names of the model that they came from, and {folder} began "
+            f"with {' and '.join(sources) or 'random weights'}: one that began with "
+            "jdl.weights.from_pretrained(source) can be saved. It knows the architectures "
+            f"{', '.join(ARCHITECTURES)}, and those of timm."
+        )
+    return str(sources[0])
