@@ -107,8 +107,9 @@ def trained(objective: Objective, data: Dataset, seed: int, rate: float, steps: 
 @partial(jax.jit, static_argnums=0)
 def scan(objective: Objective, rate: Any, key: Any, batches: Any) -> Variables:
     """All steps of a training as one program, which is compiled once for all seeds and rates."""
-    schedule = jdl.optim.warmup_cosine(rate, len(batches["y"]))
-    learner = jdl.descent(objective, jdl.optim.adamw(schedule))
+    schedule = jdl.optim.warmup_cosine(1.0, len(batches["y"]))
+    optimizer = jdl.optim.adamw(lambda step: rate * schedule(step))
+    learner = jdl.descent(objective, optimizer)
     state = learner.init(key, jax.tree.map(lambda x: x[0], batches))
     state, _ = jax.lax.scan(learner.step, state, batches)
     return learner.eval_variables(state)
@@ -116,7 +117,7 @@ def scan(objective: Objective, rate: Any, key: Any, batches: Any) -> Variables:
 
 def accuracy(objective: Objective, variables: Variables, data: Dataset) -> float:
     """The accuracy of all rows."""
-    return float(evaluate(objective, variables, data.batches(len(data))[0]).value)
+    return float(evaluate(objective, variables, data.batches(len(data))[0]).value())
 
 
 @partial(jax.jit, static_argnums=0)
