@@ -39,6 +39,7 @@ def of_jdl(folder: str, kind: str) -> Callable[[], object]:
 
     import jdl
     from jdl.learners import jit_learner
+    from jdl.objectives.pretrained_model import record_loaded
 
     objective = jdl.objectives.classify(jdl.weights.from_pretrained(folder))
     if kind == "lora":
@@ -46,7 +47,9 @@ def of_jdl(folder: str, kind: str) -> Callable[[], object]:
         objective = jdl.lora(objective, targets, RANK, ALPHA, train="head|pooler")
     batch = {"x": jnp.asarray(X, jnp.int32), "y": jnp.asarray(Y, jnp.int32)}
     learner = jit_learner(jdl.descent(objective, optax.adamw(RATE)))
-    state = learner.init(jax.random.key(0), batch)
+    with record_loaded():  # the weights are arguments of `init`, not constants in its program
+        jax.eval_shape(objective.init, jax.random.key(0), batch)
+        state = learner.init(jax.random.key(0), batch)
 
     def step() -> None:
         nonlocal state

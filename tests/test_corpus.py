@@ -133,7 +133,9 @@ def test_the_standard_library_is_there_without_its_tests():
         (lambda path: documents(path), "cannot be read"),
         (lambda path: text(path / "short.txt"), "3 paragraphs"),
         (lambda path: pack(["ab"], ByteTokenizer(), 9), "do not fill one window"),
-        (lambda path: text(length=0), "at least 1, not 0"),
+        (lambda path: pack(["ab"], ByteTokenizer(), 0), "at least 1, not 0"),
+        (lambda path: pack([], ByteTokenizer(), 9), "takes a list of texts"),
+        (lambda path: pack("one text", ByteTokenizer(), 2), "takes a list of texts"),
         (lambda path: text_pairs([("abc", "d")], ByteTokenizer(), 2), "None of the 1 pairs"),
     ],
 )

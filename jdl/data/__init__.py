@@ -20,6 +20,7 @@ from jdl.data.boxes import digit_boxes as digit_boxes
 from jdl.data.captions import garment_captions as garment_captions
 from jdl.data.captions import garment_sentences as garment_sentences
 from jdl.data.class_weights import class_weights as class_weights
+from jdl.data.corpus import pack as pack
 from jdl.data.corpus import text as text
 from jdl.data.corpus import text_pairs as text_pairs
 from jdl.data.dataset import Dataset as Dataset

@@ -108,14 +108,9 @@ def text(
     """Datasets for language modelling: (train, valid, test), windows x (length + 1,) of a corpus.
 
     The corpus is a text file, or Python's standard library. 94%, 1% and 5% of its documents go to
-    the three splits. Within a split the documents are packed: concatenated, with the tokenizer's
-    end token after each. Window n has the tokens from n * length to (n + 1) * length, both
-    included, so that each token is a target once an epoch. A remainder that does not fill a window
-    is dropped.
+    the three splits. Within a split they are packed; see `pack`.
     """
     tokenizer = tokenizer or ByteTokenizer()
-    if length < 1:
-        raise Error(f"length is the number of tokens in a window, at least 1, not {length}.")
     texts = documents(file) if file else stdlib()
     train, valid, test = (
         pack([texts[n] for n in rows], tokenizer, length)
@@ -125,7 +120,16 @@ def text(
 
 
 def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset:
-    """Packs documents into windows of `length` + 1 tokens, one document after the other."""
+    """Sequence packing: windows x (length + 1,) of documents that are concatenated.
+
+    The tokenizer's end token is after each document. Window n has the tokens from n * length to
+    (n + 1) * length, both included, so that each token is a target once an epoch. A remainder that
+    does not fill a window is dropped.
+    """
+    if length < 1:
+        raise Error(f"length is the number of tokens in a window, at least 1, not {length}.")
+    if isinstance(texts, str) or not texts:
+        raise Error("pack takes a list of texts, with one at least.")
     tokens = np.concatenate(
         [np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id)) for text in texts]
     )
