@@ -4,7 +4,8 @@ tests/golden/peft/ is written by scripts/golden_peft.py. PEFT 0.21.2 computes th
 folders that the first test writes: that was seen once (0 to 4e-7 of the largest); here names,
 shapes and numbers are held. Seen to fail: with a backbone's prefix in names, without a module's own
 alpha, without rank stabilization, with the parts of a fused matrix in each other's rows, norms of 1
-for its keys, kernels of convolutions turned, and a pooler that is not asked for.
+for its keys, kernels of convolutions turned, and a pooler that is not asked for; of IA3 with
+factors of inputs read as those of outputs, and with queries that have those of keys.
 """
 
 import json
@@ -82,7 +83,7 @@ def adapted(tmp_path, name):
     @partial(jax.jit, compiler_options=FAST_TO_COMPILE)
     def run():
         variables = objective.init(jax.random.key(0), batch)
-        plain = jdl.merge_lora(variables)
+        plain = (jdl.merge_ia3 if "ia3" in variables else jdl.merge_lora)(variables)
         return variables, model.outputs(plain, batch, jax.random.key(1), False)[0]
 
     with jax.default_matmul_precision("highest"):
@@ -124,9 +125,9 @@ def test_the_same_outputs_and_back(tmp_path, name):
         if key.endswith("key.bias"):  # has no effect
             continue
         np.testing.assert_allclose(found[key], array, rtol=1e-6, atol=1e-6, err_msg=key)
-    for option in ("use_dora", "fan_in_fan_out"):
-        assert config[option] == given[option]
-    named = {module.rpartition(".")[0] for module in found if "lora_" not in module}
+    for option in ("peft_type", "use_dora", "fan_in_fan_out"):
+        assert config.get(option) == given.get(option)
+    named = {module.rpartition(".")[0] for module in found if not re.search("lora_|ia3_l", module)}
     assert {f"base_model.model.{module}" for module in config["modules_to_save"] or ()} == named
 
 
@@ -152,10 +153,26 @@ def test_queries_and_values_alone_of_a_matrix_that_is_one_there(tmp_path, dora):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), plain, expected)
 
 
+def test_factors_that_no_module_of_peft_has_are_refused(tmp_path):
+    """One has a factor for each output, or for each input, of its one matrix."""
+    source, _ = folders(tmp_path, "gpt2")
+    model = ModelObjective(from_pretrained(source))
+    for outputs, inputs, message in (
+        ("value", "value", "inputs and of outputs"),
+        (None, "value", "the inputs of .*query.* have other factors"),
+    ):
+        variables = started(jdl.ia3(model, outputs, inputs), TOKENS)
+        with pytest.raises(jdl.Error, match=f"(?i){message}"):
+            save_adapters(variables, tmp_path / "new", source)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(jdl.Error, match="give one pattern"):
+        jdl.ia3(model, None)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("peft_type", "IA3"),
+        ("peft_type", "LOHA"),
         ("bias", "all"),
         ("init_lora_weights", "pissa"),
         ("trainable_token_indices", [3]),
