@@ -5,7 +5,8 @@ folders that the first test writes: that was seen once (0 to 4e-7 of the largest
 shapes and numbers are held. Seen to fail: with a backbone's prefix in names, without a module's own
 alpha, without rank stabilization, with the parts of a fused matrix in each other's rows, norms of 1
 for its keys, kernels of convolutions turned, and a pooler that is not asked for; of IA3 with
-factors of inputs read as those of outputs, and with queries that have those of keys.
+factors of inputs read as those of outputs, and with queries that have those of keys; of CLIP as a
+backbone of another class, and of `contrastive` without the name of its network.
 """
 
 import json
@@ -28,6 +29,7 @@ from jdl.weights import from_pretrained, load_adapters, save_adapters
 GOLDEN = Path(__file__).parent / "golden"
 NEW_HEAD = {"bert_new_head": {"outputs": 2, "pool": "first"}, "bert_base": {"pool": False}}
 TOKENS = {"x": np.ones((1, 4), np.int32)}
+BASE, FILE = "base_model.model.", "adapter_model.safetensors"
 NAMES = sorted(path.stem for path in (GOLDEN / "peft").glob("*.npz"))
 
 
@@ -70,6 +72,15 @@ def batch_of(base):
 def started(objective, batch):
     run = jax.jit(objective.init, compiler_options=FAST_TO_COMPILE)
     return run(jax.random.key(0), batch)
+
+
+def drawn(variables):
+    """Variables with other trained numbers."""
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), variables["params"]
+    )
+    return {**variables, "params": params}
 
 
 def adapted(tmp_path, name):
@@ -131,6 +142,39 @@ def test_the_same_outputs_and_back(tmp_path, name):
     assert {f"base_model.model.{module}" for module in config["modules_to_save"] or ()} == named
 
 
+@pytest.mark.parametrize(
+    ("base", "options", "wrap"),
+    [
+        ("vision/clip", {}, ModelObjective),
+        ("vision/clip", {}, jdl.objectives.contrastive),
+        ("transformers/bert_base", {"pool": True}, jdl.objectives.contrastive),
+    ],
+)
+def test_adapters_of_two_towers_and_of_a_model_with_a_scale_beside_it(
+    tmp_path, base, options, wrap
+):
+    """The names in PEFT's file are those of the model alone, and they come back to their places."""
+    arrays = dict(np.load(GOLDEN / f"{base}.npz"))
+    source = tmp_path / "base"
+    source.mkdir()
+    save_file(weights(arrays), source / "model.safetensors")
+    (source / "config.json").write_text(str(arrays["config"]))
+    objective = wrap(from_pretrained(source, **options))
+    images = {"x": arrays["x"], "y": arrays["y"]} if "y" in arrays else {}
+    batch = {"x": TOKENS["x"], "y": TOKENS["x"], **images}
+    variables = drawn(started(jdl.lora(objective, "query", 2), batch))
+    save_adapters(variables, tmp_path / "written", source)
+    modules = {name.rpartition(".lora_")[0] for name in load_file(tmp_path / "written" / FILE)}
+    theirs = {k.removesuffix(".weight") for k in weights(arrays)}
+    assert modules == {f"{BASE}{k}" for k in theirs if k.endswith(("query", "q_proj"))}
+    after = started(load_adapters(objective, tmp_path / "written", source), batch)
+    jax.tree.map(np.testing.assert_array_equal, after, variables)
+    trained = drawn(started(jdl.lora(objective, "query", train="log_scale|norm/bias"), batch))
+    if "log_scale" in str(jax.tree.structure(trained["params"])):
+        with pytest.raises(jdl.Error, match="log(it)?_scale"):
+            save_adapters(trained, tmp_path / "new", source)
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_queries_and_values_alone_of_a_matrix_that_is_one_there(tmp_path, dora):
     """Each has its own ranks, and comes back with them; the keys have an adapter of zeros."""
@@ -138,10 +182,7 @@ def test_queries_and_values_alone_of_a_matrix_that_is_one_there(tmp_path, dora):
     model = ModelObjective(from_pretrained(source))
     before = jdl.lora(model, "query|value", rank=2, dora=dora, train="stack/norm")
     variables = started(before, TOKENS)
-    draw = np.random.default_rng(0)
-    variables["params"] = jax.tree.map(
-        lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), variables["params"]
-    )
+    variables = drawn(variables)
     save_adapters(variables, tmp_path / "written", source)
     after = started(load_adapters(model, tmp_path / "written", source), TOKENS)
     assert after["lora"]["scale"] == variables["lora"]["scale"]

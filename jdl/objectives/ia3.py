@@ -21,8 +21,8 @@ def ia3(
     """IA3 (Liu et al., 2022), for fine-tuning with very few parameters: factors of activations.
 
     Each output of a weight matrix whose path matches `outputs` is multiplied by a trained number,
-    and each input of one that matches `inputs`; all begin with 1. None is no matrix. The paper has keys and values,
-    `outputs="key|value"`, and what is within the feed-forward layers,
+    and each input of one that matches `inputs`; all begin with 1. None is no matrix. The paper has
+    keys and values, `outputs="key|value"`, and what is within the feed-forward layers,
     `inputs="feed_forward/out"`. The factors are parts of the weights: columns W * l with the bias
     beside it, and rows. `train`, `hold_statistics` and what is trained are as in `jdl.lora`. The
     untrained weights are in the collection "ia3", and `merge_ia3(variables)` gives the

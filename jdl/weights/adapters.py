@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jdl.objectives.contrastive import OF_X, OF_Y
 from jdl.objectives.lora import A, B
 from jdl.objectives.override import override
 from jdl.types import BATCH_STATS, Batch, Error, Key, Objective, Variables
@@ -40,8 +41,9 @@ def save_adapters(
     where `base` is a model of the class in the config.json of `source`, or of the class `head`,
     such as "BertForSequenceClassification", if its head is new. Of what is trained in full the
     whole module is written (`modules_to_save`), with BatchNorm's statistics. Queries, keys and
-    values that are one matrix in GPT-2 get one adapter, with the sum of their ranks. Raises `Error`
-    if the folder exists, and for what PEFT has no place for.
+    values that are one matrix in GPT-2 get one adapter, with the sum of their ranks. What an
+    objective has beside its model, untrained, is left out, such as the scale of `contrastive`.
+    Raises `Error` if the folder exists, and for what PEFT has no place for.
     """
     target = Path(folder)
     if target.exists():
@@ -49,11 +51,9 @@ def save_adapters(
     method = next((m for m in METHODS.values() if m.collection in variables), None)
     if method is None:
         raise Error("These variables have no adapters: give those of jdl.lora or jdl.ia3.")
-    trained = arrays_by_path({"params": variables["params"]})
+    trained, kept = map(arrays_by_path, _of_model(variables, method.collection))
     full = {path: x for path, x in trained.items() if path.rpartition("/")[2] not in method.names}
-    base = variables[method.collection]["base"]
-    kept = {"params": base, BATCH_STATS: variables.get(BATCH_STATS, {})}
-    weights = arrays_by_path(kept) | full
+    weights = kept | full
     rules, prefix = _rules(source, head)
     rows = list(named(weights, rules))
     targets = {path.rpartition("/")[0] for path in trained.keys() - full.keys()}
@@ -65,6 +65,8 @@ def save_adapters(
         parts = method.write(rule, places, trained, weights)
         adapters[_module(name).removeprefix(prefix)] = parts
     whole = {_module(name) for name, _, places in rows if not full.keys().isdisjoint(places)}
+    if "" in whole:
+        raise Error("PEFT keeps whole modules, and CLIP's logit_scale is in none: do not train it.")
     saved = {p: weights[p] for name, _, places in rows if _module(name) in whole for p in places}
     found = to_theirs(saved, rules)
     found |= _without_effect(found, whole, rules)
@@ -129,7 +131,8 @@ def load_adapters(
     def init(key: Key, batch: Batch) -> Variables:
         variables = adapted.init(key, batch)
         collections = {n: variables[n] for n in ("params", BATCH_STATS) if n in variables}
-        filled = _filled(flatten_dict(collections, sep="/"), arrays, str(folder))
+        placed = {_place(path, collections): array for path, array in arrays.items()}
+        filled = _filled(flatten_dict(collections, sep="/"), placed, str(folder))
         return {**variables, **unflatten_dict(filled, sep="/")}
 
     return override(adapted, init=init)
@@ -143,15 +146,26 @@ def _rules(source: Path | str, head: str | None) -> tuple[tuple[Rule, ...], str]
     config = dict(read_config(folder_of(source, TEXTS)))
     if head is not None:
         config["architectures"] = [head]
-    if config.get("model_type") == "clip":
-        raise Error(
-            "Adapters of CLIP's two towers are neither written nor read as PEFT has them: keep "
-            'them by jdl.weights.save({"params": variables["params"]}, "adapters.safetensors").'
-        )
     rules = architecture_of(config).rules
     names = config.get("architectures") or [""]
     plain = names[0].endswith("Model") and "LMHead" not in names[0]
+    plain &= config.get("model_type") != "clip"  # whose two towers are no other class's backbone
     return rules, f"{rules[0].theirs.partition('.')[0]}." if plain else ""
+
+
+def _of_model(variables: Variables, collection: str) -> tuple[Variables, Variables]:
+    """What is trained of the model and what is not, by collection; an objective may have more."""
+    trained, base = variables["params"], variables[collection]["base"]
+    statistics = variables.get(BATCH_STATS, {})
+    if OF_X in base:  # of an objective with several networks, or with parameters of its own
+        if beside := sorted({*trained, *(base.keys() & {OF_Y})} - {OF_X}):
+            raise Error(
+                f"PEFT's files are of one model, and this objective also has {', '.join(beside)}: "
+                'keep what is trained by jdl.weights.save({"params": variables["params"]}, path).'
+            )
+        trained, base = trained[OF_X], base[OF_X]
+        statistics = statistics.get(OF_X, statistics)
+    return {"params": trained}, {"params": base, BATCH_STATS: statistics}
 
 
 def _check_complete(
@@ -242,6 +256,12 @@ def _split(arrays: Arrays, method: Method) -> tuple[dict[str, Parts], Arrays]:
         else:
             full[name] = array
     return modules, full
+
+
+def _place(path: str, variables: Variables) -> str:
+    """The path of a model's array in the variables of an objective, which may have it joined."""
+    collection, _, rest = path.partition("/")
+    return f"{collection}/{OF_X}/{rest}" if OF_X in variables.get(collection, ()) else path
 
 
 def _filled(params: Mapping[str, Any], arrays: Arrays, source: str) -> dict[str, Any]:

@@ -46,8 +46,8 @@ class Method:
 
 
 def exactly(paths: Iterable[str]) -> str:
-    """A regular expression of these paths alone."""
-    return f"^({'|'.join(re.escape(path.partition('/')[2]) for path in paths)})$"
+    """A regular expression of these paths alone, of a model or of an objective's network "model"."""
+    return f"^(model/)?({'|'.join(re.escape(path.partition('/')[2]) for path in paths)})$"
 
 
 def without(part: str, paths: Iterable[str]) -> list[str]:
