@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdl.objectives.contrastive import OF_X, OF_Y
 from jdl.objectives.lora import A, B
 from jdl.objectives.override import override
+from jdl.objectives.pretrained_model import Loaded, PretrainedModel, Weights
 from jdl.types import BATCH_STATS, Batch, Error, Key, Objective, Variables
 from jdl.weights.architectures.gpt2 import FUSED
-from jdl.weights.files import Arrays, read_file, write_safetensors
+from jdl.weights.files import Arrays, read_file, sha256_of, write_safetensors
 from jdl.weights.from_pretrained import architecture_of, read_config
 from jdl.weights.hub import TEXTS
-from jdl.weights.load import arrays_by_path, folder_of
+from jdl.weights.load import arrays_by_path, folder_of, name_of_source
 from jdl.weights.peft import Method, Parts, exactly
 from jdl.weights.peft_ia3 import IA3_FILES
 from jdl.weights.peft_lora import LORA_FILES
@@ -100,7 +102,8 @@ def load_adapters(
     rank-stabilized LoRA, DoRA and IA3 are known, and modules that were saved whole
     (`modules_to_save`). `jdl.merge_lora(objective.init(key, batch))`, or `jdl.merge_ia3(...)`, are
     the variables of the plain model. Raises `Error` for any other option in adapter_config.json,
-    with its value, and for weights that have no place in the model.
+    with its value, and for weights that have no place in the model. The folder and its SHA-256 are
+    in run.json, as those of weights are; it must stay for as long as the run goes on.
     """
     found = folder_of(folder, (CONFIG, WEIGHTS))
     config = _read_config(found / CONFIG)
@@ -127,15 +130,31 @@ def load_adapters(
         except ValueError as error:
             raise Error(f"The adapter of {module} has another shape: {error}.") from error
     adapted = method.adapt(objective, config, arrays, train)
+    digest, name = sha256_of([found / CONFIG, found / WEIGHTS]), name_of_source(folder, found)
 
     def init(key: Key, batch: Batch) -> Variables:
+        """The objective's initial variables, with adapters of the ranks in the file."""
         variables = adapted.init(key, batch)
         collections = {n: variables[n] for n in ("params", BATCH_STATS) if n in variables}
-        placed = {_place(path, collections): array for path, array in arrays.items()}
-        filled = _filled(flatten_dict(collections, sep="/"), placed, str(folder))
+        filled = _filled(flatten_dict(collections, sep="/"), arrays, str(folder))
         return {**variables, **unflatten_dict(filled, sep="/")}
 
-    return override(adapted, init=init)
+    weights = Weights(lambda: (arrays, digest, name))
+    return override(adapted, init=_Adapters(override(adapted, init=init), weights, {}, None).init)
+
+
+@dataclass(frozen=True, eq=False)
+class _Adapters(PretrainedModel):
+    """Adapters as what is pretrained of an objective, `model`: they are recorded as weights are."""
+
+    def load(self, fresh: Mapping[str, Any]) -> Loaded:
+        """The adapters in their places; all else has been recorded, or is of the objective."""
+        names = {_place(name, fresh): name for name in self.weights.arrays}
+        arrays = {
+            path: self.weights.arrays[name].astype(fresh[path].dtype, copy=False)
+            for path, name in names.items()
+        }
+        return Loaded(arrays, self.weights.source, self.weights.sha256, names, [], [])
 
 
 def _rules(source: Path | str, head: str | None) -> tuple[tuple[Rule, ...], str]:
@@ -258,16 +277,18 @@ def _split(arrays: Arrays, method: Method) -> tuple[dict[str, Parts], Arrays]:
     return modules, full
 
 
-def _place(path: str, variables: Variables) -> str:
-    """The path of a model's array in the variables of an objective, which may have it joined."""
+def _place(path: str, paths: Collection[str]) -> str:
+    """The path of a model's array among those of an objective, which may have it joined."""
     collection, _, rest = path.partition("/")
-    return f"{collection}/{OF_X}/{rest}" if OF_X in variables.get(collection, ()) else path
+    joined = f"{collection}/{OF_X}/{rest}"
+    return joined if joined in paths else path
 
 
 def _filled(params: Mapping[str, Any], arrays: Arrays, source: str) -> dict[str, Any]:
-    """The parameters with these arrays in their places; ranks may be others."""
+    """The parameters with zeros of these arrays' shapes in their places; ranks may be others."""
     found = dict(params)
-    for path, array in arrays.items():
+    for name, array in arrays.items():
+        path = _place(name, params)
         if path not in params:
             raise Error(f"{source} has weights for {path}, and the model has no such parameter.")
         shape, rank = list(params[path].shape), {A: 1, B: 0}.get(path.rpartition("/")[2])
@@ -275,7 +296,7 @@ def _filled(params: Mapping[str, Any], arrays: Arrays, source: str) -> dict[str,
             shape[rank] = array.shape[rank]
         if list(array.shape) != shape:
             raise Error(f"{source} has {path} {list(array.shape)}, and the model has {shape}.")
-        found[path] = jnp.asarray(array).astype(params[path].dtype)
+        found[path] = jnp.zeros(array.shape, params[path].dtype)
     return found
 
 

@@ -46,7 +46,7 @@ class Method:
 
 
 def exactly(paths: Iterable[str]) -> str:
-    """A regular expression of these paths alone, of a model or of an objective's network "model"."""
+    """A regular expression of these paths alone, also of an objective's network "model"."""
     return f"^(model/)?({'|'.join(re.escape(path.partition('/')[2]) for path in paths)})$"
 
 
