@@ -187,6 +187,22 @@ def test_a_column_of_logits_teaches_as_the_teacher_does():
         np.testing.assert_array_equal(batch["given"], given[places])
 
 
+def test_a_column_of_logits_of_tokens_teaches_as_a_causal_teacher_does():
+    """`teacher_logits` has those after the last token too, which nothing is learned from."""
+    tokens = np.asarray(TOKENS["x"])
+    teacher = trained(GPT(13, TransformerConfig(width=8, depth=1, heads=2)), tokens)
+    data = jdl.data.arrays(x=tokens)
+    data = data.with_columns(given=teacher_logits(teacher, data.batches(3)))
+    outputs = []
+    for objective in (jdl.distil(next_token(bigram()), given) for given in (teacher, "given")):
+        objective.check(data.batches(ROWS).spec, {})
+        batch, key = data.batches(ROWS)[0], jax.random.key(0)
+        variables = objective.init(jax.random.clone(key), batch)
+        outputs.append(objective.loss(variables, batch, key, True))
+    pairs = [[out.loss.value(), out.metrics["distillation"].value()] for out in outputs]
+    np.testing.assert_allclose(*pairs, rtol=1e-5)
+
+
 @dataclass(frozen=True)
 class Config(jdl.Config):
     name: str = "student"
