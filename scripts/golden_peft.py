@@ -65,6 +65,32 @@ ADAPTERS: dict[str, tuple[str, str, dict[str, Any]]] = {
             "modules_to_save": ["classifier", "resnet.embedder.embedder.normalization"],
         },
     ),
+    "bert_ia3": (
+        "transformers/bert_texts",
+        "BertForSequenceClassification",
+        {
+            "target_modules": ["key", "value", "output.dense"],
+            "feedforward_modules": ["output.dense"],
+            "modules_to_save": ["classifier"],
+        },
+    ),
+    "gpt2_ia3": (
+        "transformers/gpt2",
+        "GPT2LMHeadModel",
+        {
+            "target_modules": ["c_attn", "mlp.c_proj"],
+            "feedforward_modules": r".*mlp\.c_proj",
+            "fan_in_fan_out": True,
+        },
+    ),
+    "resnet_ia3": (
+        "vision/resnet_basic",
+        "ResNetForImageClassification",
+        {
+            "target_modules": r".*layer\.\d\.convolution",
+            "feedforward_modules": r".*layer\.1\.convolution",
+        },
+    ),
 }
 
 
@@ -87,11 +113,13 @@ def golden(name: str, class_name: str, options: dict[str, Any]) -> dict[str, np.
     """The adapters, their configuration, and what comes out."""
     torch.manual_seed(0)
     model, given = base_model(name, class_name)
-    adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, lora_alpha=6, **options)).eval()
+    ia3 = "feedforward_modules" in options
+    config = peft.IA3Config(**options) if ia3 else peft.LoraConfig(r=2, lora_alpha=6, **options)
+    adapted = peft.get_peft_model(model, config).eval()
     for key, parameter in adapted.named_parameters():
         if parameter.requires_grad:
-            norm = "magnitude" in key or "norm" in key
-            torch.nn.init.normal_(parameter, 1.0 if norm else 0.0, 0.3)
+            factor = any(name in key for name in ("magnitude", "norm", "ia3"))
+            torch.nn.init.normal_(parameter, 1.0 if factor else 0.0, 0.3)
     with TemporaryDirectory() as folder, torch.no_grad():
         adapted.save_pretrained(folder)
         config = (Path(folder) / "adapter_config.json").read_text()

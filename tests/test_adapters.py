@@ -4,7 +4,10 @@ tests/golden/peft/ is written by scripts/golden_peft.py. PEFT 0.21.2 computes th
 folders that the first test writes: that was seen once (0 to 4e-7 of the largest); here names,
 shapes and numbers are held. Seen to fail: with a backbone's prefix in names, without a module's own
 alpha, without rank stabilization, with the parts of a fused matrix in each other's rows, norms of 1
-for its keys, kernels of convolutions turned, and a pooler that is not asked for.
+for its keys, kernels of convolutions turned, and a pooler that is not asked for; of IA3 with
+factors of inputs read as those of outputs, and with queries that have those of keys; of CLIP as a
+backbone of another class, of `contrastive` without the name of its network, and with the ranks of
+the model for those of the file.
 """
 
 import json
@@ -21,12 +24,17 @@ from safetensors.numpy import load_file, save_file
 from test_architectures_vision import FAST_TO_COMPILE
 
 import jdl
+from jdl.learners.compilation import jit_init
+from jdl.objectives import pretrained_model
 from jdl.objectives.model_call import ModelObjective
+from jdl.objectives.pretrained_model import leave_fresh, record_loaded
 from jdl.weights import from_pretrained, load_adapters, save_adapters
+from jdl.weights.files import sha256_of
 
 GOLDEN = Path(__file__).parent / "golden"
 NEW_HEAD = {"bert_new_head": {"outputs": 2, "pool": "first"}, "bert_base": {"pool": False}}
 TOKENS = {"x": np.ones((1, 4), np.int32)}
+BASE, FILE = "base_model.model.", "adapter_model.safetensors"
 NAMES = sorted(path.stem for path in (GOLDEN / "peft").glob("*.npz"))
 
 
@@ -71,6 +79,15 @@ def started(objective, batch):
     return run(jax.random.key(0), batch)
 
 
+def drawn(variables):
+    """Variables with other trained numbers."""
+    draw = np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), variables["params"]
+    )
+    return {**variables, "params": params}
+
+
 def adapted(tmp_path, name):
     """Variables with adapters whose outputs are PEFT's, the base's folder, and the head's class."""
     source, folder = folders(tmp_path, name)
@@ -82,7 +99,7 @@ def adapted(tmp_path, name):
     @partial(jax.jit, compiler_options=FAST_TO_COMPILE)
     def run():
         variables = objective.init(jax.random.key(0), batch)
-        plain = jdl.merge_lora(variables)
+        plain = (jdl.merge_ia3 if "ia3" in variables else jdl.merge_lora)(variables)
         return variables, model.outputs(plain, batch, jax.random.key(1), False)[0]
 
     with jax.default_matmul_precision("highest"):
@@ -124,10 +141,64 @@ def test_the_same_outputs_and_back(tmp_path, name):
         if key.endswith("key.bias"):  # has no effect
             continue
         np.testing.assert_allclose(found[key], array, rtol=1e-6, atol=1e-6, err_msg=key)
-    for option in ("use_dora", "fan_in_fan_out"):
-        assert config[option] == given[option]
-    named = {module.rpartition(".")[0] for module in found if "lora_" not in module}
+    for option in ("peft_type", "use_dora", "fan_in_fan_out"):
+        assert config.get(option) == given.get(option)
+    named = {module.rpartition(".")[0] for module in found if not re.search("lora_|ia3_l", module)}
     assert {f"base_model.model.{module}" for module in config["modules_to_save"] or ()} == named
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "wrap"),
+    [
+        ("vision/clip", {}, ModelObjective),
+        ("vision/clip", {}, jdl.objectives.contrastive),
+        ("transformers/bert_base", {"pool": True}, jdl.objectives.contrastive),
+    ],
+)
+def test_adapters_of_two_towers_and_of_a_model_with_a_scale_beside_it(
+    tmp_path, base, options, wrap
+):
+    """The names in PEFT's file are those of the model alone, and they come back to their places."""
+    arrays = dict(np.load(GOLDEN / f"{base}.npz"))
+    source = tmp_path / "base"
+    source.mkdir()
+    save_file(weights(arrays), source / "model.safetensors")
+    (source / "config.json").write_text(str(arrays["config"]))
+    objective = wrap(from_pretrained(source, **options))
+    images = {"x": arrays["x"], "y": arrays["y"]} if "y" in arrays else {}
+    batch = {"x": TOKENS["x"], "y": TOKENS["x"], **images}
+    variables = drawn(started(jdl.lora(objective, "query", 2), batch))
+    save_adapters(variables, tmp_path / "written", source)
+    modules = {name.rpartition(".lora_")[0] for name in load_file(tmp_path / "written" / FILE)}
+    theirs = {k.removesuffix(".weight") for k in weights(arrays)}
+    assert modules == {f"{BASE}{k}" for k in theirs if k.endswith(("query", "q_proj"))}
+    after = started(load_adapters(objective, tmp_path / "written", source), batch)
+    jax.tree.map(np.testing.assert_array_equal, after, variables)
+    trained = drawn(started(jdl.lora(objective, "query", train="log_scale|norm/bias"), batch))
+    if "log_scale" in str(jax.tree.structure(trained["params"])):
+        with pytest.raises(jdl.Error, match="_scale"):
+            save_adapters(trained, tmp_path / "new", source)
+
+
+def test_their_folder_is_recorded_and_they_are_arguments_of_init_as_weights_are(tmp_path):
+    source, folder = folders(tmp_path, "gpt2")  # of several ranks
+    objective = load_adapters(ModelObjective(from_pretrained(source)), folder, source)
+    key = jax.random.key(0)
+    with record_loaded() as loaded:
+        shapes = jax.eval_shape(objective.init, key, TOKENS)
+        with pretrained_model._set(pretrained_model._provider, None):  # nothing else gives them
+            state = jit_init(objective.init)(key, TOKENS)
+    records = [one.record() for one in loaded.values()]
+    assert [one["source"] for one in records] == [str(source), str(folder)]
+    files = [folder / "adapter_config.json", folder / FILE]
+    assert records[1]["sha256"] == sha256_of(files) != records[0]["sha256"]
+    paths = flatten_dict(state, sep="/")
+    assert {paths[path].shape[1] for path in records[1]["names"] if "lora_a" in path} == {2, 3}
+    jax.tree.map(np.testing.assert_array_equal, state, objective.init(key, TOKENS))
+    with leave_fresh():
+        assert jax.tree.map(jnp.shape, objective.init(key, TOKENS)) == jax.tree.map(
+            jnp.shape, shapes
+        )
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -137,10 +208,7 @@ def test_queries_and_values_alone_of_a_matrix_that_is_one_there(tmp_path, dora):
     model = ModelObjective(from_pretrained(source))
     before = jdl.lora(model, "query|value", rank=2, dora=dora, train="stack/norm")
     variables = started(before, TOKENS)
-    draw = np.random.default_rng(0)
-    variables["params"] = jax.tree.map(
-        lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), variables["params"]
-    )
+    variables = drawn(variables)
     save_adapters(variables, tmp_path / "written", source)
     after = started(load_adapters(model, tmp_path / "written", source), TOKENS)
     assert after["lora"]["scale"] == variables["lora"]["scale"]
@@ -152,10 +220,26 @@ def test_queries_and_values_alone_of_a_matrix_that_is_one_there(tmp_path, dora):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), plain, expected)
 
 
+def test_factors_that_no_module_of_peft_has_are_refused(tmp_path):
+    """One has a factor for each output, or for each input, of its one matrix."""
+    source, _ = folders(tmp_path, "gpt2")
+    model = ModelObjective(from_pretrained(source))
+    for outputs, inputs, message in (
+        ("value", "value", "inputs and of outputs"),
+        (None, "value", "the inputs of .*query.* have other factors"),
+    ):
+        variables = started(jdl.ia3(model, outputs, inputs), TOKENS)
+        with pytest.raises(jdl.Error, match=f"(?i){message}"):
+            save_adapters(variables, tmp_path / "new", source)
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(jdl.Error, match="give one pattern"):
+        jdl.ia3(model, None)
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
-        ("peft_type", "IA3"),
+        ("peft_type", "LOHA"),
         ("bias", "all"),
         ("init_lora_weights", "pissa"),
         ("trainable_token_indices", [3]),

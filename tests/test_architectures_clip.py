@@ -154,6 +154,13 @@ def test_a_fresh_one_has_the_variables_of_both_towers_whatever_it_is_given():
     assert float(scale) == pytest.approx(np.log(1 / 0.07))
 
 
+def test_images_of_another_size_are_refused_with_the_right_one():
+    model, variables = loaded("clip")
+    image = np.zeros((1, 24, 24, 3), np.float32)
+    with pytest.raises(jdl.Error, match=r"as images of 12 x 12 pixels have them, .* 24 x 24 have"):
+        jax.eval_shape(model.apply, variables, image)
+
+
 def test_a_tower_may_take_no_mask():
     sizes = TransformerConfig(width=8, depth=1, heads=2, max_length=6, rotary=False)
     model = CLIP(ConvNeXt(None, ((4, 1),), 2), TextTower(9, sizes), 5, (8, 8, 1))

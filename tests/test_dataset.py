@@ -161,6 +161,8 @@ def test_columns_are_added_to_rows_in_their_order():
         rows.with_columns(y=rows.ids)
     with pytest.raises(jdl.Error, match=f"has {ROWS} entries, but the dataset has {len(rows)}"):
         rows.with_columns(score=np.arange(ROWS))
+    with pytest.raises(jdl.Error, match="has no rows"):
+        rows.select([]).with_columns(score=np.ones(0))
 
 
 def test_fingerprints_follow_the_content():

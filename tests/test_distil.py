@@ -3,7 +3,7 @@
 Seen to fail: without T^2; with the two sides of the divergence exchanged; with the masks of rows
 alone, for tokens; with a teacher in training mode, one that sees the last token, and another key
 for the student's first parameters; hints without the weights of rows, and with the projection
-doubled; a column of logits in the order of the source.
+doubled; a column of logits in the order of the source; features of layers within nn.remat.
 """
 
 import json
@@ -20,8 +20,10 @@ from scipy.special import log_softmax
 import jdl
 from jdl.inspect.restore import restore
 from jdl.models.cnn import CNN
+from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.rnn import RNN
+from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, next_token, regress, teacher_logits
 from jdl.objectives.pretrained_model import Weights
 from jdl.weights.load import arrays_by_path
@@ -185,6 +187,22 @@ def test_a_column_of_logits_teaches_as_the_teacher_does():
         np.testing.assert_array_equal(batch["given"], given[places])
 
 
+def test_a_column_of_logits_of_tokens_teaches_as_a_causal_teacher_does():
+    """`teacher_logits` has those after the last token too, which nothing is learned from."""
+    tokens = np.asarray(TOKENS["x"])
+    teacher = trained(GPT(13, TransformerConfig(width=8, depth=1, heads=2)), tokens)
+    data = jdl.data.arrays(x=tokens)
+    data = data.with_columns(given=teacher_logits(teacher, data.batches(3)))
+    outputs = []
+    for objective in (jdl.distil(next_token(bigram()), given) for given in (teacher, "given")):
+        objective.check(data.batches(ROWS).spec, {})
+        batch, key = data.batches(ROWS)[0], jax.random.key(0)
+        variables = objective.init(jax.random.clone(key), batch)
+        outputs.append(objective.loss(variables, batch, key, True))
+    pairs = [[out.loss.value(), out.metrics["distillation"].value()] for out in outputs]
+    np.testing.assert_allclose(*pairs, rtol=1e-5)
+
+
 @dataclass(frozen=True)
 class Config(jdl.Config):
     name: str = "student"
@@ -244,6 +262,18 @@ PAIR = jdl.Model(
 )
 
 
+def within_remat(layer):
+    """The loss of a hint of a transformer's layer, by shapes."""
+    model = GPT(13, TransformerConfig(width=8, depth=1, heads=2, remat=True))
+    teacher, batch = trained(model, TOKENS["x"]), {"x": TOKENS["x"]}
+    objective = jdl.distil(next_token(model), teacher, features={layer: layer})
+
+    def loss():
+        return objective.loss(objective.init(KEY, batch), batch, KEY, True).loss
+
+    return jax.eval_shape(loss)
+
+
 def hinted(features, student=None):
     """The shapes of a student's first variables, with these hints."""
     objective = jdl.distil(classify(student or cnn(4)), trained(cnn(8)), features=features)
@@ -252,6 +282,7 @@ def hinted(features, student=None):
 
 STATEFUL = RNN(13, (4,), vocab_size=13, embedding_width=4, return_sequences=True, stateful=True)
 REFUSED = {
+    "block_0 is within nn.remat, .* remat=False": lambda: within_remat("stack/block_0"),
     "features need the teacher itself": lambda: jdl.distil(
         classify(cnn(4)), "given", features={"Conv_0": "Conv_0"}
     ),

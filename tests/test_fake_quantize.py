@@ -17,8 +17,16 @@ import pytest
 import jdl
 from jdl.layers import Dense
 from jdl.models.cnn import CNN
+from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
-from jdl.objectives import calibrate, classify, dequantize_variables, quantize_variables
+from jdl.models.transformer import TransformerConfig
+from jdl.objectives import (
+    calibrate,
+    classify,
+    dequantize_variables,
+    next_token,
+    quantize_variables,
+)
 from jdl.objectives.fake_quantize import straight_through
 from jdl.objectives.pretrained_model import Weights
 from jdl.weights.load import arrays_by_path
@@ -155,6 +163,8 @@ def test_a_taught_model_has_ranges_and_its_teacher_none():
     assert text.count(" round[") == 2 * 4
 
 
+WITHIN_REMAT = next_token(GPT(9, TransformerConfig(width=8, depth=1, heads=2, remat=True)))
+TOKENS = {"x": jnp.ones((2, 4), jnp.int32)}
 REFUSED = {
     "8 or in 4 bits, not in 2": lambda: jdl.fake_quantize(PLAIN, "kernel", 2),
     "matches none of the weight matrices": lambda: jdl.fake_quantize(PLAIN, "bias").init(
@@ -174,6 +184,9 @@ REFUSED = {
     "need the ranges of the layers' inputs": lambda: jdl.quantize(
         PLAIN, "kernel", activations=True
     ).predict(quantize_variables(PLAIN.init(KEY, BATCH), "kernel"), BATCH),
+    "remat=False": lambda: calibrate(
+        WITHIN_REMAT, WITHIN_REMAT.init(KEY, TOKENS), [TOKENS], "kernel"
+    ),
     "at least one batch": lambda: calibrate(PLAIN, {}, [], "kernel"),
     "percentile must be": lambda: calibrate(PLAIN, {}, [BATCH], "kernel", 0.0),
 }

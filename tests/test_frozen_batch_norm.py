@@ -1,7 +1,8 @@
 """Frozen batch normalization: bits of running statistics, and of outputs in training.
 
 Seen to fail: without the interceptor of Linen's methods, without evaluation mode of NNX's layers,
-with the inner of two wrappers alone, and without the error for layers that cannot be told.
+with the inner of two wrappers alone, without the error for layers that cannot be told, and without
+the names of networks.
 """
 
 from dataclasses import replace
@@ -36,6 +37,14 @@ class Linen(nn.Module):
         x = Subclass(name="argument")(x, use_running_average=not train)
         x = nn.remat(nn.BatchNorm, static_argnums=(2,))(name="place")(x, not train)
         return nn.Dense(3, name="head")(x.reshape(len(x), -1))
+
+
+class Small(nn.Module):
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        return nn.Dense(self.outputs)(nn.BatchNorm(use_running_average=not train)(x))
 
 
 class NNX(flax.nnx.Module):
@@ -76,10 +85,10 @@ MODELS = {
 ALL_BUT_HEAD = "^(?!.*head)"
 
 
-def trained(objective, steps=2):
+def trained(objective, steps=2, batch=BATCH):
     """Variables whose statistics are not those of a batch, before and after training."""
     learner = jdl.descent(objective, optax.sgd(0.1))
-    state = learner.init(jax.random.key(0), BATCH)
+    state = learner.init(jax.random.key(0), batch)
     draw = np.random.default_rng(0)
     statistics = jax.tree.map(
         lambda x: jnp.asarray(draw.uniform(0.5, 2, x.shape), x.dtype),
@@ -88,7 +97,7 @@ def trained(objective, steps=2):
     state = replace(state, model_state={**state.model_state, "batch_stats": statistics})
     before, step = learner.eval_variables(state), jax.jit(learner.step)
     for _ in range(steps):
-        state, _ = step(state, BATCH)
+        state, _ = step(state, batch)
     return before, learner.eval_variables(state)
 
 
@@ -139,6 +148,20 @@ def test_adapters_are_trained_on_the_statistics_that_they_are_loaded_with():
     assert changed(*trained(jdl.lora(objective, "Conv", hold_statistics=False))) == both
     frozen = jdl.freeze(classify(Linen()), "field")
     assert changed(*trained(jdl.lora(frozen, "head", train="place"))) == {"place/mean", "place/var"}
+
+
+@pytest.mark.parametrize("networks", [("model", "y_model"), ("generator", "discriminator")])
+def test_those_of_one_of_several_networks_by_its_name(networks):
+    """One is frozen, and the other one goes on: of two towers of each kind, and of a GAN."""
+    objective = jdl.objectives.adversarial(Small(5), Small(1), 4)
+    batch = {"x": BATCH["x"].reshape(6, -1)[:, :5]}
+    if "model" in networks:
+        objective = jdl.objectives.contrastive(MODELS["ours"], MODELS["nnx"])
+        batch = {"x": BATCH["x"], "y": BATCH["x"][::-1]}
+    for frozen, other in (networks, networks[::-1]):
+        paths = changed(*trained(jdl.freeze(objective, f"^{frozen}/"), batch=batch))
+        assert paths
+        assert all(path.startswith(f"{other}/") for path in paths)
 
 
 @pytest.mark.parametrize("model", [jdl.nnx(lambda rngs: Stubborn(rngs)), Deaf()])

@@ -173,6 +173,17 @@ def test_a_lottery_ticket_begins_with_the_weights_of_its_seed_where_training_lef
             np.testing.assert_array_equal(kernel, before)
 
 
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [({"targets": "Dense_0"}, [0.25, 1]), ({"per_array": True}, [0.25, 0.25])],
+)
+def test_a_lottery_ticket_of_some_arrays_or_of_each_alone(options, kept):
+    fresh = classify(MODEL)
+    ticket = lottery_ticket(fresh, fresh, 0.75, **options)
+    found = kernels(ticket.init(jax.random.key(1), BATCH)["params"])
+    assert [(kernel != 0).mean() for kernel in found] == kept
+
+
 def test_micro_batches_prune_the_same_weights():
     for parts in (1, 4):
         *_, (state, _) = steps_of(jdl.prune(plain(micro_batches=parts), CUBIC, every=2), 4)

@@ -1,7 +1,8 @@
 """Structured pruning: a smaller model with equal outputs, where what went was 0.
 
 Seen to fail: with the first units kept instead of the largest, with BatchNorm's statistics left
-whole, and with grouped queries, or a gate, that were not cut with their keys and values, or units.
+whole, and with grouped queries, or a gate, that were not cut with their keys and values, or units;
+with 8 units of weights for a model of 4.
 """
 
 import re
@@ -119,6 +120,7 @@ def test_the_smaller_model_learns_on():
         (MLP(3, (8,)), {"heads": 0.5}, "no attention heads"),
         (MLP(3, (8, 8)), {}, "not those of MLP"),
         (MLP(3, (7,)), {}, "has no 7 units of 1"),
+        (MLP(3, (4,)), {}, "has no 4 units of 1"),
         (LeNet5(3), {}, "takes MLP, CNN, ResNet, GPT, BERT, ViT, T5, and not LeNet5"),
         (GPT(20, SMALL), {}, "blocks are missing"),
     ],

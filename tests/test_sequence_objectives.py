@@ -338,5 +338,8 @@ def test_more_tokens_than_the_model_can_decode_are_refused():
         seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=17)
     with pytest.raises(jdl.Error, match="15 tokens at most, and max_new_tokens=16"):
         seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=16, start=(3, 7))
+    for tokens in (0, -1):  # None is the limit
+        with pytest.raises(jdl.Error, match=f"1 token or more, .* max_new_tokens={tokens}"):
+            seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=tokens)
     with pytest.raises(jdl.Error, match="begins with 1 to 16 tokens"):
         seq2seq(T5(SIZE, SMALL), 0, start=())

@@ -1,7 +1,7 @@
 """`jdl size`: numbers and operations by layer, counted by hand; bytes as they are really kept.
 
 Seen to fail: with the operations of a whole batch, with scopes that Flax names twice, with int8 of
-some matrices alone, and without the bits of the mask.
+some matrices alone, without the bits of the mask, and with adapters that are pruned.
 """
 
 from dataclasses import replace
@@ -16,6 +16,7 @@ from jdl.inspect.evaluate import evaluate
 from jdl.inspect.restore import TrainedRun
 from jdl.inspect.size import REST, _place, size
 from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
 from jdl.objectives import quantize_variables
 
 LAYERS = {"stack/block_0/attention/query", "stack/block_0/feed_forward/in", "tokens", "Conv_0"}
@@ -101,6 +102,20 @@ def test_the_table_and_the_figure(measured, tmp_path):
     ]
     measured.draw(tmp_path / "figures" / "size.png")
     assert (tmp_path / "figures" / "size.png").stat().st_size > 10_000
+
+
+def test_of_adapters_alone_no_matrix_is_rounded_or_pruned():
+    """All that is trained is LoRA's; the weights below are counted, and kept as they are."""
+    train, _ = jdl.data.digits()
+    objective = jdl.lora(jdl.objectives.classify(MLP(10, (8,))), "Dense", rank=2)
+    learner, data = jdl.descent(objective, optax.sgd(0.1)), train.shuffled(32, 0)
+    run = jdl.Run(jdl.Config(name="size"), learner, data)
+    found = size(TrainedRun(run, jax.jit(learner.init)(jax.random.key(0), data[0])))
+    assert [form.name for form in found.forms] == ["as it is", "bfloat16"]
+    base, adapters = (64 * 8 + 8) + (8 * 10 + 10), 2 * (64 + 8) + 2 * (8 + 10)
+    assert sum(layer.numbers for layer in found.layers) == base + adapters + 1  # and the scale
+    whole = 4 * (base + adapters + 1)
+    assert [form.nbytes for form in found.forms] == [whole, whole - 2 * adapters]
 
 
 def test_a_run_without_data_to_evaluate_on_is_refused(trained):

@@ -5,6 +5,8 @@ models and counts that differ let through, statistics not divided by what moment
 average of another count or of other steps.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,10 @@ import optax
 import pytest
 
 import jdl
+from jdl.learners import trace_once
 from jdl.models.cnn import CNN
 from jdl.objectives import classify, quantize_variables
+from jdl.train.check import check_run
 from jdl.weights import (
     add_task_vectors,
     greedy_soup,
@@ -166,6 +170,10 @@ def test_swa_is_the_equal_average_of_late_steps():
                 found,
                 *taken,
             )
+    run = jdl.Run(jdl.Config("late", steps=1), learner, DATA.shuffled(8, 0))
+    with pytest.raises(jdl.Error, match=r"swa\(start=2\) begins after the last step, 1"):
+        check_run(replace(run, learner=trace_once(run.learner)))
+    check_run(replace(run, config=jdl.Config("late", steps=2)))
     for start, every in ((0, 1), (1, 0)):
         with pytest.raises(jdl.Error, match="step 1 or later"):
             jdl.swa(plain, start, every)

@@ -94,8 +94,10 @@ class Dataset:
         """The same rows with more columns, an entry for each row, in the dataset's order.
 
         A teacher's logits, say, or a model's predictions. Raises `Error` where a name is taken, the
-        number of entries is another, or the dataset has a row more than once.
+        number of entries is another, or the dataset has no rows, or one more than once.
         """
+        if not len(self):
+            raise Error("The dataset has no rows, and no batch could have more columns of them.")
         added = ArraySource({name: check_column(name, x) for name, x in columns.items()})
         taken = sorted(set(columns) & {*self.take(np.zeros(1, np.int32)), "mask"})
         if taken:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,7 @@ class FrozenLayers:
 # JAX's caches include this context in their keys: a function that was traced outside of the context
 # is traced again within it.
 _frozen = jax.make_user_context(())
+_network = jax.make_user_context("")  # what paths begin with: "generator/", say
 
 
 @contextmanager
@@ -44,15 +45,22 @@ def called_as_in_evaluation(layers: FrozenLayers) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def called_as_network(name: str) -> Iterator[None]:
+    """A context in which the layers' paths are those of one of several networks, by its name."""
+    with _network(f"{_network.value}{name}/") if _frozen.value else nullcontext():
+        yield
+
+
 def is_frozen(path: str) -> bool:
     """Whether the layer at this path is to be called as in evaluation."""
-    return any(path in layers.paths for layers in _frozen.value)
+    return any(_network.value + path in layers.paths for layers in _frozen.value)
 
 
 def found_frozen(path: str) -> None:
     """Says that the layer at this path was called as in evaluation."""
     for layers in _frozen.value:
-        layers.found.add(path)
+        layers.found.add(_network.value + path)
 
 
 def _call_linen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:

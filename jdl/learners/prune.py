@@ -88,20 +88,27 @@ def prune_variables(
 
 
 def lottery_ticket(
-    objective: Objective, trained: Objective, sparsity: float, at_random: bool = False
+    objective: Objective,
+    trained: Objective,
+    sparsity: float,
+    at_random: bool = False,
+    targets: str = "",
+    per_array: bool = False,
 ) -> Objective:
     """A lottery ticket (Frankle and Carbin, 2019): a pruned model that begins anew (rewinding).
 
     It has the initial weights of `objective`, which the seed decides, but 0 where magnitude pruning
     to this sparsity makes the weights of `trained` 0: those of a `jdl.pretrained` model, which
-    began with the same seed. `jdl.prune` to the same sparsity keeps them 0. With `at_random` as
-    many weights of each array are 0 at other places, for comparison.
+    began with the same seed. With another seed the places are the same and the initial weights
+    others: no ticket, but a control of the paper (random reinitialization). `targets` and
+    `per_array` are those of `jdl.prune`, which to the same sparsity keeps the weights 0. With
+    `at_random` as many weights of each array are 0 at other places, for comparison.
     """
 
     def init(key: Key, batch: Batch) -> Variables:
         variables = objective.init(key, batch)
         found = trained.init(stream(key, "trained"), batch)
-        left = chosen(prune_variables(found, sparsity)["params"], "")
+        left = chosen(prune_variables(found, sparsity, targets, per_array)["params"], targets)
         masks = {path: x != 0 for path, x in left.items()}
         if at_random:
             masks = {p: _permuted(mask, stream(key, f"ticket {p}")) for p, mask in masks.items()}

@@ -1,5 +1,6 @@
 """ViT: the vision transformer, for an image as a sequence of patches."""
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -66,6 +67,19 @@ class ViT(nn.Module):
         return (out + other) / 2
 
 
+def _check_patches(known: int, shape: tuple[int, ...], patch_size: int) -> None:
+    """Raises `Error` where images have another number of patches than there are positions."""
+    _, height, width, _ = shape
+    if height * width != known:
+        side = math.isqrt(known)
+        square = f", as images of {side * patch_size} x {side * patch_size} pixels have them"
+        raise Error(
+            f"This model has positions for {known} patches of {patch_size} x {patch_size} pixels"
+            f"{square if side**2 == known else ''}, and images of {height * patch_size} x "
+            f"{width * patch_size} have {height * width}: resize the images."
+        )
+
+
 def embed_patches(
     module: nn.Module,
     x: jax.Array,
@@ -81,6 +95,9 @@ def embed_patches(
     """
     init, rows = nn.initializers.normal(0.02), x.shape[0]
     patches = pixel_unshuffle(x, patch_size)
+    if module.has_variable("params", "positions"):
+        known = module.get_variable("params", "positions").shape[1] - len(tokens)
+        _check_patches(known, patches.shape, patch_size)
     x = Dense(width, use_bias, name="patches")(patches.reshape(rows, -1, patches.shape[-1]))
     vectors = (module.param(name, init, (1, 1, width)) for name in tokens)
     before = [jnp.broadcast_to(v, (rows, 1, width)).astype(x.dtype) for v in vectors]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from jdl.keys import stream
 from jdl.layers import sample_rows
+from jdl.layers.frozen_batch_norm import called_as_network
 from jdl.objectives import model_call
 from jdl.objectives.networks import join_networks, of_network
 from jdl.types import (
@@ -119,9 +120,10 @@ class Adversarial(Objective):
         discriminator = of_network(variables, DISCRIMINATOR)
 
         z = self.sample_latent(stream(key, "latent"), batch)
-        fake_x, generator_state = model_call.apply(
-            self.generator, generator, (z,), batch, stream(key, "generator"), train
-        )
+        with called_as_network(GENERATOR):
+            fake_x, generator_state = model_call.apply(
+                self.generator, generator, (z,), batch, stream(key, "generator"), train
+            )
         constant_x = jax.lax.stop_gradient(fake_x)
         real, state = self._logits(discriminator, x, batch, stream(key, "real"), train)
         updated = {**discriminator, **state}
@@ -152,9 +154,10 @@ class Adversarial(Objective):
         self, variables: Variables, x: Array, batch: Batch, key: Key, train: bool
     ) -> tuple[Array, Variables]:
         """The discriminator's logits (B,) of rows x (B, ...), and its new model state."""
-        logits, model_state = model_call.apply(
-            self.discriminator, variables, (x,), batch, key, train
-        )
+        with called_as_network(DISCRIMINATOR):
+            logits, model_state = model_call.apply(
+                self.discriminator, variables, (x,), batch, key, train
+            )
         return logits[:, 0], model_state
 
     def _gradient_penalty(

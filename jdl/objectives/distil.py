@@ -69,7 +69,8 @@ def distil(
     What else changes an objective comes afterwards: `freeze(distil(...), pattern)`.
 
     A `teacher` that is a string names a column of its logits, computed once by `teacher_logits`:
-    a step then evaluates no teacher. That is for data without augmentation.
+    a step then evaluates no teacher. That is for data without augmentation: rows that mixup or
+    cropping changes would have the logits of others. Of `next_token` the teacher must be causal.
 
     `features={"Block_1": "Block_3"}` are FitNets' hints (Romero et al., 2015), for Linen models:
     the outputs of the student's layers, and of the teacher's that they learn. They have the same
@@ -177,11 +178,18 @@ class _Distillation:
         with record_features() as of_student:
             outputs = self.objective.outputs(_of_student(variables), batch, key, train)
         if isinstance(self.teacher, str):
-            return outputs, model_call.column(batch, self.teacher), {}, {}
+            return outputs, self._stored(batch), {}, {}
         with record_features() as of_teacher:
             seen = self.objective.seen(batch)
             given = model_call.evaluate(self.teacher, variables[TEACHER], seen)
         return outputs, given, of_student, of_teacher
+
+    def _stored(self, batch: Batch) -> Array:
+        """The teacher's logits in the batch; of tokens without those after the last one."""
+        logits = model_call.column(batch, self.teacher)
+        if isinstance(self.objective, NextToken):
+            return logits[:, : self.objective.seen(batch)["x"].shape[1]]
+        return logits
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the data do not fit the student, or the teacher has other outputs."""
@@ -190,7 +198,7 @@ class _Distillation:
         model = self.objective.model
         student = model_call.output_shape(model, seen)
         if isinstance(self.teacher, str):
-            teacher, name = model_call.column(spec, self.teacher).shape, f"column {self.teacher}"
+            teacher, name = jax.eval_shape(self._stored, spec).shape, f"column {self.teacher}"
         else:
             teacher, name = model_call.output_shape(self.teacher, seen), name_of(self.teacher)
         if student != teacher:

@@ -41,9 +41,8 @@ def frozen_batch_norm(objective: Objective, frozen: Callable[[str], bool]) -> Ob
         if left := sorted(layers.paths - layers.found):
             raise Error(
                 f"The running statistics of {', '.join(left)} cannot be kept in training: these "
-                f"layers take none of {', '.join((*IN_TRAINING, *IN_EVALUATION))}, are of one "
-                "of several networks, or lie in nnx.remat, nnx.jit or nnx.scan. Let them be "
-                "updated by hold_statistics=False."
+                f"layers take none of {', '.join((*IN_TRAINING, *IN_EVALUATION))}, or lie in "
+                "nnx.remat, nnx.jit or nnx.scan. Let them be updated by hold_statistics=False."
             )
         return output
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.extend.core import get_opaque_trace_state
 
 from jdl.keys import stream
 from jdl.types import Array, Error, Key
@@ -20,13 +21,18 @@ PROJECTIONS = "feature_projections"
 
 @contextmanager
 def record_features() -> Iterator[dict[str, Any]]:
-    """The outputs of all layers of the Linen models that are called within the block, by path."""
+    """The outputs of all layers of the Linen models that are called within the block, by path.
+
+    Those of layers within nn.remat are None: no array comes out of there but by what it returns.
+    """
     outputs: dict[str, Any] = {}
+    trace = get_opaque_trace_state(convention="flax")
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         out = call(*args, **kwargs)
         if context.method_name == "__call__":
-            outputs["/".join(context.module.path)] = out
+            inside = get_opaque_trace_state(convention="flax") != trace
+            outputs["/".join(context.module.path)] = None if inside else out
         return out
 
     with nn.intercept_methods(record):
@@ -73,6 +79,11 @@ def _layer(features: Features, path: str, whose: str) -> Any:
     """The features of a layer; raises `Error` where there are none."""
     if path in features and getattr(features[path], "ndim", 0) > 1:
         return features[path]
+    if path in features and features[path] is None:
+        raise Error(
+            f"The {whose}'s layer {path} is within nn.remat, out of which no features come: build "
+            f"the {whose} with remat=False, or name a layer outside."
+        )
     if not features:
         raise Error(f"features of distil are those of Linen models, and the {whose} is none.")
     names = ", ".join(sorted(n for n, x in features.items() if n and getattr(x, "ndim", 0) > 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jdl.objectives.adapters import Paths, matrices, merged, train_adapters
-from jdl.types import Key, Objective, Variables
+from jdl.types import Error, Key, Objective, Variables
 
 IA3 = "ia3"
 OUTPUTS, INPUTS = "ia3_outputs", "ia3_inputs"
@@ -13,7 +13,7 @@ OUTPUTS, INPUTS = "ia3_outputs", "ia3_inputs"
 
 def ia3(
     objective: Objective,
-    outputs: str,
+    outputs: str | None,
     inputs: str | None = None,
     train: str | None = None,
     hold_statistics: bool = True,
@@ -21,19 +21,20 @@ def ia3(
     """IA3 (Liu et al., 2022), for fine-tuning with very few parameters: factors of activations.
 
     Each output of a weight matrix whose path matches `outputs` is multiplied by a trained number,
-    and each input of one that matches `inputs`; all begin with 1. The paper has keys and values,
-    `outputs="key|value"`, and what is within the feed-forward layers,
+    and each input of one that matches `inputs`; all begin with 1. None is no matrix. The paper has
+    keys and values, `outputs="key|value"`, and what is within the feed-forward layers,
     `inputs="feed_forward/out"`. The factors are parts of the weights: columns W * l with the bias
     beside it, and rows. `train`, `hold_statistics` and what is trained are as in `jdl.lora`. The
     untrained weights are in the collection "ia3", and `merge_ia3(variables)` gives the
     variables of the plain model. Raises `Error` where a pattern matches nothing.
     """
+    if outputs is None and inputs is None:
+        raise Error("ia3 multiplies the outputs or the inputs of matrices: give one pattern.")
 
     def make(key: Key, base: Paths) -> Paths:
-        found = {
-            f"{path}/{OUTPUTS}": jnp.ones(base[path].shape[-1:], base[path].dtype)
-            for path in matrices(base, outputs, "ia3(outputs)")
-        }
+        found: Paths = {}
+        for path in () if outputs is None else matrices(base, outputs, "ia3(outputs)"):
+            found[f"{path}/{OUTPUTS}"] = jnp.ones(base[path].shape[-1:], base[path].dtype)
         for path in () if inputs is None else matrices(base, inputs, "ia3(inputs)"):
             found[f"{path}/{INPUTS}"] = jnp.ones(base[path].shape[-2:-1], base[path].dtype)
         return found

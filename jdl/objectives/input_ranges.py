@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.extend.core import get_opaque_trace_state
 
 from jdl.objectives.override import OF_VARIABLES, override
 from jdl.types import BATCH_STATS, Array, Batch, Error, Key, LossOutput, Objective, Variables
@@ -153,10 +155,16 @@ class _Seen:
     percentile: float
     mask: Array | None
     ranges: dict[str, Array] = field(default_factory=dict)  # by path in the batch statistics
+    trace: Any = field(default_factory=partial(get_opaque_trace_state, convention="flax"))
 
     def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         module = context.module
         if context.method_name == "__call__" and module.has_variable(BATCH_STATS, RANGE):
+            if get_opaque_trace_state(convention="flax") != self.trace:
+                raise Error(
+                    f"The layer {'/'.join(module.path)} is within nn.remat, out of which no range "
+                    "comes: build the model with remat=False, of the same variables and outputs."
+                )
             path = "/".join((*module.path, RANGE))
             seen = largest(args[0], self.mask, self.percentile)
             self.ranges[path] = jnp.maximum(seen, self.ranges.get(path, 0.0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jdl.layers.frozen_batch_norm import called_as_network
 from jdl.objectives import model_call
 from jdl.types import Batch, Key, Variables
 
@@ -34,6 +35,7 @@ def apply_network(
 ) -> tuple[Any, Variables]:
     """The output of a network, a `model`, and the variables of all networks afterwards."""
     own = of_network(variables, network)
-    out, state = model_call.apply(model, own, inputs, batch, key, train)
+    with called_as_network(network):
+        out, state = model_call.apply(model, own, inputs, batch, key, train)
     changed = {name: {**variables[name], network: v} for name, v in state.items()}
     return out, {**variables, **changed}

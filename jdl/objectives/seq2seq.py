@@ -51,12 +51,14 @@ def seq2seq(
     limit = model.max_length - len(first) + 1
     if not first or limit < 1:
         raise Error(f"The decoder begins with 1 to {model.max_length} tokens, not start={start}.")
-    if max_new_tokens and max_new_tokens > limit:
+    tokens = limit if max_new_tokens is None else max_new_tokens
+    if not 1 <= tokens <= limit:
         raise Error(
-            f"The model decodes {limit} tokens at most, and max_new_tokens={max_new_tokens} is "
-            "more: reduce it, or raise the model's max_length."
+            f"The model decodes 1 token or more, and {limit} tokens at most, and "
+            f"max_new_tokens={tokens} is not of these: None is the most; for more raise the "
+            "model's max_length."
         )
-    return Seq2Seq(model, eos_id, smoothing, max_new_tokens or limit, first)
+    return Seq2Seq(model, eos_id, smoothing, tokens, first)
 
 
 @dataclass(frozen=True, eq=False)

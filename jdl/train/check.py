@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
+from jdl.learners.swa import SWA
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Error, Key, Run
@@ -26,6 +27,7 @@ def check_run(run: Run) -> None:
             "test set would bias the test result. Split one off: "
             "train, valid = train.split(0.9, 0.1)."
         )
+    _check_average_begins(run)
     for hook in run.hooks:
         if not _is_hook(hook):
             raise Error(
@@ -43,6 +45,18 @@ def check_run(run: Run) -> None:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
         )
+
+
+def _check_average_begins(run: Run) -> None:
+    """Raises `Error` where weights are averaged from a step on that the run has not."""
+    learner: Any = run.learner
+    while learner is not None:
+        if isinstance(learner, SWA) and learner.start > run.config.steps:
+            raise Error(
+                f"swa(start={learner.start}) begins after the last step, {run.config.steps}, and "
+                "would average nothing: let it start earlier, or train for more steps."
+            )
+        learner = getattr(learner, "learner", None)
 
 
 def _is_hook(hook: Any) -> bool:

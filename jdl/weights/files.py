@@ -34,7 +34,7 @@ def read_weights(path: Path) -> tuple[Arrays, str]:
         if both := arrays.keys() & part.keys():
             raise Error(f"Two files of {path} have the weight {min(both)}: keep one of them.")
         arrays |= part
-    return arrays, _sha256(paths)
+    return arrays, sha256_of(paths)
 
 
 def weight_files(path: Path) -> list[Path]:
@@ -142,7 +142,8 @@ def _numpy(tensor: Any) -> np.ndarray:
     return tensor.numpy()
 
 
-def _sha256(paths: Sequence[Path]) -> str:
+def sha256_of(paths: Sequence[Path]) -> str:
+    """The SHA-256 of one file, or of the lines that `sha256sum` prints of several."""
     sums = []
     for path in paths:
         with path.open("rb") as file:

@@ -50,10 +50,16 @@ def folder_of(source: str | Path, patterns: Sequence[str] = WEIGHTS) -> Path:
 
 
 def _of_files(source: str | Path) -> tuple[Arrays, str, str]:
-    path, name = folder_of(source), str(source)
+    path = folder_of(source)
+    return *read_weights(path), name_of_source(source, path)
+
+
+def name_of_source(source: str | Path, path: Path) -> str:
+    """The name of a source for the record; one of the hub has the commit that its files are of."""
+    name = str(source)
     if name.startswith(PREFIX):  # the folder of a snapshot has the name of its commit
         name = f"{name.partition('@')[0]}@{path.name}"
-    return *read_weights(path), name
+    return name
 
 
 def save(variables: Variables, path: Path | str) -> None:

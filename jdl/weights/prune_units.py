@@ -61,7 +61,8 @@ class Units:
     """The units of a layer: how many there are and stay, and the axes of arrays that they are on.
 
     `axes` has the axis by path; along it, `width` numbers beside each other are of one unit.
-    `factors` are the arrays whose norms, multiplied, are a unit's importance.
+    `factors` are the arrays whose norms, multiplied, are a unit's importance. The axis of
+    `flattened`, a path, has them once for each place of the feature map that it reads.
     """
 
     count: int
@@ -69,6 +70,7 @@ class Units:
     axes: Mapping[str, int]
     factors: tuple[tuple[str, ...], ...]
     widths: Mapping[str, int]  # by path; 1 by default
+    flattened: str | None = None
 
     def removed_from(self, arrays: Arrays) -> dict[str, np.ndarray]:
         """The arrays without the units that count least; of equal ones the last go."""
@@ -94,7 +96,8 @@ class Units:
     def _by_unit(self, path: str, arrays: Arrays) -> np.ndarray:
         """The array, whose axis of units is three: what is before, units, numbers of a unit."""
         array, axis, width = arrays[path], self.axes[path], self.widths.get(path, 1)
-        if array.shape[axis] % (self.count * width):
+        size, wanted = array.shape[axis], self.count * width
+        if size % wanted if path == self.flattened else size != wanted:
             raise Error(
                 f"{path} {array.shape} has no {self.count} units of {width} along axis {axis}: "
                 "these weights are of another model."
@@ -142,7 +145,8 @@ def _layer(
         into = (f"params/{norm}/scale", f"params/{norm}/bias")
         statistics = (f"batch_stats/{norm}/mean", f"batch_stats/{norm}/var")
         axes |= dict.fromkeys((*into, *statistics), 0)
-    return Units(count, stay, axes, (into, (last,)), {})
+    flattened = last if arrays[kernel].ndim > arrays[last].ndim else None
+    return Units(count, stay, axes, (into, (last,)), {}, flattened)
 
 
 def _dense(arrays: Arrays, place: str, hidden: Any, stay: Any) -> Iterator[Units]:

@@ -71,7 +71,7 @@ def _image(ours: str, patch_size: int) -> tuple[Rule, ...]:
     return (
         Rule(f"{theirs}.embeddings.class_embedding", f"{ours}/class_token", TOKEN),
         Rule(f"{theirs}.embeddings.position_embedding.weight", f"{ours}/positions", POSITIONS),
-        *patches(f"{theirs}.embeddings.patch_embedding", patch_size, f"{ours}/patches"),
+        patches(f"{theirs}.embeddings.patch_embedding", patch_size, f"{ours}/patches")[0],
         *norm(f"{theirs}.pre_layrnorm", f"{ours}/embedding_norm"),  # so it is spelled there
         *_layers(theirs, ours),
         *norm(f"{theirs}.post_layernorm", f"{ours}/stack/norm"),
