@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -23,8 +22,9 @@ from jdl.export.predictions import predict_example
 from jdl.export.program import by_name
 from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
-from jdl.store.catalog import entry
+from jdl.store.catalog import check_finished
 from jdl.store.folder import write_json
+from jdl.store.manifest import hash_file
 from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
@@ -56,7 +56,7 @@ def export(
     """
     folder, to = Path(folder), Path(to)
     _check_place(to)
-    _check_finished(folder, anyway)
+    check_finished(folder, anyway, "export")
     trained = restore(folder, run, best)
     examples = make_examples(trained)
     temporary = to.with_name(f".{to.name}.{os.getpid()}")
@@ -96,15 +96,6 @@ def _check_place(to: Path) -> None:
         raise Error(f"{to} exists already: choose another folder, or delete it.")
 
 
-def _check_finished(folder: Path, anyway: bool) -> None:
-    found = entry(folder)
-    if found.status != "finished" and not anyway:
-        raise Error(
-            f"{folder} is not finished, but {found.status} at step {found.step:,} of "
-            f"{found.record['config']['steps']:,}: train it to its end, or export it --anyway."
-        )
-
-
 def _write(temporary: Path, folder: Path, trained: TrainedRun, examples: Sequence[Example]) -> None:
     """Writes all files; the manifest, with the hashes of the others, is the last."""
     programs = [example.program for example in examples]
@@ -134,7 +125,9 @@ def _write(temporary: Path, folder: Path, trained: TrainedRun, examples: Sequenc
     manifest["check"]["differences"] = differences
     (temporary / CARD).write_text(model_card(manifest), "utf-8")
     files = sorted(path for path in temporary.iterdir())
-    write_json(temporary / NAME, manifest | {"files": {path.name: _sha256(path) for path in files}})
+    write_json(
+        temporary / NAME, manifest | {"files": {path.name: hash_file(path) for path in files}}
+    )
 
 
 def _arrays(examples: Sequence[Example]) -> Arrays:
@@ -176,7 +169,7 @@ def _damage(folder: Path, name: str, sha256: str) -> str | None:
     path = folder / name
     if Path(name).name != name or not path.is_file():
         return f"{name} is missing"
-    return None if _sha256(path) == sha256 else f"{name} has changed since it was exported"
+    return None if hash_file(path) == sha256 else f"{name} has changed since it was exported"
 
 
 def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
@@ -196,8 +189,3 @@ def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
         used = {path: weights[path] for path in about["weights"]}
         found[name] = difference(outputs, jax.jit(exported.call)(used, inputs))
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
