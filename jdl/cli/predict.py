@@ -1,18 +1,33 @@
 """`jdl predict`: the model's predictions for new inputs."""
 
+from __future__ import annotations
+
 import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from jdl.cli.arguments import Best, Root, RunName
+from jdl.cli.arguments import Best, Root
 from jdl.errors import Error
+
+if TYPE_CHECKING:
+    from jdl.inspect.restore import TrainedRun
 
 
 def predict(
-    run: RunName,
+    run: Annotated[
+        str,
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="RUN",
+            help="A run's folder, or its name, digest, name/digest or name/digest/seedK; or a "
+            "folder that `jdl export` wrote.",
+        ),
+    ],
     inputs: Annotated[
         tuple[Path, ...],
         tyro.conf.Positional,
@@ -20,16 +35,17 @@ def predict(
             metavar="INPUT",
             help="Image or sound files, npz files with an array x of one row per input, text "
             "files with one input per line, CSV, JSON lines or Parquet files, or what else the "
-            "run's own data are read from.",
+            "run's own data are read from; or folders of these.",
         ),
     ],
     out: Annotated[
         Path,
         tyro.conf.arg(
-            help="The folder to write pictures to: of masks (semantic segmentation) NAME.mask.png "
-            "and NAME.overlay.png, of detected objects NAME.boxes.png, of keypoints "
-            "NAME.keypoints.png, of forecasts NAME.forecast.png; or sounds, of what is said in "
-            "line 3 of a text NAME-3.wav."
+            help="A file that ends in .parquet, .csv or .jsonl: it gets the answers to inputs of "
+            "any size, and the same command goes on after a kill. Or the folder to write pictures "
+            "to: of masks (semantic segmentation) NAME.mask.png and NAME.overlay.png, of detected "
+            "objects NAME.boxes.png, of keypoints NAME.keypoints.png, of forecasts "
+            "NAME.forecast.png; or sounds, of what is said in line 3 of a text NAME-3.wav."
         ),
     ] = Path(),
     root: Root = Path("runs"),
@@ -42,6 +58,13 @@ def predict(
             "terminal, too."
         ),
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="With a file as --out: leave rows out that cannot be read, or whose answer is not "
+            "finite, and list them in a file beside it."
+        ),
+    ] = False,
 ) -> None:
     """Predict labels, values, texts, sounds, tags, answers, items, masks, boxes or keypoints."""
     if not inputs:
@@ -50,15 +73,81 @@ def predict(
             "a table, or questions as JSON of the form of SQuAD."
         )
     from jdl.cli.startup import set_up_jax
-    from jdl.inspect.detections import draw_detected
-    from jdl.inspect.keypoints import draw_keypoint_rows
-    from jdl.inspect.predict import predict as predict_inputs
+    from jdl.inspect.batch import ENDINGS, check_output
+    from jdl.inspect.pieces import all_files
+
+    many = out.suffix in ENDINGS
+    if many:
+        check_output(out)
+    set_up_jax()
+    model, trained, answer = _model(run, root, best)
+    if many:
+        _predict_many(answer, inputs, out, model, skip_bad)
+        return
+    files = list(all_files(inputs))
+    if trained is None:
+        print(_text(answer(files), format), end="")
+    else:
+        _predict_few(trained, files, out, format)
+
+
+def _model(
+    name: str, root: Path, best: bool
+) -> tuple[str, TrainedRun | None, Callable[[Sequence[Path]], list[dict[str, Any]]]]:
+    """What names the model, the run if it is one, and the function that predicts for files."""
+    from jdl.export.model import is_exported, load_exported
+    from jdl.inspect.predict import predict
     from jdl.inspect.restore import restore
     from jdl.store.catalog import find
+    from jdl.store.checkpoints import state_digest
 
-    set_up_jax()
-    trained = restore(find(run, root), best=best)
-    rows = predict_inputs(trained, inputs, out=out)
+    if is_exported(Path(name)):
+        exported = load_exported(Path(name))
+        digest = exported.manifest["digests"]["state"]
+        return f"state {digest[:12]}, exported", None, exported.predict
+    trained = restore(find(name, root), best=best)
+    return f"state {state_digest(trained.state)[:12]}", trained, lambda f: predict(trained, f)
+
+
+def _predict_many(
+    answer: Callable[[Sequence[Path]], list[dict[str, Any]]],
+    inputs: Sequence[Path],
+    out: Path,
+    model: str,
+    skip_bad: bool,
+) -> None:
+    """Writes the answers to inputs of any size to a file, and shows how fast."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    from jdl.inspect.batch import predict_files
+
+    began = time.perf_counter()
+    columns = BarColumn(), TextColumn("{task.completed:,} rows  {task.description}")
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compiling ...", total=None)
+
+        def show(rows: int) -> None:
+            speed = f"{rows / (time.perf_counter() - began):,.0f} rows/s"
+            bar.update(task, completed=rows, description=speed)
+
+        found = predict_files(answer, inputs, out, model, skip_bad, show)
+    print(f"{out}: {found.rows:,} rows")
+    if found.bad:
+        for text in found.first_bad:
+            print(text, file=sys.stderr)
+        print(f"{found.bad:,} rows were left out: {out}.bad.txt lists them", file=sys.stderr)
+
+
+def _predict_few(
+    trained: TrainedRun, inputs: Sequence[Path], out: Path, format: str | None
+) -> None:
+    """Prints the predictions for inputs that fit into memory, and draws those that are pictures."""
+    from jdl.inspect.detections import draw_detected
+    from jdl.inspect.keypoints import draw_keypoint_rows
+    from jdl.inspect.predict import predict
+
+    rows = predict(trained, inputs, out=out)
     drawn = draw_detected(rows, inputs, out, trained.run.labels) if "x0" in rows[0] else []
     drawn += draw_keypoint_rows(rows, inputs, out) if "keypoint" in rows[0] else []
     print(_text(rows, format), end="")

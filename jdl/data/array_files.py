@@ -69,6 +69,17 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         raise Error(f"{path} cannot be read as an npz file: {error}.") from error
 
 
+def read_npy(path: Path) -> np.ndarray:
+    """The rows of a .npy file; `Error` where it cannot be read, or is one number."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except NPZ_ERRORS as error:
+        raise Error(f"{path} cannot be read as an npy file: {error}.") from error
+    if not isinstance(found, np.ndarray) or not found.ndim:
+        raise Error(f"{path} is no array of rows.")
+    return found
+
+
 def _npz_names(path: Path) -> list[str]:
     try:
         with zipfile.ZipFile(path) as archive:
