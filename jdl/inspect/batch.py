@@ -88,7 +88,7 @@ def predict_files(
     in memory at a time. Raises `Error` where `out` exists.
     """
     check_output(out)
-    parts = _Parts(out.with_name(f"{out.name}.parts"), out.suffix)
+    parts = _Parts(_parts_folder(out), out.suffix)
     try:
         scratch = parts.folder / "scratch"
         scratch.mkdir(parents=True, exist_ok=True)
@@ -117,13 +117,21 @@ def predict_files(
 
 
 def check_output(out: Path) -> None:
-    """Raises `Error` where answers cannot be written to this file."""
+    """Raises `Error` where answers cannot be written to this file.
+
+    Parts that a kill left behind complete answers are deleted.
+    """
     if out.suffix not in ENDINGS:
         raise Error(f"{out} must end in {', '.join(ENDINGS)}.")
     if out.exists():
+        shutil.rmtree(_parts_folder(out), ignore_errors=True)
         raise Error(f"{out} exists already: choose another file, or delete it.")
     if out.suffix == ".parquet":
         import_pyarrow()
+
+
+def _parts_folder(out: Path) -> Path:
+    return out.with_name(f"{out.name}.parts")
 
 
 def _check_plan(folder: Path, inputs: Sequence[Path], model: str, skip_bad: bool) -> None:
@@ -163,7 +171,7 @@ def _answered(
     except Error as error:
         if size == 1 or (piece.origin is None and len(piece.files) == 1):
             text = piece.renamed(str(error))
-            text = text if piece.first_name in text else f"{piece.first_name}: {text}"
+            text = text if piece.names_row(text) else f"{piece.first_name}: {text}"
             if not skip_bad:
                 raise Error(
                     f"{text} With --skip-bad such rows are left out, and listed."

@@ -38,6 +38,14 @@ class Piece:
         """The name of its first row in the inputs."""
         return self.first if self.parent is None else self.parent.renamed(self.first)
 
+    def names_row(self, text: str) -> bool:
+        """Whether a text names a row of the inputs, or the file where it has one."""
+        if self.parent is not None and self.parent.origin is not None:
+            return self.parent.names_row(text)
+        if self.origin is None:
+            return str(self.files[0]) in text
+        return re.search(rf"{re.escape(str(self.origin))}(:|\[)\d", text) is not None
+
     def renamed(self, text: str) -> str:
         """A text in which rows are called by their place in the inputs, and not in this piece."""
 
