@@ -222,6 +222,20 @@ def test_bad_rows_are_named_or_left_out_and_listed(tmp_path):
     assert lines == [n for n in range(COUNT) if n not in (3, 7)]
 
 
+def test_files_whose_rows_belong_together_are_read_whole(tmp_path):
+    path, expected = write(tmp_path, ".csv")
+    sizes = []
+
+    def counted(files):
+        sizes.append(len(answer(files)))
+        return answer(files)
+
+    predict_files(counted, [path], tmp_path / "out.jsonl", "model", rows=4, whole=True)
+    assert sizes == [COUNT]
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert {line["input"]: line["x"] for line in lines} == expected
+
+
 def test_damaged_files_and_endless_quotes_are_errors(tmp_path):
     for name, content, said in (
         ("a.npy", b"no", "cannot be read"),

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from jdl.cli.arguments import Best, Root
 from jdl.errors import Error
 
 if TYPE_CHECKING:
+    from jdl.inspect.batch import Answers
     from jdl.inspect.restore import TrainedRun
 
 
@@ -73,8 +75,9 @@ def predict(
             "a table, or questions as JSON of the form of SQuAD."
         )
     from jdl.cli.startup import set_up_jax
-    from jdl.inspect.batch import ENDINGS, check_output
+    from jdl.inspect.batch import ENDINGS, check_output, predict_files
     from jdl.inspect.pieces import all_files
+    from jdl.inspect.predict import joins_rows
 
     many = out.suffix in ENDINGS
     if many:
@@ -82,7 +85,10 @@ def predict(
     set_up_jax()
     model, trained, answer = _model(run, root, best)
     if many:
-        _predict_many(answer, inputs, out, model, skip_bad)
+        whole = trained is not None and joins_rows(trained)
+        _predict_many(
+            out, partial(predict_files, answer, inputs, out, model, skip_bad, whole=whole)
+        )
         return
     files = list(all_files(inputs))
     if trained is None:
@@ -109,18 +115,10 @@ def _model(
     return f"state {state_digest(trained.state)[:12]}", trained, lambda f: predict(trained, f)
 
 
-def _predict_many(
-    answer: Callable[[Sequence[Path]], list[dict[str, Any]]],
-    inputs: Sequence[Path],
-    out: Path,
-    model: str,
-    skip_bad: bool,
-) -> None:
+def _predict_many(out: Path, predict: Callable[..., Answers]) -> None:
     """Writes the answers to inputs of any size to a file, and shows how fast."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
-
-    from jdl.inspect.batch import predict_files
 
     began = time.perf_counter()
     columns = BarColumn(), TextColumn("{task.completed:,} rows  {task.description}")
@@ -131,7 +129,7 @@ def _predict_many(
             speed = f"{rows / (time.perf_counter() - began):,.0f} rows/s"
             bar.update(task, completed=rows, description=speed)
 
-        found = predict_files(answer, inputs, out, model, skip_bad, show)
+        found = predict(progress=show)
     print(f"{out}: {found.rows:,} rows")
     if found.bad:
         for text in found.first_bad:

@@ -78,6 +78,7 @@ def predict_files(
     skip_bad: bool = False,
     progress: Callable[[int], None] = lambda rows: None,
     rows: int = ROWS,
+    whole: bool = False,
 ) -> Answers:
     """Writes the predictions for the rows of files of any size to `out`: .parquet, .csv or .jsonl.
 
@@ -85,7 +86,8 @@ def predict_files(
     digest, are the same. A row that cannot be read, or whose answer is not finite, is an `Error`
     that names it; with `skip_bad` such rows are left out, and listed in a file beside `out`.
     `progress` is called with the number of rows that are answered; `rows` of a file, at most, are
-    in memory at a time. Raises `Error` where `out` exists.
+    in memory at a time, unless files are read `whole`, as rows belong together. Raises `Error`
+    where `out` exists.
     """
     check_output(out)
     parts = _Parts(_parts_folder(out), out.suffix)
@@ -96,7 +98,7 @@ def predict_files(
             _check_plan(parts.folder, inputs, f"{model}, {rows} rows a part", skip_bad)
             found, bad = Answers(), parts.folder / "bad.txt"
             bad.unlink(missing_ok=True)
-            for n, piece in enumerate(pieces(inputs, scratch, rows)):
+            for n, piece in enumerate(pieces(inputs, scratch, rows, 1 if whole else FILES, whole)):
                 if not parts.mark(n).exists():
                     _write_part(parts, n, *_answered(answer, piece, scratch, skip_bad))
                 part = read_json(parts.mark(n))

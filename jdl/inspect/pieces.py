@@ -72,17 +72,21 @@ def all_files(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def pieces(
-    paths: Sequence[Path], folder: Path, rows: int = ROWS, files: int = FILES
+    paths: Sequence[Path],
+    folder: Path,
+    rows: int = ROWS,
+    files: int = FILES,
+    whole: bool = False,
 ) -> Iterator[Piece]:
     """Cuts inputs into pieces of at most so many rows, or files: the same ones each time.
 
     CSV and TSV, JSON lines, texts, Parquet, .npy and .npz files are cut, into a file of the same
-    kind in `folder`, which the next piece replaces; others are read whole. Memory does not depend
-    on their sizes. Raises `Error` where a file cannot be cut.
+    kind in `folder`, which the next piece replaces; others, and all if `whole`, are not. Memory does
+    not depend on the sizes of those that are cut. Raises `Error` where a file cannot be cut.
     """
     waiting: list[Path] = []
     for path in all_files(paths):
-        cut = CUT.get(path.suffix.lower())
+        cut = None if whole else CUT.get(path.suffix.lower())
         if cut is None:
             waiting.append(path)
         if waiting and (cut or len(waiting) == files):

@@ -112,6 +112,11 @@ def evaluation_data(run: Run) -> DatasetLoader[Any]:
     return data
 
 
+def joins_rows(trained: TrainedRun) -> bool:
+    """Whether rows of a file belong together, as those of a user, so that it cannot be cut."""
+    return getattr(_reader(evaluation_data(trained.run)), "joins_rows", False)
+
+
 def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:
     """What reads new files as the run's own: its dataset, or the source of that; None: neither."""
     parts = (data.dataset, getattr(data.dataset, "source", None))
