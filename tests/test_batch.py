@@ -1,7 +1,8 @@
 """Batch inference: every kind of file in pieces, killed anywhere, bad rows, all devices.
 
-Seen to fail: numbers of lines without those of the header, a part that counts before its rows are
-written, a row that is answered again after a kill, a function compiled for each piece.
+Seen to fail: lines counted by records, the number of a line without that of the header, a part that
+counts before its rows are written, parts that are answered again, NaN that is not looked for, a
+function that is compiled for each piece, one device for all batches.
 """
 
 import csv

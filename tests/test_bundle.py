@@ -1,7 +1,8 @@
 """A bundle: a run that is trained again elsewhere, to the bit, or the reason why it is not.
 
-Seen to fail: a wheel whose RECORD lacks a file, data of which only the opened files are taken and
-not the folder's, a hash that is not compared, an environment compared after the training alone.
+Seen to fail: a hash that is not compared, an environment that is not compared, a prepared dataset
+of which only the opened file is taken, the script's own path in the record, a wheel without
+metadata, hashes of some packages alone, a file that is not noted because its hash is cached.
 """
 
 import json
@@ -21,6 +22,7 @@ import jdl.cli
 from jdl.bundle import data, folder, repetition, wheel
 from jdl.bundle.data import Part, within
 from jdl.bundle.requirements import locked_versions, requirements
+from jdl.data.array_files import file_sha256
 from jdl.inspect import compare
 from jdl.store.manifest import hash_file
 from jdl.train.experiment import load
@@ -250,11 +252,13 @@ def test_data_are_found_where_they_are_fetched_and_prepared(tmp_path, monkeypatc
     for path in paths:
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(path)
+    (tmp_path / "cached.h5").write_text("read by a library")
+    file_sha256(tmp_path / "cached.h5")
     with data.watch_files() as found:
         for path in [*paths[:3], *paths[4:]]:
             Path(path).read_text()
         Path("written.txt").write_text("")
-    Path("own.txt").read_bytes()
+        file_sha256(tmp_path / "cached.h5")
     parts, outside = data.data_parts(found, tmp_path / "runs" / "a")
     assert {part.how: sorted(part.files) for part in parts} == {
         "jdl data fetch cora": ["fetched/cora/cora_nodes.parquet.gzip"],
@@ -262,7 +266,7 @@ def test_data_are_found_where_they_are_fetched_and_prepared(tmp_path, monkeypatc
             "prepared/mnist/3.0.1/dataset_info.json",
             "prepared/mnist/3.0.1/mnist.array_record",
         ],
-        "put them into files/": ["files/own.txt"],
+        "put them into files/": ["files/cached.h5", "files/own.txt"],
     }
     assert outside == []
 

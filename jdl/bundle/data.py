@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jdl.data.array_files import READ_EVENT
 from jdl.data.cache import cache_dir
 from jdl.data.fetch import PACKAGES
 from jdl.data.tfds_records import default_data_dir
@@ -36,7 +37,7 @@ class Part:
 
 @contextmanager
 def watch_files() -> Iterator[set[Path]]:
-    """The files that Python opens for reading within the block, and those of folders it lists.
+    """The files that Python opens for reading within the block, or that jdl has hashed before.
 
     By an audit hook (PEP 578), of which a process keeps one.
     """
@@ -58,7 +59,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
     if not _watching or not arguments or not isinstance(arguments[0], str | bytes | os.PathLike):
         return
     reads = event == "open" and arguments[2] & os.O_ACCMODE == os.O_RDONLY
-    if reads or event in ("os.listdir", "os.scandir"):
+    if reads or event == READ_EVENT:
         path = Path(os.fsdecode(arguments[0])).absolute()
         for found in _watching:
             found.add(path)
@@ -74,7 +75,7 @@ def data_parts(found: set[Path], run_folder: Path) -> tuple[list[Part], list[Pat
     fetched, prepared = cache_dir().absolute() / "fetched", default_data_dir().absolute()
     parts: dict[str, Part] = {}
     outside = []
-    for path in sorted(_files(found, here)):
+    for path in sorted(path for path in found if path.is_file()):
         if path.is_relative_to(fetched):
             name = path.relative_to(fetched).parts[0]
             how = f"jdl data fetch {name}"
@@ -98,15 +99,6 @@ def data_parts(found: set[Path], run_folder: Path) -> tuple[list[Part], list[Pat
 def _add(parts: dict[str, Part], part: Part) -> None:
     files = parts[part.how].files if part.how in parts else {}
     parts[part.how] = Part(part.name, {**files, **part.files}, part.how)
-
-
-def _files(found: set[Path], here: Path) -> Iterator[Path]:
-    """The files, and those directly in folders beneath the one that this process works in."""
-    for path in found:
-        if path.is_file():
-            yield path
-        elif path.is_dir() and here in path.parents:
-            yield from (inner for inner in path.iterdir() if inner.is_file())
 
 
 def _is_code(path: Path, run_folder: Path) -> bool:

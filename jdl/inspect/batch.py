@@ -80,11 +80,12 @@ def predict_files(
     rows: int = ROWS,
     whole: bool = False,
 ) -> Answers:
-    """Writes the predictions for the rows of files of any size to `out`: .parquet, .csv or .jsonl.
+    """Batch inference: writes the answers to files of any size to a .parquet, .csv or .jsonl file.
 
-    Called again after a kill it goes on where it was, if the inputs and the `model`, a name or a
-    digest, are the same. A row that cannot be read, or whose answer is not finite, is an `Error`
-    that names it; with `skip_bad` such rows are left out, and listed in a file beside `out`.
+    Also called batch prediction. After a kill the same call goes on where it was, if the inputs and
+    the `model`, a name or a digest, are the same. A row that cannot be read, or whose answer is not
+    finite, is an `Error` that names it; with `skip_bad` such rows are left out, and listed in a
+    file beside `out`.
     `progress` is called with the number of rows that are answered; `rows` of a file, at most, are
     in memory at a time, unless files are read `whole`, as rows belong together. Raises `Error`
     where `out` exists.

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from jdl.data.array_files import HEADERS, NPZ_ERRORS
 from jdl.types import Error
 
 ROWS, FILES = 4096, 256  # of a piece, at most: rows of a file, and files that are read whole
@@ -81,8 +82,8 @@ def pieces(
     """Cuts inputs into pieces of at most so many rows, or files: the same ones each time.
 
     CSV and TSV, JSON lines, texts, Parquet, .npy and .npz files are cut, into a file of the same
-    kind in `folder`, which the next piece replaces; others, and all if `whole`, are not. Memory does
-    not depend on the sizes of those that are cut. Raises `Error` where a file cannot be cut.
+    kind in `folder`, which the next piece replaces; others, and all if `whole`, are not. Memory
+    does not depend on the sizes of those that are cut. Raises `Error` where a file cannot be cut.
     """
     waiting: list[Path] = []
     for path in all_files(paths):
@@ -95,7 +96,7 @@ def pieces(
         if cut:
             try:
                 yield from cut(path, folder / f"piece{path.suffix.lower()}", rows)
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            except (*NPZ_ERRORS, OverflowError) as error:
                 raise Error(f"{path} cannot be read: {error}.") from error
     if waiting:
         yield Piece(tuple(waiting), str(waiting[0]))
@@ -184,13 +185,9 @@ class _Rows:
 
     def __init__(self, file: IO[bytes], path: Path) -> None:
         version = np.lib.format.read_magic(file)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read is None:
+        if version not in HEADERS:
             raise Error(f"{path} is of version {version} of NumPy's format: save it again.")
-        self.shape, by_columns, self.dtype = read(file)
+        self.shape, by_columns, self.dtype = HEADERS[version](file)
         if self.dtype.hasobject or (by_columns and len(self.shape) > 1):
             raise Error(f"{path} has Python objects, or is in Fortran's order: save plain rows.")
         self.file, self.path = file, path
