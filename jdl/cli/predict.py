@@ -20,53 +20,60 @@ if TYPE_CHECKING:
     from jdl.inspect.restore import TrainedRun
 
 
+Model = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="RUN",
+        help="A run's folder, or its name, digest, name/digest or name/digest/seedK; or a folder "
+        "that `jdl export` wrote.",
+    ),
+]
+Inputs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(
+        metavar="INPUT",
+        help="Image or sound files, npz files with an array x of one row per input, text files "
+        "with one input per line, CSV, JSON lines or Parquet files, or what else the run's own "
+        "data are read from; or folders of these.",
+    ),
+]
+Out = Annotated[
+    Path,
+    tyro.conf.arg(
+        help="A file that ends in .parquet, .csv or .jsonl: it gets the answers to inputs of any "
+        "size, and the same command goes on after a kill. Or the folder to write pictures to: of "
+        "masks (semantic segmentation) NAME.mask.png and NAME.overlay.png, of detected objects "
+        "NAME.boxes.png, of keypoints NAME.keypoints.png, of forecasts NAME.forecast.png; or "
+        "sounds, of what is said in line 3 of a text NAME-3.wav."
+    ),
+]
+Format = Annotated[
+    Literal["csv", "json"] | None,
+    tyro.conf.arg(
+        help="Output format; by default CSV, but of a tagger the tagged text: in color in a "
+        "terminal, else a word and its tag a line. Answers and ranked lists are in color in a "
+        "terminal, too."
+    ),
+]
+SkipBad = Annotated[
+    bool,
+    tyro.conf.arg(
+        help="With a file as --out: leave rows out that cannot be read, or whose answer is not "
+        "finite, and list them in a file beside it."
+    ),
+]
+
+
 def predict(
-    run: Annotated[
-        str,
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="RUN",
-            help="A run's folder, or its name, digest, name/digest or name/digest/seedK; or a "
-            "folder that `jdl export` wrote.",
-        ),
-    ],
-    inputs: Annotated[
-        tuple[Path, ...],
-        tyro.conf.Positional,
-        tyro.conf.arg(
-            metavar="INPUT",
-            help="Image or sound files, npz files with an array x of one row per input, text "
-            "files with one input per line, CSV, JSON lines or Parquet files, or what else the "
-            "run's own data are read from; or folders of these.",
-        ),
-    ],
-    out: Annotated[
-        Path,
-        tyro.conf.arg(
-            help="A file that ends in .parquet, .csv or .jsonl: it gets the answers to inputs of "
-            "any size, and the same command goes on after a kill. Or the folder to write pictures "
-            "to: of masks (semantic segmentation) NAME.mask.png and NAME.overlay.png, of detected "
-            "objects NAME.boxes.png, of keypoints NAME.keypoints.png, of forecasts "
-            "NAME.forecast.png; or sounds, of what is said in line 3 of a text NAME-3.wav."
-        ),
-    ] = Path(),
+    run: Model,
+    inputs: Inputs,
+    out: Out = Path(),
     root: Root = Path("runs"),
     best: Best = False,
-    format: Annotated[
-        Literal["csv", "json"] | None,
-        tyro.conf.arg(
-            help="Output format; by default CSV, but of a tagger the tagged text: in color in a "
-            "terminal, else a word and its tag a line. Answers and ranked lists are in color in a "
-            "terminal, too."
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        tyro.conf.arg(
-            help="With a file as --out: leave rows out that cannot be read, or whose answer is not "
-            "finite, and list them in a file beside it."
-        ),
-    ] = False,
+    format: Format = None,
+    skip_bad: SkipBad = False,
 ) -> None:
     """Predict labels, values, texts, sounds, tags, answers, items, masks, boxes or keypoints."""
     if not inputs:
@@ -75,44 +82,35 @@ def predict(
             "a table, or questions as JSON of the form of SQuAD."
         )
     from jdl.cli.startup import set_up_jax
+    from jdl.export.model import is_exported, load_exported
     from jdl.inspect.batch import ENDINGS, check_output, predict_files
     from jdl.inspect.pieces import all_files
     from jdl.inspect.predict import joins_rows
+    from jdl.inspect.predict import predict as predict_rows
+    from jdl.inspect.restore import restore
+    from jdl.store.catalog import find
+    from jdl.store.checkpoints import state_digest
 
     many = out.suffix in ENDINGS
     if many:
         check_output(out)
     set_up_jax()
-    model, trained, answer = _model(run, root, best)
-    if many:
-        whole = trained is not None and joins_rows(trained)
-        _predict_many(
-            out, partial(predict_files, answer, inputs, out, model, skip_bad, whole=whole)
-        )
-        return
-    files = list(all_files(inputs))
-    if trained is None:
-        print(_text(answer(files), format), end="")
+    if is_exported(Path(run)):
+        exported = load_exported(Path(run))
+        answer, digest, whole = exported.predict, exported.digest, False
     else:
-        _predict_few(trained, files, out, format)
-
-
-def _model(
-    name: str, root: Path, best: bool
-) -> tuple[str, TrainedRun | None, Callable[[Sequence[Path]], list[dict[str, Any]]]]:
-    """What names the model, the run if it is one, and the function that predicts for files."""
-    from jdl.export.model import is_exported, load_exported
-    from jdl.inspect.predict import predict
-    from jdl.inspect.restore import restore
-    from jdl.store.catalog import find
-    from jdl.store.checkpoints import state_digest
-
-    if is_exported(Path(name)):
-        exported = load_exported(Path(name))
-        digest = exported.manifest["digests"]["state"]
-        return f"state {digest[:12]}, exported", None, exported.predict
-    trained = restore(find(name, root), best=best)
-    return f"state {state_digest(trained.state)[:12]}", trained, lambda f: predict(trained, f)
+        trained = restore(find(run, root), best=best)
+        if not many:
+            _predict_few(trained, list(all_files(inputs)), out, format)
+            return
+        answer, digest = partial(predict_rows, trained), state_digest(trained.state)
+        whole = joins_rows(trained)
+    if many:
+        _predict_many(
+            out, partial(predict_files, answer, inputs, out, digest, skip_bad, whole=whole)
+        )
+    else:
+        print(_text(answer(list(all_files(inputs))), format), end="")
 
 
 def _predict_many(out: Path, predict: Callable[..., Answers]) -> None:

@@ -61,6 +61,11 @@ class ExportedModel:
             for row, name in enumerate(names)
         ]
 
+    @property
+    def digest(self) -> str:
+        """What tells its answers from those of other models: the state that was exported."""
+        return f"exported {self.manifest['digests']['state']}"
+
     @cached_property
     def specs(self) -> dict[str, Any]:
         """The inputs of the program, a row of each; time is as long as it may be."""
