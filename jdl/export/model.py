@@ -171,7 +171,7 @@ class _Reader:
                 need = f"a column {name}"
                 if len(self.specs) == 1:
                     need += f", or {math.prod(shape)} columns of numbers"
-                raise Error(f"{place} needs {need}, and has {', '.join(row)[:200]}.")
+                raise Error(f"{place} needs {need}, and has {', '.join(map(str, row))[:200]}.")
             values = row[name] if name in row else list(row.values())
             try:
                 numbers = np.asarray(values, np.float64)
