@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; the same names as below
+    from jdl import bundle as bundle
     from jdl import data as data
     from jdl import environments as environments
     from jdl import export as export
@@ -84,6 +85,7 @@ else:
 
 
 MODULES = (
+    "bundle",
     "data",
     "environments",
     "export",

@@ -28,6 +28,7 @@ from jdl.export.program import by_name
 from jdl.inspect.predict import predict
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
+from jdl.store.manifest import hash_file
 from jdl.types import DecodesTokens, Predicts, SamplesLatents
 
 CPU = ("cpu",)
@@ -196,7 +197,7 @@ def test_verify_names_what_differs(exported, tmp_path):
     damaged[-2] ^= 0x40  # the exponent of a weight
     path.write_bytes(damaged)
     assert jdl.export.verify(folder) == [f"{bundle.WEIGHTS} has changed since it was exported"]
-    manifest["files"][bundle.WEIGHTS] = bundle._sha256(path)
+    manifest["files"][bundle.WEIGHTS] = hash_file(path)
     (folder / NAME).write_text(json.dumps(manifest))
     (wrong,) = jdl.export.verify(folder)
     assert "the program predict answers its examples otherwise" in wrong

@@ -24,8 +24,9 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl frechet RUN --by CLASSIFIER         Frechet distance of generated images from real ones
   jdl export RUN --to DIR                 a folder that predicts without jdl
   jdl verify DIR                          check an exported folder: its files and its answers
+  jdl bundle RUN --to DIR                 a folder with which a run repeats on another machine
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
-  jdl repeat RUN                          train a run again and compare every step, to the bit
+  jdl repeat RUN|BUNDLE                   train a run again and compare every step, to the bit
   jdl compare A B ...                     which runs are better, over their seeds, with evidence
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
   jdl doctor                              check what repeats to the bit on this machine
@@ -53,6 +54,7 @@ VERBS = (
     "frechet",
     "export",
     "verify",
+    "bundle",
     "digest",
     "repeat",
     "compare",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import sys
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +27,7 @@ HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+READ_EVENT = "jdl.data.read"  # an audit event (PEP 578) of what is read without being opened
 NPZ_ERRORS = (
     *(OSError, ValueError, EOFError, KeyError, RuntimeError, NotImplementedError, MemoryError),
     *(RecursionError, zipfile.BadZipFile, zlib.error),
@@ -67,6 +69,17 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
             return read
     except NPZ_ERRORS as error:
         raise Error(f"{path} cannot be read as an npz file: {error}.") from error
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The rows of a .npy file; `Error` where it cannot be read, or is one number."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except NPZ_ERRORS as error:
+        raise Error(f"{path} cannot be read as an npy file: {error}.") from error
+    if not isinstance(found, np.ndarray) or not found.ndim:
+        raise Error(f"{path} is no array of rows.")
+    return found
 
 
 def _npz_names(path: Path) -> list[str]:
@@ -230,6 +243,7 @@ def _read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a file; kept in jdl's cache until its size or its time of change is another."""
+    sys.audit(READ_EVENT, str(path))
     status = path.stat()
     version = f"{path.resolve()} {status.st_size} {status.st_mtime_ns}"
     kept = cache_dir() / "sha256" / hashlib.sha256(version.encode()).hexdigest()

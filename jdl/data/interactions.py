@@ -44,6 +44,11 @@ class Interactions(Dataset):
     names: InteractionColumns = field(default=InteractionColumns("user", "item", None))
 
     @property
+    def joins_rows(self) -> bool:
+        """Rows of a file are not read one by one: those of a user belong together."""
+        return True
+
+    @property
     def max_length(self) -> int:
         """The items of a row's x, the start and the padding included."""
         return self.source.take(np.zeros(1, np.int32))["x"].shape[1]

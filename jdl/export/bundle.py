@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -35,8 +34,9 @@ from jdl.export.saved_weights import SAVED_WEIGHTS, write_saved_weights
 from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
 from jdl.objectives.override import merge
-from jdl.store.catalog import entry
+from jdl.store.catalog import check_finished
 from jdl.store.folder import write_json
+from jdl.store.manifest import hash_file
 from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
@@ -74,7 +74,7 @@ def export(
     """
     folder, to = Path(folder), Path(to)
     _check_place(to, format)
-    _check_finished(folder, anyway)
+    check_finished(folder, anyway, "export")
     trained = restore(folder, run, best)
     examples = [] if format == SAVED_WEIGHTS else make_examples(trained)
     if format == ONNX:
@@ -132,15 +132,6 @@ def _check_onnx(examples: Sequence[Example]) -> None:
     onnx_tools("jax2onnx")
 
 
-def _check_finished(folder: Path, anyway: bool) -> None:
-    found = entry(folder)
-    if found.status != "finished" and not anyway:
-        raise Error(
-            f"{folder} is not finished, but {found.status} at step {found.step:,} of "
-            f"{found.record['config']['steps']:,}: train it to its end, or export it --anyway."
-        )
-
-
 def _write(
     temporary: Path, folder: Path, trained: TrainedRun, examples: Sequence[Example], runtime: str
 ) -> None:
@@ -175,7 +166,9 @@ def _write(
     manifest["check"]["differences"] = differences
     (temporary / CARD).write_text(model_card(manifest), "utf-8")
     files = sorted(path for path in temporary.iterdir())
-    write_json(temporary / NAME, manifest | {"files": {path.name: _sha256(path) for path in files}})
+    write_json(
+        temporary / NAME, manifest | {"files": {path.name: hash_file(path) for path in files}}
+    )
 
 
 def _arrays(examples: Sequence[Example]) -> Arrays:
@@ -217,7 +210,7 @@ def _damage(folder: Path, name: str, sha256: str) -> str | None:
     path = folder / name
     if Path(name).name != name or not path.is_file():
         return f"{name} is missing"
-    return None if _sha256(path) == sha256 else f"{name} has changed since it was exported"
+    return None if hash_file(path) == sha256 else f"{name} has changed since it was exported"
 
 
 def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
@@ -242,8 +235,3 @@ def _run_stablehlo(path: Path, inputs: Arrays) -> Any:
     weights = read_file(path.with_name(WEIGHTS))
     arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     return jax.jit(exported.call)({name: weights[name] for name in arguments[0]}, inputs)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

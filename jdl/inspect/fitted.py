@@ -17,7 +17,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.inspect.inputs import read_inputs
 from jdl.inspect.masks import distinct_stems
 from jdl.inspect.restore import TrainedRun
-from jdl.objectives.predict import Columns, predict_all
+from jdl.objectives.predict import Columns
 from jdl.types import Error
 
 Row = dict[str, Any]
@@ -34,7 +34,7 @@ def predict_fitted(
     names, images = _read(data, inputs)
     x = np.stack([image.pixels for image in images])
     batches = arrays((), x=x).map(*data.transforms).batches(min(batch_size, len(names)))
-    return names, images, predict_all(trained.objective, trained.variables, batches)
+    return names, images, trained.predict_all(batches)
 
 
 def _read(data: DatasetLoader[Any], inputs: Sequence[Path]) -> tuple[list[str], list[Fitted]]:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from jdl.data.array_files import read_npz
+from jdl.data.array_files import read_npy, read_npz
 from jdl.data.decoded_files import naming, open_file
 from jdl.data.image_files import READ as IMAGES
 from jdl.data.image_files import open_image
@@ -92,6 +92,9 @@ def _read_file(
     shape = tuple(spec[first].shape[1:])
     if path.suffix == ".npz":
         found = read_npz(path, [*columns, *(name for name in SIZES if name in spec)])
+        return [f"{path}[{row}]" for row in range(len(found[first]))], found
+    if path.suffix == ".npy":
+        found = {first: read_npy(path)}
         return [f"{path}[{row}]" for row in range(len(found[first]))], found
     if reader and (rows := reader.read_file(path)):
         return rows

@@ -35,9 +35,8 @@ from jdl.inspect.retrieval import ranked_rows
 from jdl.inspect.speech import spoken_rows
 from jdl.inspect.tagged import read_words, tagged_rows
 from jdl.objectives.contrastive import is_of_y
-from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
-from jdl.types import Batch, Error, Predicts, Run
+from jdl.types import Batch, Error, Predicts, Run, Tokenizer
 
 
 def predict(
@@ -78,7 +77,7 @@ def predict(
     batches = arrays((), **columns).map(*data.transforms).batches(min(batch_size, len(names)))
     if retrieves:
         return ranked_rows(trained, data, names, batches)
-    predictions = predict_all(objective, trained.variables, batches)
+    predictions = trained.predict_all(batches)
     if out is not None and is_segmentation(data.spec, predictions):
         return write_masks(names, columns["x"], predictions, run.labels, out)
     if is_forecast(data.dataset, predictions):
@@ -91,7 +90,7 @@ def predict(
         recommended
         or answer_rows(data.dataset, inputs, predictions)
         or [
-            {"input": name, **_readable_row(predictions, row, run)}
+            {"input": name, **readable_row(predictions, row, run.labels, run.tokenizer)}
             for row, name in enumerate(names)
         ]
     )
@@ -111,6 +110,11 @@ def evaluation_data(run: Run) -> DatasetLoader[Any]:
             "transforms the inputs need: add Run(test=...)."
         )
     return data
+
+
+def joins_rows(trained: TrainedRun) -> bool:
+    """Whether rows of a file belong together, as those of a user, so that it cannot be cut."""
+    return getattr(_reader(evaluation_data(trained.run)), "joins_rows", False)
 
 
 def _reader(data: DatasetLoader[Any]) -> ReadsFiles | None:
@@ -137,16 +141,21 @@ def _columns_of_predictions(trained: TrainedRun, spec: Batch) -> tuple[str, ...]
     return tuple(needed) or ("x",)
 
 
-def _readable_row(predictions: dict[str, np.ndarray], row: int, run: Run) -> dict[str, Any]:
+def readable_row(
+    predictions: dict[str, np.ndarray],
+    row: int,
+    names: tuple[str, ...],
+    tokenizer: Tokenizer | None,
+) -> dict[str, Any]:
     """A row of the predictions, with class names in place of labels and text in place of tokens."""
     values: dict[str, Any] = {name: column[row].tolist() for name, column in predictions.items()}
-    if run.labels and "label" in values:
-        values["label"] = _class_names(predictions, row, run.labels)
-    if run.labels and "labels" in values:
+    if names and "label" in values:
+        values["label"] = _class_names(predictions, row, names)
+    if names and "labels" in values:
         labels = values["labels"][: values.pop("length")]
-        values["labels"] = sequence_text(labels, run.labels)
-    if run.tokenizer and "tokens" in values:
-        values["text"] = decode_until_end(run.tokenizer, predictions["tokens"][row])
+        values["labels"] = sequence_text(labels, names)
+    if tokenizer and "tokens" in values:
+        values["text"] = decode_until_end(tokenizer, predictions["tokens"][row])
         del values["tokens"]
     return values
 

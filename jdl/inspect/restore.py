@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import jax
 
 from jdl.config import difference, to_json
+from jdl.objectives.predict import Columns, map_rows
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.record import read_record
 from jdl.train.experiment import rebuild
 from jdl.train.placement import apply_config
 from jdl.train.thread_pool import fix_thread_pool_size
-from jdl.types import Error, Objective, Run, State, Variables
+from jdl.types import Batch, Error, Loader, Objective, Predicts, Run, State, Variables
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,28 @@ class TrainedRun:
     def variables(self) -> Variables:
         """The variables to evaluate and predict with: `objective.predict(variables, batch)`."""
         return self.run.learner.eval_variables(self.state)
+
+    def predict_all(self, data: Loader, columns: Sequence[str] = ()) -> Columns:
+        """Predictions as `jdl.objectives.predict_all` has them, by all devices of this machine.
+
+        Compiled once, however often it is called.
+        """
+        return map_rows(self._predict, {}, data, columns, replicas=self._replicas)
+
+    @cached_property
+    def _predict(self) -> Callable[[Variables, Batch], Batch]:
+        """One object for all calls: JAX compiles a function once, and a new bound method anew."""
+        assert isinstance(self.objective, Predicts)
+        return self.objective.predict
+
+    @cached_property
+    def _replicas(self) -> list[Variables]:
+        devices = jax.local_devices()
+        return (
+            [jax.device_put(self.variables, d) for d in devices]
+            if devices[1:]
+            else [self.variables]
+        )
 
 
 def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> TrainedRun:

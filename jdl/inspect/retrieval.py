@@ -9,7 +9,6 @@ from jdl.data.loader import DatasetLoader
 from jdl.figures.retrieval import is_text
 from jdl.inspect.restore import TrainedRun
 from jdl.metrics.retrieval import nearest
-from jdl.objectives.predict import predict_all
 from jdl.sampling import decode_until_end
 from jdl.types import Loader
 
@@ -26,9 +25,9 @@ def ranked_rows(
     `match_1` is the most similar y, and `similarity_1` the cosine; so on to `match_3`. A y that is
     no text is named by its row. Inputs that are texts are shown as the `query`.
     """
-    objective, variables, tokenizer = trained.objective, trained.variables, trained.run.tokenizer
-    queries = predict_all(objective, variables, inputs, ["x"] if "x" in inputs.spec else [])
-    documents = predict_all(objective, variables, data)["y_code"]
+    tokenizer = trained.run.tokenizer
+    queries = trained.predict_all(inputs, ["x"] if "x" in inputs.spec else [])
+    documents = trained.predict_all(data)["y_code"]
     found, similarity = nearest(queries["code"], documents, TOP)
     texts = is_text(data.spec["y"], tokenizer)
     tokens = data.dataset.take(found.ravel())["y"] if texts else None

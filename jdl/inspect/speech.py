@@ -16,9 +16,8 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.padding import padded
 from jdl.data.text_files import read_lines
 from jdl.inspect.restore import TrainedRun
-from jdl.objectives.predict import predict_all
 from jdl.store.folder import write_atomically
-from jdl.types import Error, Predicts
+from jdl.types import Error
 
 
 def spoken_rows(
@@ -35,8 +34,7 @@ def spoken_rows(
     that are none of the run's labels, and for lines longer than those of its data. Warns of lines
     that are said to the end of `max_frames`, where speech is cut.
     """
-    objective, labels = trained.objective, trained.run.labels or data.dataset.labels
-    assert isinstance(objective, Predicts)
+    labels = trained.run.labels or data.dataset.labels
     stems, places, texts = _read(inputs)
     most = data.spec["y"].shape[1]
     encoded = [
@@ -44,7 +42,7 @@ def spoken_rows(
     ]
     y, y_length = padded(encoded, most, fill=0)
     batches = arrays((), y=y, y_length=y_length).batches(min(batch_size, len(y)))
-    said = predict_all(objective, trained.variables, batches)
+    said = trained.predict_all(batches)
     rows = []
     for n, (place, stem) in enumerate(zip(places, stems, strict=True)):
         rate, length = int(said["rate"][n]), int(said["length"][n])

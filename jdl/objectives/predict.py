@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 
 import jax
@@ -35,22 +36,31 @@ def predict_all(
 def map_rows(
     function: Callable[[Variables, Batch], Batch],
     variables: Variables,
-    data: Loader,
+    data: Loader | Sequence[Batch],
     columns: Sequence[str] = (),
     limit: int | None = None,
+    replicas: Sequence[Variables] = (),
 ) -> Columns:
     """The columns that `function(variables, batch)` gives for all rows of an epoch.
 
     Like `predict_all`, for any pure function of a batch, such as the features of a layer. The
-    function is compiled.
+    function is compiled. With `replicas`, the variables on several devices, these take the batches
+    in turn, all at once.
     """
-    apply, parts, rows = jax.jit(function), [], 0
-    for i in range(len(data)):
-        batch = data[i]
-        out = {name: batch[name] for name in columns} | apply(variables, batch)
-        part = _real_rows(out, batch)
-        parts.append(part)
-        rows += len(next(iter(part.values())))
+    apply, copies = jax.jit(function), replicas or [variables]
+    waiting: deque[tuple[Batch, Batch]] = deque()  # one batch for each device
+    parts, rows = [], 0
+    for i in range(len(data) + len(copies) - 1):
+        if i < len(data):
+            batch = data[i]
+            out = apply(copies[i % len(copies)], batch)
+            waiting.append(({name: batch[name] for name in columns} | out, batch))
+        if i < len(copies) - 1:
+            continue
+        if not waiting:
+            break
+        parts.append(_real_rows(*waiting.popleft()))
+        rows += len(next(iter(parts[-1].values())))
         if limit is not None and rows >= limit:
             break
     return {name: np.concatenate([part[name] for part in parts])[:limit] for name in parts[0]}

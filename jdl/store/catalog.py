@@ -77,6 +77,16 @@ def entry(folder: Path) -> Entry:
     return Entry(folder, record, step, status, metric, best)
 
 
+def check_finished(folder: Path, anyway: bool, verb: str) -> None:
+    """Raises `Error` where the run in a folder is not finished, unless `anyway`."""
+    found = entry(folder)
+    if found.status != "finished" and not anyway:
+        raise Error(
+            f"{folder} is not finished, but {found.status} at step {found.step:,} of "
+            f"{found.record['config']['steps']:,}: train it to its end, or {verb} it --anyway."
+        )
+
+
 def find(name: str, root: Path) -> Path:
     """The folder of a run, by its path or by its name under `root`.
 

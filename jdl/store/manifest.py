@@ -16,7 +16,9 @@ NAME = "manifest.json"
 
 def write_manifest(checkpoint: Path) -> None:
     """Writes the manifest of a checkpoint, after all of its other files."""
-    write_json(checkpoint / NAME, {name: _hash(checkpoint / name) for name in _files(checkpoint)})
+    write_json(
+        checkpoint / NAME, {name: hash_file(checkpoint / name) for name in _files(checkpoint)}
+    )
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -37,7 +39,7 @@ def damage(checkpoint: Path) -> str | None:
         return f"{added[0]} was added"
     for name, expected in manifest.items():
         try:
-            if _hash(checkpoint / name) != expected:
+            if hash_file(checkpoint / name) != expected:
                 return f"{name} has changed since it was saved"
         except OSError as error:
             return f"{name} cannot be read: {error}"
@@ -80,6 +82,7 @@ def _files(checkpoint: Path) -> list[str]:
     return sorted(str(path.relative_to(checkpoint)) for path in files)
 
 
-def _hash(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,210 @@
+"""Predictions of an exported folder for files, as `jdl predict` has them for a run."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.data.padding import padded
+from jdl.data.text_files import read_lines
+from jdl.data.tokenizers import ByteTokenizer, encode_texts, load_tokenizer
+from jdl.export.bundle import WEIGHTS
+from jdl.export.manifest import NAME, read_manifest
+from jdl.inspect.inputs import Columns, read_inputs
+from jdl.inspect.pieces import import_pyarrow
+from jdl.inspect.predict import readable_row
+from jdl.objectives.predict import map_rows
+from jdl.types import Batch, Error, Tokenizer, Variables
+from jdl.weights.files import read_file
+
+TABLES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".pq")
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether a folder is an exported model, and not a run's."""
+    return (folder / NAME).is_file()
+
+
+@dataclass(frozen=True, eq=False)
+class ExportedModel:
+    """An exported folder's program "predict", with its weights on all devices of this machine."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    def predict(self, inputs: Sequence[Path], batch_size: int = 256) -> list[dict[str, Any]]:
+        """The predictions for the rows of images, arrays, texts or tables, as of a run.
+
+        Inputs are what the manifest names: rows as the run's data had them. Raises `Error` where a
+        file cannot be read, or has another shape or type.
+        """
+        specs, tokenizer = self.specs, self.tokenizer
+        reader = _Reader(specs, tokenizer)
+        names, columns = read_inputs(inputs, specs, tokenizer, tuple(specs), reader)
+        columns = {name: _converted(name, columns[name], spec) for name, spec in specs.items()}
+        batches = list(_batches(columns, len(names), batch_size))
+        found = map_rows(self._call, {}, batches, replicas=self._replicas)
+        labels = tuple(self.manifest["labels"])
+        return [
+            {"input": name, **readable_row(found, row, labels, tokenizer)}
+            for row, name in enumerate(names)
+        ]
+
+    @property
+    def digest(self) -> str:
+        """What tells its answers from those of other models: the state that was exported."""
+        return f"exported {self.manifest['digests']['state']}"
+
+    @cached_property
+    def specs(self) -> dict[str, Any]:
+        """The inputs of the program, a row of each; time is as long as it may be."""
+        time = self._program["max_time"]
+        return {
+            name: jax.ShapeDtypeStruct(
+                (1, *(time if isinstance(n, str) else n for n in about["shape"][1:])),
+                jnp.dtype(about["dtype"]),
+            )
+            for name, about in self._program["inputs"].items()
+        }
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """What makes tokens of texts, if the model reads texts."""
+        about = self.manifest["tokenizer"]
+        if about is None:
+            return None
+        return load_tokenizer(self.folder / about["file"]) if about["file"] else ByteTokenizer()
+
+    @property
+    def _program(self) -> dict[str, Any]:
+        return self.manifest["programs"]["predict"]
+
+    @cached_property
+    def _call(self) -> Any:
+        content = (self.folder / self._program["file"]).read_bytes()
+        program, names = jax.export.deserialize(bytearray(content)), tuple(self.specs)
+
+        def call(weights: Variables, batch: Batch) -> Batch:
+            return program.call(weights, {name: batch[name] for name in names})
+
+        return call
+
+    @cached_property
+    def _replicas(self) -> list[Variables]:
+        weights = read_file(self.folder / WEIGHTS)
+        used = {path: weights[path] for path in self._program["weights"]}
+        return [jax.device_put(used, device) for device in jax.local_devices()]
+
+
+def load_exported(folder: Path) -> ExportedModel:
+    """An exported model, to predict with; `Error` where it only generates, or is damaged."""
+    manifest = read_manifest(folder)
+    if "predict" not in manifest["programs"]:
+        raise Error(f"{folder} does not predict: it has {', '.join(manifest['programs'])}.")
+    return ExportedModel(folder, manifest)
+
+
+def _batches(columns: Columns, rows: int, most: int) -> Iterator[Batch]:
+    """Batches of at most `most` rows, padded to a power of two: each size is compiled once."""
+    for start in range(0, rows, most):
+        count = min(most, rows - start)
+        places = np.arange(1 << (count - 1).bit_length())
+        taken = start + np.minimum(places, count - 1)
+        batch: dict[str, Any] = {name: column[taken] for name, column in columns.items()}
+        batch["mask"] = places < count
+        yield batch
+
+
+def _converted(name: str, column: np.ndarray, spec: jax.ShapeDtypeStruct) -> np.ndarray:
+    """A column of the type that the program takes; bytes of images become floats from 0 to 1."""
+    if column.dtype == np.uint8 and column.ndim > 3 and jnp.issubdtype(spec.dtype, jnp.floating):
+        column = column * np.float32(1 / 255)  # as in training
+    if column.dtype.kind not in "biuf" or not np.can_cast(column.dtype, spec.dtype, "same_kind"):
+        raise Error(f"The model reads {spec.dtype} as {name}, and these are {column.dtype}.")
+    return column.astype(spec.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """What reads texts and tables as inputs of a program."""
+
+    specs: Mapping[str, jax.ShapeDtypeStruct]
+    tokenizer: Tokenizer | None
+
+    def read_file(self, path: Path) -> tuple[list[str], Columns] | None:
+        """The names of the rows of a file, and its columns; None for another kind of file."""
+        if path.suffix == ".txt" and self.tokenizer and {"x", "length"} == self.specs.keys():
+            places, lines = read_lines(path)
+            most = self.specs["x"].shape[1]
+            tokens, _ = encode_texts(self.tokenizer, [(line,) for line in lines], most)
+            x, length = padded(tokens, most, fill=self.tokenizer.eos_id)
+            return places, {"x": x, "length": length}
+        if path.suffix.lower() not in TABLES:
+            return None
+        places, rows = list[str](), list[dict[str, Any]]()
+        for place, row in _table_rows(path):
+            places.append(place)
+            rows.append(row)
+        if not rows:
+            raise Error(f"{path} has no rows.")
+        return places, {name: self._column(name, places, rows) for name in self.specs}
+
+    def _column(
+        self, name: str, places: Sequence[str], rows: Sequence[dict[str, Any]]
+    ) -> np.ndarray:
+        """An input from the column of its name; or, the only one, from all columns in order."""
+        spec = self.specs[name]
+        shape, found = spec.shape[1:], np.zeros((len(rows), *spec.shape[1:]), spec.dtype)
+        for n, (place, row) in enumerate(zip(places, rows, strict=True)):
+            if name not in row and (len(self.specs) > 1 or len(row) != math.prod(shape)):
+                need = f"a column {name}"
+                if len(self.specs) == 1:
+                    need += f", or {math.prod(shape)} columns of numbers"
+                raise Error(f"{place} needs {need}, and has {', '.join(map(str, row))[:200]}.")
+            values = row[name] if name in row else list(row.values())
+            try:
+                numbers = np.asarray(values, np.float64)
+            except (TypeError, ValueError) as error:
+                raise Error(f"{place}: {name} is not made of numbers: {error}.") from error
+            if not np.isfinite(numbers).all() or numbers.size != math.prod(shape):
+                raise Error(f"{place}: {name} must be {math.prod(shape)} finite numbers.")
+            found[n] = numbers.reshape(shape)
+            if spec.dtype.kind != "f" and not (found[n] == numbers.reshape(shape)).all():
+                raise Error(f"{place}: {name} must be whole numbers of {spec.dtype}.")
+        return found
+
+
+def _table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a table, each with its place; `Error` where it cannot be read."""
+    suffix = path.suffix.lower()
+    try:
+        if suffix in (".parquet", ".pq"):
+            _, parquet = import_pyarrow()
+            for n, row in enumerate(parquet.read_table(path).to_pylist()):
+                yield f"{path}[{n}]", row
+            return
+        with path.open(encoding="utf-8", newline="") as file:
+            if suffix in (".csv", ".tsv"):
+                reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+                for row in reader:
+                    yield f"{path}:{reader.line_num}", row
+                return
+            for n, line in enumerate(file, 1):
+                if line.strip():
+                    row = json.loads(line)
+                    if not isinstance(row, dict):
+                        raise Error(f"{path}:{n} is no JSON object.")
+                    yield f"{path}:{n}", row
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
+        raise Error(f"{path} cannot be read: {error}.") from error
