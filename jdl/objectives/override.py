@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from jdl.types import Batch, Key, LossOutput, Objective, Variables
 
-OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits")
-METHODS = ("init", "loss", "check", "sample_latent", "max_length", *OF_VARIABLES)
+OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits", "prefill")
+METHODS = ("init", "loss", "check", "sample_latent", "max_length", "has_mask", *OF_VARIABLES)
 
 
 def override(objective: Objective, **methods: Any) -> Objective:
