@@ -13,7 +13,7 @@ import jax
 import jax.export
 import numpy as np
 
-from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
+from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
 from jdl.export.bundle import WEIGHTS, verify
 from jdl.export.manifest import NAME, read_manifest
 from jdl.export.program import TIME_AXIS
@@ -108,9 +108,12 @@ def _tokenizer(
         return None
     if about["file"] is None:
         return ByteTokenizer()
-    tokenizer = load_tokenizer(folder / about["file"])
-    tokenizer.eos_id = about["eos_id"]
-    return tokenizer
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        raise Error(f"The tokenizer of {folder} needs: pip install tokenizers.") from None
+    library = Tokenizer.from_file(str(folder / about["file"]))
+    return SubwordTokenizer(library, library.id_to_token(about["eos_id"]))
 
 
 @dataclass(frozen=True, eq=False)
