@@ -24,6 +24,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl frechet RUN --by CLASSIFIER         Frechet distance of generated images from real ones
   jdl export RUN --to DIR                 a folder that predicts without jdl
   jdl verify DIR                          check an exported folder: its files and its answers
+  jdl serve DIR ...                       serve exported models over HTTP
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
   jdl repeat RUN                          train a run again and compare every step, to the bit
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
@@ -52,6 +53,7 @@ VERBS = (
     "frechet",
     "export",
     "verify",
+    "serve",
     "digest",
     "repeat",
     "diff",

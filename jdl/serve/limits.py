@@ -1,0 +1,50 @@
+"""What a client may ask of a server, and the error that it gets beyond it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jdl.types import Error
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a server: of a batch, of the queue, and of what one request may hold and take."""
+
+    max_batch: int = 64  # rows that are computed at once; larger requests are computed in parts
+    queue: int = 256  # requests that wait for a program; more are answered 503
+    wait_ms: float = 0.0  # how long a batch that is not full waits for others
+    timeout: float = 30.0  # seconds that a request may take, its body included
+    max_rows: int = 1024  # of a request
+    max_body: int = 16 << 20  # bytes of a request
+    max_memory: int = 256 << 20  # bytes of all requests that are read or wait
+    max_text: int = 1 << 16  # characters of a text
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch", "queue", "max_rows", "max_body", "max_memory", "max_text"):
+            if getattr(self, name) < 1:
+                raise Error(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        if not 0 < self.timeout < math.inf or not 0 <= self.wait_ms < math.inf:
+            raise Error(
+                f"timeout (seconds, {self.timeout}) must be above 0 and wait_ms ({self.wait_ms}) 0 "
+                "or more, and both finite."
+            )
+
+
+@dataclass(eq=False)
+class RequestError(Exception):
+    """A request that is refused: an HTTP status, and what is wrong with it, for its client."""
+
+    status: int
+    message: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+
+def busy(message: str) -> RequestError:
+    """503 with Retry-After: what the server cannot take now."""
+    return RequestError(503, message, {"Retry-After": "1"})
