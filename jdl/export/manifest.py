@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.data.augment import Normalize
+from jdl.data.dialogues import ROLES
 from jdl.data.loader import DatasetLoader
 from jdl.data.source import is_image
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
@@ -46,6 +47,7 @@ def make_manifest(
         },
         "labels": list(run.labels),
         "tokenizer": _tokenizer(run.tokenizer),
+        "chat": _chat(run),
         "max_length": getattr(trained.objective, "max_length", None),
         "preprocessing": _preprocessing(run),
         "config": record["config"],
@@ -80,8 +82,9 @@ def file_of(program: Program, count: int) -> str:
 
 def _program(program: Program, file: str, run: Run) -> dict[str, Any]:
     inputs = _described(program.inputs)
-    for name, about in inputs.items():
-        about |= _range(run, name)
+    if program.name not in ("prefill", "decode"):  # whose inputs are no columns of the data
+        for name, about in inputs.items():
+            about |= _range(run, name)
     return {
         "file": file,
         "platforms": list(program.exported.platforms),
@@ -118,6 +121,16 @@ def _tokenizer(tokenizer: Tokenizer | None) -> dict[str, Any] | None:
     else:
         return None
     return {"file": file, "eos_id": tokenizer.eos_id, "special": special}
+
+
+def _chat(run: Run) -> dict[str, Any] | None:
+    """The chat template of a model that was trained on dialogues: the token of each role.
+
+    A message is the token of its role, those of its content, and the end token.
+    """
+    if "loss_mask" not in run.train.spec or run.tokenizer is None:
+        return None
+    return {"roles": {role: run.tokenizer.vocab_size + n for n, role in enumerate(ROLES)}}
 
 
 def _preprocessing(run: Run) -> list[str]:

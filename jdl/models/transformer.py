@@ -197,7 +197,7 @@ class MultiHeadAttention(nn.Module):
         rows, size = q.shape[0], self.config.max_length
         keys = self.variable("cache", "keys", jnp.zeros, (rows, size, *k.shape[2:]), k.dtype)
         values = self.variable("cache", "values", jnp.zeros, (rows, size, *v.shape[2:]), v.dtype)
-        positions = _next_positions(self, *q.shape[:2], mask)
+        positions = _next_positions(self, q, mask)
         if self.config.rotary:
             q, k = self._rotated(q, k, positions)
         places = jnp.arange(rows)[:, None], positions  # those after the end are dropped
@@ -301,17 +301,17 @@ class TransformerStack(nn.Module):
         if c.remat:
             static = (5, 6)  # `train` and `decode`, where `self` is argument 0
             block_class = nn.remat(TransformerBlock, static_argnums=static, policy=c.remat_policy)
-        bias = self._relative_bias(*x.shape[:2], mask, decode) if c.relative_buckets else None
+        bias = self._relative_bias(x, mask, decode) if c.relative_buckets else None
         for n in range(c.depth):
             block = block_class(c, self.causal, self.cross_attention, name=f"block_{n}")
             x = block(x, mask, context, context_mask, train, decode, bias)
         return c.norm(name="norm")(x) if c.pre_norm else x
 
-    def _relative_bias(self, rows: int, steps: int, mask: Mask, decode: bool) -> jax.Array:
+    def _relative_bias(self, x: jax.Array, mask: Mask, decode: bool) -> jax.Array:
         """The bias (1 or B, heads, T, S) of all blocks; with `decode`, of all keys in the cache."""
         c = self.config
-        keys = jnp.arange(c.max_length if decode else steps)
-        queries = _next_positions(self, rows, steps, mask) if decode else keys
+        keys = jnp.arange(c.max_length if decode else x.shape[1])
+        queries = _next_positions(self, x, mask) if decode else keys
         bias = RelativePositionBias(
             c.heads, c.relative_buckets, c.relative_distance, self.causal, name="relative_bias"
         )
@@ -369,7 +369,7 @@ class TokenEmbedding(nn.Module):
             types = jnp.zeros_like(tokens) if token_type is None else token_type
             x = x + self.token_type_table[types]
         if self._learns_positions and decode:
-            x = x + self.positions[_next_positions(self, *tokens.shape, mask)]
+            x = x + self.positions[_next_positions(self, tokens, mask)]
         elif self._learns_positions:
             x = x + self.positions[None, :steps]
         return self.drop(x if self.config.pre_norm else self.norm(x), train)
@@ -384,8 +384,9 @@ class TokenEmbedding(nn.Module):
         return not self.config.rotary and not self.config.relative_buckets
 
 
-def _next_positions(module: nn.Module, rows: int, steps: int, mask: Mask) -> jax.Array:
-    """The positions (B, T) of steps after those in each row's KV cache; the real ones are added."""
+def _next_positions(module: nn.Module, x: jax.Array, mask: Mask) -> jax.Array:
+    """The positions (B, T) of x after those in each row's KV cache, to which the real are added."""
+    rows, steps = x.shape[:2]
     first = module.get_variable("cache", "cache_index", jnp.zeros(rows, jnp.int32))
     added = steps if mask is None else mask.sum(1, dtype=jnp.int32)
     module.put_variable("cache", "cache_index", first + added)
