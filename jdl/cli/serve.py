@@ -27,6 +27,9 @@ def serve(
     timeout: Annotated[float, tyro.conf.arg(help="Seconds that a request may take.")] = 30.0,
     max_rows: Annotated[int, tyro.conf.arg(help="Rows of a request.")] = 1024,
     max_body: Annotated[int, tyro.conf.arg(help="Bytes of a request.")] = 16 << 20,
+    slots: Annotated[int, tyro.conf.arg(help="Texts that a language model writes at once.")] = 8,
+    max_new_tokens: Annotated[int, tyro.conf.arg(help="Tokens of a text.")] = 4096,
+    generation_timeout: Annotated[float, tyro.conf.arg(help="Seconds that a text may take.")] = 300,
 ) -> None:
     """Serve exported models over HTTP: predictions, health, metrics, and a page to try them."""
     from jdl.cli.startup import set_up_jax
@@ -44,6 +47,9 @@ def serve(
         timeout=timeout,
         max_rows=max_rows,
         max_body=max_body,
+        slots=slots,
+        max_new_tokens=max_new_tokens,
+        generation_timeout=generation_timeout,
     )
     token = _token(token_file)
     set_up_jax()

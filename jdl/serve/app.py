@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from jdl.serve.counters import TEXT
 from jdl.serve.deployment import Deployment, deploy
 from jdl.serve.guard import Guard
+from jdl.serve.language_routes import language_routes
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import load_models
 from jdl.serve.predict_routes import PredictRoutes
@@ -49,7 +50,7 @@ def app(
     for router in (
         HealthRoutes(served).router(),
         PredictRoutes(served).router(),
-        # Routes of other kinds of models come here: language_routes(models, limits)
+        language_routes(served),
     ):
         application.include_router(router)
     application.add_middleware(Guard, counters=served.counters, token=token)

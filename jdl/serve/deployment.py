@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from jdl.serve.batching import Batcher
 from jdl.serve.counters import Counters, family
+from jdl.serve.engine import Engine
 from jdl.serve.limits import Limits, RequestError, busy
 from jdl.serve.models import Models, ServedModel
 from jdl.serve.requests import Memory, Threads
@@ -20,12 +21,13 @@ log = logging.getLogger("jdl.serve")
 
 @dataclass(eq=False)
 class Deployment:
-    """The models of a server with a batcher for each that predicts."""
+    """The models of a server: a batcher for each that predicts, an engine for each that writes."""
 
     models: Models
     limits: Limits
     memory: Memory
     batchers: Mapping[ServedModel, Batcher]
+    engines: Mapping[ServedModel, Engine]
     counters: Counters = field(default_factory=Counters)
     threads: Threads = field(default_factory=lambda: Threads(ThreadPoolExecutor(2)))
     state: str = "warming"  # then "ready", then "draining"; or "failed"
@@ -41,6 +43,9 @@ class Deployment:
         try:
             for batcher in self.batchers.values():
                 batcher.warm()
+            for engine in self.engines.values():
+                engine.warm()
+                engine.start()
         except Exception:  # of the runtime, say out of memory
             log.exception("a model cannot be computed")
             self.state = "failed"
@@ -54,6 +59,8 @@ class Deployment:
         self.state = "draining"
         for batcher in self.batchers.values():
             batcher.close()
+        for engine in self.engines.values():
+            engine.close(0.0)  # who asked has the answer, or has left
         self.threads.pool.shutdown()
 
     def check_ready(self) -> None:
@@ -71,6 +78,13 @@ class Deployment:
         self.check_ready()
         return self.batchers[model]
 
+    def engine(self, model: ServedModel) -> Engine:
+        """The engine of a language model; `RequestError` 422 for another model."""
+        if model not in self.engines:
+            raise RequestError(422, f"{model.name} is no language model: it writes no text.")
+        self.check_ready()
+        return self.engines[model]
+
     def metrics(self) -> str:
         """All metrics as Prometheus reads them."""
         lines = self.counters.lines()
@@ -87,6 +101,18 @@ class Deployment:
             ("jdl_padding_total", "counter", "Rows of padding.", lambda b: b.done.padding),
         ):
             lines += family(name, kind, help, [(labels, value(b)) for labels, b in by_model])
+        by_engine = [
+            ({"model": model.name, "version": model.version}, engine)
+            for model, engine in self.engines.items()
+        ]
+        for name, kind, help, number in (
+            ("jdl_waiting_texts", "gauge", "Texts that wait for a slot.", lambda e: e.waiting),
+            ("jdl_running_texts", "gauge", "Slots in use.", lambda e: e.running),
+            ("jdl_prompts_total", "counter", "Prompts read.", lambda e: e.done.prompts),
+            ("jdl_tokens_total", "counter", "Tokens generated.", lambda e: e.done.tokens),
+            ("jdl_steps_total", "counter", "Steps of decoding.", lambda e: e.done.steps),
+        ):
+            lines += family(name, kind, help, [(labels, number(e)) for labels, e in by_engine])
         return "\n".join(lines).replace(" True", " 1").replace(" False", " 0") + "\n"
 
 
@@ -97,4 +123,9 @@ def deploy(models: Models, limits: Limits) -> Deployment:
         for model in models.models
         if "predict" in model.programs
     }
-    return Deployment(models, limits, Memory(limits.max_memory), batchers)
+    engines = {
+        model: Engine(model, limits.slots, limits.queue)
+        for model in models.models
+        if "decode" in model.programs
+    }
+    return Deployment(models, limits, Memory(limits.max_memory), batchers, engines)

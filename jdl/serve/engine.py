@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
@@ -211,25 +210,9 @@ class Engine:
             piece = Piece()
             while not piece.last:
                 piece = found.get()
-                yield _checked(piece)
-        finally:
-            self.cancel(generation)
-
-    async def stream(
-        self, prompt: Sequence[int], options: Options, deadline: float
-    ) -> AsyncIterator[Piece]:
-        """The pieces of an answer, as they come. Close it (`contextlib.aclosing`) to cancel."""
-        loop, found = asyncio.get_running_loop(), asyncio.Queue[Piece]()
-
-        def deliver(piece: Piece) -> None:
-            loop.call_soon_threadsafe(found.put_nowait, piece)
-
-        generation = self.submit(prompt, options, deadline, deliver)
-        try:
-            piece = Piece()
-            while not piece.last:
-                piece = await found.get()
-                yield _checked(piece)
+                if piece.error is not None:
+                    raise piece.error
+                yield piece
         finally:
             self.cancel(generation)
 
@@ -331,9 +314,3 @@ def _deliver(generation: Generation, piece: Piece) -> None:
         generation.deliver(piece)
     except Exception:  # its loop is closed, say
         generation.cancelled = True
-
-
-def _checked(piece: Piece) -> Piece:
-    if piece.error is not None:
-        raise piece.error
-    return piece

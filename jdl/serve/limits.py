@@ -21,14 +21,21 @@ class Limits:
     max_body: int = 16 << 20  # bytes of a request
     max_memory: int = 256 << 20  # bytes of all requests that are read or wait
     max_text: int = 1 << 16  # characters of a text
+    slots: int = 8  # texts that a language model writes at once
+    max_new_tokens: int = 4096  # of a text
+    generation_timeout: float = 300.0  # seconds that a text may take; then it ends
 
     def __post_init__(self) -> None:
-        for name in ("max_batch", "queue", "max_rows", "max_body", "max_memory", "max_text"):
+        for name in (
+            *("max_batch", "queue", "max_rows", "max_body", "max_memory", "max_text"),
+            *("slots", "max_new_tokens"),
+        ):
             if getattr(self, name) < 1:
                 raise Error(f"{name} must be 1 or more, not {getattr(self, name)}.")
-        if not 0 < self.timeout < math.inf or not 0 <= self.wait_ms < math.inf:
+        times = self.timeout, self.generation_timeout
+        if not all(0 < seconds < math.inf for seconds in times) or not 0 <= self.wait_ms < math.inf:
             raise Error(
-                f"timeout (seconds, {self.timeout}) must be above 0 and wait_ms ({self.wait_ms}) 0 "
+                f"The timeouts (seconds, {times}) must be above 0 and wait_ms ({self.wait_ms}) 0 "
                 "or more, and both finite."
             )
 

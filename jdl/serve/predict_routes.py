@@ -69,10 +69,14 @@ class PredictRoutes:
         return router
 
     async def list_models(self) -> Response:
-        """The default version of each model."""
+        """The default version of each model; `data` lists them in OpenAI's form."""
         models = self.deployment.models
         names = dict.fromkeys(model.name for model in models.models)
-        return _json({"models": [_about(models.named(name), None) for name in names]})
+        cards = [_about(models.named(name), None) for name in names]
+        listed = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "jdl"} for name in names
+        ]
+        return _json({"models": cards, "object": "list", "data": listed})
 
     async def about(self, name: str, version: str | None = None) -> Response:
         """What a model takes and gives."""

@@ -103,7 +103,7 @@ async def answer(
     memory.take(size)
     try:
         job = batcher.submit(columns, deadline)
-        left = asyncio.ensure_future(_disconnected(request))
+        left = asyncio.ensure_future(disconnected(request))
         try:
             await asyncio.wait(
                 (job.future, left),
@@ -123,7 +123,7 @@ async def answer(
         memory.give(size)
 
 
-async def _disconnected(request: Request) -> None:
+async def disconnected(request: Request) -> None:
     """Returns when the client has left."""
     while (await request.receive())["type"] != "http.disconnect":
         pass

@@ -1,0 +1,243 @@
+"""The server's routes of text: whole and as events, OpenAI's forms, refusals, clients that leave.
+
+Seen to fail: ...
+"""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from language_models import MAX_LENGTH, exported_language_model
+from serving import serving, until
+
+from jdl import sampling
+from jdl.data import ByteTokenizer
+from jdl.data.dialogues import prompt_tokens
+from jdl.inspect.chat import reply
+
+GENERATE = "/v1/models/words/generate"
+COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+LIMITS = {"slots": 3, "queue": 8, "max_body": 100_000, "max_text": 1000, "max_new_tokens": 100}
+HELLO = [{"role": "user", "content": "hello"}]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The folders and runs of a model of texts and of one that chats."""
+    root = tmp_path_factory.mktemp("language")
+    return [exported_language_model(root, name, chat) for name, chat in (("words", 0), ("talk", 1))]
+
+
+@pytest.fixture(scope="module")
+def client(models):
+    with serving([folder for folder, _ in models], **LIMITS) as client:
+        yield client
+
+
+def events(response):
+    """The documents of server-sent events."""
+    assert response.status_code == 200, response.text
+    assert response.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in response.text.splitlines() if line]
+    assert all(line.startswith("data: ") for line in lines)
+    documents = [line.removeprefix("data: ") for line in lines]
+    return [json.loads(d) if d != "[DONE]" else None for d in documents]
+
+
+def greedy_text(trained, prompt, count):
+    tokenizer = ByteTokenizer()
+    prompt = np.asarray([tokenizer.eos_id, *tokenizer.encode(prompt)], np.int32)
+    return list(
+        sampling.stream(
+            trained.objective, trained.variables, prompt, count, eos_id=tokenizer.eos_id
+        )
+    )
+
+
+def test_text_comes_whole_and_as_events(models, client):
+    body = {"prompt": "abc", "max_new_tokens": 20, "temperature": 0}
+    whole = client.post(GENERATE, json=body).json()
+    expected = greedy_text(models[0][1], "abc", 20)
+    assert whole["tokens"] == expected
+    assert whole["text"] == ByteTokenizer().decode(expected)
+    assert whole["usage"] == {"prompt_tokens": 4, "new_tokens": len(expected)}
+    *parts, last = events(client.post(GENERATE, json={**body, "stream": True}))
+    assert sum((part["tokens"] for part in parts), []) + last["tokens"] == whole["tokens"]
+    assert "".join(part["text"] for part in (*parts, last)) == whole["text"]
+    assert last["finish_reason"] == whole["finish_reason"]
+    tokens = {"prompt": [256, 97, 98, 99], "max_new_tokens": 20, "temperature": 0}
+    assert client.post(GENERATE, json=tokens).json()["tokens"] == whole["tokens"]
+
+
+def test_a_seed_repeats_an_answer(client):
+    answer = client.post(GENERATE, json={"prompt": "abc", "max_new_tokens": 30}).json()
+    seeded = {"prompt": "abc", "max_new_tokens": 30, "seed": answer["seed"]}
+    again = client.post(GENERATE, json=seeded).json()
+    assert again["tokens"] == answer["tokens"]
+    other = client.post(GENERATE, json={**seeded, "seed": answer["seed"] ^ 1}).json()
+    assert other["tokens"] != answer["tokens"]
+
+
+def test_completions_in_openai_s_form(client):
+    body = {
+        "model": "words",
+        "prompt": ["abc", [256, 97]],
+        "max_tokens": 9,
+        "n": 2,
+        "seed": 4,
+        "temperature": 1.5,
+    }
+    whole = client.post(COMPLETIONS, json=body).json()
+    assert whole["object"] == "text_completion"
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2, 3]
+    assert {choice["finish_reason"] for choice in whole["choices"]} <= {"stop", "length"}
+    assert whole["usage"]["prompt_tokens"] == 6
+    assert whole["usage"]["total_tokens"] == 6 + whole["usage"]["completion_tokens"]
+    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, usage, done = events(client.post(COMPLETIONS, json=streamed))
+    assert done is None
+    assert usage["usage"] == whole["usage"]
+    texts, reasons = {}, {}
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+        reasons[choice["index"]] = choice["finish_reason"] or reasons.get(choice["index"])
+    for choice in whole["choices"]:
+        assert texts[choice["index"]] == choice["text"]
+        assert reasons[choice["index"]] == choice["finish_reason"]
+    listed = client.get("/v1/models").json()
+    assert [model["id"] for model in listed["data"]] == ["words", "talk"]
+
+
+def test_chat_answers_as_jdl_chat(models, client):
+    body = {"model": "talk", "messages": HELLO, "temperature": 0, "max_completion_tokens": 15}
+    whole = client.post(CHAT, json=body).json()
+    (choice,) = whole["choices"]
+    assert choice["message"]["role"] == "assistant"
+    assert choice["message"]["content"] == "".join(reply(models[1][1], HELLO, tokens=15))
+    assert whole["usage"]["prompt_tokens"] == len(prompt_tokens(ByteTokenizer(), HELLO))
+    parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
+    first, *chunks, last, done = events(
+        client.post(CHAT, json={**body, "messages": parts, "stream": True})
+    )
+    assert done is None
+    assert first["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    text = "".join(chunk["choices"][0]["delta"]["content"] for chunk in chunks)
+    assert text == choice["message"]["content"]
+    assert last["choices"][0]["finish_reason"] == choice["finish_reason"]
+
+
+WRONG_GENERATE = (
+    (b"{", 400, "no JSON"),
+    (b"[]", 422, "must be an object"),
+    ({}, 422, "prompt must be a text"),
+    ({"prompt": "a", "temprature": 1}, 422, "no temprature"),
+    ({"prompt": ["a"]}, 422, "prompt must be"),
+    ({"prompt": [True]}, 422, "prompt must be"),
+    ({"prompt": []}, 422, "0 tokens"),
+    ({"prompt": [10**30]}, 422, "no token 1000"),
+    ({"prompt": "a" * 100}, 422, "101 tokens, and must have from 1 to 48"),
+    ({"prompt": "a" * 1001}, 422, "1,001 characters"),
+    ({"prompt": "\ud800"}, 422, "surrogate"),
+    ({"prompt": "a", "max_new_tokens": 0}, 422, "from 1 to 100"),
+    ({"prompt": "a", "max_new_tokens": 2.5}, 422, "a whole number"),
+    ({"prompt": "a", "temperature": -1}, 422, "from 0.0 to"),
+    ({"prompt": "a", "temperature": "1"}, 422, "a number"),
+    (b'{"prompt": "a", "temperature": NaN}', 422, "finite"),
+    ({"prompt": "a", "top_p": 0}, 422, "above 0"),
+    ({"prompt": "a", "top_k": 10**20}, 422, "top_k"),
+    ({"prompt": "a", "seed": -1}, 422, "seed"),
+    ({"prompt": "a", "stop": [""]}, 422, "1 to 1000"),
+    ({"prompt": "a", "stop": 3}, 422, "stop"),
+    ({"prompt": "a", "stream": "yes"}, 422, "true or false"),
+)
+WRONG_CHAT = (
+    ({}, 400, "model"),
+    ({"model": "none", "messages": HELLO}, 404, "no model"),
+    ({"model": "words", "messages": HELLO}, 400, "no chat model"),
+    ({"model": "talk"}, 400, "messages"),
+    ({"model": "talk", "messages": [3]}, 400, "message 0 must be an object"),
+    ({"model": "talk", "messages": [{"role": "user"}]}, 400, "no text"),
+    ({"model": "talk", "messages": [{"role": [], "content": "a"}]}, 400, "role"),
+    ({"model": "talk", "messages": [{"role": "user", "content": " "}]}, 400, "no text"),
+    ({"model": "talk", "messages": [*HELLO, {"role": "assistant", "content": "a"}]}, 400, "last"),
+    ({"model": "talk", "messages": HELLO, "tools": [{}]}, 400, "tools is not supported"),
+    ({"model": "talk", "messages": HELLO, "n": 9}, 400, "n must be"),
+)
+
+
+def send(client, path, body):
+    content = body if isinstance(body, bytes) else json.dumps(body)
+    return client.post(path, content=content, headers={"Content-Type": "application/json"})
+
+
+def test_wrong_requests_are_refused_with_a_message(client):
+    for body, status, message in WRONG_GENERATE:
+        found = send(client, GENERATE, body)
+        assert (found.status_code, message in found.json()["error"]) == (status, True), found.text
+    for body, status, message in WRONG_CHAT:
+        found = send(client, CHAT, body)
+        error = found.json()["error"]
+        assert (found.status_code, message in error["message"]) == (status, True), found.text
+        assert error["type"] == "invalid_request_error"
+    assert client.post("/v1/models/none/generate", json={}).status_code == 404
+    found = send(client, COMPLETIONS, {"model": "words", "prompt": ["a"] * 9})
+    assert "1 to 8 prompts" in found.json()["error"]["message"]
+
+
+def test_a_client_that_leaves_frees_its_slots(client):
+    (engine,) = (e for m, e in client.deployment.engines.items() if m.name == "words")
+    step = engine._state.step
+
+    def slowly(*arguments):
+        time.sleep(0.05)
+        return step(*arguments)
+
+    engine._state.step = slowly
+    try:
+        body = {"model": "words", "prompt": "a", "max_tokens": 40, "n": 4, "stream": True}
+        with client.stream("POST", COMPLETIONS, json=body) as response:
+            next(response.iter_lines())
+            until(lambda: (engine.running, engine.waiting) == (3, 1))
+        until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
+        with pytest.raises(Exception, match="timed out"):
+            client.post(COMPLETIONS, json={**body, "stream": False}, timeout=0.3)
+        until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
+        full = [{**body, "n": 8}, {**body, "n": 8, "stream": False}]
+        with client.stream("POST", COMPLETIONS, json=full[0]) as response:
+            next(response.iter_lines())
+            refused = client.post(COMPLETIONS, json=full[1])
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"] == "1"
+        assert refused.json()["error"]["type"] == "server_error"
+    finally:
+        engine._state.step = step
+    until(lambda: (engine.running, engine.waiting) == (0, 0))
+
+
+def test_a_failure_is_told_in_the_stream_and_harms_no_other(client):
+    (engine,) = (e for m, e in client.deployment.engines.items() if m.name == "words")
+    step = engine._state.step
+    engine._state.step = None  # as a device that fails
+    try:
+        body = {"prompt": "a", "stop": [], "stream": True, "temperature": 0}
+        *_, last = events(client.post(GENERATE, json=body))
+        assert last["error"]["message"] == "The server failed: its log says how."
+        assert client.post(GENERATE, json={**body, "stream": False}).status_code == 500
+    finally:
+        engine._state.step = step
+    assert client.post(GENERATE, json={**body, "stream": False}).json()["text"]
+
+
+def test_metrics_count_tokens(client):
+    before = client.get("/metrics").text
+    answer = client.post(GENERATE, json={"prompt": "abc", "temperature": 0}).json()
+    after = client.get("/metrics").text
+
+    def tokens(text):
+        lines = [line for line in text.splitlines() if line.startswith("jdl_tokens_total{")]
+        return float(next(line for line in lines if 'model="words"' in line).split()[-1])
+
+    assert tokens(after) - tokens(before) >= answer["usage"]["new_tokens"]
+    assert len(answer["tokens"]) <= MAX_LENGTH
