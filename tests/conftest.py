@@ -23,6 +23,7 @@ import jax
 import pytest
 from fake_environments import Walk, install
 from fake_espeak import program as program
+from language_models import talk as talk
 
 from jdl.train.compile_cache import use_compilation_cache
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from language_models import MAX_LENGTH, exported_language_model
+from language_models import MAX_LENGTH
 
 from jdl import sampling
 from jdl.data import ByteTokenizer
@@ -25,8 +25,9 @@ RNG = np.random.default_rng(0)
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    folder, trained = exported_language_model(tmp_path_factory.mktemp("engine"))
+def exported(talk):
+    """The model of an exported folder, and the run that it came from."""
+    folder, trained = talk
     return load_model(folder), trained
 
 
@@ -185,9 +186,9 @@ def test_a_full_queue_and_wrong_prompts_are_refused(engine):
     for one in asked:
         engine.cancel(one.generation)
     for prompt, message in (
-        ([], "from 1 to 48"),
-        ([1] * 49, "has 49 tokens"),
-        ([258], "no token 258"),
+        ([], "from 1 to 40"),
+        ([1] * 41, "has 41 tokens"),
+        ([261], "no token 261"),
         ([-1], "no token -1"),
     ):
         with pytest.raises(RequestError, match=message) as wrong:

@@ -5,34 +5,50 @@ Seen to fail: ...
 
 import json
 import time
+from dataclasses import replace
 
+import httpx
 import numpy as np
 import pytest
-from language_models import MAX_LENGTH, exported_language_model
+from language_models import MAX_LENGTH
 from serving import serving, until
 
 from jdl import sampling
 from jdl.data import ByteTokenizer
 from jdl.data.dialogues import prompt_tokens
 from jdl.inspect.chat import reply
+from jdl.serve import Limits
+from jdl.serve.generation_requests import parse_chat
+from jdl.serve.limits import RequestError
+from jdl.serve.models import load_model
 
-GENERATE = "/v1/models/words/generate"
+GENERATE = "/v1/models/talk/generate"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 LIMITS = {"slots": 3, "queue": 8, "max_body": 100_000, "max_text": 1000, "max_new_tokens": 100}
 HELLO = [{"role": "user", "content": "hello"}]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    """The folders and runs of a model of texts and of one that chats."""
-    root = tmp_path_factory.mktemp("language")
-    return [exported_language_model(root, name, chat) for name, chat in (("words", 0), ("talk", 1))]
-
-
-@pytest.fixture(scope="module")
-def client(models):
-    with serving([folder for folder, _ in models], **LIMITS) as client:
+def client(talk):
+    """A client of a server of the chat model."""
+    with serving([talk[0]], **LIMITS) as client:
         yield client
+
+
+@pytest.fixture
+def engine(client):
+    """The server's engine, with steps so slow that something can happen between them."""
+    (engine,) = client.deployment.engines.values()
+    step = engine._state.step
+
+    def slowly(*arguments):
+        time.sleep(0.05)
+        return step(*arguments)
+
+    engine._state.step = slowly
+    yield engine
+    engine._state.step = step
+    until(lambda: (engine.running, engine.waiting) == (0, 0))
 
 
 def events(response):
@@ -55,15 +71,15 @@ def greedy_text(trained, prompt, count):
     )
 
 
-def test_text_comes_whole_and_as_events(models, client):
+def test_text_comes_whole_and_as_events(talk, client):
     body = {"prompt": "abc", "max_new_tokens": 20, "temperature": 0}
     whole = client.post(GENERATE, json=body).json()
-    expected = greedy_text(models[0][1], "abc", 20)
+    expected = greedy_text(talk[1], "abc", 20)
     assert whole["tokens"] == expected
     assert whole["text"] == ByteTokenizer().decode(expected)
     assert whole["usage"] == {"prompt_tokens": 4, "new_tokens": len(expected)}
     *parts, last = events(client.post(GENERATE, json={**body, "stream": True}))
-    assert sum((part["tokens"] for part in parts), []) + last["tokens"] == whole["tokens"]
+    assert [t for part in (*parts, last) for t in part["tokens"]] == whole["tokens"]
     assert "".join(part["text"] for part in (*parts, last)) == whole["text"]
     assert last["finish_reason"] == whole["finish_reason"]
     tokens = {"prompt": [256, 97, 98, 99], "max_new_tokens": 20, "temperature": 0}
@@ -81,7 +97,7 @@ def test_a_seed_repeats_an_answer(client):
 
 def test_completions_in_openai_s_form(client):
     body = {
-        "model": "words",
+        "model": "talk",
         "prompt": ["abc", [256, 97]],
         "max_tokens": 9,
         "n": 2,
@@ -107,15 +123,15 @@ def test_completions_in_openai_s_form(client):
         assert texts[choice["index"]] == choice["text"]
         assert reasons[choice["index"]] == choice["finish_reason"]
     listed = client.get("/v1/models").json()
-    assert [model["id"] for model in listed["data"]] == ["words", "talk"]
+    assert [model["id"] for model in listed["data"]] == ["talk"]
 
 
-def test_chat_answers_as_jdl_chat(models, client):
+def test_chat_answers_as_jdl_chat(talk, client):
     body = {"model": "talk", "messages": HELLO, "temperature": 0, "max_completion_tokens": 15}
     whole = client.post(CHAT, json=body).json()
     (choice,) = whole["choices"]
     assert choice["message"]["role"] == "assistant"
-    assert choice["message"]["content"] == "".join(reply(models[1][1], HELLO, tokens=15))
+    assert choice["message"]["content"] == "".join(reply(talk[1], HELLO, tokens=15))
     assert whole["usage"]["prompt_tokens"] == len(prompt_tokens(ByteTokenizer(), HELLO))
     parts = [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]
     first, *chunks, last, done = events(
@@ -132,12 +148,12 @@ WRONG_GENERATE = (
     (b"{", 400, "no JSON"),
     (b"[]", 422, "must be an object"),
     ({}, 422, "prompt must be a text"),
-    ({"prompt": "a", "temprature": 1}, 422, "no temprature"),
+    ({"prompt": "a", "temprature": 1}, 422, "no 'temprature'"),
     ({"prompt": ["a"]}, 422, "prompt must be"),
     ({"prompt": [True]}, 422, "prompt must be"),
     ({"prompt": []}, 422, "0 tokens"),
     ({"prompt": [10**30]}, 422, "no token 1000"),
-    ({"prompt": "a" * 100}, 422, "101 tokens, and must have from 1 to 48"),
+    ({"prompt": "a" * 100}, 422, "101 tokens, and must have from 1 to 40"),
     ({"prompt": "a" * 1001}, 422, "1,001 characters"),
     ({"prompt": "\ud800"}, 422, "surrogate"),
     ({"prompt": "a", "max_new_tokens": 0}, 422, "from 1 to 100"),
@@ -155,7 +171,6 @@ WRONG_GENERATE = (
 WRONG_CHAT = (
     ({}, 400, "model"),
     ({"model": "none", "messages": HELLO}, 404, "no model"),
-    ({"model": "words", "messages": HELLO}, 400, "no chat model"),
     ({"model": "talk"}, 400, "messages"),
     ({"model": "talk", "messages": [3]}, 400, "message 0 must be an object"),
     ({"model": "talk", "messages": [{"role": "user"}]}, 400, "no text"),
@@ -182,52 +197,46 @@ def test_wrong_requests_are_refused_with_a_message(client):
         assert (found.status_code, message in error["message"]) == (status, True), found.text
         assert error["type"] == "invalid_request_error"
     assert client.post("/v1/models/none/generate", json={}).status_code == 404
-    found = send(client, COMPLETIONS, {"model": "words", "prompt": ["a"] * 9})
+    found = send(client, COMPLETIONS, {"model": "talk", "prompt": ["a"] * 9})
     assert "1 to 8 prompts" in found.json()["error"]["message"]
 
 
-def test_a_client_that_leaves_frees_its_slots(client):
-    (engine,) = (e for m, e in client.deployment.engines.items() if m.name == "words")
-    step = engine._state.step
-
-    def slowly(*arguments):
-        time.sleep(0.05)
-        return step(*arguments)
-
-    engine._state.step = slowly
-    try:
-        body = {"model": "words", "prompt": "a", "max_tokens": 40, "n": 4, "stream": True}
-        with client.stream("POST", COMPLETIONS, json=body) as response:
-            next(response.iter_lines())
-            until(lambda: (engine.running, engine.waiting) == (3, 1))
-        until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
-        with pytest.raises(Exception, match="timed out"):
-            client.post(COMPLETIONS, json={**body, "stream": False}, timeout=0.3)
-        until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
-        full = [{**body, "n": 8}, {**body, "n": 8, "stream": False}]
-        with client.stream("POST", COMPLETIONS, json=full[0]) as response:
-            next(response.iter_lines())
-            refused = client.post(COMPLETIONS, json=full[1])
-        assert refused.status_code == 503
-        assert refused.headers["retry-after"] == "1"
-        assert refused.json()["error"]["type"] == "server_error"
-    finally:
-        engine._state.step = step
-    until(lambda: (engine.running, engine.waiting) == (0, 0))
+def test_only_chat_models_chat(talk):
+    model = load_model(talk[0])
+    model = replace(model, manifest={**model.manifest, "chat": None})
+    with pytest.raises(RequestError, match="talk is no chat model") as refused:
+        parse_chat({"messages": HELLO}, model, Limits())
+    assert refused.value.status == 400
 
 
-def test_a_failure_is_told_in_the_stream_and_harms_no_other(client):
-    (engine,) = (e for m, e in client.deployment.engines.items() if m.name == "words")
-    step = engine._state.step
+def test_a_client_that_leaves_frees_its_slots(client, engine):
+    body = {"model": "talk", "prompt": "a", "max_tokens": 38, "n": 4, "stream": True}
+    with client.stream("POST", COMPLETIONS, json=body) as response:
+        next(response.iter_lines())
+        until(lambda: (engine.running, engine.waiting) == (3, 1))
+    until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
+    with pytest.raises(httpx.ReadTimeout):
+        client.post(COMPLETIONS, json={**body, "stream": False}, timeout=0.3)
+    until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
+
+
+def test_a_full_queue_is_said_in_openai_s_form(client, engine):
+    body = {"model": "talk", "prompt": "a", "max_tokens": 38, "n": 8}
+    with client.stream("POST", COMPLETIONS, json={**body, "stream": True}) as response:
+        next(response.iter_lines())
+        refused = client.post(COMPLETIONS, json=body)
+    assert refused.status_code == 503
+    assert refused.headers["retry-after"] == "1"
+    assert refused.json()["error"]["type"] == "server_error"
+    assert engine.running + engine.waiting <= 8  # none of those that were refused as a whole
+
+
+def test_a_failure_is_told_in_the_stream(client, engine):
     engine._state.step = None  # as a device that fails
-    try:
-        body = {"prompt": "a", "stop": [], "stream": True, "temperature": 0}
-        *_, last = events(client.post(GENERATE, json=body))
-        assert last["error"]["message"] == "The server failed: its log says how."
-        assert client.post(GENERATE, json={**body, "stream": False}).status_code == 500
-    finally:
-        engine._state.step = step
-    assert client.post(GENERATE, json={**body, "stream": False}).json()["text"]
+    body = {"prompt": "a", "stream": True, "temperature": 0}
+    *_, last = events(client.post(GENERATE, json=body))
+    assert last["error"]["message"] == "The server failed: its log says how."
+    assert client.post(GENERATE, json={**body, "stream": False}).status_code == 500
 
 
 def test_metrics_count_tokens(client):
@@ -237,7 +246,7 @@ def test_metrics_count_tokens(client):
 
     def tokens(text):
         lines = [line for line in text.splitlines() if line.startswith("jdl_tokens_total{")]
-        return float(next(line for line in lines if 'model="words"' in line).split()[-1])
+        return float(next(line for line in lines if 'model="talk"' in line).split()[-1])
 
     assert tokens(after) - tokens(before) >= answer["usage"]["new_tokens"]
     assert len(answer["tokens"]) <= MAX_LENGTH

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from jdl.serve.batching import bucket, buckets
 from jdl.serve.models import ServedModel, ServedProgram
 from jdl.types import Error
 
+SHORTEST = 16  # tokens that a prompt is padded to at least: as fast as one, and compiled less
 Cache = dict[str, jax.Array]
 
 
@@ -35,15 +35,13 @@ class Slots:
     def __post_init__(self) -> None:
         if not {"prefill", "decode"} <= self.model.programs.keys():
             raise Error(f"{self.model.name} is no language model: it has no KV cache.")
-        prefill, decode = (self.model.programs[name] for name in ("prefill", "decode"))
+        decode = self.model.programs["decode"]
         for name, about in decode.inputs.items():
             if about["shape"][:1] != [BATCH_AXIS]:
                 raise Error(
                     f"{self.model.name} has one {name} for a whole batch, and requests that join a "
                     "running one need their own: export the run again, by this jdl."
                 )
-        self._prefill = jax.jit(partial(_prefill, prefill))
-        self._step = jax.jit(partial(_step, decode), donate_argnums=1)
         self.clear()
 
     @property
@@ -68,8 +66,8 @@ class Slots:
         """Compiles all programs: one for each bucket of prompts, and one for a step."""
         sampler = samplers([_GREEDY])
         longest = self.longest_prompt
-        sizes = [size for size in buckets(longest) if size < longest]
-        for size in [*sizes, longest] if self._pads else sizes[:1] or [1]:
+        sizes = [size for size in buckets(longest) if SHORTEST <= size < longest]
+        for size in [*sizes, longest] if self._pads else [1]:
             self.join(0, np.zeros(size, np.int32), sampler)
         self.step(np.zeros(self.count, np.int32), samplers([_GREEDY] * self.count))
         self.clear()
@@ -77,21 +75,21 @@ class Slots:
     def join(self, slot: int, prompt: np.ndarray, sampler: RowSamplers) -> int:
         """Reads a prompt (P,) into a slot, and samples the first token (prefill)."""
         if self._pads:
-            size = min(bucket(len(prompt)), self.longest_prompt)
+            size = min(max(bucket(len(prompt)), SHORTEST), self.longest_prompt)
             tokens = np.zeros((1, size), np.int32)
             tokens[0, : len(prompt)] = prompt
             inputs = {"tokens": tokens, "length": np.asarray([len(prompt)], np.int32)}
         else:
             inputs = {"tokens": prompt[None]}
-        weights = self.model.programs["prefill"].weights
-        token, row = self._prefill(weights, inputs, sampler)
+        row = self.model.programs["prefill"](inputs)
+        logits = row.pop("logits")
         self.cache = _insert(self.cache, row, np.int32(slot))
-        return int(token[0])
+        return int(_sample(sampler, logits)[0])
 
     def step(self, tokens: np.ndarray, sampler: RowSamplers) -> np.ndarray:
         """Decodes a token (slots,) of each row: the next ones (slots,)."""
-        weights = self.model.programs["decode"].weights
-        found, self.cache = self._step(weights, self.cache, tokens, sampler)
+        decode = self.model.programs["decode"]
+        found, self.cache = _step(decode, decode.weights, self.cache, tokens, sampler)
         return np.asarray(found)
 
     @property
@@ -125,17 +123,13 @@ def samplers(rows: Sequence[RowSampler]) -> RowSamplers:
     )
 
 
-def _prefill(
-    program: ServedProgram,
-    weights: Mapping[str, jax.Array],
-    inputs: Mapping[str, Any],
-    sampler: RowSamplers,
-) -> tuple[jax.Array, Cache]:
-    """The first token (1,) after a prompt (1, P), and its rows of the cache."""
-    outputs = dict(program.call(weights, dict(inputs)))
-    return sampler(outputs.pop("logits")), outputs
+@jax.jit
+def _sample(sampler: RowSamplers, logits: jax.Array) -> jax.Array:
+    """A token (B,) by the logits (B, vocabulary): apart from prefill, to be compiled once."""
+    return sampler(logits)
 
 
+@partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _step(
     program: ServedProgram,
     weights: Mapping[str, jax.Array],
