@@ -25,6 +25,7 @@ from jdl.serve.models import load_model
 GENERATE = "/v1/models/talk/generate"
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 LIMITS = {"slots": 3, "queue": 8, "max_body": 100_000, "max_text": 1000, "max_new_tokens": 100}
+LONG = {"model": "talk", "prompt": "a", "max_tokens": 38, "temperature": 100, "seed": 1}  # no end
 HELLO = [{"role": "user", "content": "hello"}]
 
 
@@ -210,9 +211,10 @@ def test_only_chat_models_chat(talk):
 
 
 def test_a_client_that_leaves_frees_its_slots(client, engine):
-    body = {"model": "talk", "prompt": "a", "max_tokens": 38, "n": 4, "stream": True}
+    body = {**LONG, "n": 4, "stream": True}
     with client.stream("POST", COMPLETIONS, json=body) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # whose end closes the connection
+        next(lines)
         until(lambda: (engine.running, engine.waiting) == (3, 1))
     until(lambda: (engine.running, engine.waiting) == (0, 0), 1.0)
     with pytest.raises(httpx.ReadTimeout):
@@ -221,9 +223,10 @@ def test_a_client_that_leaves_frees_its_slots(client, engine):
 
 
 def test_a_full_queue_is_said_in_openai_s_form(client, engine):
-    body = {"model": "talk", "prompt": "a", "max_tokens": 38, "n": 8}
+    body = {**LONG, "n": 8}
     with client.stream("POST", COMPLETIONS, json={**body, "stream": True}) as response:
-        next(response.iter_lines())
+        lines = response.iter_lines()  # whose end closes the connection
+        next(lines)
         refused = client.post(COMPLETIONS, json=body)
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
