@@ -15,7 +15,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -23,6 +25,7 @@ import optax
 import pytest
 from harness import train
 from PIL import Image
+from serve_fuzz import requests
 from serving import serving, until
 
 import jdl
@@ -334,3 +337,68 @@ def test_sigterm_answers_what_is_in_and_refuses_what_is_new(folders, x, tmp_path
         assert server.wait(30) == 0
     finally:
         server.kill()
+
+
+def fuzzed(client, x, count, seed):
+    """The statuses of so many requests; each is answered as it should, and none harms another."""
+    expected, statuses = ask(client, x[:1]), Counter()
+    for n, (method, path, headers, body) in zip(range(count), requests(seed), strict=False):
+        response = client.request(method, path, headers=headers, content=body)
+        status = response.status_code
+        assert status < 500 or status == 503, (n, method, path, headers, body[:500], response.text)
+        if status >= 400 and method != "HEAD":
+            assert isinstance(response.json()["error"], str), (n, response.text)
+        statuses[status] += 1
+        if n % 100 == 0:
+            assert ask(client, x[:1]) == expected
+    return statuses
+
+
+def test_no_request_is_answered_500(client, x):
+    statuses = fuzzed(client, x, 400, 0)
+    assert {200, 400, 404, 405, 415, 422} <= set(statuses)
+    assert client.deployment.memory.used == 0
+
+
+def test_a_body_that_is_too_long_is_413_whatever_its_header_says(client):
+    for content in (bytes(100_001), iter([bytes(50_000)] * 3)):  # the second has no length
+        response = client.post(f"{DIGITS}/predict", content=content)
+        assert response.status_code == 413
+        assert response.json()["error"] == "A body has at most 100,000 bytes."
+
+
+@pytest.mark.slow
+def test_100_000_requests_leave_the_memory_flat(client, x):
+    fuzzed(client, x, 5_000, 1)
+    before = memory()
+    fuzzed(client, x, 100_000, 2)
+    assert memory() < before + 100_000_000
+    assert client.deployment.memory.used == 0
+
+
+def memory():
+    """The bytes that this process has in memory."""
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_headers_without_end_are_cut_off(client, x):
+    for line in (b"A: " + b"a" * 1000 + b"\r\n", b"a" * 1000):
+        with socket.create_connection(client.address) as sender, contextlib.suppress(OSError):
+            sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
+            for _ in range(5_000):
+                sender.sendall(line)
+            assert sender.recv(1000)[:12] in (b"", b"HTTP/1.1 400")
+    assert len(ask(client, x[:1])) == 1
+
+
+def test_headers_that_come_slowly_are_cut_off(client, monkeypatch):
+    monkeypatch.setattr("jdl.serve.server.HEADER_SECONDS", 0.2)
+    with socket.create_connection(client.address) as sender:
+        sender.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+        assert sender.recv(1000) == b""
+    with socket.create_connection(client.address) as sender:  # the second request of a connection
+        sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        until(lambda: b'"ready"' in sender.recv(1000))
+        sender.sendall(b"GET /healthz HTTP/1.1\r\nHo")
+        assert sender.recv(1000) == b""
