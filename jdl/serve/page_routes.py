@@ -14,8 +14,8 @@ from starlette.responses import HTMLResponse, Response
 def page_routes() -> APIRouter:
     """The page to try the models, and the page that lists all routes."""
     router = APIRouter(include_in_schema=False)
-    router.add_api_route("/", _Page("page.html"))
-    router.add_api_route("/docs", _Page("docs.html"))
+    router.add_api_route("/", _Page("page.html").show)
+    router.add_api_route("/docs", _Page("docs.html").show)
     return router
 
 
@@ -34,7 +34,7 @@ class _Page:
             "frame-ancestors 'none'"
         )
 
-    async def __call__(self) -> Response:
+    async def show(self) -> Response:
         """The page."""
         headers = {"Content-Security-Policy": self.policy, "Referrer-Policy": "no-referrer"}
         return HTMLResponse(self.content, headers=headers)
