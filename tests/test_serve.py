@@ -7,6 +7,8 @@ import io
 import json
 import re
 import runpy
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -189,3 +191,23 @@ def test_the_open_inference_protocol(client, x):
     (output,) = json.loads(response.content[:start])["outputs"]
     values = np.frombuffer(response.content[start:], np.float32).reshape(output["shape"])
     assert values.tolist() == answers["probability"].tolist()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_guides_curl_lines_run(client, x, tmp_path, root):
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": x[:2].tolist()}))
+    np.save(tmp_path / "rows.npy", x[:2])
+    (tmp_path / "seven.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    (tmp_path / "token").write_text("none")
+    lines = re.findall(r"^curl .*$", (root / "docs" / "serve.md").read_text(), re.M)
+    address = "{}:{}".format(*client.address)
+    answers = []
+    for line in lines:
+        command = line.replace("localhost:8000", address).replace("digits_cnn", "kitchen_sink")
+        words = ["bash", "-c", f"{command} --silent --noproxy '*'"]
+        answers.append(json.loads(subprocess.check_output(words, cwd=tmp_path)))
+    about, rows, image, array, wrong, models = answers
+    assert about["name"] == models["models"][0]["name"] == "kitchen_sink"
+    assert rows["predictions"] == array["predictions"] == ask(client, x[:2])
+    assert len(image["predictions"]) == 1
+    assert wrong["error"].startswith("x must hold float32 in rows of one shape")
