@@ -44,6 +44,14 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> tuple[Path, Path]:
+    """Two small exported models: kitchen_sink, of digits, and words, of texts."""
+    from serving import export_small
+
+    return export_small(tmp_path_factory.mktemp("bundles"))
+
+
 @pytest.fixture
 def walk(monkeypatch):
     """A fake of Gymnasium that has `Walk` alone, before any environment exists."""

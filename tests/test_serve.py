@@ -1,65 +1,27 @@
-"""The server of exported models: answers, batching, the queue, deadlines, health and its end.
+"""The server of exported models: answers, forms of requests, versions, protocols, pages.
 
 Seen to fail: TODO
 """
 
-import contextlib
 import io
 import json
-import math
-import os
+import re
 import runpy
-import signal
-import socket
+import shutil
 import subprocess
-import sys
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 
-import httpx
 import numpy as np
-import optax
 import pytest
-from harness import train
 from PIL import Image
-from serving import serving, until
+from serving import DIGITS, LIMITS, WORDS, ask, serving
 
 import jdl
 import jdl.serve
-from jdl.models.rnn import RNN
-from jdl.serve import batching
-
-DIGITS, WORDS = "/v1/models/kitchen_sink", "/v1/models/words"
-LIMITS = {"max_batch": 4, "max_rows": 20, "max_body": 100_000, "max_memory": 2_000_000}
-
-
-def words(root):
-    """A run that classifies texts of up to 8 bytes."""
-    tokenizer, c = jdl.data.ByteTokenizer(), jdl.Config(name="words", steps=1)
-    x = np.random.default_rng(0).integers(97, 122, (4, 8))
-    data = jdl.data.arrays(x=x, length=np.asarray([8, 5, 3, 8]), y=np.arange(4) % 2)
-    model = RNN(2, (4,), vocab_size=tokenizer.vocab_size, embedding_width=4)
-    learner = jdl.descent(jdl.objectives.classify(model), optax.sgd(0.1))
-    run = jdl.Run(
-        c, learner, data.shuffled(4, 0), test=data.batches(4), tokenizer=tokenizer,
-        labels=("dull", "fine"),
-    )  # fmt: skip
-    return run, jdl.fit(run, jdl.Options(root=root, quiet=True)).folder
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """The exported models of digits and of texts."""
-    root = tmp_path_factory.mktemp("serve")
-    digits = jdl.export.export(train(root / "runs", steps=2).folder, root / "digits")
-    run, folder = words(root / "runs")
-    return digits, jdl.export.export(folder, root / "words", run=run)
-
-
-@pytest.fixture(scope="module")
-def client(folders):
-    with serving(folders, **LIMITS) as client:
+def client(bundles):
+    with serving(bundles, **LIMITS) as client:
         yield client
 
 
@@ -68,16 +30,9 @@ def x():
     return np.asarray(jdl.data.digits()[1].columns["x"][:8], np.float32)
 
 
-def ask(client, x, path=f"{DIGITS}/predict"):
-    """The predictions for rows."""
-    response = client.post(path, json={"rows": np.asarray(x).tolist()})
-    assert response.status_code == 200, response.text
-    return response.json()["predictions"]
-
-
-def test_answers_are_those_of_the_bundles_own_script(client, folders, x):
+def test_answers_are_those_of_the_bundles_own_script(client, bundles, x):
     """To the bit, in the same bucket."""
-    _, predict = runpy.run_path(str(folders[0] / "predict.py"))["load"](folders[0])
+    _, predict = runpy.run_path(str(bundles[0] / "predict.py"))["load"](bundles[0])
     for rows in (1, 3, 4):
         expected = predict({"x": x[:rows]})
         found = ask(client, x[:rows])
@@ -123,9 +78,9 @@ def png(pixels):
     return file.getvalue()
 
 
-def test_texts_are_encoded_as_the_bundle_does(client, folders):
-    names = runpy.run_path(str(folders[1] / "predict.py"))
-    manifest, predict = names["load"](folders[1])
+def test_texts_are_encoded_as_the_bundle_does(client, bundles):
+    names = runpy.run_path(str(bundles[1] / "predict.py"))
+    manifest, predict = names["load"](bundles[1])
     about = manifest["programs"]["predict"]["inputs"]
     columns = names["encode"](["fine", "so"], manifest["tokenizer"], about)
     columns = {name: np.asarray(column, np.int32) for name, column in columns.items()}
@@ -144,111 +99,6 @@ def test_texts_are_encoded_as_the_bundle_does(client, folders):
     )
 
 
-def test_requests_that_wait_are_computed_together(client, x):
-    """Each gets its own rows, and the time that it sent."""
-    batcher = batcher_of(client, DIGITS)
-    expected = [ask(client, x[n : n + 1]) for n in range(8)]
-    before = batcher.done.batches
-    with ThreadPoolExecutor(8) as pool, held(batcher):
-        answers = [pool.submit(ask, client, x[n : n + 1]) for n in range(8)]
-        until(lambda: batcher.waiting == 8)
-    assert batcher.done.batches == before + 3  # that one, and two of four rows
-    for answer, alone in zip(answers, expected, strict=True):
-        ((row,), (wanted,)) = answer.result(), alone
-        assert row["label"] == wanted["label"]
-        np.testing.assert_allclose(row["probability"], wanted["probability"], atol=1e-6)
-
-
-def batcher_of(client, path):
-    name = path.rpartition("/")[2]
-    return next(b for model, b in client.deployment.batchers.items() if model.name == name)
-
-
-@contextlib.contextmanager
-def held(batcher):
-    """A batcher that is busy until the end, with a row that nobody waits for."""
-    gate, compute = threading.Event(), batcher.compute
-    batcher.compute = lambda jobs: (gate.wait(), compute(jobs))[1]
-    like = batching._zeros(batcher.program, 1, None)
-    with batcher._changed:
-        batcher._waiting.append(batching.Job(like, 1, None, math.inf, _Nobody()))
-        batcher._changed.notify()
-    until(lambda: not batcher.waiting)
-    try:
-        yield
-    finally:
-        del batcher.compute
-        gate.set()
-
-
-class _Nobody:
-    """The future, and the loop, of who is no longer there."""
-
-    def get_loop(self):
-        return self
-
-    def is_closed(self):
-        return True
-
-
-def test_a_full_queue_is_503_with_retry_after_and_the_others_are_answered(folders, x):
-    with serving(folders[:1], queue=3, **LIMITS) as client:
-        batcher = batcher_of(client, DIGITS)
-        with ThreadPoolExecutor(3) as pool, held(batcher):
-            answers = [pool.submit(ask, client, x[:1]) for _ in range(3)]
-            until(lambda: batcher.waiting == 3)
-            full = client.post(f"{DIGITS}/predict", json={"rows": x[:1].tolist()})
-            assert (full.status_code, full.headers["retry-after"]) == (503, "1")
-            assert "3 requests wait already" in full.json()["error"]
-        assert [len(answer.result()) for answer in answers] == [1] * 3
-
-
-def test_a_late_answer_is_504_and_a_slow_body_408(folders, x):
-    with serving(folders[:1], timeout=0.5, **LIMITS) as client:
-        batcher = batcher_of(client, DIGITS)
-        with held(batcher):
-            late = client.post(f"{DIGITS}/predict", json={"rows": x[:1].tolist()})
-            assert late.status_code == 504
-            assert batcher.waiting == 0
-        with socket.create_connection(client.address) as sender:
-            head = f"POST {DIGITS}/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n["
-            sender.sendall(head.encode())
-            assert sender.recv(1000).startswith(b"HTTP/1.1 408 ")
-        assert client.deployment.memory.used == 0
-
-
-def test_a_client_that_leaves_frees_its_place(client, x):
-    batcher = batcher_of(client, DIGITS)
-    body = json.dumps({"rows": x[:1].tolist()}).encode()
-    head = f"POST {DIGITS}/predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
-    with held(batcher):
-        with socket.create_connection(client.address) as sender:
-            sender.sendall(head.encode() + body)
-            until(lambda: batcher.waiting == 1)
-        until(lambda: batcher.waiting == 0)
-    until(lambda: client.deployment.memory.used == 0)
-
-
-def test_health_tells_a_server_that_warms_from_one_that_is_ready(folders, x, monkeypatch):
-    gate = threading.Event()
-    warm = batching.Batcher.warm
-    monkeypatch.setattr(batching.Batcher, "warm", lambda self: (gate.wait(), warm(self)))
-    with serving(folders[:1], ready=False, **LIMITS) as client:
-        assert client.get("/healthz").json() == {"state": "warming"}
-        for path in ("/readyz", "/v2/health/ready"):
-            assert client.get(path).status_code in (503, 404)
-        early = client.post(f"{DIGITS}/predict", json={"rows": x[:1].tolist()})
-        assert (early.status_code, early.headers["retry-after"]) == (503, "1")
-        gate.set()
-        until(lambda: client.get("/readyz").status_code == 200)
-        model = client.deployment.models.models[0]
-        compiled = model.programs["predict"].call._cache_size()
-        assert compiled == 3  # for 1, 2 and 4 rows
-        for rows in range(1, 9):
-            ask(client, x[:rows])
-        assert model.programs["predict"].call._cache_size() == compiled
-
-
 def test_metrics_are_those_of_prometheus(client, x):
     from prometheus_client.parser import text_string_to_metric_families as parse
 
@@ -265,19 +115,19 @@ def test_metrics_are_those_of_prometheus(client, x):
     assert found["jdl_request_seconds_count"] >= 1
 
 
-def test_versions_live_side_by_side(client, folders, tmp_path, x):
+def test_versions_live_side_by_side(client, bundles, tmp_path, x):
     copy = tmp_path / "older"
     copy.mkdir()
-    for path in folders[0].iterdir():
+    for path in bundles[0].iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
     manifest = json.loads((copy / "manifest.json").read_text())
     (copy / "manifest.json").write_text(json.dumps({**manifest, "description": "older"}))
-    models = jdl.serve.models.load_models([folders[0], copy])
+    models = jdl.serve.models.load_models([bundles[0], copy])
     new, old = models.models
     assert models.find("kitchen_sink") is new
     assert models.find("kitchen_sink", old.version) is models.find("kitchen_sink", "older") is old
     with pytest.raises(jdl.Error, match="are the same model"):
-        jdl.serve.models.load_models([folders[0], folders[0]])
+        jdl.serve.models.load_models([bundles[0], bundles[0]])
     (copy / "README.md").write_text("another")
     with pytest.raises(jdl.Error, match=r"not served, as README\.md has changed"):
         jdl.serve.app([copy])
@@ -288,8 +138,8 @@ def test_versions_live_side_by_side(client, folders, tmp_path, x):
     assert (missing.status_code, "no version '0'" in missing.json()["error"]) == (404, True)
 
 
-def test_a_token_is_asked_for_where_there_is_one(folders, x):
-    with serving(folders[:1], token="correct horse battery", **LIMITS) as client:
+def test_a_token_is_asked_for_where_there_is_one(bundles, x):
+    with serving(bundles[:1], token="correct horse battery", **LIMITS) as client:
         assert client.get("/healthz").status_code == 200
         for header in (None, "Bearer correct horse batter", "Basic correct horse battery", "é"):
             headers = {"Authorization": header.encode()} if header else {}
@@ -307,30 +157,57 @@ def test_the_schema_names_every_route(client):
     assert "image/png" in paths["/v1/models/{name}/predict"]["post"]["requestBody"]["content"]
 
 
-def test_sigterm_answers_what_is_in_and_refuses_what_is_new(folders, x, tmp_path):
-    """The process that the verb starts ends with 0."""
-    words = ["serve", folders[0], "--port", "0", "--max-batch", "2", "--wait-ms", "1500"]
-    code = "import jdl.cli; jdl.cli.main()"
-    server = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, words)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        stdout=subprocess.PIPE,
-        text=True,
+def test_the_pages_load_nothing_from_elsewhere(client):
+    for path in ("/", "/docs"):
+        page = client.get(path)
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in page.headers["content-security-policy"]
+        assert "//" not in re.sub(r"^// .*$", "", page.text, flags=re.M)
+        assert "innerHTML" not in page.text
+
+
+def test_the_open_inference_protocol(client, x):
+    """Tensors as JSON and as bytes, with one answer."""
+    expected = ask(client, x[:2])
+    path = "/v2/models/kitchen_sink"
+    assert client.get("/v2/health/ready").status_code == 200
+    about = client.get(path).json()
+    assert about["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 8, 8, 1]}]
+    tensor = {"name": "x", "shape": [2, 8, 8, 1], "datatype": "FP32"}
+    document = {"id": "7", "inputs": [{**tensor, "data": x[:2].ravel().tolist()}]}
+    found = client.post(f"{path}/infer", json=document).json()
+    assert (found["id"], found["model_name"]) == ("7", "kitchen_sink")
+    answers = {one["name"]: np.reshape(one["data"], one["shape"]) for one in found["outputs"]}
+    assert answers["probability"].tolist() == [row["probability"] for row in expected]
+    size = {"parameters": {"binary_data_size": 2 * 64 * 4}}
+    asked = [{"name": "probability", "parameters": {"binary_data": True}}]
+    head = json.dumps({"inputs": [tensor | size], "outputs": asked}).encode()
+    response = client.post(
+        f"{path}/infer",
+        content=head + x[:2].tobytes(),
+        headers={"Inference-Header-Content-Length": str(len(head))},
     )
-    try:
-        serves, where = server.stdout.readline(), server.stdout.readline()
-        assert serves.startswith("serving kitchen_sink of ")
-        assert "takes requests of this machine alone" in where
-        with httpx.Client(base_url=where.split()[0], timeout=60, trust_env=False) as client:
-            until(lambda: client.get("/readyz").status_code == 200)
-            with ThreadPoolExecutor(1) as pool:
-                answer = pool.submit(ask, client, x[:1])
-                time.sleep(0.5)
-                server.send_signal(signal.SIGTERM)
-                time.sleep(0.3)
-                with pytest.raises(httpx.TransportError):
-                    httpx.get(f"{where.split()[0]}/healthz", trust_env=False)
-                assert len(answer.result()) == 1
-        assert server.wait(30) == 0
-    finally:
-        server.kill()
+    start = int(response.headers["inference-header-content-length"])
+    (output,) = json.loads(response.content[:start])["outputs"]
+    values = np.frombuffer(response.content[start:], np.float32).reshape(output["shape"])
+    assert values.tolist() == answers["probability"].tolist()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_guides_curl_lines_run(client, x, tmp_path, root):
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": x[:2].tolist()}))
+    np.save(tmp_path / "rows.npy", x[:2])
+    (tmp_path / "seven.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
+    (tmp_path / "token").write_text("none")
+    lines = re.findall(r"^curl .*$", (root / "docs" / "serve.md").read_text(), re.M)
+    address = "{}:{}".format(*client.address)
+    answers = []
+    for line in lines:
+        command = line.replace("localhost:8000", address).replace("digits_cnn", "kitchen_sink")
+        words = ["bash", "-c", f"{command} --silent --noproxy '*'"]
+        answers.append(json.loads(subprocess.check_output(words, cwd=tmp_path)))
+    about, rows, image, array, wrong, models = answers
+    assert about["name"] == models["models"][0]["name"] == "kitchen_sink"
+    assert rows["predictions"] == array["predictions"] == ask(client, x[:2])
+    assert len(image["predictions"]) == 1
+    assert wrong["error"].startswith("x must hold float32 in rows of one shape")

@@ -15,9 +15,11 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from jdl.serve.counters import TEXT
 from jdl.serve.deployment import Deployment, deploy
 from jdl.serve.guard import Guard
+from jdl.serve.inference_routes import InferenceRoutes
 from jdl.serve.language_routes import language_routes
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import load_models
+from jdl.serve.page_routes import page_routes
 from jdl.serve.predict_routes import PredictRoutes
 
 log = logging.getLogger("jdl.serve")
@@ -41,6 +43,7 @@ def app(
         description=ABOUT,
         docs_url=None,  # they load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=_Lifespan(served),
     )
     application.state.deployment = served
@@ -48,8 +51,10 @@ def app(
     application.add_exception_handler(HTTPException, _refuse)
     application.add_exception_handler(Exception, _fail)
     for router in (
+        page_routes(),
         HealthRoutes(served).router(),
         PredictRoutes(served).router(),
+        InferenceRoutes(served).router(),
         language_routes(served),
     ):
         application.include_router(router)

@@ -63,7 +63,7 @@ def _from_rows(rows: Any, program: ServedProgram, limits: Limits) -> Columns:
     names = rows[0].keys()
     for n, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != names:
-            raise RequestError(422, f"Row {n} has other names than row 0: {_listed(names)}.")
+            raise RequestError(422, f"Row {n} has other names than row 0: {listed(names)}.")
     return check_columns({name: [row[name] for row in rows] for name in names}, program, limits)
 
 
@@ -71,7 +71,7 @@ def from_texts(texts: Any, model: ServedModel, program: ServedProgram, limits: L
     """The tokens of texts with special ones around them, and their lengths."""
     about = model.manifest["tokenizer"]
     if model.tokenizer is None or not program.inputs.keys() <= {"x", LENGTH}:
-        raise RequestError(422, f"{model.name} takes no texts, but {_listed(program.inputs)}.")
+        raise RequestError(422, f"{model.name} takes no texts, but {listed(program.inputs)}.")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise RequestError(422, "texts must be a list of one text or more.")
     _check_count(len(texts), limits)
@@ -100,7 +100,7 @@ def check_columns(
     main = main_input(program)
     if unknown := given.keys() - wanted.keys():
         raise RequestError(
-            422, f"There is no input {min(unknown)[:100]!r}; there are {_listed(wanted)}."
+            422, f"There is no input {min(unknown)[:100]!r}; there are {listed(wanted)}."
         )
     if LENGTH in wanted and LENGTH not in given and main in given:
         given[LENGTH] = _lengths(given[main], main)
@@ -154,11 +154,11 @@ def _padded(rows: list[Any], program: ServedProgram, limits: Limits, fill: int) 
 def _column(name: str, values: Any, about: Mapping[str, Any]) -> np.ndarray:
     """An array of the input's type; `RequestError` where one of its values is another's."""
     dtype = np.dtype(about["dtype"])
-    array = values if isinstance(values, np.ndarray) else _from_lists(name, values, dtype)
+    array = values if isinstance(values, np.ndarray) else from_lists(name, values, dtype)
     return convert(name, array, dtype)
 
 
-def _from_lists(name: str, values: Any, dtype: np.dtype) -> np.ndarray:
+def from_lists(name: str, values: Any, dtype: np.dtype) -> np.ndarray:
     """An array of nested lists of numbers, or of booleans for an input of such."""
     try:
         objects = np.array(values, dtype=object)  # never of texts, each as wide as the longest
@@ -193,6 +193,8 @@ def convert(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
     Bytes of images become numbers from 0 to 1 where the program takes such, as in training.
     """
+    if array.dtype.kind == "b":
+        array = array.view(np.uint8) != 0  # bytes from elsewhere may be other than 0 and 1
     kinds = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
     if array.dtype.kind not in kinds.get(dtype.kind, ""):
         raise RequestError(422, f"{name} must be {dtype}, not {array.dtype}.")
@@ -248,5 +250,6 @@ def _misshapen(name: str, column: np.ndarray, shape: Sequence[int | str]) -> Req
     )
 
 
-def _listed(names: Any) -> str:
+def listed(names: Any) -> str:
+    """Names for a message, no more and no longer than can be read."""
     return ", ".join(str(name)[:100] for name in list(names)[:20])

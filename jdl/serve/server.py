@@ -36,32 +36,23 @@ class Protocol(HttpToolsProtocol):
         self._stop_timer()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """A part of a request; headers that go on after so many bytes are refused."""
+        super().data_received(data)
+        self._bytes = 0 if self._timer is None else self._bytes + len(data)
+        if self._bytes > HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
-        self._bytes = 0
         if self._timer is None:
             self._expect_headers()
-
-    def on_url(self, url: bytes) -> None:
-        """A part of the address."""
-        self._count(url)
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """A header."""
-        self._count(name + value)
-        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """The headers are there: what follows has the deadline of the request."""
         self._stop_timer()
         super().on_headers_complete()
-
-    def _count(self, part: bytes) -> None:
-        self._bytes += len(part) + 4
-        if self._bytes > HEADER_BYTES:
-            raise ValueError("the headers are too long")  # the parser makes it a 400
 
     def _expect_headers(self) -> None:
         self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
