@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -30,7 +29,6 @@ from jdl.serve.models import ServedModel
 from jdl.serve.openai_format import Chat, Completion, failure
 from jdl.serve.requests import LEFT, body_of, disconnected
 
-log = logging.getLogger("jdl.serve")
 JSON, EVENTS = "application/json", "text/event-stream"
 NO_BUFFER = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # of proxies
 BODY = {
@@ -62,12 +60,17 @@ class Answers:
         loop.call_soon_threadsafe(self.found.put_nowait, (n, piece))
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
-        """The number of an answer with its next piece, until all have their last one."""
+        """The number of an answer with its next piece, until all have their last one.
+
+        Raises `RequestError` where one has failed.
+        """
         left = len(self.generations)
         while left:
             n, piece = await self.found.get()
-            if piece.error is not None:
+            if isinstance(piece.error, RequestError):
                 raise piece.error
+            if piece.error is not None:  # which the engine has logged
+                raise RequestError(500, "The server failed: its log says how.")
             left -= piece.last
             yield n, piece
 
@@ -251,9 +254,6 @@ async def _guarded(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             yield event
     except RequestError as error:
         yield _event(failure(error.status, error.message))
-    except Exception as error:
-        log.error("a stream failed", exc_info=error)
-        yield _event(failure(500, "The server failed: its log says how."))
 
 
 async def _in_openai_shape(response: Awaitable[Response]) -> Response:
