@@ -133,9 +133,8 @@ class MultiHeadAttention(nn.Module):
         """x (B, T, width) to the same shape.
 
         `context` is the other sequence. Positions where `mask` (B, S) is false get no attention.
-        With `decode`, x follows the steps in the KV cache, and `mask` (B, T) says which of its
-        steps are real: padding is on the right. `bias`, which broadcasts to (B, heads, T, S), is
-        added to the logits of the attention.
+        With `decode`, x follows the steps in the KV cache, and `mask` (B, T) says which are real:
+        padding is on the right. `bias` (1 or B, heads, T, S) is added to the attention's logits.
         """
         q = self._heads(x, "query", self.config.heads)
         visible = None if mask is None else mask[:, None, None, :].astype(bool)
@@ -173,10 +172,8 @@ class MultiHeadAttention(nn.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Queries and keys with rotary embeddings of the positions (T,) or (B, T)."""
         frequencies = self.config.rotary_frequencies(q.shape[-1])
-        return (
-            rotary_embedding(q, positions, frequencies),
-            rotary_embedding(k, positions, frequencies),
-        )
+        q, k = (rotary_embedding(heads, positions, frequencies) for heads in (q, k))
+        return q, k
 
     def _cross_kv_cache(self, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The KV cache of cross-attention: filled when `context` is given, and read afterwards."""
@@ -192,7 +189,6 @@ class MultiHeadAttention(nn.Module):
         """The KV cache of self-attention: new keys and values, each row's at its own position.
 
         Returns the queries, all keys, all values, and the mask of what each query may attend to.
-        Later steps overwrite padding before they see it.
         """
         rows, size = q.shape[0], self.config.max_length
         keys = self.variable("cache", "keys", jnp.zeros, (rows, size, *k.shape[2:]), k.dtype)
@@ -200,7 +196,8 @@ class MultiHeadAttention(nn.Module):
         positions = _next_positions(self, q, mask)
         if self.config.rotary:
             q, k = self._rotated(q, k, positions)
-        places = jnp.arange(rows)[:, None], positions  # those after the end are dropped
+        # Padding is overwritten before it is visible; what is after the end is dropped.
+        places = jnp.arange(rows)[:, None], positions
         keys.value = keys.value.at[places].set(k, unique_indices=True)
         values.value = values.value.at[places].set(v, unique_indices=True)
         visible = jnp.arange(size)[None, None] <= positions[:, :, None]
@@ -351,10 +348,10 @@ class TokenEmbedding(nn.Module):
     ) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
-        With `decode` their positions follow those in the KV cache, to which those of `mask` (B, T)
-        are added, by default all. Raises `Error` for floats, and
-        if T is above the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared
-        here: its `SymbolicScope` must have the constraint, such as "t <= 256".
+        With `decode` their positions follow those in the KV cache, and `mask` (B, T) says which are
+        real. Raises `Error` for floats, and if T is above the config's `max_length`. A symbolic T,
+        of `jax.export`, cannot be compared here: its `SymbolicScope` must have the constraint, such
+        as "t <= 256".
         """
         steps = tokens.shape[1]
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
