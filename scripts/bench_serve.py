@@ -126,9 +126,8 @@ def main(python=""):
             }
             for name, (rate, p50, p99, cpu) in medians.items():
                 ratio = rate / medians.get("torch", medians["jdl"])[0]
-                print(
-                    f"{clients:7} {name:>7} {rate:11.0f} {p50:8.2f} {p99:8.2f} {cpu:7.2f} {ratio:7.2f}"
-                )
+                line = f"{clients:7} {name:>7} {rate:11.0f} {p50:8.2f} {p99:8.2f} {cpu:7.2f}"
+                print(f"{line} {ratio:7.2f}")
 
 
 if __name__ == "__main__":
