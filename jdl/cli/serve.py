@@ -53,12 +53,19 @@ def serve(
     )
     token = _token(token_file)
     set_up_jax()
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("jdl.serve").setLevel(logging.INFO)
+    _log_to_stderr()
     application = room.app(folders, limits, token)
     for model in application.state.deployment.models.models:
         print(f"serving {model.name} of {model.folder}, version {model.version}", flush=True)
     run(application, host, port, token is not None)
+
+
+def _log_to_stderr() -> None:
+    """The server's own lines, as they are."""
+    log = logging.getLogger("jdl.serve")
+    log.setLevel(logging.INFO)
+    log.addHandler(logging.StreamHandler(sys.stderr))
+    log.propagate = False
 
 
 def _token(path: Path | None) -> str | None:
