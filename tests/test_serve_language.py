@@ -4,6 +4,9 @@ Seen to fail: ...
 """
 
 import json
+import re
+import shutil
+import subprocess
 import time
 from dataclasses import replace
 
@@ -85,6 +88,20 @@ def test_text_comes_whole_and_as_events(talk, client):
     assert last["finish_reason"] == whole["finish_reason"]
     tokens = {"prompt": [256, 97, 98, 99], "max_new_tokens": 20, "temperature": 0}
     assert client.post(GENERATE, json=tokens).json()["tokens"] == whole["tokens"]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_the_guides_curl_lines_run(client, root):
+    lines = re.findall(r"^curl .*/generate .*$", (root / "docs" / "serve.md").read_text(), re.M)
+    address = "{}:{}".format(*client.address)
+    answers = []
+    for line in lines:
+        command = line.replace("localhost:8000", address).replace("stdlib_gpt", "talk")
+        words = ["bash", "-c", f"{command} --silent --noproxy '*'"]
+        answers.append(subprocess.check_output(words, text=True))
+    whole, streamed = answers
+    assert json.loads(whole)["usage"]["prompt_tokens"] == 10
+    assert all(line.startswith("data: {") for line in streamed.split("\n\n") if line)
 
 
 def test_a_seed_repeats_an_answer(client):
