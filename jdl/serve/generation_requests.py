@@ -110,8 +110,9 @@ def parse_chat(document: dict[str, Any], model: ServedModel, limits: Limits) -> 
         raise _wrong(str(error)) from None
     if messages[-1]["role"] != "user":
         raise _wrong("An answer follows a message of the user: let the last one be the user's.")
-    limit = "max_tokens" if document.get("max_completion_tokens") is None else None
-    options = _options(document, limit or "max_completion_tokens", limits.max_new_tokens, limits)
+    newer = document.get("max_completion_tokens") is not None
+    most = "max_completion_tokens" if newer else "max_tokens"
+    options = _options(document, most, limits.max_new_tokens, limits)
     # A token of a role, which no answer has, ends it like the end token.
     ends = frozenset([tokenizer.eos_id, *chat["roles"].values()])
     return _asked(document, (prompt,), replace(options, stop_tokens=ends), limits)
