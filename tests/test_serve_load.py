@@ -53,6 +53,22 @@ def test_requests_that_wait_are_computed_together(client, x):
         np.testing.assert_allclose(row["probability"], wanted["probability"], atol=1e-6)
 
 
+def test_a_batch_that_fails_is_computed_request_by_request(client, x, monkeypatch):
+    batcher = batcher_of(client, DIGITS)
+    with ThreadPoolExecutor(2) as pool, held(batcher):
+        answers = [pool.submit(ask, client, x[n : n + 1]) for n in range(2)]
+        until(lambda: batcher.waiting == 2)
+        compute = type(batcher).compute
+
+        def failing(self, jobs):
+            if len(jobs) > 1:
+                raise MemoryError
+            return compute(self, jobs)
+
+        monkeypatch.setattr(type(batcher), "compute", failing)
+    assert [answer.result() for answer in answers] == [ask(client, x[n : n + 1]) for n in (0, 1)]
+
+
 def test_a_full_queue_is_503_with_retry_after_and_the_others_are_answered(bundles, x):
     with serving(bundles[:1], queue=3, **LIMITS) as client:
         batcher = batcher_of(client, DIGITS)

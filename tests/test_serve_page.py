@@ -1,27 +1,25 @@
 """The page in a real browser, Chromium: draw a 7 on a small CNN of digits, get a 7."""
 
-import importlib.util
 import shutil
+from pathlib import Path
 
 import pytest
 from serving import serving
 
 import jdl
+from jdl.train.experiment import load
 
 SEVEN = ((0.22, 0.15), (0.5, 0.14), (0.78, 0.15), (0.66, 0.4), (0.55, 0.6), (0.45, 0.88))
+SCRIPT = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
 DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory, root):
+def address(tmp_path_factory):
     """Where a CNN of digits is served that was trained for 300 steps."""
     path = tmp_path_factory.mktemp("page")
-    spec = importlib.util.spec_from_file_location(
-        "digits_cnn", root / "experiments" / "digits_cnn.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    run = module.run(module.Config(name="digits_cnn", steps=300))
+    _, run, config = load(SCRIPT)
+    run = run(config(name="digits_cnn", steps=300))
     folder = jdl.fit(run, jdl.Options(root=path, quiet=True)).folder
     with serving([jdl.export.export(folder, path / "digits", run=run)], max_batch=1) as client:
         yield str(client.base_url)

@@ -34,7 +34,8 @@ class Deployment:
         """Starts the batchers, and compiles every bucket in a thread."""
         for batcher in self.batchers.values():
             batcher.start()
-        threading.Thread(target=self._warm, name="warming", daemon=True).start()
+        self._warming = threading.Thread(target=self._warm, name="warming", daemon=True)
+        self._warming.start()
 
     def _warm(self) -> None:
         start = time.monotonic()
@@ -54,6 +55,7 @@ class Deployment:
         self.state = "draining"
         for batcher in self.batchers.values():
             batcher.close()
+        self._warming.join()
         self.threads.pool.shutdown()
 
     def check_ready(self) -> None:
