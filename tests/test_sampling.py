@@ -1,4 +1,7 @@
-"""Generation with a KV cache equals generation without one, token for token; sampling and beams."""
+"""Generation with a KV cache equals generation without one, token for token; sampling and beams.
+
+Seen to fail: the position of the first row for all, and padding that moved the positions.
+"""
 
 from functools import partial
 

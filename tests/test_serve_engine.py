@@ -1,6 +1,7 @@
 """Continuous batching: tokens are those of a request alone, whoever joins and leaves.
 
-Seen to fail: ...
+Seen to fail: keys that do not depend on the token's number, prompts that are all read into one
+slot, cancelled requests that keep theirs, stop strings of which a part was given before.
 """
 
 import threading

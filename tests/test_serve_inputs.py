@@ -37,6 +37,7 @@ BYTES = model(x=("uint8", "b", 2, 3, 3))
 TABLE = model(age=("float32", "b"), town=("int32", "b"), sick=("bool", "b"))
 SERIES = model(7, x=("float32", "b", "t", 2), length=("int32", "b"))
 FIXED = model(x=("float32", "b", 4), length=("int32", "b"))
+NUMBERS = model(x=("float32", "b"), length=("int32", "b"))
 TEXT = model(6, ByteTokenizer(), x=("int32", "b", "t"), length=("int32", "b"))
 
 
@@ -98,6 +99,8 @@ REFUSED = (
     (SERIES, {"rows": [3]}, "a list for each row"),
     (SERIES, {"columns": {"x": [[[0, 0]]], "length": [2]}}, "from 0 to the time of x, 1"),
     (FIXED, {"rows": [[1, 2, 3, 4, 5]]}, "time 5, and at most 4"),
+    (NUMBERS, {"rows": [1]}, "input length is missing"),
+    (NUMBERS, {"columns": {"x": [[1]], "length": [1]}}, "x must be of shape"),
     (TEXT, {"texts": ["abcdef"]}, "time 7, and at most 6"),
     (TEXT, {"texts": [1]}, "a list of one text or more"),
     (TEXT, {"texts": ["\ud800"]}, "surrogate"),

@@ -1,6 +1,7 @@
 """A server under load and under attack: batching, the queue, deadlines, floods, and its end.
 
-Seen to fail: TODO
+Seen to fail: a request that got the rows of another, a queue without an end, a client that left and
+kept its place, SIGTERM's own exit code.
 """
 
 import contextlib
@@ -51,6 +52,22 @@ def test_requests_that_wait_are_computed_together(client, x):
         ((row,), (wanted,)) = answer.result(), alone
         assert row["label"] == wanted["label"]
         np.testing.assert_allclose(row["probability"], wanted["probability"], atol=1e-6)
+
+
+def test_a_batch_that_fails_is_computed_request_by_request(client, x, monkeypatch):
+    batcher = batcher_of(client, DIGITS)
+    with ThreadPoolExecutor(2) as pool, held(batcher):
+        answers = [pool.submit(ask, client, x[n : n + 1]) for n in range(2)]
+        until(lambda: batcher.waiting == 2)
+        compute = type(batcher).compute
+
+        def failing(self, jobs):
+            if len(jobs) > 1:
+                raise MemoryError
+            return compute(self, jobs)
+
+        monkeypatch.setattr(type(batcher), "compute", failing)
+    assert [answer.result() for answer in answers] == [ask(client, x[n : n + 1]) for n in (0, 1)]
 
 
 def test_a_full_queue_is_503_with_retry_after_and_the_others_are_answered(bundles, x):
@@ -183,9 +200,13 @@ def memory():
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_headers_without_end_are_cut_off(client, x):
+def test_headers_without_end_are_cut_off(client, x, monkeypatch):
+    monkeypatch.setattr("jdl.serve.server.HEADER_SECONDS", 600)
     for line in (b"A: " + b"a" * 1000 + b"\r\n", b"a" * 1000):
-        with socket.create_connection(client.address) as sender, contextlib.suppress(OSError):
+        with (
+            socket.create_connection(client.address, timeout=30) as sender,
+            contextlib.suppress(ConnectionError),
+        ):
             sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n")
             for _ in range(5_000):
                 sender.sendall(line)

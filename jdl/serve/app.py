@@ -90,8 +90,9 @@ class HealthRoutes:
         return router
 
     async def live(self) -> Response:
-        """200 as long as the server answers."""
-        return JSONResponse({"state": self.deployment.state})
+        """200 as long as the server answers; 503 where a model cannot be computed."""
+        state = self.deployment.state
+        return JSONResponse({"state": state}, 503 if state == "failed" else 200)
 
     async def ready(self) -> Response:
         """200 when requests are computed without compiling, 503 before and in shutting down."""

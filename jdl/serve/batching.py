@@ -94,6 +94,8 @@ class Batcher:
         for time_ in [None] if most is None else [*buckets(most - 1), most]:
             try:
                 for size in buckets(self.limits.max_batch):
+                    if self._closed:
+                        return
                     jax.block_until_ready(self.program(_zeros(self.program, size, time_)))
             except ValueError as error:  # the shape is refused by the program's constraints
                 failure = error

@@ -36,7 +36,8 @@ class Deployment:
         """Starts the batchers, and compiles every bucket in a thread."""
         for batcher in self.batchers.values():
             batcher.start()
-        threading.Thread(target=self._warm, name="warming", daemon=True).start()
+        self._warming = threading.Thread(target=self._warm, name="warming", daemon=True)
+        self._warming.start()
 
     def _warm(self) -> None:
         start = time.monotonic()
@@ -44,8 +45,9 @@ class Deployment:
             for batcher in self.batchers.values():
                 batcher.warm()
             for engine in self.engines.values():
-                engine.warm()
-                engine.start()
+                if self.state == "warming":
+                    engine.warm()
+                    engine.start()
         except Exception:  # of the runtime, say out of memory
             log.exception("a model cannot be computed")
             self.state = "failed"
@@ -59,6 +61,7 @@ class Deployment:
         self.state = "draining"
         for batcher in self.batchers.values():
             batcher.close()
+        self._warming.join()
         for engine in self.engines.values():
             engine.close(0.0)  # who asked has the answer, or has left
         self.threads.pool.shutdown()

@@ -80,8 +80,11 @@ def from_texts(texts: Any, model: ServedModel, program: ServedProgram, limits: L
             raise RequestError(
                 422, f"Text {n} has {len(text):,} characters, and at most {limits.max_text:,} fit."
             )
-        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-            raise RequestError(422, f"Text {n} is no Unicode: it has half a surrogate pair.")
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            message = f"Text {n} is no Unicode: it has half a surrogate pair."
+            raise RequestError(422, message) from None
     before, after = about["special"]
     tokens = [[*before, *model.tokenizer.encode(text).tolist(), *after] for text in texts]
     return check_columns({"x": tokens}, program, limits, fill=about["eos_id"])
@@ -102,11 +105,12 @@ def check_columns(
         raise RequestError(
             422, f"There is no input {min(unknown)[:100]!r}; there are {listed(wanted)}."
         )
-    if LENGTH in wanted and LENGTH not in given and main in given:
+    ragged = LENGTH in wanted and len(wanted[main]["shape"]) > 1
+    if ragged and LENGTH not in given and main in given:
         given[LENGTH] = _lengths(given[main], main)
     if missing := wanted.keys() - given.keys():
         raise RequestError(422, f"The input {min(missing)} is missing.")
-    if LENGTH in wanted and isinstance(given[main], list):
+    if ragged and isinstance(given[main], list):
         given[main] = _padded(given[main], program, limits, fill)
     found = {name: _column(name, given[name], about) for name, about in wanted.items()}
     _check_shapes(found, program, limits)
