@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import optim as optim
     from jdl import parallel as parallel
     from jdl import sampling as sampling
+    from jdl import serve as serve
     from jdl import train as train
     from jdl import types as types
     from jdl import weights as weights
@@ -98,6 +99,7 @@ MODULES = (
     "optim",
     "parallel",
     "sampling",
+    "serve",
     "train",
     "types",
     "weights",

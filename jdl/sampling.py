@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -44,18 +44,65 @@ def sample_token(temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0) -
 
 def _sample_token(temperature: float, top_k: int, top_p: float, key: Key, logits: Array) -> Array:
     logits = logits / temperature
+    if 0 < top_k < logits.shape[-1] or top_p < 1:
+        rows = logits.shape[0]
+        logits = _allowed(logits, jnp.full(rows, top_k, jnp.int32), jnp.full(rows, top_p))
+    return jax.random.categorical(key, logits).astype(jnp.int32)
+
+
+def _allowed(logits: Array, top_k: Array, top_p: Array) -> Array:
+    """The logits (B, vocabulary), of which those that top-k or top-p leave out are -inf.
+
+    `top_k` and `top_p` are (B,); 0 and 1 leave out none.
+    """
+    vocabulary = logits.shape[-1]
     descending = jnp.sort(logits, axis=-1, descending=True)
-    threshold = descending[:, -1:]
-    if 0 < top_k < logits.shape[-1]:
-        threshold = descending[:, top_k - 1 : top_k]
-    if top_p < 1:
-        candidates = jnp.where(descending >= threshold, descending, -jnp.inf)
-        probabilities = jax.nn.softmax(candidates)
-        before = probabilities.cumsum(-1) - probabilities  # of all more likely tokens
-        nucleus = jnp.where(before < top_p, candidates, jnp.inf)
-        threshold = jnp.maximum(threshold, nucleus.min(-1, keepdims=True))
-    allowed = jnp.where(logits >= threshold, logits, -jnp.inf)
-    return jax.random.categorical(key, allowed).astype(jnp.int32)
+    last = jnp.where((top_k > 0) & (top_k < vocabulary), top_k, vocabulary) - 1
+    threshold = jnp.take_along_axis(descending, last[:, None], -1)
+    candidates = jnp.where(descending >= threshold, descending, -jnp.inf)
+    probabilities = jax.nn.softmax(candidates)
+    before = probabilities.cumsum(-1) - probabilities  # of all more likely tokens
+    nucleus = jnp.where(before < top_p[:, None], candidates, jnp.inf).min(-1, keepdims=True)
+    threshold = jnp.where(top_p[:, None] < 1, jnp.maximum(threshold, nucleus), threshold)
+    return jnp.where(logits >= threshold, logits, -jnp.inf)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class RowSamplers:
+    """How the next token of each row is sampled, (B,) each: for rows of different requests.
+
+    A row's token depends on nothing of the others. It is that of `sample_token`, with the key of
+    its own seed: that which `generate` and `stream` use for its token number `count`.
+    """
+
+    temperature: Array  # 0: greedy decoding
+    top_k: Array  # 0: all
+    top_p: Array  # 1: all
+    seed: Array  # int32
+    count: Array  # tokens of the row that were generated before
+
+    def __call__(self, logits: Array) -> Array:
+        """The tokens (B,) by the logits (B, vocabulary)."""
+        greedily = logits.argmax(-1).astype(jnp.int32)
+        sampled = self.temperature > 0
+        return jax.lax.cond(
+            sampled.any(),
+            lambda: jnp.where(sampled, self._sampled(logits), greedily),
+            lambda: greedily,
+        )
+
+    def _sampled(self, logits: Array) -> Array:
+        temperature = jnp.where(self.temperature > 0, self.temperature, 1)
+        logits = logits / temperature[:, None]
+        logits = jax.lax.cond(  # sorting a large vocabulary costs more than the rest
+            ((self.top_k > 0) | (self.top_p < 1)).any(),
+            lambda: _allowed(logits, self.top_k, self.top_p),
+            lambda: logits,
+        )
+        draw = jax.vmap(lambda key, row: jax.random.categorical(key, row))
+        keys = jax.vmap(lambda seed, n: jax.random.fold_in(jax.random.key(seed), n))
+        return draw(keys(self.seed, self.count), logits).astype(jnp.int32)
 
 
 def generate(
@@ -148,18 +195,44 @@ _sample = partial(jax.jit, static_argnums=0)(lambda sampler, key, logits: sample
 
 def decode_stream(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
     """The text of tokens, piece by piece: a letter of several tokens when all of them are there."""
-    seen: list[int] = []
-    written = ""
+    decoder = StreamDecoder(tokenizer)
     for token in tokens:
-        seen.append(token)
-        text = tokenizer.decode(seen)
-        if text.endswith("\ufffd") or not text.startswith(written):  # a part of a letter
-            continue
-        if text != written:
-            yield text[len(written) :]
-        written = text
-    if rest := tokenizer.decode(seen)[len(written) :]:
+        if piece := decoder.push(token):
+            yield piece
+    if rest := decoder.rest():
         yield rest
+
+
+@dataclass(eq=False)
+class StreamDecoder:
+    """Incremental detokenization: the text of tokens as they come, in whole letters.
+
+    It decodes the tokens since the last whole letter and the token before them, which some
+    tokenizers need for spaces, so that a long text costs no more a token than a short one.
+    """
+
+    tokenizer: Tokenizer
+    tokens: list[int] = field(default_factory=list)  # those that are decoded together
+    written: str = ""  # what was given of their text
+
+    def push(self, token: int) -> str:
+        """The text that is certain now, empty inside of a letter."""
+        self.tokens.append(token)
+        text = self.tokenizer.decode(self.tokens)
+        whole = not text.endswith("\ufffd")
+        certain = text if whole else text[:-1]  # the end may be a part of a letter
+        if not certain.startswith(self.written):
+            return ""
+        piece = certain[len(self.written) :]
+        self.written = certain
+        if whole and piece:
+            self.tokens = self.tokens[-1:]
+            self.written = self.tokenizer.decode(self.tokens)
+        return piece
+
+    def rest(self) -> str:
+        """The text that was held back, at the end."""
+        return self.tokenizer.decode(self.tokens)[len(self.written) :]
 
 
 @jax.tree_util.register_dataclass

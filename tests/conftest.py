@@ -23,6 +23,7 @@ import jax
 import pytest
 from fake_environments import Walk, install
 from fake_espeak import program as program
+from language_models import talk as talk
 
 from jdl.train.compile_cache import use_compilation_cache
 
@@ -41,6 +42,14 @@ ROOT = Path(__file__).parents[1]
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> tuple[Path, Path]:
+    """Two small exported models: kitchen_sink, of digits, and words, of texts."""
+    from serving import export_small
+
+    return export_small(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture

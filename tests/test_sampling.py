@@ -1,4 +1,7 @@
-"""Generation with a KV cache equals generation without one, token for token; sampling and beams."""
+"""Generation with a KV cache equals generation without one, token for token; sampling and beams.
+
+Seen to fail: the position of the first row for all, and padding that moved the positions.
+"""
 
 from functools import partial
 
@@ -19,6 +22,7 @@ from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives import next_token, seq2seq
 from jdl.sampling import (
+    RowSamplers,
     beam_search,
     decode_stream,
     decode_until_end,
@@ -228,6 +232,61 @@ def test_streaming_gives_what_generate_gives(name, sampler, eos_id, monkeypatch)
         whole = whole[: whole.index(eos_id)] if eos_id in whole else whole
         streamed = stream(objective, variables, prompt[0], TOKENS, sampler, key, eos_id)
         assert list(streamed) == whole
+
+
+@pytest.mark.parametrize("name", ["gpt", "gpt-learned", "gpt-relative", "gru"])
+def test_rows_of_several_lengths_are_each_as_alone(name):
+    """Padded prompts, then steps at a position of each row's own, beside logits without a cache."""
+    objective, variables, _, full = prepared(name)
+    rows = [
+        np.asarray(row[:length]).tolist() for row, length in zip(PROMPT, (4, 1, 3), strict=True)
+    ]
+    step = jax.jit(objective.next_logits)
+    logits, cache = jax.jit(objective.prefill)(variables, PROMPT, jnp.asarray([4, 1, 3]))
+    for n in range(5):
+        longest = max(map(len, rows))
+        padded = jnp.asarray([row + [0] * (9 - len(row)) for row in rows], jnp.int32)
+        expected = full(variables, padded)[jnp.arange(3), jnp.asarray([len(r) - 1 for r in rows])]
+        assert longest == 4 + n
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+        token = jnp.asarray([[n], [3], [7 - n]], jnp.int32)
+        logits, cache = step(variables, cache, token)
+        logits = logits[:, 0]
+        rows = [[*row, int(new[0])] for row, new in zip(rows, token, strict=True)]
+
+
+def test_rows_are_sampled_each_in_its_own_way():
+    """A row's token is that of `sample_token` with the key of its own seed and count, or greedy."""
+    ways = [
+        (0.0, 0, 1.0),
+        (0.7, 0, 1.0),
+        (1.3, 4, 1.0),
+        (1.0, 0, 0.6),
+        (2.0, 5, 0.9),
+        (0.0, 2, 0.5),
+    ]
+    logits = jax.random.normal(jax.random.key(2), (len(ways), SIZE)) * 2
+    seeds, counts = [3, 3, 0, 7, 2**31 - 1, 1], [0, 5, 0, 1, 2, 3]
+    temperature, top_k, top_p = (jnp.asarray(column) for column in zip(*ways, strict=True))
+    rows = RowSamplers(temperature, top_k, top_p, jnp.asarray(seeds), jnp.asarray(counts))
+    found = jax.jit(lambda rows, logits: rows(logits))(rows, logits)
+    for n, (temperature, top_k, top_p) in enumerate(ways):
+        sampler = sample_token(temperature, top_k, top_p) if temperature else greedy
+        key = jax.random.fold_in(jax.random.key(seeds[n]), counts[n])
+        assert found[n] == jax.jit(sampler)(key, logits[n : n + 1])[0]
+
+
+def test_pieces_are_whole_letters_of_the_text():
+    """Of any bytes, UTF-8 or not; only the last piece may be a part of a letter."""
+    tokenizer, rng = jdl.data.ByteTokenizer(), np.random.default_rng(0)
+    for n in range(40):
+        letters = tokenizer.encode("aé字\N{SNOWMAN}\N{GRINNING FACE}b")
+        tokens = rng.integers(0, 257, 30) if n % 2 else rng.permutation(np.tile(letters, 3))
+        tokens = tokens.tolist()
+        pieces = list(decode_stream(tokenizer, tokens))
+        assert "".join(pieces) == tokenizer.decode(tokens)
+        assert "" not in pieces
+    assert list(decode_stream(tokenizer, [255] * 4)) == ["\ufffd"] * 4  # never letters
 
 
 def test_a_letter_is_streamed_when_all_of_its_bytes_are_there():

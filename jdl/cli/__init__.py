@@ -25,6 +25,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl export RUN --to DIR                 a folder that predicts without jdl
   jdl verify DIR                          check an exported folder: its files and its answers
   jdl bundle RUN --to DIR                 a folder with which a run repeats on another machine
+  jdl serve DIR ...                       serve exported models over HTTP
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
   jdl repeat RUN|BUNDLE                   train a run again and compare every step, to the bit
   jdl compare A B ...                     which runs are better, over their seeds, with evidence
@@ -55,6 +56,7 @@ VERBS = (
     "export",
     "verify",
     "bundle",
+    "serve",
     "digest",
     "repeat",
     "compare",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,39 @@ from jdl.export.program import PLATFORMS, Function, Specs, by_name, from_names, 
 from jdl.figures.samples import class_batch
 from jdl.keys import stream
 from jdl.objectives.override import merge
-from jdl.types import Batch, DecodesTokens, Loader, SamplesLatents, Variables
+from jdl.types import Array, Batch, DecodesTokens, Loader, SamplesLatents, Variables
 
 ROWS, PROMPT = 4, 8  # rows of an example, and tokens of its prompts
 
 
+@runtime_checkable
+class Prefills(Protocol):
+    """The objective of a language model that reads prompts of several lengths at once."""
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the model can be told which tokens are padding."""
+
+    def prefill(self, variables: Variables, tokens: Array, length: Array) -> tuple[Array, Any]:
+        """The logits (B, vocabulary) after `length` (B,) of the tokens (B, t), and the cache."""
+
+
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """The first pass over prompts `tokens` (B, t): the next token's logits, and the KV cache."""
+    """The first pass over prompts `tokens` (B, t): the next token's logits, and the KV cache.
+
+    With a column `length` (B,), a row has so many tokens, and padding on its right.
+    """
 
     objective: DecodesTokens
 
     def __call__(self, variables: Variables, columns: Batch) -> Batch:
         """The logits (B, vocabulary), and the arrays of the cache by their paths."""
+        if "length" in columns:
+            assert isinstance(self.objective, Prefills)
+            lengths = columns["length"]
+            logits, cache = self.objective.prefill(variables, columns["tokens"], lengths)
+            return {"logits": logits, **by_name(cache)}
         cache = self.objective.init_cache(variables, {})
         logits, cache = self.objective.next_logits(variables, cache, columns["tokens"])
         return {"logits": logits[:, -1], **by_name(cache)}
@@ -69,17 +89,22 @@ def language_examples(
     """The programs "prefill" and "decode" of a language model: sampling is done outside of them.
 
     Prompts have from 1 token to the most that the KV cache holds, or that rows of the data have.
+    Each row of a batch has a length and a place of its own, if the model has an argument `mask`.
     """
     x = np.asarray(data[0]["x"])[:ROWS]
     time = objective.max_length or x.shape[1]
     prompts = {"tokens": x[:, : min(PROMPT, time - 1, x.shape[1])]}
+    longest = {"tokens": jax.ShapeDtypeStruct((len(x), time), jnp.int32)}
+    if isinstance(objective, Prefills) and objective.has_mask:
+        most = prompts["tokens"].shape[1]
+        prompts["length"] = np.maximum(most - np.arange(len(x)), 1).astype(np.int32)
+        longest["length"] = jax.ShapeDtypeStruct((len(x),), jnp.int32)
     prefill = Prefill(objective)
     first = _answer(prefill, variables, prompts)
     like = jax.eval_shape(lambda v, t: _cache(objective, v, t), variables, prompts["tokens"])
     decode = Decode(objective, like)
     tokens = {"tokens": first["logits"].argmax(-1)[:, None].astype(np.int32)}
     then = tokens | {name: array for name, array in first.items() if name != "logits"}
-    longest = {"tokens": jax.ShapeDtypeStruct((len(x), time), jnp.int32)}
     plain, merged = merge(objective, variables)
     programs = (
         lower("prefill", Prefill(plain), merged, longest, longest, time, platforms),

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.augment import Normalize
+from jdl.data.dialogues import ROLES
 from jdl.data.loader import DatasetLoader
 from jdl.data.source import is_image
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
@@ -56,6 +57,7 @@ def make_manifest(
         "weights": _bytes(weights),
         "labels": list(run.labels),
         "tokenizer": _tokenizer(run),
+        "chat": _chat(run),
         "max_length": getattr(trained.objective, "max_length", None),
         "preprocessing": _preprocessing(run),
         "config": record["config"],
@@ -104,8 +106,9 @@ def _bytes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
 
 def _program(program: Program, count: int, run: Run, runtime: str) -> dict[str, Any]:
     inputs = _described(program.fixed_time() if runtime == ONNX else program.inputs)
-    for name, about in inputs.items():
-        about |= _range(run, name)
+    if program.name not in ("prefill", "decode"):  # whose inputs are no columns of the data
+        for name, about in inputs.items():
+            about |= _range(run, name)
     return {
         "file": _file_of(program, count, runtime),
         "platforms": ["cpu"] if runtime == ONNX else list(program.exported.platforms),
@@ -149,6 +152,16 @@ def _tokenizer(run: Run) -> dict[str, Any] | None:
     else:
         return None
     return {"file": file, "eos_id": tokenizer.eos_id, "special": special}
+
+
+def _chat(run: Run) -> dict[str, Any] | None:
+    """The chat template of a model that was trained on dialogues: the token of each role.
+
+    A message is the token of its role, those of its content, and the end token.
+    """
+    if "loss_mask" not in run.train.spec or run.tokenizer is None:
+        return None
+    return {"roles": {role: run.tokenizer.vocab_size + n for n, role in enumerate(ROLES)}}
 
 
 def _preprocessing(run: Run) -> list[str]:

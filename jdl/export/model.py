@@ -20,7 +20,7 @@ from jdl.data.padding import padded
 from jdl.data.text_files import read_lines
 from jdl.data.tokenizers import ByteTokenizer, encode_texts, load_tokenizer
 from jdl.export.bundle import WEIGHTS
-from jdl.export.manifest import NAME, read_manifest
+from jdl.export.manifest import NAME, STABLEHLO, read_manifest
 from jdl.inspect.inputs import Columns, read_inputs
 from jdl.inspect.pieces import import_pyarrow
 from jdl.inspect.predict import readable_row
@@ -110,6 +110,10 @@ class ExportedModel:
 def load_exported(folder: Path) -> ExportedModel:
     """An exported model, to predict with; `Error` where it only generates, or is damaged."""
     manifest = read_manifest(folder)
+    if manifest["runtime"] != STABLEHLO:
+        raise Error(
+            f"{folder} is for ONNX Runtime: call its predict.py, or export the run to StableHLO."
+        )
     if "predict" not in manifest["programs"]:
         raise Error(f"{folder} does not predict: it has {', '.join(manifest['programs'])}.")
     return ExportedModel(folder, manifest)

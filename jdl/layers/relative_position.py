@@ -26,17 +26,21 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(self, queries: jax.Array, keys: jax.Array) -> jax.Array:
-        """Positions of queries (T,) and of keys (S,) to the bias (1, heads, T, S)."""
+        """Positions of queries (T,) and of keys (S,) to the bias (1, heads, T, S).
+
+        Queries (B, T) have a bias (B, heads, T, S).
+        """
         init = nn.initializers.normal(0.02)
         table = self.param("table", init, (self.buckets, self.heads))
-        distances = keys[None] - queries[:, None]
+        queries = queries if queries.ndim == 2 else queries[None]
+        distances = keys[None, None] - queries[:, :, None]
         size = self.buckets if self.causal else self.buckets // 2
         bucket_of = jnp.asarray(distance_buckets(size, self.max_distance))
         before = -distances if self.causal else jnp.abs(distances)
         bucket = bucket_of[before.clip(0, self.max_distance)]
         if not self.causal:
             bucket += jnp.where(distances > 0, size, 0)
-        return table[bucket].transpose(2, 0, 1)[None]
+        return table[bucket].transpose(0, 3, 1, 2)
 
 
 def distance_buckets(buckets: int, max_distance: int) -> np.ndarray:

@@ -14,17 +14,19 @@ def rotary_embedding(
 ) -> jax.Array:
     """Rotary position embedding, RoPE (Su et al., 2021), of queries or keys x (B, T, H, D), D even.
 
-    The pairs (x[i], x[i + D / 2]) are rotated by angles that grow with `positions` (T,), so that
-    the product of a query and a key depends only on the distance of their positions. The angles are
-    the positions times the `frequencies` (D / 2,), by default those of `rotary_frequencies`.
+    The pairs (x[i], x[i + D / 2]) are rotated by angles that grow with `positions` (T,) or (B, T),
+    so that the product of a query and a key depends only on the distance of their positions. The
+    angles are the positions times the `frequencies` (D / 2,), by default those of
+    `rotary_frequencies`.
     """
     half = x.shape[-1] // 2
     if frequencies is None:
         frequencies = rotary_frequencies(x.shape[-1])
-    angles = positions.astype(jnp.float32)[:, None] * frequencies[None]
+    positions = positions if positions.ndim == 2 else positions[None]
+    angles = positions.astype(jnp.float32)[:, :, None] * frequencies[None, None]
     # Without the barrier, XLA's CPU backend recomputes them for every row and head.
     cos, sin = lax.optimization_barrier(
-        tuple(f(angles).astype(x.dtype)[None, :, None] for f in (jnp.cos, jnp.sin))
+        tuple(f(angles).astype(x.dtype)[:, :, None] for f in (jnp.cos, jnp.sin))
     )
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

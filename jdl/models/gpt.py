@@ -17,7 +17,8 @@ class GPT(nn.Module):
     """GPT (Radford et al., 2018): tokens (B, T) to the logits (B, T, vocab_size) of the next token.
 
     Logits at t depend on tokens up to t alone (causal attention). With `decode`, the tokens follow
-    those in the KV cache, the collection "cache", and are added to it. The embedding table gives
+    those in the KV cache, the collection "cache", and are added to it, each row at its own position
+    and without the padding on its right, where the mask (B, T) is false. The embedding table gives
     the logits too (weight tying); with `tied=False` a dense layer "head" does.
     """
 
@@ -32,7 +33,8 @@ class GPT(nn.Module):
         """Tokens (B, T), and a mask (B,) or (B, T), to logits (B, T, vocab_size)."""
         tokens = TokenEmbedding(self.vocab_size, self.config, name="tokens")
         stack = TransformerStack(self.config, causal=True, name="stack")
-        x = stack(tokens(x, train, decode), as_time_mask(mask), train=train, decode=decode)
+        mask = as_time_mask(mask)
+        x = stack(tokens(x, train, decode, mask=mask), mask, train=train, decode=decode)
         if self.tied:
             return tokens.logits(x)
         return Dense(self.vocab_size, use_bias=False, name="head")(x).astype(jnp.float32)

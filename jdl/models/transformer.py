@@ -9,7 +9,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from jdl.errors import Error
 from jdl.layers import (
@@ -23,6 +22,7 @@ from jdl.layers import (
 )
 
 Init = jax.nn.initializers.Initializer
+Mask = jax.Array | None
 WITH_BIAS = ("query", "value", "out", "feed_forward")
 
 
@@ -133,15 +133,15 @@ class MultiHeadAttention(nn.Module):
         """x (B, T, width) to the same shape.
 
         `context` is the other sequence. Positions where `mask` (B, S) is false get no attention.
-        With `decode`, x follows the steps in the KV cache. `bias` (1, heads, T, S) is added to the
-        logits of the attention.
+        With `decode`, x follows the steps in the KV cache, and `mask` (B, T) says which are real:
+        padding is on the right. `bias` (1 or B, heads, T, S) is added to the attention's logits.
         """
         q = self._heads(x, "query", self.config.heads)
         visible = None if mask is None else mask[:, None, None, :].astype(bool)
         if decode and self.cross:
             k, v = self._cross_kv_cache(context)
         elif decode:
-            q, k, v, visible = self._update_kv_cache(q, *self._keys_and_values(x))
+            q, k, v, visible = self._update_kv_cache(q, *self._keys_and_values(x), mask)
         else:
             k, v = self._keys_and_values(x if context is None else context)
             if self.config.rotary and not self.cross:
@@ -170,12 +170,10 @@ class MultiHeadAttention(nn.Module):
     def _rotated(
         self, q: jax.Array, k: jax.Array, positions: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Queries and keys with rotary embeddings of the positions (T,)."""
+        """Queries and keys with rotary embeddings of the positions (T,) or (B, T)."""
         frequencies = self.config.rotary_frequencies(q.shape[-1])
-        return (
-            rotary_embedding(q, positions, frequencies),
-            rotary_embedding(k, positions, frequencies),
-        )
+        q, k = (rotary_embedding(heads, positions, frequencies) for heads in (q, k))
+        return q, k
 
     def _cross_kv_cache(self, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The KV cache of cross-attention: filled when `context` is given, and read afterwards."""
@@ -185,24 +183,25 @@ class MultiHeadAttention(nn.Module):
             self.put_variable("cache", "values", v)
         return self.get_variable("cache", "keys"), self.get_variable("cache", "values")
 
-    def _update_kv_cache(self, q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, ...]:
-        """The KV cache of self-attention: appends the new keys and values.
+    def _update_kv_cache(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask
+    ) -> tuple[jax.Array, ...]:
+        """The KV cache of self-attention: new keys and values, each row's at its own position.
 
         Returns the queries, all keys, all values, and the mask of what each query may attend to.
         """
-        rows, steps = q.shape[:2]
-        shape = (rows, self.config.max_length, *k.shape[2:])
-        keys = self.variable("cache", "keys", jnp.zeros, shape, k.dtype)
-        values = self.variable("cache", "values", jnp.zeros, shape, v.dtype)
-        index = self.variable("cache", "cache_index", jnp.zeros, (), jnp.int32)
-        positions = index.value + jnp.arange(steps)
+        rows, size = q.shape[0], self.config.max_length
+        keys = self.variable("cache", "keys", jnp.zeros, (rows, size, *k.shape[2:]), k.dtype)
+        values = self.variable("cache", "values", jnp.zeros, (rows, size, *v.shape[2:]), v.dtype)
+        positions = _next_positions(self, q, mask)
         if self.config.rotary:
             q, k = self._rotated(q, k, positions)
-        keys.value = lax.dynamic_update_slice_in_dim(keys.value, k, index.value, 1)
-        values.value = lax.dynamic_update_slice_in_dim(values.value, v, index.value, 1)
-        index.value += steps
-        visible = jnp.arange(self.config.max_length)[None] <= positions[:, None]
-        return q, keys.value, values.value, visible[None, None]
+        # Padding is overwritten before it is visible; what is after the end is dropped.
+        places = jnp.arange(rows)[:, None], positions
+        keys.value = keys.value.at[places].set(k, unique_indices=True)
+        values.value = values.value.at[places].set(v, unique_indices=True)
+        visible = jnp.arange(size)[None, None] <= positions[:, :, None]
+        return q, keys.value, values.value, visible[:, None]
 
 
 class FeedForward(nn.Module):
@@ -299,17 +298,17 @@ class TransformerStack(nn.Module):
         if c.remat:
             static = (5, 6)  # `train` and `decode`, where `self` is argument 0
             block_class = nn.remat(TransformerBlock, static_argnums=static, policy=c.remat_policy)
-        bias = self._relative_bias(x.shape[1], decode) if c.relative_buckets else None
+        bias = self._relative_bias(x, mask, decode) if c.relative_buckets else None
         for n in range(c.depth):
             block = block_class(c, self.causal, self.cross_attention, name=f"block_{n}")
             x = block(x, mask, context, context_mask, train, decode, bias)
         return c.norm(name="norm")(x) if c.pre_norm else x
 
-    def _relative_bias(self, steps: int, decode: bool) -> jax.Array:
-        """The bias (1, heads, T, S) of all blocks; with `decode`, S is that of the KV cache."""
+    def _relative_bias(self, x: jax.Array, mask: Mask, decode: bool) -> jax.Array:
+        """The bias (1 or B, heads, T, S) of all blocks; with `decode`, of all keys in the cache."""
         c = self.config
-        keys = jnp.arange(c.max_length if decode else steps)
-        queries = _first_position(self, steps, decode) + jnp.arange(steps)
+        keys = jnp.arange(c.max_length if decode else x.shape[1])
+        queries = _next_positions(self, x, mask) if decode else keys
         bias = RelativePositionBias(
             c.heads, c.relative_buckets, c.relative_distance, self.causal, name="relative_bias"
         )
@@ -345,12 +344,14 @@ class TokenEmbedding(nn.Module):
         train: bool,
         decode: bool = False,
         token_type: jax.Array | None = None,
+        mask: jax.Array | None = None,
     ) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
-        With `decode` their positions follow those in the KV cache. Raises `Error` for floats, and
-        if T is above the config's `max_length`. A symbolic T, of `jax.export`, cannot be compared
-        here: its `SymbolicScope` must have the constraint, such as "t <= 256".
+        With `decode` their positions follow those in the KV cache, and `mask` (B, T) says which are
+        real. Raises `Error` for floats, and if T is above the config's `max_length`. A symbolic T,
+        of `jax.export`, cannot be compared here: its `SymbolicScope` must have the constraint, such
+        as "t <= 256".
         """
         steps = tokens.shape[1]
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -364,9 +365,10 @@ class TokenEmbedding(nn.Module):
         if self.token_types:
             types = jnp.zeros_like(tokens) if token_type is None else token_type
             x = x + self.token_type_table[types]
-        if self._learns_positions:
-            first = _first_position(self, steps, decode)
-            x = x + lax.dynamic_slice_in_dim(self.positions, first, steps)[None]
+        if self._learns_positions and decode:
+            x = x + self.positions[_next_positions(self, tokens, mask)]
+        elif self._learns_positions:
+            x = x + self.positions[None, :steps]
         return self.drop(x if self.config.pre_norm else self.norm(x), train)
 
     def logits(self, x: jax.Array) -> jax.Array:
@@ -379,13 +381,13 @@ class TokenEmbedding(nn.Module):
         return not self.config.rotary and not self.config.relative_buckets
 
 
-def _first_position(module: nn.Module, steps: int, decode: bool) -> jax.Array:
-    """The position of the first of `steps` tokens: 0, or with `decode` that after the KV cache."""
-    first = jnp.zeros((), jnp.int32)
-    if decode:
-        first = module.get_variable("cache", "cache_index", first)
-        module.put_variable("cache", "cache_index", first + steps)
-    return first
+def _next_positions(module: nn.Module, x: jax.Array, mask: Mask) -> jax.Array:
+    """The positions (B, T) of x after those in each row's KV cache, to which the real are added."""
+    rows, steps = x.shape[:2]
+    first = module.get_variable("cache", "cache_index", jnp.zeros(rows, jnp.int32))
+    added = steps if mask is None else mask.sum(1, dtype=jnp.int32)
+    module.put_variable("cache", "cache_index", first + added)
+    return first[:, None] + jnp.arange(steps)[None]
 
 
 def as_time_mask(mask: jax.Array | None) -> jax.Array | None:

@@ -15,6 +15,7 @@ import optax
 from jdl import metrics
 from jdl.keys import stream
 from jdl.objectives import model_call
+from jdl.objectives.model_keywords import signature_of
 from jdl.types import (
     Array,
     Batch,
@@ -100,6 +101,22 @@ class NextToken(model_call.ModelObjective):
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
         """The logits (B, t, vocabulary) after each of the tokens (B, t), and the new KV cache."""
         return model_call.next_logits(self.model, variables, cache, tokens)
+
+    def prefill(self, variables: Variables, tokens: Array, length: Array) -> tuple[Array, Any]:
+        """Prefill: the logits (B, vocabulary) after prompts of other lengths, and the KV cache.
+
+        A row of the tokens (B, t) has `length` of them, at least 1, and padding on its right. The
+        model must have an argument `mask`, as GPT and RNN do.
+        """
+        mask = jnp.arange(tokens.shape[1])[None] < length[:, None]
+        logits, cache = model_call.next_logits(self.model, variables, {}, tokens, mask=mask)
+        last = jnp.take_along_axis(logits, (length - 1)[:, None, None], 1)
+        return last[:, 0], cache
+
+    @property
+    def has_mask(self) -> bool:
+        """Whether the model has an argument `mask`, which `prefill` needs."""
+        return "mask" in signature_of(self.model, "__call__").parameters
 
 
 def masked_token(model: Any, tokenizer: Tokenizer, mask_rate: float = 0.15) -> MaskedToken:

@@ -325,7 +325,12 @@ def evaluate(
 
 
 def next_logits(
-    model: Any, variables: Variables, cache: Any, *inputs: Any, method: str = "__call__"
+    model: Any,
+    variables: Variables,
+    cache: Any,
+    *inputs: Any,
+    method: str = "__call__",
+    **given: Any,
 ) -> tuple[Array, Variables]:
     """`model(tokens, decode=True)`: the logits after each next token, and the new KV cache."""
     logits, changed = model.apply(
@@ -334,6 +339,7 @@ def next_logits(
         decode=True,
         mutable=[CACHE],
         method=method,
+        **given,
     )
     return logits, {CACHE: changed[CACHE]}
 

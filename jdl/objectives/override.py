@@ -11,8 +11,11 @@ import jax.numpy as jnp
 
 from jdl.types import Batch, Key, LossOutput, Merges, Objective, Variables
 
-OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits")
-METHODS = ("init", "loss", "check", "sample_latent", "max_length", "merge", *OF_VARIABLES)
+OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits", "prefill")
+METHODS = (
+    *("init", "loss", "check", "sample_latent", "max_length", "has_mask", "merge"),
+    *OF_VARIABLES,
+)
 
 
 def override(objective: Objective, **methods: Any) -> Objective:

@@ -32,15 +32,21 @@ def greedy(logits):
 def generate(folder, prompt, count):
     """Up to `count` tokens after a prompt (P,), until the end token or the KV cache is full.
 
-    The first tokens, a power of two of them, are read at once, the others one by one: each size
-    is compiled once.
+    The prompt is read at once, padded to a power of two, as each size is compiled once; of a model
+    that knows no padding, a power of two of tokens is, and the others are read one by one.
     """
     manifest, prefill = load(folder, "prefill")
     _, decode = load(folder, "decode")
     prompt, eos_id = np.asarray(prompt, np.int32), (manifest["tokenizer"] or {}).get("eos_id")
-    most, limit = manifest["programs"]["prefill"]["max_time"], manifest["max_length"]
-    first = 1 << (min(len(prompt), most).bit_length() - 1)
-    state = dict(prefill({"tokens": prompt[None, :first]}))
+    about, limit = manifest["programs"]["prefill"], manifest["max_length"]
+    most = min(len(prompt), about["max_time"])
+    if "length" in about["inputs"]:
+        first, padded = most, min(1 << (most - 1).bit_length(), about["max_time"])
+        tokens = np.pad(prompt[None, :first], ((0, 0), (0, padded - first)))
+        state = dict(prefill({"tokens": tokens, "length": np.asarray([first], np.int32)}))
+    else:
+        first = 1 << (most.bit_length() - 1)
+        state = dict(prefill({"tokens": prompt[None, :first]}))
     for n in range(first, min(len(prompt) + count, (limit or len(prompt) + count) + 1)):
         token = prompt[None, n : n + 1] if n < len(prompt) else greedy(state["logits"])
         if n >= len(prompt):

@@ -1,0 +1,134 @@
+"""What a running server has: its models, a batcher for each program, and its state of health."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from jdl.serve.batching import Batcher
+from jdl.serve.counters import Counters, family
+from jdl.serve.engine import Engine
+from jdl.serve.limits import Limits, RequestError, busy
+from jdl.serve.models import Models, ServedModel
+from jdl.serve.requests import Memory, Threads
+
+log = logging.getLogger("jdl.serve")
+
+
+@dataclass(eq=False)
+class Deployment:
+    """The models of a server: a batcher for each that predicts, an engine for each that writes."""
+
+    models: Models
+    limits: Limits
+    memory: Memory
+    batchers: Mapping[ServedModel, Batcher]
+    engines: Mapping[ServedModel, Engine]
+    counters: Counters = field(default_factory=Counters)
+    threads: Threads = field(default_factory=lambda: Threads(ThreadPoolExecutor(2)))
+    state: str = "warming"  # then "ready", then "draining"; or "failed"
+
+    def start(self) -> None:
+        """Starts the batchers, and compiles every bucket in a thread."""
+        for batcher in self.batchers.values():
+            batcher.start()
+        self._warming = threading.Thread(target=self._warm, name="warming", daemon=True)
+        self._warming.start()
+
+    def _warm(self) -> None:
+        start = time.monotonic()
+        try:
+            for batcher in self.batchers.values():
+                batcher.warm()
+            for engine in self.engines.values():
+                if self.state == "warming":
+                    engine.warm()
+                    engine.start()
+        except Exception:  # of the runtime, say out of memory
+            log.exception("a model cannot be computed")
+            self.state = "failed"
+            return
+        if self.state == "warming":
+            self.state = "ready"
+            log.info("ready: every bucket was compiled in %.1f s", time.monotonic() - start)
+
+    def close(self) -> None:
+        """Answers what is in, and ends the threads."""
+        self.state = "draining"
+        for batcher in self.batchers.values():
+            batcher.close()
+        self._warming.join()
+        for engine in self.engines.values():
+            engine.close(0.0)  # who asked has the answer, or has left
+        self.threads.pool.shutdown()
+
+    def check_ready(self) -> None:
+        """Raises `RequestError` 503 before every bucket is warm, and in shutting down."""
+        if self.state != "ready":
+            raise busy(f"The server is {self.state}.")
+
+    def batcher(self, model: ServedModel) -> Batcher:
+        """The batcher of a model's predictions; `RequestError` 422 for one that has none."""
+        if model not in self.batchers:
+            programs = ", ".join(model.programs)
+            raise RequestError(
+                422, f"{model.name} does not predict: it has the programs {programs}."
+            )
+        self.check_ready()
+        return self.batchers[model]
+
+    def engine(self, model: ServedModel) -> Engine:
+        """The engine of a language model; `RequestError` 422 for another model."""
+        if model not in self.engines:
+            raise RequestError(422, f"{model.name} is no language model: it writes no text.")
+        self.check_ready()
+        return self.engines[model]
+
+    def metrics(self) -> str:
+        """All metrics as Prometheus reads them."""
+        lines = self.counters.lines()
+        lines += family("jdl_ready", "gauge", "1 when it serves.", [({}, self.state == "ready")])
+        lines += family("jdl_memory_bytes", "gauge", "Of requests.", [({}, self.memory.used)])
+        by_model = [
+            ({"model": model.name, "version": model.version}, batcher)
+            for model, batcher in self.batchers.items()
+        ]
+        for name, kind, help, value in (
+            ("jdl_queue_requests", "gauge", "Requests that wait.", lambda b: b.waiting),
+            ("jdl_batches_total", "counter", "Batches computed.", lambda b: b.done.batches),
+            ("jdl_rows_total", "counter", "Rows computed.", lambda b: b.done.rows),
+            ("jdl_padding_total", "counter", "Rows of padding.", lambda b: b.done.padding),
+        ):
+            lines += family(name, kind, help, [(labels, value(b)) for labels, b in by_model])
+        by_engine = [
+            ({"model": model.name, "version": model.version}, engine)
+            for model, engine in self.engines.items()
+        ]
+        for name, kind, help, number in (
+            ("jdl_waiting_texts", "gauge", "Texts that wait for a slot.", lambda e: e.waiting),
+            ("jdl_running_texts", "gauge", "Slots in use.", lambda e: e.running),
+            ("jdl_prompts_total", "counter", "Prompts read.", lambda e: e.done.prompts),
+            ("jdl_tokens_total", "counter", "Tokens generated.", lambda e: e.done.tokens),
+            ("jdl_steps_total", "counter", "Steps of decoding.", lambda e: e.done.steps),
+        ):
+            lines += family(name, kind, help, [(labels, number(e)) for labels, e in by_engine])
+        return "\n".join(lines).replace(" True", " 1").replace(" False", " 0") + "\n"
+
+
+def deploy(models: Models, limits: Limits) -> Deployment:
+    """A deployment of models, whose batchers are not started."""
+    batchers = {
+        model: Batcher(model.programs["predict"], limits)
+        for model in models.models
+        if "predict" in model.programs
+    }
+    engines = {
+        model: Engine(model, limits.slots, limits.queue)
+        for model in models.models
+        if "decode" in model.programs
+    }
+    return Deployment(models, limits, Memory(limits.max_memory), batchers, engines)

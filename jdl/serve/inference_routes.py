@@ -1,0 +1,129 @@
+"""Routes of the Open Inference Protocol (v2), which clients of KServe and Triton speak."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from jdl.serve.deployment import Deployment
+from jdl.serve.limits import RequestError
+from jdl.serve.models import ServedModel
+from jdl.serve.requests import answer, body_of
+from jdl.serve.tensors import described, read_inference, write_inference
+
+LENGTH = "inference-header-content-length"
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "id": {"type": "string"},
+                        "inputs": {"type": "array", "items": {"type": "object"}},
+                        "outputs": {"type": "array", "items": {"type": "object"}},
+                    },
+                    "required": ["inputs"],
+                }
+            }
+        },
+    }
+}
+
+
+@dataclass(frozen=True, eq=False)
+class InferenceRoutes:
+    """The routes under /v2: health, metadata and inference, with tensors as JSON or as bytes."""
+
+    deployment: Deployment
+
+    def router(self) -> APIRouter:
+        """Its routes."""
+        router = APIRouter(prefix="/v2", tags=["Open Inference Protocol"])
+        add = router.add_api_route
+        add("", self.server, summary="The server and its extensions.")
+        add("/health/live", self.live, summary="Whether the server lives.")
+        add("/health/ready", self.ready, summary="Whether every model is ready.")
+        for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+            add(path, self.about, summary="The inputs and outputs of a model.")
+            add(f"{path}/ready", self.model_ready, summary="Whether a model is ready.")
+            add(
+                f"{path}/infer",
+                self.infer,
+                methods=["POST"],
+                summary="The outputs for tensors.",
+                openapi_extra=BODY,
+            )
+        return router
+
+    async def server(self) -> Response:
+        """The server's name and its extensions."""
+        return JSONResponse({"name": "jdl", "version": "1", "extensions": ["binary_tensor_data"]})
+
+    async def live(self) -> Response:
+        """200 as long as the server answers."""
+        return JSONResponse({"live": True})
+
+    async def ready(self) -> Response:
+        """200 when every model is warm."""
+        self.deployment.check_ready()
+        return JSONResponse({"ready": True})
+
+    async def model_ready(self, name: str, version: str | None = None) -> Response:
+        """200 when a model is warm."""
+        self.deployment.models.find(name, version)
+        return await self.ready()
+
+    async def about(self, name: str, version: str | None = None) -> Response:
+        """The metadata of a model."""
+        models = self.deployment.models
+        model = models.find(name, version)
+        program = model.programs.get("predict")
+        if program is None:
+            raise RequestError(422, f"{name} does not predict.")
+        return JSONResponse(
+            {
+                "name": model.name,
+                "versions": [other.version for other in models.named(name)],
+                "platform": "jax_stablehlo",
+                "inputs": described(program.inputs),
+                "outputs": described(program.outputs),
+            }
+        )
+
+    async def infer(self, request: Request, name: str, version: str | None = None) -> Response:
+        """The outputs of a model for the tensors of a body."""
+        served, limits = self.deployment, self.deployment.limits
+        deadline = time.monotonic() + limits.timeout
+        model = served.models.find(name, version)
+        batcher = served.batcher(model)
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RequestError(415, "Bodies are not decompressed: send it as it is.")
+        async with body_of(request, limits, served.memory, deadline) as body:
+            document, columns = await served.threads.call(
+                len(body),
+                read_inference,
+                body,
+                request.headers.get(LENGTH),
+                batcher.program,
+                limits,
+            )
+        outputs = await answer(request, batcher, columns, served.memory, deadline)
+        size = sum(column.nbytes for column in outputs.values())
+        content, headers = await served.threads.call(
+            size, write_inference, document, _head(model, document), outputs
+        )
+        return Response(content, headers=headers)
+
+
+def _head(model: ServedModel, document: dict[str, Any]) -> dict[str, Any]:
+    """What an answer begins with: which model answers, and the request's own id."""
+    given = document.get("id")
+    own = {"id": given} if isinstance(given, str) else {}
+    return {"model_name": model.name, "model_version": model.version, **own}

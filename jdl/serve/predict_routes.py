@@ -1,0 +1,135 @@
+"""Routes of predictions: what is served, and rows to answers."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from jdl.serve.answers import answer_rows, to_json
+from jdl.serve.deployment import Deployment
+from jdl.serve.inputs import columns_of, parse_json
+from jdl.serve.limits import Limits
+from jdl.serve.models import Columns, ServedModel, ServedProgram
+from jdl.serve.requests import answer, body_of
+from jdl.serve.uploads import ARRAYS, IMAGES, SOUNDS, columns_of_file
+
+JSON = "application/json"
+BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            JSON: {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "rows": {"type": "array", "items": {}},
+                        "columns": {"type": "object"},
+                        "texts": {"type": "array", "items": {"type": "string"}},
+                    },
+                    "minProperties": 1,
+                    "maxProperties": 1,
+                }
+            },
+            **{
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in (ARRAYS[0], *IMAGES, SOUNDS[0])
+            },
+            "text/plain": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+@dataclass(frozen=True, eq=False)
+class PredictRoutes:
+    """The routes under /v1/models."""
+
+    deployment: Deployment
+
+    def router(self) -> APIRouter:
+        """Its routes."""
+        router = APIRouter(prefix="/v1", tags=["predictions"])
+        add = router.add_api_route
+        add("/models", self.list_models, summary="The models that are served.")
+        add("/models/{name}", self.about, summary="A model: its inputs, outputs and versions.")
+        add("/models/{name}/versions/{version}", self.about, summary="A version of a model.")
+        for path in ("/models/{name}", "/models/{name}/versions/{version}"):
+            add(
+                f"{path}/predict",
+                self.predict,
+                methods=["POST"],
+                summary="Predictions for rows, an array, an image, a sound or a text.",
+                openapi_extra=BODY,
+            )
+        return router
+
+    async def list_models(self) -> Response:
+        """The default version of each model; `data` lists them in OpenAI's form."""
+        models = self.deployment.models
+        names = dict.fromkeys(model.name for model in models.models)
+        cards = [_about(models.named(name), None) for name in names]
+        listed = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "jdl"} for name in names
+        ]
+        return _json({"models": cards, "object": "list", "data": listed})
+
+    async def about(self, name: str, version: str | None = None) -> Response:
+        """What a model takes and gives."""
+        models = self.deployment.models
+        return _json(_about(models.named(name), models.find(name, version)))
+
+    async def predict(self, request: Request, name: str, version: str | None = None) -> Response:
+        """The predictions of a model for the rows of a body."""
+        served, limits = self.deployment, self.deployment.limits
+        deadline = time.monotonic() + limits.timeout
+        model = served.models.find(name, version)
+        batcher = served.batcher(model)
+        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        async with body_of(request, limits, served.memory, deadline) as body:
+            columns = await served.threads.call(
+                len(body), _columns, kind, body, model, batcher.program, limits
+            )
+        outputs = await answer(request, batcher, columns, served.memory, deadline)
+        size = sum(column.nbytes for column in outputs.values())
+        return Response(await served.threads.call(size, _answer, model, outputs), media_type=JSON)
+
+
+def _columns(
+    kind: str, body: bytes, model: ServedModel, program: ServedProgram, limits: Limits
+) -> Columns:
+    if kind == JSON or kind == "application/x-www-form-urlencoded":  # what curl says of --data
+        return columns_of(parse_json(body), model, program, limits)
+    return columns_of_file(kind, body, model, program, limits)
+
+
+def _answer(model: ServedModel, outputs: Columns) -> bytes:
+    rows = answer_rows(model, outputs)
+    return to_json({"model": model.name, "version": model.version, "predictions": rows})
+
+
+def _about(versions: list[ServedModel], model: ServedModel | None) -> dict[str, Any]:
+    """What is said of a model: by the manifest, and of its versions."""
+    model = model or versions[0]
+    manifest = model.manifest
+    return {
+        "name": model.name,
+        "version": model.version,
+        "versions": [other.version for other in versions],
+        "description": manifest["description"],
+        "programs": {
+            name: {"inputs": program.inputs, "outputs": program.outputs}
+            for name, program in model.programs.items()
+        },
+        "labels": manifest["labels"],
+        "texts": manifest["tokenizer"] is not None,
+        "preprocessing": manifest["preprocessing"],
+    }
+
+
+def _json(document: Any) -> Response:
+    return Response(to_json(document), media_type=JSON)

@@ -1,0 +1,110 @@
+"""Runs the application by uvicorn: limits of connections and headers, and an end without loss."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import signal
+import socket
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from jdl.types import Error
+
+HEADER_BYTES = 1 << 15  # of a request's address and headers
+HEADER_SECONDS = 10.0  # from the connection, or from the first byte after an answer
+CONNECTIONS = 1024  # more are answered 503
+DRAIN_SECONDS = 60  # for answers to what is in, once SIGTERM came
+
+
+class Protocol(HttpToolsProtocol):
+    """HTTP/1.1 that closes connections whose headers are too long or too slow (Slowloris)."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _bytes = 0
+
+    def connection_made(self, transport: Any) -> None:
+        """The headers must come from now on."""
+        super().connection_made(transport)
+        self._expect_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Nothing is expected any more."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """A part of a request; headers that go on after so many bytes are refused."""
+        super().data_received(data)
+        self._bytes = 0 if self._timer is None else self._bytes + len(data)
+        if self._bytes > HEADER_BYTES and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        super().on_message_begin()
+        if self._timer is None:
+            self._expect_headers()
+
+    def on_headers_complete(self) -> None:
+        """The headers are there: what follows has the deadline of the request."""
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def _expect_headers(self) -> None:
+        self._timer = self.loop.call_later(HEADER_SECONDS, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def run(application: FastAPI, host: str, port: int, guarded: bool) -> None:
+    """Serves until SIGTERM or Ctrl-C; then answers what is in, and returns.
+
+    Raises `Error` where the address cannot be bound. Prints the address, and who can reach it.
+    """
+    config = uvicorn.Config(
+        application,
+        host=host,
+        port=port,
+        http=Protocol,
+        ws="none",
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+    )
+    listener = _bound(host, port)
+    address, port = listener.getsockname()[:2]
+    shown = f"[{address}]" if ":" in address else address
+    print(f"http://{shown}:{port} {_reach(address, guarded)}", flush=True)
+    signal.signal(signal.SIGTERM, _nothing)  # uvicorn raises it once more when it is done
+    uvicorn.Server(config).run([listener])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except (OSError, OverflowError) as error:
+        raise Error(f"{host}, port {port}, cannot be bound: {error}.") from error
+
+
+def _reach(address: str, guarded: bool) -> str:
+    """Who can send requests, in words."""
+    if ipaddress.ip_address(address).is_loopback:
+        return "takes requests of this machine alone; --host 0.0.0.0 takes those of others"
+    if guarded:
+        return "takes requests of whoever reaches this machine and has the token"
+    return "takes requests of whoever reaches this machine, without a token: see --token-file"
+
+
+def _nothing(number: int, frame: Any) -> None:
+    pass

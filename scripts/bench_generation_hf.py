@@ -1,0 +1,49 @@
+"""Generation by transformers, for `scripts/bench generation`: prints tokens a second as JSON.
+
+A process of its own, as transformers is no dependency: python bench_generation_hf.py PLAN. The plan
+has the sizes of a GPT-2, and for each case the new tokens that each request of a batch wants.
+"""
+
+import json
+import sys
+import time
+
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+
+def main() -> None:
+    """Generates each case twice: the second is measured."""
+    plan = json.loads(sys.argv[1])
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=plan["vocabulary"],
+        n_embd=plan["width"],
+        n_layer=plan["depth"],
+        n_head=plan["heads"],
+        n_positions=plan["length"],
+        bos_token_id=0,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    model, rates = GPT2LMHeadModel(config).eval(), []
+    for wanted in plan["cases"]:
+        prompts = torch.randint(0, plan["vocabulary"], (len(wanted), plan["prompt"]))
+        for timed in (False, True):
+            clock, processor = time.perf_counter(), time.process_time()
+            with torch.inference_mode():
+                out = model.generate(
+                    prompts,
+                    attention_mask=torch.ones_like(prompts),
+                    max_new_tokens=max(wanted),
+                    do_sample=False,
+                )
+            assert out.shape[1] == plan["prompt"] + max(wanted)
+            if timed:
+                seconds = time.perf_counter() - clock, time.process_time() - processor
+                rates.append((sum(wanted) / seconds[0], sum(wanted) / seconds[1]))
+    print(json.dumps(rates))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""The page in a real browser, Chromium: draw a 7 on a small CNN of digits, get a 7."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from serving import serving
+
+import jdl
+from jdl.train.experiment import load
+
+SEVEN = ((0.22, 0.15), (0.5, 0.14), (0.78, 0.15), (0.66, 0.4), (0.55, 0.6), (0.45, 0.88))
+SCRIPT = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
+DRIVER = shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """Where a CNN of digits is served that was trained for 300 steps."""
+    path = tmp_path_factory.mktemp("page")
+    _, run, config = load(SCRIPT)
+    run = run(config(name="digits_cnn", steps=300))
+    folder = jdl.fit(run, jdl.Options(root=path, quiet=True)).folder
+    with serving([jdl.export.export(folder, path / "digits", run=run)], max_batch=1) as client:
+        yield str(client.base_url)
+
+
+@pytest.fixture(params=[(390, 844, "light"), (1100, 800, "dark")], ids=["phone", "desktop"])
+def browser(request):
+    """Chromium without a window, of a size and a colour scheme."""
+    webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
+    if DRIVER is None:
+        pytest.skip("there is no chromedriver (Debian's package chromium-driver)")
+    width, height, scheme = request.param
+    options = webdriver.ChromeOptions()
+    for word in ("headless=new", "no-sandbox", "no-proxy-server"):
+        options.add_argument(f"--{word}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+    yield driver
+    driver.quit()
+
+
+@pytest.mark.slow
+def test_a_seven_that_is_drawn_is_a_seven(browser, address):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shown(name):
+        return browser.find_element("id", name).text
+
+    browser.get(address)
+    WebDriverWait(browser, 60).until(lambda _: shown("name") == "digits_cnn")
+    canvas = browser.find_element("id", "canvas")
+    actions = ActionChains(browser, duration=50)
+    for n, (x, y) in enumerate(SEVEN):
+        place = (x - 0.5) * canvas.size["width"], (y - 0.5) * canvas.size["height"]
+        actions.move_to_element_with_offset(canvas, *map(round, place))
+        if n == 0:
+            actions.click_and_hold()
+    actions.release().perform()
+    WebDriverWait(browser, 60).until(lambda _: shown("label") or shown("wrong"))
+    assert (shown("label"), shown("wrong")) == ("7", "")
+    assert shown("shares").startswith("7\n")
+    width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert width[0] <= width[1]  # nothing to scroll sideways
+    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
