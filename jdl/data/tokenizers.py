@@ -69,6 +69,11 @@ class SubwordTokenizer:
         self.eos_id: int = eos_id
         self.mask_id: int | None = self._first((mask_token,) if mask_token else MASK_TOKENS)
 
+    @property
+    def eos_token(self) -> str:
+        """The end-of-text token by its name."""
+        return self._tokenizer.id_to_token(self.eos_id)
+
     def _first(self, names: Sequence[str]) -> int | None:
         """The token of the first of these names that the vocabulary has."""
         tokens = (self._tokenizer.token_to_id(name) for name in names)

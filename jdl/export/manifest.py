@@ -15,7 +15,7 @@ from jdl.data.augment import Normalize
 from jdl.data.dialogues import ROLES
 from jdl.data.loader import DatasetLoader
 from jdl.data.source import is_image
-from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
+from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.export.example import Example
 from jdl.export.program import Program, Specs
 from jdl.inspect.restore import TrainedRun
@@ -146,12 +146,24 @@ def _tokenizer(run: Run) -> dict[str, Any] | None:
     """How texts become tokens: the file, the special tokens around a text, and the end token."""
     tokenizer = tokenizer_of(run)
     if isinstance(tokenizer, SubwordTokenizer):
-        file, special = TOKENIZER, tokenizer.special_tokens(1)
+        file, special, name = TOKENIZER, tokenizer.special_tokens(1), tokenizer.eos_token
     elif isinstance(tokenizer, ByteTokenizer):
-        file, special = None, [[], [tokenizer.eos_id]]
+        file, special, name = None, [[], [tokenizer.eos_id]], None
     else:
         return None
-    return {"file": file, "eos_id": tokenizer.eos_id, "special": special}
+    return {"file": file, "eos_id": tokenizer.eos_id, "eos_token": name, "special": special}
+
+
+def read_tokenizer(
+    folder: Path, manifest: Mapping[str, Any]
+) -> ByteTokenizer | SubwordTokenizer | None:
+    """The tokenizer of an exported folder; None where the model reads no texts."""
+    about = manifest["tokenizer"]
+    if about is None:
+        return None
+    if about["file"] is None:
+        return ByteTokenizer()
+    return load_tokenizer(folder / about["file"], about["eos_token"])
 
 
 def _chat(run: Run) -> dict[str, Any] | None:

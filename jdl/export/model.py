@@ -18,9 +18,9 @@ import numpy as np
 
 from jdl.data.padding import padded
 from jdl.data.text_files import read_lines
-from jdl.data.tokenizers import ByteTokenizer, encode_texts, load_tokenizer
+from jdl.data.tokenizers import encode_texts
 from jdl.export.bundle import WEIGHTS
-from jdl.export.manifest import NAME, STABLEHLO, read_manifest
+from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.inspect.inputs import Columns, read_inputs
 from jdl.inspect.pieces import import_pyarrow
 from jdl.inspect.predict import readable_row
@@ -81,10 +81,7 @@ class ExportedModel:
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
         """What makes tokens of texts, if the model reads texts."""
-        about = self.manifest["tokenizer"]
-        if about is None:
-            return None
-        return load_tokenizer(self.folder / about["file"]) if about["file"] else ByteTokenizer()
+        return read_tokenizer(self.folder, self.manifest)
 
     @property
     def _program(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
 from jdl.export.bundle import WEIGHTS, verify
-from jdl.export.manifest import NAME, read_manifest
+from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.export.program import TIME_AXIS
 from jdl.serve.limits import RequestError
 from jdl.types import Error
@@ -80,6 +80,8 @@ def load_model(folder: Path | str) -> ServedModel:
     if wrong := verify(folder):
         raise Error(f"{folder} is not served, as {'; '.join(wrong)}.")
     manifest = read_manifest(folder)
+    if manifest["runtime"] != STABLEHLO:
+        raise Error(f"{folder} is for ONNX Runtime: serve one exported to StableHLO, the default.")
     if not re.fullmatch(r"[\w.-]{1,100}", str(manifest["name"]), re.ASCII):
         raise Error(f"{folder}: {manifest['name']!r} cannot be a model's name in an address.")
     arrays = read_file(folder / WEIGHTS)
@@ -89,7 +91,7 @@ def load_model(folder: Path | str) -> ServedModel:
         name: _program(folder, name, about, weights) for name, about in manifest["programs"].items()
     }
     version = hashlib.sha256((folder / NAME).read_bytes()).hexdigest()[:12]
-    return ServedModel(folder, version, manifest, programs, _tokenizer(folder, manifest))
+    return ServedModel(folder, version, manifest, programs, read_tokenizer(folder, manifest))
 
 
 def _program(
@@ -98,22 +100,6 @@ def _program(
     exported = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
     used = {path: weights[path] for path in about["weights"]}
     return ServedProgram(name, about, used, jax.jit(exported.call))
-
-
-def _tokenizer(
-    folder: Path, manifest: Mapping[str, Any]
-) -> ByteTokenizer | SubwordTokenizer | None:
-    about = manifest["tokenizer"]
-    if about is None:
-        return None
-    if about["file"] is None:
-        return ByteTokenizer()
-    try:
-        from tokenizers import Tokenizer
-    except ImportError:
-        raise Error(f"The tokenizer of {folder} needs: pip install tokenizers.") from None
-    library = Tokenizer.from_file(str(folder / about["file"]))
-    return SubwordTokenizer(library, library.id_to_token(about["eos_id"]))
 
 
 @dataclass(frozen=True, eq=False)
