@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """Write a folder that predicts without jdl: program, weights, manifest, model card, script."""
     from jdl.cli.startup import set_up_jax
-    from jdl.export.bundle import export as export_run
+    from jdl.export.folder import export as export_run
     from jdl.store.catalog import find
 
     set_up_jax()

@@ -16,7 +16,7 @@ def verify(
 ) -> None:
     """Check an exported model: the hash of each file, and the answers to its examples."""
     from jdl.cli.startup import set_up_jax
-    from jdl.export.bundle import verify as verify_folder
+    from jdl.export.folder import verify as verify_folder
 
     set_up_jax()
     wrong = verify_folder(folder)

@@ -1,4 +1,4 @@
 """A trained run handed over: a folder that predicts without jdl, by StableHLO."""
 
-from jdl.export.bundle import export as export
-from jdl.export.bundle import verify as verify
+from jdl.export.folder import export as export
+from jdl.export.folder import verify as verify

@@ -19,7 +19,7 @@ import numpy as np
 from jdl.data.padding import padded
 from jdl.data.text_files import read_lines
 from jdl.data.tokenizers import encode_texts
-from jdl.export.bundle import WEIGHTS
+from jdl.export.folder import WEIGHTS
 from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.inspect.inputs import Columns, read_inputs
 from jdl.inspect.pieces import import_pyarrow

@@ -14,7 +14,7 @@ import jax.export
 import numpy as np
 
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
-from jdl.export.bundle import WEIGHTS, verify
+from jdl.export.folder import WEIGHTS, verify
 from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.export.program import TIME_AXIS
 from jdl.serve.limits import RequestError
