@@ -73,7 +73,7 @@ def test_what_a_converter_does_not_know_is_not_in_plain_programs(function, shape
     with plain_implementations():
         assert lacking not in str(jax.make_jaxpr(function)(x))
         plain = function(x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), function(x), plain)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), function(x), plain)
 
 
 def test_plain_attention_takes_no_kernel_of_a_gpu(monkeypatch):
