@@ -1,9 +1,4 @@
-"""The forms in which a run is handed over: merged, quantized, with its texts, as saved weights.
-
-Seen to fail: weights of the unmerged run written beside the merged program, an objective of other
-predictions merged away, a text longer than the model reads, and no tokenizer where the data have
-it.
-"""
+"""The forms in which a run is handed over: merged, quantized, with its texts, as saved weights."""
 
 import json
 import subprocess

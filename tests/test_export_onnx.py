@@ -1,7 +1,7 @@
 """Exported models in ONNX: every family that converts answers in ONNX Runtime as its run does.
 
 All of it is slow, and needs what `onnx_tools` installs: it is skipped where that cannot be had.
-Seen to fail: with a reverse scan, with `%` of a batch of any size, with another tolerance (1e-9).
+Seen to fail: where jax2onnx traces with strict promotion of types and ranks.
 """
 
 import json

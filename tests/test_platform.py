@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jdl.layers import attention, convolution, plain_implementations
+from jdl.layers.log_mel import power_spectrum
+from jdl.layers.platform import scan_back
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -55,6 +57,23 @@ def test_plain_implementations_do_not_depend_on_the_platform(name):
         jax.tree.leaves(function(*inputs)), jax.tree.leaves(plain), strict=True
     ):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * float(jnp.abs(theirs).max()))
+
+
+def running_sum_back(x):
+    return scan_back(lambda carry, now: (carry + now, carry * now), jnp.zeros(3), x)
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "lacking"),
+    [(running_sum_back, (5, 3), "reverse=True"), (power_spectrum, (2, 3, 20), "fft")],
+)
+def test_what_a_converter_does_not_know_is_not_in_plain_programs(function, shape, lacking):
+    x = normal(0, *shape)
+    assert lacking in str(jax.make_jaxpr(function)(x))
+    with plain_implementations():
+        assert lacking not in str(jax.make_jaxpr(function)(x))
+        plain = function(x)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-5, 1e-5), function(x), plain)
 
 
 def test_plain_attention_takes_no_kernel_of_a_gpu(monkeypatch):
