@@ -78,7 +78,7 @@ def electricity_anomalies():
     return jdl.data.arrays(("normal", "anomaly"), x=x, y=y).split(0.7, 0.3)
 
 
-def translation(source, target):
+def translation(source="en", target="fr"):
     texts = [(f"the number {n} is", f"le nombre {n} est") for n in range(400)]
     return texts[:300], texts[300:350], texts[350:]
 

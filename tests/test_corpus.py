@@ -1,6 +1,8 @@
 """Text: tokenizers invert themselves, windows cover each token once, streams are contiguous.
 
 And no document is in two splits.
+
+Seen to fail: the refusals of `pack`, each without its check.
 """
 
 import jax.numpy as jnp
