@@ -395,7 +395,6 @@ def test_a_storm_of_kills_leaves_each_row_once(tmp_path):
 def test_memory_does_not_grow_with_the_inputs(trained, tmp_path, ending):
     """The peak of a process over 100,000 rows is at most 48 MiB above that over 10,000."""
     peaks = [peak(trained, tmp_path / f"{n}{ending}", n) for n in (10_000, 100_000)]
-    print(peaks)
     assert peaks[1] - peaks[0] < 48 << 10, peaks
 
 

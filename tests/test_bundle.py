@@ -2,7 +2,7 @@
 
 Seen to fail: a hash that is not compared, an environment that is not compared, a prepared dataset
 of which only the opened file is taken, the script's own path in the record, a wheel without
-metadata, hashes of some packages alone, a file that is not noted because its hash is cached.
+metadata, hashes of some packages alone.
 """
 
 import json
