@@ -1,6 +1,7 @@
 """The server's routes of text: whole and as events, OpenAI's forms, refusals, clients that leave.
 
-Seen to fail: ...
+Seen to fail: streams that were not cancelled when their client left, and answers of a request that
+was refused as a whole and stayed in the queue.
 """
 
 import json
