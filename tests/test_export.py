@@ -19,7 +19,7 @@ from model_table import ONE, TABLE, UNSUPERVISED
 
 import jdl
 import jdl.cli
-from jdl.export import bundle
+from jdl.export import folder as export_folder
 from jdl.export.example import difference
 from jdl.export.generation import generate_example, language_examples
 from jdl.export.manifest import NAME
@@ -192,12 +192,14 @@ def test_the_manifest_and_the_card_say_what_it_is(exported):
 def test_verify_names_what_differs(exported, tmp_path):
     assert jdl.export.verify(exported[1]) == []
     folder, manifest = copy(exported, tmp_path)
-    path = folder / bundle.WEIGHTS
+    path = folder / export_folder.WEIGHTS
     damaged = bytearray(path.read_bytes())
     damaged[-2] ^= 0x40  # the exponent of a weight
     path.write_bytes(damaged)
-    assert jdl.export.verify(folder) == [f"{bundle.WEIGHTS} has changed since it was exported"]
-    manifest["files"][bundle.WEIGHTS] = hash_file(path)
+    assert jdl.export.verify(folder) == [
+        f"{export_folder.WEIGHTS} has changed since it was exported"
+    ]
+    manifest["files"][export_folder.WEIGHTS] = hash_file(path)
     (folder / NAME).write_text(json.dumps(manifest))
     (wrong,) = jdl.export.verify(folder)
     assert "the program predict answers its examples otherwise" in wrong
@@ -218,10 +220,10 @@ def test_refusals_write_nothing(exported, tmp_path, monkeypatch):
     (unfinished,) = (path.parent for path in (tmp_path / "runs").glob("*/*/*/run.json"))
     with pytest.raises(jdl.Error, match=r"not finished, but stopped at step 1 of 4.*--anyway"):
         jdl.export.export(unfinished, tmp_path / "to")
-    monkeypatch.setattr(bundle, "difference", lambda expected, actual: 1.0)
+    monkeypatch.setattr(export_folder, "difference", lambda expected, actual: 1.0)
     with pytest.raises(jdl.Error, match="computes something else than the run"):
         jdl.export.export(run, tmp_path / "to")
-    monkeypatch.setattr(bundle, "find_spec", lambda name: None)
+    monkeypatch.setattr(export_folder, "find_spec", lambda name: None)
     with pytest.raises(jdl.Error, match="pip install flatbuffers safetensors"):
         jdl.export.export(run, tmp_path / "to")
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}

@@ -81,8 +81,8 @@ def png(pixels):
 def test_texts_are_encoded_as_the_bundle_does(client, bundles):
     names = runpy.run_path(str(bundles[1] / "predict.py"))
     manifest, predict = names["load"](bundles[1])
-    about = manifest["programs"]["predict"]["inputs"]
-    columns = names["encode"](["fine", "so"], manifest["tokenizer"], about)
+    most = manifest["programs"]["predict"]["max_time"]
+    columns = names["encode"](["fine", "so"], manifest["tokenizer"], most)
     columns = {name: np.asarray(column, np.int32) for name, column in columns.items()}
     columns["x"] = np.pad(columns["x"], ((0, 0), (0, 8 - columns["x"].shape[1])))  # the bucket
     expected = predict(columns)
