@@ -1,6 +1,6 @@
 """Fashion-MNIST by class-conditional diffusion with a small U-Net: Frechet distance 5.7.
 
-scripts/train experiments/fashion_diffusion.py  # 21 min beside other work
+scripts/train experiments/fashion_diffusion.py  # 90 min
 jdl sample fashion_diffusion -n 64 --out clothes.png
 jdl frechet fashion_diffusion --by fashion_cnn
 """

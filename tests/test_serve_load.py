@@ -186,11 +186,11 @@ def test_a_body_that_is_too_long_is_413_whatever_its_header_says(client):
 
 
 @pytest.mark.slow
-def test_100_000_requests_leave_the_memory_flat(client, x):
-    fuzzed(client, x, 5_000, 1)
+def test_thousands_of_requests_leave_the_memory_flat(client, x):
+    fuzzed(client, x, 1_000, 1)
     before = memory()
-    fuzzed(client, x, 100_000, 2)
-    assert memory() < before + 100_000_000
+    fuzzed(client, x, 5_000, 2)
+    assert memory() < before + 30_000_000
     assert client.deployment.memory.used == 0
 
 
