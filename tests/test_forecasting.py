@@ -216,7 +216,10 @@ def test_forecasts_are_drawn_and_written_in_the_unit_of_the_series(tmp_path):
     x = test.take(np.arange(2))["x"]
     made = jax.jit(objective.predict)(variables, {"x": x})
     np.savez(tmp_path / "windows.npz", x=x)
-    trained = SimpleNamespace(run=run, objective=objective, variables=variables)
+    predict_all = partial(jdl.objectives.predict_all, objective, variables)
+    trained = SimpleNamespace(
+        run=run, objective=objective, variables=variables, predict_all=predict_all
+    )
     rows = predict(trained, [tmp_path / "windows.npz"], out=tmp_path / "out")
     assert to_csv(rows).splitlines()[0] == "input,step,q0.1,q0.5,q0.9"
     assert [(row["input"][-2:], row["step"]) for row in rows] == [

@@ -108,7 +108,7 @@ def test_a_notebooks_run_is_a_run_like_any_other(notebook, tmp_path, monkeypatch
     """It is evaluated in another process, and rebuilt in this one."""
     result = notebook.run(CELLS)["result"]
     expected = scalars(result.metrics["test"])
-    command = [sys.executable, "-m", "jdl.cli", "evaluate", "notebook", "--root", tmp_path / "runs"]
+    command = [sys.executable, "-m", "jdl", "evaluate", "notebook", "--root", tmp_path / "runs"]
     done = subprocess.run(command, capture_output=True, text=True, cwd="/")
     assert done.returncode == 0, done.stderr
     found = {line.split()[1]: float(line.split()[2]) for line in done.stdout.splitlines()[1:]}

@@ -22,7 +22,7 @@ from sklearn import metrics as sklearn
 from sklearn.utils.class_weight import compute_class_weight
 
 import jdl
-from jdl.inspect.predict import _readable_row
+from jdl.inspect.predict import readable_row
 from jdl.learners import jit_learner, mixed_precision, with_data
 from jdl.metrics import Confusion, MultiLabelF1, merge, scalars
 from jdl.objectives import (
@@ -443,11 +443,14 @@ def test_predictions_of_several_labels_are_named():
     run = replace(RUN, labels=("ant", "bee", "cow"))
     probability = np.asarray([[0.9, 0.2, 0.7], [0.1, 0.1, 0.2]])
     several = {"label": (probability > 0.5).astype(int), "probability": probability}
-    assert [_readable_row(several, row, run)["label"] for row in (0, 1)] == ["ant, cow", ""]
+    assert [readable_row(several, row, run.labels, None)["label"] for row in (0, 1)] == [
+        "ant, cow",
+        "",
+    ]
     one = {"label": probability.argmax(1), "probability": probability}
-    assert [_readable_row(one, row, run)["label"] for row in (0, 1)] == ["ant", "cow"]
+    assert [readable_row(one, row, run.labels, None)["label"] for row in (0, 1)] == ["ant", "cow"]
     pixels = {"label": np.asarray([[0, 1]]), "probability": np.ones((1, 2, 3)) / 3}
-    assert _readable_row(pixels, 0, run)["label"] == [0, 1]
+    assert readable_row(pixels, 0, run.labels, None)["label"] == [0, 1]
 
 
 RUN = jdl.Run(Config(), jdl.descent(regress(Given()), optax.sgd(0.1)), jdl.data.episodes(1))

@@ -200,7 +200,8 @@ def _by_seed(better: Scored, worse: Scored, mode: str) -> Difference:
     """The difference of two groups' means, over the seeds."""
     sign = 1 if mode == "max" else -1
     high, low = sign * better.scores, sign * worse.scores
-    paired = better.seeds == worse.seeds
+    once = len(set(better.seeds)) == len(better.seeds)  # in a pattern a seed may come again
+    paired = once and better.seeds == worse.seeds
     count = min(len(high), len(low))
     difference, interval, needed = float(high.mean() - low.mean()), None, None
     if paired and count >= FEWEST:
@@ -215,7 +216,7 @@ def _by_seed(better: Scored, worse: Scored, mode: str) -> Difference:
         worse.name,
         difference,
         interval,
-        statistics.permutation_test(low, high, paired) if len(high) + len(low) > 2 else 1.0,
+        statistics.permutation_test(low, high, paired) if count > 1 else 1.0,
         "permutation test",
         count,
         "seeds, paired" if paired else "seeds at least, not paired",

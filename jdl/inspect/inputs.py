@@ -45,6 +45,8 @@ def read_inputs(
     """
     spec = {name: part for name, part in spec.items() if name != "width" or name in columns}
     columns = [name for name in columns if name not in SIZES]
+    if not paths:
+        raise Error("There is no file to predict for: the folders that were named are empty.")
     names: list[str] = []
     parts: list[Columns] = []
     for path in paths:
