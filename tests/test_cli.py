@@ -63,7 +63,7 @@ def test_help_exists_for_every_verb(call):
         assert code == 0
         assert f"jdl {verb}" in out
         if verb not in cli.WITH_SCRIPT:
-            assert ("--root" in out) == (verb not in ("doctor", "verify"))
+            assert ("--root" in out) == (verb not in ("doctor", "serve", "verify"))
     code, out, _ = call("train", SCRIPT, "--help")
     assert code == 0
     for flag in ("--lr", "--batch", "--seed", "--save-every", "--fresh", "Training steps"):

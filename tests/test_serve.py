@@ -1,6 +1,6 @@
 """The server of exported models: answers, forms of requests, versions, protocols, pages.
 
-Seen to fail: answers of the first rows for all parts of a request, a token that is not compared.
+Seen to fail: answers of the first rows for all parts of a request, the beginning of a token.
 """
 
 import io

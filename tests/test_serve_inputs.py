@@ -1,4 +1,7 @@
-"""What a server makes of a body: columns of the program's types and shapes, or a refusal."""
+"""What a server makes of a body: columns of the program's types and shapes, or a refusal.
+
+Seen to fail: JSON that is nested without an end, arrays of any type.
+"""
 
 import io
 import wave

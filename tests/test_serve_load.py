@@ -1,7 +1,7 @@
 """A server under load and under attack: batching, the queue, deadlines, floods, and its end.
 
 Seen to fail: a request that got the rows of another, a queue without an end, a client that left and
-kept its place, SIGTERM's own exit code.
+kept its place, SIGTERM's own exit code, headers without an end.
 """
 
 import contextlib
