@@ -5,7 +5,9 @@ wants 64 new tokens, or from 8 to 64 of them ("ragged": a batch of transformers 
 longest, and only the wanted tokens count). Both have random weights in float32, run in processes of
 their own that take turns, and generate once before they are measured. Printed are medians of the
 rounds: by the clock, and by processor time, in which other work on the machine hardly counts.
-transformers runs in the Python that the variable TRANSFORMERS_PYTHON names.
+transformers runs in the Python that the variable TRANSFORMERS_PYTHON names, with one thread and
+with one a core, and the better one counts: PyTorch's threads wait by spinning, which is many times
+slower than one thread where others use the cores too.
 
     TRANSFORMERS_PYTHON=python scripts/bench generation 3  # rounds
 """

@@ -189,19 +189,20 @@ class MultiHeadAttention(nn.Module):
         """The KV cache of self-attention: new keys and values, each row's at its own position.
 
         Returns the queries, all keys, all values, and the mask of what each query may attend to.
+        Padding is overwritten before it is visible. Heads stand before time, as CPUs read them.
         """
-        rows, size = q.shape[0], self.config.max_length
-        keys = self.variable("cache", "keys", jnp.zeros, (rows, size, *k.shape[2:]), k.dtype)
-        values = self.variable("cache", "values", jnp.zeros, (rows, size, *v.shape[2:]), v.dtype)
+        rows, _, heads, width = k.shape
+        size = self.config.max_length
+        keys = self.variable("cache", "keys", jnp.zeros, (rows, heads, size, width), k.dtype)
+        values = self.variable("cache", "values", jnp.zeros, (rows, heads, size, width), v.dtype)
         positions = _next_positions(self, q, mask)
         if self.config.rotary:
             q, k = self._rotated(q, k, positions)
-        # Padding is overwritten before it is visible; what is after the end is dropped.
-        places = jnp.arange(rows)[:, None], positions
+        places = jnp.arange(rows)[:, None], slice(None), positions  # beyond the end: dropped
         keys.value = keys.value.at[places].set(k, unique_indices=True)
         values.value = values.value.at[places].set(v, unique_indices=True)
         visible = jnp.arange(size)[None, None] <= positions[:, :, None]
-        return q, keys.value, values.value, visible[:, None]
+        return q, keys.value.swapaxes(1, 2), values.value.swapaxes(1, 2), visible[:, None]
 
 
 class FeedForward(nn.Module):
