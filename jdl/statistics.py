@@ -8,6 +8,7 @@ numbers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import comb
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ BATCH = 200  # resamples that are held at once
 
 
 class Interval(NamedTuple):
-    """A confidence interval: the statistic lies within it, with the probability of its level."""
+    """A confidence interval: of samples drawn anew, a share of its level has the truth within."""
 
     low: float
     high: float
@@ -167,19 +168,29 @@ def seeds_needed(
 
     `deviation` is the standard deviation of the pairs' differences, or that of one group where the
     two are not paired; then as many seeds are needed in each. The test is two-sided at `level`,
-    and finds the difference with the probability `power`.
+    and finds the difference with the probability `power`. There are at least as many as a
+    permutation test needs to be able to come below the level: 6 pairs, or 4 in each, for 5%.
     """
     if difference == 0 or not np.isfinite([difference, deviation]).all():
         raise Error(f"No number of seeds shows a difference of {difference} (sd {deviation}).")
-    effect, count = abs(difference) / max(deviation, 1e-300), 2
-    while _power(effect, count, paired, level) < power:
-        count = 2 * count
-    low, high = count // 2, count  # it is high's that is enough
+    effect, fewest = abs(difference) / max(deviation, 1e-300), 2
+    while _smallest_p(fewest, paired) > level:
+        fewest += 1
+    if _power(effect, fewest, paired, level) >= power:
+        return fewest
+    low, high = fewest, 2 * fewest  # too few, and enough
+    while _power(effect, high, paired, level) < power:
+        low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        enough = middle > 1 and _power(effect, middle, paired, level) >= power
+        enough = _power(effect, middle, paired, level) >= power
         low, high = (low, middle) if enough else (middle, high)
     return high
+
+
+def _smallest_p(count: int, paired: bool) -> float:
+    """The smallest two-sided p-value of a permutation test of so many pairs, or scores in each."""
+    return 2 / 2**count if paired else 2 / comb(2 * count, count)
 
 
 def _power(effect: float, count: int, paired: bool, level: float) -> float:
@@ -191,7 +202,8 @@ def _power(effect: float, count: int, paired: bool, level: float) -> float:
     if shift > 30:  # beyond what the noncentral distribution can be computed for
         return 1.0
     critical = t.isf(level / 2, freedom)
-    return float(nct.sf(critical, freedom, shift) + nct.cdf(-critical, freedom, shift))
+    wrong_side = np.nan_to_num(nct.cdf(-critical, freedom, shift))  # NaN where it is tiny
+    return float(nct.sf(critical, freedom, shift) + wrong_side)
 
 
 def _scores(scores: Any, axes: int | None = None) -> np.ndarray:

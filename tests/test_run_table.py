@@ -52,6 +52,14 @@ def test_it_is_sorted_with_the_best_first_and_what_is_missing_last(root):
         run_table(root, sort="rate")
 
 
+def test_a_field_with_the_name_of_a_column_hides_no_column(root):
+    for n, best in enumerate((7, 8)):
+        write_run(root, "gan", n, 0.5, f"e{n}", best=best)
+    rows, _ = run_table(root, "gan")
+    assert column(rows, "best") == [0.5, 0.5]
+    assert column(rows, "config.best") == [7, 8]
+
+
 def test_a_run_that_cannot_be_read_is_named(root):
     (root / "mlp" / "d3" / "seed0" / "run.json").write_text("{}")
     rows, (error,) = run_table(root)

@@ -39,7 +39,7 @@ def test_the_seeds_of_each_task_are_drawn_apart():
 
 
 @pytest.mark.parametrize(
-    ("effect", "pairs", "each"), [(0.2, 199, 394), (0.5, 34, 64), (1, 10, 17), (2, 5, 6)]
+    ("effect", "pairs", "each"), [(0.2, 199, 394), (0.5, 34, 64), (1, 10, 17), (2, 6, 6), (9, 6, 4)]
 )
 def test_seeds_needed_are_those_of_statsmodels(effect, pairs, each):
     assert statistics.seeds_needed(effect, 1.0, paired=True) == pairs

@@ -8,9 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdl.inspect.evaluate import evaluate
 from jdl.inspect.restore import TrainedRun
 from jdl.keys import stream
+from jdl.metrics import scalars
+from jdl.train.evaluate import evaluator
 from jdl.types import Batch, Error, Mean
 
 TOLERANCE = 1e-3  # relative, of the mean over the rows from the metric of whole batches
@@ -19,9 +20,10 @@ TOLERANCE = 1e-3  # relative, of the mean over the rows from the metric of whole
 def metrics_by_row(trained: TrainedRun, split: str = "test") -> dict[str, np.ndarray]:
     """The loss and the metrics of each row (N,) of the evaluation data, in the data's order.
 
-    Each row is evaluated as a batch of its own. Left out are metrics that are no mean over the
-    rows: ROC AUC, a contrastive loss against the other rows, the loss of a model that carries its
-    state from batch to batch. Raises `Error` where the run has no such split.
+    Each row is evaluated as a batch of its own. Left out are metrics that are no plain mean over
+    the rows: ROC AUC, a mean over tokens where rows have more and fewer of them, a contrastive loss
+    against the other rows, the loss of a model that carries its state from batch to batch. Raises
+    `Error` where the run has no such split.
     """
     run = trained.run
     data = {"valid": run.valid, "test": run.test}.get(split)
@@ -45,11 +47,13 @@ def metrics_by_row(trained: TrainedRun, split: str = "test") -> dict[str, np.nda
         metrics, mask = jax.device_get(of_batch(raw, np.int32(i)))
         keep = slice(None) if mask is None else mask.reshape(len(mask), -1).any(1)
         parts.append({name: (one.total[keep], one.count[keep]) for name, one in metrics.items()})
-    whole = evaluate(trained)[split]
+    whole = scalars(evaluator(run.learner, data)(trained.state))
     found = {}
     for name in parts[0]:
         total, count = (np.concatenate([part[name][n] for part in parts]) for n in (0, 1))
-        mean = total.sum(dtype=np.float64) / count.sum(dtype=np.float64)
-        if np.isclose(mean, whole[name], rtol=TOLERANCE, atol=TOLERANCE**2) and count.all():
-            found[name] = total.astype(np.float64) / count
+        if not (count == count[0]).all() or not count[0]:
+            continue
+        values = total.astype(np.float64) / count
+        if np.isclose(values.mean(), whole[name], rtol=TOLERANCE, atol=TOLERANCE**2):
+            found[name] = values
     return found

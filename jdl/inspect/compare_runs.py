@@ -58,7 +58,7 @@ class Difference:
     test: str
     count: int  # of pairs, or of runs in the smaller group
     unit: str
-    seeds_needed: int | None  # to find such a difference in four of five times
+    seeds_needed: int | None  # to find such a difference in four of five times, where that is more
 
     @property
     def is_evident(self) -> bool:
@@ -68,7 +68,9 @@ class Difference:
     def __str__(self) -> str:
         within = f" (95%: {_range(self.interval)})" if self.interval else ""
         size = f"by {self.difference:#.4g}{within}, {self.count:,} {self.unit}"
-        chance = f"chance alone would do that in {_percent(self.p_value)} of cases ({self.test})"
+        chance = (
+            f"chance alone would give that much in {_percent(self.p_value)} of cases ({self.test})"
+        )
         if self.is_evident:
             return f"{self.better} is better than {self.worse} {size}; {chance}."
         ahead = f"Too little evidence: {self.better} is ahead of {self.worse} {size}; {chance}."
@@ -136,10 +138,21 @@ def compare_runs(
         of_rows = {group.name: _scores_of_rows(group, metric, split) for group in scored}
         pairs = [_by_row(b, a, of_rows, mode) for b, a in combinations(scored, 2)]
     else:
-        pairs = [_by_seed(b, a, mode) for b, a in combinations(scored, 2)]
-    corrected = statistics.holm([pair.p_value for pair in pairs])
-    pairs = [replace(pair, p_value=p) for pair, p in zip(pairs, corrected, strict=True)]
-    return RunComparison(metric, mode, split, scored, pairs)
+        level = LEVEL / len(list(combinations(scored, 2)))
+        pairs = [_by_seed(b, a, mode, level) for b, a in combinations(scored, 2)]
+    return RunComparison(metric, mode, split, scored, _corrected(pairs))
+
+
+def _corrected(pairs: Sequence[Difference]) -> list[Difference]:
+    """The pairs with p-values that are corrected for their number, by Holm's method."""
+    if len(pairs) == 1:
+        return list(pairs)
+    p_values = statistics.holm([pair.p_value for pair in pairs])
+    test = f"{{}}, p-values of {len(pairs)} pairs corrected"
+    return [
+        replace(pair, p_value=p, test=test.format(pair.test))
+        for pair, p in zip(pairs, p_values, strict=True)
+    ]
 
 
 def _mode_and_name(records: Mapping[Path, Any], metric: str) -> tuple[str, str]:
@@ -159,6 +172,8 @@ def _mode_and_name(records: Mapping[Path, Any], metric: str) -> tuple[str, str]:
 
 def _check_same_data(records: Mapping[Path, Any], split: str) -> None:
     """Raises `Error` where two runs were evaluated on other data."""
+    if split not in ("valid", "test"):
+        raise Error(f"Runs are compared on their valid or test data, not on {split!r}.")
     of = {folder: record["data"].get(split) for folder, record in records.items()}
     first, digest = next(iter(of.items()))
     for folder, other in of.items():
@@ -196,8 +211,8 @@ def _score(folder: Path, metric: str, split: str) -> float:
     return float(found[metric])
 
 
-def _by_seed(better: Scored, worse: Scored, mode: str) -> Difference:
-    """The difference of two groups' means, over the seeds."""
+def _by_seed(better: Scored, worse: Scored, mode: str, level: float) -> Difference:
+    """The difference of two groups' means, over the seeds; `level` is that of each pair."""
     sign = 1 if mode == "max" else -1
     high, low = sign * better.scores, sign * worse.scores
     once = len(set(better.seeds)) == len(better.seeds)  # in a pattern a seed may come again
@@ -210,7 +225,7 @@ def _by_seed(better: Scored, worse: Scored, mode: str) -> Difference:
         interval = statistics.bootstrap_interval(high, low, statistic=statistics.mean_difference)
     if difference and count > 1:
         spread = (high - low).std(ddof=1) if paired else _pooled(high, low)
-        needed = statistics.seeds_needed(difference, float(spread), paired)
+        needed = statistics.seeds_needed(difference, float(spread), paired, level=level)
     return Difference(
         better.name,
         worse.name,
@@ -220,7 +235,7 @@ def _by_seed(better: Scored, worse: Scored, mode: str) -> Difference:
         "permutation test",
         count,
         "seeds, paired" if paired else "seeds at least, not paired",
-        needed,
+        needed if needed is not None and needed > count else None,
     )
 
 
@@ -248,15 +263,13 @@ def _by_row(
     better: Scored, worse: Scored, of_rows: Mapping[str, np.ndarray], mode: str
 ) -> Difference:
     """The difference of two groups' means over the rows of the data."""
-    if mode == "max":
-        high, low = of_rows[better.name], of_rows[worse.name]
+    of_better, of_worse = of_rows[better.name], of_rows[worse.name]
+    values = of_better - of_worse if mode == "max" else of_worse - of_better
+    if np.isin([of_better, of_worse], (0, 1)).all():
+        test, p_value = "McNemar's test", statistics.mcnemar(of_worse, of_better)
     else:
-        high, low = -of_rows[better.name], -of_rows[worse.name]
-    values = high - low
-    if np.isin([high, low], (0, 1)).all():
-        test, p_value = "McNemar's test", statistics.mcnemar(low, high)
-    else:
-        test, p_value = "permutation test", statistics.permutation_test(low, high, paired=True)
+        test = "permutation test"
+        p_value = statistics.permutation_test(of_worse, of_better, paired=True)
     interval = statistics.bootstrap_interval(values, method="percentile")
     names = (better.name, worse.name)
     return Difference(

@@ -10,6 +10,7 @@ from jdl.store.catalog import Entry, matching_runs
 from jdl.types import Error
 
 Row = dict[str, Any]
+COLUMNS = ("name", "digest", "seed", "step", "steps", "status", "metric", "best")
 
 
 def run_table(
@@ -18,7 +19,8 @@ def run_table(
     """The runs under `root` as rows, and errors for those that cannot be read.
 
     A row has the columns name, digest, seed, step, steps, status, metric, best, and those fields of
-    the config in which runs of the same name differ: hyperparameters. `name` chooses runs as in
+    the config in which runs of the same name differ, hyperparameters: `config.best` is a field that
+    has the name of a column. `name` chooses runs as in
     `jdl runs`. They are sorted by a column: "best" has the best first, any other the smallest.
     `pandas.DataFrame(rows)` makes a data frame of them.
     """
@@ -46,7 +48,10 @@ def _rows(entries: Sequence[Entry]) -> list[Row]:
             "status": entry.status,
             "metric": entry.metric,
             "best": entry.best,
-            **{field: config.get(field) for field in shown},
+            **{
+                f"config.{field}" if field in COLUMNS else field: config.get(field)
+                for field in shown
+            },
         }
         for entry, config in zip(entries, configs, strict=True)
     ]
