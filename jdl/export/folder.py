@@ -225,8 +225,11 @@ def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
             }
             for prefix in (f"{name}/inputs/", f"{name}/outputs/")
         )
-        answer = run_onnx if manifest["runtime"] == ONNX else _run_stablehlo
-        found[name] = difference(outputs, answer(folder / about["file"], inputs))
+        if manifest["runtime"] == ONNX:
+            answer = run_onnx(folder / about["file"], inputs, about["outputs"])
+        else:
+            answer = _run_stablehlo(folder / about["file"], inputs)
+        found[name] = difference(outputs, answer)
     return found
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
 
     def of_columns(*columns: Array) -> tuple[Any, ...]:
         outputs = program.function(given, dict(zip(names, columns, strict=True)))
-        return tuple(outputs[name] for name in program.outputs)
+        # Copies: two outputs that are one array would be one output.
+        return tuple(jnp.copy(outputs[name]) for name in program.outputs)
 
     jax2onnx = onnx_tools("jax2onnx")
     level = logging.root.manager.disable
@@ -47,7 +48,9 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
                 [specs[name] for name in names],
                 model_name=program.name,
                 input_names=names,
-                output_names=list(program.outputs),
+                output_names=[  # where an input has the name, it is taken
+                    f"{name}_out" if name in names else name for name in program.outputs
+                ],
                 return_mode="file",
                 output_path=path,
             )
@@ -60,8 +63,13 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
         logging.disable(level)
 
 
-def run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The answers of ONNX Runtime on a CPU, by name; raises `Error` where it refuses the file."""
+def run_onnx(
+    path: Path, inputs: Mapping[str, np.ndarray], outputs: Iterable[str]
+) -> dict[str, np.ndarray]:
+    """The answers of ONNX Runtime on a CPU, by the names of the program's `outputs`, in order.
+
+    Raises `Error` where it refuses the file.
+    """
     onnxruntime = onnx_tools("onnxruntime")
     onnxruntime.set_default_logger_severity(3)  # errors alone: it warns of names without use
     try:
@@ -69,4 +77,4 @@ def run_onnx(path: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         answers = session.run(None, dict(inputs))
     except Exception as error:  # its exceptions have no common class
         raise Error(f"ONNX Runtime cannot run {path.name}: {first_line(error)}") from error
-    return dict(zip((output.name for output in session.get_outputs()), answers, strict=True))
+    return dict(zip(outputs, answers, strict=True))

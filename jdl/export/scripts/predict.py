@@ -23,7 +23,7 @@ def open_program(folder, about):
 
         onnxruntime.set_default_logger_severity(3)  # errors alone
         session = onnxruntime.InferenceSession(str(path))
-        names = [output.name for output in session.get_outputs()]
+        names = about["outputs"]
         return lambda inputs: dict(zip(names, session.run(None, inputs), strict=True))
     import jax
     import jax.export
