@@ -224,3 +224,27 @@ def test_headers_that_come_slowly_are_cut_off(client, monkeypatch):
         until(lambda: b'"ready"' in sender.recv(1000))
         sender.sendall(b"GET /healthz HTTP/1.1\r\nHo")
         assert sender.recv(1000) == b""
+
+
+def test_a_body_that_is_answered_early_must_still_end(client, monkeypatch):
+    """One byte of it and no more, or all of it and no next request, or blank lines."""
+    monkeypatch.setattr("jdl.serve.server.HEADER_SECONDS", 0.3)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n"
+    for rest in (b"[", bytes(40_000), b"\r\n"):
+        with socket.create_connection(client.address, timeout=3) as sender:
+            sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" if rest == b"\r\n" else head)
+            assert sender.recv(1000)[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 200")
+            sender.sendall(rest)
+            until(lambda sender=sender: sender.recv(1000) == b"", 3)
+
+
+def test_a_client_that_does_not_read_is_dropped(client, monkeypatch):
+    monkeypatch.setattr("jdl.serve.server.READ_SECONDS", 0.2)
+    monkeypatch.setattr("jdl.serve.server.HEADER_SECONDS", 600)
+    with socket.socket() as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sender.settimeout(10)
+        sender.connect(client.address)
+        with pytest.raises(ConnectionError):
+            while True:
+                sender.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 10)
