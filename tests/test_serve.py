@@ -117,6 +117,15 @@ def test_metrics_are_those_of_prometheus(client, x):
     assert answered in client.get("/metrics").text
 
 
+def test_a_defect_is_counted_as_500(client, monkeypatch):
+    monkeypatch.setattr(client.deployment, "metrics", None)
+    failed = client.get("/metrics")
+    monkeypatch.undo()
+    assert failed.status_code == 500
+    assert failed.headers["x-content-type-options"] == "nosniff"
+    assert 'jdl_requests_total{route="/metrics",status="500"} 1' in client.get("/metrics").text
+
+
 def test_versions_live_side_by_side(client, bundles, tmp_path, x):
     copy = tmp_path / "older"
     copy.mkdir()

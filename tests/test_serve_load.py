@@ -144,6 +144,9 @@ def test_sigterm_answers_what_is_in_and_refuses_what_is_new(bundles, x, tmp_path
         assert "takes requests of this machine alone" in where
         with httpx.Client(base_url=where.split()[0], timeout=60, trust_env=False) as client:
             until(lambda: client.get("/readyz").status_code == 200)
+            for host in ("localhost", "[::1]:8000", "evil.example", "127.0.0.1.evil.example"):
+                status = client.get("/v1/models", headers={"Host": host}).status_code
+                assert status == (400 if "evil" in host else 200)
             with ThreadPoolExecutor(1) as pool:
                 answer = pool.submit(ask, client, x[:1])
                 time.sleep(0.5)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
 
 from jdl.serve.batching import Batcher
 from jdl.serve.counters import Counters, family
 from jdl.serve.engine import Engine
+from jdl.serve.inputs import padded_size
 from jdl.serve.limits import Limits, RequestError, busy
-from jdl.serve.models import Models, ServedModel
-from jdl.serve.requests import Memory, Threads
+from jdl.serve.models import Columns, Models, ServedModel
+from jdl.serve.requests import Memory, Threads, answer, body_of
 
+T = TypeVar("T")
 log = logging.getLogger("jdl.serve")
 
 
@@ -80,6 +85,30 @@ class Deployment:
             )
         self.check_ready()
         return self.batchers[model]
+
+    async def predict(
+        self,
+        request: Request,
+        model: ServedModel,
+        read: Callable[..., tuple[Any, Columns]],
+        write: Callable[[Any, Columns], T],
+    ) -> T:
+        """The answer to a request: its body read as columns, computed, and written.
+
+        `read` gets the body, the program, the limits and what takes memory, and gives what `write`
+        gets with the outputs.
+        """
+        deadline = time.monotonic() + self.limits.timeout
+        batcher = self.batcher(model)
+        async with body_of(request, self.limits, self.memory, deadline) as (body, share):
+            # An array is filled far faster than JSON of as many bytes is parsed.
+            size = len(body) + padded_size(len(body), batcher.program, self.limits) // 64
+            document, columns = await self.threads.call(
+                size, read, body, batcher.program, self.limits, share.take
+            )
+        outputs = await answer(request, batcher, columns, self.memory, deadline)
+        size = sum(column.nbytes for column in outputs.values())
+        return await self.threads.call(size, write, document, outputs)
 
     def engine(self, model: ServedModel) -> Engine:
         """The engine of a language model; `RequestError` 422 for another model."""

@@ -42,6 +42,9 @@ class Guard:
                 await self.app(scope, receive, sent)
             else:
                 await _unauthorized(scope, receive, sent)
+        except Exception:
+            status = 500
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self.counters.count(route, status, time.perf_counter() - start)

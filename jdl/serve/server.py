@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from jdl.types import Error
@@ -18,6 +19,7 @@ HEADER_BYTES = 1 << 15  # of a request's address and headers
 HEADER_SECONDS = 10.0  # from the connection, or from an answer on
 READ_SECONDS = 30.0  # in which a client must read something of its answer
 CONNECTIONS = 1024  # more are answered 503
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")  # not those of DNS rebinding
 DRAIN_SECONDS = 60  # for answers to what is in, once SIGTERM came
 
 
@@ -123,6 +125,10 @@ def run(application: FastAPI, host: str, port: int, guarded: bool) -> None:
     listener = _bound(host, port)
     address, port = listener.getsockname()[:2]
     shown = f"[{address}]" if ":" in address else address
+    if not guarded and ipaddress.ip_address(address).is_loopback:
+        application.add_middleware(
+            TrustedHostMiddleware, allowed_hosts=LOCAL_NAMES, www_redirect=False
+        )
     print(f"http://{shown}:{port} {_reach(address, guarded)}", flush=True)
     signal.signal(signal.SIGTERM, _nothing)  # uvicorn raises it once more when it is done
     uvicorn.Server(config).run([listener])
