@@ -108,6 +108,13 @@ def test_a_client_that_leaves_frees_its_place(client, x):
     until(lambda: client.deployment.memory.used == 0)
 
 
+@pytest.mark.parametrize("most", [1, 8, 300])
+def test_no_bucket_of_time_exceeds_the_largest(most):
+    times = batching.buckets_of_time(most)
+    assert times == [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < most] + [most]
+    assert batching.buckets_of_time(most, 16)[0] == min(most, 16)
+
+
 def test_health_tells_a_server_that_warms_from_one_that_is_ready(bundles, x, monkeypatch):
     gate = threading.Event()
     warm = batching.Batcher.warm

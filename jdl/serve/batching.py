@@ -91,7 +91,7 @@ class Batcher:
         most = self.program.max_time
         failure: Exception | None = None
         self.times = []
-        for time_ in [None] if most is None else [*buckets(most - 1), most]:
+        for time_ in [None] if most is None else buckets_of_time(most):
             try:
                 for size in buckets(self.limits.max_batch):
                     if self._closed:
@@ -216,8 +216,13 @@ def bucket(size: int) -> int:
 
 
 def buckets(most: int) -> list[int]:
-    """All sizes that a batch of at most so many rows, or a time, is padded to."""
-    return [1 << n for n in range(bucket(most).bit_length())] if most else []
+    """All sizes that a batch of at most so many rows is padded to."""
+    return [1 << n for n in range(bucket(most).bit_length())]
+
+
+def buckets_of_time(most: int, least: int = 1) -> list[int]:
+    """The times that rows are padded to: powers of two from `least` on, and the largest time."""
+    return [*(size for size in buckets(most) if least <= size < most), most]
 
 
 def _zeros(program: ServedProgram, rows: int, time: int | None) -> dict[str, np.ndarray]:
