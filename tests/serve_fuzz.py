@@ -95,7 +95,16 @@ def inference(draw):
     tensor = {"name": "x", "shape": [1, 8, 8, 1], "datatype": "FP32", "data": [0.5] * 64}
     for _ in range(draw.randrange(3)):
         tensor[draw.choice(list(tensor))] = draw.choice(
-            [number(draw), [-1, 8], [1 << 40] * 3, [0, 1 << 39, 1 << 39], "BYTES", "INT64", [[0.5] * 64], document(draw)]
+            [
+                number(draw),
+                [-1, 8],
+                [1 << 40] * 3,
+                [0, 1 << 39, 1 << 39],
+                "BYTES",
+                "INT64",
+                [[0.5] * 64],
+                document(draw),
+            ]
         )
     return encoded({"inputs": [tensor] * draw.choice([1, 1, 1, 0, 2])})
 

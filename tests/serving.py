@@ -44,7 +44,7 @@ def serving(folders, token=None, ready=True, **limits):
         thread.join()
 
 
-def until(condition, seconds=60):
+def until(condition, seconds=300):
     """Waits until something is so."""
     end = time.monotonic() + seconds
     while not condition():

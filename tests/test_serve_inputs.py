@@ -1,6 +1,7 @@
 """What a server makes of a body: columns of the program's types and shapes, or a refusal.
 
-Seen to fail: JSON that is nested without an end, arrays of any type.
+Seen to fail: JSON that is nested without an end, arrays of any type, padding that nobody counted,
+sizes of 0 beside endless ones, a length of 5,000 digits.
 """
 
 import io
@@ -17,9 +18,9 @@ from jdl.serve.inputs import columns_of, padded_size, parse_json
 from jdl.serve.limits import RequestError
 from jdl.serve.models import ServedModel, ServedProgram
 from jdl.serve.requests import Memory, Share
-from jdl.types import Error
 from jdl.serve.tensors import read_inference
 from jdl.serve.uploads import columns_of_file
+from jdl.types import Error
 
 NPY = "application/x-npy"
 LIMITS = Limits(max_rows=5, max_body=10_000, max_memory=10_000)

@@ -1,6 +1,7 @@
 """The page in a real browser, Chromium: draw a 7 on a small CNN of digits, get a 7; and write.
 
-Seen to fail: a stop that did not end the request, and events of which the wrong field was shown.
+Seen to fail: a stop that did not end the request, and events of which the wrong field was shown,
+and a late answer of the model before.
 """
 
 import shutil

@@ -95,7 +95,7 @@ class HealthRoutes:
         return JSONResponse({"state": state}, 503 if state == "failed" else 200)
 
     async def ready(self) -> Response:
-        """200 when requests are computed without compiling, 503 before and in shutting down."""
+        """200 when requests are computed without compiling, 503 before."""
         self.deployment.check_ready()
         return JSONResponse({"state": "ready"})
 

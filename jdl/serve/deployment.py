@@ -72,7 +72,7 @@ class Deployment:
         self.threads.pool.shutdown()
 
     def check_ready(self) -> None:
-        """Raises `RequestError` 503 before every bucket is warm, and in shutting down."""
+        """Raises `RequestError` 503 before every bucket is warm, or where one never is."""
         if self.state != "ready":
             raise busy(f"The server is {self.state}.")
 
@@ -128,9 +128,9 @@ class Deployment:
         ]
         for name, kind, help, value in (
             ("jdl_queue_requests", "gauge", "Requests that wait.", lambda b: b.waiting),
-            ("jdl_batches_total", "counter", "Batches computed.", lambda b: b.done.batches),
-            ("jdl_rows_total", "counter", "Rows computed.", lambda b: b.done.rows),
-            ("jdl_padding_total", "counter", "Rows of padding.", lambda b: b.done.padding),
+            ("jdl_batches_total", "counter", "Batches computed.", lambda b: b.counts.batches),
+            ("jdl_rows_total", "counter", "Rows computed.", lambda b: b.counts.rows),
+            ("jdl_padding_total", "counter", "Rows of padding.", lambda b: b.counts.padding),
         ):
             lines += family(name, kind, help, [(labels, value(b)) for labels, b in by_model])
         by_engine = [
@@ -140,9 +140,9 @@ class Deployment:
         for name, kind, help, number in (
             ("jdl_waiting_texts", "gauge", "Texts that wait for a slot.", lambda e: e.waiting),
             ("jdl_running_texts", "gauge", "Slots in use.", lambda e: e.running),
-            ("jdl_prompts_total", "counter", "Prompts read.", lambda e: e.done.prompts),
-            ("jdl_tokens_total", "counter", "Tokens generated.", lambda e: e.done.tokens),
-            ("jdl_steps_total", "counter", "Steps of decoding.", lambda e: e.done.steps),
+            ("jdl_prompts_total", "counter", "Prompts read.", lambda e: e.counts.prompts),
+            ("jdl_tokens_total", "counter", "Tokens generated.", lambda e: e.counts.tokens),
+            ("jdl_steps_total", "counter", "Steps of decoding.", lambda e: e.counts.steps),
         ):
             lines += family(name, kind, help, [(labels, number(e)) for labels, e in by_engine])
         return "\n".join(lines).replace(" True", " 1").replace(" False", " 0") + "\n"

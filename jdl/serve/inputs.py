@@ -14,7 +14,7 @@ from jdl.serve.models import Columns, ServedModel, ServedProgram
 
 Take = Callable[[int], None]  # takes bytes of the server's memory, or refuses
 FORMS = '{"rows": [...]}, {"columns": {...}} or {"texts": [...]}'
-LENGTH = "length"  # the input that says how much of a row is real
+ROW_LENGTH = "length"  # the input that says how much of a row is real
 
 
 def parse_json(body: bytes) -> Any:
@@ -74,7 +74,9 @@ def _from_rows(rows: Any, program: ServedProgram, limits: Limits, take: Take) ->
     for n, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != names:
             raise RequestError(422, f"Row {n} has other names than row 0: {listed(names)}.")
-    return check_columns({name: [row[name] for row in rows] for name in names}, program, limits, take)
+    return check_columns(
+        {name: [row[name] for row in rows] for name in names}, program, limits, take
+    )
 
 
 def from_texts(
@@ -82,7 +84,7 @@ def from_texts(
 ) -> Columns:
     """The tokens of texts with special ones around them, and their lengths."""
     about = model.manifest["tokenizer"]
-    if model.tokenizer is None or not program.inputs.keys() <= {"x", LENGTH}:
+    if model.tokenizer is None or not program.inputs.keys() <= {"x", ROW_LENGTH}:
         raise RequestError(422, f"{model.name} takes no texts, but {listed(program.inputs)}.")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise RequestError(422, "texts must be a list of one text or more.")
@@ -118,9 +120,9 @@ def check_columns(
         raise RequestError(
             422, f"There is no input {min(unknown)[:100]!r}; there are {listed(wanted)}."
         )
-    ragged = LENGTH in wanted and len(wanted[main]["shape"]) > 1
-    if ragged and LENGTH not in given and main in given:
-        given[LENGTH] = _lengths(given[main], main)
+    ragged = ROW_LENGTH in wanted and len(wanted[main]["shape"]) > 1
+    if ragged and ROW_LENGTH not in given and main in given:
+        given[ROW_LENGTH] = _lengths(given[main], main)
     if missing := wanted.keys() - given.keys():
         raise RequestError(422, f"The input {min(missing)} is missing.")
     if ragged and isinstance(given[main], list):
@@ -178,7 +180,7 @@ def _padded(rows: list[Any], program: ServedProgram, take: Take, fill: int) -> A
 def padded_size(body: int, program: ServedProgram, limits: Limits) -> int:
     """The most bytes that a body of so many may be padded to."""
     about = program.inputs[main_input(program)]
-    if LENGTH not in program.inputs or len(about["shape"]) < 2:
+    if ROW_LENGTH not in program.inputs or len(about["shape"]) < 2:
         return 0
     _, width, *features = about["shape"]
     width = width if isinstance(width, int) else min(program.max_time or body, body)
@@ -270,7 +272,7 @@ def _check_shapes(columns: Columns, program: ServedProgram, limits: Limits) -> N
 
 def _check_lengths(columns: Columns, main: str) -> None:
     """Raises where a length is longer than its row."""
-    length = columns.get(LENGTH)
+    length = columns.get(ROW_LENGTH)
     if length is None or columns[main].ndim < 2 or length.ndim != 1:
         return
     time = columns[main].shape[1]

@@ -72,10 +72,7 @@ class PredictRoutes:
         models = self.deployment.models
         names = dict.fromkeys(model.name for model in models.models)
         cards = [_about(models.named(name), None) for name in names]
-        listed = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "jdl"} for name in names
-        ]
-        return _json({"models": cards, "object": "list", "data": listed})
+        return _json({"models": cards, "object": "list", "data": list(map(_openai_card, names))})
 
     async def about(self, name: str, version: str | None = None) -> Response:
         """What a model takes and gives."""
@@ -110,6 +107,7 @@ def _about(versions: list[ServedModel], model: ServedModel | None) -> dict[str, 
     model = model or versions[0]
     manifest = model.manifest
     return {
+        **_openai_card(model.name),
         "name": model.name,
         "version": model.version,
         "versions": [other.version for other in versions],
@@ -122,6 +120,11 @@ def _about(versions: list[ServedModel], model: ServedModel | None) -> dict[str, 
         "texts": manifest["tokenizer"] is not None,
         "preprocessing": manifest["preprocessing"],
     }
+
+
+def _openai_card(name: str) -> dict[str, Any]:
+    """What OpenAI's API says of a model."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "jdl"}
 
 
 def _json(document: Any) -> Response:

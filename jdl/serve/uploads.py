@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from jdl.data.image_files import MODES, open_image
-from jdl.serve.inputs import LENGTH, Take, check_columns, from_texts, is_shape, main_input
+from jdl.serve.inputs import ROW_LENGTH, Take, check_columns, from_texts, is_shape, main_input
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedModel, ServedProgram
 
@@ -64,7 +64,9 @@ def read_npy(body: bytes) -> np.ndarray:
         raise RequestError(422, f"The array must hold numbers, not {str(dtype)[:100]}.")
     data = memoryview(body)[file.tell() :]
     if not is_shape(shape) or len(data) != math.prod(shape) * dtype.itemsize:
-        raise RequestError(400, f"The .npy file has {len(data):,} bytes, not those of {str(shape)[:100]}.")
+        raise RequestError(
+            400, f"The .npy file has {len(data):,} bytes, not those of {str(shape)[:100]}."
+        )
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)
 
@@ -140,8 +142,8 @@ def _of_sound(samples: np.ndarray, program: ServedProgram) -> Columns:
         )
     after = time - len(samples) if isinstance(time, int) else 0
     columns = {name: np.pad(samples, (0, after))[None]}
-    if LENGTH in program.inputs:
-        columns[LENGTH] = np.asarray([len(samples)])
+    if ROW_LENGTH in program.inputs:
+        columns[ROW_LENGTH] = np.asarray([len(samples)])
     return columns
 
 
