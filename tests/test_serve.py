@@ -15,20 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving import DIGITS, LIMITS, WORDS, ask, serving
+from serving import client as client
+from serving import x as x
 
 import jdl
 import jdl.serve
-
-
-@pytest.fixture(scope="module")
-def client(bundles):
-    with serving(bundles, **LIMITS) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x():
-    return np.asarray(jdl.data.digits()[1].columns["x"][:8], np.float32)
 
 
 def test_answers_are_those_of_the_bundles_own_script(client, bundles, x):

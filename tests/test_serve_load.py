@@ -23,21 +23,10 @@ import numpy as np
 import pytest
 from serve_fuzz import requests
 from serving import DIGITS, LIMITS, ask, batcher_of, held, serving, until
+from serving import client as client
+from serving import x as x
 
-import jdl
-import jdl.serve
 from jdl.serve import batching
-
-
-@pytest.fixture(scope="module")
-def client(bundles):
-    with serving(bundles, **LIMITS) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x():
-    return np.asarray(jdl.data.digits()[1].columns["x"][:8], np.float32)
 
 
 def test_requests_that_wait_are_computed_together(client, x):
