@@ -7,13 +7,16 @@ sizes of 0 beside endless ones, a length of 5,000 digits.
 import io
 import json
 import wave
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jdl.data.tokenizers import ByteTokenizer
+from jdl.inspect.predict import readable_row
 from jdl.serve import Limits
+from jdl.serve.answers import answer_rows
 from jdl.serve.inputs import columns_of, padded_size, parse_json
 from jdl.serve.limits import RequestError
 from jdl.serve.models import ServedModel, ServedProgram
@@ -268,3 +271,17 @@ def test_a_text_is_a_body_and_another_kind_is_refused():
     with pytest.raises(RequestError, match="'application/zip'") as found:
         upload(TEXT, "application/zip", b"")
     assert found.value.status == 415
+
+
+def test_rows_are_those_of_jdl_predict_and_json():
+    """Labels of a sequence have names, without its padding; JSON has no NaN."""
+    served = replace(TEXT, manifest={**TEXT.manifest, "labels": ["no", "yes"]})
+    outputs = {
+        "labels": np.asarray([[1, 0, 1]], np.int32),
+        "length": np.asarray([2], np.int32),
+        "score": np.asarray([[np.nan, 0.5]], np.float32),
+    }
+    (row,) = answer_rows(served, outputs)
+    expected = readable_row(outputs, 0, ("no", "yes"), served.tokenizer)
+    assert row == {"labels": expected["labels"], "score": [None, 0.5]}
+    assert "yes" in row["labels"]
