@@ -29,13 +29,16 @@ def requests(seed):
             body = mutated(draw, body)
         if draw.random() < 0.2:
             kind = draw.choice(KINDS)
+        path_ = path(draw)
         method = draw.choice(["POST"] * 12 + ["GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"])
         headers = {"Content-Type": kind.encode()}
+        if path_.startswith("/v2") and draw.random() < 0.2:
+            headers["Inference-Header-Content-Length"] = draw.choice(LENGTHS)
         if draw.random() < 0.05:
             headers[draw.choice(["Accept", "Authorization", "Content-Encoding", "Range"])] = bytes(
                 draw.choices(range(32, 127), k=draw.randrange(200))
             ).strip()
-        yield method, path(draw), headers, body
+        yield method, path_, headers, body
 
 
 def path(draw):
@@ -92,7 +95,16 @@ def inference(draw):
     tensor = {"name": "x", "shape": [1, 8, 8, 1], "datatype": "FP32", "data": [0.5] * 64}
     for _ in range(draw.randrange(3)):
         tensor[draw.choice(list(tensor))] = draw.choice(
-            [number(draw), [-1, 8], [1 << 40] * 3, "BYTES", "INT64", [[0.5] * 64], document(draw)]
+            [
+                number(draw),
+                [-1, 8],
+                [1 << 40] * 3,
+                [0, 1 << 39, 1 << 39],
+                "BYTES",
+                "INT64",
+                [[0.5] * 64],
+                document(draw),
+            ]
         )
     return encoded({"inputs": [tensor] * draw.choice([1, 1, 1, 0, 2])})
 
@@ -104,7 +116,8 @@ def npy(draw):
     np.save(file, np.zeros(shape, dtype), allow_pickle=True)
     body = file.getvalue()
     if draw.random() < 0.3:  # a bomb: the header claims more than there is
-        body = body.replace(b"(1, 8", b"(%d, 8" % draw.choice([10**12, 10**30, -1]), 1)
+        claim = draw.choice([b"(%d, 8" % draw.choice([10**12, 10**30, -1]), b"(0, 1" + b"0" * 30])
+        body = body.replace(b"(1, 8", claim, 1)
     return body, "application/x-npy"
 
 
@@ -163,6 +176,7 @@ def sequences(draw):
     return encoded({"columns": {"x": found, "length": [draw.choice([0, 3, 99, -1])] * 3}})
 
 
+LENGTHS = (b"0", b"7", b"-1", b"1e3", b"0" * 30 + b"9", b"0" * 20 + b"9" * 5000)
 NO_NUMBERS = (b"NaN", b"-Infinity", b"1e999", b"9" * 5000)
 BODIES = (
     rows, inference, npy, image, png_bomb, zip_bomb, sound, texts, sequences,

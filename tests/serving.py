@@ -8,6 +8,7 @@ import time
 import httpx
 import numpy as np
 import optax
+import pytest
 import uvicorn
 from harness import train
 
@@ -44,7 +45,20 @@ def serving(folders, token=None, ready=True, **limits):
         thread.join()
 
 
-def until(condition, seconds=60):
+@pytest.fixture(scope="module")
+def client(bundles):
+    """A client of a server of both small models."""
+    with serving(bundles, **LIMITS) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def x():
+    """Eight digits."""
+    return np.asarray(jdl.data.digits()[1].columns["x"][:8], np.float32)
+
+
+def until(condition, seconds=300):
     """Waits until something is so."""
     end = time.monotonic() + seconds
     while not condition():

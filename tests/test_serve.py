@@ -1,6 +1,7 @@
 """The server of exported models: answers, forms of requests, versions, protocols, pages.
 
-Seen to fail: answers of the first rows for all parts of a request, the beginning of a token.
+Seen to fail: answers of the first rows for all parts of a request, the beginning of a token, a
+defect that was counted as 499.
 """
 
 import io
@@ -14,20 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from serving import DIGITS, LIMITS, WORDS, ask, serving
+from serving import client as client
+from serving import x as x
 
 import jdl
 import jdl.serve
-
-
-@pytest.fixture(scope="module")
-def client(bundles):
-    with serving(bundles, **LIMITS) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x():
-    return np.asarray(jdl.data.digits()[1].columns["x"][:8], np.float32)
 
 
 def test_answers_are_those_of_the_bundles_own_script(client, bundles, x):
@@ -117,6 +109,15 @@ def test_metrics_are_those_of_prometheus(client, x):
     assert answered in client.get("/metrics").text
 
 
+def test_a_defect_is_counted_as_500(client, monkeypatch):
+    monkeypatch.setattr(client.deployment, "metrics", None)
+    failed = client.get("/metrics")
+    monkeypatch.undo()
+    assert failed.status_code == 500
+    assert failed.headers["x-content-type-options"] == "nosniff"
+    assert 'jdl_requests_total{route="/metrics",status="500"} 1' in client.get("/metrics").text
+
+
 def test_versions_live_side_by_side(client, bundles, tmp_path, x):
     copy = tmp_path / "older"
     copy.mkdir()
@@ -135,6 +136,7 @@ def test_versions_live_side_by_side(client, bundles, tmp_path, x):
         jdl.serve.app([copy])
     about = client.get(DIGITS).json()
     assert about["versions"] == [new.version]
+    assert (about["id"], about["object"]) == ("kitchen_sink", "model")
     assert ask(client, x[:1], f"{DIGITS}/versions/{new.version}/predict") == ask(client, x[:1])
     missing = client.post(f"{DIGITS}/versions/0/predict", json={"rows": []})
     assert (missing.status_code, "no version '0'" in missing.json()["error"]) == (404, True)
@@ -142,10 +144,12 @@ def test_versions_live_side_by_side(client, bundles, tmp_path, x):
 
 def test_a_token_is_asked_for_where_there_is_one(bundles, x):
     with serving(bundles[:1], token="correct horse battery", **LIMITS) as client:
-        assert client.get("/healthz").status_code == 200
+        for path in ("/", "/docs", "/openapi.json", "/healthz"):
+            shown = client.get(path)
+            assert (shown.status_code, "kitchen_sink" in shown.text) == (200, False)
         for header in (None, "Bearer correct horse batter", "Basic correct horse battery", "é"):
             headers = {"Authorization": header.encode()} if header else {}
-            for path in ("/v1/models", "/metrics", "/openapi.json", "/nowhere"):
+            for path in ("/v1/models", "/metrics", "/nowhere"):
                 assert client.get(path, headers=headers).status_code == 401
         allowed = client.get(
             "/v1/models", headers={"Authorization": "Bearer correct horse battery"}

@@ -89,8 +89,8 @@ def test_tokens_are_those_of_the_request_alone(exported, engine):
         for thread in threads:
             thread.join()
         assert [found[n] for n in range(9)] == expected
-    assert engine.done.tokens == 3 * sum(map(len, expected))
-    assert engine.done.steps < engine.done.tokens - engine.done.prompts  # some were together
+    assert engine.counts.tokens == 3 * sum(map(len, expected))
+    assert engine.counts.steps < engine.counts.tokens - engine.counts.prompts  # some were together
     assert not engine.running
     assert not engine.waiting
 

@@ -1,24 +1,32 @@
 """What a server makes of a body: columns of the program's types and shapes, or a refusal.
 
-Seen to fail: JSON that is nested without an end, arrays of any type.
+Seen to fail: JSON that is nested without an end, arrays of any type, padding that nobody counted,
+sizes of 0 beside endless ones, a length of 5,000 digits.
 """
 
 import io
+import json
 import wave
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jdl.data.tokenizers import ByteTokenizer
+from jdl.inspect.predict import readable_row
 from jdl.serve import Limits
-from jdl.serve.inputs import columns_of, parse_json
+from jdl.serve.answers import answer_rows
+from jdl.serve.inputs import columns_of, padded_size, parse_json
 from jdl.serve.limits import RequestError
 from jdl.serve.models import ServedModel, ServedProgram
+from jdl.serve.requests import Memory, Share
+from jdl.serve.tensors import read_inference
 from jdl.serve.uploads import columns_of_file
+from jdl.types import Error
 
 NPY = "application/x-npy"
-LIMITS = Limits(max_rows=5, max_memory=10_000)
+LIMITS = Limits(max_rows=5, max_body=10_000, max_memory=10_000)
 
 
 def model(max_time=None, tokenizer=None, **inputs):
@@ -44,12 +52,16 @@ NUMBERS = model(x=("float32", "b"), length=("int32", "b"))
 TEXT = model(6, ByteTokenizer(), x=("int32", "b", "t"), length=("int32", "b"))
 
 
+def share():
+    return Share(Memory(LIMITS.max_memory))
+
+
 def columns(served, document):
-    return columns_of(document, served, served.programs["predict"], LIMITS)
+    return columns_of(document, served, served.programs["predict"], LIMITS, share().take)
 
 
 def upload(served, kind, body):
-    return columns_of_file(kind, body, served, served.programs["predict"], LIMITS)
+    return columns_of_file(kind, body, served, served.programs["predict"], LIMITS, share().take)
 
 
 def test_rows_columns_and_objects_are_the_same():
@@ -120,8 +132,32 @@ def test_what_is_wrong_is_named(served, document, message):
 
 def test_padding_is_within_the_memory():
     wide = model(1000, x=("float32", "b", "t", 2), length=("int32", "b"))
-    with pytest.raises(RequestError, match="too large when its rows are padded"):
-        columns(wide, {"rows": [[[0, 0]] * 900, [[0, 0]]]})
+    rows, program = [[[0, 0]] * 900, [[0, 0]]], wide.programs["predict"]
+    with pytest.raises(RequestError, match="at most 10,000 bytes, its padding included") as found:
+        columns(wide, {"rows": rows})
+    assert found.value.status == 413
+    memory = Memory(20_000, used=10_000)  # of others
+    with pytest.raises(RequestError, match="memory for requests is full") as found:
+        columns_of({"rows": rows}, wide, program, LIMITS, Share(memory).take)
+    assert (found.value.status, memory.used) == (503, 10_000)
+    memory.used = 0
+    held = Share(memory)
+    columns_of({"rows": rows}, wide, program, LIMITS, held.take)
+    assert memory.used == 2 * 900 * 2 * 4
+    held.give()
+    assert memory.used == 0
+
+
+def test_the_thread_is_chosen_by_what_a_body_may_be_padded_to():
+    wide = model(x=("float32", "b", 16_000), length=("int32", "b")).programs["predict"]
+    assert padded_size(4_000, wide, Limits()) == 1024 * 16_000 * 4
+    assert padded_size(40, SERIES.programs["predict"], LIMITS) == 5 * 7 * 2 * 4
+    assert padded_size(4_000, TABLE.programs["predict"], LIMITS) == 0
+
+
+def test_a_body_must_fit_the_memory():
+    with pytest.raises(Error, match=r"max_body \(11\) must not be above max_memory \(10\)"):
+        Limits(max_body=11, max_memory=10)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +195,26 @@ def test_arrays_are_read_and_never_unpickled():
     for body in (bomb, saved(np.save, x)[:-1], b"\x93NUMPY\x01\x00", b"", b"PK\x03\x04"):
         with pytest.raises(RequestError, match="npy file"):
             upload(IMAGE, "application/octet-stream", body)
+
+
+def test_a_size_of_0_does_not_make_a_shape_right():
+    program = IMAGE.programs["predict"]
+    tensor = {"name": "x", "shape": [0, 1 << 39, 1 << 39], "datatype": "FP32"}
+    for more in ({"data": []}, {"parameters": {"binary_data_size": 0}}):
+        body = json.dumps({"inputs": [tensor | more]}).encode()
+        with pytest.raises(RequestError, match="must be a list of sizes"):
+            read_inference(None, body, program, LIMITS, share().take)
+    file = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": (0, 2**100)}
+    np.lib.format.write_array_header_1_0(file, header)
+    with pytest.raises(RequestError, match="npy file has 0 bytes"):
+        upload(IMAGE, NPY, file.getvalue())
+
+
+@pytest.mark.parametrize("header", ["0" * 20 + "9" * 5000, "3", "-1", "²"])
+def test_the_length_of_the_json_is_one(header):
+    with pytest.raises(RequestError, match="is not a length of this body"):
+        read_inference(header, b"{}", IMAGE.programs["predict"], LIMITS, share().take)
 
 
 def test_images_are_decoded_only_at_the_models_size():
@@ -215,3 +271,17 @@ def test_a_text_is_a_body_and_another_kind_is_refused():
     with pytest.raises(RequestError, match="'application/zip'") as found:
         upload(TEXT, "application/zip", b"")
     assert found.value.status == 415
+
+
+def test_rows_are_those_of_jdl_predict_and_json():
+    """Labels of a sequence have names, without its padding; JSON has no NaN."""
+    served = replace(TEXT, manifest={**TEXT.manifest, "labels": ["no", "yes"]})
+    outputs = {
+        "labels": np.asarray([[1, 0, 1]], np.int32),
+        "length": np.asarray([2], np.int32),
+        "score": np.asarray([[np.nan, 0.5]], np.float32),
+    }
+    (row,) = answer_rows(served, outputs)
+    expected = readable_row(outputs, 0, ("no", "yes"), served.tokenizer)
+    assert row == {"labels": expected["labels"], "score": [None, 0.5]}
+    assert "yes" in row["labels"]

@@ -21,7 +21,7 @@ from jdl import sampling
 from jdl.data import ByteTokenizer
 from jdl.data.dialogues import prompt_tokens
 from jdl.inspect.chat import reply
-from jdl.serve import Limits
+from jdl.serve import Limits, language_routes
 from jdl.serve.generation_requests import parse_chat
 from jdl.serve.limits import RequestError
 from jdl.serve.models import load_model
@@ -218,6 +218,20 @@ def test_wrong_requests_are_refused_with_a_message(client):
     assert client.post("/v1/models/none/generate", json={}).status_code == 404
     found = send(client, COMPLETIONS, {"model": "talk", "prompt": ["a"] * 9})
     assert "1 to 8 prompts" in found.json()["error"]["message"]
+
+
+def test_a_body_is_counted_as_long_as_it_is_parsed(client, monkeypatch):
+    memory, seen = client.deployment.memory, []
+    for name, path in (("parse_generate", GENERATE), ("parse_completion", COMPLETIONS)):
+
+        def parse(*arguments, parse=getattr(language_routes, name)):
+            seen.append(memory.used)
+            return parse(*arguments)
+
+        monkeypatch.setattr(language_routes, name, parse)
+        assert client.post(path, json={"model": "talk", "prompt": "a"}).status_code in (200, 422)
+    assert seen == [len(b'{"model":"talk","prompt":"a"}')] * 2
+    assert memory.used == 0
 
 
 def test_only_chat_models_chat(talk):

@@ -1,7 +1,8 @@
 """A server under load and under attack: batching, the queue, deadlines, floods, and its end.
 
 Seen to fail: a request that got the rows of another, a queue without an end, a client that left and
-kept its place, SIGTERM's own exit code, headers without an end.
+kept its place, SIGTERM's own exit code, headers without an end, a connection kept by one byte of a
+body that was answered, or by answers that nobody reads, and a name of another site.
 """
 
 import contextlib
@@ -22,32 +23,21 @@ import numpy as np
 import pytest
 from serve_fuzz import requests
 from serving import DIGITS, LIMITS, ask, batcher_of, held, serving, until
+from serving import client as client
+from serving import x as x
 
-import jdl
-import jdl.serve
 from jdl.serve import batching
-
-
-@pytest.fixture(scope="module")
-def client(bundles):
-    with serving(bundles, **LIMITS) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def x():
-    return np.asarray(jdl.data.digits()[1].columns["x"][:8], np.float32)
 
 
 def test_requests_that_wait_are_computed_together(client, x):
     """Each gets its own rows, and the time that it sent."""
     batcher = batcher_of(client, DIGITS)
     expected = [ask(client, x[n : n + 1]) for n in range(8)]
-    before = batcher.done.batches
+    before = batcher.counts.batches
     with ThreadPoolExecutor(8) as pool, held(batcher):
         answers = [pool.submit(ask, client, x[n : n + 1]) for n in range(8)]
         until(lambda: batcher.waiting == 8)
-    assert batcher.done.batches == before + 3  # that one, and two of four rows
+    assert batcher.counts.batches == before + 3  # that one, and two of four rows
     for answer, alone in zip(answers, expected, strict=True):
         ((row,), (wanted,)) = answer.result(), alone
         assert row["label"] == wanted["label"]
@@ -108,6 +98,13 @@ def test_a_client_that_leaves_frees_its_place(client, x):
     until(lambda: client.deployment.memory.used == 0)
 
 
+@pytest.mark.parametrize("most", [1, 8, 300])
+def test_no_bucket_of_time_exceeds_the_largest(most):
+    times = batching.buckets_of_time(most)
+    assert times == [n for n in (1, 2, 4, 8, 16, 32, 64, 128, 256) if n < most] + [most]
+    assert batching.buckets_of_time(most, 16)[0] == min(most, 16)
+
+
 def test_health_tells_a_server_that_warms_from_one_that_is_ready(bundles, x, monkeypatch):
     gate = threading.Event()
     warm = batching.Batcher.warm
@@ -144,6 +141,9 @@ def test_sigterm_answers_what_is_in_and_refuses_what_is_new(bundles, x, tmp_path
         assert "takes requests of this machine alone" in where
         with httpx.Client(base_url=where.split()[0], timeout=60, trust_env=False) as client:
             until(lambda: client.get("/readyz").status_code == 200)
+            for host in ("localhost", "[::1]:8000", "evil.example", "127.0.0.1.evil.example"):
+                status = client.get("/v1/models", headers={"Host": host}).status_code
+                assert status == (400 if "evil" in host else 200)
             with ThreadPoolExecutor(1) as pool:
                 answer = pool.submit(ask, client, x[:1])
                 time.sleep(0.5)
@@ -224,3 +224,33 @@ def test_headers_that_come_slowly_are_cut_off(client, monkeypatch):
         until(lambda: b'"ready"' in sender.recv(1000))
         sender.sendall(b"GET /healthz HTTP/1.1\r\nHo")
         assert sender.recv(1000) == b""
+
+
+def test_a_body_that_is_answered_early_must_still_end(client, monkeypatch):
+    """One byte of it and no more, or all of it and no next request, or blank lines."""
+    monkeypatch.setattr("jdl.serve.server.HEADER_SECONDS", 0.3)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 40000\r\n\r\n"
+    for rest in (b"[", bytes(40_000), b"\r\n"):
+        with socket.create_connection(client.address, timeout=3) as sender:
+            sender.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" if rest == b"\r\n" else head)
+            assert sender.recv(1000)[:12] in (b"HTTP/1.1 404", b"HTTP/1.1 200")
+            sender.sendall(rest)
+            until(lambda sender=sender: sender.recv(1000) == b"", 3)
+
+
+def ask_on(sender):
+    """Asks for more answers than the system buffers."""
+    for _ in range(3_000):
+        sender.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(0.001)
+
+
+def test_a_client_that_does_not_read_is_dropped(client, monkeypatch):
+    monkeypatch.setattr("jdl.serve.server.READ_SECONDS", 0.2)
+    monkeypatch.setattr("jdl.serve.server.HEADER_SECONDS", 600)
+    with socket.socket() as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sender.settimeout(10)
+        sender.connect(client.address)
+        with pytest.raises(ConnectionError):
+            ask_on(sender)

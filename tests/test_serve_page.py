@@ -1,6 +1,7 @@
 """The page in a real browser, Chromium: draw a 7 on a small CNN of digits, get a 7; and write.
 
-Seen to fail: a stop that did not end the request, and events of which the wrong field was shown.
+Seen to fail: a stop that did not end the request, and events of which the wrong field was shown,
+and a late answer of the model before.
 """
 
 import shutil
@@ -108,3 +109,28 @@ def test_a_text_is_written_as_it_comes_and_stops(browser, talk):
         browser.find_element("id", "stop").click()
         until(lambda: engine.running == 0, 3)
         assert shown("wrong") == ""
+
+
+CHANGED = "models = [{...models[0], programs: arguments[0]}]; choose();"
+
+
+@pytest.mark.slow
+def test_a_change_of_the_model_hides_what_it_cannot_do_and_late_answers(browser, bundles):
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shown(name):
+        return browser.find_element("id", name).text
+
+    with serving(bundles[:1], max_batch=1) as client:
+        browser.get(str(client.base_url))
+        WebDriverWait(browser, 60).until(lambda _: shown("name") == "kitchen_sink")
+        for programs, why in (
+            ({"generate": {}}, "This model makes samples"),
+            ({"prefill": {}, "decode": {}}, "This model has no tokenizer"),
+        ):
+            late = browser.execute_async_script(
+                f"const done = arguments[1]; predict('{{}}').then(done); {CHANGED}", programs
+            )
+            assert late is None
+            assert (shown("wrong"), shown("rows")) == ("", "")
+            assert shown("why").startswith(why)

@@ -27,6 +27,9 @@ def serve(
     timeout: Annotated[float, tyro.conf.arg(help="Seconds that a request may take.")] = 30.0,
     max_rows: Annotated[int, tyro.conf.arg(help="Rows of a request.")] = 1024,
     max_body: Annotated[int, tyro.conf.arg(help="Bytes of a request.")] = 16 << 20,
+    max_memory: Annotated[
+        int, tyro.conf.arg(help="Bytes of all requests that are read or wait.")
+    ] = 256 << 20,
     slots: Annotated[int, tyro.conf.arg(help="Texts that a language model writes at once.")] = 8,
     max_new_tokens: Annotated[int, tyro.conf.arg(help="Tokens of a text.")] = 4096,
     generation_timeout: Annotated[float, tyro.conf.arg(help="Seconds that a text may take.")] = 300,
@@ -36,17 +39,18 @@ def serve(
     from jdl.types import Error
 
     try:
-        import jdl.serve as room
+        import jdl.serve
         from jdl.serve.server import run
     except ModuleNotFoundError as error:
         raise Error(f"Serving needs {error.name}: pip install 'jdl[serve]'.") from error
-    limits = room.Limits(
+    limits = jdl.serve.Limits(
         max_batch=max_batch,
         queue=queue,
         wait_ms=wait_ms,
         timeout=timeout,
         max_rows=max_rows,
         max_body=max_body,
+        max_memory=max_memory,
         slots=slots,
         max_new_tokens=max_new_tokens,
         generation_timeout=generation_timeout,
@@ -54,7 +58,7 @@ def serve(
     token = _token(token_file)
     set_up_jax()
     _log_to_stderr()
-    application = room.app(folders, limits, token)
+    application = jdl.serve.app(folders, limits, token)
     for model in application.state.deployment.models.models:
         print(f"serving {model.name} of {model.folder}, version {model.version}", flush=True)
     run(application, host, port, token is not None)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.export
@@ -40,6 +40,7 @@ from jdl.store.manifest import hash_file
 from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
+T = TypeVar("T")  # arrays, of the host or of a device
 WEIGHTS, EXAMPLES, CARD, SCRIPT = (
     "weights.safetensors",
     "examples.safetensors",
@@ -228,13 +229,18 @@ def _differences(folder: Path, manifest: Mapping[str, Any]) -> dict[str, float]:
         if manifest["runtime"] == ONNX:
             answer = run_onnx(folder / about["file"], inputs, about["outputs"])
         else:
-            answer = _run_stablehlo(folder / about["file"], inputs)
+            call, weights = open_program(folder, about, read_file(folder / WEIGHTS))
+            answer = jax.jit(call)(weights, inputs)
         found[name] = difference(outputs, answer)
     return found
 
 
-def _run_stablehlo(path: Path, inputs: Arrays) -> Any:
-    exported = jax.export.deserialize(bytearray(path.read_bytes()))
-    weights = read_file(path.with_name(WEIGHTS))
-    arguments, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    return jax.jit(exported.call)({name: weights[name] for name in arguments[0]}, inputs)
+def open_program(
+    folder: Path, about: Mapping[str, Any], weights: Mapping[str, T]
+) -> tuple[Callable[..., Any], dict[str, T]]:
+    """A program of an exported model, as a function of weights and inputs, and its own weights.
+
+    `about` is what the manifest says of it, and `weights` those of the whole model, by name.
+    """
+    exported = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
+    return exported.call, {name: weights[name] for name in about["weights"]}

@@ -5,21 +5,20 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.export
 import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.padding import padded
 from jdl.data.text_files import read_lines
 from jdl.data.tokenizers import encode_texts
-from jdl.export.folder import WEIGHTS
+from jdl.export.folder import WEIGHTS, open_program
 from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.inspect.inputs import Columns, read_inputs
 from jdl.inspect.pieces import import_pyarrow
@@ -54,7 +53,8 @@ class ExportedModel:
         names, columns = read_inputs(inputs, specs, tokenizer, tuple(specs), reader)
         columns = {name: _converted(name, columns[name], spec) for name, spec in specs.items()}
         batches = list(_batches(columns, len(names), batch_size))
-        found = map_rows(self._call, {}, batches, replicas=self._replicas)
+        call, replicas = self._opened
+        found = map_rows(call, {}, batches, replicas=replicas)
         labels = tuple(self.manifest["labels"])
         return [
             {"input": name, **readable_row(found, row, labels, tokenizer)}
@@ -88,20 +88,15 @@ class ExportedModel:
         return self.manifest["programs"]["predict"]
 
     @cached_property
-    def _call(self) -> Any:
-        content = (self.folder / self._program["file"]).read_bytes()
-        program, names = jax.export.deserialize(bytearray(content)), tuple(self.specs)
+    def _opened(self) -> tuple[Callable[[Variables, Batch], Batch], list[Variables]]:
+        """The program as a function of weights and a batch, and the weights on each device."""
+        weights, names = read_file(self.folder / WEIGHTS), tuple(self.specs)
+        program, used = open_program(self.folder, self._program, weights)
 
         def call(weights: Variables, batch: Batch) -> Batch:
-            return program.call(weights, {name: batch[name] for name in names})
+            return program(weights, {name: batch[name] for name in names})
 
-        return call
-
-    @cached_property
-    def _replicas(self) -> list[Variables]:
-        weights = read_file(self.folder / WEIGHTS)
-        used = {path: weights[path] for path in self._program["weights"]}
-        return [jax.device_put(used, device) for device in jax.local_devices()]
+        return call, [jax.device_put(used, device) for device in jax.local_devices()]
 
 
 def load_exported(folder: Path) -> ExportedModel:

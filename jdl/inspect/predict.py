@@ -164,7 +164,7 @@ def _class_names(predictions: dict[str, np.ndarray], row: int, names: tuple[str,
     """The name of a row's class; of several labels a row, the names of those that it has."""
     label, probability = predictions["label"][row], predictions.get("probability")
     if label.ndim == 0:
-        return names[label]
+        return names[label] if label < len(names) else label.item()
     if probability is not None and label.shape == probability[row].shape:  # 0 or 1 for each class
         return ", ".join(names[k] for k in np.flatnonzero(label))
     return label.tolist()

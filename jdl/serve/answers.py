@@ -8,49 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from jdl.sampling import decode_until_end
+from jdl.inspect.predict import readable_row
 from jdl.serve.models import Columns, ServedModel
 
 
 def answer_rows(model: ServedModel, outputs: Columns) -> list[dict[str, Any]]:
-    """A dict for each row, with the names of labels, and the text of tokens."""
-    columns = {name: as_list(values) for name, values in outputs.items()}
-    rows = [
-        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
-    ]
-    labels = model.manifest["labels"]
-    for n, row in enumerate(rows):
-        if labels and "label" in row:
-            row["label"] = _named(row["label"], row.get("probability"), labels)
-        if model.tokenizer and "tokens" in row:
-            row["text"] = decode_until_end(model.tokenizer, outputs["tokens"][n])
-    return rows
+    """A dict for each row, as `jdl predict` has it; what is not finite is None."""
+    labels, count = tuple(model.manifest["labels"]), len(next(iter(outputs.values())))
+    rows = [readable_row(outputs, row, labels, model.tokenizer) for row in range(count)]
+    return rows if all(map(_is_finite, outputs.values())) else [_finite(row) for row in rows]
 
 
-def _named(label: Any, probability: Any, labels: list[str]) -> Any:
-    """The name of a row's class; of several labels a row, the names of those that it has."""
-    if isinstance(label, int) and 0 <= label < len(labels):
-        return labels[label]
-    each = isinstance(label, list) and isinstance(probability, list) and len(label) == len(labels)
-    if each and all(isinstance(p, float) for p in probability):
-        return [name for name, has in zip(labels, label, strict=True) if has]
-    return label
+def _is_finite(values: np.ndarray) -> bool:
+    return values.dtype.kind in "biu" or bool(np.isfinite(values).all())
 
 
 def as_list(values: np.ndarray) -> list[Any]:
     """An array as nested lists; what is not finite is None, as JSON has no such numbers."""
-    if values.dtype.kind not in "biuf":  # bfloat16
-        values = values.astype(np.float32)
-    found = values.tolist()
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        found = _finite(found)
-    return found
+    return values.tolist() if _is_finite(values) else _finite(values.tolist())
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
-    return value if math.isfinite(value) else None
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def to_json(document: Any) -> bytes:

@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass
-class Batches:
+class BatchCounts:
     """What a batcher has computed so far: for the metrics."""
 
     batches: int = 0
@@ -62,7 +62,7 @@ class Batcher:
 
     program: ServedProgram
     limits: Limits
-    done: Batches = field(default_factory=Batches)
+    counts: BatchCounts = field(default_factory=BatchCounts)
 
     def __post_init__(self) -> None:
         self.times: list[int] = []  # the buckets of time, where it is symbolic
@@ -91,16 +91,16 @@ class Batcher:
         most = self.program.max_time
         failure: Exception | None = None
         self.times = []
-        for time_ in [None] if most is None else [*buckets(most - 1), most]:
+        for bucket_time in [None] if most is None else buckets_of_time(most):
             try:
                 for size in buckets(self.limits.max_batch):
                     if self._closed:
                         return
-                    jax.block_until_ready(self.program(_zeros(self.program, size, time_)))
+                    jax.block_until_ready(self.program(_zeros(self.program, size, bucket_time)))
             except ValueError as error:  # the shape is refused by the program's constraints
                 failure = error
                 continue
-            self.times += [] if time_ is None else [time_]
+            self.times += [] if bucket_time is None else [bucket_time]
         if failure and not self.times:
             raise Error(f"The program {self.program.name} computes no batch: {failure}.")
 
@@ -199,9 +199,9 @@ class Batcher:
             places = start + np.minimum(np.arange(size), count - 1)
             outputs = self.program({name: column[places] for name, column in columns.items()})
             parts.append({name: np.asarray(out)[:count] for name, out in outputs.items()})
-            self.done.batches += 1
-            self.done.rows += count
-            self.done.padding += size - count
+            self.counts.batches += 1
+            self.counts.rows += count
+            self.counts.padding += size - count
         outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         ends = np.cumsum([job.rows for job in jobs])
         return [
@@ -216,8 +216,13 @@ def bucket(size: int) -> int:
 
 
 def buckets(most: int) -> list[int]:
-    """All sizes that a batch of at most so many rows, or a time, is padded to."""
-    return [1 << n for n in range(bucket(most).bit_length())] if most else []
+    """All sizes that a batch of at most so many rows is padded to."""
+    return [1 << n for n in range(bucket(most).bit_length())]
+
+
+def buckets_of_time(most: int, least: int = 1) -> list[int]:
+    """The times that rows are padded to: powers of two from `least` on, and the largest time."""
+    return [*(size for size in buckets(most) if least <= size < most), most]
 
 
 def _zeros(program: ServedProgram, rows: int, time: int | None) -> dict[str, np.ndarray]:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from starlette.requests import Request
 
 from jdl.serve.batching import Batcher
 from jdl.serve.counters import Counters, family
 from jdl.serve.engine import Engine
+from jdl.serve.inputs import padded_size
 from jdl.serve.limits import Limits, RequestError, busy
-from jdl.serve.models import Models, ServedModel
-from jdl.serve.requests import Memory, Threads
+from jdl.serve.models import Columns, Models, ServedModel
+from jdl.serve.requests import Memory, Threads, answer, body_of
 
+T = TypeVar("T")
 log = logging.getLogger("jdl.serve")
 
 
@@ -67,7 +72,7 @@ class Deployment:
         self.threads.pool.shutdown()
 
     def check_ready(self) -> None:
-        """Raises `RequestError` 503 before every bucket is warm, and in shutting down."""
+        """Raises `RequestError` 503 before every bucket is warm, or where one never is."""
         if self.state != "ready":
             raise busy(f"The server is {self.state}.")
 
@@ -80,6 +85,30 @@ class Deployment:
             )
         self.check_ready()
         return self.batchers[model]
+
+    async def predict(
+        self,
+        request: Request,
+        model: ServedModel,
+        read: Callable[..., tuple[Any, Columns]],
+        write: Callable[[Any, Columns], T],
+    ) -> T:
+        """The answer to a request: its body read as columns, computed, and written.
+
+        `read` gets the body, the program, the limits and what takes memory, and gives what `write`
+        gets with the outputs.
+        """
+        deadline = time.monotonic() + self.limits.timeout
+        batcher = self.batcher(model)
+        async with body_of(request, self.limits, self.memory, deadline) as (body, share):
+            # An array is filled far faster than JSON of as many bytes is parsed.
+            size = len(body) + padded_size(len(body), batcher.program, self.limits) // 64
+            document, columns = await self.threads.call(
+                size, read, body, batcher.program, self.limits, share.take
+            )
+        outputs = await answer(request, batcher, columns, self.memory, deadline)
+        size = sum(column.nbytes for column in outputs.values())
+        return await self.threads.call(size, write, document, outputs)
 
     def engine(self, model: ServedModel) -> Engine:
         """The engine of a language model; `RequestError` 422 for another model."""
@@ -99,9 +128,9 @@ class Deployment:
         ]
         for name, kind, help, value in (
             ("jdl_queue_requests", "gauge", "Requests that wait.", lambda b: b.waiting),
-            ("jdl_batches_total", "counter", "Batches computed.", lambda b: b.done.batches),
-            ("jdl_rows_total", "counter", "Rows computed.", lambda b: b.done.rows),
-            ("jdl_padding_total", "counter", "Rows of padding.", lambda b: b.done.padding),
+            ("jdl_batches_total", "counter", "Batches computed.", lambda b: b.counts.batches),
+            ("jdl_rows_total", "counter", "Rows computed.", lambda b: b.counts.rows),
+            ("jdl_padding_total", "counter", "Rows of padding.", lambda b: b.counts.padding),
         ):
             lines += family(name, kind, help, [(labels, value(b)) for labels, b in by_model])
         by_engine = [
@@ -111,9 +140,9 @@ class Deployment:
         for name, kind, help, number in (
             ("jdl_waiting_texts", "gauge", "Texts that wait for a slot.", lambda e: e.waiting),
             ("jdl_running_texts", "gauge", "Slots in use.", lambda e: e.running),
-            ("jdl_prompts_total", "counter", "Prompts read.", lambda e: e.done.prompts),
-            ("jdl_tokens_total", "counter", "Tokens generated.", lambda e: e.done.tokens),
-            ("jdl_steps_total", "counter", "Steps of decoding.", lambda e: e.done.steps),
+            ("jdl_prompts_total", "counter", "Prompts read.", lambda e: e.counts.prompts),
+            ("jdl_tokens_total", "counter", "Tokens generated.", lambda e: e.counts.tokens),
+            ("jdl_steps_total", "counter", "Steps of decoding.", lambda e: e.counts.steps),
         ):
             lines += family(name, kind, help, [(labels, number(e)) for labels, e in by_engine])
         return "\n".join(lines).replace(" True", " 1").replace(" False", " 0") + "\n"

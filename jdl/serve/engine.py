@@ -102,7 +102,7 @@ class Generation:
 
 
 @dataclass
-class Generated:
+class TextCounts:
     """What an engine has done so far: for the metrics."""
 
     tokens: int = 0
@@ -123,7 +123,7 @@ class Engine:
     model: ServedModel
     slots: int = 8
     queue: int = 256  # requests that wait for a slot
-    done: Generated = field(default_factory=Generated)
+    counts: TextCounts = field(default_factory=TextCounts)
 
     def __post_init__(self) -> None:
         self._state = Slots(self.model, self.slots)
@@ -272,7 +272,7 @@ class Engine:
             log.exception("a prompt of %s could not be read", self.model.name)
             self._leave(slot, Piece(error=error))
             return
-        self.done.prompts += 1
+        self.counts.prompts += 1
         self._accept(slot, token)
 
     def _step(self) -> None:
@@ -287,7 +287,7 @@ class Engine:
                 self._leave(slot, Piece(error=error))
             self._state.clear()  # the step may have used it up
             return
-        self.done.steps += 1
+        self.counts.steps += 1
         for slot in list(self._running):
             self._accept(slot, int(found[slot]))
 
@@ -298,7 +298,7 @@ class Engine:
         except Exception as error:  # of the tokenizer
             log.exception("a token of %s is no text", self.model.name)
             piece = Piece(error=error)
-        self.done.tokens += 1
+        self.counts.tokens += 1
         if piece.last:
             self._leave(slot, piece)
         else:

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from jdl.serve.counters import Counters
 
-OPEN = ("/", "/docs", "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")  # no token
+HEALTH = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+OPEN = ("/", "/docs", "/openapi.json", *HEALTH)  # without a token: they say nothing of the models
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class Guard:
                 await self.app(scope, receive, sent)
             else:
                 await _unauthorized(scope, receive, sent)
+        except Exception:
+            status = 500
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self.counters.count(route, status, time.perf_counter() - start)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,11 +12,10 @@ from starlette.responses import JSONResponse, Response
 
 from jdl.serve.deployment import Deployment
 from jdl.serve.limits import RequestError
-from jdl.serve.models import ServedModel
-from jdl.serve.requests import answer, body_of
+from jdl.serve.models import Columns, ServedModel
 from jdl.serve.tensors import described, read_inference, write_inference
 
-LENGTH = "inference-header-content-length"
+JSON_LENGTH = "inference-header-content-length"
 BODY = {
     "requestBody": {
         "required": True,
@@ -99,27 +98,22 @@ class InferenceRoutes:
 
     async def infer(self, request: Request, name: str, version: str | None = None) -> Response:
         """The outputs of a model for the tensors of a body."""
-        served, limits = self.deployment, self.deployment.limits
-        deadline = time.monotonic() + limits.timeout
-        model = served.models.find(name, version)
-        batcher = served.batcher(model)
+        model = self.deployment.models.find(name, version)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RequestError(415, "Bodies are not decompressed: send it as it is.")
-        async with body_of(request, limits, served.memory, deadline) as body:
-            document, columns = await served.threads.call(
-                len(body),
-                read_inference,
-                body,
-                request.headers.get(LENGTH),
-                batcher.program,
-                limits,
-            )
-        outputs = await answer(request, batcher, columns, served.memory, deadline)
-        size = sum(column.nbytes for column in outputs.values())
-        content, headers = await served.threads.call(
-            size, write_inference, document, _head(model, document), outputs
+        content, headers = await self.deployment.predict(
+            request,
+            model,
+            partial(read_inference, request.headers.get(JSON_LENGTH)),
+            partial(_write, model),
         )
         return Response(content, headers=headers)
+
+
+def _write(
+    model: ServedModel, document: dict[str, Any], outputs: Columns
+) -> tuple[bytes, dict[str, str]]:
+    return write_inference(document, _head(model, document), outputs)
 
 
 def _head(model: ServedModel, document: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import numpy as np
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedModel, ServedProgram
 
+Take = Callable[[int], None]  # takes bytes of the server's memory, or refuses
 FORMS = '{"rows": [...]}, {"columns": {...}} or {"texts": [...]}'
-LENGTH = "length"  # the input that says how much of a row is real
+ROW_LENGTH = "length"  # the input that says how much of a row is real
 
 
 def parse_json(body: bytes) -> Any:
@@ -31,21 +32,30 @@ def _no_constant(name: str) -> None:
 
 
 def columns_of(
-    document: Any, model: ServedModel, program: ServedProgram, limits: Limits
+    document: Any, model: ServedModel, program: ServedProgram, limits: Limits, take: Take
 ) -> Columns:
     """The columns of a JSON document: of rows, of columns by name, or of texts."""
     if not isinstance(document, dict) or len(document) != 1:
         raise RequestError(422, f"The body must be one of {FORMS}.")
     ((form, values),) = document.items()
     if form == "rows":
-        return _from_rows(values, program, limits)
+        return _from_rows(values, program, limits, take)
     if form == "columns":
         if not isinstance(values, dict):
             raise RequestError(422, "columns must be an object of lists by the inputs' names.")
-        return check_columns(values, program, limits)
+        return check_columns(values, program, limits, take)
     if form == "texts":
-        return from_texts(values, model, program, limits)
+        return from_texts(values, model, program, limits, take)
     raise RequestError(422, f"The body must be one of {FORMS}, and not {form[:100]!r}.")
+
+
+def is_shape(sizes: Sequence[Any]) -> bool:
+    """Whether an array can have these sizes; one of 0 does not make the others right."""
+    return (
+        len(sizes) <= 16
+        and all(type(size) is int and size >= 0 for size in sizes)
+        and math.prod(max(size, 1) for size in sizes) < 1 << 40
+    )
 
 
 def main_input(program: ServedProgram) -> str:
@@ -53,24 +63,28 @@ def main_input(program: ServedProgram) -> str:
     return "x" if "x" in program.inputs else next(iter(program.inputs))
 
 
-def _from_rows(rows: Any, program: ServedProgram, limits: Limits) -> Columns:
+def _from_rows(rows: Any, program: ServedProgram, limits: Limits, take: Take) -> Columns:
     """The columns of a list of rows, each an object of the inputs or the main input alone."""
     if not isinstance(rows, list) or not rows:
         raise RequestError(422, "rows must be a list of one row or more.")
     _check_count(len(rows), limits)
     if not isinstance(rows[0], dict):
-        return check_columns({main_input(program): rows}, program, limits)
+        return check_columns({main_input(program): rows}, program, limits, take)
     names = rows[0].keys()
     for n, row in enumerate(rows):
         if not isinstance(row, dict) or row.keys() != names:
             raise RequestError(422, f"Row {n} has other names than row 0: {listed(names)}.")
-    return check_columns({name: [row[name] for row in rows] for name in names}, program, limits)
+    return check_columns(
+        {name: [row[name] for row in rows] for name in names}, program, limits, take
+    )
 
 
-def from_texts(texts: Any, model: ServedModel, program: ServedProgram, limits: Limits) -> Columns:
+def from_texts(
+    texts: Any, model: ServedModel, program: ServedProgram, limits: Limits, take: Take
+) -> Columns:
     """The tokens of texts with special ones around them, and their lengths."""
     about = model.manifest["tokenizer"]
-    if model.tokenizer is None or not program.inputs.keys() <= {"x", LENGTH}:
+    if model.tokenizer is None or not program.inputs.keys() <= {"x", ROW_LENGTH}:
         raise RequestError(422, f"{model.name} takes no texts, but {listed(program.inputs)}.")
     if not isinstance(texts, list) or not texts or not all(isinstance(t, str) for t in texts):
         raise RequestError(422, "texts must be a list of one text or more.")
@@ -87,16 +101,17 @@ def from_texts(texts: Any, model: ServedModel, program: ServedProgram, limits: L
             raise RequestError(422, message) from None
     before, after = about["special"]
     tokens = [[*before, *model.tokenizer.encode(text).tolist(), *after] for text in texts]
-    return check_columns({"x": tokens}, program, limits, fill=about["eos_id"])
+    return check_columns({"x": tokens}, program, limits, take, fill=about["eos_id"])
 
 
 def check_columns(
-    columns: Mapping[str, Any], program: ServedProgram, limits: Limits, fill: int = 0
+    columns: Mapping[str, Any], program: ServedProgram, limits: Limits, take: Take, fill: int = 0
 ) -> Columns:
     """Columns (N, ...) of the types and shapes that a program takes.
 
     Rows of different times are padded by `fill` where the program takes their `length`, which need
-    not be given. Raises `RequestError` 422 where a name, a type or a shape is wrong.
+    not be given; `take` is asked for the bytes. Raises `RequestError` 422 where a name, a type or a
+    shape is wrong.
     """
     wanted = program.inputs
     given = dict(columns)
@@ -105,13 +120,14 @@ def check_columns(
         raise RequestError(
             422, f"There is no input {min(unknown)[:100]!r}; there are {listed(wanted)}."
         )
-    ragged = LENGTH in wanted and len(wanted[main]["shape"]) > 1
-    if ragged and LENGTH not in given and main in given:
-        given[LENGTH] = _lengths(given[main], main)
+    ragged = ROW_LENGTH in wanted and len(wanted[main]["shape"]) > 1
+    if ragged and ROW_LENGTH not in given and main in given:
+        given[ROW_LENGTH] = _lengths(given[main], main)
     if missing := wanted.keys() - given.keys():
         raise RequestError(422, f"The input {min(missing)} is missing.")
     if ragged and isinstance(given[main], list):
-        given[main] = _padded(given[main], program, limits, fill)
+        _check_count(len(given[main]), limits)
+        given[main] = _padded(given[main], program, take, fill)
     found = {name: _column(name, given[name], about) for name, about in wanted.items()}
     _check_shapes(found, program, limits)
     return found
@@ -133,26 +149,43 @@ def _lengths(rows: Any, name: str) -> list[int] | np.ndarray:
     raise RequestError(422, f"{name} must have a list for each row.")
 
 
-def _padded(rows: list[Any], program: ServedProgram, limits: Limits, fill: int) -> list[Any]:
+def _padded(rows: list[Any], program: ServedProgram, take: Take, fill: int) -> Any:
     """Rows of one time: that of the longest, or that of the program where it is fixed."""
     name = main_input(program)
-    _, time, *features = program.inputs[name]["shape"]
-    sizes = {len(row) for row in rows if isinstance(row, list)}
-    longest = max(sizes, default=0)
-    most = time if isinstance(time, int) else program.max_time
+    about = program.inputs[name]
+    _, fixed, *features = about["shape"]
+    lengths = _lengths(rows, name)
+    longest = max(lengths, default=0)
+    most = fixed if isinstance(fixed, int) else program.max_time
     if most is not None and longest > most:
         raise RequestError(
             422, f"A row of {name} has the time {longest:,}, and at most {most} fit."
         )
-    time = time if isinstance(time, int) else longest
-    if sizes == {time}:
+    width = fixed if isinstance(fixed, int) else longest
+    if set(lengths) == {width}:
         return rows
-    if len(rows) * time * math.prod(features) * 8 > limits.max_memory:
-        raise RequestError(422, f"{name} is too large when its rows are padded: send fewer rows.")
-    item: Any = fill
-    for size in reversed(features):
-        item = [item] * size
-    return [row + [item] * (time - len(row)) if isinstance(row, list) else row for row in rows]
+    dtype = np.dtype(about["dtype"])
+    take(len(rows) * width * math.prod(features) * dtype.itemsize)
+    found = np.full((len(rows), width, *features), fill, dtype)
+    for n, row in enumerate(rows):
+        if not row:
+            continue
+        values = from_lists(name, row, dtype)
+        if values.shape[1:] != tuple(features):
+            raise _misshapen(name, values[None], about["shape"])
+        found[n, : len(row)] = values
+    return found
+
+
+def padded_size(body: int, program: ServedProgram, limits: Limits) -> int:
+    """The most bytes that a body of so many may be padded to."""
+    about = program.inputs[main_input(program)]
+    if ROW_LENGTH not in program.inputs or len(about["shape"]) < 2:
+        return 0
+    _, width, *features = about["shape"]
+    width = width if isinstance(width, int) else min(program.max_time or body, body)
+    rows = min(limits.max_rows, body // 2)
+    return rows * width * math.prod(features) * np.dtype(about["dtype"]).itemsize
 
 
 def _column(name: str, values: Any, about: Mapping[str, Any]) -> np.ndarray:
@@ -239,7 +272,7 @@ def _check_shapes(columns: Columns, program: ServedProgram, limits: Limits) -> N
 
 def _check_lengths(columns: Columns, main: str) -> None:
     """Raises where a length is longer than its row."""
-    length = columns.get(LENGTH)
+    length = columns.get(ROW_LENGTH)
     if length is None or columns[main].ndim < 2 or length.ndim != 1:
         return
     time = columns[main].shape[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from jdl.serve.generation_requests import (
 from jdl.serve.limits import RequestError
 from jdl.serve.models import ServedModel
 from jdl.serve.openai_format import Chat, Completion, failure
-from jdl.serve.requests import LEFT, body_of, disconnected
+from jdl.serve.requests import LEFT, Share, body_of, disconnected
 
 JSON, EVENTS = "application/json", "text/event-stream"
 NO_BUFFER = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # of proxies
@@ -149,8 +150,9 @@ class LanguageRoutes:
         served = self.deployment
         model = served.models.find(name, version)
         engine = served.engine(model)
-        body, deadline = await self._read(request)
-        asked = await served.threads.call(len(body), parse_generate, body, model, served.limits)
+        deadline = time.monotonic() + served.limits.generation_timeout
+        async with self._body(request) as (body, _):
+            asked = await served.threads.call(len(body), parse_generate, body, model, served.limits)
         answers = Answers(engine, asked)
         answers.submit(deadline)
         if asked.stream:
@@ -173,11 +175,12 @@ class LanguageRoutes:
         form: type[Completion] | type[Chat],
     ) -> Response:
         served = self.deployment
-        body, deadline = await self._read(request)
-        document, name, version = await served.threads.call(len(body), model_of, body)
-        model = served.models.find(name, version)
-        engine = served.engine(model)
-        asked = await served.threads.call(len(body), parse, document, model, served.limits)
+        deadline = time.monotonic() + served.limits.generation_timeout
+        async with self._body(request) as (body, _):
+            document, name, version = await served.threads.call(len(body), model_of, body)
+            model = served.models.find(name, version)
+            engine = served.engine(model)
+            asked = await served.threads.call(len(body), parse, document, model, served.limits)
         answers = Answers(engine, asked)
         answers.submit(deadline)
         shown = form(model.name, int(time.time()))
@@ -186,14 +189,11 @@ class LanguageRoutes:
         pieces = await _whole(request, answers)
         return _json(shown.whole(pieces, answers.prompt_tokens, answers.new_tokens))
 
-    async def _read(self, request: Request) -> tuple[bytes, float]:
-        """The body, and when the answer must be there."""
+    def _body(self, request: Request) -> AbstractAsyncContextManager[tuple[bytes, Share]]:
+        """The body, whose memory is held as long as it is parsed."""
         served = self.deployment
-        now = time.monotonic()
-        async with body_of(
-            request, served.limits, served.memory, now + served.limits.timeout
-        ) as body:
-            return body, now + served.limits.generation_timeout
+        deadline = time.monotonic() + served.limits.timeout
+        return body_of(request, served.limits, served.memory, deadline)
 
 
 async def _whole(request: Request, answers: Answers) -> list[Piece]:

@@ -19,7 +19,7 @@ class Limits:
     timeout: float = 30.0  # seconds that a request may take, its body included
     max_rows: int = 1024  # of a request
     max_body: int = 16 << 20  # bytes of a request
-    max_memory: int = 256 << 20  # bytes of all requests that are read or wait
+    max_memory: int = 256 << 20  # bytes of all bodies that are read, and of all rows that wait
     max_text: int = 1 << 16  # characters of a text
     slots: int = 8  # texts that a language model writes at once
     max_new_tokens: int = 4096  # of a text
@@ -32,6 +32,11 @@ class Limits:
         ):
             if getattr(self, name) < 1:
                 raise Error(f"{name} must be 1 or more, not {getattr(self, name)}.")
+        if self.max_body > self.max_memory:
+            raise Error(
+                f"max_body ({self.max_body:,}) must not be above max_memory ({self.max_memory:,}), "
+                "the bytes of all requests together: raise that too."
+            )
         times = self.timeout, self.generation_timeout
         if not all(0 < seconds < math.inf for seconds in times) or not 0 <= self.wait_ms < math.inf:
             raise Error(

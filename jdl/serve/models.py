@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.export
 import numpy as np
 
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer
-from jdl.export.folder import WEIGHTS, verify
+from jdl.export.folder import WEIGHTS, open_program, verify
 from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.export.program import TIME_AXIS
 from jdl.serve.limits import RequestError
@@ -97,9 +96,8 @@ def load_model(folder: Path | str) -> ServedModel:
 def _program(
     folder: Path, name: str, about: Mapping[str, Any], weights: Mapping[str, jax.Array]
 ) -> ServedProgram:
-    exported = jax.export.deserialize(bytearray((folder / about["file"]).read_bytes()))
-    used = {path: weights[path] for path in about["weights"]}
-    return ServedProgram(name, about, used, jax.jit(exported.call))
+    call, used = open_program(folder, about, weights)
+    return ServedProgram(name, about, used, jax.jit(call))
 
 
 @dataclass(frozen=True, eq=False)

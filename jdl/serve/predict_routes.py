@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -12,10 +12,9 @@ from starlette.responses import Response
 
 from jdl.serve.answers import answer_rows, to_json
 from jdl.serve.deployment import Deployment
-from jdl.serve.inputs import columns_of, parse_json
+from jdl.serve.inputs import Take, columns_of, parse_json
 from jdl.serve.limits import Limits
 from jdl.serve.models import Columns, ServedModel, ServedProgram
-from jdl.serve.requests import answer, body_of
 from jdl.serve.uploads import ARRAYS, IMAGES, SOUNDS, columns_of_file
 
 JSON = "application/json"
@@ -73,10 +72,7 @@ class PredictRoutes:
         models = self.deployment.models
         names = dict.fromkeys(model.name for model in models.models)
         cards = [_about(models.named(name), None) for name in names]
-        listed = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "jdl"} for name in names
-        ]
-        return _json({"models": cards, "object": "list", "data": listed})
+        return _json({"models": cards, "object": "list", "data": list(map(_openai_card, names))})
 
     async def about(self, name: str, version: str | None = None) -> Response:
         """What a model takes and gives."""
@@ -85,29 +81,23 @@ class PredictRoutes:
 
     async def predict(self, request: Request, name: str, version: str | None = None) -> Response:
         """The predictions of a model for the rows of a body."""
-        served, limits = self.deployment, self.deployment.limits
-        deadline = time.monotonic() + limits.timeout
-        model = served.models.find(name, version)
-        batcher = served.batcher(model)
+        model = self.deployment.models.find(name, version)
         kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
-        async with body_of(request, limits, served.memory, deadline) as body:
-            columns = await served.threads.call(
-                len(body), _columns, kind, body, model, batcher.program, limits
-            )
-        outputs = await answer(request, batcher, columns, served.memory, deadline)
-        size = sum(column.nbytes for column in outputs.values())
-        return Response(await served.threads.call(size, _answer, model, outputs), media_type=JSON)
+        content = await self.deployment.predict(
+            request, model, partial(_read, kind, model), partial(_write, model)
+        )
+        return Response(content, media_type=JSON)
 
 
-def _columns(
-    kind: str, body: bytes, model: ServedModel, program: ServedProgram, limits: Limits
-) -> Columns:
+def _read(
+    kind: str, model: ServedModel, body: bytes, program: ServedProgram, limits: Limits, take: Take
+) -> tuple[None, Columns]:
     if kind == JSON or kind == "application/x-www-form-urlencoded":  # what curl says of --data
-        return columns_of(parse_json(body), model, program, limits)
-    return columns_of_file(kind, body, model, program, limits)
+        return None, columns_of(parse_json(body), model, program, limits, take)
+    return None, columns_of_file(kind, body, model, program, limits, take)
 
 
-def _answer(model: ServedModel, outputs: Columns) -> bytes:
+def _write(model: ServedModel, _: None, outputs: Columns) -> bytes:
     rows = answer_rows(model, outputs)
     return to_json({"model": model.name, "version": model.version, "predictions": rows})
 
@@ -117,6 +107,7 @@ def _about(versions: list[ServedModel], model: ServedModel | None) -> dict[str, 
     model = model or versions[0]
     manifest = model.manifest
     return {
+        **_openai_card(model.name),
         "name": model.name,
         "version": model.version,
         "versions": [other.version for other in versions],
@@ -129,6 +120,11 @@ def _about(versions: list[ServedModel], model: ServedModel | None) -> dict[str, 
         "texts": manifest["tokenizer"] is not None,
         "preprocessing": manifest["preprocessing"],
     }
+
+
+def _openai_card(name: str) -> dict[str, Any]:
+    """What OpenAI's API says of a model."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "jdl"}
 
 
 def _json(document: Any) -> Response:

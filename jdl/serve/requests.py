@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -23,29 +24,50 @@ CLOSE = {"Connection": "close"}  # what is left of a body is not read
 LEFT = RequestError(499, "The client has left.")  # nobody reads it
 
 
-@dataclass
+@dataclass(eq=False)
 class Memory:
     """The bytes that requests hold together: bodies that are read, and rows that wait."""
 
     most: int
     used: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+@dataclass(eq=False)
+class Share:
+    """What one request holds of the memory, until it is given back."""
+
+    memory: Memory
+    held: int = 0
 
     def take(self, size: int) -> None:
-        """Takes bytes; `RequestError` 503 where there are no more."""
-        if self.used + size > self.most:
-            raise busy("The server's memory for requests is full: try again.")
-        self.used += size
+        """Takes bytes, in any thread.
 
-    def give(self, size: int) -> None:
-        """Gives bytes back."""
-        self.used -= size
+        Raises `RequestError`: 503 where there are no more, 413 where there never are for one.
+        """
+        memory = self.memory
+        if self.held + size > memory.most:
+            raise RequestError(
+                413, f"A request has at most {memory.most:,} bytes, its padding included.", CLOSE
+            )
+        with memory.lock:
+            if memory.used + size > memory.most:
+                raise busy("The server's memory for requests is full: try again.")
+            memory.used += size
+        self.held += size
+
+    def give(self) -> None:
+        """Gives all bytes back."""
+        with self.memory.lock:
+            self.memory.used -= self.held
+        self.held = 0
 
 
 @asynccontextmanager
 async def body_of(
     request: Request, limits: Limits, memory: Memory, deadline: float
-) -> AsyncIterator[bytes]:
-    """The body of a request, whose bytes are counted in `memory` as long as they are used.
+) -> AsyncIterator[tuple[bytes, Share]]:
+    """The body of a request, with its share of `memory` as long as the body is used.
 
     Raises `RequestError`: 413 where it is too long, 408 where it is not there in time, 503 where
     all requests together are too large.
@@ -54,23 +76,22 @@ async def body_of(
     if declared.isdecimal() and int(declared[:20]) > limits.max_body:
         raise _too_long(limits)
     parts: list[bytes] = []
-    size = 0
+    share = Share(memory)
     try:
         try:
             async with asyncio.timeout(deadline - time.monotonic()):
                 async for part in request.stream():
-                    if size + len(part) > limits.max_body:
+                    if share.held + len(part) > limits.max_body:
                         raise _too_long(limits)
-                    memory.take(len(part))
-                    size += len(part)
+                    share.take(len(part))
                     parts.append(part)
         except TimeoutError:
             raise RequestError(408, "The body did not come in time.", CLOSE) from None
         except ClientDisconnect:
             raise LEFT from None
-        yield b"".join(parts)
+        yield b"".join(parts), share
     finally:
-        memory.give(size)
+        share.give()
 
 
 def _too_long(limits: Limits) -> RequestError:
@@ -99,8 +120,8 @@ async def answer(
     Raises `RequestError`: 503 where the queue is full, 504 after the deadline, 499 where the client
     has left, whose place is then free.
     """
-    size = sum(column.nbytes for column in columns.values())
-    memory.take(size)
+    share = Share(memory)
+    share.take(sum(column.nbytes for column in columns.values()))
     try:
         job = batcher.submit(columns, deadline)
         left = asyncio.ensure_future(disconnected(request))
@@ -120,7 +141,7 @@ async def answer(
             batcher.forget(job)
             job.future.cancel()
     finally:
-        memory.give(size)
+        share.give()
 
 
 async def disconnected(request: Request) -> None:

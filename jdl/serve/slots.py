@@ -12,7 +12,7 @@ import numpy as np
 
 from jdl.export.program import BATCH_AXIS
 from jdl.sampling import RowSamplers
-from jdl.serve.batching import bucket, buckets
+from jdl.serve.batching import bucket, buckets_of_time
 from jdl.serve.models import ServedModel, ServedProgram
 from jdl.types import Error
 
@@ -65,9 +65,7 @@ class Slots:
     def warm(self) -> None:
         """Compiles all programs: one for each bucket of prompts, and one for a step."""
         sampler = samplers([_GREEDY])
-        longest = self.longest_prompt
-        sizes = [size for size in buckets(longest) if SHORTEST <= size < longest]
-        for size in [*sizes, longest] if self._pads else [1]:
+        for size in buckets_of_time(self.longest_prompt, SHORTEST) if self._pads else [1]:
             self.join(0, np.zeros(size, np.int32), sampler)
         self.step(np.zeros(self.count, np.int32), samplers([_GREEDY] * self.count))
         self.clear()

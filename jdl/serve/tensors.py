@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jdl.serve.answers import as_list, to_json
-from jdl.serve.inputs import check_columns, from_lists, listed, parse_json
+from jdl.serve.inputs import Take, check_columns, from_lists, is_shape, listed, parse_json
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedProgram
 
@@ -43,10 +43,12 @@ def described(specs: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def read_inference(
-    body: bytes, header: str | None, program: ServedProgram, limits: Limits
+    header: str | None, body: bytes, program: ServedProgram, limits: Limits, take: Take
 ) -> tuple[dict[str, Any], Columns]:
     """The document of a request, and its tensors as columns; `header` is how long the JSON is."""
-    if header is not None and not (header.isdecimal() and int(header[:20]) <= len(body)):
+    if header is not None and not (
+        header.isdecimal() and len(header) <= 20 and int(header) <= len(body)
+    ):
         raise RequestError(400, "Inference-Header-Content-Length is not a length of this body.")
     end = len(body) if header is None else int(header)
     document = parse_json(body[:end])
@@ -64,7 +66,7 @@ def read_inference(
             columns[name] = _of_json(name, tensor.get("data"), shape, dtype)
         else:
             columns[name], end = _of_bytes(name, body, end, size, shape, dtype)
-    return document, check_columns(columns, program, limits)
+    return document, check_columns(columns, program, limits, take)
 
 
 def _spec(tensor: dict[str, Any]) -> tuple[str, list[int], np.dtype]:
@@ -72,17 +74,13 @@ def _spec(tensor: dict[str, Any]) -> tuple[str, list[int], np.dtype]:
     name, shape, datatype = (tensor.get(key) for key in ("name", "shape", "datatype"))
     if not isinstance(name, str):
         raise RequestError(422, "An input must have a name.")
-    if not isinstance(shape, list) or len(shape) > 16 or not all(_is_size(n) for n in shape):
+    if not isinstance(shape, list) or not is_shape(shape):
         raise RequestError(422, f"The shape of {name[:100]!r} must be a list of sizes.")
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise RequestError(
             422, f"The datatype of {name[:100]!r} must be one of {listed(DATATYPES)}."
         )
     return name, shape, np.dtype(DATATYPES[datatype])
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 1 << 40
 
 
 def _of_json(name: str, data: Any, shape: Sequence[int], dtype: np.dtype) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 from jdl.data.image_files import MODES, open_image
-from jdl.serve.inputs import LENGTH, check_columns, from_texts, main_input
+from jdl.serve.inputs import ROW_LENGTH, Take, check_columns, from_texts, is_shape, main_input
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedModel, ServedProgram
 
@@ -25,18 +25,18 @@ WIDTHS = {1: "u1", 2: "<i2", 4: "<i4"}  # of WAV's samples, by bytes
 
 
 def columns_of_file(
-    kind: str, body: bytes, model: ServedModel, program: ServedProgram, limits: Limits
+    kind: str, body: bytes, model: ServedModel, program: ServedProgram, limits: Limits, take: Take
 ) -> Columns:
     """The columns of a body of a media type; `RequestError` 415 for one that is not known."""
     name = main_input(program)
     if kind in ARRAYS:
-        return check_columns({name: read_npy(body)}, program, limits)
+        return check_columns({name: read_npy(body)}, program, limits, take)
     if kind in IMAGES:
-        return check_columns({name: read_image(body, kind, program)[None]}, program, limits)
+        return check_columns({name: read_image(body, kind, program)[None]}, program, limits, take)
     if kind in SOUNDS:
-        return check_columns(_of_sound(read_wav(body, program), program), program, limits)
+        return check_columns(_of_sound(read_wav(body, program), program), program, limits, take)
     if kind == "text/plain":
-        return from_texts([_text(body)], model, program, limits)
+        return from_texts([_text(body)], model, program, limits, take)
     known = ", ".join(["application/json", ARRAYS[0], *IMAGES, SOUNDS[0], "text/plain"])
     raise RequestError(415, f"The Content-Type must be one of {known}; it is {kind[:100]!r}.")
 
@@ -63,12 +63,10 @@ def read_npy(body: bytes) -> np.ndarray:
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
         raise RequestError(422, f"The array must hold numbers, not {str(dtype)[:100]}.")
     data = memoryview(body)[file.tell() :]
-    if (
-        len(data) != math.prod(shape) * dtype.itemsize
-        or len(shape) > 16
-        or min(shape, default=1) < 0
-    ):
-        raise RequestError(400, f"The .npy file has {len(data):,} bytes, not those of {shape}.")
+    if not is_shape(shape) or len(data) != math.prod(shape) * dtype.itemsize:
+        raise RequestError(
+            400, f"The .npy file has {len(data):,} bytes, not those of {str(shape)[:100]}."
+        )
     array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return array.astype(dtype.newbyteorder("="), copy=False)
 
@@ -144,8 +142,8 @@ def _of_sound(samples: np.ndarray, program: ServedProgram) -> Columns:
         )
     after = time - len(samples) if isinstance(time, int) else 0
     columns = {name: np.pad(samples, (0, after))[None]}
-    if LENGTH in program.inputs:
-        columns[LENGTH] = np.asarray([len(samples)])
+    if ROW_LENGTH in program.inputs:
+        columns[ROW_LENGTH] = np.asarray([len(samples)])
     return columns
 
 
