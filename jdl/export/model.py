@@ -53,7 +53,8 @@ class ExportedModel:
         reader = _Reader(specs, tokenizer)
         names, columns = read_inputs(inputs, specs, tokenizer, tuple(specs), reader)
         if "length" in specs and "length" not in columns:  # all of each row is real
-            columns["length"] = np.full(len(names), columns["x"].shape[1])
+            first = columns.get("x", next(iter(columns.values())))
+            columns["length"] = np.full(len(names), first.shape[1])
         columns = {name: _converted(name, columns[name], spec) for name, spec in specs.items()}
         batches = list(_batches(columns, len(names), batch_size))
         found = map_rows(self._call, {}, batches, replicas=self._replicas)
