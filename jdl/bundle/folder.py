@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from jdl.bundle.card import card
-from jdl.bundle.data import Part, data_parts, watch_files, within
+from jdl.bundle.data import Part, data_parts, watch_files, weights_parts, within
 from jdl.bundle.requirements import locked_versions, requirements
 from jdl.bundle.wheel import write_wheel
 from jdl.config import difference
 from jdl.store.catalog import check_finished
 from jdl.store.code import FOLDER as CODE
 from jdl.store.environment import fingerprint
-from jdl.store.folder import read_json, write_json
+from jdl.store.folder import new_folder, read_json, write_json
 from jdl.store.manifest import hash_file
 from jdl.store.record import read_record
 from jdl.store.step_trace import read_trace
@@ -52,12 +52,12 @@ def write(
     _check(folder, record)
     with watch_files() as found:
         check_data(record, rebuild(folder), NAMES)
+        weights = weights_parts(record.get("pretrained") or [])
     parts, outside = data_parts(found, folder)
+    parts += weights
     taken = within(parts, most_bytes)
     versions = locked_versions({name.partition(".")[0] for name in sys.modules})
-    temporary = to.with_name(f".{to.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(to) as temporary:
         _copy_run(folder, record, temporary / RUN)
         _copy_data(taken, temporary)
         wheel = write_wheel(temporary)
@@ -71,11 +71,6 @@ def write(
         (temporary / CARD).write_text(card(record, about, temporary / RUN), "utf-8")
         files = {p.relative_to(temporary).as_posix(): hash_file(p) for p in _files(temporary)}
         write_json(temporary / NAME, {**about, "files": files})
-        temporary.rename(to)
-    except OSError as error:
-        raise Error(f"{to} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return to
 
 
@@ -89,7 +84,14 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
         )
     if not len(read_trace(folder)):
         raise Error(f"{folder} has no trace of its steps, with which to compare: train it first.")
-    if changed := difference(record["environment"]["versions"], fingerprint()["versions"], NAMES):
+    environment = record["environment"]
+    if (processes := environment["host"].get("processes")) != 1:
+        raise Error(
+            f"{folder} was trained by {processes} processes, and `jdl repeat` trains in one: train "
+            "it again in one process."
+        )
+    versions = (minor_versions(found["versions"]) for found in (environment, fingerprint()))
+    if changed := difference(*versions, NAMES):
         raise Error(
             f"The versions that are installed are not those of {folder} ({changed}): bundle it in "
             "the environment in which it was trained."
@@ -104,6 +106,16 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
             f"The config of {folder} has a path of this machine, {name} = {value}: train with one "
             "that is relative to the folder in which you call jdl."
         )
+
+
+def minor_versions(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, with Python's version as 3.11 and not 3.11.7: no numbers depend on the last part.
+
+    Where Python is not among them, they stay as they are.
+    """
+    if "python" not in values:
+        return values
+    return {**values, "python": ".".join(str(values["python"]).split(".")[:2])}
 
 
 def check_data(record: dict[str, Any], run: Run, names: tuple[str, str]) -> None:
@@ -124,10 +136,16 @@ def _copy_run(folder: Path, record: dict[str, Any], to: Path) -> None:
     ]
     changed = {
         "script": _relative(record["script"]),
-        "command": [_relative(word) for word in record.get("command") or []],
+        "command": [_without_path(word) for word in record.get("command") or []],
         **({"pretrained": pretrained} if pretrained else {}),
     }
     write_json(to / "run.json", {**record, **changed})
+
+
+def _without_path(word: str) -> str:
+    """A word of a command line, in which the path in --name=/path is relative, too."""
+    name, sign, value = word.partition("=")
+    return f"{name}={_relative(value)}" if sign else _relative(word)
 
 
 def _relative(path: str) -> str:
@@ -143,6 +161,8 @@ def _relative(path: str) -> str:
 def _copy_data(parts: Sequence[Part], folder: Path) -> None:
     for part in parts:
         for place, path in part.files.items():
+            if not (folder / place).resolve().is_relative_to(folder.resolve()):
+                raise Error(f"{path} would be written outside of the bundle, to {place}.")
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / place)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,6 +91,23 @@ def free_name(path: Path, first: int = 0) -> Path:
     """The path with .0, .1, ... appended, counted from `first`: the first that does not exist."""
     names = (path.with_name(f"{path.name}.{n}") for n in range(first, 10**6))
     return next(name for name in names if not name.exists())
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write in, which then becomes `folder`: complete, or not there at all.
+
+    Raises `Error` where it cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
+    except OSError as error:
+        raise Error(f"{folder} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
