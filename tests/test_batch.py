@@ -336,9 +336,9 @@ def test_a_folder_of_the_user_is_left_alone(tmp_path):
 def test_what_another_process_writes_meanwhile_is_not_written_over(tmp_path):
     path, _ = write(tmp_path, ".npy")
     out = tmp_path / "out.jsonl"
-    with patch("jdl.inspect.batch.check_output", lambda out: out.write_text("theirs")):
-        with pytest.raises(jdl.Error, match="exists already"):
-            predict_files(answer, [path], out, "model")
+    meanwhile = patch("jdl.inspect.batch.check_output", lambda out: out.write_text("theirs"))
+    with meanwhile, pytest.raises(jdl.Error, match="exists already"):
+        predict_files(answer, [path], out, "model")
     assert out.read_text() == "theirs"
     assert not out.with_name("out.jsonl.parts").exists()
     out.unlink()
@@ -527,5 +527,7 @@ def test_an_exported_model_fills_lengths_in_as_its_script_does():
     model = ExportedModel(Path(), {"programs": {"predict": program}, "labels": []})
     vars(model).update(tokenizer=None, _replicas=[{}])
     vars(model)["_call"] = lambda weights, batch: {"value": batch["length"]}
-    with patch("jdl.export.model.read_inputs", return_value=(["a"], {"x": np.zeros((1, 3, 2), int)})):
+    with patch(
+        "jdl.export.model.read_inputs", return_value=(["a"], {"x": np.zeros((1, 3, 2), int)})
+    ):
         assert model.predict([])[0]["value"] == 3

@@ -70,8 +70,11 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _absolute(path: Path | str) -> Path:
-    """The absolute path, without "..", so that a place in a bundle is within it."""
-    return Path(os.path.abspath(Path(path).expanduser()))
+    """The absolute path, without "..", so that a place in a bundle is within it.
+
+    Links stay as they are: a link to data beneath a folder is beneath it.
+    """
+    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
 
 
 def data_parts(found: set[Path], run_folder: Path) -> tuple[list[Part], list[Path]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
 import sys
 from collections.abc import Sequence
@@ -90,8 +89,8 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
             f"{folder} was trained by {processes} processes, and `jdl repeat` trains in one: train "
             "it again in one process."
         )
-    versions = (minor_versions(found["versions"]) for found in (environment, fingerprint()))
-    if changed := difference(*versions, NAMES):
+    then, now = (minor_versions(found["versions"]) for found in (environment, fingerprint()))
+    if changed := difference(then, now, NAMES):
         raise Error(
             f"The versions that are installed are not those of {folder} ({changed}): bundle it in "
             "the environment in which it was trained."

@@ -86,9 +86,9 @@ def predict_files(
     Also called batch prediction. After a kill the same call goes on where it was, if the inputs and
     the `model`, a name or a digest, are the same. A row that cannot be read, or whose answer is not
     finite, is an `Error` that names it; with `skip_bad` such rows are left out, and listed in a
-    file beside `out`. `out` and what is beside it may be in a folder of the inputs. `progress` is called with the number of rows that are answered; `rows` of a file, at most, are
-    in memory at a time, unless files are read `whole`, as rows belong together. Raises `Error`
-    where `out` exists.
+    file beside `out`. `out` and what is beside it may be in a folder of the inputs. `progress` is
+    called with the number of rows that are answered; `rows` of a file, at most, are in memory at a
+    time, unless files are read `whole`, as rows belong together. Raises `Error` where `out` exists.
     """
     check_output(out)
     parts, listed = _Parts(_parts_folder(out), out.suffix), out.with_name(f"{out.name}.bad.txt")
@@ -161,7 +161,9 @@ def _is_own(folder: Path) -> bool:
     if (folder / PLAN).exists():
         plan = read_json(folder / PLAN)
         return isinstance(plan, dict) and plan.keys() == PLANNED
-    return all(path.name == "lock" or path.name.startswith(f".{PLAN}.") for path in folder.iterdir())
+    return all(
+        path.name == "lock" or path.name.startswith(f".{PLAN}.") for path in folder.iterdir()
+    )
 
 
 def _check_plan(folder: Path, inputs: Iterator[Path], model: str, skip_bad: bool) -> None:

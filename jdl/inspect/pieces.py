@@ -90,8 +90,8 @@ def pieces(
 
     CSV and TSV, JSON lines, texts, Parquet, .npy and .npz files are cut, into a file of the same
     kind in `folder`, which the next piece replaces; others, UTF-16 and all if `whole`, are not.
-    Memory does not depend on the sizes of those that are cut. Of folders, what is in `without` is left
-    out. Raises `Error` where a file cannot be cut.
+    Memory does not depend on the sizes of those that are cut. What is in `without` is left out of
+    folders. Raises `Error` where a file cannot be cut.
     """
     waiting: list[Path] = []
     for path in all_files(paths, without):
