@@ -294,10 +294,12 @@ def test_pretrained_weights_that_do_not_come_along_are_named(trained, tmp_path, 
     (tmp_path / "far.npz").write_bytes(b"far")
     record = json.loads((run / "run.json").read_text())
     sources = (f"run:{run.relative_to(here)}", "run:none", "hf:a/b@c", str(tmp_path / "far.npz"))
+    sources = (*sources, str(here / "own/weights.safetensors"))  # which the code reads there
     parts = weights_parts([{"source": name, "sha256": "0a"} for name in sources])
     assert f"files/{run.relative_to(here)}/run.json" in parts[0].files
     assert [part.name for part in parts[1:]] == [
-        f"pretrained weights {name}" for name in ("run:none", "hf:a/b@c", "far.npz")
+        f"pretrained weights {name}"
+        for name in ("run:none", "hf:a/b@c", "far.npz", "weights.safetensors")
     ]
     assert not any(part.files for part in parts[1:])
     assert within(parts[1:], 10) == []
@@ -315,6 +317,7 @@ def test_pretrained_weights_that_do_not_come_along_are_named(trained, tmp_path, 
 
 def test_no_path_of_this_machine_and_none_outside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    assert folder._relative(f"run:{tmp_path}/a") == "run:a"
     words = ["jdl", "--root", str(tmp_path / "a/b"), f"--root={tmp_path}/a/b", "--x=1=2"]
     expected = ["jdl", "--root", "a/b", "--root=a/b", "--x=1=2"]
     assert [folder._without_path(word) for word in words] == expected

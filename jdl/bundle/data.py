@@ -74,7 +74,7 @@ def _absolute(path: Path | str) -> Path:
 
     Links stay as they are: a link to data beneath a folder is beneath it.
     """
-    return Path(os.path.abspath(Path(path).expanduser()))  # noqa: PTH100
+    return Path(os.path.abspath(path))  # noqa: PTH100
 
 
 def data_parts(found: set[Path], run_folder: Path) -> tuple[list[Part], list[Path]]:
@@ -133,17 +133,17 @@ def weights_parts(pretrained: Sequence[Mapping[str, Any]]) -> list[Part]:
     """The pretrained weights that a run began with, by their sources in its record.
 
     Files, and folders of runs, beneath the folder that this process works in have places in a
-    bundle; others, and those of the hub, are named, with their SHA-256. Of a run, what it reads
+    bundle, if the source is relative to it; others, and those of the hub, are named, with their
+    SHA-256. Of a run, what it reads
     while it is built is read now, so that `watch_files` finds it.
     """
     parts, here = [], Path.cwd()
     for one in pretrained:
-        source = one["source"]
+        source, places = one["source"], {}
         files = [_absolute(path) for path in _weights_files(source)]
-        places = {}
-        if all(path.is_relative_to(here) for path in files):
+        name = Path(source).name if Path(source.removeprefix(RUN)).is_absolute() else source
+        if name == source and all(path.is_relative_to(here) for path in files):
             places = {f"{FILES}/{path.relative_to(here)}": path for path in files}
-        name = Path(source).name if Path(source).is_absolute() else source
         how = f"SHA-256 {one['sha256']}" + (f", put it into {FILES}/" if places else "")
         parts.append(Part(f"pretrained weights {name}", places, how))
     return parts
@@ -171,13 +171,14 @@ def within(parts: list[Part], most: int) -> list[Part]:
     """
     taken: list[Part] = []
     parts = [part for part in parts if part.files]
-    for part in sorted(parts, key=lambda part: (part.name != FILES, part.nbytes)):
+    for part in sorted(parts, key=lambda part: (not _is_in(part, FILES), part.nbytes)):
         if sum(p.nbytes for p in taken) + part.nbytes <= most:
             taken.append(part)
-    if any(_is_prepared(part) for part in parts if part not in taken):
-        taken = [part for part in taken if not _is_prepared(part)]
+    if any(_is_in(part, PREPARED) for part in parts if part not in taken):
+        taken = [part for part in taken if not _is_in(part, PREPARED)]
     return taken
 
 
-def _is_prepared(part: Part) -> bool:
-    return any(place.startswith(f"{PREPARED}/") for place in part.files)
+def _is_in(part: Part, folder: str) -> bool:
+    """Whether the files of a part are in this folder of a bundle."""
+    return any(place.startswith(f"{folder}/") for place in part.files)

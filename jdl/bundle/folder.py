@@ -16,13 +16,14 @@ from jdl.config import difference
 from jdl.store.catalog import check_finished
 from jdl.store.code import FOLDER as CODE
 from jdl.store.environment import fingerprint
-from jdl.store.folder import new_folder, read_json, write_json
+from jdl.store.folder import new_folder, read_description, write_json
 from jdl.store.manifest import hash_file
 from jdl.store.record import read_record
 from jdl.store.step_trace import read_trace
 from jdl.train.experiment import rebuild
 from jdl.train.placement import splits
 from jdl.types import Error, Run
+from jdl.weights.load import RUN as RUN_SOURCE
 
 FORMAT = 1  # of bundles; increased when older readers can no longer read them
 NAME, RUN, LOCK, CARD = "bundle.json", "run", "requirements.txt", "README.md"
@@ -148,7 +149,12 @@ def _without_path(word: str) -> str:
 
 
 def _relative(path: str) -> str:
-    """A path relative to the folder that this process works in; elsewhere its name alone."""
+    """A path relative to the folder that this process works in; elsewhere its name alone.
+
+    Also of a run as a source of weights, "run:/path".
+    """
+    if path.startswith(RUN_SOURCE):
+        return RUN_SOURCE + _relative(path.removeprefix(RUN_SOURCE))
     absolute, here = Path(path), Path.cwd()
     if not absolute.is_absolute():
         return path
@@ -186,16 +192,9 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     Raises `Error` where it is no bundle, is of a newer format, or a file is missing or has changed.
     """
     path = folder / NAME
-    about = read_json(path)
-    found = about.get("format") if isinstance(about, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise Error(
-            f"{path} is of format {found}, and this jdl reads formats up to {FORMAT}: install the "
-            f"jdl that is in the bundle, as its {CARD} says."
-        )
-    files = about.get("files") if isinstance(about, dict) else None
-    if found != FORMAT or not isinstance(files, dict) or not isinstance(about.get("wheel"), str):
-        raise Error(f"{path} is damaged: it does not describe a bundle.")
+    fields, advice = {"files": dict, "wheel": str}, "install the jdl that is in the bundle"
+    about = read_description(path, FORMAT, fields, "a bundle", f"{advice}, as its {CARD} says")
+    files = about["files"]
     for name in (about["wheel"], f"{RUN}/run.json"):
         if name not in files:
             raise Error(f"{path} is damaged: it does not name {name}.")

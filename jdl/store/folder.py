@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,24 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise Error(f"{path} cannot be read as JSON: {error}. Is its folder a run's?") from error
+
+
+def read_description(
+    path: Path, format: int, fields: Mapping[str, type], kind: str, advice: str
+) -> dict[str, Any]:
+    """The JSON object that describes a folder of some kind, with fields of these types.
+
+    Raises `Error`, with advice, where its format is newer than `format`, or it is damaged.
+    """
+    found = read_json(path)
+    number = found.get("format") if isinstance(found, dict) else None
+    if isinstance(number, int) and number > format:
+        raise Error(
+            f"{path} is of format {number}, and this jdl reads formats up to {format}: {advice}."
+        )
+    if number != format or not all(isinstance(found.get(k), t) for k, t in fields.items()):
+        raise Error(f"{path} is damaged: it does not describe {kind}.")
+    return dict(found)
 
 
 def write_json_lines(path: Path, entries: list[dict[str, Any]]) -> None:
