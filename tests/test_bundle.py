@@ -297,6 +297,9 @@ def test_pretrained_weights_that_do_not_come_along_are_named(trained, tmp_path, 
     sources = (*sources, str(here / "own/weights.safetensors"))  # which the code reads there
     parts = weights_parts([{"source": name, "sha256": "0a"} for name in sources])
     assert f"files/{run.relative_to(here)}/run.json" in parts[0].files
+    folder._copy_data(parts, tmp_path / "to")
+    copied = tmp_path / "to" / "files" / run.relative_to(here) / "run.json"
+    assert json.loads(copied.read_text())["script"] == "own.py"
     assert [part.name for part in parts[1:]] == [
         f"pretrained weights {name}"
         for name in ("run:none", "hf:a/b@c", "far.npz", "weights.safetensors")

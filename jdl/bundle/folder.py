@@ -27,6 +27,7 @@ from jdl.weights.load import RUN as RUN_SOURCE
 
 FORMAT = 1  # of bundles; increased when older readers can no longer read them
 NAME, RUN, LOCK, CARD = "bundle.json", "run", "requirements.txt", "README.md"
+RECORD = "run.json"  # of a run's folder
 KEPT = ("metrics.jsonl", "trace.f32", "leaves.jsonl", "summary.json")  # of a run's folder
 MOST_BYTES = 50_000_000  # of data
 NAMES = ("when it was trained", "here")
@@ -131,15 +132,20 @@ def _copy_run(folder: Path, record: dict[str, Any], to: Path) -> None:
     for name in KEPT:
         if (folder / name).is_file():
             shutil.copy(folder / name, to / name)
+    write_json(to / RECORD, _without_paths(record))
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record without the paths of this machine."""
     pretrained = [
         {**one, "source": _relative(one["source"])} for one in record.get("pretrained", [])
     ]
-    changed = {
+    return {
+        **record,
         "script": _relative(record["script"]),
         "command": [_without_path(word) for word in record.get("command") or []],
         **({"pretrained": pretrained} if pretrained else {}),
     }
-    write_json(to / "run.json", {**record, **changed})
 
 
 def _without_path(word: str) -> str:
@@ -169,7 +175,10 @@ def _copy_data(parts: Sequence[Part], folder: Path) -> None:
             if not (folder / place).resolve().is_relative_to(folder.resolve()):
                 raise Error(f"{path} would be written outside of the bundle, to {place}.")
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / place)
+            if path.name == RECORD and (path.parent / CODE).is_dir():  # of a run that gives weights
+                write_json(folder / place, _without_paths(read_record(path.parent)))
+            else:
+                shutil.copy(path, folder / place)
 
 
 def _described(part: Part, taken: bool) -> dict[str, Any]:
@@ -195,7 +204,7 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     fields, advice = {"files": dict, "wheel": str}, "install the jdl that is in the bundle"
     about = read_description(path, FORMAT, fields, "a bundle", f"{advice}, as its {CARD} says")
     files = about["files"]
-    for name in (about["wheel"], f"{RUN}/run.json"):
+    for name in (about["wheel"], f"{RUN}/{RECORD}"):
         if name not in files:
             raise Error(f"{path} is damaged: it does not name {name}.")
     for name, expected in files.items():
