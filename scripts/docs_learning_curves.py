@@ -2,9 +2,9 @@
 
 python scripts/docs_learning_curves.py
 
-A CNN learns 0 to 4 from MNIST's 30,000 training images of them. Then 5 to 9 are learned from few
-labels. A seed draws the labelled rows, their order and all fresh weights. The rate is the best of
-three for one seed more, on validation rows.
+A CNN learns 0 to 4 from 8,000 training images of MNIST, each seen once. Then 5 to 9 are learned
+from few labels. A seed draws the labelled rows, their order and all fresh weights. The rate is the
+best of three for one seed more, on validation rows.
 """
 
 import tempfile

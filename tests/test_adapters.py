@@ -7,7 +7,8 @@ alpha, without rank stabilization, with the parts of a fused matrix in each othe
 for its keys, kernels of convolutions turned, and a pooler that is not asked for; of IA3 with
 factors of inputs read as those of outputs, and with queries that have those of keys; of CLIP as a
 backbone of another class, of `contrastive` without the name of its network, and with the ranks of
-the model for those of the file.
+the model for those of the file; a module that has an adapter and is written whole, configs of
+another type.
 """
 
 import json
@@ -240,6 +241,7 @@ def test_factors_that_no_module_of_peft_has_are_refused(tmp_path):
     ("option", "value"),
     [
         ("peft_type", "LOHA"),
+        ("peft_type", ["LORA"]),
         ("bias", "all"),
         ("init_lora_weights", "pissa"),
         ("trainable_token_indices", [3]),
@@ -251,6 +253,22 @@ def test_other_options_are_refused_with_their_value(tmp_path, option, value):
     source, folder = folders(tmp_path, "bert", **{option: value})
     with pytest.raises(jdl.Error, match=re.escape(f"{option}={value!r}")):
         load_adapters(ModelObjective(from_pretrained(source)), folder, source)
+
+
+def test_a_config_that_is_a_list_is_refused(tmp_path):
+    source, folder = folders(tmp_path, "bert")
+    (folder / "adapter_config.json").write_text("[]")
+    with pytest.raises(jdl.Error, match="cannot be read: it is no JSON object"):
+        load_adapters(ModelObjective(from_pretrained(source)), folder, source)
+
+
+def test_a_module_that_is_adapted_and_trained_in_full_is_refused(tmp_path):
+    source, _ = folders(tmp_path, "bert")
+    model = jdl.lora(ModelObjective(from_pretrained(source)), "query", train="query/bias")
+    variables = started(model, batch_of(golden("bert")[1]))
+    with pytest.raises(jdl.Error, match=r"attention\.self\.query .*adapter.*in full"):
+        save_adapters(variables, tmp_path / "new", source)
+    assert not (tmp_path / "new").exists()
 
 
 def renamed(folder, old, new):

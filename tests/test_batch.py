@@ -2,7 +2,9 @@
 
 Seen to fail: lines counted by records, the number of a line without that of the header, a part that
 counts before its rows are written, parts that are answered again, NaN that is not looked for, a
-function that is compiled for each piece, one device for all batches.
+function that is compiled for each piece, one device for all batches; quotes by parity, lines that
+end with \\n alone, UTF-16 in pieces, parts among the inputs, parts that are a folder of the user's,
+an output that appeared meanwhile, an old list of bad rows, an exported model without lengths.
 """
 
 import csv
@@ -12,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -24,7 +27,7 @@ from PIL import Image
 import jdl
 import jdl.cli
 from jdl.data.text_files import read_lines
-from jdl.export.model import _table_rows, load_exported
+from jdl.export.model import ExportedModel, _table_rows, load_exported
 from jdl.inspect import batch
 from jdl.inspect.batch import predict_files
 from jdl.inspect.pieces import pieces
@@ -254,6 +257,100 @@ def test_damaged_files_and_endless_quotes_are_errors(tmp_path):
         predict_files(answer, [tmp_path / "none"], tmp_path / "none.jsonl", "model")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_quotes_and_line_ends_are_those_of_the_csv_module(tmp_path, end):
+    path = tmp_path / "rows.csv"
+    lines = ["text,x", 'a 5" pipe,0', '"b', ' ""c""",1', "", "d,2", '"e, no end', "f,3", "g,4"]
+    path.write_bytes("".join(f"{line}{end}" for line in lines).encode())
+    out = tmp_path / "out.jsonl"
+
+    def strict(files):
+        try:
+            return answer(files)
+        except (TypeError, ValueError) as error:
+            raise jdl.Error(str(error)) from error
+
+    found = predict_files(strict, [path], out, "model", skip_bad=True, rows=64)
+    assert [json.loads(line)["x"] for line in out.read_text().splitlines()] == [0, 1, 2, 3, 4]
+    assert found.bad == 1
+    assert [p.first for p in pieces([path], tmp_path, rows=2)][:2] == [f"{path}:2", f"{path}:5"]
+
+
+def test_large_files_with_inches_and_semicolons_are_cut(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text;x\n" + "".join(f'5" pipe;{n}\n"a\n""";{n}\n' for n in range(99)))
+    with patch("jdl.inspect.pieces.BYTES", 256):
+        found = list(pieces([path], tmp_path, rows=1))
+    assert len(found) == 198
+    assert found[2].first == f"{path}:5"
+
+
+def test_utf16_is_read_whole(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("x\n" + "\u0a0a\n" * 9, encoding="utf-16")
+    assert [piece.files for piece in pieces([path], tmp_path, rows=1)] == [(path,)]
+
+
+def test_the_output_may_be_in_a_folder_of_the_inputs(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path, expected = write(folder, ".jsonl")
+    out = folder / "out.jsonl"
+    (folder / "out.jsonl.bad.txt").write_text("of an earlier call")
+    answered = []
+
+    def broken(files):
+        answered.append(files)
+        if len(answered) == 2:
+            raise Killed
+        return answer(files)
+
+    with pytest.raises(Killed):
+        predict_files(broken, [folder], out, "model", rows=4)
+    predict_files(broken, [folder], out, "model", rows=4)
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {row["input"]: row["x"] for row in rows} == expected
+    assert len(rows) == COUNT
+    assert len(answered) == 6 + 1
+    assert {p.name for p in folder.iterdir()} == {path.name, out.name}  # and no old bad.txt
+
+
+def test_a_folder_of_the_user_is_left_alone(tmp_path):
+    path, _ = write(tmp_path, ".npy")
+    out, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.parts"
+    folder.mkdir()
+    for name, content in (("notes", "mine"), ("plan.json", "{}")):
+        (folder / name).write_text(content)
+        with pytest.raises(jdl.Error, match=r"out\.jsonl\.parts.*not of jdl"):
+            predict_files(answer, [path], out, "model")
+        out.write_text("mine")
+        with pytest.raises(jdl.Error, match="exists already"):
+            predict_files(answer, [path], out, "model")
+        out.unlink()
+        assert (folder / name).read_text() == content
+        (folder / name).unlink()
+    predict_files(answer, [path], out, "model")  # an empty one is taken
+    assert not folder.exists()
+
+
+def test_what_another_process_writes_meanwhile_is_not_written_over(tmp_path):
+    path, _ = write(tmp_path, ".npy")
+    out = tmp_path / "out.jsonl"
+    meanwhile = patch("jdl.inspect.batch.check_output", lambda out: out.write_text("theirs"))
+    with meanwhile, pytest.raises(jdl.Error, match="exists already"):
+        predict_files(answer, [path], out, "model")
+    assert out.read_text() == "theirs"
+    assert not out.with_name("out.jsonl.parts").exists()
+    out.unlink()
+
+    def again(files):
+        with pytest.raises(jdl.Error, match="is being written already"):
+            predict_files(answer, [path], out, "model")
+        return answer(files)
+
+    assert predict_files(again, [path], out, "model").rows == COUNT
+
+
 def test_devices_take_the_batches_in_turn():
     data = [{"x": np.full(2, n)} for n in range(5)]
     copies = [{"w": np.full((), 10 * k)} for k in range(3)]
@@ -421,3 +518,16 @@ def peak(trained, path, rows):
         [sys.executable, "-c", code, *map(str, words)], check=True, capture_output=True, text=True
     )
     return int(done.stdout.partition("VmHWM:")[2].split()[0])
+
+
+def test_an_exported_model_fills_lengths_in_as_its_script_does():
+    shapes = {"x": ["batch", 3, 2], "length": ["batch"]}
+    inputs = {name: {"shape": shape, "dtype": "int32"} for name, shape in shapes.items()}
+    program = {"inputs": inputs, "max_time": None, "weights": []}
+    model = ExportedModel(Path(), {"programs": {"predict": program}, "labels": []})
+    vars(model).update(tokenizer=None, _replicas=[{}])
+    vars(model)["_call"] = lambda weights, batch: {"value": batch["length"]}
+    with patch(
+        "jdl.export.model.read_inputs", return_value=(["a"], {"x": np.zeros((1, 3, 2), int)})
+    ):
+        assert model.predict([])[0]["value"] == 3

@@ -2,10 +2,13 @@
 
 Seen to fail: a hash that is not compared, an environment that is not compared, a prepared dataset
 of which only the opened file is taken, the script's own path in the record, a wheel without
-metadata, hashes of some packages alone.
+metadata, hashes of some packages alone; pretrained weights that do not come along, ".." in a place,
+hidden and .pth files that are passed over, $TFDS_DATA_DIR afterwards, --name=/path in the command,
+Python by its last number, several processes, devices that the README leaves out.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,10 +24,12 @@ from PIL import Image
 import jdl
 import jdl.cli
 from jdl.bundle import data, folder, repetition, wheel
-from jdl.bundle.data import Part, within
+from jdl.bundle.card import card
+from jdl.bundle.data import Part, weights_parts, within
 from jdl.bundle.requirements import locked_versions, requirements
 from jdl.data.array_files import file_sha256
 from jdl.inspect import compare
+from jdl.models.mlp import MLP
 from jdl.store.manifest import hash_file
 from jdl.train.experiment import load
 
@@ -48,7 +54,8 @@ def run(c):
     x, y = np.loadtxt(c.table, delimiter=",", unpack=True, dtype=np.float32)
     train = jdl.data.arrays(x=x[:, None], y=y.astype(np.int32)).shuffled(4, c.seed)
     images = jdl.data.image_folder("pictures", 4)
-    learner = jdl.descent(jdl.objectives.classify(MLP(2, hidden=(4,))), optax.sgd(0.1))
+    model = jdl.pretrained(MLP(2, hidden=(4,)), jdl.weights.load("own/weights.safetensors"))
+    learner = jdl.descent(jdl.objectives.classify(model), optax.sgd(0.1))
     assert len(images) == 2
     return jdl.Run(c, learner, train, best="min loss")
 '''
@@ -63,6 +70,8 @@ def trained(tmp_path_factory):
         (here / place).mkdir(parents=True)
     rows = np.arange(16).reshape(8, 2) % 3 % 2
     np.savetxt(here / "own" / "rows.csv", rows, delimiter=",", fmt="%d")
+    weights = MLP(2, hidden=(4,)).init(jax.random.key(0), np.zeros((1, 1), np.float32))
+    jdl.weights.save(weights, here / "own" / "weights.safetensors")
     for name in "ab":
         Image.new("L", (4, 4), ord(name)).save(here / "pictures" / name / "0.png")
     with pytest.MonkeyPatch.context() as patch:
@@ -116,6 +125,7 @@ def test_a_bundle_has_all_that_it_takes_and_no_path_of_this_machine(trained):
     places = {name for name in present if name.startswith("files/")}
     assert places == {
         "files/own/rows.csv",
+        "files/own/weights.safetensors",
         "files/pictures/a/0.png",
         "files/pictures/b/0.png",
     }
@@ -123,6 +133,7 @@ def test_a_bundle_has_all_that_it_takes_and_no_path_of_this_machine(trained):
     for name in present - {about["wheel"]}:
         assert str(here).encode() not in (bundle / name).read_bytes(), name
     readme = (bundle / "README.md").read_text()
+    assert "weights own/weights.safetensors, 0.0 MB: in this folder" in readme
     assert "pip install -r requirements.txt" in readme
     assert "jdl repeat ." in readme
 
@@ -135,6 +146,7 @@ def test_what_differs_is_named_before_anything_is_trained(moved, monkeypatch):
         ({"versions": versions}, "flax: 0.1 in the bundle, "),
         ({"variables": {**environment["variables"], "XLA_FLAGS": "--fast"}}, "XLA_FLAGS: --fast"),
         ({"devices": {**environment["devices"], "kind": "TPU v9"}}, "device: TPU v9 in the bundle"),
+        ({"versions": {**environment["versions"], "python": "3.9.1"}}, "python: 3.9 in the bundle"),
         ({"host": {**environment["host"], "instructions": "avx9"}}, "CPU instructions: avx9"),
         ({"settings": {**environment["settings"], "jax_enable_x64": True}}, "jax_enable_x64: True"),
     ):
@@ -192,11 +204,13 @@ def test_what_cannot_be_repeated_is_refused(trained, tmp_path, monkeypatch):
         jdl.bundle.write(changed, tmp_path / "to")
     path = changed / "run.json"
     record = json.loads(path.read_text())
-    versions = {**record["environment"]["versions"], "numpy": "1.0"}
+    environment = record["environment"]
+    versions = {**environment["versions"], "numpy": "1.0"}
     config = {**record["config"], "table": "/data/rows.csv"}
     for fields, said in (
         ({"segments": [{}]}, "resumed with changes"),
         ({"script": None}, "without a script"),
+        ({"environment": {**environment, "host": {"processes": 2}}}, "by 2 processes"),
         ({"config": config}, "path of this machine, table = /data"),
         ({"environment": {**record["environment"], "versions": versions}}, "numpy: 1.0 when it"),
         ({"data": {"train": "other"}}, "data are not those.*train: other when it was trained"),
@@ -247,6 +261,9 @@ def test_data_are_found_where_they_are_fetched_and_prepared(tmp_path, monkeypatc
         "tfds/mnist/3.0.1/mnist.array_record",
         "runs/a/run.json",
         "own.txt",
+        "own.pth",
+        ".own/rows.csv",
+        f"../{tmp_path.name}.csv",
         "own.py",
     ]
     for path in paths:
@@ -266,9 +283,55 @@ def test_data_are_found_where_they_are_fetched_and_prepared(tmp_path, monkeypatc
             "prepared/mnist/3.0.1/dataset_info.json",
             "prepared/mnist/3.0.1/mnist.array_record",
         ],
-        "put them into files/": ["files/cached.h5", "files/own.txt"],
+        "put them into files/": ["files/cached.h5", "files/own.pth", "files/own.txt"],
     }
-    assert outside == []
+    assert sorted(outside) == [tmp_path / ".own/rows.csv", tmp_path.with_suffix(".csv")]
+
+
+def test_pretrained_weights_that_do_not_come_along_are_named(trained, tmp_path, monkeypatch):
+    here, run, _ = trained
+    monkeypatch.chdir(here)
+    (tmp_path / "far.npz").write_bytes(b"far")
+    record = json.loads((run / "run.json").read_text())
+    sources = (f"run:{run.relative_to(here)}", "run:none", "hf:a/b@c", str(tmp_path / "far.npz"))
+    sources = (*sources, str(here / "own/weights.safetensors"))  # which the code reads there
+    parts = weights_parts([{"source": name, "sha256": "0a"} for name in sources])
+    assert f"files/{run.relative_to(here)}/run.json" in parts[0].files
+    folder._copy_data(parts, tmp_path / "to")
+    copied = tmp_path / "to" / "files" / run.relative_to(here) / "run.json"
+    assert json.loads(copied.read_text())["script"] == "own.py"
+    assert [part.name for part in parts[1:]] == [
+        f"pretrained weights {name}"
+        for name in ("run:none", "hf:a/b@c", "far.npz", "weights.safetensors")
+    ]
+    assert not any(part.files for part in parts[1:])
+    assert within(parts[1:], 10) == []
+    about = {"wheel": "w", "outside": [], "data": [folder._described(p, False) for p in parts]}
+    devices = {"kind": "cpu", "local": 4}
+    record["environment"] |= {"devices": devices, "variables": {}}
+    text = card(record, about, run)
+    assert "- pretrained weights hf:a/b@c: not in this folder: SHA-256 0a\n" in text
+    assert "SHA-256 0a, put it into files/" in text
+    assert "\nJAX_NUM_CPU_DEVICES=4 jdl repeat ." in text
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    record["environment"] |= {"variables": flags}
+    assert "JAX_NUM" not in card(record, about, run)
+
+
+def test_no_path_of_this_machine_and_none_outside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert folder._relative(f"run:{tmp_path}/a") == "run:a"
+    words = ["jdl", "--root", str(tmp_path / "a/b"), f"--root={tmp_path}/a/b", "--x=1=2"]
+    expected = ["jdl", "--root", "a/b", "--root=a/b", "--x=1=2"]
+    assert [folder._without_path(word) for word in words] == expected
+    (tmp_path / "x").write_text("")
+    with pytest.raises(jdl.Error, match="outside of the bundle"):
+        folder._copy_data([Part("a", {"files/../../x": tmp_path / "x"}, "")], tmp_path / "to")
+    (tmp_path / "prepared").mkdir()
+    monkeypatch.setenv("TFDS_DATA_DIR", "mine")
+    with repetition._placed_data(tmp_path):
+        assert os.environ["TFDS_DATA_DIR"] == str(tmp_path / "prepared")
+    assert os.environ["TFDS_DATA_DIR"] == "mine"
 
 
 def test_parts_are_taken_up_to_a_size(tmp_path):

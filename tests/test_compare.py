@@ -1,7 +1,7 @@
 """Comparison of two runs: what differs is found, at its step and in its array.
 
 Seen to fail: environments compared without the size of the CPU's thread pool, or
-without the resumes.
+without the resumes; a temporary folder after a training that fails.
 """
 
 import json
@@ -82,6 +82,14 @@ def test_an_environment_that_changed_at_a_resume_differs(whole, tmp_path):
 def test_a_repetition_that_is_equal_leaves_nothing_behind(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert repeat(whole.folder, quiet=True).first_difference is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [jdl.Error("no"), KeyboardInterrupt()])
+def test_a_repetition_that_breaks_off_leaves_nothing_behind(whole, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with patch("jdl.inspect.compare.fit", side_effect=error), pytest.raises(type(error)):
+        repeat(whole.folder, quiet=True)
     assert not list(tmp_path.iterdir())
 
 

@@ -3,7 +3,7 @@
 Seen to fail: with ties that count as found, with x as the queries of both directions; without the
 mask of padding, with one direction twice, without the bound of the temperature; without `y_length`,
 with one tower for both; with lists of the next query, with colors of the next row, with an
-embedding map of tokens.
+embedding map of tokens, and documents that are embedded for each file of queries.
 """
 
 import math
@@ -176,6 +176,17 @@ def test_predict_ranks_the_texts_of_the_evaluation_data(trained, tmp_path):
     shown = to_color(rows).splitlines()
     assert shown[0] == "\x1b[1mblue coat\x1b[0m"
     assert shown[1].endswith("1.00\x1b[0m  blue coat")
+
+
+def test_the_texts_that_are_found_are_embedded_once_for_all_files(trained, tmp_path, monkeypatch):
+    (tmp_path / "queries.txt").write_text("blue coat\n")
+    fresh, calls, embed = replace(trained), [], TrainedRun.predict_all
+    monkeypatch.setattr(
+        TrainedRun, "predict_all", lambda *given: calls.append(given) or embed(*given)
+    )
+    first, second = (predict(fresh, [tmp_path / "queries.txt"]) for _ in range(2))
+    assert first == second
+    assert len(calls) == 3
 
 
 def test_queries_and_what_they_find_are_drawn(trained, tmp_path):

@@ -11,6 +11,7 @@ from jdl.store import log
 from jdl.store.environment import POOL_VARIABLES, numerics_environment
 from jdl.train.thread_pool import POOL_SIZE
 
+SIMULATED = "xla_force_host_platform_device_count"  # a flag that does the same
 TEXT = """# {name}: a run that repeats
 
 ```sh
@@ -50,7 +51,7 @@ def card(record: dict[str, Any], about: dict[str, Any], run: Path) -> str:
     return TEXT.format(
         name=record["config"]["name"],
         python=".".join(environment["versions"]["python"].split(".")[:2]),
-        variables=_variables(environment["variables"]),
+        variables=_variables(environment),
         wheel=about["wheel"],
         command=shlex.join([*record["command"]]),
         steps=record["config"]["steps"],
@@ -61,13 +62,16 @@ def card(record: dict[str, Any], about: dict[str, Any], run: Path) -> str:
     )
 
 
-def _variables(variables: dict[str, str]) -> str:
+def _variables(environment: dict[str, Any]) -> str:
     """The assignments before the command: of what is not set by jdl itself."""
+    variables, devices = environment["variables"], environment["devices"]
     needed = {
         name: value
         for name, value in variables.items()
         if name not in POOL_VARIABLES or value != str(POOL_SIZE)
     }
+    if devices["kind"] == "cpu" and devices["local"] > 1 and SIMULATED not in str(needed):
+        needed["JAX_NUM_CPU_DEVICES"] = str(devices["local"])
     return "".join(f"{name}={shlex.quote(value)} " for name, value in needed.items())
 
 
@@ -84,7 +88,8 @@ def _data(record: dict[str, Any], about: dict[str, Any]) -> Iterator[str]:
     """Where the data are, how to get those that are not in the folder, and their fingerprints."""
     for part in about["data"]:
         where = "in this folder" if part["included"] else f"not in this folder: {part['how']}"
-        yield f"- {part['name']}, {part['bytes'] / 1e6:,.1f} MB: {where}"
+        size = f", {part['bytes'] / 1e6:,.1f} MB" if part["files"] else ""
+        yield f"- {part['name']}{size}: {where}"
     if about["outside"]:
         yield f"- read from outside of the folder it was trained in: {', '.join(about['outside'])}"
     if not about["data"] and not about["outside"]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -10,23 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from jdl.bundle.card import card
-from jdl.bundle.data import Part, data_parts, watch_files, within
+from jdl.bundle.data import Part, data_parts, watch_files, weights_parts, within
 from jdl.bundle.requirements import locked_versions, requirements
 from jdl.bundle.wheel import write_wheel
 from jdl.config import difference
 from jdl.store.catalog import check_finished
 from jdl.store.code import FOLDER as CODE
 from jdl.store.environment import fingerprint
-from jdl.store.folder import read_json, write_json
+from jdl.store.folder import new_folder, read_description, write_json
 from jdl.store.manifest import hash_file
 from jdl.store.record import read_record
 from jdl.store.step_trace import read_trace
 from jdl.train.experiment import rebuild
 from jdl.train.placement import splits
 from jdl.types import Error, Run
+from jdl.weights.load import RUN as RUN_SOURCE
 
 FORMAT = 1  # of bundles; increased when older readers can no longer read them
 NAME, RUN, LOCK, CARD = "bundle.json", "run", "requirements.txt", "README.md"
+RECORD = "run.json"  # of a run's folder
 KEPT = ("metrics.jsonl", "trace.f32", "leaves.jsonl", "summary.json")  # of a run's folder
 MOST_BYTES = 50_000_000  # of data
 NAMES = ("when it was trained", "here")
@@ -52,12 +53,12 @@ def write(
     _check(folder, record)
     with watch_files() as found:
         check_data(record, rebuild(folder), NAMES)
+        weights = weights_parts(record.get("pretrained") or [])
     parts, outside = data_parts(found, folder)
+    parts += weights
     taken = within(parts, most_bytes)
     versions = locked_versions({name.partition(".")[0] for name in sys.modules})
-    temporary = to.with_name(f".{to.name}.{os.getpid()}")
-    try:
-        temporary.mkdir(parents=True)
+    with new_folder(to) as temporary:
         _copy_run(folder, record, temporary / RUN)
         _copy_data(taken, temporary)
         wheel = write_wheel(temporary)
@@ -71,11 +72,6 @@ def write(
         (temporary / CARD).write_text(card(record, about, temporary / RUN), "utf-8")
         files = {p.relative_to(temporary).as_posix(): hash_file(p) for p in _files(temporary)}
         write_json(temporary / NAME, {**about, "files": files})
-        temporary.rename(to)
-    except OSError as error:
-        raise Error(f"{to} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return to
 
 
@@ -89,7 +85,14 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
         )
     if not len(read_trace(folder)):
         raise Error(f"{folder} has no trace of its steps, with which to compare: train it first.")
-    if changed := difference(record["environment"]["versions"], fingerprint()["versions"], NAMES):
+    environment = record["environment"]
+    if (processes := environment["host"].get("processes")) != 1:
+        raise Error(
+            f"{folder} was trained by {processes} processes, and `jdl repeat` trains in one: train "
+            "it again in one process."
+        )
+    then, now = (minor_versions(found["versions"]) for found in (environment, fingerprint()))
+    if changed := difference(then, now, NAMES):
         raise Error(
             f"The versions that are installed are not those of {folder} ({changed}): bundle it in "
             "the environment in which it was trained."
@@ -106,6 +109,16 @@ def _check(folder: Path, record: dict[str, Any]) -> None:
         )
 
 
+def minor_versions(values: dict[str, Any]) -> dict[str, Any]:
+    """The same, with Python's version as 3.11 and not 3.11.7: no numbers depend on the last part.
+
+    Where Python is not among them, they stay as they are.
+    """
+    if "python" not in values:
+        return values
+    return {**values, "python": ".".join(str(values["python"]).split(".")[:2])}
+
+
 def check_data(record: dict[str, Any], run: Run, names: tuple[str, str]) -> None:
     """Raises `Error` where a run's data are not those of its record."""
     now = {name: data.fingerprint for name, data in splits(run).items()}
@@ -119,19 +132,35 @@ def _copy_run(folder: Path, record: dict[str, Any], to: Path) -> None:
     for name in KEPT:
         if (folder / name).is_file():
             shutil.copy(folder / name, to / name)
+    write_json(to / RECORD, _without_paths(record))
+
+
+def _without_paths(record: dict[str, Any]) -> dict[str, Any]:
+    """A run's record without the paths of this machine."""
     pretrained = [
         {**one, "source": _relative(one["source"])} for one in record.get("pretrained", [])
     ]
-    changed = {
+    return {
+        **record,
         "script": _relative(record["script"]),
-        "command": [_relative(word) for word in record.get("command") or []],
+        "command": [_without_path(word) for word in record.get("command") or []],
         **({"pretrained": pretrained} if pretrained else {}),
     }
-    write_json(to / "run.json", {**record, **changed})
+
+
+def _without_path(word: str) -> str:
+    """A word of a command line, in which the path in --name=/path is relative, too."""
+    name, sign, value = word.partition("=")
+    return f"{name}={_relative(value)}" if sign else _relative(word)
 
 
 def _relative(path: str) -> str:
-    """A path relative to the folder that this process works in; elsewhere its name alone."""
+    """A path relative to the folder that this process works in; elsewhere its name alone.
+
+    Also of a run as a source of weights, "run:/path".
+    """
+    if path.startswith(RUN_SOURCE):
+        return RUN_SOURCE + _relative(path.removeprefix(RUN_SOURCE))
     absolute, here = Path(path), Path.cwd()
     if not absolute.is_absolute():
         return path
@@ -143,8 +172,13 @@ def _relative(path: str) -> str:
 def _copy_data(parts: Sequence[Part], folder: Path) -> None:
     for part in parts:
         for place, path in part.files.items():
+            if not (folder / place).resolve().is_relative_to(folder.resolve()):
+                raise Error(f"{path} would be written outside of the bundle, to {place}.")
             (folder / place).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, folder / place)
+            if path.name == RECORD and (path.parent / CODE).is_dir():  # of a run that gives weights
+                write_json(folder / place, _without_paths(read_record(path.parent)))
+            else:
+                shutil.copy(path, folder / place)
 
 
 def _described(part: Part, taken: bool) -> dict[str, Any]:
@@ -167,17 +201,10 @@ def read_bundle(folder: Path) -> dict[str, Any]:
     Raises `Error` where it is no bundle, is of a newer format, or a file is missing or has changed.
     """
     path = folder / NAME
-    about = read_json(path)
-    found = about.get("format") if isinstance(about, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise Error(
-            f"{path} is of format {found}, and this jdl reads formats up to {FORMAT}: install the "
-            f"jdl that is in the bundle, as its {CARD} says."
-        )
-    files = about.get("files") if isinstance(about, dict) else None
-    if found != FORMAT or not isinstance(files, dict) or not isinstance(about.get("wheel"), str):
-        raise Error(f"{path} is damaged: it does not describe a bundle.")
-    for name in (about["wheel"], f"{RUN}/run.json"):
+    fields, advice = {"files": dict, "wheel": str}, "install the jdl that is in the bundle"
+    about = read_description(path, FORMAT, fields, "a bundle", f"{advice}, as its {CARD} says")
+    files = about["files"]
+    for name in (about["wheel"], f"{RUN}/{RECORD}"):
         if name not in files:
             raise Error(f"{path} is damaged: it does not name {name}.")
     for name, expected in files.items():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from contextlib import chdir
+from collections.abc import Collection, Iterator
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 from jdl.bundle.data import FETCHED, FILES, PREPARED
-from jdl.bundle.folder import CARD, NAME, RUN, check_data, read_bundle
+from jdl.bundle.folder import CARD, NAME, RUN, check_data, minor_versions, read_bundle
 from jdl.bundle.wheel import changed_files
 from jdl.config import difference
 from jdl.data.fetch import PACKAGES, fetch
@@ -19,6 +19,7 @@ from jdl.store.record import read_record
 from jdl.train.experiment import rebuild
 from jdl.types import Error
 
+VARIABLE = "TFDS_DATA_DIR"  # the folder of prepared datasets
 NAMES = ("in the bundle", "here")
 
 
@@ -44,9 +45,8 @@ def repeat(folder: Path | str, anyway: bool = False, quiet: bool = False) -> com
             more = f" and {len(files) - 1} more files" if files[1:] else ""
             changed = "; ".join(filter(None, [changed, f"jdl itself: {files[0]}{more}"]))
         _refuse(changed)
-    _place_data(folder, about)
     files = folder / FILES
-    with chdir(files if files.is_dir() else folder):
+    with _placed_data(folder), chdir(files if files.is_dir() else folder):
         run = rebuild(folder / RUN)
         if not anyway:
             _refuse(_changes(record))
@@ -57,7 +57,7 @@ def repeat(folder: Path | str, anyway: bool = False, quiet: bool = False) -> com
 def _changes(record: dict[str, Any], without: Collection[str] = ()) -> str:
     """How the environment differs in what bits depend on; empty where it does not."""
     there, here = (
-        {name: value for name, value in numerics_environment(found).items() if name not in without}
+        minor_versions({n: v for n, v in numerics_environment(found).items() if n not in without})
         for found in (record, {**record, "environment": fingerprint()})
     )
     return difference(there, here, NAMES)
@@ -72,10 +72,18 @@ def _refuse(changed: str) -> None:
         )
 
 
-def _place_data(folder: Path, about: dict[str, Any]) -> None:
+@contextmanager
+def _placed_data(folder: Path) -> Iterator[None]:
     """Makes the data of a bundle those that its run will find."""
     for name in PACKAGES:
         if (folder / FETCHED / name).is_dir():
             fetch(name, folder / FETCHED / name)
+    before = os.environ.get(VARIABLE)
     if (folder / PREPARED).is_dir():
-        os.environ["TFDS_DATA_DIR"] = str(folder / PREPARED)
+        os.environ[VARIABLE] = str(folder / PREPARED)
+    try:
+        yield
+    finally:
+        os.environ.pop(VARIABLE, None)
+        if before is not None:
+            os.environ[VARIABLE] = before

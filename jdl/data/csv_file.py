@@ -205,7 +205,7 @@ class CsvFile:
         with self._open() as stream, io.TextIOWrapper(stream, self.encoding, newline="") as text:
             lines = iter(lambda: _next_line(text), "")
             reader, line = csv.reader(lines, delimiter=self.delimiter, strict=strict), 1
-            while (fields := _next_row(reader)) is not None:
+            while (fields := next_row(reader)) is not None:
                 if fields:
                     yield line, fields
                 line = reader.line_num + 1
@@ -230,12 +230,12 @@ def _next_line(text: io.TextIOWrapper) -> str:
     return line
 
 
-def _next_row(reader: Any) -> list[str] | None:
-    """The fields of the next row; None at the end.
+def next_row(reader: Any, most: int = ROW) -> list[str] | None:
+    """The fields of the next row, of at most so many letters; None at the end.
 
     The limit of a field is one for all readers of the process, so it is put back.
     """
-    limit = csv.field_size_limit(ROW)
+    limit = csv.field_size_limit(most)
     try:
         return next(reader, None)
     finally:

@@ -21,7 +21,7 @@ from jdl.data.text_files import read_rows
 from jdl.types import Error, Key
 
 START = "<start>"  # item 0: what a row begins with, and its padding
-FILES = (".csv", ".tsv", ".jsonl", ".ndjson")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Interactions(Dataset):
 
         Where all of them are users of the dataset there is the column `user`, too.
         """
-        if path.suffix.lower() not in FILES:
+        if path.suffix.lower() not in SUFFIXES:
             return None
         histories = _histories(path, self.names)
         columns = self.encode(list(histories.values()))

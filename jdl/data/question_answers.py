@@ -24,7 +24,7 @@ from jdl.data.question_files import (
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.types import Error, Tokenizer
 
-FILES = (".json", ".csv", ".tsv", ".jsonl", ".ndjson")
+SUFFIXES = (".json", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +61,7 @@ class QuestionAnswers(Dataset):
         A .json file of the form of SQuAD, or a .csv, .tsv or .jsonl file with the columns context
         and question.
         """
-        if path.suffix.lower() not in FILES:
+        if path.suffix.lower() not in SUFFIXES:
             return None
         questions, _ = read_questions(path, answers=False)
         return check_questions(str(path), questions, "raise")[0]

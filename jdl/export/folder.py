@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
@@ -35,7 +34,7 @@ from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
 from jdl.objectives.override import merge
 from jdl.store.catalog import check_finished
-from jdl.store.folder import write_json
+from jdl.store.folder import new_folder, write_json
 from jdl.store.manifest import hash_file
 from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
@@ -80,19 +79,12 @@ def export(
     examples = [] if format == SAVED_WEIGHTS else make_examples(trained)
     if format == ONNX:
         _check_onnx(examples)
-    temporary = to.with_name(f".{to.name}.{os.getpid()}")
-    try:
+    with new_folder(to) as temporary:
         if format == SAVED_WEIGHTS:
-            temporary.parent.mkdir(parents=True, exist_ok=True)
+            temporary.rmdir()  # it makes its own
             write_saved_weights(temporary, folder, trained)
         else:
-            temporary.mkdir(parents=True)
             _write(temporary, folder, trained, examples, format)
-        temporary.rename(to)
-    except OSError as error:
-        raise Error(f"{to} cannot be written: {error}.") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     return to
 
 
@@ -187,7 +179,8 @@ def verify(folder: Path | str) -> list[str]:
 
     The hash of each file is computed again, and each program's answer to its examples. On the
     platform, versions and kind of machine of the export they are the same bits; elsewhere they may
-    differ by rounding. Raises `Error` for a folder that is none, or of a newer format.
+    differ by rounding. Raises `Error` for a folder that is no exported model, or
+    is of a newer format.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

@@ -22,7 +22,7 @@ from jdl.inspect.restore import TrainedRun
 from jdl.store import log
 from jdl.store.checkpoints import state_digest
 from jdl.store.environment import fingerprint
-from jdl.store.folder import read_json
+from jdl.store.folder import read_description, read_json
 from jdl.store.record import read_record
 from jdl.types import Error, Run, Tokenizer
 
@@ -227,13 +227,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / NAME
     if not path.is_file():
         raise Error(f"{folder} is no exported model, as it has no {NAME}: `jdl export` makes one.")
-    manifest = read_json(path)
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise Error(
-            f"{path} is of format {found}, and this jdl reads formats up to {FORMAT}: use the jdl "
-            f"that exported it, or a newer one."
-        )
-    if found != FORMAT or not all(isinstance(manifest.get(k), dict) for k in ("programs", "files")):
-        raise Error(f"{path} is damaged: it does not describe an exported model.")
-    return manifest
+    fields, advice = (
+        {"programs": dict, "files": dict},
+        "use the jdl that exported it, or a newer one",
+    )
+    return read_description(path, FORMAT, fields, "an exported model", advice)

@@ -51,6 +51,9 @@ class ExportedModel:
         specs, tokenizer = self.specs, self.tokenizer
         reader = _Reader(specs, tokenizer)
         names, columns = read_inputs(inputs, specs, tokenizer, tuple(specs), reader)
+        if "length" in specs and "length" not in columns:  # all of each row is real
+            first = columns.get("x", next(iter(columns.values())))
+            columns["length"] = np.full(len(names), first.shape[1])
         columns = {name: _converted(name, columns[name], spec) for name, spec in specs.items()}
         batches = list(_batches(columns, len(names), batch_size))
         call, replicas = self._opened

@@ -20,16 +20,17 @@ from typing import Any
 import numpy as np
 
 from jdl.config import difference
-from jdl.inspect.pieces import FILES, ROWS, Piece, all_files, import_pyarrow, pieces
+from jdl.inspect.pieces import ROWS, WHOLE_FILES, Piece, all_files, import_pyarrow, pieces
 from jdl.inspect.predict import to_csv
 from jdl.store.folder import read_json, write_atomically, write_json
-from jdl.store.lock import hold_lock
+from jdl.store.lock import hold_lock, is_locked
 from jdl.types import Error
 
 Row = dict[str, Any]
 Answer = Callable[[Sequence[Path]], list[Row]]  # the predictions for the rows of small files
 ENDINGS = (".parquet", ".csv", ".jsonl")
 FEWER = 16  # where a piece has a bad row, it is sought in pieces of a 16th of its size
+PLAN, PLANNED = "plan.json", {"model", "inputs", "bad rows"}  # what parts are of
 SHOWN = 10  # bad rows that are named
 NAMES = ("before", "now")
 
@@ -85,21 +86,26 @@ def predict_files(
     Also called batch prediction. After a kill the same call goes on where it was, if the inputs and
     the `model`, a name or a digest, are the same. A row that cannot be read, or whose answer is not
     finite, is an `Error` that names it; with `skip_bad` such rows are left out, and listed in a
-    file beside `out`.
-    `progress` is called with the number of rows that are answered; `rows` of a file, at most, are
-    in memory at a time, unless files are read `whole`, as rows belong together. Raises `Error`
-    where `out` exists.
+    file beside `out`. `out` and what is beside it may be in a folder of the inputs. `progress` is
+    called with the number of rows that are answered; `rows` of a file, at most, are in memory at a
+    time, unless files are read `whole`, as rows belong together. Raises `Error` where `out` exists.
     """
     check_output(out)
-    parts = _Parts(_parts_folder(out), out.suffix)
+    parts, listed = _Parts(_parts_folder(out), out.suffix), out.with_name(f"{out.name}.bad.txt")
+    own = (out, listed, parts.folder)
+    scratch, bad = parts.folder / "scratch", parts.folder / "bad.txt"
     try:
-        scratch = parts.folder / "scratch"
-        scratch.mkdir(parents=True, exist_ok=True)
-        with hold_lock(parts.folder):
-            _check_plan(parts.folder, inputs, f"{model}, {rows} rows a part", skip_bad)
-            found, bad = Answers(), parts.folder / "bad.txt"
+        parts.folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(parts.folder, "written"):
+            if out.exists():  # by now: another process has written it
+                shutil.rmtree(parts.folder)
+                raise _exists(out)
+            name = f"{model}, {rows} rows a part"
+            _check_plan(parts.folder, all_files(inputs, own), name, skip_bad)
+            scratch.mkdir(exist_ok=True)
             bad.unlink(missing_ok=True)
-            for n, piece in enumerate(pieces(inputs, scratch, rows, 1 if whole else FILES, whole)):
+            found, files = Answers(), 1 if whole else WHOLE_FILES
+            for n, piece in enumerate(pieces(inputs, scratch, rows, files, whole, own)):
                 if not parts.mark(n).exists():
                     _write_part(parts, n, *_answered(answer, piece, scratch, skip_bad))
                 part = read_json(parts.mark(n))
@@ -110,10 +116,11 @@ def predict_files(
             if not found.rows:
                 raise Error(f"No row was answered. {' '.join(found.first_bad[:1])}".strip())
             _join(parts, parts.folder / "all")
+            listed.unlink(missing_ok=True)
             if found.bad:
-                bad.rename(out.with_name(f"{out.name}.bad.txt"))
+                bad.rename(listed)
             (parts.folder / "all").rename(out)
-        shutil.rmtree(parts.folder)
+            shutil.rmtree(parts.folder)
     except OSError as error:
         raise Error(f"{out} cannot be written: {error}.") from error
     return found
@@ -122,25 +129,47 @@ def predict_files(
 def check_output(out: Path) -> None:
     """Raises `Error` where answers cannot be written to this file.
 
-    Parts that a kill left behind complete answers are deleted.
+    Parts that a kill left behind complete answers are deleted; a folder of that name that jdl has
+    not made is an `Error`.
     """
     if out.suffix not in ENDINGS:
         raise Error(f"{out} must end in {', '.join(ENDINGS)}.")
+    parts = _parts_folder(out)
+    is_own = _is_own(parts)
     if out.exists():
-        shutil.rmtree(_parts_folder(out), ignore_errors=True)
-        raise Error(f"{out} exists already: choose another file, or delete it.")
+        if is_own and not is_locked(parts):
+            shutil.rmtree(parts, ignore_errors=True)
+        raise _exists(out)
+    if not is_own:
+        raise Error(f"{parts}, for parts of {out.name}, is not of jdl: choose another file.")
     if out.suffix == ".parquet":
         import_pyarrow()
+
+
+def _exists(out: Path) -> Error:
+    return Error(f"{out} exists already: choose another file, or delete it.")
 
 
 def _parts_folder(out: Path) -> Path:
     return out.with_name(f"{out.name}.parts")
 
 
-def _check_plan(folder: Path, inputs: Sequence[Path], model: str, skip_bad: bool) -> None:
+def _is_own(folder: Path) -> bool:
+    """Whether a folder has a plan of jdl, or nothing yet but its lock; or there is none."""
+    if not folder.is_dir():
+        return not folder.exists()
+    if (folder / PLAN).exists():
+        plan = read_json(folder / PLAN)
+        return isinstance(plan, dict) and plan.keys() == PLANNED
+    return all(
+        path.name == "lock" or path.name.startswith(f".{PLAN}.") for path in folder.iterdir()
+    )
+
+
+def _check_plan(folder: Path, inputs: Iterator[Path], model: str, skip_bad: bool) -> None:
     """Raises `Error` where parts that are there are of other inputs, or of another model."""
     files, count = hashlib.sha256(), 0
-    for path in all_files(inputs):
+    for path in inputs:
         count += 1
         status = path.stat()
         files.update(f"{path} {status.st_size} {status.st_mtime_ns}\n".encode())
@@ -149,7 +178,7 @@ def _check_plan(folder: Path, inputs: Sequence[Path], model: str, skip_bad: bool
         "inputs": f"{count:,} files, {files.hexdigest()[:12]} by names, sizes and times",
         "bad rows": "left out" if skip_bad else "refused",
     }
-    path = folder / "plan.json"
+    path = folder / PLAN
     if path.exists() and (changed := difference(read_json(path), plan, NAMES)):
         raise Error(
             f"{folder} has parts of other answers ({changed}): delete the folder to begin anew, or "
@@ -165,7 +194,7 @@ def _answered(
 
     Where an answer fails, the rows at fault are found in smaller and smaller pieces.
     """
-    size = size or (ROWS if piece.origin else FILES)
+    size = size or (ROWS if piece.origin else WHOLE_FILES)
     try:
         found = [{**row, "input": piece.renamed(str(row["input"]))} for row in answer(piece.files)]
         for row in found:

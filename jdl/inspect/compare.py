@@ -182,12 +182,13 @@ def repeat(folder: Path, quiet: bool = False) -> Comparison:
 
 
 def _train_again(run: Run, script: Path, options: Options) -> Path:
-    """Trains the run in a new temporary folder, which it returns."""
+    """Trains the run in a new temporary folder, which it returns; none is left if that fails."""
     options = replace(options, root=Path(tempfile.mkdtemp(prefix="jdl-repeat-")))
     try:
         fit(run, options, script)
-    except PausedError as paused:
-        if paused.code:
+    except BaseException as error:
+        if not isinstance(error, PausedError) or error.code:
+            shutil.rmtree(options.root, ignore_errors=True)
             raise
     return run_folder(options.root, run.config)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,12 @@ from typing import IO, Any
 import numpy as np
 
 from jdl.data.array_files import HEADERS, NPZ_ERRORS
+from jdl.data.csv_file import next_row
 from jdl.types import Error
 
-ROWS, FILES = 4096, 256  # of a piece, at most: rows of a file, and files that are read whole
+ROWS, WHOLE_FILES = 4096, 256  # of a piece, at most: rows of a file, or files that are read whole
 BYTES = 32 << 20  # of the rows of a piece: where they are large, it has fewer
+DELIMITERS = ",;\t|"  # of .csv files: the one that is in the header most often
 
 
 @dataclass(frozen=True)
@@ -61,11 +65,13 @@ class Piece:
         return text if self.parent is None else self.parent.renamed(text)
 
 
-def all_files(paths: Sequence[Path]) -> Iterator[Path]:
-    """The files, and those of folders, sorted by name; hidden ones are left out."""
+def all_files(paths: Sequence[Path], without: Collection[Path] = ()) -> Iterator[Path]:
+    """The files, and those of folders, sorted by name; hidden ones and `without` are left out."""
+    left_out = {path.resolve() for path in without}
     for path in paths:
         if path.is_dir():
-            yield from all_files(sorted(p for p in path.iterdir() if not p.name.startswith(".")))
+            inside = sorted(p for p in path.iterdir() if not p.name.startswith("."))
+            yield from all_files([p for p in inside if p.resolve() not in left_out], without)
         elif path.is_file():
             yield path
         else:
@@ -76,19 +82,22 @@ def pieces(
     paths: Sequence[Path],
     folder: Path,
     rows: int = ROWS,
-    files: int = FILES,
+    files: int = WHOLE_FILES,
     whole: bool = False,
+    without: Collection[Path] = (),
 ) -> Iterator[Piece]:
     """Cuts inputs into pieces of at most so many rows, or files: the same ones each time.
 
     CSV and TSV, JSON lines, texts, Parquet, .npy and .npz files are cut, into a file of the same
-    kind in `folder`, which the next piece replaces; others, and all if `whole`, are not. Memory
-    does not depend on the sizes of those that are cut. Raises `Error` where a file cannot be cut.
+    kind in `folder`, which the next piece replaces; others, UTF-16 and all if `whole`, are not.
+    Memory does not depend on the sizes of those that are cut. What is in `without` is left out of
+    folders. Raises `Error` where a file cannot be cut.
     """
     waiting: list[Path] = []
-    for path in all_files(paths):
+    for path in all_files(paths, without):
         cut = None if whole else CUT.get(path.suffix.lower())
-        if cut is None:
+        if cut is None or _is_utf16(path):
+            cut = None
             waiting.append(path)
         if waiting and (cut or len(waiting) == files):
             yield Piece(tuple(waiting), str(waiting[0]))
@@ -102,54 +111,112 @@ def pieces(
         yield Piece(tuple(waiting), str(waiting[0]))
 
 
+def _is_utf16(path: Path) -> bool:
+    """Whether a text begins with UTF-16's mark: bytes of its letters are no line ends."""
+    with path.open("rb") as file:
+        return file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+
 def _cut_lines(path: Path, to: Path, rows: int) -> Iterator[Piece]:
     """Pieces of a file of lines; those that are blank do not count, but keep their numbers."""
-    with path.open("rb") as file:
-        for before, lines in _grouped(_records(file, path, quoted=False), rows):
-            if b"".join(lines).strip():
-                to.write_bytes(b"".join(lines))
-                yield Piece((to,), f"{path}:{before + 1}", path, before)
+    with _open(path) as file:
+        lines = _Lines(file, path)
+        yield from _pieces_of_lines((lines.take() for _ in lines), path, to, rows)
 
 
 def _cut_csv(path: Path, to: Path, rows: int) -> Iterator[Piece]:
-    """Pieces of a CSV file, each with its header."""
-    with path.open("rb") as file:
-        records = _records(file, path, quoted=True)
-        header = next(records, b"")
-        for before, lines in _grouped(records, rows):
-            if b"".join(lines).strip():
-                to.write_bytes(b"".join([header, *lines]))
-                first = before + 1 + header.count(b"\n")
-                yield Piece((to,), f"{path}:{first}", path, before)
+    """Pieces of a CSV file, each with its header, and with what is before that: blank lines."""
+    with _open(path) as file:
+        lines = _Lines(file, path)
+        first = next((line for line in lines if line.strip()), "")
+        blank = lines.take()[:-1]
+        lines.waiting = [first] if first else []
+        delimiter = max(DELIMITERS, key=first.count) if path.suffix.lower() == ".csv" else "\t"
+        records = _records(lines, delimiter)
+        header = [*blank, *next(records, [])]
+        yield from _pieces_of_lines(records, path, to, rows, header)
 
 
-def _records(file: IO[bytes], path: Path, quoted: bool) -> Iterator[bytes]:
-    """The lines of a file; if `quoted`, those with a line break between quotes are joined."""
-    parts, size, is_open = [], 0, False
-    while line := file.readline(BYTES):
-        parts.append(line)
-        size += len(line)
-        is_open ^= quoted and line.count(b'"') % 2 == 1
-        if size >= BYTES:
-            raise Error(f"{path} has a row of more than {BYTES >> 20} MiB: is a quote not closed?")
-        if not is_open:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if parts:
-        yield b"".join(parts)
+def _open(path: Path) -> IO[str]:
+    """A file as its lines, which end as Python's csv module has them: with \\n, \\r or both.
+
+    Latin-1 has a letter for each byte, so that a text of any encoding but UTF-16 stays as it is.
+    """
+    return path.open(encoding="latin-1", newline="")
 
 
-def _grouped(records: Iterator[bytes], rows: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Groups of at most so many records and `BYTES` bytes, with the number of lines before."""
-    group, size, before, lines = list[bytes](), 0, 0, 0
+class _Lines:
+    """The lines of a file, of which those since the last `take` can be given back."""
+
+    def __init__(self, file: IO[str], path: Path) -> None:
+        self.file, self.path = file, path
+        self.taken, self.waiting, self.size = list[str](), list[str](), 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.waiting.pop() if self.waiting else self.file.readline(BYTES)
+        if not line:
+            raise StopIteration
+        self.taken.append(line)
+        self.size += len(line)
+        if self.size >= BYTES:
+            size = f"{BYTES >> 20} MiB"
+            raise Error(f"{self.path} has a row of more than {size}: is a quote not closed?")
+        return line
+
+    def take(self, count: int | None = None) -> list[str]:
+        """The lines since the last call; if only the first are taken, the others come again."""
+        found, others = self.taken[:count], self.taken[len(self.taken[:count]) :]
+        self.waiting += reversed(others)
+        self.taken, self.size = [], 0
+        return found
+
+
+def _records(lines: _Lines, delimiter: str) -> Iterator[list[str]]:
+    """The lines of each row of a CSV file.
+
+    Where a quote opens a text that has no end, or makes a row of other columns than the first, only
+    its line is a row: so a bad one takes no others with it.
+    """
+    width = 0
+    while True:
+        reader = csv.reader(lines, delimiter=delimiter, strict=True)
+        try:
+            while (fields := next_row(reader, BYTES)) is not None:
+                if len(lines.taken) > 1 and width and len(fields) != width:
+                    break
+                width = width or len(fields)
+                yield lines.take()
+            else:
+                return
+        except csv.Error:
+            pass
+        yield lines.take(1)
+
+
+def _pieces_of_lines(
+    records: Iterator[list[str]], path: Path, to: Path, rows: int, header: Sequence[str] = ()
+) -> Iterator[Piece]:
+    """Pieces of rows of lines, each with the header, if they are not all blank."""
+    for before, lines in _grouped(records, rows):
+        if (content := "".join(lines).encode("latin-1")).strip():
+            to.write_bytes("".join(header).encode("latin-1") + content)
+            yield Piece((to,), f"{path}:{before + 1 + len(header)}", path, before)
+
+
+def _grouped(records: Iterator[list[str]], rows: int) -> Iterator[tuple[int, list[str]]]:
+    """The lines of at most so many records and `BYTES` bytes, and the number of lines before."""
+    group, count, size, before = list[str](), 0, 0, 0
     for record in records:
-        group.append(record)
-        size += len(record)
-        lines += record.count(b"\n")
-        if len(group) == rows or size >= BYTES:
+        group += record
+        count += 1
+        size += sum(map(len, record))
+        if count == rows or size >= BYTES:
             yield before, group
-            group, size, before = [], 0, before + lines
-            lines = 0
+            before += len(group)
+            group, count, size = [], 0, 0
     if group:
         yield before, group
 

@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from jdl.config import difference, to_json
 from jdl.objectives.predict import Columns, map_rows
@@ -48,6 +49,16 @@ class TrainedRun:
         Compiled once, however often it is called.
         """
         return map_rows(self._predict, {}, data, columns, replicas=self._replicas)
+
+    @cached_property
+    def document_codes(self) -> np.ndarray:
+        """The embeddings (N, D) of the y of the evaluation data, among which queries find some.
+
+        Computed once, however many files of queries there are.
+        """
+        data = self.run.test or self.run.valid
+        assert data is not None
+        return self.predict_all(data)["y_code"]
 
     @cached_property
     def _predict(self) -> Callable[[Variables, Batch], Batch]:

@@ -22,13 +22,13 @@ def ranked_rows(
 ) -> list[Row]:
     """A row an input: its name, what it finds among the y of `data`, and its embedding `code`.
 
-    `match_1` is the most similar y, and `similarity_1` the cosine; so on to `match_3`. A y that is
-    no text is named by its row. Inputs that are texts are shown as the `query`.
+    `data` are the run's evaluation data. `match_1` is the most similar y, and `similarity_1` the
+    cosine; so on to `match_3`. A y that is no text is named by its row. Inputs that are texts are
+    shown as the `query`.
     """
     tokenizer = trained.run.tokenizer
     queries = trained.predict_all(inputs, ["x"] if "x" in inputs.spec else [])
-    documents = trained.predict_all(data)["y_code"]
-    found, similarity = nearest(queries["code"], documents, TOP)
+    found, similarity = nearest(queries["code"], trained.document_codes, TOP)
     texts = is_text(data.spec["y"], tokenizer)
     tokens = data.dataset.take(found.ravel())["y"] if texts else None
     rows = []

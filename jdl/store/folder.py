@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,24 @@ def read_json(path: Path) -> Any:
         raise Error(f"{path} cannot be read as JSON: {error}. Is its folder a run's?") from error
 
 
+def read_description(
+    path: Path, format: int, fields: Mapping[str, type], kind: str, advice: str
+) -> dict[str, Any]:
+    """The JSON object that describes a folder of some kind, with fields of these types.
+
+    Raises `Error`, with advice, where its format is newer than `format`, or it is damaged.
+    """
+    found = read_json(path)
+    number = found.get("format") if isinstance(found, dict) else None
+    if isinstance(number, int) and number > format:
+        raise Error(
+            f"{path} is of format {number}, and this jdl reads formats up to {format}: {advice}."
+        )
+    if number != format or not all(isinstance(found.get(k), t) for k, t in fields.items()):
+        raise Error(f"{path} is damaged: it does not describe {kind}.")
+    return dict(found)
+
+
 def write_json_lines(path: Path, entries: list[dict[str, Any]]) -> None:
     """Writes JSON lines (one object per line) atomically."""
     write_atomically(path, "".join(f"{json.dumps(entry)}\n" for entry in entries).encode())
@@ -90,6 +109,23 @@ def free_name(path: Path, first: int = 0) -> Path:
     """The path with .0, .1, ... appended, counted from `first`: the first that does not exist."""
     names = (path.with_name(f"{path.name}.{n}") for n in range(first, 10**6))
     return next(name for name in names if not name.exists())
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to write in, which then becomes `folder`: complete, or not there at all.
+
+    Raises `Error` where it cannot be written.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.rename(folder)
+    except OSError as error:
+        raise Error(f"{folder} cannot be written: {error}.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import IO
@@ -20,22 +20,22 @@ DEAD_SECONDS = 60.0  # a holder on another host without a heartbeat for this lon
 
 
 @contextmanager
-def hold_lock(folder: Path) -> Iterator[list[str]]:
+def hold_lock(folder: Path, doing: str = "trained") -> Iterator[list[str]]:
     """Locks the folder for this process; yields a note if the last holder was killed.
 
     Processes of one host are excluded by `flock`, which may not work across hosts that share the
     disk: therefore a holder also touches the lock file as a heartbeat. Raises `Error`, which names
-    the holder, where the folder is locked.
+    the holder, and what it is doing, where the folder is locked. A holder may delete the folder.
     """
     path = folder / "lock"
     with path.open("a+") as lock:
         if not _acquire(lock):
             holder = _holder(lock) or "another process"
-            raise Error(f"{folder} is being trained already, by {holder}: wait for it, or stop it.")
+            raise Error(f"{folder} is being {doing} already, by {holder}: wait for it, or stop it.")
         holder, age = _holder(lock), _age(path)
         if _on_another_host(holder) and age < DEAD_SECONDS:
             raise Error(
-                f"{folder} is being trained already, by {holder}, whose last heartbeat was "
+                f"{folder} is being {doing} already, by {holder}, whose last heartbeat was "
                 f"{age:.0f} s ago: if that process is dead, try again in {DEAD_SECONDS:.0f} s."
             )
         lock.truncate(0)
@@ -95,4 +95,5 @@ def _age(path: Path) -> float:
 
 def _beat(path: Path, ended: Event) -> None:
     while not ended.wait(HEARTBEAT_SECONDS):
-        os.utime(path)
+        with suppress(FileNotFoundError):
+            os.utime(path)

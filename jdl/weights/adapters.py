@@ -67,8 +67,7 @@ def save_adapters(
         parts = method.write(rule, places, trained, weights)
         adapters[_module(name).removeprefix(prefix)] = parts
     whole = {_module(name) for name, _, places in rows if not full.keys().isdisjoint(places)}
-    if "" in whole:
-        raise Error("PEFT keeps whole modules, and CLIP's logit_scale is in none: do not train it.")
+    _check_whole(whole, {_module(name) for name, _, _ in adapted})
     saved = {p: weights[p] for name, _, places in rows if _module(name) in whole for p in places}
     found = to_theirs(saved, rules)
     found |= _without_effect(found, whole, rules)
@@ -212,6 +211,17 @@ def _check_complete(
         )
 
 
+def _check_whole(modules: set[str], adapted: set[str]) -> None:
+    """Raises `Error` for modules that PEFT cannot keep whole."""
+    if "" in modules:
+        raise Error("PEFT keeps whole modules, and CLIP's logit_scale is in none: do not train it.")
+    if both := sorted(modules & adapted):
+        raise Error(
+            f"{', '.join(both)} has an adapter, and something that is trained in full (a bias, "
+            "say), and PEFT keeps one of both: leave it out of `train`, or of what is adapted."
+        )
+
+
 def _without_effect(arrays: Arrays, modules: set[str], rules: tuple[Rule, ...]) -> Arrays:
     """What jdl lacks of these modules and PEFT asks for: biases of keys, numbers of batches."""
     find = finder(rules)
@@ -244,11 +254,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise Error(f"{path} cannot be read: {error}.") from error
-    if (method := METHODS.get(config.get("peft_type"))) is None:
-        raise Error(
-            f"{path} has peft_type={config.get('peft_type')!r}, and jdl reads {', '.join(METHODS)} "
-            "alone."
-        )
+    if not isinstance(config, dict):
+        raise Error(f"{path} cannot be read: it is no JSON object.")
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or (method := METHODS.get(kind)) is None:
+        raise Error(f"{path} has peft_type={kind!r}, and jdl reads {', '.join(METHODS)} alone.")
     for name, value in config.items():
         neutral = method.defaults.get(name, (None, False, {}, []))
         if name not in method.options and value not in neutral:

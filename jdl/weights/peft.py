@@ -1,4 +1,7 @@
-"""Methods of Hugging Face's PEFT: how adapters are laid out there and here."""
+"""Methods of Hugging Face's PEFT: how adapters are laid out there and here.
+
+In this module and those of the methods, "there" is PEFT and its files, and "here" jdl's variables.
+"""
 
 from __future__ import annotations
 

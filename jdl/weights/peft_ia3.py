@@ -1,4 +1,4 @@
-"""IA3 in the layout of Hugging Face's PEFT."""
+"""IA3 in the layout of Hugging Face's PEFT, which is "there" in what follows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA and DoRA in the layout of Hugging Face's PEFT."""
+"""LoRA and DoRA in the layout of Hugging Face's PEFT, which is "there" in what follows."""
 
 from __future__ import annotations
 
