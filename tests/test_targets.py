@@ -449,6 +449,8 @@ def test_predictions_of_several_labels_are_named():
     ]
     one = {"label": probability.argmax(1), "probability": probability}
     assert [readable_row(one, row, run.labels, None)["label"] for row in (0, 1)] == ["ant", "cow"]
+    unnamed = [readable_row(one, row, ("ant",), None)["label"] for row in (0, 1)]
+    assert unnamed == ["ant", probability[1].argmax()]
     pixels = {"label": np.asarray([[0, 1]]), "probability": np.ones((1, 2, 3)) / 3}
     assert readable_row(pixels, 0, run.labels, None)["label"] == [0, 1]
 
