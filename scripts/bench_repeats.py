@@ -9,7 +9,7 @@ the fastest, which shows between processes. Batches have 384 rows, so that threa
 Printed are the models that differed, by flags, and the median ratio of the time of a step to that
 without flags; processes run side by side, so that is rough.
 
-    scripts/bench repeats [--json FILE] [--jobs 14] [--steps 20] [--only TEXT]
+    scripts/bench repeats [--json FILE] [--jobs 14] [--steps 20] [--models NAME ...]
 """
 
 import argparse
@@ -18,7 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,8 +89,8 @@ def worker(names: list[str], steps: int) -> None:
         print(json.dumps({"name": name, **found}), flush=True)
 
 
-def run(flags: str, names: list[str], steps: int) -> list[dict]:
-    """What a new process, with these flags and without a cache, finds of these models."""
+def run(flags: str, names: list[str], steps: int, add: Callable[[dict], None]) -> None:
+    """Gives `add` what a new process, with these flags and without a cache, finds of each model."""
     env = {
         **os.environ,
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip(),
@@ -96,10 +98,15 @@ def run(flags: str, names: list[str], steps: int) -> list[dict]:
         "JAX_ENABLE_COMPILATION_CACHE": "false",
     }
     words = [sys.executable, __file__, "--steps", str(steps), "--worker", *names]
-    done = subprocess.run(words, env=env, capture_output=True, text=True)
-    rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    missing = set(names) - {row["name"] for row in rows}
-    return rows + [{"name": name, "error": done.stderr[-500:]} for name in sorted(missing)]
+    missing = set(names)
+    with subprocess.Popen(words, env=env, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if line.startswith("{"):
+                row = json.loads(line)
+                missing.remove(row["name"])
+                add(row)
+    for name in sorted(missing):
+        add({"name": name, "error": f"its process ended with code {process.returncode}"})
 
 
 def by_model(rows: list[dict]) -> dict[str, list[dict]]:
@@ -136,26 +143,32 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="the file of results")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes at a time")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--only", default="", help="models whose names contain this")
+    parser.add_argument("--models", nargs="+", help="names of rows; by default all")
     parser.add_argument("--worker", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.worker:
         worker(args.worker, args.steps)
         return
-    names = [name for name in makers() if args.only in name]
+    names = args.models or list(makers())
     shares = [names[n :: args.jobs] for n in range(min(args.jobs, len(names)))]
-    found: dict[str, list[dict]] = {}
+    found: dict[str, list[dict]] = {label: [] for label in FLAGS}
+    lock = threading.Lock()
+
+    def task(label: str, share: list[str]) -> None:
+        def add(row: dict) -> None:
+            with lock:
+                found[label].append(row)
+                if args.json:
+                    args.json.write_text(json.dumps(found, indent=1) + "\n")
+
+        run(FLAGS[label], share, args.steps, add)
+
     with ThreadPoolExecutor(args.jobs) as threads:
-        for label, flags in FLAGS.items():
-            tasks = [
-                threads.submit(run, flags, share, args.steps)
-                for _ in range(PROCESSES)
-                for share in shares
-            ]
-            found[label] = [row for task in tasks for row in task.result()]
+        for label in FLAGS:
+            tasks = [threads.submit(task, label, s) for s in shares for _ in range(PROCESSES)]
+            for done in tasks:
+                done.result()
             print(summary(label, found[label], found["no flags"]), flush=True)
-            if args.json:
-                args.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

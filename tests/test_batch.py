@@ -525,8 +525,8 @@ def test_an_exported_model_fills_lengths_in_as_its_script_does():
     inputs = {name: {"shape": shape, "dtype": "int32"} for name, shape in shapes.items()}
     program = {"inputs": inputs, "max_time": None, "weights": []}
     model = ExportedModel(Path(), {"programs": {"predict": program}, "labels": []})
-    vars(model).update(tokenizer=None, _replicas=[{}])
-    vars(model)["_call"] = lambda weights, batch: {"value": batch["length"]}
+    vars(model).update(tokenizer=None)
+    vars(model)["_opened"] = lambda weights, batch: {"value": batch["length"]}, [{}]
     with patch(
         "jdl.export.model.read_inputs", return_value=(["a"], {"x": np.zeros((1, 3, 2), int)})
     ):
