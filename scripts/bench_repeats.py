@@ -1,4 +1,4 @@
-"""Which models repeat to the bit on this device, with which of XLA's flags, and what the flags cost.
+"""Which models repeat to the bit on this device, with which XLA flags, and what the flags cost.
 
 Every model of the tests' table, and the reinforcement learners of the tests, are trained for some
 steps, twice in one process (the same compiled programs), and in two processes that compile for
