@@ -8,11 +8,18 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
 from harness import SCRIPT, command, digest, finish, folder_of
 
-from jdl.store.environment import fingerprint, numerics_environment, thread_pool_size
-from jdl.train import thread_pool
+from jdl.store.environment import (
+    DETERMINISTIC_FLAG,
+    fingerprint,
+    numerics_environment,
+    thread_pool_size,
+)
+from jdl.train import deterministic, thread_pool
+from jdl.train.deterministic import deterministic_notes
 
 RECORD = {"config": {}, "options": {}, "environment": fingerprint()}
 
@@ -126,3 +133,15 @@ def test_environments_that_differ_in_nothing_else_are_equal():
 def test_a_damaged_record_has_no_pool_size():
     for environment in ({}, {"variables": {"PJRT_NPROC": "x"}}, {"host": 3, "devices": None}):
         assert thread_pool_size(environment) is None
+
+
+def test_a_gpu_that_may_not_repeat_is_told_once(monkeypatch):
+    monkeypatch.setattr(deterministic, "_noted", False)
+    assert not [*deterministic_notes()]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_gpu_autotune_level=0 {DETERMINISTIC_FLAG}")
+    assert not [*deterministic_notes()]
+    monkeypatch.setenv("XLA_FLAGS", "")
+    (note,) = deterministic_notes()
+    assert f"XLA_FLAGS={DETERMINISTIC_FLAG}" in note
+    assert not [*deterministic_notes()]

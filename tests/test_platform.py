@@ -8,6 +8,7 @@ import pytest
 from jdl.layers import attention, convolution, plain_implementations
 from jdl.layers.log_mel import power_spectrum
 from jdl.layers.platform import scan_back
+from jdl.learners.compilation import jit_init
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
@@ -103,3 +104,20 @@ def test_export_to_several_platforms_is_plain():
     assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
     np.testing.assert_array_equal(exported.call(*inputs), expected)
     assert (function(*inputs) != expected).any()
+
+
+def test_on_one_gpu_the_initial_state_is_drawn_by_jaxs_kernel(monkeypatch):
+    """Over a mesh it is not, and what follows is as before."""
+    seen = []
+
+    def init(key, batch):
+        seen.append(jax.config.jax_threefry_gpu_kernel_lowering)
+        return jax.random.normal(key, batch["x"].shape)
+
+    batch = {"x": jnp.ones((3, 2))}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    alone = jit_init(init)(jax.random.key(0), batch)
+    divided = jit_init(init, one_device=False)(jax.random.key(0), batch)
+    assert seen == [True, False]
+    assert not jax.config.jax_threefry_gpu_kernel_lowering
+    np.testing.assert_array_equal(alone, divided)

@@ -25,12 +25,11 @@ from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, next_token
 from jdl.parallel import to_local
 from jdl.store.checkpoints import state_digest
-from jdl.store.environment import fingerprint
+from jdl.store.environment import DETERMINISTIC_FLAG, fingerprint
 from jdl.train.placement import place_on_devices
 from jdl.types import Error, Learner, Loader, Run, State
 
 STEPS, BATCH, SEEDS, MAX_DEVICES = 8, 32, 3, 8
-DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 Results = dict[str, dict[str, dict[str, Any]]]  # by model and way: digest, distance, milliseconds
 
 
@@ -66,10 +65,10 @@ def _describe(environment: dict[str, Any]) -> list[str]:
         f"memory, {environment['host']['cores']} cores",
         "settings  " + ", ".join(f"{n}={v}" for n, v in settings.items() if v is not None),
     ]
-    if device.platform == "gpu" and DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+    if device.platform == "gpu" and DETERMINISTIC_FLAG not in os.environ.get("XLA_FLAGS", ""):
         lines.append(
-            f"warning   XLA_FLAGS lacks {DETERMINISTIC}: XLA may choose other kernels at each "
-            "compilation"
+            f"warning   XLA_FLAGS lacks {DETERMINISTIC_FLAG}: kernels may add in any order, and "
+            "XLA may choose others at each compilation"
         )
     if not on_cpu and precision is None:
         lines.append(
@@ -103,11 +102,11 @@ def _same_bits(same: bool) -> str:
 def _compare_deterministic(results: Results) -> list[str]:
     """The same on one device with the deterministic flag, or without it where it is set."""
     flags = os.environ.get("XLA_FLAGS", "").split()
-    without = [flag for flag in flags if flag != DETERMINISTIC]
+    without = [flag for flag in flags if flag != DETERMINISTIC_FLAG]
     added = without == flags
-    changed = [*flags, DETERMINISTIC] if added else without
+    changed = [*flags, DETERMINISTIC_FLAG] if added else without
     first, second = _run_twice("jit", XLA_FLAGS=" ".join(changed))
-    lines = [f"\n{'with' if added else 'without'} {DETERMINISTIC}", *_table(first, second)]
+    lines = [f"\n{'with' if added else 'without'} {DETERMINISTIC_FLAG}", *_table(first, second)]
     for model, ways in first.items():
         ratio = ways["jit"]["ms"] / results[model]["jit"]["ms"]
         ratio = ratio if added else 1 / ratio

@@ -69,7 +69,7 @@ def pmap_learner(learner: Learner, data: Loader, mesh: Mesh) -> Learner:
     def step(state: State, raw: Any) -> tuple[State, Metrics]:
         return pmapped(state, split(raw, state.step))
 
-    return CompiledLearner(ReplicatedMetrics(learner, mesh), jit_init(init), step)
+    return CompiledLearner(ReplicatedMetrics(learner, mesh), jit_init(init, one_device=False), step)
 
 
 def _mean_statistics(model_state: Variables) -> Variables:

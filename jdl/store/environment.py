@@ -25,6 +25,7 @@ PACKAGES = (
     "numpy",
 )
 POOL_VARIABLES = ("PJRT_NPROC", "NPROC")  # XLA reads the first that is set
+DETERMINISTIC_FLAG = "--xla_gpu_deterministic_ops=true"
 VARIABLES = ("XLA_FLAGS", *POOL_VARIABLES, "JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES")
 SETTINGS = (
     "jax_default_matmul_precision",

@@ -32,6 +32,7 @@ from jdl.store.folder import report_disk_errors, run_folder
 from jdl.store.record import loaded_before
 from jdl.store.step_trace import write_leaves
 from jdl.train.check import check_run
+from jdl.train.deterministic import deterministic_notes
 from jdl.train.epochs import in_epochs
 from jdl.train.evaluate import evaluator
 from jdl.train.hooks import (
@@ -129,7 +130,7 @@ def _fit(
         verb = "Resuming" if start else "Training"
         last = run.config.steps
         where = f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"
-        for note in (*thread_pool_notes(), *notes, where):
+        for note in (*thread_pool_notes(), *deterministic_notes(), *notes, where):
             outputs.display.note(note)
         evaluation = _evaluation(placement, options, outputs)
         data, began = TimedLoader(placement.run.train), time.perf_counter()

@@ -61,7 +61,9 @@ def place_on_devices(run: Run, options: Options) -> Placement:
     if pmap:
         learner = pmap_learner(run.learner, run.train, mesh)
     else:
-        learner = jit_learner(shard_learner(with_data(run.learner, run.train), mesh))
+        learner = jit_learner(
+            shard_learner(with_data(run.learner, run.train), mesh), one_device=False
+        )
     return Placement(learner, run, partial(abstract_state, mesh))
 
 
