@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from flax import nnx
 
 from jdl.export.onnx_tools import onnx_tools
 from jdl.export.program import Program, first_line, symbolic_shapes
@@ -38,6 +40,7 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
     logging.disable(logging.WARNING)
     try:
         with (
+            _originals_afterwards(),
             plain_implementations(),
             jax.numpy_dtype_promotion("standard"),  # its own arithmetic is of several types
             jax.numpy_rank_promotion("allow"),
@@ -61,6 +64,24 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
         ) from error
     finally:
         logging.disable(level)
+
+
+@contextlib.contextmanager
+def _originals_afterwards() -> Iterator[None]:
+    """Puts back the functions of JAX and Flax that jax2onnx replaces and leaves replaced.
+
+    Its `jnp.cumsum`, say, takes no axis by position.
+    """
+    classes = [c for module in (nn, nnx) for c in vars(module).values() if isinstance(c, type)]
+    owners: list[Any] = [jnp, jax.lax, jax.nn, nn, nnx, *classes]
+    originals = [(owner, dict(vars(owner))) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, functions in originals:
+            for name, function in functions.items():
+                if vars(owner).get(name) is not function:
+                    setattr(owner, name, function)
 
 
 def run_onnx(

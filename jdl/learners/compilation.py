@@ -13,6 +13,8 @@ from jdl.learners.wrapper import Wrapper
 from jdl.objectives.pretrained_model import load_from, loaded_so_far
 from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
+THREEFRY_KERNEL = "jax_threefry_gpu_kernel_lowering"  # JAX's setting
+
 
 @dataclass(frozen=True, eq=False)
 class WithData(Wrapper):
@@ -97,12 +99,12 @@ def threefry_kernel() -> Iterator[None]:
     if jax.default_backend() != "gpu":
         yield
         return
-    before = jax.config.jax_threefry_gpu_kernel_lowering
-    jax.config.update("jax_threefry_gpu_kernel_lowering", True)
+    before = getattr(jax.config, THREEFRY_KERNEL)
+    jax.config.update(THREEFRY_KERNEL, True)
     try:
         yield
     finally:
-        jax.config.update("jax_threefry_gpu_kernel_lowering", before)
+        jax.config.update(THREEFRY_KERNEL, before)
 
 
 def jit_learner(learner: Learner, one_device: bool = True) -> CompiledLearner:
