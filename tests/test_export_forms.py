@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import soundfile
 from model_table import ONE
 from safetensors.numpy import load_file
 from test_export import CPU, check, output
@@ -170,3 +171,20 @@ def test_without_a_network_the_command_for_onnx_is_named(tmp_path, monkeypatch):
     with pytest.raises(jdl.Error, match=r"\(ERROR: no network\).*-m pip install .*jax2onnx=="):
         onnx_tools.onnx_tools("jax2onnx")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_model_of_sounds_tells_their_rate(tmp_path, monkeypatch):
+    monkeypatch.setenv("JDL_CACHE", str(tmp_path / "cache"))
+    for label in "ab":
+        (tmp_path / "sounds" / label).mkdir(parents=True)
+        soundfile.write(tmp_path / "sounds" / label / "1.wav", np.zeros(80), 4_000)
+    data = jdl.data.audio_folder(tmp_path / "sounds", 8_000, 0.02).batches(2)
+    learner = jdl.descent(jdl.objectives.classify(MLP(2)), optax.sgd(0.1))
+    run, folder = trained(tmp_path, learner, data)
+    to = jdl.export.export(folder, tmp_path / "to", run=run)
+    inputs = json.loads((to / "manifest.json").read_text())["programs"]["predict"]["inputs"]
+    assert inputs["x"] == {
+        "shape": ["b", 160],
+        "dtype": "float32",
+        "sampling_rate": 8_000,
+    }

@@ -260,6 +260,10 @@ def test_sounds_are_samples_from_minus_1_to_1():
     ):
         with pytest.raises(RequestError, match=message):
             upload(FIXED, "audio/wav", body)
+    fast = model(x=("float32", "b", 4))
+    fast.programs["predict"].inputs["x"]["sampling_rate"] = 16_000
+    with pytest.raises(RequestError, match="8,000 samples a second, and the model reads 16,000"):
+        upload(fast, "audio/wav", sound(bytes(4)))
     with pytest.raises(RequestError, match="takes no sounds"):
         upload(IMAGE, "audio/wav", sound(bytes(4)))
 

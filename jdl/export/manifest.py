@@ -108,7 +108,7 @@ def _program(program: Program, count: int, run: Run, runtime: str) -> dict[str, 
     inputs = _described(program.fixed_time() if runtime == ONNX else program.inputs)
     if program.name not in ("prefill", "decode"):  # whose inputs are no columns of the data
         for name, about in inputs.items():
-            about |= _range(run, name)
+            about |= _range(run, name) | _rate(run, name)
     return {
         "file": _file_of(program, count, runtime),
         "platforms": ["cpu"] if runtime == ONNX else list(program.exported.platforms),
@@ -134,6 +134,14 @@ def _range(run: Run, name: str) -> dict[str, Any]:
     data = run.test or run.valid or run.train
     bounds = data.dataset.bounds.get(name) if isinstance(data, DatasetLoader) else None
     return {} if bounds is None else {"range": [float(bounds[0]), float(bounds[1])]}
+
+
+def _rate(run: Run, name: str) -> dict[str, int]:
+    """The samples a second of waveforms x, where the data are sounds."""
+    data = run.test or run.valid or run.train
+    source = getattr(getattr(data, "dataset", None), "source", None)
+    rate = getattr(getattr(source, "decoder", source), "rate", None)  # files have a decoder
+    return {} if rate is None or name != "x" else {"sampling_rate": rate}
 
 
 def tokenizer_of(run: Run) -> Tokenizer | None:

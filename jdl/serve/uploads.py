@@ -116,6 +116,7 @@ def read_wav(body: bytes, program: ServedProgram) -> np.ndarray:
     try:
         with wave.open(io.BytesIO(body)) as sound:
             channels, width = sound.getnchannels(), sound.getsampwidth()
+            found = sound.getframerate()
             data = sound.readframes(len(body))
     except Exception as error:  # the reader of a damaged file raises any
         raise RequestError(
@@ -124,6 +125,11 @@ def read_wav(body: bytes, program: ServedProgram) -> np.ndarray:
     if width not in WIDTHS or len(data) % (width * channels) or not data:
         raise RequestError(
             422, "A WAV file must have samples of 8, 16 or 32 bits, and one at least."
+        )
+    if found != (rate := about.get("sampling_rate", found)):
+        raise RequestError(
+            422,
+            f"The sound has {found:,} samples a second, and the model reads {rate:,}: resample it.",
         )
     samples = np.frombuffer(data, WIDTHS[width]).reshape(-1, channels).astype(np.float32)
     if width == 1:  # these are from 0 to 255
