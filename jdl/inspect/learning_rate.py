@@ -50,8 +50,8 @@ class LearningRates:
         best = int(np.argmin(self.smooth))
         held = "" if self.held_at is None else f" (the schedule's at step {self.held_at:,})"
         text = (
-            f"The smoothed loss is least, {self.smooth[best]:.4g}, at {self.factors[best]:.2g} times "
-            f"the run's own learning rate{held}. Suggested: a tenth of that, "
+            f"The smoothed loss is least, {self.smooth[best]:.4g}, at {self.factors[best]:.2g} "
+            f"times the run's own learning rate{held}. Suggested: a tenth of that, "
         )
         if best == len(self.smooth) - 1:
             text = f"The loss still falls at the largest factor: begin with a larger rate. {text}"
@@ -68,7 +68,7 @@ class LearningRates:
 
 
 def find_learning_rate(run: Run, steps: int = STEPS) -> LearningRates:
-    """Learning rate range test (Smith, 2017): a training whose rate grows from step to step.
+    """Learning rate range test, or learning rate finder (Smith, 2017): the rate grows at each step.
 
     The learner's updates are multiplied by a factor that grows from 1e-4 to 1e3. Of usual
     optimizers the update is proportional to the learning rate, so the factor is one of the rate. A

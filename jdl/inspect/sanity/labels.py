@@ -40,7 +40,7 @@ def check_labels(subject: Subject) -> Finding:
 
 
 def check_label_leakage(subject: Subject) -> Finding:
-    """Whether one number of the inputs tells the label of each row: target leakage."""
+    """Target leakage (label leakage): whether one number of the inputs tells the label."""
     name = "label leakage"
     if not subject.has_rows or "y" not in subject.batch or subject.batch["y"].ndim != 1:
         return Finding(name, "n/a", "there is no label for each row")

@@ -94,7 +94,7 @@ class SanityReport:
 
 
 def sanity_check(run: Run, steps: int = STEPS) -> SanityReport:
-    """Sanity checks before training (Karpathy, 2019): does this run train, and what is wrong?
+    """Sanity check before training (Karpathy, 2019): does this run train, and what is wrong?
 
     It trains for `steps` steps on one batch, as many on the data and on shuffled labels, and
     evaluates changed batches. Nothing is written, and the run is the same to the bit afterwards.

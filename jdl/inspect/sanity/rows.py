@@ -155,7 +155,8 @@ def check_columns(subject: Subject) -> Finding:
     name = "columns"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
-    unused, used = [], []
+    unused: list[str] = []
+    used: list[str] = []
     before = subject.evaluate(subject.batch)
     for column, other in _shifted_columns(subject.batch):
         after = subject.evaluate(other)
