@@ -182,7 +182,7 @@ FAULTS = [
         "softmax over the rows",
         lambda: run_of(classify(Net(lambda x: nn.softmax(x, 0)))),
         check_rows,
-        "first in Dense_1",
+        "seen first in the output of Dense_1",
     ),
     Fault(
         "statistics of the batch in evaluation",

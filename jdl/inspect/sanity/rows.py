@@ -61,7 +61,7 @@ def check_rows(subject: Subject) -> Finding:
     )
     place = first_mixing_layer(subject, batch, other, half)
     text = f"outputs of a row change with the other rows, by {amount:.2g}" + (
-        f", first in {place}" if place else ""
+        f", seen first in the output of {place}" if place else ""
     )
     advice = "BatchNorm in training mode, or a mean, softmax or norm over axis 0 (the rows)"
     return Finding(name, "wrong", text, advice)
@@ -119,9 +119,13 @@ def check_padding(subject: Subject) -> Finding:
     whole = subject.evaluate(batch)
     alone = None if _draws(subject) or CACHE in subject.early.model_state else _alone(batch, half)
     value = subject.evaluate(alone).loss if alone is not None else a.loss
-    if not differ(a.total, b.total) and not differ(a.count, b.count):
-        if _close(a.loss, value):
-            return Finding(name, "ok", "rows whose mask is false have no effect on the loss")
+    same = not differ(a.total, b.total) and not differ(a.count, b.count)
+    if same and _close(a.loss, value):
+        return Finding(name, "ok", "rows whose mask is false have no effect on the loss")
+    if check_rows(subject).verdict == "wrong":
+        text = "padding rows change the loss of real rows"
+        return Finding(name, "wrong", text, "Rows mix in the model: see above")
+    if same:
         text = f"{a.loss:.4g} is the loss of {half} rows beside padding, {value:.4g} alone"
         return Finding(name, "wrong", text, "Divide by the number of real rows: Mean.of(x, mask)")
     if not differ(a.total, whole.total):
@@ -130,8 +134,6 @@ def check_padding(subject: Subject) -> Finding:
         advice = "Use Mean.of(losses, batch.get('mask')): the last batch of an epoch is padded"
         return Finding(name, "wrong" if padded else "note", text, advice)
     text = "the loss of real rows changes with what padding rows contain"
-    if check_rows(subject).verdict == "wrong":
-        return Finding(name, "wrong", text, "Rows mix in the model: see above")
     advice = "The loss mixes rows (a softmax or mean over axis 0?), or masks only in part"
     return Finding(name, "wrong", text, advice)
 

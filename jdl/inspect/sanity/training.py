@@ -143,7 +143,7 @@ def _layer_gradient(
 
 
 def check_gradients(subject: Subject) -> Finding:
-    """Exploding and vanishing gradients (Bengio et al., 1994), by layer."""
+    """Exploding gradients and vanishing gradients (Bengio et al., 1994), by layer."""
     name, layers = "gradients", layer_gradients(subject)
     if not layers:
         return Finding(name, "n/a", NO_GRADIENTS)
