@@ -1,4 +1,9 @@
-"""Sanity checks before training: each planted fault is found, and sound models raise no alarm."""
+"""Sanity checks before training: each planted fault is found, and sound models raise no alarm.
+
+Seen to fail: with other rows, later tokens, columns and labels that were left as they are; with an
+evaluation in training mode; with ReLUs and parameters without a gradient not looked for; with a
+schedule that is not held, and updates that are not scaled.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -335,7 +340,7 @@ def test_a_sound_model_raises_no_alarm(row):
 
 
 def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
-    """Dropout, which is on in training alone, raises no alarm; nor does a run of its own."""
+    """Dropout, which is on in training alone, raises no alarm."""
     monkeypatch.chdir(tmp_path)
     run = run_of(classify(MLP(CLASSES, (16,), dropout=0.1)))
     report = sanity_check(run, STEPS)
@@ -347,8 +352,8 @@ def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
     assert "chance gives log 4 = 1.386" in text
     assert "checked: nothing is wrong" in text
     assert 0 < report.gradients[0].update_ratio < 1
-    first = next(one for one in report.findings if one.check == "shuffled labels")
-    assert first.verdict == "ok"
+    verdicts = {one.check: one.verdict for one in report.findings}
+    assert {verdicts[name] for name in ("shuffled labels", "evaluation", "padding")} == {"ok"}
     assert not list(tmp_path.iterdir())
 
 
