@@ -272,10 +272,10 @@ FAULTS = [
         "a large first loss", lambda: run_of(classify(Net(scale=1e3))), check_first_loss, "large"
     ),
     Fault(
-        "gradients that explode",
-        lambda: run_of(classify(Net(scale=1e6))),
-        check_gradients,
-        "Exploding",
+        "a logarithm of negative numbers",
+        lambda: run_of(classify(Net(lambda x: jnp.log(x - 1e3)))),
+        check_overfit,
+        "The output of Dense_1 (Dense) is the first that is not finite",
     ),
     Fault(
         "gradients that vanish",
@@ -319,7 +319,7 @@ def test_what_cannot_be_evaluated_is_one_finding(run, says):
     assert not report.sound
 
 
-SOUND = ("mlp", "cnn-norm", "lstm", "gpt", "vae", "gin")
+SOUND = ("cnn-norm", "lstm", "gpt", "vae", "gin")
 
 
 def of_table(row):
@@ -359,9 +359,11 @@ def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
 
 def test_other_learners_are_told_what_does_not_apply():
     row = next(row for row in UNSUPERVISED if row.name == "gan")
-    found = {one.check: one for one in examine(train_on_one_batch(of_table(row), STEPS))}
-    assert found["overfit a batch"].verdict == "n/a"
-    assert found["all parameters"].verdict == "note"  # the last bias of a Wasserstein critic
+    subject = train_on_one_batch(of_table(row), STEPS)
+    assert check_overfit(subject).verdict == "n/a"
+    assert check_parameters(subject).verdict == "note"  # the last bias of a Wasserstein critic
+    assert check_padding(subject).verdict == "ok"
+    assert check_rows(subject).verdict == "n/a"
 
 
 def test_reinforcement_learning_is_told_what_does_not_apply():

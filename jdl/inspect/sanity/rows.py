@@ -25,6 +25,7 @@ from jdl.train.placement import splits
 from jdl.types import CACHE, Array, Batch, Variables
 
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
+MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
 COMMON_INPUTS = ("x", "edges", "length", "width")
 
 
@@ -182,6 +183,8 @@ def check_features(subject: Subject) -> Finding:
     name, x = "features", subject.batch.get("x")
     if x is None or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         return Finding(name, "n/a", "x is no table of numbers")
+    if x.shape[1] > MOST_FEATURES:
+        return Finding(name, "n/a", f"x is no table: it has {x.shape[1]:,} numbers, as a sound has")
     outputs = subject.evaluate(subject.batch).outputs.values()
     if not any(out.dtype.kind == "f" for out in outputs):
         return Finding(name, "n/a", "this objective shows no outputs by row")
@@ -197,6 +200,8 @@ def check_features(subject: Subject) -> Finding:
 
     grad = jax.jit(jax.grad(total))(x, subject.variables(subject.early))
     zero = np.flatnonzero(~np.asarray(grad).any(0))
+    if len(zero) == x.shape[1]:
+        return Finding(name, "n/a", "the outputs do not depend on x; see columns")
     if not len(zero):
         return Finding(name, "ok", f"the outputs depend on each of the {x.shape[1]} features of x")
     text = f"the outputs do not depend on the features {', '.join(map(str, zero[:10]))} of x"

@@ -171,26 +171,22 @@ def train_on_one_batch(run: Run, steps: int) -> Subject:
     learner, batch = run.learner, run.train[0]
     state = jit_learner(learner).init(jax.random.key(run.config.seed), batch)
     subject = Subject(run, batch, {0: state}, [], steps)
-    losses, states, trouble = subject.losses, subject.states, None
+    losses, states, last = subject.losses, subject.states, {0: state}
+    trouble: str | None = None
     for n in range(1, (steps if learner.has_grads else RL_STEPS) + 1):
         state, metrics = subject.step(state, batch)
         if "loss" in metrics:
             losses.append(float(np.mean(metrics["loss"].value())))
-        if trouble := _nonfinite(losses, state, n):
+        if losses and not np.isfinite(losses[-1]):
+            trouble = f"the loss of step {n} is {losses[-1]}"
             break
         if n in (EARLY, EARLY + 1):
             states[n] = state
         last = {n: state}
-    else:
-        states |= last
+    states |= last
+    if wrong := first_nonfinite(subject.last.params):
+        trouble = f"in the end, the parameter {wrong} finite"
     return replace(subject, trouble=trouble)
-
-
-def _nonfinite(losses: list[float], state: State, step: int) -> str | None:
-    if losses and not np.isfinite(losses[-1]):
-        return f"the loss of step {step} is {losses[-1]}"
-    wrong = first_nonfinite(state.params)
-    return f"after step {step}, the parameter {wrong} finite" if wrong else None
 
 
 def by_name(tree: Any) -> dict[str, np.ndarray]:

@@ -98,8 +98,7 @@ def check_overfit(subject: Subject) -> Finding:
 
 def _trace(subject: Subject) -> str:
     """Where a step from the last finite state is not finite."""
-    state = subject.last if subject.states.keys() - {0} else subject.start
-    return f"{nan_trace(subject.learner, state, subject.batch)} (state {int(state.step)})"
+    return nan_trace(subject.learner, subject.last, subject.batch)
 
 
 @dataclass(frozen=True)
