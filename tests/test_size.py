@@ -14,7 +14,7 @@ import pytest
 import jdl
 from jdl.inspect.evaluate import evaluate
 from jdl.inspect.restore import TrainedRun
-from jdl.inspect.size import REST, _place, size
+from jdl.inspect.size import REST, layer_of_scope, size
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.objectives import quantize_variables
@@ -91,7 +91,7 @@ def test_the_forms_take_what_they_take_and_are_evaluated(trained, measured):
     ],
 )
 def test_an_operation_belongs_to_the_module_around_it(scope, layer):
-    assert _place(scope, LAYERS) == layer
+    assert layer_of_scope(scope, LAYERS) == layer
 
 
 def test_the_table_and_the_figure(measured, tmp_path):

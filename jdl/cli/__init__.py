@@ -11,6 +11,8 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
 
   jdl train SCRIPT [--field value ...]    train an experiment, or resume it
   jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
+  jdl check SCRIPT [--field value ...]    does it train at all, and what would be wrong?
+  jdl check SCRIPT --find-lr              learning rate range test: which rate to begin with
   jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
@@ -38,11 +40,12 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
 `jdl COMMAND --help` explains a command; `jdl train SCRIPT --help` lists an experiment's flags.
 RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under runs/.
 
-Exit codes: 0 success; 1 repeat, diff, doctor or verify found a difference; 2 wrong input (what is
-wrong and how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or
-infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
+Exit codes: 0 success; 1 check found something wrong, or repeat, diff, doctor or verify found a
+difference; 2 wrong input (what is wrong and how to correct it is on standard error); 3 a loss,
+gradient or parameter is NaN or infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training
+after the current step was saved.
 """
-WITH_SCRIPT = ("train", "launch", "data")  # verbs that parse their own arguments
+WITH_SCRIPT = ("train", "launch", "check", "data")  # verbs that parse their own arguments
 VERBS = (
     *WITH_SCRIPT,
     "runs",

@@ -1,1 +1,1 @@
-"""Questions about runs: evaluate, predict, sample, compare, cost, Frechet distance, doctor."""
+"""Questions about runs: evaluate, predict, sample, compare, cost, sanity checks, doctor, ..."""

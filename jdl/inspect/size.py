@@ -24,7 +24,7 @@ from jdl.metrics import scalars
 from jdl.objectives import dequantize_variables, quantize_variables
 from jdl.objectives.distil import TEACHER
 from jdl.train.evaluate import evaluator
-from jdl.types import CACHE, Error, Learner, Predicts, State, Variables
+from jdl.types import CACHE, Batch, Error, Learner, Objective, Predicts, State, Variables
 
 SPARSITIES = (0.5, 0.9)
 REST = "(all else)"
@@ -104,27 +104,32 @@ def size(trained: TrainedRun, evaluate: bool = False) -> Size:
     metric is measured for each of them, on its validation set, or else its test set; nothing is
     trained again. The teacher of a distilled model is not counted.
     """
-    variables = {n: v for n, v in trained.variables.items() if n not in (CACHE, TEACHER)}
+    variables = of_its_own(trained.variables)
     forms = _forms(variables)
     metrics: dict[str, float] = {}
     name = ""
     if evaluate:
         name, metrics = _evaluated(trained, {form: change for form, (change, _) in forms.items()})
     return Size(
-        _layers(variables, _operations(trained)),
+        layers_of(variables, _operations(trained)),
         [Form(form, nbytes, metrics.get(form)) for form, (_, nbytes) in forms.items()],
         name,
     )
 
 
-def _layers(variables: Variables, operations: Counter[str]) -> list[Layer]:
+def of_its_own(variables: Variables) -> Variables:
+    """The variables without the teacher of a distilled model, and without states by row."""
+    return {name: v for name, v in variables.items() if name not in (CACHE, TEACHER)}
+
+
+def layers_of(variables: Variables, operations: Counter[str]) -> list[Layer]:
     """The layers in the order of the variables; each has the operations of the scopes within it."""
     arrays: dict[str, list[Any]] = {}
     for path, leaf in by_path(variables).items():
-        arrays.setdefault(_layer_of(path), []).append(leaf)
+        arrays.setdefault(layer_of(path), []).append(leaf)
     done: Counter[str] = Counter()
     for scope, count in operations.items():
-        done[_place(scope, arrays)] += count
+        done[layer_of_scope(scope, arrays)] += count
     layers = [
         Layer(
             name,
@@ -138,13 +143,13 @@ def _layers(variables: Variables, operations: Counter[str]) -> list[Layer]:
     return layers + [Layer(name, 0, 0, 0, count) for name, count in sorted(done.items())]
 
 
-def _layer_of(path: str) -> str:
+def layer_of(path: str) -> str:
     """The layer of a variable: its path without its own name; collections but "params" stay."""
     layer = path.removeprefix("params/").rpartition("/")[0]
     return layer or path
 
 
-def _place(scope: str, layers: Any) -> str:
+def layer_of_scope(scope: str, layers: Any) -> str:
     """The layer of a scope like "/GPT/stack/block_0/block_0._add/attention/attention._heads".
 
     Scopes have the modules' names, those of methods after a dot, and last those within a layer:
@@ -163,17 +168,20 @@ def _place(scope: str, layers: Any) -> str:
 
 
 def _operations(trained: TrainedRun) -> Counter[str]:
+    return operations_of_row(trained.objective, trained.variables, trained.run.train.spec)
+
+
+def operations_of_row(objective: Objective, variables: Variables, spec: Batch) -> Counter[str]:
     """The FLOPs for a row by scope, of a prediction; of the loss where there are none."""
-    objective, spec = trained.objective, trained.run.train.spec
     key = jax.random.key(0)
 
-    def run(variables: Variables, batch: Any) -> Any:
+    def run(variables: Variables, batch: Batch) -> Any:
         if isinstance(objective, Predicts):
             return objective.predict(variables, batch)
         return objective.loss(variables, batch, key, False).loss
 
-    found = operations_by_scope(jax.jit(run).trace(trained.variables, spec).jaxpr.jaxpr)
-    rows = trained.run.train.batch_size
+    found = operations_by_scope(jax.jit(run).trace(variables, spec).jaxpr.jaxpr)
+    rows = len(next(iter(spec.values())))
     return Counter({scope: count // rows for scope, count in found.items()})
 
 

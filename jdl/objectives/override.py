@@ -25,6 +25,7 @@ def override(objective: Objective, **methods: Any) -> Objective:
     `Merges` where other methods predict than the objective's own: `merge` must be given then.
     """
     new: Any = Objective()
+    new.overridden = objective
     for name in METHODS:
         if hasattr(objective, name):
             setattr(new, name, methods.get(name, getattr(objective, name)))
@@ -66,6 +67,18 @@ def merge(objective: Any, variables: Variables) -> tuple[Any, Variables]:
     while isinstance(objective, Merges):
         objective, variables = objective.merge(variables)
     return objective, variables
+
+
+def innermost(objective: Any, variables: Variables) -> tuple[Any, Variables]:
+    """The objective within all wrappers, and the variables that it computes with.
+
+    Where a wrapper predicts by other methods and cannot be merged, that wrapper.
+    """
+    while True:
+        objective, variables = merge(objective, variables)
+        if not hasattr(objective, "overridden") or hasattr(objective, "merge"):
+            return objective, variables
+        objective = objective.overridden
 
 
 def in_precision_of(trained: Any, kept: Any) -> Any:

@@ -1,0 +1,257 @@
+"""Sanity checks of the rows: what a row's outputs depend on, and what they must not depend on.
+
+All of them change a part of the batch and compare, in evaluation: BatchNorm mixes rows in training,
+and may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.inspect.sanity.finding import Finding
+from jdl.inspect.sanity.subject import Subject, differ, differences, rows_of
+from jdl.inspect.sanity.training import NO_DATA
+from jdl.objectives.adapted_model import AdaptedModel
+from jdl.objectives.heads import Heads
+from jdl.objectives.language_modelling import NextToken
+from jdl.objectives.supervised import Supervised
+from jdl.train.placement import splits
+from jdl.types import CACHE, Array, Batch, Variables
+
+BOOKKEEPING = ("id", "mask")  # columns that no model reads
+MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
+COMMON_INPUTS = ("x", "edges", "length", "width")
+
+
+def check_repeats(subject: Subject) -> Finding:
+    """Evaluation of the same batch twice: without dropout or other noise it is the same."""
+    name = "evaluation"
+    if not subject.has_rows:
+        return Finding(name, "n/a", NO_DATA)
+    first, second = (subject.evaluate(subject.batch, seed=seed) for seed in (0, 1))
+    if not differ(first.loss, second.loss) and not differences(first.outputs, second.outputs):
+        return Finding(name, "ok", "the same batch evaluated twice gives the same")
+    text = f"the same batch twice: loss {first.loss:.6g}, and {second.loss:.6g} with another key"
+    if subject.is_own:
+        return Finding(name, "note", f"{text}; this objective draws random numbers, as it should")
+    return Finding(name, "wrong", text, "Is dropout, or another noise, on in evaluation too?")
+
+
+def check_rows(subject: Subject) -> Finding:
+    """Whether the outputs of a row depend on other rows of the batch in evaluation."""
+    name = "rows alone"
+    if not subject.has_rows:
+        return Finding(name, "n/a", NO_DATA)
+    batch, half = subject.batch, rows_of(subject.batch) // 2
+    if not half:
+        return Finding(name, "n/a", "a batch has one row")
+    other = _with_other_rows(batch, half)
+    before, after = (subject.evaluate(b) for b in (batch, other))
+    if not before.outputs:
+        return Finding(name, "n/a", "this objective shows no outputs by row; see padding")
+    if not (changed := differences(before.outputs, after.outputs, slice(half))):
+        return Finding(name, "ok", "no output of a row changes with the other rows of the batch")
+    amount = max(
+        float(np.abs(before.outputs[n][:half] - after.outputs[n][:half]).max()) for n in changed
+    )
+    place = first_mixing_layer(subject, batch, other, half)
+    text = f"outputs of a row change with the other rows, by {amount:.2g}" + (
+        f", seen first in the output of {place}" if place else ""
+    )
+    advice = "BatchNorm in training mode, or a mean, softmax or norm over axis 0 (the rows)"
+    return Finding(name, "wrong", text, advice)
+
+
+def _with_other_rows(batch: Batch, half: int) -> Batch:
+    """The batch with rows of its first half in place of the second half."""
+    rows = rows_of(batch)
+    index = np.concatenate([np.arange(half), np.arange(rows - half) % half])
+    return {n: column if n == "mask" else column[index] for n, column in batch.items()}
+
+
+def first_mixing_layer(subject: Subject, batch: Batch, other: Batch, half: int) -> str:
+    """The first layer of Flax Linen whose outputs of the first rows differ, computed eagerly."""
+    traces = []
+    for given in (batch, other):
+        outputs: list[tuple[str, Any]] = []
+
+        def record(call: Any, args: Any, kwargs: Any, context: Any, seen: Any = outputs) -> Any:
+            output = call(*args, **kwargs)
+            module = context.module
+            place = "/".join(module.path) or "the model"
+            seen.append((f"{place} ({type(module).__name__})", output))
+            return output
+
+        with nn.intercept_methods(record):
+            subject.outputs(subject.variables(subject.early), given)
+        traces.append(outputs)
+    for (name, before), (_, after) in zip(*traces, strict=False):
+        if _rows_differ(before, after, half):
+            return name
+    return ""
+
+
+def _rows_differ(before: Any, after: Any, half: int) -> bool:
+    pairs = zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+    return any(
+        isinstance(a, jax.Array)
+        and not isinstance(a, jax.core.Tracer)
+        and a.ndim > 0
+        and differ(np.asarray(a[:half]), np.asarray(b[:half]))
+        for a, b in pairs
+    )
+
+
+def check_padding(subject: Subject) -> Finding:
+    """Whether padding rows, where the mask is false, count in the loss."""
+    name, batch = "padding", subject.batch
+    half = rows_of(batch) // 2
+    if not subject.has_rows or "mask" not in batch or not half:
+        return Finding(name, "n/a", NO_DATA if not subject.has_rows else "there is no mask")
+    masked = {**batch, "mask": batch["mask"].at[half:].set(False)}
+    other = _with_other_rows(masked, half)
+    a, b = subject.evaluate(masked), subject.evaluate(other)
+    whole = subject.evaluate(batch)
+    alone = None if _draws(subject) or CACHE in subject.early.model_state else _alone(batch, half)
+    value = subject.evaluate(alone).loss if alone is not None else a.loss
+    same = not differ(a.total, b.total) and not differ(a.count, b.count)
+    if same and _close(a.loss, value):
+        return Finding(name, "ok", "rows whose mask is false have no effect on the loss")
+    if check_rows(subject).verdict == "wrong":
+        text = "padding rows change the loss of real rows"
+        return Finding(name, "wrong", text, "Rows mix in the model: see above")
+    if same:
+        text = f"{a.loss:.4g} is the loss of {half} rows beside padding, {value:.4g} alone"
+        return Finding(name, "wrong", text, "Divide by the number of real rows: Mean.of(x, mask)")
+    if not differ(a.total, whole.total):
+        text = "padding rows count in the loss: it ignores the mask"
+        padded = any(d.num_examples % d.batch_size for d in splits(subject.run).values())
+        advice = "Use Mean.of(losses, batch.get('mask')): the last batch of an epoch is padded"
+        return Finding(name, "wrong" if padded else "note", text, advice)
+    text = "the loss of real rows changes with what padding rows contain"
+    advice = "The loss mixes rows (a softmax or mean over axis 0?), or masks only in part"
+    return Finding(name, "wrong", text, advice)
+
+
+def _draws(subject: Subject) -> bool:
+    """Whether the evaluation draws random numbers: for other rows it would draw others."""
+    return check_repeats(subject).verdict != "ok"
+
+
+def _alone(batch: Batch, half: int) -> Batch:
+    return {name: column[:half] for name, column in batch.items()}
+
+
+def _close(a: float, b: float) -> bool:
+    """Equal but for the rounding of another batch size."""
+    return bool(np.isclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True))
+
+
+def check_columns(subject: Subject) -> Finding:
+    """Whether the loss depends on each column: on the inputs of the model, and on the labels."""
+    name = "columns"
+    if not subject.has_rows:
+        return Finding(name, "n/a", NO_DATA)
+    unused: list[str] = []
+    used: list[str] = []
+    before = subject.evaluate(subject.batch)
+    for column, other in _shifted_columns(subject.batch):
+        after = subject.evaluate(other)
+        same = not differ(before.total, after.total) and not differ(before.count, after.count)
+        same = same and not differences(before.metrics, after.metrics)
+        same = same and not differences(before.outputs, after.outputs)
+        (unused if same else used).append(column)
+    if wrong := [column for column in unused if column in _inputs(subject)]:
+        advice = "Pass it on in the model, or leave it out of the data and of the model's inputs"
+        return Finding(name, "wrong", f"the model ignores {', '.join(wrong)}", advice)
+    if subject.is_own:
+        unused = [column for column in unused if column != "y"]
+    if unused:
+        text = f"nothing depends on {', '.join(unused)}"
+        return Finding(name, "note", text, "Fine, if they are there for other uses")
+    return Finding(name, "ok", f"the loss or a metric depends on {', '.join(used)}")
+
+
+def check_features(subject: Subject) -> Finding:
+    """Whether the outputs depend on each feature of a table x (B, F), by the gradient."""
+    name, x = "features", subject.batch.get("x")
+    if x is None or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        return Finding(name, "n/a", "x is no table of numbers")
+    if x.shape[1] > MOST_FEATURES:
+        return Finding(name, "n/a", f"x is no table: it has {x.shape[1]:,} numbers, as a sound has")
+    outputs = subject.evaluate(subject.batch).outputs.values()
+    if not any(out.dtype.kind == "f" for out in outputs):
+        return Finding(name, "n/a", "this objective shows no outputs by row")
+
+    def total(x: Array, variables: Variables) -> Array:
+        out = jax.tree.leaves(subject.outputs(variables, {**subject.batch, "x": x}))
+        floats = [leaf for leaf in out if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        # Weighted, because some outputs, such as those of a softmax, have a constant sum.
+        weights = (
+            1 + jnp.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape) for leaf in floats
+        )
+        return sum((weight * leaf).sum() for weight, leaf in zip(weights, floats, strict=True))
+
+    grad = jax.jit(jax.grad(total))(x, subject.variables(subject.early))
+    zero = np.flatnonzero(~np.asarray(grad).any(0))
+    if len(zero) == x.shape[1]:
+        return Finding(name, "n/a", "the outputs do not depend on x; see columns")
+    if not len(zero):
+        return Finding(name, "ok", f"the outputs depend on each of the {x.shape[1]} features of x")
+    text = f"the outputs do not depend on the features {', '.join(map(str, zero[:10]))} of x"
+    return Finding(name, "wrong", text, "Is x cut, or a weight fixed at 0?")
+
+
+def _shifted_columns(batch: Batch) -> Iterator[tuple[str, Batch]]:
+    """The batch with one column moved by one row, for each column whose rows differ."""
+    for name, column in batch.items():
+        moved = jnp.roll(column, 1, 0)
+        if name not in BOOKKEEPING and not np.array_equal(moved, column):
+            yield name, {**batch, name: moved}
+
+
+def _inputs(subject: Subject) -> tuple[str, ...]:
+    """Columns that the model or the loss should read."""
+    model = getattr(subject.objective, "model", None)
+    named: tuple[str, ...] = COMMON_INPUTS
+    if isinstance(model, AdaptedModel) and model.inputs is not None:
+        inputs: Any = () if callable(model.inputs) else model.inputs
+        named = tuple(inputs.values() if isinstance(inputs, dict) else inputs)
+    supervised = isinstance(subject.objective, Supervised | Heads)
+    return (*named, "y") if supervised else named
+
+
+def check_future(subject: Subject) -> Finding:
+    """Whether a language model's prediction of a token depends on tokens that come later."""
+    name, batch = "future", subject.batch
+    if not isinstance(subject.objective, NextToken):
+        return Finding(name, "n/a", "no causal language model")
+    length = batch["x"].shape[1]
+    before = subject.evaluate(batch).outputs
+    for cut in sorted({1, length // 3, 2 * length // 3} - {0}):
+        later = jnp.roll(batch["x"][:, cut:], 1, 0)
+        after = subject.evaluate({**batch, "x": batch["x"].at[:, cut:].set(later)}).outputs
+        early = (slice(None), slice(cut))
+        if differences(before, after, early):
+            text = f"predictions before token {cut} change with the tokens from there on"
+            advice = "A causal mask is missing, or the padding of a convolution looks ahead"
+            return Finding(name, "wrong", text, advice)
+    return Finding(name, "ok", "no prediction depends on a later token")
+
+
+def check_labels_in_inputs(subject: Subject) -> Finding:
+    """Whether the model's outputs depend on the column y: then it reads what it should predict."""
+    name = "labels unseen"
+    if not isinstance(subject.objective, Supervised | Heads) or "y" not in subject.batch:
+        return Finding(name, "n/a", "no supervised learning")
+    moved = {**subject.batch, "y": jnp.roll(subject.batch["y"], 1, 0)}
+    if differences(subject.evaluate(subject.batch).outputs, subject.evaluate(moved).outputs):
+        text = "the model's outputs change with y: it reads the labels that it should predict"
+        return Finding(name, "wrong", text, "Leave y out of the model's inputs")
+    return Finding(name, "ok", "the model's outputs do not depend on y")

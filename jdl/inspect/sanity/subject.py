@@ -1,0 +1,215 @@
+"""What is checked: a run, its states in a short training on one batch, and what it computes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.inspect.sanity.activations import Activations, activations
+from jdl.keys import stream
+from jdl.learners import jit_learner
+from jdl.learners.prune import by_path
+from jdl.objectives.language_modelling import MaskedToken, NextToken
+from jdl.objectives.override import innermost
+from jdl.objectives.supervised import Supervised
+from jdl.train.epochs import has_epochs
+from jdl.train.nan_trace import first_nonfinite
+from jdl.types import Array, Batch, Learner, Metrics, Predicts, Run, State, Variables
+
+EARLY = 10  # the step of the state on which rows, columns and gradients are checked
+SEEN_BATCHES = 20  # of the training data that are looked at
+RL_STEPS = 3  # of learners without a loss of a batch: each may collect episodes
+TOLERANCE = 1e-5  # of equal numbers, relative to the largest
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A run, the first batch of its training, and a training on that batch alone."""
+
+    run: Run
+    batch: Batch
+    states: dict[int, State]  # by step: 0, `EARLY`, one step after it, and the last
+    losses: list[float]  # of each step, in training
+    steps: int  # that were asked for
+    trouble: str | None = None  # what was not finite
+
+    @property
+    def learner(self) -> Learner:
+        """The run's learner."""
+        return self.run.learner
+
+    @cached_property
+    def objective(self) -> Any:
+        """The objective within its wrappers."""
+        return innermost(self.learner.objective, self.variables(self.start))[0]
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether the loss is one of rows of data, and not of an environment."""
+        return self.learner.has_grads and has_epochs(self.run.train)
+
+    @property
+    def start(self) -> State:
+        """The state before the first step."""
+        return self.states[0]
+
+    @property
+    def early(self) -> State:
+        """The state after a few steps: layers that begin with zeros are not zero any more."""
+        return self.states.get(EARLY, self.start)
+
+    @property
+    def last(self) -> State:
+        """The state at the end."""
+        return self.states[max(self.states)]
+
+    def variables(self, state: State) -> Variables:
+        """The variables to evaluate with."""
+        return self.learner.eval_variables(state)
+
+    def evaluate(self, batch: Batch, state: State | None = None, seed: int = 0) -> Evaluated:
+        """The loss in evaluation, and the model's outputs, at the early state by default."""
+        state = self.early if state is None else state
+        loss, metrics, outputs = self._evaluate(self.variables(state), batch, np.uint32(seed))
+        outputs = {k: v for k, v in by_name(outputs).items() if v.shape[:1] == (rows_of(batch),)}
+        return Evaluated(float(loss.total), float(loss.count), by_name(metrics), outputs)
+
+    def outputs(self, variables: Variables, batch: Batch) -> Any:
+        """The model's outputs in evaluation, or the predictions; nothing where there are none."""
+        objective: Any = self.learner.objective
+        inner, inner_variables = innermost(objective, variables)
+        raw = isinstance(inner, Supervised) and type(inner).predict is Supervised.predict
+        if raw or isinstance(inner, NextToken | MaskedToken):
+            return inner.outputs(inner_variables, batch, jax.random.key(0), False)[0]
+        return objective.predict(variables, batch) if isinstance(objective, Predicts) else {}
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the objective is one of jdl's, which draws and leaves out what it should."""
+        return type(self.objective).__module__.startswith("jdl.")
+
+    @cached_property
+    def rows(self) -> dict[str, np.ndarray]:
+        """Real rows of the first batches of the training."""
+        batches = list(self.batches(min(SEEN_BATCHES, len(self.run.train))))
+        masks = [np.asarray(b.get("mask", np.ones(rows_of(b)))) > 0 for b in batches]
+        return {
+            name: np.concatenate(
+                [np.asarray(b[name])[m] for b, m in zip(batches, masks, strict=True)]
+            )
+            for name in self.batch
+        }
+
+    @cached_property
+    def gradients(self) -> Callable[[State], dict[str, Array]]:
+        """The gradients of the mean loss of the batch in training, by path, for a state."""
+
+        @jax.jit
+        def compute(state: State, batch: Batch) -> Any:
+            found = self.learner.grads(state, batch, stream(state.key, "loss", state.step))
+            count = jnp.maximum(found.output.loss.count, 1)
+            return jax.tree.map(lambda g: (g / count).astype(g.dtype), found.grads)
+
+        return lambda state: by_path(compute(state, self.batch))
+
+    @cached_property
+    def activations(self) -> Activations:
+        """The activations of the model at the early state, or where it shows none, of the loss."""
+        # Of the model alone, as the maxima within a loss are no ReLUs of the model.
+        run = self.outputs if self.evaluate(self.batch).outputs else self._loss
+        return activations(run, self.variables(self.early), self.batch)
+
+    def _loss(self, variables: Variables, batch: Batch) -> Array:
+        key = jax.random.key(0)
+        return self.learner.objective.loss(variables, batch, key, False).loss.total
+
+    @cached_property
+    def _evaluate(self) -> Callable[..., Any]:
+        def run(variables: Variables, batch: Batch, seed: Array) -> Any:
+            key = jax.random.key(seed)
+            output = self.learner.objective.loss(variables, batch, key, False)
+            return output.loss, output.metrics, self.outputs(variables, batch)
+
+        return jax.jit(run)
+
+    def batches(self, count: int) -> Iterator[Batch]:
+        """The first batches of the training."""
+        make = jax.jit(self.run.train.batch)
+        for i, raw in enumerate(islice(self.run.train.read(), count)):
+            yield make(raw, np.int32(i))
+
+    @cached_property
+    def step(self) -> Callable[[State, Batch], tuple[State, Metrics]]:
+        """The learner's step, compiled; it keeps the old state."""
+        return jax.jit(self.learner.step)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A loss in evaluation as total and count, metrics, and the outputs that have rows."""
+
+    total: float
+    count: float
+    metrics: dict[str, np.ndarray]
+    outputs: dict[str, np.ndarray]
+
+    @property
+    def loss(self) -> float:
+        """The mean loss."""
+        return self.total / self.count if self.count else float("nan")
+
+
+def train_on_one_batch(run: Run, steps: int) -> Subject:
+    """Trains on the first batch alone; nothing is written, and the run stays as it was."""
+    learner, batch = run.learner, run.train[0]
+    state = jit_learner(learner).init(jax.random.key(run.config.seed), batch)
+    subject = Subject(run, batch, {0: state}, [], steps)
+    losses, states, last = subject.losses, subject.states, {0: state}
+    trouble: str | None = None
+    for n in range(1, (steps if learner.has_grads else RL_STEPS) + 1):
+        state, metrics = subject.step(state, batch)
+        if "loss" in metrics:
+            losses.append(float(np.mean(metrics["loss"].value())))
+        if losses and not np.isfinite(losses[-1]):
+            trouble = f"the loss of step {n} is {losses[-1]}"
+            break
+        if n in (EARLY, EARLY + 1):
+            states[n] = state
+        last = {n: state}
+    states |= last
+    if wrong := first_nonfinite(subject.last.params):
+        trouble = f"in the end, the parameter {wrong} finite"
+    return replace(subject, trouble=trouble)
+
+
+def by_name(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves of a tree as NumPy arrays, by their paths."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    }
+
+
+def rows_of(batch: Batch) -> int:
+    """The rows of a batch, padding included."""
+    return len(next(iter(batch.values())))
+
+
+def differ(a: np.ndarray | float, b: np.ndarray | float) -> bool:
+    """Whether two arrays differ by more than rounding; NaN equals NaN."""
+    x, y = (np.asarray(value, np.float64) for value in (a, b))
+    scale = np.nanmax(np.abs(x), initial=0)
+    return not np.allclose(x, y, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True)
+
+
+def differences(a: dict[str, np.ndarray], b: dict[str, np.ndarray], part: Any = ...) -> list[str]:
+    """The names of the arrays that differ in this part."""
+    return [name for name in a if differ(a[name][part], b[name][part])]

@@ -1,0 +1,261 @@
+"""Sanity checks of the training: the first loss, one batch overfitted, gradients, activations."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jdl.inspect.sanity.finding import Finding
+from jdl.inspect.sanity.subject import EARLY, Evaluated, Subject, by_name
+from jdl.inspect.size import REST, layer_of, layer_of_scope
+from jdl.learners.prune import by_path
+from jdl.objectives.adversarial import Adversarial
+from jdl.objectives.classification import BinaryClassification, Classification
+from jdl.objectives.clustering import DeepClustering
+from jdl.objectives.language_modelling import MaskedToken, NextToken
+from jdl.train.nan_trace import nan_trace
+
+FELL = 0.5  # of the first loss: a batch of known chance that is overfitted gets below it
+FALLS = 0.95  # of the first loss: above it, nothing was learned
+EXPLODES = 1e3  # times the largest input, of activations; times the loss, of gradients
+VANISHES = 1e-5  # of the largest layer's gradient
+NO_DATA = "the batches come from an environment, not from a dataset"
+NO_GRADIENTS = "this learner has no gradients of a batch's loss"
+DEAD, MANY_DEAD = 0.9, 0.5  # shares of a ReLU layer's units
+
+
+def chance(subject: Subject, found: Evaluated) -> tuple[float, str] | None:
+    """The loss of a guess among equally likely classes, and its formula; None if not known."""
+    objective = subject.objective
+    if isinstance(objective, BinaryClassification):
+        usual = objective.element_loss is optax.sigmoid_binary_cross_entropy
+        return (math.log(2), "log 2") if usual else None
+    if isinstance(objective, Classification) and objective.row_loss is not None:
+        return None
+    if not isinstance(objective, Classification | NextToken | MaskedToken):
+        return None
+    if len(found.outputs) != 1:
+        return None
+    classes = next(iter(found.outputs.values())).shape[-1]
+    return math.log(classes), f"log {classes}"
+
+
+def check_first_loss(subject: Subject) -> Finding:
+    """The loss before the first update beside that of a guess (Karpathy, 2019)."""
+    name = "first loss"
+    if not subject.has_rows:
+        return Finding(name, "n/a", "this learner has no loss of a batch of data")
+    if not math.isfinite(first := (subject.losses or [math.nan])[0]):
+        return Finding(name, "wrong", f"it is {first}", _trace(subject))
+    guess = chance(subject, subject.evaluate(subject.batch, subject.start))
+    if guess is None:
+        text = f"{first:.4g}; what chance gives is not known of this objective"
+        return Finding(name, "ok", text)
+    text = f"{first:.4g}; chance gives {guess[1]} = {guess[0]:.4g}"
+    if first > 2 * guess[0] + 1:
+        advice = "The outputs are too large at the start: smaller initial weights, or standardize x"
+        return Finding(name, "wrong", text, advice)
+    if first < FELL * guess[0]:
+        advice = "Before any training it knows the labels: are they in the inputs? (Or pretrained.)"
+        return Finding(name, "note", text, advice)
+    return Finding(name, "ok", text)
+
+
+def check_overfit(subject: Subject) -> Finding:
+    """One batch, overfitted: its loss must fall strongly."""
+    name, losses = "overfit a batch", subject.losses
+    if subject.trouble:
+        return Finding(name, "wrong", subject.trouble, _trace(subject))
+    if not jax.tree.leaves(subject.start.params):
+        return Finding(name, "n/a", "there are no parameters")
+    before, after = by_name(subject.start.params), by_name(subject.last.params)
+    if all(np.array_equal(before[path], after[path]) for path in before):
+        advice = "Is the learning rate 0? Is everything frozen, or masked in the optimizer?"
+        return Finding(name, "wrong", f"no parameter changed in {len(losses)} steps", advice)
+    if not subject.has_rows or isinstance(subject.objective, Adversarial):
+        kind = "the losses of a GAN's two players" if subject.has_rows else "the losses of RL"
+        return Finding(name, "n/a", f"{kind} need not fall; the parameters change and are finite")
+    first, last = losses[0], float(np.mean(losses[-5:]))
+    text = f"in {len(losses)} steps on one batch the loss went from {first:.4g} to {last:.4g}"
+    if last > first - (1 - FALLS) * abs(first):
+        if max(losses) > first + abs(first) / 2:
+            advice = f"It rose to {max(losses):.4g}: the learning rate is too large; try --find-lr"
+        else:
+            advice = "Learning rate too small (try --find-lr), or the model cut off from the loss"
+        return Finding(name, "wrong", text, advice)
+    guess = chance(subject, subject.evaluate(subject.batch, subject.start))
+    if guess and last > FELL * first:
+        advice = "Slow: a warmup, a small rate (try --find-lr), or strong regularization"
+        return Finding(name, "note", text, advice)
+    return Finding(name, "ok", text)
+
+
+def _trace(subject: Subject) -> str:
+    """Where a step from the last finite state is not finite."""
+    return nan_trace(subject.learner, subject.last, subject.batch)
+
+
+@dataclass(frozen=True)
+class LayerGradient:
+    """A layer's gradient: its norm and share of zeros, and its update relative to its weights."""
+
+    layer: str
+    norm: float
+    zeros: float
+    update_ratio: float  # about 1e-3 is usual
+
+
+def layer_gradients(subject: Subject) -> list[LayerGradient]:
+    """The gradients of the layers at the early state, and what the optimizer makes of them."""
+    if not subject.learner.has_grads:
+        return []
+    params = by_path(subject.early.params)
+    grads = subject.gradients(subject.early)
+    after = by_path(subject.states.get(EARLY + 1, subject.last).params)
+    layers: dict[str, list[str]] = {}
+    for path in params:
+        layers.setdefault(layer_of(path), []).append(path)
+    return [_layer_gradient(name, paths, params, grads, after) for name, paths in layers.items()]
+
+
+def _layer_gradient(
+    name: str, paths: list[str], params: Any, grads: Any, after: Any
+) -> LayerGradient:
+    def norm(arrays: list[Any]) -> float:
+        return math.sqrt(sum(float(np.square(np.asarray(a, np.float64)).sum()) for a in arrays))
+
+    zeros = sum(int((np.asarray(grads[path]) == 0).sum()) for path in paths)
+    changes = [np.asarray(after[p], np.float64) - np.asarray(params[p]) for p in paths]
+    weight = norm([params[path] for path in paths])
+    return LayerGradient(
+        name,
+        norm([grads[path] for path in paths]),
+        zeros / max(1, sum(params[path].size for path in paths)),
+        norm(changes) / weight if weight else float("nan"),
+    )
+
+
+def check_gradients(subject: Subject) -> Finding:
+    """Exploding gradients and vanishing gradients (Bengio et al., 1994), by layer."""
+    name, layers = "gradients", layer_gradients(subject)
+    if not layers:
+        return Finding(name, "n/a", NO_GRADIENTS)
+    norms = {layer.layer: layer.norm for layer in layers}
+    most, least = max(norms, key=norms.__getitem__), min(norms, key=norms.__getitem__)
+    largest = norms[most]
+    text = f"norms by layer from {norms[least]:.2g} ({least}) to {largest:.2g} ({most})"
+    # Zero is for the next check: a layer whose gradient is exactly 0 is cut off.
+    tiny = [name for name, norm in norms.items() if 0 < norm < VANISHES * largest]
+    guess = chance(subject, subject.evaluate(subject.batch, subject.start))
+    usual = max(1.0, guess[0] if guess else abs(subject.losses[0]))
+    if not largest < EXPLODES * usual:
+        advice = "Exploding gradients: smaller initial weights, normalization layers, clipping"
+        return Finding(name, "wrong", text, advice)
+    if tiny:
+        advice = f"Vanishing in {', '.join(tiny[:3])}: ReLU for sigmoid, residuals, normalization"
+        return Finding(name, "wrong", text, advice)
+    return Finding(name, "ok", text)
+
+
+def check_parameters(subject: Subject) -> Finding:
+    """Whether every parameter gets a gradient, at the start or soon after, and an update."""
+    name = "all parameters"
+    if not subject.learner.has_grads:
+        return Finding(name, "n/a", NO_GRADIENTS)
+    found = [subject.gradients(state) for state in (subject.start, subject.early)]
+    dead = [path for path in found[0] if not any(np.any(np.asarray(g[path])) for g in found)]
+    if not dead:
+        before, after = by_name(subject.start.params), by_name(subject.last.params)
+        still = [p for p in before if np.array_equal(before[p], after[p])]
+        if still and len(still) < len(before):
+            text = f"the optimizer does not change {_some(still)}"
+            return Finding(name, "note", text, "Its mask, or a rate of 0 for them?")
+        return Finding(name, "ok", f"each of the {len(before)} arrays gets a gradient")
+    if isinstance(subject.objective, Adversarial | DeepClustering):
+        advice = (
+            "So it is of the last bias of a Wasserstein critic, and of centers before clustering"
+        )
+        return Finding(name, "note", f"no gradient reaches {_some(dead)}", advice)
+    used = [path for path in dead if _matters(subject, path)]
+    if used:
+        advice = "The loss depends on them: a stop_gradient, argmax or rounding cuts them off"
+        return Finding(name, "wrong", f"no gradient reaches {_some(used)}", advice)
+    advice = "The loss does not depend on them: remove them, or use them"
+    return Finding(name, "wrong", f"never used: {_some(dead)}", advice)
+
+
+def _matters(subject: Subject, path: str) -> bool:
+    """Whether the loss in training changes with a parameter, here by noise on it."""
+    leaves, structure = jax.tree.flatten(subject.early.params)
+    place = list(by_path(subject.early.params)).index(path)
+    noise = jax.random.normal(jax.random.key(0), leaves[place].shape, leaves[place].dtype)
+    changed = list(leaves)
+    changed[place] = leaves[place] + noise
+
+    def loss(leaves: Any) -> Any:
+        params = jax.tree.unflatten(structure, leaves)
+        variables = {"params": params, **subject.early.model_state}
+        key = jax.random.key(0)
+        return subject.learner.objective.loss(variables, subject.batch, key, True).loss.total
+
+    run = jax.jit(loss)
+    return not bool(jnp.allclose(run(leaves), run(changed), rtol=1e-6))
+
+
+def _some(paths: list[str]) -> str:
+    more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
+    return ", ".join(paths[:5]) + more
+
+
+def _module(subject: Subject, scope: str) -> str:
+    """The module of a scope like "/MLP/Dense_0/jit(relu)/"."""
+    layer = layer_of_scope(scope, set(map(layer_of, by_path(subject.early.params))))
+    if layer != REST:
+        return layer
+    return next((part for part in scope.split("/") if part and "(" not in part), "the model")
+
+
+def check_relus(subject: Subject) -> Finding:
+    """Dead ReLUs, the dying ReLU problem (Lu et al., 2019): units that are 0 for all rows."""
+    name = "dead ReLUs"
+    if not subject.has_rows:
+        return Finding(name, "n/a", NO_DATA)
+    found = subject.activations
+    if not found.relus:
+        return Finding(name, "n/a", "no ReLU is seen")
+    worst = max(range(len(found.relus)), key=found.dead.__getitem__)
+    text = (
+        f"at most {found.dead[worst]:.0%} of a layer's units are 0 for all rows (ReLU {worst + 1} "
+        f"of {len(found.relus)}, in {_module(subject, found.relus[worst])})"
+    )
+    if found.dead[worst] >= MANY_DEAD:
+        advice = "Dying ReLU: a smaller learning rate, other initial biases, leaky ReLU"
+        return Finding(name, "wrong" if found.dead[worst] >= DEAD else "note", text, advice)
+    return Finding(name, "ok", f"{text}; zeros: {min(found.zeros):.0%} to {max(found.zeros):.0%}")
+
+
+def check_activations(subject: Subject) -> Finding:
+    """Activations that explode from layer to layer, by what products and convolutions give."""
+    name = "activations"
+    if not subject.has_rows:
+        return Finding(name, "n/a", NO_DATA)
+    sizes = subject.activations.sizes
+    if not sizes:
+        return Finding(name, "n/a", "no matrix product or convolution is seen")
+    most = max(range(len(sizes)), key=sizes.__getitem__)
+    text = (
+        f"root mean square of the layers' products from {min(sizes):.2g} to {sizes[most]:.2g} "
+        f"({_module(subject, subject.activations.products[most])})"
+    )
+    columns = subject.batch.values()
+    inputs = [float(jnp.abs(c).max()) for c in columns if jnp.issubdtype(c.dtype, jnp.floating)]
+    if not sizes[most] < EXPLODES * max([1.0, *inputs]):
+        advice = "Exploding: smaller initial weights (variance 1 / inputs), or normalization layers"
+        return Finding(name, "wrong", text, advice)
+    return Finding(name, "ok", text)

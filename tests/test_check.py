@@ -1,0 +1,418 @@
+"""Sanity checks before training: each planted fault is found, and sound models raise no alarm.
+
+Seen to fail: with other rows, later tokens, columns and labels that were left as they are; with an
+evaluation in training mode; with ReLUs and parameters without a gradient not looked for; with a
+schedule that is not held, and updates that are not scaled.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from model_table import ROWS, TABLE, UNSUPERVISED
+
+import jdl
+from jdl.inspect.learning_rate import find_learning_rate, hold_schedule, scaled_step
+from jdl.inspect.sanity import sanity_check
+from jdl.inspect.sanity.labels import (
+    check_label_leakage,
+    check_labels,
+    check_shuffled_labels,
+)
+from jdl.inspect.sanity.report import examine
+from jdl.inspect.sanity.rows import (
+    check_columns,
+    check_features,
+    check_future,
+    check_labels_in_inputs,
+    check_padding,
+    check_repeats,
+    check_rows,
+)
+from jdl.inspect.sanity.subject import train_on_one_batch
+from jdl.inspect.sanity.training import (
+    check_activations,
+    check_first_loss,
+    check_gradients,
+    check_overfit,
+    check_parameters,
+    check_relus,
+)
+from jdl.models.actor_critic import ActorCritic
+from jdl.models.mlp import MLP
+from jdl.objectives import classify, next_token
+
+STEPS = 30
+CLASSES, FEATURES = 4, 8
+
+
+def table(**columns):
+    """Rows of 8 numbers with 4 classes, which the first four numbers decide."""
+    x = np.random.default_rng(0).normal(size=(256, FEATURES)).astype(np.float32)
+    y = x[:, :CLASSES].argmax(1).astype(np.int32)
+    return jdl.data.arrays(**{"x": x, "y": y, **columns})
+
+
+def run_of(objective, data=None, optimizer=None):
+    data = table() if data is None else data
+    train, test = data.split(0.75, 0.25)
+    learner = jdl.descent(objective, optax.adam(1e-2) if optimizer is None else optimizer)
+    config = jdl.Config(name="checked", steps=1_000)
+    return jdl.Run(config, learner, train.shuffled(32, 0), test=test.batches(50))
+
+
+class Net(nn.Module):
+    """Three dense layers, with room for a fault between them and in their initial weights."""
+
+    fault: Callable[[Any], Any] = lambda x: x
+    activation: Callable[[Any], Any] = nn.relu
+    scale: float = 1.0
+    bias: float = 0.0
+    unused: bool = False
+    width: int = 32
+
+    @nn.compact
+    def __call__(self, x):
+        def dense(features):
+            kernel = nn.initializers.variance_scaling(self.scale, "fan_in", "normal")
+            bias = nn.initializers.constant(self.bias)
+            return nn.Dense(features, kernel_init=kernel, bias_init=bias)
+
+        if self.unused:
+            self.param("unused", nn.initializers.ones, (3,))
+        x = self.activation(dense(self.width)(x))
+        x = self.activation(dense(self.width)(self.fault(x)))
+        return nn.Dense(CLASSES)(x)
+
+
+class Reads(nn.Module):
+    """A model of two columns that ignores the second one, or reads it."""
+
+    reads: bool
+
+    @nn.compact
+    def __call__(self, x, more):
+        more = more.reshape(len(x), -1).astype(x.dtype)
+        return MLP(CLASSES, (16,))(jnp.concatenate([x, more], -1) if self.reads else x)
+
+
+class Noisy(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Dropout(0.5, deterministic=False)(nn.Dense(16)(x))
+        return nn.Dense(CLASSES)(x)
+
+
+class Normalized(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=False)(nn.Dense(16)(x))
+        return nn.Dense(CLASSES)(x)
+
+
+class Language(nn.Module):
+    """A language model that sees the mean of all tokens, or of those so far."""
+
+    causal: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Embed(7, 8)(x)
+        count = jnp.arange(1, x.shape[1] + 1, dtype=x.dtype)[None, :, None]
+        mean = x.cumsum(1) / count if self.causal else x + x.mean(1, keepdims=True)
+        return nn.Dense(7)(nn.relu(nn.Dense(16)(mean)))
+
+
+class OwnObjective(jdl.Objective):
+    """A cross-entropy that counts padding rows, or that is in training mode always."""
+
+    def __init__(self, dropout=0.0, mask=True):
+        self.model, self.mask = MLP(CLASSES, (16,), dropout=dropout), mask
+
+    def init(self, key, batch):
+        return self.model.init(key, batch["x"])
+
+    def loss(self, variables, batch, key, train):
+        logits = self.model.apply(variables, batch["x"], train=True, rngs={"dropout": key})
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return jdl.LossOutput(jdl.Mean.of(losses, batch["mask"] if self.mask else None), {}, {})
+
+
+def over_rows(logits, labels):
+    """The cross-entropy of a softmax over the wrong axis."""
+    return -jnp.take_along_axis(nn.log_softmax(logits, 0), labels[:, None], 1)[:, 0]
+
+
+def texts():
+    tokens = np.random.default_rng(0).integers(0, 7, (128, 9)).astype(np.int32)
+    return jdl.data.arrays(x=tokens)
+
+
+Y = np.asarray(table().take(np.arange(256))["y"])
+X = np.asarray(table().take(np.arange(256))["x"])
+MORE = np.random.default_rng(1).normal(size=(256, 2)).astype(np.float32)
+WITH_LABEL = np.concatenate([X, Y[:, None].astype(np.float32)], 1)
+
+
+def adapted(reads, column):
+    return classify(jdl.adapt_model(Reads(reads), inputs=("x", column)))
+
+
+def mlp(**options):
+    return classify(MLP(CLASSES, (16,)), **options)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that is planted: a run, the check that finds it, and a part of what it says."""
+
+    name: str
+    run: Callable[[], jdl.Run]
+    check: Callable[[Any], Any]
+    says: str
+
+
+FIRST_SEVEN = jdl.adapt_model(MLP(CLASSES, (16,)), inputs=lambda batch: ((batch["x"][:, :7],), {}))
+FAULTS = [
+    Fault(
+        "loss over the wrong axis", lambda: run_of(mlp(loss=over_rows)), check_padding, "mixes rows"
+    ),
+    Fault(
+        "softmax over the rows",
+        lambda: run_of(classify(Net(lambda x: nn.softmax(x, 0)))),
+        check_rows,
+        "seen first in the output of Dense_1",
+    ),
+    Fault(
+        "statistics of the batch in evaluation",
+        lambda: run_of(classify(Net(lambda x: x - x.mean(0, keepdims=True)))),
+        check_rows,
+        "BatchNorm in training mode",
+    ),
+    Fault(
+        "dropout in evaluation", lambda: run_of(OwnObjective(dropout=0.5)), check_repeats, "dropout"
+    ),
+    Fault(
+        "labels from 1",
+        lambda: run_of(classify(MLP(CLASSES + 1, (16,))), table(y=Y + 1)),
+        check_labels,
+        "off by one",
+    ),
+    Fault(
+        "labels of the next row",
+        lambda: run_of(mlp(), table(y=np.roll(Y, 1))),
+        check_shuffled_labels,
+        "belong together",
+    ),
+    Fault(
+        "a detached part",
+        lambda: run_of(classify(Net(jax.lax.stop_gradient))),
+        check_parameters,
+        "no gradient reaches Dense_0/bias, Dense_0/kernel",
+    ),
+    Fault(
+        "a parameter that is not used",
+        lambda: run_of(classify(Net(unused=True))),
+        check_parameters,
+        "never used: unused",
+    ),
+    Fault(
+        "padding that counts",
+        lambda: run_of(OwnObjective(mask=False)),
+        check_padding,
+        "ignores the mask",
+    ),
+    Fault(
+        "the future seen",
+        lambda: run_of(next_token(Language(False)), texts()),
+        check_future,
+        "causal mask",
+    ),
+    Fault(
+        "the label read",
+        lambda: run_of(adapted(True, "y")),
+        check_labels_in_inputs,
+        "reads the labels",
+    ),
+    Fault(
+        "the label read, when shuffled",
+        lambda: run_of(adapted(True, "y"), optimizer=optax.adam(5e-2)),
+        check_shuffled_labels,
+        "reaches the model",
+    ),
+    Fault(
+        "the label among the features",
+        lambda: run_of(mlp(), table(x=WITH_LABEL)),
+        check_label_leakage,
+        "read off x[8] alone",
+    ),
+    Fault(
+        "a column ignored",
+        lambda: run_of(adapted(False, "more"), table(more=MORE)),
+        check_columns,
+        "ignores more",
+    ),
+    Fault(
+        "a feature ignored", lambda: run_of(classify(FIRST_SEVEN)), check_features, "features 7 of"
+    ),
+    Fault("dead ReLUs", lambda: run_of(classify(Net(bias=-30.0))), check_relus, "Dying ReLU"),
+    Fault(
+        "weights that explode",
+        lambda: run_of(classify(Net(scale=1e6))),
+        check_activations,
+        "Exploding",
+    ),
+    Fault(
+        "a large first loss", lambda: run_of(classify(Net(scale=1e3))), check_first_loss, "large"
+    ),
+    Fault(
+        "a logarithm of negative numbers",
+        lambda: run_of(classify(Net(lambda x: jnp.log(x - 1e3)))),
+        check_overfit,
+        "The output of Dense_1 (Dense) is the first that is not finite",
+    ),
+    Fault(
+        "gradients that vanish",
+        lambda: run_of(classify(Net(lambda x: 1e-7 * x))),
+        check_gradients,
+        "Vanishing in Dense_0",
+    ),
+    Fault(
+        "a rate too large",
+        lambda: run_of(classify(Net()), optimizer=optax.adam(30.0)),
+        check_overfit,
+        "too large",
+    ),
+    Fault(
+        "a rate of 0",
+        lambda: run_of(classify(Net()), optimizer=optax.sgd(0.0)),
+        check_overfit,
+        "learning rate 0",
+    ),
+]
+REFUSED = [  # what no training begins with
+    ("BatchNorm in training mode", lambda: run_of(classify(Normalized())), "batch_stats"),
+    ("dropout in training mode", lambda: run_of(classify(Noisy())), "dropout"),
+    ("labels out of range", lambda: run_of(mlp(), table(y=Y + 1)), "labels"),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_planted_fault_is_found(fault):
+    found = fault.check(train_on_one_batch(fault.run(), STEPS))
+    assert found.verdict == ("note" if fault.name == "labels of the next row" else "wrong"), found
+    assert fault.says in str(found)
+
+
+@pytest.mark.parametrize(("run", "says"), [row[1:] for row in REFUSED], ids=[r[0] for r in REFUSED])
+def test_what_cannot_be_evaluated_is_one_finding(run, says):
+    report = sanity_check(run(), STEPS)
+    (found,) = report.wrong
+    assert found.check == "parts fit"
+    assert says in found.text
+    assert not report.sound
+
+
+SOUND = ("cnn-norm", "lstm", "gpt", "vae", "gin")
+
+
+def of_table(row):
+    """A run of a row of the table of models."""
+    data = {name: np.asarray(column) for name, column in row.batch().items() if name != "mask"}
+    loader = jdl.data.arrays(**data).batches(ROWS)
+    learner = row.wrap(jdl.descent(row.objective(row.model), optax.adamw(row.rate)))
+    return jdl.Run(jdl.Config(name=row.name), learner, loader, test=loader)
+
+
+@pytest.mark.parametrize(
+    "row", [row for row in TABLE + UNSUPERVISED if row.name in SOUND], ids=lambda row: row.name
+)
+def test_a_sound_model_raises_no_alarm(row):
+    found = examine(train_on_one_batch(of_table(row), STEPS))
+    assert not [str(one) for one in found if one.verdict == "wrong"]
+    assert sum(one.verdict == "ok" for one in found) >= 6
+
+
+def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
+    """Dropout, which is on in training alone, raises no alarm."""
+    monkeypatch.chdir(tmp_path)
+    run = run_of(classify(MLP(CLASSES, (16,), dropout=0.1)))
+    report = sanity_check(run, STEPS)
+    assert report.sound, report
+    dense = next(layer for layer in report.layers if layer.name == "Dense_0")
+    assert (dense.output, dense.size.numbers) == ("float32[32,16]", 16 * FEATURES + 16)
+    assert dense.size.operations == 2 * 16 * FEATURES
+    text = str(report)
+    assert "chance gives log 4 = 1.386" in text
+    assert "checked: nothing is wrong" in text
+    assert 0 < report.gradients[0].update_ratio < 1
+    verdicts = {one.check: one.verdict for one in report.findings}
+    assert {verdicts[name] for name in ("shuffled labels", "evaluation", "padding")} == {"ok"}
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_learners_are_told_what_does_not_apply():
+    row = next(row for row in UNSUPERVISED if row.name == "gan")
+    subject = train_on_one_batch(of_table(row), STEPS)
+    assert check_overfit(subject).verdict == "n/a"
+    assert check_parameters(subject).verdict == "note"  # the last bias of a Wasserstein critic
+    assert check_padding(subject).verdict == "ok"
+    assert check_rows(subject).verdict == "n/a"
+
+
+def test_reinforcement_learning_is_told_what_does_not_apply():
+    options = {"num_steps": 8, "update_epochs": 1, "num_minibatches": 2}
+    policy = ActorCritic(2, hidden=(8,))
+    learner = jdl.ppo(jdl.environments.cartpole(), policy, optax.adam(1e-3), **options)
+    episodes = jdl.data.episodes(4)
+    run = jdl.Run(jdl.Config(name="ppo"), learner, episodes, test=episodes, best="max return")
+    report = sanity_check(run, STEPS)
+    assert report.sound, report
+    assert {one.verdict for one in report.findings} == {"n/a"}
+    assert "the parameters change and are finite" in str(report)
+
+
+def test_a_scaled_step_is_one_at_that_rate():
+    """To a rounding; of a schedule, at the rate of the step at which it is held."""
+    rate = 0.02
+    schedule = optax.linear_schedule(0.0, rate, 10)
+    slow, quick = (
+        run_of(mlp(), optimizer=optimizer).learner
+        for optimizer in (optax.adamw(schedule), optax.adamw(3 * rate))
+    )
+    batch = run_of(mlp()).train[0]
+    start = slow.init(jax.random.key(0), batch)
+    held = hold_schedule(start, 10)
+    scaled, _ = jax.jit(scaled_step, static_argnums=0)(slow, held, batch, jnp.float32(3))
+    reference, _ = jax.jit(quick.step)(quick.init(jax.random.key(0), batch), batch)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+        scaled.params,
+        reference.params,
+    )
+
+
+def test_the_range_test_finds_a_rate_that_learns(tmp_path):
+    """Of a run whose own rate is too small by two orders of magnitude, with a warmup."""
+    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-4, 100, 1_000))
+    run = run_of(mlp(), optimizer=optimizer)
+    found = find_learning_rate(run, 60)
+    assert found.held_at in range(90, 130)  # the end of the warmup
+    assert 1e-4 < 1e-4 * found.suggestion < 1e-1
+    found.draw(tmp_path / "check" / "rates.png")
+    assert (tmp_path / "check" / "rates.png").stat().st_size > 10_000
+    learned = run_of(mlp(), optimizer=optax.adam(1e-4 * found.suggestion))
+    losses = [train_on_one_batch(one, 100).losses[-1] for one in (run, learned)]
+    assert losses[1] < 0.5 * losses[0]
+
+
+def test_the_range_test_is_refused_where_the_loss_says_nothing():
+    row = next(row for row in UNSUPERVISED if row.name == "gan")
+    with pytest.raises(jdl.Error, match="does not measure progress"):
+        find_learning_rate(of_table(row), 10)
