@@ -11,6 +11,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
 
   jdl train SCRIPT [--field value ...]    train an experiment, or resume it
   jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
+  jdl study SCRIPT --grid lr=1e-3,3e-3    search hyperparameters, by the validation data
   jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
@@ -42,7 +43,7 @@ Exit codes: 0 success; 1 repeat, diff, doctor or verify found a difference; 2 wr
 wrong and how to correct it is on standard error); 3 a loss, gradient or parameter is NaN or
 infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training after the current step was saved.
 """
-WITH_SCRIPT = ("train", "launch", "data")  # verbs that parse their own arguments
+WITH_SCRIPT = ("train", "launch", "study", "data")  # verbs that parse their own arguments
 VERBS = (
     *WITH_SCRIPT,
     "runs",

@@ -1,0 +1,181 @@
+"""`tune`: hyperparameter optimization of an experiment, as a study of many runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdl.config import Config, Options, to_json
+from jdl.objectives.pretrained_model import record_loaded
+from jdl.store.code import code_hashes, read_code
+from jdl.study.folder import open_study, read_failure
+from jdl.study.search import Search, points
+from jdl.study.space import parse_space, with_values
+from jdl.study.trials import Study, Trial, rungs
+from jdl.train.check import check_run, metric_names
+from jdl.train.command_line import parse
+from jdl.train.experiment import RunFunction, complete, load
+from jdl.train.placement import apply_config
+from jdl.train.thread_pool import fix_thread_pool_size
+from jdl.types import Error, Run
+
+Row = dict[str, Any]
+OF_ONE_RUN = {  # options that a study sets, or that make no sense for many runs
+    "root": "the runs of a study are in its folder: choose it by --study",
+    "until": "--halving stops trials early",
+    "fresh": "choose another folder by --study",
+    "accept": "its runs have one config and one data",
+    "coordinator": "start the same command several times: the processes share the trials",
+    "processes": "start the same command several times: the processes share the trials",
+    "process": "start the same command several times: the processes share the trials",
+}
+
+
+def tune(
+    script: Path | str,
+    search: Search,
+    flags: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """Hyperparameter search: trains the trials of a study, and returns them as rows, best first.
+
+    `flags` are those of `jdl train SCRIPT`, for all trials. Each trial is a run that has the bits
+    of the same run alone. A trial's score is its metric on the validation data at the end of
+    training, the mean over its seeds. Killed and called again, it goes on, and ends with the same
+    rows; several processes may work on one study. `report` is called with a line on each run.
+    `pandas.DataFrame(rows)` makes a data frame of them. Wrong input raises `Error` before anything
+    is written.
+    """
+    fix_thread_pool_size()
+    script = Path(script)
+    _, run, config = load(script)
+    c, options = parse(config, list(flags), f"jdl study {script}", "", Options)
+    _check_options(options, search)
+    trials = _trials(run, c, list(flags), script, search)
+    first = run(trials[0].configs[0])
+    mode, metric = _check_metric(first, search)
+    base = complete(run, c, list(flags), script)
+    code = code_hashes(read_code(script))
+    searched = {**asdict(search), "study": None, "maximize": None, "minimize": None}
+    description = {
+        "config": to_json(base),
+        "code": code,
+        "search": {**searched, "metric": f"{mode} {metric}"},
+        "script": str(script.resolve()),
+    }
+    stops = _rungs(search, base.steps, len(trials))
+    if stops:
+        options = replace(options, eval_every=stops[0])
+    folder = search.study or Path("studies") / base.name
+    study = Study(folder, script, run, options, mode, metric, report)
+    open_study(folder, json.loads(json.dumps(description)))
+    return _table(study, trials, _train(study, trials, stops, search.halving))
+
+
+def _check_options(options: Options, search: Search) -> None:
+    """Raises `Error` for an option that a study cannot have."""
+    default = Options()
+    for name, why in OF_ONE_RUN.items():
+        if getattr(options, name) != getattr(default, name):
+            raise Error(f"A study takes no --{name}: {why}.")
+    if search.halving and options.eval_every is not None:
+        raise Error("--halving evaluates at each of its rungs: leave out --eval-every.")
+
+
+def _trials(
+    run: RunFunction, c: Config, flags: list[str], script: Path, search: Search
+) -> list[Trial]:
+    """All trials, with their configs; `Error` where a config refuses its values."""
+    space = parse_space(search.grid, search.random, type(c))
+    if search.halving and (fields := {"steps", "epochs"} & {*space.grid, *space.random}):
+        raise Error(f"{fields.pop()} is not searched with --halving, which compares equal steps.")
+    found = []
+    for number, values in enumerate(points(search, space)):
+        one = complete(run, with_values(c, values), flags, script)
+        seeds = range(one.seed, one.seed + search.seeds)
+        found.append(Trial(number, values, [replace(one, seed=seed) for seed in seeds]))
+    return found
+
+
+def _check_metric(run: Run, search: Search) -> tuple[str, str]:
+    """The mode and the metric of a study; `Error` where its first run has none, or no such data."""
+    mode, metric = search.criterion(run.best)
+    if run.valid is None:
+        raise Error(
+            "A study chooses by validation data, and this experiment has none. Never by its test "
+            "data: the best of many trials is partly the luckiest, and its test result would be "
+            "too good. Split some off: train, valid = train.split(0.9, 0.1), and "
+            "jdl.Run(..., valid=valid.batches(c.batch))."
+        )
+    run = apply_config(run)
+    with record_loaded([]):
+        check_run(run)
+        names = metric_names(run)
+    if metric not in names:
+        raise Error(f"There is no metric {metric!r}, but {', '.join(names)}.")
+    return mode, metric
+
+
+def _rungs(search: Search, steps: int, trials: int) -> list[int]:
+    """The steps at which successive halving stops trials; none without it."""
+    if not search.halving:
+        return []
+    rounds = next(n for n in range(trials + 1) if search.halving ** (n + 1) > trials)
+    first = search.first_rung or max(1, steps // search.halving**rounds)
+    if first >= steps:
+        raise Error(
+            f"The first rung, at step {first:,}, is not before the last step, {steps:,}: give an "
+            "earlier --first-rung, more --steps, or more --trials."
+        )
+    return rungs(first, search.halving, steps)
+
+
+def _train(
+    study: Study, trials: Sequence[Trial], stops: Sequence[int], factor: int
+) -> dict[int, int | None]:
+    """Trains all trials; the step that each was stopped at, None for the end.
+
+    By successive halving (Jamieson and Talwalkar, 2016), at each rung one in `factor` trials goes
+    on: the best of those that reached it.
+    """
+    left, reached = list(trials), dict[int, int | None]()
+    for steps in stops:
+        study.train(left, steps)
+        reached |= {trial.number: steps for trial in left}
+        left = study.ranked(left, steps)[: max(1, len(left) // factor)]
+        left.sort(key=lambda trial: trial.number)
+    study.train(left)
+    return reached | {trial.number: None for trial in left}
+
+
+def _table(study: Study, trials: Sequence[Trial], reached: dict[int, int | None]) -> list[Row]:
+    """The trials as rows: those that got farthest first, of these the best, and what failed last."""
+    rows, ends = [], sorted(set(reached.values()), key=lambda step: (step is None, step or 0))
+    for end in reversed(ends):
+        ranked = study.ranked([trial for trial in trials if reached[trial.number] == end], end)
+        rows += [_row(study, trial, end) for trial in ranked]
+    done = {row["trial"] for row in rows}
+    return rows + [_row(study, t, reached[t.number]) for t in trials if t.number not in done]
+
+
+def _row(study: Study, trial: Trial, end: int | None) -> Row:
+    """A trial as a row of the table."""
+    scores = study.scores(trial, end)
+    failures = [read_failure(study.folder, trial.number, c.seed) for c in trial.configs]
+    failed = next(filter(None, failures), None if scores else f"{study.metric} is not finite")
+    return {
+        "trial": trial.number,
+        **{field: getattr(trial.configs[0], field) for field in trial.values},
+        "seeds": len(trial.configs),
+        "steps": trial.configs[0].steps if end is None else end,
+        "status": "failed" if failed else "finished" if end is None else "stopped",
+        f"valid {study.metric}": float(np.mean(scores)) if scores else None,
+        "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "folder": str(study.folder / f"trial{trial.number}"),
+        "failure": failed,
+    }
