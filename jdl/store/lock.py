@@ -28,8 +28,9 @@ def hold_lock(folder: Path, doing: str = "trained") -> Iterator[list[str]]:
     """Locks the folder for this process; yields a note if the last holder was killed.
 
     Processes of one host are excluded by `flock`, which may not work across hosts that share the
-    disk: therefore a holder also touches the lock file as a heartbeat. Raises `LockedError`, which
-    names the holder, and what it is doing, where the folder is locked. A holder may delete the folder.
+    disk: therefore a holder also touches the lock file as a heartbeat. Raises `LockedError`, with
+    the holder's name and what it is doing, where the folder is locked. A holder may delete the
+    folder.
     """
     path = folder / "lock"
     with path.open("a+") as lock:

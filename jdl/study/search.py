@@ -7,16 +7,15 @@ the same.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
-from scipy.stats import qmc
 
 from jdl.keys import stream
 from jdl.study.space import Space
@@ -32,10 +31,10 @@ class Search:
     grid: Texts = ()
     """Grid search: all combinations of values, as lr=1e-3,3e-3; once for each field."""
     random: Texts = ()
-    """Random search (Bergstra and Bengio, 2012): dropout=uniform(0, 0.5), lr=loguniform(1e-4, 1e-1),
-    width=choice(64, 256); once for each field."""
+    """Random search (Bergstra and Bengio, 2012): dropout=uniform(0, 0.5), width=choice(64, 256),
+    lr=loguniform(1e-4, 1e-1); once for each field."""
     sampler: Literal["random", "sobol"] = "random"
-    """How --random is drawn: independently, or by a Sobol sequence, which covers the space evenly."""
+    """How --random is drawn: independently, or by a Sobol sequence, which fills space evenly."""
     trials: int = 0
     """Number of trials, configs that are tried; 0: as many as the grid has."""
     seeds: int = 1
@@ -103,16 +102,19 @@ def points(search: Search, space: Space) -> list[dict[str, str]]:
 
 def _shares(search: Search, fields: Sequence[str], count: int) -> np.ndarray:
     """Numbers from 0 to 1 for each trial and field; more trials have the same first ones."""
-    key = jax.random.key(search.study_seed)
+    shape = count if search.sampler == "random" else 1
+    draws = [_uniform(search.study_seed, field, shape) for field in fields]
+    columns = np.asarray(draws, np.float64).reshape(len(fields), shape).T
     if search.sampler == "random" or not fields:
-        draws = [[_uniform(key, field, n) for field in fields] for n in range(count)]
-        return np.asarray(draws).reshape(count, len(fields))
+        return columns if fields else np.empty((count, 0))
+    from scipy.stats import qmc  # takes a second to import
+
     if len(fields) > qmc.Sobol.MAXDIM:
         raise Error(f"A Sobol sequence has at most {qmc.Sobol.MAXDIM:,} fields.")
-    sequence = qmc.Sobol(len(fields), scramble=False).random_base2(math.ceil(math.log2(count)))
-    shift = np.asarray([_uniform(key, field, 0) for field in fields])
-    return (sequence[:count] + shift) % 1  # a random shift (Cranley and Patterson, 1976)
+    sequence = qmc.Sobol(len(fields), scramble=False).random_base2((count - 1).bit_length())
+    return (sequence[:count] + columns) % 1  # a random shift (Cranley and Patterson, 1976)
 
 
-def _uniform(key: jax.Array, field: str, number: int) -> float:
-    return float(jax.random.uniform(stream(key, field, number)))
+def _uniform(seed: int, field: str, count: int) -> jax.Array:
+    key = jax.random.key(seed)
+    return jax.vmap(lambda n: jax.random.uniform(stream(key, field, n)))(jnp.arange(count))

@@ -51,11 +51,8 @@ class Interval:
 
     def at(self, share: float) -> str:
         """The value below which this share of the interval lies, of four significant digits."""
-        low, width = self.low, self.high + self.whole - self.low
-        if self.log:
-            value = low * ((self.high + self.whole) / low) ** share
-        else:
-            value = low + share * width
+        low, high = self.low, self.high + self.whole
+        value = low * (high / low) ** share if self.log else low + share * (high - low)
         value = math.floor(value) if self.whole else float(f"{value:.{DIGITS}g}")
         return self._text(min(max(value, low), self.high))
 
@@ -97,7 +94,7 @@ class Space:
     def point(self, number: int, shares: Mapping[str, float]) -> dict[str, str]:
         """The values of a trial: combination `number` of the grid, which comes again, and draws."""
         values = {}
-        for field, choices in reversed(self.grid.items()):  # the last field changes first
+        for field, choices in reversed(list(self.grid.items())):  # the last field changes first
             number, n = divmod(number, len(choices))
             values[field] = choices[n]
         drawn = {field: of.at(shares[field]) for field, of in self.random.items()}

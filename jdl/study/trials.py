@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from jdl.config import Config, Options
@@ -23,7 +22,7 @@ from jdl.study.space import words
 from jdl.train.experiment import RunFunction
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
-from jdl.train.summary import summarize
+from jdl.train.summary import write_summary
 
 POLL_SECONDS = 0.5  # between two looks at runs that other processes train
 
@@ -91,17 +90,15 @@ class Study:
                 return False
             files.write_failure(self.folder, trial.number, c.seed, error)
         finally:
-            jax.clear_caches()  # the next run has other programs; these would stay in memory
-            gc.collect()
+            gc.collect()  # frees its arrays before the next run makes its own
         self.report(self._line(trial, c, steps))
         return True
 
     def _fit(self, c: Config, steps: int | None) -> None:
-        """Trains a run as `jdl train` does."""
+        """Trains a run as `jdl train` does, without figures of metrics, which take a second."""
         options = replace(self.options, root=self.folder, until=steps, quiet=True)
-        run = self.run(c)
         try:
-            summarize(fit(run, options, self.script), run.labels)
+            write_summary(fit(self.run(c), options, self.script))
         except PausedError as paused:
             if paused.code:  # by a signal, not by `until`
                 raise

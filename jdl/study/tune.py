@@ -154,7 +154,7 @@ def _train(
 
 
 def _table(study: Study, trials: Sequence[Trial], reached: dict[int, int | None]) -> list[Row]:
-    """The trials as rows: those that got farthest first, of these the best, and what failed last."""
+    """The trials as rows: first those that got farthest, of these the best; last what failed."""
     rows, ends = [], sorted(set(reached.values()), key=lambda step: (step is None, step or 0))
     for end in reversed(ends):
         ranked = study.ranked([trial for trial in trials if reached[trial.number] == end], end)
