@@ -21,6 +21,7 @@ from jdl.study import Search, trials, tune
 from jdl.study.folder import open_study
 from jdl.study.search import points
 from jdl.study.space import parse_space
+from jdl.study.suggest import suggest
 from jdl.train import experiment
 from jdl.train.preemption import PausedError
 
@@ -153,6 +154,26 @@ def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path,
     assert without_place(tune(SCRIPT, replace(SEEDS, study=tmp_path))) == without_place(rows)
 
 
+def test_tpe_suggests_by_what_was_reached_and_asks_nothing_anew(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    space = parse_space(("hidden=8,16",), ("lr=loguniform(1e-4,1e-1)",), tuned.Config)
+    tried = []
+    for _ in range(30):  # as if the loss were that of the distance to 1e-2, for wide layers
+        values = suggest(space, 0, "min", tried)
+        assert values == suggest(space, 0, "min", tried)
+        loss = abs(np.log10(float(values["lr"])) + 2) + (values["hidden"] == "8")
+        tried.append((values, None if len(tried) == 3 else float(loss)))
+    late = [values for values, _ in tried[20:]]
+    assert np.mean([abs(np.log10(float(one["lr"])) + 2) for one in late]) < 0.5
+    assert [one["hidden"] for one in late].count("16") > 7
+    assert suggest(space, 1, "min", []) != suggest(space, 0, "min", [])
+    search = Search(random=("lr=loguniform(1e-3,1e-1)",), sampler="tpe", trials=2, study=tmp_path)
+    rows = tune(SCRIPT, search)
+    assert json.loads((tmp_path / "suggestions" / "trial1.json").read_text()).keys() == {"lr"}
+    monkeypatch.setattr("jdl.study.suggest._distributions", None)
+    assert {row["lr"] for row in rows} == {row["lr"] for row in tune(SCRIPT, search)}
+
+
 WRONG = [
     (Search(grid=("lr=1e-2",), maximize="test accuracy"), (), "never chooses by the test data"),
     (Search(grid=("lr=1e-2",), minimize="test/loss"), (), "never chooses by the test data"),
@@ -169,7 +190,7 @@ WRONG = [
     (Search(grid=("steps=4,8",), halving=2), (), "steps is not searched with --halving"),
     (Search(grid=("lr=1,2",), halving=2, first_rung=8), (), "is not before the last step"),
     (Search(grid=("lr=1,2",), trials=3), (), "The grid has 2 combinations, and --trials is 3"),
-    (Search(random=("lr=uniform(0,1)",)), (), "say how many trials"),
+    (Search(random=("lr=uniform(0,1)",), sampler="sobol"), (), "say how many trials"),
     (Search(random=("lr=normal(0,1)",), trials=2), (), "lr=normal.0,1. is no distribution"),
     (Search(random=("lr=uniform(1,0)",), trials=2), (), "LOW must be a number and below"),
     (Search(random=("lr=loguniform(0,1)",), trials=2), (), "LOW must be a number above 0"),

@@ -26,15 +26,20 @@ Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 @dataclass(frozen=True)
 class Search:
-    """Hyperparameter optimization: what a study searches, how, and by which metric it chooses."""
+    """What a study tries, how, and by which metric of the validation data it chooses.
+
+    By grid search, random search (Bergstra and Bengio, 2012), a quasi-random Sobol sequence, and
+    successive halving (Jamieson and Talwalkar, 2016). Each field is a flag of `jdl study`.
+    """
 
     grid: Texts = ()
     """Grid search: all combinations of values, as lr=1e-3,3e-3; once for each field."""
     random: Texts = ()
-    """Random search (Bergstra and Bengio, 2012): dropout=uniform(0, 0.5), width=choice(64, 256),
-    lr=loguniform(1e-4, 1e-1); once for each field."""
-    sampler: Literal["random", "sobol"] = "random"
-    """How --random is drawn: independently, or by a Sobol sequence, which fills space evenly."""
+    """Random search: dropout=uniform(0, 0.5), lr=loguniform(1e-4, 1e-1) or width=choice(64, 256);
+    once for each field."""
+    sampler: Literal["random", "sobol", "tpe"] = "random"
+    """How --random is drawn: independently; by a Sobol sequence, which fills space evenly; or by
+    TPE (needs Optuna), which learns from the trials before, and also chooses among --grid."""
     trials: int = 0
     """Number of trials, configs that are tried; 0: as many as the grid has."""
     seeds: int = 1
@@ -64,6 +69,10 @@ class Search:
             raise Error("--halving 1 would stop no trial: use 2 or more, 3 is usual.")
         if self.first_rung and not self.halving:
             raise Error("--first-rung is of successive halving: give --halving too.")
+        if self.sampler == "tpe" and self.halving:
+            raise Error("--sampler tpe learns from trials that end: leave out --halving.")
+        if self.sampler == "tpe" and not self.trials:
+            raise Error("--sampler tpe: say how many trials there are, by --trials.")
 
     def criterion(self, best: str) -> tuple[str, str]:
         """ "max" or "min", and the metric of the validation data, by default that of `Run.best`."""
@@ -84,6 +93,8 @@ class Search:
 def points(search: Search, space: Space) -> list[dict[str, str]]:
     """The values of each trial's fields; `Error` where their number is not clear."""
     count, size = search.trials, space.grid_size
+    if search.halving and (fields := {"steps", "epochs"} & {*space.grid, *space.random}):
+        raise Error(f"{fields.pop()} is not searched with --halving, which compares equal steps.")
     if space.random and not count:
         raise Error("Values are drawn (--random): say how many trials there are, by --trials.")
     if not space.random and count not in (0, size):

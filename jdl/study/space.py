@@ -50,11 +50,14 @@ class Interval:
     whole: bool = False
 
     def at(self, share: float) -> str:
-        """The value below which this share of the interval lies, of four significant digits."""
+        """The value below which this share of the interval lies."""
         low, high = self.low, self.high + self.whole
-        value = low * (high / low) ** share if self.log else low + share * (high - low)
+        return self.rounded(low * (high / low) ** share if self.log else low + share * (high - low))
+
+    def rounded(self, value: float) -> str:
+        """A value of the interval as a text: a whole number, or of four significant digits."""
         value = math.floor(value) if self.whole else float(f"{value:.{DIGITS}g}")
-        return self._text(min(max(value, low), self.high))
+        return self._text(min(max(value, self.low), self.high))
 
     def ends(self) -> Sequence[str]:
         """The ends of the interval."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from jdl.objectives.pretrained_model import record_loaded
 from jdl.store.code import code_hashes, read_code
 from jdl.study.folder import open_study, read_failure
 from jdl.study.search import Search, points
-from jdl.study.space import parse_space, with_values
+from jdl.study.space import Space, parse_space, with_values
+from jdl.study.suggest import Tried, check_optuna, store, stored, suggest
 from jdl.study.trials import Study, Trial, rungs
 from jdl.train.check import check_run, metric_names
 from jdl.train.command_line import parse
@@ -42,7 +44,7 @@ def tune(
     flags: Sequence[str] = (),
     report: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """Hyperparameter search: trains the trials of a study, and returns them as rows, best first.
+    """Hyperparameter optimization (tuning): trains the trials of a study; its rows, best first.
 
     `flags` are those of `jdl train SCRIPT`, for all trials. Each trial is a run that has the bits
     of the same run alone. A trial's score is its metric on the validation data at the end of
@@ -56,9 +58,15 @@ def tune(
     _, run, config = load(script)
     c, options = parse(config, list(flags), f"jdl study {script}", "", Options)
     _check_options(options, search)
-    trials = _trials(run, c, list(flags), script, search)
-    first = run(trials[0].configs[0])
-    mode, metric = _check_metric(first, search)
+    make = partial(_trial, run, c, list(flags), script, search.seeds)
+    space = parse_space(search.grid, search.random, config)
+    if search.sampler == "tpe":
+        check_optuna()
+        known = [suggest(space, search.study_seed, "max", [])]
+    else:
+        known = points(search, space)
+    trials = [make(number, values) for number, values in enumerate(known)]
+    mode, metric = _check_metric(run(trials[0].configs[0]), search)
     base = complete(run, c, list(flags), script)
     code = code_hashes(read_code(script))
     searched = {**asdict(search), "study": None, "maximize": None, "minimize": None}
@@ -74,6 +82,9 @@ def tune(
     folder = search.study or Path("studies") / base.name
     study = Study(folder, script, run, options, mode, metric, report)
     open_study(folder, json.loads(json.dumps(description)))
+    if search.sampler == "tpe":
+        trials = _train_in_turn(study, make, space, search)
+        return _table(study, trials, dict.fromkeys(range(len(trials))))
     return _table(study, trials, _train(study, trials, stops, search.halving))
 
 
@@ -87,19 +98,19 @@ def _check_options(options: Options, search: Search) -> None:
         raise Error("--halving evaluates at each of its rungs: leave out --eval-every.")
 
 
-def _trials(
-    run: RunFunction, c: Config, flags: list[str], script: Path, search: Search
-) -> list[Trial]:
-    """All trials, with their configs; `Error` where a config refuses its values."""
-    space = parse_space(search.grid, search.random, type(c))
-    if search.halving and (fields := {"steps", "epochs"} & {*space.grid, *space.random}):
-        raise Error(f"{fields.pop()} is not searched with --halving, which compares equal steps.")
-    found = []
-    for number, values in enumerate(points(search, space)):
-        one = complete(run, with_values(c, values), flags, script)
-        seeds = range(one.seed, one.seed + search.seeds)
-        found.append(Trial(number, values, [replace(one, seed=seed) for seed in seeds]))
-    return found
+def _trial(
+    run: RunFunction,
+    c: Config,
+    flags: list[str],
+    script: Path,
+    seeds: int,
+    number: int,
+    values: Mapping[str, str],
+) -> Trial:
+    """A trial with its configs, one for each seed; `Error` where the config refuses the values."""
+    one = complete(run, with_values(c, values), flags, script)
+    configs = [replace(one, seed=seed) for seed in range(one.seed, one.seed + seeds)]
+    return Trial(number, values, configs)
 
 
 def _check_metric(run: Run, search: Search) -> tuple[str, str]:
@@ -119,6 +130,23 @@ def _check_metric(run: Run, search: Search) -> tuple[str, str]:
     if metric not in names:
         raise Error(f"There is no metric {metric!r}, but {', '.join(names)}.")
     return mode, metric
+
+
+def _train_in_turn(
+    study: Study, make: Callable[[int, Mapping[str, str]], Trial], space: Space, search: Search
+) -> list[Trial]:
+    """Trains one trial after another, each suggested by what those before it have reached."""
+    trials, tried = list[Trial](), list[Tried]()
+    for number in range(search.trials):
+        values = stored(study.folder, number)
+        if values is None:
+            values = suggest(space, search.study_seed, study.mode, tried)
+            store(study.folder, number, values)
+        trials.append(make(number, values))
+        study.train(trials[-1:])
+        scores = study.scores(trials[-1])
+        tried.append((values, float(np.mean(scores)) if scores else None))
+    return trials
 
 
 def _rungs(search: Search, steps: int, trials: int) -> list[int]:
