@@ -23,7 +23,7 @@ from jdl.store.lock import hold_lock
 from jdl.types import Error
 
 FORMAT = 1
-IDENTITY = {"config": dict, "code": dict, "search": dict}
+IDENTITY = {"config": dict, "search": dict, "code": dict, "options": dict}
 
 
 def open_study(folder: Path, description: Mapping[str, Any]) -> None:
@@ -54,7 +54,7 @@ def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
             f"The experiment's code has changed since the study {folder} began, so further trials "
             f"could not be compared: {other}. ({files})"
         )
-    for part in ("config", "search"):
+    for part in ("config", "search", "options"):
         before, now = dict(old[part]), dict(description[part])
         if part == "search" and not now["halving"]:  # more trials may follow, or fewer be shown
             before["trials"] = now["trials"]

@@ -19,6 +19,7 @@ import tyro
 
 from jdl.keys import stream
 from jdl.study.space import Space
+from jdl.study.suggest import check_optuna
 from jdl.types import Error
 
 Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
@@ -91,7 +92,13 @@ class Search:
 
 
 def points(search: Search, space: Space) -> list[dict[str, str]]:
-    """The values of each trial's fields; `Error` where their number is not clear."""
+    """The values of each trial's fields; none where they depend on what trials reach.
+
+    Raises `Error` where the number of trials is not clear.
+    """
+    if search.sampler == "tpe":
+        check_optuna()
+        return []
     count, size = search.trials, space.grid_size
     if search.halving and (fields := {"steps", "epochs"} & {*space.grid, *space.random}):
         raise Error(f"{fields.pop()} is not searched with --halving, which compares equal steps.")

@@ -18,8 +18,8 @@ from jdl.config import Config, Options
 from jdl.store.folder import DiskError, run_folder
 from jdl.store.lock import LockedError, is_locked
 from jdl.study import folder as files
-from jdl.study.space import words
-from jdl.train.experiment import RunFunction
+from jdl.study.space import with_values, words
+from jdl.train.experiment import RunFunction, complete
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
 from jdl.train.summary import write_summary
@@ -37,12 +37,32 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Experiment:
+    """The experiment of a study: its script, and what the command line says of all trials."""
+
+    script: Path
+    run: RunFunction
+    config: Config
+    flags: list[str]
+    seeds: int
+
+    def trial(self, number: int, values: Mapping[str, str]) -> Trial:
+        """A trial, with a config for each seed; `Error` where the config refuses the values."""
+        c = self.complete(with_values(self.config, values))
+        configs = [replace(c, seed=seed) for seed in range(c.seed, c.seed + self.seeds)]
+        return Trial(number, values, configs)
+
+    def complete(self, c: Config) -> Config:
+        """The config with its name, and its epochs as steps."""
+        return complete(self.run, c, self.flags, self.script)
+
+
+@dataclass(frozen=True)
 class Study:
     """A study whose folder is open."""
 
     folder: Path
-    script: Path
-    run: RunFunction
+    experiment: Experiment
     options: Options
     mode: str  # max or min
     metric: str  # of the validation data
@@ -98,7 +118,7 @@ class Study:
         """Trains a run as `jdl train` does, without figures of metrics, which take a second."""
         options = replace(self.options, root=self.folder, until=steps, quiet=True)
         try:
-            write_summary(fit(self.run(c), options, self.script))
+            write_summary(fit(self.experiment.run(c), options, self.experiment.script))
         except PausedError as paused:
             if paused.code:  # by a signal, not by `until`
                 raise

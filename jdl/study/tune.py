@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,15 @@ import numpy as np
 from jdl.config import Config, Options, to_json
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.store.code import code_hashes, read_code
+from jdl.store.environment import LAYOUT
 from jdl.study.folder import open_study, read_failure
 from jdl.study.search import Search, points
-from jdl.study.space import Space, parse_space, with_values
-from jdl.study.suggest import Tried, check_optuna, store, stored, suggest
-from jdl.study.trials import Study, Trial, rungs
+from jdl.study.space import Space, parse_space
+from jdl.study.suggest import Tried, store, stored, suggest
+from jdl.study.trials import Experiment, Study, Trial, rungs
 from jdl.train.check import check_run, metric_names
 from jdl.train.command_line import parse
-from jdl.train.experiment import RunFunction, complete, load
+from jdl.train.experiment import load
 from jdl.train.placement import apply_config
 from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error, Run
@@ -54,38 +54,41 @@ def tune(
     is written.
     """
     fix_thread_pool_size()
-    script = Path(script)
+    script, flags = Path(script), list(flags)
     _, run, config = load(script)
-    c, options = parse(config, list(flags), f"jdl study {script}", "", Options)
+    c, options = parse(config, flags, f"jdl study {script}", "", Options)
     _check_options(options, search)
-    make = partial(_trial, run, c, list(flags), script, search.seeds)
+    experiment = Experiment(script, run, c, flags, search.seeds)
     space = parse_space(search.grid, search.random, config)
-    if search.sampler == "tpe":
-        check_optuna()
-        known = [suggest(space, search.study_seed, "max", [])]
-    else:
-        known = points(search, space)
-    trials = [make(number, values) for number, values in enumerate(known)]
-    mode, metric = _check_metric(run(trials[0].configs[0]), search)
-    base = complete(run, c, list(flags), script)
-    code = code_hashes(read_code(script))
-    searched = {**asdict(search), "study": None, "maximize": None, "minimize": None}
-    description = {
-        "config": to_json(base),
-        "code": code,
-        "search": {**searched, "metric": f"{mode} {metric}"},
-        "script": str(script.resolve()),
-    }
+    trials = [experiment.trial(n, values) for n, values in enumerate(points(search, space))]
+    base = experiment.complete(c)
+    mode, metric = _check_metric(run(base), search)
     stops = _rungs(search, base.steps, len(trials))
     if stops:
         options = replace(options, eval_every=stops[0])
     folder = search.study or Path("studies") / base.name
-    study = Study(folder, script, run, options, mode, metric, report)
-    open_study(folder, json.loads(json.dumps(description)))
+    study = Study(folder, experiment, options, mode, metric, report)
+    open_study(folder, _description(study, base, search))
     if search.sampler == "tpe":
-        trials = _train_in_turn(study, make, space, search)
+        trials = _train_in_turn(study, space, search)
         return _table(study, trials, dict.fromkeys(range(len(trials))))
     return _table(study, trials, _train(study, trials, stops, search.halving))
+
+
+def _description(study: Study, base: Config, search: Search) -> dict[str, Any]:
+    """What is recorded of a study, as JSON: of another, its folder is refused."""
+    searched = {**asdict(search), "metric": f"{study.mode} {study.metric}"}
+    for name in ("study", "maximize", "minimize"):
+        del searched[name]
+    script, options = study.experiment.script, study.options
+    description = {
+        "config": to_json(base),
+        "search": searched,
+        "code": code_hashes(read_code(script)),
+        "options": {name: getattr(options, name) for name in LAYOUT},
+        "script": str(script.resolve()),
+    }
+    return json.loads(json.dumps(description))
 
 
 def _check_options(options: Options, search: Search) -> None:
@@ -98,23 +101,8 @@ def _check_options(options: Options, search: Search) -> None:
         raise Error("--halving evaluates at each of its rungs: leave out --eval-every.")
 
 
-def _trial(
-    run: RunFunction,
-    c: Config,
-    flags: list[str],
-    script: Path,
-    seeds: int,
-    number: int,
-    values: Mapping[str, str],
-) -> Trial:
-    """A trial with its configs, one for each seed; `Error` where the config refuses the values."""
-    one = complete(run, with_values(c, values), flags, script)
-    configs = [replace(one, seed=seed) for seed in range(one.seed, one.seed + seeds)]
-    return Trial(number, values, configs)
-
-
 def _check_metric(run: Run, search: Search) -> tuple[str, str]:
-    """The mode and the metric of a study; `Error` where its first run has none, or no such data."""
+    """The mode and the metric of a study; `Error` where the run has none, or no such data."""
     mode, metric = search.criterion(run.best)
     if run.valid is None:
         raise Error(
@@ -132,9 +120,7 @@ def _check_metric(run: Run, search: Search) -> tuple[str, str]:
     return mode, metric
 
 
-def _train_in_turn(
-    study: Study, make: Callable[[int, Mapping[str, str]], Trial], space: Space, search: Search
-) -> list[Trial]:
+def _train_in_turn(study: Study, space: Space, search: Search) -> list[Trial]:
     """Trains one trial after another, each suggested by what those before it have reached."""
     trials, tried = list[Trial](), list[Tried]()
     for number in range(search.trials):
@@ -142,7 +128,7 @@ def _train_in_turn(
         if values is None:
             values = suggest(space, search.study_seed, study.mode, tried)
             store(study.folder, number, values)
-        trials.append(make(number, values))
+        trials.append(study.experiment.trial(number, values))
         study.train(trials[-1:])
         scores = study.scores(trials[-1])
         tried.append((values, float(np.mean(scores)) if scores else None))
