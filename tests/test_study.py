@@ -14,6 +14,7 @@ import tuned
 from harness import lines
 
 import jdl
+from jdl.cli.study import study
 from jdl.inspect.compare import compare
 from jdl.store.folder import DiskError
 from jdl.store.lock import hold_lock
@@ -53,13 +54,13 @@ def killed(monkeypatch):
             fit(run, replace(options, until=3), script)
         raise Killed
 
-    def study(*arguments):
+    def killed_study(*arguments):
         monkeypatch.setattr(trials, "fit", fit_until)
         with pytest.raises(Killed):
             tune(*arguments)
         return tune(*arguments)
 
-    return study
+    return killed_study
 
 
 def alone(root, *flags):
@@ -90,6 +91,17 @@ def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-2]) for n in (0, 1)]
     assert row["valid loss"] == pytest.approx(np.mean([line["loss"] for line in scores]))
     assert {line["split"] for line in scores} == {"valid"}
+
+
+def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):
+    (row,), folder = whole
+    study([str(SCRIPT), "--grid", "lr=3e-2", "--seeds", "2", "--study", str(folder)])
+    out = capsys.readouterr().out
+    assert f"{row['valid loss']:.4f}" in out
+    assert f"Best: trial 0, {folder}/trial0/seed0" in out
+    scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-1]) for n in (0, 1)]
+    assert f"nothing was chosen: {np.mean([line['loss'] for line in scores]):.4f}" in out
+    assert {line["split"] for line in scores} == {"test"}
 
 
 def test_a_study_that_was_killed_goes_on(whole, tmp_path, killed):

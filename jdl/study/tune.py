@@ -27,6 +27,7 @@ from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error, Run
 
 Row = dict[str, Any]
+COLUMNS = ("trial", "seeds", "status", "std", "folder", "failure")
 OF_ONE_RUN = {  # options that a study sets, or that make no sense for many runs
     "root": "the runs of a study are in its folder: choose it by --study",
     "until": "--halving stops trials early",
@@ -184,7 +185,10 @@ def _row(study: Study, trial: Trial, end: int | None) -> Row:
     failed = next(filter(None, failures), None if scores else f"{study.metric} is not finite")
     return {
         "trial": trial.number,
-        **{field: getattr(trial.configs[0], field) for field in trial.values},
+        **{
+            f"config.{field}" if field in COLUMNS else field: getattr(trial.configs[0], field)
+            for field in trial.values
+        },
         "seeds": len(trial.configs),
         "steps": trial.configs[0].steps if end is None else end,
         "status": "failed" if failed else "finished" if end is None else "stopped",
