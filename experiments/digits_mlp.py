@@ -17,17 +17,18 @@ class Config(jdl.Config):
     batch: int = 128
     lr: float = 3e-3
     dropout: float = 0.2
+    valid: float = 0.0  # the share of the training rows to choose by: jdl study
 
 
 def run(c: Config) -> jdl.Run:
     train, test = jdl.data.digits()
+    train, valid = train.split(1 - c.valid, c.valid) if c.valid else (train, None)
     model = MLP(10, hidden=(256, 128), dropout=c.dropout)
     optimizer = optax.adamw(optax.cosine_decay_schedule(c.lr, c.steps))
     learner = jdl.descent(jdl.objectives.classify(model), optimizer)
     batches = train.shuffled(c.batch, c.seed)
-    return jdl.Run(
-        c, learner, batches, test=test.batches(c.batch), best="max accuracy", labels=train.labels
-    )
+    valid, test = valid and valid.batches(c.batch), test.batches(c.batch)
+    return jdl.Run(c, learner, batches, valid, test, best="max accuracy", labels=train.labels)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import parallel as parallel
     from jdl import sampling as sampling
     from jdl import serve as serve
+    from jdl import study as study
     from jdl import train as train
     from jdl import types as types
     from jdl import weights as weights
@@ -100,6 +101,7 @@ MODULES = (
     "parallel",
     "sampling",
     "serve",
+    "study",
     "train",
     "types",
     "weights",

@@ -130,6 +130,7 @@ def test_runs_that_cannot_be_compared_are_refused(groups, tmp_path, change, opti
 def test_groups_are_found_by_name_and_by_pattern(groups, tmp_path):
     assert find_group("plain", tmp_path) == groups["plain"]
     assert find_group("plain/d1/seed3", tmp_path) == groups["plain"][3:4]
+    assert find_group(str(tmp_path / "plain" / "d1"), tmp_path / "none") == groups["plain"]
     assert find_group("*/d1/seed[01]", tmp_path) == groups["better"][:2] + groups["plain"][:2]
     with pytest.raises(jdl.Error, match="runs of 2 configs, name one: better/d1, plain/d1"):
         find_group("d1", tmp_path)

@@ -110,11 +110,14 @@ def find(name: str, root: Path) -> Path:
 def find_group(name: str, root: Path) -> list[Path]:
     """The folders of the runs of one config, all its seeds, or of all that fit a pattern with *.
 
-    A name is as in `find`; a pattern is of name/digest/seed<k>, as `cnn/*/seed0`. Raises `Error`
-    where no run fits, or where runs of several configs do and the name is no pattern.
+    A name is a path, also of the folder that has the seeds, or as in `find`; a pattern is of
+    name/digest/seed<k>, as `cnn/*/seed0`. Raises `Error` where no run fits, or where runs of
+    several configs do and the name is no pattern.
     """
     if (Path(name) / "run.json").is_file():
         return [Path(name)]
+    if seeds := [path.parent for path in Path(name).glob("seed*/run.json")]:
+        return sorted(seed for seed in seeds if not seed.suffix)  # seed0.1 was moved aside
     runs, _ = matching_runs(name, root)
     if not runs:
         raise Error(f"There is no run {name!r} under {root}: `jdl runs` lists all runs.")

@@ -17,6 +17,7 @@ import orbax.checkpoint as ocp
 
 from jdl.parallel.multihost import from_local, local_copy, process_sharding, to_host
 from jdl.store import manifest
+from jdl.store.folder import DiskError
 from jdl.store.record import FORMAT
 from jdl.types import Error, State
 
@@ -148,17 +149,17 @@ class Checkpoints:
             try:
                 saving.result()
             except (OSError, ValueError) as error:
-                raise Error(
+                raise DiskError(
                     f"A checkpoint could not be written under {self._manager.directory}: {error}. "
                     "Earlier ones are intact. Free some disk space, or choose another --root."
                 ) from error
 
     def _check_room(self, size: int) -> None:
-        """Raises `Error` where a state of `size` bytes may not fit on the disk."""
+        """Raises `DiskError` where a state of `size` bytes may not fit on the disk."""
         folder, needed = self._manager.directory, size + MARGIN
         free = shutil.disk_usage(folder).free
         if free < needed:
-            raise Error(
+            raise DiskError(
                 f"A checkpoint may need {needed / 2**20:,.1f} MiB, and {free / 2**20:,.1f} MiB are "
                 f"free under {folder}. Earlier ones are intact: free some disk space, and run the "
                 "same command again to resume."

@@ -25,6 +25,10 @@ NOT_WRITABLE = (
 )
 
 
+class DiskError(Error):
+    """The disk is full, or cannot be written."""
+
+
 def run_folder(root: Path, config: Config) -> Path:
     """The folder of a run: root/<name>/<config digest>/seed<k>."""
     return Path(root) / config.name / digest(config) / f"seed{config.seed}"
@@ -130,13 +134,13 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def report_disk_errors(folder: Path) -> Iterator[None]:
-    """Turns an `OSError` into an `Error` with advice: the disk is full, or not writable."""
+    """Turns an `OSError` into a `DiskError` with advice: the disk is full, or not writable."""
     try:
         yield
     except OSError as error:
         if error.errno not in DISK_FULL + NOT_WRITABLE:
             raise
-        raise Error(
+        raise DiskError(
             f"{folder} could not be written: {error}. Earlier checkpoints are intact: free some "
             "disk space, or make the folder writable, and run the same command again to resume."
         ) from error

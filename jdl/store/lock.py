@@ -19,22 +19,29 @@ READER_SECONDS = 1.0  # how long to wait for a reader: `is_locked` holds a lock 
 DEAD_SECONDS = 60.0  # a holder on another host without a heartbeat for this long counts as dead
 
 
+class LockedError(Error):
+    """The folder is locked by another process."""
+
+
 @contextmanager
 def hold_lock(folder: Path, doing: str = "trained") -> Iterator[list[str]]:
     """Locks the folder for this process; yields a note if the last holder was killed.
 
     Processes of one host are excluded by `flock`, which may not work across hosts that share the
-    disk: therefore a holder also touches the lock file as a heartbeat. Raises `Error`, which names
-    the holder, and what it is doing, where the folder is locked. A holder may delete the folder.
+    disk: therefore a holder also touches the lock file as a heartbeat. Raises `LockedError`, with
+    the holder's name and what it is doing, where the folder is locked. A holder may delete the
+    folder.
     """
     path = folder / "lock"
     with path.open("a+") as lock:
         if not _acquire(lock):
             holder = _holder(lock) or "another process"
-            raise Error(f"{folder} is being {doing} already, by {holder}: wait for it, or stop it.")
+            raise LockedError(
+                f"{folder} is being {doing} already, by {holder}: wait for it, or stop it."
+            )
         holder, age = _holder(lock), _age(path)
         if _on_another_host(holder) and age < DEAD_SECONDS:
-            raise Error(
+            raise LockedError(
                 f"{folder} is being {doing} already, by {holder}, whose last heartbeat was "
                 f"{age:.0f} s ago: if that process is dead, try again in {DEAD_SECONDS:.0f} s."
             )

@@ -17,7 +17,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.objectives.pretrained_model import Loaded
 from jdl.store.code import code_hashes, write_code
 from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
-from jdl.store.folder import free_name, read_json, write_json
+from jdl.store.folder import DiskError, free_name, read_json, write_json
 from jdl.store.lock import hold_lock
 from jdl.store.manifest import is_complete
 from jdl.types import Error, Loader, Run
@@ -163,7 +163,7 @@ def open_run(
             folder.mkdir(parents=True, exist_ok=True)
             notes = stack.enter_context(hold_lock(folder))
         except OSError as error:
-            raise Error(
+            raise DiskError(
                 f"The run's folder {folder} cannot be written: {error}. Choose another with --root."
             ) from error
         if fresh and (folder / "run.json").exists():

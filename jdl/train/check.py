@@ -40,7 +40,7 @@ def check_run(run: Run) -> None:
         if spec_and_bounds not in checked:  # validation and test sets are often alike
             run.learner.objective.check(*spec_and_bounds)
         checked.append(spec_and_bounds)
-    names = _metric_names(run)
+    names = metric_names(run)
     if metric not in names:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
@@ -69,7 +69,7 @@ def _is_hook(hook: Any) -> bool:
     )
 
 
-def _metric_names(run: Run) -> list[str]:
+def metric_names(run: Run) -> list[str]:
     """The names of the metrics of an evaluation, by `jax.eval_shape`: nothing is computed."""
     learner = run.learner
 

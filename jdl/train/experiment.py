@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from jdl.config import Config, Options, from_json
 from jdl.parallel import processes
@@ -29,6 +29,7 @@ from jdl.train.summary import result_line, summarize
 from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error, Run
 
+C = TypeVar("C", bound=Config)
 RunFunction = Callable[[Any], Run]
 
 
@@ -112,10 +113,13 @@ def _train(
 
 
 def prepare(run: RunFunction, c: Config, argv: list[str], script: Path) -> Run:
-    """The run of a config that a command line gave: with a name, and its epochs as steps."""
-    if not c.name:
-        c = replace(c, name=script.stem)
-    return run(resolve_epochs(run, c, argv))
+    """The run of a config that a command line gave."""
+    return run(complete(run, c, argv, script))
+
+
+def complete(run: RunFunction, c: C, argv: list[str], script: Path) -> C:
+    """The config that a command line gave, with a name, and its epochs as steps."""
+    return resolve_epochs(run, c if c.name else replace(c, name=script.stem), argv)
 
 
 def rebuild(folder: Path) -> Run:

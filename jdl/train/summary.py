@@ -17,18 +17,11 @@ from jdl.train.fit import Result
 
 def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
     """Writes summary.json and the final figures, and returns the text to print."""
-    numbers = _numbers(result)
+    numbers = write_summary(result)
     lines = log.read(result.folder)
     figures = [*result.figures, *_draw_metrics(result, labels)]
     returns = result.folder / "figures" / "return.png"
     figures += [returns] if draw_returns(lines, returns) else []
-    summary = {
-        "step": int(result.state.step),
-        "metrics": numbers,
-        "seconds": result.seconds,
-        "data_seconds": result.data_seconds,
-    }
-    write_json(result.folder / "summary.json", summary)
     text = [""]
     for split, values in numbers.items():
         text += [f"{split:<6} {name:<24} {value:.4f}" for name, value in values.items()]
@@ -39,6 +32,19 @@ def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
     if skipped := sum(line.get("skipped") == 1 for line in lines):
         text += [f"{skipped:,} steps were skipped, because their numbers were not finite"]
     return "\n".join([*text, *map(str, figures), str(result.folder)])
+
+
+def write_summary(result: Result) -> dict[str, dict[str, float]]:
+    """Writes summary.json, which ends a run, and returns the metrics by split."""
+    numbers = _numbers(result)
+    summary = {
+        "step": int(result.state.step),
+        "metrics": numbers,
+        "seconds": result.seconds,
+        "data_seconds": result.data_seconds,
+    }
+    write_json(result.folder / "summary.json", summary)
+    return numbers
 
 
 def result_line(result: Result) -> str:

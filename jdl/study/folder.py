@@ -1,0 +1,102 @@
+"""The folder of a study: what it searches, the names of its trials, and what failed.
+
+    studies/digits_mlp/study.json                        the search
+    studies/digits_mlp/digits_mlp/<digest>/seed<k>/      its runs, each an ordinary one
+    studies/digits_mlp/trial17 -> digits_mlp/<digest>    their names
+    studies/digits_mlp/failures/trial17-seed0.json       why a run failed
+
+What is done is read from the runs, so nothing else can be lost by a kill.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from jdl.config import difference
+from jdl.store import log, manifest
+from jdl.store.folder import DiskError, read_description, read_json, write_json
+from jdl.store.lock import hold_lock
+from jdl.types import Error
+
+FORMAT = 1
+IDENTITY = {"config": dict, "search": dict, "code": dict, "options": dict}
+
+
+def open_study(folder: Path, description: Mapping[str, Any]) -> None:
+    """Creates the folder of a study, or opens it again.
+
+    Raises `Error` where it holds another study, or one of other code.
+    """
+    path = folder / "study.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with hold_lock(folder, "opened"):
+            if path.exists():
+                _check_same(folder, description)
+            write_json(path, {"format": FORMAT, **description})
+    except OSError as error:
+        raise DiskError(f"The study's folder {folder} cannot be written: {error}.") from error
+
+
+def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
+    """Raises `Error` where a study differs, in more than the number of its trials."""
+    old = read_description(
+        folder / "study.json", FORMAT, IDENTITY, "a study", "use a newer jdl, or another --study"
+    )
+    other = "choose another folder by --study"
+    if old["code"] != description["code"]:
+        files = difference(old["code"], dict(description["code"]))
+        raise Error(
+            f"The experiment's code has changed since the study {folder} began, so further trials "
+            f"could not be compared: {other}. ({files})"
+        )
+    for part in ("config", "search", "options"):
+        before, now = dict(old[part]), dict(description[part])
+        if part == "search" and not now["halving"]:  # more trials may follow, or fewer be shown
+            before["trials"] = now["trials"]
+        if before != now:
+            raise Error(f"{folder} holds another study ({difference(before, now)}): {other}.")
+
+
+def link(study: Path, number: int, config_folder: Path) -> None:
+    """Names the runs of a trial, STUDY/trial17, by a relative link."""
+    with suppress(FileExistsError):
+        (study / f"trial{number}").symlink_to(os.path.relpath(config_folder, study))
+
+
+def failure_path(study: Path, number: int, seed: int) -> Path:
+    """The file that says why a run failed: without it, the run is trained again."""
+    return study / "failures" / f"trial{number}-seed{seed}.json"
+
+
+def write_failure(study: Path, number: int, seed: int, error: Exception) -> None:
+    """Records why a run failed."""
+    path = failure_path(study, number, seed)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"error": f"{type(error).__name__}: {error}"})
+
+
+def read_failure(study: Path, number: int, seed: int) -> str | None:
+    """Why a run failed; None if it has not."""
+    path = failure_path(study, number, seed)
+    return read_json(path)["error"] if path.exists() else None
+
+
+def is_trained(run: Path, steps: int | None) -> bool:
+    """Whether a run is finished, or saved and evaluated at a step before its last."""
+    if (run / "summary.json").exists():
+        return True
+    saved = [int(path.name) for path in run.glob("checkpoints/*") if path.name.isdigit()]
+    complete = [step for step in saved if manifest.is_complete(run / "checkpoints" / str(step))]
+    return steps is not None and steps <= max(complete, default=0)
+
+
+def score(run: Path, split: str, metric: str, steps: int | None = None) -> float | None:
+    """The metric of a run on a split, at the end or after these steps; None if it is not finite."""
+    lines = [line for line in log.read(run) if line["split"] == split]
+    lines = [line for line in lines if steps is None or line["step"] <= steps]
+    return lines[-1].get(metric) if lines else None

@@ -1,0 +1,97 @@
+"""Suggestions of the tree-structured Parzen estimator (TPE; Bergstra et al., 2011), by Optuna.
+
+A suggestion is a function of the study's seed, the trial's number, and what the trials before have
+reached. It is stored, so that a study that is started again does not ask anew, under any version of
+Optuna.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jdl.keys import stream
+from jdl.store.folder import read_json, write_json
+from jdl.study.space import Distribution, Interval, Space
+from jdl.types import Error
+
+Tried = tuple[Mapping[str, str], float | None]
+"""The values of a trial and its score, None if it failed."""
+
+
+def check_optuna() -> None:
+    """Raises `Error` where Optuna is not installed."""
+    if find_spec("optuna") is None:
+        raise Error("--sampler tpe needs Optuna: pip install 'jdl[study]'.")
+
+
+def suggest(space: Space, seed: int, mode: str, tried: Sequence[Tried]) -> dict[str, str]:
+    """The values of the next trial after those that were tried; the first ten are random."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = _distributions(space)
+    draw = int(jax.random.bits(stream(jax.random.key(seed), "tpe", len(tried))))
+    sampler = optuna.samplers.TPESampler(seed=draw)
+    direction = "maximize" if mode == "max" else "minimize"
+    study = optuna.create_study(sampler=sampler, direction=direction)
+    states = optuna.trial.TrialState
+    for values, score in tried:
+        state = states.FAIL if score is None else states.COMPLETE
+        numbers = {field: _number(distributions[field], text) for field, text in values.items()}
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=state, value=score, params=numbers, distributions=distributions
+            )
+        )
+    asked = study.ask(distributions).params
+    return {field: _text(space.random.get(field), asked[field]) for field in distributions}
+
+
+def _distributions(space: Space) -> dict[str, Any]:
+    """Optuna's distributions of the space; the values of a grid are categories."""
+    from optuna import distributions as of
+
+    def optunas(one: Distribution) -> Any:
+        if not isinstance(one, Interval):
+            return of.CategoricalDistribution(one.ends())
+        if one.whole:
+            return of.IntDistribution(int(one.low), int(one.high), log=one.log)
+        return of.FloatDistribution(one.low, one.high, log=one.log)
+
+    grid = {name: of.CategoricalDistribution(texts) for name, texts in space.grid.items()}
+    return grid | {name: optunas(one) for name, one in space.random.items()}
+
+
+def _text(drawn_from: Distribution | None, value: Any) -> str:
+    return drawn_from.rounded(value) if isinstance(drawn_from, Interval) else value
+
+
+def _number(distribution: Any, text: str) -> Any:
+    """A value as Optuna has it."""
+    from optuna.distributions import CategoricalDistribution, IntDistribution
+
+    if isinstance(distribution, CategoricalDistribution):
+        return text
+    return int(text) if isinstance(distribution, IntDistribution) else float(text)
+
+
+def stored(study: Path, number: int) -> dict[str, str] | None:
+    """The suggestion that was stored for a trial."""
+    path = _path(study, number)
+    return read_json(path) if path.exists() else None
+
+
+def store(study: Path, number: int, values: Mapping[str, str]) -> None:
+    """Stores the suggestion for a trial."""
+    path = _path(study, number)
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, values)
+
+
+def _path(study: Path, number: int) -> Path:
+    return study / "suggestions" / f"trial{number}.json"

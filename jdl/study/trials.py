@@ -1,0 +1,163 @@
+"""The trials of a study: each is an ordinary run for each seed, trained one after another.
+
+All in one process, in which the imports and the start of JAX are paid once, and a run has the bits
+that it has alone. Several processes may work on one study: the locks of the runs divide the work.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from jdl.config import Config, Options
+from jdl.store.folder import DiskError, run_folder
+from jdl.store.lock import LockedError, is_locked
+from jdl.study import folder as files
+from jdl.study.space import with_values, words
+from jdl.train.experiment import RunFunction, complete
+from jdl.train.fit import fit
+from jdl.train.preemption import PausedError
+from jdl.train.summary import write_summary
+
+POLL_SECONDS = 0.5  # between two looks at runs that other processes train
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial: the values that it tries, and its configs, one for each seed."""
+
+    number: int
+    values: Mapping[str, str]
+    configs: Sequence[Config]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The experiment of a study: its script, and what the command line says of all trials."""
+
+    script: Path
+    run: RunFunction
+    config: Config
+    flags: list[str]
+    seeds: int
+
+    def trial(self, number: int, values: Mapping[str, str]) -> Trial:
+        """A trial, with a config for each seed; `Error` where the config refuses the values."""
+        c = self.complete(with_values(self.config, values))
+        configs = [replace(c, seed=seed) for seed in range(c.seed, c.seed + self.seeds)]
+        return Trial(number, values, configs)
+
+    def complete(self, c: Config) -> Config:
+        """The config with its name, and its epochs as steps."""
+        return complete(self.run, c, self.flags, self.script)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study whose folder is open."""
+
+    folder: Path
+    experiment: Experiment
+    options: Options
+    mode: str  # max or min
+    metric: str  # of the validation data
+    report: Callable[[str], None]
+
+    def train(self, trials: Sequence[Trial], steps: int | None = None) -> None:
+        """Trains these trials up to a step, or to their end; those that are trained are left.
+
+        Runs that another process trains are left to it, and waited for: if it dies, they go on
+        here.
+        """
+        for trial in trials:
+            files.link(self.folder, trial.number, self.place(trial.configs[0]).parent)
+        while waiting := list(self._untrained(trials, steps)):
+            free = [one for one in waiting if not is_locked(self.place(one[1]))]
+            trained = [self._train(trial, c, steps) for trial, c in free]
+            if not any(trained):
+                time.sleep(POLL_SECONDS)
+
+    def _untrained(
+        self, trials: Sequence[Trial], steps: int | None
+    ) -> Iterator[tuple[Trial, Config]]:
+        for trial in trials:
+            for c in trial.configs:
+                failed = files.read_failure(self.folder, trial.number, c.seed)
+                if not failed and not files.is_trained(self.place(c), steps):
+                    yield trial, c
+
+    def _train(self, trial: Trial, c: Config, steps: int | None) -> bool:
+        """Trains a run unless another process does, or has; whether this one did.
+
+        What raises an error is recorded as a failure of this run alone; only a full disk or a
+        signal ends the study.
+        """
+        if (trial, c) not in self._untrained([trial], steps) or is_locked(self.place(c)):
+            return False
+        try:
+            self._fit(c, steps)
+        except LockedError:
+            return False
+        except DiskError:
+            raise
+        except Exception as error:
+            if files.is_trained(self.place(c), steps):  # by another process, since we looked
+                return False
+            files.write_failure(self.folder, trial.number, c.seed, error)
+        finally:
+            gc.collect()  # frees its arrays before the next run makes its own
+        self.report(self._line(trial, c, steps))
+        return True
+
+    def _fit(self, c: Config, steps: int | None) -> None:
+        """Trains a run as `jdl train` does, without figures of metrics, which take a second."""
+        options = replace(self.options, root=self.folder, until=steps, quiet=True)
+        try:
+            write_summary(fit(self.experiment.run(c), options, self.experiment.script))
+        except PausedError as paused:
+            if paused.code:  # by a signal, not by `until`
+                raise
+
+    def _line(self, trial: Trial, c: Config, steps: int | None) -> str:
+        """What became of a run, in one line."""
+        failed = files.read_failure(self.folder, trial.number, c.seed)
+        value = files.score(self.place(c), "valid", self.metric, steps)
+        at = "" if steps is None else f" at step {steps:,}"
+        result = (
+            failed or f"valid {self.metric} {'not finite' if value is None else f'{value:.4f}'}"
+        )
+        return f"trial {trial.number}, seed {c.seed} ({words(trial.values)}){at}: {result}"
+
+    def place(self, c: Config) -> Path:
+        """The folder of a run."""
+        return run_folder(self.folder, c)
+
+    def scores(self, trial: Trial, steps: int | None = None, split: str = "valid") -> list[float]:
+        """The metric of each seed, at the end or after these steps; empty if any seed failed."""
+        values = [
+            None
+            if files.read_failure(self.folder, trial.number, c.seed)
+            else files.score(self.place(c), split, self.metric, steps)
+            for c in trial.configs
+        ]
+        return [value for value in values if value is not None] if None not in values else []
+
+    def ranked(self, trials: Sequence[Trial], steps: int | None = None) -> list[Trial]:
+        """The trials with a score, best first; equal ones in their order."""
+        sign = -1 if self.mode == "max" else 1
+        means = {trial.number: self.scores(trial, steps) for trial in trials}
+        scored = [trial for trial in trials if means[trial.number]]
+        return sorted(scored, key=lambda trial: sign * float(np.mean(means[trial.number])))
+
+
+def rungs(first: int, factor: int, steps: int) -> list[int]:
+    """The rungs of successive halving, in steps: first, first * factor, ... below `steps`."""
+    found = [first]
+    while found[-1] * factor < steps:
+        found.append(found[-1] * factor)
+    return found

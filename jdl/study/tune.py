@@ -1,0 +1,199 @@
+"""`tune`: hyperparameter optimization of an experiment, as a study of many runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jdl.config import Config, Options, to_json
+from jdl.objectives.pretrained_model import record_loaded
+from jdl.store.code import code_hashes, read_code
+from jdl.store.environment import LAYOUT
+from jdl.study.folder import open_study, read_failure
+from jdl.study.search import Search, points
+from jdl.study.space import Space, parse_space
+from jdl.study.suggest import Tried, store, stored, suggest
+from jdl.study.trials import Experiment, Study, Trial, rungs
+from jdl.train.check import check_run, metric_names
+from jdl.train.command_line import parse
+from jdl.train.experiment import load
+from jdl.train.placement import apply_config
+from jdl.train.thread_pool import fix_thread_pool_size
+from jdl.types import Error, Run
+
+Row = dict[str, Any]
+COLUMNS = ("trial", "seeds", "status", "std", "folder", "failure")
+OF_ONE_RUN = {  # options that a study sets, or that make no sense for many runs
+    "root": "the runs of a study are in its folder: choose it by --study",
+    "until": "--halving stops trials early",
+    "fresh": "choose another folder by --study",
+    "accept": "its runs have one config and one data",
+    "coordinator": "start the same command several times: the processes share the trials",
+    "processes": "start the same command several times: the processes share the trials",
+    "process": "start the same command several times: the processes share the trials",
+}
+
+
+def tune(
+    script: Path | str,
+    search: Search,
+    flags: Sequence[str] = (),
+    report: Callable[[str], None] = lambda line: None,
+) -> list[Row]:
+    """Hyperparameter optimization (tuning): trains the trials of a study; its rows, best first.
+
+    `flags` are those of `jdl train SCRIPT`, for all trials. Each trial is a run that has the bits
+    of the same run alone. A trial's score is its metric on the validation data at the end of
+    training, the mean over its seeds. Killed and called again, it goes on, and ends with the same
+    rows; several processes may work on one study. `report` is called with a line on each run.
+    `pandas.DataFrame(rows)` makes a data frame of them. Wrong input raises `Error` before anything
+    is written.
+    """
+    fix_thread_pool_size()
+    script, flags = Path(script), list(flags)
+    _, run, config = load(script)
+    c, options = parse(config, flags, f"jdl study {script}", "", Options)
+    _check_options(options, search)
+    experiment = Experiment(script, run, c, flags, search.seeds)
+    space = parse_space(search.grid, search.random, config)
+    trials = [experiment.trial(n, values) for n, values in enumerate(points(search, space))]
+    base = experiment.complete(c)
+    mode, metric = _check_metric(run(base), search)
+    stops = _rungs(search, base.steps, len(trials))
+    if stops:
+        options = replace(options, eval_every=stops[0])
+    folder = search.study or Path("studies") / base.name
+    study = Study(folder, experiment, options, mode, metric, report)
+    open_study(folder, _description(study, base, search))
+    if search.sampler == "tpe":
+        trials = _train_in_turn(study, space, search)
+        return _table(study, trials, dict.fromkeys(range(len(trials))))
+    return _table(study, trials, _train(study, trials, stops, search.halving))
+
+
+def _description(study: Study, base: Config, search: Search) -> dict[str, Any]:
+    """What is recorded of a study, as JSON: of another, its folder is refused."""
+    searched = {**asdict(search), "metric": f"{study.mode} {study.metric}"}
+    for name in ("study", "maximize", "minimize"):
+        del searched[name]
+    script, options = study.experiment.script, study.options
+    description = {
+        "config": to_json(base),
+        "search": searched,
+        "code": code_hashes(read_code(script)),
+        "options": {name: getattr(options, name) for name in LAYOUT},
+        "script": str(script.resolve()),
+    }
+    return json.loads(json.dumps(description))
+
+
+def _check_options(options: Options, search: Search) -> None:
+    """Raises `Error` for an option that a study cannot have."""
+    default = Options()
+    for name, why in OF_ONE_RUN.items():
+        if getattr(options, name) != getattr(default, name):
+            raise Error(f"A study takes no --{name}: {why}.")
+    if search.halving and options.eval_every is not None:
+        raise Error("--halving evaluates at each of its rungs: leave out --eval-every.")
+
+
+def _check_metric(run: Run, search: Search) -> tuple[str, str]:
+    """The mode and the metric of a study; `Error` where the run has none, or no such data."""
+    mode, metric = search.criterion(run.best)
+    if run.valid is None:
+        raise Error(
+            "A study chooses by validation data, and this experiment has none. Never by its test "
+            "data: the best of many trials is partly the luckiest, and its test result would be "
+            "too good. Split some off: train, valid = train.split(0.9, 0.1), and "
+            "jdl.Run(..., valid=valid.batches(c.batch))."
+        )
+    run = apply_config(run)
+    with record_loaded([]):
+        check_run(run)
+        names = metric_names(run)
+    if metric not in names:
+        raise Error(f"There is no metric {metric!r}, but {', '.join(names)}.")
+    return mode, metric
+
+
+def _train_in_turn(study: Study, space: Space, search: Search) -> list[Trial]:
+    """Trains one trial after another, each suggested by what those before it have reached."""
+    trials, tried = list[Trial](), list[Tried]()
+    for number in range(search.trials):
+        values = stored(study.folder, number)
+        if values is None:
+            values = suggest(space, search.study_seed, study.mode, tried)
+            store(study.folder, number, values)
+        trials.append(study.experiment.trial(number, values))
+        study.train(trials[-1:])
+        scores = study.scores(trials[-1])
+        tried.append((values, float(np.mean(scores)) if scores else None))
+    return trials
+
+
+def _rungs(search: Search, steps: int, trials: int) -> list[int]:
+    """The steps at which successive halving stops trials; none without it."""
+    if not search.halving:
+        return []
+    rounds = next(n for n in range(trials + 1) if search.halving ** (n + 1) > trials)
+    first = search.first_rung or max(1, steps // search.halving**rounds)
+    if first >= steps:
+        raise Error(
+            f"The first rung, at step {first:,}, is not before the last step, {steps:,}: give an "
+            "earlier --first-rung, more --steps, or more --trials."
+        )
+    return rungs(first, search.halving, steps)
+
+
+def _train(
+    study: Study, trials: Sequence[Trial], stops: Sequence[int], factor: int
+) -> dict[int, int | None]:
+    """Trains all trials; the step that each was stopped at, None for the end.
+
+    By successive halving (Jamieson and Talwalkar, 2016), at each rung one in `factor` trials goes
+    on: the best of those that reached it.
+    """
+    left, reached = list(trials), dict[int, int | None]()
+    for steps in stops:
+        study.train(left, steps)
+        reached |= {trial.number: steps for trial in left}
+        left = study.ranked(left, steps)[: max(1, len(left) // factor)]
+        left.sort(key=lambda trial: trial.number)
+    study.train(left)
+    return reached | {trial.number: None for trial in left}
+
+
+def _table(study: Study, trials: Sequence[Trial], reached: dict[int, int | None]) -> list[Row]:
+    """The trials as rows: first those that got farthest, of these the best; last what failed."""
+    rows, ends = [], sorted(set(reached.values()), key=lambda step: (step is None, step or 0))
+    for end in reversed(ends):
+        ranked = study.ranked([trial for trial in trials if reached[trial.number] == end], end)
+        rows += [_row(study, trial, end) for trial in ranked]
+    done = {row["trial"] for row in rows}
+    return rows + [_row(study, t, reached[t.number]) for t in trials if t.number not in done]
+
+
+def _row(study: Study, trial: Trial, end: int | None) -> Row:
+    """A trial as a row of the table."""
+    scores = study.scores(trial, end)
+    failures = [read_failure(study.folder, trial.number, c.seed) for c in trial.configs]
+    failed = next(filter(None, failures), None if scores else f"{study.metric} is not finite")
+    return {
+        "trial": trial.number,
+        **{
+            f"config.{field}" if field in COLUMNS else field: getattr(trial.configs[0], field)
+            for field in trial.values
+        },
+        "seeds": len(trial.configs),
+        "steps": trial.configs[0].steps if end is None else end,
+        "status": "failed" if failed else "finished" if end is None else "stopped",
+        f"valid {study.metric}": float(np.mean(scores)) if scores else None,
+        "std": float(np.std(scores, ddof=1)) if len(scores) > 1 else None,
+        "folder": str(study.folder / f"trial{trial.number}"),
+        "failure": failed,
+    }

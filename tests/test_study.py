@@ -1,0 +1,278 @@
+"""Studies: a trial is the run alone, to the bit; what was killed goes on; what is refused.
+
+Seen to fail:
+"""
+
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tuned
+from harness import lines
+
+import jdl
+from jdl.cli.study import study
+from jdl.inspect.compare import compare
+from jdl.store.folder import DiskError
+from jdl.store.lock import hold_lock
+from jdl.study import Search, trials, tune
+from jdl.study.folder import open_study
+from jdl.study.search import points
+from jdl.study.space import parse_space
+from jdl.study.suggest import suggest
+from jdl.train import experiment
+from jdl.train.preemption import PausedError
+
+SCRIPT = Path(tuned.__file__)
+SEEDS = Search(grid=("lr=3e-2",), seeds=2)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The table of a small study, and its folder."""
+    folder = tmp_path_factory.mktemp("study")
+    return tune(SCRIPT, replace(SEEDS, study=folder)), folder
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Kills a study in its second run, once its step 3 is saved, and starts it again."""
+
+    class Killed(BaseException):
+        pass
+
+    calls, fit = [], trials.fit
+
+    def fit_until(run, options, script):
+        calls.append(run.config)
+        if len(calls) != 2:
+            return fit(run, options, script)
+        with pytest.raises(PausedError):
+            fit(run, replace(options, until=3), script)
+        raise Killed
+
+    def killed_study(*arguments):
+        monkeypatch.setattr(trials, "fit", fit_until)
+        with pytest.raises(Killed):
+            tune(*arguments)
+        return tune(*arguments)
+
+    return killed_study
+
+
+def alone(root, *flags):
+    """The folder of a run that `jdl train` trains."""
+    try:
+        argv = ["--root", str(root), "--quiet", *flags]
+        return experiment.train(SCRIPT, argv, "jdl train").folder
+    except PausedError:
+        return next(root.glob("*/*/seed*"))
+
+
+def same(a, b):
+    """Whether two runs have the same bits: metrics, every step, and the states that were saved."""
+    comparison = compare(Path(a), Path(b))
+    assert " 0 compared" not in str(comparison.lines)
+    return comparison.first_difference is None and lines(Path(a)) == lines(Path(b))
+
+
+def without_place(rows):
+    return [{**row, "folder": Path(row["folder"]).name} for row in rows]
+
+
+def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
+    (row,), folder = whole
+    run = alone(tmp_path, "--lr", "3e-2", "--seed", "1")
+    assert same(folder / "trial0" / "seed1", run)
+    assert not same(folder / "trial0" / "seed0", run)
+    scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-2]) for n in (0, 1)]
+    assert row["valid loss"] == pytest.approx(np.mean([line["loss"] for line in scores]))
+    assert {line["split"] for line in scores} == {"valid"}
+
+
+def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):
+    (row,), folder = whole
+    study([str(SCRIPT), "--grid", "lr=3e-2", "--seeds", "2", "--study", str(folder)])
+    out = capsys.readouterr().out
+    assert f"{row['valid loss']:.4f}" in out
+    assert f"Best: trial 0, {folder}/trial0/seed0" in out
+    scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-1]) for n in (0, 1)]
+    assert f"nothing was chosen: {np.mean([line['loss'] for line in scores]):.4f}" in out
+    assert {line["split"] for line in scores} == {"test"}
+
+
+def test_a_study_that_was_killed_goes_on(whole, tmp_path, killed):
+    rows, folder = whole
+    again = killed(SCRIPT, replace(SEEDS, study=tmp_path))
+    assert without_place(again) == without_place(rows)
+    for seed in ("seed0", "seed1"):
+        assert same(folder / "trial0" / seed, tmp_path / "trial0" / seed)
+
+
+def test_successive_halving_stops_trials_which_are_resumable(tmp_path, killed):
+    search = Search(grid=("lr=1e-4,3e-2,1e-2",), halving=2, study=tmp_path / "study")
+    rows = killed(SCRIPT, search)
+    assert [(row["lr"], row["steps"]) for row in rows] == [(0.03, 8), (0.01, 4), (1e-4, 4)]
+    assert [row["status"] for row in rows] == ["finished", "stopped", "stopped"]
+    flags = ("--eval-every", "4")  # as the rungs
+    assert same(rows[0]["folder"] + "/seed0", alone(tmp_path / "a", "--lr", "3e-2", *flags))
+    stopped = alone(tmp_path / "b", "--lr", "1e-2", "--until", "4", *flags)
+    assert same(rows[1]["folder"] + "/seed0", stopped)
+
+
+def test_a_trial_that_fails_harms_no_other_and_is_not_trained_again(whole, tmp_path, monkeypatch):
+    search = Search(grid=("lr=3e-2,1e38", "hidden=8,-1"), study=tmp_path)
+    rows = tune(SCRIPT, search)
+    assert [row["status"] for row in rows] == ["finished", "failed", "failed", "failed"]
+    assert same(rows[0]["folder"] + "/seed0", whole[1] / "trial0" / "seed0")
+    failures = {(row["lr"], row["hidden"]): row["failure"] for row in rows}
+    assert failures[0.03, (8,)] is None
+    assert "NonFiniteError: The" in failures[1e38, (8,)]
+    assert failures[0.03, (-1,)]
+    assert rows[1]["valid loss"] is None
+    monkeypatch.setattr(trials, "fit", None)
+    assert tune(SCRIPT, search) == rows
+
+
+def test_a_full_disk_is_no_failure_of_a_trial(tmp_path, monkeypatch):
+    def full(run, options, script):
+        raise DiskError("the disk is full")
+
+    monkeypatch.setattr(trials, "fit", full)
+    with pytest.raises(DiskError, match="full"):
+        tune(SCRIPT, replace(SEEDS, study=tmp_path))
+    assert not (tmp_path / "failures").exists()
+
+
+def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(trials, "POLL_SECONDS", 0.01)
+    trained, (rows, folder) = [], whole
+    run = (folder / "trial0" / "seed0").resolve().relative_to(folder.resolve())
+    (tmp_path / run).mkdir(parents=True)
+    with hold_lock(tmp_path / run):
+        arguments = (SCRIPT, replace(SEEDS, study=tmp_path), (), trained.append)
+        thread = threading.Thread(target=tune, args=arguments)
+        thread.start()
+        while not trained:
+            assert thread.is_alive()
+            thread.join(0.05)
+        thread.join(0.1)
+        assert thread.is_alive()
+    thread.join(60)
+    assert [line.partition(" (")[0] for line in trained] == ["trial 0, seed 1", "trial 0, seed 0"]
+    assert without_place(tune(SCRIPT, replace(SEEDS, study=tmp_path))) == without_place(rows)
+
+
+def test_tpe_suggests_by_what_was_reached_and_asks_nothing_anew(tmp_path, monkeypatch):
+    pytest.importorskip("optuna")
+    space = parse_space(("hidden=8,16",), ("lr=loguniform(1e-4,1e-1)",), tuned.Config)
+    tried = []
+    for _ in range(30):  # as if the loss were that of the distance to 1e-2, for wide layers
+        values = suggest(space, 0, "min", tried)
+        assert values == suggest(space, 0, "min", tried)
+        loss = abs(np.log10(float(values["lr"])) + 2) + (values["hidden"] == "8")
+        tried.append((values, None if len(tried) == 3 else float(loss)))
+    late = [values for values, _ in tried[20:]]
+    assert np.mean([abs(np.log10(float(one["lr"])) + 2) for one in late]) < 0.5
+    assert [one["hidden"] for one in late].count("16") > 6
+    assert suggest(space, 1, "min", []) != suggest(space, 0, "min", [])
+    search = Search(random=("lr=loguniform(1e-3,1e-1)",), sampler="tpe", trials=2, study=tmp_path)
+    rows = tune(SCRIPT, search)
+    assert json.loads((tmp_path / "suggestions" / "trial1.json").read_text()).keys() == {"lr"}
+    monkeypatch.setattr("jdl.study.suggest._distributions", None)
+    assert {row["lr"] for row in rows} == {row["lr"] for row in tune(SCRIPT, search)}
+
+
+WRONG = [
+    (Search(grid=("lr=1e-2",), maximize="test accuracy"), (), "never chooses by the test data"),
+    (Search(grid=("lr=1e-2",), minimize="test/loss"), (), "never chooses by the test data"),
+    (Search(grid=("lr=1e-2",)), ("--no-validates",), "Never by its test data"),
+    (Search(grid=("lr=1e-2",), maximize="accurracy"), (), "no metric 'accurracy', but acc"),
+    (Search(), (), "needs fields to search"),
+    (Search(grid=("lrr=1e-2",)), (), "no field 'lrr': did you mean lr"),
+    (Search(grid=("lr=1e-2,fast",)), (), "lr=fast does not fit: the field is of type float"),
+    (Search(grid=("lr:1e-2",)), (), "--grid is written as --grid lr=1e-3,3e-3, not 'lr:1e-2'"),
+    (Search(grid=("lr=1,1",)), (), "has a value twice"),
+    (Search(grid=("lr=1", "lr=2")), (), "--grid has lr twice"),
+    (Search(grid=("seed=1,2",)), (), "seed is not searched: --seeds"),
+    (Search(grid=("steps=0,8",)), (), "The config refuses steps 0: --steps must be 1 or more"),
+    (Search(grid=("steps=4,8",), halving=2), (), "steps is not searched with --halving"),
+    (Search(grid=("lr=1,2",), halving=2, first_rung=8), (), "is not before the last step"),
+    (Search(grid=("lr=1,2",), trials=3), (), "The grid has 2 combinations, and --trials is 3"),
+    (Search(random=("lr=uniform(0,1)",), sampler="sobol"), (), "say how many trials"),
+    (Search(random=("lr=normal(0,1)",), trials=2), (), "lr=normal.0,1. is no distribution"),
+    (Search(random=("lr=uniform(1,0)",), trials=2), (), "LOW must be a number and below"),
+    (Search(random=("lr=loguniform(0,1)",), trials=2), (), "LOW must be a number above 0"),
+    (Search(random=("batch=uniform(1,2.5)",), trials=2), (), "batch is a whole number"),
+    (Search(random=("lr=choice(1,b)",), trials=2), (), "lr=b does not fit"),
+    (Search(grid=("lr=1",), random=("lr=choice(1,2)",), trials=2), (), "both in --grid and in"),
+    (Search(grid=("lr=1",)), ("--until", "4"), "A study takes no --until"),
+    (Search(grid=("lr=1",)), ("--root", "elsewhere"), "A study takes no --root"),
+]
+
+
+@pytest.mark.parametrize(("search", "flags", "message"), WRONG, ids=lambda value: str(value)[:40])
+def test_wrong_input_is_refused_before_anything_is_written(search, flags, message, tmp_path):
+    with pytest.raises(jdl.Error, match=message):
+        tune(SCRIPT, replace(search, study=tmp_path / "study"), flags)
+    assert not list(tmp_path.iterdir())
+
+
+DESCRIPTION = {"config": {"lr": 1}, "code": {"a.py": "1"}, "search": {"trials": 2, "halving": 0}}
+DESCRIPTION |= {"options": {"devices": None}}
+
+
+def test_another_study_in_the_folder_is_refused(tmp_path):
+    open_study(tmp_path, DESCRIPTION)
+    open_study(tmp_path, DESCRIPTION | {"search": {"trials": 3, "halving": 0}})
+    for other in (
+        {"config": {"lr": 2}},
+        {"options": {"devices": 2}},
+        {"search": {"trials": 3, "halving": 2}},
+    ):
+        with pytest.raises(jdl.Error, match="holds another study"):
+            open_study(tmp_path, DESCRIPTION | other)
+    with pytest.raises(jdl.Error, match=r"code has changed since .* \(a.py: 1 there, 2 here\)"):
+        open_study(tmp_path, DESCRIPTION | {"code": {"a.py": "2"}})
+
+
+def values_of(trials, sampler="random", **fields):
+    search = Search(trials=trials, sampler=sampler, **fields)
+    return points(search, parse_space(search.grid, search.random, tuned.Config))
+
+
+DRAWN = ("lr=loguniform(1e-4,1e-1)", "batch=uniform(16,64)", "hidden=choice(8,16 8)")
+
+
+@pytest.mark.parametrize("sampler", ["random", "sobol"])
+def test_drawn_values_depend_on_seed_and_number_alone(sampler):
+    few, many = (values_of(n, sampler, random=DRAWN, study_seed=3) for n in (5, 64))
+    assert many[:5] == few
+    assert few != values_of(5, sampler, random=DRAWN, study_seed=4)
+    alone = values_of(64, sampler, random=DRAWN[:1], study_seed=3)
+    if sampler == "random":
+        assert [one["lr"] for one in alone] == [one["lr"] for one in many]
+    rates = np.log10([float(one["lr"]) for one in many])
+    assert -4 <= rates.min() < -3.8
+    assert -1.2 < rates.max() <= -1
+    assert np.mean(rates) == pytest.approx(-2.5, abs=0.3 if sampler == "random" else 0.05)
+    assert {one["hidden"] for one in many} == {"8", "16 8"}
+    assert all(16 <= int(one["batch"]) <= 64 for one in many)
+    assert all(len(one["lr"].lstrip("0.").replace(".", "")) <= 8 for one in many)
+
+
+def test_whole_numbers_are_drawn_with_both_ends():
+    drawn = [int(one["batch"]) for one in values_of(300, random=("batch=uniform(2,4)",))]
+    assert {n: drawn.count(n) > 70 for n in (2, 3, 4)} == dict.fromkeys((2, 3, 4), True)
+
+
+def test_the_grid_has_all_combinations_and_comes_again_where_values_are_drawn():
+    grid = ("lr=1,2", "hidden=8,16 8,4")
+    found = [(one["lr"], one["hidden"]) for one in values_of(0, grid=grid)]
+    assert found == [(lr, hidden) for lr in "12" for hidden in ("8", "16 8", "4")]
+    drawn = values_of(12, grid=grid, random=("dropout=uniform(0,1)",))
+    assert [(one["lr"], one["hidden"]) for one in drawn] == found * 2
+    assert len({one["dropout"] for one in drawn}) == 12
