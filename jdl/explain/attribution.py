@@ -160,7 +160,12 @@ METHODS: dict[str, Callable[..., Array]] = {  # by name; each of a score, x and 
 """The methods of attribution that need nothing but a score: those that `jdl explain` draws."""
 
 
-@partial(jax.jit, static_argnums=2)
 def attributions(score: Any, x: Array, baseline: float = 0.0) -> dict[str, Array]:
-    """Every one of `METHODS` for x, by name; the score is a pytree, as a `Score` is."""
+    """Every one of `METHODS` for x, by name, compiled; the score is a pytree, as a `Score` is."""
+    found = _attributions(score, x, baseline)
+    return {name: found[name] for name in METHODS}  # compiled functions sort what they give
+
+
+@partial(jax.jit, static_argnums=2)
+def _attributions(score: Any, x: Array, baseline: float) -> dict[str, Array]:
     return {name: method(score, x, baseline) for name, method in METHODS.items()}

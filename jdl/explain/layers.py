@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.explain.score import Score
 from jdl.types import Array, Error
@@ -39,12 +40,34 @@ def layer_outputs(
         return function(), found
 
 
-def map_layers(score: Score) -> dict[str, Array]:
+def shapes_in_order(
+    function: Callable[..., Mapping[str, Array]], *arguments: Any
+) -> dict[str, Any]:
+    """The shapes of the dict that a function gives, in its order, by `jax.eval_shape`.
+
+    JAX sorts the dicts that traced functions give.
+    """
+    names: list[str] = []
+
+    def trace(*arguments: Any) -> Mapping[str, Array]:
+        found = function(*arguments)
+        names.extend(found)
+        return found
+
+    shapes = jax.eval_shape(trace, *arguments)
+    return {name: shapes[name] for name in names}
+
+
+def layers_of(score: Score) -> dict[str, Array]:
+    """The outputs of the layers that a score is computed by: see `layer_outputs`."""
+    return layer_outputs(lambda: score(score.batch["x"]))[1]
+
+
+def map_layers(score: Score) -> dict[str, Any]:
     """The shapes of the layers that give feature maps (B, H, W, C) of more than one place."""
-    outputs = jax.eval_shape(lambda score: layer_outputs(lambda: score(score.batch["x"]))[1], score)
     return {
         name: out
-        for name, out in outputs.items()
+        for name, out in shapes_in_order(layers_of, score).items()
         if name and out.ndim == 4 and out.shape[1] * out.shape[2] > 1
     }
 
@@ -72,3 +95,9 @@ def grad_cam(score: Score, layer: str | None = None) -> Array:
     gradients, maps = jax.grad(total, has_aux=True)(zeros)
     weights = gradients.mean((1, 2), keepdims=True)
     return jax.nn.relu((weights * maps.astype(jnp.float32)).sum(-1))
+
+
+def evenly(names: Sequence[str], most: int) -> list[str]:
+    """At most so many of the names, evenly from the first to the last."""
+    places = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    return [names[place] for place in places]

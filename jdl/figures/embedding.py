@@ -95,8 +95,8 @@ def scatter(axes: Any, points: np.ndarray, labels: np.ndarray, names: Sequence[s
 def tsne(codes: np.ndarray) -> np.ndarray:
     """Embeddings (N, D) in two dimensions, by t-SNE (van der Maaten and Hinton, 2008).
 
-    On one thread: scikit-learn's threads spin while they wait: four processes at once on two cores took 60 s each
-    with two threads and 19 s with one. Alone, one takes 7 s and two 4.5 s.
+    On one thread: scikit-learn's threads spin while they wait. Four processes at once on two cores
+    took 60 s each with two threads and 19 s with one. Alone, one takes 7 s and two 4.5 s.
     """
     from sklearn.manifold import TSNE  # slow to import (2 s)
     from threadpoolctl import threadpool_limits
