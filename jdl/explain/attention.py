@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.explain.canvas import grid, pixel_edges, save, show_row
+from jdl.explain.canvas import grid, pixel_edges, save, show_row, title_layer
 from jdl.explain.layers import evenly, shapes_in_order
 from jdl.explain.subject import Subject
 from jdl.figures.rows import is_image
@@ -128,7 +128,7 @@ def _draw_on_images(
             given = given[before:].reshape(rows, columns)
             axes.imshow(given, cmap="viridis", extent=pixel_edges(image), interpolation="nearest")
     for axes, name in zip(places[0, 1:], shown, strict=True):
-        axes.set_title(name.replace("/", "/\n"), fontsize=6)
+        title_layer(axes, name)
     save(figure, path)
     who = "the first token gives" if before else "all patches give, on average,"
     return (

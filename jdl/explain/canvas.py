@@ -34,6 +34,12 @@ def show_row(axes: Any, image: np.ndarray, title: str) -> None:
     title_row(axes, title)
 
 
+def title_layer(axes: Any, name: str, *more: str) -> None:
+    """The path of a layer as the title of a column of cells: its end, on lines of their own."""
+    parts = [part if len(part) <= 20 else f"...{part[-17:]}" for part in name.split("/")[-3:]]
+    axes.set_title("\n".join(["/\n".join(parts), *more]), fontsize=7)
+
+
 def title_row(axes: Any, title: str) -> None:
     """The title of a row of cells, left of its first one."""
     axes.set_ylabel(title, fontsize=8, rotation=0, ha="right", va="center")

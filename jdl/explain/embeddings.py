@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jdl.explain.canvas import save
 from jdl.explain.layers import evenly, layer_outputs, shapes_in_order
@@ -65,10 +69,11 @@ def probe_layers(
 ) -> dict[str, float]:
     """The accuracy of a linear probe of each layer (Alain and Bengio, 2017), by path.
 
-    Of up to eight layers with parameters, evenly from the first to the last, and of the input
-    first. A layer's features are its outputs, averaged over all axes but the rows and the
-    channels. Probes read up to 1,000 training rows, with their augmentation, and are tested on as
-    many others. Raises `Error` for a model without Linen layers.
+    Of the input, and of up to eight blocks, or layers with a kernel outside of blocks, evenly from
+    the first to the last. Outputs with places, (B, H, W, C) or (B, T, C), are averaged over
+    neighbouring ones until at most 512 numbers are left, or one for each channel. Probes read up to
+    1,000 training rows, with their augmentation, and are tested on as many others. Raises `Error`
+    for a model without Linen layers.
     """
     names = _layers(objective, variables, test.spec)
     read = partial(_features, objective, names)
@@ -76,25 +81,27 @@ def probe_layers(
     (codes, y), (test_codes, test_y) = (
         (found, found["y"] if found["y"].ndim == 1 else found["y"].argmax(-1)) for found in columns
     )
-    return {
-        name: linear_probe(codes[name], y, test_codes[name], test_y)
-        for name in codes
-        if name != "y"
-    }
+    order = (["input"] if "input" in codes else []) + names
+    return {name: linear_probe(codes[name], y, test_codes[name], test_y) for name in order}
 
 
 def _features(objective: Any, names: list[str], variables: Variables, batch: Batch) -> Batch:
     _, found = layer_outputs(lambda: objective.predict(variables, batch))
+    codes = {name: _pooled(found[name]) for name in names}
     x = batch["x"]
-    shown = {"input": x.reshape(len(x), -1)} if jnp.issubdtype(x.dtype, jnp.floating) else {}
-    return {name: one[:, :MOST_FEATURES] for name, one in shown.items()} | {
-        name: _pooled(found[name])[:, :MOST_FEATURES] for name in names
-    }
+    return codes | ({"input": _pooled(x)} if jnp.issubdtype(x.dtype, jnp.floating) else {})
 
 
 def _pooled(out: Array) -> Array:
-    """The mean over all axes but the first and the last."""
-    return out.astype(jnp.float32).mean(tuple(range(1, out.ndim - 1)))
+    """Outputs (B, ..., C) with few places, as vectors (B, numbers)."""
+    places = out.ndim - 2
+    if places > 0:
+        side = max(1, int((MOST_FEATURES / out.shape[-1]) ** (1 / places) + 1e-9))
+        few = tuple(min(side, n) for n in out.shape[1:-1])
+        shape = (len(out), *few, out.shape[-1])
+        # It averages where it shrinks.
+        out = jax.image.resize(out.astype(jnp.float32), shape, "linear")
+    return out.reshape(len(out), -1).astype(jnp.float32)
 
 
 def _layers(objective: Objective, variables: Variables, spec: Batch) -> list[str]:
@@ -105,23 +112,23 @@ def _layers(objective: Objective, variables: Variables, spec: Batch) -> list[str
         return layer_outputs(lambda: objective.predict(variables, batch))[1]
 
     rows = len(next(iter(spec.values())))
-    names = [
-        name
-        for name, out in shapes_in_order(outputs, variables, spec).items()
-        if out.ndim > 1 and len(out) == rows and _has_kernel(variables["params"], name)
-    ]
-    if not names:
+    found = shapes_in_order(outputs, variables, spec)
+    names = [name for name, out in found.items() if name and out.ndim > 1 and len(out) == rows]
+    stages = _stages(names, flatten_dict(variables["params"], sep="/"))
+    if not stages:
         raise Error("The model has no Flax Linen layers with a kernel.")
-    return evenly(names, MOST_LAYERS)
+    return evenly(stages, MOST_LAYERS)
 
 
-def _has_kernel(params: Any, name: str) -> bool:
-    """Whether a layer has a kernel of its own."""
-    for part in name.split("/"):
-        if not isinstance(params, dict) or part not in params:
-            return False
-        params = params[part]
-    return isinstance(params, dict) and "kernel" in params
+def _stages(names: list[str], params: Mapping[str, Any]) -> list[str]:
+    """The numbered blocks of layers ("block_0"), and the layers with a kernel outside of them."""
+    kernels = [path.removesuffix("/kernel") for path in params if path.endswith("/kernel")]
+
+    def within(name: str, blocks: list[str]) -> bool:
+        return any(name.startswith(f"{block}/") for block in blocks)
+
+    blocks = [n for n in names if re.search(r"_\d+$", n) and any(within(k, [n]) for k in kernels)]
+    return [n for n in names if n in (*blocks, *kernels) and not within(n, blocks)]
 
 
 def draw_probes(subject: Subject, path: Path) -> str:
@@ -145,5 +152,5 @@ def draw_probes(subject: Subject, path: Path) -> str:
     return (
         f"From the input to the last layer: how well a linear classifier of {PROBE_ROWS:,} "
         "training rows at most tells the classes apart by what the layer gives, averaged over "
-        "places. It is tested on other rows."
+        "neighbouring places. It is tested on other rows."
     )

@@ -83,7 +83,8 @@ def draw_groups(subject: Subject, path: Path) -> str:
     _draw(groups, column, name, float(metrics[name].mean()), path)
     said = (
         f"The {name} by {column}, from the lowest to the highest; bars are bootstrap intervals "
-        "of 95% over the rows, and the line is the mean of all."
+        "of 95% over the rows, and the line is the mean of all. (A group whose rows are all right, "
+        "or all wrong, has no width, however few they are.)"
     )
     gap = largest_gap(groups)
     if gap is None:

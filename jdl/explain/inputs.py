@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jdl.explain.attribution import attributions, map_correlation, shuffle_parameters
-from jdl.explain.canvas import grid, pixel_edges, save, show_row
+from jdl.explain.canvas import grid, pixel_edges, save, show_row, title_layer
 from jdl.explain.layers import grad_cam, map_layers
 from jdl.explain.subject import Subject
 from jdl.figures.rows import is_image, show_image
@@ -61,7 +61,7 @@ def draw_grad_cam(subject: Subject, path: Path) -> str:
                 cam[n], cmap="Reds", alpha=0.8 * cam[n] / top, vmin=0, vmax=top, extent=extent
             )
     for axes, ((h, w), name) in zip(places[0, 1:], chosen, strict=True):
-        axes.set_title(f"{name}\n{h} x {w}", fontsize=8)
+        title_layer(axes, name, f"{h} x {w}")
     save(figure, path)
     return (
         "Red is where the layer sees what raises the score of the predicted class. The deepest "

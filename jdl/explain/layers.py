@@ -27,13 +27,18 @@ def layer_outputs(
     """
     found: dict[str, Array] = {}
 
+    running: set[str] = set()  # a layer may call the class that it derives from
+
     def record(next_call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        out = next_call(*args, **kwargs)
         name = "/".join(context.module.path)
-        if context.method_name != "__call__" or not isinstance(out, jax.Array) or name in found:
-            return out
-        out = out + added[name].astype(out.dtype) if added and name in added else out
-        found[name] = out
+        if context.method_name != "__call__" or name in found or name in running:
+            return next_call(*args, **kwargs)
+        running.add(name)
+        out = next_call(*args, **kwargs)
+        running.remove(name)
+        if isinstance(out, jax.Array):
+            out = out + added[name].astype(out.dtype) if added and name in added else out
+            found[name] = out
         return out
 
     with nn.intercept_methods(record):
@@ -64,11 +69,21 @@ def layers_of(score: Score) -> dict[str, Array]:
 
 
 def map_layers(score: Score) -> dict[str, Any]:
-    """The shapes of the layers that give feature maps (B, H, W, C) of more than one place."""
+    """The shapes of the layers that give feature maps (B, H, W, C) of more than one place.
+
+    Of images alone, and of about their proportions: the heads of attention are no map.
+    """
+    x = score.batch["x"]
+    if x.ndim != 4:
+        return {}
+    wide = x.shape[2] / x.shape[1]
     return {
         name: out
         for name, out in shapes_in_order(layers_of, score).items()
-        if name and out.ndim == 4 and out.shape[1] * out.shape[2] > 1
+        if name
+        and out.ndim == 4
+        and out.shape[1] * out.shape[2] > 1
+        and 2 / 3 < out.shape[2] / out.shape[1] / wide < 3 / 2
     }
 
 
