@@ -29,6 +29,7 @@ ROOMS = {  # in the order of the site; others come after them
     "train": "Training loop",
     "store": "The run's folder",
     "inspect": "Inspecting runs",
+    "explain": "Looking inside a model",
     "figures": "Figures",
     "cli": "Command line",
 }

@@ -4,6 +4,7 @@ Seen to fail: TODO
 """
 
 from dataclasses import replace
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -144,6 +145,40 @@ def test_grad_cam_is_the_weighted_sum_of_the_maps():
     expected = jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps, kernel * share / 36))
     np.testing.assert_allclose(explain.grad_cam(score), expected, rtol=1e-4, atol=1e-7)
     assert expected.max() > 0
+
+
+class OfCaptum(nn.Module):
+    """The model of scripts/golden_captum.py."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.gelu(nn.Conv(4, (3, 3), name="conv")(x))
+        x = x.reshape(-1, 4, 2, 3, 2, 4).mean((2, 4))  # average pooling
+        return nn.Dense(5, name="dense")(x.reshape(len(x), -1))
+
+
+def test_attributions_are_those_of_captum():
+    golden = np.load(Path(__file__).parent / "golden" / "captum.npz")
+    params = {
+        "conv": {"kernel": golden["conv"], "bias": golden["conv_bias"]},
+        "dense": {"kernel": golden["dense"].reshape(-1, 5), "bias": golden["dense_bias"]},
+    }
+    x = jnp.asarray(golden["x"])
+    score = explain.score(classify(OfCaptum()), {"params": params}, {"x": x}, [1, 3])
+
+    @jax.jit
+    def found(score):
+        return {
+            "saliency": explain.saliency(score, x),
+            "integrated_gradients": explain.integrated_gradients(score, x, 0.25, 16),
+            "occlusion": explain.occlusion(score, x, 2, 1, 0.25),
+            "grad_cam": explain.grad_cam(score, "conv"),
+        }
+
+    for name, mine in found(score).items():
+        given = golden[name] if golden[name].shape == mine.shape else golden[name][..., 0]
+        np.testing.assert_allclose(mine, given, rtol=1e-4, atol=2e-6, err_msg=name)
+        assert np.abs(given).max() > 1e-3
 
 
 def test_layers_of_a_model_in_an_objective_are_found():
