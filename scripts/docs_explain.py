@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         for found in explain(Subject(restore(folder), ROWS), Path(temporary), FIGURES):
             with Image.open(found.path) as image:
-                small = image.convert("RGB").quantize(64)
+                small = image.convert("RGB").quantize(256)
             small.save(ASSETS / f"explain_{found.figure.name}.png", optimize=True)
 
 

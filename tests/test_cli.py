@@ -99,11 +99,12 @@ def test_explain_draws_and_changes_nothing_of_the_run(call, trained, tmp_path):
     names = ["--only", "calibration,grad_cam,boundary", "--root", trained]
     code, out, _ = call("explain", "kitchen_sink", "--rows", "0,7", "--to", tmp_path / "a", *names)
     assert code == 0
-    drawn, cam, without, index = out.splitlines()
+    cam, drawn, without, index = out.splitlines()
     assert drawn == str(tmp_path / "a" / "calibration.png")
     assert cam == str(tmp_path / "a" / "grad_cam.png")
     assert without.startswith("boundary does not apply: ")
-    assert "Rows 0, 7 of the test data" in Path(index).read_text()
+    assert index == str(tmp_path / "a" / "index.md")
+    assert "Rows 0, 7 of the test data" in (tmp_path / "a" / "index.md").read_text()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert call("explain", "kitchen_sink", *names)[0] == 0
     assert (folder / "figures" / "explain" / "index.md").exists()
