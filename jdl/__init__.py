@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import bundle as bundle
     from jdl import data as data
     from jdl import environments as environments
+    from jdl import explain as explain
     from jdl import export as export
     from jdl import inspect as inspect
     from jdl import layers as layers
@@ -90,6 +91,7 @@ MODULES = (
     "bundle",
     "data",
     "environments",
+    "explain",
     "export",
     "inspect",
     "layers",

@@ -93,6 +93,26 @@ def test_runs_show_evaluate_and_digest(call, trained):
     assert len(digests.pop().split()[0]) == 64
 
 
+def test_explain_draws_and_changes_nothing_of_the_run(call, trained, tmp_path):
+    folder = next(trained.glob("*/*/seed0"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    names = ["--only", "calibration,grad_cam,boundary", "--root", trained]
+    code, out, _ = call("explain", "kitchen_sink", "--rows", "0,7", "--to", tmp_path / "a", *names)
+    assert code == 0
+    cam, drawn, without, index = out.splitlines()
+    assert drawn == str(tmp_path / "a" / "calibration.png")
+    assert cam == str(tmp_path / "a" / "grad_cam.png")
+    assert without.startswith("boundary does not apply: ")
+    assert index == str(tmp_path / "a" / "index.md")
+    assert "Rows 0, 7 of the test data" in (tmp_path / "a" / "index.md").read_text()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert call("explain", "kitchen_sink", *names)[0] == 0
+    assert (folder / "figures" / "explain" / "index.md").exists()
+    code, _, err = call("explain", "kitchen_sink", "--rows", "0,-1", *names)
+    assert code == 2
+    assert "--rows takes numbers from 0 on" in err
+
+
 def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path):
     _, test = jdl.data.digits()
     batch = test.batches(len(test))[0]

@@ -18,6 +18,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
   jdl size RUN                            size by layer, and what quantization and pruning give
+  jdl explain RUN [--rows 0,5,17]         what predictions rest on, errors, features: as pictures
   jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
   jdl evaluate RUN --by RECOGNIZER        how well a speech recognizer hears text to speech
   jdl predict RUN INPUT ...               predict for images, npz arrays or text, as CSV or JSON
@@ -52,6 +53,7 @@ VERBS = (
     "runs",
     "show",
     "size",
+    "explain",
     "evaluate",
     "predict",
     "sample",

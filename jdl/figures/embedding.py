@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from jdl.data.loader import DatasetLoader
+from jdl.data.look import name_of
 from jdl.figures.features import features
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
@@ -71,25 +74,29 @@ def _node_features(run: Run, variables: Variables, batch: Batch) -> Batch:
 def _draw(codes: np.ndarray, labels: np.ndarray, names: tuple[str, ...], path: Path) -> None:
     from matplotlib.figure import Figure  # slow to import (1 s)
 
-    points = codes if codes.shape[1] == 2 else _project(codes)
+    points = codes if codes.shape[1] == 2 else tsne(codes)
     figure = Figure(figsize=(7, 6), layout="constrained")
-    axes = figure.subplots()
-    for label in np.unique(labels).tolist():
-        x, y = points[labels == label].T
-        name = names[label] if label < len(names) else str(label)
-        axes.scatter(x, y, s=8, color=f"C{label}" if label < 10 else None, label=name)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    scatter(figure.subplots(), points, labels, names)
     figure.legend(loc="outside right upper", markerscale=2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
 
 
-def _project(codes: np.ndarray) -> np.ndarray:
-    """Embeddings (N, D) in two dimensions, by t-SNE, on one thread.
+def scatter(axes: Any, points: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> None:
+    """Shows points (N, 2) on axes of matplotlib, coloured by their labels (N,)."""
+    for label in np.unique(labels).tolist():
+        x, y = points[labels == label].T
+        color = f"C{label}" if label < 10 else None
+        axes.scatter(x, y, s=8, color=color, label=name_of(label, names))
+    axes.set_xticks([])
+    axes.set_yticks([])
 
-    scikit-learn's threads spin while they wait: four processes at once on two cores took 60 s each
-    with two threads and 19 s with one. Alone, one takes 7 s and two 4.5 s.
+
+def tsne(codes: np.ndarray) -> np.ndarray:
+    """Embeddings (N, D) in two dimensions, by t-SNE (van der Maaten and Hinton, 2008).
+
+    On one thread: scikit-learn's threads spin while they wait. Four processes at once on two cores
+    took 60 s each with two threads and 19 s with one. Alone, one takes 7 s and two 4.5 s.
     """
     from sklearn.manifold import TSNE  # slow to import (2 s)
     from threadpoolctl import threadpool_limits

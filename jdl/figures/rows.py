@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +35,11 @@ def draw_rows(batch: Mapping[str, np.ndarray], labels: Sequence[str], path: Path
     rows = -(-count // columns)
     figure = Figure(figsize=(9.6, 1.3 * rows + 0.2), layout="constrained")
     places = figure.subplots(rows, columns, squeeze=False).ravel()
-    low, high = (0.0, 1.0) if 0 <= x.min() <= x.max() <= 1 else (float(x.min()), float(x.max()))
+    low, high = value_range(x)
     for n, axes in enumerate(places):
         axes.set_axis_off()
         if n < count and is_image(x):
-            pixels = (x[n].astype(np.float64) - low) / ((high - low) or 1)
-            pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels
-            axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            show_image(axes, x[n], low, high)
         elif n < count:
             axes.plot(x[n].reshape(len(x[n]), -1)[:, :MOST_LINES], linewidth=0.8)
         if n < count:
@@ -48,6 +47,18 @@ def draw_rows(batch: Mapping[str, np.ndarray], labels: Sequence[str], path: Path
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     return path
+
+
+def value_range(x: np.ndarray) -> tuple[float, float]:
+    """What is drawn in black and in white: 0 and 1, or the smallest and the largest value."""
+    return (0.0, 1.0) if 0 <= x.min() <= x.max() <= 1 else (float(x.min()), float(x.max()))
+
+
+def show_image(axes: Any, x: np.ndarray, low: float = 0.0, high: float = 1.0) -> None:
+    """Shows an image (H, W, 1 or 3) on axes of matplotlib, from `low` in black to `high`."""
+    pixels = (x.astype(np.float64) - low) / ((high - low) or 1)
+    pixels = pixels[..., 0] if pixels.shape[-1] == 1 else pixels.clip(0, 1)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
 
 
 def label_text(batch: Mapping[str, np.ndarray], row: int, labels: Sequence[str]) -> str:

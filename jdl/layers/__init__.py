@@ -1,6 +1,7 @@
 """Layers that Flax lacks, or that are replaced for speed or reproducibility."""
 
 from jdl.layers.attention import attention as attention
+from jdl.layers.attention import attention_weights as attention_weights
 from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size

@@ -59,6 +59,29 @@ def attention(
     return platform_dependent(q, k, v, mask, bias, cpu=heads_first, default=by_xla)
 
 
+def attention_weights(
+    q: jax.Array,
+    k: jax.Array,
+    mask: jax.Array | None = None,
+    causal: bool = False,
+    bias: jax.Array | None = None,
+    scale: float | None = None,
+) -> jax.Array:
+    """The attention weights (B, H, T, S) of `attention`: what each query takes of each position.
+
+    They are float32, and sum to 1 over S. `attention` itself never holds them all on GPUs; this is
+    for looking at them.
+    """
+    heads, kv_heads = q.shape[2], k.shape[2]
+    q, k = q.astype(jnp.float32), k.astype(jnp.float32).repeat(heads // kv_heads, 2)
+    scores = jnp.einsum("bthd,bshd->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if bias is None else scores + bias.astype(jnp.float32)
+    visible = jnp.ones((1, 1, 1, 1), bool) if mask is None else mask
+    if causal:
+        visible = visible & jnp.tri(q.shape[1], k.shape[1], dtype=bool)[None, None]
+    return jax.nn.softmax(jnp.where(visible, scores, float(jnp.finfo(jnp.float32).min)))
+
+
 # The gradient is written out, because JAX's own multiplies by transposed weights (S, T), which is
 # slow on XLA's CPU backend: here queries and gradients (D, T) are transposed instead. The softmax
 # divides after the product with the values, where there are fewer numbers to divide.

@@ -40,10 +40,11 @@ def _pearson(moments: Moments) -> Any:
 
 def _spearman(predicted: np.ndarray, targets: np.ndarray) -> float:
     pairs = zip(predicted.T, targets.T, strict=True)
-    return float(np.mean([_rank_correlation(*pair) for pair in pairs]))
+    return float(np.mean([rank_correlation(*pair) for pair in pairs]))
 
 
-def _rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman rank correlation of two columns (N,); NaN where all of either are equal."""
     if np.isnan(a).any() or np.isnan(b).any():
         return float("nan")
     a, b = (ranks - ranks.mean() for ranks in (_ranks(a), _ranks(b)))

@@ -146,12 +146,17 @@ class MultiHeadAttention(nn.Module):
             k, v = self._keys_and_values(x if context is None else context)
             if self.config.rotary and not self.cross:
                 q, k = self._rotated(q, k, jnp.arange(x.shape[1]))
-        causal, scale = self.causal and not decode, self.config.attention_scale
-        out = attention(q, k, v, visible, causal, bias, scale)
+        out = self.attend(q, k, v, visible, self.causal and not decode, bias)
         out = out.reshape(*x.shape[:2], out.shape[2] * out.shape[3])
         c = self.config
         init, use_bias = c.residual_init, "out" in c.biases
         return Dense(c.width, use_bias, kernel_init=init, name="out")(out)
+
+    def attend(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, visible: Mask, causal: bool, bias: Mask
+    ) -> jax.Array:
+        """The attention itself: a method of its own, so that `jdl.explain` sees what goes in."""
+        return attention(q, k, v, visible, causal, bias, self.config.attention_scale)
 
     def _heads(self, x: jax.Array, name: str, heads: int) -> jax.Array:
         """x (B, T, width) projected to (B, T, heads, width of a head)."""

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from jdl.types import Batch, Key, LossOutput, Merges, Objective, Variables
 
-OF_VARIABLES = ("predict", "decode", "encode", "init_cache", "next_logits", "prefill")
+OF_VARIABLES = ("outputs", "predict", "decode", "encode", "init_cache", "next_logits", "prefill")
 METHODS = (
     *("init", "loss", "check", "sample_latent", "max_length", "has_mask", "merge"),
     *OF_VARIABLES,

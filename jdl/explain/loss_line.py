@@ -1,0 +1,98 @@
+"""The loss on a straight line between two sets of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.explain.canvas import save
+from jdl.explain.subject import Subject
+from jdl.inspect.restore import TrainedRun
+from jdl.keys import stream
+from jdl.objectives.pretrained_model import leave_fresh
+from jdl.types import Array, Batch, Error, Objective, Variables
+
+POINTS = 21
+ROWS = 2_000  # of each split, or one batch
+
+
+def loss_line(
+    objective: Objective,
+    start: Variables,
+    end: Variables,
+    batches: Sequence[Batch],
+    points: int = POINTS,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Linear interpolation of parameters (Goodfellow et al., 2015): the loss between two of them.
+
+    The shares (points,) of the way from `start` to `end`, and the losses (points,) there, of all
+    batches in evaluation. All floats are interpolated, BatchNorm's statistics too. Raises `Error`
+    where the variables have other shapes.
+    """
+    shapes = [jax.tree.map(jnp.shape, variables) for variables in (start, end)]
+    if shapes[0] != shapes[1]:
+        raise Error("The two runs have models of other shapes: no line joins their parameters.")
+
+    def between(share: Array, a: Array, b: Array) -> Array:
+        if not jnp.issubdtype(a.dtype, jnp.floating):
+            return b
+        return a + share.astype(a.dtype) * (b - a)
+
+    @jax.jit
+    def at(share: Array, batch: Batch) -> tuple[Array, Array]:
+        variables = jax.tree.map(lambda a, b: between(share, a, b), start, end)
+        key = stream(jax.random.key(0), "loss_line")
+        loss = objective.loss(variables, batch, key, False).loss
+        return loss.total, loss.count
+
+    shares = np.linspace(0, 1, points, dtype=np.float32)
+    sums = [[np.asarray(at(share, batch)) for batch in batches] for share in shares]
+    totals = np.asarray(sums, np.float64).sum(1)
+    return shares, totals[:, 0] / totals[:, 1]
+
+
+def barrier(shares: np.ndarray, losses: np.ndarray) -> float:
+    """Loss barrier (Frankle et al., 2020): how far the loss rises above the line of its two ends.
+
+    0 where it does not: the two are linearly connected.
+    """
+    return float((losses - (losses[0] + shares * (losses[-1] - losses[0]))).max())
+
+
+def draw_loss_line(subject: Subject, path: Path) -> str:
+    """Draws the loss from the initial parameters, or those of another run, to the final ones."""
+    trained, other = subject.trained, subject.other
+    run = trained.run
+    if other is None:
+        with leave_fresh():  # a model that begins with pretrained weights begins at random here
+            state = jax.jit(run.learner.init)(jax.random.key(run.config.seed), run.train[0])
+        start = TrainedRun(run, state).variables
+    else:
+        start = other.variables
+    lines = {}
+    for name, data in (("train", run.train), (subject.split, subject.data)):
+        count = max(1, min(len(data), ROWS // data.batch_size))
+        batches = [data[i] for i in range(count)]
+        lines[name] = loss_line(trained.objective, start, trained.variables, batches)
+    from matplotlib.figure import Figure  # slow to import (1 s)
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, (shares, losses)), color in zip(lines.items(), ("#9ab", "#00796b"), strict=True):
+        axes.plot(shares, losses, "o-", label=name, color=color, markersize=3)
+    first = "the initial parameters" if other is None else "the other run"
+    axes.set(xlabel=f"from {first} (0) to the trained ones (1)", ylabel="loss")
+    if min(losses.min() for _, losses in lines.values()) > 0:
+        axes.set_yscale("log")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    save(figure, path)
+    rises = ", ".join(f"{barrier(*line):.4g} ({name})" for name, line in lines.items())
+    return (
+        f"The loss on the straight line from {first} to the trained ones, on up to {ROWS:,} rows "
+        f"of each split. Above the line between its two ends it rises by {rises}: the barrier."
+    )

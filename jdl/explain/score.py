@@ -1,0 +1,63 @@
+"""Which number of a model's output is explained, as a function of its input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jdl.objectives.model_call import column
+from jdl.types import Array, Batch, Error, Objective, Variables
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Score:
+    """The score of a class: of each row one number of the model's output, a function of x.
+
+    It is a logit, before any softmax, or a predicted number: `score(x)` gives (B,) for x (B, ...).
+    The other columns of the batch stay as they are.
+    """
+
+    objective: Objective = field(metadata={"static": True})
+    variables: Variables
+    batch: Batch
+    chosen: Array  # (B,) of int32: which of the outputs
+
+    def __call__(self, x: Array) -> Array:
+        """The scores (B,) of inputs x (B, ...)."""
+        out = outputs(self.objective, self.variables, {**self.batch, "x": x})
+        return jnp.take_along_axis(out, self.chosen[:, None], 1)[:, 0]
+
+
+def score(
+    objective: Objective, variables: Variables, batch: Batch, chosen: Array | None = None
+) -> Score:
+    """The score of an output of each row: that with the index `chosen` (B,), or the largest one.
+
+    Raises `Error` where x are no floats, and where a row has other outputs than (B, K) or (B,).
+    """
+    if not jnp.issubdtype(column(batch).dtype, jnp.floating):
+        raise Error(
+            f"x is {batch['x'].dtype}, and a gradient needs floats: tokens and codes have none."
+        )
+    if chosen is None:
+        chosen = jax.jit(outputs, static_argnums=0)(objective, variables, batch).argmax(-1)
+    return Score(objective, variables, batch, jnp.asarray(chosen, jnp.int32))
+
+
+def outputs(objective: Objective, variables: Variables, batch: Batch) -> Array:
+    """The model's outputs (B, K) in evaluation: logits, or numbers; `Error` for other shapes."""
+    call: Any = getattr(objective, "outputs", None)
+    if call is None:
+        raise Error(
+            f"{type(objective).__name__} has no one model with one output: classify, regress and "
+            "the like have."
+        )
+    out, _ = call(variables, batch, jax.random.key(0), False)
+    if not hasattr(out, "ndim") or out.ndim > 2:
+        shape = getattr(out, "shape", type(out).__name__)
+        raise Error(f"The model's output is {shape}, not some numbers for each row, (B, K).")
+    return out[:, None] if out.ndim == 1 else out

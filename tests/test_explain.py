@@ -1,0 +1,491 @@
+"""`jdl explain`: attributions against values by hand, their axioms, and what does not apply.
+
+Seen to fail: TODO
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jdl
+from jdl import explain
+from jdl.explain.attention import patch_grid
+from jdl.explain.attribution import METHODS, attributions, windows
+from jdl.explain.boundary import decision_grid
+from jdl.explain.embeddings import pca, probe_layers
+from jdl.explain.groups import by_group, largest_gap
+from jdl.explain.loss_line import barrier, loss_line
+from jdl.explain.maps import first_filters
+from jdl.explain.mistakes import confusions, top_losses
+from jdl.explain.report import FIGURES
+from jdl.explain.report import explain as explain_run
+from jdl.explain.subject import Subject
+from jdl.inspect.by_row import metrics_by_row
+from jdl.inspect.evaluate import evaluate
+from jdl.inspect.restore import TrainedRun
+from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
+from jdl.models.transformer import MultiHeadAttention, TransformerConfig
+from jdl.models.vit import ViT
+from jdl.objectives import classify
+
+KEY = jax.random.key(0)
+
+
+def made(model, shape=(3, 5), seed=0):
+    """An untrained classifier, and a batch of random rows."""
+    x = jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+    objective, batch = classify(model), {"x": x}
+    return objective, objective.init(KEY, batch), batch
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A linear model: the score of class k is x @ W[:, k] + b[k]."""
+    objective, variables, batch = made(MLP(4))
+    score = explain.score(objective, variables, batch, jnp.asarray([2, 0, 3]))
+    kernel = np.asarray(variables["params"]["Dense_0"]["kernel"])
+    return score, batch["x"], kernel[:, [2, 0, 3]].T
+
+
+def test_of_a_linear_model_gradients_are_its_weights(linear):
+    score, x, weights = linear
+    np.testing.assert_allclose(jax.jit(explain.saliency)(score, x), weights, rtol=1e-6)
+    found = explain.smooth_grad(score, x, KEY, samples=4)
+    np.testing.assert_allclose(found, weights, rtol=1e-5)
+
+
+def test_of_a_linear_model_attributions_are_weights_times_what_is_above_the_baseline(linear):
+    score, x, weights = linear
+    for baseline in (0.0, 0.5):
+        found = explain.integrated_gradients(score, x, baseline, steps=3)
+        np.testing.assert_allclose(found, weights * (x - baseline), rtol=1e-5, atol=1e-6)
+        found = explain.occlusion(score, x, baseline=baseline)
+        np.testing.assert_allclose(found, weights * (x - baseline), rtol=1e-4, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def curved():
+    """An MLP with a smooth activation, of images."""
+    objective, variables, batch = made(MLP(3, (16,), nn.gelu), (4, 6, 6, 1))
+    return explain.score(objective, variables, batch), batch["x"]
+
+
+@pytest.mark.parametrize("baseline", [0.0, -1.0])
+def test_integrated_gradients_are_complete(curved, baseline):
+    score, x = curved
+    found = explain.integrated_gradients(score, x, baseline).sum((1, 2, 3))
+    expected = score(x) - score(jnp.full_like(x, baseline))
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert np.abs(expected).min() > 0.02  # gradients alone do not sum to it
+    alone = (explain.saliency(score, x) * (x - baseline)).sum((1, 2, 3))
+    assert np.abs(alone - expected).max() > 0.02
+
+
+def test_smooth_grad_is_the_mean_gradient_of_noisy_inputs(curved):
+    score, x = curved
+    np.testing.assert_allclose(
+        explain.smooth_grad(score, x, KEY, noise=0.0, samples=2), explain.saliency(score, x), 1e-5
+    )
+    deviation = 0.3 * np.ptp(np.asarray(x).reshape(4, -1), axis=1).reshape(4, 1, 1, 1)
+    draws = [jax.random.normal(jax.random.fold_in(KEY, n), x.shape) for n in range(3)]
+    expected = sum(explain.saliency(score, x + deviation * draw) for draw in draws) / 3
+    found = explain.smooth_grad(score, x, KEY, noise=0.3, samples=3)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_occlusion_is_the_mean_fall_over_the_windows_that_cover_a_place(curved):
+    score, x = curved
+    found = explain.occlusion(score, x, size=3, stride=2)
+    total, count = np.zeros((4, 6, 6)), np.zeros((6, 6))
+    for top in (0, 2, 3):
+        for left in (0, 2, 3):
+            place = (slice(top, top + 3), slice(left, left + 3))
+            fall = score(x) - score(x.at[:, *place].set(0.0))
+            total[:, *place] += np.asarray(fall)[:, None, None]
+            count[place] += 1
+    np.testing.assert_allclose(found, total / count, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride"), [((7, 5, 3), 3, 2), ((9, 2), 4, 3), ((6,), 1, 1)]
+)
+def test_windows_cover_every_place(shape, size, stride):
+    found = windows(shape, size, stride)
+    assert found.shape[1:] == (shape[:-1] or shape)
+    assert found.any(0).all()
+    assert (found.reshape(len(found), -1).sum(1) == size ** max(1, len(shape) - 1)).all()
+
+
+class Plain(nn.Module):
+    """A CNN of Flax alone: one convolution, global average pooling, one dense layer."""
+
+    classes: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(4, (3, 3), name="conv")(x))
+        return nn.Dense(self.classes, name="head")(x.mean((1, 2)))
+
+
+def test_grad_cam_is_the_weighted_sum_of_the_maps():
+    """Of global average pooling and a dense layer it is CAM: its weights are those of the layer."""
+    objective, variables, batch = made(Plain(), (2, 6, 6, 1))
+    score = explain.score(objective, variables, batch, jnp.asarray([1, 2]))
+    params = variables["params"]
+    maps = nn.Conv(4, (3, 3)).apply({"params": params["conv"]}, batch["x"])
+    kernel = params["head"]["kernel"][:, jnp.asarray([1, 2])].T  # (2, 4)
+    share = (maps > 0).mean((1, 2))  # of ReLU's gradient, on average over the map
+    expected = jax.nn.relu(jnp.einsum("bhwc,bc->bhw", maps, kernel * share / 36))
+    np.testing.assert_allclose(explain.grad_cam(score), expected, rtol=1e-4, atol=1e-7)
+    assert expected.max() > 0
+
+
+class OfCaptum(nn.Module):
+    """The model of scripts/golden_captum.py."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.gelu(nn.Conv(4, (3, 3), name="conv")(x))
+        x = x.reshape(-1, 4, 2, 3, 2, 4).mean((2, 4))  # average pooling
+        return nn.Dense(5, name="dense")(x.reshape(len(x), -1))
+
+
+def test_attributions_are_those_of_captum():
+    golden = np.load(Path(__file__).parent / "golden" / "captum.npz")
+    params = {
+        "conv": {"kernel": golden["conv"], "bias": golden["conv_bias"]},
+        "dense": {"kernel": golden["dense"].reshape(-1, 5), "bias": golden["dense_bias"]},
+    }
+    x = jnp.asarray(golden["x"])
+    score = explain.score(classify(OfCaptum()), {"params": params}, {"x": x}, [1, 3])
+
+    @jax.jit
+    def found(score):
+        return {
+            "saliency": explain.saliency(score, x),
+            "integrated_gradients": explain.integrated_gradients(score, x, 0.25, 16),
+            "occlusion": explain.occlusion(score, x, 2, 1, 0.25),
+            "grad_cam": explain.grad_cam(score, "conv"),
+        }
+
+    for name, mine in found(score).items():
+        given = golden[name] if golden[name].shape == mine.shape else golden[name][..., 0]
+        np.testing.assert_allclose(mine, given, rtol=1e-4, atol=2e-6, err_msg=name)
+        assert np.abs(given).max() > 1e-3
+
+
+def test_layers_of_a_model_in_an_objective_are_found():
+    objective, variables, batch = made(Plain(), (2, 6, 6, 1))
+    of_flax = Plain().apply(variables, batch["x"], capture_intermediates=True)[1]["intermediates"]
+    _, found = explain.layer_outputs(lambda: objective.predict(variables, batch))
+    assert list(found) == ["conv", "head", ""]
+    for name in ("conv", "head"):
+        assert np.array_equal(found[name], of_flax[name]["__call__"][0])
+    with pytest.raises(jdl.Error, match="No layer 'pool' gives feature maps; those are of conv"):
+        explain.grad_cam(explain.score(objective, variables, batch), "pool")
+
+
+def test_a_model_without_maps_has_no_grad_cam(linear):
+    with pytest.raises(jdl.Error, match="No layer of the model gives feature maps"):
+        explain.grad_cam(linear[0])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """An MLP of the digits, trained for a moment."""
+    train, test = jdl.data.digits()
+    learner = jdl.descent(classify(MLP(10, (32,))), optax.adam(1e-2))
+    run = jdl.Run(
+        jdl.Config(name="digits", steps=60),
+        learner,
+        train.shuffled(64, 0),
+        test=test.select(slice(100)).batches(64),
+    )
+    state = jax.jit(learner.init)(KEY, run.train[0])
+    step = jax.jit(learner.step)
+    for n in range(60):
+        state, _ = step(state, run.train[n])
+    return TrainedRun(run, state)
+
+
+def test_random_weights_change_every_map(digits):
+    """The sanity check of Adebayo et al. (2018); a map of the input alone would not pass it."""
+    score = Subject(digits, tuple(range(16))).score
+    batch, variables = score.batch, score.variables
+    random = {**variables, "params": explain.shuffle_parameters(variables["params"], KEY)}
+    other = replace(score, variables=random)
+    maps, of_random = (attributions(s, batch["x"]) for s in (score, other))
+    for name in METHODS:
+        assert maps[name].shape[:3] == batch["x"].shape[:3]
+        again = attributions(score, batch["x"])[name]
+        assert explain.map_correlation(maps[name], again) > 0.999
+        assert abs(explain.map_correlation(maps[name], of_random[name])) < 0.5, name
+
+
+def test_shuffled_parameters_are_the_same_numbers_elsewhere(digits):
+    params = digits.state.params
+    for before, after in zip(
+        *map(jax.tree.leaves, (params, explain.shuffle_parameters(params, KEY))), strict=True
+    ):
+        assert np.array_equal(np.sort(before.ravel()), np.sort(after.ravel()))
+        assert not np.array_equal(before, after)
+
+
+def test_the_surest_row_of_each_cell_is_its_example():
+    y, label = np.asarray([0, 0, 1, 1, 1]), np.asarray([0, 1, 1, 1, 0])
+    found = confusions(y, label, np.asarray([0.6, 0.9, 0.7, 0.8, 0.5]), 3)
+    assert found.counts.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
+    assert found.examples.tolist() == [[0, 1, -1], [4, 3, -1], [-1, -1, -1]]
+
+
+def test_the_highest_losses_come_first(digits):
+    rows, losses = top_losses(Subject(digits, (0,)), 5)
+    every = metrics_by_row(digits)["loss"]
+    assert len(every) == 100
+    assert losses.tolist() == sorted(every.tolist(), reverse=True)[:5]
+    assert every[rows].tolist() == losses.tolist()
+
+
+def test_metrics_by_group_and_the_largest_gap():
+    rng = np.random.default_rng(0)
+    values = (rng.random(300) < np.repeat([0.9, 0.6, 0.75], 100)).astype(float)
+    names = np.repeat(["a", "b", "c"], 100)
+    groups = by_group(np.append(values, 0.0), [*names, "few"])
+    means = {group.name: group.mean for group in groups}
+    assert means == {**{n: values[names == n].mean() for n in "abc"}, "few": 0.0}
+    assert groups[-1].interval is None  # one row
+    low, high, (least, most) = largest_gap(groups)
+    assert (low.name, high.name) == ("b", "a")
+    assert 0 < least < high.mean - low.mean < most
+    assert largest_gap(groups[-1:]) is None
+
+
+def test_the_boundary_of_a_linear_model_is_a_line():
+    objective, variables, batch = made(MLP(2), (50, 2))
+    first, second, grid = decision_grid(objective, variables, np.asarray(batch["x"]), 20)
+    params = variables["params"]["Dense_0"]
+    weights = np.asarray(params["kernel"][:, 1] - params["kernel"][:, 0])
+    x = np.stack(np.meshgrid(first, second), -1)  # [row of the second, column of the first]
+    assert np.array_equal(grid, (x @ weights > 0).astype(int))
+    assert 0 < grid.mean() < 1
+    assert first[0] < batch["x"][:, 0].min() < batch["x"][:, 0].max() < first[-1]
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2])
+def test_attention_maps_of_jdl_give_the_layers_output(kv_heads):
+    """What the layer gives is the maps times the values, projected: masked, causal, rotated."""
+    config = TransformerConfig(width=16, heads=4, kv_heads=kv_heads)
+    layer = MultiHeadAttention(config, causal=True)
+    x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
+    mask = jnp.arange(5)[None] < jnp.asarray([[5], [3]])
+    variables = layer.init(KEY, x, None, mask)
+    maps = explain.attention_maps(lambda: layer.apply(variables, x, None, mask))
+    (weights,) = maps.values()
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    assert not weights[:, :, 1, 2:].any()
+    assert not weights[1, :, :, 3:].any()
+    params = jax.tree.map(np.asarray, variables["params"])
+    values = (x @ params["value"]["kernel"] + params["value"]["bias"]).reshape(2, 5, kv_heads, 4)
+    read = np.einsum("bhts,bshd->bthd", weights, values.repeat(4 // kv_heads, 2)).reshape(2, 5, 16)
+    expected = read @ params["out"]["kernel"] + params["out"]["bias"]
+    np.testing.assert_allclose(expected, layer.apply(variables, x, None, mask), atol=1e-5)
+
+
+def test_attention_maps_of_flax_are_those_that_it_sows():
+    layer = nn.MultiHeadDotProductAttention(4, normalize_qk=True)
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 16)), jnp.float32)
+    mask = nn.make_causal_mask(jnp.ones((2, 5)))
+    variables = layer.init(KEY, x)
+    with jax.numpy_rank_promotion("allow"):  # within Flax
+        _, sown = layer.apply(variables, x, mask=mask, sow_weights=True, mutable=["intermediates"])
+        maps = explain.attention_maps(lambda: layer.apply(variables, x, mask=mask))
+    (weights,) = maps.values()
+    np.testing.assert_allclose(weights, sown["intermediates"]["attention_weights"][0], rtol=1e-6)
+
+
+def test_attention_rollout_is_the_product_of_the_layers():
+    rng = np.random.default_rng(0)
+    maps = [rng.dirichlet(np.ones(3), (2, 4, 3)).astype(np.float32) for _ in range(2)]
+    first, second = (0.5 * one.mean(1) + 0.5 * np.eye(3) for one in maps)
+    found = explain.attention_rollout([jnp.asarray(one) for one in maps])
+    np.testing.assert_allclose(found, second @ first, rtol=1e-5)
+    np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
+    with pytest.raises(jdl.Error, match="self-attention"):
+        explain.attention_rollout([jnp.ones((1, 2, 3, 4))])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "height", "width", "expected"),
+    [(16, 8, 8, (4, 4, 0)), (17, 8, 8, (4, 4, 1)), (10, 4, 8, (2, 4, 2)), (7, 8, 8, None)],
+)
+def test_patches_are_found(tokens, height, width, expected):
+    assert patch_grid(tokens, height, width) == expected
+
+
+def test_pca_keeps_the_distances_of_points_on_a_plane():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(40, 2)) * [3, 1]
+    codes = points @ np.linalg.qr(rng.normal(size=(5, 2)))[0].T + 7
+    found, shares = pca(codes)
+    distances = [np.linalg.norm(p[:, None] - p[None], axis=-1) for p in (points, found)]
+    np.testing.assert_allclose(*distances, atol=1e-9)
+    np.testing.assert_allclose(shares.sum(), 1)
+    assert shares[0] > shares[1]
+
+
+def test_probes_say_what_layers_know():
+    """The first layer keeps the class of each row, and the second loses it."""
+
+    class Loses(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(4, name="keeps")(x)
+            return nn.Dense(2, kernel_init=nn.initializers.zeros, name="loses")(x)
+
+    rng = np.random.default_rng(0)
+    y = np.arange(120) % 2
+    x = (rng.normal(size=(120, 3)) + 6 * y[:, None]).astype(np.float32)
+    train, test = jdl.data.arrays((), x=x, y=y.astype(np.int32)).split(0.5, 0.5)
+    objective = classify(Loses())
+    loaders = train.shuffled(30, 0), test.batches(30)
+    found = probe_layers(objective, objective.init(KEY, loaders[0][0]), *loaders)
+    assert list(found) == ["input", "keeps", "loses"]
+    assert found["input"] > 0.9
+    assert found["keeps"] > 0.9
+    assert found["loses"] < 0.7
+
+
+def test_the_loss_line_ends_in_the_losses_of_both_models(digits):
+    run, variables = digits.run, digits.variables
+    start = digits.objective.init(KEY, run.train[0])
+    batches = [run.test[n] for n in range(len(run.test))]
+    shares, losses = loss_line(digits.objective, start, variables, batches, points=5)
+    assert shares.tolist() == [0, 0.25, 0.5, 0.75, 1]
+    np.testing.assert_allclose(losses[-1], evaluate(digits)["test"]["loss"], rtol=1e-5)
+    np.testing.assert_allclose(losses[0], np.log(10), rtol=0.3)
+    middle = jax.tree.map(lambda a, b: (a + b) / 2, start, variables)
+    means = [digits.objective.loss(middle, batch, KEY, False).loss for batch in batches]
+    expected = sum(mean.total for mean in means) / sum(mean.count for mean in means)
+    np.testing.assert_allclose(losses[2], expected, rtol=1e-5)
+    assert barrier(np.asarray([0, 0.5, 1]), np.asarray([1.0, 3.0, 2.0])) == 1.5
+    wider = classify(MLP(10, (33,))).init(KEY, run.train[0])
+    with pytest.raises(jdl.Error, match="other shapes"):
+        loss_line(digits.objective, start, wider, batches)
+
+
+def test_the_first_weights_are_templates_or_filters(digits):
+    name, filters = first_filters(Subject(digits, (0,)))
+    kernel = digits.state.params["Dense_0"]["kernel"]
+    assert name == "Dense_0"
+    assert np.array_equal(filters[3].ravel(), kernel[:, 3])
+    cnn = untrained(CNN(10, ((4, 1),), dense=()), digits)
+    name, filters = first_filters(Subject(cnn, (0,)))
+    assert np.array_equal(filters[2], cnn.state.params[name]["kernel"][..., 2])
+
+
+def untrained(model, digits, wrap=lambda objective: objective):
+    """A run of the same data with another model, before its first step."""
+    learner = jdl.descent(wrap(classify(model)), optax.sgd(0.1))
+    run = replace(digits.run, learner=learner)
+    return TrainedRun(run, jax.jit(learner.init)(KEY, run.train[0]))
+
+
+def test_rows_are_those_of_the_data_in_the_given_order(digits):
+    subject = Subject(digits, (70, 3, 70))
+    whole = np.concatenate([np.asarray(digits.run.test[n]["x"]) for n in range(2)])
+    assert np.array_equal(subject.batch["x"], whole[[70, 3, 70]])
+    assert subject.titles()[1].startswith("row 3: ")
+    with pytest.raises(jdl.Error, match="no row 100 in the test data: rows are 0 to 99"):
+        Subject(digits, (100,))
+    with pytest.raises(jdl.Error, match="no evaluation data"):
+        Subject(replace(digits, run=replace(digits.run, test=None)), (0,))
+
+
+NO_MLP = {"grad_cam", "feature_maps", "boundary", "attention"}
+
+
+def test_every_figure_is_drawn_or_said_not_to_apply(digits, tmp_path):
+    found = explain_run(Subject(digits, (0, 5)), tmp_path / "made")
+    assert [finding.figure for finding in found] == list(FIGURES)
+    assert {finding.figure.name for finding in found if not finding.path} == NO_MLP
+    index = (tmp_path / "made" / "index.md").read_text()
+    for finding in found:
+        assert finding.text in index
+        if finding.path:
+            assert finding.path.read_bytes()[:4] == b"\x89PNG"
+            assert f"]({finding.path.name})" in index
+    assert len(list((tmp_path / "made").iterdir())) == len(found) - len(NO_MLP) + 1
+    assert not [finding.text for finding in found if "It failed" in finding.text]
+    with pytest.raises(jdl.Error, match="no figure 'gradcam'; the figures are attributions"):
+        explain_run(Subject(digits, (0,)), tmp_path, ["gradcam"])
+
+
+@pytest.mark.parametrize(
+    ("model", "wrap", "figures"),
+    [
+        (CNN(10, ((4, 1),), dense=()), None, ["grad_cam", "feature_maps"]),
+        (ViT(10, 2, TransformerConfig(width=8, depth=1, heads=2)), "patches", ["attention"]),
+        (Plain(10), "conv", ["grad_cam", "filters"]),
+    ],
+    ids=["cnn", "frozen_vit", "frozen_flax"],
+)
+def test_figures_of_other_models(digits, tmp_path, model, wrap, figures):
+    def freeze(objective):
+        return jdl.freeze(objective, wrap) if wrap else objective
+
+    trained = untrained(model, digits, freeze)
+    found = explain_run(Subject(trained, (0, 1)), tmp_path, figures)
+    assert all(finding.path for finding in found), [finding.text for finding in found]
+
+
+def test_a_model_that_is_no_flax_module_has_attributions_and_no_layers(digits, tmp_path):
+    model = jdl.Model(
+        lambda key, x: {"w": jax.random.normal(key, (64, 10))},
+        lambda params, x: x.reshape(len(x), -1) @ params["w"],
+    )
+    names = ["attributions", "grad_cam", "filters", "probes", "attention"]
+    found = explain_run(Subject(untrained(model, digits), (0,)), tmp_path, names)
+    assert [finding.path is not None for finding in found] == [True] + [False] * 4
+    assert not [finding.text for finding in found if "It failed" in finding.text]
+
+
+def test_a_figure_that_fails_costs_no_other(digits, tmp_path, monkeypatch):
+    subject = Subject(digits, (0,))
+    monkeypatch.setattr("jdl.explain.mistakes.draw_reliability", lambda *_: 1 / 0)
+    first, second = explain_run(subject, tmp_path, ["calibration", "boundary"])
+    assert first.text == "It failed: ZeroDivisionError: division by zero"
+    assert "two features" in second.text
+
+
+def test_rows_are_grouped_by_a_column_of_their_table(tmp_path):
+    import polars
+
+    rng = np.random.default_rng(0)
+    n = 120
+    frame = polars.DataFrame(
+        {
+            "kind": rng.choice(["plain", "rare"], n, p=[0.8, 0.2]),
+            "size": rng.normal(size=n),
+            "good": rng.choice(["no", "yes"], n),
+        }
+    )
+    train, test = jdl.data.frame(frame, target="good", one_hot=True).split(0.5, 0.5)
+    learner = jdl.descent(classify(MLP(2)), optax.sgd(0.1))
+    run = jdl.Run(jdl.Config(name="t"), learner, train.shuffled(20, 0), test=test.batches(30))
+    trained = TrainedRun(run, jax.jit(learner.init)(KEY, run.train[0]))
+    right = metrics_by_row(trained)["accuracy"]
+    kinds = np.asarray(frame["kind"])[test.ids]
+    (found,) = explain_run(Subject(trained, (0,), by="kind"), tmp_path, ["groups"])
+    means = {kind: right[kinds == kind].mean() for kind in ("plain", "rare")}
+    assert all(f"{kind} {mean:.4f}" in found.text for kind, mean in means.items())
+    (found,) = explain_run(Subject(trained, (0,), by="size"), tmp_path, ["groups"])
+    assert "by size" in found.text
+    (found,) = explain_run(Subject(trained, (0,), by="sort"), tmp_path, ["groups"])
+    assert "no column 'sort'" in found.text
