@@ -36,7 +36,7 @@ def run_table(
 
 
 def _rows(entries: Sequence[Entry]) -> list[Row]:
-    configs = [_flat(entry.record["config"]) for entry in entries]
+    configs = [flat_config(entry.record["config"]) for entry in entries]
     shown = _differing([entry.name for entry in entries], configs)
     return [
         {
@@ -68,12 +68,12 @@ def _differing(names: Sequence[str], configs: Sequence[Row]) -> list[str]:
     return [field for field in fields if field in several - {"name", "seed", "steps"}]
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Row:
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> Row:
     """The fields of a config; those of a part of it as part.field."""
     flat: Row = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= flat_config(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat

@@ -69,12 +69,16 @@ def entry(folder: Path) -> Entry:
     total, (mode, metric) = record["config"]["steps"], record["best"].split()
     paths = [path for path in folder.glob("checkpoints/*") if path.name.isdigit()]
     step = max((int(path.name) for path in paths if manifest.is_complete(path)), default=0)
-    finished = step >= total or (folder / "summary.json").exists()
-    status = "running" if is_locked(folder) else "finished" if finished else "stopped"
     lines = [line for line in log.read(folder) if line["split"] != "train"]
     values = [line[metric] for line in lines if isinstance(line.get(metric), int | float)]
     best = (max if mode == "max" else min)(values, default=None)
-    return Entry(folder, record, step, status, metric, best)
+    return Entry(folder, record, step, status(folder, step, total), metric, best)
+
+
+def status(folder: Path, step: int, total: int) -> str:
+    """Whether the run in a folder is running, finished or stopped, at this step of so many."""
+    finished = step >= total or (folder / "summary.json").exists()
+    return "running" if is_locked(folder) else "finished" if finished else "stopped"
 
 
 def check_finished(folder: Path, anyway: bool, verb: str) -> None:
