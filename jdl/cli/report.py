@@ -44,18 +44,20 @@ def report(
 
     set_up_jax()
     if serve:
-        _serve(runs, root, watts, port)
+        _serve(runs, root, not no_rebuild, watts, port)
         return
     import jdl.report
 
     print(jdl.report.report(runs, to, root, not no_rebuild, watts))
 
 
-def _serve(runs: tuple[str, ...], root: Path, watts: float | None, port: int) -> None:
+def _serve(
+    runs: tuple[str, ...], root: Path, rebuild: bool, watts: float | None, port: int
+) -> None:
     from jdl.types import Error
 
     try:
         from jdl.report.live import serve
     except ModuleNotFoundError as error:
         raise Error(f"Serving needs {error.name}: pip install 'jdl[serve]'.") from error
-    serve(runs, root, watts, port)
+    serve(runs, root, rebuild, watts, port)

@@ -96,7 +96,7 @@ def costs(
     if unknown:
         sentences.append(
             f"{unknown:,} of {len(every):,} runs have no recorded time: it is written at the end "
-            "of `jdl train`."
+            "of jdl train."
         )
     sentences.append("The time is that of the process that ended a run, without those before it.")
     if any(one.kilowatt_hours is not None for one in every):

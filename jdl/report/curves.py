@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def min_max(steps: np.ndarray, values: np.ndarray, points: int) -> tuple[np.ndar
     low = np.where(finite, values, np.inf)
     high = np.where(finite, values, -np.inf)
     kept = {0, len(values) - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         part = slice(start, end)
         if finite[part].all():
             kept |= {start + int(low[part].argmin()), start + int(high[part].argmax())}

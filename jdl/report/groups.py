@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jdl.inspect.run_table import flat_config
-from jdl.store import log
-from jdl.store.catalog import Entry, entry, find_group, matching_runs
+from jdl.store.catalog import Entry, entry, matching_runs
 from jdl.store.folder import read_json
 from jdl.types import Error
 
@@ -19,16 +18,20 @@ LONGEST = 60  # characters of a name of a config
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What the folder of a run says of it: its entry in the catalog, its metrics, its summary."""
+    """What the folder of a run says of it: its entry in the catalog, and its summary."""
 
     entry: Entry
-    lines: Sequence[dict[str, Any]]  # of metrics.jsonl
     summary: dict[str, Any]  # empty where the run did not come to its end
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
         return self.entry.folder
+
+    @property
+    def lines(self) -> Sequence[dict[str, Any]]:
+        """The lines of the run's metrics."""
+        return self.entry.lines
 
     @property
     def record(self) -> dict[str, Any]:
@@ -53,14 +56,18 @@ class RunFacts:
     @property
     def status(self) -> str:
         """Finished, running or stopped; or failed, where the last numbers are not finite."""
-        last = next((line for line in reversed(self.lines) if line["split"] == "train"), {})
+        last: dict[str, Any] = next(
+            (line for line in reversed(self.lines) if line["split"] == "train"), {}
+        )
         if self.entry.status == "stopped" and None in last.values():
             return "failed"
         return self.entry.status
 
     def final(self, split: str) -> dict[str, float]:
         """The metrics of the last evaluation of a split, or of the last logged training step."""
-        line = next((line for line in reversed(self.lines) if line["split"] == split), {})
+        line: dict[str, Any] = next(
+            (line for line in reversed(self.lines) if line["split"] == split), {}
+        )
         numbers = {k: v for k, v in line.items() if k not in ("step", "split")}
         return {name: float(v) for name, v in numbers.items() if isinstance(v, int | float)}
 
@@ -89,26 +96,31 @@ def read_groups(names: Sequence[str], root: Path) -> list[Group]:
     Without names they are all runs under `root`. Raises `Error` where a name has no run, or a run
     cannot be read.
     """
-    folders: dict[Path, Path] = {}
-    for name in names:
-        found = matching_runs(name, root)[0] if not (Path(name) / "run.json").is_file() else []
-        fitting = [one.folder for one in found] or find_group(name, root)
-        folders |= {folder.resolve(): folder for folder in fitting}
-    if not names:
-        entries, errors = matching_runs("", root)
-        if errors:
-            raise Error("\njdl: ".join(errors))
-        folders = {one.folder.resolve(): one.folder for one in entries}
-    if not folders:
-        raise Error(f"There are no runs under {root}: --root chooses another folder.")
-    return group_runs([read_run(folder) for folder in folders.values()])
+    found: dict[Path, Entry] = {}
+    for name in names or [""]:
+        fitting = _entries(name, root)
+        if not fitting:
+            missing = f"is no run {name!r}" if name else "are no runs"
+            raise Error(
+                f"There {missing} under {root}: jdl runs lists all, --root is their folder."
+            )
+        found |= {one.folder.resolve(): one for one in fitting}
+    return group_runs([RunFacts(one, _summary(one.folder)) for one in found.values()])
 
 
-def read_run(folder: Path) -> RunFacts:
-    """The facts of the run in a folder; `Error` where it holds none."""
+def _entries(name: str, root: Path) -> list[Entry]:
+    if name and (Path(name) / "run.json").is_file():
+        return [entry(Path(name))]
+    entries, errors = matching_runs(name, root)
+    if errors and not name:
+        raise Error("\njdl: ".join(errors))
+    return entries
+
+
+def _summary(folder: Path) -> dict[str, Any]:
     path = folder / "summary.json"
-    summary = read_json(path) if path.is_file() else {}
-    return RunFacts(entry(folder), log.read(folder), summary if isinstance(summary, dict) else {})
+    found = read_json(path) if path.is_file() else {}
+    return found if isinstance(found, dict) else {}
 
 
 def group_runs(runs: Sequence[RunFacts]) -> list[Group]:
@@ -125,7 +137,7 @@ def group_runs(runs: Sequence[RunFacts]) -> list[Group]:
 
 def _names(groups: Mapping[tuple[str, str], Sequence[RunFacts]]) -> dict[tuple[str, str], str]:
     """A name for each group: by the fields that differ if they are few, or else by its digest."""
-    names = {}
+    names: dict[tuple[str, str], str] = {}
     for name in {name for name, _ in groups}:
         configs = {key: found[0].config for key, found in groups.items() if key[0] == name}
         fields = differing_fields(list(configs.values()))

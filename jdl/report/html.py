@@ -12,13 +12,14 @@ from typing import Any
 
 from jdl.report.document import Document, Picture, Section, Table
 
-PARTS = Path(__file__).parent
+PARTS, FILES = Path(__file__).parent, ("page.css", "curves.js", "page.js")
 LONG = 40  # characters of a cell beyond which it has several lines
 
 
 def html(document: Document, curves: Mapping[str, Any], live: bool = False) -> str:
     """The page. Its policy (CSP) lets it run its own script alone, and fetch nothing."""
-    style, script = ((PARTS / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    style, *scripts = ((PARTS / name).read_text("utf-8") for name in FILES)
+    script = "\n".join(scripts)
     connect = "'self'" if live else "'none'"
     policy = (
         f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; "

@@ -69,7 +69,9 @@ class Growing:
         """The row of the run in the table: name, status, step, best value."""
         step, total = self.step, self.record["config"]["steps"]
         mode, metric = self.record["best"].split()
-        of_splits = [v for (split, name), (_, v) in self.found.items() if name == metric != split]
+        of_splits = [
+            v for (split, name), (_, v) in self.found.items() if name == metric and split != "train"
+        ]
         values = [x for v in of_splits for x in v if np.isfinite(x)]
         best = f"{metric} {(max if mode == 'max' else min)(values):#.4g}" if values else "–"
         shown = status(self.folder, step, total)
@@ -111,36 +113,43 @@ class Follower:
 class Live:
     """The runs that are followed, for all pages together."""
 
-    def __init__(self, names: Sequence[str], root: Path, watts: float | None) -> None:
+    def __init__(
+        self, names: Sequence[str], root: Path, rebuild: bool, watts: float | None
+    ) -> None:
         self.names, self.root, self.watts = names, root, watts
-        groups = read_groups(names, root)
-        self.rebuilt: dict[str, Rebuilt] = rebuilt_runs(groups, True)
-        self.runs: dict[Path, Growing] = {}
-        self._lock = threading.Lock()
-        self._find(groups)
+        self._lock, self._folders, self.runs = threading.Lock(), set[Path](), list[Growing]()
+        self.rebuilt: dict[str, Rebuilt] = rebuilt_runs(self._find(), rebuild)
 
-    def _find(self, groups: Sequence[Group]) -> None:
+    def _find(self) -> list[Group]:
+        """Reads all runs, also those that are new."""
+        self._folders = set(self.root.glob("*/*/*/run.json"))
+        groups, before = read_groups(self.names, self.root), {one.folder: one for one in self.runs}
+        self.runs = []
         for group in groups:
             for one in group.runs:
                 name = f"seed {one.seed}"
-                self.runs.setdefault(
-                    one.folder, Growing(one.folder, group.name, name, one.record)
-                )
+                again = Growing(one.folder, group.name, name, one.record)
+                known = before.get(one.folder, again)
+                self.runs.append(known if known.group == group.name else again)
+        return groups
 
     def page(self) -> str:
         """The report as of now; its curves come as events."""
         with self._lock:
-            groups = read_groups(self.names, self.root)
-            self._find(groups)
+            groups = self._find()
         return html(document(groups, self.rebuilt, self.watts), curves_json(groups, True), True)
 
     def event(self, follower: Follower) -> str:
-        """What a page lacks, as an event."""
+        """What a page lacks, as an event; and whether there are new runs, so that it reloads."""
         with self._lock:
-            runs = list(self.runs.values())
+            runs = self.runs
             for one in runs:
                 one.read()
-            found = {"runs": [one.progress() for one in runs], "series": follower.news(runs)}
+            found = {
+                "reload": self._folders != set(self.root.glob("*/*/*/run.json")),
+                "runs": [one.progress() for one in runs],
+                "series": follower.news(runs),
+            }
         return f"data: {json.dumps(found, separators=(',', ':'), allow_nan=False)}\n\n"
 
 
@@ -171,12 +180,17 @@ class LiveRoutes:
             await asyncio.sleep(SECONDS)
 
 
-def live_app(names: Sequence[str], root: Path | str, watts: float | None = None) -> Starlette:
-    """The application of a live report (ASGI): GET / and GET /events."""
-    routes = LiveRoutes(Live(names, Path(root), watts))
+def live_app(
+    names: Sequence[str], root: Path | str, rebuild: bool = True, watts: float | None = None
+) -> Starlette:
+    """The application of a live report (ASGI): GET / and GET /events, as `report` otherwise."""
+    routes = LiveRoutes(Live(names, Path(root), rebuild, watts))
     return Starlette(routes=[Route("/", routes.page), Route("/events", routes.events)])
 
 
-def serve(names: Sequence[str], root: Path | str, watts: float | None, port: int) -> None:
+def serve(
+    names: Sequence[str], root: Path | str, rebuild: bool, watts: float | None, port: int
+) -> None:
     """Serves a live report on this machine until Ctrl-C; `Error` where the port is taken."""
-    run(live_app(names, root, watts), HOST, port, guarded=False, drain_seconds=DRAIN_SECONDS)
+    application = live_app(names, root, rebuild, watts)
+    run(application, HOST, port, guarded=False, drain_seconds=DRAIN_SECONDS)

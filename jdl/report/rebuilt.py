@@ -82,7 +82,8 @@ def data_card(groups: Sequence[Group], rebuilt: Mapping[str, Rebuilt]) -> Sectio
         )
     found = {split for group in groups for split in group.first.record["data"]}
     lacking = [name for name in ("valid", "test") if name not in found]
-    sentences += [f"There is no {name} split." for name in lacking]
+    words = {"valid": "validation", "test": "test"}
+    sentences += [f"There is no {words[name]} split." for name in lacking]
     sentences += dict.fromkeys(p for one in rebuilt.values() for p in one.problems)
     if not rebuilt:
         sentences.append("Rows and columns are left out (--no-rebuild).")

@@ -56,7 +56,10 @@ def metrics_of(groups: Sequence[Group], split: str) -> list[str]:
     found = dict.fromkeys(
         name for group in groups for run in group.runs for name in run.final(split)
     )
-    return [*(name for name in best if name in found), *(name for name in found if name not in best)]
+    return [
+        *(name for name in best if name in found),
+        *(name for name in found if name not in best),
+    ]
 
 
 def results(groups: Sequence[Group]) -> tuple[Section, list[str]]:
@@ -87,12 +90,22 @@ def results(groups: Sequence[Group]) -> tuple[Section, list[str]]:
         sentences.append("In brackets: the smallest and the largest over the seeds.")
     elif splits and counts == {1}:
         sentences.append("Each config has one run, so nothing says how much its seed matters.")
-    verdicts = comparison(groups, splits[0]) if len(groups) > 1 and splits else []
+    verdicts = comparisons(groups, splits[0]) if len(groups) > 1 and splits else []
     return Section("Results", [*sentences, *verdicts[1:]], tables, folded=folded), verdicts[:1]
 
 
-def comparison(groups: Sequence[Group], split: str) -> list[str]:
-    """Which config is better, in sentences; or why that is not known."""
+def comparisons(groups: Sequence[Group], split: str) -> list[str]:
+    """Which config is better, in sentences, of those with the same data and the same metric."""
+    alike: dict[tuple[str, str], list[Group]] = {}
+    for group in groups:
+        data = str(group.first.record["data"].get(split))
+        alike.setdefault((group.first.record["best"], data), []).append(group)
+    if all(len(found) < 2 for found in alike.values()):
+        return ["No comparison: no two configs have the same evaluation data and the same metric."]
+    return [text for found in alike.values() if len(found) > 1 for text in _verdicts(found, split)]
+
+
+def _verdicts(groups: Sequence[Group], split: str) -> list[str]:
     folders = {group.name: [run.folder for run in group.finished] for group in groups}
     folders = {name: found for name, found in folders.items() if found}
     if len(folders) < 2:

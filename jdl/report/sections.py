@@ -13,7 +13,7 @@ from jdl.report.document import Document, Section, Table
 from jdl.report.groups import Group, RunFacts, differing_fields
 from jdl.report.pictures import pictures
 from jdl.report.rebuilt import Rebuilt, data_card
-from jdl.report.results import metrics_of, results, score, splits_of
+from jdl.report.results import results, score, splits_of
 
 COMMANDS = 20  # configs whose commands are listed
 SHORT = 12  # characters of a hash in a table
@@ -53,25 +53,33 @@ def _summary(groups: Sequence[Group]) -> list[str]:
             why = " (its last numbers are not finite)" if status == "failed" else ""
             sentences.append(f"Not finished, but {status}{why}: {shown}{more}.")
     splits = splits_of(groups)
-    if not splits:
-        return sentences
-    split = splits[0]
-    metric = next(iter(metrics_of(groups, split)), "")
-    scored = [(group, score(group, split, metric)) for group in groups]
-    scored = [(group, one) for group, one in scored if len(one.values)]
-    if scored:
-        low = scored[0][0].first.record["best"].startswith("min")
-        group, best = (min if low else max)(scored, key=lambda pair: pair[1].values.mean())
-        over = f", the mean of {len(best.values)} seeds" if len(best.values) > 1 else ""
-        among = f"; the best of {_count(len(scored), 'config')}" if len(scored) > 1 else ""
-        sentences.append(f"{group.name} reaches a {split} {metric} of {best}{over}{among}.")
-    return sentences
+    names = dict.fromkeys(group.first.entry.name for group in groups)
+    found = [[one for one in groups if one.first.entry.name == name] for name in names]
+    return [*sentences, *(text for one in found for text in _best(one, splits[:1]))]
+
+
+def _best(groups: Sequence[Group], splits: Sequence[str]) -> list[str]:
+    """What the best config of an experiment reached."""
+    found = []
+    for split in splits:
+        metric = groups[0].first.entry.metric
+        scored = [(group, score(group, split, metric)) for group in groups]
+        scored = [(group, one) for group, one in scored if len(one.values)]
+        if scored:
+            low = groups[0].first.record["best"].startswith("min")
+            group, best = (min if low else max)(scored, key=lambda pair: pair[1].values.mean())
+            over = f", the mean of {len(best.values)} seeds" if len(best.values) > 1 else ""
+            among = f"; the best of {_count(len(scored), 'config')}" if len(scored) > 1 else ""
+            found.append(f"{group.name} reaches a {split} {metric} of {best}{over}{among}.")
+    return found
 
 
 def _curves_words(groups: Sequence[Group]) -> list[str]:
     if not any(run.lines for group in groups for run in group.runs):
         return ["Nothing has been logged yet."]
-    return ["Training on the left, evaluation on the right, at the same scale; thin lines are runs."]
+    return [
+        "Training on the left, evaluation on the right, at the same scale; thin lines are runs."
+    ]
 
 
 def configs(groups: Sequence[Group]) -> Section:
