@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import objectives as objectives
     from jdl import optim as optim
     from jdl import parallel as parallel
+    from jdl import report as report
     from jdl import sampling as sampling
     from jdl import serve as serve
     from jdl import train as train
@@ -98,6 +99,7 @@ MODULES = (
     "objectives",
     "optim",
     "parallel",
+    "report",
     "sampling",
     "serve",
     "train",

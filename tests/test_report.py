@@ -208,7 +208,7 @@ def test_the_cost_is_that_of_the_devices(tmp_path):
     assert cost.kilowatt_hours == pytest.approx(0.5 * 4 * 0.7)
     assert run_cost(group.first, None, watts=100).kilowatt_hours == pytest.approx(0.2)
     page = written(tmp_path)
-    assert "30 min of training in 1 runs, 2 device hours, about 1.4 kWh." in page
+    assert "30 min of training in 1 run, 2 device hours, about 1.4 kWh." in page
     assert "The energy is an estimate, not a measurement" in page
     assert ">1.00%<" in page
     for options, count in (({}, 1), ({"devices": 2}, 2), ({"parallel": "pmap"}, 8)):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jdl.report.document import Section, Table
+from jdl.report.document import Section, Table, counted
 from jdl.report.groups import Group, RunFacts
 from jdl.report.rebuilt import Rebuilt
 from jdl.types import Error
@@ -131,7 +131,8 @@ def _totals(found: Sequence[RunCost]) -> list[str]:
     if not known:
         return []
     hours = _sum([one.device_hours for one in found], "{:.3g}")
-    text = f"{duration(sum(known))} of training in {len(known):,} runs, {hours} device hours"
+    runs = counted(len(known), "run")
+    text = f"{duration(sum(known))} of training in {runs}, {hours} device hours"
     power = energy([one.kilowatt_hours for one in found])
     return [f"{text}, about {power}." if power != "–" else f"{text}."]
 

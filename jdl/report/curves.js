@@ -168,7 +168,7 @@ class Panel {
     pen.fillStyle = ink("#5a686c", "#9aa8ac");
     pen.textBaseline = "middle";
     pen.textAlign = "right";
-    for (const tick of ticks(scale.low, scale.high, 5, scale.log)) {
+    for (const tick of ticks(scale.low, scale.high, 7, scale.log)) {
       const y = Math.round(this.y(tick, scale)) + .5;
       pen.beginPath(); pen.moveTo(PAD.left, y); pen.lineTo(PAD.left + width, y); pen.stroke();
       pen.fillText(short(tick), PAD.left - 6, y);

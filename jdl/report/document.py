@@ -46,3 +46,8 @@ class Document:
 
     title: str
     sections: Sequence[Section]
+
+
+def counted(number: int, word: str) -> str:
+    """A number of things in words: 1 run, 2 runs."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"

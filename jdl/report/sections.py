@@ -9,7 +9,7 @@ from typing import Any
 
 from jdl.inspect.run_table import flat_config
 from jdl.report.costs import costs
-from jdl.report.document import Document, Section, Table
+from jdl.report.document import Document, Section, Table, counted
 from jdl.report.groups import Group, RunFacts, differing_fields
 from jdl.report.pictures import pictures
 from jdl.report.rebuilt import Rebuilt, data_card
@@ -44,7 +44,7 @@ def document(
 def _summary(groups: Sequence[Group]) -> list[str]:
     """How many runs there are, what the best of them reached, and which are not finished."""
     runs = [run for group in groups for run in group.runs]
-    sentences = [f"{_count(len(runs), 'run')} of {_count(len(groups), 'config')}."]
+    sentences = [f"{counted(len(runs), 'run')} of {counted(len(groups), 'config')}."]
     for status in ("running", "stopped", "failed"):
         found = [run for run in runs if run.status == status]
         if found:
@@ -69,7 +69,7 @@ def _best(groups: Sequence[Group], splits: Sequence[str]) -> list[str]:
             low = groups[0].first.record["best"].startswith("min")
             group, best = (min if low else max)(scored, key=lambda pair: pair[1].values.mean())
             over = f", the mean of {len(best.values)} seeds" if len(best.values) > 1 else ""
-            among = f"; the best of {_count(len(scored), 'config')}" if len(scored) > 1 else ""
+            among = f"; the best of {counted(len(scored), 'config')}" if len(scored) > 1 else ""
             found.append(f"{group.name} reaches a {split} {metric} of {best}{over}{among}.")
     return found
 
@@ -77,9 +77,9 @@ def _best(groups: Sequence[Group], splits: Sequence[str]) -> list[str]:
 def _curves_words(groups: Sequence[Group]) -> list[str]:
     if not any(run.lines for group in groups for run in group.runs):
         return ["Nothing has been logged yet."]
-    return [
-        "Training on the left, evaluation on the right, at the same scale; thin lines are runs."
-    ]
+    seeds = any(len(group.runs) > 1 for group in groups)
+    thin = "; thin lines are runs, the thick one is their mean" if seeds else ""
+    return [f"Training on the left, evaluation on the right, at the same scale{thin}."]
 
 
 def configs(groups: Sequence[Group]) -> Section:
@@ -177,7 +177,3 @@ def _name(run: RunFacts) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) and value else repr(value)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
