@@ -95,7 +95,8 @@ def _three(runs):
 
 
 def test_nothing_of_a_run_is_markup(tmp_path):
-    folder = write_run(tmp_path, "net", 0, 0.9, note=EVIL, record={"command": ["jdl", EVIL]})
+    name = "<b>net"  # in the title, the sentences, the tables and the legend
+    folder = write_run(tmp_path, name, 0, 0.9, note=EVIL, record={"command": ["jdl", EVIL]})
     log(folder, line(1, loss=1.0), line(5, "test", **{EVIL: 0.5, "accuracy": 0.9}))
     text = written(tmp_path)
     page = Parsed(text)
@@ -140,6 +141,7 @@ def test_what_is_missing_is_said(tmp_path):
     assert "3 of 3 runs have no recorded time" in words
     assert "The runs have drawn no figures." in words
     assert "0 of 1" in words
+    assert "0.5000" not in words  # of a run that is not finished
     only = " ".join(Parsed(written(tmp_path, "nothing")).words)
     assert "There is no result: no run was evaluated" in only
     assert "Nothing has been logged yet." in only
