@@ -1,6 +1,7 @@
 """The page of a report in a real browser, Chromium; and the live page, which follows runs.
 
-Seen to fail: PLACEHOLDER
+Seen to fail: lines that were not drawn, a drag that did not zoom, a table wider than the page, a
+page that stayed where new runs came, and a policy that forbade its events.
 """
 
 import json

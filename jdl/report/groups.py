@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jdl.inspect.run_table import flat_config
+from jdl.config import flat_config
 from jdl.store.catalog import Entry, entry, matching_runs
 from jdl.store.folder import read_json
 from jdl.types import Error

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jdl.inspect.run_table import flat_config
+from jdl.config import flat_config
 from jdl.report.costs import costs
 from jdl.report.document import Document, Section, Table, counted
 from jdl.report.groups import Group, RunFacts, differing_fields

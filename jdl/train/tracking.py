@@ -19,7 +19,7 @@ Line = tuple[int, str, Mapping[str, float | None]]  # step, split, metrics; None
 
 
 class Tracker(Protocol):
-    """Where the lines of a run's log are sent, beside its folder."""
+    """Experiment tracking: where the lines of a run's log are sent, beside its folder."""
 
     def write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
         """Sends the finite metrics of one line."""
