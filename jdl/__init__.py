@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import objectives as objectives
     from jdl import optim as optim
     from jdl import parallel as parallel
+    from jdl import report as report
     from jdl import sampling as sampling
     from jdl import serve as serve
     from jdl import study as study
@@ -101,6 +102,7 @@ MODULES = (
     "objectives",
     "optim",
     "parallel",
+    "report",
     "sampling",
     "serve",
     "study",

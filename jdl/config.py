@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -89,6 +90,8 @@ class Options:
     accept: tuple[Literal["config", "data", "best", "pretrained"], ...] = ()
     """Resume although the config, the data, the metric of the best checkpoint or the pretrained
     weights have changed."""
+    track: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ()
+    """Send the metrics to trackers too: metrics.csv, TensorBoard's HParams, W&B, MLflow."""
     fresh: bool = False
     """Start from step 0: an earlier run of this config and seed is moved aside, not deleted."""
     quiet: bool = False
@@ -129,6 +132,17 @@ def to_json(config: Config) -> dict[str, Any]:
                 "numbers, strings, booleans, tuples of these, or dataclasses."
             ) from None
     return json.loads(json.dumps(values))
+
+
+def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a config that `to_json` recorded; those of a part of it as part.field."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flat_config(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def from_json(config: type[C], values: dict[str, Any]) -> C:

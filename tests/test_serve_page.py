@@ -4,11 +4,11 @@ Seen to fail: a stop that did not end the request, and events of which the wrong
 and a late answer of the model before.
 """
 
-import shutil
 import time
 from pathlib import Path
 
 import pytest
+from browsing import chromium, errors, overflow
 from serving import serving, until
 
 import jdl
@@ -16,7 +16,6 @@ from jdl.train.experiment import load
 
 SEVEN = ((0.22, 0.15), (0.5, 0.14), (0.78, 0.15), (0.66, 0.4), (0.55, 0.6), (0.45, 0.88))
 SCRIPT = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
-DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")
@@ -32,22 +31,8 @@ def address(tmp_path_factory):
 
 @pytest.fixture(params=[(390, 844, "light"), (1100, 800, "dark")], ids=["phone", "desktop"])
 def browser(request):
-    """Chromium without a window, of a size and a colour scheme."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="Selenium is not installed")
-    if DRIVER is None:
-        pytest.skip("there is no chromedriver (Debian's package chromium-driver)")
-    width, height, scheme = request.param
-    options = webdriver.ChromeOptions()
-    for word in ("headless=new", "no-sandbox", "no-proxy-server"):
-        options.add_argument(f"--{word}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
-    yield driver
-    driver.quit()
+    with chromium(*request.param) as driver:
+        yield driver
 
 
 @pytest.mark.slow
@@ -71,9 +56,8 @@ def test_a_seven_that_is_drawn_is_a_seven(browser, address):
     WebDriverWait(browser, 60).until(lambda _: shown("label") or shown("wrong"))
     assert (shown("label"), shown("wrong")) == ("7", "")
     assert shown("shares").startswith("7\n")
-    width = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
-    assert width[0] <= width[1]  # nothing to scroll sideways
-    assert [line for line in browser.get_log("browser") if line["level"] == "SEVERE"] == []
+    assert overflow(browser) <= 0  # nothing to scroll sideways
+    assert errors(browser) == []
 
 
 @pytest.mark.slow

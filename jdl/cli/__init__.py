@@ -33,6 +33,8 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl digest RUN                          SHA-256 of a checkpoint, equal for equal states
   jdl repeat RUN|BUNDLE                   train a run again and compare every step, to the bit
   jdl compare A B ...                     which runs are better, over their seeds, with evidence
+  jdl report [RUNS] --to report.html      a page of results, curves, figures, data and cost
+  jdl report [RUNS] --serve               the same page, live: it follows runs as they train
   jdl diff RUN_A RUN_B                    compare two runs: the first step that differs
   jdl doctor                              check what repeats to the bit on this machine
   jdl data look SCRIPT [--field value ...] counts, ranges, duplicates and a picture of the data
@@ -66,6 +68,7 @@ VERBS = (
     "digest",
     "repeat",
     "compare",
+    "report",
     "diff",
     "doctor",
 )

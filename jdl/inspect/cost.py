@@ -86,6 +86,14 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
     )
 
 
+def step_operations(run: Run) -> int:
+    """FLOPs of one training step, as `operations` counts them: traced, not compiled or run."""
+    example = run.train[0]
+    with leave_fresh():
+        state = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), example)
+        return operations(jax.jit(run.learner.step).trace(state, example).jaxpr.jaxpr)
+
+
 def _bytes(tree: Any) -> int:
     """The bytes of these arrays on the first of their devices."""
     return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))

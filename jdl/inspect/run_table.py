@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jdl.config import flat_config
 from jdl.store.catalog import Entry, matching_runs
 from jdl.types import Error
 
@@ -36,7 +37,7 @@ def run_table(
 
 
 def _rows(entries: Sequence[Entry]) -> list[Row]:
-    configs = [_flat(entry.record["config"]) for entry in entries]
+    configs = [flat_config(entry.record["config"]) for entry in entries]
     shown = _differing([entry.name for entry in entries], configs)
     return [
         {
@@ -66,17 +67,6 @@ def _differing(names: Sequence[str], configs: Sequence[Row]) -> list[str]:
             values.setdefault((name, field), set()).add(repr(config.get(field)))
     several = {field for (_, field), found in values.items() if len(found) > 1}
     return [field for field in fields if field in several - {"name", "seed", "steps"}]
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Row:
-    """The fields of a config; those of a part of it as part.field."""
-    flat: Row = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _sort_key(row: Row, column: str, low: bool) -> tuple[bool, str, Any]:

@@ -9,7 +9,7 @@ import socket
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -105,8 +105,14 @@ class Protocol(HttpToolsProtocol):
         self._expect_reading()
 
 
-def run(application: FastAPI, host: str, port: int, guarded: bool) -> None:
-    """Serves until SIGTERM or Ctrl-C; then answers what is in, and returns.
+def run(
+    application: Starlette,
+    host: str,
+    port: int,
+    guarded: bool,
+    drain_seconds: int = DRAIN_SECONDS,
+) -> None:
+    """Serves until SIGTERM or Ctrl-C; then answers what is in, `drain_seconds` long, and returns.
 
     Raises `Error` where the address cannot be bound. Prints the address, and who can reach it.
     """
@@ -120,7 +126,7 @@ def run(application: FastAPI, host: str, port: int, guarded: bool) -> None:
         log_level="warning",
         server_header=False,
         limit_concurrency=CONNECTIONS,
-        timeout_graceful_shutdown=DRAIN_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
     )
     listener = _bound(host, port)
     address, port = listener.getsockname()[:2]
@@ -146,7 +152,7 @@ def _bound(host: str, port: int) -> socket.socket:
 def _reach(address: str, guarded: bool) -> str:
     """Who can send requests, in words."""
     if ipaddress.ip_address(address).is_loopback:
-        return "takes requests of this machine alone; --host 0.0.0.0 takes those of others"
+        return "takes requests of this machine alone"
     if guarded:
         return "takes requests of whoever reaches this machine and has the token"
     return "takes requests of whoever reaches this machine, without a token: see --token-file"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Entry:
     status: str  # running, finished or stopped
     metric: str  # that `Run.best` names
     best: float | None  # its best value so far
+    lines: Sequence[dict[str, Any]] = field(default=(), repr=False)  # of its metrics
 
     @property
     def name(self) -> str:
@@ -69,12 +71,18 @@ def entry(folder: Path) -> Entry:
     total, (mode, metric) = record["config"]["steps"], record["best"].split()
     paths = [path for path in folder.glob("checkpoints/*") if path.name.isdigit()]
     step = max((int(path.name) for path in paths if manifest.is_complete(path)), default=0)
-    finished = step >= total or (folder / "summary.json").exists()
-    status = "running" if is_locked(folder) else "finished" if finished else "stopped"
-    lines = [line for line in log.read(folder) if line["split"] != "train"]
-    values = [line[metric] for line in lines if isinstance(line.get(metric), int | float)]
+    lines = log.read(folder)
+    evaluated = [line.get(metric) for line in lines if line["split"] != "train"]
+    values = [value for value in evaluated if isinstance(value, int | float)]
     best = (max if mode == "max" else min)(values, default=None)
-    return Entry(folder, record, step, status, metric, best)
+    now = status(folder, step, total)
+    return Entry(folder, record, step, now, metric, best, lines)
+
+
+def status(folder: Path, step: int, total: int) -> str:
+    """Whether the run in a folder is running, finished or stopped, at this step of so many."""
+    finished = step >= total or (folder / "summary.json").exists()
+    return "running" if is_locked(folder) else "finished" if finished else "stopped"
 
 
 def check_finished(folder: Path, anyway: bool, verb: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
@@ -14,20 +15,31 @@ from jdl.store.folder import read_json_lines, write_json_lines
 from jdl.store.step_trace import StepTrace
 
 
+class Sink(Protocol):
+    """What else is sent each line of a log. It raises nothing and waits for nothing."""
+
+    def write(self, step: int, split: str, numbers: Mapping[str, float | None]) -> None:
+        """Takes a line; None is a number that is not finite."""
+
+    def close(self) -> None:
+        """Ends."""
+
+
 class Log:
-    """The log of a run that starts or resumes after `step`; appends to its files.
+    """The log of a run that starts or resumes after `step`; appends to its files and to sinks.
 
     Lines of later steps, which a killed process wrote after its last checkpoint, are dropped: they
     will be written again. Lines have no timestamps, so that equal trainings have equal files.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
         kept = [line for line in read(folder) if line["step"] <= step]
         self._written = {(line["step"], line["split"]) for line in kept}
         write_json_lines(folder / "metrics.jsonl", kept)
         self._file = (folder / "metrics.jsonl").open("a", buffering=1)
         self._trace = StepTrace(folder, step)
         self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._sinks = sinks
 
     def write(self, step: int, split: str, numbers: dict[str, float]) -> None:
         """Writes one line, unless there is a line of this step and split already."""
@@ -39,6 +51,8 @@ class Log:
         for name, number in finite.items():
             if number is not None:
                 self._events.add_scalar(f"{split}/{name}", number, step)
+        for sink in self._sinks:
+            sink.write(step, split, finite)
 
     def trace(self, numbers: dict[str, float]) -> None:
         """Adds the next step's numbers to the step trace."""
@@ -56,6 +70,8 @@ class Log:
         self._file.close()
         self._trace.close()
         self._events.close()
+        for sink in self._sinks:
+            sink.close()
 
 
 class NoLog(Log):

@@ -54,6 +54,7 @@ from jdl.train.placement import Placement, apply_config, place_on_devices, split
 from jdl.train.preemption import StopRequests, stop_requests
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
+from jdl.train.trackers import check_trackers
 from jdl.types import Error, Metrics, Run, State
 
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
@@ -96,6 +97,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     a copy is kept in the run's folder, from which `jdl evaluate` and other commands rebuild it.
     """
     fix_thread_pool_size()
+    check_trackers(options.track)
     run = apply_config(run)
     run = replace(run, learner=trace_once(run.learner))
     folder = run_folder(options.root, run.config)

@@ -18,10 +18,12 @@ from jdl.store.checkpoints import Checkpoints
 from jdl.store.code import read_code
 from jdl.store.log import Log, NoLog
 from jdl.store.manifest import move_damaged_aside
-from jdl.store.record import RECORDED_OPTIONS, make_record, open_run
+from jdl.store.record import RECORDED_OPTIONS, make_record, open_run, read_record
 from jdl.train.notebook_code import CodeNotFoundError, notebook_code
 from jdl.train.placement import splits
 from jdl.train.progress import Display, progress_display
+from jdl.train.trackers import open_trackers
+from jdl.train.tracking import Tracked
 from jdl.types import Error, Run
 
 SHARED_OPTIONS = (*RECORDED_OPTIONS, "fresh", "until", "accept")  # equal in all processes of a run
@@ -49,7 +51,10 @@ def open_outputs(
 ) -> Outputs:
     """Opens the outputs of a run that starts after step `start`; only the first process writes."""
     writes, steps = processes.is_first(), run.config.steps
-    log = Log(folder, start) if writes else NoLog()
+    log: Log = NoLog()
+    if writes:
+        tracked = Tracked(folder, read_record(folder), start)
+        log = Log(folder, start, open_trackers(options.track, tracked))
     quiet = options.quiet or not writes
     return Outputs(
         folder, checkpoints, log, progress_display(start, steps, run.train.batch_size, quiet)

@@ -1,0 +1,63 @@
+"""`jdl report`: a report of runs, as a page, in Markdown or LaTeX, or live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from jdl.cli.arguments import Root
+
+
+def report(
+    runs: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(
+            metavar="[RUNS]",
+            help="A folder, name, digest or name/digest, or a pattern, as 'cnn/*/seed0'; without "
+            "any all runs.",
+        ),
+    ] = (),
+    to: Annotated[
+        Path, tyro.conf.arg(help="The file to write: .html, .md (Markdown) or .tex (LaTeX).")
+    ] = Path("report.html"),
+    root: Root = Path("runs"),
+    no_rebuild: Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Do not run the runs' code: leaves out rows and columns of the data, and the "
+            "number of operations."
+        ),
+    ] = False,
+    watts: Annotated[
+        float | None, tyro.conf.arg(help="Power of one device, to estimate the energy by.")
+    ] = None,
+    serve: Annotated[
+        bool, tyro.conf.arg(help="Serve the page on this machine, and follow runs as they train.")
+    ] = False,
+    port: Annotated[int, tyro.conf.arg(help="With --serve: port; 0 takes a free one.")] = 8001,
+) -> None:
+    """Report runs: results with intervals, curves, figures, configs, data, environment, cost."""
+    from jdl.cli.startup import set_up_jax
+
+    set_up_jax()
+    if serve:
+        _serve(runs, root, not no_rebuild, watts, port)
+        return
+    import jdl.report
+
+    print(jdl.report.report(runs, to, root, not no_rebuild, watts))
+
+
+def _serve(
+    runs: tuple[str, ...], root: Path, rebuild: bool, watts: float | None, port: int
+) -> None:
+    from jdl.types import Error
+
+    try:
+        from jdl.report.live import serve
+    except ModuleNotFoundError as error:
+        raise Error(f"Serving needs {error.name}: pip install 'jdl[serve]'.") from error
+    serve(runs, root, rebuild, watts, port)

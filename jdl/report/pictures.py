@@ -1,0 +1,69 @@
+"""The figures and samples of runs, compressed so that all of them fit in a page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+from jdl.report.document import Picture, Section
+from jdl.report.groups import Group
+
+BUDGET = 2_400_000  # bytes of all pictures of a page, before base64
+SIDES = (1200, 800, 500)  # pixels of the longer side: the first with which all fit
+QUALITY = 82
+MOST = 60  # pictures of a page
+
+
+def pictures(groups: Sequence[Group]) -> Section:
+    """The section of the figures: those of the first seed of each config, and its last samples."""
+    paths = [(group, path) for group in groups for path in _paths(group.first.folder)]
+    sentences = []
+    if not paths:
+        sentences.append("The runs have drawn no figures.")
+    elif any(len(group.runs) > 1 for group in groups):
+        sentences.append("The figures of the first seed of each config.")
+    for side in SIDES:
+        found, broken = [], []
+        for group, path in paths[:MOST]:
+            picture = compress(path, group.name, side)
+            found += [picture] if picture else []
+            broken += [] if picture else [path]
+        if sum(len(one.content) for one in found) <= BUDGET:
+            break
+    while sum(len(one.content) for one in found) > BUDGET:
+        found.pop()
+    left = len(paths) - len(found) - len(broken)
+    sentences += [f"{path.name} of {path.parent} is no picture." for path in broken]
+    if left:
+        sentences.append(f"{left:,} more figures are in the runs' folders: the page is full.")
+    return Section("Figures", sentences, pictures=found)
+
+
+def _paths(folder: Path) -> list[Path]:
+    samples = [path for path in folder.glob("samples/*.png") if path.stem.isdigit()]
+    newest = sorted(samples, key=lambda path: int(path.stem))[-1:]
+    return sorted(path for path in folder.glob("figures/*.png")) + newest
+
+
+def compress(path: Path, config: str, side: int) -> Picture | None:
+    """A picture as WebP, of `side` pixels at most; None where the file is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+    if max(image.size) > side:
+        image.thumbnail((side, side))
+    forms = []
+    for options in ({"quality": QUALITY, "method": 4}, {"lossless": True, "method": 4}):
+        buffer = BytesIO()
+        image.save(buffer, "WEBP", **options)
+        forms.append(buffer.getvalue())
+    words = path.stem.replace("_", " ")
+    caption = f"samples at step {int(path.stem):,}" if path.parent.name == "samples" else words
+    alt = f"Figure of {config}: {caption}"
+    content = min(forms, key=len)
+    return Picture(content, "image/webp", *image.size, f"{caption}, {config}", alt)

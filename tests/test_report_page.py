@@ -1,0 +1,112 @@
+"""The page of a report in a real browser, Chromium; and the live page, which follows runs.
+
+Seen to fail: lines that were not drawn, a drag that did not zoom, a table wider than the page, a
+page that stayed where new runs came, and a policy that forbade its events.
+"""
+
+import json
+import threading
+
+import pytest
+from browsing import chromium, errors, overflow, resize
+from harness import write_run
+from serving import until
+
+import jdl.report
+
+SIZES = [(360, "light"), (768, "dark"), (1280, "light"), (360, "dark")]
+DARKEST = """
+const canvas = document.querySelector("canvas"), pen = canvas.getContext("2d");
+const {data} = pen.getImageData(60, 10, canvas.width - 80, canvas.height - 40);
+let found = 0;
+for (let n = 0; n < data.length; n += 4) {
+  const color = data.slice(n, n + 3);
+  if (data[n + 3] > 100 && Math.max(...color) - Math.min(...color) > 60) found++;
+}
+return found;
+"""  # how many pixels of the first plot are of a curve: those of the grid are gray
+
+
+def log(folder, first, last):
+    """Appends lines of these steps, of a loss that falls and then rises."""
+    with (folder / "metrics.jsonl").open("a") as file:
+        for step in range(first, last + 1):
+            for split, loss in (("train", 5 / step), ("test", 3 / step + step / 100)):
+                file.write(json.dumps({"step": step, "split": split, "loss": loss}) + "\n")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    for seed in range(2):
+        folder = write_run(tmp_path, "net", seed, 0.9, note="<script>alert(1)</script>" * 9)
+        log(folder, 6, 100)
+    return tmp_path
+
+
+def readouts(browser):
+    return [part.text for part in browser.find_elements("class name", "readout") if part.text]
+
+
+@pytest.mark.slow
+def test_the_page_in_a_browser(runs):
+    from selenium.webdriver import ActionChains, Keys
+
+    path = jdl.report.report((), runs / "report.html", runs, rebuild=False)
+    with chromium(*SIZES[0][:1], 800, SIZES[0][1]) as browser:
+        browser.get(f"file://{path}")
+        for width, scheme in SIZES:
+            resize(browser, width, 800, scheme)
+            until(lambda: browser.execute_script(DARKEST) > 50)
+            assert overflow(browser) <= 0
+        resize(browser, 1280, 800, "light")
+        canvas = browser.find_element("tag name", "canvas")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", canvas)
+        actions = ActionChains(browser, duration=50)
+        actions.move_to_element_with_offset(canvas, 100, 10).perform()
+        until(lambda: "step" in readouts(browser)[0])
+        assert "seed" in readouts(browser)[0]
+        assert readouts(browser)[1].startswith("test: step")
+        start = "return range()"
+        assert browser.execute_script(start) == [5, 100]
+        actions.move_to_element_with_offset(canvas, -60, 0).click_and_hold()
+        actions.move_to_element_with_offset(canvas, 60, 0).release().perform()
+        until(lambda: browser.execute_script(start)[0] > 5)
+        canvas.send_keys("0")
+        until(lambda: browser.execute_script(start) == [5, 100])
+        canvas.send_keys("+", Keys.ARROW_RIGHT)
+        until(lambda: browser.execute_script(start)[1] < 100)
+        assert browser.execute_script("return view.log") is False
+        browser.find_element("id", "log").click()
+        until(lambda: browser.execute_script("return panels[0].scale.log"))
+        assert errors(browser) == []
+
+
+@pytest.mark.slow
+def test_the_live_page_follows_runs(runs):
+    import uvicorn
+
+    from jdl.report.live import live_app
+
+    config = uvicorn.Config(
+        live_app((), runs, rebuild=False), port=0, log_level="error", timeout_graceful_shutdown=1
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        until(lambda: server.started)
+        host, port = server.servers[0].sockets[0].getsockname()
+        with chromium(1280, 800, "light") as browser:
+            browser.get(f"http://{host}:{port}")
+            last = "return Math.max(0, ...[...curves.values()].map(c => c.x.at(-1) ?? 0))"
+            until(lambda: browser.execute_script(last) == 100)
+            log(runs / "net/d1/seed1", 101, 150)
+            until(lambda: browser.execute_script(last) == 150)
+            assert browser.execute_script(DARKEST) > 50
+            write_run(runs, "other", 0, 0.5)
+            until(lambda: "other" in browser.find_element("tag name", "h1").text)
+            assert overflow(browser) <= 0
+            assert errors(browser) == []
+    finally:
+        server.should_exit = True
+        thread.join()
