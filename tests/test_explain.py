@@ -18,8 +18,9 @@ from jdl import explain
 from jdl.explain.attention import patch_grid
 from jdl.explain.attribution import METHODS, attributions, windows
 from jdl.explain.boundary import decision_grid
-from jdl.explain.embeddings import pca, probe_layers
+from jdl.explain.embeddings import pca, probe_layers, probed_layers
 from jdl.explain.groups import by_group, largest_gap
+from jdl.explain.layers import shapes_in_order
 from jdl.explain.loss_line import barrier, loss_line
 from jdl.explain.maps import first_filters
 from jdl.explain.mistakes import confusions, top_losses
@@ -33,7 +34,7 @@ from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.models.transformer import MultiHeadAttention, TransformerConfig
 from jdl.models.vit import ViT
-from jdl.objectives import classify
+from jdl.objectives import classify, with_metrics
 
 KEY = jax.random.key(0)
 
@@ -190,6 +191,49 @@ def test_layers_of_a_model_in_an_objective_are_found():
         assert np.array_equal(found[name], of_flax[name]["__call__"][0])
     with pytest.raises(jdl.Error, match="No layer 'pool' gives feature maps; those are of conv"):
         explain.grad_cam(explain.score(objective, variables, batch), "pool")
+
+
+def test_blocks_and_layers_are_found_in_order_with_their_whole_outputs():
+    """Layers of jdl call the class of Flax that they derive from, on flattened rows."""
+    model = ViT(10, 4, TransformerConfig(width=8, depth=2, heads=2))
+    objective, batch = classify(model), {"x": jnp.zeros((3, 8, 8, 1))}
+    variables = jax.eval_shape(objective.init, KEY, batch)
+    names = probed_layers(objective, variables, batch)
+    assert names == ["patches", "stack/block_0", "stack/block_1", "head"]
+    found = shapes_in_order(
+        lambda *given: explain.layer_outputs(lambda: objective.predict(*given))[1], variables, batch
+    )
+    assert [found[name].shape for name in names] == [(3, 4, 8)] * 3 + [(3, 10)]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda o: jdl.freeze(o, "Dense_0"), lambda o: with_metrics(o, auc=jdl.metrics.roc_auc)],
+    ids=["freeze", "with_metrics"],
+)
+def test_wrapped_objectives_are_explained_as_they_are(wrap):
+    objective, variables, batch = made(MLP(4, (3,)))
+    wrapped = wrap(objective)
+    score = explain.score(wrapped, wrapped.init(KEY, batch), batch, [0, 1, 2])
+    plain = explain.score(objective, variables, batch, [0, 1, 2])
+    assert np.array_equal(score(batch["x"]), plain(batch["x"]))
+
+
+@pytest.mark.parametrize(
+    ("objective", "x", "message"),
+    [
+        (classify(MLP(3)), np.zeros((2, 4), np.int32), "x is int32, and a gradient needs floats"),
+        (classify(nn.Dense(3)), np.zeros((2, 4, 5), np.float32), r"not some numbers for each row"),
+        (jdl.Objective(), np.zeros((2, 4), np.float32), "no one model with one output"),
+    ],
+    ids=["tokens", "steps", "other"],
+)
+def test_what_has_no_score_is_refused(objective, x, message):
+    batch = {"x": jnp.asarray(x)}
+    plain = type(objective) is jdl.Objective
+    variables = {} if plain else objective.init(KEY, {"x": batch["x"].astype(jnp.float32)})
+    with pytest.raises(jdl.Error, match=message):
+        explain.score(objective, variables, batch)
 
 
 def test_a_model_without_maps_has_no_grad_cam(linear):

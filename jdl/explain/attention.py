@@ -73,20 +73,25 @@ def attention_rollout(maps: Sequence[Array]) -> Array:
 def draw_attention(subject: Subject, path: Path) -> str:
     """Draws attention of each layer, the mean of its heads, and the rollout, for each row."""
     objective, variables = subject.merged
-    if not isinstance(objective, Predicts):
-        raise Error("The run predicts nothing.")
+
+    def call(variables: Variables, batch: Batch) -> Any:
+        if isinstance(objective, Predicts):
+            return objective.predict(variables, batch)
+        return objective.loss(variables, batch, jax.random.key(0), False)  # of a language model
 
     def of_batch(variables: Variables, batch: Batch) -> dict[str, Array]:
-        return attention_maps(lambda: objective.predict(variables, batch))
+        return attention_maps(lambda: call(variables, batch))
 
     order = list(shapes_in_order(of_batch, variables, subject.batch))
     if not order:
         raise Error("The model has no attention layer of jdl or of Flax.")
     found = jax.jit(of_batch)(variables, subject.batch)
     maps = {name: found[name] for name in order}
-    square = [one for one in maps.values() if one.shape[2] == one.shape[3]]
-    steps = {one.shape[-1] for one in square}
-    rollout = np.asarray(attention_rollout(square)) if square and len(steps) == 1 else None
+    one_stack = len({one.shape[2:] for one in maps.values()}) == 1 and not any(
+        name.endswith("cross")
+        for name in maps  # an encoder and a decoder
+    )
+    rollout = np.asarray(attention_rollout(list(maps.values()))) if one_stack else None
     x = subject.batch.get("x")
     if rollout is not None and x is not None and is_image(x):
         patches = patch_grid(rollout.shape[-1], *x.shape[1:3])
@@ -167,7 +172,7 @@ def _draw_matrices(
     return (
         f"Of row {subject.rows[0]}: what each position (from top to bottom) takes of each other, "
         "in each layer, the mean of its heads; and the rollout over all layers (Abnar and "
-        "Zuidema, 2020) where all read the same positions. Light is much."
+        "Zuidema, 2020) where there is one stack of layers. Light is much."
     )
 
 
@@ -178,4 +183,6 @@ def _words(subject: Subject) -> tuple[list[str], int | None]:
     x = np.asarray(batch["x"][0])[:length] if "x" in batch else np.zeros(0)
     if tokenizer is None or x.ndim != 1 or x.dtype.kind not in "iu" or len(x) > MOST_TOKENS:
         return [], length
-    return [repr(tokenizer.decode(x[n : n + 1]))[1:-1] for n in range(len(x))], length
+    return [
+        repr(tokenizer.decode(x[n : n + 1]))[1:-1].replace("$", r"\$") for n in range(len(x))
+    ], length

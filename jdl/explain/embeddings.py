@@ -75,7 +75,7 @@ def probe_layers(
     1,000 training rows, with their augmentation, and are tested on as many others. Raises `Error`
     for a model without Linen layers.
     """
-    names = _layers(objective, variables, test.spec)
+    names = probed_layers(objective, variables, test.spec)
     read = partial(_features, objective, names)
     columns = [map_rows(read, variables, data, ["y"], limit=PROBE_ROWS) for data in (train, test)]
     (codes, y), (test_codes, test_y) = (
@@ -104,7 +104,8 @@ def _pooled(out: Array) -> Array:
     return out.reshape(len(out), -1).astype(jnp.float32)
 
 
-def _layers(objective: Objective, variables: Variables, spec: Batch) -> list[str]:
+def probed_layers(objective: Objective, variables: Variables, spec: Batch) -> list[str]:
+    """The paths of the blocks and layers that `probe_layers` reads, in their order."""
     if not isinstance(objective, Predicts):
         raise Error("The run predicts nothing.")
 

@@ -14,6 +14,7 @@ from jdl.explain.canvas import grid, pixel_edges, save, show_row, title_layer
 from jdl.explain.layers import grad_cam, map_layers
 from jdl.explain.subject import Subject
 from jdl.figures.rows import is_image, show_image
+from jdl.types import Error
 
 MOST_NAMES = 40  # of columns, beside a strip
 RESOLUTIONS = 3  # of Grad-CAM that are shown
@@ -22,6 +23,8 @@ RESOLUTIONS = 3  # of Grad-CAM that are shown
 def draw_attributions(subject: Subject, path: Path) -> str:
     """Draws every method of attribution for each row; what they say, and the sanity check of it."""
     score, x = subject.score, subject.batch["x"]
+    if not is_image(x) and x.ndim > 3:
+        raise Error(f"Inputs of shape {x.shape[1:]} are neither images nor series nor columns.")
     maps = {name: np.asarray(found) for name, found in attributions(score, x).items()}
     variables = subject.merged[1]
     shuffled = shuffle_parameters(variables["params"], jax.random.key(0))

@@ -43,14 +43,14 @@ def loss_line(
         return a + share.astype(a.dtype) * (b - a)
 
     @jax.jit
-    def at(share: Array, batch: Batch) -> tuple[Array, Array]:
+    def at(share: Array, start: Variables, end: Variables, batch: Batch) -> tuple[Array, Array]:
         variables = jax.tree.map(lambda a, b: between(share, a, b), start, end)
         key = stream(jax.random.key(0), "loss_line")
         loss = objective.loss(variables, batch, key, False).loss
         return loss.total, loss.count
 
     shares = np.linspace(0, 1, points, dtype=np.float32)
-    sums = [[np.asarray(at(share, batch)) for batch in batches] for share in shares]
+    sums = [[np.asarray(at(share, start, end, batch)) for batch in batches] for share in shares]
     totals = np.asarray(sums, np.float64).sum(1)
     return shares, totals[:, 0] / totals[:, 1]
 

@@ -25,8 +25,8 @@ def first_filters(subject: Subject) -> tuple[str, np.ndarray]:
     Of a convolution (h, w, channels, filters), or of a dense layer that reads whole images: then
     each is a template of the image's size. Raises `Error` for another first layer.
     """
-    spec = subject.data.spec["x"]
-    if not is_image(spec):
+    spec = subject.data.spec.get("x")
+    if spec is None or not is_image(spec):
         raise Error("The rows are no images (H, W, 1 or 3), so the first weights are none either.")
     params = flatten_dict(subject.merged[1]["params"], sep="/")
     order = shapes_in_order(layers_of, subject.score)
