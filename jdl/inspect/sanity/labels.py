@@ -114,6 +114,8 @@ def check_shuffled_labels(subject: Subject) -> Finding:
         f"held-out loss after {steps} steps: {shuffled:.4g} on shuffled labels, {true:.4g} on the "
         f"true ones; the entropy of the labels is {entropy:.4g}"
     )
+    if not np.isfinite([true, shuffled]).all():
+        return Finding(name, "wrong", text, "The training is not finite: a smaller learning rate?")
     if shuffled < LEARNED * entropy:
         return Finding(name, "wrong", text, "The label reaches the model: look at its inputs")
     if true > min(entropy, shuffled) * (1 - 1e-2) and subject.run.config.steps > steps:

@@ -119,7 +119,11 @@ def sanity_check(run: Run, steps: int = STEPS) -> SanityReport:
 
 
 def examine(subject: Subject) -> list[Finding]:
-    """All findings but those of time."""
+    """All findings but those of time; where numbers are not finite, only where that comes from."""
+    if subject.trouble and EARLY not in subject.states:
+        text = "what is not finite hides all else: mend that first"
+        first = [training.check_first_loss(subject), training.check_overfit(subject)]
+        return [*first, Finding("all else", "n/a", text)]
     return [check(subject) for check in CHECKS]
 
 
