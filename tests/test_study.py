@@ -20,7 +20,7 @@ from jdl.inspect.compare import compare
 from jdl.store.folder import DiskError, write_json_lines
 from jdl.store.lock import hold_lock
 from jdl.study import Search, trials, tune
-from jdl.study.folder import open_study, score
+from jdl.study.folder import open_study, score, write_failure
 from jdl.study.search import points
 from jdl.study.space import parse_space
 from jdl.study.suggest import suggest
@@ -122,6 +122,14 @@ def test_successive_halving_stops_trials_which_are_resumable(tmp_path, killed):
     assert same(rows[0]["folder"] + "/seed0", alone(tmp_path / "a", "--lr", "3e-2", *flags))
     stopped = alone(tmp_path / "b", "--lr", "1e-2", "--until", "4", *flags)
     assert same(rows[1]["folder"] + "/seed0", stopped)
+    best = Path(rows[0]["folder"]) / "seed0"  # as if it had failed after the rung: none replaces it
+    (best / "summary.json").unlink()
+    write_failure(tmp_path / "study", rows[0]["trial"], 0, ValueError("too late"))
+    assert {(row["lr"], row["status"]) for row in tune(SCRIPT, search)} == {
+        (0.03, "failed"),
+        (0.01, "stopped"),
+        (1e-4, "stopped"),
+    }
 
 
 def test_the_score_at_a_rung_is_that_of_its_step(tmp_path):
