@@ -1,6 +1,7 @@
 """Studies: a trial is the run alone, to the bit; what was killed goes on; what is refused.
 
-Seen to fail:
+Seen to fail: a trial of another seed, a choice by the test data, draws that depend on the number of
+trials, a run that another process trains counted as failed, the score at a rung taken at the end.
 """
 
 import json
@@ -16,10 +17,10 @@ from harness import lines
 import jdl
 from jdl.cli.study import study
 from jdl.inspect.compare import compare
-from jdl.store.folder import DiskError
+from jdl.store.folder import DiskError, write_json_lines
 from jdl.store.lock import hold_lock
 from jdl.study import Search, trials, tune
-from jdl.study.folder import open_study
+from jdl.study.folder import open_study, score, write_failure
 from jdl.study.search import points
 from jdl.study.space import parse_space
 from jdl.study.suggest import suggest
@@ -121,6 +122,23 @@ def test_successive_halving_stops_trials_which_are_resumable(tmp_path, killed):
     assert same(rows[0]["folder"] + "/seed0", alone(tmp_path / "a", "--lr", "3e-2", *flags))
     stopped = alone(tmp_path / "b", "--lr", "1e-2", "--until", "4", *flags)
     assert same(rows[1]["folder"] + "/seed0", stopped)
+    best = Path(rows[0]["folder"]) / "seed0"  # as if it had failed after the rung: none replaces it
+    (best / "summary.json").unlink()
+    write_failure(tmp_path / "study", rows[0]["trial"], 0, ValueError("too late"))
+    assert {(row["lr"], row["status"]) for row in tune(SCRIPT, search)} == {
+        (0.03, "failed"),
+        (0.01, "stopped"),
+        (1e-4, "stopped"),
+    }
+
+
+def test_the_score_at_a_rung_is_that_of_its_step(tmp_path):
+    evaluations = [(4, "valid", 3.0), (8, "valid", 1.0), (8, "test", 9.0), (12, "valid", None)]
+    entries = [{"step": step, "split": split, "loss": loss} for step, split, loss in evaluations]
+    write_json_lines(tmp_path / "metrics.jsonl", entries)
+    assert [score(tmp_path, "valid", "loss", steps) for steps in (2, 4, 8)] == [None, 3.0, 1.0]
+    assert score(tmp_path, "valid", "loss") is None  # it is not finite
+    assert score(tmp_path, "test", "loss") == 9.0
 
 
 def test_a_trial_that_fails_harms_no_other_and_is_not_trained_again(whole, tmp_path, monkeypatch):

@@ -54,7 +54,8 @@ class Search:
     halving: int = 0
     """Successive halving: at each rung one in this many trials goes on; 0: all train to the end."""
     first_rung: int = 0
-    """Steps to the first rung; each later one is HALVING times as far; 0: about 1% of the steps."""
+    """Steps to the first rung, and HALVING times as many to each next; 0: so that about one trial
+    trains to the end."""
     study: Path | None = None
     """Folder of the study and its runs; by default studies/<name of the experiment>."""
 

@@ -37,7 +37,8 @@ def suggest(space: Space, seed: int, mode: str, tried: Sequence[Tried]) -> dict[
     distributions = _distributions(space)
     draw = int(jax.random.bits(stream(jax.random.key(seed), "tpe", len(tried))))
     sampler = optuna.samplers.TPESampler(seed=draw)
-    direction = "maximize" if mode == "max" else "minimize"
+    directions = optuna.study.StudyDirection
+    direction = directions.MAXIMIZE if mode == "max" else directions.MINIMIZE
     study = optuna.create_study(sampler=sampler, direction=direction)
     states = optuna.trial.TrialState
     for values, score in tried:

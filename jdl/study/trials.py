@@ -137,12 +137,16 @@ class Study:
         """The folder of a run."""
         return run_folder(self.folder, c)
 
-    def scores(self, trial: Trial, steps: int | None = None, split: str = "valid") -> list[float]:
-        """The metric of each seed, at the end or after these steps; empty if any seed failed."""
+    def scores(self, trial: Trial, steps: int | None = None) -> list[float]:
+        """The metric of each seed, at the end or after these steps; empty if any seed failed.
+
+        A run that failed later has the score that it had then: a study that is started again must
+        choose as before.
+        """
         values = [
-            None
-            if files.read_failure(self.folder, trial.number, c.seed)
-            else files.score(self.place(c), split, self.metric, steps)
+            files.score(self.place(c), "valid", self.metric, steps)
+            if files.is_trained(self.place(c), steps)
+            else None
             for c in trial.configs
         ]
         return [value for value in values if value is not None] if None not in values else []
