@@ -1,6 +1,11 @@
 """`jdl explain`: attributions against values by hand, their axioms, and what does not apply.
 
-Seen to fail: TODO
+tests/golden/captum.npz is written by scripts/golden_captum.py. Seen to fail: with the right ends of
+the steps of integrated gradients, with falls that are summed over windows, with parameters that are
+not shuffled, with the outputs of the class that a layer derives from, with wrapped objectives
+without their outputs, with the least sure row of a cell, with grouped heads in another order, with
+the layers of a rollout reversed, with a line from the end to the start, with rows in the data's
+order, and with an exception of a figure that ends all.
 """
 
 from dataclasses import replace
