@@ -1,6 +1,7 @@
 """Experiment trackers: what they are sent, also after a resume; and that none can harm a run.
 
-Seen to fail: PLACEHOLDER
+Seen to fail: an error that ended the tracker's thread, a warning at every line, a CSV file that
+began anew after a resume, metrics of training as those of HParams, and names that were not checked.
 """
 
 import csv
@@ -15,7 +16,7 @@ from harness import digest, lines
 
 import jdl
 from jdl.models.mlp import MLP
-from jdl.train import tracking, trackers
+from jdl.train import trackers, tracking
 from jdl.train.preemption import PausedError
 
 OPTIONS = {"eval_every": 3, "save_every": 3, "log_every": 1, "quiet": True}
@@ -102,8 +103,8 @@ def test_a_tracker_that_fails_changes_nothing_and_warns_once(
 def test_csv_has_the_numbers_of_the_log_also_after_a_resume(tmp_path, plain):
     stop_at_4(tmp_path, track=("csv",))
     (folder,) = (path.parent for path in tmp_path.glob("*/*/*/run.json"))
-    with (folder / "metrics.csv").open("a") as file:
-        file.write("5,train,loss,99.0\n5,tra")  # of a killed process, after its last checkpoint
+    with (folder / "metrics.jsonl").open("a") as file:  # a killed process, after its checkpoint
+        file.write(json.dumps({"step": 5, "split": "train", "loss": 99.0}) + "\n")
     result = train(tmp_path, track=("csv",))
     assert digest(result) == plain[0]
     log = [json.loads(line) for line in lines(result)]

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
-from typing import Any
 
 from jdl.store import log
 from jdl.train.tracking import Background, Tracked, Tracker, hyperparameters
