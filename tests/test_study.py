@@ -1,7 +1,7 @@
 """Studies: a trial is the run alone, to the bit; what was killed goes on; what is refused.
 
 Seen to fail: a trial of another seed, a choice by the test data, draws that depend on the number of
-trials, a run that another process trains counted as failed, the score at a rung taken at the end.
+trials, a run that another process trains counted as failed, the score of a rung by another filter.
 """
 
 import json
