@@ -120,7 +120,7 @@ def mapped(made, tmp_path):
 @pytest.mark.parametrize("numbers", [2, 3])
 def test_codes_are_drawn_by_label(numbers, tmp_path, monkeypatch):
     if numbers == 2:
-        monkeypatch.delattr(embedding, "_project")  # two dimensions need no projection
+        monkeypatch.delattr(embedding, "tsne")  # two dimensions need no projection
     objective = jdl.objectives.autoencode(Autoencoder((8, 8, 1), numbers))
     (path,) = mapped(run(objective, TRAIN, TEST.split(0.2)[0]), tmp_path)
     with Image.open(path) as image:
