@@ -67,6 +67,16 @@ def test_of_a_linear_model_gradients_are_its_weights(linear):
     np.testing.assert_allclose(found, weights, rtol=1e-5)
 
 
+def test_the_score_of_a_binary_classifier_is_that_of_the_predicted_class():
+    objective = jdl.objectives.classify_binary(MLP(1))
+    x = jax.random.normal(jax.random.key(1), (8, 5))
+    batch = {"x": x, "y": jnp.arange(8) % 2}
+    variables = objective.init(jax.random.key(0), batch)
+    logits = objective.outputs(variables, batch, jax.random.key(0), False)[0][:, 0]
+    assert (logits < 0).any()
+    np.testing.assert_array_equal(explain.score(objective, variables, batch)(x), jnp.abs(logits))
+
+
 def test_of_a_linear_model_attributions_are_weights_times_what_is_above_the_baseline(linear):
     score, x, weights = linear
     for baseline in (0.0, 0.5):

@@ -155,6 +155,32 @@ def test_runs_of_other_data_are_not_compared(tmp_path):
     assert "No comparison: no two configs have the same evaluation data" in written(tmp_path)
 
 
+def test_configs_of_other_data_are_not_ranked(tmp_path):
+    write_run(tmp_path, "net", 0, 0.9, digest="a", frac=1)
+    write_run(tmp_path, "net", 0, 0.8, digest="b", frac=2, record={"data": {"test": "other"}})
+    assert "the best of 2 configs" not in written(tmp_path)
+
+
+def test_runs_moved_aside_or_without_a_finite_loss_are_in_no_mean(tmp_path):
+    for seed in (0, 1):
+        write_run(tmp_path, "net", seed, 0.9)
+    aside = write_run(tmp_path, "net", 2, 0.1)
+    aside.rename(aside.with_name("seed2.1"))
+    log(write_run(tmp_path, "net", 3, 0.1), line(5, "test", loss=None, accuracy=0.1))
+    text = written(tmp_path)
+    assert "the mean of 2 seeds" in text
+    assert "Not finished, but failed (its last numbers are not finite): net/d1/seed3" in text
+
+
+def test_only_a_report_is_replaced(runs):
+    for to in ("r.html", "r.md", "r.tex"):
+        assert written(runs, to=to) == written(runs, to=to)
+    (runs / "paper.tex").write_text("my paper")
+    with pytest.raises(jdl.Error, match="is there already, and is no report"):
+        written(runs, to="paper.tex")
+    assert (runs / "paper.tex").read_text() == "my paper"
+
+
 def test_downsampling_keeps_every_peak_and_gap():
     rng = np.random.default_rng(0)
     steps, values = np.arange(1, 100_001) * 5, rng.normal(size=100_000)
@@ -259,6 +285,8 @@ def test_wrong_input_is_refused(runs, names, to, message):
         written(runs, *names, to=to)
     with pytest.raises(jdl.Error, match="There are no runs"):
         jdl.report.report((), runs / "r.html", runs / "nowhere")
+    with pytest.raises(jdl.Error, match="--watts is the power"):
+        written(runs, watts=-5.0)
 
 
 def test_a_live_page_gets_what_is_new(tmp_path):

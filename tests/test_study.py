@@ -5,6 +5,8 @@ trials, a run that another process trains counted as failed, the score of a rung
 """
 
 import json
+import shutil
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from jdl.study.folder import open_study, score, write_failure
 from jdl.study.search import points
 from jdl.study.space import parse_space
 from jdl.study.suggest import suggest
+from jdl.study.tune import _rungs
 from jdl.train import experiment
 from jdl.train.preemption import PausedError
 
@@ -165,11 +168,34 @@ def test_a_full_disk_is_no_failure_of_a_trial(tmp_path, monkeypatch):
     assert not (tmp_path / "failures").exists()
 
 
+def test_a_signal_ends_the_study_and_is_no_failure(tmp_path, monkeypatch):
+    def stopped(run, options, script):
+        raise PausedError(signal.SIGTERM, 3)
+
+    monkeypatch.setattr(trials, "fit", stopped)
+    with pytest.raises(PausedError):
+        tune(SCRIPT, replace(SEEDS, study=tmp_path))
+    assert not (tmp_path / "failures").exists()
+
+
+def test_runs_that_are_no_study_are_no_trials(tmp_path):
+    (tmp_path / "study" / "net").mkdir(parents=True)
+    with pytest.raises(jdl.Error, match="has files, and is no study"):
+        tune(SCRIPT, replace(SEEDS, study=tmp_path / "study"))
+    assert [path.name for path in tmp_path.glob("study/*")] == ["net"]
+
+
+@pytest.mark.parametrize(("number", "expected"), [(27, [38, 114, 342]), (3, [334])])
+def test_the_last_rung_is_far_from_the_end(number, expected):
+    assert _rungs(Search(halving=3), 1_000, number) == expected
+
+
 def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "POLL_SECONDS", 0.01)
     trained, (rows, folder) = [], whole
     run = (folder / "trial0" / "seed0").resolve().relative_to(folder.resolve())
     (tmp_path / run).mkdir(parents=True)
+    shutil.copy(folder / "study.json", tmp_path)
     with hold_lock(tmp_path / run):
         arguments = (SCRIPT, replace(SEEDS, study=tmp_path), (), trained.append)
         thread = threading.Thread(target=tune, args=arguments)
@@ -218,6 +244,8 @@ WRONG = [
     (Search(grid=("seed=1,2",)), (), "seed is not searched: --seeds"),
     (Search(grid=("steps=0,8",)), (), "The config refuses steps 0: --steps must be 1 or more"),
     (Search(grid=("steps=4,8",), halving=2), (), "steps is not searched with --halving"),
+    (Search(grid=("batch=4,16",), halving=2), ("--epochs", "1"), "different numbers of steps"),
+    (Search(grid=("steps=4,8",)), ("--epochs", "1"), "steps is searched, but"),
     (Search(grid=("lr=1,2",), halving=2, first_rung=8), (), "is not before the last step"),
     (Search(grid=("lr=1,2",), trials=3), (), "The grid has 2 combinations, and --trials is 3"),
     (Search(random=("lr=uniform(0,1)",), sampler="sobol"), (), "say how many trials"),

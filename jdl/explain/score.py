@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jdl.objectives.classification import BinaryClassification
 from jdl.objectives.model_call import column
+from jdl.objectives.override import innermost
 from jdl.types import Array, Batch, Error, Objective, Variables
 
 
@@ -25,11 +27,12 @@ class Score:
     variables: Variables
     batch: Batch
     chosen: Array  # (B,) of int32: which of the outputs
+    sign: Array | float = 1.0  # (B,): -1 where a binary classifier predicts 0, as it has one logit
 
     def __call__(self, x: Array) -> Array:
         """The scores (B,) of inputs x (B, ...)."""
         out = outputs(self.objective, self.variables, {**self.batch, "x": x})
-        return jnp.take_along_axis(out, self.chosen[:, None], 1)[:, 0]
+        return self.sign * jnp.take_along_axis(out, self.chosen[:, None], 1)[:, 0]
 
 
 def score(
@@ -37,15 +40,20 @@ def score(
 ) -> Score:
     """The score of an output of each row: that with the index `chosen` (B,), or the largest one.
 
+    Of a binary classifier (B, 1) it is without `chosen` the logit of the class that is predicted.
     Raises `Error` where x are no floats, and where a row has other outputs than (B, K) or (B,).
     """
     if not jnp.issubdtype(column(batch).dtype, jnp.floating):
         raise Error(
             f"x is {batch['x'].dtype}, and a gradient needs floats: tokens and codes have none."
         )
+    sign: Array | float = 1.0
     if chosen is None:
-        chosen = jax.jit(outputs, static_argnums=0)(objective, variables, batch).argmax(-1)
-    return Score(objective, variables, batch, jnp.asarray(chosen, jnp.int32))
+        out = jax.jit(outputs, static_argnums=0)(objective, variables, batch)
+        chosen = out.argmax(-1)
+        if isinstance(innermost(objective, variables)[0], BinaryClassification):
+            sign = jnp.where(out[:, 0] > 0, 1.0, -1.0)
+    return Score(objective, variables, batch, jnp.asarray(chosen, jnp.int32), sign)
 
 
 def outputs(objective: Objective, variables: Variables, batch: Batch) -> Array:

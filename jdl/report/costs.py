@@ -79,12 +79,16 @@ def _watts(record: Mapping[str, Any], devices: int) -> float | None:
     return None if board is None else float(board * devices)
 
 
+def check_watts(watts: float | None) -> None:
+    """Raises `Error` for a power that there is not."""
+    if watts is not None and not 0 < watts < math.inf:
+        raise Error(f"--watts is the power of one device, a number above 0, not {watts}.")
+
+
 def costs(
     groups: Sequence[Group], rebuilt: Mapping[str, Rebuilt], watts: float | None = None
 ) -> Section:
     """The section of the cost."""
-    if watts is not None and not 0 < watts < math.inf:
-        raise Error(f"--watts is the power of one device, a number above 0, not {watts}.")
     rows, every = [], []
     for group in groups:
         step = rebuilt[group.name].operations if group.name in rebuilt else None

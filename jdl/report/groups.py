@@ -56,10 +56,11 @@ class RunFacts:
     @property
     def status(self) -> str:
         """Finished, running or stopped; or failed, where the last numbers are not finite."""
-        last: dict[str, Any] = next(
-            (line for line in reversed(self.lines) if line["split"] == "train"), {}
-        )
-        if self.entry.status == "stopped" and None in last.values():
+        last = {line["split"]: line for line in self.lines}
+        lost = any(line.get("loss", 0.0) is None for line in last.values())
+        if self.entry.status == "stopped" and None in last.get("train", {}).values():
+            lost = True
+        if self.entry.status in ("stopped", "finished") and lost:
             return "failed"
         return self.entry.status
 
@@ -127,6 +128,8 @@ def group_runs(runs: Sequence[RunFacts]) -> list[Group]:
     """The runs in groups of one name and digest, sorted by seed."""
     groups: dict[tuple[str, str], list[RunFacts]] = {}
     for run in runs:
+        if run.folder.suffix:  # moved aside by --fresh
+            continue
         groups.setdefault((run.entry.name, run.record["digest"]), []).append(run)
     names = _names(groups)
     return [

@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from jdl.report.document import Document, Picture, Section, Table
+from jdl.report.document import MARK, Document, Picture, Section, Table
 
 PARTS, FILES = Path(__file__).parent, ("page.css", "curves.js", "page.js")
 LONG = 40  # characters of a cell beyond which it has several lines
@@ -34,6 +34,7 @@ def html(document: Document, curves: Mapping[str, Any], live: bool = False) -> s
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            f'<meta name="generator" content="{MARK}">',
             f"<title>{escape(document.title)}: report</title>",
             f'<link rel="icon" href="data:,">\n<style>{style}</style>\n</head>\n<body>\n<main>',
             f"<h1>{escape(document.title)}</h1>",

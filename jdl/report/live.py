@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from jdl.report.costs import check_watts
 from jdl.report.curves import curves_json, points_json, series
 from jdl.report.groups import Group, read_groups
 from jdl.report.html import html
@@ -116,6 +117,7 @@ class Live:
     def __init__(
         self, names: Sequence[str], root: Path, rebuild: bool, watts: float | None
     ) -> None:
+        check_watts(watts)
         self.names, self.root, self.watts = names, root, watts
         self._lock, self._folders, self.runs = threading.Lock(), set[Path](), list[Growing]()
         self.rebuilt: dict[str, Rebuilt] = rebuilt_runs(self._find(), rebuild)

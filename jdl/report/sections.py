@@ -59,8 +59,11 @@ def _summary(groups: Sequence[Group]) -> list[str]:
 
 
 def _best(groups: Sequence[Group], splits: Sequence[str]) -> list[str]:
-    """What the best config of an experiment reached."""
+    """What the best config of an experiment reached, of those with the same data and metric."""
     found = []
+    alike = {(str(g.first.record["data"]), g.first.record["best"]) for g in groups}
+    if len(alike) > 1:
+        return []
     for split in splits:
         metric = groups[0].first.entry.metric
         scored = [(group, score(group, split, metric)) for group in groups]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from jdl.report.document import Document, Section, Table
+from jdl.report.document import MARK, Document, Section, Table
 
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|!~$])")
 LATEX = {
@@ -29,7 +29,7 @@ LATEX = {
 
 def markdown(document: Document) -> str:
     """The report in Markdown: sentences, tables and commands; without curves and figures."""
-    lines = [f"# {markdown_text(document.title)}", ""]
+    lines = [f"<!-- {MARK} -->", "", f"# {markdown_text(document.title)}", ""]
     for section in document.sections:
         if not (section.has_curves or section.title == "Figures"):
             lines += _markdown_section(section)
@@ -68,7 +68,7 @@ def latex(document: Document) -> str:
         for table in section.tables
         if section.title in ("Results", "Cost") or table.caption.startswith("Fields in which")
     ]
-    return "\n".join(["% \\usepackage{booktabs}", *map(_latex_table, tables)]) + "\n"
+    return "\n".join([f"% {MARK}", "% \\usepackage{booktabs}", *map(_latex_table, tables)]) + "\n"
 
 
 def _latex_table(table: Table) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from jdl.report.costs import check_watts
 from jdl.report.curves import curves_json
+from jdl.report.document import MARK
 from jdl.report.groups import Group, read_groups
 from jdl.report.html import html
 from jdl.report.rebuilt import Rebuilt, rebuild_run
@@ -38,6 +40,9 @@ def report(
         raise Error(f"A report is {', '.join(SUFFIXES)}, not {path.name!r}: choose such a name.")
     if not path.parent.is_dir():
         raise Error(f"There is no folder {path.parent}: create it first.")
+    check_watts(watts)
+    if path.exists() and MARK not in path.read_text(errors="replace"):
+        raise Error(f"{path} is there already, and is no report: choose another name.")
     groups = read_groups(names, Path(root))
     text = _text(groups, path.suffix, rebuilt_runs(groups, rebuild), watts)
     try:

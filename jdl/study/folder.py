@@ -32,6 +32,13 @@ def open_study(folder: Path, description: Mapping[str, Any]) -> None:
     Raises `Error` where it holds another study, or one of other code.
     """
     path = folder / "study.json"
+    if folder.is_file():
+        raise Error(f"{folder} is a file: choose another folder by --study.")
+    if not path.exists() and any(one.name != "lock" for one in folder.glob("*")):
+        raise Error(
+            f"{folder} has files, and is no study: its runs may be of other code. Choose a new "
+            "folder by --study."
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with hold_lock(folder, "opened"):

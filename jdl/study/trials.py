@@ -23,6 +23,7 @@ from jdl.train.experiment import RunFunction, complete
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
 from jdl.train.summary import write_summary
+from jdl.types import Error
 
 POLL_SECONDS = 0.5  # between two looks at runs that other processes train
 
@@ -48,7 +49,13 @@ class Experiment:
 
     def trial(self, number: int, values: Mapping[str, str]) -> Trial:
         """A trial, with a config for each seed; `Error` where the config refuses the values."""
-        c = self.complete(with_values(self.config, values))
+        tried = with_values(self.config, values)
+        c = self.complete(tried)
+        if replaced := [name for name in values if getattr(c, name) != getattr(tried, name)]:
+            raise Error(
+                f"{replaced[0]} is searched, but a flag or the script sets it to "
+                f"{getattr(c, replaced[0])}: leave out one of the two."
+            )
         configs = [replace(c, seed=seed) for seed in range(c.seed, c.seed + self.seeds)]
         return Trial(number, values, configs)
 
@@ -103,7 +110,7 @@ class Study:
             self._fit(c, steps)
         except LockedError:
             return False
-        except DiskError:
+        except (DiskError, PausedError):  # paused by a signal: the same command goes on
             raise
         except Exception as error:
             if files.is_trained(self.place(c), steps):  # by another process, since we looked

@@ -64,6 +64,11 @@ def tune(
     trials = [experiment.trial(n, values) for n, values in enumerate(points(search, space))]
     base = experiment.complete(c)
     mode, metric = _check_metric(run(base), search)
+    if search.halving and len({trial.configs[0].steps for trial in trials}) > 1:
+        raise Error(
+            "The trials have different numbers of steps, as epochs of other batches have, and "
+            "--halving compares equal steps: give --steps, or leave out --halving."
+        )
     stops = _rungs(search, base.steps, len(trials))
     if stops:
         options = replace(options, eval_every=stops[0])
@@ -141,7 +146,7 @@ def _rungs(search: Search, steps: int, trials: int) -> list[int]:
     if not search.halving:
         return []
     rounds = next(n for n in range(trials + 1) if search.halving ** (n + 1) > trials)
-    first = search.first_rung or max(1, steps // search.halving**rounds)
+    first = search.first_rung or -(-steps // search.halving**rounds)
     if first >= steps:
         raise Error(
             f"The first rung, at step {first:,}, is not before the last step, {steps:,}: give an "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Full, Queue
@@ -84,11 +85,12 @@ class Background:
         """Warns once, in the thread of the training."""
         if self._problem and not self._has_warned:
             self._has_warned = True
-            warnings.warn(
-                f"The tracker {self.name} gets nothing more: {self._problem}. The run goes on, and "
-                "its folder has all metrics.",
-                stacklevel=3,
-            )
+            with suppress(Warning):  # where warnings are errors, this one stops no run either
+                warnings.warn(
+                    f"The tracker {self.name} gets nothing more: {self._problem}. The run goes on, "
+                    "and its folder has all metrics.",
+                    stacklevel=3,
+                )
 
     def _send(self) -> None:
         """What the thread does: sends line by line."""
