@@ -18,7 +18,13 @@ import pytest
 from model_table import ROWS, TABLE, UNSUPERVISED
 
 import jdl
-from jdl.inspect.learning_rate import find_learning_rate, hold_schedule, scaled_step
+from jdl.inspect.learning_rate import (
+    LARGEST,
+    LearningRates,
+    find_learning_rate,
+    hold_schedule,
+    scaled_step,
+)
 from jdl.inspect.sanity import sanity_check
 from jdl.inspect.sanity.labels import (
     check_label_leakage,
@@ -49,6 +55,7 @@ from jdl.models.mlp import MLP
 from jdl.objectives import classify, next_token
 
 STEPS = 30
+ENDS = (10.0, LARGEST)  # factors at which a range test ends
 CLASSES, FEATURES = 4, 8
 
 
@@ -320,6 +327,39 @@ def test_a_nan_ends_the_checks_with_where_it_comes_from():
     assert "The output of Dense_1 (Dense) is the first that is not finite" in str(found[1])
 
 
+class Category(nn.Module):
+    """A model that reads the first number as a category."""
+
+    @nn.compact
+    def __call__(self, x):
+        code = nn.Embed(3, 8)(x[:, 0].astype(jnp.int32))
+        return MLP(CLASSES, (16,))(jnp.concatenate([x[:, 1:], code], -1))
+
+
+def test_a_category_is_a_feature_that_is_read():
+    x = np.concatenate([np.arange(256)[:, None] % 3, X[:, 1:]], 1).astype(np.float32)
+    found = check_features(train_on_one_batch(run_of(classify(Category()), table(x=x)), STEPS))
+    assert found.verdict == "ok", found
+
+
+def test_a_long_warmup_may_be_slow():
+    optimizer = optax.adam(optax.linear_schedule(0.0, 1e-3, 4_000))
+    found = check_overfit(train_on_one_batch(run_of(classify(Net()), optimizer=optimizer), STEPS))
+    assert found.verdict == "note", found
+
+
+def test_one_row_has_no_other_rows_to_compare_with():
+    cases = (
+        (classify(MLP(CLASSES, (4,))), table(), (check_columns, check_labels_in_inputs)),
+        (next_token(Language(False)), texts(), (check_future,)),
+    )
+    for objective, data, checks in cases:
+        learner = jdl.descent(objective, optax.adam(1e-2))
+        run = jdl.Run(jdl.Config(name="one"), learner, data.shuffled(1, 0), test=data.batches(1))
+        subject = train_on_one_batch(run, 2)
+        assert [check(subject).verdict for check in checks] == ["n/a"] * len(checks)
+
+
 SOUND = ("cnn-norm", "lstm", "gpt", "vae", "gin")
 
 
@@ -416,4 +456,14 @@ def test_the_range_test_finds_a_rate_that_learns(tmp_path):
 def test_the_range_test_is_refused_where_the_loss_says_nothing():
     row = next(row for row in UNSUPERVISED if row.name == "gan")
     with pytest.raises(jdl.Error, match="does not measure progress"):
-        find_learning_rate(of_table(row), 10)
+        find_learning_rate(of_table(row), 20)
+    with pytest.raises(jdl.Error, match="--check-steps"):
+        find_learning_rate(of_table(row), 1)
+
+
+def test_a_loss_that_falls_until_a_nan_is_not_told_to_take_a_larger_rate():
+    told = [
+        str(LearningRates([1.0, f], [2.0, 1.0], [2.0, 1.0], 1.0, None, None, 1.0)) for f in ENDS
+    ]
+    assert ["a larger rate" in text for text in told] == [False, True]
+    assert "no longer finite" in told[0]

@@ -35,6 +35,8 @@ def check(arguments: list[str]) -> None:
     set_up_jax()
     module, run, config = experiment.load(script)
     c, options = parse(config, flags, f"jdl check {script}", module.__doc__ or "", CheckOptions)
+    if options.out and (not options.find_lr or options.out.suffix != ".png"):
+        raise Error("--out is the picture of --find-lr, a .png file.")
     prepared = experiment.prepare(run, c, flags, script)
     if options.find_lr:
         rates = find_learning_rate(prepared, options.check_steps)

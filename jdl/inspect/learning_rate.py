@@ -26,7 +26,8 @@ SMOOTHING = 0.9  # of the losses, a running average
 DIVERGED = 3.0  # times the first loss, at which the test ends
 SAFETY = 10.0  # the suggestion is the factor of the least loss divided by it
 SCHEDULE_POINTS = 33  # at which the largest rate of a schedule is looked for
-FIELDS = ("lr", "learning_rate", "peak_lr", "rate")  # of a config
+LEAST_STEPS = 20
+FIELDS = ("lr", "learning_rate", "peak_lr")  # of a config
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class LearningRates:
             f"The smoothed loss is least, {self.smooth[best]:.4g}, at {self.factors[best]:.2g} "
             f"times the run's own learning rate{held}. Suggested: a tenth of that, "
         )
-        if best == len(self.smooth) - 1:
+        if best == len(self.smooth) - 1 and self.factors[best] < LARGEST * (1 - 1e-6):
+            text = f"The loss fell until a step was no longer finite: begin below that. {text}"
+        elif best == len(self.smooth) - 1:
             text = f"The loss still falls at the largest factor: begin with a larger rate. {text}"
         if self.field is None:
             return f"{text}{self.suggestion:.2g} times the run's own rate."
@@ -76,6 +79,8 @@ def find_learning_rate(run: Run, steps: int = STEPS) -> LearningRates:
     smoothed loss is least. Writes nothing; raises `Error` for learners whose loss says nothing of
     progress (GAN, reinforcement learning).
     """
+    if steps < LEAST_STEPS:
+        raise Error(f"The range test needs at least {LEAST_STEPS} steps (--check-steps).")
     learner, data = apply_config(run).learner, run.train
     state = jit_learner(learner).init(jax.random.key(run.config.seed), data[0])
     objective = innermost(learner.objective, learner.eval_variables(state))[0]
@@ -103,8 +108,10 @@ def find_learning_rate(run: Run, steps: int = STEPS) -> LearningRates:
     if not losses:
         raise Error("The first loss is not finite: jdl check SCRIPT says where that comes from.")
     suggestion = factors[int(np.argmin(smooth))] / SAFETY
-    field = next((name for name in FIELDS if hasattr(run.config, name)), None)
-    rate = float(getattr(run.config, field)) if field else 1.0
+    values = {name: getattr(run.config, name, None) for name in FIELDS}
+    rates = {name: float(v) for name, v in values.items() if isinstance(v, int | float)}
+    field = next(iter(rates), None)
+    rate = rates[field] if field else 1.0
     return LearningRates(factors, losses, smooth, suggestion, held_at, field, rate)
 
 
@@ -132,13 +139,18 @@ def hold_schedule(state: State, count: int | None) -> State:
     return replace(state, opt_state=opt_state)
 
 
+def has_schedule(state: State) -> bool:
+    """Whether the optimizer has an Optax schedule."""
+    return any(map(_is_schedule, jax.tree.leaves(state.opt_state, is_leaf=_is_schedule)))
+
+
 def _is_schedule(part: Any) -> bool:
     return isinstance(part, optax.ScaleByScheduleState)
 
 
 def _largest_of_schedule(learner: Learner, state: State, batch: Batch, steps: int) -> int | None:
     """The step of the run at which its schedule has the largest rate, by the updates there."""
-    if not any(map(_is_schedule, jax.tree.leaves(state.opt_state, is_leaf=_is_schedule))):
+    if not has_schedule(state):
         return None
 
     @jax.jit

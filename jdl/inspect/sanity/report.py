@@ -100,13 +100,14 @@ def sanity_check(run: Run, steps: int = STEPS) -> SanityReport:
     evaluates changed batches. Nothing is written, and the run is the same to the bit afterwards.
     """
     if steps < 2 * EARLY:
-        raise Error(f"The checks need at least {2 * EARLY} steps, not {steps}.")
+        raise Error(f"--check-steps must be {2 * EARLY} or more, not {steps}.")
     start, name = time.perf_counter(), run.config.name
     run = apply_config(run)
     try:
         check_run(run)
         subject = train_on_one_batch(run, steps)
-        subject.has_rows and subject.evaluate(subject.batch)
+        if subject.has_rows:
+            subject.evaluate(subject.batch)
     except (Error, FlaxError) as error:
         finding = Finding("parts fit", "wrong", str(error))
         return SanityReport(name, [], [], [finding], None, time.perf_counter() - start)

@@ -24,6 +24,7 @@ from jdl.objectives.supervised import Supervised
 from jdl.train.placement import splits
 from jdl.types import CACHE, Array, Batch, Variables
 
+ONE_ROW = "a batch has one row, and so no other row to compare with"
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
 MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
 COMMON_INPUTS = ("x", "edges", "length", "width")
@@ -158,6 +159,8 @@ def check_columns(subject: Subject) -> Finding:
     name = "columns"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
+    if rows_of(subject.batch) < 2:
+        return Finding(name, "n/a", ONE_ROW)
     unused: list[str] = []
     used: list[str] = []
     before = subject.evaluate(subject.batch)
@@ -185,8 +188,8 @@ def check_features(subject: Subject) -> Finding:
         return Finding(name, "n/a", "x is no table of numbers")
     if x.shape[1] > MOST_FEATURES:
         return Finding(name, "n/a", f"x is no table: it has {x.shape[1]:,} numbers, as a sound has")
-    outputs = subject.evaluate(subject.batch).outputs.values()
-    if not any(out.dtype.kind == "f" for out in outputs):
+    outputs = subject.evaluate(subject.batch).outputs
+    if not any(out.dtype.kind == "f" for out in outputs.values()):
         return Finding(name, "n/a", "this objective shows no outputs by row")
 
     def total(x: Array, variables: Variables) -> Array:
@@ -199,13 +202,24 @@ def check_features(subject: Subject) -> Finding:
         return sum((weight * leaf).sum() for weight, leaf in zip(weights, floats, strict=True))
 
     grad = jax.jit(jax.grad(total))(x, subject.variables(subject.early))
-    zero = np.flatnonzero(~np.asarray(grad).any(0))
+    zero = np.flatnonzero(~np.asarray(grad).any(0)).tolist()
+    if len(zero) and len(x) < 2:
+        return Finding(name, "n/a", ONE_ROW)
+    # Of a category that is read as an integer the gradient is 0, and the outputs change.
+    zero = [n for n in zero if not differences(outputs, _moved_feature(subject, n))]
     if len(zero) == x.shape[1]:
         return Finding(name, "n/a", "the outputs do not depend on x; see columns")
     if not len(zero):
         return Finding(name, "ok", f"the outputs depend on each of the {x.shape[1]} features of x")
     text = f"the outputs do not depend on the features {', '.join(map(str, zero[:10]))} of x"
     return Finding(name, "wrong", text, "Is x cut, or a weight fixed at 0?")
+
+
+def _moved_feature(subject: Subject, feature: int) -> dict[str, np.ndarray]:
+    """The outputs where a feature of x is moved by one row."""
+    x = subject.batch["x"]
+    moved = x.at[:, feature].set(jnp.roll(x[:, feature], 1))
+    return subject.evaluate({**subject.batch, "x": moved}).outputs
 
 
 def _shifted_columns(batch: Batch) -> Iterator[tuple[str, Batch]]:
@@ -232,6 +246,8 @@ def check_future(subject: Subject) -> Finding:
     name, batch = "future", subject.batch
     if not isinstance(subject.objective, NextToken):
         return Finding(name, "n/a", "no causal language model")
+    if rows_of(batch) < 2:
+        return Finding(name, "n/a", ONE_ROW)
     length = batch["x"].shape[1]
     before = subject.evaluate(batch).outputs
     for cut in sorted({1, length // 3, 2 * length // 3} - {0}):
@@ -250,6 +266,8 @@ def check_labels_in_inputs(subject: Subject) -> Finding:
     name = "labels unseen"
     if not isinstance(subject.objective, Supervised | Heads) or "y" not in subject.batch:
         return Finding(name, "n/a", "no supervised learning")
+    if rows_of(subject.batch) < 2:
+        return Finding(name, "n/a", ONE_ROW)
     moved = {**subject.batch, "y": jnp.roll(subject.batch["y"], 1, 0)}
     if differences(subject.evaluate(subject.batch).outputs, subject.evaluate(moved).outputs):
         text = "the model's outputs change with y: it reads the labels that it should predict"

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jdl.inspect.learning_rate import has_schedule
 from jdl.inspect.sanity.finding import Finding
 from jdl.inspect.sanity.subject import EARLY, Evaluated, Subject, by_name
 from jdl.inspect.size import REST, layer_of, layer_of_scope
@@ -86,6 +87,9 @@ def check_overfit(subject: Subject) -> Finding:
     if last > first - (1 - FALLS) * abs(first):
         if max(losses) > first + abs(first) / 2:
             advice = f"It rose to {max(losses):.4g}: the learning rate is too large; try --find-lr"
+        elif has_schedule(subject.start):
+            advice = "Fine in a long warmup (try --find-lr); else is the model cut off from it?"
+            return Finding(name, "note", text, advice)
         else:
             advice = "Learning rate too small (try --find-lr), or the model cut off from the loss"
         return Finding(name, "wrong", text, advice)
