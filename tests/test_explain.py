@@ -24,7 +24,7 @@ from jdl.explain.attention import patch_grid
 from jdl.explain.attribution import METHODS, attributions, windows
 from jdl.explain.boundary import decision_grid
 from jdl.explain.embeddings import pca, probe_layers, probed_layers
-from jdl.explain.groups import by_group, largest_gap
+from jdl.explain.groups import by_group, by_value, largest_gap
 from jdl.explain.layers import shapes_in_order
 from jdl.explain.loss_line import barrier, loss_line
 from jdl.explain.maps import first_filters
@@ -310,6 +310,15 @@ def test_the_highest_losses_come_first(digits):
     assert len(every) == 100
     assert losses.tolist() == sorted(every.tolist(), reverse=True)[:5]
     assert every[rows].tolist() == losses.tolist()
+
+
+def test_groups_of_a_column_are_told_apart():
+    assert by_value(np.asarray([1234567, 1234568])).tolist() == ["1234567", "1234568"]
+    assert by_value(np.asarray(["a", "b"])).tolist() == ["a", "b"]
+    names, counts = np.unique(by_value(np.arange(100.0)), return_counts=True)
+    assert sorted(counts) == [25] * 4, names
+    mostly_0 = by_value(np.append(np.zeros(970), np.arange(1.0, 31)))
+    assert sorted(np.unique(mostly_0, return_counts=True)[1]) == [1000]
 
 
 def test_metrics_by_group_and_the_largest_gap():

@@ -12,6 +12,7 @@ import numpy as np
 
 from jdl.data.columns import Column
 from jdl.data.loader import DatasetLoader
+from jdl.data.look import name_of
 from jdl.data.table import TableDataset
 from jdl.explain.canvas import save
 from jdl.explain.subject import Subject
@@ -90,12 +91,13 @@ def draw_groups(subject: Subject, path: Path) -> str:
     if gap is None:
         return said
     low, high, (least, most) = gap
-    chance = "too little evidence of a difference" if least <= 0 <= most else "hardly chance alone"
-    return (
+    text = (
         f"{said} The largest gap: {high.name} {high.mean:.4f}, {low.name} {low.mean:.4f}, a "
-        f"difference of {high.mean - low.mean:.4f} (95%: {least:.4f} to {most:.4f}), {chance}; "
-        f"the two were picked among {len(groups)} groups, which makes the gap look larger."
+        f"difference of {high.mean - low.mean:.4f} (95%: {least:.4f} to {most:.4f})"
     )
+    if len(groups) > 2:  # the largest of many gaps is often far from 0 where none is
+        return f"{text}, picked among {len(groups)} groups, which the interval does not allow for."
+    return f"{text}, too little evidence of a difference." if least <= 0 <= most else f"{text}."
 
 
 def _names(subject: Subject) -> tuple[str, np.ndarray]:
@@ -105,7 +107,7 @@ def _names(subject: Subject) -> tuple[str, np.ndarray]:
             y, _, _ = subject.classified()
         except Error as error:
             raise Error(f"{error} Name a column to group by: --by COLUMN.") from error
-        return "class", np.asarray([subject.name(k) for k in y])
+        return "class", np.asarray([name_of(int(k), subject.labels) for k in y])
     dataset: Any = subject.data.dataset if isinstance(subject.data, DatasetLoader) else None
     if dataset is None:
         raise Error("Only rows of a dataset are grouped by a column, and these are made otherwise.")
@@ -115,31 +117,36 @@ def _names(subject: Subject) -> tuple[str, np.ndarray]:
     values = dataset.column(subject.by)
     if values.ndim != 1:
         raise Error(f"The column {subject.by} has {values.shape[1:]} numbers a row, not one.")
-    return subject.by, _by_value(values)
+    return subject.by, by_value(values)
 
 
 def _texts(column: Column, rows: np.ndarray) -> np.ndarray:
     """The values of a table's column in these rows, as the names of groups."""
     if column.kind == "category":
         return np.asarray([*column.values, "missing"])[column.data[rows]]
-    return _by_value(column.data[rows])
+    return by_value(column.data[rows])
 
 
-def _by_value(values: np.ndarray) -> np.ndarray:
+def by_value(values: np.ndarray) -> np.ndarray:
     """Numbers as the names of groups; of many different ones, the quartile that each is in."""
-    different = np.unique(values[~np.isnan(values)] if values.dtype.kind == "f" else values)
-    if values.dtype.kind not in "fiu" or len(different) <= MOST:
-        return np.asarray(["missing" if v != v else f"{v:g}" for v in values.tolist()])
-    edges = np.quantile(different, [0.25, 0.5, 0.75])
+    known = values[~np.isnan(values)] if values.dtype.kind == "f" else values
+    if values.dtype.kind not in "fiu" or len(np.unique(known)) <= MOST:
+        return np.asarray(["missing" if v != v else _text(v) for v in values.tolist()])
+    edges = np.unique(np.quantile(known, [0.25, 0.5, 0.75]))  # equal ones are one
+    texts = [_text(edge) for edge in edges.tolist()]
     names = np.asarray(
         [
-            f"below {edges[0]:.4g}",
-            *(f"{a:.4g} to {b:.4g}" for a, b in pairwise(edges)),
-            f"from {edges[2]:.4g}",
+            f"below {texts[0]}",
+            *(f"{a} to {b}" for a, b in pairwise(texts)),
+            f"from {texts[-1]}",
         ]
     )
-    found = names[np.searchsorted(edges, values, side="right").clip(0, 3)]
+    found = names[np.searchsorted(edges, values, side="right").clip(0, len(edges))]
     return np.where(values != values, "missing", found)
+
+
+def _text(value: Any) -> str:
+    return f"{value:.9g}" if isinstance(value, float) else str(value)
 
 
 def _draw(groups: Sequence[Group], column: str, metric: str, mean: float, path: Path) -> None:
