@@ -49,10 +49,10 @@ def readouts(browser):
 
 @pytest.mark.slow
 def test_the_page_in_a_browser(runs):
-    from selenium.webdriver import ActionChains, Keys
-
     path = jdl.report.report((), runs / "report.html", runs, rebuild=False)
     with chromium(*SIZES[0][:1], 800, SIZES[0][1]) as browser:
+        from selenium.webdriver import ActionChains, Keys
+
         browser.get(f"file://{path}")
         for width, scheme in SIZES:
             resize(browser, width, 800, scheme)
