@@ -17,6 +17,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
+  jdl profile SCRIPT|RUN                  which layers and lines of code take the time of a step
   jdl size RUN                            size by layer, and what quantization and pruning give
   jdl explain RUN [--rows 0,5,17]         what predictions rest on, errors, features: as pictures
   jdl evaluate RUN                        evaluate a checkpoint on the run's evaluation data
@@ -49,7 +50,7 @@ difference; 2 wrong input (what is wrong and how to correct it is on standard er
 gradient or parameter is NaN or infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training
 after the current step was saved.
 """
-WITH_SCRIPT = ("train", "launch", "check", "study", "data")  # verbs that parse their own arguments
+WITH_SCRIPT = ("train", "launch", "check", "profile", "study", "data")  # verbs that parse their own arguments
 VERBS = (
     *WITH_SCRIPT,
     "runs",

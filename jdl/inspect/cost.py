@@ -42,15 +42,22 @@ class Cost:
             "activations, gradients": self.temporary,
         }
         lines = [f"{name:<28}{count / 2**20:>10,.2f} MiB" for name, count in memory.items()]
-        rate = self.operations / self.seconds
         lines += [
             f"{'total':<28}{sum(memory.values()) / 2**20:>10,.2f} MiB",
-            f"{'operations in a step':<28}{self.operations / 1e9:>10,.3f} GFLOP",
             f"{'time of a step':<28}{1e3 * self.seconds:>10,.2f} ms",
-            f"{'rate':<28}{rate / 1e9:>10,.1f} GFLOP/s, {100 * rate / self.peak:.1f}% of the "
-            f"{self.peak / 1e9:,.0f} that a large matrix product reaches",
+            *rate_lines(self.operations, self.seconds, self.peak),
         ]
         return "\n".join(lines)
+
+
+def rate_lines(operations: int, seconds: float, peak: float) -> list[str]:
+    """FLOPs of a step, and their rate beside the peak FLOP/s, for people."""
+    rate = operations / seconds
+    return [
+        f"{'operations in a step':<28}{operations / 1e9:>10,.3f} GFLOP",
+        f"{'rate':<28}{rate / 1e9:>10,.1f} GFLOP/s, {100 * rate / peak:.1f}% of the "
+        f"{peak / 1e9:,.0f} that a large matrix product reaches",
+    ]
 
 
 def cost(run: Run, mesh: Mesh | None = None) -> Cost:
@@ -82,7 +89,7 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
         temporary=analysis.temp_size_in_bytes if analysis else 0,
         operations=operations(traced.jaxpr.jaxpr) // devices,
         seconds=_step_seconds(step, state, example),
-        peak=_peak(run.config.precision),
+        peak=peak_rate(run.config.precision),
     )
 
 
@@ -109,7 +116,7 @@ def _step_seconds(step: Any, state: State, batch: Any) -> float:
     return statistics.median(seconds[1:])
 
 
-def _peak(precision: str) -> float:
+def peak_rate(precision: str) -> float:
     """The peak FLOP/s of one device, measured by a large matrix product."""
     size = MATRIX_SIZE.get(jax.default_backend(), 1024)
     a = jax.device_put(jnp.ones((size, size), precision), jax.devices()[0])

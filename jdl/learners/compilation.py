@@ -24,7 +24,9 @@ class WithData(Wrapper):
 
     def step(self, state: State, raw: Any) -> tuple[State, Metrics]:
         """One step on batch number `state.step`."""
-        return self.learner.step(state, self.data.batch(raw, state.step))
+        with jax.named_scope("batch"):
+            batch = self.data.batch(raw, state.step)
+        return self.learner.step(state, batch)
 
 
 def with_data(learner: Learner, data: Loader) -> WithData:

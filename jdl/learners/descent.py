@@ -133,9 +133,9 @@ def update_params(
 ) -> tuple[Any, Any, Any]:
     """The optimizer's update: new parameters, new optimizer state, and what was added."""
     # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
-    with jax.numpy_dtype_promotion("standard"):
+    with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, updates
+        return optax.apply_updates(params, updates), opt_state, updates
 
 
 def to_float32(x: Array) -> Array:

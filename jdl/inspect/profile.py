@@ -1,0 +1,226 @@
+"""A profile of training: which layers, operations and lines of code take the time of a step."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import statistics
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jdl.config import Options
+from jdl.inspect.cost import operations
+from jdl.inspect.program_text import CONTROL, Instruction, read_instructions
+from jdl.inspect.roofline import Roofline, roofline
+from jdl.objectives.pretrained_model import leave_fresh
+from jdl.store.folder import write_atomically
+from jdl.train.placement import place_on_devices
+from jdl.types import Error, Run, State
+
+WARM_UP = 2  # steps that are not measured: the first allocate memory
+ROWS = 10  # of each table
+CHATTER = ("end: ", "Threadpool", "Thunk")  # events of XLA's own bookkeeping
+
+
+@dataclass(frozen=True)
+class OperationTime:
+    """What an operation of a layer takes in a step, summed over threads and devices."""
+
+    layer: str
+    backward: bool
+    operation: str
+    source: str  # file:line
+    seconds: float
+    times: float
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A profile of training steps; see `profile`."""
+
+    name: str
+    steps: int
+    devices: int
+    seconds: float  # of a step, the median
+    data_seconds: float  # of which the loop waited for data, the median
+    operations: list[OperationTime]  # the costliest first
+    roofline: Roofline
+    trace: Path
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"{self.name}, {self.steps} steps, {self.devices} x {jax.devices()[0].device_kind}",
+                "",
+                f"{'time of a step':<28}{1e3 * self.seconds:>10,.2f} ms",
+                f"{'  waiting for data':<28}{1e3 * self.data_seconds:>10,.2f} ms",
+                str(self.roofline),
+                "",
+                *self._layers(),
+                "",
+                *self._costliest(),
+                "",
+                f"{self.trace}: open it at ui.perfetto.dev",
+            ]
+        )
+
+    @property
+    def busy(self) -> float:
+        """The seconds of all operations of a step, summed over threads and devices."""
+        return sum(part.seconds for part in self.operations)
+
+    def by_layer(self) -> list[tuple[str, float, float]]:
+        """(layer, seconds forward, seconds backward), the costliest layer first."""
+        found = defaultdict[str, list[float]](lambda: [0.0, 0.0])
+        for part in self.operations:
+            found[part.layer][part.backward] += part.seconds
+        rows = [(layer, *seconds) for layer, seconds in found.items()]
+        return sorted(rows, key=lambda row: -row[1] - row[2])
+
+    def _layers(self) -> list[str]:
+        rows = self.by_layer()
+        rest = [sum(row[n] for row in rows[ROWS:]) for n in (1, 2)]
+        shown = rows[:ROWS] + ([(f"{len(rows) - ROWS} others", *rest)] if rows[ROWS:] else [])
+        return [
+            f"{'layer':<44}{'share':>7}{'forward ms':>12}{'backward ms':>13}",
+            *(
+                f"{layer or '(in no layer)':<44}{self._share(forward + backward)}"
+                f"{1e3 * forward:>12.3f}{1e3 * backward:>13.3f}"
+                for layer, forward, backward in shown
+            ),
+        ]
+
+    def _costliest(self) -> list[str]:
+        return [
+            f"{'share':>6}{'ms':>9}{'times':>7}  operation, layer, line",
+            *(
+                f"{self._share(part.seconds)[1:]}{1e3 * part.seconds:>9.3f}{part.times:>7.0f}  "
+                f"{part.operation}{' backward' if part.backward else ''}, "
+                f"{part.layer or '(in no layer)'}, {part.source or '(no line)'}"
+                for part in self.operations[:ROWS]
+            ),
+        ]
+
+    def _share(self, seconds: float) -> str:
+        return f"{100 * seconds / self.busy:>6.1f}%"
+
+
+def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()) -> Profile:
+    """Trains a few steps from the initial state, and measures the time of each operation.
+
+    Writes the file `trace` (.json.gz) for Perfetto, in which operations have the names of their
+    layers, and nothing else: no run's folder. The times are those of JAX's profiler. On several
+    threads operations run side by side, so that their sum can be more than the time of a step.
+    Raises `Error` for elastic runs and pmap, whose step is no single compiled program, and where
+    the profiler records no operation.
+    """
+    if run.config.elastic or options.parallel == "pmap":
+        raise Error(
+            "A profile is of a step that is one compiled program: leave out --elastic, or "
+            "--parallel pmap."
+        )
+    if steps < 1:
+        raise Error(f"A profile needs 1 step or more, not {steps}.")
+    placement = place_on_devices(run, options)
+    learner, data = placement.learner, placement.run.train
+    with leave_fresh():  # times do not depend on pretrained weights
+        state = learner.init(jax.random.key(run.config.seed), data[0])
+    batches = data.read(0)
+    traced = jax.jit(learner.step, donate_argnums=0).trace(state, first := next(batches))
+    step = traced.lower().compile()
+    state, _ = step(state, first)
+    state, seconds, waits = _timed(step, state, batches, WARM_UP + steps)
+    events = _record(step, state, batches, steps)
+    program = read_instructions(step.as_text() or "")
+    measured = _of_program(events, program)
+    if not measured:
+        raise Error(f"JAX's profiler recorded no operation on {jax.default_backend()}.")
+    _write_trace(trace, events, program)
+    devices, median = state.step.sharding.num_devices, statistics.median(seconds[WARM_UP:])
+    moved = sum(found.bytes for _, found in measured) // steps
+    flops = operations(traced.jaxpr.jaxpr)
+    return Profile(
+        run.config.name,
+        steps,
+        devices,
+        median,
+        statistics.median(waits[WARM_UP:]),
+        _times(measured, steps),
+        roofline(flops // devices, moved // devices, median, run.config.precision),
+        trace,
+    )
+
+
+def _timed(
+    step: Any, state: State, batches: Iterator[Any], steps: int
+) -> tuple[State, list[float], list[float]]:
+    """Trains; the last state, and the seconds of each step and of each wait for data."""
+    seconds, waits = list[float](), list[float]()
+    for _ in range(steps):
+        start = time.perf_counter()
+        raw = next(batches)
+        waits.append(time.perf_counter() - start)
+        state, metrics = step(state, raw)
+        jax.block_until_ready((state, metrics))
+        seconds.append(time.perf_counter() - start)
+    return state, seconds, waits
+
+
+def _record(step: Any, state: State, batches: Iterator[Any], steps: int) -> list[dict[str, Any]]:
+    """The events that JAX's profiler records of some steps, in the form of Chrome's traces."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # no calls of Python functions, which slow the steps down
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, create_perfetto_trace=True, profiler_options=options):
+            for number in range(steps):
+                with jax.profiler.StepTraceAnnotation("step", step_num=number):
+                    state, _, _ = _timed(step, state, batches, 1)
+        (path,) = Path(folder).rglob("perfetto_trace.json.gz")
+        return json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+
+
+def _of_program(
+    events: list[dict[str, Any]], program: dict[str, Instruction]
+) -> list[tuple[dict[str, Any], Instruction]]:
+    """The events of the program's operations, without those that only wait for others."""
+    named = ((event, program.get(event.get("args", {}).get("hlo_op", ""))) for event in events)
+    return [(event, found) for event, found in named if found and found.opcode not in CONTROL]
+
+
+def _times(
+    measured: list[tuple[dict[str, Any], Instruction]], steps: int
+) -> list[OperationTime]:
+    """The time of each operation of each layer, the costliest first."""
+    seconds, times = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
+    for event, found in measured:
+        what = (found.layer, found.backward, found.operation, found.source)
+        seconds[what] += event["dur"] / 1e6 / steps
+        times[what] += 1
+    return [
+        OperationTime(*what, duration, times[what] / steps)
+        for what, duration in seconds.most_common()
+    ]
+
+
+def _write_trace(
+    path: Path, events: list[dict[str, Any]], program: dict[str, Instruction]
+) -> None:
+    """Writes the events for Perfetto, operations by the names of their layers."""
+
+    def renamed(event: dict[str, Any]) -> dict[str, Any]:
+        found = program.get(event.get("args", {}).get("hlo_op", ""))
+        if found is None:
+            return event
+        name = f"{found.layer or '-'}{' backward' if found.backward else ''}: {found.operation}"
+        return {**event, "name": name, "args": {**event["args"], "source": found.source}}
+
+    kept = [renamed(e) for e in events if not e.get("name", "").startswith(CHATTER)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, gzip.compress(json.dumps({"traceEvents": kept}).encode()))
