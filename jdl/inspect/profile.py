@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -26,6 +27,8 @@ from jdl.types import Error, Run, State
 
 WARM_UP = 2  # steps that are not measured: the first allocate memory
 ROWS = 10  # of each table
+DEPTH = 3  # of the layers in the first table: GPT/stack/block_3
+NUMBER = re.compile(r"_\d+")  # of one of several equal layers
 CHATTER = ("end: ", "Threadpool", "Thunk")  # events of XLA's own bookkeeping
 
 
@@ -80,9 +83,24 @@ class Profile:
         """(layer, seconds forward, seconds backward), the costliest layer first."""
         found = defaultdict[str, list[float]](lambda: [0.0, 0.0])
         for part in self.operations:
-            found[part.layer][part.backward] += part.seconds
+            found["/".join(part.layer.split("/")[:DEPTH])][part.backward] += part.seconds
         rows = [(layer, *seconds) for layer, seconds in found.items()]
         return sorted(rows, key=lambda row: -row[1] - row[2])
+
+    def by_line(self) -> list[OperationTime]:
+        """The operations with those of a line of code together: block_0, block_1, ... as block_*.
+
+        The costliest first.
+        """
+        found = dict[tuple[Any, ...], OperationTime]()
+        for part in self.operations:
+            layer = NUMBER.sub("_*", part.layer)
+            what = (layer, part.backward, part.operation, part.source)
+            seconds, times = (
+                (found[what].seconds, found[what].times) if what in found else (0.0, 0.0)
+            )
+            found[what] = OperationTime(*what, seconds + part.seconds, times + part.times)
+        return sorted(found.values(), key=lambda part: -part.seconds)
 
     def _layers(self) -> list[str]:
         rows = self.by_layer()
@@ -104,7 +122,7 @@ class Profile:
                 f"{self._share(part.seconds)[1:]}{1e3 * part.seconds:>9.3f}{part.times:>7.0f}  "
                 f"{part.operation}{' backward' if part.backward else ''}, "
                 f"{part.layer or '(in no layer)'}, {part.source or '(no line)'}"
-                for part in self.operations[:ROWS]
+                for part in self.by_line()[:ROWS]
             ),
         ]
 
@@ -133,7 +151,7 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
     with leave_fresh():  # times do not depend on pretrained weights
         state = learner.init(jax.random.key(run.config.seed), data[0])
     batches = data.read(0)
-    traced = jax.jit(learner.step, donate_argnums=0).trace(state, first := next(batches))
+    traced = learner.step_fn.trace(state, first := next(batches))  # type: ignore[attr-defined]
     step = traced.lower().compile()
     state, _ = step(state, first)
     state, seconds, waits = _timed(step, state, batches, WARM_UP + steps)

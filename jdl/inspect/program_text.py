@@ -13,7 +13,8 @@ INSTRUCTION = re.compile(r"^ *(?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][a-z0-9-]*)\((
 SHAPE = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
 BITS = re.compile(r"\d+")
 DIFFERENTIATED = re.compile(r"^(transpose\()?jvp\(([\w.]*)\)+$")
-LAYER = re.compile(r"^[A-Za-z_][\w.]*$")
+LAYER = re.compile(r"^[A-Za-z_]\w*$")
+METHOD = re.compile(r"^\w+\.\w+$")  # of a layer: attention.attend, which is no layer
 INNER = ("cond", "while", "body", "closed_call", "checkpoint", "rematted_computation")
 """What JAX calls the parts of loops, conditionals and recomputation: no layers."""
 
@@ -67,7 +68,7 @@ def read_scope(name: str) -> tuple[str, bool, str]:
             path += filter(None, [differentiated[2]])
         elif LAYER.match(part) and part not in INNER and not part.startswith("branch_"):
             path.append(part)
-        else:
+        elif not METHOD.match(part):
             break
     return "/".join(path), backward, operation
 
