@@ -57,6 +57,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
         raise Error(f"All {len(rows):,} trials failed, {_why(failed[0])}")
     if failed:
         print(f"{len(failed):,} of {len(rows):,} trials failed, {_why(failed[0])}")
+    if best["status"] != "finished":
+        print(
+            f"No trial has come to its end: trial {best['trial']} was the best when it was stopped."
+        )
+        return
     print(f"Best: trial {best['trial']}, {best['folder']}/{_seeds(best)[0].name}")
     metric = next(column for column in best if column.startswith("valid ")).removeprefix("valid ")
     values = [score(run, "test", metric) for run in _seeds(best)]

@@ -4,6 +4,7 @@
     studies/digits_mlp/digits_mlp/<digest>/seed<k>/      its runs, each an ordinary one
     studies/digits_mlp/trial17 -> digits_mlp/<digest>    their names
     studies/digits_mlp/failures/trial17-seed0.json       why a run failed
+    studies/digits_mlp/suggestions/trial17.json          what a sampler that learns has suggested
 
 What is done is read from the runs, so nothing else can be lost by a kill.
 """
@@ -11,6 +12,7 @@ What is done is read from the runs, so nothing else can be lost by a kill.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,14 +26,19 @@ from jdl.types import Error
 
 FORMAT = 1
 IDENTITY = {"config": dict, "search": dict, "code": dict, "options": dict}
+OWN = re.compile(r"trial\d+|failures|suggestions|figures|lock|study\.json")  # names in the folder
 
 
 def open_study(folder: Path, description: Mapping[str, Any]) -> None:
     """Creates the folder of a study, or opens it again.
 
-    Raises `Error` where it holds another study, or one of other code.
+    Raises `Error` where it holds another study, or one of other code or data.
     """
     path = folder / "study.json"
+    if OWN.fullmatch(name := description["config"]["name"]):
+        raise Error(
+            f"--name {name} is the name of a study's own file: choose another for its runs."
+        )
     if folder.is_file():
         raise Error(f"{folder} is a file: choose another folder by --study.")
     if not path.exists() and any(one.name != "lock" for one in folder.glob("*")):
@@ -61,8 +68,9 @@ def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
             f"The experiment's code has changed since the study {folder} began, so further trials "
             f"could not be compared: {other}. ({files})"
         )
-    for part in ("config", "search", "options"):
-        before, now = dict(old[part]), dict(description[part])
+    for part in ("config", "search", "options", "data"):
+        now = dict(description[part])
+        before = dict(old.get(part, now))  # a study of an earlier jdl does not say its data
         if part == "search" and not now["halving"]:  # more trials may follow, or fewer be shown
             before["trials"] = now["trials"]
         if before != now:
