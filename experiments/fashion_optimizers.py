@@ -1,4 +1,4 @@
-"""AdamW or SGD on the CNN of fashion_cnn, after 50 steps: not measured yet.
+"""AdamW or SGD on the CNN of fashion_cnn, after 40 steps: not measured yet.
 
 jdl data prepare fashion_mnist --from DIR
 scripts/train experiments/fashion_optimizers.py --optimizer sgd --lr 0.1
@@ -15,8 +15,8 @@ from jdl.models.cnn import CNN
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
-    steps: int = 50
-    batch: int = 64
+    steps: int = 40
+    batch: int = 32
     lr: float = 3e-3
     optimizer: Literal["adamw", "sgd"] = "adamw"
     valid: float = 0.0  # the share of the training rows to choose by: jdl study
