@@ -4,8 +4,8 @@ Seen to fail: a trial of another seed, a choice by the test data, draws that dep
 trials, a run that another process trains counted as failed, the score of a rung by another filter,
 other data in a study, equal draws counted as two trials, a suggestion that replaces that of another
 process, a failure shown for a run that another process finished, a script that raises under
---epochs ending the study, runs named as a study's own files, brackets of the wrong rungs, "Best:" for
-a trial that was stopped.
+--epochs ending the study, runs named as a study's own files, brackets of the wrong rungs, "Best:"
+for a trial that was stopped, an importance that counts stopped trials.
 """
 
 import json
@@ -25,11 +25,13 @@ import jdl
 from jdl.cli.study import _print as print_rows
 from jdl.cli.study import study
 from jdl.inspect.compare import compare
+from jdl.report import report
 from jdl.store.folder import DiskError, write_json_lines
 from jdl.store.lock import hold_lock
 from jdl.study import Search, trials, tune
-from jdl.study.folder import open_study, score, write_failure
+from jdl.study.folder import open_study, read_table, score, write_failure
 from jdl.study.hyperband import bracket_sizes, brackets, most_rungs
+from jdl.study.importance import importance, log_fields
 from jdl.study.search import points
 from jdl.study.space import parse_space
 from jdl.study.suggest import store, stored, suggest
@@ -113,6 +115,48 @@ def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(who
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-1]) for n in (0, 1)]
     assert f"nothing was chosen: {np.mean([line['loss'] for line in scores]):.4f}" in out
     assert {line["split"] for line in scores} == {"test"}
+
+
+def test_a_study_that_ended_is_shown_and_reported(whole, tmp_path, capsys):
+    (row,), folder = whole
+    shown, search = read_table(folder)
+    assert (shown[0]["lr"], shown[0]["valid loss"]) == (row["lr"], row["valid loss"])
+    assert search["metric"] == "min loss"
+    study([str(folder)])
+    out = capsys.readouterr().out
+    assert f"Best: trial 0, {folder}/trial0/seed0" in out
+    assert "needs 8 trials" in out
+    assert (folder / "figures" / "parallel_coordinates.png").stat().st_size < 60_000
+    page = report([str(folder)], tmp_path / "report.html", rebuild=False).read_text()
+    assert f"parallel coordinates, {folder.name}" in page
+    assert "2 runs of 1 config" in page
+    for wrong, flags, message in (
+        (tmp_path, [], "is no study"),
+        (folder, ["--trials", "4"], "without --trials"),
+    ):
+        with pytest.raises(jdl.Error, match=message):
+            study([str(wrong), *flags])
+
+
+def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path):
+    pytest.importorskip("optuna")
+    draws = np.random.default_rng(0).uniform(size=(24, 2))
+    rows = [
+        {"trial": n, "lr": 10 ** float(-4 * a), "width": [8] if b < 0.5 else [16], "same": 1}
+        | {"seeds": 1, "status": "finished", "valid loss": abs(2 - 4 * float(a)) + 0.1 * float(b)}
+        for n, (a, b) in enumerate(draws)
+    ]
+    shares = importance([*rows, {**rows[0], "status": "stopped", "valid loss": 99.0}], ["lr"])
+    assert list(shares) == ["lr", "width"]
+    assert shares["lr"] > 0.8
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importance(rows, ["lr"]) == shares
+    with pytest.raises(jdl.Error, match="and 7 finished"):
+        importance(rows[:7])
+    with pytest.raises(jdl.Error, match="of different values and scores"):
+        importance([{**row, "valid loss": 1.0} for row in rows])
+    search = {"random": ["lr=loguniform(1e-4,1)", "b=uniform(0,1)"], "grid": ["w=1,10", "c=a,b"]}
+    assert log_fields(search) == ["lr", "w"]
 
 
 def test_a_study_that_was_killed_goes_on(whole, tmp_path, killed):
@@ -284,9 +328,9 @@ def test_hyperband_has_the_brackets_of_its_paper_to_the_bit(tmp_path, killed):
     steps = {row["trial"]: row["steps"] for row in rows}
     assert [steps[n] for n in late] == [8, 8]
     assert sorted(steps[n] for n in early) == [4, 8]
-    monkeypatched = tune(SCRIPT, replace(search, study=tmp_path / "again"))
-    assert without_place(monkeypatched) == without_place(rows)
-    folders = zip(rows, monkeypatched, strict=True)
+    whole_rows = tune(SCRIPT, replace(search, study=tmp_path / "again"))
+    assert without_place(whole_rows) == without_place(rows)
+    folders = zip(rows, whole_rows, strict=True)
     assert all(same(a["folder"] + "/seed0", b["folder"] + "/seed0") for a, b in folders)
 
 

@@ -5,6 +5,7 @@
     studies/digits_mlp/trial17 -> digits_mlp/<digest>    their names
     studies/digits_mlp/failures/trial17-seed0.json       why a run failed
     studies/digits_mlp/suggestions/trial17.json          what a sampler that learns has suggested
+    studies/digits_mlp/table.json                        its trials as rows, when it last ended
 
 What is done is read from the runs, so nothing else can be lost by a kill.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from jdl.types import Error
 
 FORMAT = 1
 IDENTITY = {"config": dict, "search": dict, "code": dict, "options": dict}
-OWN = re.compile(r"trial\d+|failures|suggestions|figures|lock|study\.json")  # names in the folder
+OWN = re.compile(
+    r"trial\d+|failures|suggestions|figures|lock|(study|table)\.json"
+)  # names in the folder
 
 
 def open_study(folder: Path, description: Mapping[str, Any]) -> None:
@@ -75,6 +78,28 @@ def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
             before["trials"] = now["trials"]
         if before != now:
             raise Error(f"{folder} holds another study ({difference(before, now)}): {other}.")
+
+
+def write_table(study: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the rows of a study that ended."""
+    write_json(study / "table.json", rows)
+
+
+def read_table(study: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of a study that ended, and its search; `Error` where the folder has none."""
+    path = study / "study.json"
+    if not path.is_file():
+        raise Error(f"{study} is no study: name its folder, or a script with a --grid.")
+    description = read_description(path, FORMAT, IDENTITY, "a study", "use a newer jdl")
+    if not (study / "table.json").is_file():
+        raise Error(
+            f"The study {study} has not ended: the command that began it goes on, and jdl runs "
+            f"--root {study} shows what there is."
+        )
+    rows = read_json(study / "table.json")
+    return [{**row, "folder": str(study / f"trial{row['trial']}")} for row in rows], description[
+        "search"
+    ]
 
 
 def link(study: Path, number: int, config_folder: Path) -> None:

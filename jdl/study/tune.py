@@ -14,7 +14,7 @@ from jdl.config import Options, digest, to_json
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.store.code import code_hashes, read_code
 from jdl.store.environment import LAYOUT
-from jdl.study.folder import open_study
+from jdl.study.folder import open_study, write_table
 from jdl.study.hyperband import brackets, most_rungs
 from jdl.study.search import Search, points
 from jdl.study.space import Space, parse_space, words
@@ -85,13 +85,15 @@ def tune(
     folder = search.study or Path("studies") / base.name
     study = Study(folder, experiment, options, mode, metric, report)
     open_study(folder, _description(study, prepared, search))
+    reached = dict[int, int | None]()
     if search.learns:
         trials = _distinct(_train_in_turn(study, space, search), report)
-        return _table(study, trials, {trial.number: None for trial in trials})
-    reached = dict[int, int | None]()
+        reached = dict.fromkeys((trial.number for trial in trials), None)
     for some, at in _brackets(search, trials, stops):
         reached |= _train(study, some, at, search.halving)
-    return _table(study, trials, reached)
+    rows = _table(study, trials, reached)
+    write_table(folder, rows)
+    return rows
 
 
 def _distinct(trials: Sequence[Trial], report: Callable[[str], None]) -> list[Trial]:
@@ -136,11 +138,7 @@ def _check_metric(run: Run, search: Search) -> tuple[str, str]:
     """The mode and the metric of a study; `Error` where the run has none, or no such data."""
     mode, metric = search.criterion(run.best)
     if run.valid is None:
-        hint = (
-            " This script has a field for that: --valid 0.1."
-            if hasattr(run.config, "valid")
-            else ""
-        )
+        hint = " Here: --valid 0.1." if hasattr(run.config, "valid") else ""
         raise Error(
             "A study chooses by validation data, and this experiment has none. Never by its test "
             "data: the best of many trials is partly the luckiest, and its test result would be "
