@@ -1,4 +1,4 @@
-"""Parallel coordinates (Inselberg, 1985) of hyperparameters, and their importance."""
+"""Parallel coordinates of hyperparameters, with their importance."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def draw_parallel_coordinates(
     importance: Mapping[str, float],
     path: Path,
 ) -> None:
-    """Draws a line through the values of each trial, the darker the better its score, as a PNG.
+    """Draws parallel coordinates (Inselberg, 1985) of trials, as a PNG.
 
-    `low`: whether the lowest score is the best. `log`: the columns of a logarithmic axis. The
-    importance of each field, where it is known, stands at its axis.
+    A line goes through the values of each trial, the darker the better its score. `low`: whether
+    the lowest score is the best. `log`: the columns of a logarithmic axis. The importance of each
+    field, where it is known, stands at its axis.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize

@@ -45,8 +45,9 @@ def log_fields(search: Mapping[str, Any]) -> list[str]:
 
 
 def importance(rows: Sequence[Row], log: Collection[str] = ()) -> dict[str, float]:
-    """The importance of each field that a study searched, from its rows; the most important first.
+    """Importance of hyperparameters: functional ANOVA (fANOVA; Hutter et al., 2014), by Optuna.
 
+    From the rows of a study: the share of each field that it searched, the most important first.
     `log`: the fields of a logarithmic scale. The shares add up to 1, however small the differences
     of the scores: of a study whose scores differ by chance they say nothing. Only trials that
     finished count. Raises `Error` where these are too few or alike, or Optuna is not installed.
