@@ -45,8 +45,7 @@ def draw_parallel_coordinates(
         axes.axvline(x, color="0.4", linewidth=0.8, zorder=0)
         for height, text in _ticks(values, field in log):
             box = {"facecolor": "white", "alpha": 0.8, "pad": 1, "edgecolor": "none"}
-            place = {"xytext": (4, 0), "textcoords": "offset points", "va": "center"}
-            axes.annotate(text, (x, height), fontsize=8, bbox=box, **place)
+            axes.text(x + 0.03, height, text, fontsize=8, va="center", bbox=box)
         share = f"\nimportance {importance[field]:.0%}" if field in importance else ""
         axes.annotate(f"{field}{share}", (x, 1.08), ha="center", va="bottom", fontsize=9)
     axes.set(xlim=(-0.2, len(shown) - 0.6), ylim=(-0.05, 1.25))

@@ -97,23 +97,24 @@ def _fitting(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
     A condition compares numbers by size, and all else as texts, by = and !=. What a run does not
     have, fits nothing.
     """
-    fitting = list(entries)
+    fitting = list(range(len(entries)))
+    rows = [_all_columns(entry) for entry in entries] if where else []
     for condition in where:
         match = CONDITION.fullmatch(condition)
         if not match:
             raise Error(f"--where is written as 'lr<0.01' or 'tags=paper', not {condition!r}.")
         column, sign, text = match.groups()
-        values = {id(one): _value(one, column) for one in entries}
-        if entries and all(value is None for value in values.values()) and column not in COLUMNS:
+        if entries and not any(column in row for row in rows):
             raise Error(f"--where {condition}: no run has a column or a field {column!r}.")
-        fitting = [one for one in fitting if _holds(values[id(one)], sign, text, condition)]
-    return fitting
+        fitting = [n for n in fitting if _holds(rows[n].get(column), sign, text, condition)]
+    return [entries[n] for n in fitting]
 
 
-def _value(entry: Entry, column: str) -> Any:
+def _all_columns(entry: Entry) -> Row:
+    """The columns of a run, its tags as a list, and all fields of its config."""
+    columns = _columns(entry)
     fields = {_column(k): v for k, v in flat_config(entry.record["config"]).items()}
-    found = (fields | _columns(entry)).get(column)
-    return found.split(", ") if column == "tags" else found
+    return fields | columns | {"tags": columns["tags"].split(", ")}
 
 
 def _holds(value: Any, sign: str, text: str, condition: str) -> bool:
@@ -127,7 +128,7 @@ def _holds(value: Any, sign: str, text: str, condition: str) -> bool:
             raise Error(f"--where {condition}: {value!r} is compared with a number.") from None
     if sign not in ("=", "==", "!="):
         raise Error(f"--where {condition}: {value!r} is no number, so compare it by = or !=.")
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):  # one of the tags
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):  # tags
         return compare(text in value, True)
     return compare(str(value).lower(), text.lower())
 

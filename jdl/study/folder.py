@@ -27,9 +27,7 @@ from jdl.types import Error
 
 FORMAT = 1
 IDENTITY = {"config": dict, "search": dict, "code": dict, "options": dict}
-OWN = re.compile(
-    r"trial\d+|failures|suggestions|figures|lock|(study|table)\.json"
-)  # names in the folder
+OWN = re.compile(r"trial\d+|failures|suggestions|figures|lock|(study|table)\.json")  # its files
 
 
 def open_study(folder: Path, description: Mapping[str, Any]) -> None:
@@ -96,10 +94,9 @@ def read_table(study: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             f"The study {study} has not ended: the command that began it goes on, and jdl runs "
             f"--root {study} shows what there is."
         )
-    rows = read_json(study / "table.json")
-    return [{**row, "folder": str(study / f"trial{row['trial']}")} for row in rows], description[
-        "search"
-    ]
+    table = read_json(study / "table.json")  # the study may have moved since
+    rows = [{**row, "folder": str(study / f"trial{row['trial']}")} for row in table]
+    return rows, description["search"]
 
 
 def link(study: Path, number: int, config_folder: Path) -> None:

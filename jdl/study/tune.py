@@ -110,7 +110,8 @@ def _distinct(trials: Sequence[Trial], report: Callable[[str], None]) -> list[Tr
 def _description(study: Study, prepared: Run, search: Search) -> dict[str, Any]:
     """What is recorded of a study, as JSON: of another, its folder is refused."""
     searched = {**asdict(search), "metric": f"{study.mode} {study.metric}"}
-    for name in ("study", "maximize", "minimize"):
+    unless = () if search.hyperband else ("hyperband",)  # as before the field existed
+    for name in ("study", "maximize", "minimize", *unless):
         del searched[name]
     script, options = study.experiment.script, study.options
     description = {
@@ -188,7 +189,7 @@ def _rungs(search: Search, steps: int, trials: int) -> list[int]:
 
 def _brackets(
     search: Search, trials: Sequence[Trial], stops: Sequence[int]
-) -> list[tuple[Sequence[Trial], Sequence[int]]]:
+) -> Sequence[tuple[Sequence[Trial], Sequence[int]]]:
     """The trials and rungs of the brackets of Hyperband; without it there is one bracket."""
     if search.hyperband:
         return brackets(trials, stops, search.halving, search.study_seed)
