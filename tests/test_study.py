@@ -127,7 +127,7 @@ def test_a_study_that_ended_is_shown_and_reported(whole, tmp_path, capsys):
     assert f"Best: trial 0, {folder}/trial0/seed0" in out
     assert "needs 8 trials" in out
     assert (folder / "figures" / "parallel_coordinates.png").stat().st_size < 60_000
-    page = report([str(folder)], tmp_path / "report.html", rebuild=False).read_text()
+    page = report([], tmp_path / "report.html", folder, rebuild=False).read_text()
     assert f"parallel coordinates, {folder.name}" in page
     assert "2 runs of 1 config" in page
     for wrong, flags, message in (

@@ -112,8 +112,6 @@ def read_groups(names: Sequence[str], root: Path) -> list[Group]:
 def _entries(name: str, root: Path) -> list[Entry]:
     if name and (Path(name) / "run.json").is_file():
         return [entry(Path(name))]
-    if name and (Path(name) / "study.json").is_file():
-        name, root = "", Path(name)
     entries, errors = matching_runs(name, root)
     if errors and not name:
         raise Error("\njdl: ".join(errors))
