@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jdl.config import Options, digest, to_json
+from jdl.config import Config, Options, digest, to_json
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.store.code import code_hashes, read_code
 from jdl.store.environment import LAYOUT
@@ -62,13 +62,7 @@ def tune(
     _check_options(options, search)
     experiment = Experiment(script, run, c, flags, search.seeds)
     space = parse_space(search.grid, search.random, config)
-    for one in fields(search):
-        if (
-            one.name in {field.name for field in fields(c)}
-            and getattr(search, one.name) != one.default
-        ):
-            flag = one.name.replace("_", "-")
-            report(f"--{flag} is of the study: the config's {one.name} is --grid {one.name}=VALUE.")
+    _note_common_flags(search, c, report)
     base = experiment.base
     prepared = run(base)
     mode, metric = _check_metric(prepared, search)
@@ -85,15 +79,25 @@ def tune(
     folder = search.study or Path("studies") / base.name
     study = Study(folder, experiment, options, mode, metric, report)
     open_study(folder, _description(study, prepared, search))
-    reached = dict[int, int | None]()
     if search.learns:
         trials = _distinct(_train_in_turn(study, space, search), report)
-        reached = dict.fromkeys((trial.number for trial in trials), None)
+    reached = dict[int, int | None]()
     for some, at in _brackets(search, trials, stops):
         reached |= _train(study, some, at, search.halving)
     rows = _table(study, trials, reached)
     write_table(folder, rows)
     return rows
+
+
+def _note_common_flags(search: Search, c: Config, report: Callable[[str], None]) -> None:
+    """Says of a flag that is both of the study and of the script whose it is."""
+    own = {field.name for field in fields(c)}
+    for field in fields(search):
+        if field.name in own and getattr(search, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            report(
+                f"--{flag} is of the study: the config's {field.name} is --grid {field.name}=VALUE."
+            )
 
 
 def _distinct(trials: Sequence[Trial], report: Callable[[str], None]) -> list[Trial]:
