@@ -14,6 +14,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl check SCRIPT [--field value ...]    does it train at all, and what would be wrong?
   jdl check SCRIPT --find-lr              learning rate range test: which rate to begin with
   jdl study SCRIPT --grid lr=1e-3,3e-3    search hyperparameters, by the validation data
+  jdl study FOLDER                        its trials, and which hyperparameters matter
   jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step

@@ -17,7 +17,10 @@ MOST = 60  # pictures of a page
 
 def pictures(groups: Sequence[Group]) -> Section:
     """The section of the figures: those of the first seed of each config, and its last samples."""
-    paths = [(group, path) for group in groups for path in _paths(group.first.folder)]
+    roots = dict.fromkeys(group.first.folder.resolve().parent.parent.parent for group in groups)
+    studies = [root for root in roots if (root / "study.json").is_file()]
+    paths = [(study.name, path) for study in studies for path in study.glob("figures/*.png")]
+    paths += [(group.name, path) for group in groups for path in _paths(group.first.folder)]
     sentences = []
     if not paths:
         sentences.append("The runs have drawn no figures.")
@@ -25,8 +28,8 @@ def pictures(groups: Sequence[Group]) -> Section:
         sentences.append("The figures of the first seed of each config.")
     for side in SIDES:
         found, broken = [], []
-        for group, path in paths[:MOST]:
-            picture = compress(path, group.name, side)
+        for name, path in paths[:MOST]:
+            picture = compress(path, name, side)
             found += [picture] if picture else []
             broken += [] if picture else [path]
         if sum(len(one.content) for one in found) <= BUDGET:

@@ -10,6 +10,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,10 @@ class Experiment:
     def trial(self, number: int, values: Mapping[str, str]) -> Trial:
         """A trial, with a config for each seed; `Error` where the config refuses the values."""
         tried = with_values(self.config, values)
-        c = self.complete(tried)
+        try:
+            c = self.complete(tried)
+        except Exception:  # with --epochs: the script fails for these values, and so will its run
+            c = replace(tried, name=self.base.name, steps=self.base.steps)
         if replaced := [name for name in values if getattr(c, name) != getattr(tried, name)]:
             raise Error(
                 f"{replaced[0]} is searched, but a flag or the script sets it to "
@@ -58,6 +62,11 @@ class Experiment:
             )
         configs = [replace(c, seed=seed) for seed in range(c.seed, c.seed + self.seeds)]
         return Trial(number, values, configs)
+
+    @cached_property
+    def base(self) -> Config:
+        """The config of the command line, to which trials give their values."""
+        return self.complete(self.config)
 
     def complete(self, c: Config) -> Config:
         """The config with its name, and its epochs as steps."""
@@ -94,8 +103,7 @@ class Study:
     ) -> Iterator[tuple[Trial, Config]]:
         for trial in trials:
             for c in trial.configs:
-                failed = files.read_failure(self.folder, trial.number, c.seed)
-                if not failed and not files.is_trained(self.place(c), steps):
+                if not self.failure(trial, c) and not files.is_trained(self.place(c), steps):
                     yield trial, c
 
     def _train(self, trial: Trial, c: Config, steps: int | None) -> bool:
@@ -132,13 +140,18 @@ class Study:
 
     def _line(self, trial: Trial, c: Config, steps: int | None) -> str:
         """What became of a run, in one line."""
-        failed = files.read_failure(self.folder, trial.number, c.seed)
+        failed = self.failure(trial, c)
         value = files.score(self.place(c), "valid", self.metric, steps)
         at = "" if steps is None else f" at step {steps:,}"
         result = (
             failed or f"valid {self.metric} {'not finite' if value is None else f'{value:.4f}'}"
         )
         return f"trial {trial.number}, seed {c.seed} ({words(trial.values)}){at}: {result}"
+
+    def failure(self, trial: Trial, c: Config) -> str | None:
+        """Why a run failed; None if it has not, or another process has finished it since."""
+        finished = (self.place(c) / "summary.json").exists()
+        return None if finished else files.read_failure(self.folder, trial.number, c.seed)
 
     def place(self, c: Config) -> Path:
         """The folder of a run."""
