@@ -77,7 +77,7 @@ def series(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[li
     found: dict[tuple[str, str], tuple[list, list]] = {}
     for line in lines:
         for metric, value in line.items():
-            if metric in ("step", "split"):
+            if metric in ("step", "split") or not isinstance(value, float | int | None):
                 continue
             steps, values = found.setdefault((line["split"], metric), ([], []))
             steps.append(line["step"])
@@ -110,8 +110,11 @@ def _mean(many: Sequence[Curve]) -> list[Curve]:
     return [Curve(name, first.group, first.split, first.metric, first.steps, mean, True)]
 
 
-def curves_json(groups: Sequence[Group], live: bool = False) -> dict[str, Any]:
-    """What the page draws: groups, metrics in their order, and curves."""
+def curves_json(groups: Sequence[Group], live: str = "") -> dict[str, Any]:
+    """What the page draws: groups, metrics in their order, and curves.
+
+    A live page has a version instead, and its curves come as events.
+    """
     found = curves(groups, means=not live)
     points = min(MOST, max(FEWEST, POINTS // max(1, len(found))))
     shown = metric_order(groups)

@@ -103,7 +103,7 @@ function follow() {
   const status = make("div", {className: "table", tabIndex: 0});
   const words = make("p");
   root.before(words, status);
-  const source = new EventSource("events");
+  const source = new EventSource(`events?version=${data.live}`);
   source.onopen = () => { words.textContent = "Live: the curves grow as the runs log."; };
   source.onerror = () => { words.textContent = "The server does not answer; this page waits for it."; };
   source.onmessage = event => {

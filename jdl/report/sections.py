@@ -20,15 +20,22 @@ SHORT = 12  # characters of a hash in a table
 
 
 def document(
-    groups: Sequence[Group], rebuilt: Mapping[str, Rebuilt], watts: float | None = None
+    groups: Sequence[Group],
+    rebuilt: Mapping[str, Rebuilt],
+    watts: float | None = None,
+    left_out: Sequence[str] = (),
 ) -> Document:
-    """The report of these groups of runs; `rebuilt` has what their folders do not hold."""
+    """The report of these groups of runs; `rebuilt` has what their folders do not hold.
+
+    `left_out` says of other runs why they cannot be read.
+    """
     names = list(dict.fromkeys(group.first.entry.name for group in groups))
     title = ", ".join(names[:4]) + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
     found, verdicts = results(groups)
     cost = costs(groups, rebuilt, watts)
+    summary = [*_summary(groups), *(f"A run is left out: {reason}" for reason in left_out)]
     sections = [
-        Section("Summary", [*_summary(groups), *verdicts[:1], *cost.sentences[:1]]),
+        Section("Summary", [*summary, *verdicts[:1], *cost.sentences[:1]]),
         found,
         Section("Curves", _curves_words(groups), has_curves=True),
         pictures(groups),

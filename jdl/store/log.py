@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from jdl.store.folder import read_json_lines, write_json_lines
+from jdl.store.folder import json_line, read_json_lines, write_json_lines
 from jdl.store.step_trace import StepTrace
 
 
@@ -96,3 +96,8 @@ class NoLog(Log):
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     return read_json_lines(folder / "metrics.jsonl", "split", str)
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """One line of a run's metrics; None where it is damaged."""
+    return json_line(line, "split", str)
