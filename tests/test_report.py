@@ -10,6 +10,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -159,6 +160,25 @@ def test_runs_that_cannot_be_read_are_said_and_cost_no_other(runs):
         written(runs, "net/d0.0/seed0")
 
 
+def test_runs_of_other_code_are_said(tmp_path):
+    for seed, code in enumerate(("a", "a", "b")):
+        write_run(tmp_path, "net", seed, 0.9, record={"code": {"net.py": code}})
+    assert (
+        "Not all runs of net had the same code: 1 run (seeds 2) had other code than net/d1/seed0"
+        in written(tmp_path)
+    )
+    assert "the same code" not in written(tmp_path, "net/d1/seed0", "net/d1/seed1")
+
+
+def test_the_mean_curve_is_of_finished_runs(tmp_path):
+    for seed in range(3):
+        log(write_run(tmp_path, "net", seed, 0.9), line(1, loss=seed), line(5, loss=seed))
+    (tmp_path / "net/d1/seed2/summary.json").unlink()
+    log(tmp_path / "net/d1/seed2", line(1, loss=9), line(2, loss=9))
+    (mean,) = [c for c in curves_json(read_groups([], tmp_path)[0])["curves"] if c["mean"]]
+    assert (mean["run"], mean["y"]) == ("mean of 2 seeds", [0.5, 0.5])
+
+
 @pytest.mark.parametrize("place", ["", "net", "net/d0.2"])
 def test_folders_of_runs_are_reported(runs, tmp_path_factory, place):
     to = tmp_path_factory.mktemp("to") / "r.html"
@@ -227,8 +247,11 @@ def test_pictures_are_compressed_until_all_fit(tmp_path, monkeypatch):
     folder = write_run(tmp_path, "net", 0, 0.9)
     (folder / "figures").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
-    for name in ("one", "two"):
+    (folder / "figures/explain").mkdir()
+    for name in ("one", "explain/two"):
         Image.fromarray(noise).save(folder / "figures" / f"{name}.png")
+    index = "# net\n\nRows.\n\n## A title\n\nIts words.\n\n![A title](two.png)\n"
+    (folder / "figures/explain/index.md").write_text(index)
     (folder / "figures/broken.png").write_text("no picture")
     monkeypatch.setattr(pictures, "SIDES", (400, 100))
     monkeypatch.setattr(pictures, "BUDGET", 20_000)
@@ -236,6 +259,7 @@ def test_pictures_are_compressed_until_all_fit(tmp_path, monkeypatch):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert [(i["width"], i["height"]) for i in images] == [("100", "75")] * 2
     assert images[0]["alt"] == "Figure of net: one"
+    assert "net. A title: Its words." in page.words
     assert any("broken.png" in text and "is no picture" in text for text in page.words)
     one = pictures.compress(folder / "figures/one.png", "net", 100)
     monkeypatch.setattr(pictures, "BUDGET", len(one.content) * 3 // 2)
@@ -260,6 +284,11 @@ def test_the_cost_is_that_of_the_devices(tmp_path):
     assert ">1.00%<" in page
     for options, count in (({}, 1), ({"devices": 2}, 2), ({"parallel": "pmap"}, 8)):
         assert devices_of({"environment": place, "options": options}) == count
+    others = {"NVIDIA RTX A1000": None, "NVIDIA L40S": 350, "NVIDIA L4": 72, "Tesla T4": 70}
+    for kind, watts in others.items():
+        record = group.first.record | {"environment": {"devices": {"kind": kind}}, "options": {}}
+        first = replace(group.first, entry=replace(group.first.entry, record=record))
+        assert run_cost(first, None).watts == watts, kind
     with pytest.raises(jdl.Error, match="--watts is the power of one device"):
         written(tmp_path, watts=-1.0)
 
@@ -270,7 +299,13 @@ def test_a_run_that_is_built_again_has_its_data_and_operations(tmp_path):
     first = words.index("206")
     assert words[first - 1 : first + 3] == ["train", "206", "24", "x float32 8×8×1, y int32 number"]
     assert any(word.endswith("FLOP") for word in words)
-    (folder / "code/kitchen_sink.py").unlink()
+    code = folder / "code/kitchen_sink.py"
+    code.write_text(f"raise SystemExit(3)\n{code.read_text()}")
+    record = json.loads((folder / "run.json").read_text())
+    record["code"]["kitchen_sink.py"] = hashlib.sha256(code.read_bytes()).hexdigest()
+    (folder / "run.json").write_text(json.dumps(record))
+    assert "cannot be built again here: SystemExit: 3" in written(tmp_path, rebuild=True)
+    code.unlink()
     ((group,), _) = read_groups([str(folder)], tmp_path)
     found = rebuild_run(group.first)
     assert (found.cards, found.operations) == ({}, None)
@@ -280,6 +315,8 @@ def test_a_run_that_is_built_again_has_its_data_and_operations(tmp_path):
 
 def test_markdown_and_latex_are_escaped(runs):
     assert markdown_text("a|b_c <i>\nx") == r"a\|b\_c \<i\> x"
+    assert markdown_text("- &lt; 1. 2") == r"\- \&lt; 1. 2"
+    assert markdown_text("1. x") == r"1\. x"
     assert latex_text(r"a_b & 5% \x {y}") == r"a\_b \& 5\% \textbackslash{}x \{y\}"
     rows = [row for row in written(runs, to="r.md").splitlines() if row.startswith("|")]
     assert any(row.startswith("| net, dropout=0.2 | 6 | 0.9350 \\(0.9") for row in rows)

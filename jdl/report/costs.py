@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +14,12 @@ from jdl.report.rebuilt import Rebuilt
 from jdl.types import Error
 
 CPU_CORE_WATTS = 10.0  # a core of a server with its share of memory and power supply
-BOARD_WATTS = {  # the highest power of a board, by a part of the device's name
+BOARD_WATTS = {  # the highest power of a board, by a word of the device's name
     "H200": 700,
     "H100": 700,
     "A100": 400,
     "V100": 300,
+    "L40S": 350,
     "L40": 300,
     "L4": 72,
     "T4": 70,
@@ -75,7 +77,8 @@ def _watts(record: Mapping[str, Any], devices: int) -> float | None:
     if kind == "cpu":
         cores = (environment.get("host") or {}).get("cores")
         return CPU_CORE_WATTS * cores if cores else None  # devices of a CPU share its cores
-    board = next((watts for name, watts in BOARD_WATTS.items() if name in kind), None)
+    words = re.findall(r"\w+", kind)  # an RTX A1000 is no A100
+    board = next((watts for name, watts in BOARD_WATTS.items() if name in words), None)
     return None if board is None else float(board * devices)
 
 

@@ -59,10 +59,27 @@ def _summary(groups: Sequence[Group]) -> list[str]:
             more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
             why = " (its last numbers are not finite)" if status == "failed" else ""
             sentences.append(f"Not finished, but {status}{why}: {shown}{more}.")
+    sentences += [text for group in groups for text in _other_code(group)]
     splits = splits_of(groups)
     names = dict.fromkeys(group.first.entry.name for group in groups)
     found = [[one for one in groups if one.first.entry.name == name] for name in names]
     return [*sentences, *(text for one in found for text in _best(one, splits[:1]))]
+
+
+def _other_code(group: Group) -> list[str]:
+    """Which runs of a config had other code than its first one: they are in one mean all the same.
+
+    A config has the same digest where the code around it has changed.
+    """
+    code = group.first.record["code"]
+    others = [run for run in group.runs if run.record["code"] != code]
+    if not others:
+        return []
+    seeds = ", ".join(str(run.seed) for run in others)
+    return [
+        f"Not all runs of {group.name} had the same code: {counted(len(others), 'run')} (seeds "
+        f"{seeds}) had other code than {_name(group.first)}, and results are over all of them."
+    ]
 
 
 def _best(groups: Sequence[Group], splits: Sequence[str]) -> list[str]:
@@ -88,7 +105,7 @@ def _curves_words(groups: Sequence[Group]) -> list[str]:
     if not any(run.lines for group in groups for run in group.runs):
         return ["Nothing has been logged yet."]
     seeds = any(len(group.runs) > 1 for group in groups)
-    thin = "; thin lines are runs, the thick one is their mean" if seeds else ""
+    thin = "; thin lines are runs, the thick one is the mean of those that are finished" if seeds else ""
     return [f"Training on the left, evaluation on the right, at the same scale{thin}."]
 
 
