@@ -282,6 +282,11 @@ def test_the_cost_is_that_of_the_devices(tmp_path):
     assert "30 min of training in 1 run, 2 device hours, about 1.4 kWh." in page
     assert "The energy is an estimate, not a measurement" in page
     assert ">1.00%<" in page
+    times = {"step": 2, "steps": 3, "seconds": 600.0, "data_seconds": 6.0}  # a step twice
+    (folder / "times.jsonl").write_text(json.dumps(times) + "\n")
+    cost = run_cost(group.first, 10**9)
+    assert (cost.seconds, cost.operations, cost.rate) == (600, 5e9, 3e9 / 600)
+    assert "Of 1 run the time of some steps is not recorded" in written(tmp_path)
     for options, count in (({}, 1), ({"devices": 2}, 2), ({"parallel": "pmap"}, 8)):
         assert devices_of({"environment": place, "options": options}) == count
     others = {"NVIDIA RTX A1000": None, "NVIDIA L40S": 350, "NVIDIA L4": 72, "Tesla T4": 70}

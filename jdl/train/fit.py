@@ -127,7 +127,8 @@ def _fit(
                 f"{folder} is at step {start:,} already: choose a later --until, or leave it out."
             )
         write_leaves(folder, state, start=True)
-        outputs = open_outputs(folder, run, options, checkpoints, start)
+        data = TimedLoader(placement.run.train)
+        outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
         stack.callback(outputs.close)
         verb = "Resuming" if start else "Training"
         last = run.config.steps
@@ -135,7 +136,7 @@ def _fit(
         for note in (*thread_pool_notes(), *deterministic_notes(), *notes, where):
             outputs.display.note(note)
         evaluation = _evaluation(placement, options, outputs)
-        data, began = TimedLoader(placement.run.train), time.perf_counter()
+        began = time.perf_counter()
         with stop_requests(options.until) as requests:
             state = train(
                 placement.learner,
