@@ -25,7 +25,7 @@ def report(
         Path | None,
         tyro.conf.arg(
             metavar="FILE",
-            help="The file to write: .html, .md (Markdown) or .tex (LaTeX); by default report.html.",
+            help="File to write, .html, .md (Markdown) or .tex (LaTeX); by default report.html.",
         ),
     ] = None,
     root: Root = Path("runs"),

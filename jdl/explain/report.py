@@ -82,7 +82,10 @@ def _draw(figure: Figure, subject: Subject, folder: Path) -> Finding:
         return Finding(figure, None, str(error))
     except OSError:
         raise
-    except (Exception, SystemExit) as error:  # of a model of the user's own, that does what nobody foresaw
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # of a model of the user's own, that does what nobody foresaw
         path.unlink(missing_ok=True)
         text = str(error).strip().splitlines() or [""]
         return Finding(figure, None, f"It failed: {type(error).__name__}: {text[0]}")

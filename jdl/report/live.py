@@ -80,7 +80,9 @@ class Growing:
         mode, metric = self.record["best"].split()
         chosen = choosing_split(split for split, name in self.found if name == metric)
         values = [x for x in self.found.get((chosen, metric), ((), ()))[1] if np.isfinite(x)]
-        best = f"{chosen} {metric} {(max if mode == 'max' else min)(values):#.4g}" if values else "–"
+        best = (
+            f"{chosen} {metric} {(max if mode == 'max' else min)(values):#.4g}" if values else "–"
+        )
         shown = status(self.folder, step, total)
         if self.damaged:
             shown += f", {counted(self.damaged, 'line')} of its log damaged"

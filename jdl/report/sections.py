@@ -105,7 +105,11 @@ def _curves_words(groups: Sequence[Group]) -> list[str]:
     if not any(run.lines for group in groups for run in group.runs):
         return ["Nothing has been logged yet."]
     seeds = any(len(group.runs) > 1 for group in groups)
-    thin = "; thin lines are runs, the thick one is the mean of those that are finished" if seeds else ""
+    thin = (
+        "; thin lines are runs, the thick one is the mean of those that are finished"
+        if seeds
+        else ""
+    )
     return [f"Training on the left, evaluation on the right, at the same scale{thin}."]
 
 

@@ -22,8 +22,8 @@ class Sink(Protocol):
     def write(self, step: int, split: str, numbers: Mapping[str, float | None]) -> None:
         """Takes a line; None is a number that is not finite."""
 
-    def close(self) -> None:
-        """Ends."""
+    def close(self, finished: bool) -> None:
+        """Ends; `finished` where the run came to its end, and was not paused or failed."""
 
 
 class Log:
@@ -77,14 +77,14 @@ class Log:
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Flushes and closes the files."""
+    def close(self, finished: bool = True) -> None:
+        """Flushes and closes the files, and says to the sinks whether the run is finished."""
         self._flush_files()  # the time after the last evaluation is that of the figures
         self._file.close()
         self._trace.close()
         self._events.close()
         for sink in self._sinks:
-            sink.close()
+            sink.close(finished)
 
 
 class NoLog(Log):
@@ -102,7 +102,7 @@ class NoLog(Log):
     def flush(self) -> None:
         """Does nothing."""
 
-    def close(self) -> None:
+    def close(self, finished: bool = True) -> None:
         """Does nothing."""
 
 

@@ -129,7 +129,7 @@ def _fit(
         write_leaves(folder, state, start=True)
         data = TimedLoader(placement.run.train)
         outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
-        stack.callback(outputs.close)
+        stack.push(outputs.close)
         verb = "Resuming" if start else "Training"
         last = run.config.steps
         where = f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"

@@ -38,12 +38,15 @@ class Outputs:
     log: Log
     display: Display
 
-    def close(self) -> None:
-        """Closes the log and the display; the checkpoints are closed by their owner."""
+    def close(self, error: object, *_: object) -> None:
+        """Closes the log and the display, after an error or without; as a context's exit does.
+
+        The checkpoints are closed by their owner.
+        """
         try:
             self.display.close()
         finally:
-            self.log.close()
+            self.log.close(finished=error is None)
 
 
 def open_outputs(
