@@ -135,7 +135,8 @@ class Live:
 
     def _version(self) -> str:
         """A digest of the runs' records: another one where runs came, went or were mended."""
-        paths = {path for place in (self.root, *self.names) for path in records(Path(place))}
+        places = [self.root, *map(Path, self.names)]
+        paths = {path for place in places for path in records(place)}
         changed = []
         for path in sorted(paths):
             with suppress(FileNotFoundError):

@@ -41,8 +41,12 @@ class Stopwatch:
     def write(self) -> None:
         """Writes the time until now; nothing before the first step."""
         if self._steps:
-            line = {"step": self._start + self._steps, "steps": self._steps}
-            line |= {"seconds": time.perf_counter() - self._began, "data_seconds": self._waited()}
+            line = {
+                "step": self._start + self._steps,
+                "steps": self._steps,
+                "seconds": time.perf_counter() - self._began,
+                "data_seconds": self._waited(),
+            }
             write_json_lines(self._path, [*self._before, line])
 
 
