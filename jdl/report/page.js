@@ -45,7 +45,7 @@ function legend() {
     const box = make("input", {type: "checkbox", checked: !view.hidden.has(group)});
     box.addEventListener("change", () => { view.hidden[box.checked ? "delete" : "add"](group); redraw(); });
     const swatch = make("i", {className: "swatch"});
-    swatch.style.background = colorOf(group);
+    swatch.style.borderTop = `.3rem ${["solid", "dashed", "dotted"][dashOf(group)]} ${colorOf(group)}`;
     return make("label", {}, box, swatch, make("span", {textContent: group}));
   }));
 }
