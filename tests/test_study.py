@@ -11,6 +11,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import kitchen_sink
 import numpy as np
 import pytest
 import tuned
@@ -67,11 +68,11 @@ def killed(monkeypatch):
     return killed_study
 
 
-def alone(root, *flags):
+def alone(root, *flags, script=SCRIPT):
     """The folder of a run that `jdl train` trains."""
     try:
         argv = ["--root", str(root), "--quiet", *flags]
-        return experiment.train(SCRIPT, argv, "jdl train").folder
+        return experiment.train(script, argv, "jdl train").folder
     except PausedError:
         return next(root.glob("*/*/seed*"))
 
@@ -95,6 +96,17 @@ def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-2]) for n in (0, 1)]
     assert row["valid loss"] == pytest.approx(np.mean([line["loss"] for line in scores]))
     assert {line["split"] for line in scores} == {"valid"}
+
+
+def test_trials_of_other_rates_share_a_program_and_have_the_bits_of_runs_alone(tmp_path):
+    lines_of, search = [], Search(grid=("lr=1e-2,3e-3",), seeds=2, study=tmp_path / "study")
+    flags = ("--steps", "20", "--eval-every", "10")
+    tune(kitchen_sink.__file__, search, flags, lines_of.append)
+    assert "Compiled 5 programs, used 11 times again" in lines_of[-1]
+    again = alone(
+        tmp_path, *flags, "--lr", "3e-3", "--seed", "1", script=Path(kitchen_sink.__file__)
+    )
+    assert same(tmp_path / "study" / "trial1" / "seed1", again)
 
 
 def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):
@@ -206,7 +218,8 @@ def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path,
         thread.join(0.1)
         assert thread.is_alive()
     thread.join(60)
-    assert [line.partition(" (")[0] for line in trained] == ["trial 0, seed 1", "trial 0, seed 0"]
+    of_runs = [line.partition(" (")[0] for line in trained if line.startswith("trial")]
+    assert of_runs == ["trial 0, seed 1", "trial 0, seed 0"]
     assert without_place(tune(SCRIPT, replace(SEEDS, study=tmp_path))) == without_place(rows)
 
 

@@ -77,8 +77,12 @@ def tune(
     open_study(folder, _description(study, base, search))
     if search.sampler == "tpe":
         trials = _train_in_turn(study, space, search)
-        return _table(study, trials, dict.fromkeys(range(len(trials))))
-    return _table(study, trials, _train(study, trials, stops, search.halving))
+        reached = dict[int, int | None].fromkeys(range(len(trials)))
+    else:
+        reached = _train(study, trials, stops, search.halving)
+    if study.programs.compiled:
+        report(study.programs.summary())
+    return _table(study, trials, reached)
 
 
 def _description(study: Study, base: Config, search: Search) -> dict[str, Any]:
