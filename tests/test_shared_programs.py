@@ -1,9 +1,9 @@
 """Programs that runs share have the bits of programs of their own, or are not shared.
 
-Seen to fail: FILL.
+Seen to fail: a program with arguments that is not compared, half numbers as arguments, the numbers of
+the first run for all, programs found by less than their whole text.
 """
 
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp

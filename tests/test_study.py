@@ -1,7 +1,8 @@
 """Studies: a trial is the run alone, to the bit; what was killed goes on; what is refused.
 
 Seen to fail: a trial of another seed, a choice by the test data, draws that depend on the number of
-trials, a run that another process trains counted as failed, the score of a rung by another filter.
+trials, a run that another process trains counted as failed, the score of a rung by another filter,
+a trial that has the numbers of the first, checkpoints as often as in a run alone.
 """
 
 import json
@@ -22,6 +23,7 @@ from jdl.cli.study import study
 from jdl.inspect.compare import compare
 from jdl.store.folder import DiskError, write_json_lines
 from jdl.store.lock import hold_lock
+from jdl.store.step_trace import read_leaves
 from jdl.study import Search, trials, tune
 from jdl.study.folder import open_study, score, write_failure
 from jdl.study.search import points
@@ -96,17 +98,20 @@ def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-2]) for n in (0, 1)]
     assert row["valid loss"] == pytest.approx(np.mean([line["loss"] for line in scores]))
     assert {line["split"] for line in scores} == {"valid"}
+    assert len(read_leaves(run)) > len(read_leaves(folder / "trial0" / "seed1"))
 
 
 def test_trials_of_other_rates_share_a_program_and_have_the_bits_of_runs_alone(tmp_path):
     lines_of, search = [], Search(grid=("lr=1e-2,3e-3",), seeds=2, study=tmp_path / "study")
-    flags = ("--steps", "20", "--eval-every", "10")
+    flags = ("--steps", "12", "--eval-every", "6", "--save-every", "5")
     tune(kitchen_sink.__file__, search, flags, lines_of.append)
     assert "Compiled 5 programs, used 11 times again" in lines_of[-1]
     again = alone(
         tmp_path, *flags, "--lr", "3e-3", "--seed", "1", script=Path(kitchen_sink.__file__)
     )
-    assert same(tmp_path / "study" / "trial1" / "seed1", again)
+    run = tmp_path / "study" / "trial1" / "seed1"
+    assert same(run, again)
+    assert {line["step"] for line in read_leaves(run)} >= {0, 5, 10, 12}
 
 
 def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):
