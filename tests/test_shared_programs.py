@@ -4,7 +4,6 @@ Seen to fail: a program with arguments that is not compared, half numbers as arg
 the first run for all, programs found by less than their whole text.
 """
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
