@@ -1,7 +1,7 @@
 """Programs that runs share have the bits of programs of their own, or are not shared.
 
-Seen to fail: a program with arguments that is not compared, half numbers as arguments, the numbers of
-the first run for all, programs found by less than their whole text.
+Seen to fail: a program with arguments that is not compared, half numbers as arguments, the
+numbers of the first run for all, programs found by less than their whole text.
 """
 
 import jax

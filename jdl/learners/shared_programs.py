@@ -138,7 +138,8 @@ def _numbers(closed: ClosedJaxpr) -> Numbers:
 
 def _is_number(value: Any) -> bool:
     """Whether it is a float32 constant, and no whole or half number."""
-    if not isinstance(value, Literal) or value.aval.shape or value.aval.dtype != jnp.float32:
+    aval: Any = value.aval
+    if not isinstance(value, Literal) or aval.shape or aval.dtype != jnp.float32:
         return False
     return bool(np.isfinite(value.val)) and not float(2 * value.val).is_integer()
 

@@ -1,7 +1,8 @@
 """The trials of a study: each is an ordinary run for each seed, trained one after another.
 
 All in one process, in which the imports and the start of JAX are paid once. The runs share compiled
-programs, and each has the bits that it has alone. Several processes may work on one study: the locks of the runs divide the work.
+programs, and each has the bits that it has alone. Several processes may work on one study: the
+locks of the runs divide the work.
 """
 
 from __future__ import annotations
