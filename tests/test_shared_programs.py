@@ -55,11 +55,18 @@ def programs_of(*functions, args=(BATCH,), donated=()):
 
 
 def test_a_program_with_other_bits_is_not_used():
-    def function(rate):
-        return lambda x: (x * rate) * 0.7  # XLA multiplies two constants beforehand
+    def folded(rate):
+        return lambda x: (x * rate) * 0.7  # XLA of jax 0.10 multiplies two constants beforehand
 
-    rates = [0.1 + n / 9 for n in range(4)]
-    programs = programs_of(*map(function, rates))
+    def swapped(rate, first):
+        def f(x):
+            product, total = x * rate, x + 0.3
+            return product - total if first else total - product
+
+        return f
+
+    programs_of(*(folded(0.1 + n / 9) for n in range(4)))
+    programs = programs_of(swapped(0.1, True), swapped(0.2, False), swapped(0.3, False))
     assert list(programs.equal.values()) == [False]
     assert "1 with arguments gave other bits" in programs.summary()
 
