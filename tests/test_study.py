@@ -5,7 +5,8 @@ trials, a run that another process trains counted as failed, the score of a rung
 other data in a study, equal draws counted as two trials, a suggestion that replaces that of another
 process, a failure shown for a run that another process finished, a script that raises under
 --epochs ending the study, runs named as a study's own files, brackets of the wrong rungs, "Best:"
-for a trial that was stopped, an importance that counts stopped trials.
+for a trial that was stopped, an importance that counts stopped trials, a trial that has the numbers
+of the first, checkpoints as often as in a run alone.
 """
 
 import json
@@ -16,6 +17,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import kitchen_sink
 import numpy as np
 import pytest
 import tuned
@@ -28,6 +30,7 @@ from jdl.inspect.compare import compare
 from jdl.report import report
 from jdl.store.folder import DiskError, write_json_lines
 from jdl.store.lock import hold_lock
+from jdl.store.step_trace import read_leaves
 from jdl.study import Search, trials, tune
 from jdl.study.folder import open_study, read_table, score, write_failure
 from jdl.study.hyperband import bracket_sizes, brackets, most_rungs
@@ -76,11 +79,11 @@ def killed(monkeypatch):
     return killed_study
 
 
-def alone(root, *flags):
+def alone(root, *flags, script=SCRIPT):
     """The folder of a run that `jdl train` trains."""
     try:
         argv = ["--root", str(root), "--quiet", *flags]
-        return experiment.train(SCRIPT, argv, "jdl train").folder
+        return experiment.train(script, argv, "jdl train").folder
     except PausedError:
         return next(root.glob("*/*/seed*"))
 
@@ -104,6 +107,20 @@ def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-2]) for n in (0, 1)]
     assert row["valid loss"] == pytest.approx(np.mean([line["loss"] for line in scores]))
     assert {line["split"] for line in scores} == {"valid"}
+    assert len(read_leaves(run)) > len(read_leaves(folder / "trial0" / "seed1"))
+
+
+def test_trials_of_other_rates_share_a_program_and_have_the_bits_of_runs_alone(tmp_path):
+    lines_of, search = [], Search(grid=("lr=1e-2,3e-3",), seeds=2, study=tmp_path / "study")
+    flags = ("--steps", "12", "--eval-every", "6", "--save-every", "5")
+    tune(kitchen_sink.__file__, search, flags, lines_of.append)
+    assert "Compiled 5 programs, used 11 times again" in lines_of[-1]
+    again = alone(
+        tmp_path, *flags, "--lr", "3e-3", "--seed", "1", script=Path(kitchen_sink.__file__)
+    )
+    run = tmp_path / "study" / "trial1" / "seed1"
+    assert same(run, again)
+    assert {line["step"] for line in read_leaves(run)} >= {0, 5, 10, 12}
 
 
 def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):
@@ -266,7 +283,8 @@ def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path,
         thread.join(0.1)
         assert thread.is_alive()
     thread.join(60)
-    assert [line.partition(" (")[0] for line in trained] == ["trial 0, seed 1", "trial 0, seed 0"]
+    of_runs = [line.partition(" (")[0] for line in trained if line.startswith("trial")]
+    assert of_runs == ["trial 0, seed 1", "trial 0, seed 0"]
     assert without_place(tune(SCRIPT, replace(SEEDS, study=tmp_path))) == without_place(rows)
 
 

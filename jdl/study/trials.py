@@ -1,7 +1,8 @@
 """The trials of a study: each is an ordinary run for each seed, trained one after another.
 
-All in one process, in which the imports and the start of JAX are paid once, and a run has the bits
-that it has alone. Several processes may work on one study: the locks of the runs divide the work.
+All in one process, in which the imports and the start of JAX are paid once. The runs share compiled
+programs, and each has the bits that it has alone. Several processes may work on one study: the
+locks of the runs divide the work.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from jdl.config import Config, Options
+from jdl.learners.shared_programs import SharedPrograms, share_programs
 from jdl.store.folder import DiskError, run_folder
 from jdl.store.lock import LockedError, is_locked
 from jdl.study import folder as files
@@ -83,6 +86,7 @@ class Study:
     mode: str  # max or min
     metric: str  # of the validation data
     report: Callable[[str], None]
+    programs: SharedPrograms = field(default_factory=SharedPrograms)
 
     def train(self, trials: Sequence[Trial], steps: int | None = None) -> None:
         """Trains these trials up to a step, or to their end; those that are trained are left.
@@ -130,10 +134,17 @@ class Study:
         return True
 
     def _fit(self, c: Config, steps: int | None) -> None:
-        """Trains a run as `jdl train` does, without figures of metrics, which take a second."""
+        """Trains a run as `jdl train` does, without figures of metrics, which take a second.
+
+        Unless --save-every says otherwise, only the last and the best state are saved: checkpoints
+        cost more than the training of a small run.
+        """
         options = replace(self.options, root=self.folder, until=steps, quiet=True)
+        options = replace(options, save_every=options.save_every or 0)
+        one_device = options.devices is None and not options.mesh and not c.elastic
         try:
-            write_summary(fit(self.experiment.run(c), options, self.experiment.script))
+            with share_programs(self.programs) if one_device else nullcontext():
+                write_summary(fit(self.experiment.run(c), options, self.experiment.script))
         except PausedError as paused:
             if paused.code:  # by a signal, not by `until`
                 raise

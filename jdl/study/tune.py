@@ -84,6 +84,8 @@ def tune(
     reached = dict[int, int | None]()
     for some, at in _brackets(search, trials, stops):
         reached |= _train(study, some, at, search.halving)
+    if study.programs.compiled:
+        report(study.programs.summary())
     rows = _table(study, trials, reached)
     write_table(folder, rows)
     return rows
