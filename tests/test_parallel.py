@@ -7,6 +7,7 @@ own rows alone, or with masks ignored.
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -20,11 +21,12 @@ from harness import digest, lines, stopped_at, train
 from xla_flags import quick_to_compile
 
 import jdl
-from jdl.learners import with_data
+from jdl.learners import mixed_precision, with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.transformer import TransformerConfig
 from jdl.parallel import abstract_state, build_mesh, elastic, pmap_mesh, shard_data, shard_learner
+from jdl.parallel.sharding import Gather
 from jdl.store.checkpoints import Checkpoints, leaf_digests
 from jdl.train.launch import free_port
 
@@ -141,6 +143,53 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     for device in range(4):
         share = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
         assert share / sum(leaf.nbytes for leaf in leaves) == pytest.approx(1 / 4, rel=0.05)
+
+
+def shapes_in_the_update(wrap, fields):
+    """The parts of gradients and parameters on a device, as XLA has them in the update, by path."""
+    seen, model = {}, MLP(8, hidden=(16,))
+
+    def spy(grads, state, params):
+        for path, leaf in jax.tree_util.tree_leaves_with_path({"grads": grads, "params": params}):
+            name, shape = jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape
+            jax.debug.inspect_array_sharding(
+                leaf, callback=lambda s, n=name, of=shape: seen.update({n: s.shard_shape(of)})
+            )
+        return grads, state
+
+    spying = optax.GradientTransformation(lambda params: optax.EmptyState(), spy)
+    objective = jdl.objectives.classify(model)
+    learner = wrap(jdl.descent(objective, optax.chain(spying, optax.adam(1e-2)), **fields))
+    learner = shard_learner(learner, build_mesh("fsdp=4"))
+    batch = {"x": jnp.ones((16, 4)), "y": jnp.ones(16, jnp.int32)}
+    state = jax.eval_shape(learner.init, jax.random.key(0), batch)
+    jax.jit(learner.step).lower(abstract_state(learner.mesh, state), batch).compile()
+    return {name: shape for name, shape in seen.items() if "kernel" in name}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "fields"),
+    [
+        (lambda learner: learner, {"micro_batches": 2}),
+        (lambda learner: mixed_precision(jdl.ema(learner), "bfloat16"), {}),
+    ],
+    ids=["micro_batches", "bfloat16"],
+)
+def test_fsdp_updates_on_each_device_only_its_part(wrap, fields):
+    parts = {"Dense_0/kernel": (1, 16), "Dense_1/kernel": (4, 8)}
+    expected = {f"{kind}/{name}": s for kind in ("grads", "params") for name, s in parts.items()}
+    assert shapes_in_the_update(wrap, fields) == expected
+
+
+def test_fsdp_casts_before_it_gathers_and_scatters_gradients_that_were_never_whole():
+    gather, kernel = Gather(build_mesh("fsdp=4"), ()), jax.ShapeDtypeStruct((8, 6), jnp.bfloat16)
+
+    def constraints(function):
+        text = jax.jit(function).lower({"kernel": kernel}).as_text()
+        return re.findall(r"sharding_constraint.*<@mesh, \[(.*)\]> : tensor<8x6xbf16>", text)
+
+    assert constraints(gather) == ['{"fsdp"}, {}', "{}, {}"]
+    assert constraints(lambda tree: jax.vjp(gather, tree)[1](tree)) == ['{"fsdp"}, {}']
 
 
 def test_model_cuts_heads_and_hidden_units():

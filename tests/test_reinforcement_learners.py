@@ -127,7 +127,7 @@ def test_a_run_is_without_figures_of_the_column_x(tmp_path):
 def test_several_devices_compute_what_one_computes(case):
     learner, _, steps = case
     alone, metrics = train(learner, steps)
-    mesh = build_mesh("data=4")
+    mesh = build_mesh("data=2,fsdp=2")
     data = shard_data(jdl.data.episodes(4), mesh)
     divided = jit_learner(shard_learner(with_data(learner, data), mesh))
     state = divided.init(jax.random.key(0), data[0])

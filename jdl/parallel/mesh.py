@@ -133,9 +133,10 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
 def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
     """The sharding of each leaf of a state on the mesh.
 
-    Along "model" the rules choose the divided axis, along "fsdp" it is the largest free axis. An
-    axis whose size the number of devices does not divide stays whole. Parameters that are `in_use`
-    (in a step) are gathered: "fsdp" does not divide them.
+    Along "model" the rules choose the divided axis, along "fsdp" it is the first free axis that the
+    number of devices divides: along the last one, XLA all-reduced some gradients on TPUs instead of
+    reduce-scattering them. Without such an axis a leaf stays whole. Parameters that are `in_use`
+    (in a loss) are gathered: "fsdp" does not divide them.
     """
 
     def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
@@ -154,7 +155,7 @@ def _partition(
     if model > 1 and axis is not None and axis < len(shape) and shape[axis] % model == 0:
         axes[axis] = "model"
     if fsdp > 1 and not in_use:
-        free = [n for n, size in enumerate(shape) if axes[n] is None and size and size % fsdp == 0]
-        if free:
-            axes[max(free, key=lambda n: shape[n])] = "fsdp"
+        free = (n for n, size in enumerate(shape) if not axes[n] and size and size % fsdp == 0)
+        if (first := next(free, None)) is not None:
+            axes[first] = "fsdp"
     return PartitionSpec(*axes)
