@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import device_parity
 import jax
@@ -143,6 +144,48 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     for device in range(4):
         share = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
         assert share / sum(leaf.nbytes for leaf in leaves) == pytest.approx(1 / 4, rel=0.05)
+
+
+@dataclass(frozen=True)
+class FakeTPU:
+    """A chip of a pod, as far as meshes ask."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    process_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def fake_pod(monkeypatch, slices):
+    """Slices of 4x4 chips, in the order of their hosts, which have 2x2 chips each."""
+    places = [
+        (2 * i + k, 2 * j + m, 0) for j in (0, 1) for i in (0, 1) for m in (0, 1) for k in (0, 1)
+    ]
+    chips = [FakeTPU(16 * s + n, at, s) for s in range(slices) for n, at in enumerate(places)]
+    monkeypatch.setattr(jax, "devices", lambda: chips[::-1])
+    monkeypatch.setattr(jax, "device_count", lambda: len(chips))
+
+
+def test_the_axes_of_a_mesh_of_tpus_are_lines_of_the_torus(monkeypatch):
+    fake_pod(monkeypatch, 1)
+    chips = build_mesh("data=4,fsdp=4").devices[:, :, 0]
+    for line in (*chips, *chips.T):
+        assert 1 in [len({chip.coords[n] for chip in line}) for n in (0, 1)]
+
+
+def test_slices_of_tpus_are_arranged_along_data_if_possible(monkeypatch):
+    fake_pod(monkeypatch, 2)
+    for chip_s in (
+        build_mesh("data=4,fsdp=8").devices[:2].flat,
+        build_mesh("fsdp=32").devices[0, :16].flat,
+    ):
+        assert len({chip.slice_index for chip in chip_s}) == 1
+    fake_pod(monkeypatch, 6)
+    with pytest.raises(jdl.Error, match="over 6 slices"):
+        build_mesh("data=32,fsdp=3")
 
 
 def shapes_in_the_update(wrap, fields):

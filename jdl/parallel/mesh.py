@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdl.layers import BATCH_AXIS
@@ -62,8 +63,31 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
             "are requested: leave out --devices, or adapt --mesh."
         )
     shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
-    grid = np.asarray(jax.devices()[:count]).reshape(shape)
+    grid = _arrange(jax.devices()[:count], shape)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The devices in the shape of a mesh, so that those along an axis are neighbours.
+
+    TPUs are arranged by their places in the torus, and several slices of them, between which the
+    network (DCN) is slow, along the first axis whose size their number divides: "data" if possible.
+    All other devices keep their order, and so do TPUs of which only a part is used.
+    """
+    if devices[0].platform != "tpu" or len(devices) < jax.device_count():
+        return np.asarray(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    axis = next((n for n, size in enumerate(shape) if size % slices == 0), None)
+    if axis is None:
+        raise Error(
+            f"A mesh over {slices} slices needs an axis whose size is a multiple of {slices}, best "
+            f'"data"; --mesh has {", ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True))}.'
+        )
+    between = tuple(slices if n == axis else 1 for n in range(len(shape)))
+    within = tuple(size // outer for size, outer in zip(shape, between, strict=True))
+    return create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
 
 
 def _parse_sizes(text: str) -> dict[str, int]:
