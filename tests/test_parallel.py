@@ -2,7 +2,9 @@
 
 Seen to fail: the bits of an elastic run, with its shards numbered round the devices instead of
 device by device; and what a divided step computes, with BatchNorm, dropout or metrics of a device's
-own rows alone, or with masks ignored.
+own rows alone, or with masks ignored; the parts of FSDP, with parameters gathered before the step,
+without the reduction of gradients to parts, and with the largest axis divided; meshes of TPUs in
+the devices' own order.
 """
 
 import json
