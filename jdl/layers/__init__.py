@@ -20,6 +20,8 @@ from jdl.layers.crf import viterbi as viterbi
 from jdl.layers.dense import Dense as Dense
 from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout
+from jdl.layers.fully_sharded import gather_params as gather_params
+from jdl.layers.fully_sharded import gathering_params as gathering_params
 from jdl.layers.griffin_lim import griffin_lim as griffin_lim
 from jdl.layers.log_mel import LogMel as LogMel
 from jdl.layers.monotonic_alignment import monotonic_alignment as monotonic_alignment

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
-from jdl.layers import psum_batch
+from jdl.layers import gather_params, psum_batch
 from jdl.types import (
     Array,
     Batch,
@@ -95,7 +95,7 @@ class Descent(Learner):
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float
     ) -> Gradients:
         def total_loss(params: Any) -> tuple[Array, LossOutput]:
-            variables = {"params": params, **state.model_state}
+            variables = {"params": gather_params(params), **state.model_state}
             output = self.objective.loss(variables, batch, key, True)
             return output.loss.total * loss_scale, output
 
