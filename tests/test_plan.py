@@ -6,11 +6,10 @@ are unrolled for a TPU, a ranking by memory alone.
 """
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
-import kitchen_sink
 import numpy as np
 import optax
 import pytest
@@ -21,13 +20,14 @@ from model_table import TABLE, UNSUPERVISED
 import jdl
 from jdl.cli import call_verb
 from jdl.inspect.cost import cost
+from jdl.models.mlp import MLP
 from jdl.parallel import build_mesh as run_mesh
 from jdl.plan import chips, devices
 from jdl.plan.collectives import collectives, group_size
 from jdl.plan.plan import plan
 from jdl.plan.program import Instruction, read
 from jdl.plan.search import changes, search, smallest_change, with_micro_batches
-from jdl.plan.step import TEMPORARIES, TOTAL, compile_step
+from jdl.plan.step import TEMPORARIES, TOTAL, compile_step, uncached
 from jdl.plan.traffic import traffic
 from jdl.types import Loader
 
@@ -36,14 +36,26 @@ needs_libtpu = pytest.mark.skipif(
     reason="libtpu, the compiler for TPUs, is not installed: pip install 'jdl[plan]', or set "
     "TPU_LIBRARY_PATH",
 )
-ROWS, COLUMNS = 64, 128
+ROWS, COLUMNS = 65_536, 128  # of few rows a TPU's compiler makes an all-reduce in any case
 WHOLE = 4 * ROWS * COLUMNS  # bytes of the array that is cut among four devices
 MESH = "data=2,fsdp=2"
 SHARDED = PartitionSpec(("data", "fsdp"))
 
 
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    name: str = "small"
+    batch: int = 64
+
+
+def make(c):
+    train, _ = jdl.data.digits()
+    learner = jdl.descent(jdl.objectives.classify(MLP(10, hidden=(128,))), optax.adam(1e-3))
+    return jdl.Run(c, jdl.ema(learner, 0.9), train.shuffled(c.batch, c.seed))
+
+
 def run(**fields):
-    return kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink", **fields))
+    return make(Config(**fields))
 
 
 def compiled(function, topology, out=SHARDED, turns=0):
@@ -57,7 +69,8 @@ def compiled(function, topology, out=SHARDED, turns=0):
         return lax.fori_loop(0, turns, lambda n, x: jnp.sin(function(x)), x)
 
     mapped = jax.shard_map(looped, mesh=mesh, in_specs=SHARDED, out_specs=out, check_vma=False)
-    return read(jax.jit(mapped).trace(x).lower().compile().as_text())
+    with uncached():
+        return read(jax.jit(mapped).trace(x).lower().compile().as_text())
 
 
 AXES = ("data", "fsdp")
@@ -165,7 +178,8 @@ def test_traffic_has_known_bytes():
     once = 4 * 1000 * 100
     assert moved(lambda x: jnp.sin(x) * 2 + 1) == 2 * once  # a fusion: read once, written once
     rows = moved(lambda x: lax.scan(lambda c, row: (c, jnp.sin(row)), 0.0, x)[1])
-    assert 2 * once <= rows < 3 * once  # each turn moves a row, and not the whole array
+    # Each turn moves a row, and not the whole array; the result is filled with zeros before.
+    assert 3 * once <= rows < 3.1 * once
 
 
 @pytest.mark.parametrize(
@@ -186,7 +200,7 @@ def test_topologies_that_there_are_not_are_refused_with_those_that_there_are(tex
 
 
 def test_meshes_that_do_not_fit_the_topology_are_refused_before_anything_is_compiled():
-    with pytest.raises(jdl.Error, match=r"data=2,fsdp=4 or data=4,fsdp=2 would do"):
+    with pytest.raises(jdl.Error, match="data=4,fsdp=2 or data=2,fsdp=4 would do"):
         plan(run(), "v5e:2x4", "data=2,fsdp=2")
     with pytest.raises(jdl.Error, match="JAX_NUM_CPU_DEVICES=8"):
         plan(run(), "cpu:8")
@@ -245,7 +259,7 @@ def test_what_does_not_fit_is_changed_until_it_does(monkeypatch):
 
 
 def test_changes_are_tried_from_the_cheapest_on():
-    texts = [(c.mesh, c.text) for c in changes(run(), "h100:4", "", kitchen_sink.run)]
+    texts = [(c.mesh, c.text) for c in changes(run(), "h100:4", "", make)]
     assert texts[:2] == [("data=2,fsdp=2", ""), ("fsdp=4", "")]
     kinds = [text.split("=")[0].split()[0] for _, text in texts[2:]]
     assert kinds == sorted(kinds, reverse=True)
@@ -254,11 +268,11 @@ def test_changes_are_tried_from_the_cheapest_on():
 
 def test_micro_batches_stay_a_loop_for_a_tpu():
     """On a CPU they are unrolled; a plan for a TPU must not be."""
-    learner = with_micro_batches(run().learner, 4)
+    learner = with_micro_batches(run().learner, 8)
     mesh = devices.build_mesh(chips.parse_topology("cpu:2"), "data=2")
     made = replace(run(), learner=learner)
     loops = [
-        any(times == 3 for times in read(compile_step(made, mesh, platform).text).turns.values())
+        any(times == 7 for times in read(compile_step(made, mesh, platform).text).turns.values())
         for platform in ("cpu", "tpu")
     ]
     assert loops == [False, True]
@@ -273,12 +287,12 @@ def test_refusals_of_the_compiler_are_read():
 
 def test_the_command_writes_what_it_says(tmp_path, capsys, monkeypatch, root):
     monkeypatch.chdir(tmp_path)
-    script = str(root / "tests" / "scripts" / "kitchen_sink.py")
+    script = str(root / "experiments" / "digits_mlp.py")
     files = ["--json", "plan.json", "--keep", "programs"]
     call_verb("plan", [script, "--topology", "cpu:2", "--mesh", "fsdp=2", *files])
     printed = capsys.readouterr().out
     assert "nothing was run" in printed
-    assert (tmp_path / "plan" / "kitchen_sink-cpu-2.png").is_file()
+    assert (tmp_path / "plan" / "digits_mlp-cpu-2.png").is_file()
     assert json.loads((tmp_path / "plan.json").read_text())[0]["mesh"] == "fsdp=2"
     (kept,) = (tmp_path / "programs").iterdir()
     assert "ENTRY" in kept.read_text()
@@ -287,7 +301,7 @@ def test_the_command_writes_what_it_says(tmp_path, capsys, monkeypatch, root):
 
 
 @needs_libtpu
-def test_a_tpu_says_how_much_does_not_fit():
+def test_a_plan_for_a_tpu_has_the_state_and_the_operations_of_any_other():
     found = plan(run(), "v5e:2x2", MESH)
     assert found.fits
     assert found.memory.params == plan(run(), "cpu:4", MESH).memory.params

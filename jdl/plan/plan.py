@@ -162,9 +162,9 @@ class Plan:
             f"({self.chip.watts_source}), without cooling and hosts",
         ]
         if time.seconds < SMALL:
-            least = lasting(self.steps * SMALL)
             lines.append(
-                f"  So short a step is bound by its dispatch, {short(SMALL)} or so: the run takes {least}."
+                f"  So short a step is bound by its dispatch, some {short(SMALL)}: the run takes "
+                f"{lasting(self.steps * SMALL)}."
             )
         return [*lines, *NOTE.splitlines()]
 

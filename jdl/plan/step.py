@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ TOTAL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
 TEMPORARIES = re.compile(
     r"temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
 )
+CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"  # JAX's setting
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -92,7 +95,8 @@ def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
         traced = placement.learner.step_fn.trace(state, raw)  # type: ignore[attr-defined]
         lowered, text, capacity = traced.lower(), "", None
         try:
-            compiled = lowered.compile()
+            with uncached() if platform == "tpu" else nullcontext():
+                compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             memory, capacity = _overflow(error, _memory(state, raw, 0, 0))
         else:
@@ -102,6 +106,17 @@ def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
             memory = _memory(state, raw, used.argument_size_in_bytes, total)
     seconds = time.perf_counter() - begun
     return CompiledStep(memory, operations(traced.jaxpr.jaxpr), seconds, text, capacity)
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Compiles without the compilation cache: JAX cannot read an entry back without a TPU."""
+    before = getattr(jax.config, CACHED_FROM)
+    jax.config.update(CACHED_FROM, float("inf"))
+    try:
+        yield
+    finally:
+        jax.config.update(CACHED_FROM, before)
 
 
 def _raw_shapes(run: Run, mesh: Mesh) -> Any:
