@@ -16,11 +16,13 @@ from jdl.parallel.mesh import AXES, mesh_over, mesh_shape
 from jdl.plan.chips import Topology
 from jdl.types import Error
 
-# Without these libtpu asks Google's metadata server what machine it is on, and complains.
+# Without these libtpu asks Google's metadata server what machine it is on, and complains; and one
+# process alone could load it, as if it were to use a TPU.
 DESCRIBED = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
 

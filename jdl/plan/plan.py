@@ -158,8 +158,9 @@ class Plan:
         lines += [
             f"  {'speed':<24}{amount(self.items / time.seconds, ''):>9}   {self.item} a second",
             f"  {'the run':<24}{lasting(run):>9}   {self.steps:,} steps",
-            f"  {'energy':<24}{energy:>9.3g}   kWh, at {self.chip.watts:.0f} W a chip "
-            f"({self.chip.watts_source}), without cooling and hosts",
+            f"  {'energy':<24}{energy:>9.3g}   kWh of {self.chip.watts:.0f} W a chip, without "
+            "cooling and hosts",
+            f"  {'':<24}{'':>9}   (watts: {self.chip.watts_source})",
         ]
         if time.seconds < SMALL:
             lines.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -114,7 +115,9 @@ def uncached() -> Iterator[None]:
     before = getattr(jax.config, CACHED_FROM)
     jax.config.update(CACHED_FROM, float("inf"))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+            yield
     finally:
         jax.config.update(CACHED_FROM, before)
 
