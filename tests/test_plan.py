@@ -24,11 +24,11 @@ from jdl.models.mlp import MLP
 from jdl.parallel import build_mesh as run_mesh
 from jdl.plan import chips, devices
 from jdl.plan.collectives import collectives, group_size
-from jdl.plan.plan import plan
 from jdl.plan.program import Instruction, read
-from jdl.plan.search import changes, search, smallest_change, with_micro_batches
+from jdl.plan.run_plan import plan
 from jdl.plan.step import TEMPORARIES, TOTAL, compile_step, uncached
 from jdl.plan.traffic import traffic
+from jdl.plan.trials import changes, search, smallest_change, with_micro_batches
 from jdl.types import Loader
 
 needs_libtpu = pytest.mark.skipif(

@@ -56,8 +56,8 @@ def plan(arguments: list[str]) -> None:
 
 def _planned(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
     """The plan, printed; and where it does not fit the smallest change with which it does."""
-    from jdl.plan.plan import plan as plan_run
-    from jdl.plan.search import smallest_change
+    from jdl.plan.run_plan import plan as plan_run
+    from jdl.plan.trials import smallest_change
 
     found = plan_run(prepared, options.topology, options.mesh, options.watts)
     print(found)
@@ -73,8 +73,8 @@ def _planned(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
 
 
 def _searched(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
-    from jdl.plan.plan import NOTE
-    from jdl.plan.search import search, table
+    from jdl.plan.run_plan import NOTE
+    from jdl.plan.trials import search, table
 
     print(f"{prepared.config.name} on {options.topology}: each mesh is compiled", flush=True)
     plans = search(prepared, options.topology, run, lambda p: print(f"  {p.label}", flush=True))
@@ -83,7 +83,7 @@ def _searched(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
 
 
 def _write(plans: list[Any], options: PlanOptions) -> None:
-    from jdl.plan.search import draw_plans
+    from jdl.plan.trials import draw_plans
 
     where = f"{plans[0].name}-{options.topology.replace(':', '-')}"
     picture = options.picture or Path("plan", f"{where}.png")

@@ -24,7 +24,7 @@ NAMES = {"f32": "float32", "bf16": "bfloat16", "f16": "float16", "s32": "int32",
 
 @dataclass(frozen=True)
 class Collective:
-    """Collectives of one kind, among groups of so many chips.
+    """A collective operation, or several of one kind, among groups of so many chips.
 
     `nbytes` is the larger of operand and result, on one chip in one step; `wire` is what one chip
     sends, as in a ring. `loop` is whether they stand within a loop: then they are counted as often

@@ -16,7 +16,7 @@ from jdl.objectives.pretrained_model import leave_fresh
 from jdl.parallel.mesh import mesh_over, mesh_shape, shardings
 from jdl.plan.chips import parse_topology
 from jdl.plan.devices import mesh_text
-from jdl.plan.plan import Plan, plan
+from jdl.plan.run_plan import Plan, plan
 from jdl.plan.units import amount, short
 from jdl.types import Error, Learner, Run
 
