@@ -1,8 +1,8 @@
 """Plans: the reader against known bytes, what is refused, what fits, and every model for a TPU.
 
 Seen to fail: loops whose turns are not read, an all-gather that counts its operand, an all-reduce
-that is sent once, doubled channels, a fusion's reduce-scatter as an all-reduce, micro-batches that
-are unrolled for a TPU, a ranking by memory alone.
+that is sent once, doubled channels, a fused reduce-scatter as an all-reduce, slices that count
+whole, micro-batches that are unrolled for a TPU, a ranking upside down, a plan that always fits.
 """
 
 import json
