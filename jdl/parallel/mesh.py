@@ -39,7 +39,7 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
     transformer's layers. Without both there is no mesh (None); only with several processes all of
     their devices are along "data". Raises `Error` where there are not enough devices.
     """
-    sizes = _parse_sizes(text)
+    sizes = mesh_shape(text)
     several = jax.process_count() > 1
     if not sizes and devices is None and not several:
         return None
@@ -62,8 +62,12 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
             f"Several processes train with all of their {jax.device_count()} devices, but {count} "
             "are requested: leave out --devices, or adapt --mesh."
         )
-    shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
-    grid = _arrange(jax.devices()[:count], shape)
+    return mesh_over(jax.devices()[:count], sizes or {"data": count})
+
+
+def mesh_over(devices: Sequence[Any], sizes: dict[str, int]) -> Mesh:
+    """The mesh of these devices; an axis without a size has 1."""
+    grid = _arrange(devices, tuple(sizes.get(axis, 1) for axis in AXES))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -90,7 +94,8 @@ def _arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     return create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
 
 
-def _parse_sizes(text: str) -> dict[str, int]:
+def mesh_shape(text: str) -> dict[str, int]:
+    """The sizes of a mesh's axes, as --mesh names them. Raises `Error` for another text."""
     sizes: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition("=")
