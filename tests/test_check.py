@@ -55,7 +55,7 @@ from jdl.inspect.sanity.training import (
 )
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
-from jdl.objectives import classify, next_token, regress
+from jdl.objectives import classify, classify_binary, focal_loss, next_token, regress
 
 STEPS = 30
 ENDS = (10.0, LARGEST)  # factors at which a range test ends
@@ -400,6 +400,20 @@ NO_ALARMS = [  # what is as it should be: a run, the check, and what it must say
         "a long warmup",
         lambda: run_of(classify(Net()), optimizer=optax.adam(optax.linear_schedule(0, 0.1, 9_000))),
         check_overfit,
+        "ok",
+    ),
+    (
+        "a focal loss, which is small",
+        lambda: run_of(mlp(loss=focal_loss())),
+        check_shuffled_labels,
+        "n/a",
+    ),
+    (
+        "two classes",
+        lambda: run_of(
+            classify_binary(MLP(1, (16,))), table(y=(X[:, 0] > X[:, 1]).astype(np.int32))
+        ),
+        check_shuffled_labels,
         "ok",
     ),
     ("test data sorted by class", by_class, check_shuffled_labels, "ok"),

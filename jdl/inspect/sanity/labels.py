@@ -8,7 +8,8 @@ import numpy as np
 from jdl.inspect.sanity.finding import Finding
 from jdl.inspect.sanity.rows import BOOKKEEPING
 from jdl.inspect.sanity.subject import Subject, rows_of, rows_of_split
-from jdl.objectives.classification import Classification
+from jdl.inspect.sanity.training import chance
+from jdl.objectives.classification import BinaryClassification, Classification
 from jdl.types import Batch, State
 
 LEAST_ROWS, LEAST_OF_A_CLASS = 100, 5  # below, a column tells the labels by chance
@@ -21,13 +22,14 @@ LEARNED = 0.8  # of the entropy of the labels: below it, something is known of t
 def check_labels(subject: Subject) -> Finding:
     """Whether the labels of a classification are those of the model's classes: off by one?"""
     name = "label range"
-    if not isinstance(subject.objective, Classification):
+    if not isinstance(subject.objective, Classification | BinaryClassification):
         return Finding(name, "n/a", "no classification")
     y = subject.rows["y"]
     logits = next(iter(subject.evaluated.outputs.values()))
     if y.dtype.kind not in "iu" or y.ndim == logits.ndim:
         return Finding(name, "n/a", "the labels are probabilities")
-    seen, classes = np.unique(y[y >= 0] if y.ndim > 1 else y), logits.shape[-1]
+    seen = np.unique(y[y >= 0] if y.ndim > 1 else y)
+    classes = 2 if isinstance(subject.objective, BinaryClassification) else logits.shape[-1]
     if not len(seen):
         text = f"all labels of {len(y):,} rows are negative, and so unknown: nothing is learned"
         return Finding(name, "wrong", text, "Are the labels read as they should be?")
@@ -114,13 +116,11 @@ def check_shuffled_labels(subject: Subject) -> Finding:
     The same training on the true labels is beside it.
     """
     name, steps = "shuffled labels", subject.steps
-    y = (
-        _labels_of_rows(subject.rows["y"])
-        if isinstance(subject.objective, Classification)
-        else None
-    )
-    if y is None or y.dtype.kind not in "iu":
-        return Finding(name, "n/a", "no classification of rows with whole labels")
+    classifies = isinstance(subject.objective, Classification | BinaryClassification)
+    y = _labels_of_rows(subject.rows["y"]) if classifies else None
+    if y is None or y.dtype.kind not in "iu" or not chance(subject):
+        text = "no classification of rows with whole labels by the cross-entropy"
+        return Finding(name, "n/a", text)
     held_out = _held_out(subject)
     if held_out is None:
         return Finding(name, "n/a", f"there are no held-out data, nor any after {steps} batches")

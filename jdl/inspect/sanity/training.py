@@ -1,4 +1,4 @@
-"""Sanity checks of the training: the first loss, one batch overfitted, gradients, activations."""
+"""Sanity checks of the training: the initial loss, one batch overfitted, gradients, activations."""
 
 from __future__ import annotations
 
