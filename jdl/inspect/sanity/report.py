@@ -91,7 +91,7 @@ class SanityReport:
         verdict = "nothing is wrong" if self.sound else f"{counts['wrong']} WRONG"
         return (
             f"{self.name}: {verdict}; {counts['ok']} ok, {counts['note']} to look at, "
-            f"{counts['n/a']} do not apply ({self.seconds:.0f} s)"
+            f"{counts['n/a']} not applicable ({self.seconds:.0f} s)"
         )
 
 
