@@ -2,6 +2,7 @@
 
 from jdl.layers.attention import attention as attention
 from jdl.layers.attention import attention_weights as attention_weights
+from jdl.layers.attention import soft_cap as soft_cap
 from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
@@ -21,6 +22,7 @@ from jdl.layers.dense import Dense as Dense
 from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout
 from jdl.layers.griffin_lim import griffin_lim as griffin_lim
+from jdl.layers.linear_recurrence import linear_recurrence as linear_recurrence
 from jdl.layers.log_mel import LogMel as LogMel
 from jdl.layers.monotonic_alignment import monotonic_alignment as monotonic_alignment
 from jdl.layers.monotonic_alignment import token_of_frames as token_of_frames
