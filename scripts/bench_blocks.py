@@ -1,6 +1,6 @@
 """What each part of today's language models brings a small GPT, on the corpus of `stdlib_gpt`.
 
-scripts/bench blocks [--steps 200] [--seeds 3] [--only NAME ...]
+scripts/bench blocks [--steps 300] [--seeds 3] [--only NAME ...]
 
 All are trained alike but for what their name says, and none was tuned. Bits per byte are those of
 the validation files, by seed.
@@ -21,8 +21,8 @@ from jdl.layers import RMSNorm
 from jdl.models.gpt import GPT
 from jdl.models.transformer import TransformerConfig
 
-LENGTH, BATCH, RATE = 128, 8, 3e-3
-SIZES = TransformerConfig(width=64, depth=4, heads=2, max_length=LENGTH)
+LENGTH, BATCH, RATE = 64, 8, 3e-3
+SIZES = TransformerConfig(width=64, depth=2, heads=2, max_length=LENGTH)
 OPTIMIZERS = {
     "Muon": jdl.optim.muon,
     "Lion, a tenth of the rate": lambda rate, weight_decay: jdl.optim.clip_gradients(
@@ -34,7 +34,7 @@ CONFIGS = {
     "SwiGLU, of the same size": {"gated": True, "activation": nn.silu, "mlp_width": 171},
     "grouped queries, 1 key head": {"kv_heads": 1},
     "QK-norm": {"query_key_norm": True},
-    "window of 32, every 2nd global": {"window": 32, "global_every": 2},
+    "window of 16, every 2nd global": {"window": 16, "global_every": 2},
     "4 experts, 1 a token": {"experts": 4, "experts_per_token": 1},
     "4 experts, 2 a token": {"experts": 4},
     "recurrent mixers, every 2nd attention": {"attention_every": 2},
@@ -69,7 +69,7 @@ def bits(name: str, steps: int, seeds: int) -> tuple[int, list[float], float]:
             begin = time.perf_counter()
             state = jax.block_until_ready(step(state, data[n])[0])
             times.append(time.perf_counter() - begin)
-        test = valid.batches(64)
+        test = valid.batches(128)
         parts = [evaluate(learner.eval_variables(state), test[n]) for n in range(len(test))]
         scores = [part.metrics["bits_per_byte"] for part in parts]
         found.append(float(sum(scores[1:], scores[0]).value()))
@@ -78,7 +78,7 @@ def bits(name: str, steps: int, seeds: int) -> tuple[int, list[float], float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
     c = parser.parse_args()

@@ -45,5 +45,7 @@ from jdl.layers.rotary import linear_rotary_frequencies as linear_rotary_frequen
 from jdl.layers.rotary import llama3_rotary_frequencies as llama3_rotary_frequencies
 from jdl.layers.rotary import rotary_embedding as rotary_embedding
 from jdl.layers.rotary import rotary_frequencies as rotary_frequencies
+from jdl.layers.segments import segment_positions as segment_positions
+from jdl.layers.segments import segment_starts as segment_starts
 from jdl.layers.sinusoidal import sinusoidal_embedding as sinusoidal_embedding
 from jdl.layers.spec_augment import SpecAugment as SpecAugment

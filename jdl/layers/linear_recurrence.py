@@ -9,9 +9,9 @@ from jdl.layers.platform import only_plain
 
 
 def linear_recurrence(a: jax.Array, b: jax.Array, first: jax.Array) -> jax.Array:
-    """h(t) = a(t) h(t - 1) + b(t) for all steps at once, by an associative scan (Blelloch, 1990).
+    """Linear recurrence h(t) = a(t) h(t - 1) + b(t), by an associative scan (Blelloch, 1990).
 
-    a and b (B, T, C), and the state before the first step (B, C), give all states (B, T, C). T
+    All steps are computed at once: a and b (B, T, C), and the state before the first step (B, C), give all states (B, T, C). T
     steps are log(T) rounds over all of them, on GPUs and TPUs in parallel (Martin and Cundy, 2018).
     Where T is symbolic (`jax.export`) or layers are plain, it is a loop.
     """

@@ -46,9 +46,9 @@ class GPT(nn.Module):
         segment: jax.Array | None = None,
     ) -> jax.Array:
         """Tokens (B, T), and a mask (B,) or (B, T), to logits (B, T, vocab_size)."""
-        return self.logits(self.hidden(x, train, mask, decode, segment))
+        return self.logits(self.hidden_states(x, train, mask, decode, segment))
 
-    def hidden(
+    def hidden_states(
         self,
         x: jax.Array,
         train: bool = False,

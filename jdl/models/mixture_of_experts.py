@@ -10,8 +10,6 @@ import jax.numpy as jnp
 
 from jdl.models.transformer_config import TransformerConfig
 
-ROUTING = "intermediates"  # the collection of what is sown here, which a call asks for as mutable
-
 
 class MixtureOfExperts(nn.Module):
     """Mixture of experts, MoE (Shazeer et al., 2017): each token to its top-k of several experts.
@@ -73,7 +71,9 @@ class MixtureOfExperts(nn.Module):
         """Sows the load-balancing loss and the share of dropped choices of each row (B,)."""
         c, count = self.config, jnp.maximum(real.sum(1), 1).astype(jnp.float32)
         load = takes.sum((1, 2)).astype(jnp.float32) / (count * c.experts_per_token)[:, None]
-        probability = (jax.nn.softmax(scores) * real[..., None].astype(jnp.float32)).sum(1) / count[:, None]
+        probability = (jax.nn.softmax(scores) * real[..., None].astype(jnp.float32)).sum(1) / count[
+            :, None
+        ]
         dropped = (real[..., None] & ~kept).astype(jnp.float32).sum((1, 2))
-        self.sow(ROUTING, "balance", c.experts * (load * probability).sum(-1))
-        self.sow(ROUTING, "dropped", dropped / (count * c.experts_per_token))
+        self.sow("intermediates", "balance", c.experts * (load * probability).sum(-1))
+        self.sow("intermediates", "dropped", dropped / (count * c.experts_per_token))

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdl.layers import Dense, linear_recurrence
+from jdl.layers import Dense, linear_recurrence, segment_starts
 from jdl.models.transformer_config import TransformerConfig
 
 KERNEL = 4  # steps of the convolution, as in Griffin and Mamba
@@ -52,7 +52,7 @@ class RecurrentMixer(nn.Module):
         x = self._convolved(every, steps, segment)
         a, b = self._decay_and_input(x)
         if segment is not None:
-            a = jnp.where(_starts(segment)[..., None], 0, a)
+            a = jnp.where(segment_starts(segment)[..., None], 0, a)
         if mask is not None:
             a, b = (jnp.where(mask[..., None].astype(bool), v, n) for v, n in ((a, 1), (b, 0)))
         states = linear_recurrence(a, b, h)
@@ -93,12 +93,9 @@ class RecurrentMixer(nn.Module):
         return jnp.exp(log_a), scale * input_gate * x.astype(jnp.float32)
 
 
-def _starts(segment: jax.Array) -> jax.Array:
-    """Where (B, T) another document begins."""
-    return jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
-
-
-def _decay_init(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def _decay_init(
+    key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
     """Decays from 0.9 to 0.999 where the gate is 1: softplus^-1(-log(decay) / 8)."""
     decay = jax.random.uniform(key, shape, dtype, 0.9, 0.999)
     return jnp.log(jnp.expm1(-jnp.log(decay) / SHARPNESS))

@@ -15,6 +15,7 @@ from jdl.layers import (
     RelativePositionBias,
     attention,
     rotary_embedding,
+    segment_positions,
 )
 from jdl.models.mixture_of_experts import MixtureOfExperts
 from jdl.models.recurrent_mixer import RecurrentMixer
@@ -314,9 +315,10 @@ class TokenEmbedding(nn.Module):
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
         With `decode` their positions follow those in the KV cache, and `mask` (B, T) says which are
-        real. Positions begin again with each document, where `segment` (B, T) changes. Raises `Error` for floats, and if T is above the config's `max_length`. A symbolic T,
-        of `jax.export`, cannot be compared here: its `SymbolicScope` must have the constraint, such
-        as "t <= 256".
+        real. Positions begin again with each document, where `segment` (B, T) changes. Raises
+        `Error` for floats, and if T is above the config's `max_length`. A symbolic T, of
+        `jax.export`, cannot be compared here: its `SymbolicScope` must have the constraint, such as
+        "t <= 256".
         """
         steps = tokens.shape[1]
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -333,7 +335,7 @@ class TokenEmbedding(nn.Module):
         if self._learns_positions and decode:
             x = x + self.positions[_next_positions(self, tokens, mask)]
         elif self._learns_positions and segment is not None:
-            x = x + self.positions[jnp.arange(steps)[None] - first_steps(segment)]
+            x = x + self.positions[segment_positions(segment)]
         elif self._learns_positions:
             x = x + self.positions[None, :steps]
         return self.drop(x if self.config.pre_norm else self.norm(x), train)
@@ -355,13 +357,6 @@ def _next_positions(module: nn.Module, x: jax.Array, mask: Mask) -> jax.Array:
     added = steps if mask is None else mask.sum(1, dtype=jnp.int32)
     module.put_variable("cache", "cache_index", first + added)
     return first[:, None] + jnp.arange(steps)[None]
-
-
-def first_steps(segment: jax.Array) -> jax.Array:
-    """The first step (B, T) of each step's document, where `segment` (B, T) numbers documents."""
-    starts = jnp.pad(segment[:, 1:] != segment[:, :-1], ((0, 0), (1, 0)))
-    steps = jnp.arange(segment.shape[1])[None]
-    return jax.lax.cummax(jnp.where(starts, steps, 0), axis=1)
 
 
 def as_time_mask(mask: jax.Array | None) -> jax.Array | None:

@@ -113,8 +113,7 @@ class TransformerConfig:
             )
 
     def require_alike(self, model: str) -> None:
-        """Raises `Error` where blocks differ or have experts, for models with blocks of their own.
-        """
+        """Raises `Error` where blocks differ or have experts."""
         if self.attention_every != 1 or self.global_every or self.experts:
             raise Error(
                 f"{model} has blocks of its own, all alike: attention_every, global_every and "

@@ -33,7 +33,6 @@ from jdl.types import (
     Variables,
 )
 
-
 SEGMENT = "segment"  # the column of the number of each token's document in its row
 ROUTING = ("balance", "dropped")  # what `MixtureOfExperts` sows of each row
 
@@ -64,7 +63,7 @@ def next_token(
     if chunk is not None:
         if chunk < 1:
             raise Error(f"chunk is a number of time steps, at least 1, not {chunk}.")
-        model_call.require_methods("next_token(chunk=...)", model, "hidden", "logits")
+        model_call.require_methods("next_token(chunk=...)", model, "hidden_states", "logits")
     return NextToken(model, bytes_per_token, chunk, z_loss, balance)
 
 
@@ -96,7 +95,7 @@ class NextToken(model_call.ModelObjective):
         """The mean cross-entropy of the real tokens after a row's first, and the metrics."""
         if self.chunk is None:
             return self.loss_of(*self.outputs(variables, batch, key, train), batch, train)
-        hidden, model_state = self.outputs(variables, batch, key, train, "hidden")
+        hidden, model_state = self.outputs(variables, batch, key, train, "hidden_states")
         head = partial(self._logits, variables)
         scores = chunked_token_scores(head, hidden, batch["x"][:, 1:], self.chunk, self.z_loss)
         return self._loss_of_scores(scores, model_state, batch)

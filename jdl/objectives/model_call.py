@@ -311,9 +311,7 @@ def apply(
             f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
         )
     _check_shapes(model, before, changed, "after a training step: it must keep its shape.")
-    changed = jax.tree.map(
-        lambda new, old: jnp.asarray(new).astype(old.dtype), changed, before
-    )
+    changed = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), changed, before)
     return _cast_floats(jnp.float32, out), {**model_state, **changed, **sown}
 
 

@@ -12,7 +12,13 @@ from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
 from jdl.types import Array, Batch, Error
 
 LENGTHS = ("lengths", "seq_lengths")
-COLUMNS = ("candidates", "edge_features", "segment", "token_type", "width")  # a model gets them by name
+COLUMNS = (
+    "candidates",
+    "edge_features",
+    "segment",
+    "token_type",
+    "width",
+)  # a model gets them by name
 
 
 def keywords(
