@@ -56,8 +56,8 @@ def muon(
 
     Muon makes the momentum of each matrix nearly orthogonal (Newton-Schulz), those of a mixture of
     experts one by one. Embeddings and the head, whose paths match the pattern `by_adamw`, norms and
-    biases are not such matrices: theirs is AdamW with Nesterov momentum. Updates are scaled to the size of AdamW's (Liu et al., 2025), so
-    that both take the same `rate` and `weight_decay`.
+    biases are not such matrices: theirs is AdamW with Nesterov momentum. Updates are scaled to the
+    size of AdamW's (Liu et al., 2025), so that both take the same `rate` and `weight_decay`.
     """
 
     def numbers(params: Any) -> Any:

@@ -214,8 +214,7 @@ def test_a_recurrent_mixer_is_its_recurrence_step_by_step():
     first = linear_recurrence(a[:, :4], b[:, :4], jnp.ones((2, 3)))
     second = linear_recurrence(a[:, 4:], b[:, 4:], first[:, -1])
     np.testing.assert_allclose(whole, jnp.concatenate([first, second], 1), rtol=1e-6)
-    with jdl.layers.plain_implementations():
-        np.testing.assert_allclose(linear_recurrence(a, b, jnp.ones((2, 3))), whole, rtol=1e-6)
+    np.testing.assert_allclose(linear_recurrence(a, b, jnp.ones((2, 3)), True), whole, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

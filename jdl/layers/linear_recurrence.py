@@ -5,18 +5,19 @@ from __future__ import annotations
 import jax
 from jax import lax
 
-from jdl.layers.platform import only_plain
 
-
-def linear_recurrence(a: jax.Array, b: jax.Array, first: jax.Array) -> jax.Array:
+def linear_recurrence(
+    a: jax.Array, b: jax.Array, first: jax.Array, one_by_one: bool = False
+) -> jax.Array:
     """Linear recurrence h(t) = a(t) h(t - 1) + b(t), by an associative scan (Blelloch, 1990).
 
-    All steps are computed at once: a and b (B, T, C), and the state before the first step (B, C), give all states (B, T, C). T
-    steps are log(T) rounds over all of them, on GPUs and TPUs in parallel (Martin and Cundy, 2018).
-    Where T is symbolic (`jax.export`) or layers are plain, it is a loop.
+    All steps are computed at once: a and b (B, T, C), and the state before the first step (B, C),
+    give all states (B, T, C). T steps are log(T) rounds over all of them, on GPUs and TPUs in
+    parallel (Martin and Cundy, 2018). `one_by_one`, and where T is symbolic (`jax.export`), it is a
+    loop, whose bits do not depend on how T is known.
     """
     b = b.at[:, 0].add(a[:, 0] * first)
-    if only_plain() or not isinstance(a.shape[1], int):
+    if one_by_one or not isinstance(a.shape[1], int):
         return _one_by_one(a, b)
     return lax.associative_scan(_compose, (a, b), axis=1)[1]
 

@@ -55,7 +55,7 @@ class RecurrentMixer(nn.Module):
             a = jnp.where(segment_starts(segment)[..., None], 0, a)
         if mask is not None:
             a, b = (jnp.where(mask[..., None].astype(bool), v, n) for v, n in ((a, 1), (b, 0)))
-        states = linear_recurrence(a, b, h)
+        states = linear_recurrence(a, b, h, one_by_one=decode)
         if decode:
             real = jnp.full(rows, steps) if mask is None else mask.sum(1, dtype=jnp.int32)
             last = real[:, None] + jnp.arange(KERNEL - 1)[None]

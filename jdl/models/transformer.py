@@ -119,7 +119,7 @@ class MultiHeadAttention(nn.Module):
 
     def _update_kv_cache(
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask
-    ) -> tuple[jax.Array, ...]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Mask]:
         """The KV cache of self-attention: new keys and values, each row's at its own position.
 
         Returns the queries, all keys, all values, and the mask of what each query may attend to.
