@@ -2,7 +2,8 @@
 
 Chunked cross-entropy, z-loss, soft caps, windows, mixture of experts, recurrent mixers, and several
 documents in a row. That they write the same tokens with a cache: test_sampling.py. Seen to fail:
-chunks without their last part, experts without a capacity, documents that see each other.
+chunks without their last part, experts without a capacity, documents that see each other,
+a window one step longer.
 """
 
 from dataclasses import replace
