@@ -42,6 +42,8 @@ QUICK = [
     ("mlp-dropout", "pmap=4"),
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
+    ("gpt-experts", "data=2,model=2"),
+    ("gpt-local", "micro=4"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),

@@ -39,8 +39,10 @@ def attention_maps(function: Callable[[], Any]) -> dict[str, Array]:
         out = next_call(*args, **kwargs)
         if isinstance(module, MultiHeadAttention) and context.method_name == "attend":
             q, k, _, visible, causal, bias = args
-            scale = module.config.attention_scale
-            found["/".join(path)] = attention_weights(q, k, visible, causal, bias, scale)
+            c = module.config
+            found["/".join(path)] = attention_weights(
+                q, k, visible, causal, bias, c.attention_scale, c.attention_cap
+            )
         elif isinstance(module, nn.MultiHeadDotProductAttention):
             q, k = (inputs.get((*path, f"{n}_ln"), inputs[*path, n]) for n in ("query", "key"))
             found["/".join(path)] = nn.dot_product_attention_weights(

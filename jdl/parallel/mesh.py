@@ -19,6 +19,7 @@ AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that divide a batch's rows
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
+    (r"/experts/", 0),
     (r"/(query|key|value|in)/kernel$", 1),
     (r"/(query|key|value|in)/bias$", 0),
     (r"/(attention|cross|feed_forward)/out/kernel$", 0),
@@ -27,7 +28,8 @@ TRANSFORMER: Rules = (
 """Tensor parallel rules of transformers: the divided axis of each parameter whose path matches.
 
 Heads and hidden units are divided among the devices, so that each pair of products needs one sum
-over devices (Shoeybi et al., 2019).
+over devices (Shoeybi et al., 2019); and so are the experts of a mixture of experts (expert
+parallel; Lepikhin et al., 2021).
 """
 
 
