@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl import objectives as objectives
     from jdl import optim as optim
     from jdl import parallel as parallel
+    from jdl import plan as plan
     from jdl import report as report
     from jdl import sampling as sampling
     from jdl import serve as serve
@@ -102,6 +103,7 @@ MODULES = (
     "objectives",
     "optim",
     "parallel",
+    "plan",
     "report",
     "sampling",
     "serve",

@@ -46,6 +46,44 @@ def adamw(
     )
 
 
+def muon(
+    rate: optax.ScalarOrSchedule,
+    weight_decay: float = 0.01,
+    max_norm: float = 1.0,
+    by_adamw: str = "token|table|positions|head",
+) -> optax.GradientTransformation:
+    """Muon (Jordan et al., 2024) for the matrices of a network, AdamW for the rest, with clipping.
+
+    Muon makes the momentum of each matrix nearly orthogonal (Newton-Schulz), those of a mixture of
+    experts one by one. Embeddings and the head, whose paths match the pattern `by_adamw`, norms and
+    biases are not such matrices: theirs is AdamW with Nesterov momentum. Updates are scaled to the
+    size of AdamW's (Liu et al., 2025), so that both take the same `rate` and `weight_decay`.
+    """
+
+    def numbers(params: Any) -> Any:
+        """Which axes are a matrix's rows and columns; None for what AdamW trains."""
+
+        def of_leaf(path: Any, leaf: Any) -> Any:
+            if leaf.ndim not in (2, 3) or re.search(by_adamw, _name(path)):
+                return None
+            # A bias of experts (E, F) counts as a matrix otherwise.
+            if leaf.ndim == 2 and _name(path).endswith("bias"):
+                return None
+            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+        return jax.tree_util.tree_map_with_path(of_leaf, params)
+
+    optimizer = optax.contrib.muon(
+        rate,
+        weight_decay=weight_decay,
+        adam_weight_decay=weight_decay,
+        adam_learning_rate=rate,
+        muon_weight_dimension_numbers=numbers,
+        consistent_rms=0.2,
+    )
+    return clip_gradients(optimizer, max_norm)
+
+
 def clip_gradients(
     optimizer: optax.GradientTransformation, max_norm: float
 ) -> optax.GradientTransformation:

@@ -30,6 +30,7 @@ ROOMS = {  # in the order of the site; others come after them
     "store": "The run's folder",
     "inspect": "Inspecting runs",
     "study": "Hyperparameter search",
+    "plan": "Plans for accelerators",
     "explain": "Looking inside a model",
     "figures": "Figures",
     "cli": "Command line",

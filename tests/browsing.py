@@ -15,7 +15,8 @@ def chromium(width, height, scheme):
     if DRIVER is None:
         pytest.skip("there is no chromedriver (Debian's package chromium-driver)")
     options = webdriver.ChromeOptions()
-    for word in ("headless=new", "no-sandbox", "no-proxy-server"):
+    microphone = "use-fake-device-for-media-stream", "use-fake-ui-for-media-stream"  # it beeps
+    for word in ("headless=new", "no-sandbox", "no-proxy-server", *microphone):
         options.add_argument(f"--{word}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))

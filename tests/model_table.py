@@ -616,6 +616,32 @@ TABLE = [
         next_token,
         (6, SIZE),
     ),
+    Row(
+        "gpt-local",
+        GPT(
+            SIZE,
+            replace(ONE, depth=2, kv_heads=1, window=2, global_every=2, attention_cap=3.0),
+            tied=False,
+            logit_cap=9.0,
+        ),
+        (6,),
+        13 * 8 + 2 * (BLOCK - (2 * 8 * 4 + 4)) + 16 + 8 * 13,
+        2e-2,
+        partial(next_token, chunk=2, z_loss=1e-3),
+        (6, SIZE),
+    ),
+    Row(
+        "gpt-experts",
+        GPT(SIZE, replace(ONE, depth=2, attention_every=2, experts=4, mlp_width=8)),
+        (6,),
+        (13 * 8 + 16)
+        + (3 * 8 * 8 + 4 * 8 + (8 * 16 + 16) + 8)  # the recurrent mixer
+        + (4 * 8 * 8 + 3 * 8)  # attention
+        + 2 * (4 * (2 * 8 * 8 + 16) + 8 * 4 + 2 * 16),
+        2e-2,
+        next_token,
+        (6, SIZE),
+    ),
     Row("bert", BERT(SIZE, ONE, outputs=5), (6,), 13 * 8 + BLOCK + 16 + 45, 2e-2, ragged=True),
     Spans(
         "bert-spans",

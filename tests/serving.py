@@ -26,20 +26,25 @@ LIMITS = {"max_batch": 4, "max_rows": 20, "max_body": 100_000, "max_memory": 2_0
 def serving(folders, token=None, ready=True, **limits):
     """A client of a server of exported models; `client.deployment` is what the server has."""
     application = jdl.serve.app(folders, jdl.serve.Limits(**limits), token)
-    config = uvicorn.Config(
-        application, port=0, http=Protocol, ws="none", access_log=False, log_level="error"
-    )
-    server = uvicorn.Server(config)
+    with (
+        listening(application, http=Protocol, ws="none", access_log=False) as (host, port),
+        httpx.Client(base_url=f"http://{host}:{port}", timeout=60, trust_env=False) as client,
+    ):
+        client.deployment, client.address = application.state.deployment, (host, port)
+        if ready:
+            until(lambda: client.get("/readyz").status_code == 200)
+        yield client
+
+
+@contextlib.contextmanager
+def listening(application, **options):
+    """The address of a server of an application, in a thread of its own."""
+    server = uvicorn.Server(uvicorn.Config(application, port=0, log_level="error", **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         until(lambda: server.started)
-        host, port = server.servers[0].sockets[0].getsockname()
-        with httpx.Client(base_url=f"http://{host}:{port}", timeout=60, trust_env=False) as client:
-            client.deployment, client.address = application.state.deployment, (host, port)
-            if ready:
-                until(lambda: client.get("/readyz").status_code == 200)
-            yield client
+        yield server.servers[0].sockets[0].getsockname()
     finally:
         server.should_exit = True
         thread.join()

@@ -23,7 +23,7 @@ FENCE = re.compile(r"^(?P<mark><!-- not run.*-->\n)?```(?P<head>.*)\n(?P<code>(?
 ROOMS = ("layers", "objectives", "learners", "optim", "metrics", "sampling", "data.augment")
 HELPERS = {  # for other rooms, and for layers, objectives and learners of one's own
     "all_gather_batch", "batch_axis_size", "device_key", "psum_batch", "row_keys", "row_numbers",
-    "sample_rows", "plain_implementations",
+    "sample_rows", "plain_implementations", "gather_params", "gathering_params",
     "map_rows", "map_variables", "override",
     "Wrapper", "checked_metrics", "jit_learner", "member", "trace_once", "with_data",
     "PerMember", "merge", "scalars",

@@ -20,13 +20,13 @@ import pytest
 
 import jdl
 from jdl import explain
-from jdl.explain.attention import patch_grid
+from jdl.explain.attention import is_stack, patch_grid
 from jdl.explain.attribution import METHODS, attributions, windows
 from jdl.explain.boundary import decision_grid
 from jdl.explain.embeddings import pca, probe_layers, probed_layers
 from jdl.explain.groups import by_group, by_value, largest_gap
 from jdl.explain.layers import shapes_in_order
-from jdl.explain.loss_line import barrier, loss_line
+from jdl.explain.loss_line import barrier, beginning, loss_line
 from jdl.explain.maps import first_filters
 from jdl.explain.mistakes import confusions, top_losses
 from jdl.explain.report import FIGURES
@@ -40,6 +40,7 @@ from jdl.models.mlp import MLP
 from jdl.models.transformer import MultiHeadAttention, TransformerConfig
 from jdl.models.vit import ViT
 from jdl.objectives import classify, with_metrics
+from jdl.objectives.pretrained_model import Weights
 
 KEY = jax.random.key(0)
 
@@ -251,6 +252,30 @@ def test_what_has_no_score_is_refused(objective, x, message):
         explain.score(objective, variables, batch)
 
 
+@pytest.mark.parametrize("chosen", [4, -1, [0, 1], [0, 1, 4], 1.0, [[0], [1], [2]]])
+def test_an_output_that_there_is_not_is_refused(linear, chosen):
+    score, x, _ = linear
+    of_all, of_each = (
+        explain.score(score.objective, score.variables, score.batch, k) for k in (2, [2, 2, 2])
+    )
+    assert np.array_equal(of_all(x), of_each(x))
+    with pytest.raises(jdl.Error, match="chosen is the index of an output, from 0 to 3"):
+        explain.score(score.objective, score.variables, score.batch, chosen)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [jdl.objectives.regress(MLP(2)), jdl.objectives.deep_svdd(MLP(2))],
+    ids=["targets", "deep_svdd"],
+)
+def test_of_several_numbers_none_is_explained_unless_it_is_chosen(objective):
+    batch = {"x": jnp.ones((3, 4)), "y": jnp.ones((3, 2))}
+    variables = objective.init(KEY, batch)
+    with pytest.raises(jdl.Error, match="gives 2 numbers a row, and none stands for a class"):
+        explain.score(objective, variables, batch)
+    assert explain.score(objective, variables, batch, 1)(batch["x"]).shape == (3,)
+
+
 def test_a_model_without_maps_has_no_grad_cam(linear):
     with pytest.raises(jdl.Error, match="No layer of the model gives feature maps"):
         explain.grad_cam(linear[0])
@@ -302,6 +327,21 @@ def test_the_surest_row_of_each_cell_is_its_example():
     found = confusions(y, label, np.asarray([0.6, 0.9, 0.7, 0.8, 0.5]), 3)
     assert found.counts.tolist() == [[1, 1, 0], [1, 2, 0], [0, 0, 0]]
     assert found.examples.tolist() == [[0, 1, -1], [4, 3, -1], [-1, -1, -1]]
+
+
+def test_losses_that_are_nan_come_first(digits, monkeypatch):
+    losses = np.asarray([1.0, np.inf, np.nan, 3.0])
+    monkeypatch.setattr("jdl.explain.mistakes.metrics_by_row", lambda *_: {"loss": losses})
+    assert top_losses(Subject(digits, (0,)))[0].tolist() == [2, 1, 3, 0]
+
+
+def test_maps_without_a_correlation_are_left_out_of_it():
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(4, 9))
+    b = a.copy()
+    b[1], b[2] = np.nan, 7.0
+    assert explain.map_correlation(a, b) == pytest.approx(1)
+    assert np.isnan(explain.map_correlation(a[1:3], b[1:3]))
 
 
 def test_the_highest_losses_come_first(digits):
@@ -387,6 +427,20 @@ def test_attention_rollout_is_the_product_of_the_layers():
     np.testing.assert_allclose(found.sum(-1), 1, rtol=1e-5)
     with pytest.raises(jdl.Error, match="self-attention"):
         explain.attention_rollout([jnp.ones((1, 2, 3, 4))])
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("stack/block_0/attention", "stack/block_1/attention"), True),
+        (("image/block_0/attention", "text/block_0/attention"), False),
+        (("tower_0/block_0/attention", "tower_1/block_1/attention"), False),
+        (("block_0/cross",), False),
+    ],
+)
+def test_a_rollout_is_of_one_stack_of_layers(names, expected):
+    assert is_stack(dict.fromkeys(names, jnp.ones((1, 2, 3, 3)))) is expected
+    assert not is_stack({names[0]: jnp.ones((1, 2, 3, 4))})
 
 
 @pytest.mark.parametrize(
@@ -524,6 +578,46 @@ def test_a_model_that_is_no_flax_module_has_attributions_and_no_layers(digits, t
     assert not [finding.text for finding in found if "It failed" in finding.text]
 
 
+def test_labels_may_have_dollars(digits, tmp_path):
+    labels = tuple(f"{n}$^$" for n in range(10))
+    subject = Subject(replace(digits, run=replace(digits.run, labels=labels)), (0, 1))
+    figures = [one.name for one in FIGURES if one.name not in NO_MLP]
+    found = explain_run(subject, tmp_path, figures)
+    assert all(finding.path for finding in found), [finding.text for finding in found]
+
+
+def test_rows_of_a_figure_are_drawn_over_the_whole_split(digits):
+    subject = Subject(digits, (0,))
+    rows = subject.sample(20)
+    assert rows == sorted(set(rows)) == subject.sample(20)
+    assert max(rows) > 70
+    assert subject.sample(500) == list(range(100))
+    batches = subject.batches(subject.sample(70))
+    assert [len(batch["x"]) for batch in batches] == [64, 6]
+
+
+def test_the_loss_line_of_a_fine_tuned_run_begins_at_its_weights(digits):
+    arrays = {
+        f"params/{name}/{part}": np.full(value.shape, 0.5, np.float32)
+        for name, parts in digits.state.params.items()
+        for part, value in parts.items()
+    }
+    weights = Weights(lambda: (arrays, "sha", "hub:weights"))
+    model = jdl.pretrained(MLP(10, (32,)), weights)
+    learner = jdl.descent(classify(model), optax.sgd(0.1))
+    first, start = beginning(replace(digits.run, learner=learner))
+    assert first == "the pretrained weights (hub:weights)"
+    assert all(np.all(leaf == 0.5) for leaf in jax.tree.leaves(start["params"]))
+
+    def gone():
+        raise jdl.Error("No such file.")
+
+    model = jdl.pretrained(MLP(10, (32,)), Weights(gone))
+    learner = jdl.descent(classify(model), optax.sgd(0.1))
+    with pytest.raises(jdl.Error, match="cannot begin again as it did: No such file"):
+        beginning(replace(digits.run, learner=learner))
+
+
 def test_a_figure_that_fails_costs_no_other(digits, tmp_path, monkeypatch):
     subject = Subject(digits, (0,))
     monkeypatch.setattr("jdl.explain.mistakes.draw_reliability", lambda *_: 1 / 0)
@@ -555,5 +649,9 @@ def test_rows_are_grouped_by_a_column_of_their_table(tmp_path):
     assert all(f"{kind} {mean:.4f}" in found.text for kind, mean in means.items())
     (found,) = explain_run(Subject(trained, (0,), by="size"), tmp_path, ["groups"])
     assert "by size" in found.text
-    (found,) = explain_run(Subject(trained, (0,), by="sort"), tmp_path, ["groups"])
-    assert "no column 'sort'" in found.text
+    with pytest.raises(jdl.Error, match="no column 'sort'"):
+        explain_run(Subject(trained, (0,), by="sort"), tmp_path / "none", ["groups"])
+    assert not (tmp_path / "none").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(jdl.Error, match="file is a file: the figures need a folder"):
+        explain_run(Subject(trained, (0,)), tmp_path / "file")

@@ -21,6 +21,8 @@ from jdl.store.catalog import entry
 from jdl.store.checkpoints import Checkpoints, state_digest
 from jdl.store.lock import hold_lock
 from jdl.store.manifest import damage, write_manifest
+from jdl.store.times import recorded_times
+from jdl.train.preemption import PausedError
 from jdl.train.summary import summarize
 
 
@@ -64,6 +66,26 @@ def test_a_finished_run_is_only_evaluated_again(tmp_path):
     assert again.steps == 0
     assert lines(again) == before
     assert again.metrics["test"]["accuracy"].value() == first.metrics["test"]["accuracy"].value()
+
+
+def test_the_time_is_that_of_all_processes(tmp_path):
+    with pytest.raises(PausedError):
+        train(tmp_path, steps=10, until=4)
+    (folder,) = tmp_path.glob("*/*/seed0")
+    before = recorded_times(folder)
+    assert before.steps == 4
+    result = train(tmp_path, steps=10)
+    whole = recorded_times(folder)
+    assert (result.steps, whole.steps) == (6, 10)
+    assert whole.seconds > before.seconds + result.seconds - 1e-3
+    assert before.data_seconds < whole.data_seconds < whole.seconds
+    again = train(tmp_path, steps=10)  # trains nothing, and is a process more
+    summarize(again)
+    assert again.steps == 0
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["seconds"] == whole.seconds == recorded_times(folder).seconds
+    (folder / "times.jsonl").write_text("broken\n")
+    assert recorded_times(folder) is None
 
 
 def test_a_step_is_traced_once(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ OPTIMIZERS = {
     "adam": optax.adam(0.02),
     "adamw": jdl.optim.adamw(0.02, weight_decay=0.1),
     "lion": optax.lion(0.01),
-    "muon": optax.contrib.muon(0.02),
+    "muon": jdl.optim.muon(0.02),
     "schedule-free": optax.contrib.schedule_free_adamw(0.05, warmup_steps=5),
     "clipped": jdl.optim.clip_gradients(optax.sgd(0.3), 1.0),
     "stages": jdl.optim.stages(
@@ -70,6 +70,28 @@ def test_norms_and_biases_do_not_decay():
     np.testing.assert_allclose(updates["kernel"], -0.05)
     np.testing.assert_array_equal(updates["bias"], 0)
     np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_muon_is_for_matrices_within_the_network():
+    """Their updates are nearly orthogonal, of each expert alone; the others are AdamW's."""
+    shapes = {"block/experts/in/kernel": (3, 4, 6), "block/out/kernel": (4, 6)}
+    shapes |= {"tokens/table": (5, 4), "head/kernel": (4, 5), "block/experts/in/bias": (3, 6)}
+    grads = {n: jax.random.normal(jax.random.key(len(n)), shape) for n, shape in shapes.items()}
+    params = jax.tree.map(jnp.ones_like, grads)
+
+    def updates(optimizer):
+        return jax.jit(optimizer.update)(grads, optimizer.init(params), params)[0]
+
+    with jax.numpy_dtype_promotion("standard"):
+        ours = updates(jdl.optim.muon(0.1, weight_decay=0.0))
+        adam = updates(jdl.optim.clip_gradients(optax.nadam(0.1), 1.0))
+    for name in list(shapes)[:2]:
+        size = np.linalg.svd(ours[name], compute_uv=False) / (0.1 * 0.2 * np.sqrt(6))
+        assert size.shape[-1] == 4
+        assert size.min() > 0.5
+        assert size.max() < 1.3
+    for name in list(shapes)[2:]:
+        np.testing.assert_allclose(ours[name], adam[name], rtol=1e-5)
 
 
 def test_clipping_scales_the_whole_gradient():

@@ -2,13 +2,17 @@
 
 Seen to fail: the bits of an elastic run, with its shards numbered round the devices instead of
 device by device; and what a divided step computes, with BatchNorm, dropout or metrics of a device's
-own rows alone, or with masks ignored.
+own rows alone, or with masks ignored; the parts of FSDP, with parameters gathered before the step,
+without the reduction of gradients to parts, and with the largest axis divided; meshes of TPUs in
+the devices' own order.
 """
 
 import json
 import os
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import device_parity
 import jax
@@ -20,11 +24,12 @@ from harness import digest, lines, stopped_at, train
 from xla_flags import quick_to_compile
 
 import jdl
-from jdl.learners import with_data
+from jdl.learners import mixed_precision, with_data
 from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
 from jdl.models.transformer import TransformerConfig
 from jdl.parallel import abstract_state, build_mesh, elastic, pmap_mesh, shard_data, shard_learner
+from jdl.parallel.sharding import Gather
 from jdl.store.checkpoints import Checkpoints, leaf_digests
 from jdl.train.launch import free_port
 
@@ -37,6 +42,8 @@ QUICK = [
     ("mlp-dropout", "pmap=4"),
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
+    ("gpt-experts", "data=2,model=2"),
+    ("gpt-local", "micro=4"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),
@@ -141,6 +148,95 @@ def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     for device in range(4):
         share = sum(leaf.addressable_shards[device].data.nbytes for leaf in leaves)
         assert share / sum(leaf.nbytes for leaf in leaves) == pytest.approx(1 / 4, rel=0.05)
+
+
+@dataclass(frozen=True)
+class FakeTPU:
+    """A chip of a pod, as far as meshes ask."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int = 0
+    process_index: int = 0
+    core_on_chip: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5 lite"
+
+
+def fake_pod(monkeypatch, slices):
+    """Slices of 4x4 chips, in the order of their hosts, which have 2x2 chips each."""
+    places = [
+        (2 * i + k, 2 * j + m, 0) for j in (0, 1) for i in (0, 1) for m in (0, 1) for k in (0, 1)
+    ]
+    chips = [FakeTPU(16 * s + n, at, s) for s in range(slices) for n, at in enumerate(places)]
+    monkeypatch.setattr(jax, "devices", lambda: chips[::-1])
+    monkeypatch.setattr(jax, "device_count", lambda: len(chips))
+
+
+def test_the_axes_of_a_mesh_of_tpus_are_lines_of_the_torus(monkeypatch):
+    fake_pod(monkeypatch, 1)
+    chips = build_mesh("data=4,fsdp=4").devices[:, :, 0]
+    for line in (*chips, *chips.T):
+        assert 1 in [len({chip.coords[n] for chip in line}) for n in (0, 1)]
+
+
+def test_slices_of_tpus_are_arranged_along_data_if_possible(monkeypatch):
+    fake_pod(monkeypatch, 2)
+    for chip_s in (
+        build_mesh("data=4,fsdp=8").devices[:2].flat,
+        build_mesh("fsdp=32").devices[0, :16].flat,
+    ):
+        assert len({chip.slice_index for chip in chip_s}) == 1
+    fake_pod(monkeypatch, 6)
+    with pytest.raises(jdl.Error, match="over 6 slices"):
+        build_mesh("data=32,fsdp=3")
+
+
+def shapes_in_the_update(wrap, fields):
+    """The parts of gradients and parameters on a device, as XLA has them in the update, by path."""
+    seen, model = {}, MLP(8, hidden=(16,))
+
+    def spy(grads, state, params):
+        for path, leaf in jax.tree_util.tree_leaves_with_path({"grads": grads, "params": params}):
+            name, shape = jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape
+            jax.debug.inspect_array_sharding(
+                leaf, callback=lambda s, n=name, of=shape: seen.update({n: s.shard_shape(of)})
+            )
+        return grads, state
+
+    spying = optax.GradientTransformation(lambda params: optax.EmptyState(), spy)
+    objective = jdl.objectives.classify(model)
+    learner = wrap(jdl.descent(objective, optax.chain(spying, optax.adam(1e-2)), **fields))
+    learner = shard_learner(learner, build_mesh("fsdp=4"))
+    batch = {"x": jnp.ones((16, 4)), "y": jnp.ones(16, jnp.int32)}
+    state = jax.eval_shape(learner.init, jax.random.key(0), batch)
+    jax.jit(learner.step).lower(abstract_state(learner.mesh, state), batch).compile()
+    return {name: shape for name, shape in seen.items() if "kernel" in name}
+
+
+@pytest.mark.parametrize(
+    ("wrap", "fields"),
+    [
+        (lambda learner: learner, {"micro_batches": 2}),
+        (lambda learner: mixed_precision(jdl.ema(learner), "bfloat16"), {}),
+    ],
+    ids=["micro_batches", "bfloat16"],
+)
+def test_fsdp_updates_on_each_device_only_its_part(wrap, fields):
+    parts = {"Dense_0/kernel": (1, 16), "Dense_1/kernel": (4, 8)}
+    expected = {f"{kind}/{name}": s for kind in ("grads", "params") for name, s in parts.items()}
+    assert shapes_in_the_update(wrap, fields) == expected
+
+
+def test_fsdp_casts_before_it_gathers_and_scatters_gradients_that_were_never_whole():
+    gather, kernel = Gather(build_mesh("fsdp=4"), ()), jax.ShapeDtypeStruct((8, 6), jnp.bfloat16)
+
+    def constraints(function):
+        text = jax.jit(function).lower({"kernel": kernel}).as_text()
+        return re.findall(r"sharding_constraint.*<@mesh, \[(.*)\]> : tensor<8x6xbf16>", text)
+
+    assert constraints(gather) == ['{"fsdp"}, {}', "{}, {}"]
+    assert constraints(lambda tree: jax.vjp(gather, tree)[1](tree)) == ['{"fsdp"}, {}']
 
 
 def test_model_cuts_heads_and_hidden_units():

@@ -127,7 +127,7 @@ def test_a_run_is_without_figures_of_the_column_x(tmp_path):
 def test_several_devices_compute_what_one_computes(case):
     learner, _, steps = case
     alone, metrics = train(learner, steps)
-    mesh = build_mesh("data=4")
+    mesh = build_mesh("data=2,fsdp=2")
     data = shard_data(jdl.data.episodes(4), mesh)
     divided = jit_learner(shard_learner(with_data(learner, data), mesh))
     state = divided.init(jax.random.key(0), data[0])
@@ -135,7 +135,7 @@ def test_several_devices_compute_what_one_computes(case):
         state, divided_metrics = divided.step(state, raw)
     # The policy loss is a sum that cancels: 1e-4 of it would be less than float32 can hold.
     assert scalars(divided_metrics) == pytest.approx(
-        scalars(metrics), rel=1e-4, abs=1e-6, nan_ok=True
+        scalars(metrics), rel=1e-4, abs=3e-6, nan_ok=True
     )
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(alone.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

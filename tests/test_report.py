@@ -9,6 +9,8 @@ import base64
 import hashlib
 import json
 import re
+import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -149,6 +151,41 @@ def test_what_is_missing_is_said(tmp_path):
     assert "Nothing has been logged yet." in only
 
 
+def test_runs_that_cannot_be_read_are_said_and_cost_no_other(runs):
+    (runs / "net/d0.0/seed0/run.json").write_text("{")
+    (runs / "net/d0.2/seed1/summary.json").write_text("{")
+    for names, left_out in [((), 2), (("net",), 2), (("net/d0.2",), 1), (("net/*/seed5",), 0)]:
+        assert written(runs, *names).count("A run is left out: ") == left_out, names
+    with pytest.raises(jdl.Error, match=r"no run 'net/d0.0/seed0'[^$]*seed0/run.json cannot be"):
+        written(runs, "net/d0.0/seed0")
+
+
+def test_runs_of_other_code_are_said(tmp_path):
+    for seed, code in enumerate(("a", "a", "b")):
+        write_run(tmp_path, "net", seed, 0.9, record={"code": {"net.py": code}})
+    assert (
+        "Not all runs of net had the same code: 1 run (seeds 2) had other code than net/d1/seed0"
+        in written(tmp_path)
+    )
+    assert "the same code" not in written(tmp_path, "net/d1/seed0", "net/d1/seed1")
+
+
+def test_the_mean_curve_is_of_finished_runs(tmp_path):
+    for seed in range(3):
+        log(write_run(tmp_path, "net", seed, 0.9), line(1, loss=seed), line(5, loss=seed))
+    (tmp_path / "net/d1/seed2/summary.json").unlink()
+    log(tmp_path / "net/d1/seed2", line(1, loss=9), line(2, loss=9))
+    (mean,) = [c for c in curves_json(read_groups([], tmp_path)[0])["curves"] if c["mean"]]
+    assert (mean["run"], mean["y"]) == ("mean of 2 seeds", [0.5, 0.5])
+
+
+@pytest.mark.parametrize("place", ["", "net", "net/d0.2"])
+def test_folders_of_runs_are_reported(runs, tmp_path_factory, place):
+    to = tmp_path_factory.mktemp("to") / "r.html"
+    jdl.report.report([str(runs / place)], to, "nowhere", rebuild=False)
+    assert f"{6 if '.' in place else 12} runs of" in to.read_text()
+
+
 def test_runs_of_other_data_are_not_compared(tmp_path):
     write_run(tmp_path, "a", 0, 0.9)
     write_run(tmp_path, "b", 0, 0.8, record={"data": {"test": "other"}})
@@ -198,7 +235,7 @@ def test_a_page_of_many_curves_has_few_points(tmp_path):
     for seed in range(4):
         folder = write_run(tmp_path, "net", seed, 0.9)
         log(folder, *(line(n + 1, loss=1 / (n + 1)) for n in range(3_000)))
-    found = curves_json(read_groups([], tmp_path))
+    found = curves_json(read_groups([], tmp_path)[0])
     assert [(c["run"], c["mean"]) for c in found["curves"]][-1] == ("mean of 4 seeds", True)
     assert all(len(c["x"]) <= 1_002 for c in found["curves"])
     assert found["metrics"] == ["loss"]
@@ -210,8 +247,11 @@ def test_pictures_are_compressed_until_all_fit(tmp_path, monkeypatch):
     folder = write_run(tmp_path, "net", 0, 0.9)
     (folder / "figures").mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
-    for name in ("one", "two"):
+    (folder / "figures/explain").mkdir()
+    for name in ("one", "explain/two"):
         Image.fromarray(noise).save(folder / "figures" / f"{name}.png")
+    index = "# net\n\nRows.\n\n## A title\n\nIts words.\n\n![A title](two.png)\n"
+    (folder / "figures/explain/index.md").write_text(index)
     (folder / "figures/broken.png").write_text("no picture")
     monkeypatch.setattr(pictures, "SIDES", (400, 100))
     monkeypatch.setattr(pictures, "BUDGET", 20_000)
@@ -219,6 +259,7 @@ def test_pictures_are_compressed_until_all_fit(tmp_path, monkeypatch):
     images = [attributes for tag, attributes in page.tags if tag == "img"]
     assert [(i["width"], i["height"]) for i in images] == [("100", "75")] * 2
     assert images[0]["alt"] == "Figure of net: one"
+    assert "net. A title: Its words." in page.words
     assert any("broken.png" in text and "is no picture" in text for text in page.words)
     one = pictures.compress(folder / "figures/one.png", "net", 100)
     monkeypatch.setattr(pictures, "BUDGET", len(one.content) * 3 // 2)
@@ -232,7 +273,7 @@ def test_the_cost_is_that_of_the_devices(tmp_path):
     record = {"environment": place, "options": {"mesh": "data=2,model=2"}}
     folder = write_run(tmp_path, "net", 0, 0.9, record=record)
     (folder / "summary.json").write_text('{"seconds": 1800.0, "data_seconds": 18.0}')
-    (group,) = read_groups([], tmp_path)
+    ((group,), _) = read_groups([], tmp_path)
     cost = run_cost(group.first, 10**9)
     assert (cost.devices, cost.device_hours, cost.operations) == (4, 2.0, 5e9)
     assert cost.kilowatt_hours == pytest.approx(0.5 * 4 * 0.7)
@@ -241,8 +282,18 @@ def test_the_cost_is_that_of_the_devices(tmp_path):
     assert "30 min of training in 1 run, 2 device hours, about 1.4 kWh." in page
     assert "The energy is an estimate, not a measurement" in page
     assert ">1.00%<" in page
+    times = {"step": 2, "steps": 3, "seconds": 600.0, "data_seconds": 6.0}  # a step twice
+    (folder / "times.jsonl").write_text(json.dumps(times) + "\n")
+    cost = run_cost(group.first, 10**9)
+    assert (cost.seconds, cost.operations, cost.rate) == (600, 5e9, 3e9 / 600)
+    assert "Of 1 run the time of some steps is not recorded" in written(tmp_path)
     for options, count in (({}, 1), ({"devices": 2}, 2), ({"parallel": "pmap"}, 8)):
         assert devices_of({"environment": place, "options": options}) == count
+    others = {"NVIDIA RTX A1000": None, "NVIDIA L40S": 350, "NVIDIA L4": 72, "Tesla T4": 70}
+    for kind, watts in others.items():
+        record = group.first.record | {"environment": {"devices": {"kind": kind}}, "options": {}}
+        first = replace(group.first, entry=replace(group.first.entry, record=record))
+        assert run_cost(first, None).watts == watts, kind
     with pytest.raises(jdl.Error, match="--watts is the power of one device"):
         written(tmp_path, watts=-1.0)
 
@@ -253,8 +304,14 @@ def test_a_run_that_is_built_again_has_its_data_and_operations(tmp_path):
     first = words.index("206")
     assert words[first - 1 : first + 3] == ["train", "206", "24", "x float32 8×8×1, y int32 number"]
     assert any(word.endswith("FLOP") for word in words)
-    (folder / "code/kitchen_sink.py").unlink()
-    (group,) = read_groups([str(folder)], tmp_path)
+    code = folder / "code/kitchen_sink.py"
+    code.write_text(f"raise SystemExit(3)\n{code.read_text()}")
+    record = json.loads((folder / "run.json").read_text())
+    record["code"]["kitchen_sink.py"] = hashlib.sha256(code.read_bytes()).hexdigest()
+    (folder / "run.json").write_text(json.dumps(record))
+    assert "cannot be built again here: SystemExit: 3" in written(tmp_path, rebuild=True)
+    code.unlink()
+    ((group,), _) = read_groups([str(folder)], tmp_path)
     found = rebuild_run(group.first)
     assert (found.cards, found.operations) == ({}, None)
     assert found.problems[0].startswith("sink cannot be built again here:")
@@ -263,6 +320,8 @@ def test_a_run_that_is_built_again_has_its_data_and_operations(tmp_path):
 
 def test_markdown_and_latex_are_escaped(runs):
     assert markdown_text("a|b_c <i>\nx") == r"a\|b\_c \<i\> x"
+    assert markdown_text("- &lt; 1. 2") == r"\- \&lt; 1. 2"
+    assert markdown_text("1. x") == r"1\. x"
     assert latex_text(r"a_b & 5% \x {y}") == r"a\_b \& 5\% \textbackslash{}x \{y\}"
     rows = [row for row in written(runs, to="r.md").splitlines() if row.startswith("|")]
     assert any(row.startswith("| net, dropout=0.2 | 6 | 0.9350 \\(0.9") for row in rows)
@@ -289,33 +348,64 @@ def test_wrong_input_is_refused(runs, names, to, message):
         written(runs, watts=-5.0)
 
 
-def test_a_live_page_gets_what_is_new(tmp_path):
+def follow(tmp_path):
+    """A live report, and what its page, which was just opened, gets at each event."""
     live = pytest.importorskip("jdl.report.live")
+    followed = live.Live((), tmp_path, False, None)
+
+    def opened():
+        version = json.loads(Parsed(followed.page()).inside["curve-data"])["live"]
+        page = live.Follower(version)
+        return lambda: json.loads(followed.event(page).removeprefix("data: "))
+
+    return followed, opened
+
+
+def drawn(event):
+    return [(c["x"], c["y"], c["reset"]) for c in event["series"]]
+
+
+def test_a_live_page_gets_what_is_new(tmp_path):
     folder = write_run(tmp_path, "net", 0, 0.9)
     log(folder, line(1, loss=3.0), line(2, loss=None))
-    followed, page = live.Live((), tmp_path, False, None), live.Follower()
-
-    def news():
-        found = json.loads(followed.event(page).removeprefix("data: "))
-        return (
-            [(c["x"], c["y"], c["reset"]) for c in found["series"]],
-            found["runs"],
-            found["reload"],
-        )
-
+    followed, opened = follow(tmp_path)
+    news = opened()
     assert "connect-src 'self'" in followed.page()
-    assert news() == (
-        [([1, 2], [3.0, None], True)],
-        [["net, seed 0", "finished", "2 of 5", "–"]],
-        False,
-    )
-    assert news()[0] == []
+    first = news()
+    assert drawn(first) == [([1, 2], [3.0, None], True)]
+    assert first["runs"] == [["net, seed 0", "finished", "2 of 5", "–"]]
+    assert drawn(news()) == []
     with (folder / "metrics.jsonl").open("a") as file:
         file.write(json.dumps(line(3, loss=2.0)) + "\n" + '{"step": 4, "spl')
-    assert news()[0] == [([3], [2.0], False)]  # the last line is not whole yet
-    log(tmp_path / "net/d1/seed0", line(1, loss=3.0))  # as a run does that resumes
-    assert news()[0] == [([1], [3.0], True)]
-    write_run(tmp_path, "net", 1, 0.8)
-    assert news()[2]
-    followed.page()
-    assert not news()[2]
+    assert drawn(news()) == [([3], [2.0], False)]  # the last line is not whole yet
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write(f"x\n{json.dumps(line(4, loss=1.0))}\n")
+    broken = news()
+    assert drawn(broken) == [([4], [1.0], False)]
+    assert broken["runs"][0][1] == "finished, 1 line of its log damaged"
+    both = [line(1, "valid", accuracy=0.5), line(1, "test", accuracy=0.9)]
+    log(folder, line(1, loss=3.0), *both)  # as a run does that resumes
+    again = news()
+    assert drawn(again) == [([1], [y], True) for y in (3.0, 0.5, 0.9)]
+    assert again["runs"][0][3] == "valid accuracy 0.5000"
+
+
+def test_every_live_page_hears_of_runs_that_come_go_and_break(tmp_path):
+    write_run(tmp_path, "net", 0, 0.9)
+    followed, opened = follow(tmp_path)
+    pages = [opened(), opened()]
+    new = write_run(tmp_path, "net", 1, 0.8)
+    for _ in range(2):  # also the second, after the first has loaded again
+        assert pages.pop()() == {"reload": True}
+        page = opened()
+        assert len(page()["runs"]) == 2
+    (new / "run.json").write_text("{")
+    assert page() == {"reload": True}
+    page = opened()
+    assert len(page()["runs"]) == 1
+    assert "A run is left out" in followed.page()
+    shutil.rmtree(tmp_path / "net")
+    assert page() == {"reload": True}
+    page = opened()
+    assert "There are no runs" in followed.page()
+    assert page()["runs"] == []

@@ -1,14 +1,17 @@
 """The table of runs: which fields it shows, how it sorts, what it leaves out.
 
 Seen to fail: fields that differ between experiments only, the largest loss as the best, and a
-pattern taken for a name.
+pattern taken for a name, a condition on a field in which runs do not differ, numbers compared as
+texts, a tag found inside another, and a tag that changed the record.
 """
 
 import pytest
 from harness import write_run
 
 import jdl
+from jdl.cli.runs import runs
 from jdl.inspect.run_table import run_table
+from jdl.store.annotations import Annotations, annotate, read_annotations
 
 
 @pytest.fixture
@@ -58,6 +61,58 @@ def test_a_field_with_the_name_of_a_column_hides_no_column(root):
     rows, _ = run_table(root, "gan")
     assert column(rows, "best") == [0.5, 0.5]
     assert column(rows, "config.best") == [7, 8]
+
+
+WHERE = [
+    (["lr<0.2"], [0.91, 0.93, 0.95]),
+    (["lr <= 0.1", "optimizer.beta=0.9"], [0.91]),
+    (["lr>=1e-1"], [0.91, 0.9]),
+    (["width=64"], [0.9]),
+    (["width!=3"], [0.9]),
+    (["optimizer.name = SGD", "seed=1"], [0.95]),
+    (["best>0.92", "name=cnn", "status=finished"], [0.93, 0.95]),
+    (["tags=new"], []),
+]
+
+
+@pytest.mark.parametrize(("where", "best"), WHERE, ids=str)
+def test_it_shows_those_for_which_conditions_hold(root, where, best):
+    assert column(run_table(root, where=where)[0], "best") == best
+
+
+WRONG = [
+    ("lr", "is written as 'lr<0.01'"),
+    ("rate<1", "no run has a column or a field 'rate'"),
+    ("lr<fast", "0.1 is compared with a number"),
+    ("name<z", "'cnn' is no number, so compare it by = or !="),
+    ("__import__('os')=1", "is written as"),
+]
+
+
+@pytest.mark.parametrize(("where", "message"), WRONG)
+def test_a_wrong_condition_is_refused(root, where, message):
+    with pytest.raises(jdl.Error, match=message):
+        run_table(root, where=[where])
+
+
+def test_tags_and_notes_are_beside_the_run_which_stays_as_it_is(root, capsys):
+    folder = root / "cnn" / "d1" / "seed0"
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    runs("cnn", where=("lr=0.01",), tag=("paper", "new"), root=root)
+    runs(where=("lr=0.1",), tag=("newer",), note="diverged once", root=root)
+    rows, _ = run_table(root, where=["tags=new"])
+    assert (column(rows, "tags"), column(rows, "best")) == (["new, paper"] * 2, [0.93, 0.95])
+    assert run_table(root, "cnn/d1")[0][0]["note"] == "diverged once"
+    assert annotate(folder, ("b",), ("newer",)) == Annotations(("b",), "diverged once")
+    assert annotate(folder, note="") == read_annotations(folder) == Annotations(("b",))
+    assert {path: path.read_bytes() for path in before} == before
+    assert "new, paper" in capsys.readouterr().out
+    with pytest.raises(jdl.Error, match="Which runs"):
+        runs(tag=("all",), root=root)
+    with pytest.raises(jdl.Error, match="without commas"):
+        annotate(folder, ("a,b",))
+    with pytest.raises(jdl.Error, match="has no run"):
+        annotate(root, ("a",))
 
 
 def test_a_run_that_cannot_be_read_is_named(root):

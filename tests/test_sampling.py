@@ -45,6 +45,14 @@ MODELS = {
             width=16, depth=2, heads=2, rotary=False, relative_buckets=8, max_length=16
         ),
     ),
+    "gpt-local": GPT(
+        SIZE,
+        TransformerConfig(16, 4, 4, 2, max_length=16, window=3, global_every=2, attention_cap=5.0),
+        logit_cap=20.0,
+    ),
+    "gpt-experts": GPT(
+        SIZE, TransformerConfig(16, 3, 2, max_length=16, attention_every=2, experts=4)
+    ),
     "gru": RNN(SIZE, (12, 8), GRU, vocab_size=SIZE, embedding_width=6, return_sequences=True),
     "t5": T5(SIZE, TransformerConfig(width=16, depth=2, heads=2, max_length=16)),
     "captioner": Captioner(

@@ -1,17 +1,23 @@
 """The page in a real browser, Chromium: draw a 7 on a small CNN of digits, get a 7; and write.
 
 Seen to fail: a stop that did not end the request, and events of which the wrong field was shown,
-and a late answer of the model before.
+a late answer of the model before, and a recording of the microphone's rate.
 """
 
+import io
 import time
+import wave
 from pathlib import Path
 
+import numpy as np
+import optax
 import pytest
+import soundfile
 from browsing import chromium, errors, overflow
 from serving import serving, until
 
 import jdl
+from jdl.models.mlp import MLP
 from jdl.train.experiment import load
 
 SEVEN = ((0.22, 0.15), (0.5, 0.14), (0.78, 0.15), (0.66, 0.4), (0.55, 0.6), (0.45, 0.88))
@@ -118,3 +124,47 @@ def test_a_change_of_the_model_hides_what_it_cannot_do_and_late_answers(browser,
             assert late is None
             assert (shown("wrong"), shown("rows")) == ("", "")
             assert shown("why").startswith(why)
+
+
+KEPT = """
+const own = predict; window.sent = [];
+predict = (body, type) => { sent = [...new Uint8Array(body)]; return own(body, type); };
+"""
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory):
+    """A model of sounds of at most two seconds, of 8,000 samples a second."""
+    path = tmp_path_factory.mktemp("sounds")
+    for label in "ab":
+        (path / "sounds" / label).mkdir(parents=True)
+        soundfile.write(path / "sounds" / label / "1.wav", np.zeros(80), 8_000)
+    data = jdl.data.audio_folder(path / "sounds", 8_000, 2).batches(2)
+    learner = jdl.descent(jdl.objectives.classify(MLP(2)), optax.sgd(0.1))
+    run = jdl.Run(jdl.Config("sounds", steps=1), learner, data, test=data, labels=("a", "b"))
+    folder = jdl.fit(run, jdl.Options(root=path, quiet=True)).folder
+    return jdl.export.export(folder, path / "to", run=run)
+
+
+@pytest.mark.slow
+def test_a_recording_is_what_the_model_reads(browser, sounds):
+    """Chromium's own microphone beeps; the recording ends when the model's time is full."""
+
+    def shown(name):
+        return browser.find_element("id", name).text
+
+    with serving([sounds]) as client:
+        browser.get(str(client.base_url))
+        until(lambda: shown("name") == "sounds", 60)
+        browser.execute_script(KEPT)
+        browser.find_element("id", "record").click()
+        until(lambda: shown("label") or shown("wrong"), 60)
+        assert (shown("label") in ("a", "b"), shown("wrong")) == (True, "")
+        with wave.open(io.BytesIO(bytes(browser.execute_script("return sent")))) as sound:
+            assert sound.getparams()[:3] == (1, 2, 8_000)
+            samples = np.frombuffer(sound.readframes(20_000), np.int16)
+        assert 8_000 < len(samples) <= 16_000
+        assert np.abs(samples).max() > 1_000
+        assert shown("record") == "Record"
+        assert overflow(browser) <= 0
+        assert errors(browser) == []

@@ -1,31 +1,43 @@
 """Studies: a trial is the run alone, to the bit; what was killed goes on; what is refused.
 
 Seen to fail: a trial of another seed, a choice by the test data, draws that depend on the number of
-trials, a run that another process trains counted as failed, the score of a rung by another filter.
+trials, a run that another process trains counted as failed, the score of a rung by another filter,
+other data in a study, equal draws counted as two trials, a suggestion that replaces that of another
+process, a failure shown for a run that another process finished, a script that raises under
+--epochs ending the study, runs named as a study's own files, brackets of the wrong rungs, "Best:"
+for a trial that was stopped, an importance that counts stopped trials, a trial that has the numbers
+of the first, checkpoints as often as in a run alone.
 """
 
 import json
+import os
 import shutil
 import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
 
+import kitchen_sink
 import numpy as np
 import pytest
 import tuned
 from harness import lines
 
 import jdl
+from jdl.cli.study import _print as print_rows
 from jdl.cli.study import study
 from jdl.inspect.compare import compare
+from jdl.report import report
 from jdl.store.folder import DiskError, write_json_lines
 from jdl.store.lock import hold_lock
+from jdl.store.step_trace import read_leaves
 from jdl.study import Search, trials, tune
-from jdl.study.folder import open_study, score, write_failure
+from jdl.study.folder import open_study, read_table, score, write_failure
+from jdl.study.hyperband import bracket_sizes, brackets, most_rungs
+from jdl.study.importance import importance, log_fields
 from jdl.study.search import points
 from jdl.study.space import parse_space
-from jdl.study.suggest import suggest
+from jdl.study.suggest import store, stored, suggest
 from jdl.study.tune import _rungs
 from jdl.train import experiment
 from jdl.train.preemption import PausedError
@@ -67,11 +79,11 @@ def killed(monkeypatch):
     return killed_study
 
 
-def alone(root, *flags):
+def alone(root, *flags, script=SCRIPT):
     """The folder of a run that `jdl train` trains."""
     try:
         argv = ["--root", str(root), "--quiet", *flags]
-        return experiment.train(SCRIPT, argv, "jdl train").folder
+        return experiment.train(script, argv, "jdl train").folder
     except PausedError:
         return next(root.glob("*/*/seed*"))
 
@@ -95,6 +107,20 @@ def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-2]) for n in (0, 1)]
     assert row["valid loss"] == pytest.approx(np.mean([line["loss"] for line in scores]))
     assert {line["split"] for line in scores} == {"valid"}
+    assert len(read_leaves(run)) > len(read_leaves(folder / "trial0" / "seed1"))
+
+
+def test_trials_of_other_rates_share_a_program_and_have_the_bits_of_runs_alone(tmp_path):
+    lines_of, search = [], Search(grid=("lr=1e-2,3e-3",), seeds=2, study=tmp_path / "study")
+    flags = ("--steps", "12", "--eval-every", "6", "--save-every", "5")
+    tune(kitchen_sink.__file__, search, flags, lines_of.append)
+    assert "Compiled 5 programs, used 11 times again" in lines_of[-1]
+    again = alone(
+        tmp_path, *flags, "--lr", "3e-3", "--seed", "1", script=Path(kitchen_sink.__file__)
+    )
+    run = tmp_path / "study" / "trial1" / "seed1"
+    assert same(run, again)
+    assert {line["step"] for line in read_leaves(run)} >= {0, 5, 10, 12}
 
 
 def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):
@@ -106,6 +132,48 @@ def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(who
     scores = [json.loads(lines(folder / "trial0" / f"seed{n}")[-1]) for n in (0, 1)]
     assert f"nothing was chosen: {np.mean([line['loss'] for line in scores]):.4f}" in out
     assert {line["split"] for line in scores} == {"test"}
+
+
+def test_a_study_that_ended_is_shown_and_reported(whole, tmp_path, capsys):
+    (row,), folder = whole
+    shown, search = read_table(folder)
+    assert (shown[0]["lr"], shown[0]["valid loss"]) == (row["lr"], row["valid loss"])
+    assert search["metric"] == "min loss"
+    study([str(folder)])
+    out = capsys.readouterr().out
+    assert f"Best: trial 0, {folder}/trial0/seed0" in out
+    assert "needs 8 trials" in out
+    assert (folder / "figures" / "parallel_coordinates.png").stat().st_size < 60_000
+    page = report([], tmp_path / "report.html", folder, rebuild=False).read_text()
+    assert f"parallel coordinates, {folder.name}" in page
+    assert "2 runs of 1 config" in page
+    for wrong, flags, message in (
+        (tmp_path, [], "is no study"),
+        (folder, ["--trials", "4"], "without --trials"),
+    ):
+        with pytest.raises(jdl.Error, match=message):
+            study([str(wrong), *flags])
+
+
+def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path):
+    pytest.importorskip("optuna")
+    draws = np.random.default_rng(0).uniform(size=(24, 2))
+    rows = [
+        {"trial": n, "lr": 10 ** float(-4 * a), "width": [8] if b < 0.5 else [16], "same": 1}
+        | {"seeds": 1, "status": "finished", "valid loss": abs(2 - 4 * float(a)) + 0.1 * float(b)}
+        for n, (a, b) in enumerate(draws)
+    ]
+    shares = importance([*rows, {**rows[0], "status": "stopped", "valid loss": 99.0}], ["lr"])
+    assert list(shares) == ["lr", "width"]
+    assert shares["lr"] > 0.8
+    assert sum(shares.values()) == pytest.approx(1)
+    assert importance(rows, ["lr"]) == shares
+    with pytest.raises(jdl.Error, match="and 7 finished"):
+        importance(rows[:7])
+    with pytest.raises(jdl.Error, match="of different values and scores"):
+        importance([{**row, "valid loss": 1.0} for row in rows])
+    search = {"random": ["lr=loguniform(1e-4,1)", "b=uniform(0,1)"], "grid": ["w=1,10", "c=a,b"]}
+    assert log_fields(search) == ["lr", "w"]
 
 
 def test_a_study_that_was_killed_goes_on(whole, tmp_path, killed):
@@ -168,14 +236,23 @@ def test_a_full_disk_is_no_failure_of_a_trial(tmp_path, monkeypatch):
     assert not (tmp_path / "failures").exists()
 
 
-def test_a_signal_ends_the_study_and_is_no_failure(tmp_path, monkeypatch):
-    def stopped(run, options, script):
-        raise PausedError(signal.SIGTERM, 3)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_the_study_and_is_no_failure(whole, tmp_path, monkeypatch, number, code):
+    def send(step, state, metrics):
+        os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(trials, "fit", stopped)
-    with pytest.raises(PausedError):
-        tune(SCRIPT, replace(SEEDS, study=tmp_path))
+    def fit_and_send(run, options, script):
+        return fit(replace(run, hooks=[(3, send)]), options, script)
+
+    search, fit = replace(SEEDS, study=tmp_path), trials.fit
+    monkeypatch.setattr(trials, "fit", fit_and_send)
+    with pytest.raises(PausedError, match="which is saved") as stopped:
+        tune(SCRIPT, search)
+    assert stopped.value.code == code
     assert not (tmp_path / "failures").exists()
+    monkeypatch.setattr(trials, "fit", fit)
+    tune(SCRIPT, search)
+    assert same(whole[1] / "trial0" / "seed0", tmp_path / "trial0" / "seed0")
 
 
 def test_runs_that_are_no_study_are_no_trials(tmp_path):
@@ -206,7 +283,8 @@ def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path,
         thread.join(0.1)
         assert thread.is_alive()
     thread.join(60)
-    assert [line.partition(" (")[0] for line in trained] == ["trial 0, seed 1", "trial 0, seed 0"]
+    of_runs = [line.partition(" (")[0] for line in trained if line.startswith("trial")]
+    assert of_runs == ["trial 0, seed 1", "trial 0, seed 0"]
     assert without_place(tune(SCRIPT, replace(SEEDS, study=tmp_path))) == without_place(rows)
 
 
@@ -228,6 +306,97 @@ def test_tpe_suggests_by_what_was_reached_and_asks_nothing_anew(tmp_path, monkey
     assert json.loads((tmp_path / "suggestions" / "trial1.json").read_text()).keys() == {"lr"}
     monkeypatch.setattr("jdl.study.suggest._distributions", None)
     assert {row["lr"] for row in rows} == {row["lr"] for row in tune(SCRIPT, search)}
+    assert store(tmp_path, 1, {"lr": "1"}) == stored(tmp_path, 1) != {"lr": "1"}
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"), [("optuna", "'jdl.study.'"), ("torch", "pip install torch")]
+)
+def test_a_sampler_says_what_it_needs(tmp_path, monkeypatch, missing, message):
+    monkeypatch.setattr("jdl.study.suggest.find_spec", lambda name: name != missing or None)
+    search = Search(random=("lr=uniform(0,1)",), sampler="gp", trials=2, study=tmp_path / "study")
+    with pytest.raises(jdl.Error, match=f"--sampler gp.* needs .*{message}"):
+        tune(SCRIPT, search)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gaussian_process_suggests_by_what_was_reached():
+    pytest.importorskip("optuna")
+    pytest.importorskip("torch")
+    space = parse_space((), ("lr=loguniform(1e-4,1e-1)",), tuned.Config)
+    tried = []
+    for _ in range(16):
+        values = suggest(space, 0, "min", tried, "gp")
+        tried.append((values, abs(float(np.log10(float(values["lr"]))) + 2)))
+    assert suggest(space, 0, "min", tried, "gp") == suggest(space, 0, "min", tried, "gp")
+    assert np.mean([score for _, score in tried[11:]]) < 0.3
+
+
+def test_hyperband_has_the_brackets_of_its_paper_to_the_bit(tmp_path, killed):
+    assert bracket_sizes(3, 4) == [81, 34, 15, 8, 5]  # table 1 of the paper, R = 81
+    assert [most_rungs(n, 3) for n in (4, 5, 16, 17, 142, 143)] == [0, 1, 1, 2, 3, 4]
+    dealt = brackets(range(17), [2, 6], 3, 0)
+    assert [(len(some), stops) for some, stops in dealt] == [(9, [2, 6]), (5, [6]), (3, [])]
+    assert sorted(n for some, _ in dealt for n in some) == list(range(17))
+    rates = "lr=1e-4,1e-3,1e-2,3e-2"
+    search = Search(grid=(rates,), halving=2, hyperband=True, study=tmp_path / "study")
+    rows = killed(SCRIPT, search)
+    (early, at), (late, none) = brackets(range(4), [4], 2, 0)
+    assert (at, none, len(early), len(late)) == ([4], [], 2, 2)
+    steps = {row["trial"]: row["steps"] for row in rows}
+    assert [steps[n] for n in late] == [8, 8]
+    assert sorted(steps[n] for n in early) == [4, 8]
+    for row in (rows[0], rows[-1]):
+        until = ("--until", str(row["steps"])) if row["status"] == "stopped" else ()
+        flags = ("--lr", str(row["lr"]), "--eval-every", "4", *until)
+        assert same(row["folder"] + "/seed0", alone(tmp_path / str(row["trial"]), *flags))
+
+
+def test_a_trial_is_counted_once(tmp_path):
+    said = []
+    search = Search(random=("hidden=choice(8,16)",), trials=4, study=tmp_path)
+    rows = tune(SCRIPT, search, (), said.append)
+    assert sorted(row["hidden"] for row in rows) == [(8,), (16,)]
+    again = [line for line in said if "not counted again" in line]
+    assert len(again) == 2
+    assert len(said) == 4
+
+
+def test_a_flag_of_a_study_and_of_the_script_is_the_studys(tmp_path):
+    text = SCRIPT.read_text().replace(
+        "    validates: bool", "    seeds: int = 3\n    validates: bool"
+    )
+    (tmp_path / "common.py").write_text(text)
+    said = []
+    search = Search(grid=("lr=1,2",), seeds=2, trials=3, study=tmp_path / "study")
+    with pytest.raises(jdl.Error, match="grid has 2"):
+        tune(tmp_path / "common.py", search, (), said.append)
+    assert said == ["--seeds is of the study: the config's seeds is --grid seeds=VALUE."]
+
+
+def test_a_failure_of_a_run_that_another_process_finished_is_none(whole):
+    rows, folder = whole
+    write_failure(folder, 0, 1, ValueError("lost the race"))
+    assert tune(SCRIPT, replace(SEEDS, study=folder)) == rows
+    (folder / "failures" / "trial0-seed1.json").unlink()
+
+
+def test_a_script_that_raises_under_epochs_harms_no_other_trial(tmp_path):
+    search = Search(grid=("batch=600,2000",), study=tmp_path)
+    rows = tune(SCRIPT, search, ("--epochs", "2"))
+    assert [(row["batch"], row["status"]) for row in rows] == [(600, "finished"), (2000, "failed")]
+    assert "2,000" in rows[1]["failure"] or "2000" in rows[1]["failure"]
+
+
+def test_the_best_is_one_that_trained_to_its_end(tmp_path, capsys):
+    rows = [
+        {"trial": 1, "status": "stopped", "steps": 4, "valid loss": 0.5, "failure": None},
+        {"trial": 0, "status": "failed", "steps": 8, "valid loss": None, "failure": "NaN"},
+    ]
+    print_rows([{**row, "folder": str(tmp_path)} for row in rows])
+    out = capsys.readouterr().out
+    assert "Best:" not in out
+    assert "No trial has come to its end" in out
 
 
 WRONG = [
@@ -241,6 +410,9 @@ WRONG = [
     (Search(grid=("lr:1e-2",)), (), "--grid is written as --grid lr=1e-3,3e-3, not 'lr:1e-2'"),
     (Search(grid=("lr=1,1",)), (), "has a value twice"),
     (Search(grid=("lr=1", "lr=2")), (), "--grid has lr twice"),
+    (Search(grid=("lr=1e-2,0.01",)), (), "lr=1e-2,0.01 has a value twice"),
+    (Search(grid=("lr=1",)), ("--name", "trial0"), "--name trial0 is the name of a study's own"),
+    (Search(grid=("lr=1",)), ("--name", "failures"), "--name failures is the name of a study's"),
     (Search(grid=("seed=1,2",)), (), "seed is not searched: --seeds"),
     (Search(grid=("steps=0,8",)), (), "The config refuses steps 0: --steps must be 1 or more"),
     (Search(grid=("steps=4,8",), halving=2), (), "steps is not searched with --halving"),
@@ -267,15 +439,20 @@ def test_wrong_input_is_refused_before_anything_is_written(search, flags, messag
     assert not list(tmp_path.iterdir())
 
 
-DESCRIPTION = {"config": {"lr": 1}, "code": {"a.py": "1"}, "search": {"trials": 2, "halving": 0}}
-DESCRIPTION |= {"options": {"devices": None}}
+DESCRIPTION = {
+    "config": {"name": "net", "lr": 1},
+    "code": {"a.py": "1"},
+    "search": {"trials": 2, "halving": 0},
+}
+DESCRIPTION |= {"options": {"devices": None}, "data": {"train": "a1"}}
 
 
 def test_another_study_in_the_folder_is_refused(tmp_path):
     open_study(tmp_path, DESCRIPTION)
     open_study(tmp_path, DESCRIPTION | {"search": {"trials": 3, "halving": 0}})
     for other in (
-        {"config": {"lr": 2}},
+        {"config": {"name": "net", "lr": 2}},
+        {"data": {"train": "b2"}},
         {"options": {"devices": 2}},
         {"search": {"trials": 3, "halving": 2}},
     ):

@@ -1,13 +1,16 @@
 """Experiment trackers: what they are sent, also after a resume; and that none can harm a run.
 
 Seen to fail: an error that ended the tracker's thread, a warning at every line, a CSV file that
-began anew after a resume, metrics of training as those of HParams, and names that were not checked.
+began anew after a resume, a line that came twice, metrics of training as those of HParams, names
+that were not checked, and the host in what W&B is sent.
 """
 
 import csv
 import json
+import socket
 import threading
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import optax
@@ -47,7 +50,7 @@ class Broken:
     def write(self, step, split, numbers):
         raise RuntimeError("no network")
 
-    def close(self):
+    def close(self, finished):
         raise RuntimeError("no network")
 
 
@@ -60,7 +63,7 @@ class Slow:
     def write(self, step, split, numbers):
         self.answered.wait()
 
-    def close(self):
+    def close(self, finished):
         self.answered.wait()
 
 
@@ -98,6 +101,40 @@ def test_a_tracker_that_fails_changes_nothing_and_warns_once(
     assert len(found) == 1
     assert found[0].startswith(f"The tracker tensorboard gets nothing more: {reason}")
     assert len(rows(result.folder)) > 1  # the other one is sent all
+
+
+class Told:
+    """A tracker that keeps what it is told at the end."""
+
+    def __init__(self, tracked):
+        self.id = tracked.id
+
+    def write(self, step, split, numbers):
+        pass
+
+    def close(self, finished):
+        self.ends.append((self.id, finished))
+
+
+def test_trackers_hear_whether_a_training_is_finished_and_which_it_is(tmp_path, monkeypatch):
+    monkeypatch.setitem(trackers.TRACKERS, "tensorboard", Told)
+    monkeypatch.setattr(Told, "ends", [], raising=False)
+    stop_at_4(tmp_path, track=("tensorboard",))
+    train(tmp_path, track=("tensorboard",))
+    train(tmp_path, track=("tensorboard",), fresh=True)
+    (paused, resumed, fresh) = Told.ends
+    assert (paused[1], resumed[1], fresh[1]) == (False, True, True)
+    assert paused[0] == resumed[0] != fresh[0]
+
+
+def test_csv_has_a_line_once_that_is_in_the_log_and_comes_too(tmp_path):
+    """As the last evaluation of a run that is at its end already, which the log has by then."""
+    line = {"step": 6, "split": "test", "loss": 0.5}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    tracker = trackers.CSVTracker(tracking.Tracked(tmp_path, {}, 6))
+    tracker.write(6, "test", {"loss": 0.5})
+    tracker.close(True)
+    assert rows(tmp_path) == [trackers.CSV_HEAD, ["6", "test", "loss", "0.5"]]
 
 
 def test_csv_has_the_numbers_of_the_log_also_after_a_resume(tmp_path, plain):
@@ -155,7 +192,11 @@ def test_wandb_offline(tmp_path, monkeypatch):
         warnings.simplefilter("error", UserWarning)
         result = train(tmp_path, track=("wandb",))
     (path,) = result.folder.glob("wandb/offline-run-*/*.wandb")
-    assert b"test/accuracy" in path.read_bytes()
+    sent = path.read_bytes()
+    assert b"test/accuracy" in sent
+    for private in (f'{socket.gethostname()}"', str(Path.cwd())):
+        assert private.encode() not in sent, private
+    assert not list(result.folder.glob("wandb/*/files/*"))
 
 
 def test_mlflow_in_a_local_folder(tmp_path, monkeypatch):
@@ -165,14 +206,32 @@ def test_mlflow_in_a_local_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more than its client
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path}/mlruns")
     stop_at_4(tmp_path / "runs", track=("mlflow",))
-    result = train(tmp_path / "runs", track=("mlflow",))
     client = MlflowClient()
+    (paused,) = client.search_runs([client.get_experiment_by_name("tracked").experiment_id])
+    assert paused.info.status == "KILLED"
+    result = train(tmp_path / "runs", track=("mlflow",))
     experiment = client.get_experiment_by_name("tracked")
     (run,) = client.search_runs([experiment.experiment_id])
     assert (run.data.params["steps"], run.info.status) == ("6", "FINISHED")
     last = [line for line in map(json.loads, lines(result)) if line["split"] == "test"][-1]
     history = client.get_metric_history(run.info.run_id, "test/accuracy")
     assert (history[-1].step, history[-1].value) == (6, last["accuracy"])
+    train(tmp_path / "runs", track=("mlflow",), fresh=True)
+    assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_an_experiment_of_mlflow_that_another_run_creates_is_taken():
+    exceptions = pytest.importorskip("mlflow.exceptions")
+    found = [None, SimpleNamespace(experiment_id="7")]
+
+    def create_experiment(name):
+        raise exceptions.MlflowException("RESOURCE_ALREADY_EXISTS")
+
+    tracker = object.__new__(trackers.MLflowTracker)
+    tracker._client = SimpleNamespace(
+        get_experiment_by_name=lambda name: found.pop(0), create_experiment=create_experiment
+    )
+    assert tracker._experiment("net") == "7"
 
 
 def test_names_that_mlflow_does_not_allow_are_changed():

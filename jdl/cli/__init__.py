@@ -13,7 +13,9 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
   jdl check SCRIPT [--field value ...]    does it train at all, and what would be wrong?
   jdl check SCRIPT --find-lr              learning rate range test: which rate to begin with
+  jdl plan SCRIPT --topology v5e:4x8      will it fit on TPUs that are not here, and how long?
   jdl study SCRIPT --grid lr=1e-3,3e-3    search hyperparameters, by the validation data
+  jdl study FOLDER                        its trials, and which hyperparameters matter
   jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters
   jdl show RUN                            a run's config, data, environment and results
   jdl show RUN --memory                   memory and FLOPs of one training step
@@ -50,7 +52,8 @@ difference; 2 wrong input (what is wrong and how to correct it is on standard er
 gradient or parameter is NaN or infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training
 after the current step was saved.
 """
-WITH_SCRIPT = ("train", "launch", "check", "profile", "study", "data")  # verbs that parse their own arguments
+# Verbs that parse their own arguments.
+WITH_SCRIPT = ("train", "launch", "check", "profile", "plan", "study", "data")
 VERBS = (
     *WITH_SCRIPT,
     "runs",

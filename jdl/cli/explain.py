@@ -1,5 +1,6 @@
 """`jdl explain`: what a trained model's predictions rest on, where it errs, what it has learned."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,15 +9,19 @@ import tyro
 from jdl.cli.arguments import Best, Root, RunName
 from jdl.errors import Error
 
+ROWS = 6  # that are shown by default
+
 
 def explain(
     run: RunName,
     rows: Annotated[
         str,
         tyro.conf.arg(
-            metavar="N,N,...", help="Rows of the evaluation data that are shown one by one, from 0."
+            metavar="N,N,...",
+            help="Rows of the evaluation data that are shown one by one, from 0; by default six "
+            "that are drawn with a fixed seed.",
         ),
-    ] = "0,1,2,3,4,5",
+    ] = "",
     to: Annotated[
         Path | None,
         tyro.conf.arg(metavar="DIR", help="Where to draw: by default RUN/figures/explain."),
@@ -40,7 +45,7 @@ def explain(
     best: Best = False,
 ) -> None:
     """Look inside a trained model: attributions, errors, features, as pictures with an index."""
-    numbers = [word.strip() for word in rows.split(",")]
+    numbers = [word.strip() for word in rows.split(",")] if rows else []
     if not all(word.isdecimal() for word in numbers):
         raise Error(f"--rows takes numbers from 0 on, such as 0,5,17, not {rows!r}.")
     from jdl.cli.startup import set_up_jax
@@ -54,6 +59,8 @@ def explain(
     folder = find(run, root)
     second = restore(find(other, root), best=best) if other else None
     subject = Subject(restore(folder, best=best), tuple(map(int, numbers)), by, second)
+    if not numbers:
+        subject = replace(subject, rows=tuple(subject.sample(ROWS)))
     to = folder / "figures" / "explain" if to is None else to
     findings = explain_run(subject, to, [name.strip() for name in only.split(",") if name])
     for finding in findings:

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from jdl.cli.arguments import Root
+from jdl.errors import Error
 
 
 def report(
@@ -21,8 +22,12 @@ def report(
         ),
     ] = (),
     to: Annotated[
-        Path, tyro.conf.arg(help="The file to write: .html, .md (Markdown) or .tex (LaTeX).")
-    ] = Path("report.html"),
+        Path | None,
+        tyro.conf.arg(
+            metavar="FILE",
+            help="File to write, .html, .md (Markdown) or .tex (LaTeX); by default report.html.",
+        ),
+    ] = None,
     root: Root = Path("runs"),
     no_rebuild: Annotated[
         bool,
@@ -42,20 +47,20 @@ def report(
     """Report runs: results with intervals, curves, figures, configs, data, environment, cost."""
     from jdl.cli.startup import set_up_jax
 
+    if serve and to is not None:
+        raise Error(f"--serve writes no file: leave out --to {to}, or --serve.")
     set_up_jax()
     if serve:
         _serve(runs, root, not no_rebuild, watts, port)
         return
     import jdl.report
 
-    print(jdl.report.report(runs, to, root, not no_rebuild, watts))
+    print(jdl.report.report(runs, to or "report.html", root, not no_rebuild, watts))
 
 
 def _serve(
     runs: tuple[str, ...], root: Path, rebuild: bool, watts: float | None, port: int
 ) -> None:
-    from jdl.types import Error
-
     try:
         from jdl.report.live import serve
     except ModuleNotFoundError as error:

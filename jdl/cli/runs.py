@@ -25,15 +25,40 @@ def runs(
     sort: Annotated[
         str, tyro.conf.arg(help='Sort by this column: "best" has the best first.')
     ] = "",
+    where: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            help="Only runs for which this holds, as 'lr<0.01' or tags=paper; repeatable."
+        ),
+    ] = (),
+    tag: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(help="Tag all these runs; repeatable. The runs themselves stay as they are."),
+    ] = (),
+    untag: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(help="Take this tag from all these runs; repeatable."),
+    ] = (),
+    note: Annotated[
+        str | None, tyro.conf.arg(help='Write this note to all these runs; "" takes it away.')
+    ] = None,
     as_csv: Annotated[
         bool, tyro.conf.arg(name="csv", help="Print the table as CSV, with all digits.")
     ] = False,
     root: Root = Path("runs"),
 ) -> None:
-    """List all runs: progress, best metric, and the fields of their configs that differ."""
-    from jdl.inspect.run_table import run_table
+    """List runs: progress, best metric, and the fields of their configs that differ."""
+    from jdl.inspect.run_table import chosen_runs, run_table
+    from jdl.store.annotations import annotate
 
-    rows, errors = run_table(root, name, sort)
+    if tag or untag or note is not None:
+        if not (name or where):
+            raise Error(
+                "Which runs? Name them, or choose them by --where: jdl runs RUNS --tag paper."
+            )
+        for one in chosen_runs(root, name, where)[0]:
+            annotate(one.folder, tag, untag, note)
+    rows, errors = run_table(root, name, sort, where)
     if as_csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()

@@ -10,7 +10,10 @@ from jdl.errors import Error
 
 
 def study(arguments: list[str]) -> None:
-    """Trains the trials of a study; what is no flag of a study is a flag of `jdl train SCRIPT`."""
+    """Trains the trials of a study; what is no flag of a study is a flag of `jdl train SCRIPT`.
+
+    Of the folder of a study that ended, it shows the table.
+    """
     if not arguments or arguments[0].startswith("-"):
         raise Error("jdl study needs a script first: jdl study SCRIPT.py --grid lr=1e-3,3e-3.")
     import tyro
@@ -21,6 +24,9 @@ def study(arguments: list[str]) -> None:
     from jdl.train.malloc import keep_memory
 
     script, *flags = arguments
+    if Path(script).is_dir():
+        _show(Path(script), flags)
+        return
     about = (
         "Search the hyperparameters of an experiment, by its validation data. All flags of "
         f"`jdl train {script}` hold for every trial."
@@ -36,7 +42,37 @@ def study(arguments: list[str]) -> None:
     set_up_jax()
     keep_memory()
     with exit_on_error():
-        _print(tune(Path(script), search, rest, report=lambda line: print(line, flush=True)))
+        rows = tune(Path(script), search, rest, report=lambda line: print(line, flush=True))
+        _print(rows)
+        _explain(Path(rows[0]["folder"]).parent)
+
+
+def _show(folder: Path, flags: list[str]) -> None:
+    from jdl.study.folder import read_table
+
+    if flags:
+        raise Error(f"{folder} is shown as it is, without {flags[0]}: with flags, name a script.")
+    _print(read_table(folder)[0])
+    _explain(folder)
+
+
+def _explain(folder: Path) -> None:
+    """Prints which fields the score of a study depends on, and draws its trials."""
+    from jdl.study.folder import read_table
+    from jdl.study.importance import draw_study, importance, log_fields
+
+    rows, search = read_table(folder)
+    low, log = search["metric"].startswith("min"), log_fields(search)
+    try:
+        shares = importance(rows, log)
+        words = ", ".join(f"{field} {share:.0%}" for field, share in shares.items())
+        print(f"Importance, shares of the variance (fANOVA): {words}")
+    except Error as error:
+        shares = {}
+        print(error)
+    figure = folder / "figures" / "parallel_coordinates.png"
+    draw_study(rows, low, log, shares, figure)
+    print(figure)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:
@@ -57,6 +93,11 @@ def _print(rows: list[dict[str, Any]]) -> None:
         raise Error(f"All {len(rows):,} trials failed, {_why(failed[0])}")
     if failed:
         print(f"{len(failed):,} of {len(rows):,} trials failed, {_why(failed[0])}")
+    if best["status"] != "finished":
+        print(
+            f"No trial has come to its end: trial {best['trial']} was the best when it was stopped."
+        )
+        return
     print(f"Best: trial {best['trial']}, {best['folder']}/{_seeds(best)[0].name}")
     metric = next(column for column in best if column.startswith("valid ")).removeprefix("valid ")
     values = [score(run, "test", metric) for run in _seeds(best)]

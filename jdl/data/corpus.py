@@ -54,25 +54,34 @@ def documents(file: str | Path) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class TokenWindows:
-    """A source of windows of one long token sequence; neighbouring windows share a token."""
+    """A source of windows of one long token sequence; neighbouring windows share a token.
+
+    With an `end`, the token after each document, windows have a column `segment` too.
+    """
 
     tokens: np.ndarray
     length: int
     bytes_per_token: float
     labels: tuple[str, ...] = ()
+    end: int | None = None
 
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.length
 
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The windows x (len(rows), length + 1)."""
+        """The windows x (len(rows), length + 1), and which document of its row a token is of."""
         starts = rows.astype(np.int64) * self.length
-        return {"x": self.tokens[starts[:, None] + np.arange(self.length + 1)]}
+        x = self.tokens[starts[:, None] + np.arange(self.length + 1)]
+        if self.end is None:
+            return {"x": x}
+        ended = np.cumsum(x[:, :-1] == self.end, 1, dtype=np.int32)
+        return {"x": x, "segment": np.pad(ended, ((0, 0), (1, 0)))}
 
     @property
     def nbytes(self) -> int:
         """The size of all windows in bytes."""
-        return len(self) * (self.length + 1) * self.tokens.itemsize
+        columns = 1 if self.end is None else 2
+        return len(self) * (self.length + 1) * self.tokens.itemsize * columns
 
     @cached_property
     def bounds(self) -> Bounds:
@@ -81,8 +90,9 @@ class TokenWindows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens and the length of the windows."""
-        return hashlib.sha256(f"windows {self.length}".encode() + self.tokens.tobytes()).hexdigest()
+        """SHA-256 of the tokens, the length of the windows, and what ends a document in them."""
+        form = f"windows {self.length}" + ("" if self.end is None else f" {self.end}")
+        return hashlib.sha256(form.encode() + self.tokens.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,28 +113,36 @@ class TextDataset(Dataset):
 
 
 def text(
-    file: str | Path = "", tokenizer: Tokenizer | None = None, length: int = 128
+    file: str | Path = "",
+    tokenizer: Tokenizer | None = None,
+    length: int = 128,
+    separate: bool = False,
 ) -> tuple[TextDataset, TextDataset, TextDataset]:
     """Datasets for language modelling: (train, valid, test), windows x (length + 1,) of a corpus.
 
     The corpus is a text file, or Python's standard library. 94%, 1% and 5% of its documents go to
-    the three splits. Within a split they are packed; see `pack`.
+    the three splits. Within a split they are packed, and with `separate` do not see each other; see
+    `pack`.
     """
     tokenizer = tokenizer or ByteTokenizer()
     texts = documents(file) if file else stdlib()
     train, valid, test = (
-        pack([texts[n] for n in rows], tokenizer, length)
+        pack([texts[n] for n in rows], tokenizer, length, separate)
         for rows in split_rows(len(texts), SPLITS, seed=0, name="documents")
     )
     return train, valid, test
 
 
-def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset:
+def pack(
+    texts: Sequence[str], tokenizer: Tokenizer, length: int, separate: bool = False
+) -> TextDataset:
     """Sequence packing: windows x (length + 1,) of documents that are concatenated.
 
     The tokenizer's end token is after each document. Window n has the tokens from n * length to
     (n + 1) * length, both included, so that each token is a target once an epoch. A remainder that
-    does not fill a window is dropped.
+    does not fill a window is dropped. With `separate` there is a column `segment` (length + 1,)
+    with the number of each token's document in its window, by which `next_token` and GPT keep
+    documents apart: attention and positions begin again with each (document masking).
     """
     if length < 1:
         raise Error(f"length is the number of tokens in a window, at least 1, not {length}.")
@@ -133,7 +151,9 @@ def pack(texts: Sequence[str], tokenizer: Tokenizer, length: int) -> TextDataset
     tokens = np.concatenate(
         [np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id)) for text in texts]
     )
-    source = TokenWindows(tokens, length, sum(len(text.encode()) for text in texts) / len(tokens))
+    bytes_per_token = sum(len(text.encode()) for text in texts) / len(tokens)
+    end = tokenizer.eos_id if separate else None
+    source = TokenWindows(tokens, length, bytes_per_token, end=end)
     if not len(source):
         raise Error(
             f"{len(tokens)} tokens of text do not fill one window of {length} + 1: choose a "

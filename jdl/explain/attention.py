@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,10 @@ def attention_maps(function: Callable[[], Any]) -> dict[str, Array]:
         out = next_call(*args, **kwargs)
         if isinstance(module, MultiHeadAttention) and context.method_name == "attend":
             q, k, _, visible, causal, bias = args
-            scale = module.config.attention_scale
-            found["/".join(path)] = attention_weights(q, k, visible, causal, bias, scale)
+            c = module.config
+            found["/".join(path)] = attention_weights(
+                q, k, visible, causal, bias, c.attention_scale, c.attention_cap
+            )
         elif isinstance(module, nn.MultiHeadDotProductAttention):
             q, k = (inputs.get((*path, f"{n}_ln"), inputs[*path, n]) for n in ("query", "key"))
             found["/".join(path)] = nn.dot_product_attention_weights(
@@ -87,17 +90,30 @@ def draw_attention(subject: Subject, path: Path) -> str:
         raise Error("The model has no attention layer of jdl or of Flax.")
     found = jax.jit(of_batch)(variables, subject.batch)
     maps = {name: found[name] for name in order}
-    one_stack = len({one.shape[2:] for one in maps.values()}) == 1 and not any(
-        name.endswith("cross")
-        for name in maps  # an encoder and a decoder
-    )
-    rollout = np.asarray(attention_rollout(list(maps.values()))) if one_stack else None
+    stacked = is_stack(maps)
+    rollout = np.asarray(attention_rollout(list(maps.values()))) if stacked else None
     x = subject.batch.get("x")
     if rollout is not None and x is not None and is_image(x):
         patches = patch_grid(rollout.shape[-1], *x.shape[1:3])
         if patches is not None:
             return _draw_on_images(subject, maps, rollout, patches, path)
     return _draw_matrices(subject, maps, rollout, path)
+
+
+def is_stack(maps: Mapping[str, Array]) -> bool:
+    """Whether layers of attention read each other, one after the other, as far as names tell.
+
+    Self-attention of one length, whose paths differ in one number, that of the block. Layers of
+    other names stand side by side, such as the encoders of images and of texts; and cross-attention
+    reads something else.
+    """
+    shapes = {one.shape[2:] for one in maps.values()}
+    if len(shapes) > 1 or any(t != s for t, s in shapes) or any("cross" in name for name in maps):
+        return False
+    if len({re.sub(r"\d+", "", name) for name in maps}) > 1:
+        return False
+    numbers = zip(*(re.findall(r"\d+", name) for name in maps), strict=True)
+    return sum(len(set(column)) > 1 for column in numbers) <= 1
 
 
 def patch_grid(tokens: int, height: int, width: int) -> tuple[int, int, int] | None:
@@ -183,6 +199,4 @@ def _words(subject: Subject) -> tuple[list[str], int | None]:
     x = np.asarray(batch["x"][0])[:length] if "x" in batch else np.zeros(0)
     if tokenizer is None or x.ndim != 1 or x.dtype.kind not in "iu" or len(x) > MOST_TOKENS:
         return [], length
-    return [
-        repr(tokenizer.decode(x[n : n + 1]))[1:-1].replace("$", r"\$") for n in range(len(x))
-    ], length
+    return [repr(tokenizer.decode(x[n : n + 1]))[1:-1] for n in range(len(x))], length

@@ -143,10 +143,12 @@ def shuffle_parameters(params: Any, key: Key) -> Any:
 def map_correlation(a: Any, b: Any) -> float:
     """Spearman's rank correlation of the maps (B, ...) of two models: the mean over the rows.
 
-    A row whose map is the same number everywhere counts as 0.
+    Of those rows that have one: a map with NaN, or with the same number everywhere, has none. NaN
+    where no row has.
     """
     pairs = zip(*(np.asarray(maps).reshape(len(maps), -1) for maps in (a, b)), strict=True)
-    return float(np.mean([np.nan_to_num(rank_correlation(*pair)) for pair in pairs]))
+    found = np.asarray([rank_correlation(*pair) for pair in pairs])
+    return float(found[~np.isnan(found)].mean()) if not np.isnan(found).all() else float("nan")
 
 
 METHODS: dict[str, Callable[..., Array]] = {  # by name; each of a score, x and a baseline

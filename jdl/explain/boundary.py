@@ -49,7 +49,7 @@ def draw_boundary(subject: Subject, path: Path) -> str:
         raise Error("A decision boundary is drawn of two features, x (N, 2), and no more.")
     if set(spec) & {"codes", "edges"}:
         raise Error("The model reads other columns besides the two features.")
-    rows = range(min(MOST_ROWS, subject.data.num_examples))
+    rows = subject.sample(MOST_ROWS)
     batch = subject.take(rows)
     first, second, grid = decision_grid(*subject.merged, batch["x"])
     from matplotlib.figure import Figure  # slow to import (1 s)
@@ -63,7 +63,8 @@ def draw_boundary(subject: Subject, path: Path) -> str:
         "aspect": "auto",
         "interpolation": "nearest",
     }
-    if grid.dtype.kind in "iu" and batch["y"].ndim == 1:
+    classes_known = grid.dtype.kind in "iu" and "y" in batch and batch["y"].ndim == 1
+    if classes_known:
         classes = np.union1d(grid, batch["y"])
         colors = np.asarray([_color(int(k)) for k in classes.tolist()])
         axes.imshow(0.65 + 0.35 * colors[np.searchsorted(classes, grid)], **shown)
@@ -75,9 +76,14 @@ def draw_boundary(subject: Subject, path: Path) -> str:
     names = subject.feature_names() or ("first feature", "second feature")
     axes.set(xlabel=names[0], ylabel=names[1], xlim=extent[:2], ylim=extent[2:])
     save(figure, path)
+    if classes_known:
+        return (
+            f"The background is the class that is predicted at each place, and the dots are "
+            f"{len(rows):,} rows with their true classes: a dot on another color is an error."
+        )
     return (
-        f"The background is what is predicted at each place, and the dots are {len(rows):,} rows "
-        "with their true classes: a dot on another color is an error."
+        "The background is the first number that the model gives at each place, and the dots are "
+        f"{len(rows):,} rows, without their targets."
     )
 
 

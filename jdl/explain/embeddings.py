@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,9 @@ def draw_embeddings(subject: Subject, path: Path) -> str:
     """Draws the input of the last dense layer by PCA and by t-SNE, coloured by class."""
     run, variables = subject.trained.run, subject.trained.variables
     y, label, _ = subject.classified()
-    codes = map_rows(partial(features, run), variables, subject.data, limit=MAX_POINTS)["features"]
-    y, label = y[: len(codes)], label[: len(codes)]
+    rows = subject.sample(MAX_POINTS)
+    codes = map_rows(partial(features, run), variables, subject.batches(rows))["features"]
+    y, label = y[rows], label[rows]
     if codes.ndim != 2 or codes.shape[1] < 2 or len(codes) < MIN_POINTS:
         raise Error(f"The features are {codes.shape}: no vector for each of {MIN_POINTS} rows.")
     linear, shares = pca(codes)
@@ -65,7 +66,7 @@ def draw_embeddings(subject: Subject, path: Path) -> str:
 
 
 def probe_layers(
-    objective: Objective, variables: Variables, train: Loader, test: Loader
+    objective: Objective, variables: Variables, train: Loader, test: Loader | Sequence[Batch]
 ) -> dict[str, float]:
     """The accuracy of a linear probe of each layer (Alain and Bengio, 2017), by path.
 
@@ -75,7 +76,7 @@ def probe_layers(
     1,000 training rows, with their augmentation, and are tested on as many others. Raises `Error`
     for a model without Linen layers.
     """
-    names = probed_layers(objective, variables, test.spec)
+    names = probed_layers(objective, variables, train.spec)
     read = partial(_features, objective, names)
     columns = [map_rows(read, variables, data, ["y"], limit=PROBE_ROWS) for data in (train, test)]
     (codes, y), (test_codes, test_y) = (
@@ -136,7 +137,7 @@ def draw_probes(subject: Subject, path: Path) -> str:
     """Draws the accuracy of a linear probe of each layer."""
     subject.classified()  # raises an error that says what is missing
     run = subject.trained.run
-    found = probe_layers(*subject.merged, run.train, subject.data)
+    found = probe_layers(*subject.merged, run.train, subject.batches(subject.sample(PROBE_ROWS)))
     from matplotlib.figure import Figure  # slow to import (1 s)
 
     figure = Figure(figsize=(6.4, 0.34 * len(found) + 1.2), layout="constrained")

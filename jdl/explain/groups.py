@@ -78,7 +78,7 @@ def draw_groups(subject: Subject, path: Path) -> str:
     name = "accuracy" if "accuracy" in metrics else "loss"
     if name not in metrics:
         raise Error("Neither the accuracy nor the loss is a plain mean over the rows.")
-    column, names = _names(subject)
+    column, names = group_names(subject)
     groups = by_group(metrics[name], names)
     groups.sort(key=lambda group: group.mean)
     _draw(groups, column, name, float(metrics[name].mean()), path)
@@ -100,8 +100,8 @@ def draw_groups(subject: Subject, path: Path) -> str:
     return f"{text}, too little evidence of a difference." if least <= 0 <= most else f"{text}."
 
 
-def _names(subject: Subject) -> tuple[str, np.ndarray]:
-    """The column of the groups, and the name of each row's group."""
+def group_names(subject: Subject) -> tuple[str, np.ndarray]:
+    """The column of the groups, and the name of each row's group; `Error` where there is none."""
     if not subject.by:
         try:
             y, _, _ = subject.classified()

@@ -34,10 +34,19 @@ def draw_attributions(subject: Subject, path: Path) -> str:
         _draw_images(subject, maps, path)
     else:
         _draw_strips(subject, maps, path)
-    check = ", ".join(f"{name} {map_correlation(maps[name], others[name]):.2f}" for name in maps)
+    found = {name: map_correlation(maps[name], others[name]) for name in maps}
+    check = ", ".join(
+        f"{name} {'cannot be said' if np.isnan(one) else f'{one:.2f}'}"
+        for name, one in found.items()
+    )
+    if any(map(np.isnan, found.values())):
+        check += " (of maps that are NaN, or the same number everywhere)"
     return (
-        "Red raises the score (the logit) of the predicted class or the predicted number, blue "
-        "lowers it; each map has its own scale. The baseline of integrated gradients and "
+        "Of the score (the logit) of the predicted class, or of the predicted number. Saliency and "
+        "SmoothGrad are gradients: where they are red, a larger number raises the score, where "
+        "blue, a smaller one. Integrated gradients and occlusion are red where the input as it is "
+        "raises the score over the baseline, blue where it lowers it. Each map has its own scale. "
+        "The baseline of integrated gradients and "
         "occlusion is 0 as the model gets it. Sanity check (Adebayo et al., 2018): the rank "
         "correlation with the maps of the same network, its parameters shuffled, which should be "
         f"near 0: {check}."

@@ -13,8 +13,8 @@ from jdl.explain.canvas import save
 from jdl.explain.subject import Subject
 from jdl.inspect.restore import TrainedRun
 from jdl.keys import stream
-from jdl.objectives.pretrained_model import leave_fresh
-from jdl.types import Array, Batch, Error, Objective, Variables
+from jdl.objectives.pretrained_model import record_loaded
+from jdl.types import Array, Batch, Error, Objective, Run, Variables
 
 POINTS = 21
 ROWS = 2_000  # of each split, or one batch
@@ -63,31 +63,46 @@ def barrier(shares: np.ndarray, losses: np.ndarray) -> float:
     return float((losses - (losses[0] + shares * (losses[-1] - losses[0]))).max())
 
 
+def beginning(run: Run) -> tuple[str, Variables]:
+    """What a run began with, in words, and the variables: with its pretrained weights, if any."""
+    with record_loaded() as loaded:
+        try:
+            state = jax.jit(run.learner.init)(jax.random.key(run.config.seed), run.train[0])
+        except Error as error:
+            raise Error(
+                f"The run cannot begin again as it did: {error} --other RUN draws the line to "
+                "another run."
+            ) from error
+    sources = ", ".join(dict.fromkeys(one.source for one in loaded.values()))
+    first = f"the pretrained weights ({sources})" if sources else "the initial parameters"
+    return first, TrainedRun(run, state).variables
+
+
 def draw_loss_line(subject: Subject, path: Path) -> str:
     """Draws the loss from the initial parameters, or those of another run, to the final ones."""
     trained, other = subject.trained, subject.other
     run = trained.run
-    if other is None:
-        with leave_fresh():  # a model that begins with pretrained weights begins at random here
-            state = jax.jit(run.learner.init)(jax.random.key(run.config.seed), run.train[0])
-        start = TrainedRun(run, state).variables
-    else:
-        start = other.variables
-    lines = {}
-    for name, data in (("train", run.train), (subject.split, subject.data)):
-        count = max(1, min(len(data), ROWS // data.batch_size))
-        batches = [data[i] for i in range(count)]
-        lines[name] = loss_line(trained.objective, start, trained.variables, batches)
+    first, start = ("the other run", other.variables) if other else beginning(run)
+    count = max(1, min(len(run.train), ROWS // run.train.batch_size))
+    splits = {
+        "train": [run.train[i] for i in range(count)],
+        subject.split: subject.batches(subject.sample(ROWS)),
+    }
+    lines = {
+        name: loss_line(trained.objective, start, trained.variables, batches)
+        for name, batches in splits.items()
+    }
     from matplotlib.figure import Figure  # slow to import (1 s)
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.subplots()
     for (name, (shares, losses)), color in zip(lines.items(), ("#9ab", "#00796b"), strict=True):
         axes.plot(shares, losses, "o-", label=name, color=color, markersize=3)
-    first = "the initial parameters" if other is None else "the other run"
     axes.set(xlabel=f"from {first} (0) to the trained ones (1)", ylabel="loss")
     if min(losses.min() for _, losses in lines.values()) > 0:
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)

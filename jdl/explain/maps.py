@@ -29,7 +29,7 @@ def first_filters(subject: Subject) -> tuple[str, np.ndarray]:
     if spec is None or not is_image(spec):
         raise Error("The rows are no images (H, W, 1 or 3), so the first weights are none either.")
     params = flatten_dict(subject.merged[1]["params"], sep="/")
-    order = shapes_in_order(layers_of, subject.score)
+    order = shapes_in_order(layers_of, subject.any_score)
     name = next((name for name in order if f"{name}/kernel" in params), None)
     if name is None:
         raise Error("The model has no Flax Linen layer with a kernel.")
@@ -79,7 +79,7 @@ def draw_filters(subject: Subject, path: Path) -> str:
 
 def draw_feature_maps(subject: Subject, path: Path) -> str:
     """Draws what layers give for the first row: some channels of each."""
-    score = subject.score
+    score = subject.any_score
     layers = map_layers(score)
     if not layers:
         raise Error("No layer of the model gives feature maps (B, H, W, C), as a CNN's do.")

@@ -84,12 +84,13 @@ def draw_confusions(subject: Subject, path: Path) -> str:
 def top_losses(subject: Subject, count: int = HIGHEST) -> tuple[np.ndarray, np.ndarray]:
     """The rows with the highest losses: their numbers, and their losses, from the highest on.
 
-    Raises `Error` where the loss is no mean over rows.
+    Losses that are NaN come first. Raises `Error` where the loss is no mean over rows.
     """
     losses = metrics_by_row(subject.trained, subject.split).get("loss")
     if losses is None:
         raise Error("The loss is no plain mean over the rows.")
-    rows = np.argsort(-losses, kind="stable")[:count]
+    order = np.where(np.isnan(losses), np.inf, losses)
+    rows = np.lexsort((-order, ~np.isnan(losses)))[:count]
     return rows, losses[rows]
 
 
@@ -97,6 +98,8 @@ def draw_top_losses(subject: Subject, path: Path) -> str:
     """Draws the images with the highest losses: what is predicted, what it is, and how sure."""
     rows, losses = top_losses(subject)
     said = f"The highest losses, by row: {', '.join(_loss_text(rows[:8], losses))}."
+    if np.isnan(losses).any():
+        said += " A loss that is NaN comes first: look at the row's numbers."
     try:
         images = subject.images(rows.tolist())
     except Error as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from jdl.explain.attention import draw_attention
 from jdl.explain.boundary import draw_boundary
 from jdl.explain.embeddings import draw_embeddings, draw_probes
-from jdl.explain.groups import draw_groups
+from jdl.explain.groups import draw_groups, group_names
 from jdl.explain.inputs import draw_attributions, draw_grad_cam
 from jdl.explain.loss_line import draw_loss_line
 from jdl.explain.maps import draw_feature_maps, draw_filters
@@ -60,12 +60,17 @@ def explain(subject: Subject, folder: Path, only: Sequence[str] = ()) -> list[Fi
     """Draws the figures that apply to a run into a folder, with `index.md`, and says which do not.
 
     `only` are names of figures, by default all. A figure that fails costs no other one: the index
-    says why. Raises `Error` for a name that there is not.
+    says why. Raises `Error` for a name that there is not, a column to group by that the data lack,
+    and where `folder` is a file.
     """
     known = [figure.name for figure in FIGURES]
     if wrong := [name for name in only if name not in known]:
         raise Error(f"There is no figure {wrong[0]!r}; the figures are {', '.join(known)}.")
     chosen = [figure for figure in FIGURES if figure.name in (only or known)]
+    if folder.exists() and not folder.is_dir():
+        raise Error(f"{folder} is a file: the figures need a folder.")
+    if subject.by:
+        group_names(subject)  # raises an error for a column that there is not
     with report_disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         findings = [_draw(figure, subject, folder) for figure in chosen]
@@ -74,15 +79,21 @@ def explain(subject: Subject, folder: Path, only: Sequence[str] = ()) -> list[Fi
 
 
 def _draw(figure: Figure, subject: Subject, folder: Path) -> Finding:
+    from matplotlib import rc_context  # slow to import
+
     path = folder / f"{figure.name}.png"
     path.unlink(missing_ok=True)  # of an earlier call, which may have applied
     try:
-        return Finding(figure, path, figure.draw(subject, path))
+        with rc_context({"text.parse_math": False}):  # the $ of a label begins no formula
+            return Finding(figure, path, figure.draw(subject, path))
     except Error as error:
         return Finding(figure, None, str(error))
     except OSError:
         raise
-    except Exception as error:  # of a model of the user's own, that does what nobody foresaw
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # of a model of the user's own, that does what nobody foresaw
         path.unlink(missing_ok=True)
         text = str(error).strip().splitlines() or [""]
         return Finding(figure, None, f"It failed: {type(error).__name__}: {text[0]}")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.objectives.classification import BinaryClassification
 from jdl.objectives.model_call import column
 from jdl.objectives.override import innermost
-from jdl.types import Array, Batch, Error, Objective, Variables
+from jdl.types import Array, Batch, Error, Objective, Predicts, Variables
 
 
 @jax.tree_util.register_dataclass
@@ -36,24 +39,54 @@ class Score:
 
 
 def score(
-    objective: Objective, variables: Variables, batch: Batch, chosen: Array | None = None
+    objective: Objective,
+    variables: Variables,
+    batch: Batch,
+    chosen: Array | Sequence[int] | int | None = None,
 ) -> Score:
-    """The score of an output of each row: that with the index `chosen` (B,), or the largest one.
+    """The score of an output of each row: that with the index `chosen`, of each row (B,) or of all.
 
-    Of a binary classifier (B, 1) it is without `chosen` the logit of the class that is predicted.
-    Raises `Error` where x are no floats, and where a row has other outputs than (B, K) or (B,).
+    By default it is that of the predicted class, or the one predicted number; of a binary
+    classifier (B, 1) the logit of the class that is predicted. Raises `Error` where x are no
+    floats, where a row has other outputs than (B, K) or (B,), where `chosen` is none of them, and
+    where there are several of which none stands for a class (as of quantiles) and none is chosen.
     """
     if not jnp.issubdtype(column(batch).dtype, jnp.floating):
         raise Error(
             f"x is {batch['x'].dtype}, and a gradient needs floats: tokens and codes have none."
         )
     sign: Array | float = 1.0
-    if chosen is None:
+    if chosen is not None:
+        shape = jax.eval_shape(partial(outputs, objective), variables, batch).shape
+        places = np.asarray(chosen)
+        fits = places.dtype.kind in "iu" and places.shape in ((), shape[:1])
+        if not fits or (places < 0).any() or (places >= shape[1]).any():
+            raise Error(
+                f"chosen is the index of an output, from 0 to {shape[1] - 1}, of each of "
+                f"{shape[0]} rows or of all, not {chosen!r}."
+            )
+        chosen = np.broadcast_to(places, shape[:1])
+    else:
         out = jax.jit(outputs, static_argnums=0)(objective, variables, batch)
+        if out.shape[1] > 1 and not _is_classifier(objective, variables, batch, out.shape):
+            raise Error(
+                f"The model gives {out.shape[1]} numbers a row, and none stands for a class: "
+                "jdl.explain.score(..., chosen=K) explains one of them."
+            )
         chosen = out.argmax(-1)
         if isinstance(innermost(objective, variables)[0], BinaryClassification):
             sign = jnp.where(out[:, 0] > 0, 1.0, -1.0)
     return Score(objective, variables, batch, jnp.asarray(chosen, jnp.int32), sign)
+
+
+def _is_classifier(
+    objective: Objective, variables: Variables, batch: Batch, shape: tuple[int, ...]
+) -> bool:
+    """Whether each output (B, K) is the logit of a class."""
+    if not isinstance(objective, Predicts):
+        return False
+    found = jax.eval_shape(objective.predict, variables, batch)
+    return "label" in found and "probability" in found and found["probability"].shape == shape
 
 
 def outputs(objective: Objective, variables: Variables, batch: Batch) -> Array:

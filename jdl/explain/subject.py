@@ -79,6 +79,11 @@ class Subject:
         return score(*self.merged, self.batch)
 
     @cached_property
+    def any_score(self) -> Score:
+        """The score of the first output: for the layers, which are those of all outputs."""
+        return score(*self.merged, self.batch, chosen=0)
+
+    @cached_property
     def predictions(self) -> Mapping[str, np.ndarray]:
         """The predictions for all rows of the evaluation data, with the column y if it has one."""
         if not isinstance(self.trained.objective, Predicts):
@@ -115,6 +120,20 @@ class Subject:
         found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         order = np.searchsorted(wanted, rows)
         return {name: column[order] for name, column in found.items()}
+
+    def sample(self, count: int) -> list[int]:
+        """So many rows of the evaluation data, or all: drawn with a fixed seed, and sorted."""
+        total = self.data.num_examples
+        drawn = np.random.default_rng(0).choice(total, min(count, total), replace=False)
+        return sorted(drawn.tolist())
+
+    def batches(self, rows: Sequence[int]) -> list[Batch]:
+        """Some rows as batches of the data's size."""
+        columns, size = self.take(rows), self.data.batch_size
+        return [
+            {name: jnp.asarray(column[n : n + size]) for name, column in columns.items()}
+            for n in range(0, len(rows), size)
+        ]
 
     def images(self, rows: Sequence[int]) -> np.ndarray:
         """The images x (N, H, W, 1 or 3) of some rows, from 0 to 1; `Error` for other data."""

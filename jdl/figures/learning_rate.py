@@ -22,8 +22,16 @@ def draw_learning_rate(
     axes.plot(rates, losses, color="tab:blue", alpha=0.3, linewidth=1, label="loss of the step")
     axes.plot(rates, smooth, color="tab:blue", linewidth=2, label="smoothed")
     axes.axvline(suggestion, color="tab:orange", label=f"suggested: {suggestion:.1e}")
-    highest = 1.5 * max(smooth[: max(1, len(smooth) // 2)])
-    axes.set(xscale="log", xlabel=name, ylabel="loss", ylim=(min(0.0, *losses), highest))
+    axes.set(xscale="log", xlabel=name, ylabel="loss", ylim=loss_limits(smooth))
     axes.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
+
+
+def loss_limits(smooth: Sequence[float]) -> tuple[float, float]:
+    """The axis of the losses: from the least, or 0, to well above the first half of the test.
+
+    Losses may be negative, as a log-likelihood is; those at the end may be huge.
+    """
+    lowest, highest = min(0.0, *smooth), max(smooth[: max(1, len(smooth) // 2)])
+    return lowest, highest + 0.5 * (highest - lowest or 1.0)

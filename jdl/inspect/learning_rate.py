@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from optax.schedules import WrappedSchedule
 
 from jdl.figures.learning_rate import draw_learning_rate
+from jdl.keys import stream
 from jdl.learners import jit_learner
 from jdl.objectives.adversarial import Adversarial
 from jdl.objectives.override import innermost
+from jdl.train.check import check_run
 from jdl.train.placement import apply_config
 from jdl.types import Array, Batch, Error, Learner, Run, State
 
@@ -26,6 +30,7 @@ SMOOTHING = 0.9  # of the losses, a running average
 DIVERGED = 3.0  # times the first loss, at which the test ends
 SAFETY = 10.0  # the suggestion is the factor of the least loss divided by it
 SCHEDULE_POINTS = 33  # at which the largest rate of a schedule is looked for
+MOST_BATCHES = 64  # that gradient accumulation adds up for one update, for it to be seen
 LEAST_STEPS = 20
 FIELDS = ("lr", "learning_rate", "peak_lr")  # of a config
 
@@ -81,7 +86,9 @@ def find_learning_rate(run: Run, steps: int = STEPS) -> LearningRates:
     """
     if steps < LEAST_STEPS:
         raise Error(f"The range test needs at least {LEAST_STEPS} steps (--check-steps).")
-    learner, data = apply_config(run).learner, run.train
+    run = apply_config(run)
+    check_run(run)
+    learner, data = run.learner, run.train
     state = jit_learner(learner).init(jax.random.key(run.config.seed), data[0])
     objective = innermost(learner.objective, learner.eval_variables(state))[0]
     if not learner.has_grads or isinstance(objective, Adversarial):
@@ -89,7 +96,7 @@ def find_learning_rate(run: Run, steps: int = STEPS) -> LearningRates:
             "The learning rate range test looks for the rate at which the loss falls, and the loss "
             "of a GAN or of reinforcement learning does not measure progress: compare runs instead."
         )
-    held_at = _largest_of_schedule(learner, state, data[0], run.config.steps)
+    held_at = largest_of_schedule(learner, state, data[0], run.config.steps)
     step, make = jax.jit(scaled_step, static_argnums=0), jax.jit(data.batch)
     factors, losses, smooth, average = [], [], [], 0.0
     growth = (LARGEST / SMALLEST) ** (1 / max(1, steps - 1))
@@ -131,33 +138,46 @@ def hold_schedule(state: State, count: int | None) -> State:
         return state
 
     def hold(part: Any) -> Any:
-        if isinstance(part, optax.ScaleByScheduleState):
-            return part._replace(count=jnp.full_like(part.count, count))
-        return part
+        return part._replace(count=jnp.full_like(part.count, count)) if _is_schedule(part) else part
 
     opt_state = jax.tree.map(hold, state.opt_state, is_leaf=_is_schedule)
     return replace(state, opt_state=opt_state)
 
 
 def has_schedule(state: State) -> bool:
-    """Whether the optimizer has an Optax schedule."""
+    """Whether the optimizer has an Optax schedule, one of `optax.inject_hyperparams` included."""
     return any(map(_is_schedule, jax.tree.leaves(state.opt_state, is_leaf=_is_schedule)))
 
 
 def _is_schedule(part: Any) -> bool:
-    return isinstance(part, optax.ScaleByScheduleState)
+    return isinstance(part, (optax.ScaleByScheduleState, _injected_schedule()))
 
 
-def _largest_of_schedule(learner: Learner, state: State, batch: Batch, steps: int) -> int | None:
-    """The step of the run at which its schedule has the largest rate, by the updates there."""
-    if not has_schedule(state):
+@cache
+def _injected_schedule() -> type:
+    """The type of a schedule's state in `optax.inject_hyperparams`: it has no public name."""
+    return type(jax.eval_shape(WrappedSchedule(float).init))
+
+
+def largest_of_schedule(learner: Learner, state: State, batch: Batch, steps: int) -> int | None:
+    """The step of the run at which its schedule has the largest rate, by the updates there.
+
+    None without a schedule. Gradient accumulation (`optax.MultiSteps`) gets the batch until it
+    makes an update.
+    """
+    if not (learner.has_grads and has_schedule(state)):
         return None
-
-    @jax.jit
-    def size(state: State) -> Array:
-        new, _ = learner.step(state, batch)
-        return optax.tree.norm(jax.tree.map(jnp.subtract, new.params, state.params))
-
+    gradients = jax.jit(learner.grads)(state, batch, stream(state.key, "loss", state.step))
+    apply = jax.jit(learner.apply_gradients)
+    size = jax.jit(lambda new: optax.tree.norm(jax.tree.map(jnp.subtract, new, state.params)))
     counts = np.unique(np.linspace(0, max(1, steps) - 1, SCHEDULE_POINTS).astype(int))
-    sizes = [float(size(hold_schedule(state, int(count)))) for count in counts]
+    sizes, batches = [], MOST_BATCHES
+    for count in counts:
+        new, change = hold_schedule(state, int(count)), 0.0
+        for n in range(1, batches + 1):
+            new, _ = apply(new, gradients)
+            if change := float(size(new.params)):
+                batches = n
+                break
+        sizes.append(change)
     return int(counts[int(np.argmax(sizes))])

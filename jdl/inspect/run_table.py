@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import operator
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jdl.config import flat_config
+from jdl.store.annotations import read_annotations
 from jdl.store.catalog import Entry, matching_runs
 from jdl.types import Error
 
 Row = dict[str, Any]
-COLUMNS = ("name", "digest", "seed", "step", "steps", "status", "metric", "best")
+COLUMNS = ("name", "digest", "seed", "step", "steps", "status", "metric", "best", "tags", "note")
+CONDITION = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
+COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "==": operator.eq,
+    "!=": operator.ne,
+}
 
 
 def run_table(
-    root: Path | str = "runs", name: str = "", sort: str = ""
+    root: Path | str = "runs", name: str = "", sort: str = "", where: Sequence[str] = ()
 ) -> tuple[list[Row], list[str]]:
     """The runs under `root` as rows, and errors for those that cannot be read.
 
     A row has the columns name, digest, seed, step, steps, status, metric, best, and those fields of
     the config in which runs of the same name differ, hyperparameters: `config.best` is a field that
-    has the name of a column. `name` chooses runs as in
-    `jdl runs`. They are sorted by a column: "best" has the best first, any other the smallest.
-    `pandas.DataFrame(rows)` makes a data frame of them.
+    has the name of a column. Where a run is tagged, there are the columns tags and note. `name`
+    chooses runs as in `jdl runs`, and so do conditions, as `where=["lr<0.01", "tags=paper"]`, of
+    columns and of any field: all of them hold. Rows are sorted by a column: "best" has the best
+    first, any other the smallest. `pandas.DataFrame(rows)` makes a data frame of them.
     """
-    entries, errors = matching_runs(name, Path(root))
+    entries, errors = chosen_runs(root, name, where)
     rows = _rows(entries)
     if not sort:
         return rows, errors
@@ -36,26 +50,87 @@ def run_table(
     return [rows[n] for n in sorted(range(len(rows)), key=keys.__getitem__)], errors
 
 
+def chosen_runs(
+    root: Path | str, name: str = "", where: Sequence[str] = ()
+) -> tuple[list[Entry], list[str]]:
+    """The runs that `run_table` shows, and errors for those that cannot be read."""
+    entries, errors = matching_runs(name, Path(root))
+    return _fitting(entries, where), errors
+
+
 def _rows(entries: Sequence[Entry]) -> list[Row]:
     configs = [flat_config(entry.record["config"]) for entry in entries]
     shown = _differing([entry.name for entry in entries], configs)
+    columns = [_columns(entry) for entry in entries]
+    if not any(row["tags"] or row["note"] for row in columns):
+        columns = [{k: v for k, v in row.items() if k not in ("tags", "note")} for row in columns]
     return [
-        {
-            "name": entry.name,
-            "digest": entry.record["digest"],
-            "seed": entry.record["seed"],
-            "step": entry.step,
-            "steps": entry.record["config"]["steps"],
-            "status": entry.status,
-            "metric": entry.metric,
-            "best": entry.best,
-            **{
-                f"config.{field}" if field in COLUMNS else field: config.get(field)
-                for field in shown
-            },
-        }
-        for entry, config in zip(entries, configs, strict=True)
+        row | {_column(field): config.get(field) for field in shown}
+        for row, config in zip(columns, configs, strict=True)
     ]
+
+
+def _columns(entry: Entry) -> Row:
+    """The columns of a run that are no fields of its config."""
+    said = read_annotations(entry.folder)
+    return {
+        "name": entry.name,
+        "digest": entry.record["digest"],
+        "seed": entry.record["seed"],
+        "step": entry.step,
+        "steps": entry.record["config"]["steps"],
+        "status": entry.status,
+        "metric": entry.metric,
+        "best": entry.best,
+        "tags": ", ".join(said.tags),
+        "note": said.note,
+    }
+
+
+def _column(field: str) -> str:
+    return f"config.{field}" if field in COLUMNS else field
+
+
+def _fitting(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
+    """The runs for which all conditions hold; `Error` where a condition is none, or no run has it.
+
+    A condition compares numbers by size, and all else as texts, by = and !=. What a run does not
+    have, fits nothing.
+    """
+    fitting = list(range(len(entries)))
+    rows = [_all_columns(entry) for entry in entries] if where else []
+    for condition in where:
+        match = CONDITION.fullmatch(condition)
+        if not match:
+            raise Error(f"--where is written as 'lr<0.01' or 'tags=paper', not {condition!r}.")
+        column, sign, text = match.groups()
+        if entries and not any(column in row for row in rows):
+            raise Error(f"--where {condition}: no run has a column or a field {column!r}.")
+        fitting = [n for n in fitting if _holds(rows[n].get(column), sign, text, condition)]
+    return [entries[n] for n in fitting]
+
+
+def _all_columns(entry: Entry) -> Row:
+    """The columns of a run, its tags as a list, and all fields of its config."""
+    columns = _columns(entry)
+    fields = {_column(k): v for k, v in flat_config(entry.record["config"]).items()}
+    return fields | columns | {"tags": columns["tags"].split(", ")}
+
+
+def _holds(value: Any, sign: str, text: str, condition: str) -> bool:
+    if value is None:
+        return False
+    compare = COMPARISONS[sign]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        try:
+            return compare(value, float(text))
+        except ValueError:
+            raise Error(f"--where {condition}: {value!r} is compared with a number.") from None
+    if sign not in ("=", "==", "!="):
+        raise Error(f"--where {condition}: {value!r} is no number, so compare it by = or !=.")
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):  # tags
+        return compare(text in value, True)
+    return compare(str(value).lower(), text.lower())
 
 
 def _differing(names: Sequence[str], configs: Sequence[Row]) -> list[str]:

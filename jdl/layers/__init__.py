@@ -2,6 +2,7 @@
 
 from jdl.layers.attention import attention as attention
 from jdl.layers.attention import attention_weights as attention_weights
+from jdl.layers.attention import soft_cap as soft_cap
 from jdl.layers.batch_axis import BATCH_AXIS as BATCH_AXIS
 from jdl.layers.batch_axis import all_gather_batch as all_gather_batch
 from jdl.layers.batch_axis import batch_axis_size as batch_axis_size
@@ -20,7 +21,10 @@ from jdl.layers.crf import viterbi as viterbi
 from jdl.layers.dense import Dense as Dense
 from jdl.layers.dropout import ROW_DROPOUT as ROW_DROPOUT
 from jdl.layers.dropout import Dropout as Dropout
+from jdl.layers.fully_sharded import gather_params as gather_params
+from jdl.layers.fully_sharded import gathering_params as gathering_params
 from jdl.layers.griffin_lim import griffin_lim as griffin_lim
+from jdl.layers.linear_recurrence import linear_recurrence as linear_recurrence
 from jdl.layers.log_mel import LogMel as LogMel
 from jdl.layers.monotonic_alignment import monotonic_alignment as monotonic_alignment
 from jdl.layers.monotonic_alignment import token_of_frames as token_of_frames
@@ -43,5 +47,7 @@ from jdl.layers.rotary import linear_rotary_frequencies as linear_rotary_frequen
 from jdl.layers.rotary import llama3_rotary_frequencies as llama3_rotary_frequencies
 from jdl.layers.rotary import rotary_embedding as rotary_embedding
 from jdl.layers.rotary import rotary_frequencies as rotary_frequencies
+from jdl.layers.segments import segment_positions as segment_positions
+from jdl.layers.segments import segment_starts as segment_starts
 from jdl.layers.sinusoidal import sinusoidal_embedding as sinusoidal_embedding
 from jdl.layers.spec_augment import SpecAugment as SpecAugment

@@ -24,6 +24,7 @@ def attention(
     causal: bool = False,
     bias: jax.Array | None = None,
     scale: float | None = None,
+    cap: float | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 2017), multi-head or grouped-query.
 
@@ -32,11 +33,16 @@ def attention(
     2023; multi-query attention with K = 1). A query attends to no position where `mask`, which
     broadcasts to (B, H, T, S), is false, and with `causal` to none after its own. `bias`, which has
     four axes and broadcasts in the same way, is added to the logits. They are scaled by `scale`, by
-    default 1 / sqrt(D).
+    default 1 / sqrt(D). `cap` is for logit soft-capping (Gemma 2, 2024): they become
+    cap * tanh(logits / cap) before bias and mask, and attention is then a plain one, not fused.
 
     On CPUs the heads are moved before the time steps, which is faster there. On GPUs half precision
     uses cuDNN's fused kernel (flash attention, Dao et al., 2022), unless there is a bias.
     """
+    if cap is not None:
+        weights = attention_weights(q, k, mask, causal, bias, scale, cap).astype(v.dtype)
+        v = v.repeat(q.shape[2] // v.shape[2], 2)
+        return _einsum("bhts,bshd->bthd", weights, v).astype(v.dtype)
     if bias is None and uses_cudnn_attention(q.dtype):
         return jax.nn.dot_product_attention(
             q, k, v, mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
@@ -66,6 +72,7 @@ def attention_weights(
     causal: bool = False,
     bias: jax.Array | None = None,
     scale: float | None = None,
+    cap: float | None = None,
 ) -> jax.Array:
     """The attention weights (B, H, T, S) of `attention`: what each query takes of each position.
 
@@ -75,11 +82,17 @@ def attention_weights(
     heads, kv_heads = q.shape[2], k.shape[2]
     q, k = q.astype(jnp.float32), k.astype(jnp.float32).repeat(heads // kv_heads, 2)
     scores = jnp.einsum("bthd,bshd->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores if cap is None else soft_cap(scores, cap)
     scores = scores if bias is None else scores + bias.astype(jnp.float32)
     visible = jnp.ones((1, 1, 1, 1), bool) if mask is None else mask
     if causal:
         visible = visible & jnp.tri(q.shape[1], k.shape[1], dtype=bool)[None, None]
     return jax.nn.softmax(jnp.where(visible, scores, float(jnp.finfo(jnp.float32).min)))
+
+
+def soft_cap(logits: jax.Array, cap: float) -> jax.Array:
+    """Logit soft-capping (Gemma 2, 2024): cap * tanh(logits / cap), between -cap and cap."""
+    return cap * jnp.tanh(logits / cap)
 
 
 # The gradient is written out, because JAX's own multiplies by transposed weights (S, T), which is

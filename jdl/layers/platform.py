@@ -15,6 +15,7 @@ HALF_PRECISION = (jnp.bfloat16, jnp.float16)
 # JAX's caches include this context in their keys: a function that was traced outside of the context
 # is traced again within it.
 _plain = jax.make_user_context(False)
+_target = jax.make_user_context("")
 
 
 def plain_implementations() -> AbstractContextManager[None]:
@@ -33,6 +34,19 @@ def plain_implementations() -> AbstractContextManager[None]:
 def only_plain() -> bool:
     """Whether this is traced within `plain_implementations()`."""
     return bool(_plain.value)
+
+
+def compiled_for(platform: str) -> AbstractContextManager[None]:
+    """A context in which programs are traced for another platform than this process's own.
+
+    It is for compiling ahead of time, such as for a TPU on a machine without one (`jdl.plan`).
+    """
+    return _target(platform)
+
+
+def target_platform() -> str:
+    """The platform, "cpu", "gpu" or "tpu", for which programs are traced here."""
+    return _target.value or jax.default_backend()
 
 
 def platform_dependent(*args: Any, cpu: Callable[..., Any], default: Callable[..., Any]) -> Any:
@@ -60,7 +74,7 @@ def scan_back(step: Callable[..., Any], init: Any, xs: Any) -> tuple[Any, Any]:
 def uses_cudnn_attention(dtype: Any) -> bool:
     """Whether attention uses cuDNN's fused kernel (flash attention): in half precision on a GPU.
 
-    Decided at trace time, by the process's default backend: `lax.platform_dependent` traces all of
+    Decided at trace time, by `target_platform`: `lax.platform_dependent` traces all of
     its branches, and this one cannot be traced if cuDNN is missing.
     """
-    return not _plain.value and jax.default_backend() == "gpu" and dtype in HALF_PRECISION
+    return not _plain.value and target_platform() == "gpu" and dtype in HALF_PRECISION

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+from jdl.learners.shared_programs import jit
 from jdl.learners.wrapper import Wrapper
 from jdl.objectives.pretrained_model import load_from, loaded_so_far
 from jdl.types import Batch, Key, Learner, Loader, Metrics, State
@@ -75,12 +76,13 @@ def jit_init(
     what `record_loaded` has recorded before the first call.
     """
 
-    @jax.jit
-    def compiled(arrays: list[Any], key: Key, batch: Batch) -> State:
+    def init_with(arrays: list[Any], key: Key, batch: Batch) -> State:
         if not arrays:
             return init(key, batch)
         with load_from(dict(zip(loaded_so_far(), arrays, strict=True))):
             return init(key, batch)
+
+    compiled = (jit if one_device else jax.jit)(init_with)
 
     def call(key: Key, batch: Batch) -> State:
         arrays = [loaded.arrays for loaded in loaded_so_far().values()]
@@ -111,5 +113,5 @@ def threefry_kernel() -> Iterator[None]:
 
 def jit_learner(learner: Learner, one_device: bool = True) -> CompiledLearner:
     """The learner with `init` and `step` compiled by `jax.jit`; the old state is donated."""
-    init = jit_init(learner.init, one_device)
-    return CompiledLearner(learner, init, jax.jit(learner.step, donate_argnums=0))
+    init, compiled = jit_init(learner.init, one_device), jit if one_device else jax.jit
+    return CompiledLearner(learner, init, compiled(learner.step, donate_argnums=(0,)))

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from jdl.keys import stream
-from jdl.layers import psum_batch
+from jdl.layers import gather_params, psum_batch
+from jdl.layers.platform import target_platform
 from jdl.types import (
     Array,
     Batch,
@@ -88,14 +89,14 @@ class Descent(Learner):
         start = self._grads_of_part(state, first, jax.random.fold_in(key, 0), loss_scale)
         # On CPUs the loop is unrolled: `flax.linen.Conv` is slow within loops there, and memory is
         # seldom short.
-        unroll = jax.default_backend() == "cpu"
+        unroll = target_platform() == "cpu"
         return jax.lax.scan(accumulate, start, jnp.arange(1, self.micro_batches), unroll=unroll)[0]
 
     def _grads_of_part(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float
     ) -> Gradients:
         def total_loss(params: Any) -> tuple[Array, LossOutput]:
-            variables = {"params": params, **state.model_state}
+            variables = {"params": gather_params(params), **state.model_state}
             output = self.objective.loss(variables, batch, key, True)
             return output.loss.total * loss_scale, output
 

@@ -11,6 +11,7 @@ import optax
 
 from jdl.environments import Discrete, Environment, Episodes, Transition
 from jdl.keys import stream
+from jdl.layers import gather_params
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.replay import (
     PRIORITY,
@@ -165,7 +166,7 @@ class DQN(Learner):
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
         """A rollout with epsilon-greedy actions: transitions (T, B, ...)."""
         epsilon = jnp.asarray(self.epsilon(state.step), jnp.float32)
-        space = self.environment.action_space
+        space, variables = self.environment.action_space, {"params": gather_params(state.params)}
         assert isinstance(space, Discrete)
 
         def explore(key: Key, greedy: Array) -> Array:
@@ -173,7 +174,7 @@ class DQN(Learner):
             return jnp.where(jax.random.uniform(stream(key, "explore")) < epsilon, random, greedy)
 
         def epsilon_greedy(obs: Array, keys: Key) -> Array:
-            greedy, _ = self.objective.greedy_action({"params": state.params}, obs, ())
+            greedy, _ = self.objective.greedy_action(variables, obs, ())
             return jax.vmap(explore)(keys, greedy)
 
         return collect(self.environment, epsilon_greedy, state.extra[EPISODES], key, self.num_steps)
@@ -225,6 +226,7 @@ class DQN(Learner):
         self, params: Any, target_params: Any, minibatch: Batch
     ) -> tuple[Array, tuple[Array, Array]]:
         """Half the mean squared TD error of the minibatch; its actions' Q-values and TD errors."""
+        params = gather_params(params)
         td_target = self.td_target(params, target_params, minibatch)
         q_value = value_of_action(self.q_values(params, minibatch["obs"]), minibatch["action"])
         td_error = q_value - td_target

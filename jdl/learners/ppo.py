@@ -11,6 +11,7 @@ import optax
 
 from jdl.environments import Environment, Transition, recurrent_rollout
 from jdl.keys import stream
+from jdl.layers import gather_params
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.rl import (
     EPISODES,
@@ -162,7 +163,7 @@ class PPO(Learner):
 
         The first result is for `State.extra`: the episodes, and the hidden states, after it.
         """
-        variables, episodes = {"params": state.params}, state.extra[EPISODES]
+        variables, episodes = {"params": gather_params(state.params)}, state.extra[EPISODES]
 
         def sample_action(obs: Array, keys: Key, policy_state: Any) -> tuple[Array, Any]:
             policy, _, policy_state = step_policy(self.model, variables, obs, policy_state)
@@ -187,9 +188,10 @@ class PPO(Learner):
         if recurrent:
             rows["start"] = arrange(jnp.roll(transitions.done, 1, 0).at[0].set(False))
             rows["states"] = state.extra[POLICY_STATE]
-        policy, value = self.policy_and_value(state.params, rows)
+        params = gather_params(state.params)
+        policy, value = self.policy_and_value(params, rows)
         by_step = value.T if recurrent else value.reshape(transitions.reward.shape)  # (T, B)
-        next_value = self.next_values(state.params, transitions)
+        next_value = self.next_values(params, transitions)
         advantage = arrange(gae(transitions, by_step, next_value, self.gamma, self.gae_lambda))
         rows["log_prob"] = self.environment.action_space.log_prob(policy, rows["action"])
         return {**rows, "value": value, "advantage": advantage, "target": advantage + value}
@@ -245,7 +247,7 @@ class PPO(Learner):
 
     def loss(self, params: Any, minibatch: Batch) -> tuple[Array, dict[str, Array]]:
         """PPO's loss on a minibatch, and its parts by name."""
-        policy, value = self.policy_and_value(params, minibatch)
+        policy, value = self.policy_and_value(gather_params(params), minibatch)
         policy_loss, clip_fraction = self.policy_loss(policy, minibatch)
         value_loss = self.value_loss(value, minibatch)
         entropy = self.environment.action_space.entropy(policy).mean()

@@ -19,6 +19,7 @@ from jdl.environments import (
     observe_episodes,
 )
 from jdl.keys import stream
+from jdl.layers import gather_params
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.replay import (
     REPLAY_BUFFER,
@@ -221,10 +222,10 @@ class SAC(Learner):
 
     def collect_rollout(self, state: State, key: Key) -> tuple[Episodes, Transition]:
         """A rollout with sampled actions, at first uniformly random: transitions (T, B, ...)."""
-        learns = state.step >= self.learning_starts
+        learns, actor = state.step >= self.learning_starts, gather_params(state.params[ACTOR])
 
         def sample_action(obs: Array, keys: Key) -> Array:
-            policy = self.policy(state.params[ACTOR], obs)
+            policy = self.policy(actor, obs)
             action = jax.vmap(self.environment.action_space.sample)(policy, keys)
 
             def uniform(key: Key) -> Array:
@@ -280,6 +281,7 @@ class SAC(Learner):
 
         Each has a gradient to its own parameters alone, so the gradients stand side by side.
         """
+        params = gather_params(params)
         constant = jax.lax.stop_gradient(params)
         td_target = self.td_target(constant, target_critics, minibatch, stream(key, "next_action"))
         q_values = self.q_values(params[CRITICS], minibatch["obs"], minibatch["action"])

@@ -60,6 +60,7 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, conditioning: jax.Array) -> jax.Array:
         """x (B, T, width) and the conditioning vectors (B, width) to (B, T, width)."""
+        self.config.require_alike("DiT")
         sublayers = {
             "attention": MultiHeadAttention(self.config, name="attention"),
             "feed_forward": FeedForward(self.config),

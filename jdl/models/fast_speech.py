@@ -88,6 +88,7 @@ class ConvTransformerBlock(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array | None, train: bool) -> jax.Array:
         """x (B, T, width) to the same shape; the mask (B, T) says which steps are real."""
         c, drop = self.config, Dropout(self.config.dropout)
+        c.require_alike("FastSpeech")
         attention = MultiHeadAttention(c, name="attention")
         x = x + drop(attention(c.norm(name="attention_norm")(x), mask=mask), train)
         hidden = c.norm(name="conv_norm")(x)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,101 +12,16 @@ from jdl.errors import Error
 from jdl.layers import (
     Dense,
     Dropout,
-    LayerNorm,
     RelativePositionBias,
     attention,
     rotary_embedding,
-    rotary_frequencies,
+    segment_positions,
 )
+from jdl.models.mixture_of_experts import MixtureOfExperts
+from jdl.models.recurrent_mixer import RecurrentMixer
+from jdl.models.transformer_config import TransformerConfig as TransformerConfig
 
-Init = jax.nn.initializers.Initializer
 Mask = jax.Array | None
-WITH_BIAS = ("query", "value", "out", "feed_forward")
-
-
-@dataclass(frozen=True)
-class TransformerConfig:
-    """The sizes and the form of a transformer (Vaswani et al., 2017).
-
-    Position embeddings are rotary (RoPE), or learned, or with `relative_buckets` a relative
-    position bias of the attention (T5, Raffel et al., 2020; `rotary=False`). `kv_heads` below
-    `heads` shares keys and values among heads (grouped-query attention). `pre_norm=False`
-    normalizes after each residual connection, as the first transformers did (post-norm). `gated` is
-    a gated feed-forward layer (GLU, Shazeer, 2020; SwiGLU with `activation=nn.silu`), and
-    `query_key_norm` normalizes the queries and keys of each head (QK-norm, Henry et al., 2020).
-    `biases` names the layers that have a bias. A bias of keys has an effect with rotary positions
-    alone: otherwise it adds the same to all scores of a query, which the softmax cancels. `remat`
-    (gradient checkpointing) recomputes activations in the backward pass instead of storing them:
-    True all of them, the name of one of `jax.checkpoint_policies`
-    ("dots_with_no_batch_dims_saveable") all that the policy does not store. In half precision GPUs
-    use fused attention. Raises `Error` for sizes that do not divide, for two kinds of positions,
-    and for unknown policies.
-    """
-
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    kv_heads: int | None = None
-    head_width: int | None = None  # of queries, keys and values; width / heads by default
-    mlp_width: int | None = None  # of the hidden layer of the feed-forward; 4 * width by default
-    max_length: int = 256  # of a sequence, in tokens
-    rotary: bool = True
-    rotary_frequencies: Callable[[int], jax.Array] = rotary_frequencies  # of a head's width
-    relative_buckets: int = 0  # of distances between positions
-    relative_distance: int = 128  # in tokens; those beyond it share a bucket
-    attention_scale: float | None = None  # of the logits; 1 / sqrt(head_width) by default
-    pre_norm: bool = True
-    gated: bool = False
-    query_key_norm: bool = False
-    biases: tuple[str, ...] = WITH_BIAS
-    activation: Callable[[jax.Array], jax.Array] = nn.gelu
-    norm: Callable[..., Any] = LayerNorm
-    dropout: float = 0.0
-    # What each sublayer adds is scaled by a learned vector, which begins at this number
-    # (LayerScale, Touvron et al., 2021).
-    layer_scale: float | None = None
-    remat: bool | str = False
-
-    def __post_init__(self) -> None:
-        divides = self.head_width or self.width % self.heads == 0
-        if not divides or self.heads % (self.kv_heads or self.heads):
-            raise Error(
-                f"width {self.width} must be a multiple of heads {self.heads}, "
-                f"and heads one of kv_heads {self.kv_heads}."
-            )
-        if unknown := set(self.biases) - {*WITH_BIAS, "key"}:
-            raise Error(
-                f"biases may name {', '.join(WITH_BIAS)} and key, not {', '.join(unknown)}."
-            )
-        if self.relative_buckets:
-            self._check_relative_positions()
-        if isinstance(self.remat, str) and not hasattr(jax.checkpoint_policies, self.remat):
-            raise Error(
-                "remat must be True, False or the name of one of jax.checkpoint_policies, "
-                f"not {self.remat!r}."
-            )
-
-    def _check_relative_positions(self) -> None:
-        if self.rotary:
-            raise Error("Positions are rotary or of relative_buckets: give rotary=False too.")
-        if self.relative_buckets < 4 or self.relative_distance <= self.relative_buckets // 2:
-            raise Error(
-                "relative_buckets must be at least 4, and relative_distance above half of them, "
-                f"not {self.relative_buckets} and {self.relative_distance}."
-            )
-
-    @property
-    def remat_policy(self) -> Callable[..., bool] | None:
-        """The checkpoint policy: which activations `remat` stores; None for none."""
-        return getattr(jax.checkpoint_policies, self.remat) if isinstance(self.remat, str) else None
-
-    @property
-    def residual_init(self) -> Init:
-        """Initializer of the layers whose output is added to the residual stream.
-
-        Their scale falls with the number of blocks (Radford et al., 2019).
-        """
-        return nn.initializers.variance_scaling(1 / (2 * self.depth), "fan_in", "normal")
 
 
 class MultiHeadAttention(nn.Module):
@@ -129,12 +42,15 @@ class MultiHeadAttention(nn.Module):
         mask: jax.Array | None = None,
         decode: bool = False,
         bias: jax.Array | None = None,
+        segment: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, T, width) to the same shape.
 
         `context` is the other sequence. Positions where `mask` (B, S) is false get no attention.
         With `decode`, x follows the steps in the KV cache, and `mask` (B, T) says which are real:
         padding is on the right. `bias` (1 or B, heads, T, S) is added to the attention's logits.
+        Of several documents in a row, each attends to itself: to steps of the same number in
+        `segment` (B, T).
         """
         q = self._heads(x, "query", self.config.heads)
         visible = None if mask is None else mask[:, None, None, :].astype(bool)
@@ -146,6 +62,11 @@ class MultiHeadAttention(nn.Module):
             k, v = self._keys_and_values(x if context is None else context)
             if self.config.rotary and not self.cross:
                 q, k = self._rotated(q, k, jnp.arange(x.shape[1]))
+            if segment is not None:
+                visible = _both(visible, (segment[:, :, None] == segment[:, None])[:, None])
+            if not self.cross:
+                steps = jnp.arange(x.shape[1])[None]
+                visible = _both(visible, self._within_window(steps, steps))
         out = self.attend(q, k, v, visible, self.causal and not decode, bias)
         out = out.reshape(*x.shape[:2], out.shape[2] * out.shape[3])
         c = self.config
@@ -156,7 +77,15 @@ class MultiHeadAttention(nn.Module):
         self, q: jax.Array, k: jax.Array, v: jax.Array, visible: Mask, causal: bool, bias: Mask
     ) -> jax.Array:
         """The attention itself: a method of its own, so that `jdl.explain` sees what goes in."""
-        return attention(q, k, v, visible, causal, bias, self.config.attention_scale)
+        c = self.config
+        return attention(q, k, v, visible, causal, bias, c.attention_scale, c.attention_cap)
+
+    def _within_window(self, queries: jax.Array, keys: jax.Array) -> Mask:
+        """Which positions of keys (B, S) are in the window of a query's (B, T): (B, 1, T, S)."""
+        if self.config.window is None:
+            return None
+        distance = jnp.abs(queries[:, :, None] - keys[:, None])
+        return (distance < self.config.window)[:, None]
 
     def _heads(self, x: jax.Array, name: str, heads: int) -> jax.Array:
         """x (B, T, width) projected to (B, T, heads, width of a head)."""
@@ -190,7 +119,7 @@ class MultiHeadAttention(nn.Module):
 
     def _update_kv_cache(
         self, q: jax.Array, k: jax.Array, v: jax.Array, mask: Mask
-    ) -> tuple[jax.Array, ...]:
+    ) -> tuple[jax.Array, jax.Array, jax.Array, Mask]:
         """The KV cache of self-attention: new keys and values, each row's at its own position.
 
         Returns the queries, all keys, all values, and the mask of what each query may attend to.
@@ -206,8 +135,15 @@ class MultiHeadAttention(nn.Module):
         places = jnp.arange(rows)[:, None], slice(None), positions  # beyond the end: dropped
         keys.value = keys.value.at[places].set(k, unique_indices=True)
         values.value = values.value.at[places].set(v, unique_indices=True)
-        visible = jnp.arange(size)[None, None] <= positions[:, :, None]
-        return q, keys.value.swapaxes(1, 2), values.value.swapaxes(1, 2), visible[:, None]
+        known = jnp.arange(size)[None]
+        visible = (known[:, None] <= positions[:, :, None])[:, None]
+        visible = _both(visible, self._within_window(positions, known))
+        return q, keys.value.swapaxes(1, 2), values.value.swapaxes(1, 2), visible
+
+
+def _both(visible: Mask, more: Mask) -> Mask:
+    """The mask of what two masks show; None shows all."""
+    return more if visible is None else visible if more is None else visible & more
 
 
 class FeedForward(nn.Module):
@@ -236,11 +172,14 @@ class TransformerBlock(nn.Module):
     """Transformer block: self-attention, cross-attention if `cross_attention`, and feed-forward.
 
     Each is added to its input (residual connections), with layer norm before it or after the sum.
+    With `recurrent` a recurrent mixer is in the place of self-attention; the feed-forward is a
+    mixture of experts if the config has any.
     """
 
     config: TransformerConfig
     causal: bool = False
     cross_attention: bool = False
+    recurrent: bool = False
 
     @nn.compact
     def __call__(
@@ -252,17 +191,28 @@ class TransformerBlock(nn.Module):
         train: bool,
         decode: bool,
         bias: jax.Array | None = None,
+        segment: jax.Array | None = None,
     ) -> jax.Array:
         """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real.
 
-        `bias` is that of the self-attention.
+        `bias` is that of the self-attention; `segment` (B, T) numbers a row's documents.
         """
-        attention = MultiHeadAttention(self.config, self.causal, name="attention")
-        x = self._add(x, "attention", lambda x: attention(x, None, mask, decode, bias), train)
+        if self.recurrent:
+            mixer = RecurrentMixer(self.config, name="recurrence")
+            x = self._add(x, "recurrence", lambda x: mixer(x, mask, decode, segment), train)
+        else:
+            attention = MultiHeadAttention(self.config, self.causal, name="attention")
+            x = self._add(
+                x, "attention", lambda x: attention(x, None, mask, decode, bias, segment), train
+            )
         if self.cross_attention:
             cross = MultiHeadAttention(self.config, cross=True, name="cross")
             x = self._add(x, "cross", lambda x: cross(x, context, context_mask, decode), train)
-        return self._add(x, "feed_forward", FeedForward(self.config, name="feed_forward"), train)
+        if not self.config.experts:
+            dense = FeedForward(self.config, name="feed_forward")
+            return self._add(x, "feed_forward", dense, train)
+        experts = MixtureOfExperts(self.config, FeedForward, name="feed_forward")
+        return self._add(x, "feed_forward", lambda x: experts(x, mask, train), train)
 
     def _add(
         self, x: jax.Array, name: str, sublayer: Callable[[jax.Array], jax.Array], train: bool
@@ -298,16 +248,25 @@ class TransformerStack(nn.Module):
         context_mask: jax.Array | None = None,
         train: bool = False,
         decode: bool = False,
+        segment: jax.Array | None = None,
     ) -> jax.Array:
-        """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real."""
+        """x (B, T, width) to the same shape; masks (B, T) and (B, S) say which steps are real.
+
+        Of several documents in a row, with their numbers in `segment` (B, T), none sees another.
+        """
         c, block_class = self.config, TransformerBlock
+        if c.attention_every != 1 and not self.causal:
+            raise Error("A recurrent mixer is causal: for an encoder leave attention_every at 1.")
         if c.remat:
             static = (5, 6)  # `train` and `decode`, where `self` is argument 0
             block_class = nn.remat(TransformerBlock, static_argnums=static, policy=c.remat_policy)
         bias = self._relative_bias(x, mask, decode) if c.relative_buckets else None
         for n in range(c.depth):
-            block = block_class(c, self.causal, self.cross_attention, name=f"block_{n}")
-            x = block(x, mask, context, context_mask, train, decode, bias)
+            recurrent = not c.has_attention(n)
+            block = block_class(
+                c.of_block(n), self.causal, self.cross_attention, recurrent, name=f"block_{n}"
+            )
+            x = block(x, mask, context, context_mask, train, decode, bias, segment)
         return c.norm(name="norm")(x) if c.pre_norm else x
 
     def _relative_bias(self, x: jax.Array, mask: Mask, decode: bool) -> jax.Array:
@@ -351,13 +310,15 @@ class TokenEmbedding(nn.Module):
         decode: bool = False,
         token_type: jax.Array | None = None,
         mask: jax.Array | None = None,
+        segment: jax.Array | None = None,
     ) -> jax.Array:
         """Tokens (B, T) to vectors (B, T, width); `token_type` (B, T) is by default 0 everywhere.
 
         With `decode` their positions follow those in the KV cache, and `mask` (B, T) says which are
-        real. Raises `Error` for floats, and if T is above the config's `max_length`. A symbolic T,
-        of `jax.export`, cannot be compared here: its `SymbolicScope` must have the constraint, such
-        as "t <= 256".
+        real. Positions begin again with each document, where `segment` (B, T) changes. Raises
+        `Error` for floats, and if T is above the config's `max_length`. A symbolic T, of
+        `jax.export`, cannot be compared here: its `SymbolicScope` must have the constraint, such as
+        "t <= 256".
         """
         steps = tokens.shape[1]
         if not jnp.issubdtype(tokens.dtype, jnp.integer):
@@ -373,6 +334,8 @@ class TokenEmbedding(nn.Module):
             x = x + self.token_type_table[types]
         if self._learns_positions and decode:
             x = x + self.positions[_next_positions(self, tokens, mask)]
+        elif self._learns_positions and segment is not None:
+            x = x + self.positions[segment_positions(segment)]
         elif self._learns_positions:
             x = x + self.positions[None, :steps]
         return self.drop(x if self.config.pre_norm else self.norm(x), train)

@@ -15,6 +15,8 @@ from jdl.objectives.adapted_model import AdaptedModel, Arguments
 from jdl.objectives.model_keywords import keywords, name_of, signature_of
 from jdl.types import BATCH_STATS, CACHE, Array, Batch, Error, Key, Objective, Variables
 
+SOWN = "intermediates"  # the collection in which Flax modules `sow`
+
 
 def init(model: Any, key: Key, batch: Batch, *inputs: Any) -> Variables:
     """The model's initial variables for these inputs, made of the batch."""
@@ -266,6 +268,7 @@ def apply(
     key: Key,
     train: bool,
     method: str = "__call__",
+    with_sown: bool = False,
 ) -> tuple[Any, Variables]:
     """The model's output for `inputs`, and the model state (BatchNorm statistics, ...) afterwards.
 
@@ -274,7 +277,7 @@ def apply(
     adapted model has no x. The states that a stateful
     model carries from batch to batch are reset in rows where the column `start` is true; in
     evaluation, batches without that column begin with zero states. `method` is the name of the
-    model's method.
+    model's method. `with_sown`, the state also has what the model sows, for the caller to take out.
     """
     args, kwargs = _arguments(model, inputs, method)
     model_state = {name: v for name, v in variables.items() if name != "params"}
@@ -288,7 +291,7 @@ def apply(
             **_cast_floats(dtype, kwargs),
             **keywords(model, method, args, kwargs, train, batch, mask),
             rngs=_rngs(key) if train else {},
-            mutable=list(model_state if train else cache),
+            mutable=[*(model_state if train else cache), *([SOWN] if with_sown else [])],
             method=method,
         )
     except (ModifyScopeVariableError, ScopeCollectionNotFound) as error:
@@ -299,6 +302,8 @@ def apply(
             f"{name_of(model)} changes variables in {'training' if train else 'evaluation'} "
             f"that it cannot: {error} Let it {advice}."
         ) from error
+    changed = dict(changed)
+    sown = {SOWN: changed.pop(SOWN)} if SOWN in changed and SOWN not in model_state else {}
     before = {name: model_state[name] for name in changed}
     if flatten_dict(changed).keys() != flatten_dict(before).keys():
         raise Error(
@@ -306,10 +311,8 @@ def apply(
             f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
         )
     _check_shapes(model, before, changed, "after a training step: it must keep its shape.")
-    changed = jax.tree.map(
-        lambda new, old: jnp.asarray(new).astype(old.dtype), dict(changed), before
-    )
-    return _cast_floats(jnp.float32, out), {**model_state, **changed}
+    changed = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), changed, before)
+    return _cast_floats(jnp.float32, out), {**model_state, **changed, **sown}
 
 
 def evaluate(

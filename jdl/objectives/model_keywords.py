@@ -12,7 +12,13 @@ from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
 from jdl.types import Array, Batch, Error
 
 LENGTHS = ("lengths", "seq_lengths")
-COLUMNS = ("candidates", "edge_features", "token_type", "width")  # a model gets them by name
+COLUMNS = (
+    "candidates",
+    "edge_features",
+    "segment",
+    "token_type",
+    "width",
+)  # a model gets them by name
 
 
 def keywords(
@@ -29,8 +35,9 @@ def keywords(
     In training `train`, `training` and `is_training` are true, `deterministic` and
     `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), not
     an attention mask; `lengths` and `seq_lengths` are the column `length`; `candidates`
-    (recommendation), `edge_features` (graphs), `token_type` (pairs of texts) and `width` (images
-    that are padded on the right) are the columns of these names. A method that does not name one of
+    (recommendation), `edge_features` (graphs), `segment` (several documents in a row), `token_type`
+    (pairs of texts) and `width` (images that are padded on the right) are the columns of these
+    names. A method that does not name one of
     them, or has it as an input, does not get it. Raises `Error` where the method needs more.
     """
     known: dict[str, Any] = {

@@ -10,7 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jdl.objectives import model_call
-from jdl.objectives.language_modelling import check_tokens, token_loss
+from jdl.objectives.language_modelling import check_tokens
+from jdl.objectives.token_losses import token_loss
 from jdl.sampling import generate
 from jdl.types import (
     CACHE,

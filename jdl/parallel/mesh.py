@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdl.layers import BATCH_AXIS
@@ -18,6 +19,7 @@ AXES = ("data", "fsdp", "model")
 BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that divide a batch's rows
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
+    (r"/experts/", 0),
     (r"/(query|key|value|in)/kernel$", 1),
     (r"/(query|key|value|in)/bias$", 0),
     (r"/(attention|cross|feed_forward)/out/kernel$", 0),
@@ -26,7 +28,8 @@ TRANSFORMER: Rules = (
 """Tensor parallel rules of transformers: the divided axis of each parameter whose path matches.
 
 Heads and hidden units are divided among the devices, so that each pair of products needs one sum
-over devices (Shoeybi et al., 2019).
+over devices (Shoeybi et al., 2019); and so are the experts of a mixture of experts (expert
+parallel; Lepikhin et al., 2021).
 """
 
 
@@ -38,7 +41,7 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
     transformer's layers. Without both there is no mesh (None); only with several processes all of
     their devices are along "data". Raises `Error` where there are not enough devices.
     """
-    sizes = _parse_sizes(text)
+    sizes = mesh_shape(text)
     several = jax.process_count() > 1
     if not sizes and devices is None and not several:
         return None
@@ -61,12 +64,40 @@ def build_mesh(text: str = "", devices: int | None = None) -> Mesh | None:
             f"Several processes train with all of their {jax.device_count()} devices, but {count} "
             "are requested: leave out --devices, or adapt --mesh."
         )
-    shape = tuple((sizes or {"data": count}).get(axis, 1) for axis in AXES)
-    grid = np.asarray(jax.devices()[:count]).reshape(shape)
+    return mesh_over(jax.devices()[:count], sizes or {"data": count})
+
+
+def mesh_over(devices: Sequence[Any], sizes: dict[str, int]) -> Mesh:
+    """The mesh of these devices; an axis without a size has 1."""
+    grid = _arrange(devices, tuple(sizes.get(axis, 1) for axis in AXES))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def _parse_sizes(text: str) -> dict[str, int]:
+def _arrange(devices: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """The devices in the shape of a mesh, so that those along an axis are neighbours.
+
+    TPUs are arranged by their places in the torus, and several slices of them, between which the
+    network (DCN) is slow, along the first axis whose size their number divides: "data" if possible.
+    All other devices keep their order, and so do TPUs of which only a part is used.
+    """
+    if devices[0].platform != "tpu" or len(devices) < jax.device_count():
+        return np.asarray(devices).reshape(shape)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    axis = next((n for n, size in enumerate(shape) if size % slices == 0), None)
+    if axis is None:
+        raise Error(
+            f"A mesh over {slices} slices needs an axis whose size is a multiple of {slices}, best "
+            f'"data"; --mesh has {", ".join(f"{a}={n}" for a, n in zip(AXES, shape, strict=True))}.'
+        )
+    between = tuple(slices if n == axis else 1 for n in range(len(shape)))
+    within = tuple(size // outer for size, outer in zip(shape, between, strict=True))
+    return create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
+
+
+def mesh_shape(text: str) -> dict[str, int]:
+    """The sizes of a mesh's axes, as --mesh names them. Raises `Error` for another text."""
     sizes: dict[str, int] = {}
     for part in filter(None, text.split(",")):
         axis, _, size = part.partition("=")
@@ -133,9 +164,10 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
 def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
     """The sharding of each leaf of a state on the mesh.
 
-    Along "model" the rules choose the divided axis, along "fsdp" it is the largest free axis. An
-    axis whose size the number of devices does not divide stays whole. Parameters that are `in_use`
-    (in a step) are gathered: "fsdp" does not divide them.
+    Along "model" the rules choose the divided axis, along "fsdp" it is the first free axis that the
+    number of devices divides: along the last one, XLA all-reduced some gradients on TPUs instead of
+    reduce-scattering them. Without such an axis a leaf stays whole. Parameters that are `in_use`
+    (in a loss) are gathered: "fsdp" does not divide them.
     """
 
     def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
@@ -154,7 +186,7 @@ def _partition(
     if model > 1 and axis is not None and axis < len(shape) and shape[axis] % model == 0:
         axes[axis] = "model"
     if fsdp > 1 and not in_use:
-        free = [n for n, size in enumerate(shape) if axes[n] is None and size and size % fsdp == 0]
-        if free:
-            axes[max(free, key=lambda n: shape[n])] = "fsdp"
+        free = (n for n, size in enumerate(shape) if not axes[n] and size and size % fsdp == 0)
+        if (first := next(free, None)) is not None:
+            axes[first] = "fsdp"
     return PartitionSpec(*axes)

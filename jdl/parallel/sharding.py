@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from jdl.layers import gathering_params
 from jdl.learners.wrapper import Wrapper
 from jdl.objectives.override import override
 from jdl.parallel.mesh import TRANSFORMER, Rules, batch_sharding, replicated, shardings
@@ -60,16 +62,60 @@ class ShardedLearner(ReplicatedMetrics):
         return self._place(self.learner.init(key, batch))
 
     def step(self, state: State, raw: Any) -> tuple[State, Metrics]:
-        """One step; parameters that are sharded along "fsdp" are gathered for it."""
-        # Otherwise XLA may shard activations like the parameters, instead of by rows of the batch.
-        in_use = shardings(self.mesh, state.params, self.rules, in_use=True)
-        gathered = jax.lax.with_sharding_constraint(state.params, in_use)
-        new, metrics = self.learner.step(replace(state, params=gathered), raw)
+        """One step; parameters that "fsdp" divides are gathered only where a loss uses them."""
+        cut = self.mesh.shape.get("fsdp", 1) > 1
+        gather = Gather(self.mesh, tuple(self.rules)) if cut else None
+        with gathering_params(gather):
+            new, metrics = self.learner.step(state, raw)
         metrics = jax.lax.with_sharding_constraint(metrics, replicated(self.mesh))
         return self._place(new), metrics
 
     def _place(self, state: State) -> State:
         return jax.lax.with_sharding_constraint(state, shardings(self.mesh, state, self.rules))
+
+
+@dataclass(frozen=True)
+class Gather:
+    """The all-gather of the parameters of a fully sharded learner (FSDP): see `gather_params`.
+
+    The gradients of what is gathered are reduced and divided like the parameters (reduce-scatter),
+    so that the optimizer's update is computed on each device's part alone (ZeRO-3, Rajbhandari et
+    al., 2020).
+    """
+
+    mesh: Mesh
+    rules: Rules
+
+    def __call__(self, params: Any) -> Any:
+        """The parameters, whole along "fsdp"."""
+        divided = shardings(self.mesh, params, self.rules)
+        whole = shardings(self.mesh, params, self.rules, in_use=True)
+        return jax.tree.map(_all_gather, params, divided, whole)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _all_gather(leaf: Array, divided: NamedSharding, whole: NamedSharding) -> Array:
+    # Mixed precision casts before: the first constraint keeps the cast on the parts, which halves
+    # the bytes that are sent. The second keeps XLA from dividing activations like the parameters,
+    # instead of by rows of the batch.
+    constrain = jax.lax.with_sharding_constraint
+    return constrain(constrain(leaf, divided), whole)
+
+
+def _all_gather_forward(
+    leaf: Array, divided: NamedSharding, whole: NamedSharding
+) -> tuple[Array, None]:
+    return _all_gather(leaf, divided, whole), None
+
+
+def _reduce_scatter(
+    divided: NamedSharding, whole: NamedSharding, _: None, gradient: Array
+) -> tuple[Array]:
+    # By a constraint's own gradient, the same constraint, it would be made whole (all-reduce).
+    return (jax.lax.with_sharding_constraint(gradient, divided),)
+
+
+_all_gather.defvjp(_all_gather_forward, _reduce_scatter)
 
 
 def replicate_metrics(objective: Objective, mesh: Mesh) -> Objective:

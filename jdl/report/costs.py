@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,16 @@ from typing import Any
 from jdl.report.document import Section, Table, counted
 from jdl.report.groups import Group, RunFacts
 from jdl.report.rebuilt import Rebuilt
+from jdl.store.times import recorded_times
 from jdl.types import Error
 
 CPU_CORE_WATTS = 10.0  # a core of a server with its share of memory and power supply
-BOARD_WATTS = {  # the highest power of a board, by a part of the device's name
+BOARD_WATTS = {  # the highest power of a board, by a word of the device's name
     "H200": 700,
     "H100": 700,
     "A100": 400,
     "V100": 300,
+    "L40S": 350,
     "L40": 300,
     "L4": 72,
     "T4": 70,
@@ -28,10 +31,12 @@ BOARD_WATTS = {  # the highest power of a board, by a part of the device's name
 class RunCost:
     """The cost of a run as its folder has it; None is unknown."""
 
-    seconds: float | None  # of the process that ended the run
+    seconds: float | None  # of all processes that trained the run
     waited: float | None  # the part of it in which the loop waited for data
+    timed: int  # the steps of this time
     devices: int
-    operations: float | None  # FLOPs of all steps
+    operations: float | None  # FLOPs of all steps of the run
+    rate: float | None  # FLOPs of a second
     watts: float | None  # of all devices together
 
     @property
@@ -50,10 +55,16 @@ class RunCost:
 def run_cost(run: RunFacts, step_operations: int | None, watts: float | None = None) -> RunCost:
     """The cost of a run; `watts` of one device replaces what is assumed of it."""
     seconds, waited = (_number(run.summary.get(name)) for name in ("seconds", "data_seconds"))
+    timed = run.step if seconds is not None else 0
+    if times := recorded_times(run.folder):
+        seconds, waited, timed = times.seconds, times.data_seconds, times.steps
     devices = devices_of(run.record)
     power = _watts(run.record, devices) if watts is None else watts * devices
-    total = None if step_operations is None else float(step_operations) * run.step
-    return RunCost(seconds, waited, devices, total, power)
+    total = rate = None
+    if step_operations is not None:
+        total = float(step_operations) * run.step
+        rate = float(step_operations) * timed / seconds if seconds else None
+    return RunCost(seconds, waited, timed, devices, total, rate, power)
 
 
 def devices_of(record: Mapping[str, Any]) -> int:
@@ -75,7 +86,8 @@ def _watts(record: Mapping[str, Any], devices: int) -> float | None:
     if kind == "cpu":
         cores = (environment.get("host") or {}).get("cores")
         return CPU_CORE_WATTS * cores if cores else None  # devices of a CPU share its cores
-    board = next((watts for name, watts in BOARD_WATTS.items() if name in kind), None)
+    words = re.findall(r"\w+", kind)  # an RTX A1000 is no A100
+    board = next((watts for name, watts in BOARD_WATTS.items() if name in words), None)
     return None if board is None else float(board * devices)
 
 
@@ -89,20 +101,25 @@ def costs(
     groups: Sequence[Group], rebuilt: Mapping[str, Rebuilt], watts: float | None = None
 ) -> Section:
     """The section of the cost."""
-    rows, every = [], []
+    rows, every, partly = [], list[RunCost](), 0
     for group in groups:
         step = rebuilt[group.name].operations if group.name in rebuilt else None
         found = [run_cost(run, step, watts) for run in group.runs]
         rows.append(_row(group, found))
         every += found
+        partly += sum(0 < one.timed < run.step for one, run in zip(found, group.runs, strict=True))
     unknown = sum(one.seconds is None for one in every)
     sentences = _totals(every)
     if unknown:
         sentences.append(
-            f"{unknown:,} of {len(every):,} runs have no recorded time: it is written at the end "
-            "of jdl train."
+            f"{unknown:,} of {len(every):,} runs have no recorded time: it is written with each "
+            "checkpoint."
         )
-    sentences.append("The time is that of the process that ended a run, without those before it.")
+    if partly:
+        sentences.append(
+            f"Of {counted(partly, 'run')} the time of some steps is not recorded: a process was "
+            "killed after its last checkpoint, or an older jdl trained them."
+        )
     if any(one.kilowatt_hours is not None for one in every):
         sentences.append(_assumption(watts))
     head = ["config", "time of a run", "waiting for data", "devices", "device hours"]
@@ -116,8 +133,8 @@ def _row(group: Group, found: Sequence[RunCost]) -> list[str]:
     mean = sum(seconds) / len(seconds) if seconds else None
     counted = [one.operations for one in found if one.operations is not None]
     operations = sum(counted) / len(counted) if counted else None
-    done = [(one.operations, one.seconds) for one in found if one.operations and one.seconds]
-    rate = sum(o for o, _ in done) / sum(s for _, s in done) if done else None
+    done = [(one.rate, one.seconds) for one in found if one.rate and one.seconds]
+    rate = sum(r * s for r, s in done) / sum(s for _, s in done) if done else None
     return [
         group.name,
         duration(mean),

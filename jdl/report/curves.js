@@ -2,6 +2,7 @@
 const data = JSON.parse(document.getElementById("curve-data").textContent);
 const COLORS = [["#00796b", "#4db6ac"], ["#c2410c", "#fb923c"], ["#1d4ed8", "#7aa2ff"], ["#a21caf", "#e879f9"],
   ["#4d7c0f", "#a3d34e"], ["#be123c", "#fb7185"], ["#0e7490", "#67d3e8"], ["#854d0e", "#e3b341"]];
+const DASHES = [[], [8, 4], [2, 3]];  // of the first groups, one for each colour; of those after them
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const PAD = {left: 56, right: 10, top: 8, bottom: 24}, MOST = 2000, KEPT = 1000;
 const view = {range: null, whole: [0, 1], log: false, cursor: null, printing: false, hidden: new Set()};
@@ -13,8 +14,9 @@ const make = (tag, fields = {}, ...inner) => {
   return found;
 };
 const isDark = () => dark.matches && !view.printing;
-const colorOf = group => COLORS[Math.max(0, data.groups.indexOf(group)) % COLORS.length][isDark() ? 1 : 0];
-const css = name => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const placeOf = group => Math.max(0, data.groups.indexOf(group));
+const colorOf = group => COLORS[placeOf(group) % COLORS.length][isDark() ? 1 : 0];
+const dashOf = group => Math.floor(placeOf(group) / COLORS.length) % DASHES.length;
 const ink = (light, night) => isDark() ? night : light;
 const keyOf = c => [c.group, c.run, c.split, c.metric, c.mean ?? false].join("\n");
 
@@ -23,25 +25,37 @@ function number(value) {
   const size = Math.abs(value);
   return size !== 0 && (size < 1e-4 || size >= 1e7) ? value.toExponential(3) : String(Number(value.toPrecision(4)));
 }
-function short(value) {
-  for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
-    if (Math.abs(value) >= size) return `${Number((value / size).toPrecision(3))}${unit}`;
-  return number(value);
+
+// The ticks of an axis as [value, label]: one unit and as many decimals as tell them apart.
+function labelled(values) {
+  if (values.length < 2) return values.map(value => [value, number(value)]);
+  const size = Math.max(...values.map(Math.abs)), step = values[1] - values[0];
+  const decimals = unit => Math.max(0, -Math.floor(Math.log10(step / unit) + 1e-9));
+  const [unit, name] = [[1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([unit]) => size >= Math.max(1e4, unit) && decimals(unit) < 2) ?? [1, ""];
+  const digits = decimals(unit), options = {minimumFractionDigits: digits, maximumFractionDigits: digits};
+  const text = value => !value ? "0" : digits > 5 ? value.toExponential(1) : (value / unit).toLocaleString("en", options) + (value ? name : "");
+  return values.map(value => [value, text(value)]);
 }
 
 // Ticks at 1, 2 or 5 times a power of ten; on a logarithmic axis at powers of ten, if there are two.
 function ticks(low, high, count, log) {
-  const found = [];
-  if (log) {
-    const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high)), every = Math.ceil((to - from) / 6) || 1;
-    for (let power = from; power <= to; power += every)
-      for (const digit of to - from > 2 ? [1] : [1, 2, 5]) found.push(digit * 10 ** power);
-  } else {
-    const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-    const step = power * ([1, 2, 5, 10].find(digit => digit * power >= rough) ?? 10);
-    for (let n = Math.ceil(low / step); n * step <= high; n++) found.push(Number((n * step).toPrecision(12)));
-  }
-  return found.filter(tick => tick >= low && tick <= high);
+  const found = logTicks(low, high, log);
+  if (found.length > 1) return found.map(tick => [tick, tick >= 1e-3 && tick < 1e5 ? number(tick) : tick.toExponential(0).replace("+", "")]);
+  const values = [], rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
+  const step = power * ([1, 2, 5, 10].find(digit => digit * power >= rough) ?? 10);
+  for (let n = Math.ceil(low / step); n * step <= high; n++) values.push(Number((n * step).toPrecision(12)));
+  return labelled(values);
+}
+function logTicks(low, high, log) {
+  if (!log) return [];
+  const from = Math.floor(Math.log10(low)), to = Math.ceil(Math.log10(high)), every = Math.ceil((to - from) / 6) || 1;
+  const within = digits => {
+    const found = [];
+    for (let power = from; power <= to; power += every) for (const digit of digits) found.push(Number(`${digit}e${power}`));
+    return found.filter(tick => tick >= low && tick <= high);
+  };
+  const powers = within([1]);
+  return powers.length > 2 ? powers : within([1, 2, 5]);
 }
 
 // The first place whose step is not below the step.
@@ -85,7 +99,8 @@ class Chart {
   constructor(metric, parent) {
     this.metric = metric;
     const grid = make("div", {className: "panels"});
-    parent.append(make("div", {className: "chart"}, make("h3", {textContent: metric}), grid));
+    this.words = make("h3", {textContent: metric});
+    parent.append(make("div", {className: "chart"}, this.words, grid));
     this.panels = ["train", "evaluation"].map(side => new Panel(this, side, grid));
     panels.push(...this.panels);
   }
@@ -105,6 +120,7 @@ class Chart {
         }
       }
     const log = view.log && positive && low < Infinity;
+    this.words.textContent = view.log && !positive ? `${this.metric} (linear: not all values are above 0)` : this.metric;
     if (low > high) [low, high] = [0, 1];
     if (low === high) [low, high] = log ? [low / 2, high * 2] : [low - Math.abs(low || 1) / 2, high + Math.abs(high || 1) / 2];
     const margin = log ? (high / low) ** .04 : (high - low) * .04;
@@ -168,16 +184,16 @@ class Panel {
     pen.fillStyle = ink("#5a686c", "#9aa8ac");
     pen.textBaseline = "middle";
     pen.textAlign = "right";
-    for (const tick of ticks(scale.low, scale.high, 7, scale.log)) {
+    for (const [tick, label] of ticks(scale.low, scale.high, 7, scale.log)) {
       const y = Math.round(this.y(tick, scale)) + .5;
       pen.beginPath(); pen.moveTo(PAD.left, y); pen.lineTo(PAD.left + width, y); pen.stroke();
-      pen.fillText(short(tick), PAD.left - 6, y);
+      pen.fillText(label, PAD.left - 6, y);
     }
     pen.textBaseline = "top";
     pen.textAlign = "center";
-    for (const tick of ticks(from, to, Math.max(3, width / 70), false)) {
-      const x = this.x(tick), half = pen.measureText(short(tick)).width / 2;
-      pen.fillText(short(tick), Math.min(x, PAD.left + width + PAD.right - half), PAD.top + height + 7);
+    for (const [tick, label] of ticks(from, to, Math.max(3, width / 70), false)) {
+      const x = this.x(tick), half = pen.measureText(label).width / 2;
+      pen.fillText(label, Math.min(x, PAD.left + width + PAD.right - half), PAD.top + height + 7);
     }
   }
   line(pen, curve, scale) {
@@ -187,7 +203,8 @@ class Panel {
     pen.globalAlpha = crowd && !data.live ? .35 : 1;
     pen.lineWidth = curve.mean ? 2.2 : crowd ? 1 : 1.7;
     pen.lineJoin = "round";
-    pen.setLineDash(curve.split === "valid" && this.curves.some(other => other.split === "test") ? [5, 3] : []);
+    const both = curve.split === "valid" && this.curves.some(other => other.split === "test");
+    pen.setLineDash([...DASHES[dashOf(curve.group)], ...(both ? [5, 3] : [])]);
     pen.beginPath();
     let drawn = 0, down = false;
     const first = Math.max(0, place(x, from) - 1);
@@ -226,7 +243,7 @@ class Panel {
     pen.fillStyle = colorOf(curve.group);
     this.dot(pen, curve.x[n], curve.y[n], scale, 4);
     const who = data.groups.length > 1 ? `${curve.group}, ${curve.run}` : curve.run;
-    this.readout.textContent = `${this.title()}: step ${curve.x[n].toLocaleString("en")}, ${number(curve.y[n])} (${who})`;
+    this.readout.textContent = `${curve.split}: step ${curve.x[n].toLocaleString("en")}, ${number(curve.y[n])} (${who})`;
   }
   title() {
     return [...new Set(this.curves.map(curve => curve.split))].join(", ");

@@ -77,7 +77,7 @@ def series(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[li
     found: dict[tuple[str, str], tuple[list, list]] = {}
     for line in lines:
         for metric, value in line.items():
-            if metric in ("step", "split"):
+            if metric in ("step", "split") or not isinstance(value, float | int | None):
                 continue
             steps, values = found.setdefault((line["split"], metric), ([], []))
             steps.append(line["step"])
@@ -86,32 +86,40 @@ def series(lines: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], tuple[li
 
 
 def curves(groups: Sequence[Group], means: bool = True) -> list[Curve]:
-    """The curves of all runs; and of each group of several, where their steps agree, the means."""
+    """The curves of all runs; and of each group the means of those that are finished.
+
+    A mean is of two runs or more, with the same steps.
+    """
     found = []
     for group in groups:
         together: dict[tuple[str, str], list[Curve]] = {}
+        finished: dict[tuple[str, str], list[Curve]] = {}
         for run in group.runs:
-            for (split, metric), (steps, values) in series(run.lines).items():
+            for key, (steps, values) in series(run.lines).items():
                 place = (np.array(steps), np.array(values))
-                curve = Curve(f"seed {run.seed}", group.name, split, metric, *place)
-                together.setdefault((split, metric), []).append(curve)
-        for many in together.values():
-            found += [*many, *(_mean(many) if means else [])]
+                curve = Curve(f"seed {run.seed}", group.name, *key, *place)
+                together.setdefault(key, []).append(curve)
+                if run.status == "finished":
+                    finished.setdefault(key, []).append(curve)
+        for key, many in together.items():
+            found += [*many, *(_mean(finished.get(key, [])) if means else [])]
     return found
 
 
 def _mean(many: Sequence[Curve]) -> list[Curve]:
     """The mean of curves at the same steps; nothing of one, or where steps differ."""
-    first = many[0]
-    if len(many) < 2 or not all(np.array_equal(first.steps, one.steps) for one in many):
+    if len(many) < 2 or not all(np.array_equal(many[0].steps, one.steps) for one in many):
         return []
-    mean = np.mean([one.values for one in many], 0)
+    first, mean = many[0], np.mean([one.values for one in many], 0)
     name = f"mean of {len(many)} seeds"
     return [Curve(name, first.group, first.split, first.metric, first.steps, mean, True)]
 
 
-def curves_json(groups: Sequence[Group], live: bool = False) -> dict[str, Any]:
-    """What the page draws: groups, metrics in their order, and curves."""
+def curves_json(groups: Sequence[Group], live: str = "") -> dict[str, Any]:
+    """What the page draws: groups, metrics in their order, and curves.
+
+    A live page has a version instead, and its curves come as events.
+    """
     found = curves(groups, means=not live)
     points = min(MOST, max(FEWEST, POINTS // max(1, len(found))))
     shown = metric_order(groups)

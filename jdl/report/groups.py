@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jdl.config import flat_config
-from jdl.store.catalog import Entry, entry, matching_runs
+from jdl.store.catalog import Entry, matching_runs, read_entries
 from jdl.store.folder import read_json
 from jdl.types import Error
 
@@ -91,31 +91,52 @@ class Group:
         return [run for run in self.runs if run.status == "finished"]
 
 
-def read_groups(names: Sequence[str], root: Path) -> list[Group]:
-    """The runs of these names, as in `jdl runs`, or of these folders, in groups of one config.
+def read_groups(names: Sequence[str], root: Path) -> tuple[list[Group], list[str]]:
+    """The runs of these names, as in `jdl runs`, or in these folders, in groups of one config.
 
-    Without names they are all runs under `root`. Raises `Error` where a name has no run, or a run
-    cannot be read.
+    Without names they are all runs under `root`. A run that cannot be read costs no other one: the
+    second result says why it is left out. Raises `Error` where a name has no run that can be read.
     """
-    found: dict[Path, Entry] = {}
+    found: dict[Path, RunFacts] = {}
+    problems: dict[str, None] = {}
     for name in names or [""]:
-        fitting = _entries(name, root)
-        if not fitting:
+        entries, errors = _entries(name, root)
+        runs = []
+        for one in entries:
+            try:
+                runs.append(RunFacts(one, _summary(one.folder)))
+            except Error as error:
+                errors.append(str(error))
+        if not runs:
             missing = f"is no run {name!r}" if name else "are no runs"
-            raise Error(
-                f"There {missing} under {root}: jdl runs lists all, --root is their folder."
-            )
-        found |= {one.folder.resolve(): one for one in fitting}
-    return group_runs([RunFacts(one, _summary(one.folder)) for one in found.values()])
+            why = "jdl runs lists all, --root is their folder."
+            raise Error("\njdl: ".join([f"There {missing} under {root}: {why}", *errors]))
+        found |= {run.folder.resolve(): run for run in runs}
+        problems |= dict.fromkeys(errors)
+    return group_runs(list(found.values())), list(problems)
 
 
-def _entries(name: str, root: Path) -> list[Entry]:
-    if name and (Path(name) / "run.json").is_file():
-        return [entry(Path(name))]
-    entries, errors = matching_runs(name, root)
-    if errors and not name:
-        raise Error("\njdl: ".join(errors))
-    return entries
+def _entries(name: str, root: Path) -> tuple[list[Entry], list[str]]:
+    """The runs of a name under `root`, or else those in a folder; and errors."""
+    folder = Path(name)
+    if name and (folder / "run.json").is_file():
+        entries, errors = read_entries([folder])
+        return entries, list(errors.values())
+    entries, problems = matching_runs(name, root)
+    if entries or problems or not name:
+        return _not_aside(entries), problems
+    entries, errors = read_entries(path.parent for path in records(folder))
+    return _not_aside(entries), list(errors.values())
+
+
+def records(folder: Path) -> list[Path]:
+    """The records of the runs in a folder: itself a run, one config, an experiment, or a root."""
+    return sorted(path for n in range(4) for path in folder.glob("*/" * n + "run.json"))
+
+
+def _not_aside(entries: Sequence[Entry]) -> list[Entry]:
+    """The runs besides those that --fresh moved aside, as seed0.1."""
+    return [one for one in entries if not one.folder.suffix]
 
 
 def _summary(folder: Path) -> dict[str, Any]:
@@ -128,8 +149,6 @@ def group_runs(runs: Sequence[RunFacts]) -> list[Group]:
     """The runs in groups of one name and digest, sorted by seed."""
     groups: dict[tuple[str, str], list[RunFacts]] = {}
     for run in runs:
-        if run.folder.suffix:  # moved aside by --fresh
-            continue
         groups.setdefault((run.entry.name, run.record["digest"]), []).append(run)
     names = _names(groups)
     return [

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import threading
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,16 @@ from starlette.routing import Route
 
 from jdl.report.costs import check_watts
 from jdl.report.curves import curves_json, points_json, series
-from jdl.report.groups import Group, read_groups
+from jdl.report.document import Document, Section, counted
+from jdl.report.groups import Group, read_groups, records
 from jdl.report.html import html
 from jdl.report.rebuilt import Rebuilt
 from jdl.report.sections import document
 from jdl.report.write import rebuilt_runs
 from jdl.serve.server import run
-from jdl.store.catalog import status
+from jdl.store.catalog import choosing_split, status
+from jdl.store.log import parse
+from jdl.types import Error
 
 HOST = "127.0.0.1"
 SECONDS = 1.0  # between two looks at the runs' files
@@ -45,6 +50,7 @@ class Growing:
     start: int = 0  # increased where the file was written anew, by a run that resumed
     offset: int = 0
     file: int = 0  # its inode
+    damaged: int = 0  # lines that are none of a log
     found: dict[tuple[str, str], tuple[list, list]] = field(default_factory=dict)
 
     def read(self) -> None:
@@ -55,13 +61,15 @@ class Growing:
                 about = path.stat()
                 if about.st_ino != self.file or about.st_size < self.offset:
                     self.start, self.offset = self.start + 1, 0
-                    self.file, self.found = about.st_ino, {}
+                    self.file, self.found, self.damaged = about.st_ino, {}, 0
                 log.seek(self.offset)
                 whole, end, _ = log.read().rpartition(b"\n")
         except FileNotFoundError:
             return
         self.offset += len(whole) + len(end)
-        for key, (steps, values) in series(map(json.loads, whole.splitlines())).items():
+        lines = [parse(line) for line in whole.splitlines()]
+        self.damaged += lines.count(None)
+        for key, (steps, values) in series(line for line in lines if line).items():
             before = self.found.setdefault(key, ([], []))
             before[0].extend(steps)
             before[1].extend(values)
@@ -70,12 +78,14 @@ class Growing:
         """The row of the run in the table: name, status, step, best value."""
         step, total = self.step, self.record["config"]["steps"]
         mode, metric = self.record["best"].split()
-        of_splits = [
-            v for (split, name), (_, v) in self.found.items() if name == metric and split != "train"
-        ]
-        values = [x for v in of_splits for x in v if np.isfinite(x)]
-        best = f"{metric} {(max if mode == 'max' else min)(values):#.4g}" if values else "–"
+        chosen = choosing_split(split for split, name in self.found if name == metric)
+        values = [x for x in self.found.get((chosen, metric), ((), ()))[1] if np.isfinite(x)]
+        best = (
+            f"{chosen} {metric} {(max if mode == 'max' else min)(values):#.4g}" if values else "–"
+        )
         shown = status(self.folder, step, total)
+        if self.damaged:
+            shown += f", {counted(self.damaged, 'line')} of its log damaged"
         return [f"{self.group}, {self.name}", shown, f"{step:,} of {total:,}", best]
 
     @property
@@ -88,6 +98,7 @@ class Growing:
 class Follower:
     """What one page has been sent: of each curve its start and its number of points."""
 
+    version: str = ""  # of the runs that the page is of
     sent: dict[tuple[Any, ...], tuple[int, int]] = field(default_factory=dict)
 
     def news(self, runs: Sequence[Growing]) -> list[dict[str, Any]]:
@@ -119,40 +130,58 @@ class Live:
     ) -> None:
         check_watts(watts)
         self.names, self.root, self.watts = names, root, watts
-        self._lock, self._folders, self.runs = threading.Lock(), set[Path](), list[Growing]()
-        self.rebuilt: dict[str, Rebuilt] = rebuilt_runs(self._find(), rebuild)
+        self._lock, self.version, self.runs = threading.Lock(), "", list[Growing]()
+        self.rebuilt: dict[str, Rebuilt] = rebuilt_runs(self._find()[0], rebuild)
 
-    def _find(self) -> list[Group]:
-        """Reads all runs, also those that are new."""
-        self._folders = set(self.root.glob("*/*/*/run.json"))
-        groups, before = read_groups(self.names, self.root), {one.folder: one for one in self.runs}
+    def _version(self) -> str:
+        """A digest of the runs' records: another one where runs came, went or were mended."""
+        places = [self.root, *map(Path, self.names)]
+        paths = {path for place in places for path in records(place)}
+        changed = []
+        for path in sorted(paths):
+            with suppress(FileNotFoundError):
+                changed.append(f"{path} {path.stat().st_mtime_ns}")
+        return hashlib.sha256("\n".join(changed).encode()).hexdigest()[:12]
+
+    def _find(self) -> tuple[list[Group], list[str]]:
+        """Reads all runs, also those that are new; and why some are left out."""
+        self.version, before = self._version(), {one.folder: one for one in self.runs}
         self.runs = []
+        groups, left_out = read_groups(self.names, self.root)
         for group in groups:
             for one in group.runs:
                 name = f"seed {one.seed}"
                 again = Growing(one.folder, group.name, name, one.record)
                 known = before.get(one.folder, again)
                 self.runs.append(known if known.group == group.name else again)
-        return groups
+        return groups, left_out
 
     def page(self) -> str:
         """The report as of now; its curves come as events."""
         with self._lock:
-            groups = self._find()
-        return html(document(groups, self.rebuilt, self.watts), curves_json(groups, True), True)
+            try:
+                groups, left_out = self._find()
+            except Error as error:  # all runs are gone
+                groups, found = [], Document("No runs", [Section("Summary", [str(error)])])
+            else:
+                found = document(groups, self.rebuilt, self.watts, left_out)
+            curves = curves_json(groups, self.version)
+        return html(found, curves, live=True)
 
     def event(self, follower: Follower) -> str:
-        """What a page lacks, as an event; and whether there are new runs, so that it reloads."""
+        """What a page lacks, as an event; and whether its runs are others now: then it reloads."""
+        if self._version() != follower.version:
+            return _event({"reload": True})
         with self._lock:
             runs = self.runs
             for one in runs:
                 one.read()
-            found = {
-                "reload": self._folders != set(self.root.glob("*/*/*/run.json")),
-                "runs": [one.progress() for one in runs],
-                "series": follower.news(runs),
-            }
-        return f"data: {json.dumps(found, separators=(',', ':'), allow_nan=False)}\n\n"
+            news = {"runs": [one.progress() for one in runs], "series": follower.news(runs)}
+        return _event(news)
+
+
+def _event(value: Any) -> str:
+    return f"data: {json.dumps(value, separators=(',', ':'), allow_nan=False)}\n\n"
 
 
 @dataclass(frozen=True)
@@ -170,11 +199,13 @@ class LiveRoutes:
     async def events(self, request: Request) -> Response:
         """The events, as long as the page is open."""
         return StreamingResponse(
-            self._events(), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
+            self._events(request.query_params.get("version", "")),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store"},
         )
 
-    async def _events(self) -> AsyncIterator[str]:
-        follower, before = Follower(), ""
+    async def _events(self, version: str) -> AsyncIterator[str]:
+        follower, before = Follower(version), ""
         while True:
             event = await run_in_threadpool(self.live.event, follower)
             yield event if event != before else ": nothing new\n\n"

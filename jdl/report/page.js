@@ -45,7 +45,7 @@ function legend() {
     const box = make("input", {type: "checkbox", checked: !view.hidden.has(group)});
     box.addEventListener("change", () => { view.hidden[box.checked ? "delete" : "add"](group); redraw(); });
     const swatch = make("i", {className: "swatch"});
-    swatch.style.background = colorOf(group);
+    swatch.style.borderTop = `.3rem ${["solid", "dashed", "dotted"][dashOf(group)]} ${colorOf(group)}`;
     return make("label", {}, box, swatch, make("span", {textContent: group}));
   }));
 }
@@ -103,7 +103,7 @@ function follow() {
   const status = make("div", {className: "table", tabIndex: 0});
   const words = make("p");
   root.before(words, status);
-  const source = new EventSource("events");
+  const source = new EventSource(`events?version=${data.live}`);
   source.onopen = () => { words.textContent = "Live: the curves grow as the runs log."; };
   source.onerror = () => { words.textContent = "The server does not answer; this page waits for it."; };
   source.onmessage = event => {

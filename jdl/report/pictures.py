@@ -12,12 +12,19 @@ from jdl.report.groups import Group
 BUDGET = 2_400_000  # bytes of all pictures of a page, before base64
 SIDES = (1200, 800, 500)  # pixels of the longer side: the first with which all fit
 QUALITY = 82
+EXPLAINED = "figures/explain"  # where `jdl explain` draws
 MOST = 60  # pictures of a page
 
 
 def pictures(groups: Sequence[Group]) -> Section:
-    """The section of the figures: those of the first seed of each config, and its last samples."""
-    paths = [(group, path) for group in groups for path in _paths(group.first.folder)]
+    """The section of the figures: those of the first seed of each config, and its last samples.
+
+    Those of a study come first. Those that `jdl explain` drew have its words.
+    """
+    roots = dict.fromkeys(group.first.folder.resolve().parent.parent.parent for group in groups)
+    studies = [root for root in roots if (root / "study.json").is_file()]
+    paths = [(study.name, path) for study in studies for path in study.glob("figures/*.png")]
+    paths += [(group.name, path) for group in groups for path in _paths(group.first.folder)]
     sentences = []
     if not paths:
         sentences.append("The runs have drawn no figures.")
@@ -25,8 +32,8 @@ def pictures(groups: Sequence[Group]) -> Section:
         sentences.append("The figures of the first seed of each config.")
     for side in SIDES:
         found, broken = [], []
-        for group, path in paths[:MOST]:
-            picture = compress(path, group.name, side)
+        for name, path in paths[:MOST]:
+            picture = compress(path, name, side, explained(path))
             found += [picture] if picture else []
             broken += [] if picture else [path]
         if sum(len(one.content) for one in found) <= BUDGET:
@@ -43,11 +50,27 @@ def pictures(groups: Sequence[Group]) -> Section:
 def _paths(folder: Path) -> list[Path]:
     samples = [path for path in folder.glob("samples/*.png") if path.stem.isdigit()]
     newest = sorted(samples, key=lambda path: int(path.stem))[-1:]
-    return sorted(path for path in folder.glob("figures/*.png")) + newest
+    drawn = [path for of in ("figures", EXPLAINED) for path in sorted(folder.glob(f"{of}/*.png"))]
+    return drawn + newest
 
 
-def compress(path: Path, config: str, side: int) -> Picture | None:
-    """A picture as WebP, of `side` pixels at most; None where the file is no picture."""
+def explained(path: Path) -> str:
+    """What the index of `jdl explain` says of a figure: its title, and what it shows."""
+    index = path.with_name("index.md")
+    if path.parent.name != "explain" or not index.is_file():
+        return ""
+    for part in index.read_text("utf-8", "replace").split("\n## ")[1:]:
+        title, *text = part.strip().split("\n\n")
+        if len(text) == 2 and text[1].endswith(f"]({path.name})"):
+            return f"{title}: {text[0]}"
+    return ""
+
+
+def compress(path: Path, config: str, side: int, words: str = "") -> Picture | None:
+    """A picture as WebP, of `side` pixels at most; None where the file is no picture.
+
+    Without `words` its caption is the file's name.
+    """
     from PIL import Image
 
     try:
@@ -62,8 +85,9 @@ def compress(path: Path, config: str, side: int) -> Picture | None:
         buffer = BytesIO()
         image.save(buffer, "WEBP", **options)
         forms.append(buffer.getvalue())
-    words = path.stem.replace("_", " ")
-    caption = f"samples at step {int(path.stem):,}" if path.parent.name == "samples" else words
+    name = path.stem.replace("_", " ")
+    caption = f"samples at step {int(path.stem):,}" if path.parent.name == "samples" else name
     alt = f"Figure of {config}: {caption}"
     content = min(forms, key=len)
-    return Picture(content, "image/webp", *image.size, f"{caption}, {config}", alt)
+    caption = f"{config}. {words}" if words else f"{caption}, {config}"
+    return Picture(content, "image/webp", *image.size, caption, alt)

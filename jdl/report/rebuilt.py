@@ -43,7 +43,7 @@ def rebuild_run(run: RunFacts) -> Rebuilt:
         built = rebuild(run.folder)
         cards = {name: _card(loader) for name, loader in splits(built).items()}
         count = step_operations(built)
-    except Exception as error:  # of the user's code, whatever it raises
+    except (Exception, SystemExit) as error:  # of the user's code, whatever it raises
         reason = str(error) if isinstance(error, Error) else f"{type(error).__name__}: {error}"
         problems.append(f"{run.entry.name} cannot be built again here: {reason}")
     return Rebuilt(cards, count, problems)

@@ -20,15 +20,22 @@ SHORT = 12  # characters of a hash in a table
 
 
 def document(
-    groups: Sequence[Group], rebuilt: Mapping[str, Rebuilt], watts: float | None = None
+    groups: Sequence[Group],
+    rebuilt: Mapping[str, Rebuilt],
+    watts: float | None = None,
+    left_out: Sequence[str] = (),
 ) -> Document:
-    """The report of these groups of runs; `rebuilt` has what their folders do not hold."""
+    """The report of these groups of runs; `rebuilt` has what their folders do not hold.
+
+    `left_out` says of other runs why they cannot be read.
+    """
     names = list(dict.fromkeys(group.first.entry.name for group in groups))
     title = ", ".join(names[:4]) + (f" and {len(names) - 4:,} more" if len(names) > 4 else "")
     found, verdicts = results(groups)
     cost = costs(groups, rebuilt, watts)
+    summary = [*_summary(groups), *(f"A run is left out: {reason}" for reason in left_out)]
     sections = [
-        Section("Summary", [*_summary(groups), *verdicts[:1], *cost.sentences[:1]]),
+        Section("Summary", [*summary, *verdicts[:1], *cost.sentences[:1]]),
         found,
         Section("Curves", _curves_words(groups), has_curves=True),
         pictures(groups),
@@ -52,10 +59,27 @@ def _summary(groups: Sequence[Group]) -> list[str]:
             more = f" and {len(found) - 5:,} more" if len(found) > 5 else ""
             why = " (its last numbers are not finite)" if status == "failed" else ""
             sentences.append(f"Not finished, but {status}{why}: {shown}{more}.")
+    sentences += [text for group in groups for text in _other_code(group)]
     splits = splits_of(groups)
     names = dict.fromkeys(group.first.entry.name for group in groups)
     found = [[one for one in groups if one.first.entry.name == name] for name in names]
     return [*sentences, *(text for one in found for text in _best(one, splits[:1]))]
+
+
+def _other_code(group: Group) -> list[str]:
+    """Which runs of a config had other code than its first one: they are in one mean all the same.
+
+    A config has the same digest where the code around it has changed.
+    """
+    code = group.first.record["code"]
+    others = [run for run in group.runs if run.record["code"] != code]
+    if not others:
+        return []
+    seeds = ", ".join(str(run.seed) for run in others)
+    return [
+        f"Not all runs of {group.name} had the same code: {counted(len(others), 'run')} (seeds "
+        f"{seeds}) had other code than {_name(group.first)}, and results are over all of them."
+    ]
 
 
 def _best(groups: Sequence[Group], splits: Sequence[str]) -> list[str]:
@@ -81,7 +105,11 @@ def _curves_words(groups: Sequence[Group]) -> list[str]:
     if not any(run.lines for group in groups for run in group.runs):
         return ["Nothing has been logged yet."]
     seeds = any(len(group.runs) > 1 for group in groups)
-    thin = "; thin lines are runs, the thick one is their mean" if seeds else ""
+    thin = (
+        "; thin lines are runs, the thick one is the mean of those that are finished"
+        if seeds
+        else ""
+    )
     return [f"Training on the left, evaluation on the right, at the same scale{thin}."]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from jdl.report.document import MARK, Document, Section, Table
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|!~$])")
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#|!~$&]|^[-+]|(?<=^\d)\.(?= ))")
 LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",

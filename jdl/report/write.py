@@ -7,7 +7,7 @@ from pathlib import Path
 
 from jdl.report.costs import check_watts
 from jdl.report.curves import curves_json
-from jdl.report.document import MARK
+from jdl.report.document import MARK, Document
 from jdl.report.groups import Group, read_groups
 from jdl.report.html import html
 from jdl.report.rebuilt import Rebuilt, rebuild_run
@@ -43,8 +43,9 @@ def report(
     check_watts(watts)
     if path.exists() and MARK not in path.read_text(errors="replace"):
         raise Error(f"{path} is there already, and is no report: choose another name.")
-    groups = read_groups(names, Path(root))
-    text = _text(groups, path.suffix, rebuilt_runs(groups, rebuild), watts)
+    groups, left_out = read_groups(names, Path(root))
+    found = document(groups, rebuilt_runs(groups, rebuild), watts, left_out)
+    text = _text(found, groups, path.suffix)
     try:
         write_atomically(path, text.encode())
     except OSError as error:
@@ -57,10 +58,7 @@ def rebuilt_runs(groups: Sequence[Group], rebuild: bool) -> dict[str, Rebuilt]:
     return {group.name: rebuild_run(group.first) for group in groups} if rebuild else {}
 
 
-def _text(
-    groups: Sequence[Group], suffix: str, rebuilt: dict[str, Rebuilt], watts: float | None
-) -> str:
-    found = document(groups, rebuilt, watts)
+def _text(found: Document, groups: Sequence[Group], suffix: str) -> str:
     if suffix == ".md":
         return markdown(found)
     if suffix == ".tex":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -37,15 +37,20 @@ class Entry:
         return f"{self.folder}  {self.status}, step {self.step:,} of {total:,}{best}"
 
 
-def all_runs(root: Path) -> tuple[list[Entry], list[str]]:
-    """The runs under `root`, sorted by folder; and errors for those that cannot be read."""
+def all_runs(root: Path) -> tuple[list[Entry], dict[Path, str]]:
+    """The runs under `root`, sorted by folder; and by folder why the others cannot be read."""
+    return read_entries(path.parent for path in sorted(root.glob("*/*/*/run.json")))
+
+
+def read_entries(folders: Iterable[Path]) -> tuple[list[Entry], dict[Path, str]]:
+    """The entries of the runs in folders; and by folder why the others cannot be read."""
     entries: list[Entry] = []
-    errors: list[str] = []
-    for path in sorted(root.glob("*/*/*/run.json")):
+    errors: dict[Path, str] = {}
+    for folder in folders:
         try:
-            entries.append(entry(path.parent))
+            entries.append(entry(folder))
         except Error as error:
-            errors.append(str(error))
+            errors[folder] = str(error)
     return entries, errors
 
 
@@ -56,13 +61,21 @@ def matching_runs(name: str, root: Path) -> tuple[list[Entry], list[str]]:
     name "".
     """
     entries, errors = all_runs(root)
-    return [one for one in entries if not name or _matches(one, name.strip("/"), root)], errors
+    if name:
+        entries = [
+            one
+            for one in entries
+            if _matches(one.folder.relative_to(root), name, one.name, one.record["digest"])
+        ]
+        places = {folder: folder.relative_to(root) for folder in errors}
+        errors = {k: v for k, v in errors.items() if _matches(places[k], name, *places[k].parts)}
+    return entries, list(errors.values())
 
 
-def _matches(run: Entry, name: str, root: Path) -> bool:
-    place = run.folder.relative_to(root).as_posix()
-    names = (run.name, run.record["digest"], f"{run.name}/{run.record['digest']}")
-    return name in names or f"{place}/".startswith(f"{name}/") or fnmatch(place, name)
+def _matches(place: Path, name: str, experiment: str, digest: str, *_: str) -> bool:
+    path, name = place.as_posix(), name.strip("/")
+    names = (experiment, digest, f"{experiment}/{digest}")
+    return name in names or f"{path}/".startswith(f"{name}/") or fnmatch(path, name)
 
 
 def entry(folder: Path) -> Entry:
@@ -72,11 +85,18 @@ def entry(folder: Path) -> Entry:
     paths = [path for path in folder.glob("checkpoints/*") if path.name.isdigit()]
     step = max((int(path.name) for path in paths if manifest.is_complete(path)), default=0)
     lines = log.read(folder)
-    evaluated = [line.get(metric) for line in lines if line["split"] != "train"]
+    chosen = choosing_split(line["split"] for line in lines if metric in line)
+    evaluated = [line.get(metric) for line in lines if line["split"] == chosen]
     values = [value for value in evaluated if isinstance(value, int | float)]
     best = (max if mode == "max" else min)(values, default=None)
     now = status(folder, step, total)
     return Entry(folder, record, step, now, metric, best, lines)
+
+
+def choosing_split(splits: Iterable[str]) -> str:
+    """Of the splits with a metric the one that chooses the best checkpoint: valid, or the first."""
+    found = dict.fromkeys(split for split in splits if split != "train")
+    return "valid" if "valid" in found else next(iter(found), "")
 
 
 def status(folder: Path, step: int, total: int) -> str:

@@ -94,19 +94,27 @@ def read_json_lines(path: Path, field: str, kind: type) -> list[dict[str, Any]]:
         raise Error(f"{path} cannot be read: {error}.") from error
     entries = []
     for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-            if not (isinstance(entry["step"], int) and isinstance(entry[field], kind)):
-                raise TypeError
-        except (ValueError, KeyError, TypeError, RecursionError):
+        entry = json_line(line, field, kind)
+        if entry is None:
             if number == len(lines):
                 break
             raise Error(
                 f"{path}, line {number}, is damaged: {line[:80]!r}. Restore the file, or train the "
                 "run again with --fresh."
-            ) from None
+            )
         entries.append(entry)
     return entries
+
+
+def json_line(line: str | bytes, field: str, kind: type) -> dict[str, Any] | None:
+    """A JSON line with a `step` and the given field of the given type; None where it is not one."""
+    try:
+        entry = json.loads(line)
+        if isinstance(entry["step"], int) and isinstance(entry[field], kind):
+            return dict(entry)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return None
 
 
 def free_name(path: Path, first: int = 0) -> Path:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from tensorboardX import SummaryWriter
 
-from jdl.store.folder import read_json_lines, write_json_lines
+from jdl.store.folder import json_line, read_json_lines, write_json_lines
 from jdl.store.step_trace import StepTrace
+from jdl.store.times import Stopwatch
 
 
 class Sink(Protocol):
@@ -21,23 +22,30 @@ class Sink(Protocol):
     def write(self, step: int, split: str, numbers: Mapping[str, float | None]) -> None:
         """Takes a line; None is a number that is not finite."""
 
-    def close(self) -> None:
-        """Ends."""
+    def close(self, finished: bool) -> None:
+        """Ends; `finished` where the run came to its end, and was not paused or failed."""
 
 
 class Log:
     """The log of a run that starts or resumes after `step`; appends to its files and to sinks.
 
     Lines of later steps, which a killed process wrote after its last checkpoint, are dropped: they
-    will be written again. Lines have no timestamps, so that equal trainings have equal files.
+    will be written again. Lines have no timestamps, so that equal trainings have equal files: the
+    time is in times.jsonl. `waited` gives the seconds in which the loop has waited for data.
     """
 
-    def __init__(self, folder: Path, step: int, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        step: int,
+        sinks: Sequence[Sink] = (),
+        waited: Callable[[], float] = float,
+    ) -> None:
         kept = [line for line in read(folder) if line["step"] <= step]
         self._written = {(line["step"], line["split"]) for line in kept}
         write_json_lines(folder / "metrics.jsonl", kept)
         self._file = (folder / "metrics.jsonl").open("a", buffering=1)
-        self._trace = StepTrace(folder, step)
+        self._trace, self._stopwatch = StepTrace(folder, step), Stopwatch(folder, step, waited)
         self._events = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
         self._sinks = sinks
 
@@ -57,21 +65,26 @@ class Log:
     def trace(self, numbers: dict[str, float]) -> None:
         """Adds the next step's numbers to the step trace."""
         self._trace.write(numbers)
+        self._stopwatch.count()
 
     def flush(self) -> None:
-        """Flushes all lines to disk."""
+        """Flushes all lines to disk, and writes the time until now."""
+        self._stopwatch.write()
+        self._flush_files()
+
+    def _flush_files(self) -> None:
         self._trace.flush()
         self._file.flush()
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
-        """Flushes and closes the files."""
-        self.flush()
+    def close(self, finished: bool = True) -> None:
+        """Flushes and closes the files, and says to the sinks whether the run is finished."""
+        self._flush_files()  # the time after the last evaluation is that of the figures
         self._file.close()
         self._trace.close()
         self._events.close()
         for sink in self._sinks:
-            sink.close()
+            sink.close(finished)
 
 
 class NoLog(Log):
@@ -89,10 +102,15 @@ class NoLog(Log):
     def flush(self) -> None:
         """Does nothing."""
 
-    def close(self) -> None:
+    def close(self, finished: bool = True) -> None:
         """Does nothing."""
 
 
 def read(folder: Path) -> list[dict[str, Any]]:
     """The lines of a run's metrics."""
     return read_json_lines(folder / "metrics.jsonl", "split", str)
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """One line of a run's metrics; None where it is damaged."""
+    return json_line(line, "split", str)

@@ -4,6 +4,8 @@
     studies/digits_mlp/digits_mlp/<digest>/seed<k>/      its runs, each an ordinary one
     studies/digits_mlp/trial17 -> digits_mlp/<digest>    their names
     studies/digits_mlp/failures/trial17-seed0.json       why a run failed
+    studies/digits_mlp/suggestions/trial17.json          what a sampler that learns has suggested
+    studies/digits_mlp/table.json                        its trials as rows, when it last ended
 
 What is done is read from the runs, so nothing else can be lost by a kill.
 """
@@ -11,7 +13,8 @@ What is done is read from the runs, so nothing else can be lost by a kill.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,14 +27,19 @@ from jdl.types import Error
 
 FORMAT = 1
 IDENTITY = {"config": dict, "search": dict, "code": dict, "options": dict}
+OWN = re.compile(r"trial\d+|failures|suggestions|figures|lock|(study|table)\.json")  # its files
 
 
 def open_study(folder: Path, description: Mapping[str, Any]) -> None:
     """Creates the folder of a study, or opens it again.
 
-    Raises `Error` where it holds another study, or one of other code.
+    Raises `Error` where it holds another study, or one of other code or data.
     """
     path = folder / "study.json"
+    if OWN.fullmatch(name := description["config"]["name"]):
+        raise Error(
+            f"--name {name} is the name of a study's own file: choose another for its runs."
+        )
     if folder.is_file():
         raise Error(f"{folder} is a file: choose another folder by --study.")
     if not path.exists() and any(one.name != "lock" for one in folder.glob("*")):
@@ -61,12 +69,34 @@ def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
             f"The experiment's code has changed since the study {folder} began, so further trials "
             f"could not be compared: {other}. ({files})"
         )
-    for part in ("config", "search", "options"):
-        before, now = dict(old[part]), dict(description[part])
+    for part in ("config", "search", "options", "data"):
+        now = dict(description[part])
+        before = dict(old.get(part, now))  # a study of an earlier jdl does not say its data
         if part == "search" and not now["halving"]:  # more trials may follow, or fewer be shown
             before["trials"] = now["trials"]
         if before != now:
             raise Error(f"{folder} holds another study ({difference(before, now)}): {other}.")
+
+
+def write_table(study: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes the rows of a study that ended."""
+    write_json(study / "table.json", rows)
+
+
+def read_table(study: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The rows of a study that ended, and its search; `Error` where the folder has none."""
+    path = study / "study.json"
+    if not path.is_file():
+        raise Error(f"{study} is no study: name its folder, or a script with a --grid.")
+    description = read_description(path, FORMAT, IDENTITY, "a study", "use a newer jdl")
+    if not (study / "table.json").is_file():
+        raise Error(
+            f"The study {study} has not ended: the command that began it goes on, and jdl runs "
+            f"--root {study} shows what there is."
+        )
+    table = read_json(study / "table.json")  # the study may have moved since
+    rows = [{**row, "folder": str(study / f"trial{row['trial']}")} for row in table]
+    return rows, description["search"]
 
 
 def link(study: Path, number: int, config_folder: Path) -> None:

@@ -29,8 +29,9 @@ Texts = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 class Search:
     """What a study tries, how, and by which metric of the validation data it chooses.
 
-    By grid search, random search (Bergstra and Bengio, 2012), a quasi-random Sobol sequence, and
-    successive halving (Jamieson and Talwalkar, 2016). Each field is a flag of `jdl study`.
+    By grid search, random search (Bergstra and Bengio, 2012), a quasi-random Sobol sequence,
+    Bayesian optimization, successive halving (Jamieson and Talwalkar, 2016) and Hyperband (Li et
+    al., 2018). Each field is a flag of `jdl study`.
     """
 
     grid: Texts = ()
@@ -38,9 +39,10 @@ class Search:
     random: Texts = ()
     """Random search: dropout=uniform(0, 0.5), lr=loguniform(1e-4, 1e-1) or width=choice(64, 256);
     once for each field."""
-    sampler: Literal["random", "sobol", "tpe"] = "random"
+    sampler: Literal["random", "sobol", "tpe", "gp"] = "random"
     """How --random is drawn: independently; by a Sobol sequence, which fills space evenly; or by
-    TPE (needs Optuna), which learns from the trials before, and also chooses among --grid."""
+    TPE (needs Optuna) or a Gaussian process (needs Optuna and PyTorch), which learn from the trials
+    before, and also choose among --grid."""
     trials: int = 0
     """Number of trials, configs that are tried; 0: as many as the grid has."""
     seeds: int = 1
@@ -56,6 +58,8 @@ class Search:
     first_rung: int = 0
     """Steps to the first rung, and HALVING times as many to each next; 0: so that about one trial
     trains to the end."""
+    hyperband: bool = False
+    """Hyperband: brackets of successive halving, each with a later first rung; with --halving."""
     study: Path | None = None
     """Folder of the study and its runs; by default studies/<name of the experiment>."""
 
@@ -67,14 +71,27 @@ class Search:
             if getattr(self, field) < bound:
                 flag = f"--{field.replace('_', '-')}"
                 raise Error(f"{flag} must be {bound} or more, not {getattr(self, field)}.")
+        if self.study_seed >= 2**32:
+            raise Error(f"--study-seed must be below 2**32, not {self.study_seed}.")
         if self.halving == 1:
             raise Error("--halving 1 would stop no trial: use 2 or more, 3 is usual.")
         if self.first_rung and not self.halving:
             raise Error("--first-rung is of successive halving: give --halving too.")
-        if self.sampler == "tpe" and self.halving:
-            raise Error("--sampler tpe learns from trials that end: leave out --halving.")
-        if self.sampler == "tpe" and not self.trials:
-            raise Error("--sampler tpe: say how many trials there are, by --trials.")
+        if self.hyperband and not self.halving:
+            raise Error(
+                "--hyperband is made of successive halving: give --halving too, 3 is usual."
+            )
+        if self.learns and self.halving:
+            raise Error(
+                f"--sampler {self.sampler} learns from trials that end: leave out --halving."
+            )
+        if self.learns and not self.trials:
+            raise Error(f"--sampler {self.sampler}: say how many trials there are, by --trials.")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the values of a trial depend on what those before it have reached."""
+        return self.sampler in ("tpe", "gp")
 
     def criterion(self, best: str) -> tuple[str, str]:
         """ "max" or "min", and the metric of the validation data, by default that of `Run.best`."""
@@ -97,8 +114,8 @@ def points(search: Search, space: Space) -> list[dict[str, str]]:
 
     Raises `Error` where the number of trials is not clear.
     """
-    if search.sampler == "tpe":
-        check_optuna()
+    if search.learns:
+        check_optuna(search.sampler)
         return []
     count, size = search.trials, space.grid_size
     if search.halving and (fields := {"steps", "epochs"} & {*space.grid, *space.random}):

@@ -125,8 +125,9 @@ def parse_space(grid: Sequence[str], random: Sequence[str], config: type[Config]
         )
     values = dict(space.grid) | {field: of.ends() for field, of in space.random.items()}
     for field, texts in values.items():
-        for text in texts:
-            field_value(config, field, text)
+        typed = [field_value(config, field, text) for text in texts]
+        if any(value in typed[:n] for n, value in enumerate(typed)):
+            raise Error(f"{field}={','.join(texts)} has a value twice.")
     return space
 
 
@@ -144,10 +145,7 @@ def _assignments(flag: str, texts: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _values(field: str, text: str) -> tuple[str, ...]:
-    values = tuple(value.strip() for value in text.split(","))
-    if len(set(values)) < len(values):
-        raise Error(f"{field}={text} has a value twice.")
-    return values
+    return tuple(value.strip() for value in text.split(","))
 
 
 def _distribution(field: str, text: str, config: type[Config]) -> Distribution:

@@ -1,13 +1,16 @@
-"""Suggestions of the tree-structured Parzen estimator (TPE; Bergstra et al., 2011), by Optuna.
+"""Bayesian optimization, by Optuna: suggestions that learn from the trials before.
 
-A suggestion is a function of the study's seed, the trial's number, and what the trials before have
+By the tree-structured Parzen estimator (TPE; Bergstra et al., 2011) or a Gaussian process (GP). A
+suggestion is a function of the study's seed, the trial's number, and what the trials before have
 reached. It is stored, so that a study that is started again does not ask anew, under any version of
 Optuna.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,23 +26,30 @@ Tried = tuple[Mapping[str, str], float | None]
 """The values of a trial and its score, None if it failed."""
 
 
-def check_optuna() -> None:
-    """Raises `Error` where Optuna is not installed."""
+def check_optuna(sampler: str) -> None:
+    """Raises `Error` where what a sampler needs is not installed."""
     if find_spec("optuna") is None:
-        raise Error("--sampler tpe needs Optuna: pip install 'jdl[study]'.")
+        raise Error(f"--sampler {sampler} needs Optuna: pip install 'jdl[study]'.")
+    if sampler == "gp" and find_spec("torch") is None:
+        raise Error(
+            "--sampler gp, Optuna's Gaussian process, needs PyTorch: pip install torch. --sampler "
+            "tpe does without."
+        )
 
 
-def suggest(space: Space, seed: int, mode: str, tried: Sequence[Tried]) -> dict[str, str]:
+def suggest(
+    space: Space, seed: int, mode: str, tried: Sequence[Tried], sampler: str = "tpe"
+) -> dict[str, str]:
     """The values of the next trial after those that were tried; the first ten are random."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     distributions = _distributions(space)
-    draw = int(jax.random.bits(stream(jax.random.key(seed), "tpe", len(tried))))
-    sampler = optuna.samplers.TPESampler(seed=draw)
+    draw = int(jax.random.bits(stream(jax.random.key(seed), sampler, len(tried))))
+    samplers = {"tpe": optuna.samplers.TPESampler, "gp": optuna.samplers.GPSampler}
     directions = optuna.study.StudyDirection
     direction = directions.MAXIMIZE if mode == "max" else directions.MINIMIZE
-    study = optuna.create_study(sampler=sampler, direction=direction)
+    study = optuna.create_study(sampler=samplers[sampler](seed=draw), direction=direction)
     states = optuna.trial.TrialState
     for values, score in tried:
         state = states.FAIL if score is None else states.COMPLETE
@@ -87,11 +97,16 @@ def stored(study: Path, number: int) -> dict[str, str] | None:
     return read_json(path) if path.exists() else None
 
 
-def store(study: Path, number: int, values: Mapping[str, str]) -> None:
-    """Stores the suggestion for a trial."""
+def store(study: Path, number: int, values: Mapping[str, str]) -> dict[str, str]:
+    """Stores the suggestion for a trial, unless another process has; the one that is stored."""
     path = _path(study, number)
     path.parent.mkdir(exist_ok=True)
-    write_json(path, values)
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    write_json(mine, values)
+    with suppress(FileExistsError):
+        os.link(mine, path)  # at once, and only where there is none
+    mine.unlink()
+    return read_json(path)
 
 
 def _path(study: Path, number: int) -> Path:

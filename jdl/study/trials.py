@@ -1,7 +1,8 @@
 """The trials of a study: each is an ordinary run for each seed, trained one after another.
 
-All in one process, in which the imports and the start of JAX are paid once, and a run has the bits
-that it has alone. Several processes may work on one study: the locks of the runs divide the work.
+All in one process, in which the imports and the start of JAX are paid once. The runs share compiled
+programs, and each has the bits that it has alone. Several processes may work on one study: the
+locks of the runs divide the work.
 """
 
 from __future__ import annotations
@@ -9,12 +10,15 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from jdl.config import Config, Options
+from jdl.learners.shared_programs import SharedPrograms, share_programs
 from jdl.store.folder import DiskError, run_folder
 from jdl.store.lock import LockedError, is_locked
 from jdl.study import folder as files
@@ -50,7 +54,10 @@ class Experiment:
     def trial(self, number: int, values: Mapping[str, str]) -> Trial:
         """A trial, with a config for each seed; `Error` where the config refuses the values."""
         tried = with_values(self.config, values)
-        c = self.complete(tried)
+        try:
+            c = self.complete(tried)
+        except Exception:  # with --epochs: the script fails for these values, and so will its run
+            c = replace(tried, name=self.base.name, steps=self.base.steps)
         if replaced := [name for name in values if getattr(c, name) != getattr(tried, name)]:
             raise Error(
                 f"{replaced[0]} is searched, but a flag or the script sets it to "
@@ -58,6 +65,11 @@ class Experiment:
             )
         configs = [replace(c, seed=seed) for seed in range(c.seed, c.seed + self.seeds)]
         return Trial(number, values, configs)
+
+    @cached_property
+    def base(self) -> Config:
+        """The config of the command line, to which trials give their values."""
+        return self.complete(self.config)
 
     def complete(self, c: Config) -> Config:
         """The config with its name, and its epochs as steps."""
@@ -74,6 +86,7 @@ class Study:
     mode: str  # max or min
     metric: str  # of the validation data
     report: Callable[[str], None]
+    programs: SharedPrograms = field(default_factory=SharedPrograms)
 
     def train(self, trials: Sequence[Trial], steps: int | None = None) -> None:
         """Trains these trials up to a step, or to their end; those that are trained are left.
@@ -94,8 +107,7 @@ class Study:
     ) -> Iterator[tuple[Trial, Config]]:
         for trial in trials:
             for c in trial.configs:
-                failed = files.read_failure(self.folder, trial.number, c.seed)
-                if not failed and not files.is_trained(self.place(c), steps):
+                if not self.failure(trial, c) and not files.is_trained(self.place(c), steps):
                     yield trial, c
 
     def _train(self, trial: Trial, c: Config, steps: int | None) -> bool:
@@ -122,23 +134,35 @@ class Study:
         return True
 
     def _fit(self, c: Config, steps: int | None) -> None:
-        """Trains a run as `jdl train` does, without figures of metrics, which take a second."""
+        """Trains a run as `jdl train` does, without figures of metrics, which take a second.
+
+        Unless --save-every says otherwise, only the last and the best state are saved: checkpoints
+        cost more than the training of a small run.
+        """
         options = replace(self.options, root=self.folder, until=steps, quiet=True)
+        options = replace(options, save_every=options.save_every or 0)
+        one_device = options.devices is None and not options.mesh and not c.elastic
         try:
-            write_summary(fit(self.experiment.run(c), options, self.experiment.script))
+            with share_programs(self.programs) if one_device else nullcontext():
+                write_summary(fit(self.experiment.run(c), options, self.experiment.script))
         except PausedError as paused:
             if paused.code:  # by a signal, not by `until`
                 raise
 
     def _line(self, trial: Trial, c: Config, steps: int | None) -> str:
         """What became of a run, in one line."""
-        failed = files.read_failure(self.folder, trial.number, c.seed)
+        failed = self.failure(trial, c)
         value = files.score(self.place(c), "valid", self.metric, steps)
         at = "" if steps is None else f" at step {steps:,}"
         result = (
             failed or f"valid {self.metric} {'not finite' if value is None else f'{value:.4f}'}"
         )
         return f"trial {trial.number}, seed {c.seed} ({words(trial.values)}){at}: {result}"
+
+    def failure(self, trial: Trial, c: Config) -> str | None:
+        """Why a run failed; None if it has not, or another process has finished it since."""
+        finished = (self.place(c) / "summary.json").exists()
+        return None if finished else files.read_failure(self.folder, trial.number, c.seed)
 
     def place(self, c: Config) -> Path:
         """The folder of a run."""

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jdl.config import Config, Options, to_json
+from jdl.config import Config, Options, digest, to_json
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.store.code import code_hashes, read_code
 from jdl.store.environment import LAYOUT
-from jdl.study.folder import open_study, read_failure
+from jdl.study.folder import open_study, write_table
+from jdl.study.hyperband import brackets, most_rungs
 from jdl.study.search import Search, points
-from jdl.study.space import Space, parse_space
+from jdl.study.space import Space, parse_space, words
 from jdl.study.suggest import Tried, store, stored, suggest
 from jdl.study.trials import Experiment, Study, Trial, rungs
 from jdl.train.check import check_run, metric_names
 from jdl.train.command_line import parse
 from jdl.train.experiment import load
-from jdl.train.placement import apply_config
+from jdl.train.placement import apply_config, splits
 from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error, Run
 
@@ -61,9 +62,12 @@ def tune(
     _check_options(options, search)
     experiment = Experiment(script, run, c, flags, search.seeds)
     space = parse_space(search.grid, search.random, config)
+    _note_common_flags(search, c, report)
+    base = experiment.base
+    prepared = run(base)
+    mode, metric = _check_metric(prepared, search)
     trials = [experiment.trial(n, values) for n, values in enumerate(points(search, space))]
-    base = experiment.complete(c)
-    mode, metric = _check_metric(run(base), search)
+    trials = _distinct(trials, report)
     if search.halving and len({trial.configs[0].steps for trial in trials}) > 1:
         raise Error(
             "The trials have different numbers of steps, as epochs of other batches have, and "
@@ -74,22 +78,52 @@ def tune(
         options = replace(options, eval_every=stops[0])
     folder = search.study or Path("studies") / base.name
     study = Study(folder, experiment, options, mode, metric, report)
-    open_study(folder, _description(study, base, search))
-    if search.sampler == "tpe":
-        trials = _train_in_turn(study, space, search)
-        return _table(study, trials, dict.fromkeys(range(len(trials))))
-    return _table(study, trials, _train(study, trials, stops, search.halving))
+    open_study(folder, _description(study, prepared, search))
+    if search.learns:
+        trials = _distinct(_train_in_turn(study, space, search), report)
+    reached = dict[int, int | None]()
+    for some, at in _brackets(search, trials, stops):
+        reached |= _train(study, some, at, search.halving)
+    if study.programs.compiled:
+        report(study.programs.summary())
+    rows = _table(study, trials, reached)
+    write_table(folder, rows)
+    return rows
 
 
-def _description(study: Study, base: Config, search: Search) -> dict[str, Any]:
+def _note_common_flags(search: Search, c: Config, report: Callable[[str], None]) -> None:
+    """Says of a flag that is both of the study and of the script whose it is."""
+    own = {field.name for field in fields(c)}
+    for field in fields(search):
+        if field.name in own and getattr(search, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            report(
+                f"--{flag} is of the study: the config's {field.name} is --grid {field.name}=VALUE."
+            )
+
+
+def _distinct(trials: Sequence[Trial], report: Callable[[str], None]) -> list[Trial]:
+    """The trials but for those whose config, and so whose runs, are those of an earlier one."""
+    first = dict[str, Trial]()
+    for trial in trials:
+        earlier = first.setdefault(digest(trial.configs[0]), trial)
+        if earlier is not trial:
+            same = f"has the values of trial {earlier.number}, and is not counted again"
+            report(f"trial {trial.number} ({words(trial.values)}) {same}")
+    return list(first.values())
+
+
+def _description(study: Study, prepared: Run, search: Search) -> dict[str, Any]:
     """What is recorded of a study, as JSON: of another, its folder is refused."""
     searched = {**asdict(search), "metric": f"{study.mode} {study.metric}"}
-    for name in ("study", "maximize", "minimize"):
+    unless = () if search.hyperband else ("hyperband",)  # as before the field existed
+    for name in ("study", "maximize", "minimize", *unless):
         del searched[name]
     script, options = study.experiment.script, study.options
     description = {
-        "config": to_json(base),
+        "config": to_json(prepared.config),
         "search": searched,
+        "data": {name: data.fingerprint for name, data in splits(prepared).items()},
         "code": code_hashes(read_code(script)),
         "options": {name: getattr(options, name) for name in LAYOUT},
         "script": str(script.resolve()),
@@ -111,11 +145,12 @@ def _check_metric(run: Run, search: Search) -> tuple[str, str]:
     """The mode and the metric of a study; `Error` where the run has none, or no such data."""
     mode, metric = search.criterion(run.best)
     if run.valid is None:
+        hint = " Here: --valid 0.1." if hasattr(run.config, "valid") else ""
         raise Error(
             "A study chooses by validation data, and this experiment has none. Never by its test "
             "data: the best of many trials is partly the luckiest, and its test result would be "
             "too good. Split some off: train, valid = train.split(0.9, 0.1), and "
-            "jdl.Run(..., valid=valid.batches(c.batch))."
+            f"jdl.Run(..., valid=valid.batches(c.batch)).{hint}"
         )
     run = apply_config(run)
     with record_loaded([]):
@@ -132,8 +167,8 @@ def _train_in_turn(study: Study, space: Space, search: Search) -> list[Trial]:
     for number in range(search.trials):
         values = stored(study.folder, number)
         if values is None:
-            values = suggest(space, search.study_seed, study.mode, tried)
-            store(study.folder, number, values)
+            values = suggest(space, search.study_seed, study.mode, tried, search.sampler)
+            values = store(study.folder, number, values)
         trials.append(study.experiment.trial(number, values))
         study.train(trials[-1:])
         scores = study.scores(trials[-1])
@@ -145,7 +180,10 @@ def _rungs(search: Search, steps: int, trials: int) -> list[int]:
     """The steps at which successive halving stops trials; none without it."""
     if not search.halving:
         return []
-    rounds = next(n for n in range(trials + 1) if search.halving ** (n + 1) > trials)
+    if search.hyperband:
+        rounds = most_rungs(trials, search.halving)
+    else:
+        rounds = next(n for n in range(trials + 1) if search.halving ** (n + 1) > trials)
     first = search.first_rung or -(-steps // search.halving**rounds)
     if first >= steps:
         raise Error(
@@ -153,6 +191,15 @@ def _rungs(search: Search, steps: int, trials: int) -> list[int]:
             "earlier --first-rung, more --steps, or more --trials."
         )
     return rungs(first, search.halving, steps)
+
+
+def _brackets(
+    search: Search, trials: Sequence[Trial], stops: Sequence[int]
+) -> Sequence[tuple[Sequence[Trial], Sequence[int]]]:
+    """The trials and rungs of the brackets of Hyperband; without it there is one bracket."""
+    if search.hyperband:
+        return brackets(trials, stops, search.halving, search.study_seed)
+    return [(trials, stops)]
 
 
 def _train(
@@ -186,7 +233,7 @@ def _table(study: Study, trials: Sequence[Trial], reached: dict[int, int | None]
 def _row(study: Study, trial: Trial, end: int | None) -> Row:
     """A trial as a row of the table."""
     scores = study.scores(trial, end)
-    failures = [read_failure(study.folder, trial.number, c.seed) for c in trial.configs]
+    failures = [study.failure(trial, c) for c in trial.configs]
     failed = next(filter(None, failures), None if scores else f"{study.metric} is not finite")
     return {
         "trial": trial.number,

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jdl.keys import stream
+from jdl.learners.shared_programs import jit
 from jdl.metrics import merge
 from jdl.types import Array, Learner, Loader, Metrics, State, Variables
 
@@ -38,7 +39,7 @@ class Evaluator:
 
     @cached_property
     def _compiled(self) -> Any:
-        return jax.jit(self._evaluate_batch)
+        return jit(self._evaluate_batch)
 
     def _evaluate_batch(
         self, state: State, model_state: Variables, raw: Any, i: Array

@@ -127,15 +127,16 @@ def _fit(
                 f"{folder} is at step {start:,} already: choose a later --until, or leave it out."
             )
         write_leaves(folder, state, start=True)
-        outputs = open_outputs(folder, run, options, checkpoints, start)
-        stack.callback(outputs.close)
+        data = TimedLoader(placement.run.train)
+        outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
+        stack.push(outputs.close)
         verb = "Resuming" if start else "Training"
         last = run.config.steps
         where = f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"
         for note in (*thread_pool_notes(), *deterministic_notes(), *notes, where):
             outputs.display.note(note)
         evaluation = _evaluation(placement, options, outputs)
-        data, began = TimedLoader(placement.run.train), time.perf_counter()
+        began = time.perf_counter()
         with stop_requests(options.until) as requests:
             state = train(
                 placement.learner,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,23 +38,34 @@ class Outputs:
     log: Log
     display: Display
 
-    def close(self) -> None:
-        """Closes the log and the display; the checkpoints are closed by their owner."""
+    def close(self, error: object, *_: object) -> None:
+        """Closes the log and the display, after an error or without; as a context's exit does.
+
+        The checkpoints are closed by their owner.
+        """
         try:
             self.display.close()
         finally:
-            self.log.close()
+            self.log.close(finished=error is None)
 
 
 def open_outputs(
-    folder: Path, run: Run, options: Options, checkpoints: Checkpoints, start: int
+    folder: Path,
+    run: Run,
+    options: Options,
+    checkpoints: Checkpoints,
+    start: int,
+    waited: Callable[[], float],
 ) -> Outputs:
-    """Opens the outputs of a run that starts after step `start`; only the first process writes."""
+    """Opens the outputs of a run that starts after step `start`; only the first process writes.
+
+    `waited` gives the seconds in which the loop has waited for data.
+    """
     writes, steps = processes.is_first(), run.config.steps
     log: Log = NoLog()
     if writes:
         tracked = Tracked(folder, read_record(folder), start)
-        log = Log(folder, start, open_trackers(options.track, tracked))
+        log = Log(folder, start, open_trackers(options.track, tracked), waited)
     quiet = options.quiet or not writes
     return Outputs(
         folder, checkpoints, log, progress_display(start, steps, run.train.batch_size, quiet)

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from jax.sharding import Mesh
+
 from jdl.config import Options
 from jdl.learners import jit_learner, mixed_precision, skip_nonfinite, with_data
 from jdl.parallel import (
@@ -55,16 +57,26 @@ def place_on_devices(run: Run, options: Options) -> Placement:
         mesh = pmap_mesh(data_parallel_devices(mesh, "--parallel pmap"))
     if mesh is None:
         return Placement(jit_learner(with_data(run.learner, run.train)), run, _same)
-    check_batch_size(mesh, run.train.batch_size)
-    sharded: dict[str, Any] = {name: shard_data(data, mesh) for name, data in splits(run).items()}
-    run = replace(run, **sharded)
     if pmap:
-        learner = pmap_learner(run.learner, run.train, mesh)
-    else:
-        learner = jit_learner(
-            shard_learner(with_data(run.learner, run.train), mesh), one_device=False
+        check_batch_size(mesh, run.train.batch_size)
+        run = _shard_splits(run, mesh)
+        return Placement(
+            pmap_learner(run.learner, run.train, mesh), run, partial(abstract_state, mesh)
         )
-    return Placement(learner, run, partial(abstract_state, mesh))
+    return place_on_mesh(run, mesh)
+
+
+def place_on_mesh(run: Run, mesh: Mesh) -> Placement:
+    """Compiles the run's learner, and shards its data, for a mesh; its devices may be described."""
+    check_batch_size(mesh, run.train.batch_size)
+    run = _shard_splits(run, mesh)
+    learner = shard_learner(with_data(run.learner, run.train), mesh)
+    return Placement(jit_learner(learner, one_device=False), run, partial(abstract_state, mesh))
+
+
+def _shard_splits(run: Run, mesh: Mesh) -> Run:
+    sharded: dict[str, Any] = {name: shard_data(data, mesh) for name, data in splits(run).items()}
+    return replace(run, **sharded)
 
 
 def splits(run: Run) -> dict[str, Loader]:

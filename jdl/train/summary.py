@@ -12,6 +12,7 @@ from jdl.figures.returns import draw_returns
 from jdl.metrics import Calibration, Confusion, scalars
 from jdl.store import log
 from jdl.store.folder import write_json
+from jdl.store.times import recorded_times
 from jdl.train.fit import Result
 
 
@@ -35,13 +36,17 @@ def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
 
 
 def write_summary(result: Result) -> dict[str, dict[str, float]]:
-    """Writes summary.json, which ends a run, and returns the metrics by split."""
+    """Writes summary.json, which ends a run, and returns the metrics by split.
+
+    Its time is that of all processes that trained the run.
+    """
     numbers = _numbers(result)
+    times = recorded_times(result.folder) or result
     summary = {
         "step": int(result.state.step),
         "metrics": numbers,
-        "seconds": result.seconds,
-        "data_seconds": result.data_seconds,
+        "seconds": times.seconds,
+        "data_seconds": times.data_seconds,
     }
     write_json(result.folder / "summary.json", summary)
     return numbers

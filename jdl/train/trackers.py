@@ -17,6 +17,17 @@ PROJECT = "jdl"  # of W&B; MLflow's experiment has the name of the run's
 CSV_HEAD = ["step", "split", "metric", "value"]
 UNNAMED = re.compile(r"[^\w\-. /]")  # what MLflow allows in no name
 LONGEST = 6_000  # characters of a parameter of MLflow
+PRIVATE = {
+    "disable_git": True,
+    "save_code": False,
+    "disable_job_creation": True,
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+    "host": "",
+    "program": "",
+}  # settings of W&B
 LIBRARIES = ("wandb", "mlflow")  # trackers that need the library of their name
 
 
@@ -25,6 +36,7 @@ class CSVTracker:
 
     def __init__(self, tracked: Tracked) -> None:
         before = [line for line in log.read(tracked.folder) if line["step"] <= tracked.start]
+        self._written = set[tuple[int, str]]()  # a line may be in the log already, and come too
         self._file = (tracked.folder / "metrics.csv").open("w", newline="", buffering=1)
         self._writer = csv.writer(self._file, lineterminator="\n")
         self._writer.writerow(CSV_HEAD)
@@ -33,10 +45,13 @@ class CSVTracker:
             self.write(line["step"], line["split"], numbers)
 
     def write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
-        """Writes a line for each number."""
+        """Writes a line for each number, unless there are lines of this step and split already."""
+        if (step, split) in self._written:
+            return
+        self._written.add((step, split))
         self._writer.writerows([step, split, name, value] for name, value in numbers.items())
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         """Closes the file."""
         self._file.close()
 
@@ -56,7 +71,7 @@ class TensorBoardTracker:
         if split != "train":
             self._numbers |= {f"{split}/{name}": value for name, value in numbers.items()}
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         """Writes the hyperparameters, and the names of the metrics, to the run's events."""
         from tensorboardX import SummaryWriter
         from tensorboardX.summary import hparams
@@ -69,8 +84,9 @@ class TensorBoardTracker:
 class WandBTracker:
     """Weights & Biases: a run of the project that WANDB_PROJECT names, "jdl" without it.
 
-    Its id is the run's name, so that a run that resumes goes on there. WANDB_MODE=offline writes to
-    the run's folder, for `wandb sync`.
+    A run that resumes goes on there: its id is kept in the run's folder. It is sent the config and
+    the metrics, and not what W&B sends by default: the host, its hardware and use, the command, the
+    git repository. WANDB_MODE=offline writes to the run's folder, for `wandb sync`.
     """
 
     def __init__(self, tracked: Tracked) -> None:
@@ -78,13 +94,13 @@ class WandBTracker:
 
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            id=tracked.name.replace("/", "-"),
+            id=tracked.id,
             name=tracked.name,
             group=tracked.record["digest"],
             config=hyperparameters(tracked),
             dir=str(tracked.folder),
             resume="allow",
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(console="off", silent=True, **PRIVATE),
         )
         self._run.define_metric("*", step_metric="step")
 
@@ -92,15 +108,17 @@ class WandBTracker:
         """Logs the metrics as split/name, over the field `step`."""
         self._run.log({"step": step, **{f"{split}/{name}": v for name, v in numbers.items()}})
 
-    def close(self) -> None:
-        """Waits until all is sent."""
-        self._run.finish()
+    def close(self, finished: bool) -> None:
+        """Waits until all is sent; a run that is not finished is shown as preempted."""
+        if not finished:
+            self._run.mark_preempting()
+        self._run.finish(exit_code=0 if finished else 1)
 
 
 class MLflowTracker:
     """MLflow: a run of the experiment with the run's name, at MLFLOW_TRACKING_URI.
 
-    A run that resumes goes on there: it is found by its tag `jdl.run`.
+    A run that resumes goes on there: it is found by its tag `jdl.id`.
     """
 
     def __init__(self, tracked: Tracked) -> None:
@@ -108,18 +126,29 @@ class MLflowTracker:
 
         self._client = MlflowClient()
         name = tracked.record["config"]["name"]
-        experiment = self._client.get_experiment_by_name(name)
-        place = experiment.experiment_id if experiment else self._client.create_experiment(name)
-        found = self._client.search_runs([place], f"tags.`jdl.run` = '{tracked.name}'")
+        place = self._experiment(name)
+        found = self._client.search_runs([place], f"tags.`jdl.id` = '{tracked.id}'")
         if found:
             self._run = found[0].info.run_id
             self._client.update_run(self._run, status="RUNNING")
             return
-        tags = {"jdl.run": tracked.name, "jdl.folder": str(tracked.folder)}
+        tags = {"jdl.run": tracked.name, "jdl.id": tracked.id, "jdl.folder": str(tracked.folder)}
         created = self._client.create_run(place, tags=tags, run_name=tracked.name)
         self._run = created.info.run_id
         for field, value in hyperparameters(tracked).items():
             self._client.log_param(self._run, UNNAMED.sub("_", field), str(value)[:LONGEST])
+
+    def _experiment(self, name: str) -> str:
+        """The id of the experiment, which other runs may create at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        if (found := self._client.get_experiment_by_name(name)) is None:
+            try:
+                return str(self._client.create_experiment(name))
+            except MlflowException:
+                if (found := self._client.get_experiment_by_name(name)) is None:
+                    raise
+        return str(found.experiment_id)
 
     def write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
         """Logs the metrics as split/name; in the names `_` is for what MLflow does not allow."""
@@ -131,9 +160,9 @@ class MLflowTracker:
         ]
         self._client.log_batch(self._run, metrics)
 
-    def close(self) -> None:
-        """Marks the run as ended."""
-        self._client.set_terminated(self._run)
+    def close(self, finished: bool) -> None:
+        """Marks the run as finished; or as killed, where it is not."""
+        self._client.set_terminated(self._run, "FINISHED" if finished else "KILLED")
 
 
 TRACKERS: dict[str, Callable[[Tracked], Tracker]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -12,8 +13,10 @@ from threading import Thread
 from typing import Any, Protocol
 
 from jdl.config import flat_config
+from jdl.store.folder import write_atomically
 
 WAITING = 10_000  # lines that wait for a tracker; of one that is slower still, lines are left out
+ID = "tracker_id"  # a file of the run's folder
 CLOSE_SECONDS = 30.0  # for a tracker to send what waits, at the end of a training
 
 Line = tuple[int, str, Mapping[str, float | None]]  # step, split, metrics; None: not finite
@@ -25,8 +28,8 @@ class Tracker(Protocol):
     def write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
         """Sends the finite metrics of one line."""
 
-    def close(self) -> None:
-        """Ends, once all is sent."""
+    def close(self, finished: bool) -> None:
+        """Ends, once all is sent; `finished` where the run is, and was not paused or failed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,17 @@ class Tracked:
         config = self.record["config"]
         return f"{config['name']}/{self.record['digest']}/seed{self.record['seed']}"
 
+    @property
+    def id(self) -> str:
+        """What tells this training from others of the same config and seed; kept in its folder.
+
+        It is the same after a resume.
+        """
+        path = self.folder / ID
+        if not path.is_file():
+            write_atomically(path, secrets.token_hex(8).encode())
+        return path.read_text()
+
 
 @dataclass
 class Background:
@@ -53,7 +67,7 @@ class Background:
 
     name: str
     begin: Callable[[], Tracker]
-    _lines: Queue[Line | None] = field(default_factory=lambda: Queue(WAITING))
+    _lines: Queue[Line | bool] = field(default_factory=lambda: Queue(WAITING))
     _problem: str = ""
     _has_warned: bool = False
 
@@ -67,15 +81,15 @@ class Background:
         if not self._problem:
             self._put((step, split, dict(numbers)))
 
-    def close(self) -> None:
+    def close(self, finished: bool) -> None:
         """Lets the tracker end, for half a minute at most."""
-        self._put(None)
+        self._put(finished)
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive() and not self._problem:
             self._problem = f"it has not ended within {CLOSE_SECONDS:.0f} s"
         self._check()
 
-    def _put(self, line: Line | None) -> None:
+    def _put(self, line: Line | bool) -> None:
         try:
             self._lines.put_nowait(line)
         except Full:
@@ -96,10 +110,10 @@ class Background:
         """What the thread does: sends line by line."""
         try:
             tracker = self.begin()
-            while (line := self._lines.get()) is not None:
+            while not isinstance(line := self._lines.get(), bool):
                 step, split, numbers = line
                 tracker.write(step, split, {k: v for k, v in numbers.items() if v is not None})
-            tracker.close()
+            tracker.close(line)
         except (Exception, SystemExit) as error:  # of a library, whatever it raises
             self._problem = f"{type(error).__name__}: {error}".rstrip(".")
 

@@ -17,7 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
-SMOOTH = ("softplus", "logaddexp", "log_sigmoid")  # they compute a maximum, and are no ReLU
+NO_RELU = ("softplus", "logaddexp", "log_sigmoid", "clip")  # they compute a maximum too
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,17 @@ def activations(function: Callable[..., Any], *args: Any) -> Activations:
     return Activations(traced[-1].relus, dead, zeros, traced[-1].products, sizes)
 
 
-def _run(jaxpr: Jaxpr, consts: Any, args: Any, scope: str, found: Activations) -> list[Any]:
-    """Computes a jaxpr, and collects its activations."""
+def without_stop_gradient(function: Callable[..., Any], *args: Any) -> Any:
+    """A number that a function computes; its gradient passes each `stop_gradient` within it."""
+    closed = jax.make_jaxpr(function)(*args)
+    leaves = jax.tree.leaves(args)
+    return _run(closed.jaxpr, closed.consts, leaves, "", Activations(), skip="stop_gradient")[0]
+
+
+def _run(
+    jaxpr: Jaxpr, consts: Any, args: Any, scope: str, found: Activations, skip: str = ""
+) -> list[Any]:
+    """Computes a jaxpr without the operation `skip`, and collects its activations."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(variable: Any) -> Any:
@@ -60,7 +69,9 @@ def _run(jaxpr: Jaxpr, consts: Any, args: Any, scope: str, found: Activations) -
         here = f"{scope}/{equation.source_info.name_stack}"
         inner = _inner(equation)
         if inner is not None:
-            outputs = _run(inner[0], inner[1], inputs, here, found)
+            outputs = _run(inner[0], inner[1], inputs, here, found, skip)
+        elif equation.primitive.name == skip:
+            outputs = inputs
         else:
             params = equation.primitive.get_bind_params(equation.params)
             outputs = equation.primitive.bind(*inputs, **params)
@@ -73,7 +84,7 @@ def _run(jaxpr: Jaxpr, consts: Any, args: Any, scope: str, found: Activations) -
 def _inner(equation: Any) -> tuple[Jaxpr, Any] | None:
     """The jaxpr and constants of a call that is looked into."""
     name = equation.primitive.name
-    if name not in CALLS or equation.params.get("name") in SMOOTH:
+    if name not in CALLS or equation.params.get("name") in NO_RELU:
         return None
     inner = equation.params.get("call_jaxpr", equation.params.get("jaxpr"))
     if isinstance(inner, ClosedJaxpr):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 Verdict = Literal["ok", "wrong", "note", "n/a"]
-WIDTH = 16  # of a check's name
+WIDTH = 17  # of a check's name
 
 
 @dataclass(frozen=True)
@@ -25,3 +27,17 @@ class Finding:
         verdict = self.verdict.upper() if self.verdict == "wrong" else self.verdict
         line = f"{verdict:<5}  {self.check:<{WIDTH}}  {self.text}"
         return f"{line}\n{'':<{WIDTH + 9}}-> {self.advice}" if self.advice else line
+
+
+def of_exception(check: str, verdict: Verdict, error: Exception, advice: str) -> Finding:
+    """The finding of a check in which the user's code raised an exception, with its line."""
+    others = (Path(__file__).parents[2], Path(traceback.__file__).parent)  # jdl, Python's own
+    lines = [
+        f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "-packages" not in frame.filename
+        and not any(Path(frame.filename).is_relative_to(folder) for folder in others)
+    ]
+    message = str(error).strip().split("\n")[0]
+    text = f"{type(error).__name__}: {message}"
+    return Finding(check, verdict, f"{text} ({lines[-1]})" if lines else text, advice)

@@ -80,7 +80,7 @@ def table(layers: list[LayerShape]) -> list[str]:
     names = [f"{layer.name} ({layer.type})" if layer.type else layer.name for layer in layers]
     width = max(5, *map(len, names))
     outputs = max(6, *(len(layer.output) for layer in layers))
-    counts = f"  {'numbers':>11}  {'kB':>9}  {'MFLOP a row':>11}"
+    counts = f"  {'parameters':>11}  {'kB':>9}  {'MFLOP a row':>11}"
     lines = [f"{'layer':<{width}}  {'output':<{outputs}}{counts}"]
     for name, layer in zip(names, layers, strict=True):
         line = f"{name:<{width}}  {layer.output:<{outputs}}"

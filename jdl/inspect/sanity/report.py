@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import jax
@@ -12,7 +13,7 @@ from flax.errors import FlaxError
 
 from jdl.inspect.cost import Cost, cost
 from jdl.inspect.sanity import labels, rows, training
-from jdl.inspect.sanity.finding import Finding
+from jdl.inspect.sanity.finding import Finding, of_exception
 from jdl.inspect.sanity.layers import LayerShape, layer_shapes, table
 from jdl.inspect.sanity.subject import EARLY, Subject, train_on_one_batch
 from jdl.inspect.sanity.training import LayerGradient, layer_gradients
@@ -23,24 +24,25 @@ from jdl.types import Error, Run
 
 STEPS = 100  # on one batch, and on shuffled labels
 TIMED = 10  # batches
-CHECKS = (
-    training.check_first_loss,
-    training.check_overfit,
-    training.check_gradients,
-    training.check_parameters,
-    training.check_relus,
-    training.check_activations,
-    rows.check_columns,
-    rows.check_features,
-    rows.check_rows,
-    rows.check_padding,
-    rows.check_future,
-    rows.check_repeats,
-    labels.check_labels,
-    rows.check_labels_in_inputs,
-    labels.check_label_leakage,
-    labels.check_shuffled_labels,
-)
+CHECKS = {
+    "initial loss": training.check_first_loss,
+    "overfit one batch": training.check_overfit,
+    "gradient norms": training.check_gradients,
+    "unused parameters": training.check_parameters,
+    "dead ReLUs": training.check_relus,
+    "activation scale": training.check_activations,
+    "unused columns": rows.check_columns,
+    "unused features": rows.check_features,
+    "rows independent": rows.check_rows,
+    "padding masked": rows.check_padding,
+    "causality": rows.check_future,
+    "deterministic": rows.check_repeats,
+    "label range": labels.check_labels,
+    "label as input": rows.check_labels_in_inputs,
+    "label leakage": labels.check_label_leakage,
+    "shuffled labels": labels.check_shuffled_labels,
+}
+OF_TROUBLE = ("initial loss", "overfit one batch", "label range")  # where a loss is not finite
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class SanityReport:
         verdict = "nothing is wrong" if self.sound else f"{counts['wrong']} WRONG"
         return (
             f"{self.name}: {verdict}; {counts['ok']} ok, {counts['note']} to look at, "
-            f"{counts['n/a']} do not apply ({self.seconds:.0f} s)"
+            f"{counts['n/a']} not applicable ({self.seconds:.0f} s)"
         )
 
 
@@ -106,11 +108,9 @@ def sanity_check(run: Run, steps: int = STEPS) -> SanityReport:
     try:
         check_run(run)
         subject = train_on_one_batch(run, steps)
-        if subject.has_rows:
-            subject.evaluate(subject.batch)
-    except (Error, FlaxError) as error:
-        finding = Finding("parts fit", "wrong", str(error))
-        return SanityReport(name, [], [], [finding], None, time.perf_counter() - start)
+        _ = subject.has_rows and subject.evaluated
+    except Exception as error:  # of the user's code: anything
+        return SanityReport(name, [], [], [_misfit(error)], None, time.perf_counter() - start)
     measured = cost(replace(run, config=replace(run.config, elastic=0)))
     findings = [*examine(subject), check_data_time(run, measured.seconds)]
     seconds = time.perf_counter() - start
@@ -121,17 +121,34 @@ def sanity_check(run: Run, steps: int = STEPS) -> SanityReport:
 
 def examine(subject: Subject) -> list[Finding]:
     """All findings but those of time; where numbers are not finite, only where that comes from."""
-    if subject.trouble and EARLY not in subject.states:
+    if subject.trouble and subject.early is subject.start:
         text = "what is not finite hides all else: mend that first"
-        first = [training.check_first_loss(subject), training.check_overfit(subject)]
+        first = [_found(name, CHECKS[name], subject) for name in OF_TROUBLE]
         return [*first, Finding("all else", "n/a", text)]
-    return [check(subject) for check in CHECKS]
+    return [_found(name, check, subject) for name, check in CHECKS.items()]
+
+
+def _misfit(error: Exception) -> Finding:
+    """What keeps a run from its first step, or from its first evaluation."""
+    if isinstance(error, Error | FlaxError):
+        return Finding("parts fit", "wrong", str(error))
+    advice = "Neither would it train: jdl train SCRIPT shows the whole traceback"
+    return of_exception("parts fit", "wrong", error, advice)
+
+
+def _found(name: str, check: Callable[[Subject], Finding], subject: Subject) -> Finding:
+    """What a check found, or the exception that the user's code raised in it."""
+    try:
+        return check(subject)
+    except Exception as error:
+        advice = "The run's own batches pass; what this check makes of them does not: docs/check.md"
+        return of_exception(name, "note", error, advice)
 
 
 def check_data_time(run: Run, step_seconds: float) -> Finding:
     """The time of a batch, split into making its data and the training step."""
     if not has_epochs(run.train):
-        return Finding("data time", "n/a", training.NO_DATA)
+        return Finding("data loading", "n/a", training.NO_DATA)
     make, seconds = jax.jit(run.train.batch), []
     batches = run.train.read()
     for i in range(TIMED + 1):
@@ -142,5 +159,5 @@ def check_data_time(run: Run, step_seconds: float) -> Finding:
     text = f"a batch takes {1e3 * data:.2f} ms to make, and {1e3 * step_seconds:.2f} ms to train on"
     if data > step_seconds:
         advice = "The data are slower than the training: decode once (files), augment less"
-        return Finding("data time", "note", text, advice)
-    return Finding("data time", "ok", text)
+        return Finding("data loading", "note", text, advice)
+    return Finding("data loading", "ok", text)

@@ -27,16 +27,15 @@ from jdl.types import CACHE, Array, Batch, Variables
 ONE_ROW = "a batch has one row, and so no other row to compare with"
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
 MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
-COMMON_INPUTS = ("x", "edges", "length", "width")
 
 
 def check_repeats(subject: Subject) -> Finding:
     """Evaluation of the same batch twice: without dropout or other noise it is the same."""
-    name = "evaluation"
+    name = "deterministic"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
-    first, second = (subject.evaluate(subject.batch, seed=seed) for seed in (0, 1))
-    if not differ(first.loss, second.loss) and not differences(first.outputs, second.outputs):
+    first, second = subject.evaluated, subject.evaluated_again
+    if not _draws(subject):
         return Finding(name, "ok", "the same batch evaluated twice gives the same")
     text = f"the same batch twice: loss {first.loss:.6g}, and {second.loss:.6g} with another key"
     if subject.is_own:
@@ -46,16 +45,16 @@ def check_repeats(subject: Subject) -> Finding:
 
 def check_rows(subject: Subject) -> Finding:
     """Whether the outputs of a row depend on other rows of the batch in evaluation."""
-    name = "rows alone"
+    name = "rows independent"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
     batch, half = subject.batch, rows_of(subject.batch) // 2
     if not half:
         return Finding(name, "n/a", "a batch has one row")
     other = _with_other_rows(batch, half)
-    before, after = (subject.evaluate(b) for b in (batch, other))
+    before, after = subject.evaluated, subject.evaluate(other)
     if not before.outputs:
-        return Finding(name, "n/a", "this objective shows no outputs by row; see padding")
+        return Finding(name, "n/a", "this objective shows no outputs by row; see padding masked")
     if not (changed := differences(before.outputs, after.outputs, slice(half))):
         return Finding(name, "ok", "no output of a row changes with the other rows of the batch")
     amount = max(
@@ -111,20 +110,22 @@ def _rows_differ(before: Any, after: Any, half: int) -> bool:
 
 def check_padding(subject: Subject) -> Finding:
     """Whether padding rows, where the mask is false, count in the loss."""
-    name, batch = "padding", subject.batch
+    name, batch = "padding masked", subject.batch
     half = rows_of(batch) // 2
     if not subject.has_rows or "mask" not in batch or not half:
         return Finding(name, "n/a", NO_DATA if not subject.has_rows else "there is no mask")
     masked = {**batch, "mask": batch["mask"].at[half:].set(False)}
     other = _with_other_rows(masked, half)
     a, b = subject.evaluate(masked), subject.evaluate(other)
-    whole = subject.evaluate(batch)
+    whole = subject.evaluated
     alone = None if _draws(subject) or CACHE in subject.early.model_state else _alone(batch, half)
     value = subject.evaluate(alone).loss if alone is not None else a.loss
     same = not differ(a.total, b.total) and not differ(a.count, b.count)
     if same and _close(a.loss, value):
         return Finding(name, "ok", "rows whose mask is false have no effect on the loss")
-    if check_rows(subject).verdict == "wrong":
+    if differences(
+        whole.outputs, subject.evaluate(_with_other_rows(batch, half)).outputs, slice(half)
+    ):
         text = "padding rows change the loss of real rows"
         return Finding(name, "wrong", text, "Rows mix in the model: see above")
     if same:
@@ -142,7 +143,8 @@ def check_padding(subject: Subject) -> Finding:
 
 def _draws(subject: Subject) -> bool:
     """Whether the evaluation draws random numbers: for other rows it would draw others."""
-    return check_repeats(subject).verdict != "ok"
+    a, b = subject.evaluated, subject.evaluated_again
+    return differ(a.loss, b.loss) or bool(differences(a.outputs, b.outputs))
 
 
 def _alone(batch: Batch, half: int) -> Batch:
@@ -156,14 +158,14 @@ def _close(a: float, b: float) -> bool:
 
 def check_columns(subject: Subject) -> Finding:
     """Whether the loss depends on each column: on the inputs of the model, and on the labels."""
-    name = "columns"
+    name = "unused columns"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
     if rows_of(subject.batch) < 2:
         return Finding(name, "n/a", ONE_ROW)
     unused: list[str] = []
     used: list[str] = []
-    before = subject.evaluate(subject.batch)
+    before = subject.evaluated
     for column, other in _shifted_columns(subject.batch):
         after = subject.evaluate(other)
         same = not differ(before.total, after.total) and not differ(before.count, after.count)
@@ -183,12 +185,12 @@ def check_columns(subject: Subject) -> Finding:
 
 def check_features(subject: Subject) -> Finding:
     """Whether the outputs depend on each feature of a table x (B, F), by the gradient."""
-    name, x = "features", subject.batch.get("x")
+    name, x = "unused features", subject.batch.get("x")
     if x is None or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         return Finding(name, "n/a", "x is no table of numbers")
     if x.shape[1] > MOST_FEATURES:
         return Finding(name, "n/a", f"x is no table: it has {x.shape[1]:,} numbers, as a sound has")
-    outputs = subject.evaluate(subject.batch).outputs
+    outputs = subject.evaluated.outputs
     if not any(out.dtype.kind == "f" for out in outputs.values()):
         return Finding(name, "n/a", "this objective shows no outputs by row")
 
@@ -208,7 +210,7 @@ def check_features(subject: Subject) -> Finding:
     # Of a category that is read as an integer the gradient is 0, and the outputs change.
     zero = [n for n in zero if not differences(outputs, _moved_feature(subject, n))]
     if len(zero) == x.shape[1]:
-        return Finding(name, "n/a", "the outputs do not depend on x; see columns")
+        return Finding(name, "n/a", "the outputs do not depend on x; see unused columns")
     if not len(zero):
         return Finding(name, "ok", f"the outputs depend on each of the {x.shape[1]} features of x")
     text = f"the outputs do not depend on the features {', '.join(map(str, zero[:10]))} of x"
@@ -233,7 +235,7 @@ def _shifted_columns(batch: Batch) -> Iterator[tuple[str, Batch]]:
 def _inputs(subject: Subject) -> tuple[str, ...]:
     """Columns that the model or the loss should read."""
     model = getattr(subject.objective, "model", None)
-    named: tuple[str, ...] = COMMON_INPUTS
+    named: tuple[str, ...] = ("x",)  # a baseline may ignore edges, and a padded row's length
     if isinstance(model, AdaptedModel) and model.inputs is not None:
         inputs: Any = () if callable(model.inputs) else model.inputs
         named = tuple(inputs.values() if isinstance(inputs, dict) else inputs)
@@ -243,13 +245,13 @@ def _inputs(subject: Subject) -> tuple[str, ...]:
 
 def check_future(subject: Subject) -> Finding:
     """Whether a language model's prediction of a token depends on tokens that come later."""
-    name, batch = "future", subject.batch
+    name, batch = "causality", subject.batch
     if not isinstance(subject.objective, NextToken):
         return Finding(name, "n/a", "no causal language model")
     if rows_of(batch) < 2:
         return Finding(name, "n/a", ONE_ROW)
     length = batch["x"].shape[1]
-    before = subject.evaluate(batch).outputs
+    before = subject.evaluated.outputs
     for cut in sorted({1, length // 3, 2 * length // 3} - {0}):
         later = jnp.roll(batch["x"][:, cut:], 1, 0)
         after = subject.evaluate({**batch, "x": batch["x"].at[:, cut:].set(later)}).outputs
@@ -263,13 +265,13 @@ def check_future(subject: Subject) -> Finding:
 
 def check_labels_in_inputs(subject: Subject) -> Finding:
     """Whether the model's outputs depend on the column y: then it reads what it should predict."""
-    name = "labels unseen"
+    name = "label as input"
     if not isinstance(subject.objective, Supervised | Heads) or "y" not in subject.batch:
         return Finding(name, "n/a", "no supervised learning")
     if rows_of(subject.batch) < 2:
         return Finding(name, "n/a", ONE_ROW)
     moved = {**subject.batch, "y": jnp.roll(subject.batch["y"], 1, 0)}
-    if differences(subject.evaluate(subject.batch).outputs, subject.evaluate(moved).outputs):
+    if differences(subject.evaluated.outputs, subject.evaluate(moved).outputs):
         text = "the model's outputs change with y: it reads the labels that it should predict"
         return Finding(name, "wrong", text, "Leave y out of the model's inputs")
     return Finding(name, "ok", "the model's outputs do not depend on y")

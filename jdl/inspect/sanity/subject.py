@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.inspect.learning_rate import hold_schedule, largest_of_schedule
 from jdl.inspect.sanity.activations import Activations, activations
 from jdl.keys import stream
 from jdl.learners import jit_learner
@@ -21,21 +22,30 @@ from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
 from jdl.train.epochs import has_epochs
 from jdl.train.nan_trace import first_nonfinite
-from jdl.types import Array, Batch, Learner, Metrics, Predicts, Run, State, Variables
+from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, Run, State, Variables
 
-EARLY = 10  # the step of the state on which rows, columns and gradients are checked
-SEEN_BATCHES = 20  # of the training data that are looked at
+EARLY = 10  # steps, at least, to the state on which rows, columns and gradients are checked
+SEEN_BATCHES = 20  # of a split, from its first to its last
 RL_STEPS = 3  # of learners without a loss of a batch: each may collect episodes
 TOLERANCE = 1e-5  # of equal numbers, relative to the largest
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A run, the first batch of its training, and a training on that batch alone."""
+    """A run, the first batch of its training, and a training on that batch alone.
+
+    The early state is that of the first update of parameters at or after step `EARLY`: layers that
+    begin with zeros are not zero any more, and gradient accumulation has made an update. Where
+    there is none, it is the state at the start.
+    """
 
     run: Run
     batch: Batch
-    states: dict[int, State]  # by step: 0, `EARLY`, one step after it, and the last
+    held_at: int | None  # the step of its schedule's largest rate; None without a schedule
+    start: State  # before the first step
+    early: State
+    after: State  # of the first update after the early state
+    last: State  # at the end
     losses: list[float]  # of each step, in training
     steps: int  # that were asked for
     trouble: str | None = None  # what was not finite
@@ -55,31 +65,32 @@ class Subject:
         """Whether the loss is one of rows of data, and not of an environment."""
         return self.learner.has_grads and has_epochs(self.run.train)
 
-    @property
-    def start(self) -> State:
-        """The state before the first step."""
-        return self.states[0]
-
-    @property
-    def early(self) -> State:
-        """The state after a few steps: layers that begin with zeros are not zero any more."""
-        return self.states.get(EARLY, self.start)
-
-    @property
-    def last(self) -> State:
-        """The state at the end."""
-        return self.states[max(self.states)]
-
     def variables(self, state: State) -> Variables:
         """The variables to evaluate with."""
         return self.learner.eval_variables(state)
 
     def evaluate(self, batch: Batch, state: State | None = None, seed: int = 0) -> Evaluated:
         """The loss in evaluation, and the model's outputs, at the early state by default."""
-        state = self.early if state is None else state
+        if state is None:
+            state = self.early
         loss, metrics, outputs = self._evaluate(self.variables(state), batch, np.uint32(seed))
         outputs = {k: v for k, v in by_name(outputs).items() if v.shape[:1] == (rows_of(batch),)}
         return Evaluated(float(loss.total), float(loss.count), by_name(metrics), outputs)
+
+    @cached_property
+    def evaluated(self) -> Evaluated:
+        """The evaluation of the batch itself, at the early state."""
+        return self.evaluate(self.batch)
+
+    @cached_property
+    def evaluated_again(self) -> Evaluated:
+        """The same with another random key."""
+        return self.evaluate(self.batch, seed=1)
+
+    @cached_property
+    def evaluated_at_start(self) -> Evaluated:
+        """The evaluation of the batch before the first step."""
+        return self.evaluate(self.batch, self.start)
 
     def outputs(self, variables: Variables, batch: Batch) -> Any:
         """The model's outputs in evaluation, or the predictions; nothing where there are none."""
@@ -97,19 +108,21 @@ class Subject:
 
     @cached_property
     def rows(self) -> dict[str, np.ndarray]:
-        """Real rows of the first batches of the training."""
-        batches = list(self.batches(min(SEEN_BATCHES, len(self.run.train))))
-        masks = [np.asarray(b.get("mask", np.ones(rows_of(b)))) > 0 for b in batches]
-        return {
-            name: np.concatenate(
-                [np.asarray(b[name])[m] for b, m in zip(batches, masks, strict=True)]
-            )
-            for name in self.batch
-        }
+        """Real rows from all over the training data."""
+        return rows_of_split(self.run.train)
 
     @cached_property
-    def gradients(self) -> Callable[[State], dict[str, Array]]:
-        """The gradients of the mean loss of the batch in training, by path, for a state."""
+    def gradients(self) -> dict[str, Array]:
+        """The gradients at the early state of the mean loss of the batch in training, by path."""
+        return self._gradients(self.early)
+
+    @cached_property
+    def gradients_at_start(self) -> dict[str, Array]:
+        """The gradients before the first step."""
+        return self._gradients(self.start)
+
+    @cached_property
+    def _gradients(self) -> Callable[[State], dict[str, Array]]:
 
         @jax.jit
         def compute(state: State, batch: Batch) -> Any:
@@ -123,7 +136,7 @@ class Subject:
     def activations(self) -> Activations:
         """The activations of the model at the early state, or where it shows none, of the loss."""
         # Of the model alone, as the maxima within a loss are no ReLUs of the model.
-        run = self.outputs if self.evaluate(self.batch).outputs else self._loss
+        run = self.outputs if self.evaluated.outputs else self._loss
         return activations(run, self.variables(self.early), self.batch)
 
     def _loss(self, variables: Variables, batch: Batch) -> Array:
@@ -145,10 +158,19 @@ class Subject:
         for i, raw in enumerate(islice(self.run.train.read(), count)):
             yield make(raw, np.int32(i))
 
+    def step(self, state: State, batch: Batch) -> tuple[State, Metrics]:
+        """The learner's step. A schedule rises to its largest rate within `EARLY` steps.
+
+        There it stays: of a long warmup, or a decay, the first steps alone would say little.
+        """
+        if self.held_at is not None:
+            rising = min(int(state.step) + 1, EARLY)
+            state = hold_schedule(state, self.held_at * rising // EARLY)
+        return self._step(state, batch)
+
     @cached_property
-    def step(self) -> Callable[[State, Batch], tuple[State, Metrics]]:
-        """The learner's step, compiled; it keeps the old state."""
-        return jax.jit(self.learner.step)
+    def _step(self) -> Callable[[State, Batch], tuple[State, Metrics]]:
+        return jax.jit(self.learner.step)  # it keeps the old state
 
 
 @dataclass(frozen=True)
@@ -169,24 +191,32 @@ class Evaluated:
 def train_on_one_batch(run: Run, steps: int) -> Subject:
     """Trains on the first batch alone; nothing is written, and the run stays as it was."""
     learner, batch = run.learner, run.train[0]
-    state = jit_learner(learner).init(jax.random.key(run.config.seed), batch)
-    subject = Subject(run, batch, {0: state}, [], steps)
-    losses, states, last = subject.losses, subject.states, {0: state}
-    trouble: str | None = None
+    start = jit_learner(learner).init(jax.random.key(run.config.seed), batch)
+    held_at = largest_of_schedule(learner, start, batch, run.config.steps)
+    losses: list[float] = []
+    subject = Subject(run, batch, held_at, start, start, start, start, losses, steps)
+    updates: list[State] = []  # the early state, and the next that differs
+    last, trouble = start, None
     for n in range(1, (steps if learner.has_grads else RL_STEPS) + 1):
-        state, metrics = subject.step(state, batch)
+        state, metrics = subject.step(last, batch)
         if "loss" in metrics:
             losses.append(float(np.mean(metrics["loss"].value())))
         if losses and not np.isfinite(losses[-1]):
             trouble = f"the loss of step {n} is {losses[-1]}"
             break
-        if n in (EARLY, EARLY + 1):
-            states[n] = state
-        last = {n: state}
-    states |= last
-    if wrong := first_nonfinite(subject.last.params):
+        if n >= EARLY and len(updates) < 2 and not same_params([start, *updates][-1], state):
+            updates.append(state)
+        last = state
+    if wrong := first_nonfinite(last.params):
         trouble = f"in the end, the parameter {wrong} finite"
-    return replace(subject, trouble=trouble)
+    early, after = [*updates, last, last][:2] if updates else (start, start)
+    return replace(subject, early=early, after=after, last=last, trouble=trouble)
+
+
+def same_params(a: State, b: State) -> bool:
+    """Whether all parameters of two states are equal."""
+    pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
 
 
 def by_name(tree: Any) -> dict[str, np.ndarray]:
@@ -198,7 +228,18 @@ def by_name(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
-def rows_of(batch: Batch) -> int:
+def rows_of_split(data: Loader, first: int = 0) -> dict[str, np.ndarray]:
+    """Real rows of batches from all over a split, from batch `first` on."""
+    places = np.unique(np.linspace(first, len(data) - 1, SEEN_BATCHES).astype(int))
+    batches = [data[int(i)] for i in places]
+    masks = [np.asarray(b.get("mask", np.ones(rows_of(b)))) > 0 for b in batches]
+    return {
+        name: np.concatenate([np.asarray(b[name])[m] for b, m in zip(batches, masks, strict=True)])
+        for name in batches[0]
+    }
+
+
+def rows_of(batch: Mapping[str, Any]) -> int:
     """The rows of a batch, padding included."""
     return len(next(iter(batch.values())))
 

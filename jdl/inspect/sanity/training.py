@@ -1,9 +1,10 @@
-"""Sanity checks of the training: the first loss, one batch overfitted, gradients, activations."""
+"""Sanity checks of the training: the initial loss, one batch overfitted, gradients, activations."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jdl.inspect.learning_rate import has_schedule
+from jdl.inspect.sanity.activations import without_stop_gradient
 from jdl.inspect.sanity.finding import Finding
-from jdl.inspect.sanity.subject import EARLY, Evaluated, Subject, by_name
+from jdl.inspect.sanity.subject import Subject, by_name, same_params
 from jdl.inspect.size import REST, layer_of, layer_of_scope
 from jdl.learners.prune import by_path
 from jdl.objectives.adversarial import Adversarial
@@ -31,7 +32,7 @@ NO_GRADIENTS = "this learner has no gradients of a batch's loss"
 DEAD, MANY_DEAD = 0.9, 0.5  # shares of a ReLU layer's units
 
 
-def chance(subject: Subject, found: Evaluated) -> tuple[float, str] | None:
+def chance(subject: Subject) -> tuple[float, str] | None:
     """The loss of a guess among equally likely classes, and its formula; None if not known."""
     objective = subject.objective
     if isinstance(objective, BinaryClassification):
@@ -41,20 +42,21 @@ def chance(subject: Subject, found: Evaluated) -> tuple[float, str] | None:
         return None
     if not isinstance(objective, Classification | NextToken | MaskedToken):
         return None
-    if len(found.outputs) != 1:
+    outputs = list(subject.evaluated_at_start.outputs.values())
+    if len(outputs) != 1:
         return None
-    classes = next(iter(found.outputs.values())).shape[-1]
+    classes = outputs[0].shape[-1]
     return math.log(classes), f"log {classes}"
 
 
 def check_first_loss(subject: Subject) -> Finding:
     """The loss before the first update beside that of a guess (Karpathy, 2019)."""
-    name = "first loss"
+    name = "initial loss"
     if not subject.has_rows:
         return Finding(name, "n/a", "this learner has no loss of a batch of data")
     if not math.isfinite(first := (subject.losses or [math.nan])[0]):
         return Finding(name, "wrong", f"it is {first}", _trace(subject))
-    guess = chance(subject, subject.evaluate(subject.batch, subject.start))
+    guess = chance(subject)
     if guess is None:
         text = f"{first:.4g}; what chance gives is not known of this objective"
         return Finding(name, "ok", text)
@@ -70,30 +72,30 @@ def check_first_loss(subject: Subject) -> Finding:
 
 def check_overfit(subject: Subject) -> Finding:
     """One batch, overfitted: its loss must fall strongly."""
-    name, losses = "overfit a batch", subject.losses
+    name, losses = "overfit one batch", subject.losses
     if subject.trouble:
         return Finding(name, "wrong", subject.trouble, _trace(subject))
     if not jax.tree.leaves(subject.start.params):
         return Finding(name, "n/a", "there are no parameters")
-    before, after = by_name(subject.start.params), by_name(subject.last.params)
-    if all(np.array_equal(before[path], after[path]) for path in before):
-        advice = "Is the learning rate 0? Is everything frozen, or masked in the optimizer?"
+    if same_params(subject.start, subject.last):
+        advice = (
+            "Is the learning rate 0? Is everything frozen, or masked in the optimizer? (Gradient "
+            "accumulation over more steps: --check-steps)"
+        )
         return Finding(name, "wrong", f"no parameter changed in {len(losses)} steps", advice)
     if not subject.has_rows or isinstance(subject.objective, Adversarial):
-        kind = "the losses of a GAN's two players" if subject.has_rows else "the losses of RL"
-        return Finding(name, "n/a", f"{kind} need not fall; the parameters change and are finite")
+        kind = "a GAN's two players" if subject.has_rows else "reinforcement learning"
+        text = f"the parameters change and stay finite; the losses of {kind} need not fall"
+        return Finding(name, "ok", text)
     first, last = losses[0], float(np.mean(losses[-5:]))
     text = f"in {len(losses)} steps on one batch the loss went from {first:.4g} to {last:.4g}"
     if last > first - (1 - FALLS) * abs(first):
         if max(losses) > first + abs(first) / 2:
             advice = f"It rose to {max(losses):.4g}: the learning rate is too large; try --find-lr"
-        elif has_schedule(subject.start):
-            advice = "Fine in a long warmup (try --find-lr); else is the model cut off from it?"
-            return Finding(name, "note", text, advice)
         else:
             advice = "Learning rate too small (try --find-lr), or the model cut off from the loss"
         return Finding(name, "wrong", text, advice)
-    guess = chance(subject, subject.evaluate(subject.batch, subject.start))
+    guess = chance(subject)
     if guess and last > FELL * first:
         advice = "Slow: a warmup, a small rate (try --find-lr), or strong regularization"
         return Finding(name, "note", text, advice)
@@ -120,8 +122,7 @@ def layer_gradients(subject: Subject) -> list[LayerGradient]:
     if not subject.learner.has_grads:
         return []
     params = by_path(subject.early.params)
-    grads = subject.gradients(subject.early)
-    after = by_path(subject.states.get(EARLY + 1, subject.last).params)
+    grads, after = subject.gradients, by_path(subject.after.params)
     layers: dict[str, list[str]] = {}
     for path in params:
         layers.setdefault(layer_of(path), []).append(path)
@@ -147,7 +148,7 @@ def _layer_gradient(
 
 def check_gradients(subject: Subject) -> Finding:
     """Exploding gradients and vanishing gradients (Bengio et al., 1994), by layer."""
-    name, layers = "gradients", layer_gradients(subject)
+    name, layers = "gradient norms", layer_gradients(subject)
     if not layers:
         return Finding(name, "n/a", NO_GRADIENTS)
     norms = {layer.layer: layer.norm for layer in layers}
@@ -156,7 +157,7 @@ def check_gradients(subject: Subject) -> Finding:
     text = f"norms by layer from {norms[least]:.2g} ({least}) to {largest:.2g} ({most})"
     # Zero is for the next check: a layer whose gradient is exactly 0 is cut off.
     tiny = [name for name, norm in norms.items() if 0 < norm < VANISHES * largest]
-    guess = chance(subject, subject.evaluate(subject.batch, subject.start))
+    guess = chance(subject)
     usual = max(1.0, guess[0] if guess else abs(subject.losses[0]))
     if not largest < EXPLODES * usual:
         advice = "Exploding gradients: smaller initial weights, normalization layers, clipping"
@@ -169,14 +170,23 @@ def check_gradients(subject: Subject) -> Finding:
 
 def check_parameters(subject: Subject) -> Finding:
     """Whether every parameter gets a gradient, at the start or soon after, and an update."""
-    name = "all parameters"
+    name = "unused parameters"
     if not subject.learner.has_grads:
         return Finding(name, "n/a", NO_GRADIENTS)
-    found = [subject.gradients(state) for state in (subject.start, subject.early)]
+    if same_params(subject.start, subject.last):
+        return Finding(name, "n/a", "no parameter changed: see overfit one batch")
+    found = [subject.gradients_at_start, subject.gradients]
     dead = [path for path in found[0] if not any(np.any(np.asarray(g[path])) for g in found)]
     if not dead:
         before, after = by_name(subject.start.params), by_name(subject.last.params)
-        still = [p for p in before if np.array_equal(before[p], after[p])]
+        # Of one update alone, those without a gradient at the start need not have changed.
+        due = found[0] if same_params(subject.early, subject.last) else None
+        still = [
+            path
+            for path in before
+            if np.array_equal(before[path], after[path])
+            and (due is None or np.any(np.asarray(due[path])))
+        ]
         if still and len(still) < len(before):
             text = f"the optimizer does not change {_some(still)}"
             return Finding(name, "note", text, "Its mask, or a rate of 0 for them?")
@@ -187,29 +197,42 @@ def check_parameters(subject: Subject) -> Finding:
         )
         return Finding(name, "note", f"no gradient reaches {_some(dead)}", advice)
     used = [path for path in dead if _matters(subject, path)]
-    if used:
-        advice = "The loss depends on them: a stop_gradient, argmax or rounding cuts them off"
-        return Finding(name, "wrong", f"no gradient reaches {_some(used)}", advice)
-    advice = "The loss does not depend on them: remove them, or use them"
-    return Finding(name, "wrong", f"never used: {_some(dead)}", advice)
+    stopped = _stopped(subject, used) if used else []
+    if cut := [path for path in used if path not in stopped]:
+        advice = "The loss depends on them: an argmax, a comparison or rounding cuts them off"
+        return Finding(name, "wrong", f"no gradient reaches {_some(cut)}", advice)
+    if unused := [path for path in dead if path not in used]:
+        advice = "The loss does not depend on them: remove them, or use them"
+        return Finding(name, "wrong", f"never used: {_some(unused)}", advice)
+    advice = "A stop_gradient cuts them off: as it should be, if they are meant to stay frozen"
+    return Finding(name, "note", f"no gradient reaches {_some(stopped)}", advice)
+
+
+def _loss(subject: Subject, leaves: list[Any]) -> Any:
+    """The loss in training with these leaves as the parameters of the early state."""
+    params = jax.tree.unflatten(jax.tree.structure(subject.early.params), leaves)
+    variables = {"params": params, **subject.early.model_state}
+    key = jax.random.key(0)
+    return subject.learner.objective.loss(variables, subject.batch, key, True).loss.total
 
 
 def _matters(subject: Subject, path: str) -> bool:
     """Whether the loss in training changes with a parameter, here by noise on it."""
-    leaves, structure = jax.tree.flatten(subject.early.params)
+    leaves = jax.tree.leaves(subject.early.params)
     place = list(by_path(subject.early.params)).index(path)
     noise = jax.random.normal(jax.random.key(0), leaves[place].shape, leaves[place].dtype)
     changed = list(leaves)
     changed[place] = leaves[place] + noise
-
-    def loss(leaves: Any) -> Any:
-        params = jax.tree.unflatten(structure, leaves)
-        variables = {"params": params, **subject.early.model_state}
-        key = jax.random.key(0)
-        return subject.learner.objective.loss(variables, subject.batch, key, True).loss.total
-
-    run = jax.jit(loss)
+    run = jax.jit(partial(_loss, subject))
     return not bool(jnp.allclose(run(leaves), run(changed), rtol=1e-6))
+
+
+def _stopped(subject: Subject, paths: list[str]) -> list[str]:
+    """Those of the parameters that a gradient reaches if each `stop_gradient` lets it pass."""
+    run = partial(without_stop_gradient, partial(_loss, subject))
+    grads = jax.jit(jax.grad(run))(jax.tree.leaves(subject.early.params))
+    by_paths = dict(zip(by_path(subject.early.params), grads, strict=True))
+    return [path for path in paths if np.any(np.asarray(by_paths[path]))]
 
 
 def _some(paths: list[str]) -> str:
@@ -246,7 +269,7 @@ def check_relus(subject: Subject) -> Finding:
 
 def check_activations(subject: Subject) -> Finding:
     """Activations that explode from layer to layer, by what products and convolutions give."""
-    name = "activations"
+    name = "activation scale"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
     sizes = subject.activations.sizes

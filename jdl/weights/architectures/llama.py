@@ -132,7 +132,7 @@ def _check_length(config: Config, max_length: int, longest: int) -> None:
     window = config.get("sliding_window")
     if config.get("use_sliding_window", True) and window is not None and window < max_length:
         raise Error(
-            f"config.json has sliding_window={window}, and jdl's attention has no window: give "
+            f"config.json has sliding_window={window}, which is not loaded: give "
             f"max_length={window} or less, for which they are the same."
         )
 

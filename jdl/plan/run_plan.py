@@ -1,0 +1,216 @@
+"""A plan: memory, collectives, time and energy of a training on chips that are not here."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from jdl.figures.memory import draw_memory
+from jdl.plan.chips import Chip, parse_topology
+from jdl.plan.collectives import Collective, collectives
+from jdl.plan.devices import build_mesh, mesh_text
+from jdl.plan.estimate import PARTS, StepTime, step_time
+from jdl.plan.program import read
+from jdl.plan.step import Memory, compile_step
+from jdl.plan.traffic import traffic
+from jdl.plan.units import amount, lasting, short, unit_of
+from jdl.train.placement import apply_config
+from jdl.types import Run
+
+NOTE = """\
+An estimate and a bound, not a promise: each part as if it ran alone, at the chip's public figures.
+Real steps are longer. Use it to rank plans, and measure before you pay for many hours."""
+STAND_IN = """\
+There is no compiler for this GPU here: memory, traffic and collectives are those of a compile for
+simulated CPU devices, where half precision takes as much as float32. The time is arithmetic."""
+SMALL = 3e-4  # seconds: about what the dispatch of a small step takes, as docs/plan.md says
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would take on a topology; see `plan`."""
+
+    name: str
+    topology: str
+    mesh: str
+    chips: int
+    chip: Chip | None  # its public figures; None for a CPU
+    memory: Memory  # of one chip
+    capacity: float | None  # bytes of a chip that a program may use
+    operations: int  # FLOPs of a step, on all chips together
+    traffic: int  # bytes to and from a chip's memory in a step
+    collectives: list[Collective]
+    time: StepTime | None
+    steps: int
+    items: int  # tokens or examples of a step
+    item: str
+    compile_seconds: float
+    text: str  # the compiled program
+    change: str = ""  # what was changed to make it fit
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip has the memory: of a TPU, whether its compiler took the step."""
+        if not self.text or self.topology.startswith("v"):
+            return bool(self.text)
+        return self.capacity is None or self.memory.total <= self.capacity
+
+    @property
+    def wire(self) -> int:
+        """The bytes that a chip sends to others in a step."""
+        return sum(one.wire for one in self.collectives)
+
+    @property
+    def label(self) -> str:
+        """The mesh, and what was changed."""
+        return f"{self.mesh}, {self.change}" if self.change else self.mesh
+
+    def to_json(self) -> dict[str, Any]:
+        """All but the compiled program, as a JSON object."""
+        values = {name: v for name, v in asdict(replace(self, text="")).items() if name != "text"}
+        values["memory"] |= {"arguments": self.memory.arguments, "total": self.memory.total}
+        values |= {"fits": self.fits, "wire": self.wire}
+        if self.time:
+            values["time"] |= {"seconds": self.time.seconds, "bound": self.time.bound}
+            values["run_seconds"] = self.steps * self.time.seconds
+        return values
+
+    def draw(self, path: Path) -> None:
+        """Draws the memory of a chip by part as a PNG."""
+        draw_memory(
+            f"{self.name} on {self.topology}",
+            {self.label: self.memory.parts()},
+            self.capacity,
+            path,
+        )
+
+    def __str__(self) -> str:
+        kind = f"chips of {self.chip.name}" if self.chip else "simulated CPU devices"
+        lines = [
+            f"{self.name} on {self.topology} ({self.chips} {kind}), mesh {self.label}",
+            f"compiled in {self.compile_seconds:.1f} s; nothing was run",
+        ]
+        lines += ["", *self._memory_lines()]
+        lines += ["", *self._collective_lines()] if self.text else []
+        if self.time and self.text:
+            lines += ["", *self._time_lines(self.time)]
+        elif self.text:
+            lines += [
+                "",
+                f"one step: {amount(self.operations, 'FLOP')} on all devices together; "
+                "there are no public figures of this CPU, so no time",
+            ]
+        if self.topology.startswith("h100"):
+            lines += ["", STAND_IN]
+        return "\n".join(lines)
+
+    def _memory_lines(self) -> list[str]:
+        parts = {**self.memory.parts(), "together": self.memory.total}
+        notes = {
+            "other state": "BatchNorm statistics, averaged parameters, ...",
+            "data": "the batch, or the whole dataset where it stays on the chip",
+            "temporaries": "activations, gradients, gathered parameters, workspace",
+        }
+        unit, size = unit_of(self.memory.total)
+        lines = [f"{'memory of one chip':<26}{unit:>9}"]
+        lines += [
+            f"  {name:<24}{count / size:>9,.2f}   {notes.get(name, '')}".rstrip()
+            for name, count in parts.items()
+        ]
+        if self.capacity:
+            share = self.memory.total / self.capacity
+            verdict = f"it fits: {share:.1%}" if self.fits else f"IT DOES NOT FIT: {share:.0%}"
+            lines.append(f"  {verdict} of the {self.capacity / 1e9:.1f} GB that a program may use")
+        return lines
+
+    def _collective_lines(self) -> list[str]:
+        if not self.collectives:
+            return ["between the chips: nothing is sent"]
+        lines = [f"{'between the chips, a step':<26}{'times':>9}{'bytes':>10}   type"]
+        for one in self.collectives:
+            loop = ", in a loop" if one.loop else ""
+            lines.append(
+                f"  {one.kind + f' over {one.group}':<24}{one.count:>9,}"
+                f"{amount(one.nbytes, 'B'):>10}   {one.dtype}{loop}"
+            )
+        return [*lines, f"  sent by one chip{'':>17}{amount(self.wire, 'B'):>10}"]
+
+    def _time_lines(self, time: StepTime) -> list[str]:
+        assert self.chip
+        work = {
+            "arithmetic": (self.operations / self.chips, "FLOP", self.chip.peak),
+            "memory": (self.traffic, "B", self.chip.bandwidth),
+            "wire": (self.wire, "B", self.chip.wire),
+        }
+        lines = [f"{'one step, at best':<26}{'time':>9}   what one chip does, at its public figure"]
+        for name in PARTS:
+            done, unit, rate = work[name]
+            bound = "   <- the bound" if name == time.bound else ""
+            lines.append(
+                f"  {name:<24}{short(getattr(time, name)):>9}   {amount(done, unit)} at "
+                f"{amount(rate, unit)}/s{bound}"
+            )
+        run = self.steps * time.seconds
+        energy = run * self.chips * self.chip.watts / 3.6e6
+        lines += [
+            f"  {'speed':<24}{amount(self.items / time.seconds, ''):>9}   {self.item} a second",
+            f"  {'the run':<24}{lasting(run):>9}   {self.steps:,} steps",
+            f"  {'energy':<24}{energy:>9.3g}   kWh of {self.chip.watts:.0f} W a chip, without "
+            "cooling and hosts",
+            f"  {'':<24}{'':>9}   (watts: {self.chip.watts_source})",
+        ]
+        if time.seconds < SMALL:
+            lines.append(
+                f"  So short a step is bound by its dispatch, some {short(SMALL)}: the run takes "
+                f"{lasting(self.steps * SMALL)}."
+            )
+        return [*lines, *NOTE.splitlines()]
+
+
+def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) -> Plan:
+    """Plans a run: its own step, compiled ahead of time for a topology, by libtpu for TPUs.
+
+    `topology` is like v5e:4x8, v5p:2x2x4, v6e:8x8, cpu:8 (simulated devices) or h100:8, and `mesh`
+    like data=8,fsdp=4; by default it is all data. `watts` of a chip are for the energy. Nothing is
+    run or written. Raises `Error`, before anything is compiled, for a topology that there is not, a
+    mesh that has not its chips, and an elastic run.
+    """
+    where = parse_topology(topology)
+    chip = where.chip
+    if chip and watts is not None:
+        chip = replace(chip, watts=watts, watts_source="as given")
+    grid = build_mesh(where, mesh)
+    step = compile_step(apply_config(run), grid, "tpu" if where.is_tpu else "cpu")
+    program = read(step.text)
+    found, moved = collectives(program), traffic(program)
+    items, item = _items(run)
+    work = (step.operations / where.chips, moved, sum(one.wire for one in found))
+    return Plan(
+        name=run.config.name,
+        topology=str(where),
+        mesh=mesh_text(dict(grid.shape)),
+        chips=where.chips,
+        chip=chip,
+        memory=step.memory,
+        capacity=step.capacity or (chip.memory if chip else None),
+        operations=step.operations,
+        traffic=moved,
+        collectives=found,
+        time=step_time(chip, *work) if chip and step.text else None,
+        steps=run.config.steps,
+        items=items,
+        item=item,
+        compile_seconds=step.seconds,
+        text=step.text,
+    )
+
+
+def _items(run: Run) -> tuple[int, str]:
+    """How many tokens a step sees, or how many examples where the data are no tokens."""
+    x: Any = run.train.spec.get("x")
+    if run.tokenizer is not None and x is not None and jnp.issubdtype(x.dtype, jnp.integer):
+        return x.size, "tokens"
+    return run.train.batch_size, "examples"

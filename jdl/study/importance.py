@@ -1,0 +1,106 @@
+"""Importance of hyperparameters: functional ANOVA (fANOVA; Hutter et al., 2014), by Optuna.
+
+A random forest predicts the score from the values of the trials; the importance of a field is the
+share of the variance of these predictions that it explains alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from jdl.figures.parallel_coordinates import draw_parallel_coordinates, is_numeric
+from jdl.types import Error
+
+Row = Mapping[str, Any]
+FEWEST = 8  # trials that finished: of fewer a forest learns nothing
+
+
+def hyperparameters(rows: Sequence[Row]) -> list[str]:
+    """The columns of the fields that a study has searched."""
+    columns = list(rows[0])
+    return columns[columns.index("trial") + 1 : columns.index("seeds")]
+
+
+def metric_of(rows: Sequence[Row]) -> str:
+    """The column of the score of a study's trials."""
+    return next(column for column in rows[0] if column.startswith("valid "))
+
+
+def log_fields(search: Mapping[str, Any]) -> list[str]:
+    """The fields of a search that belong on a logarithmic scale.
+
+    These are drawn by loguniform, or of a grid of positive numbers that span ten or more.
+    """
+    drawn = [text.partition("=") for text in search["random"]]
+    found = [field for field, _, of in drawn if of.strip().startswith("loguniform")]
+    for field, _, text in [text.partition("=") for text in search["grid"]]:
+        with suppress(ValueError):
+            values = [float(value) for value in text.split(",")]
+            found += [field] if 0 < 10 * min(values) <= max(values) else []
+    return [field.strip().replace("-", "_") for field in found]
+
+
+def importance(rows: Sequence[Row], log: Collection[str] = ()) -> dict[str, float]:
+    """Importance of hyperparameters: functional ANOVA (fANOVA; Hutter et al., 2014), by Optuna.
+
+    From the rows of a study: the share of each field that it searched, the most important first.
+    `log`: the fields of a logarithmic scale. The shares add up to 1, however small the differences
+    of the scores: of a study whose scores differ by chance they say nothing. Only trials that
+    finished count. Raises `Error` where these are too few or alike, or Optuna is not installed.
+    """
+    if find_spec("optuna") is None:
+        raise Error("The importance of hyperparameters needs Optuna: pip install 'jdl[study]'.")
+    finished, metric = [row for row in rows if row["status"] == "finished"], metric_of(rows)
+    fields = [f for f in hyperparameters(rows) if len({str(row[f]) for row in finished}) > 1]
+    if len(finished) < FEWEST or not fields or len({row[metric] for row in finished}) == 1:
+        raise Error(
+            f"The importance of hyperparameters needs {FEWEST} trials that finished, of different "
+            f"values and scores, and {len(finished)} finished."
+        )
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    values = {field: _values([row[field] for row in finished]) for field in fields}
+    distributions = {field: _distribution(of, field in log) for field, of in values.items()}
+    study = optuna.create_study()
+    for n, row in enumerate(finished):
+        params = {field: of[n] for field, of in values.items()}
+        trial = optuna.trial.create_trial(
+            value=row[metric], params=params, distributions=distributions
+        )
+        study.add_trial(trial)
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {field: float(share) for field, share in shares.items()}
+
+
+def _values(values: Sequence[Any]) -> Sequence[Any]:
+    """Numbers, or categories as texts."""
+    return values if is_numeric(values) else [str(one) for one in values]
+
+
+def _distribution(values: Sequence[Any], log: bool) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    if not is_numeric(values):
+        return CategoricalDistribution(sorted(set(values)))
+    return FloatDistribution(min(values), max(values), log=log)
+
+
+def draw_study(
+    rows: Sequence[Row], low: bool, log: Collection[str], shares: Mapping[str, float], path: Path
+) -> None:
+    """Draws the parallel coordinates of the trials that have a score, with these importances.
+
+    `low`: whether the lowest score is the best. `log`: the fields of a logarithmic axis.
+    """
+    metric = metric_of(rows)
+    scored = [row for row in rows if row[metric] is not None]
+    columns = {field: [row[field] for row in scored] for field in hyperparameters(rows)}
+    scores = [row[metric] for row in scored]
+    if scored:
+        draw_parallel_coordinates(columns, scores, metric, low, log, shares, path)

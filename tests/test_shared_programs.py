@@ -1,0 +1,95 @@
+"""Programs that runs share have the bits of programs of their own, or are not shared.
+
+Seen to fail: a program with arguments that is not compared, half numbers as arguments, the
+numbers of the first run for all, programs found by less than their whole text.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from model_table import TABLE
+
+import jdl
+from jdl.learners import jit_learner
+from jdl.learners.shared_programs import SharedPrograms, jit, share_programs
+
+ROWS = {row.name: row for row in TABLE}
+BATCH = jnp.arange(1.0, 9.0)
+
+
+def trained(row, seed, rate, decay, beta):
+    """The bits of all metrics and of the last state; the steps are compiled as `fit` does."""
+    optimizer = optax.adamw(rate, b2=beta, weight_decay=decay)
+    learner = jit_learner(row.wrap(jdl.descent(row.objective(row.model), optimizer)))
+    state, found, batch = learner.init(jax.random.key(seed), row.batch()), [], row.batch()
+    for _ in range(3):
+        state, metrics = learner.step(state, batch)
+        found.append(jax.tree.map(np.asarray, metrics))
+    found.append((state.params, state.model_state, state.opt_state))
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(found)]
+
+
+@pytest.mark.parametrize("name", ["mlp", "lstm"])
+def test_two_seeds_and_two_rates_share_programs_and_have_their_own_bits(name):
+    first, other = (0, 1e-3, 0.013, 0.999), (1, 2.3e-3, 0.0021, 0.987)
+    programs = SharedPrograms()
+    with share_programs(programs):
+        shared = [trained(ROWS[name], *numbers) for numbers in (first, other, (2, *first[1:]))]
+    assert list(programs.equal.values()) == [True]
+    assert len(programs.compiled) == 3  # of the initial state, and a step of either kind
+    assert shared[1] == trained(ROWS[name], *other)
+    assert len({tuple(bits) for bits in shared}) == 3
+
+
+def programs_of(*functions, args=(BATCH,), donated=()):
+    """The programs of some functions, and what these give."""
+    programs = SharedPrograms()
+    with share_programs(programs):
+        outputs = [jit(function, donated)(*args) for function in functions]
+    alone = [jax.jit(function)(*args) for function in functions]
+    for a, b in zip(outputs, alone, strict=True):
+        np.testing.assert_array_equal(a, b)
+    return programs
+
+
+def test_a_program_with_other_bits_is_not_used():
+    def folded(rate):
+        return lambda x: (x * rate) * 0.7  # XLA of jax 0.10 multiplies two constants beforehand
+
+    def swapped(rate, first):
+        def f(x):
+            product, total = x * rate, x + 0.3
+            return product - total if first else total - product
+
+        return f
+
+    programs_of(*(folded(0.1 + n / 9) for n in range(4)))
+    programs = programs_of(swapped(0.1, True), swapped(0.2, False), swapped(0.3, False))
+    assert list(programs.equal.values()) == [False]
+    assert "1 with arguments gave other bits" in programs.summary()
+
+
+def test_whole_and_half_numbers_stay_constants():
+    def function(power):
+        return lambda x: x**power
+
+    programs = programs_of(*map(function, (0.7, 0.5, 0.9, -0.5)))
+    assert len(programs.compiled) == 4  # 0.9 is the argument of a program, after 0.7 alone
+
+
+def test_functions_of_other_arrays_or_shapes_have_programs_of_their_own():
+    def function(last):
+        array = np.zeros(20_000, np.float32)
+        array[-1] = last
+        return lambda x: x.sum() + jnp.asarray(array)
+
+    assert len(programs_of(*map(function, (1, 2))).compiled) == 2
+    assert programs_of(*map(function, (1, 1))).reused == 1
+    programs = SharedPrograms()
+    with share_programs(programs):
+        double = jit(lambda x: 2 * x)
+    for x in (BATCH, BATCH[:3], BATCH.astype(jnp.int32)):
+        np.testing.assert_array_equal(double(x), 2 * x)
+    assert jax.eval_shape(double, BATCH[:2]).shape == (2,)
