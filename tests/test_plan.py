@@ -20,14 +20,14 @@ from model_table import TABLE, UNSUPERVISED
 import jdl
 from jdl.cli import call_verb
 from jdl.inspect.cost import cost
+from jdl.inspect.hlo import Instruction, read
+from jdl.inspect.traffic import traffic
 from jdl.models.mlp import MLP
 from jdl.parallel import build_mesh as run_mesh
 from jdl.plan import chips, devices
 from jdl.plan.collectives import collectives, group_size
-from jdl.plan.program import Instruction, read
 from jdl.plan.run_plan import plan
 from jdl.plan.step import TEMPORARIES, TOTAL, compile_step, uncached
-from jdl.plan.traffic import traffic
 from jdl.plan.trials import changes, search, smallest_change, with_micro_batches
 from jdl.types import Loader
 

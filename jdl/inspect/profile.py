@@ -18,8 +18,10 @@ import jax
 
 from jdl.config import Options
 from jdl.inspect.cost import operations
-from jdl.inspect.program_text import CONTROL, Instruction, read_instructions
+from jdl.inspect.hlo import read
 from jdl.inspect.roofline import Roofline, roofline
+from jdl.inspect.source_lines import Origin, origins
+from jdl.inspect.traffic import traffic
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.folder import write_atomically
 from jdl.train.placement import place_on_devices
@@ -156,13 +158,12 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
     state, _ = step(state, first)
     state, seconds, waits = _timed(step, state, batches, WARM_UP + steps)
     events = _record(step, state, batches, steps)
-    program = read_instructions(step.as_text() or "")
-    measured = _of_program(events, program)
+    text = step.as_text() or ""
+    measured = _of_program(events, found := origins(text))
     if not measured:
         raise Error(f"JAX's profiler recorded no operation on {jax.default_backend()}.")
-    _write_trace(trace, events, program)
+    _write_trace(trace, events, found)
     devices, median = state.step.sharding.num_devices, statistics.median(seconds[WARM_UP:])
-    moved = sum(found.bytes for _, found in measured) // steps
     flops = operations(traced.jaxpr.jaxpr)
     return Profile(
         run.config.name,
@@ -171,7 +172,7 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
         median,
         statistics.median(waits[WARM_UP:]),
         _times(measured, steps),
-        roofline(flops // devices, moved // devices, median, run.config.precision),
+        roofline(flops // devices, traffic(read(text)), median, run.config.precision),
         trace,
     )
 
@@ -205,16 +206,14 @@ def _record(step: Any, state: State, batches: Iterator[Any], steps: int) -> list
 
 
 def _of_program(
-    events: list[dict[str, Any]], program: dict[str, Instruction]
-) -> list[tuple[dict[str, Any], Instruction]]:
-    """The events of the program's operations, without those that only wait for others."""
+    events: list[dict[str, Any]], program: dict[str, Origin]
+) -> list[tuple[dict[str, Any], Origin]]:
+    """The events of the program's operations, with the origin of each."""
     named = ((event, program.get(event.get("args", {}).get("hlo_op", ""))) for event in events)
-    return [(event, found) for event, found in named if found and found.opcode not in CONTROL]
+    return [(event, found) for event, found in named if found]
 
 
-def _times(
-    measured: list[tuple[dict[str, Any], Instruction]], steps: int
-) -> list[OperationTime]:
+def _times(measured: list[tuple[dict[str, Any], Origin]], steps: int) -> list[OperationTime]:
     """The time of each operation of each layer, the costliest first."""
     seconds, times = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
     for event, found in measured:
@@ -227,9 +226,7 @@ def _times(
     ]
 
 
-def _write_trace(
-    path: Path, events: list[dict[str, Any]], program: dict[str, Instruction]
-) -> None:
+def _write_trace(path: Path, events: list[dict[str, Any]], program: dict[str, Origin]) -> None:
     """Writes the events for Perfetto, operations by the names of their layers."""
 
     def renamed(event: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jdl.plan.program import Instruction, Program, each
+from jdl.inspect.hlo import Instruction, Program, each
 
 KINDS = (
     "all-gather",

@@ -9,13 +9,13 @@ from typing import Any
 import jax.numpy as jnp
 
 from jdl.figures.memory import draw_memory
+from jdl.inspect.hlo import read
+from jdl.inspect.traffic import traffic
 from jdl.plan.chips import Chip, parse_topology
 from jdl.plan.collectives import Collective, collectives
 from jdl.plan.devices import build_mesh, mesh_text
 from jdl.plan.estimate import PARTS, StepTime, step_time
-from jdl.plan.program import read
 from jdl.plan.step import Memory, compile_step
-from jdl.plan.traffic import traffic
 from jdl.plan.units import amount, lasting, short, unit_of
 from jdl.train.placement import apply_config
 from jdl.types import Run

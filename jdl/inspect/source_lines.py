@@ -1,57 +1,48 @@
-"""The instructions of a compiled program: their layer, their line in the code, and their bytes."""
+"""Whose an instruction of a compiled program is: its layer, its operation, its line of code."""
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
+from jdl.inspect.hlo import Instruction, read
 from jdl.layers import __path__ as layers_folder
 
 CONTROL = ("while", "conditional", "call")  # what they run are instructions of their own
-INSTRUCTION = re.compile(r"^ *(?:ROOT )?%?([\w.-]+) = (.+?) ([a-z][a-z0-9-]*)\((.*)$", re.MULTILINE)
-SHAPE = re.compile(r"\b([a-z]+\d+\w*|pred)\[([\d,]*)\]")
-BITS = re.compile(r"\d+")
 DIFFERENTIATED = re.compile(r"^(transpose\()?jvp\(([\w.]*)\)+$")
 LAYER = re.compile(r"^[A-Za-z_]\w*$")
 METHOD = re.compile(r"^\w+\.\w+$")  # of a layer: attention.attend, which is no layer
-INNER = ("cond", "while", "body", "closed_call", "checkpoint", "rematted_computation")
-"""What JAX calls the parts of loops, conditionals and recomputation: no layers."""
+INNER = re.compile(r"^(jit\(step\)|cond|while|body|closed_call|checkpoint|rematted_.*|branch_.*)$")
+"""What JAX calls the step, and the parts of loops, conditionals and recomputation: no layers."""
 
 
 @dataclass(frozen=True)
-class Instruction:
-    """An instruction of a compiled program; a fusion of several is known by the last of them."""
+class Origin:
+    """Whose an instruction is; a fusion of several is known by the last of them."""
 
-    opcode: str
     layer: str  # the path of the module or the `jax.named_scope`; "" outside of any
     backward: bool
     operation: str  # of JAX: conv_general_dilated, add, ...
     source: str  # file:line
-    bytes: int  # of its operands and its result
 
 
-def read_instructions(text: str) -> dict[str, Instruction]:
-    """The instructions of a compiled program's text (`compiled.as_text()`), by name."""
-    frames, found, size = _Frames(text), {}, dict[str, int]()
-    lines = list(INSTRUCTION.finditer(text))
-    for line in lines:
-        size[line[1]] = _bytes(line[2])
-    for line in lines:
-        name, _, opcode, rest = line.groups()
-        scope = re.search(r'op_name="([^"]*)"', rest)
-        frame = re.search(r"stack_frame_id=(\d+)", rest)
-        layer, backward, operation = read_scope(scope[1] if scope else "")
-        operands = re.findall(r"%([\w.-]+)", rest.split("),")[0])
-        found[name] = Instruction(
-            opcode,
-            layer,
-            backward,
-            operation or opcode,
-            frames.source(int(frame[1])) if frame else "",
-            size[name] + sum(size.get(operand, 0) for operand in operands),
-        )
-    return found
+def origins(text: str) -> dict[str, Origin]:
+    """The origin of each instruction in a compiled program's text, but for loops and branches."""
+    frames, program = _Frames(text), read(text)
+    return {
+        name: _origin(one, frames)
+        for computation in program.computations.values()
+        for name, one in computation.items()
+        if one.opcode not in CONTROL
+    }
+
+
+def _origin(one: Instruction, frames: _Frames) -> Origin:
+    scope = re.search(r'op_name="([^"]*)"', one.attributes)
+    frame = re.search(r"stack_frame_id=(\d+)", one.attributes)
+    layer, backward, operation = read_scope(scope[1] if scope else one.opcode)
+    return Origin(layer, backward, operation, frames.source(int(frame[1])) if frame else "")
 
 
 def read_scope(name: str) -> tuple[str, bool, str]:
@@ -61,29 +52,16 @@ def read_scope(name: str) -> tuple[str, bool, str]:
     """
     *parts, operation = name.split("/")
     path, backward = list[str](), False
-    for part in parts[1:]:
+    for part in parts:
         differentiated = DIFFERENTIATED.match(part)
         if differentiated and not path:
             backward |= differentiated[1] is not None
             path += filter(None, [differentiated[2]])
-        elif LAYER.match(part) and part not in INNER and not part.startswith("branch_"):
+        elif LAYER.match(part) and not INNER.match(part):
             path.append(part)
-        elif not METHOD.match(part):
+        elif part != "jit(step)" and not METHOD.match(part):
             break
     return "/".join(path), backward, operation
-
-
-def _bytes(shape: str) -> int:
-    """The bytes of a shape such as f32[3,2]{1,0}, or of a tuple of them."""
-    return sum(
-        math.prod(map(int, filter(None, sizes.split(",")))) * _bits(kind) // 8
-        for kind, sizes in SHAPE.findall(shape)
-    )
-
-
-def _bits(kind: str) -> int:
-    found = BITS.search(kind)
-    return int(found[0]) if found else 8  # pred, a Boolean
 
 
 class _Frames:
@@ -99,7 +77,7 @@ class _Frames:
         self.locations = {n: rest for n, *rest in location.findall(table("FileLocations"))}
         frame = re.compile(r"^(\d+) \{file_location_id=(\d+) parent_frame_id=(\d+)", re.MULTILINE)
         self.frames = {int(n): (at, int(up)) for n, at, up in frame.findall(table("StackFrames"))}
-        # XLA prints the number of the parent plus 1, so that one without a parent has 1.
+        # XLA prints the number of the parent plus 1: a frame without a parent has 1.
         self.shift = int(any(number == up for number, (_, up) in self.frames.items()))
 
     def source(self, frame: int) -> str:
@@ -109,12 +87,21 @@ class _Frames:
             at, parent = self.frames[frame]
             file, line = self.locations[at]
             lines.append((self.files[file], line))
-            frame = parent - self.shift if parent - self.shift < frame else 0
+            frame = parent - self.shift
         own = [(file, line) for file, line in lines if not _is_library(file)]
         file, line = (own or lines or [("", "")])[0]
-        return f"{file}:{line}" if file else ""
+        return f"{_short(file)}:{line}" if file else ""
 
 
 def _is_library(file: str) -> bool:
     installed = "/site-packages/" in file and "/site-packages/jdl/" not in file
     return installed or any(file.startswith(folder) for folder in layers_folder)
+
+
+def _short(file: str) -> str:
+    """A file of jdl from there on, another from this folder if it is in it."""
+    package = Path(layers_folder[0]).parent.parent
+    for folder in (Path.cwd(), package):
+        if Path(file).is_relative_to(folder):
+            return str(Path(file).relative_to(folder))
+    return file

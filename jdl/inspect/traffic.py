@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jdl.plan.program import ArrayType, Instruction, Program, each
+from jdl.inspect.hlo import ArrayType, Instruction, Program, each
 
 FREE = (  # they move nothing, or what they call or start is counted
     "parameter",
