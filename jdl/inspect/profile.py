@@ -8,9 +8,9 @@ import re
 import statistics
 import tempfile
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,9 @@ CHATTER = ("end: ", "Threadpool", "Thunk")  # events of XLA's own bookkeeping
 
 @dataclass(frozen=True)
 class OperationTime:
-    """What an operation of a layer takes in a step, summed over threads and devices."""
+    """What an operation takes in a step, summed over threads and devices."""
 
-    layer: str
-    backward: bool
-    operation: str
-    source: str  # file:line
+    origin: Origin  # its layer, the pass, and its line of code
     seconds: float
     times: float
 
@@ -85,8 +82,9 @@ class Profile:
         """(layer, seconds forward, seconds backward), the costliest layer first."""
         found = defaultdict[str, list[float]](lambda: [0.0, 0.0])
         for part in self.operations:
-            found["/".join(part.layer.split("/")[:DEPTH])][part.backward] += part.seconds
-        rows = [(layer, *seconds) for layer, seconds in found.items()]
+            layer = "/".join(part.origin.layer.split("/")[:DEPTH])
+            found[layer][part.origin.backward] += part.seconds
+        rows = [(layer, forward, backward) for layer, (forward, backward) in found.items()]
         return sorted(rows, key=lambda row: -row[1] - row[2])
 
     def by_line(self) -> list[OperationTime]:
@@ -94,20 +92,17 @@ class Profile:
 
         The costliest first.
         """
-        found = dict[tuple[Any, ...], OperationTime]()
-        for part in self.operations:
-            layer = NUMBER.sub("_*", part.layer)
-            what = (layer, part.backward, part.operation, part.source)
-            seconds, times = (
-                (found[what].seconds, found[what].times) if what in found else (0.0, 0.0)
-            )
-            found[what] = OperationTime(*what, seconds + part.seconds, times + part.times)
-        return sorted(found.values(), key=lambda part: -part.seconds)
+        return _summed(
+            (replace(part.origin, layer=NUMBER.sub("_*", part.origin.layer)), part)
+            for part in self.operations
+        )
 
     def _layers(self) -> list[str]:
         rows = self.by_layer()
-        rest = [sum(row[n] for row in rows[ROWS:]) for n in (1, 2)]
-        shown = rows[:ROWS] + ([(f"{len(rows) - ROWS} others", *rest)] if rows[ROWS:] else [])
+        shown, rest = rows[:ROWS], rows[ROWS:]
+        if rest:
+            others = (sum(row[1] for row in rest), sum(row[2] for row in rest))
+            shown.append((f"{len(rest)} others", *others))
         return [
             f"{'layer':<44}{'share':>7}{'forward ms':>12}{'backward ms':>13}",
             *(
@@ -118,12 +113,16 @@ class Profile:
         ]
 
     def _costliest(self) -> list[str]:
+        def words(origin: Origin) -> str:
+            where = origin.layer or "(in no layer)"
+            backward = " backward" if origin.backward else ""
+            return f"{origin.operation}{backward}, {where}, {origin.source or '(no line)'}"
+
         return [
             f"{'share':>6}{'ms':>9}{'times':>7}  operation, layer, line",
             *(
                 f"{self._share(part.seconds)[1:]}{1e3 * part.seconds:>9.3f}{part.times:>7.0f}  "
-                f"{part.operation}{' backward' if part.backward else ''}, "
-                f"{part.layer or '(in no layer)'}, {part.source or '(no line)'}"
+                f"{words(part.origin)}"
                 for part in self.by_line()[:ROWS]
             ),
         ]
@@ -171,7 +170,10 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
         devices,
         median,
         statistics.median(waits[WARM_UP:]),
-        _times(measured, steps),
+        _summed(
+            (origin, OperationTime(origin, event["dur"] / 1e6 / steps, 1 / steps))
+            for event, origin in measured
+        ),
         roofline(flops // devices, traffic(read(text)), median, run.config.precision),
         trace,
     )
@@ -210,20 +212,18 @@ def _of_program(
 ) -> list[tuple[dict[str, Any], Origin]]:
     """The events of the program's operations, with the origin of each."""
     named = ((event, program.get(event.get("args", {}).get("hlo_op", ""))) for event in events)
-    return [(event, found) for event, found in named if found]
+    return [(event, origin) for event, origin in named if origin]
 
 
-def _times(measured: list[tuple[dict[str, Any], Origin]], steps: int) -> list[OperationTime]:
-    """The time of each operation of each layer, the costliest first."""
-    seconds, times = Counter[tuple[Any, ...]](), Counter[tuple[Any, ...]]()
-    for event, found in measured:
-        what = (found.layer, found.backward, found.operation, found.source)
-        seconds[what] += event["dur"] / 1e6 / steps
-        times[what] += 1
-    return [
-        OperationTime(*what, duration, times[what] / steps)
-        for what, duration in seconds.most_common()
-    ]
+def _summed(parts: Iterable[tuple[Origin, OperationTime]]) -> list[OperationTime]:
+    """The times of equal origins together, the costliest first."""
+    found = dict[Origin, OperationTime]()
+    for origin, part in parts:
+        before = found.get(origin, OperationTime(origin, 0.0, 0.0))
+        found[origin] = OperationTime(
+            origin, before.seconds + part.seconds, before.times + part.times
+        )
+    return sorted(found.values(), key=lambda part: -part.seconds)
 
 
 def _write_trace(path: Path, events: list[dict[str, Any]], program: dict[str, Origin]) -> None:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from jdl.inspect.hlo import Instruction, read
+from jdl.inspect.hlo import Instruction, Program, read
 from jdl.layers import __path__ as layers_folder
 
 CONTROL = ("while", "conditional", "call")  # what they run are instructions of their own
@@ -31,11 +31,20 @@ def origins(text: str) -> dict[str, Origin]:
     """The origin of each instruction in a compiled program's text, but for loops and branches."""
     frames, program = _Frames(text), read(text)
     return {
-        name: _origin(one, frames)
+        name: _origin(_named(one, program), frames)
         for computation in program.computations.values()
         for name, one in computation.items()
         if one.opcode not in CONTROL
     }
+
+
+def _named(one: Instruction, program: Program) -> Instruction:
+    """The instruction; of a fusion without a name the last one of it that has one, or its root."""
+    if "op_name" in one.attributes or not one.called:
+        return one
+    fused = list(program.computations.get(one.called[0], {}).values())
+    named = [part for part in fused if "op_name" in part.attributes or part.is_root]
+    return named[-1] if named else one
 
 
 def _origin(one: Instruction, frames: _Frames) -> Origin:
