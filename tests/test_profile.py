@@ -36,6 +36,9 @@ def small_run(**config):
         ("jit(step)/jvp()/exp", ("", False, "exp")),
         ("jit(step)/jvp(GPT)/stack/stack.call/b_0/while/dot", ("GPT/stack/b_0", False, "dot")),
         ("jit(step)/jvp(A)/Drop_0/vmap(jit(_uniform))/while/add", ("A/Drop_0", False, "add")),
+        ("jit(step)/while/body/closed_call/jvp(vmap(A))/B_0/dot", ("A/B_0", False, "dot")),
+        ("jit(step)/jvp(A)/scan/while/body/checkpoint/block/dot", ("A/scan/block", False, "dot")),
+        ("jit(step)/vmap()/vmap(jit(_threefry_fold_in))/stream/add", ("", False, "add")),
         ("copy", ("", False, "copy")),
     ],
 )  # fmt: skip

@@ -10,7 +10,7 @@ from jdl.inspect.hlo import Instruction, Program, read
 from jdl.layers import __path__ as layers_folder
 
 CONTROL = ("while", "conditional", "call")  # what they run are instructions of their own
-DIFFERENTIATED = re.compile(r"^(transpose\()?jvp\(([\w.]*)\)+$")
+TRANSFORMED = re.compile(r"^((?:(?:transpose|jvp|vmap)\()+)([\w.]*)\)+$")
 LAYER = re.compile(r"^[A-Za-z_]\w*$")
 METHOD = re.compile(r"^\w+\.\w+$")  # of a layer: attention.attend, which is no layer
 INNER = re.compile(r"^(jit\(step\)|cond|while|body|closed_call|checkpoint|rematted_.*|branch_.*)$")
@@ -62,13 +62,12 @@ def read_scope(name: str) -> tuple[str, bool, str]:
     *parts, operation = name.split("/")
     path, backward = list[str](), False
     for part in parts:
-        differentiated = DIFFERENTIATED.match(part)
-        if differentiated and not path:
-            backward |= differentiated[1] is not None
-            path += filter(None, [differentiated[2]])
-        elif LAYER.match(part) and not INNER.match(part):
+        if found := TRANSFORMED.match(part):
+            backward |= "transpose" in found[1]
+            part = found[2]
+        if LAYER.match(part) and not INNER.match(part):
             path.append(part)
-        elif part != "jit(step)" and not METHOD.match(part):
+        elif part and not INNER.match(part) and not METHOD.match(part):
             break
     return "/".join(path), backward, operation
 
