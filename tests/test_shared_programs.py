@@ -1,7 +1,8 @@
 """Programs that runs share have the bits of programs of their own, or are not shared.
 
-Seen to fail: a program with arguments that is not compared, half numbers as arguments, the
-numbers of the first run for all, programs found by less than their whole text.
+Seen to fail: a program with arguments that is not compared, or for a power of two alone; half
+numbers as arguments, the numbers of the first run for all, programs found by less than their whole
+text.
 """
 
 import jax
@@ -12,7 +13,7 @@ import pytest
 from model_table import TABLE
 
 import jdl
-from jdl.learners import jit_learner
+from jdl.learners import jit_learner, shared_programs
 from jdl.learners.shared_programs import SharedPrograms, jit, share_programs
 
 ROWS = {row.name: row for row in TABLE}
@@ -58,15 +59,18 @@ def test_a_program_with_other_bits_is_not_used():
     def folded(rate):
         return lambda x: (x * rate) * 0.7  # XLA of jax 0.10 multiplies two constants beforehand
 
-    def swapped(rate, first):
-        def f(x):
-            product, total = x * rate, x + 0.3
-            return product - total if first else total - product
+    def shifted(rate):
+        return lambda x: (x * rate) * 0.7 + jnp.pi * rate
 
-        return f
+    x = jnp.linspace(0.1, 9, 2_000)
+    for rates in ((0.1, 0.3, 0.7), (0.125, 0.3), (0.125, 0.0625, 0.3)):
+        programs_of(*map(folded, rates), args=(x,))
+        programs_of(*map(shifted, rates), args=(x,))
 
-    programs_of(*(folded(0.1 + n / 9) for n in range(4)))
-    programs = programs_of(swapped(0.1, True), swapped(0.2, False), swapped(0.3, False))
+
+def test_a_program_that_differs_once_is_not_used_and_it_is_said(monkeypatch):
+    monkeypatch.setattr(shared_programs, "_digest", lambda call, *_: id(call))
+    programs = programs_of(*map(lambda rate: lambda x: x * rate, (0.1, 0.2, 0.3)))
     assert list(programs.equal.values()) == [False]
     assert "1 with arguments gave other bits" in programs.summary()
 

@@ -7,7 +7,8 @@ arguments of a program that is compiled once.
 
 To the bit: XLA may compute with a constant otherwise than with an argument, for instance multiply
 two constants beforehand. So a program with arguments is used only after it has given the bits of
-one with constants over some steps. Whole and half numbers always stay constants: for them XLA has
+one with constants over some steps, for numbers with many digits: with a power of two both orders of
+a product have the same bits. Whole and half numbers always stay constants: for them XLA has
 rules of their own (x ** 0.5 is a square root).
 """
 
@@ -26,17 +27,10 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr, Literal
 
 CHECKED_STEPS = 10  # that a program with arguments is compared for
+OTHER = 0.9317824  # the numbers of this comparison, of those of a run: near them, and no power of 2
 Place = tuple[int, int]  # of a constant in a jaxpr: the number of the equation, and of its input
 Numbers = dict[Place, float]
 Function = Callable[..., Any]
-
-
-@dataclass(frozen=True)
-class Constant:
-    """The first program of its structure, which has all its numbers as constants."""
-
-    call: Function
-    numbers: Numbers
 
 
 @dataclass
@@ -44,7 +38,7 @@ class SharedPrograms:
     """The compiled programs of several runs, by what XLA is given to compile."""
 
     compiled: dict[Any, Function] = field(default_factory=dict)
-    first: dict[Any, Constant] = field(default_factory=dict)  # by structure
+    first: dict[Any, Numbers] = field(default_factory=dict)  # of the first trace, by structure
     equal: dict[Any, bool] = field(default_factory=dict)  # to the bit: programs with arguments
     reused: int = 0
 
@@ -52,21 +46,20 @@ class SharedPrograms:
         """The program of a function for arguments of these shapes."""
         traced = jax.jit(function, donate_argnums=donated).trace(*args)
         numbers, structure = _numbers(traced.jaxpr), _structure(traced)
-        first = self.first.get(structure)
-        differing = {p: n for p, n in numbers.items() if first and n != first.numbers[p]}
-        if first and differing:
+        first = self.first.setdefault(structure, numbers)
+        differing = {place: n for place, n in numbers.items() if n != first[place]}
+        if differing:
             lifted = _lift(traced, function.__name__, tuple(differing))
             jitted = jax.jit(lifted, donate_argnums=tuple(n + 1 for n in donated))
             key, program = self._compile(jitted.lower([*differing.values()], *args))
             if key not in self.equal:
-                same = _bind(program, [first.numbers[place] for place in differing])
-                digests = (_digest(call, args, donated) for call in (first.call, same))
-                self.equal[key] = next(digests) == next(digests)
+                others = [np.float32(OTHER * number) for number in differing.values()]
+                constant = jax.jit(lambda *args: lifted(others, *args)).lower(*args).compile()
+                calls = constant, _bind(program, others)
+                self.equal[key] = len({_digest(call, args, donated) for call in calls}) == 1
             if self.equal[key]:
                 return _bind(program, [*differing.values()])
-        call = self._compile(traced.lower())[1]
-        self.first.setdefault(structure, Constant(call, numbers))
-        return call
+        return self._compile(traced.lower())[1]
 
     def _compile(self, lowered: Any) -> tuple[Any, Function]:
         digest = hashlib.sha256(lowered.as_text().encode()).digest()
@@ -190,7 +183,7 @@ def _evaluate(closed: ClosedJaxpr, numbers: Mapping[Place, Any], inputs: list[An
     return [read(value) for value in jaxpr.outvars]
 
 
-def _bind(program: Function, numbers: list[float]) -> Function:
+def _bind(program: Function, numbers: list[Any]) -> Function:
     """A program with these numbers, which are put on the device once."""
     on_device = jax.device_put(numbers)
     return lambda *args: program(on_device, *args)
