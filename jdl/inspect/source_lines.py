@@ -13,7 +13,9 @@ CONTROL = ("while", "conditional", "call")  # what they run are instructions of 
 TRANSFORMED = re.compile(r"^((?:(?:transpose|jvp|vmap)\()+)([\w.]*)\)+$")
 LAYER = re.compile(r"^[A-Za-z_]\w*$")
 METHOD = re.compile(r"^\w+\.\w+$")  # of a layer: attention.attend, which is no layer
-INNER = re.compile(r"^(jit\(step\)|cond|while|body|closed_call|checkpoint|rematted_.*|branch_.*)$")
+INNER = re.compile(
+    r"^(jit\(step\)|cond|while|body|closed_call|eval_jaxpr|checkpoint|rematted_.*|branch_.*)$"
+)
 """What JAX calls the step, and the parts of loops, conditionals and recomputation: no layers."""
 
 
