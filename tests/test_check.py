@@ -4,7 +4,9 @@ Seen to fail: with other rows, later tokens, columns and labels that were left a
 evaluation in training mode; with ReLUs and parameters without a gradient not looked for; with a
 schedule that is not held, and updates that are not scaled; with the tenth state where no update
 was made yet, only the first held-out batch, features of many values, a clip and labels (B, 1) left
-out, an early `stop_gradient` called a fault, and exceptions of a model let through.
+out, an early `stop_gradient` called a fault, and exceptions of a model let through; an objective
+that draws in evaluation called a fault, or none where it is supervised; a
+label copied into the data, and separated blobs, that are told as one.
 """
 
 from collections.abc import Callable
@@ -56,6 +58,7 @@ from jdl.inspect.sanity.training import (
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
 from jdl.objectives import classify, classify_binary, focal_loss, next_token, regress
+from jdl.objectives.classification import Classification
 
 STEPS = 30
 ENDS = (10.0, LARGEST)  # factors at which a range test ends
@@ -150,6 +153,13 @@ class Language(nn.Module):
         return nn.Dense(7)(nn.relu(nn.Dense(16)(mean)))
 
 
+class NoisyEvaluation(Classification):
+    """A classification that is in training mode always."""
+
+    def loss(self, variables, batch, key, train):
+        return super().loss(variables, batch, key, True)
+
+
 class OwnObjective(jdl.Objective):
     """A cross-entropy that counts padding rows, or that is in training mode always."""
 
@@ -227,7 +237,17 @@ FAULTS = [
         "BatchNorm in training mode",
     ),
     Fault(
-        "dropout in evaluation", lambda: run_of(OwnObjective(dropout=0.5)), check_repeats, "dropout"
+        "dropout in evaluation",
+        lambda: run_of(NoisyEvaluation(MLP(CLASSES, (16,), dropout=0.5), None, 0.0, 1, ())),
+        check_repeats,
+        "dropout",
+    ),
+    Fault(
+        "random numbers of an objective of one's own",
+        lambda: run_of(OwnObjective(dropout=0.5)),
+        check_repeats,
+        "draws",
+        "note",  # a VAE, diffusion or masking draws from the same key
     ),
     Fault(
         "labels from 1",
@@ -289,19 +309,21 @@ FAULTS = [
         "the label among the features",
         lambda: run_of(mlp(), table(x=WITH_LABEL)),
         check_label_leakage,
-        "read off x[8] alone",
+        "read off x[8] alone: its values and the classes are one to one",
     ),
     Fault(
         "the label in a code of many values",
         lambda: run_of(mlp(), beside(MANY)),
         check_label_leakage,
         "read off x[8] alone",
+        "note",
     ),
     Fault(
         "the label in a measurement",
         lambda: run_of(mlp(), beside(MEASURED)),
         check_label_leakage,
-        "read off x[8] alone",
+        "Of data that are easy it may be so",
+        "note",
     ),
     Fault(
         "the target, a column, in another unit",

@@ -2,7 +2,9 @@
 
 Seen to fail: fields that differ between experiments only, the largest loss as the best, and a
 pattern taken for a name, a condition on a field in which runs do not differ, numbers compared as
-texts, a tag found inside another, and a tag that changed the record.
+texts, a tag found inside another, and a tag that changed the record;
+damaged annotations that hide all runs, conditions that are evaluated again after tags changed,
+`--untag` that is not stripped, a field that is None and fits nothing, and a dash refused.
 """
 
 import pytest
@@ -16,10 +18,12 @@ from jdl.store.annotations import Annotations, annotate, read_annotations
 
 @pytest.fixture
 def root(tmp_path):
-    write_run(tmp_path, "cnn", 0, 0.91, "d1", lr=0.1, optimizer={"name": "sgd", "beta": 0.9})
+    write_run(
+        tmp_path, "cnn", 0, 0.91, "d1", lr=0.1, warmup=None, optimizer={"name": "sgd", "beta": 0.9}
+    )
     write_run(tmp_path, "cnn", 0, 0.93, "d2", lr=0.01, optimizer={"name": "sgd", "beta": 0.5})
     write_run(tmp_path, "cnn", 1, 0.95, "d2", lr=0.01, optimizer={"name": "sgd", "beta": 0.5})
-    write_run(tmp_path, "mlp", 0, 0.90, "d3", lr=0.5, width=64)
+    write_run(tmp_path, "mlp", 0, 0.90, "d3", lr=0.5, width=64, save_every=2, warmup=5)
     return tmp_path
 
 
@@ -72,6 +76,11 @@ WHERE = [
     (["optimizer.name = SGD", "seed=1"], [0.95]),
     (["best>0.92", "name=cnn", "status=finished"], [0.93, 0.95]),
     (["tags=new"], []),
+    (["save-every<3"], [0.9]),
+    (["save_every=none", "lr<1"], []),
+    (["warmup=None"], [0.91]),
+    (["warmup!=None"], [0.9]),
+    (["warmup<9"], [0.9]),
 ]
 
 
@@ -113,6 +122,31 @@ def test_tags_and_notes_are_beside_the_run_which_stays_as_it_is(root, capsys):
         annotate(folder, ("a,b",))
     with pytest.raises(jdl.Error, match="has no run"):
         annotate(root, ("a",))
+
+
+DAMAGED = ["{", '{"tags": "abc", "note": ""}', '{"tags": [1], "note": ""}', "[]"]
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_damaged_annotations_are_named_beside_the_other_runs(root, text):
+    (root / "mlp" / "d3" / "seed0" / "annotations.json").write_text(text)
+    rows, (error,) = run_table(root)
+    assert column(rows, "digest") == ["d1", "d2", "d2"]
+    assert "annotations.json is damaged: delete it, and tag the run again" in error
+
+
+def test_those_that_were_chosen_are_tagged_and_printed(root, capsys):
+    runs("cnn/d1", tag=("todo",), root=root)
+    capsys.readouterr()
+    runs(where=("tags=todo",), tag=(" done ",), untag=(" todo ",), root=root)
+    shown = capsys.readouterr()
+    assert "tagged 1 run\n" in shown.err
+    assert "d1" in shown.out
+    assert run_table(root, "cnn/d1")[0][0]["tags"] == "done"
+    with pytest.raises(jdl.Error, match="no such run, so none is tagged"):
+        runs(where=("tags=todo",), tag=("done",), root=root)
+    with pytest.raises(jdl.Error, match="A tag is a word"):
+        runs("cnn", untag=("a,b",), root=root)
 
 
 def test_a_run_that_cannot_be_read_is_named(root):

@@ -6,15 +6,18 @@ other data in a study, equal draws counted as two trials, a suggestion that repl
 process, a failure shown for a run that another process finished, a script that raises under
 --epochs ending the study, runs named as a study's own files, brackets of the wrong rungs, "Best:"
 for a trial that was stopped, an importance that counts stopped trials, a trial that has the numbers
-of the first, checkpoints as often as in a run alone.
+of the first, checkpoints as often as in a run alone, trials that are ranked by different validation
+data, a log that is missing called not finite, NaN and text among drawn values, `int | None` drawn
+as a fraction, stopped trials among the lines of a figure.
 """
 
 import json
 import os
 import shutil
 import signal
+import sys
 import threading
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import kitchen_sink
@@ -34,7 +37,7 @@ from jdl.store.step_trace import read_leaves
 from jdl.study import Search, trials, tune
 from jdl.study.folder import open_study, read_table, score, write_failure
 from jdl.study.hyperband import bracket_sizes, brackets, most_rungs
-from jdl.study.importance import importance, log_fields
+from jdl.study.importance import draw_study, importance, log_fields
 from jdl.study.search import points
 from jdl.study.space import parse_space
 from jdl.study.suggest import store, stored, suggest
@@ -155,7 +158,7 @@ def test_a_study_that_ended_is_shown_and_reported(whole, tmp_path, capsys):
             study([str(wrong), *flags])
 
 
-def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path):
+def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     draws = np.random.default_rng(0).uniform(size=(24, 2))
     rows = [
@@ -172,6 +175,14 @@ def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path):
         importance(rows[:7])
     with pytest.raises(jdl.Error, match="of different values and scores"):
         importance([{**row, "valid loss": 1.0} for row in rows])
+    drawn = []
+    module = sys.modules[draw_study.__module__]  # jdl.study.importance is the function
+    monkeypatch.setattr(module, "draw_parallel_coordinates", lambda *given: drawn.append(given))
+    mixed = [*rows, {**rows[0], "status": "stopped", "valid loss": 99.0}]
+    draw_study(mixed, True, ["lr"], shares, tmp_path / "figure.png")
+    ((columns, scores, *_, title),) = drawn
+    assert (len(columns["lr"]), max(scores) < 99) == (24, True)
+    assert title == "24 trials that finished; 1 other left out"
     search = {"random": ["lr=loguniform(1e-4,1)", "b=uniform(0,1)"], "grid": ["w=1,10", "c=a,b"]}
     assert log_fields(search) == ["lr", "w"]
 
@@ -224,6 +235,31 @@ def test_a_trial_that_fails_harms_no_other_and_is_not_trained_again(whole, tmp_p
     assert rows[1]["valid loss"] is None
     monkeypatch.setattr(trials, "fit", None)
     assert tune(SCRIPT, search) == rows
+
+
+def test_trials_are_scored_on_the_same_validation_data(tmp_path):
+    """Also in a second process, which finds the first trial trained."""
+    script = tmp_path / "split.py"
+    text = SCRIPT.read_text().replace("train.split(0.8, 0.2)", "train.split(1 - c.share, c.share)")
+    script.write_text(text.replace("    lr:", "    share: float = 0.2\n    lr:"))
+    search = Search(grid=("share=0.1,0.2",), study=tmp_path / "study")
+    for _ in range(2):
+        with pytest.raises(jdl.Error, match=r"Trial 1 \(share 0.2\) has other .* than trial 0"):
+            tune(script, search)
+        assert (tmp_path / "study" / "trial0" / "seed0" / "summary.json").exists()
+        assert not (tmp_path / "study" / "trial1").exists()
+    assert not (tmp_path / "study" / "failures").exists()
+
+
+def test_a_missing_log_is_named_with_its_cure(whole, tmp_path):
+    folder = tmp_path / "study"
+    shutil.copytree(whole[1], folder, symlinks=True)
+    search = replace(SEEDS, study=folder)
+    run = (folder / "trial0" / "seed1").resolve()
+    (run / "metrics.jsonl").unlink()
+    (row,) = tune(SCRIPT, search)
+    assert f"{run / 'metrics.jsonl'} is missing" in row["failure"]
+    assert f"delete {run} to train" in row["failure"]
 
 
 def test_a_full_disk_is_no_failure_of_a_trial(tmp_path, monkeypatch):
@@ -410,6 +446,8 @@ WRONG = [
     (Search(grid=("lr:1e-2",)), (), "--grid is written as --grid lr=1e-3,3e-3, not 'lr:1e-2'"),
     (Search(grid=("lr=1,1",)), (), "has a value twice"),
     (Search(grid=("lr=1", "lr=2")), (), "--grid has lr twice"),
+    (Search(grid=("lr=1,nan",)), (), "lr=nan: a value must be finite"),
+    (Search(random=("lr=choice(1,-inf)",), trials=2), (), "lr=-inf: a value must be finite"),
     (Search(grid=("lr=1e-2,0.01",)), (), "lr=1e-2,0.01 has a value twice"),
     (Search(grid=("lr=1",)), ("--name", "trial0"), "--name trial0 is the name of a study's own"),
     (Search(grid=("lr=1",)), ("--name", "failures"), "--name failures is the name of a study's"),
@@ -458,6 +496,10 @@ def test_another_study_in_the_folder_is_refused(tmp_path):
     ):
         with pytest.raises(jdl.Error, match="holds another study"):
             open_study(tmp_path, DESCRIPTION | other)
+    halved = DESCRIPTION | {"search": {"trials": 2, "halving": 2}}
+    open_study(tmp_path / "halved", halved)
+    with pytest.raises(jdl.Error, match=r"trials: 2 there, 4 here.*with --halving no trials are"):
+        open_study(tmp_path / "halved", halved | {"search": {"trials": 4, "halving": 2}})
     with pytest.raises(jdl.Error, match=r"code has changed since .* \(a.py: 1 there, 2 here\)"):
         open_study(tmp_path, DESCRIPTION | {"code": {"a.py": "2"}})
 
@@ -490,6 +532,20 @@ def test_drawn_values_depend_on_seed_and_number_alone(sampler):
 def test_whole_numbers_are_drawn_with_both_ends():
     drawn = [int(one["batch"]) for one in values_of(300, random=("batch=uniform(2,4)",))]
     assert {n: drawn.count(n) > 70 for n in (2, 3, 4)} == dict.fromkeys((2, 3, 4), True)
+
+
+def test_an_interval_is_of_the_kind_of_its_field():
+    @dataclass(frozen=True)
+    class Config(tuned.Config):
+        depth: int | None = None
+        activation: str = "relu"
+
+    space = parse_space((), ("depth=uniform(1,5)",), Config)
+    assert [space.random["depth"].at(share) for share in (0.0, 0.5, 0.99)] == ["1", "3", "5"]
+    with pytest.raises(jdl.Error, match="depth is a whole number"):
+        parse_space((), ("depth=uniform(1,2.5)",), Config)
+    with pytest.raises(jdl.Error, match=r"a text, so write activation=choice\(A, B"):
+        parse_space((), ("activation=uniform(0,1)",), Config)
 
 
 def test_the_grid_has_all_combinations_and_comes_again_where_values_are_drawn():

@@ -48,17 +48,20 @@ def runs(
     root: Root = Path("runs"),
 ) -> None:
     """List runs: progress, best metric, and the fields of their configs that differ."""
-    from jdl.inspect.run_table import chosen_runs, run_table
+    from jdl.inspect.run_table import chosen_runs, rows_of
     from jdl.store.annotations import annotate
 
-    if tag or untag or note is not None:
-        if not (name or where):
-            raise Error(
-                "Which runs? Name them, or choose them by --where: jdl runs RUNS --tag paper."
-            )
-        for one in chosen_runs(root, name, where)[0]:
+    tags = bool(tag or untag or note is not None)
+    if tags and not (name or where):
+        raise Error("Which runs? Name them, or choose them by --where: jdl runs RUNS --tag paper.")
+    entries, errors = chosen_runs(root, name, where)
+    if tags and not entries:
+        raise Error("\njdl: ".join(["There is no such run, so none is tagged.", *errors]))
+    if tags:
+        for one in entries:
             annotate(one.folder, tag, untag, note)
-    rows, errors = run_table(root, name, sort, where)
+        print(f"tagged {len(entries):,} run{'s' * (len(entries) > 1)}", file=sys.stderr)
+    rows = rows_of(entries, sort)
     if as_csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()

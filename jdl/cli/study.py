@@ -72,7 +72,8 @@ def _explain(folder: Path) -> None:
         print(error)
     figure = folder / "figures" / "parallel_coordinates.png"
     draw_study(rows, low, log, shares, figure)
-    print(figure)
+    if figure.exists():
+        print(figure)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

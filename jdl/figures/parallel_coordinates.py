@@ -22,6 +22,7 @@ def draw_parallel_coordinates(
     log: Collection[str],
     importance: Mapping[str, float],
     path: Path,
+    title: str = "",
 ) -> None:
     """Draws parallel coordinates (Inselberg, 1985) of trials, as a PNG.
 
@@ -50,6 +51,8 @@ def draw_parallel_coordinates(
         axes.annotate(f"{field}{share}", (x, 1.08), ha="center", va="bottom", fontsize=9)
     axes.set(xlim=(-0.2, len(shown) - 0.6), ylim=(-0.05, 1.25))
     axes.set_axis_off()
+    if title:
+        axes.set_title(title, fontsize=10)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
 

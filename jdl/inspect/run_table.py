@@ -15,7 +15,7 @@ from jdl.types import Error
 
 Row = dict[str, Any]
 COLUMNS = ("name", "digest", "seed", "step", "steps", "status", "metric", "best", "tags", "note")
-CONDITION = re.compile(r"\s*([\w.]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
+CONDITION = re.compile(r"\s*([\w.-]+)\s*(<=|>=|!=|==|=|<|>)\s*(.*?)\s*")
 COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
     "<=": operator.le,
@@ -40,14 +40,19 @@ def run_table(
     first, any other the smallest. `pandas.DataFrame(rows)` makes a data frame of them.
     """
     entries, errors = chosen_runs(root, name, where)
+    return rows_of(entries, sort), errors
+
+
+def rows_of(entries: Sequence[Entry], sort: str = "") -> list[Row]:
+    """The rows of `run_table` of these runs, sorted by a column."""
     rows = _rows(entries)
     if not sort:
-        return rows, errors
+        return rows
     if rows and sort not in rows[0]:
         raise Error(f"There is no column {sort!r}, but {', '.join(rows[0])}.")
     lowest = [entry.record["best"].startswith("min") for entry in entries]
     keys = [_sort_key(row, sort, low) for row, low in zip(rows, lowest, strict=True)]
-    return [rows[n] for n in sorted(range(len(rows)), key=keys.__getitem__)], errors
+    return [rows[n] for n in sorted(range(len(rows)), key=keys.__getitem__)]
 
 
 def chosen_runs(
@@ -55,7 +60,14 @@ def chosen_runs(
 ) -> tuple[list[Entry], list[str]]:
     """The runs that `run_table` shows, and errors for those that cannot be read."""
     entries, errors = matching_runs(name, Path(root))
-    return _fitting(entries, where), errors
+    readable = []
+    for entry in entries:
+        try:
+            read_annotations(entry.folder)
+            readable.append(entry)
+        except Error as error:
+            errors.append(str(error))
+    return _fitting(readable, where), errors
 
 
 def _rows(entries: Sequence[Entry]) -> list[Row]:
@@ -104,9 +116,11 @@ def _fitting(entries: Sequence[Entry], where: Sequence[str]) -> list[Entry]:
         if not match:
             raise Error(f"--where is written as 'lr<0.01' or 'tags=paper', not {condition!r}.")
         column, sign, text = match.groups()
+        column = column.replace("-", "_")  # as in flags
         if entries and not any(column in row for row in rows):
             raise Error(f"--where {condition}: no run has a column or a field {column!r}.")
-        fitting = [n for n in fitting if _holds(rows[n].get(column), sign, text, condition)]
+        having = [n for n in fitting if column in rows[n]]
+        fitting = [n for n in having if _holds(rows[n][column], sign, text, condition)]
     return [entries[n] for n in fitting]
 
 
@@ -118,15 +132,16 @@ def _all_columns(entry: Entry) -> Row:
 
 
 def _holds(value: Any, sign: str, text: str, condition: str) -> bool:
-    if value is None:
+    compare, by_size = COMPARISONS[sign], sign not in ("=", "==", "!=")
+    if value is None and by_size:
         return False
-    compare = COMPARISONS[sign]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and (by_size or text.lower() != "none"):
         try:
             return compare(value, float(text))
         except ValueError:
             raise Error(f"--where {condition}: {value!r} is compared with a number.") from None
-    if sign not in ("=", "==", "!="):
+    if by_size:
         raise Error(f"--where {condition}: {value!r} is no number, so compare it by = or !=.")
     if isinstance(value, list) and all(isinstance(one, str) for one in value):  # tags
         return compare(text in value, True)

@@ -6,6 +6,7 @@ They are no part of the run: nothing that trains, compares or repeats one reads 
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,11 @@ def read_annotations(folder: Path) -> Annotations:
     path = folder / FILE
     if not path.exists():
         return Annotations()
-    try:
-        found = read_json(path)
-        return Annotations(tuple(map(str, found["tags"])), str(found["note"]))
-    except (TypeError, KeyError) as error:
-        raise Error(f"{path} is damaged: delete it, and tag the run again.") from error
+    with suppress(Error):
+        match read_json(path):
+            case {"tags": list(tags), "note": str(note)} if all(isinstance(t, str) for t in tags):
+                return Annotations(tuple(tags), note)
+    raise Error(f"{path} is damaged: delete it, and tag the run again.")
 
 
 def annotate(
@@ -48,10 +49,10 @@ def annotate(
     folder = Path(folder)
     if not (folder / "run.json").is_file():
         raise Error(f"{folder} has no run: `jdl runs` lists all.")
-    if wrong := [one for one in tag if not one.strip() or "," in one]:
+    if wrong := [one for one in (*tag, *untag) if not one.strip() or "," in one]:
         raise Error(f"A tag is a word or several without commas, not {wrong[0]!r}.")
     old = read_annotations(folder)
-    tags = ({*old.tags} | {one.strip() for one in tag}) - {*untag}
+    tags = ({*old.tags} | {one.strip() for one in tag}) - {one.strip() for one in untag}
     now = Annotations(tuple(sorted(tags)), old.note if note is None else note)
     write_json(folder / FILE, {"tags": now.tags, "note": now.note})
     return now

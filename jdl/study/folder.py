@@ -23,6 +23,7 @@ from jdl.config import difference
 from jdl.store import log, manifest
 from jdl.store.folder import DiskError, read_description, read_json, write_json
 from jdl.store.lock import hold_lock
+from jdl.store.record import read_record
 from jdl.types import Error
 
 FORMAT = 1
@@ -75,7 +76,10 @@ def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
         if part == "search" and not now["halving"]:  # more trials may follow, or fewer be shown
             before["trials"] = now["trials"]
         if before != now:
-            raise Error(f"{folder} holds another study ({difference(before, now)}): {other}.")
+            text = f"{folder} holds another study ({difference(before, now)})"
+            if part == "search" and before == now | {"trials": before["trials"]}:
+                other = f"with --halving no trials are added to those that were compared: {other}"
+            raise Error(f"{text}: {other}.")
 
 
 def write_table(study: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -121,6 +125,15 @@ def read_failure(study: Path, number: int, seed: int) -> str | None:
     """Why a run failed; None if it has not."""
     path = failure_path(study, number, seed)
     return read_json(path)["error"] if path.exists() else None
+
+
+def first_validation_data(study: Path, seed: int) -> tuple[int, str | None] | None:
+    """The first trial that has begun with a seed, and the fingerprint of its validation data."""
+    runs = {
+        int(path.parts[-3].removeprefix("trial")): path.parent
+        for path in study.glob(f"trial*/seed{seed}/run.json")
+    }
+    return (first := min(runs), read_record(runs[first])["data"].get("valid")) if runs else None
 
 
 def is_trained(run: Path, steps: int | None) -> bool:

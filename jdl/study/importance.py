@@ -94,13 +94,18 @@ def _distribution(values: Sequence[Any], log: bool) -> Any:
 def draw_study(
     rows: Sequence[Row], low: bool, log: Collection[str], shares: Mapping[str, float], path: Path
 ) -> None:
-    """Draws the parallel coordinates of the trials that have a score, with these importances.
+    """Draws the parallel coordinates of the trials that finished, with these importances.
 
-    `low`: whether the lowest score is the best. `log`: the fields of a logarithmic axis.
+    The scores of trials that were stopped early are of fewer steps, and not comparable. `low`:
+    whether the lowest score is the best. `log`: the fields of a logarithmic axis.
     """
     metric = metric_of(rows)
-    scored = [row for row in rows if row[metric] is not None]
-    columns = {field: [row[field] for row in scored] for field in hyperparameters(rows)}
-    scores = [row[metric] for row in scored]
-    if scored:
-        draw_parallel_coordinates(columns, scores, metric, low, log, shares, path)
+    finished = [row for row in rows if row["status"] == "finished"]
+    columns = {field: [row[field] for row in finished] for field in hyperparameters(rows)}
+    scores = [row[metric] for row in finished]
+    others = len(rows) - len(finished)
+    title = f"{len(finished)} trials that finished; {others} other{'s' * (others > 1)} left out"
+    if finished:
+        draw_parallel_coordinates(
+            columns, scores, metric, low, log, shares, path, title if others else ""
+        )

@@ -11,6 +11,7 @@ import difflib
 import io
 import math
 import re
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,6 +25,7 @@ from jdl.types import Error
 C = TypeVar("C", bound=Config)
 DIGITS = 4  # significant digits of drawn numbers: short to type, and the same on all machines
 CALL = re.compile(r"(\w+)\((.*)\)")
+UNIONS = (typing.Union, types.UnionType)
 NOT_SEARCHED = {
     "name": "it names the folder of the runs",
     "seed": "--seeds trains each trial with several",
@@ -126,6 +128,10 @@ def parse_space(grid: Sequence[str], random: Sequence[str], config: type[Config]
     values = dict(space.grid) | {field: of.ends() for field, of in space.random.items()}
     for field, texts in values.items():
         typed = [field_value(config, field, text) for text in texts]
+        for text, value in zip(texts, typed, strict=True):
+            numbers = value if isinstance(value, tuple | list) else [value]
+            if any(isinstance(one, float) and not math.isfinite(one) for one in numbers):
+                raise Error(f"{field}={text}: a value must be finite.")
         if any(value in typed[:n] for n, value in enumerate(typed)):
             raise Error(f"{field}={','.join(texts)} has a value twice.")
     return space
@@ -169,7 +175,11 @@ def _distribution(field: str, text: str, config: type[Config]) -> Distribution:
     if not least < low < high < math.inf:
         above = " above 0" if name == "loguniform" else ""
         raise Error(f"{field}={text}: LOW must be a number{above} and below HIGH.")
-    whole = _hint(config, field) is int
+    hint = _hint(config, field)
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
+    if str in kinds:
+        raise Error(f"{field}={text}: {field} is a text, so write {field}=choice(A, B, ...).")
+    whole = int in kinds and float not in kinds
     if whole and not (low.is_integer() and high.is_integer()):
         raise Error(f"{field}={text}: {field} is a whole number, so LOW and HIGH must be too.")
     return Interval(low, high, name == "loguniform", whole)

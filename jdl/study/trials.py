@@ -19,6 +19,7 @@ import numpy as np
 
 from jdl.config import Config, Options
 from jdl.learners.shared_programs import SharedPrograms, share_programs
+from jdl.store import log
 from jdl.store.folder import DiskError, run_folder
 from jdl.store.lock import LockedError, is_locked
 from jdl.study import folder as files
@@ -27,9 +28,13 @@ from jdl.train.experiment import RunFunction, complete
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
 from jdl.train.summary import write_summary
-from jdl.types import Error
+from jdl.types import Error, Run
 
 POLL_SECONDS = 0.5  # between two looks at runs that other processes train
+
+
+class OtherDataError(Error):
+    """A trial would be scored on other validation data than those before it."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +118,16 @@ class Study:
     def _train(self, trial: Trial, c: Config, steps: int | None) -> bool:
         """Trains a run unless another process does, or has; whether this one did.
 
-        What raises an error is recorded as a failure of this run alone; only a full disk or a
-        signal ends the study.
+        What raises an error is recorded as a failure of this run alone; only a full disk, a signal
+        or other validation data end the study.
         """
         if (trial, c) not in self._untrained([trial], steps) or is_locked(self.place(c)):
             return False
         try:
-            self._fit(c, steps)
+            self._fit(trial, c, steps)
         except LockedError:
             return False
-        except (DiskError, PausedError):  # paused by a signal: the same command goes on
+        except (DiskError, OtherDataError, PausedError):  # by a signal: the same command goes on
             raise
         except Exception as error:
             if files.is_trained(self.place(c), steps):  # by another process, since we looked
@@ -133,7 +138,7 @@ class Study:
         self.report(self._line(trial, c, steps))
         return True
 
-    def _fit(self, c: Config, steps: int | None) -> None:
+    def _fit(self, trial: Trial, c: Config, steps: int | None) -> None:
         """Trains a run as `jdl train` does, without figures of metrics, which take a second.
 
         Unless --save-every says otherwise, only the last and the best state are saved: checkpoints
@@ -144,10 +149,23 @@ class Study:
         one_device = options.devices is None and not options.mesh and not c.elastic
         try:
             with share_programs(self.programs) if one_device else nullcontext():
-                write_summary(fit(self.experiment.run(c), options, self.experiment.script))
+                run = self.experiment.run(c)
+                self._check_data(trial, c, run)
+                write_summary(fit(run, options, self.experiment.script))
         except PausedError as paused:
             if paused.code:  # by a signal, not by `until`
                 raise
+
+    def _check_data(self, trial: Trial, c: Config, run: Run) -> None:
+        """Raises `OtherDataError` where its score could not be ranked with those of the others."""
+        first = files.first_validation_data(self.folder, c.seed)
+        fingerprint = None if run.valid is None else run.valid.fingerprint
+        if first is not None and fingerprint != first[1]:
+            raise OtherDataError(
+                f"Trial {trial.number} ({words(trial.values)}) has other validation data than "
+                f"trial {first[0]}, so their scores cannot be ranked: search no field that changes "
+                "the validation data, and choose another folder by --study."
+            )
 
     def _line(self, trial: Trial, c: Config, steps: int | None) -> str:
         """What became of a run, in one line."""
@@ -181,6 +199,16 @@ class Study:
             for c in trial.configs
         ]
         return [value for value in values if value is not None] if None not in values else []
+
+    def no_score(self, trial: Trial) -> str:
+        """Why a trial without a failure has no score, and the cure."""
+        for run in map(self.place, trial.configs):
+            if not any(line["split"] == "valid" for line in log.read(run)):
+                return (
+                    f"{run / 'metrics.jsonl'} is missing, or has no line of the validation data: "
+                    f"delete {run} to train this run again"
+                )
+        return f"{self.metric} is not finite"
 
     def ranked(self, trials: Sequence[Trial], steps: int | None = None) -> list[Trial]:
         """The trials with a score, best first; equal ones in their order."""

@@ -234,7 +234,7 @@ def _row(study: Study, trial: Trial, end: int | None) -> Row:
     """A trial as a row of the table."""
     scores = study.scores(trial, end)
     failures = [study.failure(trial, c) for c in trial.configs]
-    failed = next(filter(None, failures), None if scores else f"{study.metric} is not finite")
+    failed = next(filter(None, failures), None if scores else study.no_score(trial))
     return {
         "trial": trial.number,
         **{

@@ -61,12 +61,15 @@ def check_label_leakage(subject: Subject) -> Finding:
     }
     if sum(values.shape[1] for values in inputs.values()) == 1:
         return Finding(name, "n/a", "the inputs are a single number, and y may well follow from it")
-    telling = [
-        f"{column}[{n}]" if values.shape[1] > 1 else column
+    features = {
+        f"{column}[{n}]" if values.shape[1] > 1 else column: values[:, n]
         for column, values in inputs.items()
         for n in range(values.shape[1])
-        if (_is_linear if y.dtype.kind == "f" else _tells)(values[:, n], y)
-    ]
+    }
+    tells = _is_linear if y.dtype.kind == "f" else _tells
+    telling = [place for place, feature in features.items() if tells(feature, y)]
+    copies = [place for place in telling if _is_copy(features[place], y)]
+    telling = copies or telling
     if not telling:
         return Finding(name, "ok", f"no single number of the inputs tells y, in {len(y):,} rows")
     more = f" and {len(telling) - 5} more" if len(telling) > 5 else ""
@@ -74,7 +77,10 @@ def check_label_leakage(subject: Subject) -> Finding:
     if y.dtype.kind == "f":
         advice = "The target in another unit? Of data that were made without noise it may be so"
         return Finding(name, "note", f"{text}: it is a + b x", advice)
-    return Finding(name, "wrong", text, "Is the label, or what follows from it, in the inputs?")
+    advice = "Is the label, or what follows from it, in the inputs?"
+    if not copies:
+        return Finding(name, "note", text, f"{advice} Of data that are easy it may be so")
+    return Finding(name, "wrong", f"{text}: its values and the classes are one to one", advice)
 
 
 def _labels_of_rows(y: np.ndarray | None) -> np.ndarray | None:
@@ -101,6 +107,11 @@ def _tells(feature: np.ndarray, y: np.ndarray) -> bool:
         return bool(intervals == len(classes) or by_chance < np.log(CHANCE))
     of_value = [labels[places == place] for place in range(len(values) if len(values) == 2 else 0)]
     return any((one == one[0]).all() and len(one) == counts[one[0]] for one in of_value)
+
+
+def _is_copy(feature: np.ndarray, y: np.ndarray) -> bool:
+    """Whether a feature that tells the labels has one value for each class: a copy of them."""
+    return len(np.unique(feature)) == len(np.unique(y))
 
 
 def _is_linear(x: np.ndarray, y: np.ndarray) -> bool:
