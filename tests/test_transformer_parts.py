@@ -3,7 +3,8 @@
 Chunked cross-entropy, z-loss, soft caps, windows, mixture of experts, recurrent mixers, and several
 documents in a row. That they write the same tokens with a cache: test_sampling.py. Seen to fail:
 chunks without their last part, experts without a capacity, documents that see each other,
-a window one step longer.
+a window one step longer,
+a router of one expert without a gradient.
 """
 
 from dataclasses import replace
@@ -188,6 +189,14 @@ def test_the_balance_of_experts_is_in_the_loss_and_the_metrics():
     assert out.model_state == {}
     router = gradients["stack"]["block_0"]["feed_forward"]["router"]["kernel"]
     assert jnp.abs(router).max() > 1e-4
+
+
+def test_the_loss_teaches_a_router_that_chooses_one_expert():
+    """Without the load-balancing loss: by the probability of the chosen expert among all."""
+    objective = next_token(GPT(SIZE, replace(SMALL, experts=4, experts_per_token=1)), balance=0.0)
+    variables = jax.jit(objective.init)(jax.random.key(SEED), {"x": TOKENS})
+    _, _, gradients = loss_and_gradients(objective, variables, {"x": TOKENS})
+    assert jnp.abs(gradients["stack"]["block_0"]["feed_forward"]["router"]["kernel"]).max() > 1e-4
 
 
 def test_a_recurrent_mixer_is_its_recurrence_step_by_step():
