@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.errors import Error
-from jdl.patterns import matching
+from jdl.patterns import is_bias, matching
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
@@ -27,8 +27,13 @@ def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedu
 
 
 def decay_mask(params: Any) -> Any:
-    """Mask of weight decay: true for parameters of two or more axes, not for norms and biases."""
-    return jax.tree.map(lambda p: p.ndim > 1, params)
+    """Mask of weight decay: true for parameters of two or more axes, not for norms and biases.
+
+    Nor for the biases of experts (E, F), or of heads.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim > 1 and not is_bias(_name(path)), params
+    )
 
 
 def adamw(
@@ -50,36 +55,37 @@ def muon(
     rate: optax.ScalarOrSchedule,
     weight_decay: float = 0.01,
     max_norm: float = 1.0,
-    by_adamw: str = "token|table|positions|head",
+    by_adamw: str = "token|table|positions|head|recurrence/kernel",
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024) for the matrices of a network, AdamW for the rest, with clipping.
 
     Muon makes the momentum of each matrix nearly orthogonal (Newton-Schulz), those of a mixture of
-    experts one by one. Embeddings and the head, whose paths match the pattern `by_adamw`, norms and
-    biases are not such matrices: theirs is AdamW with Nesterov momentum. Updates are scaled to the
-    size of AdamW's (Liu et al., 2025), so that both take the same `rate` and `weight_decay`.
+    experts one by one. Embeddings, the head and the depthwise convolution of a `RecurrentMixer`,
+    whose paths match the pattern `by_adamw`, norms and biases are not such matrices: theirs is
+    AdamW with Nesterov momentum. Updates are scaled to the size of AdamW's (Liu et al., 2025), so
+    that both take the same `rate` and `weight_decay`; as in `adamw`, norms and biases have none.
     """
 
     def numbers(params: Any) -> Any:
         """Which axes are a matrix's rows and columns; None for what AdamW trains."""
 
         def of_leaf(path: Any, leaf: Any) -> Any:
-            if leaf.ndim not in (2, 3) or re.search(by_adamw, _name(path)):
-                return None
-            # A bias of experts (E, F) counts as a matrix otherwise.
-            if leaf.ndim == 2 and _name(path).endswith("bias"):
+            name = _name(path)
+            if leaf.ndim not in (2, 3) or is_bias(name) or re.search(by_adamw, name):
                 return None
             return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
 
         return jax.tree_util.tree_map_with_path(of_leaf, params)
 
-    optimizer = optax.contrib.muon(
-        rate,
-        weight_decay=weight_decay,
-        adam_weight_decay=weight_decay,
-        adam_learning_rate=rate,
-        muon_weight_dimension_numbers=numbers,
-        consistent_rms=0.2,
+    optimizer = optax.chain(
+        optax.contrib.muon(
+            -1.0,  # the sign and the rate follow, once for both and their decay
+            adam_learning_rate=-1.0,
+            muon_weight_dimension_numbers=numbers,
+            consistent_rms=0.2,
+        ),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(rate),
     )
     return clip_gradients(optimizer, max_norm)
 

@@ -8,6 +8,11 @@ from collections.abc import Iterable
 from jdl.errors import Error
 
 
+def is_bias(path: str) -> bool:
+    """Whether the path is that of a bias, which has one axis, or of experts and heads two."""
+    return path.rpartition("/")[2] == "bias"
+
+
 def matching(pattern: str, paths: Iterable[str], name: str, of: str = "parameters") -> list[str]:
     """The paths in which the pattern is found (`re.search`).
 

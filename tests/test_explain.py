@@ -26,7 +26,7 @@ from jdl.explain.boundary import decision_grid
 from jdl.explain.embeddings import pca, probe_layers, probed_layers
 from jdl.explain.groups import by_group, by_value, largest_gap
 from jdl.explain.layers import shapes_in_order
-from jdl.explain.loss_line import barrier, beginning, loss_line
+from jdl.explain.loss_line import barrier, beginning, log_scale, loss_line
 from jdl.explain.maps import first_filters
 from jdl.explain.mistakes import confusions, top_losses
 from jdl.explain.report import FIGURES
@@ -441,6 +441,7 @@ def test_attention_rollout_is_the_product_of_the_layers():
 def test_a_rollout_is_of_one_stack_of_layers(names, expected):
     assert is_stack(dict.fromkeys(names, jnp.ones((1, 2, 3, 3)))) is expected
     assert not is_stack({names[0]: jnp.ones((1, 2, 3, 4))})
+    assert not is_stack({names[0]: jnp.ones((1, 2, 3, 3))}, ["stack/block_0/recurrence/in/kernel"])
 
 
 @pytest.mark.parametrize(
@@ -596,6 +597,20 @@ def test_rows_of_a_figure_are_drawn_over_the_whole_split(digits):
     assert [len(batch["x"]) for batch in batches] == [64, 6]
 
 
+def test_a_logarithmic_axis_has_two_labels_or_more():
+    from matplotlib.figure import Figure
+
+    for low, high, least in ((0.3, 6.0, 3), (0.01, 2.0, 2)):
+        figure = Figure()
+        axes = figure.subplots()
+        axes.plot([0, 1], [low, high])
+        log_scale(axes)
+        figure.draw_without_rendering()
+        ticks = [*axes.yaxis.get_major_ticks(), *axes.yaxis.get_minor_ticks()]
+        inside = [t for t in ticks if axes.get_ylim()[0] <= t.get_loc() <= axes.get_ylim()[1]]
+        assert sum(bool(t.label1.get_text()) for t in inside) >= least
+
+
 def test_the_loss_line_of_a_fine_tuned_run_begins_at_its_weights(digits):
     arrays = {
         f"params/{name}/{part}": np.full(value.shape, 0.5, np.float32)
@@ -646,7 +661,7 @@ def test_rows_are_grouped_by_a_column_of_their_table(tmp_path):
     kinds = np.asarray(frame["kind"])[test.ids]
     (found,) = explain_run(Subject(trained, (0,), by="kind"), tmp_path, ["groups"])
     means = {kind: right[kinds == kind].mean() for kind in ("plain", "rare")}
-    assert all(f"{kind} {mean:.4f}" in found.text for kind, mean in means.items())
+    assert all(f"kind {kind}: {mean:.4f}" in found.text for kind, mean in means.items())
     (found,) = explain_run(Subject(trained, (0,), by="size"), tmp_path, ["groups"])
     assert "by size" in found.text
     with pytest.raises(jdl.Error, match="no column 'sort'"):

@@ -60,22 +60,27 @@ def test_lowers_the_loss_and_goes_on_from_its_arrays(name):
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_norms_and_biases_do_not_decay():
+@pytest.mark.parametrize("make", [jdl.optim.adamw, jdl.optim.muon])
+def test_norms_and_biases_do_not_decay(make):
+    """Nor those of experts, whose biases have two axes; by both optimizers, at one rate."""
     params = {"kernel": jnp.ones((3, 2)), "bias": jnp.ones(2), "scale": jnp.ones(2)}
-    optimizer = jdl.optim.adamw(0.1, weight_decay=0.5)
+    params |= {"head": {"kernel": jnp.ones((3, 2))}, "experts": {"bias": jnp.ones((3, 2))}}
+    optimizer = make(0.1, weight_decay=0.5)
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = optimizer.update(
             jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params
         )
     np.testing.assert_allclose(updates["kernel"], -0.05)
-    np.testing.assert_array_equal(updates["bias"], 0)
-    np.testing.assert_array_equal(updates["scale"], 0)
+    np.testing.assert_allclose(updates["head"]["kernel"], -0.05)
+    for part in (updates["bias"], updates["scale"], updates["experts"]["bias"]):
+        np.testing.assert_array_equal(part, 0)
 
 
 def test_muon_is_for_matrices_within_the_network():
     """Their updates are nearly orthogonal, of each expert alone; the others are AdamW's."""
     shapes = {"block/experts/in/kernel": (3, 4, 6), "block/out/kernel": (4, 6)}
     shapes |= {"tokens/table": (5, 4), "head/kernel": (4, 5), "block/experts/in/bias": (3, 6)}
+    shapes |= {"block/recurrence/kernel": (4, 6)}
     grads = {n: jax.random.normal(jax.random.key(len(n)), shape) for n, shape in shapes.items()}
     params = jax.tree.map(jnp.ones_like, grads)
 

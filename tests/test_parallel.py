@@ -43,6 +43,7 @@ QUICK = [
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
     ("gpt-experts", "data=2,model=2"),
+    ("gpt-local", "data=2,model=2"),
     ("gpt-local", "micro=4"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
@@ -240,22 +241,27 @@ def test_fsdp_casts_before_it_gathers_and_scatters_gradients_that_were_never_who
 
 
 def test_model_cuts_heads_and_hidden_units():
-    model = GPT(64, TransformerConfig(width=32, depth=1, heads=4))
-    learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
+    sizes = TransformerConfig(width=32, depth=2, heads=4, gated=True, attention_every=2)
+    learner = jdl.descent(
+        jdl.objectives.next_token(GPT(64, sizes, tied=False)), jdl.optim.adamw(1e-3)
+    )
     state = jax.jit(shard_learner(learner, build_mesh("model=4")).init)(
         jax.random.key(0), {"x": jnp.zeros((4, 9), jnp.int32)}
     )
-    block = (
-        state.params["block_0"] if "block_0" in state.params else state.params["stack"]["block_0"]
-    )
+    block = state.params["stack"]["block_1"]
     shapes = {
+        "head": state.params["head"]["kernel"],
+        "recurrence": state.params["stack"]["block_0"]["recurrence"]["in"]["kernel"],
+        "gate": block["feed_forward"]["gate"]["kernel"],
         "query": block["attention"]["query"]["kernel"],
         "out": block["attention"]["out"]["kernel"],
         "in": block["feed_forward"]["in"]["kernel"],
         "back": block["feed_forward"]["out"]["kernel"],
     }
     found = {name: kernel.addressable_shards[0].data.shape for name, kernel in shapes.items()}
-    assert found == {"query": (32, 8), "out": (8, 32), "in": (32, 32), "back": (32, 32)}
+    expected = {"query": (32, 8), "out": (8, 32), "in": (32, 32), "back": (32, 32)}
+    expected |= {"head": (32, 16), "gate": (32, 32), "recurrence": (32, 32)}
+    assert found == expected
 
 
 def test_a_checkpoint_of_one_mesh_is_restored_on_another(tmp_path):

@@ -149,6 +149,10 @@ def test_what_is_missing_is_said(tmp_path):
     only = " ".join(Parsed(written(tmp_path, "nothing")).words)
     assert "There is no result: no run was evaluated" in only
     assert "Nothing has been logged yet." in only
+    write_run(tmp_path, "evaluated", 0, 0.9)
+    only = " ".join(Parsed(written(tmp_path, "evaluated")).words)
+    assert "No training metrics were logged" in only
+    assert "No training metrics" not in words
 
 
 def test_runs_that_cannot_be_read_are_said_and_cost_no_other(runs):

@@ -3,7 +3,8 @@
 Chunked cross-entropy, z-loss, soft caps, windows, mixture of experts, recurrent mixers, and several
 documents in a row. That they write the same tokens with a cache: test_sampling.py. Seen to fail:
 chunks without their last part, experts without a capacity, documents that see each other,
-a window one step longer.
+a window one step longer, a router of one expert without a gradient, blocks counted with those that
+have no attention, and each refusal.
 """
 
 from dataclasses import replace
@@ -121,6 +122,59 @@ def test_a_window_is_how_far_a_step_sees(form, reach):
     assert (out[:-1] != out[-1:]).any(-1).tolist() == [n <= reach for n in range(12)]
 
 
+def test_blocks_with_attention_are_counted_where_others_have_none():
+    c = TransformerConfig(depth=6, attention_every=2, window=3, global_every=2)
+    assert [c.of_block(n).window for n in (1, 3, 5)] == [3, None, 3]
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        ({"window": 2.5}, "window must be a whole number, at least 1, not 2.5"),
+        ({"window": 0}, "window"),
+        ({"experts": -1}, "experts must be"),
+        ({"experts": 4.0}, "experts must be"),
+        ({"experts": True}, "experts must be"),
+        ({"attention_every": -2}, "attention_every must"),
+        ({"attention_every": 2}, "attention_every is 2, and of 1 blocks none"),
+        ({"window": 2, "global_every": -1}, "global_every must"),
+        ({"window": 2, "global_every": 1}, "global_every=1"),
+        ({"global_every": 2}, "give it a window"),
+        ({"attention_cap": 0.0}, "attention_cap must be a number above 0"),
+        ({"experts": 4, "capacity_factor": 0.0}, "capacity_factor must"),
+        ({"experts": 4, "capacity_factor": float("nan")}, "capacity_factor must"),
+    ],
+)
+def test_forms_without_a_sense_are_refused_by_name(form, message):
+    with pytest.raises(jdl.Error, match=message):
+        replace(SMALL, **form)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [{"chunk": 0}, {"chunk": 2.0}, {"chunk": True}, {"z_loss": -1.0}, {"balance": float("nan")}],
+)
+def test_settings_of_the_loss_without_a_sense_are_refused_by_name(form):
+    with pytest.raises(jdl.Error, match=f"^{next(iter(form))}.* must be"):
+        next_token(GPT(SIZE, SMALL), **form)
+    with pytest.raises(jdl.Error, match="logit_cap must be"):
+        GPT(SIZE, SMALL, logit_cap=0.0)
+
+
+def test_experts_have_no_adapters_and_their_biases_are_no_matrices():
+    objective = next_token(GPT(SIZE, replace(SMALL, experts=2)))
+    init = partial(jax.eval_shape, batch={"x": TOKENS})
+    with pytest.raises(jdl.Error, match="leave experts out of the targets"):
+        init(jdl.lora(objective, "feed_forward").init, jax.random.key(SEED))
+    kept = init(jdl.quantize(objective, "experts").init, jax.random.key(SEED))
+    assert all(path.endswith("kernel") for path in kept["quantized"])
+
+
+def test_distillation_needs_the_logits_that_chunks_do_not_hold():
+    with pytest.raises(jdl.Error, match="leave out next_token"):
+        jdl.distil(next_token(GPT(SIZE, SMALL), chunk=4), "given")
+
+
 def test_one_expert_is_a_dense_feed_forward():
     c, x = (
         replace(SMALL, experts=1, experts_per_token=1),
@@ -188,6 +242,14 @@ def test_the_balance_of_experts_is_in_the_loss_and_the_metrics():
     assert out.model_state == {}
     router = gradients["stack"]["block_0"]["feed_forward"]["router"]["kernel"]
     assert jnp.abs(router).max() > 1e-4
+
+
+def test_the_loss_teaches_a_router_that_chooses_one_expert():
+    """Without the load-balancing loss: by the probability of the chosen expert among all."""
+    objective = next_token(GPT(SIZE, replace(SMALL, experts=4, experts_per_token=1)), balance=0.0)
+    variables = jax.jit(objective.init)(jax.random.key(SEED), {"x": TOKENS})
+    _, _, gradients = loss_and_gradients(objective, variables, {"x": TOKENS})
+    assert jnp.abs(gradients["stack"]["block_0"]["feed_forward"]["router"]["kernel"]).max() > 1e-4
 
 
 def test_a_recurrent_mixer_is_its_recurrence_step_by_step():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,11 +87,15 @@ def draw_attention(subject: Subject, path: Path) -> str:
 
     order = list(shapes_in_order(of_batch, variables, subject.batch))
     if not order:
-        raise Error("The model has no attention layer of jdl or of Flax.")
+        raise Error(
+            "No attention layer of jdl or of Flax was recorded: the model has none, or its layers "
+            "are recomputed (remat), and those are not recorded: give it remat=False."
+        )
     found = jax.jit(of_batch)(variables, subject.batch)
     maps = {name: found[name] for name in order}
-    stacked = is_stack(maps)
-    rollout = np.asarray(attention_rollout(list(maps.values()))) if stacked else None
+    rollout = None
+    if is_stack(maps, _paths(variables["params"])):
+        rollout = np.asarray(attention_rollout(list(maps.values())))
     x = subject.batch.get("x")
     if rollout is not None and x is not None and is_image(x):
         patches = patch_grid(rollout.shape[-1], *x.shape[1:3])
@@ -100,13 +104,16 @@ def draw_attention(subject: Subject, path: Path) -> str:
     return _draw_matrices(subject, maps, rollout, path)
 
 
-def is_stack(maps: Mapping[str, Array]) -> bool:
+def is_stack(maps: Mapping[str, Array], params: Iterable[str] = ()) -> bool:
     """Whether layers of attention read each other, one after the other, as far as names tell.
 
     Self-attention of one length, whose paths differ in one number, that of the block. Layers of
     other names stand side by side, such as the encoders of images and of texts; and cross-attention
-    reads something else.
+    reads something else. Nor are they one where the paths of the parameters have a `RecurrentMixer`
+    between them, which reads other positions too.
     """
+    if any("/recurrence/" in path for path in params):
+        return False
     shapes = {one.shape[2:] for one in maps.values()}
     if len(shapes) > 1 or any(t != s for t, s in shapes) or any("cross" in name for name in maps):
         return False
@@ -114,6 +121,11 @@ def is_stack(maps: Mapping[str, Array]) -> bool:
         return False
     numbers = zip(*(re.findall(r"\d+", name) for name in maps), strict=True)
     return sum(len(set(column)) > 1 for column in numbers) <= 1
+
+
+def _paths(params: Any) -> list[str]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def patch_grid(tokens: int, height: int, width: int) -> tuple[int, int, int] | None:
@@ -188,7 +200,8 @@ def _draw_matrices(
     return (
         f"Of row {subject.rows[0]}: what each position (from top to bottom) takes of each other, "
         "in each layer, the mean of its heads; and the rollout over all layers (Abnar and "
-        "Zuidema, 2020) where there is one stack of layers. Light is much."
+        "Zuidema, 2020) where there is one stack of layers, without recurrent ones between them, "
+        "which read other positions too. Light is much."
     )
 
 

@@ -92,7 +92,8 @@ def draw_groups(subject: Subject, path: Path) -> str:
         return said
     low, high, (least, most) = gap
     text = (
-        f"{said} The largest gap: {high.name} {high.mean:.4f}, {low.name} {low.mean:.4f}, a "
+        f"{said} The largest gap: {column} {high.name}: {high.mean:.4f}, {column} {low.name}: "
+        f"{low.mean:.4f}, a "
         f"difference of {high.mean - low.mean:.4f} (95%: {least:.4f} to {most:.4f})"
     )
     if len(groups) > 2:  # the largest of many gaps is often far from 0 where none is

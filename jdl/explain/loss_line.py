@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -78,6 +79,15 @@ def beginning(run: Run) -> tuple[str, Variables]:
     return first, TrainedRun(run, state).variables
 
 
+def log_scale(axes: Any) -> None:
+    """Makes the vertical axis logarithmic: powers of 10 have labels, or all ticks if it has one."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    low, high = axes.get_ylim()
+    powers = sum(low <= tick <= high for tick in axes.yaxis.get_majorticklocs())
+    axes.yaxis.set_minor_formatter("" if powers > 1 else "{x:g}")
+
+
 def draw_loss_line(subject: Subject, path: Path) -> str:
     """Draws the loss from the initial parameters, or those of another run, to the final ones."""
     trained, other = subject.trained, subject.other
@@ -100,9 +110,7 @@ def draw_loss_line(subject: Subject, path: Path) -> str:
         axes.plot(shares, losses, "o-", label=name, color=color, markersize=3)
     axes.set(xlabel=f"from {first} (0) to the trained ones (1)", ylabel="loss")
     if min(losses.min() for _, losses in lines.values()) > 0:
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        log_scale(axes)
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     save(figure, path)

@@ -1,9 +1,12 @@
 """GPT: the causal (decoder-only) transformer language model."""
 
+from math import inf
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error
 from jdl.layers import Dense, soft_cap
 from jdl.models.transformer import (
     TokenEmbedding,
@@ -29,6 +32,12 @@ class GPT(nn.Module):
     config: TransformerConfig = TransformerConfig()
     tied: bool = True
     logit_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises `Error` for a cap that is not above 0."""
+        super().__post_init__()
+        if self.logit_cap is not None and not 0 < self.logit_cap < inf:
+            raise Error(f"logit_cap must be a number above 0, not {self.logit_cap!r}.")
 
     def setup(self) -> None:
         """The embedding, the blocks, and the head unless it is tied."""

@@ -16,16 +16,17 @@ class MixtureOfExperts(nn.Module):
 
     The experts are feed-forward layers. A router, a dense layer in float32, scores them for each
     token; the `experts_per_token` best work on it, and their outputs are summed with the softmax of
-    their scores as weights (Mixtral; Jiang et al., 2024). In training an expert takes no more
+    their scores as weights (Mixtral; Jiang et al., 2024). One alone has its probability among all
+    experts as weight (Switch transformer; Fedus et al., 2022). In training an expert takes no more
     tokens of a row than its capacity, so that shapes are static (GShard; Lepikhin et al., 2021):
     the first ones in the row's order, and what comes later passes it by (dropped tokens). So rows
     do not depend on each other, nor steps on later ones. In evaluation none is dropped, for the
     price of all experts' work on all tokens.
 
     Sown for each row (B,), where the collection "intermediates" is mutable, and summed over real
-    tokens alone: `balance`, the load-balancing loss of the Switch transformer (Fedus et al., 2022),
-    1 where all experts have the same load, and `dropped`, the share of the row's choices that were
-    dropped. `next_token` adds the one to its loss and shows both.
+    tokens alone: `balance`, the load-balancing loss of the Switch transformer, 1 where all experts
+    have the same load, and `dropped`, the share of the row's choices that were dropped.
+    `next_token` adds the one to its loss and shows both.
     """
 
     config: TransformerConfig
@@ -39,6 +40,8 @@ class MixtureOfExperts(nn.Module):
         scores = router(x.astype(jnp.float32))
         chosen_scores, chosen = jax.lax.top_k(scores, c.experts_per_token)  # (B, T, k)
         weights = jax.nn.softmax(chosen_scores)
+        if c.experts_per_token == 1:  # that is 1, and the loss would not teach the router
+            weights = jnp.take_along_axis(jax.nn.softmax(scores), chosen, -1)
         real = jnp.ones((rows, steps), bool) if mask is None else mask.astype(bool)
         takes = jax.nn.one_hot(chosen, c.experts, dtype=jnp.int32)
         takes = jnp.where(real[..., None, None], takes, 0)

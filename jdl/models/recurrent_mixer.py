@@ -21,8 +21,8 @@ class RecurrentMixer(nn.Module):
     depend on x(t) alone. So all steps are computed at once, by an associative scan in float32
     (`linear_recurrence`), and time and memory grow with the length, not with its square. The output
     is multiplied by a gate. When tokens are generated, the state is of one size however long the
-    text: it takes the place of the KV cache. The gates are dense layers, where Griffin's are of
-    diagonal blocks.
+    text, which a GPT's `max_length` still bounds: it takes the place of the KV cache. The gates are
+    dense layers, where Griffin's are of diagonal blocks.
     """
 
     config: TransformerConfig

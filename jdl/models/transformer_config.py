@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import flax.linen as nn
@@ -33,15 +34,17 @@ class TransformerConfig:
     ("dots_with_no_batch_dims_saveable") all that the policy does not store. In half precision GPUs
     use fused attention.
 
-    With a `window`, a query attends to no position further than that (sliding window attention;
-    Beltagy et al., 2020; Mistral, Jiang et al., 2023); each `global_every`-th block attends to all
-    (local and global attention in turn: 2 in Gemma 2, 6 in Gemma 3). `attention_cap` keeps the
-    attention's logits within it (soft-capping, Gemma 2). Where `attention_every` is not 1, only
-    each such block has attention and the others a `RecurrentMixer`, as in Griffin (3, with a
-    window); 0: none has. `experts` above 0 makes each feed-forward a `MixtureOfExperts`.
+    With a `window`, a query attends to itself and at most `window` - 1 positions before it
+    (sliding window attention; Beltagy et al., 2020; Mistral, Jiang et al., 2023); in an encoder to
+    as many after it. It is a mask over full attention, and saves neither time nor memory. Each
+    `global_every`-th block with attention attends to all (local and global attention in turn: 2 in
+    Gemma 2, 6 in Gemma 3). `attention_cap` keeps the attention's logits within it (soft-capping,
+    Gemma 2). Where `attention_every` is not 1, only each such block has attention and the others a
+    `RecurrentMixer`, as in Griffin (3, with a window); 0: none has. `experts` above 0 makes each
+    feed-forward a `MixtureOfExperts`.
 
-    Raises `Error` for sizes that do not divide, for two kinds of positions, and for unknown
-    policies.
+    Raises `Error` for sizes that do not divide, for numbers out of their range, for two kinds of
+    positions, and for unknown policies.
     """
 
     width: int = 128
@@ -58,7 +61,7 @@ class TransformerConfig:
     attention_scale: float | None = None  # of the logits; 1 / sqrt(head_width) by default
     attention_cap: float | None = None  # of the logits; none by default
     window: int | None = None  # in tokens, the query's own among them; all by default
-    global_every: int = 0  # blocks
+    global_every: int = 0  # blocks with attention
     attention_every: int = 1  # blocks
     experts: int = 0
     experts_per_token: int = 2
@@ -90,8 +93,7 @@ class TransformerConfig:
             )
         if self.relative_buckets:
             self._check_relative_positions()
-        if self.window is not None and self.window < 1:
-            raise Error(f"window is a number of tokens, at least 1, not {self.window}.")
+        self._check_numbers()
         if self.experts and not 1 <= self.experts_per_token <= self.experts:
             raise Error(
                 f"experts_per_token must be from 1 to experts, {self.experts}, "
@@ -101,6 +103,29 @@ class TransformerConfig:
             raise Error(
                 "remat must be True, False or the name of one of jax.checkpoint_policies, "
                 f"not {self.remat!r}."
+            )
+
+    def _check_numbers(self) -> None:
+        least = {"window": 1, "global_every": 0, "attention_every": 0}
+        for name, low in (least | {"experts": 0, "experts_per_token": 1}).items():
+            value = getattr(self, name)
+            if name == "window" and value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise Error(f"{name} must be a whole number, at least {low}, not {value!r}.")
+        for name in ("attention_cap", "capacity_factor"):
+            value = getattr(self, name)
+            if not (name == "attention_cap" and value is None) and not 0 < value < inf:
+                raise Error(f"{name} must be a number above 0, not {value!r}.")
+        if self.global_every == 1 or (self.global_every and self.window is None):
+            raise Error(
+                f"global_every={self.global_every} says which blocks attend to all in place of a "
+                "window: give it a window, and at least 2, or leave it out."
+            )
+        if self.attention_every > max(1, self.depth):
+            raise Error(
+                f"attention_every is {self.attention_every}, and of {self.depth} blocks none would "
+                "have attention: attention_every=0 says that."
             )
 
     def _check_relative_positions(self) -> None:
@@ -126,8 +151,12 @@ class TransformerConfig:
 
     def of_block(self, block: int) -> TransformerConfig:
         """The config of a block, counted from 0: global ones have no window."""
-        is_global = bool(self.global_every) and (block + 1) % self.global_every == 0
-        return replace(self, window=None) if is_global else self
+        if not self.global_every or not self.has_attention(block):
+            return self
+        number = (block + 1) // self.attention_every  # among the blocks with attention, from 1
+        if number % self.global_every:
+            return self
+        return replace(self, window=None, global_every=0)
 
     @property
     def remat_policy(self) -> Callable[..., bool] | None:

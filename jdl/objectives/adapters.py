@@ -13,7 +13,7 @@ from jdl.keys import stream
 from jdl.objectives.frozen_batch_norm import frozen_batch_norm
 from jdl.objectives.hints import PROJECTIONS
 from jdl.objectives.override import in_precision_of, map_variables, override
-from jdl.patterns import matching
+from jdl.patterns import is_bias, matching
 from jdl.types import Array, Batch, Error, Key, Objective, Variables
 
 Paths = dict[str, Array]
@@ -82,5 +82,5 @@ def merged(
 
 def matrices(base: Paths, pattern: str, name: str) -> list[str]:
     """The paths of the weight matrices that match, of those that are not trained in full."""
-    paths = [path for path, weight in base.items() if weight.ndim > 1]
+    paths = [path for path, weight in base.items() if weight.ndim > 1 and not is_bias(path)]
     return matching(pattern, paths, name, "weight matrices that are not trained in full")

@@ -62,6 +62,7 @@ def distil(
         (1 - weight) * own loss + weight * T^2 * KL(teacher's || student's)
 
     and counts as the own loss does: with the same masks and weights, in training and evaluation.
+    The own loss is all of it: also the z-loss and the load-balancing loss of `next_token`.
     The metric `distillation` is T^2 * KL; all others and the predictions are those of the student.
 
     The teacher sees the same batch, as it was augmented, in evaluation mode, and is not trained.
@@ -83,6 +84,8 @@ def distil(
             "distil compares logits, and needs an objective that classify or next_token gave, not "
             f"{type(objective).__name__}. Wrap it afterwards: jdl.freeze(jdl.distil(...), pattern)."
         )
+    if isinstance(objective, NextToken) and objective.chunk is not None:
+        raise Error("distil compares all logits at once: leave out next_token(chunk=...).")
     if not 0 < temperature < inf:
         raise Error(f"temperature must be a number above 0, not {temperature}.")
     if feature_weight < 0:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from math import inf
 from typing import Any
 
 import jax
@@ -55,15 +56,18 @@ def next_token(
     data.
 
     With a `chunk`, logits of only so many time steps are held at once (chunked cross-entropy): for
-    large vocabularies, where the logits take more memory than anything else; it costs a sixth to a
-    third more time in the head. `z_loss` is the weight of the z-loss (PaLM: 1e-4), and `balance`
+    large vocabularies, where the logits take more memory than anything else; it costs one more
+    product with the head. `z_loss` is the weight of the z-loss (PaLM: 1e-4), and `balance`
     that of the load-balancing loss of a `MixtureOfExperts`, whose metrics `balance` and `dropped`
     are shown. Perplexity and bits are without both.
     """
     if chunk is not None:
-        if chunk < 1:
-            raise Error(f"chunk is a number of time steps, at least 1, not {chunk}.")
+        if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
+            raise Error(f"chunk must be a whole number of time steps, at least 1, not {chunk!r}.")
         model_call.require_methods("next_token(chunk=...)", model, "hidden_states", "logits")
+    for name, weight in (("z_loss", z_loss), ("balance", balance)):
+        if not 0 <= weight < inf:
+            raise Error(f"{name}, the weight of a loss, must be 0 or more, not {weight!r}.")
     return NextToken(model, bytes_per_token, chunk, z_loss, balance)
 
 

@@ -41,7 +41,7 @@ def lora(
     also trains the norm of each column of W. The untrained weights are in the collection "lora" of
     the model state; `params` holds only what is trained, which is small to save, and
     `merge_lora(variables)` gives the variables of the plain model. Raises `Error` where a pattern
-    matches nothing.
+    matches nothing, and for the matrices of a mixture of experts.
     """
     if rank < 1:
         raise Error(f"The rank of lora must be at least 1, not {rank}.")
@@ -50,6 +50,11 @@ def lora(
     def make(key: Key, base: Paths) -> Paths:
         made: Paths = {}
         for path in matrices(base, targets, "lora(targets)"):
+            if base[path].ndim == 3 and "/experts/" in path:
+                raise Error(
+                    f"lora adds one product to a weight, and {path} {base[path].shape} has a "
+                    "matrix for each expert: leave experts out of the targets."
+                )
             made |= _adapters(path, base[path], rank, dora, stream(key, path))
         return made
 

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdl.objectives.input_ranges import has_ranges, intercept, with_ranges
 from jdl.objectives.integer_products import IntegerProducts
 from jdl.objectives.override import in_precision_of, map_variables, override
-from jdl.patterns import matching
+from jdl.patterns import is_bias, matching
 from jdl.types import Array, Batch, Error, Key, LossOutput, Objective, Variables
 
 QUANTIZED = "quantized"
@@ -27,7 +27,8 @@ def quantize(
     `targets` is a regular expression, searched (`re.search`) in paths that begin with the
     collection, like "params/stack/block_0/feed_forward/in/kernel". They move to the collection
     "quantized": whole numbers from -127 to 127 with a scale for each output (int8), or from -7 to 7
-    with a scale for each output and 64 inputs (int4, two in a byte). The model computes with
+    with a scale for each output and 64 inputs (int4, two in a byte); the experts of a mixture of
+    experts share the scale of an output at 8 bits. Biases are not matrices. The model computes with
     their products, in its own type. `quantize(lora(...), "^lora/base")` is QLoRA (Dettmers et al.,
     2023) with whole numbers in place of NF4. Raises `Error` where nothing matches.
 
@@ -79,7 +80,7 @@ def dequantize_variables(variables: Variables) -> Variables:
 def chosen_matrices(variables: Variables, targets: str) -> Paths:
     """The weight matrices that match, by path; raises `Error` where none does."""
     paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
-    matrices = {path: x for path, x in paths.items() if _is_matrix(x)}
+    matrices = {path: x for path, x in paths.items() if _is_matrix(path, x)}
     return {
         path: matrices[path] for path in matching(targets, matrices, "quantize", "weight matrices")
     }
@@ -112,8 +113,10 @@ def _without(variables: Variables, stored: Paths) -> Variables:
     return {name: {} for name in variables} | unflatten_dict(rest, sep="/")
 
 
-def _is_matrix(leaf: Any) -> bool:
-    return getattr(leaf, "ndim", 0) > 1 and jnp.issubdtype(leaf.dtype, jnp.floating)
+def _is_matrix(path: str, leaf: Any) -> bool:
+    if is_bias(path) or getattr(leaf, "ndim", 0) < 2:
+        return False
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _quantized(weight: Array, bits: int) -> dict[str, Array]:

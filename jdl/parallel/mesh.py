@@ -20,8 +20,8 @@ BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that divide a ba
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
     (r"/experts/", 0),
-    (r"/(query|key|value|in)/kernel$", 1),
-    (r"/(query|key|value|in)/bias$", 0),
+    (r"/(query|key|value|head|feed_forward/(in|gate))/kernel$", 1),
+    (r"/(query|key|value|head|feed_forward/(in|gate))/bias$", 0),
     (r"/(attention|cross|feed_forward)/out/kernel$", 0),
     (r"/table$", 0),
 )
@@ -29,7 +29,7 @@ TRANSFORMER: Rules = (
 
 Heads and hidden units are divided among the devices, so that each pair of products needs one sum
 over devices (Shoeybi et al., 2019); and so are the experts of a mixture of experts (expert
-parallel; Lepikhin et al., 2021).
+parallel; Lepikhin et al., 2021). Recurrent mixers stay whole.
 """
 
 

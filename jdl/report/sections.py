@@ -110,7 +110,14 @@ def _curves_words(groups: Sequence[Group]) -> list[str]:
         if seeds
         else ""
     )
-    return [f"Training on the left, evaluation on the right, at the same scale{thin}."]
+    words = [f"Training on the left, evaluation on the right, at the same scale{thin}."]
+    if all(
+        line["split"] != "train" for group in groups for run in group.runs for line in run.lines
+    ):
+        words.append(
+            "No training metrics were logged, so the left is empty: --log-every logs them."
+        )
+    return words
 
 
 def configs(groups: Sequence[Group]) -> Section:
