@@ -1,8 +1,9 @@
 """Plans: the reader against known bytes, what is refused, what fits, and every model for a TPU.
 
 Seen to fail: loops whose turns are not read, an all-gather that counts its operand, an all-reduce
-that is sent once, doubled channels, a fused reduce-scatter as an all-reduce, slices that count
-whole, micro-batches that are unrolled for a TPU, a ranking upside down, a plan that always fits.
+that is sent once, doubled channels, a channel of two kinds, a fused reduce-scatter as an
+all-reduce, slices that count whole, micro-batches that are unrolled for a TPU, a ranking upside
+down, a plan that always fits.
 """
 
 import json
@@ -137,18 +138,24 @@ TEXT = """HloModule step
   ROOT %next = (s32[], bf16[8,128]) tuple(%i, %w)
 }
 
-ENTRY %main (x: f32[64,128], y: (s32[], bf16[8,128])) -> f32[32,128] {
+ENTRY %main (x: f32[64,128], y: (s32[], bf16[8,128]), z: f32[64]) -> f32[32,128] {
   %x = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %z = f32[64]{0:T(128)} parameter(2)
   %y = (s32[]{:T(128)}, bf16[8,128]{1,0:T(8,128)(2,1)}) parameter(1)
   %loop = (s32[], bf16[8,128]) while(%y), condition=%condition, body=%body
+  %norm = f32[64]{0:T(128)} all-reduce(%z), channel_id=3, replica_groups={{0,1,2,3}}, to_apply=%add
   ROOT %out = f32[32,128]{1,0:T(8,128)} fusion(%x), kind=kCustom, calls=%all-reduce-scatter.1
 }
 """  # noqa: E501
 
 
 def test_what_tpu_programs_write_in_their_own_way_is_read():
-    """A fused reduce-scatter, groups by mesh axes, doubled channels, turns within a fusion."""
-    scatter, gather = sorted(collectives(read(TEXT)), key=lambda one: one.loop)
+    """A fused reduce-scatter, groups by mesh axes, doubled channels, turns within a fusion.
+
+    And a channel that the fused reduce-scatter and another collective have both.
+    """
+    gather, scatter, norm = collectives(read(TEXT))
+    assert (norm.kind, norm.group, norm.nbytes) == ("all-reduce", 4, 4 * 64)
     assert (scatter.kind, scatter.group, scatter.count) == ("reduce-scatter", 2, 1)
     assert (scatter.nbytes, scatter.wire) == (4 * 64 * 128, 4 * 32 * 128)
     assert (gather.kind, gather.dtype, gather.group) == ("all-gather", "bfloat16", 4)
@@ -306,6 +313,19 @@ def test_a_plan_for_a_tpu_has_the_state_and_the_operations_of_any_other():
     assert found.fits
     assert found.memory.params == plan(run(), "cpu:4", MESH).memory.params
     assert found.operations == plan(run(), "cpu:4", MESH).operations
+
+
+@needs_libtpu
+def test_fsdp_on_a_tpu_sends_the_bytes_of_its_matrices():
+    """Kernels are gathered in bfloat16; the large ones' gradients reduce-scattered in float32.
+
+    Of the small one's gradient the compiler makes an all-reduce.
+    """
+    objective = jdl.objectives.classify(MLP(10, hidden=(256, 128)))
+    made = replace(run(), learner=jdl.descent(objective, optax.adam(1e-3)))
+    found = {one.kind: one.nbytes for one in plan(made, "v5e:2x2", "fsdp=4").collectives}
+    assert found["all-gather"] == 2 * (64 * 256 + 256 * 128 + 128 * 10)
+    assert found["reduce-scatter"] == 4 * (64 * 256 + 256 * 128)
 
 
 class OneBatch(Loader):
