@@ -3,7 +3,8 @@
 Seen to fail: loops whose turns are not read, an all-gather that counts its operand, an all-reduce
 that is sent once, doubled channels, a channel of two kinds, a fused reduce-scatter as an
 all-reduce, slices that count whole, micro-batches that are unrolled for a TPU, a ranking upside
-down, a plan that always fits.
+down, a plan that always fits, prefetches that count twice, loops that turn as often as any
+constant of their condition.
 """
 
 import json
@@ -187,6 +188,65 @@ def test_traffic_has_known_bytes():
     rows = moved(lambda x: lax.scan(lambda c, row: (c, jnp.sin(row)), 0.0, x)[1])
     # Each turn moves a row, and not the whole array; the result is filled with zeros before.
     assert 3 * once <= rows < 3.1 * once
+
+
+ASYNCHRONOUS = {  # an instruction that gives 1,024 numbers, and the bytes that it moves in HBM
+    "sine(%a)": ("f32[1024]{0}", 8192),
+    "async-start(%a), calls=%part": ("((f32[1024]{0}), f32[1024]{0}, u32[])", 8192),
+    "copy-start(%a)": ("(f32[1024]{0:S(1)}, f32[1024]{0}, u32[]{:S(2)})", 4096),  # a prefetch
+    "all-gather-start(%a), channel_id=1": ("(f32[1024]{0}, f32[2048]{0})", 4096 + 8192),
+    "collective-permute-start(%a)": ("(f32[1024]{0}, f32[1024]{0}, u32[]{:S(2)})", 8192),
+    "all-reduce-start(%a), to_apply=%add": ("f32[1024]{0}", 8192),
+}
+
+
+@pytest.mark.parametrize("text", ASYNCHRONOUS)
+def test_what_starts_and_ends_later_is_read_once_and_written_once(text):
+    kind, nbytes = ASYNCHRONOUS[text]
+    program = f"""%part (p: f32[1024]) -> f32[1024] {{
+  %p = f32[1024]{{0}} parameter(0)
+  ROOT %s = f32[1024]{{0}} sine(%p)
+}}
+ENTRY %main (a: f32[1024]) -> f32[1024] {{
+  %a = f32[1024]{{0}} parameter(0)
+  %start = {kind} {text}
+  ROOT %done = f32[1024]{{0}} copy-done(%start)
+}}
+"""
+    assert traffic(read(program)) == nbytes
+
+
+@pytest.mark.parametrize(
+    ("constant", "direction", "turns"),
+    [
+        ("s32[] constant(9)", "LT", 9),
+        ("s32[] constant(9)", "GT", 1),
+        ("f32[] constant(9)", "LT", 1),
+    ],
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_turns_are_the_integer_bound_of_a_counter_or_one(constant, direction, turns, fused):
+    """In a condition's own comparison, or in a fusion that is given the bound."""
+    less = f"pred[] compare(%i, %bound), direction={direction}"
+    program = f"""%less (i: s32[], bound: s32[]) -> pred[] {{
+  %i = s32[] parameter(0)
+  %bound = s32[] parameter(1)
+  ROOT %out = {less}
+}}
+%condition (t: (s32[])) -> pred[] {{
+  %t = (s32[]) parameter(0)
+  %i = s32[] get-tuple-element(%t), index=0
+  %bound = {constant}
+  %other = s32[] constant(4096)
+  ROOT %more = {"pred[] fusion(%i, %bound), kind=kLoop, calls=%less" if fused else less}
+}}
+ENTRY %main (a: (s32[])) -> (s32[]) {{
+  %a = (s32[]) parameter(0)
+  ROOT %loop = (s32[]) while(%a), condition=%condition, body=%body
+}}
+"""
+    found = read(program)
+    assert found.trip_count(found.computations["main"]["loop"]) == turns
 
 
 @pytest.mark.parametrize(
