@@ -17,13 +17,13 @@ class PlanOptions:
     mesh: str = ""
     """Mesh over all its chips, e.g. data=16,fsdp=16; by default all are along data."""
     search: bool = False
-    """Try all meshes of the topology, and rank them."""
+    """Try all meshes of the topology, and rank them; without --mesh."""
     json: Path | None = None
     """File to write the plan to, as JSON."""
     keep: Path | None = None
     """Folder for the compiled programs, as text (HLO)."""
     picture: Path | None = None
-    """Picture of memory by part to write; by default plan/NAME-TOPOLOGY.png."""
+    """Picture (.png) of memory by part to write; by default plan/NAME-TOPOLOGY.png."""
     watts: float | None = None
     """Watts of a chip, for the energy; by default what is printed with it."""
 
@@ -46,12 +46,25 @@ def plan(arguments: list[str]) -> None:
     module, run, config = experiment.load(script)
     c, options = parse(config, flags, f"jdl plan {script}", module.__doc__ or "", PlanOptions)
     topology = parse_topology(options.topology)
+    _check(options)
     start_jax_for(topology)
     prepared = experiment.prepare(run, c, flags, script)
     plans = (
         _searched(prepared, run, options) if options.search else _planned(prepared, run, options)
     )
     _write(plans, options)
+
+
+def _check(options: PlanOptions) -> None:
+    """Raises `Error` for options that contradict, and where the results cannot be written."""
+    if options.search and options.mesh:
+        raise Error("--search tries all meshes: drop --mesh, or --search.")
+    if options.json and options.json.is_dir():
+        raise Error(f"--json {options.json} is a folder: name a file.")
+    if options.picture and (options.picture.suffix != ".png" or options.picture.is_dir()):
+        raise Error(f"--picture {options.picture} must be a file whose name ends in .png.")
+    if options.keep and options.keep.exists() and not options.keep.is_dir():
+        raise Error(f"--keep {options.keep} is a file: name a folder.")
 
 
 def _planned(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
@@ -64,7 +77,7 @@ def _planned(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
     if found.fits:
         return [found]
     print("\nTrying what would fit ...", flush=True)
-    changed = smallest_change(prepared, options.topology, options.mesh, run)
+    changed = smallest_change(prepared, options.topology, options.mesh, run, options.watts)
     if changed is None:
         print("Nothing that was tried fits: take more chips, or a smaller model.")
         return [found]
@@ -77,7 +90,13 @@ def _searched(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
     from jdl.plan.trials import search, table
 
     print(f"{prepared.config.name} on {options.topology}: each mesh is compiled", flush=True)
-    plans = search(prepared, options.topology, run, lambda p: print(f"  {p.label}", flush=True))
+    plans = search(
+        prepared,
+        options.topology,
+        run,
+        lambda p: print(f"  {p.label}", flush=True),
+        options.watts,
+    )
     print(f"\n{table(plans)}\n\n{NOTE}")
     return plans
 

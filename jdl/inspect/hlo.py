@@ -15,7 +15,6 @@ INSTRUCTION = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.
 CALLED = re.compile(r"\b(?:calls|to_apply)=%?([\w.\-]+)")
 BRANCHES = re.compile(r"\b(?:true_computation|false_computation)=%?([\w.\-]+)")
 LISTED = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
-CONSTANT = re.compile(r"[su]32\[\]\S* constant\((\d+)\)")
 TURNS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -115,25 +114,38 @@ class Program:
         return self._walked[1]
 
     def trip_count(self, loop: Instruction) -> int:
-        """The turns of a loop: as XLA notes them, or else the constant that its condition has."""
+        """The turns of a loop: as XLA notes them, or else the bound of a counter in its condition.
+
+        That is the integer constant of a comparison by "less". Without one it is 1.
+        """
         if noted := TURNS.search(loop.attributes):
             return int(noted[1])
         condition = self.computations.get(loop.attribute("condition"), {})
-        parts = [condition]
+        found = _bounds(condition, [])
         for one in condition.values():
-            parts += [self.computations.get(name, {}) for name in one.called]
-        constants = [
-            int(one.operands[0])
-            for part in parts
-            for one in part.values()
-            if one.opcode == "constant" and one.operands and one.operands[0].isdecimal()
-        ]
-        return max(constants, default=1)
+            given = [condition.get(name) for name in one.operands]
+            for name in one.called:
+                found += _bounds(self.computations.get(name, {}), given)
+        return max(found, default=1)
 
     def operand_arrays(self, computation: str, one: Instruction) -> list[list[ArrayType]]:
         """The arrays of each operand of an instruction."""
         within = self.computations[computation]
         return [within[name].arrays if name in within else [] for name in one.operands]
+
+
+def _bounds(part: dict[str, Instruction], given: list[Instruction | None]) -> list[int]:
+    """The integer constants below which a computation, given some, compares a number to be."""
+    found = []
+    for one in part.values():
+        if one.opcode != "compare" or one.attribute("direction") != "LT":
+            continue
+        bound = part.get(one.operands[1])
+        if bound and bound.opcode == "parameter" and given:
+            bound = given[int(bound.operands[0])]
+        if bound and bound.opcode == "constant" and bound.type[0] in "su":
+            found.append(int(bound.operands[0]))
+    return found
 
 
 def read(text: str) -> Program:

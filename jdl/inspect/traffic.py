@@ -16,7 +16,10 @@ FREE = (  # they move nothing, or what they call or start is counted
     "after-all",
     "partition-id",
     "replica-id",
+    "async-start",
 )
+WITH_OPERANDS = ("copy-start", "all-gather-start", "collective-permute-start")
+"""What gives its operands beside its result, in a tuple."""
 SLICE, UPDATE = "dynamic-slice", "dynamic-update-slice"
 
 
@@ -41,6 +44,8 @@ def _moved(program: Program, name: str, one: Instruction) -> int:
         return 2 * written
     if one.opcode == UPDATE:
         return 2 * operands[1]
+    if one.opcode in WITH_OPERANDS:
+        return written  # of the result, and of the operands that it reads
     if one.opcode != "fusion":
         return written + sum(operands)
     body = program.computations.get(one.attribute("calls"), {})

@@ -14,7 +14,7 @@ CUBES = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
 
 @dataclass(frozen=True)
 class Chip:
-    """An accelerator: its peak FLOP/s in bfloat16, memory in bytes, bytes/s, and watts."""
+    """An accelerator: its peak FLOP/s, memory in bytes, bytes/s, and watts."""
 
     name: str
     peak: float  # FLOP/s of products in bfloat16, with sums in float32
@@ -24,6 +24,13 @@ class Chip:
     watts: float
     watts_source: str
     shapes: tuple[str, ...]  # in which it can be had
+    float32: str = "bfloat16"  # the type in which products of float32 are computed by default
+
+    def peak_in(self, precision: str) -> tuple[float, str]:
+        """FLOP/s of products in a config's precision, and the type that computes them."""
+        if precision != "float32":
+            return self.peak, precision
+        return (self.peak / 2 if self.float32 == "TF32" else self.peak), self.float32
 
 
 # A collective runs as a ring along one axis of the torus, in both directions: two of a TPU's links.
@@ -40,6 +47,7 @@ CHIPS = {
         700,
         "by NVIDIA's data sheet",
         ("1", "2", "4", "8"),
+        "TF32",
     ),
 }
 MOST_SIMULATED = 512

@@ -43,22 +43,22 @@ class Collective:
 def collectives(program: Program) -> list[Collective]:
     """The collectives of a step, those with most bytes first.
 
-    An asynchronous collective that stands in the text twice has the same `channel_id` there, and
-    counts once.
+    An asynchronous collective that stands in the text twice has the same kind and `channel_id`
+    there, and counts once. The channel alone does not do: XLA gives that of another collective to
+    the all-reduce of a fused reduce-scatter.
     """
     found: dict[tuple[str, str, int, bool], list[int]] = {}
-    channels: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for computation, one, times in each(program):
         kind = OPCODES.get(one.opcode)
         if kind is None:
             continue
-        channel = re.search(r"channel_id=(\d+)", one.attributes)
-        if channel and channel[1] in channels:
-            continue
-        if channel:
-            channels.add(channel[1])
         if kind == "all-reduce" and FUSED_SCATTER in computation:
             kind = "reduce-scatter"
+        channel = one.attribute("channel_id")
+        if channel and (kind, channel) in seen:
+            continue
+        seen.add((kind, channel))
         operands = [x for part in program.operand_arrays(computation, one) for x in part]
         if not operands:
             continue

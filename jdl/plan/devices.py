@@ -92,7 +92,7 @@ def _simulated(topology: Topology) -> list[Any]:
     if len(devices) < topology.chips:
         raise Error(
             f"{topology} is planned on {topology.chips} simulated devices, and JAX has started "
-            f"with {len(devices)}: set JAX_NUM_CPU_DEVICES={topology.chips} in the environment, or "
-            "call `jdl plan`."
+            f"with {len(devices)}: set JAX_NUM_CPU_DEVICES={topology.chips} in the environment, "
+            "before it starts."
         )
     return devices[: topology.chips]

@@ -1,4 +1,4 @@
-"""The predicted time of a step (a roofline model): the longest of arithmetic, memory and wire."""
+"""The predicted time of a step (a roofline model): the longest of its parts."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from dataclasses import dataclass
 
 from jdl.plan.chips import Chip
 
-PARTS = ("arithmetic", "memory", "wire")
+PARTS = ("arithmetic", "memory", "interconnect", "dispatch")
+DISPATCH = 3e-4  # seconds: assumed, not measured on a TPU or by a data sheet
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """The seconds that each part of a step takes at best, on one chip at its public figures.
+    """The seconds that each part of a step takes, on one chip at its public figures.
 
     The roofline model (Williams et al., 2009): were the parts done at the same time and each at its
-    peak, the longest would be the step's. So it is a bound and no promise.
+    peak, the longest would be the step's. The dispatch by the host is assumed.
     """
 
     arithmetic: float
     memory: float
-    wire: float
+    interconnect: float
+    dispatch: float = DISPATCH
 
     @property
     def seconds(self) -> float:
         """The step's: the longest part."""
-        return max(self.arithmetic, self.memory, self.wire)
+        return max(getattr(self, name) for name in PARTS)
 
     @property
     def bound(self) -> str:
@@ -32,6 +34,9 @@ class StepTime:
         return max(PARTS, key=lambda name: getattr(self, name))
 
 
-def step_time(chip: Chip, operations: float, traffic: float, wire: float) -> StepTime:
+def step_time(
+    chip: Chip, precision: str, operations: float, traffic: float, wire: float
+) -> StepTime:
     """The time of FLOPs, of bytes to and from memory, and of bytes sent, all of one chip."""
-    return StepTime(operations / chip.peak, traffic / chip.bandwidth, wire / chip.wire)
+    peak, _ = chip.peak_in(precision)
+    return StepTime(operations / peak, traffic / chip.bandwidth, wire / chip.wire)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ from jdl.plan.estimate import PARTS, StepTime, step_time
 from jdl.plan.step import Memory, compile_step
 from jdl.plan.units import amount, lasting, short, unit_of
 from jdl.train.placement import apply_config
-from jdl.types import Run
+from jdl.types import Error, Run
 
 NOTE = """\
-An estimate and a bound, not a promise: each part as if it ran alone, at the chip's public figures.
-Real steps are longer. Use it to rank plans, and measure before you pay for many hours."""
+The time is computed, not measured: a roofline estimate, of each part as if it ran alone at the
+chip's public figures. Real steps are longer. Rank plans by it, and measure before you pay."""
 STAND_IN = """\
 There is no compiler for this GPU here: memory, traffic and collectives are those of a compile for
-simulated CPU devices, where half precision takes as much as float32. The time is arithmetic."""
-SMALL = 3e-4  # seconds: about what the dispatch of a small step takes, as docs/plan.md says
+simulated CPU devices, where half precision takes as much as float32, random numbers are drawn in
+loops, and there are all-reduces in place of reduce-scatters. The time is computed from these."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,9 @@ class Plan:
     chip: Chip | None  # its public figures; None for a CPU
     memory: Memory  # of one chip
     capacity: float | None  # bytes of a chip that a program may use
-    operations: int  # FLOPs of a step, on all chips together
+    operations: int  # FLOPs of a step, each counted once
+    shares: int  # among which the mesh divides them: fewer than the chips where some do the same
+    precision: str  # of the config
     traffic: int  # bytes to and from a chip's memory in a step
     collectives: list[Collective]
     time: StepTime | None
@@ -64,6 +67,18 @@ class Plan:
         return sum(one.wire for one in self.collectives)
 
     @property
+    def run_seconds(self) -> float | None:
+        """The time of all steps; None without figures of the chip."""
+        return self.steps * self.time.seconds if self.time else None
+
+    @property
+    def kwh(self) -> float | None:
+        """The energy of all steps on all chips; None without figures of the chip."""
+        if self.run_seconds is None or self.chip is None:
+            return None
+        return self.run_seconds * self.chips * self.chip.watts / 3.6e6
+
+    @property
     def label(self) -> str:
         """The mesh, and what was changed."""
         return f"{self.mesh}, {self.change}" if self.change else self.mesh
@@ -75,7 +90,8 @@ class Plan:
         values |= {"fits": self.fits, "wire": self.wire}
         if self.time:
             values["time"] |= {"seconds": self.time.seconds, "bound": self.time.bound}
-            values["run_seconds"] = self.steps * self.time.seconds
+            values["run_seconds"] = self.run_seconds
+            values["kwh"] = self.kwh
         return values
 
     def draw(self, path: Path) -> None:
@@ -88,7 +104,8 @@ class Plan:
         )
 
     def __str__(self) -> str:
-        kind = f"chips of {self.chip.name}" if self.chip else "simulated CPU devices"
+        s = "" if self.chips == 1 else "s"
+        kind = f"chip{s} of {self.chip.name}" if self.chip else f"simulated CPU device{s}"
         lines = [
             f"{self.name} on {self.topology} ({self.chips} {kind}), mesh {self.label}",
             f"compiled in {self.compile_seconds:.1f} s; nothing was run",
@@ -100,18 +117,26 @@ class Plan:
         elif self.text:
             lines += [
                 "",
-                f"one step: {amount(self.operations, 'FLOP')} on all devices together; "
+                f"one step: {amount(self.operations, 'FLOP')}, divided among {self.shares}; "
                 "there are no public figures of this CPU, so no time",
             ]
+        if self.text and self.shares < self.chips:
+            lines += ["", self._same_work()]
         if self.topology.startswith("h100"):
             lines += ["", STAND_IN]
         return "\n".join(lines)
+
+    def _same_work(self) -> str:
+        return (
+            f'WARNING: the axis "model" divides no parameter of this model: {self.chips} chips do '
+            f"the arithmetic of {self.shares}, the others the same again."
+        )
 
     def _memory_lines(self) -> list[str]:
         parts = {**self.memory.parts(), "together": self.memory.total}
         notes = {
             "other state": "BatchNorm statistics, averaged parameters, ...",
-            "data": "the batch, or the whole dataset where it stays on the chip",
+            "data": "the batch, or a dataset that stays on the chip; and all padding",
             "temporaries": "activations, gradients, gathered parameters, workspace",
         }
         unit, size = unit_of(self.memory.total)
@@ -140,33 +165,28 @@ class Plan:
 
     def _time_lines(self, time: StepTime) -> list[str]:
         assert self.chip
+        assert self.run_seconds is not None
+        peak, dtype = self.chip.peak_in(self.precision)
+        flops = amount(self.operations / self.shares, "FLOP")
         work = {
-            "arithmetic": (self.operations / self.chips, "FLOP", self.chip.peak),
-            "memory": (self.traffic, "B", self.chip.bandwidth),
-            "wire": (self.wire, "B", self.chip.wire),
+            "arithmetic": f"{flops} at {amount(peak, 'FLOP')}/s in {dtype}",
+            "memory": f"{amount(self.traffic, 'B')} at {amount(self.chip.bandwidth, 'B')}/s",
+            "interconnect": f"{amount(self.wire, 'B')} at {amount(self.chip.wire, 'B')}/s",
+            "dispatch": "by the host; assumed",
         }
-        lines = [f"{'one step, at best':<26}{'time':>9}   what one chip does, at its public figure"]
+        lines = [
+            f"{'one step, estimated':<26}{'time':>9}   what one chip does, at its public figure"
+        ]
         for name in PARTS:
-            done, unit, rate = work[name]
-            bound = "   <- the bound" if name == time.bound else ""
-            lines.append(
-                f"  {name:<24}{short(getattr(time, name)):>9}   {amount(done, unit)} at "
-                f"{amount(rate, unit)}/s{bound}"
-            )
-        run = self.steps * time.seconds
-        energy = run * self.chips * self.chip.watts / 3.6e6
+            longest = "   <- the longest" if name == time.bound else ""
+            lines.append(f"  {name:<24}{short(getattr(time, name)):>9}   {work[name]}{longest}")
         lines += [
             f"  {'speed':<24}{amount(self.items / time.seconds, ''):>9}   {self.item} a second",
-            f"  {'the run':<24}{lasting(run):>9}   {self.steps:,} steps",
-            f"  {'energy':<24}{energy:>9.3g}   kWh of {self.chip.watts:.0f} W a chip, without "
+            f"  {'the run':<24}{lasting(self.run_seconds):>9}   {self.steps:,} steps",
+            f"  {'energy':<24}{self.kwh:>9.3g}   kWh of {self.chip.watts:.0f} W a chip, without "
             "cooling and hosts",
             f"  {'':<24}{'':>9}   (watts: {self.chip.watts_source})",
         ]
-        if time.seconds < SMALL:
-            lines.append(
-                f"  So short a step is bound by its dispatch, some {short(SMALL)}: the run takes "
-                f"{lasting(self.steps * SMALL)}."
-            )
         return [*lines, *NOTE.splitlines()]
 
 
@@ -176,8 +196,10 @@ def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) ->
     `topology` is like v5e:4x8, v5p:2x2x4, v6e:8x8, cpu:8 (simulated devices) or h100:8, and `mesh`
     like data=8,fsdp=4; by default it is all data. `watts` of a chip are for the energy. Nothing is
     run or written. Raises `Error`, before anything is compiled, for a topology that there is not, a
-    mesh that has not its chips, and an elastic run.
+    mesh that has not its chips, watts that are no positive number, and an elastic run.
     """
+    if watts is not None and not (math.isfinite(watts) and watts > 0):
+        raise Error(f"--watts must be a positive number, not {watts:g}.")
     where = parse_topology(topology)
     chip = where.chip
     if chip and watts is not None:
@@ -187,7 +209,8 @@ def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) ->
     program = read(step.text)
     found, moved = collectives(program), traffic(program)
     items, item = _items(run)
-    work = (step.operations / where.chips, moved, sum(one.wire for one in found))
+    precision = run.config.precision
+    work = (precision, step.operations / step.shares, moved, sum(one.wire for one in found))
     return Plan(
         name=run.config.name,
         topology=str(where),
@@ -197,6 +220,8 @@ def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) ->
         memory=step.memory,
         capacity=step.capacity or (chip.memory if chip else None),
         operations=step.operations,
+        shares=step.shares,
+        precision=precision,
         traffic=moved,
         collectives=found,
         time=step_time(chip, *work) if chip and step.text else None,

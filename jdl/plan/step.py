@@ -70,7 +70,8 @@ class CompiledStep:
     """A step that was compiled, or that the compiler refused for want of memory."""
 
     memory: Memory
-    operations: int  # FLOPs of matrix products and convolutions, on all chips together
+    operations: int  # FLOPs of matrix products and convolutions, each counted once
+    shares: int  # among which the mesh divides them
     seconds: float  # that it took to compile
     text: str  # the optimized HLO; "" where the step does not fit
     capacity: int | None  # bytes of a chip, where the compiler has told them
@@ -106,7 +107,18 @@ def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
             total = used.argument_size_in_bytes + used.temp_size_in_bytes + fresh
             memory = _memory(state, raw, used.argument_size_in_bytes, total)
     seconds = time.perf_counter() - begun
-    return CompiledStep(memory, operations(traced.jaxpr.jaxpr), seconds, text, capacity)
+    count = operations(traced.jaxpr.jaxpr)
+    return CompiledStep(memory, count, _shares(mesh, state), seconds, text, capacity)
+
+
+def _shares(mesh: Mesh, state: State) -> int:
+    """Among how many a mesh divides the work: the axis "model" only where it divides parameters.
+
+    Else all devices along it do the same.
+    """
+    if any("model" in leaf.sharding.spec for leaf in jax.tree.leaves(state.params)):
+        return mesh.size
+    return mesh.size // mesh.shape.get("model", 1)
 
 
 @contextmanager

@@ -35,9 +35,9 @@ class Change:
     mesh: str
     text: str = ""
 
-    def plan(self, topology: str) -> Plan:
+    def plan(self, topology: str, watts: float | None = None) -> Plan:
         """The plan with this change."""
-        return replace(plan(self.run, topology, self.mesh), change=self.text)
+        return replace(plan(self.run, topology, self.mesh, watts), change=self.text)
 
 
 def search(
@@ -45,6 +45,7 @@ def search(
     topology: str,
     make: Make | None = None,
     tried: Callable[[Plan], None] = lambda p: None,
+    watts: float | None = None,
 ) -> list[Plan]:
     """Plans for every mesh of a topology, the best first: those that fit, then by their time.
 
@@ -54,7 +55,7 @@ def search(
     plans = []
     for mesh in meshes(run, topology):
         for change in [Change(run, mesh), *_remat(run, mesh, make)]:
-            plans.append(change.plan(topology))
+            plans.append(change.plan(topology, watts))
             tried(plans[-1])
     return sorted(plans, key=_rank)
 
@@ -96,7 +97,9 @@ def _divides_model(run: Run, model: int) -> bool:
     return any("model" in sharding.spec for sharding in cut)
 
 
-def smallest_change(run: Run, topology: str, mesh: str, make: Make | None = None) -> Plan | None:
+def smallest_change(
+    run: Run, topology: str, mesh: str, make: Make | None = None, watts: float | None = None
+) -> Plan | None:
     """The first plan that fits, by changes that cost more and more; None if none does.
 
     They are tried in this order: parameters and optimizer state cut among more chips (fsdp up),
@@ -104,7 +107,7 @@ def smallest_change(run: Run, topology: str, mesh: str, make: Make | None = None
     (micro-batches), and at last a smaller batch, which is another training.
     """
     for change in changes(run, topology, mesh, make):
-        found = change.plan(topology)
+        found = change.plan(topology, watts)
         if found.fits:
             return found
     return None
@@ -155,14 +158,14 @@ def with_micro_batches(learner: Learner, count: int) -> Learner | None:
 def table(plans: list[Plan]) -> str:
     """Ranked plans as a table."""
     width = max(len(one.label) for one in plans)
-    lines = [f"{'mesh':<{width}}  {'a chip':>9}  {'step':>8}  {'bound by':<10}  {'sent':>8}"]
+    lines = [f"{'mesh':<{width}}  {'a chip':>9}  {'step':>8}  {'bound by':<12}  {'sent':>8}"]
     for one in plans:
         time = short(one.time.seconds) if one.time else "-"
         fits = "" if one.fits else "  does not fit"
         bound = one.time.bound if one.time else "-"
         sent = amount(one.wire, "B") if one.text else "-"
         lines.append(
-            f"{one.label:<{width}}  {amount(one.memory.total, 'B'):>9}  {time:>8}  {bound:<10}  "
+            f"{one.label:<{width}}  {amount(one.memory.total, 'B'):>9}  {time:>8}  {bound:<12}  "
             f"{sent:>8}{fits}"
         )
     return "\n".join(lines)
