@@ -43,7 +43,6 @@ QUICK = [
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
     ("gpt-experts", "data=2,model=2"),
-    ("gpt-local", "data=2,model=2"),
     ("gpt-local", "micro=4"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
