@@ -1,7 +1,8 @@
 """`jdl profile`: what a step's time goes into, by layer and by line.
 
 Seen to fail: the backward pass counted as forward, lines of libraries instead of the model's, times
-of all steps together, operations of loops without their layer.
+of all steps together, a program of other lines from the cache, operations of loops without their
+layer.
 """
 
 import gzip
@@ -78,7 +79,7 @@ def test_the_parts_of_loops_have_their_layer():
     found = origins(jax.jit(step).lower(*args).compile().as_text())
     tanh = [origin for origin in found.values() if origin.operation == "tanh"]
     assert {(origin.layer, origin.backward) for origin in tanh} == {("loop", False)}
-    assert all(origin.source.startswith(("tests/test_profile.py:", __file__)) for origin in tanh)
+    assert all("test_profile.py:" in origin.source for origin in tanh)
 
 
 def test_what_cannot_be_profiled_is_refused(tmp_path):

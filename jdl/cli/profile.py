@@ -41,8 +41,7 @@ def profile(arguments: list[str]) -> None:
     from jdl.config import Options
     from jdl.inspect.profile import profile as measure
 
-    # A program from the cache has the lines of the code that it was compiled from at first.
-    set_up_jax(compilation_cache=False)
+    set_up_jax()
     run, chosen = (_of_script if arguments[0].endswith(".py") else _of_run)(*arguments)
     out = chosen.out or Path("profile", f"{run.config.name}.json.gz")
     if not out.name.endswith(".json.gz"):

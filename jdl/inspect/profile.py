@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ WARM_UP = 2  # steps that are not measured: the first allocate memory
 ROWS = 10  # of each table
 DEPTH = 3  # of the layers in the first table: GPT/stack/block_3
 NUMBER = re.compile(r"_\d+")  # of one of several equal layers
+METADATA_IN_KEY = "jax_compilation_cache_include_metadata_in_key"  # JAX's setting
 CHATTER = ("end: ", "Threadpool", "Thunk")  # events of XLA's own bookkeeping
 
 
@@ -153,7 +155,8 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
         state = learner.init(jax.random.key(run.config.seed), data[0])
     batches = data.read(0)
     traced = learner.step_fn.trace(state, first := next(batches))  # type: ignore[attr-defined]
-    step = traced.lower().compile()
+    with _lines_in_cache():
+        step = traced.lower().compile()
     state, _ = step(state, first)
     state, seconds, waits = _timed(step, state, batches, WARM_UP + steps)
     events = _record(step, state, batches, steps)
@@ -177,6 +180,20 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
         roofline(flops // devices, traffic(read(text)), median, run.config.precision),
         trace,
     )
+
+
+@contextmanager
+def _lines_in_cache() -> Iterator[None]:
+    """Takes from the compilation cache only programs of the same lines of code.
+
+    Otherwise a program has the lines of the code from which it was compiled at first.
+    """
+    before = getattr(jax.config, METADATA_IN_KEY)
+    jax.config.update(METADATA_IN_KEY, True)
+    try:
+        yield
+    finally:
+        jax.config.update(METADATA_IN_KEY, before)
 
 
 def _timed(
