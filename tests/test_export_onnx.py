@@ -33,7 +33,7 @@ NOT = {  # docs/export.md says why
     *("crnn", "deep-speech", "lstm-crf", "t5", "t5-copy", "captioner"),
     *("gcn", "sage", "gin", "gat", "mpnn", "link", "fake-quantized"),
     *("unet", "dit", "realnvp", "fcos", "pose-resnet", "fast-speech"),
-    *("gpt", "gpt-grouped", "lstm-language"),
+    *("gpt", "gpt-grouped", "gpt-local", "gpt-experts", "lstm-language"),
     *("sasrec", "matrix-factorization", "item-towers", "word-vectors"),
 }
 ROWS = [row for row in TABLE + UNSUPERVISED if row.name not in NOT]
