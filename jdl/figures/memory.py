@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+def unit_of(value: float) -> tuple[str, float]:
+    """GB, or MB of less than one: the unit of a table of bytes, and its size."""
+    return ("GB", 1e9) if value >= 1e9 else ("MB", 1e6)
+
+
 def draw_memory(
     title: str, parts: Mapping[str, Mapping[str, int]], capacity: float | None, path: Path
 ) -> None:
@@ -13,7 +18,7 @@ def draw_memory(
     from matplotlib.figure import Figure  # slow to import (1 s)
 
     largest = max(sum(counts.values()) for counts in parts.values())
-    unit, size = ("GB", 1e9) if largest >= 1e9 else ("MB", 1e6)
+    unit, size = unit_of(largest)
     figure = Figure(figsize=(8, 1.9 + 0.4 * len(parts)), layout="constrained")
     axes = figure.subplots()
     starts = dict.fromkeys(parts, 0.0)

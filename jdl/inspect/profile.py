@@ -10,7 +10,6 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from jdl.inspect.hlo import read
 from jdl.inspect.roofline import Roofline, roofline
 from jdl.inspect.source_lines import Origin, origins
 from jdl.inspect.traffic import traffic
+from jdl.learners.compilation import jax_setting
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.folder import write_atomically
 from jdl.train.placement import place_on_devices
@@ -32,7 +32,7 @@ WARM_UP = 2  # steps that are not measured: the first allocate memory
 ROWS = 10  # of each table
 DEPTH = 3  # of the layers in the first table: GPT/stack/block_3
 NUMBER = re.compile(r"_\d+")  # of one of several equal layers
-METADATA_IN_KEY = "jax_compilation_cache_include_metadata_in_key"  # JAX's setting
+METADATA_IN_KEY = "jax_compilation_cache_include_metadata_in_key"  # of the compilation cache
 CHATTER = ("end: ", "Threadpool", "Thunk")  # events of XLA's own bookkeeping
 
 
@@ -155,7 +155,8 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
         state = learner.init(jax.random.key(run.config.seed), data[0])
     batches = data.read(0)
     traced = learner.step_fn.trace(state, first := next(batches))  # type: ignore[attr-defined]
-    with _lines_in_cache():
+    # Else a program from the cache has the lines of the code from which it was compiled at first.
+    with jax_setting(METADATA_IN_KEY, True):
         step = traced.lower().compile()
     state, _ = step(state, first)
     state, seconds, waits = _timed(step, state, batches, WARM_UP + steps)
@@ -180,20 +181,6 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
         roofline(flops // devices, traffic(read(text)), median, run.config.precision),
         trace,
     )
-
-
-@contextmanager
-def _lines_in_cache() -> Iterator[None]:
-    """Takes from the compilation cache only programs of the same lines of code.
-
-    Otherwise a program has the lines of the code from which it was compiled at first.
-    """
-    before = getattr(jax.config, METADATA_IN_KEY)
-    jax.config.update(METADATA_IN_KEY, True)
-    try:
-        yield
-    finally:
-        jax.config.update(METADATA_IN_KEY, before)
 
 
 def _timed(

@@ -103,12 +103,19 @@ def threefry_kernel() -> Iterator[None]:
     if jax.default_backend() != "gpu":
         yield
         return
-    before = getattr(jax.config, THREEFRY_KERNEL)
-    jax.config.update(THREEFRY_KERNEL, True)
+    with jax_setting(THREEFRY_KERNEL, True):
+        yield
+
+
+@contextmanager
+def jax_setting(name: str, value: Any) -> Iterator[None]:
+    """A setting of JAX (`jax.config`) has another value within it."""
+    before = getattr(jax.config, name)
+    jax.config.update(name, value)
     try:
         yield
     finally:
-        jax.config.update(THREEFRY_KERNEL, before)
+        jax.config.update(name, before)
 
 
 def jit_learner(learner: Learner, one_device: bool = True) -> CompiledLearner:

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jdl.figures.memory import draw_memory
+from jdl.figures.memory import draw_memory, unit_of
 from jdl.inspect.hlo import read
 from jdl.inspect.traffic import traffic
 from jdl.plan.chips import Chip, parse_topology
@@ -17,7 +17,7 @@ from jdl.plan.collectives import Collective, collectives
 from jdl.plan.devices import build_mesh, mesh_text
 from jdl.plan.estimate import PARTS, StepTime, step_time
 from jdl.plan.step import Memory, compile_step
-from jdl.plan.units import amount, lasting, short, unit_of
+from jdl.plan.units import amount, lasting, short
 from jdl.train.placement import apply_config
 from jdl.types import Error, Run
 

@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from jdl.inspect.cost import operations
 from jdl.layers.platform import compiled_for
+from jdl.learners.compilation import jax_setting
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.parallel.mesh import batch_sharding, replicated
 from jdl.train.placement import place_on_mesh
@@ -124,14 +125,9 @@ def _shares(mesh: Mesh, state: State) -> int:
 @contextmanager
 def uncached() -> Iterator[None]:
     """Compiles without the compilation cache: JAX cannot read an entry back without a TPU."""
-    before = getattr(jax.config, CACHED_FROM)
-    jax.config.update(CACHED_FROM, float("inf"))
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
-            yield
-    finally:
-        jax.config.update(CACHED_FROM, before)
+    with jax_setting(CACHED_FROM, float("inf")), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
+        yield
 
 
 def _raw_shapes(run: Run, mesh: Mesh) -> Any:

@@ -15,11 +15,6 @@ def amount(value: float, unit: str) -> str:
     return f"{value:.3g} {unit}".rstrip()
 
 
-def unit_of(value: float) -> tuple[str, float]:
-    """GB, or MB of less than one: the unit of a table of bytes, and its size."""
-    return ("GB", 1e9) if value >= 1e9 else ("MB", 1e6)
-
-
 def short(seconds: float) -> str:
     """The time of a step."""
     if seconds >= 1:
