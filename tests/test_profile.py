@@ -7,6 +7,7 @@ layer.
 
 import gzip
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,8 @@ import pytest
 import jdl
 from jdl.cli.profile import profile as command
 from jdl.inspect.cost import step_operations
-from jdl.inspect.profile import profile
+from jdl.inspect.profile import _of_module, profile
+from jdl.inspect.roofline import Roofline, bandwidth
 from jdl.inspect.source_lines import origins, read_scope
 from jdl.models.mlp import MLP
 
@@ -70,6 +72,23 @@ def test_a_profile_has_layers_and_lines(tmp_path, mesh):
     assert list(tmp_path.iterdir()) == [tmp_path / "to"]  # no run's folder
 
 
+def test_operations_of_other_programs_do_not_count():
+    mine, other = {"args": {"hlo_module": "jit_step"}}, {"args": {"hlo_module": "jit_load"}}
+    assert _of_module([mine, other, {"name": "step"}], "HloModule jit_step, x") == [
+        mine, {"name": "step"},
+    ]  # fmt: skip
+
+
+def test_a_roofline_is_bound_by_the_slower_of_arithmetic_and_memory():
+    memory = Roofline(operations=100, moved=50, seconds=9.0, peak=100.0, bandwidth=10.0)
+    assert (memory.intensity, memory.ridge, memory.at_best) == (2, 10, 5)
+    assert memory.bound == "memory-bound, ridge point 10.0"
+    compute = replace(memory, operations=700)
+    assert (compute.at_best, compute.bound[:13]) == (7, "compute-bound")
+    assert replace(memory, seconds=4.0).bound.startswith("unknown: caches")
+    assert bandwidth() > 1e8
+
+
 def test_the_parts_of_loops_have_their_layer():
     def step(w, x):
         with jax.named_scope("loop"):
@@ -85,9 +104,11 @@ def test_the_parts_of_loops_have_their_layer():
 def test_what_cannot_be_profiled_is_refused(tmp_path):
     with pytest.raises(jdl.Error, match="one compiled program"):
         profile(small_run(elastic=2), tmp_path / "a.json.gz")
+    with pytest.raises(jdl.Error, match="--parallel pmap"):
+        profile(small_run(), tmp_path / "a.json.gz", 1, jdl.Options(parallel="pmap"))
     with pytest.raises(jdl.Error, match="1 step or more, not 0"):
         profile(small_run(), tmp_path / "a.json.gz", 0)
-    with pytest.raises(jdl.Error, match=r"a script of an experiment or a run|needs the script"):
+    with pytest.raises(jdl.Error, match="needs the script"):
         command([])
     with pytest.raises(jdl.Error, match=r"a \.json\.gz file, not a\.txt"):
         command(["experiments/digits_mlp.py", "--out", "a.txt"])

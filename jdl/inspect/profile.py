@@ -63,10 +63,11 @@ class Profile:
             [
                 f"{self.name}, {self.steps} steps, {self.devices} x {jax.devices()[0].device_kind}",
                 "",
-                f"{'time of a step':<28}{1e3 * self.seconds:>10,.2f} ms",
+                f"{'step time (median)':<28}{1e3 * self.seconds:>10,.2f} ms",
                 f"{'  waiting for data':<28}{1e3 * self.data_seconds:>10,.2f} ms",
                 str(self.roofline),
                 "",
+                f"all operations, over threads and devices: {1e3 * self.busy:,.2f} ms a step",
                 *self._layers(),
                 "",
                 *self._costliest(),
@@ -162,6 +163,7 @@ def profile(run: Run, trace: Path, steps: int = 10, options: Options = Options()
     state, seconds, waits = _timed(step, state, batches, WARM_UP + steps)
     events = _record(step, state, batches, steps)
     text = step.as_text() or ""
+    events = _of_module(events, text)
     measured = _of_program(events, found := origins(text))
     if not measured:
         raise Error(f"JAX's profiler recorded no operation on {jax.default_backend()}.")
@@ -209,6 +211,13 @@ def _record(step: Any, state: State, batches: Iterator[Any], steps: int) -> list
                     state, _, _ = _timed(step, state, batches, 1)
         (path,) = Path(folder).rglob("perfetto_trace.json.gz")
         return json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+
+
+def _of_module(events: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """The events without the operations of other programs, whose names may be the same."""
+    module = re.match(r"HloModule ([\w.-]+)", text)
+    name = module[1] if module else None
+    return [e for e in events if e.get("args", {}).get("hlo_module", name) == name]
 
 
 def _of_program(
