@@ -2,7 +2,7 @@
 
 Seen to fail: the backward pass counted as forward, lines of libraries instead of the model's, times
 of all steps together, a program of other lines from the cache, operations of loops without their
-layer.
+layer, operations of other programs, the faster of arithmetic and memory as the bound.
 """
 
 import gzip
