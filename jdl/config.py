@@ -60,7 +60,8 @@ class Options:
     """Options of a training: folder, logging, evaluation, checkpoints, devices and processes.
 
     None of these changes a run's numbers, except `devices`, `mesh` and `parallel`, which change
-    rounding (docs/devices.md says by how much), and with --elastic not even that.
+    rounding (docs/devices.md says by how much; with --elastic not even that), and `steps_per_call`
+    above 1, which may (docs/speed.md).
     """
 
     root: Path = Path("runs")
@@ -79,6 +80,8 @@ class Options:
     """Mesh, e.g. data=4,model=2 or fsdp=8: data parallel, tensor parallel, fully sharded."""
     parallel: Literal["jit", "pmap"] = "jit"
     """How the step is compiled for several devices; pmap is data parallel only."""
+    steps_per_call: int = 1
+    """Most steps in one call of the device; more for steps of microseconds on data it holds."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; SLURM, Open MPI, GKE and TPU pods need none."""
     processes: int | None = None
@@ -99,6 +102,7 @@ class Options:
 
     def __post_init__(self) -> None:
         least = {"log_every": 1, "eval_every": 0, "save_every": 0, "keep": 1, "until": 1}
+        least |= {"steps_per_call": 1}
         _check_least(self, least)
 
 

@@ -26,7 +26,7 @@ HELPERS = {  # for other rooms, and for layers, objectives and learners of one's
     "sample_rows", "plain_implementations", "gather_params", "gathering_params",
     "map_rows", "map_variables", "override",
     "Wrapper", "checked_metrics", "jit_learner", "member", "trace_once", "with_data",
-    "PerMember", "merge", "scalars",
+    "SeveralSteps", "PerMember", "merge", "scalars",
     "Beams", "decode_stream", "decode_until_end",
     "on_x", "check_order", "window_mask", "Normalize", "UnitRange",
 }  # fmt: skip

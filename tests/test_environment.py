@@ -110,6 +110,7 @@ def test_environments_that_differ_in_what_bits_depend_on_are_told_apart():
         changed(settings={"jax_default_matmul_precision": "bfloat16"}),
         changed(versions={"jax": "0.0"}),
         {**base, "options": {"devices": 2}},
+        {**base, "options": {"steps_per_call": 2}},
     ):
         assert numerics_environment(other) != numerics_environment(base)
 
@@ -121,6 +122,8 @@ def test_environments_that_differ_in_nothing_else_are_equal():
         changed(variables={"PJRT_NPROC": "8"}, devices={"local": 8, "count": 8}),
     ):
         assert numerics_environment(other) == numerics_environment(base)
+    several, more = ({**base, "options": {"steps_per_call": n}} for n in (2, 64))
+    assert numerics_environment(several) == numerics_environment(more)
     elastic = {**base, "config": {"elastic": 4}}
     others = [
         {**elastic, "options": {"devices": 4}},

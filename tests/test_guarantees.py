@@ -3,7 +3,8 @@
 Each was seen to fail, when the code was broken on purpose: with stream names by Python's salted
 `hash` (1); with the order begun anew at a resume, with BatchNorm statistics that were not restored,
 and with the lines kept that a kill had left behind (2); with a batch lost at each save, and with
-statistics that moved at each evaluation (3).
+statistics that moved at each evaluation (3); several steps a call, with stacked metrics of other
+sizes in other programs.
 """
 
 import json
@@ -80,6 +81,28 @@ def test_3_observing_changes_nothing(whole, tmp_path, options):
             return [line for line in lines(run) if json.loads(line)["split"] == "train"]
 
         assert of_training(observed) == of_training(whole)
+
+
+def test_several_steps_a_call_are_the_same_however_many_and_wherever_they_stop(tmp_path):
+    """1, 2 and 3: one program takes any number of steps, so calls may end at any."""
+    several = train(tmp_path / "whole", steps_per_call=32)
+    observed = train(tmp_path / "often", steps_per_call=5, eval_every=7, save_every=11)
+    for step in (2, 10, 27):
+        stopped_at(step, tmp_path / "stopped", steps_per_call=4, save_every=3)
+    resumed = train(tmp_path / "stopped", steps_per_call=8)
+    assert resumed.steps < 40
+    assert digest(several) == digest(observed) == digest(resumed)
+    assert lines(several) == lines(resumed)
+
+
+def test_several_steps_a_call_on_a_mesh(tmp_path):
+    """The same however many, and the numbers of single steps but for rounding."""
+    runs = [train(tmp_path / str(n), steps=12, devices=2, steps_per_call=n) for n in (1, 2, 9)]
+    assert digest(runs[1]) == digest(runs[2])
+    single, several = ([json.loads(line) for line in lines(run)] for run in runs[:2])
+    for a, b in zip(single, several, strict=True):
+        assert (a.pop("step"), a.pop("split")) == (b.pop("step"), b.pop("split"))
+        assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_kept_on_the_device_or_streamed_the_training_is_the_same(tmp_path):

@@ -2,7 +2,8 @@
 
 Seen to fail: that a hook changes nothing, when it was given the loop's own dicts; that a raising
 hook saves nothing, with hooks after the checkpoint; the bound of the steps in flight, without a
-bound.
+bound; several steps a call, where they went on into the next epoch, past a due hook, or gave a hook
+the metrics of the first step.
 """
 
 import itertools
@@ -17,6 +18,7 @@ import pytest
 from harness import digest, lines, train
 
 import jdl
+from jdl.learners import SeveralSteps
 from jdl.metrics import scalars
 from jdl.store.checkpoints import Checkpoints, state_digest
 from jdl.train import loop
@@ -80,6 +82,45 @@ def test_metrics_are_fetched_late_in_order_and_before_any_hook():
     assert called == [(20, 190, 20), (40, 780, 40)]
     assert 1 < max(ahead) <= loop.IN_FLIGHT
     assert state.total == 49 * 50 // 2
+
+
+class Epochs(jdl.Loader):
+    """Batch i is its epoch, of 7 batches, whose raw data is one array."""
+
+    def read(self, start=0):
+        epochs = [np.int64(n) for n in range(20)]
+        return (epochs[i // 7] for i in itertools.count(start))
+
+
+def test_several_steps_a_call_end_where_a_hook_is_due_and_with_the_epoch():
+    taken, fetched, called = [], [], []
+
+    def program(state, raw, number):
+        taken.append(int(number))
+        states = list(
+            itertools.accumulate(range(number), lambda s, _: s.replace(raw), initial=state)
+        )
+        totals = np.zeros(16, np.float32)
+        totals[:number] = [one.total for one in states[1:]]
+        return states[-1], {"loss": jdl.Mean(totals, np.ones(16, np.float32))}
+
+    class Every(loop.StepHook):
+        def due(self, step):
+            return step % 10 == 0
+
+        def __call__(self, step, state, metrics):
+            called.append((step, state.total, metrics["loss"].total, len(fetched)))
+
+    state = loop.train(
+        Counter(), Epochs(), Total(2), 33, [Every()],
+        lambda step, metrics: fetched.append((step, int(metrics["loss"].total))),
+        several=SeveralSteps(4, program),
+    )  # fmt: skip
+    totals = list(itertools.accumulate(i // 7 for i in range(2, 33)))
+    assert taken == [4, 1, 3, 4, 4, 2, 1, 4, 3, 2, 3]
+    assert called == [(step, totals[step - 3], totals[step - 3], step - 2) for step in (10, 20, 30)]
+    assert fetched == list(zip(range(3, 34), totals, strict=True))
+    assert (state.step, state.total) == (33, totals[-1])
 
 
 def test_a_hook_collects_what_it_likes(whole, tmp_path):

@@ -18,6 +18,8 @@ from jdl.learners.prune import prune_variables as prune_variables
 from jdl.learners.replay import PrioritizedReplay as PrioritizedReplay
 from jdl.learners.sac import sac as sac
 from jdl.learners.schedule_free import schedule_free as schedule_free
+from jdl.learners.several_steps import SeveralSteps as SeveralSteps
+from jdl.learners.several_steps import several_steps as several_steps
 from jdl.learners.skip_nonfinite import checked_metrics as checked_metrics
 from jdl.learners.skip_nonfinite import skip_nonfinite as skip_nonfinite
 from jdl.learners.swa import swa as swa

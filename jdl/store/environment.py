@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ SETTINGS = (
     "jax_threefry_partitionable",
     "jax_default_prng_impl",
 )
-LAYOUT = ("devices", "mesh", "parallel")  # the options that change numbers, by rounding
 
 
 def fingerprint() -> dict[str, Any]:
@@ -79,6 +79,15 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def layout(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that change a run's numbers, by rounding.
+
+    One program takes several steps a call, however many: other steps have the same bits.
+    """
+    found = {name: options.get(name) for name in ("devices", "mesh", "parallel")}
+    return found | ({"several steps a call": True} if options.get("steps_per_call", 1) > 1 else {})
+
+
 def numerics_environment(record: dict[str, Any]) -> dict[str, Any]:
     """The part of a run's recorded environment and options that its bits depend on, by name.
 
@@ -92,7 +101,7 @@ def numerics_environment(record: dict[str, Any]) -> dict[str, Any]:
         numerics["CPU instructions"] = host.get("instructions")
         numerics["CPU thread pool"] = thread_pool_size(environment)
     if not record["config"].get("elastic"):
-        numerics |= {name: options.get(name) for name in LAYOUT}
+        numerics |= layout(options)
         numerics["processes"] = host.get("processes")
         if host.get("processes") != 1:  # several processes use all of their devices
             numerics["devices of all processes"] = devices.get("count")

@@ -28,6 +28,7 @@ RECORDED_OPTIONS = (
     "devices",
     "mesh",
     "parallel",
+    "steps_per_call",
     "log_every",
     "eval_every",
     "save_every",

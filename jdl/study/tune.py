@@ -13,7 +13,7 @@ import numpy as np
 from jdl.config import Config, Options, digest, to_json
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.store.code import code_hashes, read_code
-from jdl.store.environment import LAYOUT
+from jdl.store.environment import layout
 from jdl.study.folder import open_study, write_table
 from jdl.study.hyperband import brackets, most_rungs
 from jdl.study.search import Search, points
@@ -125,7 +125,7 @@ def _description(study: Study, prepared: Run, search: Search) -> dict[str, Any]:
         "search": searched,
         "data": {name: data.fingerprint for name, data in splits(prepared).items()},
         "code": code_hashes(read_code(script)),
-        "options": {name: getattr(options, name) for name in LAYOUT},
+        "options": layout(asdict(options)),
         "script": str(script.resolve()),
     }
     return json.loads(json.dumps(description))

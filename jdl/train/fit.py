@@ -146,6 +146,7 @@ def _fit(
                 _hooks(run, options, outputs, evaluation, patience, requests),
                 _training_log(placement, options, outputs),
                 stop=patience.exhausted,
+                several=placement.several,
             )
         seconds = time.perf_counter() - began
         metrics = evaluation.evaluate_all(state)

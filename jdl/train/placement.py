@@ -10,7 +10,14 @@ from typing import Any
 from jax.sharding import Mesh
 
 from jdl.config import Options
-from jdl.learners import jit_learner, mixed_precision, skip_nonfinite, with_data
+from jdl.learners import (
+    SeveralSteps,
+    jit_learner,
+    mixed_precision,
+    several_steps,
+    skip_nonfinite,
+    with_data,
+)
 from jdl.parallel import (
     abstract_state,
     build_mesh,
@@ -41,13 +48,17 @@ class Placement:
     learner: Learner  # compiled: its step takes what `run.train.read` yields
     run: Run  # with its data on the devices
     abstract: Callable[[State], State]  # adds the shardings on the devices to a state's shapes
+    several: SeveralSteps | None = None  # with --steps-per-call
 
 
 def place_on_devices(run: Run, options: Options) -> Placement:
     """Compiles the run's learner, and shards its data, for the devices that the options name."""
     mesh, shards = build_mesh(options.mesh, options.devices), run.config.elastic
     connect(mesh)
-    pmap = options.parallel == "pmap"
+    pmap, several = options.parallel == "pmap", options.steps_per_call
+    if several > 1 and (shards or pmap):
+        other = "--elastic" if shards else "--parallel pmap"
+        raise Error(f"--steps-per-call and {other} cannot be combined: drop one of the two.")
     if shards and pmap:
         raise Error("--elastic and --parallel pmap cannot be combined: drop one of the two.")
     if shards:
@@ -56,22 +67,31 @@ def place_on_devices(run: Run, options: Options) -> Placement:
     if pmap:
         mesh = pmap_mesh(data_parallel_devices(mesh, "--parallel pmap"))
     if mesh is None:
-        return Placement(jit_learner(with_data(run.learner, run.train)), run, _same)
+        learner = with_data(run.learner, run.train)
+        return Placement(jit_learner(learner), run, _same, _several(learner, several))
     if pmap:
         check_batch_size(mesh, run.train.batch_size)
         run = _shard_splits(run, mesh)
         return Placement(
             pmap_learner(run.learner, run.train, mesh), run, partial(abstract_state, mesh)
         )
-    return place_on_mesh(run, mesh)
+    return place_on_mesh(run, mesh, several)
 
 
-def place_on_mesh(run: Run, mesh: Mesh) -> Placement:
-    """Compiles the run's learner, and shards its data, for a mesh; its devices may be described."""
+def place_on_mesh(run: Run, mesh: Mesh, several: int = 1) -> Placement:
+    """Compiles the run's learner, and shards its data, for a mesh; its devices may be described.
+
+    `several` is the most steps a call.
+    """
     check_batch_size(mesh, run.train.batch_size)
     run = _shard_splits(run, mesh)
     learner = shard_learner(with_data(run.learner, run.train), mesh)
-    return Placement(jit_learner(learner, one_device=False), run, partial(abstract_state, mesh))
+    compiled, calls = jit_learner(learner, one_device=False), _several(learner, several, False)
+    return Placement(compiled, run, partial(abstract_state, mesh), calls)
+
+
+def _several(learner: Learner, most: int, one_device: bool = True) -> SeveralSteps | None:
+    return several_steps(learner, most, one_device) if most > 1 else None
 
 
 def _shard_splits(run: Run, mesh: Mesh) -> Run:
