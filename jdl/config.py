@@ -104,6 +104,13 @@ class Options:
         least = {"log_every": 1, "eval_every": 0, "save_every": 0, "keep": 1, "until": 1}
         least |= {"steps_per_call": 1}
         _check_least(self, least)
+        scheme = self.root.parts[0] if self.root.parts else ""
+        if len(scheme) > 2 and scheme.endswith(":"):  # of gs://bucket/runs; c: is a disk
+            raise Error(
+                f"--root must be a folder of a file system, and {scheme}// is not one: mount the "
+                "bucket (gcsfuse, mountpoint-s3) and name its folder, or copy the runs there "
+                "when they are done."
+            )
 
 
 def _check_least(values: Any, least: dict[str, int]) -> None:

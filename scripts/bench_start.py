@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 EXPERIMENTS, ROUNDS = ("digits_cnn", "stdlib_gpt"), 3
@@ -65,7 +66,7 @@ def begin(script: str, started: float) -> None:
         state, metrics = placement.learner.step(state, next(raw_batches))
         jax.block_until_ready((state.params, metrics))
         done()
-    parts = [[b - a for a, b in zip(t, t[1:], strict=False)] for t in (clock, processor)]
+    parts = [[b - a for a, b in pairwise(t)] for t in (clock, processor)]
     print(json.dumps(parts))
 
 

@@ -1,6 +1,7 @@
 """Configs: their digest, their record, and what they refuse."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 
@@ -59,6 +60,10 @@ class Infinite(jdl.Config):
         (lambda: jdl.Config(seed=-1), "--seed must be 0 or more"),
         (lambda: jdl.Config(name="../up"), "without slashes"),
         (lambda: jdl.Options(log_every=0), "--log-every must be 1 or more"),
+        (
+            lambda: jdl.Options(root=Path("gs://bucket/runs")),
+            "a folder of a file system, and gs://",
+        ),
         (lambda: to_json(Unrecordable()), "field what"),
         (lambda: to_json(Infinite()), "field lr"),
         (lambda: from_json(Config, {"gone": 1}), "no longer has: gone"),
