@@ -70,8 +70,8 @@ def distil(
     What else changes an objective comes afterwards: `freeze(distil(...), pattern)`.
 
     A `teacher` that is a string names a column of its logits, computed once by `teacher_logits`:
-    a step then evaluates no teacher. That is for data without augmentation: rows that mixup or
-    cropping changes would have the logits of others. Of `next_token` the teacher must be causal.
+    a step then evaluates no teacher. Rows that mixup or cropping changes would have the logits of
+    others: a run whose `shuffled` augments is refused. Of `next_token` the teacher must be causal.
 
     `features={"Block_1": "Block_3"}` are FitNets' hints (Romero et al., 2015), for Linen models:
     the outputs of the student's layers, and of the teacher's that they learn. They have the same
@@ -104,7 +104,10 @@ def distil(
         objective, teacher, temperature, weight, dict(features or {}), feature_weight
     )
     student = map_variables(objective, _of_student, keep=None if stored else TEACHER)
-    return override(student, init=taught.init, loss=taught.loss, check=taught.check)
+    columns = (teacher,) if stored else ()
+    return override(
+        student, init=taught.init, loss=taught.loss, check=taught.check, stored_columns=columns
+    )
 
 
 def teacher_logits(teacher: Any, batches: Loader) -> np.ndarray:
