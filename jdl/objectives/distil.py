@@ -100,14 +100,10 @@ def distil(
             f"The teacher, {name_of(teacher)}, has no weights yet and would teach noise: give "
             "distil a trained one, jdl.pretrained(model, jdl.weights.load(...))."
         )
-    taught = _Distillation(
-        objective, teacher, temperature, weight, dict(features or {}), feature_weight
-    )
+    hints, columns = dict(features or {}), (teacher,) if stored else ()
+    new = _Distillation(objective, teacher, temperature, weight, hints, feature_weight)
     student = map_variables(objective, _of_student, keep=None if stored else TEACHER)
-    columns = (teacher,) if stored else ()
-    return override(
-        student, init=taught.init, loss=taught.loss, check=taught.check, stored_columns=columns
-    )
+    return override(student, init=new.init, loss=new.loss, check=new.check, stored_columns=columns)
 
 
 def teacher_logits(teacher: Any, batches: Loader) -> np.ndarray:
