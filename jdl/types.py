@@ -105,8 +105,11 @@ class Objective:
 
     Subclasses define `init` and `loss`. The protocols `Predicts`, `Generates`, `SamplesLatents`,
     `Encodes` and `DecodesTokens` name what else an objective may be able to do; test for them with
-    `isinstance(objective, Predicts)`.
+    `isinstance(objective, Predicts)`. `stored_columns` names columns that were computed once for
+    each row as the dataset has it: they would be wrong for augmented rows.
     """
+
+    stored_columns: tuple[str, ...] = ()
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables, for batches of this shape."""
@@ -303,6 +306,11 @@ class Loader:
     def bounds(self) -> Bounds:
         """The smallest and the largest value of each numeric column, if known."""
         return {}
+
+    @property
+    def augmented(self) -> bool:
+        """Whether rows are augmented: changed by more than the evaluation's rows are."""
+        return False
 
     @property
     def fingerprint(self) -> str:

@@ -3,7 +3,8 @@
 Seen to fail: without T^2; with the two sides of the divergence exchanged; with the masks of rows
 alone, for tokens; with a teacher in training mode, one that sees the last token, and another key
 for the student's first parameters; hints without the weights of rows, and with the projection
-doubled; a column of logits in the order of the source; features of layers within nn.remat.
+doubled; a column of logits in the order of the source, or beside augmented rows, also of the
+members of a population; features of layers within nn.remat.
 """
 
 import json
@@ -26,6 +27,7 @@ from jdl.models.rnn import RNN
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, next_token, regress, teacher_logits
 from jdl.objectives.pretrained_model import Weights
+from jdl.train.check import check_run
 from jdl.weights.load import arrays_by_path
 
 CLASSES, ROWS = 10, 6
@@ -185,6 +187,25 @@ def test_a_column_of_logits_teaches_as_the_teacher_does():
         batch = data.shuffled(2, 0)[i]
         places = [[4, 1, 0, 5].index(row) for row in batch["id"]]
         np.testing.assert_array_equal(batch["given"], given[places])
+
+
+def test_a_column_of_logits_is_of_rows_that_are_not_augmented():
+    """Whatever is around the student; transforms of all rows change what the teacher saw too."""
+    data = jdl.data.arrays(x=np.asarray(IMAGES["x"]), y=np.arange(ROWS))
+    data = data.map(jdl.data.normalize(0.0, 2.0)).with_columns(given=np.zeros((ROWS, CLASSES)))
+    mixup = jdl.data.mixup(classes=CLASSES)
+
+    def check(teacher, *augment, members=1):
+        objective = jdl.freeze(jdl.distil(classify(cnn(4)), teacher), "Conv_0")
+        learner = jdl.ema(jdl.descent(objective, optax.sgd(0.1)))
+        learner = jdl.population(learner, range(members)) if members > 1 else learner
+        check_run(jdl.Run(jdl.Config("taught"), learner, data.shuffled(4, 0, *augment)))
+
+    check("given")
+    check(trained(cnn(8)), mixup)
+    for members in (1, 2):
+        with pytest.raises(jdl.Error, match="The column given was computed once for each row"):
+            check("given", mixup, members=members)
 
 
 def test_a_column_of_logits_of_tokens_teaches_as_a_causal_teacher_does():

@@ -3,7 +3,8 @@
 The outputs of these models are compared in tests/test_architectures_texts.py. Seen to fail: without
 `skip` for a new head, without the rules of the pooler, of older names and of names without a
 prefix, with NumPy's arrays in a trace, `rope_scaling` and `max_length` ignored, no check of the
-window, and a split that is no `Error`.
+window, a split that is no `Error`, and decoders that begin with their end token or with the one in
+config.json before that of generation_config.json.
 """
 
 import json
@@ -17,6 +18,7 @@ from test_architectures_texts import golden
 import jdl
 from jdl.layers import llama3_rotary_frequencies, rotary_frequencies
 from jdl.models.encoder_decoder import EncoderDecoder
+from jdl.objectives import seq2seq
 from jdl.weights.from_pretrained import architecture_of, from_pretrained
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -163,6 +165,38 @@ def test_the_head_of_t5(tmp_path):
     assert (model.tied, model.logits_scale) == (True, 0.25)
     with pytest.raises(jdl.Error, match="no weights for params/head/kernel"):
         loaded(folder_of(tmp_path, "mt5", without(golden("mt5")[1], "lm_head.weight")))
+
+
+T5_TOKENS = {"eos_token_id": 1, "decoder_start_token_id": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "generation", "given", "start", "eos"),
+    [
+        (T5_TOKENS, None, {}, 0, 1),
+        (T5_TOKENS, {"decoder_start_token_id": 5, "eos_token_id": [7]}, {}, 5, 7),
+        (T5_TOKENS, {"decoder_start_token_id": None, "eos_token_id": None}, {}, 0, 1),
+        (T5_TOKENS, {"eos_token_id": [1, 2]}, {"eos_id": 2, "start": 3}, 3, 2),
+    ],
+)
+def test_a_decoder_begins_and_ends_as_its_files_say(
+    tmp_path, config, generation, given, start, eos
+):
+    folder = folder_of(tmp_path, "t5", **config)
+    if generation is not None:
+        (folder / "generation_config.json").write_text(json.dumps(generation))
+    objective = seq2seq(from_pretrained(folder), **given)
+    assert (objective.start, objective.eos_id) == ((start,), eos)
+
+
+def test_a_decoder_whose_files_name_no_tokens_asks_for_them(tmp_path):
+    model = from_pretrained(folder_of(tmp_path, "t5", eos_token_id=[1, 2]))
+    with pytest.raises(jdl.Error, match=r"eos_id=tokenizer.eos_id: .* names none, or several"):
+        seq2seq(model)
+    with pytest.raises(jdl.Error, match="has no decoder_start_token_id: give start="):
+        seq2seq(model, eos_id=1)
+    with pytest.raises(jdl.Error, match="it has no default"):
+        seq2seq(model.model)
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """Weights in 8 and 4 bits: how near they are, what they take, and adapters trained on top (QLoRA).
 
-Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, and weights that
-come back into the state in full.
+Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, weights that
+come back into the state in full, and a run that goes on with other devices without `elastic`.
 """
 
 import jax
@@ -9,10 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from harness import digest
 
 import jdl
 from jdl.models.cnn import CNN
+from jdl.objectives.pretrained_model import Weights
 from jdl.objectives.quantize import dequantize_variables, quantize_variables
+from jdl.weights.load import arrays_by_path
 
 BATCH = {"x": jax.random.normal(jax.random.key(9), (6, 8, 8, 1)), "y": jnp.arange(6) % 3}
 OBJECTIVE = jdl.objectives.classify(CNN(3, blocks=((4, 1),), dense=(6,)))
@@ -85,6 +88,30 @@ def test_adapters_are_trained_on_quantized_weights_that_stay_as_they_are(bits):
         for o, v in ((objective, variables), (OBJECTIVE, plain))
     )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def fitted(root, until=None, **options):
+    """A run of adapters on a backbone in 8 bits, taught by a model in 8 bits."""
+    x = np.asarray(BATCH["x"])
+    arrays = arrays_by_path(OBJECTIVE.model.init(jax.random.key(1), x))
+    teacher = jdl.pretrained(OBJECTIVE.model, Weights(lambda: (arrays, "0" * 64, "given")))
+    adapted = jdl.lora(jdl.distil(OBJECTIVE, teacher), "Dense", rank=2)
+    objective = jdl.quantize(adapted, "^(lora/base|teacher/params)/.*kernel")
+    data = jdl.data.arrays(x=x, y=np.asarray(BATCH["y"]))
+    c = jdl.Config(name="adapted", steps=3, elastic=2)
+    run = jdl.Run(c, jdl.descent(objective, optax.adam(1e-2)), data.shuffled(4, 0))
+    often = {"log_every": 3, "eval_every": 0, "save_every": 3, "quiet": True}
+    return jdl.fit(run, jdl.Options(root=root, until=until, **often, **options))
+
+
+def test_adapters_of_a_quantized_backbone_with_a_teacher_resume_elsewhere_to_the_bit(tmp_path):
+    whole = fitted(tmp_path / "whole", devices=1)
+    assert {name.split("/")[0] for name in whole.state.model_state["quantized"]} == {
+        *("lora", "teacher")
+    }
+    with pytest.raises(jdl.train.preemption.PausedError):
+        fitted(tmp_path / "parts", until=2, devices=1)
+    assert digest(fitted(tmp_path / "parts", devices=2)) == digest(whole)
 
 
 def test_a_trained_model_is_quantized_and_predicts_alike():

@@ -49,6 +49,10 @@ class RowReader(Protocol):
         """The smallest and largest value of each column, where known."""
 
     @property
+    def transforms(self) -> tuple[Augmentation, ...]:
+        """The transforms of all its batches, also in evaluation."""
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of the rows."""
 
@@ -158,6 +162,11 @@ class DatasetLoader(Loader, Generic[T]):
     def num_examples(self) -> int:
         """Examples in an epoch."""
         return len(self.dataset)
+
+    @property
+    def augmented(self) -> bool:
+        """Whether there are more transforms than the dataset's own."""
+        return len(self.transforms) > len(self.dataset.transforms)
 
     @cached_property
     def bounds(self) -> Bounds:

@@ -88,6 +88,11 @@ class PopulationObjective(Objective):
     objective: Objective
     seeds: tuple[int, ...]
 
+    @property
+    def stored_columns(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Those of the members' objective."""
+        return self.objective.stored_columns
+
     def init(self, key: Key, batch: Batch) -> Variables:
         """Each member's variables from its own seed."""
         return jax.vmap(self.objective.init, (0, None))(_keys(self.seeds), batch)

@@ -70,8 +70,8 @@ def distil(
     What else changes an objective comes afterwards: `freeze(distil(...), pattern)`.
 
     A `teacher` that is a string names a column of its logits, computed once by `teacher_logits`:
-    a step then evaluates no teacher. That is for data without augmentation: rows that mixup or
-    cropping changes would have the logits of others. Of `next_token` the teacher must be causal.
+    a step then evaluates no teacher. Rows that mixup or cropping changes would have the logits of
+    others: a run whose `shuffled` augments is refused. Of `next_token` the teacher must be causal.
 
     `features={"Block_1": "Block_3"}` are FitNets' hints (Romero et al., 2015), for Linen models:
     the outputs of the student's layers, and of the teacher's that they learn. They have the same
@@ -100,11 +100,10 @@ def distil(
             f"The teacher, {name_of(teacher)}, has no weights yet and would teach noise: give "
             "distil a trained one, jdl.pretrained(model, jdl.weights.load(...))."
         )
-    taught = _Distillation(
-        objective, teacher, temperature, weight, dict(features or {}), feature_weight
-    )
+    hints, columns = dict(features or {}), (teacher,) if stored else ()
+    new = _Distillation(objective, teacher, temperature, weight, hints, feature_weight)
     student = map_variables(objective, _of_student, keep=None if stored else TEACHER)
-    return override(student, init=taught.init, loss=taught.loss, check=taught.check)
+    return override(student, init=new.init, loss=new.loss, check=new.check, stored_columns=columns)
 
 
 def teacher_logits(teacher: Any, batches: Loader) -> np.ndarray:

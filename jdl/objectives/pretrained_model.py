@@ -108,6 +108,14 @@ class Loaded:
         return text + (f"; not used: {_listed(self.left_out)}" if self.left_out else "")
 
 
+@dataclass(frozen=True)
+class DecoderTokens:
+    """The tokens that an encoder-decoder was pretrained with; None where its files name none."""
+
+    start: int | None  # with which the decoder begins
+    eos: int | None  # with which texts end
+
+
 @dataclass(frozen=True, eq=False)
 class PretrainedModel:
     """A model that begins with pretrained weights; see `pretrained`."""
@@ -117,6 +125,7 @@ class PretrainedModel:
     rename: Mapping[str, str]
     skip: str | None
     may_skip: str | None = None  # the same, of parts that the model need not have
+    decoder_tokens: DecoderTokens | None = None  # of an encoder-decoder of Hugging Face
 
     def __str__(self) -> str:
         return f"pretrained({name_of(self.model)})"

@@ -28,7 +28,7 @@ from jdl.types import (
 
 def seq2seq(
     model: Any,
-    eos_id: int,
+    eos_id: int | None = None,
     smoothing: float = 0.0,
     max_new_tokens: int | None = None,
     start: int | Sequence[int] | None = None,
@@ -38,7 +38,8 @@ def seq2seq(
     Tokens x (B, S) to tokens y (B, T), images x (B, H, W, C) to captions y, or waveforms x (B, S)
     to what is said. The columns `length` (B,) and `y_length` (B,) are the numbers of real tokens or
     samples; the last real token of y is `eos_id`. The decoder begins with `start`, one token or
-    several, by default `eos_id`: they are given to it, and not learned. In training the model
+    several, by default `eos_id`: they are given to it, and not learned. Of an encoder-decoder of
+    `jdl.weights.from_pretrained` both are by default those of its files. In training the model
     predicts each token from the true tokens before it (teacher forcing): `model(x, y_before)` gives
     logits (B, T, vocabulary). The loss is the cross-entropy with label smoothing `smoothing`;
     metrics are accuracy and perplexity. Predictions are made by greedy decoding of up to
@@ -47,8 +48,8 @@ def seq2seq(
     decode=...)`, like `T5`, `Captioner` and `Whisper`.
     """
     model_call.require_methods("seq2seq", model, "encode", "decode")
-    given = eos_id if start is None else start
-    first = tuple(given) if isinstance(given, Sequence) else (int(given),)
+    eos_id, given = _end_and_start(model, eos_id, start)
+    first = tuple(given) if isinstance(given, Sequence) else (given,)
     limit = model.max_length - len(first) + 1
     if not first or limit < 1:
         raise Error(f"The decoder begins with 1 to {model.max_length} tokens, not start={start}.")
@@ -60,6 +61,27 @@ def seq2seq(
             "model's max_length."
         )
     return Seq2Seq(model, eos_id, smoothing, tokens, first)
+
+
+def _end_and_start(
+    model: Any, eos_id: int | None, start: int | Sequence[int] | None
+) -> tuple[int, int | Sequence[int]]:
+    """`eos_id` and `start`: the given ones, else those that the model was pretrained with."""
+    known = getattr(model, "decoder_tokens", None)
+    eos_id = known.eos if eos_id is None and known else eos_id
+    if eos_id is None:
+        raise Error(
+            "seq2seq needs the token with which y ends, eos_id=tokenizer.eos_id: "
+            + ("the model's config.json names none, or several." if known else "it has no default.")
+        )
+    if start is None:
+        start = known.start if known else eos_id
+    if start is None:
+        raise Error(
+            "The model's config.json has no decoder_start_token_id: give start=..., the token with "
+            "which its decoder begins (T5: that of padding, 0)."
+        )
+    return eos_id, start
 
 
 @dataclass(frozen=True, eq=False)

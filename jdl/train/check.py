@@ -28,6 +28,7 @@ def check_run(run: Run) -> None:
             "train, valid = train.split(0.9, 0.1)."
         )
     _check_average_begins(run)
+    _check_stored_columns(run)
     for hook in run.hooks:
         if not _is_hook(hook):
             raise Error(
@@ -57,6 +58,17 @@ def _check_average_begins(run: Run) -> None:
                 "would average nothing: let it start earlier, or train for more steps."
             )
         learner = getattr(learner, "learner", None)
+
+
+def _check_stored_columns(run: Run) -> None:
+    """Raises `Error` where columns were computed once for each row, and the rows are augmented."""
+    stored = run.learner.objective.stored_columns
+    if stored and run.train.augmented:
+        raise Error(
+            f"The column {stored[0]} was computed once for each row, and the training rows are "
+            "augmented: it would be that of other rows. Leave out the augmentation, or give "
+            "jdl.distil the teacher itself; transforms of all rows belong in dataset.map(...)."
+        )
 
 
 def _is_hook(hook: Any) -> bool:

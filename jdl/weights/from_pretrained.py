@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jdl.objectives.pretrained_model import PretrainedModel
+from jdl.objectives.pretrained_model import DecoderTokens, PretrainedModel
 from jdl.types import Error
 from jdl.weights.architectures.architecture import Architecture, Config, choose
 from jdl.weights.architectures.bert import bert
@@ -51,6 +51,8 @@ ARCHITECTURES: dict[str, Callable[..., Architecture]] = {
 }
 """Architectures by the `model_type` of config.json."""
 
+GENERATION = "generation_config.json"
+
 
 def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any) -> PretrainedModel:
     """A pretrained model of Hugging Face or timm: built from its config.json, with its weights.
@@ -60,9 +62,12 @@ def from_pretrained(source: str | Path, skip: str | None = None, **changes: Any)
     new head stays fresh, and what `skip` finds, as in `jdl.pretrained`. Raises `Error` for an
     architecture, or a form of it, that jdl does not have.
     """
-    architecture = architecture_of(read_config(folder_of(source, TEXTS)), **changes)
+    folder = folder_of(source, TEXTS)
+    config = read_config(folder)
+    architecture = architecture_of(config, **changes)
     weights = load(source).map(partial(to_jdl, rules=architecture.rules))
-    return PretrainedModel(architecture.model, weights, {}, skip, architecture.skip or None)
+    tokens = _decoder_tokens(folder, config) if config.get("is_encoder_decoder") else None
+    return PretrainedModel(architecture.model, weights, {}, skip, architecture.skip or None, tokens)
 
 
 def architecture_of(config: Config, **changes: Any) -> Architecture:
@@ -81,9 +86,22 @@ def architecture_of(config: Config, **changes: Any) -> Architecture:
     return build(config, **changes)
 
 
-def read_config(folder: Path) -> Config:
+def _decoder_tokens(folder: Path, config: Config) -> DecoderTokens:
+    """The tokens of generation_config.json, where there is one, or else of config.json."""
+    own = {}
+    if (folder / GENERATION).is_file():
+        own = {name: v for name, v in read_config(folder, GENERATION).items() if v is not None}
+    both = {**config, **own}
+    names = "decoder_start_token_id", "eos_token_id"
+    start, eos = (both.get(name) for name in names)
+    if isinstance(eos, list):  # of several none is the one that texts of y end with
+        eos = eos[0] if len(eos) == 1 else None
+    return DecoderTokens(start, eos)
+
+
+def read_config(folder: Path, name: str = "config.json") -> Config:
     """The config.json of a folder; raises `Error` if it is missing or cannot be read."""
-    path = folder / "config.json"
+    path = folder / name
     try:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:

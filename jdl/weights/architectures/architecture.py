@@ -97,6 +97,12 @@ def dense(theirs: str, ours: str, layout: Layout = LINEAR) -> tuple[Rule, Rule]:
     return kernel, Rule(f"{theirs}.bias", f"{ours}/bias")
 
 
+def keys(theirs: str, ours: str) -> tuple[Rule, Rule]:
+    """The rules of an attention's keys, whose bias has no effect: jdl's have none."""
+    kernel, bias = dense(theirs, ours)
+    return kernel, replace(bias, ours=None)
+
+
 def norm(theirs: str, ours: str) -> tuple[Rule, Rule]:
     """The rules of layer normalization."""
     return Rule(f"{theirs}.weight", f"{ours}/scale"), Rule(f"{theirs}.bias", f"{ours}/bias")

@@ -11,6 +11,7 @@ from jdl.weights.architectures.architecture import (
     Architecture,
     Config,
     dense,
+    keys,
     norm,
     value,
     with_and_without,
@@ -25,7 +26,6 @@ from jdl.weights.architectures.encoder import (
     encoder,
     encoder_heads,
     encoder_sizes,
-    keys,
     masked_head,
 )
 from jdl.weights.rules import SAME, Layout, Rule
@@ -70,7 +70,7 @@ def bert_backbone(prefix: str, positions: Layout = SAME) -> tuple[Rule, ...]:
         Rule(f"{embeddings}.token_type_embeddings.weight", "params/tokens/token_types"),
         *norm(f"{embeddings}.LayerNorm", "params/tokens/norm"),
         *dense(f"{layer}.attention.self.query", f"{BLOCK}/attention/query"),
-        *keys(f"{layer}.attention.self.key"),
+        *keys(f"{layer}.attention.self.key", f"{BLOCK}/attention/key"),
         *dense(f"{layer}.attention.self.value", f"{BLOCK}/attention/value"),
         *dense(f"{layer}.attention.output.dense", f"{BLOCK}/attention/out"),
         *norm(f"{layer}.attention.output.LayerNorm", f"{BLOCK}/attention_norm"),

@@ -10,6 +10,7 @@ from jdl.weights.architectures.architecture import (
     Config,
     dense,
     head,
+    keys,
     norm,
     require,
     value,
@@ -93,8 +94,7 @@ def _layers(theirs: str, ours: str) -> tuple[Rule, ...]:
     return (
         *norm(f"{layer}.layer_norm1", f"{block}/attention_norm"),
         *dense(f"{layer}.self_attn.q_proj", f"{block}/attention/query"),
-        Rule(f"{layer}.self_attn.k_proj.weight", f"{block}/attention/key/kernel", LINEAR),
-        Rule(f"{layer}.self_attn.k_proj.bias", None),  # has no effect: jdl's keys have none
+        *keys(f"{layer}.self_attn.k_proj", f"{block}/attention/key"),
         *dense(f"{layer}.self_attn.v_proj", f"{block}/attention/value"),
         *dense(f"{layer}.self_attn.out_proj", f"{block}/attention/out"),
         *norm(f"{layer}.layer_norm2", f"{block}/feed_forward_norm"),

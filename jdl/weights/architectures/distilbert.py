@@ -8,6 +8,7 @@ from jdl.weights.architectures.architecture import (
     Architecture,
     Config,
     dense,
+    keys,
     norm,
     value,
     with_and_without,
@@ -22,7 +23,6 @@ from jdl.weights.architectures.encoder import (
     encoder,
     encoder_heads,
     encoder_sizes,
-    keys,
     masked_head,
 )
 from jdl.weights.rules import Rule
@@ -70,7 +70,7 @@ def _backbone(prefix: str) -> tuple[Rule, ...]:
         Rule(f"{embeddings}.position_embeddings.weight", "params/tokens/positions"),
         *norm(f"{embeddings}.LayerNorm", "params/tokens/norm"),
         *dense(f"{layer}.attention.q_lin", f"{BLOCK}/attention/query"),
-        *keys(f"{layer}.attention.k_lin"),
+        *keys(f"{layer}.attention.k_lin", f"{BLOCK}/attention/key"),
         *dense(f"{layer}.attention.v_lin", f"{BLOCK}/attention/value"),
         *dense(f"{layer}.attention.out_lin", f"{BLOCK}/attention/out"),
         *norm(f"{layer}.sa_layer_norm", f"{BLOCK}/attention_norm"),

@@ -22,7 +22,7 @@ from jdl.weights.architectures.architecture import (
     require,
     value,
 )
-from jdl.weights.rules import LINEAR, Rule
+from jdl.weights.rules import Rule
 
 Pool = bool | str | None
 BLOCK, HEAD, POOLER = "params/stack/block_{}", "params/head", "params/pooler"
@@ -123,9 +123,3 @@ def masked_head(transform: str, layer_norm: str, bias: str, decoder: str) -> Hea
         Rule(f"{decoder}.bias", None),
     )
     return Head({"outputs": 0, "mlm_bias": True}, rules)
-
-
-def keys(theirs: str) -> tuple[Rule, Rule]:
-    """The rules of the keys, whose bias has no effect: jdl's have none."""
-    kernel = Rule(f"{theirs}.weight", f"{BLOCK}/attention/key/kernel", LINEAR)
-    return kernel, Rule(f"{theirs}.bias", None)

@@ -14,13 +14,14 @@ from jdl.weights.architectures.architecture import (
     Config,
     choose,
     dense,
+    keys,
     norm,
     require,
     value,
     with_and_without,
 )
 from jdl.weights.architectures.parts import classes, with_head
-from jdl.weights.rules import LINEAR, Layout, Rule
+from jdl.weights.rules import Layout, Rule
 
 BLOCK, HEAD = "params/stack/block_{}", "params/head"
 
@@ -150,8 +151,7 @@ def _attention(layer: str) -> tuple[Rule, ...]:
     theirs, ours = f"{layer}.attention.attention", f"{BLOCK}/attention"
     return (
         *dense(f"{theirs}.query", f"{ours}/query"),
-        Rule(f"{theirs}.key.weight", f"{ours}/key/kernel", LINEAR),
-        Rule(f"{theirs}.key.bias", None),  # has no effect: jdl's keys have none
+        *keys(f"{theirs}.key", f"{ours}/key"),
         *dense(f"{theirs}.value", f"{ours}/value"),
         *dense(f"{layer}.attention.output.dense", f"{ours}/out"),
     )
