@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx
+from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from jdl.export.onnx_tools import onnx_tools
-from jdl.export.program import Program, first_line, symbolic_shapes
+from jdl.export.program import Program, Specs, first_line, symbolic_shapes
 from jdl.layers.platform import plain_implementations
 from jdl.types import Array, Error
 
@@ -28,26 +32,26 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
     cannot convert it.
     """
     specs = symbolic_shapes(program.fixed_time())
-    names, given = list(specs), {name: jnp.asarray(weights[name]) for name in program.weights}
-
-    def of_columns(*columns: Array) -> tuple[Any, ...]:
-        outputs = program.function(given, dict(zip(names, columns, strict=True)))
-        # Copies: two outputs that are one array would be one output.
-        return tuple(jnp.copy(outputs[name]) for name in program.outputs)
-
+    names = list(specs)
+    traced = _traced(program, weights, specs)
+    if _has_keys(_needed(traced)):
+        raise Error(
+            f"The program {program.name} draws random numbers, or a loop of it has a key for them, "
+            "and ONNX has others than JAX: export it to StableHLO, without --format."
+        )
     jax2onnx = onnx_tools("jax2onnx")
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with (
             _originals_afterwards(),
-            plain_implementations(),
+            _symbolic_dimensions(),
             jax.numpy_dtype_promotion("standard"),  # its own arithmetic is of several types
             jax.numpy_rank_promotion("allow"),
             contextlib.redirect_stdout(io.StringIO()),
         ):
             jax2onnx.to_onnx(
-                of_columns,
+                jaxpr_as_fun(traced),
                 [specs[name] for name in names],
                 model_name=program.name,
                 input_names=names,
@@ -64,6 +68,56 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
         ) from error
     finally:
         logging.disable(level)
+
+
+def _traced(program: Program, weights: Mapping[str, np.ndarray], specs: Specs) -> ClosedJaxpr:
+    """The program's outputs as a function of its inputs, of JAX's own primitives.
+
+    Traced by jax2onnx itself, it would have the functions that jax2onnx puts in place of JAX's,
+    and some of them cannot do what JAX's can, for a batch of any size.
+    """
+    given = {name: jnp.asarray(weights[name]) for name in program.weights}
+
+    def of_columns(*columns: Array) -> tuple[Array, ...]:
+        outputs = program.function(given, dict(zip(specs, columns, strict=True)))
+        # Copies: two outputs that are one array would be one output.
+        return tuple(jnp.copy(outputs[name]) for name in program.outputs)
+
+    with plain_implementations():
+        return jax.make_jaxpr(of_columns)(*specs.values())
+
+
+def _needed(traced: ClosedJaxpr) -> Jaxpr:
+    """What the outputs depend on."""
+    return dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))[0]
+
+
+def _has_keys(jaxpr: Jaxpr) -> bool:
+    """Whether there is a random key in it, or in a loop of it."""
+    variables = (v for equation in jaxpr.eqns for v in (*equation.invars, *equation.outvars))
+    types = (getattr(variable.aval, "dtype", bool) for variable in variables)
+    return any(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) for dtype in types) or any(
+        map(_has_keys, subjaxprs(jaxpr))
+    )
+
+
+@contextlib.contextmanager
+def _symbolic_dimensions() -> Iterator[None]:
+    """Lets shapes of ONNX have JAX's symbolic dimensions, by their names.
+
+    Such a dimension can be asked for its number, as an integer can, and raises an exception.
+    """
+    core = importlib.import_module("onnx_ir._core")  # which jax2onnx has imported
+    original = core._maybe_convert_to_symbolic_dim
+
+    def by_name(n: Any) -> Any:
+        return original(str(n) if jax.export.is_symbolic_dim(n) else n)
+
+    vars(core)[original.__name__] = by_name
+    try:
+        yield
+    finally:
+        vars(core)[original.__name__] = original
 
 
 @contextlib.contextmanager
