@@ -7,6 +7,7 @@ import importlib
 import io
 import logging
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
     specs = symbolic_shapes(program.fixed_time())
     names = list(specs)
     traced = _traced(program, weights, specs)
-    if _has_keys(_needed(traced)):
+    if _has_keys(traced.jaxpr):
         raise Error(
             f"The program {program.name} draws random numbers, or a loop of it has a key for them, "
             "and ONNX has others than JAX: export it to StableHLO, without --format."
@@ -46,6 +47,7 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
         with (
             _originals_afterwards(),
             _symbolic_dimensions(),
+            _select_of_booleans(),
             jax.numpy_dtype_promotion("standard"),  # its own arithmetic is of several types
             jax.numpy_rank_promotion("allow"),
             contextlib.redirect_stdout(io.StringIO()),
@@ -84,12 +86,10 @@ def _traced(program: Program, weights: Mapping[str, np.ndarray], specs: Specs) -
         return tuple(jnp.copy(outputs[name]) for name in program.outputs)
 
     with plain_implementations():
-        return jax.make_jaxpr(of_columns)(*specs.values())
-
-
-def _needed(traced: ClosedJaxpr) -> Jaxpr:
-    """What the outputs depend on."""
-    return dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))[0]
+        traced = jax.make_jaxpr(of_columns)(*specs.values())
+    # Without what no output needs: a random key, say.
+    needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
+    return ClosedJaxpr(needed, traced.consts)
 
 
 def _has_keys(jaxpr: Jaxpr) -> bool:
@@ -118,6 +118,52 @@ def _symbolic_dimensions() -> Iterator[None]:
         yield
     finally:
         vars(core)[original.__name__] = original
+
+
+@contextlib.contextmanager
+def _select_of_booleans() -> Iterator[None]:
+    """Lets jax2onnx convert a `jnp.where` of booleans, as in a causal mask.
+
+    ONNX Runtime has none of booleans, so they are whole numbers meanwhile.
+    """
+    importlib.import_module("jax2onnx.plugins.jax.lax.select_n")  # registers what converts it
+    registry = importlib.import_module("jax2onnx.plugins.plugin_system").PLUGIN_REGISTRY
+    original = registry["select_n"]
+    registry["select_n"] = _Select(original)
+    try:
+        yield
+    finally:
+        registry["select_n"] = original
+
+
+@dataclass(frozen=True)
+class _Select:
+    """Converts the primitive `select_n`."""
+
+    original: Any
+
+    def lower(self, ctx: Any, eqn: Any) -> None:
+        """Adds its nodes to the graph that is built."""
+        (out,) = eqn.outvars
+        if out.aval.dtype != bool or len(eqn.invars) != 3:
+            self.original.lower(ctx, eqn)
+            return
+        ir = importlib.import_module("onnx_ir")
+
+        def node(kind: str, type_: Any, variable: Any, *values: Any, **attributes: int) -> Any:
+            name = ctx.fresh_name(f"select_{kind.lower()}")
+            value = getattr(ctx.builder, kind)(*values, _outputs=[name], **attributes)
+            value.type, value.shape = ir.TensorType(type_), ir.Shape(variable.aval.shape)
+            return value
+
+        values = [ctx.get_value_for_var(v, name_hint=ctx.fresh_name("case")) for v in eqn.invars]
+        number, boolean = ir.DataType.INT32, ir.DataType.BOOL
+        no, yes = (
+            node("Cast", number, variable, value, to=number.value)
+            for variable, value in zip(eqn.invars[1:], values[1:], strict=True)
+        )
+        chosen = node("Where", number, out, values[0], yes, no)
+        ctx.bind_value_for_var(out, node("Cast", boolean, out, chosen, to=boolean.value))
 
 
 @contextlib.contextmanager
