@@ -135,7 +135,7 @@ def flood(host, port):
 
 
 def load(host, port, good, seed, results):
-    """Asks good requests without end, of which some are texts that stream."""
+    """Asks good requests without end."""
     draw = random.Random(seed)
     while True:
         request = draw.choice(good[:-3] if draw.random() < 0.7 else good[-3:])
