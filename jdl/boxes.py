@@ -80,12 +80,14 @@ def non_maximum_suppression(
     def step(stays: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         # The fixed point is the answer of one pass over the boxes in their order, as each depends
         # on those before it alone; a few steps reach it (Cluster-NMS: Zheng et al., 2020).
-        return stays[1], candidate & ~(suppresses & stays[1][:, None]).any(0)
+        suppressed = (suppresses & (stays[1] > 0)[:, None]).any(0)
+        return stays[1], (candidate & ~suppressed).astype(jnp.int32)
 
-    start = jnp.zeros_like(candidate), candidate
+    # Whole numbers: a loop over a batch selects rows of its state, and ONNX Runtime no booleans.
+    start = jnp.zeros(candidate.shape, jnp.int32), candidate.astype(jnp.int32)
     _, stays = jax.lax.while_loop(lambda s: (s[0] != s[1]).any(), step, start)
-    first = jnp.argsort(~stays, stable=True)[:limit]
-    kept = jnp.where(stays[first], order[first], -1)
+    first = jnp.argsort(-stays, stable=True)[:limit]
+    kept = jnp.where(stays[first] > 0, order[first], -1)
     return jnp.pad(kept, (0, limit - len(kept)), constant_values=-1)
 
 

@@ -16,7 +16,11 @@ SAID = [("hello", "good day"), ("what is it", "a test, é字"), ("and now", "not
 @pytest.fixture(scope="session")
 def talk(tmp_path_factory):
     """The folder of an exported chat model, which continues texts too, and its run restored."""
-    root = tmp_path_factory.mktemp("talk")
+    return export_talk(tmp_path_factory.mktemp("talk"))
+
+
+def export_talk(root):
+    """Trains it in a folder."""
     tokenizer, config = jdl.data.ByteTokenizer(), jdl.Config(name="talk", steps=2)
     dialogues = [
         [{"role": "user", "content": said}, {"role": "assistant", "content": answer}]

@@ -161,6 +161,17 @@ def sound(draw):
     return file.getvalue(), "audio/wav"
 
 
+def form(draw):
+    """A form with a file or several, of any kind."""
+    parts = b""
+    for _ in range(draw.choice([1, 1, 1, 0, 2])):
+        body, kind = draw.choice([image, npy, sound, rows])(draw)
+        name = draw.choice(['"f"; filename="a"', '"f"', "", "a" * 3000])
+        head = f"--x\r\nContent-Disposition: form-data; name={name}\r\nContent-Type: {kind}"
+        parts += head.encode() + draw.choice([b"\r\n\r\n", b"\r\n"]) + body + b"\r\n"
+    return parts + draw.choice([b"--x--\r\n", b"--x"]), "multipart/form-data; boundary=x"
+
+
 def texts(draw):
     """Texts of any letters, among them halves of surrogate pairs."""
     letters = ["a", "é", "漢", "\ud800", "\0", "🙂", " " * 9, "", "x" * 70_000]
@@ -179,7 +190,7 @@ def sequences(draw):
 LENGTHS = (b"0", b"7", b"-1", b"1e3", b"0" * 30 + b"9", b"0" * 20 + b"9" * 5000)
 NO_NUMBERS = (b"NaN", b"-Infinity", b"1e999", b"9" * 5000)
 BODIES = (
-    rows, inference, npy, image, png_bomb, zip_bomb, sound, texts, sequences,
+    rows, inference, npy, image, png_bomb, zip_bomb, sound, form, texts, sequences,
     lambda draw: encoded(document(draw)),
     lambda draw: (b"[" * draw.choice([900, 100_000]), "application/json"),
     lambda draw: (b'{"rows":' * draw.choice([900, 10_000]), "application/json"),

@@ -56,6 +56,9 @@ def test_an_image_is_read_as_in_training(client, x):
     )
     numbers = (pixels * np.float32(1 / 255))[None, ..., None]
     assert response.json()["predictions"] == ask(client, numbers)
+    files = {"image": ("seven.png", png(pixels), "image/png")}  # a form, as of curl -F
+    form = client.post(f"{DIGITS}/predict", files=files)
+    assert form.json()["predictions"] == response.json()["predictions"]
     larger = png(np.zeros((9, 8), np.uint8))
     response = client.post(
         f"{DIGITS}/predict", content=larger, headers={"Content-Type": "image/png"}
@@ -213,8 +216,9 @@ def test_the_guides_curl_lines_run(client, x, tmp_path, root):
         command = line.replace("localhost:8000", address).replace("digits_cnn", "kitchen_sink")
         words = ["bash", "-c", f"{command} --silent --noproxy '*'"]
         answers.append(json.loads(subprocess.check_output(words, cwd=tmp_path)))
-    about, rows, image, array, wrong, models = answers
+    about, rows, image, form, array, wrong, models = answers
     assert about["name"] == models["models"][0]["name"] == "kitchen_sink"
     assert rows["predictions"] == array["predictions"] == ask(client, x[:2])
     assert len(image["predictions"]) == 1
+    assert form["predictions"] == image["predictions"]
     assert wrong["error"].startswith("x must hold float32 in rows of one shape")

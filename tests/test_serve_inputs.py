@@ -1,7 +1,7 @@
 """What a server makes of a body: columns of the program's types and shapes, or a refusal.
 
 Seen to fail: JSON that is nested without an end, arrays of any type, padding that nobody counted,
-sizes of 0 beside endless ones, a length of 5,000 digits.
+sizes of 0 beside endless ones, a length of 5,000 digits, a form that was cut off.
 """
 
 import io
@@ -22,7 +22,7 @@ from jdl.serve.limits import RequestError
 from jdl.serve.models import ServedModel, ServedProgram
 from jdl.serve.requests import Memory, Share
 from jdl.serve.tensors import read_inference
-from jdl.serve.uploads import columns_of_file
+from jdl.serve.uploads import columns_of_file, file_of_form
 from jdl.types import Error
 
 NPY = "application/x-npy"
@@ -275,6 +275,39 @@ def test_a_text_is_a_body_and_another_kind_is_refused():
     with pytest.raises(RequestError, match="'application/zip'") as found:
         upload(TEXT, "application/zip", b"")
     assert found.value.status == 415
+
+
+FORM = "multipart/form-data; boundary=--ab"
+FILE = b'Content-Disposition: form-data; name="f"; filename="a.png"\r\n'
+NOTE = b'----ab\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
+
+
+def form(*files):
+    return b"".join(b"----ab\r\n%s\r\n" % file for file in files) + b"----ab--\r\n"
+
+
+def test_a_form_has_one_file_of_a_type():
+    """Whatever bytes it has, and fields beside it."""
+    content = bytes(range(256)) + b"\r\n--ab\r\n\r\n"
+    typed = FILE + b"CONTENT-TYPE: Image/PNG; a=b\r\n\r\n" + content
+    for body in (form(typed), NOTE + form(typed)):
+        assert file_of_form(FORM, body) == ("image/png", content)
+    plain = FILE + b"\r\n" + content
+    assert file_of_form(FORM, form(plain)) == ("application/octet-stream", content)
+    for header, body, status in (
+        (FORM, NOTE + form(), 422),
+        (FORM, form(typed, typed), 422),
+        (FORM, form(typed)[:-4], 400),
+        (FORM, form(b""), 422),
+        (FORM, b"", 400),
+        (FORM, content, 400),
+        ("multipart/form-data", form(typed), 400),
+        ("multipart/form-data; boundary=\xe9", form(typed), 400),
+        ("multipart/form-data; boundary*=utf-8''x; a", form(typed), 400),
+    ):
+        with pytest.raises(RequestError) as found:
+            file_of_form(header, body)
+        assert found.value.status == status, (header, body)
 
 
 def test_rows_are_those_of_jdl_predict_and_json():

@@ -8,12 +8,14 @@ body that was answered, or by answers that nobody reads, and a name of another s
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import tomllib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -155,6 +157,35 @@ def test_sigterm_answers_what_is_in_and_refuses_what_is_new(bundles, x, tmp_path
         assert server.wait(30) == 0
     finally:
         server.kill()
+
+
+def test_the_containers_command_serves_and_its_health_check_sees_it(bundles, root):
+    """The steps of the Dockerfile but for the installation, whose extras must exist."""
+    dockerfile = (root / "jdl" / "serve" / "Dockerfile").read_text()
+    extras = re.search(r'"\$wheel\[(.*?)\]"', dockerfile)[1].split(",")
+    project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= project["optional-dependencies"].keys()
+    assert dockerfile.index("USER jdl") < dockerfile.index("\nCMD")  # without rights
+    command = json.loads(re.search(r"^CMD (.*)$", dockerfile, re.M)[1])
+    health = re.search(r'CMD python -c \\\n +"(.*)"', dockerfile)[1]
+    assert command[:3] == ["jdl", "serve", "/model"]
+    words = ["-m", "jdl", "serve", bundles[0], *command[3:], "--port", "0"]
+    server = subprocess.Popen(
+        [sys.executable, *map(str, words)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        port = re.match(
+            r"http://[^:]*:(\d+)", (server.stdout.readline(), server.stdout.readline())[1]
+        )[1]
+        check = [sys.executable, "-c", health.replace("8000", port)]
+        until(lambda: not subprocess.run(check, capture_output=True).returncode)
+    finally:
+        server.kill()
+        server.wait()
+    assert subprocess.run(check, capture_output=True).returncode
 
 
 def fuzzed(client, x, count, seed):

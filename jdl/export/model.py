@@ -125,10 +125,16 @@ def _batches(columns: Columns, rows: int, most: int) -> Iterator[Batch]:
         yield batch
 
 
+def rescale_images(column: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Bytes of images as numbers from 0 to 1 where a program takes such, as in training."""
+    if column.dtype == np.uint8 and column.ndim > 3 and jnp.issubdtype(dtype, jnp.floating):
+        return column * np.float32(1 / 255)
+    return column
+
+
 def _converted(name: str, column: np.ndarray, spec: jax.ShapeDtypeStruct) -> np.ndarray:
     """A column of the type that the program takes; bytes of images become floats from 0 to 1."""
-    if column.dtype == np.uint8 and column.ndim > 3 and jnp.issubdtype(spec.dtype, jnp.floating):
-        column = column * np.float32(1 / 255)  # as in training
+    column = rescale_images(column, spec.dtype)
     if column.dtype.kind not in "biuf" or not np.can_cast(column.dtype, spec.dtype, "same_kind"):
         raise Error(f"The model reads {spec.dtype} as {name}, and these are {column.dtype}.")
     return column.astype(spec.dtype)

@@ -151,7 +151,9 @@ class Diffusion(Objective):
 
         def step(x: Array, n: Array) -> tuple[Array, None]:
             data, noise = self._denoise(variables, x, times[n], batch)
-            fresh = jax.random.normal(jax.random.fold_in(key, n), x.shape)
+            fresh = jnp.zeros_like(x)
+            if self.eta:
+                fresh = jax.random.normal(jax.random.fold_in(key, n), x.shape)
             return self._sampling_step(data, noise, fresh, times[n], times[n + 1]), None
 
         x, _ = jax.lax.scan(step, z, jnp.arange(self.sampling_steps))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jdl.export.model import rescale_images
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedModel, ServedProgram
 
@@ -235,8 +236,7 @@ def convert(name: str, array: np.ndarray, dtype: np.dtype) -> np.ndarray:
     kinds = {"f": "fiub", "i": "iu", "u": "iu", "b": "b"}
     if array.dtype.kind not in kinds.get(dtype.kind, ""):
         raise RequestError(422, f"{name} must be {dtype}, not {array.dtype}.")
-    if array.dtype == np.uint8 and array.ndim > 3 and dtype.kind == "f":
-        array = array * np.float32(1 / 255)
+    array = rescale_images(array, dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         found = array.astype(dtype, copy=False)
     if dtype.kind == "f" and not np.isfinite(found).all():

@@ -15,7 +15,15 @@ from jdl.serve.deployment import Deployment
 from jdl.serve.inputs import Take, columns_of, parse_json
 from jdl.serve.limits import Limits
 from jdl.serve.models import Columns, ServedModel, ServedProgram
-from jdl.serve.uploads import ARRAYS, IMAGES, SOUNDS, columns_of_file
+from jdl.serve.uploads import (
+    ARRAYS,
+    FORM,
+    IMAGES,
+    SOUNDS,
+    columns_of_file,
+    file_of_form,
+    media_type,
+)
 
 JSON = "application/json"
 BODY = {
@@ -39,6 +47,12 @@ BODY = {
                 for kind in (ARRAYS[0], *IMAGES, SOUNDS[0])
             },
             "text/plain": {"schema": {"type": "string"}},
+            FORM: {
+                "schema": {
+                    "type": "object",
+                    "properties": {"file": {"type": "string", "format": "binary"}},
+                }
+            },
         },
     }
 }
@@ -82,7 +96,7 @@ class PredictRoutes:
     async def predict(self, request: Request, name: str, version: str | None = None) -> Response:
         """The predictions of a model for the rows of a body."""
         model = self.deployment.models.find(name, version)
-        kind = request.headers.get("content-type", JSON).partition(";")[0].strip().lower()
+        kind = request.headers.get("content-type", JSON)
         content = await self.deployment.predict(
             request, model, partial(_read, kind, model), partial(_write, model)
         )
@@ -92,6 +106,9 @@ class PredictRoutes:
 def _read(
     kind: str, model: ServedModel, body: bytes, program: ServedProgram, limits: Limits, take: Take
 ) -> tuple[None, Columns]:
+    if media_type(kind) == FORM:
+        kind, body = file_of_form(kind, body)
+    kind = media_type(kind)
     if kind == JSON or kind == "application/x-www-form-urlencoded":  # what curl says of --data
         return None, columns_of(parse_json(body), model, program, limits, take)
     return None, columns_of_file(kind, body, model, program, limits, take)

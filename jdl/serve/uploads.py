@@ -9,6 +9,7 @@ import io
 import math
 import wave
 from collections.abc import Callable
+from email.message import Message
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ from jdl.serve.models import Columns, ServedModel, ServedProgram
 IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG"}
 SOUNDS = ("audio/wav", "audio/x-wav", "audio/wave", "audio/vnd.wave")
 ARRAYS = ("application/x-npy", "application/octet-stream")
+FORM = "multipart/form-data"
 WIDTHS = {1: "u1", 2: "<i2", 4: "<i4"}  # of WAV's samples, by bytes
 
 
@@ -37,8 +39,42 @@ def columns_of_file(
         return check_columns(_of_sound(read_wav(body, program), program), program, limits, take)
     if kind == "text/plain":
         return from_texts([_text(body)], model, program, limits, take)
-    known = ", ".join(["application/json", ARRAYS[0], *IMAGES, SOUNDS[0], "text/plain"])
+    known = ", ".join(["application/json", ARRAYS[0], *IMAGES, SOUNDS[0], "text/plain", FORM])
     raise RequestError(415, f"The Content-Type must be one of {known}; it is {kind[:100]!r}.")
+
+
+def file_of_form(content_type: str, body: bytes) -> tuple[str, bytes]:
+    """The media type and the bytes of the one file in a form (multipart/form-data, RFC 7578).
+
+    `curl -F` and the form of a page send such; fields without a file name are left out. Raises
+    `RequestError` where the body is no form, or has not one file.
+    """
+    boundary = str(_header(content_type).get_param("boundary", ""))
+    first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))
+    if not boundary or not parts or first or not parts.pop().startswith(b"--"):
+        raise RequestError(400, f"The body is no whole {FORM}, with the boundary of its header.")
+    files = []
+    for part in parts:
+        head, _, content = part.partition(b"\r\n\r\n")
+        fields = dict(
+            line.partition(":")[::2] for line in head.decode("latin-1").lower().split("\r\n")
+        )
+        if "filename" in fields.get("content-disposition", ""):
+            files.append((media_type(fields.get("content-type", ARRAYS[1])), content))
+    if len(files) != 1:
+        raise RequestError(422, f"A form must have one file, and this one has {len(files)}.")
+    return files[0]
+
+
+def media_type(content_type: str) -> str:
+    """The type of a Content-Type alone, without its parameters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _header(content_type: str) -> Message:
+    header = Message()
+    header["Content-Type"] = content_type
+    return header
 
 
 def _text(body: bytes) -> str:
