@@ -97,7 +97,7 @@ def test_fully_sharded_layers_are_gathered_within_the_loop():
     learner = jdl.descent(next_token(GPT(13, sizes)), optax.sgd(1e-3))
     learner = shard_learner(learner, build_mesh("fsdp=4"))
     state = jax.eval_shape(learner.init, jax.eval_shape(jax.random.key, 0), batch)
-    layers = sum(leaf.nbytes for leaf in jax.tree.leaves(state.params["stack"]))
+    layers = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params["stack"]))
     step = jax.jit(learner.step).lower(abstract_state(learner.mesh, state), batch)
     found = collectives(read(step.compile().as_text()))
     gathers = {each.loop: each.nbytes for each in found if each.kind == "all-gather"}
