@@ -122,11 +122,6 @@ def _policy(remat: bool | str) -> Any:
     return getattr(jax.checkpoint_policies, remat) if isinstance(remat, str) else None
 
 
-def _not_gathered(primitive: Any, *_: Any, **__: Any) -> bool:
-    """The checkpoint policy that stores all but gathered parameters, which are gathered again."""
-    return str(primitive) != "sharding_constraint"
-
-
 def _stackable(module: nn.Module, names: Sequence[str]) -> list[Any] | None:
     """The parameters of the layers, if they can run in a loop; None where they must not."""
     variables = module.variables
@@ -156,12 +151,11 @@ def _scan(
         keys = _LayerKeys(scope.rngs, names, each[0], {})
         with keys.in_use():
             apply = flax.core.apply(lambda s: layer.clone(parent=s)(x, *args), mutable)
-            x, sown = apply({"params": gather(each[1]) if gather else each[1]})
+            x, sown = apply({"params": gather(each[1])})
         return x, sown.get(SOWN, {})
 
-    if remat or gather:
-        policy = _policy(remat) if remat else _not_gathered
-        body = jax.checkpoint(body, policy=policy, prevent_cse=False)
+    if remat:
+        body = jax.checkpoint(body, policy=_policy(remat), prevent_cse=False)
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
     x, sown = jax.lax.scan(body, x, (jnp.arange(len(names)), stacked))
     for n, name in enumerate(names if sown else ()):

@@ -35,17 +35,17 @@ def gather_params(params: Tree) -> Tree:
     return whole
 
 
-def ungathered(params: Tree) -> tuple[Tree, Callable[[Any], Any] | None]:
+def ungathered(params: Tree) -> tuple[Tree, Callable[[Any], Any]]:
     """The parameters as they were before `gather_params`, and the function that gathers parts.
 
     For a layer that gathers its parameters itself, where it uses them: what it does not use of the
-    whole ones is never computed. Those that were changed since stay whole, and there is no function
-    to call.
+    whole ones is never computed. Those that were changed since stay whole, and nothing is left to
+    gather.
     """
     known = _divided.get() or {}
     leaves, treedef = jax.tree.flatten(params)
     if _gather.value is None or not all(id(leaf) in known for leaf in leaves):
-        return params, None
+        return params, lambda part: part
     return jax.tree.unflatten(treedef, [known[id(leaf)][1] for leaf in leaves]), _gather.value
 
 
