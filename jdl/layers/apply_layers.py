@@ -38,11 +38,13 @@ def apply_layers(
     `remat` (gradient checkpointing) recomputes activations in the backward pass: all of them, or
     those that this policy of `jax.checkpoint_policies` does not store.
 
-    With `scan` (scan over layers, `jax.lax.scan`) the program has one layer in a loop, so that a
-    deep model compiles about as fast as a shallow one. Parameters keep their names and shapes: they
-    are stacked at the beginning of each step, which costs a copy of them, and nothing that reads a
-    checkpoint, a pattern of names or pretrained weights knows of it. Where they are fully sharded
-    (FSDP), each layer's are gathered in the loop, and its gradients divided there (reduce-scatter).
+    With `scan` (scan over layers, `jax.lax.scan`) the program has one layer in a loop, which is
+    traced once. Parameters keep their names and shapes: they are stacked at the beginning of each
+    step, which costs a copy of them, so nothing that reads a checkpoint, a pattern of names or
+    pretrained weights knows of it, and each optimizer sees one matrix at a time. For the same
+    reason the update is still compiled leaf by leaf, most of the compile time on a CPU
+    (docs/devices.md). Where parameters are fully sharded (FSDP), each layer's are gathered in the
+    loop, and its gradients divided there (reduce-scatter), which is what it is for.
 
     Layers run unrolled all the same, with the same numbers, where a loop would hide them: in
     initialization, within `flax.linen.intercept_methods`, and where they have other variables than

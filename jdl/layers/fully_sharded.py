@@ -27,9 +27,10 @@ def gather_params(params: Tree) -> Tree:
     function in the parameters' own sharding (reduce-scatter). Outside of `gathering_params` it has
     no effect.
     """
-    if _gather.value is None:
+    known = _divided.get()
+    if _gather.value is None or known is None:
         return params
-    whole, known = _gather.value(params), _divided.get()
+    whole = _gather.value(params)
     for divided, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
         known[id(leaf)] = leaf, divided
     return whole

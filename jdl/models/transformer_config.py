@@ -32,8 +32,8 @@ class TransformerConfig:
     (gradient checkpointing) recomputes activations in the backward pass instead of storing them:
     True all of them, the name of one of `jax.checkpoint_policies`
     ("dots_with_no_batch_dims_saveable") all that the policy does not store. With `scan` the blocks,
-    all alike, are one in a loop (scan over layers), for fast compiles of deep models: parameters
-    keep their names; see `jdl.layers.apply_layers`. In half precision GPUs use fused attention.
+    all alike, are one in a loop (scan over layers), for deep models under FSDP: parameters keep
+    their names; see `jdl.layers.apply_layers`. In half precision GPUs use fused attention.
 
     With a `window`, a query attends to itself and at most `window` - 1 positions before it
     (sliding window attention; Beltagy et al., 2020; Mistral, Jiang et al., 2023); in an encoder to
