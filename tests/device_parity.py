@@ -61,6 +61,7 @@ STEEP = {  # rates below 1e-2, at which rounding would grow step by step
     "gpt": 1e-3,
     "gpt-experts": 1e-3,
     "gpt-local": 1e-3,
+    "gpt-scan": 1e-3,
     "t5": 1e-3,
 }
 NORMALISED = (

@@ -642,6 +642,15 @@ TABLE = [
         next_token,
         (6, SIZE),
     ),
+    Row(
+        "gpt-scan",
+        GPT(SIZE, replace(ONE, depth=2, dropout=0.1, scan=True, remat=True)),
+        (6,),
+        13 * 8 + 2 * BLOCK + 16,
+        2e-2,
+        next_token,
+        (6, SIZE),
+    ),
     Row("bert", BERT(SIZE, ONE, outputs=5), (6,), 13 * 8 + BLOCK + 16 + 45, 2e-2, ragged=True),
     Spans(
         "bert-spans",

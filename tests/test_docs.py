@@ -24,6 +24,7 @@ ROOMS = ("layers", "objectives", "learners", "optim", "metrics", "sampling", "da
 HELPERS = {  # for other rooms, and for layers, objectives and learners of one's own
     "all_gather_batch", "batch_axis_size", "device_key", "psum_batch", "row_keys", "row_numbers",
     "sample_rows", "plain_implementations", "gather_params", "gathering_params",
+    "make_key",
     "map_rows", "map_variables", "override",
     "Wrapper", "checked_metrics", "jit_learner", "member", "trace_once", "with_data",
     "SeveralSteps", "PerMember", "merge", "scalars",

@@ -44,6 +44,7 @@ QUICK = [
     ("gpt", "data=2,model=2"),
     ("gpt-experts", "data=2,model=2"),
     ("gpt-local", "micro=4"),
+    ("gpt-scan", "fsdp=4"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),

@@ -1,5 +1,7 @@
 """Layers that Flax lacks, or that are replaced for speed or reproducibility."""
 
+from jdl.layers.apply_layers import apply_layers as apply_layers
+from jdl.layers.apply_layers import make_key as make_key
 from jdl.layers.attention import attention as attention
 from jdl.layers.attention import attention_weights as attention_weights
 from jdl.layers.attention import soft_cap as soft_cap

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdl.layers.apply_layers import make_key
 from jdl.layers.batch_axis import sample_rows
 
 ROW_DROPOUT = "row_dropout"
@@ -30,8 +31,8 @@ class Dropout(nn.Module):
         if not train or self.rate == 0:
             return x
         shape = (x.shape[0],) + (1,) * (x.ndim - 1) if self.whole_rows else x.shape
-        stream = ROW_DROPOUT if self.has_rng(ROW_DROPOUT) else "dropout"
-        keep = sample_rows(partial(_bernoulli, 1 - self.rate), self.make_rng(stream), shape)
+        key = make_key(self, ROW_DROPOUT, "dropout")
+        keep = sample_rows(partial(_bernoulli, 1 - self.rate), key, shape)
         return jnp.where(keep, x / (1 - self.rate), jnp.zeros_like(x))
 
 

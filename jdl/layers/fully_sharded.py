@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import jax
@@ -15,6 +16,10 @@ Tree = TypeVar("Tree")
 _gather = jax.make_user_context(None)
 
 
+# Of each parameter that was gathered, by its id, itself and what it was gathered from.
+_divided: ContextVar[dict[int, tuple[Any, Any]] | None] = ContextVar("divided", default=None)
+
+
 def gather_params(params: Tree) -> Tree:
     """All-gather of fully sharded parameters (FSDP), for a loss or a rollout that uses them.
 
@@ -22,9 +27,35 @@ def gather_params(params: Tree) -> Tree:
     function in the parameters' own sharding (reduce-scatter). Outside of `gathering_params` it has
     no effect.
     """
-    return params if _gather.value is None else _gather.value(params)
+    known = _divided.get()
+    if _gather.value is None or known is None:
+        return params
+    whole = _gather.value(params)
+    for divided, leaf in zip(jax.tree.leaves(params), jax.tree.leaves(whole), strict=True):
+        known[id(leaf)] = leaf, divided
+    return whole
 
 
-def gathering_params(gather: Callable[[Any], Any] | None) -> AbstractContextManager[None]:
+def ungathered(params: Tree) -> tuple[Tree, Callable[[Any], Any]]:
+    """The parameters as they were before `gather_params`, and the function that gathers parts.
+
+    For a layer that gathers its parameters itself, where it uses them: what it does not use of the
+    whole ones is never computed. Those that were changed since stay whole, and nothing is left to
+    gather.
+    """
+    known = _divided.get() or {}
+    leaves, treedef = jax.tree.flatten(params)
+    if _gather.value is None or not all(id(leaf) in known for leaf in leaves):
+        return params, lambda part: part
+    return jax.tree.unflatten(treedef, [known[id(leaf)][1] for leaf in leaves]), _gather.value
+
+
+@contextmanager
+def gathering_params(gather: Callable[[Any], Any] | None) -> Iterator[None]:
     """A context in which `gather_params` is this function, which must be hashable."""
-    return _gather(gather)
+    token = _divided.set({})
+    try:
+        with _gather(gather):
+            yield
+    finally:
+        _divided.reset(token)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdl.layers import Dense, LayerNorm, pixel_shuffle, pixel_unshuffle
+from jdl.layers import Dense, LayerNorm, apply_layers, pixel_shuffle, pixel_unshuffle
 from jdl.models.transformer import FeedForward, MultiHeadAttention, TransformerConfig
 from jdl.models.unet import conditioning_embedding
 
@@ -40,8 +40,8 @@ class DiT(nn.Module):
         init = nn.initializers.normal(0.02)
         positions = self.param("positions", init, (1, x.shape[1], c.width))
         x = Dense(c.width, name="patches")(x) + positions
-        for n in range(c.depth):
-            x = DiTBlock(c, name=f"block_{n}")(x, conditioning)
+        blocks = [{"config": c}] * c.depth
+        x = apply_layers(self, DiTBlock, blocks, x, conditioning, remat=c.remat, scan=c.scan)
         scale, shift = _modulation(conditioning, 2, c.width, "out_modulation")
         x = _norm()(x) * (1 + scale) + shift
         x = Dense(patches.shape[-1], kernel_init=nn.initializers.zeros, name="out")(x)

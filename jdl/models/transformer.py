@@ -13,6 +13,7 @@ from jdl.layers import (
     Dense,
     Dropout,
     RelativePositionBias,
+    apply_layers,
     attention,
     rotary_embedding,
     segment_positions,
@@ -254,19 +255,22 @@ class TransformerStack(nn.Module):
 
         Of several documents in a row, with their numbers in `segment` (B, T), none sees another.
         """
-        c, block_class = self.config, TransformerBlock
+        c = self.config
         if c.attention_every != 1 and not self.causal:
             raise Error("A recurrent mixer is causal: for an encoder leave attention_every at 1.")
-        if c.remat:
-            static = (5, 6)  # `train` and `decode`, where `self` is argument 0
-            block_class = nn.remat(TransformerBlock, static_argnums=static, policy=c.remat_policy)
         bias = self._relative_bias(x, mask, decode) if c.relative_buckets else None
-        for n in range(c.depth):
-            recurrent = not c.has_attention(n)
-            block = block_class(
-                c.of_block(n), self.causal, self.cross_attention, recurrent, name=f"block_{n}"
-            )
-            x = block(x, mask, context, context_mask, train, decode, bias, segment)
+        blocks = [
+            {
+                "config": c.of_block(n),
+                "causal": self.causal,
+                "cross_attention": self.cross_attention,
+                "recurrent": not c.has_attention(n),
+            }
+            for n in range(c.depth)
+        ]
+        inputs = (mask, context, context_mask, train, decode, bias, segment)
+        scan = c.scan and not decode
+        x = apply_layers(self, TransformerBlock, blocks, x, *inputs, remat=c.remat, scan=scan)
         return c.norm(name="norm")(x) if c.pre_norm else x
 
     def _relative_bias(self, x: jax.Array, mask: Mask, decode: bool) -> jax.Array:

@@ -31,8 +31,9 @@ class TransformerConfig:
     alone: otherwise it adds the same to all scores of a query, which the softmax cancels. `remat`
     (gradient checkpointing) recomputes activations in the backward pass instead of storing them:
     True all of them, the name of one of `jax.checkpoint_policies`
-    ("dots_with_no_batch_dims_saveable") all that the policy does not store. In half precision GPUs
-    use fused attention.
+    ("dots_with_no_batch_dims_saveable") all that the policy does not store. With `scan` the blocks,
+    all alike, are one in a loop (scan over layers), for deep models under FSDP: parameters keep
+    their names; see `jdl.layers.apply_layers`. In half precision GPUs use fused attention.
 
     With a `window`, a query attends to itself and at most `window` - 1 positions before it
     (sliding window attention; Beltagy et al., 2020; Mistral, Jiang et al., 2023); in an encoder to
@@ -79,6 +80,7 @@ class TransformerConfig:
     # (LayerScale, Touvron et al., 2021).
     layer_scale: float | None = None
     remat: bool | str = False
+    scan: bool = False
 
     def __post_init__(self) -> None:
         divides = self.head_width or self.width % self.heads == 0
@@ -103,6 +105,11 @@ class TransformerConfig:
             raise Error(
                 "remat must be True, False or the name of one of jax.checkpoint_policies, "
                 f"not {self.remat!r}."
+            )
+        if self.scan and (self.global_every or self.attention_every > 1):
+            raise Error(
+                "scan is for blocks that are all alike, and global_every or attention_every makes "
+                "them differ: leave one of them out."
             )
 
     def _check_numbers(self) -> None:
@@ -157,11 +164,6 @@ class TransformerConfig:
         if number % self.global_every:
             return self
         return replace(self, window=None, global_every=0)
-
-    @property
-    def remat_policy(self) -> Callable[..., bool] | None:
-        """The checkpoint policy: which activations `remat` stores; None for none."""
-        return getattr(jax.checkpoint_policies, self.remat) if isinstance(self.remat, str) else None
 
     @property
     def residual_init(self) -> Init:
