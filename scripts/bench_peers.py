@@ -223,7 +223,7 @@ def line(row: str, name: str, found: Contestant, ours: float) -> str:
     if row == "ppo":
         rate = f"  {ENVIRONMENTS * ROLLOUT / seconds:,.0f} environment steps/s"
     return (
-        f"{ROWS[row]:<33}{name:<16}{1e3 * seconds:>8.2f}{f'{1e3 * low:.2f}-{1e3 * high:.2f}':>17}"
+        f"{ROWS[row]:<34}{name:<16}{1e3 * seconds:>8.2f}{f'{1e3 * low:.2f}-{1e3 * high:.2f}':>17}"
         f"{seconds / ours:>7.2f}{statistics.median(found.others):>8.1%}{rate}"
     )
 
@@ -253,7 +253,7 @@ def main() -> None:
         lines = measure(row, args, said, cores)
         if not n:
             head = f"{'ms':>8}{'quartiles':>17}{'ratio':>7}{'others':>8}"
-            print(f"{'a training step':<49}{head}")
+            print(f"{'a training step':<50}{head}")
         print("\n".join(lines), flush=True)
 
 
