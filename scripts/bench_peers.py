@@ -18,7 +18,9 @@ to other processes from the pause to the end of the block, waiting ones of ours 
 hypervisor's included: above 10% in any block there is a warning.
 
 All keep freed memory as jdl does (`keep_memory`); --fresh leaves malloc as it is. jdl has the
-thread pool of 8 that `jdl train` gives it, the others have what they choose.
+thread pool of 8 that `jdl train` gives it, the others have what they choose. OpenMP's threads spin
+while they wait for each other, which is PyTorch's best on idle cores and its worst on busy ones:
+there set OMP_WAIT_POLICY=passive, which all inherit.
 """
 
 import argparse
