@@ -33,7 +33,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from bench_peers import CLASSES, DECAY, RATE, torch_models
+from bench_peers import CLASSES, DECAY, RATE
+from bench_peers_torch import Last, Transformer, cnn, mlp
 
 import jdl
 from jdl.learners import jit_learner, mixed_precision
@@ -90,51 +91,6 @@ def labelled(*shape: int) -> tuple[np.ndarray, np.ndarray]:
     return RNG.random(shape, np.float32), RNG.integers(0, CLASSES, shape[0]).astype(np.int32)
 
 
-def torch_transformer(c: TransformerConfig, vocabulary: int = 0, patch: int = 0):
-    """PyTorch's GPT of a vocabulary, or ViT of RGB patches."""
-    import torch
-    from torch.nn import GELU, Conv2d, Embedding, LayerNorm, Linear, Module, Parameter, Sequential
-    from torch.nn import functional as F
-
-    class Attention(Module):
-        def __init__(self):
-            super().__init__()
-            self.qkv, self.out = Linear(c.width, 3 * c.width), Linear(c.width, c.width)
-
-        def forward(self, x):
-            q, k, v = self.qkv(x).view(*x.shape[:2], 3, c.heads, -1).permute(2, 0, 3, 1, 4)
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=bool(vocabulary))
-            return self.out(out.transpose(1, 2).reshape(x.shape))
-
-    class Added(Sequential):
-        def forward(self, x):
-            return x + super().forward(x)
-
-    def block():
-        w, gelu = c.width, GELU(approximate="tanh")
-        mlp = Added(LayerNorm(w), Linear(w, 4 * w), gelu, Linear(4 * w, w))
-        return Sequential(Added(LayerNorm(w), Attention()), mlp)
-
-    class Transformer(Module):
-        def __init__(self):
-            super().__init__()
-            self.places = Parameter(0.02 * torch.randn(c.max_length, c.width))
-            self.blocks = Sequential(*(block() for _ in range(c.depth)), LayerNorm(c.width))
-            if vocabulary:
-                self.table = Embedding(vocabulary, c.width)
-                torch.nn.init.normal_(self.table.weight, std=0.02)
-            else:
-                self.patches, self.head = Conv2d(3, c.width, patch, patch), Linear(c.width, CLASSES)
-
-        def forward(self, x):
-            if vocabulary:
-                return F.linear(self.blocks(self.table(x) + self.places), self.table.weight)
-            x = self.patches(x).flatten(2).transpose(1, 2)
-            return self.head(self.blocks(x + self.places).mean(1))
-
-    return Transformer()
-
-
 def torch_resnet(stages: tuple):
     """PyTorch's residual network of basic blocks for small images."""
     from torch.nn import (
@@ -183,7 +139,7 @@ def gpt(name: str, c: TransformerConfig, vocabulary: int, batch: int) -> Case:
     return Case(
         f"{name}, batch {batch} x {c.max_length}, bf16",
         lambda: jdl.objectives.next_token(GPT(vocabulary, c)),
-        lambda: torch_transformer(c, vocabulary),
+        lambda: Transformer(c, vocabulary),
         data,
         half=True,
         tokens=batch * c.max_length,
@@ -218,10 +174,10 @@ def cases(smoke: bool) -> list[Case]:
     words, vit = 500 if smoke else 50304, blocks(384, 12, 6, 64)
     stages = ((8, 1), (16, 1)) if smoke else ((64, 2), (128, 2), (256, 2), (512, 2))
     residual = ("ResNet-18", lambda: ResNet(CLASSES, stages), lambda: torch_resnet(stages))
-    plain = ("CNN", lambda: CNN(CLASSES), lambda: torch_models()[1])
-    dense = ("MLP", lambda: MLP(CLASSES, hidden=(512, 256)), lambda: torch_models()[0])
-    last = ("LSTM 128", lambda: RNN(CLASSES, hidden=(128,)), lambda: torch_models()[2])
-    image = ("ViT-S", lambda: ViT(CLASSES, 4, vit), lambda: torch_transformer(vit, patch=4))
+    plain = ("CNN", lambda: CNN(CLASSES), cnn)
+    dense = ("MLP", lambda: MLP(CLASSES, hidden=(512, 256)), mlp)
+    last = ("LSTM 128", lambda: RNN(CLASSES, hidden=(128,)), Last)
+    image = ("ViT-S", lambda: ViT(CLASSES, 4, vit), lambda: Transformer(vit, patch=4))
     return [
         gpt("GPT 124M", large, words, 2 if smoke else 16),
         classifier(*residual, rows(512), 32, 32, 3),

@@ -1,340 +1,262 @@
-"""A training step of jdl beside the same step written by hand in JAX, in PyTorch and in Keras.
+"""A training step of jdl beside the same step by hand in JAX, in PyTorch and in Keras.
 
-Forward, backward and AdamW, of models of equal shapes and parameters, each built of its library's
-own layers. All take turns, some steps each, in one process. Printed: the medians of a step in ms,
-and the ratios to jdl, whose step alone computes accuracy and the norms of gradients, updates and
-parameters besides the loss.
+Models of equal shapes and numbers of parameters (within 1%: some have a bias of the keys, which
+changes nothing), of each library's own layers, on equal batches and by the same AdamW. jdl's step
+alone computes metrics and the norms of gradients, updates and parameters besides the loss.
 
-All keep freed memory as jdl does (`keep_memory`); `scripts/bench peers fresh` leaves malloc as it
-is.
+    scripts/bench peers [PYTHON] [ROW ...] [--compile] [--fresh] [--cores N] [--rounds 9]
+
+PYTHON is an interpreter that has torch; without it, this one. ROW is one of mlp, cnn, lstm, gpt,
+vit, vae, gan (a step of both players) and ppo (CartPole: a rollout and its 16 updates). --compile
+adds `torch.compile`. What is not installed is left out.
+
+Each library is a process of its own, as threads of two would fight in one; all are on the same
+cores, and compile at the same time. Then they take turns, in another order each round: a pause, a
+step that does not count, and a block of steps, while the others wait for a line. Printed: medians
+and quartiles of a step's ms over the rounds, the ratio to jdl, and the share of the cores that went
+to other processes from the pause to the end of the block, waiting ones of ours and the
+hypervisor's included: above 10% in any block there is a warning.
+
+All keep freed memory as jdl does (`keep_memory`); --fresh leaves malloc as it is. jdl has the
+thread pool of 8 that `jdl train` gives it, the others have what they choose. OpenMP's threads spin
+while they wait for each other, which is PyTorch's best on idle cores and its worst on busy ones:
+there set OMP_WAIT_POLICY=passive, which all inherit.
 """
 
-import importlib.util
+import argparse
+import json
 import os
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import version
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
 
-os.environ["KERAS_BACKEND"] = "jax"
-
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-import jdl
-from jdl.learners import jit_learner
-from jdl.models.cnn import CNN
-from jdl.models.gpt import GPT
-from jdl.models.mlp import MLP
-from jdl.models.rnn import RNN
-from jdl.models.transformer import TransformerConfig
-from jdl.train.malloc import keep_memory
-
-CLASSES, VOCABULARY, LENGTH, WIDTH, DEPTH, HEADS = 10, 258, 128, 128, 4, 4
-RATE, DECAY, ROUNDS = 1e-3, 1e-4, 9
-STEPS = {
-    "MLP 784-512-256-10": 20,
-    "CNN 32-64, dense 128": 2,
-    "LSTM 128, 28 steps": 5,
-    "GPT 4 x 128, 128 steps": 1,
+CLASSES, VOCABULARY, LENGTH, WIDTH, DEPTH, HEADS, PATCH = 10, 258, 128, 128, 4, 4, 4
+RATE, DECAY, LATENT = 1e-3, 1e-4, 32
+ENVIRONMENTS, ROLLOUT, EPOCHS, MINIBATCHES = 4, 128, 4, 4  # of PPO, as CleanRL's
+PAUSE, BLOCK, BUSY = 0.2, 0.4, 0.1  # seconds; the share of the cores that calls for a warning
+ROWS = {
+    "mlp": "MLP 784-512-256-10, batch 128",
+    "cnn": "CNN 32-64, dense 128, batch 128",
+    "lstm": "LSTM 128, 28 steps, batch 128",
+    "gpt": f"GPT {DEPTH} x {WIDTH}, {LENGTH} steps, batch 32",
+    "vit": f"ViT {DEPTH} x {WIDTH}, 49 patches, batch 64",
+    "vae": "VAE 32-64, dense 256, batch 128",
+    "gan": "DCGAN 128-64, batch 64",
+    "ppo": f"PPO, {ENVIRONMENTS * ROLLOUT} steps of CartPole",
 }
-RNG = np.random.default_rng(0)
-IMAGES = RNG.random((128, 28, 28, 1), np.float32)
-LABELS = RNG.integers(0, CLASSES, 128).astype(np.int32)
-TOKENS = RNG.integers(0, VOCABULARY, (32, LENGTH + 1)).astype(np.int32)
-BATCHES = (  # inputs and targets for each model
-    (IMAGES.reshape(128, -1), LABELS),
-    (IMAGES, LABELS),
-    (IMAGES[..., 0], LABELS),
-    (TOKENS[:, :-1], TOKENS[:, 1:]),
-)
-Stepper = tuple[
-    Callable[[], object], int
-]  # one step, to its end; and how many parameters it trains
+Stepper = tuple[Callable[[], object], int]  # a step, to its end; how many parameters it trains
 
 
-def of_jdl() -> list[Stepper]:
-    """`jdl.descent`, compiled as `fit` does."""
-    blocks = TransformerConfig(
-        width=WIDTH, depth=DEPTH, heads=HEADS, max_length=LENGTH, rotary=False
-    )
-    models = (MLP(CLASSES, hidden=(512, 256)), CNN(CLASSES), RNN(CLASSES, hidden=(128,)))
-    objectives = [jdl.objectives.classify(model) for model in models]
-    objectives.append(jdl.objectives.next_token(GPT(VOCABULARY, blocks)))
-    batches = [{"x": jnp.asarray(x), "y": jnp.asarray(y)} for x, y in BATCHES[:-1]] + [
-        {"x": jnp.asarray(TOKENS)}
-    ]
+@dataclass(frozen=True)
+class Peer:
+    """A library, beside this script the one with its steps, and the rows that it has."""
 
-    def stepper(objective: jdl.Objective, batch: jdl.Batch) -> Stepper:
-        learner = jit_learner(jdl.descent(objective, optax.adamw(RATE, weight_decay=DECAY)))
-        state = learner.init(jax.random.key(0), batch)
-
-        def step() -> None:
-            nonlocal state
-            state, metrics = learner.step(state, batch)
-            jax.block_until_ready((state.params, metrics))
-
-        return step, sum(leaf.size for leaf in jax.tree.leaves(state.params))
-
-    return [stepper(*case) for case in zip(objectives, batches, strict=True)]
+    library: str
+    script: str
+    rows: tuple[str, ...] = tuple(ROWS)
 
 
-def of_flax() -> list[Stepper]:
-    """A jitted step written by hand, of Flax Linen's and Optax's parts."""
-
-    class Cnn(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            for channels in (32, 64):
-                x = nn.max_pool(nn.relu(nn.Conv(channels, (3, 3))(x)), (2, 2), (2, 2))
-            return nn.Dense(CLASSES)(nn.relu(nn.Dense(128)(x.reshape(len(x), -1))))
-
-    class Last(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            return nn.Dense(CLASSES)(nn.RNN(nn.OptimizedLSTMCell(128))(x)[:, -1])
-
-    class Gpt(nn.Module):
-        @nn.compact
-        def __call__(self, x):
-            table, mask = nn.Embed(VOCABULARY, WIDTH), nn.make_causal_mask(x)
-            x = table(x) + nn.Embed(LENGTH, WIDTH)(jnp.arange(LENGTH))[None]
-            for _ in range(DEPTH):
-                x = x + nn.MultiHeadDotProductAttention(HEADS)(nn.LayerNorm()(x), mask=mask)
-                x = x + nn.Dense(WIDTH)(nn.gelu(nn.Dense(4 * WIDTH)(nn.LayerNorm()(x))))
-            return table.attend(nn.LayerNorm()(x))
-
-    mlp = nn.Sequential([nn.Dense(512), nn.relu, nn.Dense(256), nn.relu, nn.Dense(CLASSES)])
-
-    def stepper(model: nn.Module, batch: tuple) -> Stepper:
-        x, y = map(jnp.asarray, batch)
-        optimizer = optax.adamw(RATE, weight_decay=DECAY)
-        params = jax.jit(model.init)(jax.random.key(0), x)
-        opt_state = optimizer.init(params)
-
-        def loss(params):
-            return optax.softmax_cross_entropy_with_integer_labels(model.apply(params, x), y).mean()
-
-        def update(params, opt_state):
-            value, grads = jax.value_and_grad(loss)(params)
-            updates, opt_state = optimizer.update(grads, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state, value
-
-        update = jax.jit(update, donate_argnums=(0, 1))
-
-        def step() -> None:
-            nonlocal params, opt_state
-            params, opt_state, _ = jax.block_until_ready(update(params, opt_state))
-
-        return step, sum(leaf.size for leaf in jax.tree.leaves(params))
-
-    return [stepper(*case) for case in zip((mlp, Cnn(), Last(), Gpt()), BATCHES, strict=True)]
-
-
-def torch_models() -> list:
-    """The MLP, CNN, LSTM and GPT in PyTorch."""
-    import torch
-    from torch.nn import Conv2d, Embedding, Flatten, LayerNorm, Linear, Module, Sequential
-    from torch.nn import functional as F
-
-    class Last(Module):
-        def __init__(self):
-            super().__init__()
-            self.lstm, self.head = torch.nn.LSTM(28, 128, batch_first=True), Linear(128, CLASSES)
-
-        def forward(self, x):
-            return self.head(self.lstm(x)[0][:, -1])
-
-    class Attention(Module):
-        def __init__(self):
-            super().__init__()
-            self.qkv, self.out = Linear(WIDTH, 3 * WIDTH), Linear(WIDTH, WIDTH)
-
-        def forward(self, x):
-            q, k, v = self.qkv(x).view(len(x), LENGTH, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-            out = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            return self.out(out.transpose(1, 2).reshape(x.shape))
-
-    class Added(Sequential):
-        def forward(self, x):
-            return x + super().forward(x)
-
-    class Gpt(Module):
-        def __init__(self):
-            super().__init__()
-            self.table, self.places = Embedding(VOCABULARY, WIDTH), Embedding(LENGTH, WIDTH)
-            self.blocks = Sequential()
-            for _ in range(DEPTH):
-                hidden = [
-                    Linear(WIDTH, 4 * WIDTH),
-                    torch.nn.GELU(approximate="tanh"),
-                    Linear(4 * WIDTH, WIDTH),
-                ]
-                self.blocks.append(Added(LayerNorm(WIDTH), Attention()))
-                self.blocks.append(Added(LayerNorm(WIDTH), *hidden))
-            self.blocks.append(LayerNorm(WIDTH))
-
-        def forward(self, x):
-            return F.linear(self.blocks(self.table(x) + self.places.weight), self.table.weight)
-
-    mlp = Sequential(
-        Linear(784, 512), torch.nn.ReLU(), Linear(512, 256), torch.nn.ReLU(), Linear(256, CLASSES)
-    )
-    cnn = Sequential()
-    for inputs, outputs in ((1, 32), (32, 64)):
-        cnn.extend([Conv2d(inputs, outputs, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)])
-    cnn.extend([Flatten(), Linear(64 * 7 * 7, 128), torch.nn.ReLU(), Linear(128, CLASSES)])
-    return [mlp, cnn, Last(), Gpt()]
-
-
-def of_torch(compile: bool = False) -> list[Stepper]:
-    """PyTorch with its fused AdamW, eager or by `torch.compile`."""
-    import torch
-    from torch.nn import functional as F
-
-    def stepper(model: torch.nn.Module, batch: tuple) -> Stepper:
-        x, y = (
-            torch.from_numpy(np.ascontiguousarray(batch[0])),
-            torch.from_numpy(batch[1].astype(np.int64)),
-        )
-        x = x.permute(0, 3, 1, 2) if x.ndim == 4 else x
-        optimizer = torch.optim.AdamW(model.parameters(), RATE, weight_decay=DECAY, fused=True)
-        call = torch.compile(model) if compile else model
-
-        def step() -> None:
-            optimizer.zero_grad()
-            F.cross_entropy(call(x).flatten(0, -2), y.flatten()).backward()
-            optimizer.step()
-
-        return step, sum(p.numel() for p in model.parameters())
-
-    return [stepper(*case) for case in zip(torch_models(), BATCHES, strict=True)]
-
-
-def of_torch_compiled() -> list[Stepper]:
-    """PyTorch by `torch.compile`."""
-    return of_torch(compile=True)
-
-
-def of_keras() -> list[Stepper]:
-    """Keras on JAX, by `train_on_batch`."""
-    import keras
-    from keras.layers import LSTM, Conv2D, Dense, Flatten, LayerNormalization, MaxPooling2D
-
-    class Places(keras.Layer):
-        def build(self, shape):
-            self.places = self.add_weight(shape[1:], "normal")
-
-        def call(self, x):
-            return x + self.places
-
-    def gpt(tokens):
-        table = keras.layers.ReversibleEmbedding(VOCABULARY, WIDTH)
-        x = Places()(table(tokens))
-        for _ in range(DEPTH):
-            y = LayerNormalization()(x)
-            x = x + keras.layers.MultiHeadAttention(HEADS, WIDTH // HEADS)(
-                y, y, use_causal_mask=True
-            )
-            y = Dense(4 * WIDTH, keras.activations.gelu)(LayerNormalization()(x))
-            x = x + Dense(WIDTH)(y)
-        return table(LayerNormalization()(x), reverse=True)
-
-    def cnn(x):
-        for channels in (32, 64):
-            x = MaxPooling2D()(Conv2D(channels, 3, padding="same", activation="relu")(x))
-        return Dense(CLASSES)(Dense(128, "relu")(Flatten()(x)))
-
-    def mlp(x):
-        return Dense(CLASSES)(Dense(256, "relu")(Dense(512, "relu")(x)))
-
-    def last(x):
-        return Dense(CLASSES)(LSTM(128)(x))
-
-    def stepper(build: Callable, batch: tuple) -> Stepper:
-        inputs = keras.Input(batch[0].shape[1:], dtype=batch[0].dtype)
-        model = keras.Model(inputs, build(inputs))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.AdamW(RATE, weight_decay=DECAY), loss)
-        return lambda: model.train_on_batch(*batch), model.count_params()
-
-    return [stepper(*case) for case in zip((mlp, cnn, last, gpt), BATCHES, strict=True)]
-
-
-PEERS = {  # the library that it needs besides ours, and what builds its steps in the order of STEPS
-    "jdl": ("jax", of_jdl),
-    "jax by hand": ("flax", of_flax),
-    "torch eager": ("torch", of_torch),
-    "torch compiled": ("torch", of_torch_compiled),
-    "keras on jax": ("keras", of_keras),
+PEERS = {
+    "jdl": Peer("jdl", "bench_peers_jax.py"),
+    "jax by hand": Peer("flax", "bench_peers_jax.py", ("mlp", "cnn", "lstm", "gpt")),
+    "torch eager": Peer("torch", "bench_peers_torch.py"),
+    "torch compiled": Peer("torch", "bench_peers_torch.py", tuple(ROWS)[:-1]),
+    "keras on jax": Peer("keras", "bench_peers_jax.py", ("mlp", "cnn", "lstm", "gpt")),
 }
 
 
-def built(peer: str) -> dict[str, Stepper]:
-    """The steppers of a peer that run; of those that do not, says why."""
-    library, build = PEERS[peer]
-    if importlib.util.find_spec(library) is None:
-        print(f"{peer}: not installed; pip install {library} --target DIR, and PYTHONPATH=DIR")
-        return {}
-    found = {}
-    for model, (step, parameters) in zip(STEPS, build(), strict=True):
-        try:
+def batch_of(row: str) -> tuple[np.ndarray, np.ndarray]:
+    """The inputs and targets of a row; PPO has none."""
+    rng = np.random.default_rng(0)
+    rows = {"gpt": 32, "vit": 64, "gan": 64}.get(row, 128)
+    if row == "gpt":
+        tokens = rng.integers(0, VOCABULARY, (rows, LENGTH + 1)).astype(np.int32)
+        return tokens[:, :-1], tokens[:, 1:]
+    shape = {"mlp": (784,), "lstm": (28, 28)}.get(row, (28, 28, 1))
+    return rng.random((rows, *shape), np.float32), rng.integers(0, CLASSES, rows).astype(np.int32)
+
+
+def answer(library: str, build: Callable[[], tuple[Stepper, str]]) -> None:
+    """What the process of a library does: builds its step, then takes as many as a line asks for.
+
+    It prints the number of parameters and the versions, or why it is left out, and for each line
+    the seconds of a step.
+    """
+    if find_spec(library) is None:
+        return print(json.dumps({"left out": f"{library} is not installed"}), flush=True)
+    try:
+        (step, parameters), versions = build()
+        for _ in range(2):
             step()
-            found[model] = step, parameters
-        except Exception as error:
-            print(f"{peer}, {model}: {type(error).__name__}: {str(error).splitlines()[0]}")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        return print(json.dumps({"left out": reason}), flush=True)
+    print(json.dumps({"parameters": int(parameters), "versions": versions}), flush=True)
+    for line in sys.stdin:
+        step()  # the one before has filled the caches
+        began = time.perf_counter()
+        for _ in range(int(line)):
+            step()
+        print(json.dumps((time.perf_counter() - began) / int(line)), flush=True)
+
+
+@dataclass
+class Contestant:
+    """The process of a library with one row's step, and what was measured of it."""
+
+    process: subprocess.Popen
+    steps: int = 1  # of a block
+    seconds: list[float] = field(default_factory=list)
+    others: list[float] = field(default_factory=list)  # shares of the cores
+
+    def read(self) -> object:
+        """What it has printed; a line that says why it is left out if it has died."""
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"left out": "its process has ended"}
+
+    def take(self, steps: int) -> float:
+        """The seconds of a step, by so many."""
+        print(steps, file=self.process.stdin, flush=True)
+        found = self.read()
+        if not isinstance(found, float):
+            sys.exit(f"{' '.join(self.process.args)}: {found}")
+        return found
+
+    def block(self, cores: list[int]) -> None:
+        """A pause and a block of steps, and who else has used the cores meanwhile."""
+        before = busy_and_all(cores), own_seconds(self.process.pid)
+        time.sleep(PAUSE)
+        self.seconds.append(self.take(self.steps))
+        after = busy_and_all(cores), own_seconds(self.process.pid)
+        (busy, total), own = np.subtract(after[0], before[0]), after[1] - before[1]
+        self.others.append(max(0.0, float(busy - own) / float(total)))
+
+
+def busy_and_all(cores: list[int]) -> tuple[float, float]:
+    """Seconds that the cores were busy, and all; those that a hypervisor took are busy."""
+    import psutil
+
+    times = [psutil.cpu_times(percpu=True)[core] for core in cores]
+    busy = sum(
+        sum(getattr(t, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+        for t in times
+    )
+    return busy, busy + sum(t.idle + getattr(t, "iowait", 0.0) for t in times)
+
+
+def own_seconds(pid: int) -> float:
+    """The processor seconds of a process and of this one."""
+    import psutil
+
+    times = [psutil.Process(p).cpu_times() for p in (pid, os.getpid())]
+    return sum(t.user + t.system for t in times)
+
+
+def start(peer: str, row: str, python: str, fresh: bool) -> Contestant:
+    """Starts the process of a library for a row."""
+    script = PEERS[peer].script
+    interpreter = python if script.endswith("torch.py") else sys.executable
+    command = [interpreter, str(Path(__file__).with_name(script)), peer, row]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [*command, "fresh"] if fresh else command, stdin=pipe, stdout=pipe, text=True
+    )
+    return Contestant(process)
+
+
+def started(row: str, args: argparse.Namespace, said: set[str]) -> dict[str, Contestant]:
+    """The libraries that have a row's step, compiled; says what is left out, and versions, once."""
+    names = [n for n, p in PEERS.items() if row in p.rows and (args.compile or "compiled" not in n)]
+    all_of_them = {name: start(name, row, args.python, args.fresh) for name in names}
+    found, ours = {}, 0
+    for name, contestant in all_of_them.items():
+        reply = contestant.read()
+        note = f"{name}: {reply.get('versions', '')}"
+        if reason := reply.get("left out"):
+            note = f"{name} is left out: {reason}"
+        else:
+            found[name], ours = contestant, ours or reply["parameters"]
+            if abs(reply["parameters"] / ours - 1) > 0.01:
+                sys.exit(f"{row}: {ours} parameters in jdl and {reply['parameters']} in {name}.")
+        if note not in said:
+            print(note, flush=True)
+            said.add(note)
+    if "jdl" not in found:
+        sys.exit(f"{row}: jdl's own step did not run.")
     return found
 
 
-def measured(steppers: dict[tuple[str, str], Stepper]) -> dict[tuple[str, str], float]:
-    """Milliseconds a step: medians over the rounds, in each of which all take their turns."""
-    seconds: dict[tuple[str, str], list[float]] = {case: [] for case in steppers}
-    for _ in range(ROUNDS):
-        for case, (step, _) in steppers.items():
-            step()  # the one before has left threads awake and the caches full
-            began = time.perf_counter()
-            for _ in range(STEPS[case[0]]):
-                step()
-            seconds[case].append((time.perf_counter() - began) / STEPS[case[0]])
-    return {case: 1e3 * statistics.median(s) for case, s in seconds.items()}
+def measure(row: str, args: argparse.Namespace, said: set[str], cores: list[int]) -> list[str]:
+    """The lines of a row, a library each."""
+    contestants = started(row, args, said)
+    try:
+        for contestant in contestants.values():
+            contestant.steps = max(1, round(BLOCK / contestant.take(1)))
+        names = list(contestants)
+        for n in range(args.rounds):
+            for name in names[n % len(names) :] + names[: n % len(names)]:
+                contestants[name].block(cores)
+    finally:
+        for contestant in contestants.values():
+            contestant.process.stdin.close()
+            contestant.process.wait()
+    ours = statistics.median(contestants["jdl"].seconds)
+    lines = [line(row, name, found, ours) for name, found in contestants.items()]
+    others = [share for found in contestants.values() for share in found.others]
+    if disturbed := sum(share > BUSY for share in others):
+        lines.append(
+            f"  WARNING: other processes took more than {BUSY:.0%} of the cores in {disturbed} of "
+            f"{len(others)} blocks, {max(others):.0%} at most: measure again when it is quiet."
+        )
+    return lines
+
+
+def line(row: str, name: str, found: Contestant, ours: float) -> str:
+    """The line of a library: median, quartiles, ratio, and what other processes took."""
+    seconds, rate = statistics.median(found.seconds), ""
+    low, high = np.quantile(found.seconds, (0.25, 0.75))
+    if row == "ppo":
+        rate = f"  {ENVIRONMENTS * ROLLOUT / seconds:,.0f} environment steps/s"
+    return (
+        f"{ROWS[row]:<34}{name:<16}{1e3 * seconds:>8.2f}{f'{1e3 * low:.2f}-{1e3 * high:.2f}':>17}"
+        f"{seconds / ours:>7.2f}{statistics.median(found.others):>8.1%}{rate}"
+    )
 
 
 def main() -> None:
-    """Builds, checks that sizes agree, measures and prints."""
-    fresh = sys.argv[1:] == ["fresh"]
-    if not fresh:
-        keep_memory()
-    steppers = {(model, peer): stepper for peer in PEERS for model, stepper in built(peer).items()}
-    for (model, peer), (_, parameters) in steppers.items():
-        ours = steppers[model, "jdl"][1]
-        if abs(parameters / ours - 1) > 0.01:
-            sys.exit(
-                f"{model} has {ours} parameters in jdl and {parameters} in {peer}: not the same "
-                "work."
-            )
-    print("compiled; measuring", file=sys.stderr)
-    found = measured(dict(sorted(steppers.items())))
-
-    installed = [
-        name for name in ("jax", "flax", "torch", "keras") if importlib.util.find_spec(name)
-    ]
-    versions = ", ".join(f"{name} {version(name)}" for name in installed)
-    print(
-        f"{versions}; {jax.devices()[0].device_kind}, {os.cpu_count()} cores; memory "
-        f"{'fresh' if fresh else 'kept'}"
-    )
-    print("ms a step (ratio to jdl)")
-    print(f"{'model':<24}" + "".join(f"{peer:>18}" for peer in PEERS))
-    for model in STEPS:
-        print(f"{model:<24}", end="")
-        for peer in PEERS:
-            ms, ours = found.get((model, peer)), found[model, "jdl"]
-            print(f"{f'{ms:.2f} ({ms / ours:.2f})' if ms else '-':>18}", end="")
-        print()
+    """Measures row by row and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("python", nargs="?", default=sys.executable, help="one that has torch")
+    parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--compile", action="store_true", help="torch.compile too")
+    parser.add_argument("--fresh", action="store_true", help="malloc gives memory back")
+    parser.add_argument("--cores", type=int, metavar="N", help="the first N; by default all")
+    parser.add_argument("--rounds", type=int, default=9)
+    args = parser.parse_args()
+    if args.python in ROWS:
+        args.rows, args.python = [args.python, *args.rows], sys.executable
+    if unknown := [word for word in args.rows if word not in ROWS]:
+        parser.error(f"there is no row {', '.join(unknown)}: take {', '.join(ROWS)}")
+    if not Path(args.python).exists():
+        parser.error(f"there is no interpreter {args.python}")
+    cores = sorted(os.sched_getaffinity(0))[: args.cores]
+    os.sched_setaffinity(0, cores)  # and so those of the libraries
+    memory = "fresh" if args.fresh else "kept"
+    print(f"cores {', '.join(map(str, cores))}; memory {memory}; {args.rounds} rounds")
+    said: set[str] = set()
+    for n, row in enumerate(args.rows or ROWS):
+        lines = measure(row, args, said, cores)
+        if not n:
+            head = f"{'ms':>8}{'quartiles':>17}{'ratio':>7}{'others':>8}"
+            print(f"{'a training step':<50}{head}")
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":
