@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER
+from xla_flags import IN_PIECES
 
 import jdl
 from jdl.models.alexnet import AlexNet
@@ -39,7 +40,7 @@ def learner_of(row):
 def jitted(row):
     """The row's learner, with its init and step compiled: the programs of test_golden.py."""
     learner = learner_of(row)
-    return learner, jax.jit(learner.init), jax.jit(learner.step)
+    return learner, *(jax.jit(f, compiler_options=IN_PIECES) for f in (learner.init, learner.step))
 
 
 @lru_cache(2)
@@ -127,7 +128,7 @@ def test_a_learner_from_the_same_arrays_takes_the_same_step(row):
     _, state, _ = first_step(row)
     continued, _ = jitted(row)[2](state, row.batch())
     restored = jax.tree.map(through_numpy, state)
-    again, _ = jax.jit(learner_of(row).step)(restored, row.batch())
+    again, _ = jax.jit(learner_of(row).step, compiler_options=IN_PIECES)(restored, row.batch())
     jax.tree.map(np.testing.assert_array_equal, continued.params, again.params)
     jax.tree.map(np.testing.assert_array_equal, continued.opt_state, again.opt_state)
 
