@@ -11,9 +11,9 @@ CNN = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
 
 @pytest.mark.slow
 def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
-    flags = ("--steps", 400)
+    flags = ("--steps", 200)
     finish(spawn(tmp_path / "whole", *flags, script=CNN))
-    for step in (60, 133, 321):
+    for step in (60, 111, 170):
         assert kill_at(tmp_path / "killed", step, *flags, script=CNN), (
             "it ended before its kill: nothing was shown"
         )
