@@ -68,7 +68,7 @@ ROWS = [
 def ended(root: Path) -> tuple[str, list[str]]:
     """The digest and the log of the run under `root`."""
     folder = folder_of(root)
-    return subprocess.check_output(["jdl", "digest", str(folder)], text=True), lines(folder)
+    return digest(folder), lines(folder)
 
 
 def kill(count: int, seed: int, base: Path) -> int:
@@ -76,6 +76,8 @@ def kill(count: int, seed: int, base: Path) -> int:
     chance, wrong = random.Random(seed), 0
     for number, row in enumerate(ROWS):
         kills = count // len(ROWS) + (number < count % len(ROWS))
+        if not kills:
+            continue
         for peace in (
             "compiled",
             "peace",

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import flax.linen as nn
@@ -103,20 +104,25 @@ def test_the_names_exist(page):
         assert (ROOT / path).exists(), path
 
 
+@cache
+def names_of_tests():
+    tests = "\n".join(path.name + path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    return sorted(set(re.findall(r"\b(?:def )?(test_\w+)", tests)))
+
+
+@cache
+def source_of(*folders):
+    files = [p for f in folders for p in (ROOT / f).rglob("*") if p.suffix in ("", ".py")]
+    return "\n".join(p.read_text() for p in files if p.is_file())
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_the_tests_and_flags_that_it_names_exist(page):
-    tests = "\n".join(path.name + path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
-    named = re.findall(r"\b(?:def )?(test_\w+)", tests)
     for expression in re.findall(r"scripts/test [^`\n]*-k (\"[^\"]+\"|\w+)", PAGES[page]):
         for word in re.findall(r"\w+", expression):
-            assert word in ("or", "and", "not") or any(word in name for name in named), word
-    folders = ("jdl", "scripts", "experiments")
-    source = "\n".join(
-        p.read_text()
-        for f in folders
-        for p in (ROOT / f).rglob("*")
-        if p.suffix in ("", ".py") and p.is_file()
-    )
+            known = any(word in name for name in names_of_tests())
+            assert word in ("or", "and", "not") or known, word
+    source = source_of("jdl", "scripts", "experiments")
     ours = re.findall(r"(?:scripts/\w+|jdl [a-z]+) [^`\n]*|`--[^`\n]*", PAGES[page])
     for flag in sorted(set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", "\n".join(ours)))):
         assert f"--{flag}" in source or re.search(rf"\b{flag.replace('-', '_')}\b", source), flag

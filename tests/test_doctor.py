@@ -8,6 +8,7 @@ import os
 import subprocess
 
 import pytest
+from xla_flags import quick_to_compile
 
 import jdl
 from jdl import cli
@@ -83,7 +84,8 @@ def test_a_process_that_fails_is_reported(monkeypatch):
 @pytest.mark.slow
 def test_this_machine():
     """Two devices, in every way that they have."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = f"--xla_force_host_platform_device_count=2 {quick_to_compile()}"
+    environment = os.environ | {"XLA_FLAGS": flags}
     del environment["PJRT_NPROC"]  # jdl sets it itself
     done = subprocess.run(["jdl", "doctor"], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

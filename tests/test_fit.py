@@ -30,6 +30,19 @@ def entries(result, split):
     return [line for line in map(json.loads, lines(result)) if line["split"] == split]
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A run of two steps."""
+    return train(tmp_path_factory.mktemp("short"), steps=2)
+
+
+@pytest.fixture
+def result(short, tmp_path):
+    """The same under `tmp_path`, for a test to change."""
+    folder = tmp_path / short.folder.relative_to(short.folder.parents[2])
+    return dataclasses.replace(short, folder=shutil.copytree(short.folder, folder))
+
+
 @pytest.mark.parametrize(("save_every", "latest"), [(5, {55, 60}), (0, {60})])
 def test_the_latest_and_the_best_checkpoints_are_kept(tmp_path, save_every, latest):
     result = train(tmp_path, eval_every=5, save_every=save_every, keep=2)
@@ -148,8 +161,7 @@ def test_what_is_on_disk(tmp_path):
     assert logged == {line["step"]: np.float32(line["loss"]) for line in train_lines}
 
 
-def test_a_second_process_on_the_same_run_is_refused(tmp_path):
-    result = train(tmp_path, steps=2)
+def test_a_second_process_on_the_same_run_is_refused(result, tmp_path):
     with (
         hold_lock(result.folder),
         pytest.raises(jdl.Error, match="being trained already, by process"),
@@ -179,10 +191,9 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
-    tmp_path, name, capsys
+    result, tmp_path, name, capsys
 ):
     change, message = CHANGES[name]
-    result = train(tmp_path, steps=2)
     before = json.loads((result.folder / "run.json").read_text())
     edit(result.folder, change)
     for accept in ((), tuple(CHANGES.keys() - {name})):
@@ -197,17 +208,15 @@ def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
     train(tmp_path, steps=2)  # it is the same run from here on
 
 
-def test_a_folder_without_a_record_of_a_run_is_refused(tmp_path):
-    result = train(tmp_path, steps=2)
+def test_a_folder_without_a_record_of_a_run_is_refused(result, tmp_path):
     edit(result.folder, lambda record: record.pop("config"))
     with pytest.raises(jdl.Error, match="not the record of a run"):
         train(tmp_path, steps=2)
 
 
 @pytest.mark.parametrize("number", [2, None])
-def test_a_run_of_an_older_format_is_refused_and_left_as_it_is(tmp_path, number):
+def test_a_run_of_an_older_format_is_refused_and_left_as_it_is(result, tmp_path, number):
     """Its record is read first: neither its fields nor its checkpoints need to make sense."""
-    result = train(tmp_path, steps=2)
     edit(result.folder, lambda record: record.update(format=number))
     edit(result.folder, lambda record: [record.pop(name) for name in ("data", "environment")])
     if number is None:
@@ -221,8 +230,7 @@ def test_a_run_of_an_older_format_is_refused_and_left_as_it_is(tmp_path, number)
     assert train(tmp_path, steps=2, fresh=True).steps == 2
 
 
-def test_a_checkpoint_of_an_older_format_is_refused_before_its_state_is_read(tmp_path):
-    result = train(tmp_path, steps=2)
+def test_a_checkpoint_of_an_older_format_is_refused_before_its_state_is_read(result, tmp_path):
     checkpoint = result.folder / "checkpoints" / "2"
     record = json.loads((checkpoint / "record" / "metadata").read_text())
     (checkpoint / "record" / "metadata").write_text(json.dumps({**record, "format": 2}))
@@ -234,8 +242,7 @@ def test_a_checkpoint_of_an_older_format_is_refused_before_its_state_is_read(tmp
     checkpoints.close()
 
 
-def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(tmp_path):
-    result = train(tmp_path, steps=2)
+def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(result, tmp_path):
     checkpoints = Checkpoints(result.folder / "checkpoints", "max accuracy", read_only=True)
     like = jax.eval_shape(lambda state: state, result.state)
     chance = random.Random(0)

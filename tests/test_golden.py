@@ -22,6 +22,7 @@ import jax
 import optax
 import pytest
 from model_table import TABLE, UNSUPERVISED
+from xla_flags import IN_PIECES
 
 import jdl
 from jdl.store.checkpoints import state_digest
@@ -62,8 +63,9 @@ def nearest_file():
 def trajectory(row):
     """The losses of a few steps, and the digest of the last state."""
     learner = row.wrap(jdl.descent(row.objective(row.model), optax.adamw(row.rate)))
-    batch, step = row.batch(), jax.jit(learner.step)
-    state, losses = jax.jit(learner.init)(jax.random.key(0), batch), []
+    batch, step = row.batch(), jax.jit(learner.step, compiler_options=IN_PIECES)
+    init = jax.jit(learner.init, compiler_options=IN_PIECES)
+    state, losses = init(jax.random.key(0), batch), []
     for _ in range(STEPS):
         state, metrics = step(state, batch)
         losses.append(float(metrics["loss"].value()))

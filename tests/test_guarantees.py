@@ -34,10 +34,15 @@ def test_1_another_seed_gives_other_bits(whole, tmp_path):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_2_killed_and_resumed_is_never_stopped(tmp_path, streamed):
-    """SIGKILL at three moments, one in the first epoch and none at a checkpoint."""
+    """SIGKILL at three moments, one in the first epoch and none at a checkpoint.
+
+    Of streamed rows the middle one is enough: what differs is where their reading goes on.
+    """
     flags = ["--save-every", 4] + (["--streamed"] if streamed else [])
     finish(spawn(tmp_path / "whole", *flags))
-    killed = [kill_at(tmp_path / "killed", step, *flags) for step in (7, 25, 46)]
+    killed = [
+        kill_at(tmp_path / "killed", step, *flags) for step in ((25,) if streamed else (7, 25, 46))
+    ]
     assert all(killed), "a training ended before its kill: the test has shown nothing"
     output = finish(spawn(tmp_path / "killed", *flags))
     assert "Resuming" in output
@@ -62,13 +67,10 @@ def test_2_stopped_at_any_step_and_resumed(whole, tmp_path):
 @pytest.mark.parametrize(
     "options",
     [
-        {"log_every": 100},
-        {"eval_every": 1},
-        {"eval_every": 0},
-        {"save_every": 10, "keep": 5},
+        {"log_every": 100, "eval_every": 0},
+        {"eval_every": 1, "save_every": 10, "keep": 5},
         {"save_every": 1, "eval_every": 7, "log_every": 3},
-        {"save_every": 0},
-        {"quiet": False},
+        {"save_every": 0, "quiet": False},
     ],
     ids=str,
 )

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER
+from xla_flags import IN_PIECES
 
 import jdl
 from jdl.models.alexnet import AlexNet
@@ -39,7 +40,7 @@ def learner_of(row):
 def jitted(row):
     """The row's learner, with its init and step compiled: the programs of test_golden.py."""
     learner = learner_of(row)
-    return learner, jax.jit(learner.init), jax.jit(learner.step)
+    return learner, *(jax.jit(f, compiler_options=IN_PIECES) for f in (learner.init, learner.step))
 
 
 @lru_cache(2)
@@ -127,7 +128,7 @@ def test_a_learner_from_the_same_arrays_takes_the_same_step(row):
     _, state, _ = first_step(row)
     continued, _ = jitted(row)[2](state, row.batch())
     restored = jax.tree.map(through_numpy, state)
-    again, _ = jax.jit(learner_of(row).step)(restored, row.batch())
+    again, _ = jax.jit(learner_of(row).step, compiler_options=IN_PIECES)(restored, row.batch())
     jax.tree.map(np.testing.assert_array_equal, continued.params, again.params)
     jax.tree.map(np.testing.assert_array_equal, continued.opt_state, again.opt_state)
 
@@ -147,11 +148,16 @@ def test_seeds_under_vmap_on_padded_rows_are_as_one_alone_on_its_rows(row):
     """
     learner, init, step = jitted(row)
     batch = row.batch()
-    padded = {name: jnp.concatenate([column, column[:4]]) for name, column in batch.items()}
-    padded["mask"] = padded["mask"].at[ROWS:].set(False)
+    padded = {name: np.concatenate([column, column[:4]]) for name, column in host(batch).items()}
+    padded["mask"][ROWS:] = False
     states = [init(jax.random.key(seed), batch) for seed in (0, 1)]
-    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    found = of_step(*jax.jit(jax.vmap(learner.step, (0, None)))(both, padded))
+
+    @jax.jit
+    def step_both(states, batch):
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+        return jax.vmap(learner.step, (0, None))(both, batch)
+
+    found = of_step(*step_both(states, padded))
     for n, state in enumerate(states):
         one = jax.tree.map(lambda leaf, n=n: leaf[n], found)
         expected = of_step(*step(state, batch))
@@ -160,12 +166,17 @@ def test_seeds_under_vmap_on_padded_rows_are_as_one_alone_on_its_rows(row):
 
 def of_step(state, metrics):
     """The loss, the model state and the gradients of a first step."""
-    return metrics["loss"].value(), state.model_state, grads_of(state)
+    return host((metrics["loss"].value(), state.model_state, grads_of(state)))
+
+
+def host(tree):
+    """NumPy's arrays, which are cut and compared without a program to compile for each shape."""
+    return jax.tree.map(np.array, tree)
 
 
 def grads_of(state):
     """The gradients of the first step, of which Adam's first moment is a tenth."""
-    return jax.tree.map(lambda mean: 10 * mean, optax.tree.get(state.opt_state, "mu"))
+    return jax.tree.map(lambda mean: 10 * np.asarray(mean), optax.tree.get(state.opt_state, "mu"))
 
 
 @each("row", TABLE)
@@ -173,30 +184,31 @@ def test_evaluation_treats_rows_alone(row):
     """In evaluation no row depends on another."""
     batch = row.batch()
     run = model_of(row)
-    changed = {**batch, "x": batch["x"].at[0].set(jnp.asarray(7, batch["x"].dtype))}
-    np.testing.assert_array_equal(run(batch)[1:], run(changed)[1:])
+    changed = host(batch)
+    changed["x"][0] = 7
+    np.testing.assert_array_equal(host(run(batch))[1:], host(run(changed))[1:])
 
 
 @each("ragged", [row for row in TABLE if row.ragged])
 def test_padding_steps_change_nothing(ragged):
     """Steps after a row's length: their content, to the bit, and their number, but for rounding."""
-    batch, run = ragged.batch(), model_of(ragged)
+    batch, run = host(ragged.batch()), model_of(ragged)
     steps = ragged.shape[0]
 
     def mask(width):
-        return jnp.arange(width)[None] < batch["length"][:, None]
+        return np.arange(width)[None] < batch["length"][:, None]
 
     def without_padding(out):
         if isinstance(ragged.model, T5) or out.ndim == 2:
             return out
-        return jnp.where(mask(out.shape[1])[:, :, None], out, 0)[:, :steps]
+        return np.where(mask(out.shape[1])[:, :, None], host(out), 0)[:, :steps]
 
     first = without_padding(run(batch, mask(steps)))
     padding = ~mask(steps).reshape(ROWS, steps, *(1,) * (batch["x"].ndim - 2))
-    changed = {**batch, "x": jnp.where(padding, jnp.asarray(9, batch["x"].dtype), batch["x"])}
+    changed = {**batch, "x": np.where(padding, np.asarray(9, batch["x"].dtype), batch["x"])}
     np.testing.assert_array_equal(first, without_padding(run(changed, mask(steps))))
     more = ((0, 0), (0, 3), *((0, 0),) * (batch["x"].ndim - 2))
-    longer = without_padding(run({**batch, "x": jnp.pad(batch["x"], more)}, mask(steps + 3)))
+    longer = without_padding(run({**batch, "x": np.pad(batch["x"], more)}, mask(steps + 3)))
     np.testing.assert_allclose(first, longer, atol=2e-6)
 
 
@@ -204,10 +216,11 @@ def test_padding_steps_change_nothing(ragged):
 def test_causal_models_do_not_see_the_future(causal):
     """Changing a step changes no output before it, to the bit, and changes that at it."""
     batch, run = causal.batch(), model_of(causal)
-    column = "y" if isinstance(causal.model, WITH_DECODER) else "x"
+    column, before = "y" if isinstance(causal.model, WITH_DECODER) else "x", host(run(batch))
     for t in range(1, batch[column].shape[1]):
-        changed = {**batch, column: batch[column].at[:, t].add(1)}
-        before, after = run(batch), run(changed)
+        changed = host(batch)
+        changed[column][:, t] += 1
+        after = host(run(changed))
         np.testing.assert_array_equal(before[:, :t], after[:, :t])
         assert (before[:, t] != after[:, t]).any()
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_table import MAX_LENGTH, ROWS, SIZE, TABLE, UNSUPERVISED, Row
-from xla_flags import WITH_NEW_EMITTERS
+from xla_flags import IN_PIECES, WITH_NEW_EMITTERS
 
 import jdl
 from jdl.models.actor_critic import ActorCritic
@@ -60,7 +60,7 @@ def test_exports_with_symbolic_shapes_and_gives_the_bits_of_jit(row):
         inputs = (*inputs, mask)
     variables = random_variables(row, inputs)
 
-    options = WITH_NEW_EMITTERS if row.name in ONE_ULP_APART else {}
+    options = IN_PIECES | (WITH_NEW_EMITTERS if row.name in ONE_ULP_APART else {})
 
     @partial(jax.jit, compiler_options=options)
     def apply(variables, *inputs):
