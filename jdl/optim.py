@@ -14,6 +14,7 @@ import optax
 
 from jdl.errors import Error
 from jdl.patterns import is_bias, matching
+from jdl.widths import width_ratios
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
@@ -41,14 +42,53 @@ def adamw(
     weight_decay: float = 0.01,
     max_norm: float = 1.0,
     b2: float = 0.999,
+    narrow: Any = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
     Norms and biases have no weight decay. `max_norm` is the largest global norm of the gradient.
+    With `narrow`, the shapes of the parameters of a narrow model, the rates are those of `mup`;
+    weight decay then stays as it is, `rate` * `weight_decay` for all widths.
     """
-    return clip_gradients(
-        optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), max_norm
+    if narrow is None:
+        optimizer = optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+        return clip_gradients(optimizer, max_norm)
+    optimizer = optax.chain(
+        optax.scale_by_adam(b2=b2),
+        mup(narrow),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(rate),
     )
+    return clip_gradients(optimizer, max_norm)
+
+
+def mup(narrow: Any, adaptive: bool = True) -> optax.GradientTransformation:
+    """Maximal update parametrization (muP; Yang et al., 2022): rates that fit models of any width.
+
+    The learning rate that is best for a narrow model is then near the best for a wide one. It goes
+    after the optimizer: `optax.chain(optax.adam(rate), mup(narrow))`, where `narrow` has the shapes
+    of the narrow model's parameters. With the fan-in and the fan-out of each parameter relative to
+    the narrow model's, its update is divided by the fan-in for adaptive optimizers (Adam, Lion,
+    RMSprop), and multiplied by fan-out / fan-in for others (SGD, with momentum too; Yang, Simon and
+    Bernstein, 2023); all of this update, so weight decay within the optimizer is scaled as well,
+    unlike that of `adamw(..., narrow=narrow)`. At the narrow model's width nothing changes.
+
+    muP also needs initial weights (`jdl.objectives.mup_init`), heads of attention of a fixed width
+    (or `attention_scale` that falls with it as 1 / width), and an output layer that is not tied to
+    the embedding. It is not for Muon. The transformation's `init` raises `Error` where the models
+    differ in more than widths, or have no output layer of a fixed size.
+    """
+
+    def factors(params: Any) -> Any:
+        ratios = width_ratios(narrow, params)
+
+        def factor(path: str) -> float:
+            fan_in, fan_out = ratios[path]
+            return 1 / fan_in if adaptive else fan_out / fan_in
+
+        return _by_path(factor, params)
+
+    return _scale_by(factors)
 
 
 def muon(
