@@ -39,13 +39,14 @@ def bits(width: int, base: int, muP: bool, steps: int, seed: int) -> list[float]
 
     step = jax.jit(lambda state, batch, rate: learner(rate).step(state, batch)[0], donate_argnums=0)
     evaluate = jax.jit(lambda variables, batch: objective.loss(variables, batch, key, False))
+    init, batches = jax.jit(learner(0.0).init), [test[n] for n in range(WINDOWS // 128)]
     found = []
     for rate in RATES:
-        state = jax.jit(learner(rate).init)(key, data[0])
+        state = init(key, data[0])
         for n in range(steps):
             state = step(state, data[n], rate)
         variables = learner(rate).eval_variables(state)
-        scores = [evaluate(variables, test[n]).metrics["bits_per_byte"] for n in range(WINDOWS // 128)]
+        scores = [evaluate(variables, batch).metrics["bits_per_byte"] for batch in batches]
         found.append(float(sum(scores[1:], scores[0]).value()))
     return found
 
