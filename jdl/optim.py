@@ -14,7 +14,7 @@ import optax
 
 from jdl.errors import Error
 from jdl.patterns import is_bias, matching
-from jdl.widths import width_ratios
+from jdl.widths import width_factors
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
@@ -67,11 +67,11 @@ def mup(narrow: Any, adaptive: bool = True) -> optax.GradientTransformation:
 
     The learning rate that is best for a narrow model is then near the best for a wide one. It goes
     after the optimizer: `optax.chain(optax.adam(rate), mup(narrow))`, where `narrow` has the shapes
-    of the narrow model's parameters. With the fan-in and the fan-out of each parameter relative to
-    the narrow model's, its update is divided by the fan-in for adaptive optimizers (Adam, Lion,
-    RMSprop), and multiplied by fan-out / fan-in for others (SGD, with momentum too; Yang, Simon and
-    Bernstein, 2023); all of this update, so weight decay within the optimizer is scaled as well,
-    unlike that of `adamw(..., narrow=narrow)`. At the narrow model's width nothing changes.
+    of the narrow model's parameters. The update of each parameter is divided by its fan-in for
+    adaptive optimizers (Adam, Lion, RMSprop), and for others (SGD, with momentum too) multiplied by
+    fan-out / fan-in, both relative to those of the narrow model (Yang, Simon and Bernstein, 2023).
+    Weight decay within the optimizer is scaled alike, unlike that of `adamw(..., narrow=narrow)`.
+    At the narrow model's width nothing changes.
 
     muP also needs initial weights (`jdl.objectives.mup_init`), heads of attention of a fixed width
     (or `attention_scale` that falls with it as 1 / width), and an output layer that is not tied to
@@ -79,16 +79,10 @@ def mup(narrow: Any, adaptive: bool = True) -> optax.GradientTransformation:
     differ in more than widths, or have no output layer of a fixed size.
     """
 
-    def factors(params: Any) -> Any:
-        ratios = width_ratios(narrow, params)
+    def rule(fan_in: float, fan_out: float) -> float:
+        return 1 / fan_in if adaptive else fan_out / fan_in
 
-        def factor(path: str) -> float:
-            fan_in, fan_out = ratios[path]
-            return 1 / fan_in if adaptive else fan_out / fan_in
-
-        return _by_path(factor, params)
-
-    return _scale_by(factors)
+    return _scale_by(lambda params: width_factors(narrow, params, rule))
 
 
 def muon(

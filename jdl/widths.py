@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,14 +11,14 @@ from jdl.errors import Error
 from jdl.patterns import is_bias
 
 
-def width_ratios(narrow: Any, params: Any) -> dict[str, tuple[float, float]]:
-    """By path, the fan-in and the fan-out of each parameter over those of the narrow model's.
+def width_factors(narrow: Any, params: Any, rule: Callable[[float, float], float]) -> Any:
+    """A tree like the parameters: what `rule` gives for the fan-in and the fan-out of each.
 
-    Both are trees of arrays or their shapes. The last axis is the fan-out, the one before it the
-    fan-in (dense and convolution kernels, those of experts, tables of embeddings); biases and
-    vectors have no fan-in, which counts as 1. Raises `Error` where the models differ in more than
-    widths, in an axis that is neither of these, or where nothing has a fan-in alone that grows: no
-    output layer, or one that is tied to the embedding.
+    Both are relative to those of the narrow model; the two trees have arrays or their shapes. The
+    last axis is the fan-out, the one before it the fan-in (dense and convolution kernels, those of
+    experts, tables of embeddings); the fan-in of biases and vectors is 1. Raises `Error` where the
+    models differ in more than widths, in an axis that is neither of these, or where nothing has a
+    fan-in alone that grows: no output layer, or one that is tied to the embedding.
     """
     shapes, wide = _shapes(narrow), _shapes(params)
     if differing := sorted(shapes.keys() ^ wide.keys()):
@@ -25,15 +26,15 @@ def width_ratios(narrow: Any, params: Any) -> dict[str, tuple[float, float]]:
             "The narrow model must differ in width alone, with the same layers. Parameters of one "
             f"of the two models only: {', '.join(differing[:4])}{', ...' * (len(differing) > 4)}."
         )
-    ratios = {path: _ratio(path, shapes[path], wide[path]) for path in wide}
-    grows = [path for path, (fan_in, _) in ratios.items() if fan_in != 1]
-    if grows and all(ratios[path][1] != 1 for path in grows):
+    ratios = [_ratios(path, shapes[path], shape) for path, shape in wide.items()]
+    grows = [fan_out != 1 for fan_in, fan_out in ratios if fan_in != 1]
+    if grows and all(grows):
         raise Error(
             "Of the parameters whose fan-in differs from the narrow model's, each differs in its "
             "fan-out too: there is no output layer of a fixed size. Where it is tied to the "
             "embedding, give it weights of its own, such as GPT(..., tied=False)."
         )
-    return ratios
+    return jax.tree.unflatten(jax.tree.structure(params), [rule(*ratio) for ratio in ratios])
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
@@ -43,7 +44,7 @@ def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _ratio(path: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> tuple[float, float]:
+def _ratios(path: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> tuple[float, float]:
     """The ratios of fan-in and fan-out of one parameter."""
     axes = 1 if is_bias(path) else 2
     if len(narrow) != len(wide) or narrow[:-axes] != wide[:-axes]:
@@ -52,5 +53,5 @@ def _ratio(path: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> tuple[f
             f"differ in the last {'axis' if axes == 1 else 'two axes'} alone, the width."
         )
     ratios = [of_wide / of_narrow for of_wide, of_narrow in zip(wide, narrow, strict=True)]
-    fan_in, fan_out = [1.0, 1.0, *ratios[len(ratios[:-axes]) :]][-2:]
+    fan_in, fan_out = [1.0, 1.0, *ratios][-2:]
     return fan_in, fan_out

@@ -8,7 +8,7 @@ import jax
 
 from jdl.objectives.override import override
 from jdl.types import Batch, Key, Objective, Variables
-from jdl.widths import width_ratios
+from jdl.widths import width_factors
 
 
 def mup_init(objective: Objective, narrow: Any) -> Objective:
@@ -24,14 +24,12 @@ def mup_init(objective: Objective, narrow: Any) -> Objective:
 
     def init(key: Key, batch: Batch) -> Variables:
         variables = objective.init(key, batch)
-        ratios = width_ratios(narrow, variables["params"])
-
-        def scaled(path: Any, leaf: jax.Array) -> jax.Array:
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
-            fan_in, fan_out = ratios[name]
-            return leaf * min(1.0, fan_out / fan_in) ** 0.5
-
-        params = jax.tree_util.tree_map_with_path(scaled, variables["params"])
+        factors = width_factors(narrow, variables["params"], _output_factor)
+        params = jax.tree.map(lambda p, factor: p * factor, variables["params"], factors)
         return {**variables, "params": params}
 
     return override(objective, init=init)
+
+
+def _output_factor(fan_in: float, fan_out: float) -> float:
+    return min(1.0, fan_out / fan_in) ** 0.5
