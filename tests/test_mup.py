@@ -1,6 +1,7 @@
 """Maximal update parametrization (muP): rates and initial weights by the shapes of two models.
 
-Seen to fail:
+Seen to fail: the coordinate check, with any of these dropped: the factor of the hidden layer, that
+of the output, those of biases and of the input (SGD), the initial weights of the output.
 """
 
 import flax.linen as nn
