@@ -1,6 +1,6 @@
 """At which learning rate a GPT is best, by its width: the standard parametrization and muP.
 
-scripts/bench widths [--steps 200] [--seeds 1] [--widths 32 64 128]
+scripts/bench widths [--steps 200] [--seeds 1] [--widths 32 128]
 
 A GPT of two blocks with heads of width 16, on the corpus of `stdlib_gpt`; the narrow model of muP
 is that of the first width. Bits per byte are those of the first 512 windows of the validation
@@ -72,5 +72,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 128])
     main(**vars(parser.parse_args()))
