@@ -14,6 +14,7 @@ import optax
 
 from jdl.errors import Error
 from jdl.patterns import is_bias, matching
+from jdl.widths import width_factors
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
@@ -41,14 +42,47 @@ def adamw(
     weight_decay: float = 0.01,
     max_norm: float = 1.0,
     b2: float = 0.999,
+    narrow: Any = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
     Norms and biases have no weight decay. `max_norm` is the largest global norm of the gradient.
+    With `narrow`, the shapes of the parameters of a narrow model, the rates are those of `mup`;
+    weight decay then stays as it is, `rate` * `weight_decay` for all widths.
     """
-    return clip_gradients(
-        optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask), max_norm
+    if narrow is None:
+        optimizer = optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask)
+        return clip_gradients(optimizer, max_norm)
+    optimizer = optax.chain(
+        optax.scale_by_adam(b2=b2),
+        mup(narrow),
+        optax.add_decayed_weights(weight_decay, decay_mask),
+        optax.scale_by_learning_rate(rate),
     )
+    return clip_gradients(optimizer, max_norm)
+
+
+def mup(narrow: Any, adaptive: bool = True) -> optax.GradientTransformation:
+    """Maximal update parametrization (muP; Yang et al., 2022): rates that fit models of any width.
+
+    The learning rate that is best for a narrow model is then near the best for a wide one. It goes
+    after the optimizer: `optax.chain(optax.adam(rate), mup(narrow))`, where `narrow` has the shapes
+    of the narrow model's parameters. The update of each parameter is divided by its fan-in for
+    adaptive optimizers (Adam, Lion, RMSprop), and for others (SGD, with momentum too) multiplied by
+    fan-out / fan-in, both relative to those of the narrow model (Yang, Simon and Bernstein, 2023).
+    Weight decay within the optimizer is scaled alike, unlike that of `adamw(..., narrow=narrow)`.
+    At the narrow model's width nothing changes.
+
+    muP also needs initial weights (`jdl.objectives.mup_init`), heads of attention of a fixed width
+    (or `attention_scale` that falls with it as 1 / width), and an output layer that is not tied to
+    the embedding. It is not for Muon. The transformation's `init` raises `Error` where the models
+    differ in more than widths, or have no output layer of a fixed size.
+    """
+
+    def rule(fan_in: float, fan_out: float) -> float:
+        return 1 / fan_in if adaptive else fan_out / fan_in
+
+    return _scale_by(lambda params: width_factors(narrow, params, rule))
 
 
 def muon(

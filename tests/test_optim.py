@@ -16,6 +16,7 @@ BATCH = {
     "x": jax.random.normal(jax.random.key(0), (12, 6)),
     "y": jnp.arange(12, dtype=jnp.int32) % 4,
 }
+NARROW = jax.eval_shape(MLP(4, hidden=(8,)).init, jax.random.key(0), BATCH["x"])["params"]
 OPTIMIZERS = {
     "sgd": optax.sgd(0.3),
     "momentum": optax.sgd(0.1, momentum=0.9),
@@ -25,6 +26,7 @@ OPTIMIZERS = {
     "adam": optax.adam(0.02),
     "adamw": jdl.optim.adamw(0.02, weight_decay=0.1),
     "lion": optax.lion(0.01),
+    "muP": jdl.optim.adamw(0.02, narrow=NARROW),
     "muon": jdl.optim.muon(0.02),
     "schedule-free": optax.contrib.schedule_free_adamw(0.05, warmup_steps=5),
     "clipped": jdl.optim.clip_gradients(optax.sgd(0.3), 1.0),

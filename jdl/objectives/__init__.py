@@ -43,6 +43,7 @@ from jdl.objectives.masked_patches import masked_patches as masked_patches
 from jdl.objectives.metric_learning import arcface as arcface
 from jdl.objectives.metric_learning import triplet as triplet
 from jdl.objectives.multi_label import multi_label as multi_label
+from jdl.objectives.mup import mup_init as mup_init
 from jdl.objectives.normalizing_flow import normalizing_flow as normalizing_flow
 from jdl.objectives.ordinal import ordinal as ordinal
 from jdl.objectives.override import map_variables as map_variables
