@@ -81,7 +81,8 @@ class Options:
     parallel: Literal["jit", "pmap"] = "jit"
     """How the step is compiled for several devices; pmap is data parallel only."""
     steps_per_call: int = 1
-    """Most steps in one call of the device; more for steps of microseconds on data it holds."""
+    """Most steps in one call of the device: for steps of few milliseconds on data that it holds;
+    a call ends with the epoch, and where a run is evaluated or saved."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; SLURM, Open MPI, GKE and TPU pods need none."""
     processes: int | None = None

@@ -282,7 +282,11 @@ class Loader:
         raise NotImplementedError
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """An endless iterator over the raw data of the batches from `start` on."""
+        """An endless iterator over the raw data of the batches from `start` on.
+
+        Batches whose raw data are the very same arrays can be trained in one call of the device
+        (`Options.steps_per_call`), so an array must not be filled again.
+        """
         raise NotImplementedError
 
     def batch(self, raw: Any, i: Array) -> Batch:

@@ -27,7 +27,6 @@ EXPERIMENTS = {  # steps a block
     "digits_mlp": 100,
     "digits_rows_lstm": 100,
     "digits_cnn": 30,
-    "cartpole_ppo": 20,
 }
 
 

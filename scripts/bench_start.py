@@ -1,8 +1,8 @@
 """From the command to the first step: what imports, data, traces and programs take of it.
 
-Each experiment is begun in a process of its own, as `jdl train` does it, first with an empty
-compilation cache and then with what that left there. Printed: seconds of the clock and of the
-processor, by part; medians over the rounds.
+Each experiment is begun in a process of its own, as `jdl train` does it but for the run's folder,
+first with an empty compilation cache and then with what that left there. Printed: seconds of the
+clock and of the processor, by part; medians over the rounds, and their sum.
 
     scripts/bench start [EXPERIMENT ...]
 """
@@ -18,7 +18,7 @@ from itertools import pairwise
 from pathlib import Path
 
 EXPERIMENTS, ROUNDS = ("digits_cnn", "stdlib_gpt"), 3
-PARTS = ("imports", "data", "check", "initial state", "first step", "second step")
+PARTS = ("imports", "data", "check", "initial state", "first step")
 CACHE = {  # as jdl sets its own, but in a folder that is empty at first
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -26,7 +26,7 @@ CACHE = {  # as jdl sets its own, but in a folder that is empty at first
 
 
 def begin(script: str, started: float) -> None:
-    """Begins to train an experiment, as `jdl train` does; prints the times of its parts."""
+    """Begins to train an experiment; prints the times of its parts."""
     clock, processor = [started], [0.0]
 
     def done() -> None:
@@ -61,11 +61,9 @@ def begin(script: str, started: float) -> None:
     placement = place_on_devices(made, jdl.Options())
     state = jax.block_until_ready(placement.learner.init(jax.random.key(0), example))
     done()
-    raw_batches = placement.run.train.read()
-    for _ in range(2):
-        state, metrics = placement.learner.step(state, next(raw_batches))
-        jax.block_until_ready((state.params, metrics))
-        done()
+    state, metrics = placement.learner.step(state, next(placement.run.train.read()))
+    jax.block_until_ready((state.params, metrics))
+    done()
     parts = [[b - a for a, b in pairwise(t)] for t in (clock, processor)]
     print(json.dumps(parts))
 
@@ -81,7 +79,7 @@ def measure(script: Path, cache: str) -> list[list[float]]:
 def main() -> None:
     """Prints a line an experiment and state of the cache."""
     print(f"{os.cpu_count()} cores; seconds of the clock (of the processor)")
-    print(f"{'':<24}", *(f"{part:>15}" for part in (*PARTS[:-1], "all of these")))
+    print(f"{'':<24}", *(f"{part:>15}" for part in (*PARTS, "all of these")))
     for name in sys.argv[1:] or EXPERIMENTS:
         script = Path(__file__).parents[1] / "experiments" / f"{name}.py"
         found: dict[str, list[list[list[float]]]] = {"empty": [], "warm": []}
@@ -91,7 +89,7 @@ def main() -> None:
                     runs.append(measure(script, cache))
         for state, runs in found.items():
             clock, processor = (
-                [statistics.median(part) for part in zip(*kind, strict=True)][:-1]
+                [statistics.median(part) for part in zip(*kind, strict=True)]
                 for kind in zip(*runs, strict=True)
             )
             cells = zip([*clock, sum(clock)], [*processor, sum(processor)], strict=True)

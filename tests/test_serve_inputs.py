@@ -293,12 +293,19 @@ def test_a_form_has_one_file_of_a_type():
     for body in (form(typed), NOTE + form(typed)):
         assert file_of_form(FORM, body) == ("image/png", content)
     plain = FILE + b"\r\n" + content
-    assert file_of_form(FORM, form(plain)) == ("application/octet-stream", content)
+    assert file_of_form(FORM, form(plain)) == ("image/png", content)
+    array = plain.replace(b"a.png", b"a.npy")
+    assert file_of_form(FORM, form(array)) == ("application/octet-stream", content)
+    folded = typed.replace(b" filename", b"\r\n filename")
+    assert file_of_form(FORM, b"to be ignored\r\n" + form(folded)) == ("image/png", content)
+    named = NOTE.replace(b'"note"', b'"a filename"')
+    assert file_of_form(FORM, named + form(typed)) == ("image/png", content)
     for header, body, status in (
         (FORM, NOTE + form(), 422),
         (FORM, form(typed, typed), 422),
         (FORM, form(typed)[:-4], 400),
-        (FORM, form(b""), 422),
+        (FORM, form(b""), 400),
+        (FORM, named + form(), 422),
         (FORM, b"", 400),
         (FORM, content, 400),
         ("multipart/form-data", form(typed), 400),

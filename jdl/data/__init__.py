@@ -25,10 +25,10 @@ from jdl.data.corpus import text as text
 from jdl.data.corpus import text_pairs as text_pairs
 from jdl.data.dataset import Dataset as Dataset
 from jdl.data.dataset import arrays as arrays
-from jdl.data.dataset import digits as digits
 from jdl.data.dataset import episodes as episodes
 from jdl.data.dialogues import Dialogues as Dialogues
 from jdl.data.dialogues import dialogues as dialogues
+from jdl.data.digits import digits as digits
 from jdl.data.electricity_anomalies import electricity_anomalies as electricity_anomalies
 from jdl.data.encoding import Encoding as Encoding
 from jdl.data.fashion_graph import garment_graph as garment_graph

@@ -105,9 +105,11 @@ class DatasetLoader(Loader, Generic[T]):
 
     def _read_device(self, start: int) -> Iterator[Any]:
         first, skipped = divmod(start, len(self))
-        yield from repeat(self._device_data(first), len(self) - skipped)
+        raw, shuffled = self._device_data(first), self.seed is not None or self.sampling
+        yield from repeat(raw, len(self) - skipped)
         for epoch in count(first + 1):
-            yield from repeat(self._device_data(epoch), len(self))
+            raw = self._device_data(epoch) if shuffled else raw
+            yield from repeat(raw, len(self))
 
     def batch(self, raw: Any, i: Array) -> Batch:
         """Batch i from its raw data: gathers, masks, rescales and augments; pure, to be jitted."""

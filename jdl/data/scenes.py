@@ -7,7 +7,8 @@ from zlib import crc32
 
 import numpy as np
 
-from jdl.data.dataset import Dataset, arrays, digits
+from jdl.data.dataset import Dataset, arrays
+from jdl.data.digits import digits
 from jdl.types import Error
 
 SIZE, CELLS, JITTER, MOST = 24, 3, 2, 4  # pixels a side, cells a side, pixels, digits

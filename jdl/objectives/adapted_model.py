@@ -69,6 +69,11 @@ class AdaptedModel:
         """The most tokens of a language model's KV cache."""
         return getattr(self.model, "max_length", None)
 
+    @property
+    def decoder_tokens(self) -> Any:
+        """The tokens that a pretrained encoder-decoder begins and ends with, where known."""
+        return getattr(self.model, "decoder_tokens", None)
+
     def init(self, rngs: Mapping[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The model's initial variables."""
         return dict(self.model.init(rngs, *args, **kwargs))

@@ -69,17 +69,18 @@ def _end_and_start(
     """`eos_id` and `start`: the given ones, else those that the model was pretrained with."""
     known = getattr(model, "decoder_tokens", None)
     eos_id = known.eos if eos_id is None and known else eos_id
+    files = "the model's generation_config.json and config.json"
     if eos_id is None:
         raise Error(
             "seq2seq needs the token with which y ends, eos_id=tokenizer.eos_id: "
-            + ("the model's config.json names none, or several." if known else "it has no default.")
+            + (f"{files} name none, or several." if known else "it has no default.")
         )
     if start is None:
         start = known.start if known else eos_id
     if start is None:
         raise Error(
-            "The model's config.json has no decoder_start_token_id: give start=..., the token with "
-            "which its decoder begins (T5: that of padding, 0)."
+            f"There is no decoder_start_token_id in {files}: give start=..., the token with which "
+            "its decoder begins (T5: that of padding, 0)."
         )
     return eos_id, start
 

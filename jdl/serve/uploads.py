@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import io
 import math
+import mimetypes
 import wave
 from collections.abc import Callable
 from email.message import Message
+from email.parser import HeaderParser
 from typing import Any, cast
 
 import numpy as np
@@ -46,21 +48,26 @@ def columns_of_file(
 def file_of_form(content_type: str, body: bytes) -> tuple[str, bytes]:
     """The media type and the bytes of the one file in a form (multipart/form-data, RFC 7578).
 
-    `curl -F` and the form of a page send such; fields without a file name are left out. Raises
-    `RequestError` where the body is no form, or has not one file.
+    `curl -F` and the form of a page send such; fields without a file name are left out. A file of
+    no known type has that of its name. Raises `RequestError` where the body is no form, or has not
+    one file.
     """
     boundary = str(_header(content_type).get_param("boundary", ""))
-    first, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))
-    if not boundary or not parts or first or not parts.pop().startswith(b"--"):
+    _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))
+    whole = bool(boundary and parts) and parts.pop().startswith(b"--")
+    split = [part.partition(b"\r\n\r\n") for part in parts]
+    if not whole or not all(end for _, end, _ in split):
         raise RequestError(400, f"The body is no whole {FORM}, with the boundary of its header.")
     files = []
-    for part in parts:
-        head, _, content = part.partition(b"\r\n\r\n")
-        fields = dict(
-            line.partition(":")[::2] for line in head.decode("latin-1").lower().split("\r\n")
-        )
-        if "filename" in fields.get("content-disposition", ""):
-            files.append((media_type(fields.get("content-type", ARRAYS[1])), content))
+    for head, _, content in split:
+        fields = HeaderParser().parsestr(head.decode("latin-1").lstrip("\r\n"))
+        name = fields.get_filename()
+        if name is None:
+            continue
+        kind = media_type(fields.get("content-type", ARRAYS[1]))
+        if kind == ARRAYS[1]:  # what curl says of a file that it does not know, as of .wav
+            kind = mimetypes.guess_type(name)[0] or kind
+        files.append((kind, content))
     if len(files) != 1:
         raise RequestError(422, f"A form must have one file, and this one has {len(files)}.")
     return files[0]

@@ -82,10 +82,10 @@ def cores() -> int:
 def layout(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that change a run's numbers, by rounding.
 
-    One program takes several steps a call, however many: other steps have the same bits.
+    How many steps a call has makes no difference, if it has more than one.
     """
     found = {name: options.get(name) for name in ("devices", "mesh", "parallel")}
-    return found | ({"several steps a call": True} if options.get("steps_per_call", 1) > 1 else {})
+    return found | ({"steps_per_call": "several"} if options.get("steps_per_call", 1) > 1 else {})
 
 
 def numerics_environment(record: dict[str, Any]) -> dict[str, Any]:

@@ -67,7 +67,8 @@ def _check_stored_columns(run: Run) -> None:
         raise Error(
             f"The column {stored[0]} was computed once for each row, and the training rows are "
             "augmented: it would be that of other rows. Leave out the augmentation, or give "
-            "jdl.distil the teacher itself; transforms of all rows belong in dataset.map(...)."
+            "jdl.distil the teacher itself. Transforms of all rows belong in dataset.map(...), "
+            "before the column is computed."
         )
 
 

@@ -55,8 +55,8 @@ def place_on_devices(run: Run, options: Options) -> Placement:
     """Compiles the run's learner, and shards its data, for the devices that the options name."""
     mesh, shards = build_mesh(options.mesh, options.devices), run.config.elastic
     connect(mesh)
-    pmap, several = options.parallel == "pmap", options.steps_per_call
-    if several > 1 and (shards or pmap):
+    pmap, most = options.parallel == "pmap", options.steps_per_call
+    if most > 1 and (shards or pmap):
         other = "--elastic" if shards else "--parallel pmap"
         raise Error(f"--steps-per-call and {other} cannot be combined: drop one of the two.")
     if shards and pmap:
@@ -68,25 +68,25 @@ def place_on_devices(run: Run, options: Options) -> Placement:
         mesh = pmap_mesh(data_parallel_devices(mesh, "--parallel pmap"))
     if mesh is None:
         learner = with_data(run.learner, run.train)
-        return Placement(jit_learner(learner), run, _same, _several(learner, several))
+        return Placement(jit_learner(learner), run, _same, _several(learner, most))
     if pmap:
         check_batch_size(mesh, run.train.batch_size)
         run = _shard_splits(run, mesh)
         return Placement(
             pmap_learner(run.learner, run.train, mesh), run, partial(abstract_state, mesh)
         )
-    return place_on_mesh(run, mesh, several)
+    return place_on_mesh(run, mesh, most)
 
 
-def place_on_mesh(run: Run, mesh: Mesh, several: int = 1) -> Placement:
-    """Compiles the run's learner, and shards its data, for a mesh; its devices may be described.
-
-    `several` is the most steps a call.
-    """
+def place_on_mesh(run: Run, mesh: Mesh, steps_per_call: int = 1) -> Placement:
+    """Compiles the run's learner, and shards its data, for a mesh; its devices may be described."""
     check_batch_size(mesh, run.train.batch_size)
     run = _shard_splits(run, mesh)
     learner = shard_learner(with_data(run.learner, run.train), mesh)
-    compiled, calls = jit_learner(learner, one_device=False), _several(learner, several, False)
+    compiled, calls = (
+        jit_learner(learner, one_device=False),
+        _several(learner, steps_per_call, False),
+    )
     return Placement(compiled, run, partial(abstract_state, mesh), calls)
 
 
