@@ -193,7 +193,7 @@ def test_a_decoder_whose_files_name_no_tokens_asks_for_them(tmp_path):
     model = from_pretrained(folder_of(tmp_path, "t5", eos_token_id=[1, 2]))
     with pytest.raises(jdl.Error, match=r"eos_id=tokenizer.eos_id: .* name none, or several"):
         seq2seq(model)
-    with pytest.raises(jdl.Error, match="no decoder_start_token_id in .*: give start="):
+    with pytest.raises(jdl.Error, match=r"no decoder_start_token_id in .*: give start="):
         seq2seq(model, eos_id=1)
     with pytest.raises(jdl.Error, match="it has no default"):
         seq2seq(model.model)

@@ -123,6 +123,16 @@ def test_several_steps_a_call_end_where_a_hook_is_due_and_with_the_epoch():
     assert (state.step, state.total) == (33, totals[-1])
 
 
+def test_data_that_nobody_shuffles_are_the_same_arrays_in_all_epochs():
+    """So that steps of several epochs, as of reinforcement learning, are taken in one call."""
+    raws = list(itertools.islice(jdl.data.episodes(4).read(), 3))
+    assert all(loop._same_arrays(raws[0], raw) for raw in raws)
+    shuffled = jdl.data.arrays(x=np.arange(4.0, dtype=np.float32)).shuffled(2, 0).read()
+    first, second, third = itertools.islice(shuffled, 3)
+    assert loop._same_arrays(first, second)
+    assert not loop._same_arrays(second, third)
+
+
 def test_a_hook_collects_what_it_likes(whole, tmp_path):
     """NumPy arrays of parameters stay as they were although the state's memory is donated."""
     collected = {}
