@@ -55,30 +55,36 @@ def adamw(
         return clip_gradients(optimizer, max_norm)
     optimizer = optax.chain(
         optax.scale_by_adam(b2=b2),
-        mup(narrow),
+        _mup_rates(narrow),
         optax.add_decayed_weights(weight_decay, decay_mask),
         optax.scale_by_learning_rate(rate),
     )
     return clip_gradients(optimizer, max_norm)
 
 
-def mup(narrow: Any, adaptive: bool = True) -> optax.GradientTransformation:
+def mup(
+    optimizer: optax.GradientTransformation, narrow: Any, adaptive: bool = True
+) -> optax.GradientTransformation:
     """Maximal update parametrization (muP; Yang et al., 2022): rates that fit models of any width.
 
-    The learning rate that is best for a narrow model is then near the best for a wide one. It goes
-    after the optimizer: `optax.chain(optax.adam(rate), mup(narrow))`, where `narrow` has the shapes
-    of the narrow model's parameters. The update of each parameter is divided by its fan-in for
-    adaptive optimizers (Adam, Lion, RMSprop), and for others (SGD, with momentum too) multiplied by
-    fan-out / fan-in, both relative to those of the narrow model (Yang, Simon and Bernstein, 2023).
-    Weight decay within the optimizer is scaled alike, unlike that of `adamw(..., narrow=narrow)`.
-    At the narrow model's width nothing changes.
+    The learning rate that is best for a narrow model (the base model) is then near the best for a
+    wide one. `narrow` has the shapes of the narrow model's parameters (the base shapes):
+    `jax.eval_shape(objective.init, key, batch)["params"]`. The optimizer's update of each parameter
+    is divided by its fan-in for adaptive optimizers (Adam, Lion, RMSprop), and for others (SGD,
+    with momentum too) multiplied by fan-out / fan-in, both relative to those of the narrow model
+    (Yang, Simon and Bernstein, 2023). Weight decay within the optimizer is scaled alike, unlike
+    that of `adamw(..., narrow=narrow)`. At the narrow model's width nothing changes.
 
     muP also needs initial weights (`jdl.objectives.mup_init`), heads of attention of a fixed width
     (or `attention_scale` that falls with it as 1 / width), and an output layer that is not tied to
-    the embedding. It is not for Muon. The transformation's `init` raises `Error` where the models
-    differ in more than widths, or have no output layer of a fixed size.
+    the embedding. Of Adam's epsilon nothing is changed. It is not for Muon, and for a whole model,
+    not the part of one that `stages` or `layer_rates` train. The optimizer's `init` raises `Error`
+    where the models differ in more than widths, or have no output layer of a fixed size.
     """
+    return optax.chain(optimizer, _mup_rates(narrow, adaptive))
 
+
+def _mup_rates(narrow: Any, adaptive: bool = True) -> optax.GradientTransformation:
     def rule(fan_in: float, fan_out: float) -> float:
         return 1 / fan_in if adaptive else fan_out / fan_in
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,16 @@ def width_factors(narrow: Any, params: Any, rule: Callable[[float, float], float
     fan-in alone that grows: no output layer, or one that is tied to the embedding.
     """
     shapes, wide = _shapes(narrow), _shapes(params)
+    if all(path.startswith("params/") for path in shapes):
+        raise Error('narrow has the parameters alone: variables["params"] of the narrow model.')
     if differing := sorted(shapes.keys() ^ wide.keys()):
         raise Error(
             "The narrow model must differ in width alone, with the same layers. Parameters of one "
             f"of the two models only: {', '.join(differing[:4])}{', ...' * (len(differing) > 4)}."
         )
     ratios = [_ratios(path, shapes[path], shape) for path, shape in wide.items()]
+    if any(min(ratio) < 1 for ratio in ratios):
+        raise Error("The narrow model is wider than this one: give them the other way round.")
     grows = [fan_out != 1 for fan_in, fan_out in ratios if fan_in != 1]
     if grows and all(grows):
         raise Error(
@@ -38,15 +43,21 @@ def width_factors(narrow: Any, params: Any, rule: Callable[[float, float], float
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if not leaves or not all(hasattr(leaf, "shape") for _, leaf in leaves):
+        raise Error(
+            "narrow must be the parameters of the narrow model, or their shapes: "
+            'jax.eval_shape(objective.init, key, batch)["params"].'
+        )
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
     }
 
 
 def _ratios(path: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> tuple[float, float]:
     """The ratios of fan-in and fan-out of one parameter."""
-    axes = 1 if is_bias(path) else 2
+    # The rows of an embedding are tokens or places, and no width.
+    axes = 1 if is_bias(path) or re.search("(table|positions|embedding)$", path) else 2
     if len(narrow) != len(wide) or narrow[:-axes] != wide[:-axes]:
         raise Error(
             f"The narrow model has {path} of the shape {narrow}, and this one of {wide}: they may "

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax.errors import InvalidRngError
 
 import jdl
 from jdl.inspect.hlo import read
+from jdl.layers import apply_layers
 from jdl.models.dit import DiT
 from jdl.models.gpt import GPT
 from jdl.models.t5 import T5
@@ -137,5 +137,50 @@ def test_random_numbers_that_would_be_the_same_in_all_layers_are_refused():
     model = GPT(13, replace(SIZES, scan=True, norm=partial(Noisy)))
     streams = {name: jax.random.key(n) for n, name in enumerate(("params", "dropout", "noise"))}
     variables = model.init(streams, TOKENS)
-    with pytest.raises(InvalidRngError, match="noise"):
+    with pytest.raises(jdl.Error, match=r"noise.*make_key"):
         model.apply(variables, TOKENS, rngs=streams)
+
+
+class Sows(nn.Module):
+    """A layer that sows, or changes what it gets."""
+
+    what: str
+
+    @nn.compact
+    def __call__(self, x):
+        if self.what == "losses":
+            self.sow("losses", "size", x.sum())
+        if self.what == "reduced":
+            self.sow("intermediates", "size", x.sum(), init_fn=lambda: 0.0, reduce_fn=jnp.add)
+        kernel = self.param("kernel", nn.initializers.ones, (3,))
+        return x.astype(jnp.bfloat16) if self.what == "type" else x * kernel[None]
+
+
+class Stack(nn.Module):
+    """A stack of such layers; in a stack of stacks, where `inner`."""
+
+    what: str
+    inner: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        layer, fields = Sows, {"what": self.what}
+        if self.inner:
+            layer, fields = Stack, {"what": self.what}
+        return apply_layers(self, layer, [fields] * 2, x, scan=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("losses", "changes 'losses'"), ("reduced", "reduce_fn"), ("type", "bfloat16")],
+)
+def test_what_a_scan_would_lose_is_refused(what, message):
+    model, x = Stack(what), jnp.ones((2, 3))
+    params = {"params": model.init(jax.random.key(0), x)["params"]}
+    with pytest.raises(jdl.Error, match=message):
+        model.apply(params, x, mutable=["losses", "intermediates"])
+
+
+def test_a_stack_within_a_layer_of_a_scan_is_unrolled():
+    model, x = Stack("", inner=True), jnp.ones((2, 3))
+    np.testing.assert_array_equal(model.apply(model.init(jax.random.key(0), x), x), x)

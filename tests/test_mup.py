@@ -48,7 +48,9 @@ def params(objective, batch=BATCH):
 def factors(narrow, wide, adaptive):
     """What muP multiplies the update of each parameter with, by its path."""
     ones = jax.tree.map(lambda p: np.ones(p.shape, np.float32), wide)
-    updates, _ = (rule := jdl.optim.mup(narrow, adaptive)).update(ones, rule.init(wide))
+    updates, _ = (rule := jdl.optim.mup(optax.identity(), narrow, adaptive)).update(
+        ones, rule.init(wide)
+    )
     flat = {jax.tree_util.keystr(p, simple=True, separator="/"): u
             for p, u in jax.tree_util.tree_leaves_with_path(updates)}  # fmt: skip
     return {path: float(update.flat[0]) for path, update in flat.items()}
@@ -114,7 +116,7 @@ def changes(width, optimizer, narrow=None, steps=6):
 def test_training_changes_the_activations_of_all_widths_alike(optimizer, adaptive):
     """The coordinate check (Yang et al., 2022); the standard parametrization does not pass it."""
     narrow = params(mlp(16))
-    chain = optax.chain(optimizer, jdl.optim.mup(narrow, adaptive))
+    chain = jdl.optim.mup(optimizer, narrow, adaptive)
     found, wide = (np.array(changes(width, chain, narrow)) for width in (64, 256))
     np.testing.assert_allclose(wide, found, rtol=0.2)
     found, wide = (np.array(changes(width, optimizer)) for width in (64, 256))
@@ -134,7 +136,7 @@ def test_weight_decay_of_adamw_is_that_of_all_widths():
         return float(ratio.mean())
 
     assert decay(jdl.optim.adamw(0.1, 0.5, narrow=narrow)) == pytest.approx(-0.05)
-    scaled = optax.chain(jdl.optim.adamw(0.1, 0.5), jdl.optim.mup(narrow))
+    scaled = jdl.optim.mup(jdl.optim.adamw(0.1, 0.5), narrow)
     assert decay(scaled) == pytest.approx(-0.025)
 
 
@@ -177,6 +179,7 @@ REFUSED = {
         r"Conv_0/kernel of the shape \(3, 3, 1, 4\), and this one of \(5, 5, 1, 8\)",
     ),
     "an axis of heads": (classify(Heads(8)), classify(Heads(16)), BATCH, "DenseGeneral_0/bias"),
+    "a wider narrow one": (mlp(32), mlp(8), BATCH, "the other way round"),
     "more experts": (gpt(16, experts=2), gpt(16, experts=4), TOKENS, "in the last axis alone"),
 }  # fmt: skip
 
@@ -190,3 +193,9 @@ def test_models_that_differ_in_more_than_width_are_refused_at_once(name):
         jax.eval_shape(learner.init, KEY, batch)
     with pytest.raises(jdl.Error, match=message):
         params(mup_init(wide, narrow), batch)
+
+
+@pytest.mark.parametrize("wrong", [8, (4, 8), mlp(8), {"params": params(mlp(8))}], ids=type)
+def test_what_are_no_parameters_is_refused(wrong):
+    with pytest.raises(jdl.Error, match=r"eval_shape|variables\[.params.\]"):
+        jdl.optim.mup(optax.sgd(0.1), wrong).init(params(mlp(8)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -13,7 +13,8 @@ import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.core.scope import LazyRng
+from flax.core.scope import LazyRng, subtract_filters
+from flax.errors import InvalidRngError
 from flax.linen.module import _global_interceptor_stack as interceptors
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -41,22 +42,22 @@ def apply_layers(
     With `scan` (scan over layers, `jax.lax.scan`) the program has one layer in a loop, which is
     traced once. Parameters keep their names and shapes: they are stacked at the beginning of each
     step, which costs a copy of them, so nothing that reads a checkpoint, a pattern of names or
-    pretrained weights knows of it, and each optimizer sees one matrix at a time. For the same
-    reason the update is still compiled leaf by leaf, most of the compile time on a CPU
-    (docs/devices.md). Where parameters are fully sharded (FSDP), each layer's are gathered in the
-    loop, and its gradients divided there (reduce-scatter), which is what it is for.
+    pretrained weights knows of it, and each optimizer sees one matrix at a time. Where parameters
+    are fully sharded (FSDP), each layer's are gathered in the loop, and its gradients divided there
+    (reduce-scatter), which is what it is for.
 
     Layers run unrolled all the same, with the same numbers, where a loop would hide them: in
     initialization, within `flax.linen.intercept_methods`, and where they have other variables than
-    parameters, such as a KV cache. What they `sow` is kept as it is when they are unrolled. Their
-    random numbers are of `make_key`, as those of `Dropout`: Flax refuses `make_rng` in a scan. The
-    loss has the bits of unrolled layers, and gradients differ by rounding (docs/devices.md). Raises
-    `Error` where fields differ.
+    parameters, such as a KV cache; and where the stack is itself in a layer of a scan. What they
+    `sow` as "intermediates" is kept as it is when they are unrolled. Their random numbers are of
+    `make_key`, as those of `Dropout`. The loss has the bits of unrolled layers, and gradients
+    differ by rounding (docs/devices.md). Raises `Error` for a scan of layers whose fields differ,
+    that draw by `make_rng`, sow something else, or give an x of another shape or type.
     """
     names = [f"block_{n}" for n in range(len(fields))]
     if scan and any(each != fields[0] for each in fields):
         raise Error("scan is for layers that are all alike, and these differ: leave it out.")
-    if scan and (params := _stackable(module, names)):
+    if scan and _layer_keys.get() is None and (params := _stackable(module, names)):
         return _scan(module, layer(**fields[0], parent=None), params, x, args, remat)
     if remat:
         static = tuple(2 + n for n, arg in enumerate(args) if isinstance(arg, bool))
@@ -135,6 +136,38 @@ def _stackable(module: nn.Module, names: Sequence[str]) -> list[Any] | None:
     return params
 
 
+def _in_scan(apply: Callable[[Any], Any], variables: Any) -> tuple[Any, Mapping[str, Any]]:
+    """Applies a layer within a scan."""
+    try:
+        return apply(variables)
+    except InvalidRngError as error:
+        raise Error(
+            f"A layer of a scan draws random numbers by make_rng: {error} Let it draw by "
+            "jdl.layers.make_key, as jdl.layers.Dropout does, or leave scan out."
+        ) from error
+
+
+def _check_carry(before: jax.Array, after: Any) -> None:
+    """Raises `Error` where a layer of a scan does not give what it gets."""
+    given, got = (
+        jax.tree.map(lambda leaf: (str(leaf.dtype), leaf.shape), x) for x in (before, after)
+    )
+    if given != got:
+        raise Error(
+            f"A layer of a scan gets {given} and gives {got}: make them alike, or leave scan out."
+        )
+
+
+def _intermediates(changed: Mapping[str, Any]) -> Any:
+    """What a layer has sown as intermediates; `Error` for what a scan would lose."""
+    if other := sorted(changed.keys() - {SOWN}):
+        raise Error(f"A layer of a scan changes {other[0]!r}, which would be lost: leave scan out.")
+    sown = changed.get(SOWN, {})
+    if not all(isinstance(value, tuple) for value in flatten_dict(sown).values()):
+        raise Error("A layer of a scan sows with a reduce_fn of its own: leave scan out.")
+    return sown
+
+
 def _scan(
     module: nn.Module,
     layer: nn.Module,
@@ -146,15 +179,16 @@ def _scan(
     """The layers as one `jax.lax.scan`."""
     scope, names = module.scope, [f"block_{n}" for n in range(len(params))]
     assert scope is not None
-    mutable = [SOWN] if scope.is_mutable_collection(SOWN) else []
+    mutable = subtract_filters(scope.mutable, "params")
     params, gather = ungathered(params)
 
     def body(x: jax.Array, each: tuple[jax.Array, Any]) -> tuple[jax.Array, Any]:
         keys = _LayerKeys(scope.rngs, names, each[0], {})
         with keys.in_use():
             apply = flax.core.apply(lambda s: layer.clone(parent=s)(x, *args), mutable)
-            x, sown = apply({"params": gather(each[1])})
-        return x, sown.get(SOWN, {})
+            out, changed = _in_scan(apply, {"params": gather(each[1])})
+        _check_carry(x, out)
+        return out, _intermediates(changed)
 
     if remat:
         body = jax.checkpoint(body, policy=_policy(remat), prevent_cse=False)

@@ -32,8 +32,10 @@ class FastSpeech(nn.Module):
     def setup(self) -> None:
         """The layers of encoder and decoder."""
         c = self.config
-        if not (c.rotary and c.pre_norm) or c.remat:
-            raise Error("FastSpeech has rotary=True, pre_norm=True and remat=False: leave them.")
+        if not (c.rotary and c.pre_norm) or c.remat or c.scan:
+            raise Error(
+                "FastSpeech has rotary=True, pre_norm=True, remat=False, scan=False: leave them."
+            )
         self.embedding = nn.Embed(self.vocab_size, c.width)
         self.encoder = [ConvTransformerBlock(c, self.kernel) for _ in range(c.depth)]
         self.encoder_norm = c.norm()

@@ -15,6 +15,9 @@ from jdl.layers import LayerNorm, rotary_frequencies
 
 Init = jax.nn.initializers.Initializer
 WITH_BIAS = ("query", "value", "out", "feed_forward")
+POLICIES = tuple(  # the others of jax.checkpoint_policies make a policy of more arguments
+    name for name in vars(jax.checkpoint_policies) if not name.startswith(("_", "save_", "offload"))
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class TransformerConfig:
     scan: bool = False
 
     def __post_init__(self) -> None:
+        if min(self.width, self.depth, self.heads) < 1:
+            raise Error(
+                f"width {self.width}, depth {self.depth} and heads {self.heads} must be at least 1."
+            )
         divides = self.head_width or self.width % self.heads == 0
         if not divides or self.heads % (self.kv_heads or self.heads):
             raise Error(
@@ -101,10 +108,10 @@ class TransformerConfig:
                 f"experts_per_token must be from 1 to experts, {self.experts}, "
                 f"not {self.experts_per_token}."
             )
-        if isinstance(self.remat, str) and not hasattr(jax.checkpoint_policies, self.remat):
+        if isinstance(self.remat, str) and self.remat not in POLICIES:
             raise Error(
-                "remat must be True, False or the name of one of jax.checkpoint_policies, "
-                f"not {self.remat!r}."
+                "remat must be True, False or a name of jax.checkpoint_policies: "
+                f"{', '.join(POLICIES)}, not {self.remat!r}."
             )
         if self.scan and (self.global_every or self.attention_every > 1):
             raise Error(
