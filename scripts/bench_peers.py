@@ -4,7 +4,7 @@ Models of equal shapes and numbers of parameters (within 1%: some have a bias of
 changes nothing), of each library's own layers, on equal batches and by the same AdamW. jdl's step
 alone computes metrics and the norms of gradients, updates and parameters besides the loss.
 
-    scripts/bench peers [PYTHON] [ROW ...] [--compile] [--fresh] [--cores N] [--rounds 9]
+    scripts/bench peers [ROW ...] [--python PYTHON] [--compile] [--fresh] [--cores N] [--rounds 9]
 
 PYTHON is an interpreter that has torch; without it, this one. ROW is one of mlp, cnn, lstm, gpt,
 vit, vae, gan (a step of both players) and ppo (CartPole: a rollout and its 16 updates). --compile
@@ -26,6 +26,7 @@ there set OMP_WAIT_POLICY=passive, which all inherit.
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -233,19 +234,19 @@ def line(row: str, name: str, found: Contestant, ours: float) -> str:
 def main() -> None:
     """Measures row by row and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("python", nargs="?", default=sys.executable, help="one that has torch")
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
+    parser.add_argument("--python", default=sys.executable, help="one that has torch")
     parser.add_argument("--compile", action="store_true", help="torch.compile too")
     parser.add_argument("--fresh", action="store_true", help="malloc gives memory back")
     parser.add_argument("--cores", type=int, metavar="N", help="the first N; by default all")
     parser.add_argument("--rounds", type=int, default=9)
     args = parser.parse_args()
-    if args.python in ROWS:
-        args.rows, args.python = [args.python, *args.rows], sys.executable
     if unknown := [word for word in args.rows if word not in ROWS]:
         parser.error(f"there is no row {', '.join(unknown)}: take {', '.join(ROWS)}")
-    if not Path(args.python).exists():
+    if shutil.which(args.python) is None:
         parser.error(f"there is no interpreter {args.python}")
+    if args.rounds < 1 or (args.cores is not None and args.cores < 1):
+        parser.error("--rounds and --cores are at least 1")
     cores = sorted(os.sched_getaffinity(0))[: args.cores]
     os.sched_setaffinity(0, cores)  # and so those of the libraries
     memory = "fresh" if args.fresh else "kept"

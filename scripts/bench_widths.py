@@ -61,6 +61,7 @@ def main(widths: Sequence[int], steps: int, seeds: int) -> None:
     """Prints a table: a row for each width and parametrization, a column for each rate."""
     print("| width | parametrization |", " | ".join(f"2^{np.log2(r):.0f}" for r in RATES), "|")
     print("|---|---|" + "---|" * len(RATES))
+    widths = sorted(widths)
     for width in widths:
         for name in ("standard", "muP") if width > widths[0] else ("both",):
             runs = [bits(width, widths[0], name == "muP", steps, seed) for seed in range(seeds)]
