@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-WIDTH, DEPTH, HEADS, VOCABULARY, TOKENS, CLASSES = 64, 2, 4, 2_048, 32, 2
-BATCH, PRETRAINING, STEPS, DROPOUT, DECAY, CLIP = 32, 100, 120, 0.1, 0.01, 1.0
-RATES = {"full": 2e-3, "lora": 1e-2}
+WIDTH, DEPTH, HEADS, VOCABULARY, TOKENS, CLASSES = 128, 2, 4, 2_048, 32, 2
+BATCH, PRETRAINING, STEPS, DROPOUT, DECAY, CLIP = 32, 600, 400, 0.1, 0.01, 1.0
+RATES = {"full": 5e-4, "lora": 5e-3}
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "PJRT_NPROC": "1"}  # of PyTorch, of jax
 RANK, ALPHA, TRAINED = 8, 16, ["pooler", "classifier"]
 
