@@ -306,6 +306,8 @@ def test_a_form_has_one_file_of_a_type():
         (FORM, form(typed)[:-4], 400),
         (FORM, form(b""), 400),
         (FORM, named + form(), 422),
+        (FORM, form(typed.replace(b"; filename=", b"; filename*=a; filename*0=")), 400),
+        (f"{FORM}; boundary*=a; boundary*0=b", form(typed), 400),
         (FORM, b"", 400),
         (FORM, content, 400),
         ("multipart/form-data", form(typed), 400),

@@ -52,7 +52,9 @@ def file_of_form(content_type: str, body: bytes) -> tuple[str, bytes]:
     no known type has that of its name. Raises `RequestError` where the body is no form, or has not
     one file.
     """
-    boundary = str(_header(content_type).get_param("boundary", ""))
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = _parameter(header, "content-type", "boundary") or ""
     _, *parts = (b"\r\n" + body).split(b"\r\n--" + boundary.encode("latin-1", "replace"))
     whole = bool(boundary and parts) and parts.pop().startswith(b"--")
     split = [part.partition(b"\r\n\r\n") for part in parts]
@@ -61,7 +63,7 @@ def file_of_form(content_type: str, body: bytes) -> tuple[str, bytes]:
     files = []
     for head, _, content in split:
         fields = HeaderParser().parsestr(head.decode("latin-1").lstrip("\r\n"))
-        name = fields.get_filename()
+        name = _parameter(fields, "content-disposition", "filename")
         if name is None:
             continue
         kind = media_type(fields.get("content-type", ARRAYS[1]))
@@ -78,10 +80,13 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def _header(content_type: str) -> Message:
-    header = Message()
-    header["Content-Type"] = content_type
-    return header
+def _parameter(fields: Message, header: str, name: str) -> str | None:
+    """A parameter of a header field; None where it has none."""
+    try:
+        value = fields.get_param(name, header=header)
+    except Exception as error:  # Python's parser raises several on parameters that are malformed
+        raise RequestError(400, f"The parameters of {header} in a form are malformed.") from error
+    return value[-1] if isinstance(value, tuple) else value  # of (charset, language, value)
 
 
 def _text(body: bytes) -> str:
