@@ -81,8 +81,8 @@ class Options:
     parallel: Literal["jit", "pmap"] = "jit"
     """How the step is compiled for several devices; pmap is data parallel only."""
     steps_per_call: int = 1
-    """Most steps in one call of the device: for steps of few milliseconds on data that it holds;
-    a call ends with the epoch, and where a run is evaluated or saved."""
+    """Most steps in one call of the device: for steps of less than a millisecond on data that it
+    holds; a call ends with the epoch, and where a run is evaluated or saved."""
     coordinator: str | None = None
     """HOST:PORT of the first of several processes; SLURM, Open MPI, GKE and TPU pods need none."""
     processes: int | None = None
@@ -105,7 +105,7 @@ class Options:
         least = {"log_every": 1, "eval_every": 0, "save_every": 0, "keep": 1, "until": 1}
         least |= {"steps_per_call": 1}
         _check_least(self, least)
-        scheme = self.root.parts[0] if self.root.parts else ""
+        scheme = next(iter(Path(self.root).parts), "")
         if len(scheme) > 2 and scheme.endswith(":"):  # of gs://bucket/runs; c: is a disk
             raise Error(
                 f"--root must be a folder of a file system, and {scheme}// is not one: mount the "
