@@ -1,12 +1,21 @@
-"""Attention against JAX's own, values and gradients; rotary and relative positions."""
+"""Attention against JAX's own, values and gradients; rotary and relative positions.
+
+Seen to fail, of splash attention: no causal mask, logits that are not scaled, heads that are not
+divided among devices, the kernel where there is a mask, and FLOPs of one block for all.
+"""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
+from jdl.inspect.cost import operations
 from jdl.layers import RelativePositionBias, attention, rotary_embedding
+from jdl.layers.platform import compiled_for, plain_implementations
 from jdl.layers.relative_position import distance_buckets
+from jdl.layers.splash_attention import BLOCKS, splash_attention
+from jdl.parallel import build_mesh
 
 ROWS, STEPS, HEADS, WIDTH = 3, 7, 4, 8
 
@@ -113,3 +122,58 @@ def test_rotary_embeddings_depend_on_distances_alone():
     assert jnp.abs(scores(0) - jnp.einsum("bthd,bshd->bhts", q, k)).max() > 0.1
     lengths = [jnp.linalg.norm(x, axis=-1) for x in (rotary_embedding(q, steps), q)]
     np.testing.assert_allclose(*lengths, rtol=1e-5)
+
+
+@pytest.mark.parametrize("mesh", ["", "data=2,model=2", "data=4"])
+@pytest.mark.parametrize(
+    ("kv_heads", "causal", "cap"), [(2, True, None), (1, True, 5.0), (2, False, None)]
+)
+def test_splash_attention_is_attention(kv_heads, causal, cap, mesh, monkeypatch):
+    """Interpreted, in 2 x 2 blocks; on a mesh by `shard_map`, where rows or heads are divided."""
+    monkeypatch.setattr("jdl.layers.splash_attention.BLOCKS", BLOCKS[-1:])
+    q, k, v = (normal(n, 2, 256, heads, WIDTH) for n, heads in enumerate((2, kv_heads, kv_heads)))
+    mesh = build_mesh(mesh)
+
+    def ours(q, k, v):
+        if mesh is None:
+            return splash_attention(q, k, v, causal, 0.4, cap, interpret=True)
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return splash_attention(q, k, v, causal, 0.4, cap, interpret=True)
+
+    def plain(q, k, v):
+        return attention(q, k, v, None, causal, None, 0.4, cap)
+
+    inputs = jax.device_put((q, k, v), mesh and NamedSharding(mesh, PartitionSpec()))
+    pairs = zip(with_gradients(ours, *inputs), with_gradients(plain, q, k, v), strict=True)
+    for actual, expected in pairs:
+        np.testing.assert_allclose(actual, expected, atol=2e-5)
+
+
+def test_tpus_have_splash_attention_where_it_fits():
+    def uses_it(steps, mask=None, **options):
+        q = jax.ShapeDtypeStruct((2, steps, 2, 128), jnp.bfloat16)
+        program = jax.make_jaxpr(lambda q: attention(q, q, q, mask, **options))(q)
+        return "splash" in str(program)
+
+    assert not uses_it(512)
+    with compiled_for("tpu"):
+        assert uses_it(512, causal=True)
+        assert uses_it(640, cap=30.0)
+        assert not uses_it(256)
+        assert not uses_it(600)
+        assert not uses_it(512, jnp.ones((1, 1, 1, 512), bool))
+        assert not uses_it(512, bias=jnp.ones((1, 2, 512, 512)))
+        with plain_implementations():
+            assert not uses_it(512)
+
+
+def test_the_flops_of_splash_attention_are_those_of_attention():
+    """Blocks that a causal mask hides are counted too, as in a plain attention."""
+    q = jax.ShapeDtypeStruct((4, 1024, 2, 128), jnp.float32)
+    plain = operations(jax.make_jaxpr(lambda q: attention(q, q, q))(q).jaxpr)
+    assert plain == 2 * 2 * 4 * 2 * 1024**2 * 128
+    mesh = build_mesh("data=2,model=2")
+    with compiled_for("tpu"), jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        fused = jax.make_jaxpr(lambda q: attention(q, q, q, causal=True))(q)
+    assert "shard_map" in str(fused)
+    assert operations(fused.jaxpr) == plain

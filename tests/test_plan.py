@@ -17,12 +17,14 @@ import jdl
 from jdl.cli import call_verb
 from jdl.inspect.cost import cost
 from jdl.inspect.hlo import read
+from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
+from jdl.models.transformer import TransformerConfig
 from jdl.parallel import build_mesh as run_mesh
 from jdl.plan import chips, devices
 from jdl.plan.estimate import DISPATCH
 from jdl.plan.run_plan import plan
-from jdl.plan.step import TEMPORARIES, TOTAL, compile_step
+from jdl.plan.step import REFUSAL, compile_step
 from jdl.plan.trials import changes, search, smallest_change, with_micro_batches
 from jdl.types import Loader
 
@@ -159,9 +161,9 @@ def test_micro_batches_stay_a_loop_for_a_tpu():
 
 def test_refusals_of_the_compiler_are_read():
     text = "Ran out of memory in memory space hbm. Used 20.31G of 15.75G hbm. Exceeded"
-    assert TOTAL.search(text).groups() == ("20.31", "G", "15.75", "G")
+    assert REFUSAL.search(text).groups() == ("20.31", "G", "15.75", "G")
     text = "HLO temporaries (141.25G) exceeds available HBM (15.75G)."
-    assert TEMPORARIES.search(text).groups() == ("141.25", "G", "15.75", "G")
+    assert REFUSAL.search(text).groups() == ("141.25", "G", "15.75", "G")
 
 
 def test_the_command_writes_what_it_says(tmp_path, capsys, monkeypatch, root):
@@ -204,6 +206,19 @@ def test_a_plan_for_a_tpu_has_the_state_and_the_operations_of_any_other():
     assert found.fits
     assert found.memory.params == plan(run(), "cpu:4", MESH).memory.params
     assert found.operations == plan(run(), "cpu:4", MESH).operations
+
+
+@needs_libtpu
+def test_attention_over_long_sequences_takes_no_memory_of_their_square():
+    """Splash attention, on each device's rows and heads. Seen to fail: without the kernel."""
+    steps = 2048
+    sizes = TransformerConfig(width=256, depth=1, heads=2, max_length=steps)
+    objective = jdl.objectives.next_token(GPT(64, sizes))
+    data = jdl.data.arrays(x=np.zeros((8, steps + 1), np.int32)).shuffled(8, 0)
+    made = jdl.Run(Config(), jdl.descent(objective, optax.adam(1e-3)), data)
+    found = plan(made, "v5e:2x2", "data=2,model=2")
+    weights = 4 * 4 * 1 * steps**2  # bytes of 4 rows and a head, in float32
+    assert 0 < found.memory.temporaries < weights
 
 
 @needs_libtpu

@@ -132,7 +132,8 @@ def peak_rate(precision: str) -> float:
 def operations(jaxpr: Jaxpr) -> int:
     """FLOPs of the matrix products and convolutions in a traced function.
 
-    The body of a scan counts as often as it runs, a conditional as its most expensive branch.
+    The body of a scan or of a Pallas kernel counts as often as it runs, a conditional as its most
+    expensive branch.
     """
     return operations_by_scope(jaxpr).total()
 
@@ -155,9 +156,20 @@ def operations_by_scope(jaxpr: Jaxpr, scope: str = "") -> Counter[str]:
         if name == "cond":
             inner = [max(inner, key=Counter.total)]
         for part in inner:
-            repeats = parameters["length"] if name == "scan" else 1
+            repeats = _repeats(name, parameters)
             found.update({key: repeats * count for key, count in part.items()})
     return found
+
+
+def _repeats(name: str, parameters: dict[str, Any]) -> int:
+    """How often an equation runs what is in it: a loop, a Pallas kernel, a part on each device."""
+    if name == "scan":
+        return parameters["length"]
+    if name == "pallas_call":
+        return math.prod(parameters["grid_mapping"].grid)
+    if name == "shard_map":
+        return parameters["mesh"].size
+    return 1
 
 
 def _shape(variable: Any) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Scaled dot-product attention that is fast on CPUs and fused on GPUs."""
+"""Scaled dot-product attention that is fast on CPUs, and fused on GPUs and TPUs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jdl.layers.platform import HALF_PRECISION, platform_dependent, uses_cudnn_attention
+from jdl.layers.platform import (
+    HALF_PRECISION,
+    platform_dependent,
+    uses_cudnn_attention,
+    uses_splash_attention,
+)
+from jdl.layers.splash_attention import fits_splash_attention, splash_attention
 
 # Without a barrier, XLA's CPU backend recomputes an array for each of its uses.
 _barrier = lax.optimization_barrier
@@ -34,11 +40,15 @@ def attention(
     broadcasts to (B, H, T, S), is false, and with `causal` to none after its own. `bias`, which has
     four axes and broadcasts in the same way, is added to the logits. They are scaled by `scale`, by
     default 1 / sqrt(D). `cap` is for logit soft-capping (Gemma 2, 2024): they become
-    cap * tanh(logits / cap) before bias and mask, and attention is then a plain one, not fused.
+    cap * tanh(logits / cap) before bias and mask.
 
-    On CPUs the heads are moved before the time steps, which is faster there. On GPUs half precision
-    uses cuDNN's fused kernel (flash attention, Dao et al., 2022), unless there is a bias.
+    On CPUs the heads are moved before the time steps, which is faster there. Flash attention (Dao
+    et al., 2022), which never holds the attention weights, is what GPUs use in half precision
+    (cuDNN's kernel) unless there is a bias or a cap, and TPUs for self-attention over 512 steps or
+    more, a multiple of 128, unless there is a bias or a mask (`splash_attention`).
     """
+    if mask is None and bias is None and uses_splash_attention() and fits_splash_attention(q, k):
+        return splash_attention(q, k, v, causal, scale, cap)
     if cap is not None:
         weights = attention_weights(q, k, mask, causal, bias, scale, cap).astype(v.dtype)
         v = v.repeat(q.shape[2] // v.shape[2], 2)

@@ -14,6 +14,7 @@ from jax import lax
 
 BATCH_AXIS = "batch"
 """The name of the mapped axis that divides a batch among devices (`jax.pmap`)."""
+BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that divide the rows of a batch
 Tree = TypeVar("Tree")
 
 

@@ -78,3 +78,8 @@ def uses_cudnn_attention(dtype: Any) -> bool:
     its branches, and this one cannot be traced if cuDNN is missing.
     """
     return not _plain.value and target_platform() == "gpu" and dtype in HALF_PRECISION
+
+
+def uses_splash_attention() -> bool:
+    """Whether attention may use splash attention, a Pallas kernel: on TPUs, at trace time."""
+    return not _plain.value and target_platform() == "tpu"

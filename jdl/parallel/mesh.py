@@ -13,10 +13,10 @@ from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdl.layers import BATCH_AXIS
+from jdl.layers.batch_axis import BATCH_AXES
 from jdl.types import Error
 
 AXES = ("data", "fsdp", "model")
-BATCH_AXES = ("data", "fsdp", BATCH_AXIS)  # the axes of a mesh that divide a batch's rows
 Rules = Sequence[tuple[str, int]]
 TRANSFORMER: Rules = (
     (r"/experts/", 0),

@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, use_abstract_mesh
 
 from jdl.layers import gathering_params
 from jdl.learners.wrapper import Wrapper
@@ -65,7 +65,7 @@ class ShardedLearner(ReplicatedMetrics):
         """One step; parameters that "fsdp" divides are gathered only where a loss uses them."""
         cut = self.mesh.shape.get("fsdp", 1) > 1
         gather = Gather(self.mesh, tuple(self.rules)) if cut else None
-        with gathering_params(gather):
+        with gathering_params(gather), use_abstract_mesh(self.mesh.abstract_mesh):
             new, metrics = self.learner.step(state, raw)
         metrics = jax.lax.with_sharding_constraint(metrics, replicated(self.mesh))
         return self._place(new), metrics
@@ -122,7 +122,8 @@ def replicate_metrics(objective: Objective, mesh: Mesh) -> Objective:
     """The same objective, with loss and metrics replicated, so that each process can read them."""
 
     def loss(variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
-        output = objective.loss(variables, batch, key, train)
+        with use_abstract_mesh(mesh.abstract_mesh):  # for attention on TPUs
+            output = objective.loss(variables, batch, key, train)
         loss, metrics = jax.lax.with_sharding_constraint(
             (output.loss, output.metrics), replicated(mesh)
         )

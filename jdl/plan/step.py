@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,11 +24,14 @@ from jdl.parallel.mesh import batch_sharding, replicated
 from jdl.train.placement import place_on_mesh
 from jdl.types import Error, Run, State
 
-# The compiler refuses in two ways: before and after it has laid out the memory.
-TOTAL = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm")
-TEMPORARIES = re.compile(
-    r"temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)"
+# The compiler for TPUs refuses in two ways: before and after it has laid out the memory. The second
+# calls temporaries what is the total, with the arguments.
+REFUSAL = re.compile(
+    r"(?:[Uu]sed |temporaries \()([\d.]+)([KMGT]?)"
+    r"(?: of |\) exceeds available HBM \()([\d.]+)([KMGT]?)"
 )
+MEMORY_REPORT = "*memory-usage-report.txt"  # what the compiler for TPUs writes of each program
+TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
 CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"  # JAX's setting
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -43,7 +48,7 @@ class Memory:
     opt_state: int
     other_state: int  # BatchNorm statistics, averaged parameters, keys
     data: int
-    temporaries: int  # activations, gradients, gathered parameters, workspace
+    temporaries: int  # activations, gradients, gathered parameters, workspace, and the program
 
     @property
     def arguments(self) -> int:
@@ -98,14 +103,16 @@ def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
         traced = placement.learner.step_fn.trace(state, raw)  # type: ignore[attr-defined]
         lowered, text, capacity = traced.lower(), "", None
         try:
-            with uncached() if platform == "tpu" else nullcontext():
-                compiled = lowered.compile()
+            compiled, allocated = _compile(lowered, mesh.devices.flat[0].platform)
         except jax.errors.JaxRuntimeError as error:
-            memory, capacity = _overflow(error, _memory(state, raw, 0, 0))
+            needed, capacity = _refusal(error)
+            memory = _memory(state, raw, 0, needed)
         else:
             text, used = compiled.as_text(), compiled.memory_analysis()
             fresh = max(0, used.output_size_in_bytes - used.alias_size_in_bytes)
-            total = used.argument_size_in_bytes + used.temp_size_in_bytes + fresh
+            together = used.argument_size_in_bytes + used.temp_size_in_bytes + fresh
+            total = together if allocated is None else allocated
+            total += used.generated_code_size_in_bytes
             memory = _memory(state, raw, used.argument_size_in_bytes, total)
     seconds = time.perf_counter() - begun
     count = operations(traced.jaxpr.jaxpr)
@@ -162,14 +169,32 @@ def bytes_on_a_chip(tree: Any) -> int:
     return total
 
 
-def _overflow(error: Exception, arguments: Memory) -> tuple[Memory, int]:
-    """The memory that a step would need and that of a chip, from the compiler's refusal."""
-    total, temporaries = TOTAL.search(str(error)), TEMPORARIES.search(str(error))
-    if not (found := total or temporaries):
+def _compile(lowered: Any, platform: str) -> tuple[Any, int | None]:
+    """The compiled program, and the bytes that a TPU must have for it, arguments included.
+
+    `memory_analysis` has a larger number of temporaries (5.6 GB for 3.5): by it a program that the
+    compiler takes would not fit. The one with which it compares the chip's memory is in a report
+    that it writes. None where there is none.
+    """
+    if platform != "tpu":
+        return lowered.compile(), None
+    with uncached(), tempfile.TemporaryDirectory() as folder:
+        dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_module_re": ".*"}
+        compiled = lowered.compile(dump)
+        reports = [TOTAL.search(path.read_text()) for path in Path(folder).glob(MEMORY_REPORT)]
+    totals = [int(found[1]) for found in reports if found]
+    if not totals:
+        warnings.warn(
+            "This libtpu writes no report of the memory: the temporaries are an upper bound.",
+            stacklevel=2,
+        )
+    return compiled, max(totals, default=None)
+
+
+def _refusal(error: Exception) -> tuple[int, int]:
+    """The bytes that a step would need, arguments included, and those of a chip."""
+    if not (found := REFUSAL.search(str(error))):
         raise error
-    needed, capacity = (
-        int(float(number) * UNITS[unit])
-        for number, unit in (found.groups()[:2], found.groups()[2:])
-    )
-    needed = max(0, needed - arguments.total) if total else needed
-    return replace(arguments, temporaries=needed), capacity
+    numbers = (found.groups()[:2], found.groups()[2:])
+    needed, capacity = (int(float(number) * UNITS[unit]) for number, unit in numbers)
+    return needed, capacity

@@ -1,0 +1,90 @@
+"""Splash attention: flash attention on TPUs, by the Pallas kernel that JAX has."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, PartitionSpec
+
+from jdl.layers.batch_axis import BATCH_AXES
+
+BLOCKS = (512, 384, 256, 128)  # of queries and keys: MaxText's 512, or the largest that divides
+LONG = 512  # steps, below which the attention weights are small
+
+
+def fits_splash_attention(q: jax.Array, k: jax.Array) -> bool:
+    """Whether the kernel takes these queries (B, T, H, D) and keys (B, S, K, D)."""
+    steps = q.shape[1]
+    return steps == k.shape[1] and steps >= LONG and steps % BLOCKS[-1] == 0
+
+
+def splash_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    causal: bool,
+    scale: float | None = None,
+    cap: float | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """Flash attention (Dao et al., 2022) on a TPU, as `jdl.layers.attention` but without a mask.
+
+    It never holds the attention weights (B, H, T, S), and skips what a causal mask hides. On a mesh
+    that is in use (`jax.sharding.use_abstract_mesh`), each device computes its own rows and heads.
+    With `interpret` it runs on any platform, slowly, for tests.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    free = {
+        axis: mesh.shape[axis]
+        for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind != AxisType.Manual
+    }
+
+    def own_part(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        return _kernel(q, k, v, causal, scale, cap, interpret)
+
+    if not free:
+        return own_part(q, k, v)
+    rows = tuple(axis for axis in BATCH_AXES if axis in free)
+    if q.shape[0] % math.prod(free[axis] for axis in rows):
+        rows = ()  # a batch that cannot be divided evenly is whole on each device
+    heads = "model" if math.gcd(q.shape[2], k.shape[2]) % free.get("model", 1) == 0 else None
+    spec = PartitionSpec(rows or None, None, heads if "model" in free else None)
+    return jax.shard_map(own_part, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+
+
+def _kernel(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    causal: bool,
+    scale: float | None,
+    cap: float | None,
+    interpret: bool,
+) -> jax.Array:
+    """The attention of one device's rows and heads."""
+    # Imported here: it takes a tenth of a second, and only TPUs need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel,
+        splash_attention_mask,
+    )
+
+    steps, heads = q.shape[1:3]
+    shape = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
+    mask = splash_attention_mask.MultiHeadMask([shape((steps, steps))] * heads)
+    block: Any = next(block for block in BLOCKS if steps % block == 0)
+    sizes = splash_attention_kernel.BlockSizes(*[block] * 8)  # all of them
+    q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
+    q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        kernel = splash_attention_kernel.make_splash_mha(
+            mask,
+            block_sizes=sizes,
+            attn_logits_soft_cap=cap,
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
