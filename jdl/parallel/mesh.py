@@ -10,7 +10,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from flax.core.meta import AxisMetadata
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -195,7 +194,7 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = 
 
 def _is_named(leaf: Any) -> bool:
     """Whether it is an array in the box in which Flax keeps the names of its axes."""
-    return isinstance(leaf, AxisMetadata)
+    return isinstance(leaf, nn.Partitioned)
 
 
 def _named_axes(box: Any, path: str) -> list[Any]:
