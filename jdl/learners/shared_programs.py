@@ -28,9 +28,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 CHECKED_STEPS = 10  # that a program with arguments is compared for
 OTHER = 0.9317824  # the numbers of this comparison, of those of a run: near them, and no power of 2
-Place = tuple[
-    int, ...
-]  # of a constant in a jaxpr: its equation and input; of a loop's, after the loop
+Place = tuple[int, ...]  # of a constant: its equation, and the input; in a loop, the loop before
 Numbers = dict[Place, float]
 Function = Callable[..., Any]
 
@@ -57,10 +55,10 @@ class SharedPrograms:
             if key not in self.equal:
                 others = [np.float32(OTHER * number) for number in differing.values()]
                 constant = jax.jit(lambda *args: lifted(others, *args)).lower(*args).compile()
-                calls = constant, _call(program, others)
+                calls = constant, _bind(program, others)
                 self.equal[key] = len({_digest(call, args, donated) for call in calls}) == 1
             if self.equal[key]:
-                return _call(program, [*differing.values()])
+                return _bind(program, [*differing.values()])
         return self._compile(traced.lower())[1]
 
     def _compile(self, lowered: Any) -> tuple[Any, Function]:
@@ -198,12 +196,12 @@ def _evaluate(closed: ClosedJaxpr, numbers: Mapping[Place, Any], inputs: list[An
         ]
         inner = {place[1:]: n for place, n in numbers.items() if place[0] == i and len(place) > 2}
         with equation.ctx.manager:
-            outputs = _evaluate_loop(equation, inner, given) if inner else _bind(equation, given)
+            outputs = _evaluate_loop(equation, inner, given) if inner else _outputs(equation, given)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(value) for value in jaxpr.outvars]
 
 
-def _bind(equation: Any, given: list[Any]) -> list[Any]:
+def _outputs(equation: Any, given: list[Any]) -> list[Any]:
     """What an equation gives."""
     params = equation.primitive.get_bind_params(equation.params)
     outputs = equation.primitive.bind(*given, **params)
@@ -223,7 +221,7 @@ def _evaluate_loop(equation: Any, numbers: Mapping[Place, Any], given: list[Any]
     )
 
 
-def _call(program: Function, numbers: list[Any]) -> Function:
+def _bind(program: Function, numbers: list[Any]) -> Function:
     """A program with these numbers, which are put on the device once."""
     on_device = jax.device_put(numbers)
     return lambda *args: program(on_device, *args)
