@@ -2,7 +2,7 @@
 
 Seen to fail: a program with arguments that is not compared, or for a power of two alone; half
 numbers as arguments, the numbers of the first run for all, programs found by less than their whole
-text.
+text; numbers of a loop that stay constant, are doubled, or are looked for in other loops.
 """
 
 import jax
@@ -13,34 +13,36 @@ import pytest
 from model_table import TABLE
 
 import jdl
-from jdl.learners import jit_learner, shared_programs
+from jdl.learners import jit_learner, several_steps, shared_programs
 from jdl.learners.shared_programs import SharedPrograms, jit, share_programs
 
 ROWS = {row.name: row for row in TABLE}
 BATCH = jnp.arange(1.0, 9.0)
 
 
-def trained(row, seed, rate, decay, beta):
+def trained(row, several, seed, rate, decay, beta):
     """The bits of all metrics and of the last state; the steps are compiled as `fit` does."""
     optimizer = optax.adamw(rate, b2=beta, weight_decay=decay)
-    learner = jit_learner(row.wrap(jdl.descent(row.objective(row.model), optimizer)))
-    state, found, batch = learner.init(jax.random.key(seed), row.batch()), [], row.batch()
+    learner = row.wrap(jdl.descent(row.objective(row.model), optimizer))
+    call = several_steps(learner, 2) if several else None
+    learner, batch, found = jit_learner(learner), row.batch(), []
+    state = learner.init(jax.random.key(seed), batch)
     for _ in range(3):
-        state, metrics = learner.step(state, batch)
+        state, metrics = call(state, batch, 2) if call else learner.step(state, batch)
         found.append(jax.tree.map(np.asarray, metrics))
     found.append((state.params, state.model_state, state.opt_state))
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(found)]
 
 
-@pytest.mark.parametrize("name", ["mlp", "lstm"])
-def test_two_seeds_and_two_rates_share_programs_and_have_their_own_bits(name):
+@pytest.mark.parametrize(("name", "several"), [("mlp", False), ("lstm", False), ("mlp", True)])
+def test_two_seeds_and_two_rates_share_programs_and_have_their_own_bits(name, several):
     first, other = (0, 1e-3, 0.013, 0.999), (1, 2.3e-3, 0.0021, 0.987)
-    programs = SharedPrograms()
+    row, programs = ROWS[name], SharedPrograms()
     with share_programs(programs):
-        shared = [trained(ROWS[name], *numbers) for numbers in (first, other, (2, *first[1:]))]
+        shared = [trained(row, several, *one) for one in (first, other, (2, *first[1:]))]
     assert list(programs.equal.values()) == [True]
     assert len(programs.compiled) == 3  # of the initial state, and a step of either kind
-    assert shared[1] == trained(ROWS[name], *other)
+    assert shared[1] == trained(row, several, *other)
     assert len({tuple(bits) for bits in shared}) == 3
 
 
@@ -81,6 +83,25 @@ def test_whole_and_half_numbers_stay_constants():
 
     programs = programs_of(*map(function, (0.7, 0.5, 0.9, -0.5)))
     assert len(programs.compiled) == 4  # 0.9 is the argument of a program, after 0.7 alone
+
+
+def test_numbers_within_loops_are_arguments_but_for_those_of_conditions():
+    def function(rate, limit, last=1.0):
+        def inner(x):
+            return jax.lax.while_loop(lambda x: x.sum() < limit, lambda x: x * (1 + rate) + last, x)
+
+        def outer(carried):
+            count, x = carried
+            return count + 1, inner(x * rate)
+
+        return lambda x: jax.lax.while_loop(lambda carried: carried[0] < 3, outer, (0, x))[1]
+
+    programs = programs_of(*(function(rate, 60.7) for rate in (0.1, 0.3, 0.7, 0.9)))
+    assert len(programs.compiled) == 2
+    programs = programs_of(*(function(0.1, limit) for limit in (60.7, 70.7, 80.7)))
+    assert len(programs.compiled) == 3
+    programs = programs_of(function(0.1, 60.7), function(0.3, 70.7), function(0.3, 70.7, 0.7))
+    assert len(programs.compiled) == 3
 
 
 def test_functions_of_other_arrays_or_shapes_have_programs_of_their_own():

@@ -8,7 +8,8 @@ process, a failure shown for a run that another process finished, a script that 
 for a trial that was stopped, an importance that counts stopped trials, a trial that has the numbers
 of the first, checkpoints as often as in a run alone, trials that are ranked by different validation
 data, a log that is missing called not finite, NaN and text among drawn values, `int | None` drawn
-as a fraction, stopped trials among the lines of a figure.
+as a fraction, stopped trials among the lines of a figure, other numbers in the loop of several
+steps a call.
 """
 
 import json
@@ -114,17 +115,23 @@ def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     assert len(read_leaves(run)) > len(read_leaves(folder / "trial0" / "seed1"))
 
 
-def test_trials_of_other_rates_have_the_bits_of_runs_alone(tmp_path):
-    lines_of, search = [], Search(grid=("lr=1e-2,3e-3",), seeds=2, study=tmp_path / "study")
-    flags = ("--steps", "12", "--eval-every", "6", "--save-every", "5")
-    tune(kitchen_sink.__file__, search, flags, lines_of.append)
-    assert re.match(r"Compiled \d programs, used 1\d times again", lines_of[-1])
-    again = alone(
-        tmp_path, *flags, "--lr", "3e-3", "--seed", "1", script=Path(kitchen_sink.__file__)
-    )
-    run = tmp_path / "study" / "trial1" / "seed1"
-    assert same(run, again)
-    assert {line["step"] for line in read_leaves(run)} >= {0, 5, 10, 12}
+SHARING = [  # a script, flags, and the steps that are saved
+    (kitchen_sink, ("--steps", "12", "--eval-every", "6", "--save-every", "5"), {0, 5, 10, 12}),
+    (tuned, ("--steps-per-call", "3", "--save-every", "5"), {0, 5, 8}),
+]
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "saved"), SHARING, ids=["single steps", "several a call"]
+)
+def test_trials_of_other_rates_have_the_bits_of_runs_alone(script, flags, saved, tmp_path):
+    lines_of, path = [], Path(script.__file__)
+    search = Search(grid=("lr=1e-2,3e-3",), seeds=2, study=tmp_path / "study")
+    tune(path, search, flags, lines_of.append)
+    assert re.fullmatch(r"Compiled \d programs, used 1\d times again", lines_of[-1])
+    run = alone(tmp_path, *flags, "--lr", "3e-3", "--seed", "1", script=path)
+    assert same(tmp_path / "study" / "trial1" / "seed1", run)
+    assert {line["step"] for line in read_leaves(run)} >= saved
 
 
 def test_the_command_prints_the_table_and_what_the_best_reaches_on_test_data(whole, capsys):

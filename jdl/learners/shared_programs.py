@@ -28,7 +28,7 @@ from jax.extend.core import ClosedJaxpr, Literal
 
 CHECKED_STEPS = 10  # that a program with arguments is compared for
 OTHER = 0.9317824  # the numbers of this comparison, of those of a run: near them, and no power of 2
-Place = tuple[int, int]  # of a constant in a jaxpr: the number of the equation, and of its input
+Place = tuple[int, ...]  # of a constant: its equation, and the input; in a loop, the loop before
 Numbers = dict[Place, float]
 Function = Callable[..., Any]
 
@@ -120,13 +120,21 @@ def jit(function: Function, donate_argnums: tuple[int, ...] = ()) -> Function:
 
 
 def _numbers(closed: ClosedJaxpr) -> Numbers:
-    """The constants of a jaxpr that may be arguments, by their places."""
-    return {
-        (i, j): float(value.val)
-        for i, equation in enumerate(closed.jaxpr.eqns)
-        for j, value in enumerate(equation.invars)
-        if _is_number(value)
-    }
+    """The constants of a jaxpr that may be arguments, by their places; also those in its loops."""
+    found: Numbers = {}
+    for i, equation in enumerate(closed.jaxpr.eqns):
+        for j, value in enumerate(equation.invars):
+            if _is_number(value):
+                found[i, j] = float(value.val)
+        if _is_loop(equation):
+            body = _numbers(equation.params["body_jaxpr"])
+            found |= {(i, *place): number for place, number in body.items()}
+    return found
+
+
+def _is_loop(equation: Any) -> bool:
+    """Whether it is a loop whose body can be evaluated with other numbers."""
+    return equation.primitive is jax.lax.while_p
 
 
 def _is_number(value: Any) -> bool:
@@ -139,15 +147,26 @@ def _is_number(value: Any) -> bool:
 
 def _structure(traced: Any) -> Any:
     """What traces that differ only in their numbers have in common."""
+    closed = traced.jaxpr
+    return traced.fun_name, _equations(closed), str(closed.in_avals), str(closed.out_avals)
+
+
+def _equations(closed: ClosedJaxpr) -> Any:
+    """The equations of a jaxpr, by primitive and kinds of inputs; of loops also those within."""
 
     def kind(value: Any) -> str:
         if not isinstance(value, Literal):
             return "array"
         return "number" if _is_number(value) else str(value)
 
-    closed = traced.jaxpr
-    equations = tuple((one.primitive.name, *map(kind, one.invars)) for one in closed.jaxpr.eqns)
-    return traced.fun_name, equations, str(closed.in_avals), str(closed.out_avals)
+    return tuple(
+        (
+            one.primitive.name,
+            *map(kind, one.invars),
+            _equations(one.params["body_jaxpr"]) if _is_loop(one) else (),
+        )
+        for one in closed.jaxpr.eqns
+    )
 
 
 def _lift(traced: Any, name: str, places: tuple[Place, ...]) -> Function:
@@ -175,12 +194,31 @@ def _evaluate(closed: ClosedJaxpr, numbers: Mapping[Place, Any], inputs: list[An
             numbers[i, j] if (i, j) in numbers else read(value)
             for j, value in enumerate(equation.invars)
         ]
-        params = equation.primitive.get_bind_params(equation.params)
+        inner = {place[1:]: n for place, n in numbers.items() if place[0] == i and len(place) > 2}
         with equation.ctx.manager:
-            outputs = equation.primitive.bind(*given, **params)
-        outputs = outputs if equation.primitive.multiple_results else [outputs]
+            outputs = _evaluate_loop(equation, inner, given) if inner else _outputs(equation, given)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(value) for value in jaxpr.outvars]
+
+
+def _outputs(equation: Any, given: list[Any]) -> list[Any]:
+    """What an equation gives."""
+    params = equation.primitive.get_bind_params(equation.params)
+    outputs = equation.primitive.bind(*given, **params)
+    return outputs if equation.primitive.multiple_results else [outputs]
+
+
+def _evaluate_loop(equation: Any, numbers: Mapping[Place, Any], given: list[Any]) -> list[Any]:
+    """What a loop gives, with other values at the places of some constants of its body."""
+    params = equation.params
+    first = params["cond_nconsts"]
+    second = first + params["body_nconsts"]
+    of_condition, of_body, carried = given[:first], given[first:second], given[second:]
+    return jax.lax.while_loop(
+        lambda now: _evaluate(params["cond_jaxpr"], {}, [*of_condition, *now])[0],
+        lambda now: _evaluate(params["body_jaxpr"], numbers, [*of_body, *now]),
+        carried,
+    )
 
 
 def _bind(program: Function, numbers: list[Any]) -> Function:
