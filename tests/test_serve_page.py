@@ -134,10 +134,11 @@ def test_samples_are_drawn(browser, tmp_path):
     def shown(name):
         return browser.find_element("id", name).text
 
-    with serving([made(tmp_path, "codes")[0]], max_batch=16) as client:
+    with serving([made(tmp_path, "garments")[0]], max_batch=16) as client:
         browser.get(str(client.base_url))
-        until(lambda: shown("name") == "codes", 60)
-        assert (shown("none"), shown("rows"), shown("classes")) == ("", "", "")
+        until(lambda: shown("name") == "garments", 60)
+        assert (shown("none"), shown("rows")) == ("", "")
+        assert shown("classes").split("\n")[1:] == ["all in turn", *"01234"]
         browser.find_element("id", "seed").send_keys("7")
         browser.find_element("id", "sample").click()
         until(lambda: shown("label") or shown("wrong"), 60)
