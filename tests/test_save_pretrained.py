@@ -2,7 +2,9 @@
 
 That was seen once (GPT-2, Llama: 2e-7; T5, Whisper: 6e-7; T5 v1.1 and mT5, with random weights of
 which float32 itself loses 3e-6: 9e-6 and 4e-6); here names, shapes and numbers are held. Seen to
-fail: without the weights that jdl lacks, with a stale copy of a tied head, without the tokenizer.
+fail: without the weights that jdl lacks, with a stale copy of a tied head, without the tokenizer;
+of new heads, the first class for any head, that of tokens for spans, and without the weights of no
+effect of a file whose names have no prefix.
 """
 
 import json

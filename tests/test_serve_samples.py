@@ -18,7 +18,7 @@ import jdl
 from jdl.figures.samples import class_batch, generate, latent_key, png
 from jdl.models.autoencoder import VAE
 from jdl.objectives import diffusion, elbo
-from jdl.serve.models import ServedModel
+from jdl.serve.models import ServedModel, ServedProgram
 from jdl.serve.sample_requests import latents, refusal
 
 NPY, PNG = "application/x-npy", "image/png"
@@ -39,7 +39,6 @@ class Denoiser(nn.Module):
 MAKERS = {
     "garments": lambda: diffusion(Denoiser(), classes=5, sampling_steps=2),
     "codes": lambda: elbo(VAE((8, 8, 1), 3, (4,), (6,))),
-    "noisy": lambda: diffusion(Denoiser(), eta=1.0, sampling_steps=2),
 }
 
 
@@ -154,7 +153,6 @@ WRONG = (
     ("garments", {"y": True}, "y must be of whole numbers"),
     ("garments", {"y": [1, 2], "n": 3}, "one for each of 3 samples"),
     ("garments", {"y": []}, "one for each of 16 samples"),
-    ("noisy", {"n": 1}, "noisy draws noise at each step of sampling"),
 )
 
 
@@ -175,5 +173,17 @@ def test_what_is_no_sample_is_refused(client):
     paths = client.get("/openapi.json").json()["paths"]
     schema = paths["/v1/models/{name}/sample"]["post"]
     assert set(schema["responses"]["200"]["content"]) == {"application/json", NPY, PNG}
-    classifier = ServedModel(None, "0", {"name": "cnn"}, {"predict": None}, None)
-    assert refusal(classifier) == "cnn makes no samples: it has the programs predict."
+
+
+def test_programs_that_are_not_sampled_say_why():
+    """Of diffusion with `eta`, whose program has a seed, and of what is no generator."""
+
+    def why(program, *inputs):
+        about = {"inputs": dict.fromkeys(inputs, {})}
+        programs = {program: ServedProgram(program, about, {}, None)}
+        return refusal(ServedModel(None, "0", {"name": "noisy"}, programs, None))
+
+    assert why("generate", "y", "z") is None
+    assert why("generate", "seed", "z").startswith("noisy draws noise at each step of sampling")
+    assert why("generate", "age", "z").startswith("noisy reads age besides latents and labels")
+    assert why("predict", "x") == "noisy makes no samples: it has the programs predict."
