@@ -169,7 +169,7 @@ def test_a_new_head_is_saved_with_the_names_of_its_outputs(tmp_path):
 
 REFUSED = {  # by ONNX; the others of a kind are slow
     "lstm-crf": "has a loop from the last step to the first",
-    "fast-speech": "has complex numbers",
+    "fast-speech": "has a Fourier transform",
     "captioner": "decodes in a loop with a KV cache",
     "matrix-factorization": "scatters into each row",
     "fake-quantized": "rounds what its layers read to 8 bits",

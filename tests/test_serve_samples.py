@@ -179,7 +179,7 @@ def test_programs_that_are_not_sampled_say_why():
     """Of diffusion with `eta`, whose program has a seed, and of what is no generator."""
 
     def why(program, *inputs):
-        about = {"inputs": dict.fromkeys(inputs, {})}
+        about = {"inputs": {name: {} for name in inputs}}
         programs = {program: ServedProgram(program, about, {}, None)}
         return refusal(ServedModel(None, "0", {"name": "noisy"}, programs, None))
 

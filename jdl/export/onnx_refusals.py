@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.extend.core import Jaxpr, JaxprEqn, jaxprs_in_params
 from jax.interpreters.partial_eval import dce_jaxpr
 
@@ -39,13 +38,14 @@ def check_convertible(program: Program) -> None:
 
 
 def _has_key(equation: Equation) -> bool:
-    types = (getattr(v.aval, "dtype", bool) for v in _variables(equation[0]))
+    variables = (*equation[0].invars, *equation[0].outvars)
+    types = (getattr(variable.aval, "dtype", bool) for variable in variables)
     return any(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) for dtype in types)
 
 
-def _has_complex(equation: Equation) -> bool:
-    types = (getattr(v.aval, "dtype", bool) for v in _variables(equation[0]))
-    return any(jnp.issubdtype(dtype, jnp.complexfloating) for dtype in types)
+def _is_fourier(equation: Equation) -> bool:
+    """A Fourier transform that is not one of products of matrices, as `power_spectrum` is there."""
+    return equation[0].primitive.name == "fft"
 
 
 def _is_backwards(equation: Equation) -> bool:
@@ -53,7 +53,9 @@ def _is_backwards(equation: Equation) -> bool:
 
 
 def _writes_in_a_loop(equation: Equation) -> bool:
-    return equation[1] and equation[0].primitive.name == "dynamic_update_slice"
+    """A part of an array that is written in a loop, as a KV cache is, at each step."""
+    kinds = ("dynamic_update_slice", "scatter")
+    return equation[1] and equation[0].primitive.name.startswith(kinds)
 
 
 def _scatters_by_row(equation: Equation) -> bool:
@@ -65,8 +67,8 @@ def _scatters_by_row(equation: Equation) -> bool:
 
 
 REASONS: tuple[tuple[Callable[[Equation], bool], str], ...] = (
+    (_is_fourier, "has a Fourier transform, which is not converted for a batch of any size"),
     (_has_key, "draws random numbers, or a loop of it has a key for them, and ONNX has others"),
-    (_has_complex, "has complex numbers, as of an inverse Fourier transform, and ONNX has none"),
     (_is_backwards, "has a loop from the last step to the first, as the marginals of a CRF have"),
     (_writes_in_a_loop, "decodes in a loop with a KV cache, whose shapes ONNX Runtime refuses"),
     (_scatters_by_row, "scatters into each row of a batch of any size, which is not converted"),
@@ -94,7 +96,3 @@ def _equations(jaxpr: Jaxpr, in_loop: bool) -> Iterator[Equation]:
         inner = in_loop or equation.primitive.name in ("scan", "while")
         for one in jaxprs_in_params(equation.params):
             yield from _equations(one, inner)
-
-
-def _variables(equation: JaxprEqn) -> list[Any]:
-    return [*equation.invars, *equation.outvars]

@@ -19,7 +19,7 @@ from jdl.serve.inputs import padded_size
 from jdl.serve.limits import Limits, RequestError, busy
 from jdl.serve.models import Columns, Models, ServedModel
 from jdl.serve.requests import Memory, Threads, answer, body_of
-from jdl.serve.sample_requests import refusal
+from jdl.serve.sample_requests import latents, refusal
 
 T = TypeVar("T")
 log = logging.getLogger("jdl.serve")
@@ -50,6 +50,8 @@ class Deployment:
         try:
             for batcher in self.batchers.values():
                 batcher.warm()
+                if batcher.program.name == "generate":
+                    latents(batcher.program.inputs["z"]["shape"][1:], 1, 0)  # compiles, too
             for engine in self.engines.values():
                 if self.state == "warming":
                     engine.warm()
