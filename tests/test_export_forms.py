@@ -170,11 +170,11 @@ def test_a_new_head_is_saved_with_the_names_of_its_outputs(tmp_path):
 REFUSED = {  # by ONNX; the others of a kind are slow
     "lstm-crf": "has a loop from the last step to the first",
     "fast-speech": "has a Fourier transform",
-    "captioner": "decodes in a loop with a KV cache",
+    "captioner": "decodes with a KV cache",
     "matrix-factorization": "scatters into each row",
     "fake-quantized": "rounds what its layers read to 8 bits",
     "realnvp": "draws random numbers",
-    **dict.fromkeys(("t5", "t5-copy"), "decodes in a loop with a KV cache"),
+    **dict.fromkeys(("t5", "t5-copy"), "decodes with a KV cache"),
     **dict.fromkeys(("sasrec", "item-towers", "word-vectors"), "scatters into each row"),
 }
 SLOW = ("t5", "t5-copy", "sasrec", "item-towers", "word-vectors")
@@ -189,7 +189,7 @@ def test_what_onnx_has_not_is_refused_before_a_conversion(name):
     variables = jax.eval_shape(objective.init, jax.random.key(0), data.spec)
     program = predict_program(objective, variables, data, CPU)
     with pytest.raises(jdl.Error, match=f"The program predict {REFUSED[name]}"):
-        check_convertible(program)
+        check_convertible(program, objective)
 
 
 def test_formats_that_a_run_cannot_have_are_refused(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_formats_that_a_run_cannot_have_are_refused(tmp_path, monkeypatch):
     learner = jdl.descent(jdl.objectives.next_token(GPT(13, ONE)), optax.sgd(0.1))
     run, folder = trained(tmp_path, learner, data)
     for format, words in (
-        ("onnx", "The program prefill writes text, .*KV cache. Export it to StableHLO"),
+        ("onnx", "The program prefill decodes with a KV cache.*Export it to StableHLO"),
         ("saved-weights", "began with random weights.*architectures bert, camembert"),
         ("tflite", "no format tflite: choose one of stablehlo, onnx, saved-weights"),
     ):

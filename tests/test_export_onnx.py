@@ -61,7 +61,7 @@ def test_a_family_answers_in_onnx_runtime_as_its_run(row, tmp_path):
     assert examples
     for example in examples:
         path = tmp_path / f"{example.program.name}.onnx"
-        check_convertible(example.program)
+        check_convertible(example.program, objective)
         write_onnx(example.program, weights, path)
         assert jnp.cumsum is CUMSUM
         assert (

@@ -80,7 +80,7 @@ def export(
     examples = [] if format == SAVED_WEIGHTS else make_examples(trained)
     if format == ONNX:
         for example in examples:
-            check_convertible(example.program)
+            check_convertible(example.program, trained.objective)
         onnx_tools("jax2onnx")  # installs the converter, if need be
     with new_folder(to) as temporary:
         if format == SAVED_WEIGHTS:
