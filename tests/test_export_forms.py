@@ -1,4 +1,7 @@
-"""The forms in which a run is handed over: merged, quantized, with its texts, as saved weights."""
+"""The forms in which a run is handed over: merged, quantized, with its texts, as saved weights.
+
+Seen to fail: a KV cache that was looked for in a loop as another operation writes it.
+"""
 
 import json
 import subprocess
