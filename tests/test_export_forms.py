@@ -1,6 +1,7 @@
 """The forms in which a run is handed over: merged, quantized, with its texts, as saved weights.
 
-Seen to fail: a KV cache that was looked for in a loop as another operation writes it.
+Seen to fail: a KV cache that was looked for in a loop as another operation writes it, each of the
+other reasons of ONNX but random numbers left out, and a new head without the run's labels.
 """
 
 import json

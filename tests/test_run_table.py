@@ -4,7 +4,8 @@ Seen to fail: fields that differ between experiments only, the largest loss as t
 pattern taken for a name, a condition on a field in which runs do not differ, numbers compared as
 texts, a tag found inside another, and a tag that changed the record;
 damaged annotations that hide all runs, conditions that are evaluated again after tags changed,
-`--untag` that is not stripped, a field that is None and fits nothing, and a dash refused.
+`--untag` that is not stripped, a field that is None and fits nothing, and a dash refused, in
+`--where` and in `--sort`.
 """
 
 import pytest
