@@ -101,7 +101,7 @@ def ask(client, x, path=f"{DIGITS}/predict"):
 
 def batcher_of(client, path):
     name = path.rpartition("/")[2]
-    return next(b for model, b in client.deployment.batchers.items() if model.name == name)
+    return next(b for (m, _), b in client.deployment.batchers.items() if m.name == name)
 
 
 @contextlib.contextmanager

@@ -269,6 +269,10 @@ SCRIPTS = {
         def run(c):
             return jdl.data.arrays(x=[np.zeros((8, 8, 1)), np.zeros((8, 9, 1))])
     """,
+    "raises": """
+        def run(c):
+            return {"sizes": (8, 8)}["size"]
+    """,
     "dataset": """
         import jdl
         def run(c):
@@ -295,6 +299,7 @@ BAD = [
     (["train", "nan"], "NaN or infinite"),
     (["train", "sizes"], "differ in shape"),
     (["train", "dataset"], "fashion_mnist"),
+    (["check", "raises"], "raises KeyError: 'size' (raises.py, line 3, in run)"),
     (["show", "nothing"], "jdl runs"),
     (["digest", "nothing"], "jdl runs"),
     (["predict", "nothing"], "input"),

@@ -4,7 +4,8 @@ Seen to fail: fields that differ between experiments only, the largest loss as t
 pattern taken for a name, a condition on a field in which runs do not differ, numbers compared as
 texts, a tag found inside another, and a tag that changed the record;
 damaged annotations that hide all runs, conditions that are evaluated again after tags changed,
-`--untag` that is not stripped, a field that is None and fits nothing, and a dash refused.
+`--untag` that is not stripped, a field that is None and fits nothing, and a dash refused, in
+`--where` and in `--sort`.
 """
 
 import pytest
@@ -52,6 +53,9 @@ def test_it_is_sorted_with_the_best_first_and_what_is_missing_last(root):
     assert column(run_table(root, sort="best")[0], "best") == [0.95, 0.93, 0.91, 0.9]
     assert column(run_table(root, sort="lr")[0], "lr") == [0.01, 0.01, 0.1, 0.5]
     assert column(run_table(root, sort="optimizer.beta")[0], "digest") == ["d2", "d2", "d1", "d3"]
+    write_run(root, "dashes", 0, 0.5, weight_decay=2)
+    write_run(root, "dashes", 1, 0.5, weight_decay=1)
+    assert column(run_table(root, "dashes", "weight-decay")[0], "seed") == [1, 0]  # as in flags
     write_run(root, "low", 0, 0.5, record={"best": "min loss"})
     write_run(root, "low", 1, 0.7, record={"best": "min loss"})
     assert column(run_table(root, "low", "best")[0], "seed") == [1, 0]

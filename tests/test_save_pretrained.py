@@ -1,16 +1,22 @@
 """A changed model becomes a folder of Hugging Face again; transformers computes the same from it.
 
 That was seen once (GPT-2, Llama: 2e-7; T5, Whisper: 6e-7; T5 v1.1 and mT5, with random weights of
-which float32 itself loses 3e-6: 9e-6 and 4e-6); here names, shapes and numbers are held. Seen to
-fail: without the weights that jdl lacks, with a stale copy of a tied head, without the tokenizer.
+which float32 itself loses 3e-6: 9e-6 and 4e-6; new heads: 2e-7, ResNet 1.4e-6, no weight missing or
+left over); here names, shapes and numbers are held. Seen to fail: without the weights that jdl
+lacks, with a stale copy of a tied head, without the tokenizer; of new heads, the first class for
+any head, that of tokens for spans, and without the weights of no effect of a file whose names have
+no prefix.
 """
 
+import json
 from functools import reduce
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import load_file, save_file
 from test_architectures_texts import golden
 from test_architectures_texts import loaded as golden_model
 from test_from_pretrained import folder_of
@@ -79,3 +85,75 @@ def test_what_is_not_this_model_is_refused_and_nothing_written(tmp_path):
     assert not (tmp_path / "tuned").exists()
     with pytest.raises(jdl.Error, match="exists already"):
         jdl.weights.save_pretrained(variables, source, source)
+
+
+NEW_HEADS = (
+    ("transformers/bert_base", {"pool": "first"}, "BertForSequenceClassification"),
+    ("transformers/bert_masked", {"pool": False}, "BertForTokenClassification"),
+    ("transformers/roberta_masked", {"pool": "first"}, "RobertaForSequenceClassification"),
+    ("transformers/distilbert_texts", {"pool": "first"}, "DistilBertForSequenceClassification"),
+    ("vision/vit_base", {}, "ViTForImageClassification"),
+    ("vision/deit", {}, "DeiTForImageClassificationWithTeacher"),
+    ("vision/dinov2_base", {}, "Dinov2ForImageClassification"),
+    ("vision/resnet_basic", {}, "ResNetForImageClassification"),
+    ("vision/convnext_base", {}, "ConvNextForImageClassification"),
+    ("vision/timm_vit", {}, None),
+)
+
+
+def with_new_head(path, name, outputs=3, **changes):
+    """A golden's folder, its model with a new head, and random variables of it."""
+    arrays = dict(np.load(Path(__file__).parent / "golden" / f"{name}.npz"))
+    path.mkdir()
+    (path / "config.json").write_text(str(arrays["config"]))
+    weights = {k[8:]: a for k, a in arrays.items() if k.startswith("weights/")}
+    save_file(weights, path / "model.safetensors")
+    model = jdl.weights.from_pretrained(path, outputs=outputs, **changes)
+    x = np.ones((1, 4), np.int32) if "transformers" in name else arrays["x"][:1]
+    shapes = jax.eval_shape(model.model.init, jax.random.key(0), x)
+    draw = np.random.default_rng(0)
+    random = jax.tree.map(lambda leaf: draw.random(leaf.shape, np.float32), dict(shapes))
+    return model, random, weights
+
+
+@pytest.mark.parametrize(("name", "changes", "kind"), NEW_HEADS)
+def test_a_new_head_is_that_of_the_class_which_has_such_a_head(tmp_path, name, changes, kind):
+    """Under the names of that class, whatever names the file of the backbone has."""
+    model, variables, before = with_new_head(tmp_path / "source", name, **changes)
+    labels = ("cat", "dog", "é")
+    jdl.weights.save_pretrained(variables, tmp_path / "to", tmp_path / "source", model, labels)
+    config = json.loads((tmp_path / "to" / "config.json").read_text("utf-8"))
+    if kind is None:
+        assert config["num_classes"] == 3
+    else:
+        assert config["architectures"] == [kind]
+        assert config["id2label"] == {"0": "cat", "1": "dog", "2": "é"}
+        assert config["label2id"] == {"cat": 0, "dog": 1, "é": 2}
+    again = jdl.weights.from_pretrained(tmp_path / "to")
+    assert not again.has_new_head
+    expected = flatten_dict(variables, sep="/")
+    found = again.load(expected)
+    assert (found.fresh, found.left_out) == ([], [])
+    for path, array in expected.items():
+        np.testing.assert_array_equal(found.arrays[path], array, path)
+    written = load_file(tmp_path / "to" / "model.safetensors")
+    keys = [key for key in written if key.endswith(("key.bias", "k_lin.bias"))]
+    assert len(keys) == len([key for key in before if key.endswith(("key.bias", "k_lin.bias"))])
+
+
+def test_spans_are_of_the_class_of_questions(tmp_path):
+    source = tmp_path / "source"
+    model, variables, _ = with_new_head(source, "transformers/bert_base", 2, pool=False)
+    jdl.weights.save_pretrained(variables, tmp_path / "to", source, model, spans=True)
+    config = json.loads((tmp_path / "to" / "config.json").read_text())
+    assert config["architectures"] == ["BertForQuestionAnswering"]
+    assert config["id2label"] == {"0": "LABEL_0", "1": "LABEL_1"}
+    assert load_file(tmp_path / "to" / "model.safetensors")["qa_outputs.weight"].shape[0] == 2
+
+
+def test_a_head_that_no_class_has_is_refused(tmp_path):
+    source = tmp_path / "source"
+    model, variables, _ = with_new_head(source, "transformers/bert_base")  # the mean of the tokens
+    with pytest.raises(jdl.Error, match=r'no class of a bert .*are of pool="first"'):
+        jdl.weights.save_pretrained(variables, tmp_path / "to", source, model)
+    assert not (tmp_path / "to").exists()

@@ -47,6 +47,10 @@ def test_every_form_of_the_same_rows_is_answered_alike(client, x):
         headers = {"Content-Type": kind or "application/json"}
         response = client.post(f"{DIGITS}/predict", content=body, headers=headers)
         assert response.json()["predictions"] == expected
+    rows = json.dumps({"rows": x[:2].tolist()}).encode()
+    for kind in ("application/json", "application/octet-stream"):  # a form, as of curl -F
+        form = client.post(f"{DIGITS}/predict", files={"rows": ("rows.json", rows, kind)})
+        assert form.json()["predictions"] == expected
 
 
 def test_an_image_is_read_as_in_training(client, x):
@@ -209,7 +213,7 @@ def test_the_guides_curl_lines_run(client, x, tmp_path, root):
     (tmp_path / "seven.png").write_bytes(png(np.zeros((8, 8), np.uint8)))
     (tmp_path / "token").write_text("none")
     lines = re.findall(r"^curl .*$", (root / "docs" / "serve.md").read_text(), re.M)
-    lines = [line for line in lines if "/generate" not in line]  # those of language models
+    lines = [line for line in lines if "/generate" not in line and "/sample" not in line]
     address = "{}:{}".format(*client.address)
     answers = []
     for line in lines:

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 from browsing import chromium, errors, overflow
 from serving import serving, until
+from test_serve_samples import made
 
 import jdl
 from jdl.models.mlp import MLP
@@ -115,7 +116,7 @@ def test_a_change_of_the_model_hides_what_it_cannot_do_and_late_answers(browser,
         browser.get(str(client.base_url))
         WebDriverWait(browser, 60).until(lambda _: shown("name") == "kitchen_sink")
         for programs, why in (
-            ({"generate": {}}, "This model makes samples"),
+            ({"generate": {"inputs": {"seed": {}}}}, "This model draws noise at each step"),
             ({"prefill": {}, "decode": {}}, "This model has no tokenizer"),
         ):
             late = browser.execute_async_script(
@@ -124,6 +125,29 @@ def test_a_change_of_the_model_hides_what_it_cannot_do_and_late_answers(browser,
             assert late is None
             assert (shown("wrong"), shown("rows")) == ("", "")
             assert shown("why").startswith(why)
+
+
+@pytest.mark.slow
+def test_samples_are_drawn(browser, tmp_path):
+    """The picture is that of the seed, and it goes when the model changes."""
+
+    def shown(name):
+        return browser.find_element("id", name).text
+
+    with serving([made(tmp_path, "garments")[0]], max_batch=16) as client:
+        browser.get(str(client.base_url))
+        until(lambda: shown("name") == "garments", 60)
+        assert (shown("none"), shown("rows")) == ("", "")
+        assert shown("classes").split("\n")[1:] == ["all in turn", *"01234"]
+        browser.find_element("id", "seed").send_keys("7")
+        browser.find_element("id", "sample").click()
+        until(lambda: shown("label") or shown("wrong"), 60)
+        assert (shown("label"), shown("wrong")) == ("Seed 7", "")
+        until(lambda: browser.find_element("id", "drawn").get_property("naturalWidth") > 0, 60)
+        assert overflow(browser) <= 0
+        browser.execute_script("choose()")
+        assert not browser.find_element("id", "drawn").is_displayed()
+        assert errors(browser) == []
 
 
 KEPT = """

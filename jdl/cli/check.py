@@ -28,6 +28,7 @@ def check(arguments: list[str]) -> None:
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.learning_rate import find_learning_rate
     from jdl.inspect.sanity import sanity_check
+    from jdl.inspect.sanity.finding import with_line
     from jdl.train import experiment
     from jdl.train.command_line import parse
 
@@ -37,7 +38,15 @@ def check(arguments: list[str]) -> None:
     c, options = parse(config, flags, f"jdl check {script}", module.__doc__ or "", CheckOptions)
     if options.out and (not options.find_lr or options.out.suffix != ".png"):
         raise Error("--out is the picture of --find-lr, a .png file.")
-    prepared = experiment.prepare(run, c, flags, script)
+    try:
+        prepared = experiment.prepare(run, c, flags, script)
+    except Error:
+        raise
+    except Exception as error:  # the user's code raises any
+        raise Error(
+            f"run(c) of {script} raises {with_line(error)}: mend that first; jdl train {script} "
+            "shows the whole traceback."
+        ) from error
     if options.find_lr:
         rates = find_learning_rate(prepared, options.check_steps)
         picture = options.out or Path("check", f"{prepared.config.name}-lr.png")

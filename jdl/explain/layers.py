@@ -92,7 +92,11 @@ def grad_cam(score: Score, layer: str | None = None) -> Array:
 
     relu(sum over channels of weight * feature map), where a channel's weight is the mean gradient
     of the score over its map. `layer` is the path of a Linen layer that gives maps (B, h, w, C); by
-    default the last one. The map has that layer's resolution. Raises `Error` for a model without
+    default the last one. The map has that layer's resolution.
+
+    A function such as `nn.relu(x)` is no layer: after a convolution, the maps are those before it,
+    as of Captum's `LayerGradCam(model, model.conv)`. For those after it, name the layer that
+    has both within (a block), or make a module of the ReLU. Raises `Error` for a model without
     such a layer.
     """
     layers = map_layers(score)

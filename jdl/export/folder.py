@@ -26,6 +26,7 @@ from jdl.export.manifest import (
     tokenizer_of,
 )
 from jdl.export.onnx_programs import run_onnx, write_onnx
+from jdl.export.onnx_refusals import check_convertible
 from jdl.export.onnx_tools import onnx_tools
 from jdl.export.predictions import predict_example
 from jdl.export.program import by_name
@@ -78,7 +79,9 @@ def export(
     trained = restore(folder, run, best)
     examples = [] if format == SAVED_WEIGHTS else make_examples(trained)
     if format == ONNX:
-        _check_onnx(examples)
+        for example in examples:
+            check_convertible(example.program, trained.objective)
+        onnx_tools("jax2onnx")  # installs the converter, if need be
     with new_folder(to) as temporary:
         if format == SAVED_WEIGHTS:
             temporary.rmdir()  # it makes its own
@@ -113,16 +116,6 @@ def _check_place(to: Path, format: str) -> None:
         raise Error(f"Exporting needs: pip install {' '.join(missing)}.")
     if to.exists():
         raise Error(f"{to} exists already: choose another folder, or delete it.")
-
-
-def _check_onnx(examples: Sequence[Example]) -> None:
-    """Installs the converter, if need be; `Error` for programs that are not to be converted."""
-    if any(example.program.name in ("prefill", "decode") for example in examples):
-        raise Error(
-            "A language model is not exported to ONNX, where the time is fixed, and its KV cache "
-            "with it: export it to StableHLO, without --format."
-        )
-    onnx_tools("jax2onnx")
 
 
 def _write(

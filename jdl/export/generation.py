@@ -14,8 +14,9 @@ from jdl.export.example import Example
 from jdl.export.program import PLATFORMS, Function, Specs, by_name, from_names, lower, needed
 from jdl.figures.samples import class_batch
 from jdl.keys import stream
+from jdl.layers.batch_axis import sample_rows
 from jdl.objectives.override import merge
-from jdl.types import Array, Batch, DecodesTokens, Loader, SamplesLatents, Variables
+from jdl.types import Array, Batch, DecodesTokens, Key, Loader, SamplesLatents, Variables
 
 ROWS, PROMPT = 4, 8  # rows of an example, and tokens of its prompts
 
@@ -122,7 +123,7 @@ def generate_example(
 ) -> Example:
     """The program "generate": latents z of the standard normal prior to rows x."""
     batch = class_batch(data, 0, ROWS)
-    z = objective.sample_latent(stream(jax.random.key(0), "samples"), batch)
+    z = objective.sample_latent(_example_key(), batch)
     columns = {name: np.asarray(column) for name, column in batch.items()}
     columns |= {"z": np.asarray(z), "seed": np.zeros((), np.int32)}
     generate = Generate(objective)
@@ -134,6 +135,19 @@ def generate_example(
         {name: columns[name] for name in program.inputs},
         _answer(generate, variables, columns),
     )
+
+
+def has_normal_prior(example: Example) -> bool:
+    """Whether the latents z of a program are `sample_rows` of the standard normal distribution.
+
+    Those of all objectives of jdl are; who knows this can draw them without the run.
+    """
+    z = example.inputs["z"]
+    return np.array_equal(z, sample_rows(jax.random.normal, _example_key(), z.shape))
+
+
+def _example_key() -> Key:
+    return stream(jax.random.key(0), "samples")
 
 
 def _cache(objective: DecodesTokens, variables: Variables, tokens: jax.Array) -> Any:

@@ -17,6 +17,7 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.source import is_image
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.export.example import Example
+from jdl.export.generation import has_normal_prior
 from jdl.export.program import Program, Specs
 from jdl.inspect.restore import TrainedRun
 from jdl.store import log
@@ -30,6 +31,7 @@ FORMAT = 1  # of exported folders; increased when older readers can no longer re
 NAME = "manifest.json"
 TOKENIZER = "tokenizer.json"
 STABLEHLO, ONNX = "stablehlo", "onnx"  # the formats of programs
+NORMAL = "standard normal"  # the prior of latents z
 SUFFIX = {STABLEHLO: ".jaxexport", ONNX: ".onnx"}
 TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}  # by precision, of other devices
 ONNX_TOLERANCE = 1e-5  # of float32, on a CPU
@@ -44,7 +46,6 @@ def make_manifest(
 ) -> dict[str, Any]:
     """The manifest of an exported run, but for its check and the hashes of the files."""
     run, record = trained.run, read_record(folder)
-    programs = [example.program for example in examples]
     return {
         "format": FORMAT,
         "name": run.config.name,
@@ -52,7 +53,8 @@ def make_manifest(
         "runtime": runtime,
         "objective": type(trained.objective).__name__,
         "programs": {
-            program.name: _program(program, len(programs), run, runtime) for program in programs
+            example.program.name: _program(example, len(examples), run, runtime)
+            for example in examples
         },
         "weights": _bytes(weights),
         "labels": list(run.labels),
@@ -104,11 +106,14 @@ def _bytes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
     return dict(found)
 
 
-def _program(program: Program, count: int, run: Run, runtime: str) -> dict[str, Any]:
+def _program(example: Example, count: int, run: Run, runtime: str) -> dict[str, Any]:
+    program = example.program
     inputs = _described(program.fixed_time() if runtime == ONNX else program.inputs)
     if program.name not in ("prefill", "decode"):  # whose inputs are no columns of the data
         for name, about in inputs.items():
             about |= _range(run, name) | _rate(run, name)
+    if "z" in inputs and has_normal_prior(example):
+        inputs["z"]["prior"] = NORMAL
     return {
         "file": _file_of(program, count, runtime),
         "platforms": ["cpu"] if runtime == ONNX else list(program.exported.platforms),

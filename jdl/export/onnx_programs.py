@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from flax import nnx
-from jax.extend.core import ClosedJaxpr, Jaxpr, jaxpr_as_fun, subjaxprs
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
 from jdl.export.onnx_tools import onnx_tools
@@ -35,11 +35,6 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
     specs = symbolic_shapes(program.fixed_time())
     names = list(specs)
     traced = _traced(program, weights, specs)
-    if _has_keys(traced.jaxpr):
-        raise Error(
-            f"The program {program.name} draws random numbers, or a loop of it has a key for them, "
-            "and ONNX has others than JAX: export it to StableHLO, without --format."
-        )
     jax2onnx = onnx_tools("jax2onnx")
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -90,15 +85,6 @@ def _traced(program: Program, weights: Mapping[str, np.ndarray], specs: Specs) -
     # Without what no output needs: a random key, say.
     needed, _ = dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars), instantiate=True)
     return ClosedJaxpr(needed, traced.consts)
-
-
-def _has_keys(jaxpr: Jaxpr) -> bool:
-    """Whether there is a random key in it, or in a loop of it."""
-    variables = (v for equation in jaxpr.eqns for v in (*equation.invars, *equation.outvars))
-    types = (getattr(variable.aval, "dtype", bool) for variable in variables)
-    return any(jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) for dtype in types) or any(
-        map(_has_keys, subjaxprs(jaxpr))
-    )
 
 
 @contextlib.contextmanager

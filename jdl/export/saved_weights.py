@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+
 from jdl.data.tokenizers import SubwordTokenizer
 from jdl.export.manifest import TOKENIZER, tokenizer_of
 from jdl.inspect.restore import TrainedRun
 from jdl.objectives.ia3 import IA3, merge_ia3
 from jdl.objectives.lora import LORA, merge_lora
-from jdl.objectives.override import merge
+from jdl.objectives.override import innermost, merge
+from jdl.objectives.pretrained_model import PretrainedModel, record_loaded
 from jdl.objectives.quantize import QUANTIZED, dequantize_variables
+from jdl.objectives.question_answering import ExtractiveQA
 from jdl.store.record import read_record
 from jdl.types import Error
 from jdl.weights.from_pretrained import ARCHITECTURES
@@ -25,15 +29,24 @@ def write_saved_weights(target: Path, folder: Path, trained: TrainedRun) -> None
     """Writes the model of a run as a new folder of Hugging Face, as `save_pretrained` does.
 
     Adapters are merged, and quantized weights are written in full. Raises `Error` where the run's
-    model is none that `from_pretrained` made.
+    model is none that `from_pretrained` made, or has a new head that no class there has.
     """
+    source = _source(folder)
     _, variables = merge(trained.objective, trained.variables)
     for collection, change in IN_FULL.items():
         variables = change(variables) if collection in variables else variables
-    save_pretrained(variables, target, _source(folder))
+    spans = isinstance(innermost(trained.objective, trained.variables)[0], ExtractiveQA)
+    save_pretrained(variables, target, source, _model(trained), trained.run.labels, spans)
     tokenizer = tokenizer_of(trained.run)
     if isinstance(tokenizer, SubwordTokenizer) and not (target / TOKENIZER).exists():
         tokenizer.save(target / TOKENIZER)
+
+
+def _model(trained: TrainedRun) -> PretrainedModel | None:
+    """The run's pretrained model; None where a part of its model alone is pretrained."""
+    with record_loaded() as loaded:
+        jax.eval_shape(trained.objective.init, jax.random.key(0), trained.run.train.spec)
+    return next(iter(loaded), None)
 
 
 def _source(folder: Path) -> str:

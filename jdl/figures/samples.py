@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jdl.types import (
     Encodes,
     Error,
     Generates,
+    Key,
     Loader,
     Run,
     SamplesLatents,
@@ -35,7 +37,7 @@ def sample_writer(run: Run, folder: Path) -> Callable[[State], None]:
     A collective: with several processes, all must call it, and only the first writes.
     """
     objective = run.learner.objective
-    if not isinstance(objective, SamplesLatents) or not _is_image(run.train.spec["x"].shape[1:]):
+    if not isinstance(objective, SamplesLatents) or not is_image(run.train.spec["x"].shape[1:]):
         return lambda state: None
 
     def paint(state: State) -> None:
@@ -52,7 +54,7 @@ def draw_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
     A collective: with several processes, all must call it, and only the first writes.
     """
     objective = run.learner.objective
-    if not isinstance(objective, Generates) or not _is_image(run.train.spec["x"].shape[1:]):
+    if not isinstance(objective, Generates) or not is_image(run.train.spec["x"].shape[1:]):
         return []
     figures = {"interpolations": interpolate(run, variables, COLUMNS)}
     if isinstance(objective, Encodes):
@@ -80,9 +82,15 @@ def generate(run: Run, variables: Variables, count: int, seed: int = 0) -> np.nd
     parts = []
     for n in range(-(-count // BATCH)):
         batch = class_batch(run.train, n * BATCH)
-        z = objective.sample_latent(jax.random.fold_in(stream(key, "noise"), n), batch)
+        z = objective.sample_latent(latent_key(seed, n), batch)
         parts.append(np.asarray(decode(variables, z, batch, jax.random.fold_in(key, n))))
     return np.concatenate(parts)[:count]
+
+
+def latent_key(seed: int, n: int) -> Key:
+    """The key of the latents of batch n of `generate`, whose batches have `BATCH` rows."""
+    key = stream(jax.random.key(seed), "samples")
+    return jax.random.fold_in(stream(key, "noise"), n)
 
 
 def reconstruct(run: Run, variables: Variables, count: int) -> np.ndarray:
@@ -155,19 +163,27 @@ def _first_rows(data: Loader, count: int) -> Batch:
     return {name: column[:rows] for name, column in batch.items() if name != "mask"}
 
 
-def _is_image(shape: tuple[int, ...]) -> bool:
+def is_image(shape: Sequence[Any]) -> bool:
+    """Whether rows of this shape are images that a grid can show, (H, W, 1) or (H, W, 3)."""
     return len(shape) == 3 and shape[-1] in (1, 3)
 
 
 def write_png(path: Path, images: np.ndarray, columns: int = COLUMNS) -> Path:
     """Writes a grid of images (N, H, W, 1 or 3) from 0 to 1 as a PNG; `Error` for other rows."""
-    from PIL import Image
-
-    if not _is_image(images.shape[1:]):
+    if not is_image(images.shape[1:]):
         raise Error(
             f"Rows of shape {images.shape[1:]} are not images, (H, W, 1) or (H, W, 3): use --out "
             "FILE.npz."
         )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, png(images, columns))
+    return path
+
+
+def png(images: np.ndarray, columns: int = COLUMNS) -> bytes:
+    """A PNG of a grid of images (N, H, W, 1 or 3) from 0 to 1."""
+    from PIL import Image
+
     rows = -(-len(images) // columns)
     pixels = (255 * images.clip(0, 1)).round().astype(np.uint8)
     pixels = np.pad(
@@ -180,6 +196,4 @@ def write_png(path: Path, images: np.ndarray, columns: int = COLUMNS) -> Path:
     grid = grid.repeat(zoom, 0).repeat(zoom, 1)
     file = BytesIO()
     Image.fromarray(grid[..., 0] if channels == 1 else grid).save(file, "PNG")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, file.getvalue())
-    return path
+    return file.getvalue()

@@ -46,6 +46,7 @@ def run_table(
 def rows_of(entries: Sequence[Entry], sort: str = "") -> list[Row]:
     """The rows of `run_table` of these runs, sorted by a column."""
     rows = _rows(entries)
+    sort = sort.replace("-", "_")  # as in flags
     if not sort:
         return rows
     if rows and sort not in rows[0]:

@@ -191,6 +191,11 @@ class PretrainedModel:
             [named[name] for name in left_out],
         )
 
+    @property
+    def has_new_head(self) -> bool:
+        """Whether its head is none of the weights', but one of `from_pretrained(outputs=...)`."""
+        return self.may_skip is not None and bool(getattr(self.model, "outputs", None))
+
     def skips(self, path: str) -> bool:
         """Whether the variable at this path stays fresh, or the weight of this name is left out."""
         return _found(self.skip, path) or _found(self.may_skip, path)

@@ -21,6 +21,7 @@ from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import load_models
 from jdl.serve.page_routes import page_routes
 from jdl.serve.predict_routes import PredictRoutes
+from jdl.serve.sample_routes import SampleRoutes
 
 log = logging.getLogger("jdl.serve")
 ABOUT = "Exported models: predictions with dynamic batching."
@@ -54,6 +55,7 @@ def app(
         page_routes(),
         HealthRoutes(served).router(),
         PredictRoutes(served).router(),
+        SampleRoutes(served).router(),
         InferenceRoutes(served).router(),
         language_routes(served),
     ):

@@ -19,6 +19,7 @@ from jdl.serve.inputs import padded_size
 from jdl.serve.limits import Limits, RequestError, busy
 from jdl.serve.models import Columns, Models, ServedModel
 from jdl.serve.requests import Memory, Threads, answer, body_of
+from jdl.serve.sample_requests import latents, refusal
 
 T = TypeVar("T")
 log = logging.getLogger("jdl.serve")
@@ -26,12 +27,12 @@ log = logging.getLogger("jdl.serve")
 
 @dataclass(eq=False)
 class Deployment:
-    """The models of a server: a batcher for each that predicts, an engine for each that writes."""
+    """The models of a server: batchers of what predicts and samples, engines of what writes."""
 
     models: Models
     limits: Limits
     memory: Memory
-    batchers: Mapping[ServedModel, Batcher]
+    batchers: Mapping[tuple[ServedModel, str], Batcher]  # by model and program
     engines: Mapping[ServedModel, Engine]
     counters: Counters = field(default_factory=Counters)
     threads: Threads = field(default_factory=lambda: Threads(ThreadPoolExecutor(2)))
@@ -49,6 +50,8 @@ class Deployment:
         try:
             for batcher in self.batchers.values():
                 batcher.warm()
+                if batcher.program.name == "generate":
+                    latents(batcher.program.inputs["z"]["shape"][1:], 1, 0)  # compiles, too
             for engine in self.engines.values():
                 if self.state == "warming":
                     engine.warm()
@@ -76,30 +79,31 @@ class Deployment:
         if self.state != "ready":
             raise busy(f"The server is {self.state}.")
 
-    def batcher(self, model: ServedModel) -> Batcher:
-        """The batcher of a model's predictions; `RequestError` 422 for one that has none."""
-        if model not in self.batchers:
+    def batcher(self, model: ServedModel, program: str) -> Batcher:
+        """The batcher of a model's program; `RequestError` 422 for a model that has it not."""
+        if (model, program) not in self.batchers:
             programs = ", ".join(model.programs)
             raise RequestError(
-                422, f"{model.name} does not predict: it has the programs {programs}."
+                422, f"{model.name} does not {program}: it has the programs {programs}."
             )
         self.check_ready()
-        return self.batchers[model]
+        return self.batchers[model, program]
 
-    async def predict(
+    async def compute(
         self,
         request: Request,
         model: ServedModel,
+        program: str,
         read: Callable[..., tuple[Any, Columns]],
         write: Callable[[Any, Columns], T],
     ) -> T:
-        """The answer to a request: its body read as columns, computed, and written.
+        """The answer to a request: its body read as columns of a program, computed, and written.
 
         `read` gets the body, the program, the limits and what takes memory, and gives what `write`
         gets with the outputs.
         """
         deadline = time.monotonic() + self.limits.timeout
-        batcher = self.batcher(model)
+        batcher = self.batcher(model, program)
         async with body_of(request, self.limits, self.memory, deadline) as (body, share):
             # An array is filled far faster than JSON of as many bytes is parsed.
             size = len(body) + padded_size(len(body), batcher.program, self.limits) // 64
@@ -123,8 +127,8 @@ class Deployment:
         lines += family("jdl_ready", "gauge", "1 when it serves.", [({}, self.state == "ready")])
         lines += family("jdl_memory_bytes", "gauge", "Of requests.", [({}, self.memory.used)])
         by_model = [
-            ({"model": model.name, "version": model.version}, batcher)
-            for model, batcher in self.batchers.items()
+            ({"model": model.name, "version": model.version, "program": program}, batcher)
+            for (model, program), batcher in self.batchers.items()
         ]
         for name, kind, help, value in (
             ("jdl_queue_requests", "gauge", "Requests that wait.", lambda b: b.waiting),
@@ -150,10 +154,14 @@ class Deployment:
 
 def deploy(models: Models, limits: Limits) -> Deployment:
     """A deployment of models, whose batchers are not started."""
+    for model in models.models:
+        if "generate" in model.programs and (why := refusal(model)) is not None:
+            log.warning("not served: %s", why)
     batchers = {
-        model: Batcher(model.programs["predict"], limits)
+        (model, program): Batcher(model.programs[program], limits)
         for model in models.models
-        if "predict" in model.programs
+        for program in ("predict", "generate")
+        if program in model.programs and (program == "predict" or refusal(model) is None)
     }
     engines = {
         model: Engine(model, limits.slots, limits.queue)

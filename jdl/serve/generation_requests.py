@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jdl.data.dialogues import prompt_tokens
 from jdl.serve.engine import Options
+from jdl.serve.fields import SEEDS, as_object, check_names, flag_of, number_of, seed_of, wrong
 from jdl.serve.inputs import parse_json
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import ServedModel
 from jdl.types import Error
 
-SEEDS = 1 << 31
 DEFAULT_TOKENS = 128  # new tokens of an answer that says nothing of them
 OWN_FIELDS = (
     "prompt",
@@ -65,20 +64,19 @@ class Asked:
 
 def parse_generate(body: bytes, model: ServedModel, limits: Limits) -> Asked:
     """The body of `/generate`: `RequestError` 422 where a field is unknown or wrong."""
-    document = _object(parse_json(body))
-    if unknown := document.keys() - set(OWN_FIELDS):
-        raise _wrong(f"There is no {min(unknown)[:100]!r}; there are {', '.join(OWN_FIELDS)}.")
+    document = as_object(parse_json(body))
+    check_names(document, OWN_FIELDS)
     prompt = _prompt(document.get("prompt"), model, limits)
     options = _options(document, "max_new_tokens", DEFAULT_TOKENS, limits)
-    return Asked((prompt,), (options,), _flag(document, "stream"))
+    return Asked((prompt,), (options,), flag_of(document, "stream"))
 
 
 def model_of(body: bytes) -> tuple[dict[str, Any], str, str | None]:
     """A document of OpenAI's form, with the name of its model and the version: "name@version"."""
-    document = _object(parse_json(body))
+    document = as_object(parse_json(body))
     name = document.get("model")
     if not isinstance(name, str):
-        raise _wrong("model, the name of a model, is missing.")
+        raise wrong("model, the name of a model, is missing.")
     name, _, version = name.partition("@")
     return document, name, version or None
 
@@ -89,7 +87,7 @@ def parse_completion(document: dict[str, Any], model: ServedModel, limits: Limit
     several = isinstance(prompt, list) and (not prompt or not isinstance(prompt[0], int))
     given: list[Any] = prompt if several else [prompt]
     if not given or len(given) > limits.queue:
-        raise _wrong(f"prompt must be of 1 to {limits.queue} prompts, not {len(given):,}.")
+        raise wrong(f"prompt must be of 1 to {limits.queue} prompts, not {len(given):,}.")
     prompts = tuple(_prompt(one, model, limits) for one in given)
     return _asked(document, prompts, _options(document, "max_tokens", 16, limits), limits)
 
@@ -107,9 +105,9 @@ def parse_chat(document: dict[str, Any], model: ServedModel, limits: Limits) -> 
     try:
         prompt = tuple(prompt_tokens(tokenizer, messages).tolist())
     except Error as error:
-        raise _wrong(str(error)) from None
+        raise wrong(str(error)) from None
     if messages[-1]["role"] != "user":
-        raise _wrong("An answer follows a message of the user: let the last one be the user's.")
+        raise wrong("An answer follows a message of the user: let the last one be the user's.")
     newer = document.get("max_completion_tokens") is not None
     most = "max_completion_tokens" if newer else "max_tokens"
     options = _options(document, most, limits.max_new_tokens, limits)
@@ -127,16 +125,16 @@ def _asked(
     """What both of OpenAI's forms have in common."""
     for name, nothing in UNSUPPORTED.items():
         if document.get(name) is not None and document[name] not in nothing:
-            raise _wrong(f"{name} is not supported: leave it out.")
-    choices = int(_number(document, "n", 1, 1, max(1, limits.queue // len(prompts)), whole=True))
+            raise wrong(f"{name} is not supported: leave it out.")
+    choices = int(number_of(document, "n", 1, 1, max(1, limits.queue // len(prompts)), whole=True))
     streaming = document.get("stream_options")
-    streaming = {} if streaming is None else _object(streaming, "stream_options")
+    streaming = {} if streaming is None else as_object(streaming, "stream_options")
     seeds = (options.seed + n for n in range(len(prompts) * choices))
     return Asked(
         prompts,
         tuple(replace(options, seed=seed % SEEDS) for seed in seeds),
-        _flag(document, "stream"),
-        _flag(streaming, "include_usage"),
+        flag_of(document, "stream"),
+        flag_of(streaming, "include_usage"),
         choices,
     )
 
@@ -145,29 +143,29 @@ def _options(document: Mapping[str, Any], most: str, default: int, limits: Limit
     """The options by the names that both forms share; `most` names the number of new tokens."""
     whole = limits.max_new_tokens
     return Options(
-        int(_number(document, most, min(default, whole), 1, whole, whole=True)),
-        float(_number(document, "temperature", 1.0, 0.0, 100.0)),
-        int(_number(document, "top_k", 0, 0, SEEDS - 1, whole=True)),
+        int(number_of(document, most, min(default, whole), 1, whole, whole=True)),
+        float(number_of(document, "temperature", 1.0, 0.0, 100.0)),
+        int(number_of(document, "top_k", 0, 0, SEEDS - 1, whole=True)),
         _top_p(document),
-        int(_number(document, "seed", secrets.randbelow(SEEDS), 0, SEEDS - 1, whole=True)),
+        seed_of(document),
         _stop(document.get("stop")),
     )
 
 
 def _top_p(document: Mapping[str, Any]) -> float:
-    top_p = float(_number(document, "top_p", 1.0, 0.0, 1.0))
+    top_p = float(number_of(document, "top_p", 1.0, 0.0, 1.0))
     if not top_p:
-        raise _wrong("top_p must be above 0; for the most likely token, use temperature 0.")
+        raise wrong("top_p must be above 0; for the most likely token, use temperature 0.")
     return top_p
 
 
 def _stop(given: Any) -> tuple[str, ...]:
     stops = [given] if isinstance(given, str) else given or []
     if not isinstance(stops, list) or len(stops) > 16:
-        raise _wrong("stop must be a text, or a list of at most 16.")
+        raise wrong("stop must be a text, or a list of at most 16.")
     for stop in stops:
         if not isinstance(stop, str) or not 0 < len(stop) <= 1000:
-            raise _wrong("stop must be of texts of 1 to 1000 characters.")
+            raise wrong("stop must be of texts of 1 to 1000 characters.")
     return tuple(stops)
 
 
@@ -176,31 +174,31 @@ def _prompt(given: Any, model: ServedModel, limits: Limits) -> tuple[int, ...]:
     if isinstance(given, list) and all(type(token) is int for token in given):
         return tuple(given)
     if not isinstance(given, str):
-        raise _wrong("prompt must be a text, or a list of tokens.")
+        raise wrong("prompt must be a text, or a list of tokens.")
     if model.tokenizer is None:
-        raise _wrong(f"{model.name} has no tokenizer: give the prompt as a list of tokens.")
+        raise wrong(f"{model.name} has no tokenizer: give the prompt as a list of tokens.")
     text = _text(given, "prompt", limits)
     return (model.tokenizer.eos_id, *model.tokenizer.encode(text).tolist())
 
 
 def _text(text: str, name: str, limits: Limits) -> str:
     if len(text) > limits.max_text:
-        raise _wrong(f"{name} has {len(text):,} characters, and at most {limits.max_text:,} fit.")
+        raise wrong(f"{name} has {len(text):,} characters, and at most {limits.max_text:,} fit.")
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise _wrong(f"{name} is no Unicode: it has half a surrogate pair.")
+        raise wrong(f"{name} is no Unicode: it has half a surrogate pair.")
     return text
 
 
 def _messages(given: Any, limits: Limits) -> list[dict[str, Any]]:
     """Messages with a role and a text each; OpenAI's "developer" is the system."""
     if not isinstance(given, list) or not given or len(given) > limits.max_rows:
-        raise _wrong(f"messages must be a list of 1 to {limits.max_rows:,} messages.")
+        raise wrong(f"messages must be a list of 1 to {limits.max_rows:,} messages.")
     return [
         {
             "role": "system" if message.get("role") == "developer" else message.get("role"),
             "content": _content(message.get("content"), n, limits),
         }
-        for n, message in enumerate(_object(one, f"message {n}") for n, one in enumerate(given))
+        for n, message in enumerate(as_object(one, f"message {n}") for n, one in enumerate(given))
     ]
 
 
@@ -208,45 +206,10 @@ def _content(given: Any, n: int, limits: Limits) -> str:
     """The text of a message: a string, or a list of parts of the type text."""
     parts = [{"type": "text", "text": given}] if isinstance(given, str) else given
     if not isinstance(parts, list):
-        raise _wrong(f"message {n} has no text.")
+        raise wrong(f"message {n} has no text.")
     texts = []
     for part in parts:
         if not isinstance(part, dict) or not isinstance(part.get("text"), str):
-            raise _wrong(f"message {n} must be of text: the model reads nothing else.")
+            raise wrong(f"message {n} must be of text: the model reads nothing else.")
         texts.append(part["text"])
     return _text("".join(texts), f"message {n}", limits)
-
-
-def _number(
-    document: Mapping[str, Any],
-    name: str,
-    default: float,
-    low: float,
-    high: float,
-    whole: bool = False,
-) -> float:
-    value = document.get(name)
-    if value is None:
-        return default
-    kinds = (int,) if whole else (int, float)
-    if type(value) not in kinds or not low <= value <= high:
-        kind = "a whole number" if whole else "a number"
-        raise _wrong(f"{name} must be {kind} from {low:,} to {high:,}.")
-    return value
-
-
-def _flag(document: Mapping[str, Any], name: str) -> bool:
-    value = document.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise _wrong(f"{name} must be true or false.")
-    return bool(value)
-
-
-def _object(value: Any, name: str = "The body") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise _wrong(f"{name} must be an object.")
-    return value
-
-
-def _wrong(message: str) -> RequestError:
-    return RequestError(422, message)

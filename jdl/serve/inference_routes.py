@@ -101,9 +101,10 @@ class InferenceRoutes:
         model = self.deployment.models.find(name, version)
         if request.headers.get("content-encoding", "identity") != "identity":
             raise RequestError(415, "Bodies are not decompressed: send it as it is.")
-        content, headers = await self.deployment.predict(
+        content, headers = await self.deployment.compute(
             request,
             model,
+            "predict",
             partial(read_inference, request.headers.get(JSON_LENGTH)),
             partial(_write, model),
         )

@@ -179,7 +179,9 @@ def _padded(rows: list[Any], program: ServedProgram, take: Take, fill: int) -> A
 
 
 def padded_size(body: int, program: ServedProgram, limits: Limits) -> int:
-    """The most bytes that a body of so many may be padded to."""
+    """The most bytes that a body of so many may be padded to, or ask to be drawn."""
+    if program.name == "generate":
+        return limits.max_rows * math.prod(program.inputs["z"]["shape"][1:]) * 4
     about = program.inputs[main_input(program)]
     if ROW_LENGTH not in program.inputs or len(about["shape"]) < 2:
         return 0

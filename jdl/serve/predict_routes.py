@@ -97,8 +97,8 @@ class PredictRoutes:
         """The predictions of a model for the rows of a body."""
         model = self.deployment.models.find(name, version)
         kind = request.headers.get("content-type", JSON)
-        content = await self.deployment.predict(
-            request, model, partial(_read, kind, model), partial(_write, model)
+        content = await self.deployment.compute(
+            request, model, "predict", partial(_read, kind, model), partial(_write, model)
         )
         return Response(content, media_type=JSON)
 

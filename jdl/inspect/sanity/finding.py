@@ -31,6 +31,11 @@ class Finding:
 
 def of_exception(check: str, verdict: Verdict, error: Exception, advice: str) -> Finding:
     """The finding of a check in which the user's code raised an exception, with its line."""
+    return Finding(check, verdict, with_line(error), advice)
+
+
+def with_line(error: Exception) -> str:
+    """An exception's type and message, and the last line of the user's code that it came by."""
     others = (Path(__file__).parents[2], Path(traceback.__file__).parent)  # jdl, Python's own
     lines = [
         f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
@@ -40,4 +45,4 @@ def of_exception(check: str, verdict: Verdict, error: Exception, advice: str) ->
     ]
     message = str(error).strip().split("\n")[0]
     text = f"{type(error).__name__}: {message}"
-    return Finding(check, verdict, f"{text} ({lines[-1]})" if lines else text, advice)
+    return f"{text} ({lines[-1]})" if lines else text
