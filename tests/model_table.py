@@ -810,6 +810,15 @@ UNSUPERVISED = [
         ),
     ),
     Images(
+        "mutual",
+        CNN(5, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 5 + 5) + (9 * 6 + 12) + (96 * 5 + 5),
+        objective=lambda student: jdl.mutual(
+            classify(student), CNN(5, ((6, 1),), dense=(), batch_norm=True)
+        ),
+    ),
+    Images(
         "fake-quantized",
         CNN(5, ((4, 1),), dense=(), batch_norm=True),
         (8, 8, 1),

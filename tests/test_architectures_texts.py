@@ -33,6 +33,7 @@ FOLDER = Path(__file__).parent / "golden" / "transformers"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 DEFAULT = (
     "gpt2",
+    "mistral",
     "qwen3",
     "bert_texts",
     "roberta_masked",
@@ -103,7 +104,7 @@ def test_the_same_outputs(name):
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", rows(DECODERS, ("llama",)))
+@pytest.mark.parametrize("name", rows(DECODERS, ("llama", "mistral")))
 def test_the_same_tokens_by_the_kv_cache(name):
     model, variables, inputs = loaded(name)
     expected = golden(name)[2]["generated"]

@@ -52,6 +52,7 @@ QUICK = [
     ("triplet", "pmap=4"),
     ("arcface", "fsdp=4"),
     ("distilled", "pmap=4"),
+    ("mutual", "pmap=4"),
     ("fake-quantized", "pmap=4"),
     ("two-towers", "pmap=4"),
     ("simclr", "pmap=4"),
