@@ -45,6 +45,8 @@ QUICK = [
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
     ("gpt-experts", "data=2,model=2"),
+    ("gpt-balanced", "micro=4"),
+    ("gpt-balanced", "pmap=4"),
     ("gpt-local", "micro=4"),
     ("gpt-scan", "fsdp=4"),
     ("gan", "fsdp=4"),

@@ -13,6 +13,7 @@ import optax
 from jdl.keys import stream
 from jdl.layers import gather_params, psum_batch
 from jdl.layers.platform import target_platform
+from jdl.optim import require_balance
 from jdl.types import (
     Array,
     Batch,
@@ -62,7 +63,9 @@ class Descent(Learner):
         variables = self.objective.init(stream(key, "init"), batch)
         params = variables["params"]
         model_state = {name: v for name, v in variables.items() if name != "params"}
-        return new_state(params, model_state, self.optimizer.init(params), key)
+        opt_state = self.optimizer.init(params)
+        require_balance(params, opt_state)
+        return new_state(params, model_state, opt_state, key)
 
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
