@@ -165,22 +165,6 @@ def balance_experts(
     return optax.partition({BALANCE: optax.sign_sgd(rate), "train": optimizer}, label)
 
 
-def require_balance(params: Any, opt_state: Any) -> None:
-    """Raises `Error` where experts have biases that no `balance_experts` moves."""
-    states = jax.tree.leaves(opt_state, is_leaf=_is_partition)
-    moved = any(_is_partition(one) and BALANCE in one.inner_states for one in states)
-    biases = [path for path in _paths(params) if path.split("/")[-1] == BALANCE_BIAS]
-    if biases and not moved:
-        raise Error(
-            f"{biases[0]} is moved by the loads of experts and not by a gradient of the loss: wrap "
-            "the optimizer, jdl.optim.balance_experts(optimizer), or leave out balance_bias."
-        )
-
-
-def _is_partition(state: Any) -> bool:
-    return isinstance(state, optax.transforms.PartitionState)
-
-
 def update_every(
     steps: int, optimizer: optax.GradientTransformation
 ) -> optax.GradientTransformation:

@@ -23,7 +23,7 @@ from jdl.optim import balance_experts
 KEY, SIZE, RATE = jax.random.key(0), 13, 0.01
 CONFIG = TransformerConfig(8, 1, 2, mlp_width=8, max_length=8, experts=3, balance_bias=True)
 TOKENS = {
-    "x": jax.random.randint(jax.random.key(1), (8, 7), 0, SIZE),
+    "x": jax.random.randint(jax.random.key(3), (8, 7), 0, SIZE),
     "mask": jnp.arange(8) < 5,
 }
 OBJECTIVE = next_token(GPT(SIZE, CONFIG), balance=0)
