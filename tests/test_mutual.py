@@ -1,7 +1,7 @@
 """Deep mutual learning: the loss, whose gradients are whose, a run and what it hands over.
 
-Seen to fail: with gradients through the other's logits; with one key for both; with the peer taught
-by itself; with the peer handed over or predicted by.
+Seen to fail: with gradients through the other's logits; with one key for both; with each taught by
+itself; with the peer handed over and predicted by.
 """
 
 from dataclasses import dataclass

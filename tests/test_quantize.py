@@ -1,7 +1,8 @@
 """Weights in 8 and 4 bits: how near they are, what they take, and adapters trained on top (QLoRA).
 
 Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, weights that
-come back into the state in full, and a run that goes on with other devices without `elastic`.
+come back into the state in full, a run that goes on with other devices without `elastic`, and the
+members of a population in another order.
 """
 
 from functools import partial
