@@ -57,6 +57,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.objectives.ia3 import merge_ia3 as merge_ia3
     from jdl.objectives.lora import lora as lora
     from jdl.objectives.lora import merge_lora as merge_lora
+    from jdl.objectives.mutual import mutual as mutual
     from jdl.objectives.pretrained_model import pretrained as pretrained
     from jdl.objectives.quantize import quantize as quantize
     from jdl.train.epochs import epochs_to_steps as epochs_to_steps
@@ -140,6 +141,7 @@ NAMES = {  # by name, the module that defines it
     "merge_ia3": "jdl.objectives.ia3",
     "lora": "jdl.objectives.lora",
     "merge_lora": "jdl.objectives.lora",
+    "mutual": "jdl.objectives.mutual",
     "pretrained": "jdl.objectives.pretrained_model",
     "quantize": "jdl.objectives.quantize",
     "epochs_to_steps": "jdl.train.epochs",

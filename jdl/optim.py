@@ -13,8 +13,10 @@ import jax.numpy as jnp
 import optax
 
 from jdl.errors import Error
-from jdl.patterns import is_bias, matching
+from jdl.patterns import BALANCE_BIAS, is_bias, matching
 from jdl.widths import width_factors
+
+BALANCE = "balance"  # the part of `balance_experts` for the biases of experts
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
@@ -140,6 +142,27 @@ def clip_gradients(
 def per_module(**optimizers: optax.GradientTransformation) -> optax.GradientTransformation:
     """A separate optimizer for each top-level module: `generator=..., discriminator=...`."""
     return optax.partition(optimizers, lambda params: {name: name for name in params})
+
+
+def balance_experts(
+    optimizer: optax.GradientTransformation, rate: optax.ScalarOrSchedule = 1e-3
+) -> optax.GradientTransformation:
+    """Auxiliary-loss-free load balancing of a mixture of experts (Wang et al., 2024).
+
+    Of `TransformerConfig(experts=8, balance_bias=True)` the router's biases move in each step by
+    `rate`: up for experts with less than the mean load of the whole batch, down for those with
+    more. The `optimizer` trains all else. Give it with its clipping: the biases' gradients, which
+    are loads, are then no part of the norm. For `next_token(model, balance=0)`, without the
+    load-balancing loss; other objectives leave the biases at 0.
+    """
+
+    def label(params: Any) -> Any:
+        def of_path(path: str) -> str:
+            return BALANCE if path.split("/")[-1] == BALANCE_BIAS else "train"
+
+        return _by_path(of_path, params)
+
+    return optax.partition({BALANCE: optax.sign_sgd(rate), "train": optimizer}, label)
 
 
 def update_every(

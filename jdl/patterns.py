@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 from jdl.errors import Error
 
+BALANCE_BIAS = "balance_bias"  # the name of the biases that balance a mixture of experts
+
 
 def is_bias(path: str) -> bool:
     """Whether the path is that of a bias, which has one axis, or of experts and heads two."""

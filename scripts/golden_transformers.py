@@ -87,6 +87,7 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 500.0, "factor": 2.0}
+QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": (
         "GPT2LMHeadModel",
@@ -97,8 +98,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         "LlamaForCausalLM",
         DECODER | {"rope_parameters": LINEAR, "tie_word_embeddings": True},
     ),
-    "mistral": ("MistralForCausalLM", DECODER | {"head_dim": 6, "sliding_window": 32}),
+    "mistral": ("MistralForCausalLM", DECODER | {"head_dim": 6, "sliding_window": 4}),
     "qwen2": ("Qwen2ForCausalLM", DECODER | {"tie_word_embeddings": True}),
+    "qwen2_window": ("Qwen2ForCausalLM", DECODER | QWEN_WINDOW),
     "qwen3": ("Qwen3ForCausalLM", DECODER | {"head_dim": 8}),
     "bert_base": ("BertModel", ENCODER),
     "bert_masked": ("BertForMaskedLM", ENCODER),

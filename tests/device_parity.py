@@ -59,6 +59,7 @@ FAMILIES = (
 STEEP = {  # rates below 1e-2, at which rounding would grow step by step
     "bert-spans": 1e-3,  # tables that begin at 0.02
     "gpt": 1e-3,
+    "gpt-balanced": 1e-3,
     "gpt-experts": 1e-3,
     "gpt-local": 1e-3,
     "gpt-scan": 1e-3,

@@ -643,6 +643,18 @@ TABLE = [
         (6, SIZE),
     ),
     Row(
+        "gpt-balanced",
+        GPT(SIZE, replace(ONE, experts=3, mlp_width=8, balance_bias=True)),
+        (6,),
+        13 * 8 + 16 + (4 * 8 * 8 + 3 * 8) + (3 * (2 * 8 * 8 + 16) + 8 * 3 + 3 + 2 * 16),
+        2e-2,
+        partial(next_token, balance=0),
+        (6, SIZE),
+        wrap=lambda learner: replace(
+            learner, optimizer=jdl.optim.balance_experts(learner.optimizer, 0.01)
+        ),
+    ),
+    Row(
         "gpt-scan",
         GPT(SIZE, replace(ONE, depth=2, dropout=0.1, scan=True, remat=True)),
         (6,),
@@ -807,6 +819,15 @@ UNSUPERVISED = [
         (9 * 4 + 8) + (64 * 5 + 5) + 4 * 6,
         objective=lambda student: jdl.distil(
             classify(student), TEACHER, weight=0.5, features={"Conv_0": "Conv_0"}
+        ),
+    ),
+    Images(
+        "mutual",
+        CNN(5, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 5 + 5) + (9 * 6 + 12) + (96 * 5 + 5),
+        objective=lambda student: jdl.mutual(
+            classify(student), CNN(5, ((6, 1),), dense=(), batch_norm=True)
         ),
     ),
     Images(

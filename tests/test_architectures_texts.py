@@ -3,12 +3,12 @@
 tests/golden/transformers/ is written by scripts/golden_transformers.py: small random models with
 random biases and norms. Seen to fail: with another epsilon of GPT-2, its query, key and value in
 another order, frequencies of RoPE that are unscaled, scaled all alike or unscaled in the KV cache,
-the activation on the wrong half of SwiGLU, positions of RoBERTa from 1, no bias of the masked
-language model, a tanh in DistilBERT's pooler, transposed keys, and two names for one array. Of T5:
-with the usual scale of attention, an unscaled tied head, the halves of its gated layer or of its
-buckets exchanged, those of an encoder in the decoder, and positions from 0 in the KV cache. Of
-Whisper: with the sines that a fresh model has, approximate GELU after convolutions, and a
-spectrogram without the clamp or without reflection.
+no sliding window, the activation on the wrong half of SwiGLU, positions of RoBERTa from 1, no bias
+of the masked language model, a tanh in DistilBERT's pooler, transposed keys, and two names for one
+array. Of T5: with the usual scale of attention, an unscaled tied head, the halves of its gated
+layer or of its buckets exchanged, those of an encoder in the decoder, and positions from 0 in the
+KV cache. Of Whisper: with the sines that a fresh model has, approximate GELU after convolutions,
+and a spectrogram without the clamp or without reflection.
 """
 
 import json
@@ -33,6 +33,7 @@ FOLDER = Path(__file__).parent / "golden" / "transformers"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.npz"))
 DEFAULT = (
     "gpt2",
+    "mistral",
     "qwen3",
     "bert_texts",
     "roberta_masked",
@@ -103,7 +104,7 @@ def test_the_same_outputs(name):
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("name", rows(DECODERS, ("llama",)))
+@pytest.mark.parametrize("name", rows(DECODERS, ("llama", "mistral")))
 def test_the_same_tokens_by_the_kv_cache(name):
     model, variables, inputs = loaded(name)
     expected = golden(name)[2]["generated"]

@@ -34,7 +34,15 @@ pytestmark = pytest.mark.slow
 CUMSUM = jnp.cumsum
 NOT = {  # docs/export.md says why
     *("lstm-crf", "t5", "t5-copy", "captioner", "fake-quantized", "realnvp", "fast-speech"),
-    *("gpt", "gpt-grouped", "gpt-local", "gpt-experts", "gpt-scan", "lstm-language"),
+    *(
+        "gpt",
+        "gpt-grouped",
+        "gpt-local",
+        "gpt-experts",
+        "gpt-balanced",
+        "gpt-scan",
+        "lstm-language",
+    ),
     *("sasrec", "matrix-factorization", "item-towers", "word-vectors"),
 }
 ROWS = [row for row in TABLE + UNSUPERVISED if row.name not in NOT]

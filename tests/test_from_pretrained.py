@@ -33,6 +33,10 @@ LLAMA3 = {
 }
 
 
+SOME_BLOCKS = {"layer_types": ["full_attention", "sliding_attention"]}
+BEFORE_5 = {"layer_types": None, "max_window_layers": 1}  # transformers 4 does not write the types
+
+
 def folder_of(tmp_path, name, weights=None, **config):
     """A folder like that of a golden model, with other weights or another config."""
     given, arrays, _ = golden(name)
@@ -145,8 +149,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, name, key, change, messag
         ("llama", {"rope_parameters": {"rope_type": "linear"}}, {}, "no factor"),
         ("llama", {"attention_bias": True}, {}, "attention_bias=True"),
         ("llama", {}, {"max_length": 33}, "max_length 33 is above"),
-        ("mistral", {"sliding_window": 31}, {}, "sliding_window=31"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 8}, {}, "sliding_window=8"),
+        ("qwen2_window", SOME_BLOCKS, {}, "sliding_window=3 in 1 of 2 blocks"),
+        ("qwen2_window", BEFORE_5, {}, "sliding_window=3 in 1 of 2 blocks"),
     ],
 )
 def test_forms_that_jdl_lacks_are_refused(tmp_path, name, config, changes, message):
@@ -207,9 +211,23 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
         from_pretrained(tmp_path)
 
 
-def test_a_window_that_is_never_left_is_no_window(tmp_path):
-    folder = folder_of(tmp_path, "mistral", sliding_window=8)
-    assert from_pretrained(folder, max_length=8).max_length == 8
+@pytest.mark.parametrize(
+    ("name", "changes", "max_length", "window"),
+    [
+        ("mistral", {"sliding_window": 8}, 9, 8),
+        ("mistral", {"sliding_window": 8}, 8, None),
+        ("mistral", {"sliding_window": None}, 9, None),
+        ("qwen2_window", {}, 9, 3),
+        ("qwen2_window", {"use_sliding_window": False}, 9, None),
+        ("qwen2_window", {"layer_types": ["full_attention"] * 2}, 9, None),
+        ("qwen2_window", SOME_BLOCKS, 3, None),
+        ("qwen2_window", {**BEFORE_5, "max_window_layers": 0}, 9, 3),
+        ("qwen2_window", {**BEFORE_5, "max_window_layers": 2}, 9, None),
+    ],
+)
+def test_a_window_that_is_never_left_is_no_window(tmp_path, name, changes, max_length, window):
+    model = from_pretrained(folder_of(tmp_path, name, **changes), max_length=max_length)
+    assert (model.max_length, model.config.window) == (max_length, window)
 
 
 @pytest.mark.parametrize("scaling", [{"rope_scaling": LLAMA3}, {"rope_parameters": LLAMA3}])

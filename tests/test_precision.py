@@ -43,7 +43,7 @@ def test_every_family_learns_in_half_precision(row, precision):
 
 def check_half_precision(row, precision):
     learner = mixed_precision(
-        jdl.descent(row.objective(row.model), optax.adamw(row.rate)), precision
+        row.wrap(jdl.descent(row.objective(row.model), optax.adamw(row.rate))), precision
     )
     batch, step = row.batch(), jax.jit(learner.step)
     start = state = jax.jit(learner.init)(jax.random.key(0), batch)

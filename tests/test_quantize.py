@@ -1,9 +1,14 @@
 """Weights in 8 and 4 bits: how near they are, what they take, and adapters trained on top (QLoRA).
 
 Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, weights that
-come back into the state in full, and a run that goes on with other devices without `elastic`.
+come back into the state in full, a run that goes on with other devices without `elastic`, and the
+members of a population in another order.
 """
 
+from functools import partial
+from pathlib import Path
+
+import adapted
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,13 +17,11 @@ import pytest
 from harness import digest
 
 import jdl
-from jdl.models.cnn import CNN
-from jdl.objectives.pretrained_model import Weights
+from jdl.inspect.compare import repeat
 from jdl.objectives.quantize import dequantize_variables, quantize_variables
-from jdl.weights.load import arrays_by_path
 
-BATCH = {"x": jax.random.normal(jax.random.key(9), (6, 8, 8, 1)), "y": jnp.arange(6) % 3}
-OBJECTIVE = jdl.objectives.classify(CNN(3, blocks=((4, 1),), dense=(6,)))
+BATCH = {name: jnp.asarray(column) for name, column in adapted.BATCH.items()}
+OBJECTIVE = jdl.objectives.classify(adapted.MODEL)
 
 
 def errors_of(weight, bits):
@@ -91,20 +94,14 @@ def test_adapters_are_trained_on_quantized_weights_that_stay_as_they_are(bits):
 
 
 def fitted(root, until=None, **options):
-    """A run of adapters on a backbone in 8 bits, taught by a model in 8 bits."""
-    x = np.asarray(BATCH["x"])
-    arrays = arrays_by_path(OBJECTIVE.model.init(jax.random.key(1), x))
-    teacher = jdl.pretrained(OBJECTIVE.model, Weights(lambda: (arrays, "0" * 64, "given")))
-    adapted = jdl.lora(jdl.distil(OBJECTIVE, teacher), "Dense", rank=2)
-    objective = jdl.quantize(adapted, "^(lora/base|teacher/params)/.*kernel")
-    data = jdl.data.arrays(x=x, y=np.asarray(BATCH["y"]))
-    c = jdl.Config(name="adapted", steps=3, elastic=2)
-    run = jdl.Run(c, jdl.descent(objective, optax.adam(1e-2)), data.shuffled(4, 0))
+    """`tests/scripts/adapted.py`: adapters on a backbone in 8 bits, with a teacher in 8 bits."""
     often = {"log_every": 3, "eval_every": 0, "save_every": 3, "quiet": True}
-    return jdl.fit(run, jdl.Options(root=root, until=until, **often, **options))
+    options = jdl.Options(root=root, until=until, **often, **options)
+    return jdl.fit(adapted.run(adapted.Config()), options, Path(adapted.__file__))
 
 
 def test_adapters_of_a_quantized_backbone_with_a_teacher_resume_elsewhere_to_the_bit(tmp_path):
+    """And `jdl repeat` finds the same bits from the record."""
     whole = fitted(tmp_path / "whole", devices=1)
     assert {name.split("/")[0] for name in whole.state.model_state["quantized"]} == {
         *("lora", "teacher")
@@ -112,6 +109,24 @@ def test_adapters_of_a_quantized_backbone_with_a_teacher_resume_elsewhere_to_the
     with pytest.raises(jdl.train.preemption.PausedError):
         fitted(tmp_path / "parts", until=2, devices=1)
     assert digest(fitted(tmp_path / "parts", devices=2)) == digest(whole)
+    assert repeat(whole.folder, quiet=True).first_difference is None
+
+
+def test_members_of_a_population_of_them_train_as_alone():
+    """Up to rounding; what is not trained is the same to the bit."""
+    data, alone = adapted.run(adapted.Config()).train, adapted.run(adapted.Config()).learner
+    states = []
+    for learner in (jdl.population(alone, (3, 0)), alone):
+        state = jax.jit(learner.init)(jax.random.key(0), data[0])
+        for i in range(2):
+            state, _ = jax.jit(learner.step)(state, data[i])
+        states.append(state)
+    other, member = (jax.tree.map(lambda leaf, n=n: leaf[n], states[0].params) for n in (0, 1))
+    close = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(close, member, states[1].params)
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: (a != b).any(), member, other)))
+    kept = jax.tree.map(lambda leaf: leaf[1], states[0].model_state)
+    jax.tree.map(np.testing.assert_array_equal, kept, states[1].model_state)
 
 
 def test_a_trained_model_is_quantized_and_predicts_alike():

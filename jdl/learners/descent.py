@@ -13,6 +13,8 @@ import optax
 from jdl.keys import stream
 from jdl.layers import gather_params, psum_batch
 from jdl.layers.platform import target_platform
+from jdl.optim import BALANCE
+from jdl.patterns import BALANCE_BIAS
 from jdl.types import (
     Array,
     Batch,
@@ -62,7 +64,9 @@ class Descent(Learner):
         variables = self.objective.init(stream(key, "init"), batch)
         params = variables["params"]
         model_state = {name: v for name, v in variables.items() if name != "params"}
-        return new_state(params, model_state, self.optimizer.init(params), key)
+        opt_state = self.optimizer.init(params)
+        _check_balance(params, opt_state)
+        return new_state(params, model_state, opt_state, key)
 
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
@@ -169,3 +173,19 @@ def split_batch(batch: Batch, parts: int) -> Batch:
         name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)
         for name, column in batch.items()
     }
+
+
+def _check_balance(params: Any, opt_state: Any) -> None:
+    """Raises `Error` where experts have biases that no `jdl.optim.balance_experts` moves."""
+
+    def balances(state: Any) -> bool:
+        return isinstance(state, optax.transforms.PartitionState) and BALANCE in state.inner_states
+
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    biases = [path for path in paths if path.split("/")[-1] == BALANCE_BIAS]
+    if biases and not any(map(balances, jax.tree.leaves(opt_state, is_leaf=balances))):
+        raise Error(
+            f"{biases[0]} is moved by the loads of experts and not by a gradient of the loss: wrap "
+            "the optimizer, jdl.optim.balance_experts(optimizer), or leave out balance_bias."
+        )

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.models.transformer_config import TransformerConfig
+from jdl.patterns import BALANCE_BIAS
 
 
 class MixtureOfExperts(nn.Module):
@@ -27,6 +28,13 @@ class MixtureOfExperts(nn.Module):
     tokens alone: `balance`, the load-balancing loss of the Switch transformer, 1 where all experts
     have the same load, and `dropped`, the share of the row's choices that were dropped.
     `next_token` adds the one to its loss and shows both.
+
+    With `balance_bias` experts are balanced without that loss (auxiliary-loss-free load balancing;
+    Wang et al., 2024; DeepSeek-V3): a bias for each expert is added to the router's probabilities,
+    for the choice alone. Its gradient is the expert's load above the mean (in choices of real
+    tokens, times the number of experts): whole numbers, whose sum over micro-batches and devices is
+    exact. `jdl.optim.balance_experts` moves it by its sign. It is sown as `load_error`, the
+    sum of 0 for each row with this gradient, for `next_token` to add to its loss.
     """
 
     config: TransformerConfig
@@ -39,12 +47,19 @@ class MixtureOfExperts(nn.Module):
         router = nn.Dense(c.experts, use_bias=False, name="router", dtype=jnp.float32)
         scores = router(x.astype(jnp.float32))
         chosen_scores, chosen = jax.lax.top_k(scores, c.experts_per_token)  # (B, T, k)
+        if c.balance_bias:
+            bias = self.param(BALANCE_BIAS, nn.initializers.zeros, (c.experts,))
+            biased = jax.nn.softmax(scores) + bias.astype(jnp.float32)[None, None]
+            _, chosen = jax.lax.top_k(jax.lax.stop_gradient(biased), c.experts_per_token)
+            chosen_scores = jnp.take_along_axis(scores, chosen, -1)
         weights = jax.nn.softmax(chosen_scores)
         if c.experts_per_token == 1:  # that is 1, and the loss would not teach the router
             weights = jnp.take_along_axis(jax.nn.softmax(scores), chosen, -1)
         real = jnp.ones((rows, steps), bool) if mask is None else mask.astype(bool)
         takes = jax.nn.one_hot(chosen, c.experts, dtype=jnp.int32)
         takes = jnp.where(real[..., None, None], takes, 0)
+        if c.balance_bias:
+            self._sow_load_error(takes.sum((1, 2)), bias.astype(jnp.float32))
 
         capacity = steps
         if train:
@@ -80,3 +95,9 @@ class MixtureOfExperts(nn.Module):
         dropped = (real[..., None] & ~kept).astype(jnp.float32).sum((1, 2))
         self.sow("intermediates", "balance", c.experts * (load * probability).sum(-1))
         self.sow("intermediates", "dropped", dropped / (count * c.experts_per_token))
+
+    def _sow_load_error(self, load: jax.Array, bias: jax.Array) -> None:
+        """Sows 0 for each row; its gradient for the bias is the error of the row's load (B, E)."""
+        error = (self.config.experts * load - load.sum(1, keepdims=True)).astype(jnp.float32)
+        moved = bias - jax.lax.stop_gradient(bias)
+        self.sow("intermediates", "load_error", (error * moved[None]).sum(1))

@@ -45,7 +45,7 @@ class TransformerConfig:
     Gemma 2, 6 in Gemma 3). `attention_cap` keeps the attention's logits within it (soft-capping,
     Gemma 2). Where `attention_every` is not 1, only each such block has attention and the others a
     `RecurrentMixer`, as in Griffin (3, with a window); 0: none has. `experts` above 0 makes each
-    feed-forward a `MixtureOfExperts`.
+    feed-forward a `MixtureOfExperts`; `balance_bias` balances them without a loss.
 
     Raises `Error` for sizes that do not divide, for numbers out of their range, for two kinds of
     positions, and for unknown policies.
@@ -72,6 +72,7 @@ class TransformerConfig:
     # Tokens that an expert takes in training, as a multiple of its share of a row's if all experts
     # had the same.
     capacity_factor: float = 1.25
+    balance_bias: bool = False  # of the experts, for `jdl.optim.balance_experts`
     pre_norm: bool = True
     gated: bool = False
     query_key_norm: bool = False
@@ -108,6 +109,8 @@ class TransformerConfig:
                 f"experts_per_token must be from 1 to experts, {self.experts}, "
                 f"not {self.experts_per_token}."
             )
+        if self.balance_bias and not self.experts:
+            raise Error("balance_bias balances experts: give experts too, or leave it out.")
         if isinstance(self.remat, str) and self.remat not in POLICIES:
             raise Error(
                 "remat must be True, False or a name of jax.checkpoint_policies: "

@@ -79,19 +79,9 @@ def distil(
     the teacher's number: `feature_projections` of the parameters. `feature_weight` times the mean
     squared errors, whose sum is the metric `features`, is added to the loss.
     """
-    if not isinstance(objective, Classification | NextToken):
-        raise Error(
-            "distil compares logits, and needs an objective that classify or next_token gave, not "
-            f"{type(objective).__name__}. Wrap it afterwards: jdl.freeze(jdl.distil(...), pattern)."
-        )
-    if isinstance(objective, NextToken) and objective.chunk is not None:
-        raise Error("distil compares all logits at once: leave out next_token(chunk=...).")
-    if not 0 < temperature < inf:
-        raise Error(f"temperature must be a number above 0, not {temperature}.")
+    of_student = check_taught("distil", objective, temperature, weight)
     if feature_weight < 0:
         raise Error(f"feature_weight must be 0 or more, not {feature_weight}.")
-    if not 0 < weight <= 1:
-        raise Error(f"weight, the teacher's share of the loss, must be in (0, 1], not {weight}.")
     stored = isinstance(teacher, str)
     if stored and features:
         raise Error("A column holds the teacher's logits alone: features need the teacher itself.")
@@ -101,7 +91,7 @@ def distil(
             "distil a trained one, jdl.pretrained(model, jdl.weights.load(...))."
         )
     hints, columns = dict(features or {}), (teacher,) if stored else ()
-    new = _Distillation(objective, teacher, temperature, weight, hints, feature_weight)
+    new = _Distillation(of_student, teacher, temperature, weight, hints, feature_weight)
     student = map_variables(objective, _of_student, keep=None if stored else TEACHER)
     return override(student, init=new.init, loss=new.loss, check=new.check, stored_columns=columns)
 
@@ -161,19 +151,17 @@ class _Distillation:
         """The weighted sum of the student's own loss and its divergence from the teacher."""
         (logits, state), given, of_student, of_teacher = self._run(variables, batch, key, train)
         kept = {TEACHER: variables[TEACHER]} if TEACHER in variables else {}
-        own = self.objective.loss_of(logits, state | kept, batch, train)
-        weights = self.objective.loss_weights(logits, batch)
-        divergences = softened_divergence(logits, given, self.temperature)
-        divergence = Mean.of(divergences, weights)
-        total = (1 - self.weight) * own.loss.total + self.weight * divergence.total
-        scores = {**own.metrics, "distillation": divergence}
-        if self.hints:
-            projections, shape = variables["params"][PROJECTIONS], divergences.shape
-            errors = feature_errors(projections, self.hints, of_student, of_teacher, shape)
-            hint = Mean.of(errors, weights)
-            scores["features"] = hint
-            total += self.feature_weight * hint.total
-        return replace(own, loss=Mean(total, own.loss.count), metrics=scores)
+        taught = taught_loss(
+            self.objective, logits, given, state | kept, batch, train, self.temperature, self.weight
+        )
+        if not self.hints:
+            return taught
+        projections, shape = variables["params"][PROJECTIONS], logits.shape[:-1]
+        errors = feature_errors(projections, self.hints, of_student, of_teacher, shape)
+        hint = Mean.of(errors, self.objective.loss_weights(logits, batch))
+        total = taught.loss.total + self.feature_weight * hint.total
+        metrics = {**taught.metrics, "features": hint}
+        return replace(taught, loss=Mean(total, taught.loss.count), metrics=metrics)
 
     def _run(self, variables: Variables, batch: Batch, key: Key, train: bool) -> tuple[Any, ...]:
         """The student's logits and state, the teacher's logits, and the features of both."""
@@ -196,19 +184,10 @@ class _Distillation:
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the data do not fit the student, or the teacher has other outputs."""
         self.objective.check(spec, bounds)
-        seen = jax.eval_shape(self.objective.seen, spec)
-        model = self.objective.model
-        student = model_call.output_shape(model, seen)
-        if isinstance(self.teacher, str):
-            teacher, name = jax.eval_shape(self._stored, spec).shape, f"column {self.teacher}"
-        else:
-            teacher, name = model_call.output_shape(self.teacher, seen), name_of(self.teacher)
-        if student != teacher:
-            raise Error(
-                f"The teacher, {name}, gives logits of shape {teacher}, and the "
-                f"student, {name_of(model)}, of shape {student}: distillation compares them one by "
-                "one, so both need the same classes."
-            )
+        if not isinstance(self.teacher, str):
+            return check_comparable(self.objective, self.teacher, "teacher", spec)
+        teacher = jax.eval_shape(self._stored, spec).shape
+        _check_shapes(self.objective, teacher, f"teacher, column {self.teacher},", spec)
 
     def _check_teacher(self, variables: Variables) -> None:
         """Raises `Error` where the teacher is not trained whole, or carries a state."""
@@ -223,6 +202,65 @@ class _Distillation:
                 f"The teacher, {name}, carries a state from batch to batch, and each batch is "
                 "taught alone: build it with stateful=False."
             )
+
+
+def check_taught(
+    name: str, objective: Objective, temperature: float, weight: float
+) -> Classification | NextToken:
+    """The objective; raises `Error` where `name` cannot teach its model so."""
+    if not isinstance(objective, Classification | NextToken):
+        raise Error(
+            f"{name} compares logits, and needs an objective that classify or next_token gave, not "
+            f"{type(objective).__name__}. Wrap it afterwards: jdl.freeze(jdl.{name}(...), pattern)."
+        )
+    if isinstance(objective, NextToken) and objective.chunk is not None:
+        raise Error(f"{name} compares all logits at once: leave out next_token(chunk=...).")
+    if not 0 < temperature < inf:
+        raise Error(f"temperature must be a number above 0, not {temperature}.")
+    if not 0 < weight <= 1:
+        raise Error(f"weight, the teacher's share of the loss, must be in (0, 1], not {weight}.")
+    return objective
+
+
+def check_comparable(
+    objective: Classification | NextToken, other: Any, role: str, spec: Batch
+) -> None:
+    """Raises `Error` where another model, a teacher or a peer, has logits of another shape."""
+    seen = jax.eval_shape(objective.seen, spec)
+    shape = model_call.output_shape(other, seen)
+    _check_shapes(objective, shape, f"{role}, {name_of(other)},", spec)
+
+
+def _check_shapes(
+    objective: Classification | NextToken, shape: tuple[int, ...], whose: str, spec: Batch
+) -> None:
+    model, seen = objective.model, jax.eval_shape(objective.seen, spec)
+    student = model_call.output_shape(model, seen)
+    if student != shape:
+        raise Error(
+            f"The {whose} gives logits of shape {shape}, and the student, {name_of(model)}, of "
+            f"shape {student}: distillation compares them one by one, so both need the same "
+            "classes."
+        )
+
+
+def taught_loss(
+    objective: Classification | NextToken,
+    logits: Array,
+    given: Array,
+    model_state: Variables,
+    batch: Batch,
+    train: bool,
+    temperature: float,
+    weight: float,
+) -> LossOutput:
+    """The weighted sum of a model's own loss and its divergence from the `given` logits."""
+    own = objective.loss_of(logits, model_state, batch, train)
+    divergences = softened_divergence(logits, given, temperature)
+    divergence = Mean.of(divergences, objective.loss_weights(logits, batch))
+    total = (1 - weight) * own.loss.total + weight * divergence.total
+    metrics = {**own.metrics, "distillation": divergence}
+    return replace(own, loss=Mean(total, own.loss.count), metrics=metrics)
 
 
 def softened_divergence(student: Array, teacher: Array, temperature: float) -> Array:

@@ -36,6 +36,7 @@ from jdl.types import (
 
 SEGMENT = "segment"  # the column of the number of each token's document in its row
 ROUTING = ("balance", "dropped")  # what `MixtureOfExperts` sows of each row
+LOAD_ERROR = "load_error"  # and with `balance_bias`: 0, with the gradient of its biases
 
 
 def next_token(
@@ -122,7 +123,11 @@ class NextToken(model_call.ModelObjective):
         model_state = dict(model_state)
         sown = flatten_dict(model_state.pop(model_call.SOWN, {}))
         mask = self.loss_weights(None, batch)
-        layers = {name: [v[0] for path, v in sown.items() if path[-1] == name] for name in ROUTING}
+        layers = {
+            name: [v[0] for path, v in sown.items() if path[-1] == name]
+            for name in (*ROUTING, LOAD_ERROR)
+        }
+        errors = layers.pop(LOAD_ERROR)
         if not layers["balance"]:
             return loss_of_scores(scores, mask, model_state, self.bytes_per_token)
         # A row's numbers stand at each of its tokens, so that any mask of tokens weighs them alike.
@@ -134,7 +139,12 @@ class NextToken(model_call.ModelObjective):
         scores = scores._replace(loss=scores.loss + weight * of_tokens["balance"])
         out = loss_of_scores(scores, mask, model_state, self.bytes_per_token)
         routing = {name: Mean.of(values, mask) for name, values in of_tokens.items()}
-        return replace(out, metrics={**out.metrics, **routing})
+        out = replace(out, metrics={**out.metrics, **routing})
+        if not errors:
+            return out
+        rows = None if mask is None else mask.astype(bool).reshape(len(mask), -1).any(1)
+        total = out.loss.total + Mean.of(sum(errors), rows).total
+        return replace(out, loss=Mean(total, out.loss.count))
 
     def loss_weights(self, logits: Array | None, batch: Batch) -> Array | None:
         """Which tokens after a row's first count, (B, T) or (B,); None: all of them."""

@@ -62,7 +62,7 @@ def mistral(
     dropout: float = 0.0,
     remat: bool | str = False,
 ) -> Architecture:
-    """Mistral (Jiang et al., 2023): Llama for sequences that are no longer than its window."""
+    """Mistral (Jiang et al., 2023): Llama with sliding window attention."""
     return _decoder(config, "Mistral", max_length, dropout, remat)
 
 
@@ -100,7 +100,10 @@ def _decoder(
     head(config, {f"{name}ForCausalLM": None, f"{name}Model": None})
     heads, longest = value(config, "num_attention_heads"), value(config, "max_position_embeddings")
     max_length = longest if max_length is None else max_length
-    _check_length(config, max_length, longest)
+    if max_length > longest:
+        raise Error(
+            f"max_length {max_length} is above the config.json's max_position_embeddings {longest}."
+        )
     sizes = TransformerConfig(
         width=value(config, "hidden_size"),
         depth=value(config, "num_hidden_layers"),
@@ -110,6 +113,7 @@ def _decoder(
         mlp_width=value(config, "intermediate_size"),
         max_length=max_length,
         rotary_frequencies=_frequencies(config),
+        window=_window(config, max_length),
         gated=True,
         query_key_norm=query_key_norm,
         biases=biases,
@@ -123,18 +127,27 @@ def _decoder(
     return Architecture(model, _rules(biases, query_key_norm, tied))
 
 
-def _check_length(config: Config, max_length: int, longest: int) -> None:
-    """Raises `Error` for sequences longer than those of the training, or than a sliding window."""
-    if max_length > longest:
-        raise Error(
-            f"max_length {max_length} is above the config.json's max_position_embeddings {longest}."
-        )
+def _window(config: Config, max_length: int) -> int | None:
+    """The sliding window of all blocks; None where sequences are no longer, or none has one.
+
+    Qwen names the blocks that have it: those of `layer_types`, or in older files those after the
+    first `max_window_layers`. Raises `Error` for some alone.
+    """
     window = config.get("sliding_window")
-    if config.get("use_sliding_window", True) and window is not None and window < max_length:
+    if window is None or window >= max_length or not config.get("use_sliding_window", True):
+        return None
+    blocks = value(config, "num_hidden_layers")
+    first = value(config, "max_window_layers") if "use_sliding_window" in config else 0
+    has = [block >= first for block in range(blocks)]
+    if kinds := config.get("layer_types"):
+        has = [kind == "sliding_attention" for kind in kinds]
+    if any(has) and not all(has):
         raise Error(
-            f"config.json has sliding_window={window}, which is not loaded: give "
-            f"max_length={window} or less, for which they are the same."
+            f"config.json has sliding_window={window} in {sum(has)} of {blocks} blocks, and jdl's "
+            f"{config.get('model_type')} in all or none: give max_length={window} or less, for "
+            "which they are the same."
         )
+    return int(window) if all(has) else None
 
 
 def _frequencies(config: Config) -> Callable[[int], jax.Array]:
