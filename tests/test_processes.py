@@ -14,6 +14,7 @@ from harness import command, digest, finish, folder_of, lines, spawn
 
 from jdl.train.distributed import in_cluster
 from jdl.train.launch import free_port
+from jdl.train.stragglers import stragglers
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
 
@@ -69,7 +70,32 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
 def test_a_process_that_compiles_longer_is_waited_for(root, tmp_path):
     """Seen to fail without `connect`: Gloo waits 30 s for the first collective of a group."""
     script = root / "tests" / "scripts" / "late_process.py"
-    finish(spawn(tmp_path, "--mesh", "data=2", script=script, processes=2, devices=1))
+    flags = ("--mesh", "data=2", "--trace-seconds", 40)
+    finish(spawn(tmp_path, *flags, script=script, processes=2, devices=1))
+
+
+def test_a_process_that_waits_for_its_data_is_named_once(root, tmp_path):
+    script = root / "tests" / "scripts" / "late_process.py"
+    flags = ("--row-seconds", 0.2, "--steps", 60, "--eval-every", 0, "--save-every", 0)
+    output = finish(spawn(tmp_path, *flags, script=script, processes=2, devices=1))
+    assert output.count("Process 1 of 2, on") == 1, output
+    assert "Process 0 of 2" not in output
+
+
+@pytest.mark.parametrize(
+    ("shares", "found"),
+    [
+        ({}, []),
+        ({0: 0.9}, []),  # alone
+        ({0: 0.9, 1: 0.8, 2: 0.9}, []),  # all wait
+        ({0: 0.01, 1: 0.05, 2: 0.0}, []),  # five times as long, and not worth a word
+        ({0: 0.01, 1: 0.5, 2: 0.0, 3: 0.4}, [1, 3]),
+        ({0: 0.3, 1: 0.59}, []),
+        ({0: 0.3, 1: 0.61}, [1]),
+    ],
+)
+def test_stragglers_wait_much_longer_than_the_median_of_the_others(shares, found):
+    assert list(stragglers(shares)) == found
 
 
 @pytest.mark.slow

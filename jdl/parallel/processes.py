@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the only place that has the client of the key-value store
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
@@ -37,6 +38,24 @@ def gather(text: str) -> list[str]:
     padded[: len(data)] = data
     rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def publish(name: str, text: str) -> None:
+    """Sets this process's entry under a name in the key-value store of JAX's coordination service.
+
+    No collective: no process waits for another, and it may be called from any thread.
+    """
+    _client().key_value_set(f"jdl/{name}/{jax.process_index()}", text, allow_overwrite=True)
+
+
+def published(name: str) -> dict[int, str]:
+    """The newest entry under a name of each process that has published one, by its index."""
+    entries = _client().key_value_dir_get(f"jdl/{name}/")
+    return {int(key.rpartition("/")[2]): text for key, text in entries}
+
+
+def _client() -> Any:
+    return distributed.global_state.client
 
 
 def connect(mesh: Mesh | None) -> None:
