@@ -10,8 +10,11 @@ import subprocess
 import time
 
 import pytest
-from harness import command, digest, finish, folder_of, lines, spawn
+from harness import SCRIPT, command, digest, finish, folder_of, lines, spawn
 
+from jdl.inspect.restore import restore
+from jdl.store.manifest import damage
+from jdl.store.step_trace import read_leaves, write_leaves
 from jdl.train.distributed import in_cluster
 from jdl.train.launch import free_port
 from jdl.train.stragglers import stragglers
@@ -74,12 +77,43 @@ def test_a_process_that_compiles_longer_is_waited_for(root, tmp_path):
     finish(spawn(tmp_path, *flags, script=script, processes=2, devices=1))
 
 
-def test_a_process_that_waits_for_its_data_is_named_once(root, tmp_path):
-    script = root / "tests" / "scripts" / "late_process.py"
-    flags = ("--row-seconds", 0.2, "--steps", 60, "--eval-every", 0, "--save-every", 0)
-    output = finish(spawn(tmp_path, *flags, script=script, processes=2, devices=1))
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A fully sharded run whose second process reads slowly, as does its disk: (folder, output).
+
+    Its output is None where steps waited for a checkpoint.
+    """
+    base = tmp_path_factory.mktemp("late")
+    flags = ["--mesh", "fsdp=2", "--steps", 60, "--eval-every", 0, "--save-every", 20]
+    flags += ["--row-seconds", 0.2, "--disk-seconds", 4]
+    running = spawn(
+        base, *flags, script=SCRIPT.with_name("late_process.py"), processes=2, devices=1
+    )
+    wait_for(lambda: list(base.glob("*/*/seed0/run.json")))
+    folder = folder_of(base)
+    wait_for(lambda: (folder / "metrics.jsonl").exists() and len(lines(folder)) > 24)
+    waited = (folder / "checkpoints" / "20" / "manifest.json").exists()
+    output = finish(running)
+    return folder, None if waited else output
+
+
+def test_a_process_that_waits_for_its_data_is_named_once(late):
+    _, output = late
     assert output.count("Process 1 of 2, on") == 1, output
     assert "Process 0 of 2" not in output
+
+
+def test_steps_go_on_while_several_processes_save(late):
+    folder, output = late
+    assert output is not None
+    for step in (40, 60):
+        assert damage(folder / "checkpoints" / str(step)) is None
+
+
+def test_checksums_of_shards_are_those_of_whole_leaves(late, tmp_path):
+    folder, _ = late
+    write_leaves(tmp_path, restore(folder).state)
+    assert read_leaves(tmp_path)[0] == read_leaves(folder)[-1]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from jdl.types import Error
 
+WAIT_MILLISECONDS = 30 * 60 * 1000  # for another process; one that is lost ends the wait before
+
 
 def several() -> bool:
     """Whether several processes train this run."""
@@ -52,6 +54,29 @@ def published(name: str) -> dict[int, str]:
     """The newest entry under a name of each process that has published one, by its index."""
     entries = _client().key_value_dir_get(f"jdl/{name}/")
     return {int(key.rpartition("/")[2]): text for key, text in entries}
+
+
+def collect(name: str, text: str) -> list[str]:
+    """Gathers a text of each process in the first one, in their order; others get an empty list.
+
+    All must call it, with a name that no other call of that time has; it may be in a thread, beside
+    collectives of devices: it uses the key-value store.
+    """
+    if not several():
+        return [text]
+    publish(name, text)
+    if not is_first():
+        return []
+    keys = [f"jdl/{name}/{process}" for process in range(jax.process_count())]
+    texts = [_client().blocking_key_value_get(key, WAIT_MILLISECONDS) for key in keys]
+    _client().key_value_delete(f"jdl/{name}/")
+    return texts
+
+
+def wait_for_all(name: str) -> None:
+    """A barrier of all processes, which may be in a thread, beside collectives of devices."""
+    if several():
+        _client().wait_at_barrier(f"jdl/{name}", WAIT_MILLISECONDS)
 
 
 def _client() -> Any:

@@ -1,4 +1,4 @@
-"""A training whose second process is late: it traces its step longer, or reads its rows slowly."""
+"""A training whose second process traces its step longer, or reads slowly; or with a slow disk."""
 
 import time
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 import jdl
+from jdl.store import manifest
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Config(jdl.Config):
     steps: int = 10
     trace_seconds: float = 0
     row_seconds: float = 0
+    disk_seconds: float = 0  # before the manifest of a checkpoint is written
 
 
 class Late(nn.Module):
@@ -41,7 +43,18 @@ class Rows:
         return np.full(8, i, np.float32), i % 10
 
 
+def slow_disk(seconds):
+    write = manifest.write_manifest
+
+    def write_slowly(checkpoint):
+        time.sleep(seconds)
+        write(checkpoint)
+
+    manifest.write_manifest = write_slowly
+
+
 def run(c: Config) -> jdl.Run:
+    slow_disk(c.disk_seconds)
     data = jdl.data.indexed(
         Rows(c.row_seconds), labels=list("0123456789"), stream=True, fingerprint="rows"
     )
