@@ -18,7 +18,7 @@ TIMES, MORE = 2.0, 0.1  # of a straggler's share of time, to the median of the o
 
 
 def stragglers(shares: Mapping[int, float]) -> dict[int, float]:
-    """The processes that wait for their data much longer than the others, by index.
+    """The stragglers: the processes that wait for their data much longer than others, by index.
 
     `shares` are the parts of their time in which they wait. A straggler's is more than twice the
     median of all others', and more than a tenth above it. The value is that median.
@@ -71,11 +71,12 @@ class StragglerWatch:
     def _name(self, entries: Mapping[int, str]) -> None:
         found = {process: json.loads(text) for process, text in entries.items()}
         for process, others in stragglers({n: share for n, (share, _) in found.items()}).items():
-            if process not in self.named:
-                self.named.add(process)
-                share, host = found[process]
-                self.note(
-                    f"Process {process} of {jax.process_count()}, on {host}, waits for its data "
-                    f"in {share:.0%} of its time, the others in {others:.0%} (median), and they "
-                    "wait for it: look at that host's disk, network and processor"
-                )
+            if process in self.named:
+                continue
+            self.named.add(process)
+            share, host = found[process]
+            self.note(
+                f"Process {process} of {jax.process_count()}, on {host}, waits for its data in "
+                f"{share:.0%} of its time, the others in {others:.0%} (median), and they wait for "
+                "it: look at that host's disk, network and processor"
+            )
