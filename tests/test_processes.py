@@ -1,7 +1,8 @@
 """Several processes train one run: the same bits as one; they end together, and resume.
 
 Seen to fail: the digest, with each process numbering its shards from 0; the parts of a batch, with
-the wrong ones read.
+the wrong ones read; stragglers, with their own share in the median, and named at each look; the
+checksums, with a shard's place mistaken; steps that go on, with a save that is waited for.
 """
 
 import os
@@ -10,10 +11,14 @@ import subprocess
 import time
 
 import pytest
-from harness import command, digest, finish, folder_of, lines, spawn
+from harness import SCRIPT, command, digest, finish, folder_of, lines, spawn
 
+from jdl.inspect.restore import restore
+from jdl.store.manifest import damage
+from jdl.store.step_trace import read_leaves, write_leaves
 from jdl.train.distributed import in_cluster
 from jdl.train.launch import free_port
+from jdl.train.stragglers import stragglers
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
 
@@ -69,7 +74,62 @@ def test_a_lost_process_ends_the_others_and_the_run_goes_on(alone, tmp_path):
 def test_a_process_that_compiles_longer_is_waited_for(root, tmp_path):
     """Seen to fail without `connect`: Gloo waits 30 s for the first collective of a group."""
     script = root / "tests" / "scripts" / "late_process.py"
-    finish(spawn(tmp_path, "--mesh", "data=2", script=script, processes=2, devices=1))
+    flags = ("--mesh", "data=2", "--trace-seconds", 40)
+    finish(spawn(tmp_path, *flags, script=script, processes=2, devices=1))
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory):
+    """A fully sharded run whose second process reads slowly, and whose disk is slow.
+
+    Its folder, its output, and whether steps waited for a checkpoint.
+    """
+    base = tmp_path_factory.mktemp("late")
+    flags = ["--mesh", "fsdp=2", "--steps", 60, "--eval-every", 0, "--save-every", 20]
+    flags += ["--row-seconds", 0.2, "--disk-seconds", 4]
+    running = spawn(
+        base, *flags, script=SCRIPT.with_name("late_process.py"), processes=2, devices=1
+    )
+    wait_for(lambda: list(base.glob("*/*/seed0/run.json")))
+    folder = folder_of(base)
+    wait_for(lambda: (folder / "metrics.jsonl").exists() and len(lines(folder)) > 24)
+    waited = (folder / "checkpoints" / "20" / "manifest.json").exists()
+    return folder, finish(running), waited
+
+
+def test_a_process_that_waits_for_its_data_is_named_once(late):
+    _, output, _ = late
+    assert output.count("Process 1 of 2, on") == 1, output
+    assert "Process 0 of 2" not in output
+
+
+def test_steps_go_on_while_several_processes_save(late):
+    folder, _, waited = late
+    assert not waited
+    for step in (40, 60):
+        assert damage(folder / "checkpoints" / str(step)) is None
+
+
+def test_checksums_of_shards_are_those_of_whole_leaves(late, tmp_path):
+    folder, _, _ = late
+    write_leaves(tmp_path, restore(folder).state)
+    assert read_leaves(tmp_path)[0] == read_leaves(folder)[-1]
+
+
+@pytest.mark.parametrize(
+    ("shares", "found"),
+    [
+        ({}, []),
+        ({0: 0.9}, []),  # alone
+        ({0: 0.9, 1: 0.8, 2: 0.9}, []),  # all wait
+        ({0: 0.01, 1: 0.05, 2: 0.0}, []),  # five times as long, and not worth a word
+        ({0: 0.01, 1: 0.5, 2: 0.0, 3: 0.4}, [1, 3]),
+        ({0: 0.3, 1: 0.59}, []),
+        ({0: 0.3, 1: 0.61}, [1]),
+    ],
+)
+def test_stragglers_wait_much_longer_than_the_median_of_the_others(shares, found):
+    assert list(stragglers(shares)) == found
 
 
 @pytest.mark.slow

@@ -11,10 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # the only place that has the client of the key-value store
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from jdl.types import Error
+
+WAIT_MILLISECONDS = 30 * 60 * 1000  # for another process; one that is lost ends the wait before
 
 
 def several() -> bool:
@@ -37,6 +40,47 @@ def gather(text: str) -> list[str]:
     padded[: len(data)] = data
     rows = np.asarray(multihost_utils.process_allgather(padded)).reshape(len(sizes), -1)
     return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
+
+
+def publish(name: str, text: str) -> None:
+    """Sets this process's entry under a name in the key-value store of JAX's coordination service.
+
+    No collective: no process waits for another, and it may be called from any thread.
+    """
+    _client().key_value_set(f"jdl/{name}/{jax.process_index()}", text, allow_overwrite=True)
+
+
+def published(name: str) -> dict[int, str]:
+    """The newest entry under a name of each process that has published one, by its index."""
+    entries = _client().key_value_dir_get(f"jdl/{name}/")
+    return {int(key.rpartition("/")[2]): text for key, text in entries}
+
+
+def collect(name: str, text: str) -> list[str]:
+    """Gathers a text of each process in the first one, in their order; others get an empty list.
+
+    All must call it, with a name that no other call of that time has; it may be in a thread, beside
+    collectives of devices: it uses the key-value store.
+    """
+    if not several():
+        return [text]
+    publish(name, text)
+    if not is_first():
+        return []
+    keys = [f"jdl/{name}/{process}" for process in range(jax.process_count())]
+    texts = [_client().blocking_key_value_get(key, WAIT_MILLISECONDS) for key in keys]
+    _client().key_value_delete(f"jdl/{name}/")
+    return texts
+
+
+def wait_for_all(name: str) -> None:
+    """A barrier of all processes, which may be in a thread, beside collectives of devices."""
+    if several():
+        _client().wait_at_barrier(f"jdl/{name}", WAIT_MILLISECONDS)
+
+
+def _client() -> Any:
+    return distributed.global_state.client
 
 
 def connect(mesh: Mesh | None) -> None:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jdl.parallel import processes
 from jdl.parallel.multihost import from_local, local_copy, process_sharding, to_host
 from jdl.store import manifest
 from jdl.store.folder import DiskError
@@ -55,6 +56,18 @@ def is_better(mode: str, value: float, best: float | None) -> bool:
     return best is None or (value > best if mode == "max" else value < best)
 
 
+class _Manager(ocp.CheckpointManager):
+    """Orbax's manager, which does not ask whether the run is preempted: the loop does.
+
+    The processes agree on the step after which they stop by the step of each one's last question.
+    One from a thread, of a step that is past, may let them agree on a step that is past as well.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """Never."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of a run: the latest `keep`, and the best by `best`, such as "max accuracy".
 
@@ -73,8 +86,10 @@ class Checkpoints:
     ) -> None:
         self._mode, self._metric = best.split()
         try:
+            if not read_only:
+                folder.mkdir(parents=True, exist_ok=True)
             options = self._options(keep, read_only)
-            self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+            self._manager = _Manager(folder.absolute(), options=options)
             best_step = self._manager.best_step()
             metrics = {} if best_step is None else self._manager.metrics(best_step)
             self._best: float | None = metrics.get(self._metric)
@@ -100,7 +115,13 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         return ocp.CheckpointManagerOptions(
+            create=False,  # with `active_processes` Orbax leaves it to us
             enable_async_checkpointing=False,  # our own thread also writes the manifest
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                # Named processes wait for each other by the coordination service. All, by default,
+                # do it by a collective of devices, which in a thread may interleave with a step's.
+                active_processes=set(range(jax.process_count())) if processes.several() else None,
+            ),
             read_only=read_only,
             cleanup_tmp_directories=not read_only,  # left by a kill during a save
             best_fn=score,
@@ -113,8 +134,8 @@ class Checkpoints:
     ) -> None:
         """Saves a state asynchronously; it is copied first, so that its memory may be donated.
 
-        `host` is further state outside of `State`, as JSON. With several processes it waits until
-        the state is saved. Raises `Error` where the save before failed, and where the disk is full.
+        `host` is further state outside of `State`, as JSON. Raises `Error` where the save before
+        failed, and where the disk is full. With several processes, all must call it.
         """
         self.wait()
         if step in self._manager.all_steps():
@@ -124,11 +145,8 @@ class Checkpoints:
         ranked = None if math.isnan(value) else metrics
         if self.is_best(metrics or {}):
             self._best = value
-        if jax.process_count() > 1:
-            # In a thread, its collectives could interleave with those of a training step.
-            self._save(step, jax.tree.map(from_local, state), host, ranked)
-        else:
-            self._saving = self._thread.submit(self._save, step, _copy(state), host, ranked)
+        copy = jax.tree.map(from_local, _copy(state)) if processes.several() else _copy(state)
+        self._saving = self._thread.submit(self._save, step, copy, host, ranked)
 
     def _save(
         self, step: int, state: State, host: dict[str, Any], metrics: dict[str, float] | None
@@ -138,9 +156,10 @@ class Checkpoints:
             state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)
         )
         self._manager.save(step, args=items, metrics=metrics)
-        if jax.process_index() == 0:
+        if processes.is_first():
             manifest.write_manifest(self._path(step))
         self._on_saved(state)
+        processes.wait_for_all(f"saved/{step}")  # none may end before the manifest is there
 
     def wait(self) -> None:
         """Waits until the last save is on disk."""
@@ -186,6 +205,7 @@ class Checkpoints:
         on the first device, wherever they were saved. Raises `Error` where there is no checkpoint,
         where its manifest shows damage, and where its format or its tree of arrays does not match.
         """
+        self.wait()
         step = self.latest() if step is None else step
         if step is None:
             raise Error(f"There is no checkpoint in {self._manager.directory}.")

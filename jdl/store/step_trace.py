@@ -8,7 +8,8 @@ timestamps: `jdl diff` and `jdl repeat` compare these files.
 from __future__ import annotations
 
 import json
-import zlib
+import operator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from jdl.learners.skip_nonfinite import CHECKED_METRICS
 from jdl.parallel import processes
-from jdl.parallel.multihost import to_host
+from jdl.store.crc import crc_of_bytes, crc_of_shard, crc_of_zeros
 from jdl.store.folder import read_json_lines, write_atomically, write_json_lines
 from jdl.types import State
 
@@ -60,15 +61,16 @@ def read_trace(folder: Path) -> np.ndarray:
 def write_leaves(folder: Path, state: State, start: bool = False) -> None:
     """Adds the checksums of a state's leaves to leaves.jsonl.
 
-    At the `start` of a process, lines of later steps are dropped: they will be written again. A
-    collective: with several processes, all must call it.
+    At the `start` of a process, lines of later steps are dropped: they will be written again. With
+    several processes, all must call it, in a thread or not: no leaf leaves its process.
     """
-    entry = {"step": int(state.step), "start": start, "leaves": _checksums(state)}
-    path = folder / "leaves.jsonl"
+    step, path = int(state.step), folder / "leaves.jsonl"
+    leaves = _checksums(state, f"leaves/{step}{'/start' if start else ''}")
     if not processes.is_first():
         return
+    entry = {"step": step, "start": start, "leaves": leaves}
     if start:
-        kept = [line for line in read_leaves(folder) if line["step"] <= entry["step"]]
+        kept = [line for line in read_leaves(folder) if line["step"] <= step]
         write_json_lines(path, [*kept, entry])
     else:
         with path.open("a") as file:
@@ -80,13 +82,25 @@ def read_leaves(folder: Path) -> list[dict[str, Any]]:
     return read_json_lines(folder / "leaves.jsonl", "leaves", dict)
 
 
-def _checksums(state: State) -> dict[str, str]:
-    """CRC-32 of each leaf's bytes, by its path."""
-    sums = {}
-    for part in PARTS:
-        for path, leaf in jax.tree_util.tree_leaves_with_path({part: getattr(state, part)}):
-            is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-            array = to_host(jax.random.key_data(leaf) if is_key else leaf)
-            number = zlib.crc32(np.ascontiguousarray(array).data)
-            sums[jax.tree_util.keystr(path, simple=True, separator="/")] = f"{number:08x}"
-    return sums
+def _checksums(state: State, name: str) -> dict[str, str]:
+    """CRC-32 of each leaf's bytes, by its path, in the first process; in others an empty dict."""
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for part in PARTS
+        for path, leaf in jax.tree_util.tree_leaves_with_path({part: getattr(state, part)})
+    }
+    own = [_added_here(leaf) for leaf in leaves.values()]
+    added = [json.loads(text) for text in processes.collect(name, json.dumps(own))]
+    sums = (reduce(operator.xor, numbers) for numbers in zip(*added, strict=True))
+    return {path: f"{number:08x}" for path, number in zip(leaves, sums, strict=False)}
+
+
+def _added_here(leaf: Any) -> int:
+    """What this process adds, by exclusive or, to the CRC-32 of a leaf: its shards'."""
+    array = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+    first = processes.is_first()
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return crc_of_bytes(np.asarray(array)) if first else 0
+    shards = (shard for shard in array.addressable_shards if shard.replica_id == 0)
+    added = (crc_of_shard(np.asarray(each.data), each.index, array.shape) for each in shards)
+    return reduce(operator.xor, added, crc_of_zeros(array.nbytes) if first else 0)

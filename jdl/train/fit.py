@@ -52,6 +52,7 @@ from jdl.train.nonfinite import NonFiniteSteps
 from jdl.train.outputs import Outputs, open_folder, open_outputs
 from jdl.train.placement import Placement, apply_config, place_on_devices, splits
 from jdl.train.preemption import StopRequests, stop_requests
+from jdl.train.stragglers import StragglerWatch
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
 from jdl.train.trackers import check_trackers
@@ -144,7 +145,7 @@ def _fit(
                 state,
                 start if patience.exhausted() else run.config.steps,
                 _hooks(run, options, outputs, evaluation, patience, requests),
-                _training_log(placement, options, outputs),
+                _training_log(placement, options, outputs, data),
                 stop=patience.exhausted,
                 several=placement.several,
             )
@@ -181,13 +182,17 @@ def _evaluation(placement: Placement, options: Options, outputs: Outputs) -> Eva
     )
 
 
-def _training_log(placement: Placement, options: Options, outputs: Outputs) -> TrainingLog:
+def _training_log(
+    placement: Placement, options: Options, outputs: Outputs, data: TimedLoader
+) -> TrainingLog:
     """The log of training metrics, with the handling of steps that are not finite."""
 
     def begin() -> State:
         return _begin(placement, outputs.checkpoints)[0]
 
-    return TrainingLog(outputs, options.log_every, NonFiniteSteps(placement, outputs, begin))
+    nonfinite = NonFiniteSteps(placement, outputs, begin)
+    watch = StragglerWatch(lambda: data.seconds, outputs.display.note)
+    return TrainingLog(outputs, options.log_every, nonfinite, watch.look)
 
 
 def _hooks(

@@ -30,12 +30,13 @@ class TrainingLog:
     """Logs training metrics: every step in the step trace, every `every` steps in the log.
 
     Where the loss, the gradient norm or the parameter norm is not finite, it calls
-    `on_nonfinite(step, name, value)`.
+    `on_nonfinite(step, name, value)`. Every `every` steps it also calls `look`.
     """
 
     outputs: Outputs
     every: int
     on_nonfinite: Callable[[int, str, float], None]
+    look: Callable[[], None] = lambda: None
     loss: float | None = None  # the last that was logged
 
     def __call__(self, step: int, metrics: Metrics) -> None:
@@ -49,6 +50,8 @@ class TrainingLog:
             self.loss = numbers.get("loss")
             if nonfinite:
                 self.on_nonfinite(step, nonfinite[0], numbers[nonfinite[0]])
+        if step % self.every == 0:
+            self.look()
         self.outputs.display.step(step, self.loss)
 
 

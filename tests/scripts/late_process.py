@@ -1,32 +1,65 @@
-"""A training whose second process traces its step 40 s later than the first."""
+"""A training whose second process traces its step longer, or reads slowly; or with a slow disk."""
 
 import time
 from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
+import numpy as np
 import optax
 
 import jdl
+from jdl.store import manifest
 
 
 @dataclass(frozen=True)
 class Config(jdl.Config):
     steps: int = 10
+    trace_seconds: float = 0
+    row_seconds: float = 0
+    disk_seconds: float = 0  # before the manifest of a checkpoint is written
 
 
 class Late(nn.Module):
+    seconds: float
+
     @nn.compact
     def __call__(self, x, train):
         if train and jax.process_index() == 1:
-            time.sleep(40)
-        return nn.Dense(10)(x.reshape(len(x), -1))
+            time.sleep(self.seconds)
+        return nn.Dense(10)(x)
+
+
+@dataclass(frozen=True)
+class Rows:
+    seconds: float
+
+    def __len__(self):
+        return 64
+
+    def __getitem__(self, i):
+        if jax.process_index() == 1:
+            time.sleep(self.seconds)
+        return np.full(8, i, np.float32), i % 10
+
+
+def slow_disk(seconds):
+    write = manifest.write_manifest
+
+    def write_slowly(checkpoint):
+        time.sleep(seconds)
+        write(checkpoint)
+
+    manifest.write_manifest = write_slowly
 
 
 def run(c: Config) -> jdl.Run:
-    train, test = jdl.data.digits()
-    learner = jdl.descent(jdl.objectives.classify(Late()), optax.adam(1e-3))
-    return jdl.Run(c, learner, train.shuffled(32, c.seed), test=test.batches(64))
+    slow_disk(c.disk_seconds)
+    data = jdl.data.indexed(
+        Rows(c.row_seconds), labels=list("0123456789"), stream=True, fingerprint="rows"
+    )
+    learner = jdl.descent(jdl.objectives.classify(Late(c.trace_seconds)), optax.adam(1e-3))
+    return jdl.Run(c, learner, data.shuffled(8, c.seed), test=data.batches(8))
 
 
 if __name__ == "__main__":
