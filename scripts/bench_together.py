@@ -50,10 +50,10 @@ class Trials:
             jax.jit(learner.step, donate_argnums=0).trace(*args)
             for learner, *args in zip(learners, self.initial, self.raw, strict=True)
         ]
-        found = [shared_programs._numbers(trace.jaxpr) for trace in self.traces]
+        found = [shared_programs.numbers_of(trace.jaxpr) for trace in self.traces]
         places = tuple(place for place in found[0] if len({one[place] for one in found}) > 1)
         self.numbers = jax.device_put([[np.float32(one[p]) for p in places] for one in found])
-        self.step = shared_programs._lift(self.traces[0], "step", places)
+        self.step = shared_programs.lift(self.traces[0], "step", places)
         leaves = [jax.tree.leaves(raw) for raw in self.raw]
         self.same = [
             all(np.array_equal(x, each[0]) for x in each) for each in zip(*leaves, strict=True)

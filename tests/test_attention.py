@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jdl.errors import Error
 from jdl.inspect.cost import operations
 from jdl.layers import RelativePositionBias, attention, rotary_embedding
 from jdl.layers.platform import compiled_for, plain_implementations
@@ -177,3 +178,13 @@ def test_the_flops_of_splash_attention_are_those_of_attention():
         fused = jax.make_jaxpr(lambda q: attention(q, q, q, causal=True))(q)
     assert "shard_map" in str(fused)
     assert operations(fused.jaxpr) == plain
+
+
+def test_what_splash_attention_and_grouped_queries_cannot_do_is_refused():
+    q = normal(0, 2, 200, 3, WIDTH)
+    with pytest.raises(Error, match="multiple of 128, not 200 and 200"):
+        splash_attention(q, q, q, True)
+    with pytest.raises(Error, match="not 128 and 200"):
+        splash_attention(q[:, :128], q, q, False)
+    with pytest.raises(Error, match="3 heads of queries cannot share 2"):
+        attention(q, q[:, :, :2], q[:, :, :2])

@@ -15,7 +15,13 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import Mesh
 
 from jdl.objectives.pretrained_model import leave_fresh
-from jdl.parallel import abstract_state, check_batch_size, shard_data, shard_learner
+from jdl.parallel import (
+    abstract_state,
+    check_batch_size,
+    parameter_rules,
+    shard_data,
+    shard_learner,
+)
 from jdl.types import Error, Run, State
 
 ROUNDS = 10
@@ -74,10 +80,11 @@ def cost(run: Run, mesh: Mesh | None = None) -> Cost:
     key, example = jax.random.key(run.config.seed), data[0]
     if mesh is not None:
         check_batch_size(mesh, data.batch_size)
-        learner, example = shard_learner(learner, mesh), shard_data(data, mesh)[0]
+        rules = parameter_rules(learner, data.spec, mesh)
+        learner, example = shard_learner(learner, mesh, rules), shard_data(data, mesh)[0]
     with leave_fresh():  # the cost does not depend on pretrained weights
         state = jax.jit(learner.init)(key, example)
-    like = abstract_state(mesh, state) if mesh is not None else state
+    like = abstract_state(mesh, state, rules) if mesh is not None else state
     traced = jax.jit(learner.step, donate_argnums=0).trace(like, example)
     step = traced.lower().compile()
     analysis = step.memory_analysis()

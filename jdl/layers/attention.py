@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jdl.errors import Error
 from jdl.layers.platform import (
     HALF_PRECISION,
     platform_dependent,
@@ -47,6 +48,11 @@ def attention(
     (cuDNN's kernel) unless there is a bias or a cap, and TPUs for self-attention over 512 steps or
     more, a multiple of 128, unless there is a bias or a mask (`splash_attention`).
     """
+    if q.shape[2] % k.shape[2]:
+        raise Error(
+            f"{q.shape[2]} heads of queries cannot share {k.shape[2]} heads of keys and values "
+            "evenly: the first must be a multiple of the second."
+        )
     if mask is None and bias is None and uses_splash_attention() and fits_splash_attention(q, k):
         return splash_attention(q, k, v, causal, scale, cap)
     if cap is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
+from jdl.errors import Error
 from jdl.layers.batch_axis import BATCH_AXES
 
 BLOCKS = (512, 384, 256, 128)  # of queries and keys: MaxText's 512, or the largest that divides
@@ -31,10 +32,16 @@ def splash_attention(
 ) -> jax.Array:
     """Flash attention (Dao et al., 2022) on a TPU, as `jdl.layers.attention` but without a mask.
 
-    It never holds the attention weights (B, H, T, S), and skips what a causal mask hides. On a mesh
-    that is in use (`jax.sharding.use_abstract_mesh`), each device computes its own rows and heads.
-    With `interpret` it runs on any platform, slowly, for tests.
+    It never holds the attention weights (B, H, T, S), and skips what a causal mask hides. Within
+    `jax.sharding.use_abstract_mesh`, each device of the mesh computes its own rows and heads.
+    With `interpret` it runs on any platform, slowly, for tests. Raises `Error` unless queries and
+    keys have the same number of steps, a multiple of 128.
     """
+    if q.shape[1] != k.shape[1] or q.shape[1] % BLOCKS[-1]:
+        raise Error(
+            f"splash_attention takes as many queries as keys, a multiple of {BLOCKS[-1]}, not "
+            f"{q.shape[1]} and {k.shape[1]}: use jdl.layers.attention, which takes any."
+        )
     mesh = jax.sharding.get_abstract_mesh()
     free = {
         axis: mesh.shape[axis]

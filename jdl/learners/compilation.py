@@ -11,6 +11,7 @@ import jax
 
 from jdl.learners.shared_programs import jit
 from jdl.learners.wrapper import Wrapper
+from jdl.objectives.axis_names import records_axis_names
 from jdl.objectives.pretrained_model import load_from, loaded_so_far
 from jdl.types import Batch, Key, Learner, Loader, Metrics, State
 
@@ -55,14 +56,15 @@ def trace_once(learner: Learner) -> CompiledLearner:
     """The learner with `init` and `step` traced once, though a check and a program need them.
 
     `check_run` traces them by `jax.eval_shape`; what is compiled afterwards has the same trace, in
-    its own jaxpr (`inline=True`). Only the `init` of pretrained models is traced again, with their
-    weights as arguments (`jit_init`).
+    its own jaxpr (`inline=True`). Only `init` may be traced again: of pretrained models, with their
+    weights as arguments (`jit_init`), and for the names of parameters' axes (`parameter_rules`).
     """
     # A lambda, because JAX keeps traces by function: each run traces, and so records, by itself.
     traced = jax.jit(lambda key, batch: learner.init(key, batch), inline=True)
 
     def init(key: Key, batch: Batch) -> State:
-        return learner.init(key, batch) if loaded_so_far() else traced(key, batch)
+        again = loaded_so_far() or records_axis_names()
+        return learner.init(key, batch) if again else traced(key, batch)
 
     return CompiledLearner(learner, init, jax.jit(learner.step, inline=True))
 

@@ -45,11 +45,11 @@ class SharedPrograms:
     def find(self, function: Function, args: tuple[Any, ...], donated: tuple[int, ...]) -> Function:
         """The program of a function for arguments of these shapes."""
         traced = jax.jit(function, donate_argnums=donated).trace(*args)
-        numbers, structure = _numbers(traced.jaxpr), _structure(traced)
+        numbers, structure = numbers_of(traced.jaxpr), _structure(traced)
         first = self.first.setdefault(structure, numbers)
         differing = {place: n for place, n in numbers.items() if n != first[place]}
         if differing:
-            lifted = _lift(traced, function.__name__, tuple(differing))
+            lifted = lift(traced, function.__name__, tuple(differing))
             jitted = jax.jit(lifted, donate_argnums=tuple(n + 1 for n in donated))
             key, program = self._compile(jitted.lower([*differing.values()], *args))
             if key not in self.equal:
@@ -119,7 +119,7 @@ def jit(function: Function, donate_argnums: tuple[int, ...] = ()) -> Function:
     return SharedFunction(function, donate_argnums, programs)
 
 
-def _numbers(closed: ClosedJaxpr) -> Numbers:
+def numbers_of(closed: ClosedJaxpr) -> Numbers:
     """The constants of a jaxpr that may be arguments, by their places; also those in its loops."""
     found: Numbers = {}
     for i, equation in enumerate(closed.jaxpr.eqns):
@@ -127,7 +127,7 @@ def _numbers(closed: ClosedJaxpr) -> Numbers:
             if _is_number(value):
                 found[i, j] = float(value.val)
         if _is_loop(equation):
-            body = _numbers(equation.params["body_jaxpr"])
+            body = numbers_of(equation.params["body_jaxpr"])
             found |= {(i, *place): number for place, number in body.items()}
     return found
 
@@ -169,7 +169,7 @@ def _equations(closed: ClosedJaxpr) -> Any:
     )
 
 
-def _lift(traced: Any, name: str, places: tuple[Place, ...]) -> Function:
+def lift(traced: Any, name: str, places: tuple[Place, ...]) -> Function:
     """The traced function with the constants at some places as its first argument."""
     closed, out_tree = traced.jaxpr, jax.tree.structure(traced.out_info)
 

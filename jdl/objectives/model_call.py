@@ -12,6 +12,7 @@ from flax.traverse_util import flatten_dict
 from jdl.keys import stream
 from jdl.layers import ROW_DROPOUT, device_key
 from jdl.objectives.adapted_model import AdaptedModel, Arguments
+from jdl.objectives.axis_names import without_axis_names
 from jdl.objectives.model_keywords import keywords, name_of, signature_of
 from jdl.types import BATCH_STATS, CACHE, Array, Batch, Error, Key, Objective, Variables
 
@@ -22,7 +23,7 @@ def init(model: Any, key: Key, batch: Batch, *inputs: Any) -> Variables:
     """The model's initial variables for these inputs, made of the batch."""
     args, kwargs = _arguments(model, inputs, "__call__")
     options = keywords(model, "__call__", args, kwargs, False, batch)
-    variables = dict(model.init({"params": key}, *args, **kwargs, **options))
+    variables = without_axis_names(dict(model.init({"params": key}, *args, **kwargs, **options)))
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params", {})):
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise Error(

@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.objectives.adapted_model import AdaptedModel
+from jdl.objectives.axis_names import without_axis_names
 from jdl.objectives.model_keywords import name_of, signature_of
 from jdl.types import CACHE, Array, Error, Variables
 
@@ -138,7 +139,9 @@ class PretrainedModel:
     def init(self, rngs: Any, *args: Any, **kwargs: Any) -> Variables:
         """The model's variables, with the pretrained weights in their places."""
         fresh = flatten_dict(
-            dict(self.model.init(rngs, *args, **kwargs)), sep="/", keep_empty_nodes=True
+            without_axis_names(dict(self.model.init(rngs, *args, **kwargs))),
+            sep="/",
+            keep_empty_nodes=True,
         )
         loaded = {path: jnp.asarray(array) for path, array in _provider.get()(self, fresh).items()}
         return unflatten_dict({**fresh, **loaded}, sep="/")

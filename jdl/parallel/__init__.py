@@ -1,5 +1,6 @@
 """Many devices: data parallel, fully sharded (FSDP), tensor parallel, pmap and elastic training."""
 
+from jdl.parallel.axis_rules import parameter_rules as parameter_rules
 from jdl.parallel.elastic import elastic as elastic
 from jdl.parallel.mesh import build_mesh as build_mesh
 from jdl.parallel.mesh import check_batch_size as check_batch_size

@@ -7,7 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.experimental.mesh_utils import create_device_mesh, create_hybrid_device_mesh
@@ -18,7 +17,7 @@ from jdl.layers.batch_axis import BATCH_AXES
 from jdl.types import Error
 
 AXES = ("data", "fsdp", "model")
-Rules = Sequence[tuple[str, int]]
+Rules = Sequence[tuple[str, int | None]]
 TRANSFORMER: Rules = (
     (r"/experts/", 0),
     (r"/(query|key|value|head|feed_forward/(in|gate))/kernel$", 1),
@@ -31,12 +30,6 @@ TRANSFORMER: Rules = (
 Heads and hidden units are divided among the devices, so that each pair of products needs one sum
 over devices (Shoeybi et al., 2019); and so are the experts of a mixture of experts (expert
 parallel; Lepikhin et al., 2021). Recurrent mixers stay whole.
-"""
-
-LOGICAL_AXES = dict.fromkeys(("heads", "kv_heads", "mlp", "vocab", "experts"), "model")
-"""The axis of the mesh for each axis that a model has named by `nn.with_logical_partitioning`.
-
-`flax.linen.set_logical_axis_rules` gives others in their place.
 """
 
 
@@ -171,59 +164,29 @@ def _batch_axes(mesh: Mesh) -> tuple[str, ...]:
 def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = False) -> Any:
     """The sharding of each leaf of a state on the mesh.
 
-    Along "model" the rules choose the divided axis, or the names that a user's model gives to a
-    parameter's axes (`flax.linen.with_logical_partitioning`). Along "fsdp" it is the first free
-    axis that the number of devices divides: along the last one, XLA all-reduced some gradients on
-    TPUs instead of reduce-scattering them. Without such an axis a leaf stays whole. Parameters that
-    are `in_use` (in a loss) are gathered: "fsdp" does not divide them.
+    Along "model" the rules choose the divided axis, along "fsdp" it is the first free axis that the
+    number of devices divides: along the last one, XLA all-reduced some gradients on TPUs instead of
+    reduce-scattering them. Without such an axis a leaf stays whole. Parameters that are `in_use`
+    (in a loss) are gathered: "fsdp" does not divide them.
     """
 
-    def leaf_sharding(path: Any, leaf: Any) -> Any:
-        if _is_named(leaf):
-            value = leaf.unbox(apply_constraint=False)
-            wanted = _named_axes(leaf, jax.tree_util.keystr(path, simple=True, separator="/"))
-            axes = _partition(mesh, wanted, value.shape, in_use)
-            return leaf.replace_boxed(NamedSharding(mesh, axes))
+    def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
         name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
-        axis = next((axis for pattern, axis in rules if re.search(pattern, name)), None)
-        wanted = ["model" if n == axis else None for n in range(len(leaf.shape))]
-        return NamedSharding(mesh, _partition(mesh, wanted, leaf.shape, in_use))
+        return NamedSharding(mesh, _partition(mesh, name, leaf.shape, rules, in_use))
 
-    return jax.tree_util.tree_map_with_path(leaf_sharding, tree, is_leaf=_is_named)
-
-
-def _is_named(leaf: Any) -> bool:
-    """Whether it is an array in the box in which Flax keeps the names of its axes."""
-    return isinstance(leaf, nn.Partitioned)
-
-
-def _named_axes(box: Any, path: str) -> list[Any]:
-    """The axis of the mesh for each axis of a parameter whose axes a model has named."""
-    rules = dict(nn.get_logical_axis_rules()) or LOGICAL_AXES
-    if isinstance(box, nn.LogicallyPartitioned):
-        return [rules.get(name) if name else None for name in box.names]
-    for name in box.names:
-        if name and name not in AXES:
-            raise Error(
-                f"The parameter {path} is divided along {name!r}, by nn.with_partitioning, and a "
-                f"mesh has the axes {', '.join(AXES)}: name one of them, or the axis' meaning by "
-                "nn.with_logical_partitioning."
-            )
-    return list(box.names)
+    return jax.tree_util.tree_map_with_path(leaf_sharding, tree)
 
 
 def _partition(
-    mesh: Mesh, wanted: Sequence[Any], shape: tuple[int, ...], in_use: bool
+    mesh: Mesh, name: str, shape: tuple[int, ...], rules: Rules, in_use: bool
 ) -> PartitionSpec:
-    """The wanted axes that can be divided, and "fsdp" along the first free one that can."""
     axes: list[str | None] = [None] * len(shape)
-    for n, axis in enumerate(wanted):
-        parts = mesh.shape.get(axis, 1)
-        if axis in ("model", "fsdp") and parts > 1 and axis not in axes and shape[n] % parts == 0:
-            axes[n] = axis
-    fsdp = mesh.shape.get("fsdp", 1)
-    if fsdp > 1 and "fsdp" not in axes:
+    model, fsdp = (mesh.shape.get(axis, 1) for axis in ("model", "fsdp"))
+    axis = next((axis for pattern, axis in rules if re.search(pattern, name)), None)
+    if model > 1 and axis is not None and axis < len(shape) and shape[axis] % model == 0:
+        axes[axis] = "model"
+    if fsdp > 1 and not in_use:
         free = (n for n, size in enumerate(shape) if not axes[n] and size and size % fsdp == 0)
         if (first := next(free, None)) is not None:
             axes[first] = "fsdp"
-    return PartitionSpec(*(None if in_use and axis == "fsdp" else axis for axis in axes))
+    return PartitionSpec(*axes)

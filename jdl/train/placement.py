@@ -24,6 +24,7 @@ from jdl.parallel import (
     check_batch_size,
     data_parallel_devices,
     elastic,
+    parameter_rules,
     pmap_learner,
     pmap_mesh,
     shard_data,
@@ -81,13 +82,14 @@ def place_on_devices(run: Run, options: Options) -> Placement:
 def place_on_mesh(run: Run, mesh: Mesh, steps_per_call: int = 1) -> Placement:
     """Compiles the run's learner, and shards its data, for a mesh; its devices may be described."""
     check_batch_size(mesh, run.train.batch_size)
+    rules = parameter_rules(run.learner, run.train.spec, mesh)
     run = _shard_splits(run, mesh)
-    learner = shard_learner(with_data(run.learner, run.train), mesh)
+    learner = shard_learner(with_data(run.learner, run.train), mesh, rules)
     compiled, calls = (
         jit_learner(learner, one_device=False),
         _several(learner, steps_per_call, False),
     )
-    return Placement(compiled, run, partial(abstract_state, mesh), calls)
+    return Placement(compiled, run, partial(abstract_state, mesh, rules=rules), calls)
 
 
 def _several(learner: Learner, most: int, one_device: bool = True) -> SeveralSteps | None:
