@@ -37,12 +37,15 @@ def without_axis_names(variables: Any) -> Any:
 
     `nn.with_partitioning` and `nn.with_logical_partitioning` make such boxes.
     """
-    found = _recorded.get()
-    if found is not None:
-        params = variables.get("params", {})
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_named):
-            if _is_named(leaf):
-                found[jax.tree_util.keystr(path, simple=True, separator="/")] = leaf
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables, is_leaf=_is_named)
+        if _is_named(leaf)
+    }
+    if not named:
+        return variables
+    if (found := _recorded.get()) is not None:
+        found |= {path.removeprefix("params/"): box for path, box in named.items()}
     return jax.tree.map(_value, variables, is_leaf=_is_named)
 
 
