@@ -136,10 +136,12 @@ class Mirror:
     def move_aside(self) -> None:
         """Moves an earlier run to seed<k>.1, seed<k>.2, ..., as --fresh does with a folder."""
         with self._report("written"):
-            if self._names():
+            if names := self._names():
                 others = (f"{self.place}.{number}" for number in count(1))
                 free = next(other for other in others if not self.fs.find(other))
-                self.fs.mv(self.place, free, recursive=True)
+                for name in names:
+                    self.fs.cp_file(f"{self.place}/{name}", f"{free}/{name}")
+                self.fs.rm(self.place, recursive=True)
 
     def _names(self) -> list[str]:
         """The files of the run there, by their paths in its folder."""
