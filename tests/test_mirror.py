@@ -1,6 +1,7 @@
 """The mirror of a run's folder: a run whose disk is lost ends with the bits of one that was not.
 
-Seen to fail:
+Seen to fail: a manifest that is copied first, logs that are copied after the checkpoint, damage
+that is not looked for in what was brought back, and --fresh by a recursive move, on S3.
 """
 
 import os
