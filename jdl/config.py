@@ -66,6 +66,9 @@ class Options:
 
     root: Path = Path("runs")
     """Folder that contains all runs."""
+    mirror: str = ""
+    """Copy each checkpoint and the logs to object storage, s3://bucket/path or another URL of
+    fsspec; where the run's folder is gone, bring it back from there (docs/scale.md)."""
     log_every: int = 25
     """Steps between two logged lines of training metrics."""
     eval_every: int | None = None
@@ -108,9 +111,9 @@ class Options:
         scheme = next(iter(Path(self.root).parts), "")
         if len(scheme) > 2 and scheme.endswith(":"):  # of gs://bucket/runs; c: is a disk
             raise Error(
-                f"--root must be a folder of a file system, and {scheme}// is not one: mount the "
-                "bucket (gcsfuse, mountpoint-s3) and name its folder, or copy the runs there "
-                "when they are done."
+                f"--root must be a folder of a file system, and {scheme}// is not one: leave it on "
+                f"a disk, and let --mirror {scheme}//... copy the run to the bucket and back; or "
+                "mount the bucket (gcsfuse, mountpoint-s3) and name its folder."
             )
 
 

@@ -29,6 +29,7 @@ from jdl.objectives.pretrained_model import record_loaded
 from jdl.parallel import to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
+from jdl.store.mirror import BackgroundMirror, Mirror, open_mirror
 from jdl.store.record import loaded_before
 from jdl.store.step_trace import write_leaves
 from jdl.train.check import check_run
@@ -102,6 +103,7 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     run = apply_config(run)
     run = replace(run, learner=trace_once(run.learner))
     folder = run_folder(options.root, run.config)
+    mirror = open_mirror(folder, options)
     with record_loaded([] if options.fresh else loaded_before(folder)) as loaded:
         check_run(run)
         placement = place_on_devices(run, options)
@@ -109,16 +111,28 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
             report_disk_errors(folder),
             open_folder(folder, run, options, script, loaded.values()) as notes,
         ):
-            return _fit(run, placement, options, folder, [*map(str, loaded.values()), *notes])
+            notes = [*map(str, loaded.values()), *notes]
+            return _fit(run, placement, options, folder, mirror, notes)
 
 
 def _fit(
-    run: Run, placement: Placement, options: Options, folder: Path, notes: list[str]
+    run: Run,
+    placement: Placement,
+    options: Options,
+    folder: Path,
+    mirror: Mirror | None,
+    notes: list[str],
 ) -> Result:
     """Trains a checked run in its open folder, and evaluates it."""
     with ExitStack() as stack:
+        copying = _begin_copying(mirror, options)
+        if copying:
+            stack.callback(copying.close)
         checkpoints = Checkpoints(
-            folder / "checkpoints", run.best, options.keep, on_saved=partial(write_leaves, folder)
+            folder / "checkpoints",
+            run.best,
+            options.keep,
+            on_saved=partial(_after_save, folder, copying),
         )
         stack.callback(checkpoints.close)
         state, patience = _begin(placement, checkpoints)
@@ -156,6 +170,20 @@ def _fit(
         figures = [path for draw in FIGURES for path in draw(run, variables, folder)]
     steps = int(state.step) - start
     return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds)
+
+
+def _begin_copying(mirror: Mirror | None, options: Options) -> BackgroundMirror | None:
+    """What copies the run's folder to its mirror, from which an earlier run is moved if --fresh."""
+    if mirror and options.fresh:
+        mirror.move_aside()
+    return BackgroundMirror(mirror) if mirror else None
+
+
+def _after_save(folder: Path, copying: BackgroundMirror | None, state: State) -> None:
+    """Traces a state that was saved, and has it copied to the mirror."""
+    write_leaves(folder, state)
+    if copying:
+        copying.hand_over()
 
 
 def _begin(placement: Placement, checkpoints: Checkpoints) -> tuple[State, Patience]:
