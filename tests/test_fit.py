@@ -265,40 +265,6 @@ def test_every_damage_to_a_checkpoint_is_noticed_before_it_is_read(result, tmp_p
     checkpoints.close()
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_in_the_same_bits(tmp_path, capsys):
-    whole = train(tmp_path / "whole", save_every=5)
-    stopped_at(43, tmp_path / "hurt", save_every=5)
-    folder = next((tmp_path / "hurt").glob("*/*/seed0"))
-    newest = max(
-        int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()
-    )
-    (folder / "checkpoints" / str(newest) / "record" / "metadata").write_text("{}")
-    capsys.readouterr()
-    resumed = train(tmp_path / "hurt", save_every=5, quiet=False)
-    assert (
-        f"The checkpoint of step {newest} is damaged: record/metadata has changed"
-        in capsys.readouterr().out
-    )
-    assert (folder / "damaged" / f"{newest}.0").is_dir()
-    assert resumed.steps == 60 - newest + 5
-    assert digest(resumed) == digest(whole)
-    assert lines(resumed) == lines(whole)
-
-
-def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
-    whole = train(tmp_path, steps=10, save_every=5)
-    (whole.folder / "checkpoints" / "10" / "manifest.json").unlink()
-    resumed = train(tmp_path, steps=10, save_every=5)
-    assert 0 < resumed.steps < 10
-    assert digest(resumed) == digest(whole)
-    for path in (whole.folder / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
-        path.unlink()
-    with pytest.raises(
-        jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No checkpoint is intact: use --fresh"
-    ):
-        train(tmp_path, steps=10)
-
-
 def test_another_environment_is_noted_and_recorded(tmp_path, monkeypatch, capsys):
     stopped_at(13, tmp_path, save_every=5)
     record = next(tmp_path.glob("*/*/seed0")) / "run.json"

@@ -2,23 +2,30 @@
 
 Seen to fail: the digest, with each process numbering its shards from 0; the parts of a batch, with
 the wrong ones read; stragglers, with their own share in the median, and named at each look; the
-checksums, with a shard's place mistaken; steps that go on, with a save that is waited for.
+checksums, with a shard's place mistaken; steps that go on, with a save that is waited for; a late
+straggler, with the share since the first look, and with an earlier run's entry; texts, with their
+folder deleted.
 """
 
+import json
 import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
+import jax
 import pytest
 from harness import SCRIPT, command, digest, finish, folder_of, lines, spawn
+from jax._src.lib import _jax
 
 from jdl.inspect.restore import restore
+from jdl.parallel import processes
 from jdl.store.manifest import damage
 from jdl.store.step_trace import read_leaves, write_leaves
 from jdl.train.distributed import in_cluster
 from jdl.train.launch import free_port
-from jdl.train.stragglers import stragglers
+from jdl.train.stragglers import StragglerWatch, stragglers
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
 
@@ -130,6 +137,49 @@ def test_checksums_of_shards_are_those_of_whole_leaves(late, tmp_path):
 )
 def test_stragglers_wait_much_longer_than_the_median_of_the_others(shares, found):
     assert list(stragglers(shares)) == found
+
+
+@pytest.fixture
+def become(monkeypatch):
+    """Makes this one the process 0 or 1 of two, with JAX's key-value store and no devices."""
+    address = f"127.0.0.1:{free_port()}"
+    service = _jax.get_distributed_runtime_service(address, 1)
+    client = _jax.get_distributed_runtime_client(address, 0)
+    client.connect()
+    monkeypatch.setattr(processes, "_client", lambda: client)
+    monkeypatch.setattr(processes, "several", lambda: True)
+    monkeypatch.setattr(processes, "WAIT_MILLISECONDS", 2000)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    yield lambda process: monkeypatch.setattr(jax, "process_index", lambda: process)
+    client.shutdown()
+    service.shutdown()
+
+
+def test_texts_are_gathered_beside_those_of_a_name_within(become):
+    become(1)
+    processes.publish("leaves/20/start", "b")
+    processes.publish("leaves/20", "B")
+    become(0)
+    assert processes.collect("leaves/20", "A") == ["A", "B"]
+    assert processes.collect("leaves/20/start", "a") == ["a", "b"]
+    assert processes.published("leaves/20") == {}
+
+
+def test_a_process_that_becomes_a_straggler_is_named_within_a_minute(become, monkeypatch):
+    clock, waited, notes, watches = [0.0], [0.0, 0.0], [], []
+    monkeypatch.setattr("jdl.train.stragglers.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    for process in (0, 1):
+        become(process)
+        processes.publish("data_waits", json.dumps([process, "of an earlier run"]))
+        watches.append(StragglerWatch(lambda n=process: waited[n], notes.append))
+    for clock[0] in range(0, 3660, 5):
+        waited[1] += 4 * (clock[0] > 3600)
+        for process in (0, 1):
+            become(process)
+            watches[process].look()
+        assert clock[0] > 3600 or not notes
+    assert len(notes) == 1
+    assert notes[0].startswith("Process 1 of 2")
 
 
 @pytest.mark.slow

@@ -50,6 +50,11 @@ def publish(name: str, text: str) -> None:
     _client().key_value_set(f"jdl/{name}/{jax.process_index()}", text, allow_overwrite=True)
 
 
+def withdraw(name: str) -> None:
+    """Deletes this process's entry under a name; without effect where there is none."""
+    _client().key_value_delete(f"jdl/{name}/{jax.process_index()}")
+
+
 def published(name: str) -> dict[int, str]:
     """The newest entry under a name of each process that has published one, by its index."""
     entries = _client().key_value_dir_get(f"jdl/{name}/")
@@ -69,7 +74,8 @@ def collect(name: str, text: str) -> list[str]:
         return []
     keys = [f"jdl/{name}/{process}" for process in range(jax.process_count())]
     texts = [_client().blocking_key_value_get(key, WAIT_MILLISECONDS) for key in keys]
-    _client().key_value_delete(f"jdl/{name}/")
+    for key in keys:  # not their folder, in which another name's may lie
+        _client().key_value_delete(key)
     return texts
 
 

@@ -85,10 +85,11 @@ class Checkpoints:
         on_saved: Callable[[State], None] = lambda state: None,
     ) -> None:
         self._mode, self._metric = best.split()
+        self._keep = keep
         try:
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
-            options = self._options(keep, read_only)
+            options = self._options(read_only)
             self._manager = _Manager(folder.absolute(), options=options)
             best_step = self._manager.best_step()
             metrics = {} if best_step is None else self._manager.metrics(best_step)
@@ -102,18 +103,10 @@ class Checkpoints:
         self._saving: Future[None] | None = None
         self._on_saved = on_saved
 
-    def _options(self, keep: int, read_only: bool) -> ocp.CheckpointManagerOptions:
-        policies = ocp.checkpoint_managers
-
+    def _options(self, read_only: bool) -> ocp.CheckpointManagerOptions:
         def score(metrics: dict[str, float]) -> float:
             return metrics[self._metric]
 
-        best = policies.BestN(
-            get_metric_fn=score,
-            reverse=self._mode == "min",
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
         return ocp.CheckpointManagerOptions(
             create=False,  # with `active_processes` Orbax leaves it to us
             enable_async_checkpointing=False,  # our own thread also writes the manifest
@@ -126,7 +119,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,  # left by a kill during a save
             best_fn=score,
             best_mode=self._mode,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            # Orbax would delete old checkpoints before the new one has its manifest.
+            preservation_policy=ocp.checkpoint_managers.LatestN(None),
         )
 
     def save(
@@ -160,6 +154,19 @@ class Checkpoints:
             manifest.write_manifest(self._path(step))
         self._on_saved(state)
         processes.wait_for_all(f"saved/{step}")  # none may end before the manifest is there
+        self._delete_old()
+
+    def _delete_old(self) -> None:
+        """Deletes all but the latest `keep` and the best; a kill before leaves one too many."""
+        older = self._manager.all_steps()[: -self._keep]
+        for step in older:
+            if step != self._manager.best_step():
+                self._manager.delete(step)
+
+    def check(self) -> None:
+        """Raises the error of the last save if it has failed; does not wait for its end."""
+        if self._saving and self._saving.done():
+            self.wait()
 
     def wait(self) -> None:
         """Waits until the last save is on disk."""
@@ -171,6 +178,12 @@ class Checkpoints:
                 raise DiskError(
                     f"A checkpoint could not be written under {self._manager.directory}: {error}. "
                     "Earlier ones are intact. Free some disk space, or choose another --root."
+                ) from error
+            except jax.errors.JaxRuntimeError as error:  # of Orbax's barriers, and of ours
+                raise Error(
+                    "The processes could not save a checkpoint together under "
+                    f"{self._manager.directory}: {_first_line(error)}. Earlier ones are intact: "
+                    "run the same command again to resume."
                 ) from error
 
     def _check_room(self, size: int) -> None:

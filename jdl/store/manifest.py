@@ -49,11 +49,12 @@ def damage(checkpoint: Path) -> str | None:
 def move_damaged_aside(checkpoints: Path) -> list[str]:
     """Moves damaged and incomplete checkpoints into the folder `damaged`, so that none is restored.
 
-    Returns a note on each damaged one; incomplete ones are normal after a kill. Raises `Error`
-    where there are damaged checkpoints and no intact one.
+    Returns a note on each damaged one; incomplete ones are normal after a kill, and noted where
+    there is no other. Raises `Error` where there are damaged checkpoints and no intact one.
     """
     paths = [path for path in checkpoints.glob("*") if path.name.isdigit()]
     notes: list[str] = []
+    incomplete: list[str] = []
     intact = False
     for path in sorted(paths, key=lambda path: -int(path.name)):
         wrong = damage(path)
@@ -65,9 +66,14 @@ def move_damaged_aside(checkpoints: Path) -> list[str]:
                 f"It is kept in {_move_aside(path)}"
             )
         else:
-            _move_aside(path)
+            incomplete.append(str(_move_aside(path)))
     if notes and not intact:
         raise Error(f"{'. '.join(notes)}. No checkpoint is intact: use --fresh to start again.")
+    if incomplete and not intact:
+        notes.append(
+            "No checkpoint was saved to its end before a kill, so training starts again from step "
+            f"0. What was saved is kept in {', '.join(incomplete)}"
+        )
     return notes
 
 

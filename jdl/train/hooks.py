@@ -30,7 +30,8 @@ class TrainingLog:
     """Logs training metrics: every step in the step trace, every `every` steps in the log.
 
     Where the loss, the gradient norm or the parameter norm is not finite, it calls
-    `on_nonfinite(step, name, value)`. Every `every` steps it also calls `look`.
+    `on_nonfinite(step, name, value)`. Every `every` steps it also calls `look`, and raises the
+    error of a save that has failed.
     """
 
     outputs: Outputs
@@ -52,6 +53,7 @@ class TrainingLog:
                 self.on_nonfinite(step, nonfinite[0], numbers[nonfinite[0]])
         if step % self.every == 0:
             self.look()
+            self.outputs.checkpoints.check()
         self.outputs.display.step(step, self.loss)
 
 

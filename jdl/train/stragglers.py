@@ -6,6 +6,7 @@ import json
 import socket
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ import jax
 from jdl.parallel import processes
 
 LOOK_SECONDS = 5.0  # least time between two looks: publishing must not slow training down
+LOOKS = 13  # that are remembered: a share is that of the last minute, or of 12 intervals of logs
+ENTRIES = "data_waits"  # the name of the shares in the key-value store
 TIMES, MORE = 2.0, 0.1  # of a straggler's share of time, to the median of the others'
 
 
@@ -46,9 +49,15 @@ class StragglerWatch:
 
     waited: Callable[[], float]
     note: Callable[[str], None]
-    began: tuple[float, float] | None = None  # the clock and `waited`, when the first step was done
-    looked: float = 0.0
+    looks: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=LOOKS))
+    """The clock and `waited` at the last looks."""
+
     named: set[int] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        """Withdraws what this process has published in an earlier run, before the first step."""
+        if processes.several():
+            processes.withdraw(ENTRIES)
 
     def look(self) -> None:
         """Publishes this process's share, and in the first one notes who is new among stragglers.
@@ -57,16 +66,17 @@ class StragglerWatch:
         """
         if not processes.several():
             return
-        now = time.monotonic()
-        if self.began is None:
-            self.began, self.looked = (now, self.waited()), now
-        if now - self.looked < LOOK_SECONDS:
+        now, waited = time.monotonic(), self.waited()
+        if self.looks and now - self.looks[-1][0] < LOOK_SECONDS:
             return
-        self.looked = now
-        share = (self.waited() - self.began[1]) / (now - self.began[0])
-        processes.publish("data_waits", json.dumps([share, socket.gethostname()]))
+        self.looks.append((now, waited))
+        if len(self.looks) == 1:
+            return
+        then, before = self.looks[0]
+        share = (waited - before) / (now - then)
+        processes.publish(ENTRIES, json.dumps([share, socket.gethostname()]))
         if processes.is_first():
-            self._name(processes.published("data_waits"))
+            self._name(processes.published(ENTRIES))
 
     def _name(self, entries: Mapping[int, str]) -> None:
         found = {process: json.loads(text) for process, text in entries.items()}

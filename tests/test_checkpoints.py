@@ -1,0 +1,99 @@
+"""Checkpoints: what a kill, damage or a failure during a save leaves, and what is said of it."""
+
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from harness import Killed, digest, folder_of, lines, stopped_at, train
+
+import jdl
+from jdl.store import manifest
+from jdl.store.checkpoints import Checkpoints
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_ends_in_the_same_bits(tmp_path, capsys):
+    whole = train(tmp_path / "whole", save_every=5)
+    stopped_at(43, tmp_path / "hurt", save_every=5)
+    folder = next((tmp_path / "hurt").glob("*/*/seed0"))
+    newest = max(
+        int(path.name) for path in (folder / "checkpoints").iterdir() if path.name.isdigit()
+    )
+    (folder / "checkpoints" / str(newest) / "record" / "metadata").write_text("{}")
+    capsys.readouterr()
+    resumed = train(tmp_path / "hurt", save_every=5, quiet=False)
+    assert (
+        f"The checkpoint of step {newest} is damaged: record/metadata has changed"
+        in capsys.readouterr().out
+    )
+    assert (folder / "damaged" / f"{newest}.0").is_dir()
+    assert resumed.steps == 60 - newest + 5
+    assert digest(resumed) == digest(whole)
+    assert lines(resumed) == lines(whole)
+
+
+@pytest.mark.parametrize(("killed_at", "steps"), [(5, 10), (10, 5)])
+def test_a_kill_during_a_save_loses_no_earlier_checkpoint(
+    tmp_path, monkeypatch, capsys, killed_at, steps
+):
+    """Seen to fail with the old one deleted before the manifest, and without the note."""
+    write = manifest.write_manifest
+
+    def write_or_die(checkpoint):
+        if int(checkpoint.name) == killed_at:
+            raise Killed
+        write(checkpoint)
+
+    fields = {"steps": 10, "eval_every": 0, "save_every": 5, "keep": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write_manifest", write_or_die)
+        with pytest.raises(Killed):
+            train(tmp_path, **fields)
+    resumed = train(tmp_path, **fields, quiet=False)
+    assert resumed.steps == steps
+    assert ("so training starts again from step 0" in capsys.readouterr().out) == (steps == 10)
+    kept = [path.name for path in (resumed.folder / "checkpoints").iterdir()]
+    assert [name for name in kept if name.isdigit()] == ["10"]
+
+
+def test_a_save_that_fails_ends_the_run_before_the_next_save(tmp_path, monkeypatch):
+    """Seen to fail with the error raised at the next save: the run went on to step 40."""
+    failed = threading.Event()
+
+    def fail(checkpoint):
+        failed.set()
+        raise OSError("no room")
+
+    def wait_for_it(step, state, metrics):
+        assert failed.wait(60)
+        time.sleep(0.2)  # until its thread has ended
+
+    monkeypatch.setattr(manifest, "write_manifest", fail)
+    with pytest.raises(jdl.Error, match=r"could not be written.*no room.*Earlier ones are intact"):
+        train(tmp_path, hooks=[(21, wait_for_it)], eval_every=0)
+    assert 20 <= len(lines(folder_of(tmp_path))) < 40
+
+
+def test_processes_that_give_up_waiting_for_a_save_say_so(tmp_path):
+    def give_up(state):
+        raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
+
+    checkpoints = Checkpoints(tmp_path, on_saved=give_up)
+    checkpoints.save(1, jdl.State(*(np.zeros(3) for _ in range(6))), {})
+    with pytest.raises(jdl.Error, match=r"could not save .* together .* DEADLINE_EXCEEDED"):
+        checkpoints.close()
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path):
+    whole = train(tmp_path, steps=10, save_every=5)
+    (whole.folder / "checkpoints" / "10" / "manifest.json").unlink()
+    resumed = train(tmp_path, steps=10, save_every=5)
+    assert 0 < resumed.steps < 10
+    assert digest(resumed) == digest(whole)
+    for path in (whole.folder / "checkpoints").glob("*/_CHECKPOINT_METADATA"):
+        path.unlink()
+    with pytest.raises(
+        jdl.Error, match=r"_CHECKPOINT_METADATA is missing.*No checkpoint is intact: use --fresh"
+    ):
+        train(tmp_path, steps=10)
