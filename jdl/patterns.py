@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+import jax
 
 from jdl.errors import Error
 
@@ -13,6 +16,18 @@ BALANCE_BIAS = "balance_bias"  # the name of the biases that balance a mixture o
 def is_bias(path: str) -> bool:
     """Whether the path is that of a bias, which has one axis, or of experts and heads two."""
     return path.rpartition("/")[2] == "bias"
+
+
+def balance_biases(params: Any) -> Any:
+    """Which parameters are biases that balance experts (`jdl.optim.balance_experts`), as a tree.
+
+    Their gradients are no gradients of the loss but errors of loads, whole numbers: they are
+    float32 in mixed precision too, which keeps these exact, and no part of a gradient's norm.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True, separator="/") == BALANCE_BIAS,
+        params,
+    )
 
 
 def matching(pattern: str, paths: Iterable[str], name: str, of: str = "parameters") -> list[str]:
