@@ -37,6 +37,8 @@ def matching(pattern: str, paths: Iterable[str], name: str, of: str = "parameter
     pattern it is, such as "freeze", and `of` what the paths are of.
     """
     paths = list(paths)
+    if not isinstance(pattern, str):
+        raise Error(f"{name}: the pattern must be a string, not {pattern!r}.")
     try:
         found = [path for path in paths if re.search(pattern, path)]
     except re.error as error:
