@@ -1,7 +1,8 @@
 """Load balancing of a mixture of experts without an auxiliary loss: what moves the biases, and how.
 
 Seen to fail: with the bias in the weights too, with padding rows counted, and with the sign turned;
-with biases cast to half precision; with loads in the norm; with the auxiliary loss by default.
+with biases cast to half precision; with loads in the norm; with the auxiliary loss by default; and
+what is refused, accepted.
 """
 
 from dataclasses import replace
