@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.errors import Error
-from jdl.patterns import BALANCE_BIAS, is_bias, matching
+from jdl.patterns import balance_biases, is_bias, matching
 from jdl.widths import width_factors
 
 BALANCE = "balance"  # the part of `balance_experts` for the biases of experts
@@ -151,16 +152,22 @@ def balance_experts(
 
     Of `TransformerConfig(experts=8, balance_bias=True)` the router's biases move in each step by
     `rate`: up for experts with less than the mean load of the whole batch, down for those with
-    more. The `optimizer` trains all else. Give it with its clipping: the biases' gradients, which
-    are loads, are then no part of the norm. For `next_token(model, balance=0)`, without the
-    load-balancing loss; other objectives leave the biases at 0.
+    more. The `optimizer` trains all else, its gradient clipping included: of all that wraps an
+    optimizer this comes last, and `jdl.descent` refuses another order. The objective is
+    `next_token`, also as the own loss of `distil` or `mutual`. Raises `Error` for a `rate` below 0,
+    and where there is no such bias.
     """
+    if isinstance(rate, int | float) and not 0 <= rate < inf:
+        raise Error(f"The rate of balance_experts must be 0 or more, not {rate}.")
 
     def label(params: Any) -> Any:
-        def of_path(path: str) -> str:
-            return BALANCE if path.split("/")[-1] == BALANCE_BIAS else "train"
-
-        return _by_path(of_path, params)
+        biases = balance_biases(params)
+        if not any(jax.tree.leaves(biases)):
+            raise Error(
+                "balance_experts moves the biases of a mixture of experts, and there is none to "
+                "train: give TransformerConfig(experts=..., balance_bias=True), or leave it out."
+            )
+        return jax.tree.map(lambda bias: BALANCE if bias else "train", biases)
 
     return optax.partition({BALANCE: optax.sign_sgd(rate), "train": optimizer}, label)
 

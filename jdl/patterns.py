@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
+
+import jax
 
 from jdl.errors import Error
 
@@ -15,6 +18,18 @@ def is_bias(path: str) -> bool:
     return path.rpartition("/")[2] == "bias"
 
 
+def balance_biases(params: Any) -> Any:
+    """Which parameters are biases that balance experts (`jdl.optim.balance_experts`), as a tree.
+
+    Their gradients are no gradients of the loss but errors of loads, whole numbers: they are
+    float32 in mixed precision too, which keeps these exact, and no part of a gradient's norm.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True, separator="/") == BALANCE_BIAS,
+        params,
+    )
+
+
 def matching(pattern: str, paths: Iterable[str], name: str, of: str = "parameters") -> list[str]:
     """The paths in which the pattern is found (`re.search`).
 
@@ -22,6 +37,8 @@ def matching(pattern: str, paths: Iterable[str], name: str, of: str = "parameter
     pattern it is, such as "freeze", and `of` what the paths are of.
     """
     paths = list(paths)
+    if not isinstance(pattern, str):
+        raise Error(f"{name}: the pattern must be a string, not {pattern!r}.")
     try:
         found = [path for path in paths if re.search(pattern, path)]
     except re.error as error:

@@ -648,7 +648,7 @@ TABLE = [
         (6,),
         13 * 8 + 16 + (4 * 8 * 8 + 3 * 8) + (3 * (2 * 8 * 8 + 16) + 8 * 3 + 3 + 2 * 16),
         2e-2,
-        partial(next_token, balance=0),
+        next_token,
         (6, SIZE),
         wrap=lambda learner: replace(
             learner, optimizer=jdl.optim.balance_experts(learner.optimizer, 0.01)

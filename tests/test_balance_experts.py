@@ -1,6 +1,8 @@
 """Load balancing of a mixture of experts without an auxiliary loss: what moves the biases, and how.
 
-Seen to fail: with the bias in the weights too, with padding rows counted, and with the sign turned.
+Seen to fail: with the bias in the weights too, with padding rows counted, and with the sign turned;
+with biases cast to half precision; with loads in the norm; with the auxiliary loss by default; and
+what is refused, accepted.
 """
 
 from dataclasses import replace
@@ -14,10 +16,12 @@ import optax
 import pytest
 
 import jdl
+from jdl.learners import mixed_precision
 from jdl.models.gpt import GPT
 from jdl.models.mixture_of_experts import MixtureOfExperts
 from jdl.models.transformer import FeedForward, TransformerConfig
-from jdl.objectives import next_token
+from jdl.models.vit import ViT
+from jdl.objectives import classify, next_token
 from jdl.optim import balance_experts
 
 KEY, SIZE, RATE = jax.random.key(0), 13, 0.01
@@ -26,7 +30,7 @@ TOKENS = {
     "x": jax.random.randint(jax.random.key(3), (8, 7), 0, SIZE),
     "mask": jnp.arange(8) < 5,
 }
-OBJECTIVE = next_token(GPT(SIZE, CONFIG), balance=0)
+OBJECTIVE = next_token(GPT(SIZE, CONFIG))
 
 
 def layer(**form):
@@ -95,6 +99,39 @@ def test_biases_move_by_the_sign_of_the_load_of_real_rows():
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), rest, state.params)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_loads_are_exact_in_half_precision_and_no_part_of_the_norm(precision):
+    """87 equal rows choose experts 0 and 1: 522 has 9 bits, and 128 * 1044 is above 65504."""
+    batch = {"x": jnp.tile(TOKENS["x"][:1], (87, 1))}
+    learner = jdl.descent(OBJECTIVE, balance_experts(optax.sgd(1e-2)))
+    learner = mixed_precision(learner, precision)
+    state = jax.jit(learner.init)(KEY, batch)
+    state.params["stack"]["block_0"]["feed_forward"]["balance_bias"] = jnp.asarray([9.0, 9.0, -9.0])
+    if precision == "float16":
+        state.extra["loss_scale"]["scale"] = jnp.float32(128)
+    gradients = jax.jit(learner.grads)(state, batch, KEY)
+    assert bias_of(gradients.grads).tolist() == [522, 522, -1044]
+    if precision == "float16":
+        return  # this scale is too large for the gradients of the embeddings
+    _, metrics = jax.jit(learner.apply_gradients)(state, gradients)
+    of_loss = jax.tree.map(jnp.copy, gradients.grads)
+    del of_loss["stack"]["block_0"]["feed_forward"]["balance_bias"]
+    expected = optax.tree.norm(of_loss) / gradients.output.loss.count
+    np.testing.assert_allclose(metrics["grad_norm"].value(), expected, rtol=1e-5)
+
+
+def test_the_auxiliary_loss_is_left_out_unless_it_is_asked_for():
+    variables = OBJECTIVE.init(KEY, TOKENS)
+
+    @jax.jit
+    def losses():
+        objectives = [next_token(OBJECTIVE.model, balance=weight) for weight in (None, 0.0, 0.01)]
+        return [o.loss(variables, TOKENS, KEY, True).loss.value() for o in objectives]
+
+    default, without, both = losses()
+    assert default == without < both
+
+
 def test_experts_that_none_chose_come_to_be_chosen():
     """The loads' errors are the gradients of the biases, whose largest falls to a third."""
     learner = jdl.descent(OBJECTIVE, balance_experts(optax.sgd(0.0), 0.05))
@@ -112,6 +149,23 @@ def test_an_optimizer_that_would_train_the_biases_is_refused():
     init = jdl.descent(OBJECTIVE, jdl.optim.adamw(1e-2)).init
     with pytest.raises(jdl.Error, match=r"balance_bias is moved by the loads .*\.balance_experts"):
         jax.eval_shape(init, KEY, TOKENS)
+    clipped = optax.chain(optax.clip_by_global_norm(1.0), balance_experts(optax.sgd(1e-2)))
+    with pytest.raises(jdl.Error, match="wrap the whole optimizer"):
+        jax.eval_shape(jdl.descent(OBJECTIVE, clipped).init, KEY, TOKENS)
     jax.eval_shape(jdl.descent(OBJECTIVE, balance_experts(optax.sgd(1e-2))).init, KEY, TOKENS)
+    plain = next_token(GPT(SIZE, replace(CONFIG, balance_bias=False)))
+    with pytest.raises(jdl.Error, match="there is none to train"):
+        jax.eval_shape(jdl.descent(plain, balance_experts(optax.sgd(1e-2))).init, KEY, TOKENS)
+    with pytest.raises(jdl.Error, match="rate of balance_experts must be 0 or more, not -1"):
+        balance_experts(optax.sgd(1e-2), -1)
     with pytest.raises(jdl.Error, match="give experts too"):
         TransformerConfig(balance_bias=True)
+
+
+def test_an_objective_that_reads_no_loads_is_refused():
+    objective = classify(ViT(10, config=CONFIG))
+    batch = {"x": jnp.zeros((2, 8, 8, 1)), "y": jnp.zeros(2, int)}
+    learner = jdl.descent(objective, balance_experts(optax.sgd(1e-2)))
+    state = jax.eval_shape(learner.init, KEY, batch)
+    with pytest.raises(jdl.Error, match="leaves them at 0: leave out balance_bias"):
+        jax.eval_shape(learner.step, state, batch)

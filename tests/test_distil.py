@@ -321,11 +321,13 @@ REFUSED = {
         classify(cnn(4)), trained(cnn(8)), feature_weight=-1.0
     ),
     "temperature must be": lambda: jdl.distil(classify(cnn(4)), trained(cnn(8)), 0.0),
-    "weight, the teacher's share": lambda: jdl.distil(classify(cnn(4)), trained(cnn(8)), 4.0, 1.1),
+    "weight, the share of the divergence": lambda: jdl.distil(
+        classify(cnn(4)), trained(cnn(8)), 4.0, 1.1
+    ),
     "CNN, has no weights yet": lambda: jdl.distil(classify(cnn(4)), cnn(8)),
     "has no weights yet": lambda: jdl.distil(classify(cnn(4)), jdl.adapt_model(cnn(8), ("x",))),
     "not Regression": lambda: jdl.distil(regress(MLP(1)), trained(cnn(8))),
-    "not Objective. Wrap it afterwards": lambda: jdl.distil(
+    "not Objective. Others come afterwards": lambda: jdl.distil(
         jdl.freeze(classify(cnn(4)), "Conv"), trained(cnn(8))
     ),
     r"logits of shape \(6, 9\), and the student, CNN, of shape \(6, 10\)": lambda: jdl.distil(

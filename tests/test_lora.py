@@ -143,6 +143,7 @@ def test_factors_of_activations_are_those_of_weights_and_biases():
         ({"targets": "bias"}, "none of the weight matrices"),
         ({"targets": "Dense_1", "train": "Dense_1"}, "none of the weight matrices"),
         ({"targets": "Conv", "train": "none"}, "none of the parameters"),
+        ({"targets": 2}, "must be a string, not 2"),
         ({"targets": "("}, "'\\(' is no regular expression"),
         ({"targets": "Conv", "rank": 0}, "at least 1, not 0"),
     ],

@@ -148,15 +148,18 @@ IN_CHUNKS = next_token(GPT(13, TransformerConfig(width=8, depth=1, heads=2)), ch
 REFUSED = {
     "mutual compares logits, .* not Regression": lambda: jdl.mutual(regress(MLP(1)), MLP(1)),
     "mutual compares all logits at once": lambda: jdl.mutual(IN_CHUNKS, bigram()),
-    r"not Objective. Wrap it afterwards: jdl.freeze\(jdl.mutual": lambda: jdl.mutual(
+    r"not Objective. Others come afterwards: jdl.freeze\(jdl.mutual": lambda: jdl.mutual(
         jdl.freeze(ALONE, "Conv"), PEER
     ),
+    "distil and mutual do not go together, nor twice": lambda: jdl.mutual(MUTUAL, PEER),
     "temperature must be": lambda: jdl.mutual(ALONE, PEER, 0.0),
-    "weight, the teacher's share": lambda: jdl.mutual(ALONE, PEER, 1.0, 1.5),
+    "temperature must be a number above 0, not '2'": lambda: jdl.mutual(ALONE, PEER, "2"),
+    "weight, the share of the divergence": lambda: jdl.mutual(ALONE, PEER, 1.0, 1.5),
     r"peer, CNN, gives logits of shape \(6, 9\), and the student, CNN, of shape \(6, 10\)": (
         lambda: jdl.mutual(ALONE, cnn(6, 9)).check(jax.eval_shape(lambda: IMAGES), {})
     ),
     "peer must be a model, not the objective Classification": lambda: jdl.mutual(ALONE, ALONE),
+    "peer must be a model, such as .*, not None": lambda: jdl.mutual(ALONE, None),
 }
 
 

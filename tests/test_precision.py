@@ -18,6 +18,7 @@ import jdl
 from jdl.learners import mixed_precision
 from jdl.models.mlp import MLP
 from jdl.objectives.override import override
+from jdl.patterns import balance_biases
 
 QUICK = ("mlp", "cnn-norm", "lstm", "gpt", "plain-nnx")
 CASES = [
@@ -57,8 +58,9 @@ def check_half_precision(row, precision):
     assert jax.tree.map(lambda leaf: leaf.dtype, state) == jax.tree.map(
         lambda leaf: leaf.dtype, start
     )
-    half = {leaf.dtype for leaf in jax.tree.leaves(learner.eval_variables(state)["params"])}
-    assert half == {jnp.dtype(precision)}
+    params = learner.eval_variables(state)["params"]
+    leaves = zip(jax.tree.leaves(params), jax.tree.leaves(balance_biases(params)), strict=True)
+    assert {leaf.dtype for leaf, bias in leaves if not bias} == {jnp.dtype(precision)}
 
 
 def objective():

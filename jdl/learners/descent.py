@@ -14,7 +14,7 @@ from jdl.keys import stream
 from jdl.layers import gather_params, psum_batch
 from jdl.layers.platform import target_platform
 from jdl.optim import BALANCE
-from jdl.patterns import BALANCE_BIAS
+from jdl.patterns import balance_biases
 from jdl.types import (
     Array,
     Batch,
@@ -40,8 +40,9 @@ def descent(
     parts, whose gradients are computed one after the other and added, to save memory. The gradient
     of the summed loss is divided once by the total count, so padding has no effect on it, however
     the batch is cut. Metrics: the objective's, `loss`, and the Euclidean norms `grad_norm`,
-    `update_norm` and `param_norm`. Gradient clipping, weight decay and learning rate schedules
-    belong to the optimizer (`jdl.optim`).
+    `update_norm` and `param_norm`; `grad_norm` is without the errors of experts' loads
+    (`jdl.optim.balance_experts`), which are no gradients of the loss. Gradient clipping, weight
+    decay and learning rate schedules belong to the optimizer (`jdl.optim`).
     """
     if micro_batches < 1:
         raise Error(
@@ -115,7 +116,9 @@ class Descent(Learner):
         params, opt_state, updates = update_params(
             self.optimizer, grads, state.opt_state, state.params
         )
-        norms = {"grad_norm": grads, "update_norm": updates, "param_norm": params}
+        biases = jax.tree.leaves(balance_biases(grads))
+        of_loss = [g for g, bias in zip(jax.tree.leaves(grads), biases, strict=True) if not bias]
+        norms = {"grad_norm": of_loss, "update_norm": updates, "param_norm": params}
         metrics = {"loss": output.loss, **output.metrics}
         metrics |= {name: Mean(optax.tree.norm(tree), jnp.ones(())) for name, tree in norms.items()}
         new = replace(
@@ -176,16 +179,13 @@ def split_batch(batch: Batch, parts: int) -> Batch:
 
 
 def _check_balance(params: Any, opt_state: Any) -> None:
-    """Raises `Error` where experts have biases that no `jdl.optim.balance_experts` moves."""
-
-    def balances(state: Any) -> bool:
-        return isinstance(state, optax.transforms.PartitionState) and BALANCE in state.inner_states
-
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
-    biases = [path for path in paths if path.split("/")[-1] == BALANCE_BIAS]
-    if biases and not any(map(balances, jax.tree.leaves(opt_state, is_leaf=balances))):
+    """Raises `Error` where biases of experts reach another than `jdl.optim.balance_experts`."""
+    balances = (
+        isinstance(opt_state, optax.transforms.PartitionState) and BALANCE in opt_state.inner_states
+    )
+    if any(jax.tree.leaves(balance_biases(params))) and not balances:
         raise Error(
-            f"{biases[0]} is moved by the loads of experts and not by a gradient of the loss: wrap "
-            "the optimizer, jdl.optim.balance_experts(optimizer), or leave out balance_bias."
+            "balance_bias is moved by the loads of experts and not by a gradient of the loss: wrap "
+            "the whole optimizer, jdl.optim.balance_experts(optimizer), clipping and all, or leave "
+            "out balance_bias."
         )

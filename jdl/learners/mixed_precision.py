@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jdl.learners.skip_nonfinite import select_state
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
+from jdl.patterns import balance_biases
 from jdl.types import (
     Array,
     Batch,
@@ -32,8 +33,9 @@ def mixed_precision(learner: Learner, precision: Precision) -> Learner:
     """Mixed precision (Micikevicius et al., 2018): the model computes in half precision.
 
     It does so in training and in evaluation. Parameters, optimizer state, BatchNorm statistics,
-    losses and sums of gradients stay in float32. float16 adds dynamic loss scaling. Raises `Error`
-    for a learner without `grads`.
+    losses and sums of gradients stay in float32, and so do the biases of
+    `jdl.optim.balance_experts`, whose gradients are loads. float16 adds dynamic loss scaling.
+    Raises `Error` for a learner without `grads`.
     """
     if precision == "float32":
         return learner
@@ -67,9 +69,11 @@ class MixedPrecision(Wrapper):
 
     def _cast(self, params: Any) -> Any:
         dtype = jnp.dtype(self.precision)
-        return jax.tree.map(
-            lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf, params
-        )
+
+        def cast(leaf: Array, balances: bool) -> Array:
+            return leaf.astype(dtype) if leaf.dtype == jnp.float32 and not balances else leaf
+
+        return jax.tree.map(cast, params, balance_biases(params))
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jdl.errors import Error
 from jdl.models.transformer_config import TransformerConfig
 from jdl.patterns import BALANCE_BIAS
 
@@ -32,9 +33,10 @@ class MixtureOfExperts(nn.Module):
     With `balance_bias` experts are balanced without that loss (auxiliary-loss-free load balancing;
     Wang et al., 2024; DeepSeek-V3): a bias for each expert is added to the router's probabilities,
     for the choice alone. Its gradient is the expert's load above the mean (in choices of real
-    tokens, times the number of experts): whole numbers, whose sum over micro-batches and devices is
-    exact. `jdl.optim.balance_experts` moves it by its sign. It is sown as `load_error`, the
-    sum of 0 for each row with this gradient, for `next_token` to add to its loss.
+    tokens, times the number of experts): whole numbers, in float32 in mixed precision too, whose
+    sum over micro-batches and devices is exact below 2^24. `jdl.optim.balance_experts` moves it by
+    its sign. It is sown as `load_error`, the sum of 0 for each row with this gradient, for
+    `next_token` to add to its loss; to train with an objective that does not read it is refused.
     """
 
     config: TransformerConfig
@@ -59,7 +61,7 @@ class MixtureOfExperts(nn.Module):
         takes = jax.nn.one_hot(chosen, c.experts, dtype=jnp.int32)
         takes = jnp.where(real[..., None, None], takes, 0)
         if c.balance_bias:
-            self._sow_load_error(takes.sum((1, 2)), bias.astype(jnp.float32))
+            self._sow_load_error(takes.sum((1, 2)), bias.astype(jnp.float32), train)
 
         capacity = steps
         if train:
@@ -96,8 +98,14 @@ class MixtureOfExperts(nn.Module):
         self.sow("intermediates", "balance", c.experts * (load * probability).sum(-1))
         self.sow("intermediates", "dropped", dropped / (count * c.experts_per_token))
 
-    def _sow_load_error(self, load: jax.Array, bias: jax.Array) -> None:
+    def _sow_load_error(self, load: jax.Array, bias: jax.Array, train: bool) -> None:
         """Sows 0 for each row; its gradient for the bias is the error of the row's load (B, E)."""
+        read = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if train and not read:
+            raise Error(
+                "The biases of experts are moved by loads that next_token alone reads, and this "
+                "objective leaves them at 0: leave out balance_bias."
+            )
         error = (self.config.experts * load - load.sum(1, keepdims=True)).astype(jnp.float32)
         moved = bias - jax.lax.stop_gradient(bias)
         self.sow("intermediates", "load_error", (error * moved[None]).sum(1))

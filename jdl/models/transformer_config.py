@@ -72,7 +72,9 @@ class TransformerConfig:
     # Tokens that an expert takes in training, as a multiple of its share of a row's if all experts
     # had the same.
     capacity_factor: float = 1.25
-    balance_bias: bool = False  # of the experts, for `jdl.optim.balance_experts`
+    # A bias for each expert, to balance their loads: for `next_token`, which then leaves out its
+    # load-balancing loss, and an optimizer within `jdl.optim.balance_experts`.
+    balance_bias: bool = False
     pre_norm: bool = True
     gated: bool = False
     query_key_norm: bool = False

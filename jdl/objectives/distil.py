@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
+from numbers import Real
 from typing import Any
 
 import jax
@@ -211,14 +212,18 @@ def check_taught(
     if not isinstance(objective, Classification | NextToken):
         raise Error(
             f"{name} compares logits, and needs an objective that classify or next_token gave, not "
-            f"{type(objective).__name__}. Wrap it afterwards: jdl.freeze(jdl.{name}(...), pattern)."
+            f"{type(objective).__name__}. Others come afterwards: jdl.freeze(jdl.{name}(...), "
+            "pattern); distil and mutual do not go together, nor twice."
         )
     if isinstance(objective, NextToken) and objective.chunk is not None:
         raise Error(f"{name} compares all logits at once: leave out next_token(chunk=...).")
-    if not 0 < temperature < inf:
-        raise Error(f"temperature must be a number above 0, not {temperature}.")
-    if not 0 < weight <= 1:
-        raise Error(f"weight, the teacher's share of the loss, must be in (0, 1], not {weight}.")
+    if not isinstance(temperature, Real) or not 0 < temperature < inf:
+        raise Error(f"temperature must be a number above 0, not {temperature!r}.")
+    if not isinstance(weight, Real) or not 0 < weight <= 1:
+        raise Error(
+            "weight, the share of the divergence in the loss, must be a number in (0, 1], not "
+            f"{weight!r}."
+        )
     return objective
 
 

@@ -36,6 +36,7 @@ from jdl.types import (
 
 SEGMENT = "segment"  # the column of the number of each token's document in its row
 ROUTING = ("balance", "dropped")  # what `MixtureOfExperts` sows of each row
+BALANCE_WEIGHT = 0.01  # of the load-balancing loss, by default
 LOAD_ERROR = "load_error"  # and with `balance_bias`: 0, with the gradient of its biases
 
 
@@ -44,7 +45,7 @@ def next_token(
     bytes_per_token: float = 1.0,
     chunk: int | None = None,
     z_loss: float = 0.0,
-    balance: float = 0.01,
+    balance: float | None = None,
 ) -> NextToken:
     """Causal language model (GPT; Radford et al., 2018): predicts each next token.
 
@@ -59,14 +60,15 @@ def next_token(
     With a `chunk`, logits of only so many time steps are held at once (chunked cross-entropy): for
     large vocabularies, where the logits take more memory than anything else; it costs one more
     product with the head. `z_loss` is the weight of the z-loss (PaLM: 1e-4), and `balance`
-    that of the load-balancing loss of a `MixtureOfExperts`, whose metrics `balance` and `dropped`
-    are shown. Perplexity and bits are without both.
+    that of the load-balancing loss of a `MixtureOfExperts`: by default 0.01, or 0 for experts that
+    `jdl.optim.balance_experts` balances. Its metrics `balance` and `dropped` are shown. Perplexity
+    and bits are without both losses.
     """
     if chunk is not None:
         if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
             raise Error(f"chunk must be a whole number of time steps, at least 1, not {chunk!r}.")
         model_call.require_methods("next_token(chunk=...)", model, "hidden_states", "logits")
-    for name, weight in (("z_loss", z_loss), ("balance", balance)):
+    for name, weight in (("z_loss", z_loss), ("balance", balance or 0)):
         if not 0 <= weight < inf:
             raise Error(f"{name}, the weight of a loss, must be 0 or more, not {weight!r}.")
     return NextToken(model, bytes_per_token, chunk, z_loss, balance)
@@ -79,7 +81,7 @@ class NextToken(model_call.ModelObjective):
     bytes_per_token: float
     chunk: int | None = None
     z_loss: float = 0.0
-    balance: float = 0.01
+    balance: float | None = None
 
     def seen(self, batch: Batch) -> Batch:
         """The batch without the last token of x, which has no next token."""
@@ -135,7 +137,10 @@ class NextToken(model_call.ModelObjective):
             name: jnp.broadcast_to((sum(rows) / len(rows))[:, None], scores.loss.shape)
             for name, rows in layers.items()
         }
-        weight = self.balance * len(layers["balance"])
+        weight = self.balance
+        if weight is None:
+            weight = 0.0 if errors else BALANCE_WEIGHT
+        weight *= len(layers["balance"])
         scores = scores._replace(loss=scores.loss + weight * of_tokens["balance"])
         out = loss_of_scores(scores, mask, model_state, self.bytes_per_token)
         routing = {name: Mean.of(values, mask) for name, values in of_tokens.items()}

@@ -14,6 +14,7 @@ from jdl.layers import ROW_DROPOUT, device_key
 from jdl.objectives.adapted_model import AdaptedModel, Arguments
 from jdl.objectives.axis_names import without_axis_names
 from jdl.objectives.model_keywords import keywords, name_of, signature_of
+from jdl.patterns import balance_biases
 from jdl.types import BATCH_STATS, CACHE, Array, Batch, Error, Key, Objective, Variables
 
 SOWN = "intermediates"  # the collection in which Flax modules `sow`
@@ -350,8 +351,10 @@ def next_logits(
 
 def _dtype(variables: Variables) -> Any:
     """The type of the parameters, in which the model computes."""
-    floats = (leaf.dtype for leaf in jax.tree.leaves(variables["params"]) if _is_float(leaf))
-    return next(floats, jnp.float32)
+    params = variables["params"]
+    balances = jax.tree.leaves(balance_biases(params))  # float32 in mixed precision too
+    leaves = zip(jax.tree.leaves(params), balances, strict=True)
+    return next((p.dtype for p, bias in leaves if _is_float(p) and not bias), jnp.float32)
 
 
 def _rngs(key: Key) -> dict[str, Key]:

@@ -31,9 +31,10 @@ def mutual(
 
         (1 - weight) * own loss + weight * T^2 * KL(the other's || its own)
 
-    and the loss is the sum of both, in training and evaluation. The defaults are the paper's, but
-    for the factor 1/2 of the whole. Both are called on the same batch in the same mode, with draws
-    (dropout) of their own; the student begins with the parameters that it has alone.
+    and the loss is the sum of both, in training and evaluation. The paper's is own loss + KL: the
+    defaults, T = 1 and the weight 1/2, are half of it, which for SGD is half its learning rate.
+    Both are called on the same batch in the same mode, with draws (dropout) of their own; the
+    student begins with the parameters that it has alone.
 
     Predictions are those of the student, and so are the metrics; the peer's are "peer/accuracy",
     "peer/distillation" and so on. Each collection of variables has both by name, as
@@ -45,6 +46,8 @@ def mutual(
             f"The peer must be a model, not the objective {type(peer).__name__}: its loss is of "
             "the same kind as the student's."
         )
+    if not hasattr(peer, "init") or not hasattr(peer, "apply"):
+        raise Error(f"The peer must be a model, such as jdl.models.mlp.MLP(10), not {peer!r}.")
     new = _Mutual(of_student, replace(of_student, model=peer), temperature, weight)
     student = map_variables(objective, lambda variables: of_network(variables, STUDENT))
     return override(student, init=new.init, loss=new.loss, check=new.check)
