@@ -1,7 +1,7 @@
 """Samples over HTTP: those of `jdl sample` with the same seed, as JSON, an array or a picture.
 
 Seen to fail: one batch's latents for all, classes that begin with another, a class beyond the last,
-a picture in another order.
+a picture in another order, the classes of the test data alone.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL import Image
 from serving import serving
 
 import jdl
-from jdl.figures.samples import class_batch, generate, latent_key, png
+from jdl.figures.samples import class_batch, generate, latent_key, num_classes, png
 from jdl.models.autoencoder import VAE
 from jdl.objectives import diffusion, elbo
 from jdl.serve.models import ServedModel, ServedProgram
@@ -43,14 +43,18 @@ MAKERS = {
 
 
 def made(root, name):
-    """The folder of an exported generative model of 8 x 8 pixels, and its run restored."""
+    """The folder of an exported generative model of 8 x 8 pixels, and its run restored.
+
+    Its test data lack the last classes.
+    """
     draw = np.random.default_rng(0)
     columns = {"x": draw.random((8, 8, 8, 1), np.float32)}
     if name == "garments":
         columns["y"] = np.arange(8) % 5
     data = jdl.data.arrays(**columns)
     learner = jdl.descent(MAKERS[name](), optax.sgd(0.1))
-    run = jdl.Run(jdl.Config(name, steps=1), learner, data.shuffled(8, 0), test=data.batches(8))
+    test = jdl.data.arrays(**{name: column[:3] for name, column in columns.items()}).batches(3)
+    run = jdl.Run(jdl.Config(name, steps=1), learner, data.shuffled(8, 0), test=test)
     (root / "to").mkdir(exist_ok=True)
     folder = jdl.fit(run, jdl.Options(root=root, quiet=True)).folder
     return jdl.export.export(folder, root / "to" / name, run=run), jdl.restore(folder, run)
@@ -120,6 +124,13 @@ def test_a_class_is_that_of_the_request(client):
     np.testing.assert_allclose(
         listed["samples"][:2], [fours["samples"][0], cycled["samples"][1]], atol=1e-6
     )
+
+
+def test_classes_are_whole_numbers_from_0():
+    """A label of -1, as of what has none, is no class, and neither is a number to regress on."""
+    columns = (([-1, 3], 4), ([0.0, 0.9], None), ([[0, 1], [1, 0]], None))
+    loaders = [jdl.data.arrays(x=np.ones((2, 3)), y=np.asarray(y)).batches(2) for y, _ in columns]
+    assert [num_classes(data) for data in loaders] == [count for _, count in columns]
 
 
 def test_latents_of_the_client_and_a_seed_that_is_drawn(client):
