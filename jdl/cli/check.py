@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from jdl.errors import Error, with_line
+from jdl.errors import Error
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def _report_exceptions(code: str, script: Path) -> Iterator[None]:
     except Error:
         raise
     except Exception as error:  # the user's code raises any
+        from jdl.inspect.exceptions import with_line
+
         raise Error(
             f"{code} raises {with_line(error)}: mend that first; jdl train {script} shows the "
             "whole traceback."

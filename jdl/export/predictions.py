@@ -14,9 +14,9 @@ import numpy as np
 from jdl.data.dataflow import dependences
 from jdl.data.dataset import arrays
 from jdl.data.loader import DatasetLoader, rescale
-from jdl.errors import with_line
 from jdl.export.example import Example
 from jdl.export.program import PLATFORMS, Program, Specs, lower, needed
+from jdl.inspect.exceptions import with_line
 from jdl.keys import stream
 from jdl.objectives.override import merge
 from jdl.types import Array, Batch, Error, Predicts, Variables

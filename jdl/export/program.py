@@ -12,9 +12,9 @@ import jax.export
 import jax.numpy as jnp
 
 from jdl.data.dataflow import dependences
-from jdl.errors import Error, with_line
+from jdl.inspect.exceptions import with_line
 from jdl.layers.platform import plain_implementations
-from jdl.types import Array, Batch, Variables
+from jdl.types import Array, Batch, Error, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH_AXIS, TIME_AXIS = "b", "t"  # the symbolic dimensions

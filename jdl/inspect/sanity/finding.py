@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from jdl.errors import with_line
+from jdl.inspect.exceptions import with_line
 
 Verdict = Literal["ok", "wrong", "note", "n/a"]
 WIDTH = 17  # of a check's name
