@@ -1,6 +1,7 @@
 """The command line as its users meet it: output, error messages, exit codes, and its own cost.
 
-Seen to fail: help that imports JAX, runs without a script that name no way to evaluate them.
+Seen to fail: help that imports JAX, runs without a script that name no way to evaluate them, and
+tracebacks of `jdl check` for scripts that raise, or return no run.
 """
 
 import csv
@@ -273,6 +274,17 @@ SCRIPTS = {
         def run(c):
             return {"sizes": (8, 8)}["size"]
     """,
+    "returns": """
+        import jdl
+        Config = jdl.Config
+        def run(c):
+            jdl.data.digits()
+    """,
+    "divides": "1 / 0",
+    "asserts": """
+        def run(c):
+            assert c is None
+    """,
     "dataset": """
         import jdl
         def run(c):
@@ -300,6 +312,10 @@ BAD = [
     (["train", "sizes"], "differ in shape"),
     (["train", "dataset"], "fashion_mnist"),
     (["check", "raises"], "raises KeyError: 'size' (raises.py, line 3, in run)"),
+    (["check", "divides"], "raises ZeroDivisionError: division by zero (divides.py, line 1, in"),
+    (["check", "asserts"], "raises AssertionError (asserts.py, line 3, in run): mend"),
+    (["check", "returns"], "returns.py returned None, not a jdl.Run: did you forget `return`?"),
+    (["train", "returns", "--epochs", "2"], "returned None, not a jdl.Run"),
     (["show", "nothing"], "jdl runs"),
     (["digest", "nothing"], "jdl runs"),
     (["predict", "nothing"], "input"),

@@ -1,6 +1,7 @@
 """Exported models: every family, in bits; the folder, its script without jdl, and its checks.
 
-Seen to fail: one barrier over all columns, by which the program asked for the labels too.
+Seen to fail: one barrier over all columns, by which the program asked for the labels too; an
+exception of a layer without its line.
 """
 
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, replace
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -131,6 +133,23 @@ def test_what_has_no_one_answer_of_one_shape_is_refused():
     cropped = data.map(jdl.data.random_crop(1)).batches(2)
     with pytest.raises(jdl.Error, match="draw random numbers"):
         predict_program(objective, variables, cropped, CPU)
+
+
+class Flat(nn.Module):
+    """A layer that asks how many rows there are, as an int."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x.reshape(len(x), -1))
+
+
+def test_a_number_of_rows_that_must_be_known_is_named_with_its_line():
+    data = jdl.data.arrays(x=np.ones((4, 2, 2), np.float32)).batches(2)
+    objective = jdl.objectives.classify(Flat())
+    variables = jax.eval_shape(objective.init, jax.random.key(0), data.spec)
+    line = r"TypeError: .*\(test_export\.py, line \d+, in __call__\)\. .* x\.shape\[0\] gives it"
+    with pytest.raises(jdl.Error, match=line):
+        predict_program(objective, variables, data, CPU)
 
 
 @pytest.fixture(scope="module")

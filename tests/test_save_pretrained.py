@@ -5,7 +5,7 @@ which float32 itself loses 3e-6: 9e-6 and 4e-6; new heads: 2e-7, ResNet 1.4e-6, 
 left over); here names, shapes and numbers are held. Seen to fail: without the weights that jdl
 lacks, with a stale copy of a tied head, without the tokenizer; of new heads, the first class for
 any head, that of tokens for spans, and without the weights of no effect of a file whose names have
-no prefix.
+no prefix; labels that name two outputs, of another number, and without a new head.
 """
 
 import json
@@ -157,3 +157,17 @@ def test_a_head_that_no_class_has_is_refused(tmp_path):
     with pytest.raises(jdl.Error, match=r'no class of a bert .*are of pool="first"'):
         jdl.weights.save_pretrained(variables, tmp_path / "to", source, model)
     assert not (tmp_path / "to").exists()
+
+
+def test_labels_are_one_for_each_output_of_a_new_head(tmp_path):
+    source, to = tmp_path / "source", tmp_path / "to"
+    model, variables, _ = with_new_head(source, "transformers/bert_base", pool="first")
+    save = jdl.weights.save_pretrained
+    with pytest.raises(jdl.Error, match="2 labels, and the model has 3 outputs"):
+        save(variables, to, source, model, ("cat", "dog"))
+    with pytest.raises(jdl.Error, match="The label 'cat' names several outputs"):
+        save(variables, to, source, model, ("cat", "dog", "cat"))
+    for given in ({"labels": ("cat",)}, {"spans": True}):
+        with pytest.raises(jdl.Error, match="labels and spans are of a new head"):
+            save(variables, to, source, **given)
+    assert not to.exists()

@@ -1,7 +1,7 @@
 """Samples over HTTP: those of `jdl sample` with the same seed, as JSON, an array or a picture.
 
 Seen to fail: one batch's latents for all, classes that begin with another, a class beyond the last,
-a picture in another order.
+a picture in another order, the classes of the test data alone, a picture that was refused (q=0).
 """
 
 import io
@@ -15,13 +15,13 @@ from PIL import Image
 from serving import serving
 
 import jdl
-from jdl.figures.samples import class_batch, generate, latent_key, png
+from jdl.figures.samples import class_batch, generate, latent_key, num_classes, png
 from jdl.models.autoencoder import VAE
 from jdl.objectives import diffusion, elbo
+from jdl.serve.limits import RequestError
 from jdl.serve.models import ServedModel, ServedProgram
-from jdl.serve.sample_requests import latents, refusal
+from jdl.serve.sample_requests import JSON, NPY, PNG, accepted, latents, refusal
 
-NPY, PNG = "application/x-npy", "image/png"
 LIMITS = {"max_batch": 64, "max_rows": 70}
 
 
@@ -43,14 +43,18 @@ MAKERS = {
 
 
 def made(root, name):
-    """The folder of an exported generative model of 8 x 8 pixels, and its run restored."""
+    """The folder of an exported generative model of 8 x 8 pixels, and its run restored.
+
+    Its test data lack the last classes.
+    """
     draw = np.random.default_rng(0)
     columns = {"x": draw.random((8, 8, 8, 1), np.float32)}
     if name == "garments":
         columns["y"] = np.arange(8) % 5
     data = jdl.data.arrays(**columns)
     learner = jdl.descent(MAKERS[name](), optax.sgd(0.1))
-    run = jdl.Run(jdl.Config(name, steps=1), learner, data.shuffled(8, 0), test=data.batches(8))
+    test = jdl.data.arrays(**{name: column[:3] for name, column in columns.items()}).batches(3)
+    run = jdl.Run(jdl.Config(name, steps=1), learner, data.shuffled(8, 0), test=test)
     (root / "to").mkdir(exist_ok=True)
     folder = jdl.fit(run, jdl.Options(root=root, quiet=True)).folder
     return jdl.export.export(folder, root / "to" / name, run=run), jdl.restore(folder, run)
@@ -122,9 +126,16 @@ def test_a_class_is_that_of_the_request(client):
     )
 
 
+def test_classes_are_whole_numbers_from_0():
+    """A label of -1, as of what has none, is no class, and neither is a number to regress on."""
+    columns = (([-1, 3], 4), ([0.0, 0.9], None), ([[0, 1], [1, 0]], None))
+    loaders = [jdl.data.arrays(x=np.ones((2, 3)), y=np.asarray(y)).batches(2) for y, _ in columns]
+    assert [num_classes(data) for data in loaders] == [count for _, count in columns]
+
+
 def test_latents_of_the_client_and_a_seed_that_is_drawn(client):
     z = latents((3,), 2, 5)
-    own = ask(client, "codes", {"z": z.tolist()}).json()
+    own = ask(client, "codes", {"z": z.tolist(), "n": None, "seed": None}).json()
     assert "seed" not in own
     assert own["samples"] == ask(client, "codes", {"n": 2, "seed": 5}).json()["samples"]
     drawn = ask(client, "codes", {}).json()
@@ -140,12 +151,12 @@ WRONG = (
     ("codes", {"n": True}, "n must be"),
     ("codes", {"seed": -1}, "seed must be a whole number from 0 to 2,147,483,647"),
     ("codes", {"seed": "7"}, "seed must be"),
-    ("codes", {"y": 1}, "knows no classes"),
+    ("codes", {"y": 1}, "is unconditional"),
     ("codes", {"z": [[0, 0]]}, "z must be of shape (b, 3)"),
     ("codes", {"z": []}, "z must be of shape"),
     ("codes", {"z": 1}, "z must be a list"),
     ("codes", {"z": [[0, 0, 0]] * 71}, "at most 70 rows"),
-    ("codes", {"z": [[0, 0, 0]], "n": 1}, "leaves nothing to n and seed"),
+    ("codes", {"z": [[0, 0, 0]], "n": 1}, "Give z, or n and seed, not both."),
     ("codes", {"count": 1}, "There is no 'count'; there are n, seed, y, z"),
     ("codes", [], "The body must be an object"),
     ("garments", {"y": 5}, "y must be of whole numbers from 0 to 4"),
@@ -162,6 +173,31 @@ def test_wrong_requests_are_refused_with_a_message(client, name, document, messa
     assert (found.status_code, message in found.json()["error"]) == (422, True), found.text
 
 
+ACCEPT = (
+    ("", JSON),
+    ("*/*", JSON),
+    ("image/png, application/json", PNG),
+    ("application/json;q=0.5, Image/PNG", PNG),
+    ("image/png;q=0, application/x-npy", NPY),
+    ("application/json; q=0, */*;q=0.1", NPY),
+    ("image/*", PNG),
+    ("application/*", JSON),
+    ("text/html, */*;q=0.8", JSON),
+    ("image/*;q=0, application/*;q=0.0", None),
+    ("image/png;q=much", None),
+    ("text/html", None),
+)
+
+
+@pytest.mark.parametrize(("header", "kind"), ACCEPT)
+def test_the_media_type_is_that_which_is_accepted(header, kind):
+    if kind is not None:
+        assert accepted(header) == kind
+        return
+    with pytest.raises(RequestError, match="or image/png: accept one of them"):
+        accepted(header)
+
+
 def test_what_is_no_sample_is_refused(client):
     found = ask(client, "codes", {}, "text/html")
     assert (found.status_code, "or image/png" in found.json()["error"]) == (406, True)
@@ -172,7 +208,13 @@ def test_what_is_no_sample_is_refused(client):
     )
     paths = client.get("/openapi.json").json()["paths"]
     schema = paths["/v1/models/{name}/sample"]["post"]
-    assert set(schema["responses"]["200"]["content"]) == {"application/json", NPY, PNG}
+    assert set(schema["responses"]["200"]["content"]) == {JSON, NPY, PNG}
+    assert {"404", "406", "422"} < schema["responses"].keys()
+    fields = schema["requestBody"]["content"][JSON]["schema"]["properties"]
+    assert (fields["n"]["maximum"], fields["seed"]["maximum"]) == (70, 2**31 - 1)
+    answer = schema["responses"]["200"]["content"][JSON]["schema"]
+    shown = ask(client, "garments", {"n": 2}).json()
+    assert shown.keys() == answer["properties"].keys()
 
 
 def test_programs_that_are_not_sampled_say_why():
@@ -185,5 +227,5 @@ def test_programs_that_are_not_sampled_say_why():
 
     assert why("generate", "y", "z") is None
     assert why("generate", "seed", "z").startswith("noisy draws noise at each step of sampling")
-    assert why("generate", "age", "z").startswith("noisy reads age besides latents and labels")
+    assert why("generate", "age", "z").startswith("noisy takes an extra input age")
     assert why("predict", "x") == "noisy makes no samples: it has the programs predict."

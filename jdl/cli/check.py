@@ -1,5 +1,7 @@
 """`jdl check`: does an experiment train at all, and what would be wrong?"""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,25 +30,18 @@ def check(arguments: list[str]) -> None:
     from jdl.cli.startup import set_up_jax
     from jdl.inspect.learning_rate import find_learning_rate
     from jdl.inspect.sanity import sanity_check
-    from jdl.inspect.sanity.finding import with_line
     from jdl.train import experiment
     from jdl.train.command_line import parse
 
     script, flags = Path(arguments[0]), arguments[1:]
     set_up_jax()
-    module, run, config = experiment.load(script)
+    with _report_exceptions(str(script), script):
+        module, run, config = experiment.load(script)
     c, options = parse(config, flags, f"jdl check {script}", module.__doc__ or "", CheckOptions)
     if options.out and (not options.find_lr or options.out.suffix != ".png"):
         raise Error("--out is the picture of --find-lr, a .png file.")
-    try:
+    with _report_exceptions(f"run(c) of {script}", script):
         prepared = experiment.prepare(run, c, flags, script)
-    except Error:
-        raise
-    except Exception as error:  # the user's code raises any
-        raise Error(
-            f"run(c) of {script} raises {with_line(error)}: mend that first; jdl train {script} "
-            "shows the whole traceback."
-        ) from error
     if options.find_lr:
         rates = find_learning_rate(prepared, options.check_steps)
         picture = options.out or Path("check", f"{prepared.config.name}-lr.png")
@@ -57,3 +52,19 @@ def check(arguments: list[str]) -> None:
     print(report)
     if not report.sound:
         raise SystemExit(1)
+
+
+@contextmanager
+def _report_exceptions(code: str, script: Path) -> Iterator[None]:
+    """An exception of the user's code as an `Error` with its line."""
+    try:
+        yield
+    except Error:
+        raise
+    except Exception as error:  # the user's code raises any
+        from jdl.inspect.exceptions import with_line
+
+        raise Error(
+            f"{code} raises {with_line(error)}: mend that first; jdl train {script} shows the "
+            "whole traceback."
+        ) from error

@@ -84,7 +84,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
     )
     table = Table(*columns, *fields, box=None, pad_edge=False)
     for row in rows:
-        best = "" if row["best"] is None else f"{row['metric']} {row['best']:.4f}"
+        best = None if row["best"] is None else f"{row['metric']} {row['best']:.4f}"
         shown = {**row, "step": f"{row['step']:,}/{row['steps']:,}", "best": best}
-        table.add_row(*(str(shown[column]) for column in (*columns, *fields)))
+        cells = (shown[column] for column in (*columns, *fields))
+        table.add_row(*("" if cell is None else str(cell) for cell in cells))
     Console(width=None if sys.stdout.isatty() else 120).print(table)

@@ -19,6 +19,7 @@ from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.export.example import Example
 from jdl.export.generation import has_normal_prior
 from jdl.export.program import Program, Specs
+from jdl.figures.samples import num_classes
 from jdl.inspect.restore import TrainedRun
 from jdl.store import log
 from jdl.store.checkpoints import state_digest
@@ -109,9 +110,11 @@ def _bytes(weights: Mapping[str, np.ndarray]) -> dict[str, int]:
 def _program(example: Example, count: int, run: Run, runtime: str) -> dict[str, Any]:
     program = example.program
     inputs = _described(program.fixed_time() if runtime == ONNX else program.inputs)
-    if program.name not in ("prefill", "decode"):  # whose inputs are no columns of the data
+    if program.name == "predict":  # whose inputs are columns of the data
         for name, about in inputs.items():
             about |= _range(run, name) | _rate(run, name)
+    if program.name == "generate" and "y" in inputs and (classes := num_classes(run.train)):
+        inputs["y"]["range"] = [0, classes - 1]
     if "z" in inputs and has_normal_prior(example):
         inputs["z"]["prior"] = NORMAL
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,8 @@ from jdl.data.dataflow import dependences
 from jdl.data.dataset import arrays
 from jdl.data.loader import DatasetLoader, rescale
 from jdl.export.example import Example
-from jdl.export.program import PLATFORMS, Program, Specs, first_line, lower, needed
+from jdl.export.program import PLATFORMS, Program, Specs, lower, needed
+from jdl.inspect.exceptions import with_line
 from jdl.keys import stream
 from jdl.objectives.override import merge
 from jdl.types import Array, Batch, Error, Predicts, Variables
@@ -76,20 +78,14 @@ def predict_program(
     except (jax.errors.ConcretizationTypeError, jax.errors.NonConcreteBooleanIndexError) as error:
         raise Error(
             f"The shapes of these predictions depend on the data, and a program has fixed ones: "
-            f"{first_line(error)}"
+            f"{with_line(error)}"
         ) from error
     inputs = inputs or {"x"}
-    failure: Exception | None = None
-    for time in _times(columns, inputs):
-        try:
+    *times, last = _times(columns, inputs)
+    for time in times:
+        with suppress(Error):
             return lower("predict", function, variables, columns, inputs, time, platforms)
-        except Exception as error:  # a layer's arithmetic on symbolic shapes raises any exception
-            failure = error
-    assert failure is not None
-    raise Error(
-        f"The predictions of {type(objective).__name__} cannot be lowered for a batch of any "
-        f"size: {first_line(failure)}"
-    ) from failure
+    return lower("predict", function, variables, columns, inputs, last, platforms)
 
 
 def raw_columns(data: DatasetLoader[Any]) -> Specs:

@@ -12,8 +12,9 @@ import jax.export
 import jax.numpy as jnp
 
 from jdl.data.dataflow import dependences
+from jdl.inspect.exceptions import with_line
 from jdl.layers.platform import plain_implementations
-from jdl.types import Array, Batch, Variables
+from jdl.types import Array, Batch, Error, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 BATCH_AXIS, TIME_AXIS = "b", "t"  # the symbolic dimensions
@@ -106,7 +107,8 @@ def lower(
     """Lowers `function(variables, columns)` to a program of what it needs.
 
     Its inputs are the columns that `inputs` names, of a symbolic shape by `symbolic_shapes`. Other
-    columns, and weights that the outputs do not depend on, are zeros within.
+    columns, and weights that the outputs do not depend on, are zeros within. Raises `Error` where
+    the function cannot be traced so.
     """
     kept, _ = needed(function, variables, columns)
     weights = {path: leaf for path, leaf in by_name(variables).items() if path in kept}
@@ -122,8 +124,14 @@ def lower(
 
     specs = {path: jax.ShapeDtypeStruct(w.shape, w.dtype) for path, w in weights.items()}
     symbolic = symbolic_shapes({column: columns[column] for column in sorted(inputs)}, time)
-    with _portable():
-        exported = jax.export.export(jax.jit(of_names), platforms=platforms)(specs, symbolic)
+    try:
+        with _portable():
+            exported = jax.export.export(jax.jit(of_names), platforms=platforms)(specs, symbolic)
+    except Exception as error:  # a layer's arithmetic on symbolic shapes raises any exception
+        raise Error(
+            f"The program {name} cannot be lowered for a batch of any size: {with_line(error)}. "
+            "The number of rows is a symbol here and no int: x.shape[0] gives it, len(x) fails."
+        ) from error
     return Program(name, exported, of_names, time)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -35,11 +36,20 @@ def write_saved_weights(target: Path, folder: Path, trained: TrainedRun) -> None
     _, variables = merge(trained.objective, trained.variables)
     for collection, change in IN_FULL.items():
         variables = change(variables) if collection in variables else variables
-    spans = isinstance(innermost(trained.objective, trained.variables)[0], ExtractiveQA)
-    save_pretrained(variables, target, source, _model(trained), trained.run.labels, spans)
+    save_pretrained(variables, target, source, **_head(trained))
     tokenizer = tokenizer_of(trained.run)
     if isinstance(tokenizer, SubwordTokenizer) and not (target / TOKENIZER).exists():
         tokenizer.save(target / TOKENIZER)
+
+
+def _head(trained: TrainedRun) -> dict[str, Any]:
+    """What `save_pretrained` is told of the run's new head; nothing where it has none."""
+    model, labels = _model(trained), trained.run.labels
+    if model is None or not model.has_new_head:
+        return {}
+    spans = isinstance(innermost(trained.objective, trained.variables)[0], ExtractiveQA)
+    named = len(labels) == model.model.outputs  # two classes may be one output
+    return {"model": model, "labels": labels if named else (), "spans": spans}
 
 
 def _model(trained: TrainedRun) -> PretrainedModel | None:

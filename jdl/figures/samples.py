@@ -151,10 +151,17 @@ def class_batch(data: Loader, first: int, count: int = BATCH) -> Batch:
         for name, column in data.spec.items()
         if name not in ("mask", "id")
     }
-    if "y" in batch and "y" in data.bounds and batch["y"].ndim == 1:
-        classes = int(data.bounds["y"][1]) + 1
+    if (classes := num_classes(data)) is not None:
         batch["y"] = jnp.asarray(rows % classes, batch["y"].dtype)
     return batch
+
+
+def num_classes(data: Loader) -> int | None:
+    """The number of classes of labels y (B,), whole numbers from 0; None where y are no such."""
+    y = data.spec.get("y")
+    if y is None or y.ndim != 1 or "y" not in data.bounds:
+        return None
+    return int(data.bounds["y"][1]) + 1 if jnp.issubdtype(y.dtype, jnp.integer) else None
 
 
 def _first_rows(data: Loader, count: int) -> Batch:

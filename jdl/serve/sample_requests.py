@@ -31,13 +31,13 @@ def refusal(model: ServedModel) -> str | None:
     if "seed" in program.inputs:
         return (
             f"{model.name} draws noise at each step of sampling, as diffusion with eta above 0 "
-            "does, and what it draws depends on the rows beside it: predict.py of its folder "
-            "samples it, and so does the server once it is exported with eta=0."
+            "does, and this noise depends on the batch: predict.py of its folder samples it, and "
+            "so does the server once it is exported with eta=0."
         )
     if others := program.inputs.keys() - {"y", "z"}:
         return (
-            f"{model.name} reads {min(others)} besides latents and labels: predict.py of its "
-            "folder shows how its program is called."
+            f"{model.name} takes an extra input {min(others)}: predict.py of its folder shows how "
+            "its program is called."
         )
     return None
 
@@ -77,13 +77,15 @@ def parse_samples(
         about["seed"] = seed_of(document)
         take(-(-n // BATCH) * BATCH * math.prod(shape) * 4)
         z = latents(shape, n, about["seed"])
-    elif not isinstance(z, list) or {"n", "seed"} & document.keys():
-        raise wrong("z must be a list of latents, which leaves nothing to n and seed.")
+    elif not isinstance(z, list):
+        raise wrong("z must be a list of latents.")
+    elif any(document.get(name) is not None for name in ("n", "seed")):
+        raise wrong("Give z, or n and seed, not both.")
     columns = {"z": z}
     if "y" in program.inputs:
         columns["y"] = about["y"] = _labels(y, len(z), program.inputs["y"])
     elif y is not None:
-        raise wrong("This model knows no classes: leave out y.")
+        raise wrong("This model is unconditional: leave out y.")
     return about, check_columns(columns, program, limits, take)
 
 
@@ -104,14 +106,30 @@ def _labels(given: Any, n: int, about: Mapping[str, Any]) -> list[Any]:
 
 
 def accepted(header: str) -> str:
-    """The media type of an answer, the first that a header Accept names: JSON where it takes any.
+    """The media type of an answer, by content negotiation (RFC 9110): that of the highest quality.
 
-    Raises `RequestError` 406 where it names none that there is.
+    Of equal ones it is the first that the header Accept names, and JSON where one range has
+    several. Raises `RequestError` 406 where none is accepted.
     """
-    for part in header.split(","):
-        kind = part.partition(";")[0].strip().lower()
-        if kind in (JSON, NPY, PNG):
-            return kind
-        if kind in ("", "*/*", "application/*"):
-            return JSON
-    raise RequestError(406, f"Samples are {JSON}, {NPY} or {PNG}: accept one of them.")
+    ranges: dict[str, tuple[float, int]] = {}  # the quality of each, and its place from the end
+    for place, part in enumerate((header or "*/*").lower().split(",")):
+        kind, *parameters = (one.strip() for one in part.split(";"))
+        ranges[kind] = _quality(parameters), -place
+
+    def rank(kind: str) -> tuple[float, int]:
+        names = (kind, kind.partition("/")[0] + "/*", "*/*")  # the most specific range holds
+        return next((ranges[name] for name in names if name in ranges), (0.0, 0))
+
+    best = max((JSON, NPY, PNG), key=rank)
+    if not rank(best)[0] > 0:
+        raise RequestError(406, f"Samples are {JSON}, {NPY} or {PNG}: accept one of them.")
+    return best
+
+
+def _quality(parameters: Sequence[str]) -> float:
+    """The parameter q of a media range; 1 where it is not given, 0 where it is no number."""
+    given = next((one[2:] for one in parameters if one.startswith("q=")), "1")
+    try:
+        return float(given)
+    except ValueError:
+        return 0.0

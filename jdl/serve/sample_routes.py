@@ -15,40 +15,60 @@ from starlette.responses import Response
 from jdl.figures.samples import png
 from jdl.serve.answers import as_list, to_json
 from jdl.serve.deployment import Deployment
+from jdl.serve.fields import SEEDS
 from jdl.serve.limits import RequestError
 from jdl.serve.models import Columns, ServedModel
-from jdl.serve.sample_requests import JSON, NPY, PNG, accepted, parse_samples, refusal
+from jdl.serve.sample_requests import (
+    DEFAULT_SAMPLES,
+    JSON,
+    NPY,
+    PNG,
+    accepted,
+    parse_samples,
+    refusal,
+)
 
-WHOLE = {"type": "integer", "minimum": 0}
-ABOUT = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            JSON: {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "n": {"type": "integer", "minimum": 1},
-                        "seed": WHOLE,
-                        "y": {"oneOf": [WHOLE, {"type": "array", "items": WHOLE}]},
-                        "z": {"type": "array", "items": {"type": "array", "items": {}}},
-                    },
-                    "additionalProperties": False,
-                }
-            }
-        },
-    },
-    "responses": {
-        "200": {
-            "description": "The samples, of the first of these types that Accept names.",
-            "headers": {"Seed": {"schema": WHOLE}},
-            "content": {
-                JSON: {"schema": {"type": "object"}},
-                **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in (NPY, PNG)},
+LABEL = {"type": "integer", "minimum": 0}
+SEED = {"type": "integer", "minimum": 0, "maximum": SEEDS - 1}
+ROWS = {"type": "array", "items": {"type": "array", "items": {}}}
+
+
+def describe(max_rows: int) -> dict[str, Any]:
+    """What OpenAPI says of the route: the body, and the answers."""
+    n = {"type": "integer", "minimum": 1, "maximum": max_rows}
+    about = f"The number of samples: that of a list y, or {min(DEFAULT_SAMPLES, max_rows)}."
+    given = {
+        "n": {**n, "description": about},
+        "seed": SEED,
+        "y": {"oneOf": [LABEL, {"type": "array", "items": LABEL}]},
+        "z": ROWS,
+    }
+    answer = {
+        "model": {"type": "string"},
+        "version": {"type": "string"},
+        "seed": SEED,
+        "y": {"type": "array", "items": LABEL},
+        "samples": ROWS,
+    }
+    required = ["model", "version", "samples"]
+    contents = {
+        JSON: {"schema": {"type": "object", "properties": answer, "required": required}},
+        **{kind: {"schema": {"type": "string", "format": "binary"}} for kind in (NPY, PNG)},
+    }
+    schema = {"type": "object", "properties": given, "additionalProperties": False}
+    return {
+        "requestBody": {"required": True, "content": {JSON: {"schema": schema}}},
+        "responses": {
+            "200": {
+                "description": "The samples, of the type that Accept prefers.",
+                "headers": {"Seed": {"schema": SEED}},
+                "content": contents,
             },
-        }
-    },
-}
+            "404": {"description": "There is no such model."},
+            "406": {"description": "No type of samples is accepted."},
+            "422": {"description": "A field is wrong, or the model is not sampled."},
+        },
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,13 +80,14 @@ class SampleRoutes:
     def router(self) -> APIRouter:
         """Its routes."""
         router = APIRouter(prefix="/v1", tags=["samples"])
+        about = describe(self.deployment.limits.max_rows)
         for path in ("/models/{name}", "/models/{name}/versions/{version}"):
             router.add_api_route(
                 f"{path}/sample",
                 self.sample,
                 methods=["POST"],
                 summary="Samples of a generative model: images, or other rows.",
-                openapi_extra=ABOUT,
+                openapi_extra=about,
             )
         return router
 

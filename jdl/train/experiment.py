@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -114,7 +115,17 @@ def _train(
 
 def prepare(run: RunFunction, c: Config, argv: list[str], script: Path) -> Run:
     """The run of a config that a command line gave."""
+    run = partial(_call, run, script)
     return run(complete(run, c, argv, script))
+
+
+def _call(run: RunFunction, script: Path, c: Config) -> Run:
+    """What `run(c)` of a script returns; `Error` where it is no run."""
+    found = run(c)
+    if not isinstance(found, Run):
+        told = "None" if found is None else f"a {type(found).__name__}"
+        raise Error(f"run(c) of {script} returned {told}, not a jdl.Run: did you forget `return`?")
+    return found
 
 
 def complete(run: RunFunction, c: C, argv: list[str], script: Path) -> C:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
@@ -39,13 +40,13 @@ def with_new_head(
     """The config.json of a model with a new head, and its architecture with the head's weights.
 
     `config` is that of the weights it began with, `model` the module with the new head; `labels`
-    are the names of its outputs, if there are. `spans` are those of answers in a text (extractive
-    QA). Raises `Error` where no class has such a head: BERTs whose head reads the mean of the
-    tokens, say.
+    are the names of its outputs, if there are. With `spans` it is a head of extractive question
+    answering. Raises `Error` where labels are not one for each output, or no class has such a head:
+    BERTs whose head reads the mean of the tokens, say.
     """
+    _check_labels(labels, model.outputs)
+    labels = labels or [f"LABEL_{n}" for n in range(model.outputs)]
     names = {str(n): label for n, label in enumerate(labels)}
-    if len(labels) != model.outputs:
-        names = {str(n): f"LABEL_{n}" for n in range(model.outputs)}
     tried = []
     for name, changes in _classes(config, names, spans):
         found = {**config, **changes}
@@ -63,6 +64,16 @@ def with_new_head(
         "to StableHLO, without --format. Heads of texts can be saved where they are of "
         'pool="first", or of pool=False for each token.'
     )
+
+
+def _check_labels(labels: Sequence[str], outputs: int) -> None:
+    if labels and len(labels) != outputs:
+        raise Error(
+            f"There are {len(labels):,} labels, and the model has {outputs:,} outputs: give one "
+            "for each, or none."
+        )
+    if twice := sorted(label for label, count in Counter(labels).items() if count > 1):
+        raise Error(f"The label {twice[0]!r} names several outputs: give each its own.")
 
 
 def _classes(

@@ -38,9 +38,10 @@ def save_pretrained(
 
     With a new head, `from_pretrained(source, outputs=4)`, give that `model` too: the folder is of
     the class that has such a head, as BertForSequenceClassification, and config.json gets the
-    `labels` of its outputs. `spans` says that these are the ends of answers in a text (extractive
-    QA). Raises `Error` if the folder exists, the variables are not all those of this model, or no
-    class has its head.
+    `labels` of its outputs. With `spans` it is a head of extractive question answering, whose
+    outputs are start and end logits. Raises `Error` if the folder exists, the variables are not all
+    those of this model, no class has its head, labels are not one for each output, or labels or
+    spans are given without a new head.
     """
     target, origin = Path(folder), folder_of(source)
     if target.exists():
@@ -50,6 +51,11 @@ def save_pretrained(
     if model is not None and model.has_new_head:
         changed, architecture = with_new_head(config, model.model, labels, spans)
         weights = _with_new_head(arrays_by_path(variables), before, architecture.rules, str(source))
+    elif labels or spans:
+        raise Error(
+            "labels and spans are of a new head, and there is none: leave them out, or give the "
+            "model that jdl.weights.from_pretrained(source, outputs=...) made."
+        )
     else:
         changed, rules = None, used_rules(before, architecture_of(config).rules)
         weights = _as_before(arrays_by_path(variables), before, rules, str(source))
