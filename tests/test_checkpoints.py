@@ -76,6 +76,8 @@ def test_a_save_that_fails_ends_the_run_before_the_next_save(tmp_path, monkeypat
 
 
 def test_processes_that_give_up_waiting_for_a_save_say_so(tmp_path):
+    """Seen to fail with JAX's own error, which is no `jdl.Error`."""
+
     def give_up(state):
         raise jax.errors.JaxRuntimeError("DEADLINE_EXCEEDED: Barrier timed out")
 
