@@ -66,7 +66,7 @@ def test_each_learns_from_the_other_and_through_its_own_logits_alone():
     """The student's gradient is that beside the peer's logits as they are given."""
     objective = jdl.mutual(next_token(bigram()), bigram(), 2.0, 0.4)
     objective.check(jax.eval_shape(lambda: TOKENS), {})
-    variables = objective.init(KEY, TOKENS)
+    variables = objective.init(jax.random.key(0), TOKENS)  # KEY is used up in test_distil
 
     def total(params):
         return objective.loss({"params": params}, TOKENS, KEY, True).loss.value()

@@ -93,7 +93,7 @@ def late(tmp_path_factory):
     """
     base = tmp_path_factory.mktemp("late")
     flags = ["--mesh", "fsdp=2", "--steps", 60, "--eval-every", 0, "--save-every", 20]
-    flags += ["--row-seconds", 0.2, "--disk-seconds", 4]
+    flags += ["--row-seconds", 0.6, "--disk-seconds", 4]  # longer than a step on a busy machine
     running = spawn(
         base, *flags, script=SCRIPT.with_name("late_process.py"), processes=2, devices=1
     )
