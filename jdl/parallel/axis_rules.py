@@ -27,9 +27,9 @@ def parameter_rules(learner: Learner, spec: Batch, mesh: Mesh) -> Rules:
     """The tensor parallel rules of a learner on a mesh: those of its model's names come first.
 
     A model may name the axes of its parameters: the axes of a mesh (`nn.with_partitioning`), or
-    what an axis is (`nn.with_logical_partitioning`). The names decide what "model" divides; "fsdp"
-    takes the first axis that is left. All other parameters have the rules of transformers. Raises
-    `Error` for names that do not fit.
+    what an axis is, logical axis names (`nn.with_logical_partitioning`). The names decide what
+    "model" divides; "fsdp" takes the first axis that is left. All other parameters have the rules
+    of transformers. Raises `Error` for names that do not fit.
     """
     if mesh.shape.get("model", 1) == 1:
         return TRANSFORMER
