@@ -138,17 +138,26 @@ def mirror_of(folder, root, url):
     return opened
 
 
-def test_a_run_whose_disk_is_lost_ends_with_the_bits_of_one_that_was_not(tmp_path, plain):
-    stopped(tmp_path / "lost", mirror="memory://runs/mine")
+def loses_its_disk(tmp_path, url, plain):
+    """The folder and files of a run that is stopped, loses its disk, and goes on with the mirror.
+
+    It has the bits of one that was never stopped, and is brought back whole.
+    """
+    stopped(tmp_path / "lost", mirror=url)
     shutil.rmtree(tmp_path / "lost")
-    second = train(tmp_path / "new", mirror="memory://runs/mine")
+    second = train(tmp_path / "new", mirror=url)
     assert second.steps == 4
     assert (digest(second), lines(second)) == plain
     whole = files(second.folder)
     shutil.rmtree(tmp_path / "new")
-    mirror_of(second.folder, tmp_path / "new", "memory://runs/mine")
+    mirror_of(second.folder, tmp_path / "new", url)
     assert files(second.folder) == whole  # the best checkpoint too, and none that was removed
-    assert len(list(second.folder.glob("checkpoints/*"))) in (2, 3)
+    return second.folder, whole
+
+
+def test_a_run_whose_disk_is_lost_ends_with_the_bits_of_one_that_was_not(tmp_path, plain):
+    folder, _ = loses_its_disk(tmp_path, "memory://runs/mine", plain)
+    assert len(list(folder.glob("checkpoints/*"))) in (2, 3)
 
 
 def kill_at_8(root, place):
@@ -320,17 +329,9 @@ def test_a_server_that_speaks_s3(tmp_path, plain, monkeypatch):
         with pytest.raises(jdl.Error, match=r"cannot be written: .*bucket does not exist"):
             train(tmp_path / "lost", mirror="s3://runs/mine")
         fsspec.filesystem("s3").mkdir("runs")
-        folder = stopped(tmp_path / "lost", mirror="s3://runs/mine")
-        shutil.rmtree(tmp_path / "lost")
-        second = train(tmp_path / "new", mirror="s3://runs/mine")
-        assert second.steps == 4
-        assert (digest(second), lines(second)) == plain
-        whole = files(second.folder)
-        shutil.rmtree(tmp_path / "new")
-        mirror_of(second.folder, tmp_path / "new", "s3://runs/mine")
-        assert files(second.folder) == whole
+        folder, whole = loses_its_disk(tmp_path, "s3://runs/mine", plain)
         train(tmp_path / "fresh", mirror="s3://runs/mine", fresh=True)
-        aside = f"runs/mine/{folder.relative_to(tmp_path / 'lost')}.1"
+        aside = f"runs/mine/{folder.relative_to(tmp_path / 'new')}.1"
         assert len(fsspec.filesystem("s3").find(aside)) == len(whole)
     finally:
         server.stop()
