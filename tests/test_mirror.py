@@ -277,14 +277,13 @@ def test_fresh_moves_the_run_aside_there_too(place, tmp_path, plain):
     }
 
 
-def test_a_folder_that_is_there_wins(place, tmp_path):
-    """And what the mirror has of a training that went on elsewhere, is removed."""
-    folder = stopped(tmp_path / "new", until=4)
-    stopped(tmp_path / "new", until=5, mirror=f"file://{tmp_path}/mirror")
-    assert {name for name in files(folder) if name.startswith("checkpoints")} == {
-        name for name in files(place) if name.startswith("checkpoints")
-    }
-    assert lines(folder) == lines(place)
+def test_a_folder_that_is_behind_its_mirror_is_refused(place, tmp_path):
+    """Else the mirror's later checkpoints would be removed."""
+    stopped(tmp_path / "new", until=4)
+    before = files(place)
+    with pytest.raises(jdl.Error, match=r"later than all of .* move that folder away"):
+        train(tmp_path / "new", mirror=f"file://{tmp_path}/mirror")
+    assert files(place) == before
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,20 @@ class Mirror:
                     f"{damages[0]}. Restore the object, or use --fresh to start again."
                 )
 
+    def check_not_ahead(self) -> None:
+        """Raises `Error` where the mirror has a later checkpoint, which training would remove."""
+        with self._report("read"):
+            ends = f"/{manifest.NAME}"
+            names = [name for name in self._names() if name.endswith(ends)]
+        there = [int(step) for step in map(_step, names) if step]
+        here = _complete(self.folder / CHECKPOINTS)
+        if there and max(there) > max(here, default=-1):
+            raise Error(
+                f"The mirror {self.place} has a checkpoint of step {max(there):,}, later than "
+                f"all of {self.folder}: move that folder away to go on from the mirror, or use "
+                "--fresh."
+            )
+
     def _get(self, name: str, path: Path) -> None:
         """Copies a file from the mirror."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,8 +215,8 @@ def open_mirror(folder: Path, options: Options) -> Mirror | None:
             run = folder.relative_to(options.root).as_posix()
             opened.append(mirror := Mirror(fs, f"{place.rstrip('/')}/{run}", folder))
             mirror.check()
-            if not folder.exists() and not options.fresh:
-                mirror.pull()
+            if not options.fresh:
+                mirror.check_not_ahead() if folder.exists() else mirror.pull()
 
     processes.together(open_in_first)
     return opened[0] if opened else None
