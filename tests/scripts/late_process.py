@@ -1,7 +1,8 @@
-"""A training whose second process traces its step longer, or reads slowly; or with a slow disk."""
+"""A training whose second process traces its step longer, or reads slowly; or with a disk that waits."""
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -17,7 +18,7 @@ class Config(jdl.Config):
     steps: int = 10
     trace_seconds: float = 0
     row_seconds: float = 0
-    disk_seconds: float = 0  # before the manifest of a checkpoint is written
+    disk_waits_for: str = ""  # a file: no manifest of a checkpoint is written before it exists
 
 
 class Late(nn.Module):
@@ -43,18 +44,20 @@ class Rows:
         return np.full(8, i, np.float32), i % 10
 
 
-def slow_disk(seconds):
+def hold_manifests(until):
     write = manifest.write_manifest
 
-    def write_slowly(checkpoint):
-        time.sleep(seconds)
+    def write_later(checkpoint):
+        while not until.exists():
+            time.sleep(0.01)
         write(checkpoint)
 
-    manifest.write_manifest = write_slowly
+    manifest.write_manifest = write_later
 
 
 def run(c: Config) -> jdl.Run:
-    slow_disk(c.disk_seconds)
+    if c.disk_waits_for:
+        hold_manifests(Path(c.disk_waits_for))
     data = jdl.data.indexed(
         Rows(c.row_seconds), labels=list("0123456789"), stream=True, fingerprint="rows"
     )
