@@ -7,12 +7,15 @@ transform changes x alone.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from image_table import AUGMENT, IMAGES, ROWS
 
 import jdl
 from jdl.data import arrays, normalize, random_crop, random_flip
 from jdl.data.dataflow import dependences
+from jdl.models.cnn import CNN
+from jdl.train.check import check_run
 
 LABELS = np.arange(ROWS) % 3
 CHANGE_X = {
@@ -110,3 +113,22 @@ def test_dataflow_says_what_an_output_depends_on():
     jaxpr = jax.make_jaxpr(function)(1.0, 2.0, 3.0).jaxpr
     outputs = [(set(output.inputs), output.copy_of) for output in dependences(jaxpr)]
     assert outputs == [({1}, 1), ({0, 1}, None), ({2}, 2), (set(), None), ({0, 2}, None)]
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("wrong", [{"y": 3}, {"y": -1}, {"w": -1}], ids=str)
+def test_a_run_is_refused_for_the_bounds_of_any_split(split, wrong):
+    """Also where they are checked together, as they have the same columns."""
+    columns = {"x": IMAGES, "y": LABELS, "w": np.ones(ROWS, np.float32)}
+    changed = {name: np.append(columns[name][1:], value) for name, value in wrong.items()}
+    tables = {name: arrays(**columns) for name in ("train", "valid", "test")}
+    tables[split] = arrays(
+        **(columns | {name: x.astype(columns[name].dtype) for name, x in changed.items()})
+    )
+    learner = jdl.descent(
+        jdl.objectives.classify(CNN(3, blocks=((2, 1),)), row_weights="w"), optax.sgd(0.1)
+    )
+    loaders = {name: table.batches(4 + n) for n, (name, table) in enumerate(tables.items())}
+    run = jdl.Run(jdl.Config("bounds", steps=1), learner, **loaders)
+    with pytest.raises(jdl.Error, match=" ".join(wrong)):
+        check_run(run)

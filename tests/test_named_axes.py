@@ -1,7 +1,8 @@
 """Models whose parameters name their axes, as Flax has it, are divided along "model" by the names.
 
 Seen to fail: names that are ignored or left on the parameters, rules of transformers before the
-names, the last of two rules, rules of Flax or of the box that are not asked for, names that do not
+names, the last of two rules, paths in
+the order of the model, rules of Flax or of the box that are not asked for, names that do not
 fit.
 """
 
@@ -137,6 +138,30 @@ def test_whose_rules_name_what_is_divided():
     assert rules_of(Named(rules=(("embed", "model"),))) == 0
     with nn.logical_axis_rules([("embed", ("fsdp", "model")), ("embed", None)]):
         assert rules_of(Named()) == 0
+
+
+class Nested(nn.Module):
+    """Two kernels whose paths end alike."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Dense(10, kernel_init=AXES(DRAW, ("model", None)), name="head")(x)
+        return Inner(name="trunk")(x)
+
+
+class Inner(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10, kernel_init=AXES(DRAW, (None, "model")), name="head")(x)
+
+
+def test_the_longest_path_rules():
+    learner, data = parts(Nested())
+    mesh = build_mesh("data=2,model=2")
+    state = jax.eval_shape(learner.init, jax.random.key(0), data.spec)
+    params = abstract_state(mesh, state, parameter_rules(learner, data.spec, mesh)).params
+    assert params["head"]["kernel"].sharding.spec == P("model", None)
+    assert params["trunk"]["head"]["kernel"].sharding.spec == P(None, "model")
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,9 @@ def parameter_rules(learner: Learner, spec: Batch, mesh: Mesh) -> Rules:
         key = jax.eval_shape(jax.random.key, 0)
         # A lambda, because JAX keeps traces by function.
         jax.eval_shape(lambda key, batch: learner.init(key, batch), key, spec)
-    named_rules = [(f"/{re.escape(path)}$", _divided(path, box)) for path, box in named.items()]
+    # trunk/head/kernel also ends as head/kernel.
+    longest_first = sorted(named, key=len, reverse=True)
+    named_rules = [(f"/{re.escape(path)}$", _divided(path, named[path])) for path in longest_first]
     return (*named_rules, *TRANSFORMER)
 
 

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 from jdl.learners.swa import SWA
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
-from jdl.types import Batch, Error, Key, Run
+from jdl.types import Batch, Bounds, Error, Key, Run
 
 
 def check_run(run: Run) -> None:
@@ -35,17 +35,35 @@ def check_run(run: Run) -> None:
                 "A hook of Run(hooks=...) must be a pair (every, function) with every of 1 or "
                 f"more, not {hook!r}."
             )
-    checked: list[Any] = []
-    for data in splits(run).values():
-        spec_and_bounds = (data.spec, data.bounds)
-        if spec_and_bounds not in checked:  # validation and test sets are often alike
-            run.learner.objective.check(*spec_and_bounds)
-        checked.append(spec_and_bounds)
+    _check_data(run)
     names = metric_names(run)
     if metric not in names:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
         )
+
+
+def _check_data(run: Run) -> None:
+    """Raises `Error` where the data do not fit the objective.
+
+    Splits whose columns differ only in their number of rows are checked together, with the bounds
+    of all: each check traces the model.
+    """
+    found: dict[Any, tuple[Batch, Bounds]] = {}
+    for data in splits(run).values():
+        columns = frozenset((name, x.shape[1:], x.dtype) for name, x in data.spec.items())
+        spec, bounds = found.get(columns, (data.spec, {}))
+        found[columns] = (spec, _union(bounds, data.bounds))
+    for spec, bounds in found.values():
+        run.learner.objective.check(spec, bounds)
+
+
+def _union(*bounds: Bounds) -> Bounds:
+    def of_column(name: str) -> tuple[float, float]:
+        lowest, highest = zip(*(each[name] for each in bounds if name in each), strict=True)
+        return min(lowest), max(highest)
+
+    return {name: of_column(name) for each in bounds for name in each}
 
 
 def _check_average_begins(run: Run) -> None:
