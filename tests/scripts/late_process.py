@@ -1,4 +1,4 @@
-"""A training whose second process traces its step longer, or reads slowly; or with a disk that waits."""
+"""A training whose second process traces its step longer, or reads slowly; its disk may wait."""
 
 import time
 from dataclasses import dataclass
