@@ -1,9 +1,11 @@
 """The mirror of a run's folder: a run whose disk is lost ends with the bits of one that was not.
 
 Seen to fail: a manifest that is copied first, logs that are copied after the checkpoint, damage
-that is not looked for in what was brought back, and --fresh by a recursive move, on S3.
+that is not looked for in what was brought back, --fresh by a recursive move, on S3, a mirror that
+may be ahead, temporary files that were brought back or stayed, and a full disk taken for a URL.
 """
 
+import errno
 import os
 import shutil
 import signal
@@ -18,12 +20,14 @@ from pathlib import Path
 import fsspec
 import optax
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from harness import digest, folder_of, lines
+from harness import Killed, digest, folder_of, lines
 
 import jdl
 from jdl.models.mlp import MLP
 from jdl.store import log, manifest, mirror, step_trace
+from jdl.store.folder import DiskError
 from jdl.store.manifest import NAME
 from jdl.train.preemption import PausedError
 
@@ -208,6 +212,43 @@ def test_a_copy_that_breaks_off_anywhere_leaves_what_a_run_resumes_from(tmp_path
     assert files(new) == files(late)
 
 
+def test_what_a_kill_leaves_in_the_mirror_is_not_brought_back(place, tmp_path, monkeypatch):
+    """A half-written file, and that of the check; the next copy removes them."""
+    folder = tmp_path / "new" / place.relative_to(tmp_path / "mirror")
+    url = f"file://{tmp_path}/mirror"
+    before = files(place)
+    copy = mirror.Mirror(*fsspec.url_to_fs(str(place), auto_mkdir=True), folder)
+
+    def kill(*args):
+        raise Killed
+
+    for method, write in {
+        "rm_file": copy.check,
+        "mv": lambda: copy._put(place / "run.json", "samples/run.json"),
+    }.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(LocalFileSystem, method, kill)
+            patch.setattr(os, "getpid", lambda: 1)
+            with pytest.raises(Killed):
+                write()
+    assert len(files(place)) == len(before) + 2
+    opened = mirror_of(folder, tmp_path / "new", url)
+    assert files(folder) == before
+    opened.push(folder / "checkpoints")
+    assert files(place) == before
+
+
+def test_a_full_disk_is_said_to_be_full(place, tmp_path, monkeypatch):
+    def fill(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(LocalFileSystem, "get_file", fill)
+    with pytest.raises(DiskError, match=r"disk of .*new/.*/seed0 is full") as error:
+        train(tmp_path / "new", mirror=f"file://{tmp_path}/mirror")
+    assert "credentials" not in str(error.value)
+    assert not list((tmp_path / "new").rglob("*seed0*"))
+
+
 def test_a_damaged_object_is_refused(place, tmp_path, plain):
     url, folder = (
         f"file://{tmp_path}/mirror",
@@ -242,10 +283,10 @@ def test_what_failed_is_brought_up_at_the_next_checkpoint(tmp_path, plain):
     copying = mirror.BackgroundMirror(mirror_of(stopped(tmp_path), tmp_path, "failing://m"))
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        copying.hand_over()
+        copying.enqueue()
         until(lambda: copying._problem == "OSError: no network")
         Failing.left = 10**6
-        copying.hand_over()
+        copying.enqueue()
         until(lambda: not copying._problem)
         copying.close()
     assert ["tried again at each checkpoint" in str(one.message) for one in warned] == [True]

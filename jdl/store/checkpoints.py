@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +19,7 @@ import orbax.checkpoint as ocp
 from jdl.parallel import processes
 from jdl.parallel.multihost import from_local, local_copy, process_sharding, to_host
 from jdl.store import manifest
-from jdl.store.folder import DiskError
+from jdl.store.folder import DISK_FULL, DiskError
 from jdl.store.record import FORMAT
 from jdl.types import Error, State
 
@@ -57,14 +58,14 @@ def is_better(mode: str, value: float, best: float | None) -> bool:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's manager, which does not ask whether the run is preempted: the loop does.
+    """Orbax's CheckpointManager, without its call of JAX's `reached_preemption_sync_point`.
 
-    The processes agree on the step after which they stop by the step of each one's last question.
-    One from a thread, of a step that is past, may let them agree on a step that is past as well.
+    JAX chooses the step at which all processes stop by the step of each one's last call, so only
+    the loop may call it: Orbax does in our thread, with a step that the loop has passed.
     """
 
     def reached_preemption(self, step: int) -> bool:
-        """Never."""
+        """Answers no, without asking JAX."""
         return False
 
 
@@ -85,15 +86,14 @@ class Checkpoints:
         on_saved: Callable[[State], None] = lambda state: None,
     ) -> None:
         self._mode, self._metric = best.split()
+        self._choose: Callable[..., Any] = max if self._mode == "max" else min
         self._keep = keep
         try:
             if not read_only:
                 folder.mkdir(parents=True, exist_ok=True)
             options = self._options(read_only)
             self._manager = _Manager(folder.absolute(), options=options)
-            best_step = self._manager.best_step()
-            metrics = {} if best_step is None else self._manager.metrics(best_step)
-            self._best: float | None = metrics.get(self._metric)
+            self._best = self._choose(self._scores().values(), default=None)
         except Exception as error:  # Orbax reads all metrics; damage raises any exception
             raise Error(
                 f"The checkpoints in {folder} cannot be read: {_first_line(error)}. If one is "
@@ -157,7 +157,10 @@ class Checkpoints:
         self._delete_old()
 
     def _delete_old(self) -> None:
-        """Deletes all but the latest `keep` and the best; a kill before leaves one too many."""
+        """Deletes all but the latest `keep` and the best; a kill before leaves one too many.
+
+        By Orbax's own `best_step`, which needs no disk: processes must agree on what to delete.
+        """
         older = self._manager.all_steps()[: -self._keep]
         for step in older:
             if step != self._manager.best_step():
@@ -175,16 +178,24 @@ class Checkpoints:
             try:
                 saving.result()
             except (OSError, ValueError) as error:
-                raise DiskError(
-                    f"A checkpoint could not be written under {self._manager.directory}: {error}. "
-                    "Earlier ones are intact. Free some disk space, or choose another --root."
-                ) from error
+                raise self._failure(error) from error
             except jax.errors.JaxRuntimeError as error:  # of Orbax's barriers, and of ours
                 raise Error(
                     "The processes could not save a checkpoint together under "
                     f"{self._manager.directory}: {_first_line(error)}. Earlier ones are intact: "
                     "run the same command again to resume."
                 ) from error
+
+    def _failure(self, error: OSError | ValueError) -> Error:
+        """The error for a save that failed: a `DiskError`, unless it was not the disk's fault."""
+        code = error.errno if isinstance(error, OSError) else _os_error_code(error)
+        is_disk = isinstance(error, OSError) or code is not None
+        room = "free some disk space, and " if code in DISK_FULL else ""
+        return (DiskError if is_disk else Error)(
+            f"A checkpoint could not be written under {self._manager.directory}: "
+            f"{type(error).__name__}: {error}. Earlier ones are intact: {room}run the same command "
+            "again to resume."
+        )
 
     def _check_room(self, size: int) -> None:
         """Raises `DiskError` where a state of `size` bytes may not fit on the disk."""
@@ -199,12 +210,22 @@ class Checkpoints:
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint; None where there is none."""
-        steps = self._manager.all_steps()
-        return max((step for step in steps if manifest.is_complete(self._path(step))), default=None)
+        return max(self._complete_steps(), default=None)
 
     def best(self) -> int | None:
-        """The step of the best checkpoint; None where none was evaluated."""
-        return self._manager.best_step()
+        """The step of the best complete checkpoint; None where none was evaluated."""
+        scores = self._scores()
+        latest_first = sorted(scores, reverse=True)
+        return self._choose(latest_first, key=scores.__getitem__, default=None)
+
+    def _scores(self) -> dict[int, float]:
+        """The metric to choose the best by, of each complete checkpoint that was evaluated."""
+        metrics = {step: self._manager.metrics(step) for step in self._complete_steps()}
+        return {step: found[self._metric] for step, found in metrics.items() if found}
+
+    def _complete_steps(self) -> list[int]:
+        steps = self._manager.all_steps()
+        return [step for step in steps if manifest.is_complete(self._path(step))]
 
     def is_best(self, metrics: dict[str, float]) -> bool:
         """Whether a state with these metrics is better than all that were saved."""
@@ -266,6 +287,12 @@ def _with_sharding(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
 
 def _to_device(leaf: Any, like: jax.ShapeDtypeStruct) -> Any:
     return leaf if like.sharding else local_copy(leaf)
+
+
+def _os_error_code(error: ValueError) -> int | None:
+    """The operating system's error number in an error of TensorStore, by which Orbax writes."""
+    found = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(found[1]) if found else None
 
 
 def _first_line(error: Exception) -> str:

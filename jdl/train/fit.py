@@ -183,7 +183,7 @@ def _after_save(folder: Path, copying: BackgroundMirror | None, state: State) ->
     """Traces a state that was saved, and has it copied to the mirror."""
     write_leaves(folder, state)
     if copying:
-        copying.hand_over()
+        copying.enqueue()
 
 
 def _begin(placement: Placement, checkpoints: Checkpoints) -> tuple[State, Patience]:
