@@ -2,7 +2,8 @@
 
 Each is trained by `jdl.fit` as it stands, with evaluation and checkpoints at the end alone, once
 for each number of steps a call. A hook takes the time of every block of steps, and the rounds take
-turns. Printed: the medians over the blocks, the first of each training left out.
+turns. Printed: the medians over the blocks, the first of each training left out; and the batches of
+an epoch, with which a call ends.
 
     scripts/bench calls [EXPERIMENT ...]
 """
@@ -47,30 +48,31 @@ class Blocks:
 
 
 def measure(name, steps, calls):
-    """Milliseconds a step, of each block but the first."""
+    """Milliseconds a step, of each block but the first; the batches of an epoch."""
     _, run, config = load(Path(__file__).parents[1] / "experiments" / f"{name}.py")
     blocks = Blocks(steps)
     made = replace(run(config(name=name, steps=steps * (BLOCKS + 1))), hooks=((steps, blocks),))
     with tempfile.TemporaryDirectory() as root:
         options = jdl.Options(Path(root), eval_every=0, save_every=0, quiet=True)
         jdl.fit(made, replace(options, steps_per_call=calls))
-    return blocks.milliseconds[1:]
+    return blocks.milliseconds[1:], len(made.train)
 
 
 def main():
     """Prints a line an experiment."""
     device = jax.devices()[0].device_kind
     print(f"jax {jax.__version__}, {device}, {os.cpu_count()} cores; ms a step")
-    print(f"{'steps a call':<20}", *(f"{calls:>8}" for calls in CALLS))
+    print(f"{'steps a call':<20}", *(f"{calls:>8}" for calls in CALLS), "  an epoch")
     for name, steps in EXPERIMENTS.items():
         if len(sys.argv) > 1 and name not in sys.argv[1:]:
             continue
         taken = {calls: [] for calls in CALLS}
         for _ in range(ROUNDS):
             for calls, blocks in taken.items():
-                blocks += measure(name, steps, calls)
+                milliseconds, epoch = measure(name, steps, calls)
+                blocks += milliseconds
         medians = [statistics.median(blocks) for blocks in taken.values()]
-        print(f"{name:<20}", *(f"{ms:8.3f}" for ms in medians), flush=True)
+        print(f"{name:<20}", *(f"{ms:8.3f}" for ms in medians), f"{epoch:10}", flush=True)
 
 
 if __name__ == "__main__":

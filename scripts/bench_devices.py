@@ -2,6 +2,8 @@
 
 The devices share the same cores, so that nothing gets faster: what is measured is what each way of
 dividing costs. All take turns, some steps each, in one process; printed are the ratios of medians.
+
+    PJRT_NPROC=8 scripts/bench devices [SHARDS]  # of elastic: 1, 2, 4 or 8 (by default)
 """
 
 import os
@@ -9,6 +11,7 @@ import os
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -25,7 +28,7 @@ from jdl.models.transformer import TransformerConfig
 from jdl.parallel import build_mesh, elastic, shard_data, shard_learner
 from jdl.train.malloc import keep_memory
 
-ROUNDS, SHARDS = 7, 8
+ROUNDS, SHARDS = 7, int((*sys.argv[1:], 8)[0])
 RNG = np.random.default_rng(0)
 IMAGES = jdl.data.arrays(
     x=RNG.random((1024, 28, 28, 1), np.float32), y=RNG.integers(0, 10, 1024).astype(np.int32)
@@ -49,7 +52,7 @@ CASES = {
         32,
     ),
 }
-WAYS = ["jit", "data=2", "data=8", "fsdp=8", "elastic 1", "elastic 2", "elastic 8"]
+WAYS = ["jit", "data=2", "data=8", "fsdp=8", *(f"elastic {n}" for n in (1, 2, 8) if n <= SHARDS)]
 
 
 def stepper(

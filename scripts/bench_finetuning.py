@@ -1,11 +1,14 @@
 """Fine-tuning a BERT of MiniLM's size, in full and by LoRA: jdl beside transformers with PEFT.
 
     scripts/bench finetuning PYTHON [ROUNDS]
+    scripts/bench finetuning sizes
 
 PYTHON is an interpreter with torch, transformers and peft. Both libraries begin with the same
 weights and train on the same batch, by AdamW and with dropout. Each measurement is a process of its
 own, and the libraries take turns. Printed: the medians over the rounds of a step in ms, of wall
-clock and of processor time, and of the largest resident memory.
+clock and of processor time, and of the largest resident memory. With `sizes` nothing is trained:
+printed are the MiB of jdl's state under AdamW, in full, by LoRA, and by LoRA with the weights below
+the adapters in 8 and 4 bits.
 """
 
 from __future__ import annotations
@@ -114,6 +117,34 @@ def measure(library: str, folder: str, kind: str) -> dict[str, float]:
     return {"ms": 1000 * wall / STEPS, "CPU-ms": 1000 * cpu / STEPS, "MiB": memory}
 
 
+def sizes() -> None:
+    """Prints the MiB of what is trained, of the optimizer's state and of all else in the state."""
+    import jax
+    import optax
+
+    import jdl
+    from jdl.models.bert import BERT
+    from jdl.models.transformer import TransformerConfig
+
+    form = {"max_length": 512, "rotary": False, "pre_norm": False}
+    model = BERT(
+        VOCABULARY, TransformerConfig(WIDTH, DEPTH, HEADS, **form), outputs=CLASSES, token_types=2
+    )
+    full = jdl.objectives.classify(model)
+    lora = jdl.lora(full, "attention/(query|value)/kernel", RANK, ALPHA, train="head")
+    below = {n: jdl.quantize(lora, "^lora/base/.*(kernel|table)", bits=n) for n in (8, 4)}
+    kinds = {"full": full, "lora": lora} | {f"lora, {n} bits": o for n, o in below.items()}
+    print(f"{'MiB':14}{'trained':>10}{'optimizer':>10}{'kept':>10}")
+    for kind, objective in kinds.items():
+        init = jdl.descent(objective, optax.adamw(RATE)).init
+        state = jax.eval_shape(init, jax.random.key(0), {"x": X, "y": Y})
+        parts = state.params, state.opt_state, (state.model_state, state.extra)
+        mib = (
+            sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(part)) / 2**20 for part in parts
+        )
+        print(f"{kind:14}" + "".join(f"{x:10.1f}" for x in mib))
+
+
 def run(python: str, *arguments: str) -> str:
     """What this script prints in a process of its own."""
     command = [python, __file__, "in-process", *arguments]
@@ -148,6 +179,8 @@ if __name__ == "__main__":
         case ["in-process", library, folder, kind]:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
             print(json.dumps(measure(library, folder, kind)))
+        case ["sizes"]:
+            sizes()
         case [peer, *rest] if Path(peer).exists():
             main(peer, *map(int, rest))
         case _:
