@@ -4,7 +4,7 @@ TABLE has supervised models, for every property; UNSUPERVISED has generative mod
 and others without labels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import jdl
@@ -90,6 +91,10 @@ from jdl.objectives.pretrained_model import Weights
 from jdl.types import Batch, Learner, Objective
 from jdl.weights.load import arrays_by_path
 
+CORE = (  # the rows of which scripts/test shows every property; those of the others are slow
+    *("mlp", "cnn-norm", "lstm", "vit", "gpt", "bert", "gcn", "plain-linen", "plain-nnx"),
+    *("pair-stateful", "adapted", "vae", "gan", "clusters"),
+)
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
 MAX_LENGTH = 16  # of the transformers, in tokens
 WITH_DECODER = (Captioner, T5)  # models that read y too
@@ -434,6 +439,13 @@ MODULATION = 32 * 16 + 16  # by them, of a residual block
 RESIDUAL = 16 + 584 + 16 + 584  # 8 channels to 8
 RESIDUAL_SKIP = 32 + 1_160 + 16 + 584 + (16 * 8 + 8)  # 8 and a skip of 8 to 8
 UNET = 80 + 3 * RESIDUAL + 2 * RESIDUAL_SKIP + (16 + 64 + 3 * 72) + (9 * 8 * 32 + 32) + 32
+
+
+def by_tier(rows: Sequence[Row], tier: str = "slow") -> list[Any]:
+    """The rows as parameters of a test: those that are not CORE have the tier's mark."""
+    mark = getattr(pytest.mark, tier)
+    return [pytest.param(row, id=row.name, marks=() if row.name in CORE else mark) for row in rows]
+
 
 TABLE = [
     Row("perceptron", MLP(5), (4, 4, 1), 16 * 5 + 5, 1e-1),

@@ -73,6 +73,7 @@ def small(monkeypatch):
     return monkeypatch
 
 
+SMALLEST = ("digits_mlp", "digits_cnn", "digits_rows_lstm", "digits_nnx", "stdlib_gpt", "titanic")
 SMALLER = {
     "batch": 8,
     "width": 32,
@@ -88,6 +89,13 @@ SMALLER = {
 }
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(path, id=path.stem, marks=() if path.stem in SMALLEST else pytest.mark.slow)
+        for path in EXPERIMENTS
+    ],
+)
 def test_trains_a_few_steps_without_recompiling(script, tmp_path, small):
     _, run, config = load(script)
     fields = {name: value for name, value in SMALLER.items() if name in config.__dataclass_fields__}

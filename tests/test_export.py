@@ -17,7 +17,7 @@ import numpy as np
 import optax
 import pytest
 from harness import stopped_at, train
-from model_table import ONE, TABLE, UNSUPERVISED
+from model_table import ONE, TABLE, UNSUPERVISED, by_tier
 
 import jdl
 import jdl.cli
@@ -45,7 +45,7 @@ def data_of(row):
     return jdl.data.arrays(**columns).batches(len(columns["y"] if "y" in columns else columns["x"]))
 
 
-@pytest.mark.parametrize("row", TABLE + UNSUPERVISED, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", by_tier(TABLE + UNSUPERVISED))
 def test_every_family_exports_for_batches_of_any_size(row):
     objective, data = row.objective(row.model), data_of(row)
     programs = []

@@ -17,7 +17,9 @@ import jdl
 from jdl.inspect.inputs import read_inputs
 
 
-@pytest.mark.parametrize(("count", "seed"), [(12, 5), pytest.param(300, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("count", "seed"), [(12, 5), pytest.param(300, 1, marks=pytest.mark.nightly)]
+)
 def test_whatever_a_file_holds_a_verb_ends_with_a_message(count, seed):
     wrong = fuzz.storm(count, seed)
     assert not wrong, "\n".join(wrong)

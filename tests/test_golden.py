@@ -21,7 +21,7 @@ from pathlib import Path
 import jax
 import optax
 import pytest
-from model_table import TABLE, UNSUPERVISED
+from model_table import TABLE, UNSUPERVISED, by_tier
 from xla_flags import IN_PIECES
 
 import jdl
@@ -86,7 +86,7 @@ def golden():
         yield json.loads((own_file() if exact else nearest_file()).read_text()), exact
 
 
-@pytest.mark.parametrize("row", TABLE + UNSUPERVISED, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", by_tier(TABLE + UNSUPERVISED))
 def test_every_family_goes_the_way_that_it_went(golden, row):
     files, exact = golden
     now = trajectory(row)

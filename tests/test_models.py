@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER
+from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER, by_tier
 from xla_flags import IN_PIECES
 
 import jdl
@@ -27,9 +27,9 @@ from jdl.models.vgg import vgg
 ALL = TABLE + UNSUPERVISED
 
 
-def each(name, rows):
+def each(name, rows, tier="nightly"):
     """Tests with one row after the other: all tests of a row, then those of the next."""
-    return pytest.mark.parametrize(name, rows, ids=lambda row: row.name, scope="module")
+    return pytest.mark.parametrize(name, by_tier(rows, tier), scope="module")
 
 
 def learner_of(row):
@@ -67,13 +67,13 @@ def test_outputs_have_the_documented_shape_in_float32(row):
     assert out.dtype == jnp.float32
 
 
-@each("row", ALL)
+@each("row", ALL, "slow")
 def test_parameter_counts_are_those_computed_by_hand(row):
     before, _, _ = first_step(row)
     assert sum(leaf.size for leaf in jax.tree.leaves(before.params)) == row.parameters
 
 
-@each("row", TABLE)
+@each("row", TABLE, "slow")
 def test_overfits_a_small_batch(row):
     """Within 200 steps."""
     learner, init, step = jitted(row)

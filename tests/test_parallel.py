@@ -39,16 +39,19 @@ AS_USERS_COMPILE = ("cnn-norm", "lstm", "gpt")  # the others as the tests do, in
 # fsdp=8 divides batches as data=8 does; the others are elastic on 4 devices, in two processes.
 MORE_WAYS = ("data=8", "elastic=8")
 QUICK = [
-    ("cnn-norm", "data=4"),
     ("mlp-dropout", "data=2"),
     ("mlp-dropout", "pmap=4"),
+    ("gpt-scan", "fsdp=4"),
+    ("pair-stateful", "data=4"),
+]
+SLOW = [
+    ("cnn-norm", "data=4"),
     ("cnn-norm", "pmap=4"),
     ("gpt", "data=2,model=2"),
     ("gpt-experts", "data=2,model=2"),
     ("gpt-balanced", "micro=4"),
     ("gpt-balanced", "pmap=4"),
     ("gpt-local", "micro=4"),
-    ("gpt-scan", "fsdp=4"),
     ("gan", "fsdp=4"),
     ("clusters", "pmap=4"),
     ("triplet", "pmap=4"),
@@ -67,12 +70,13 @@ QUICK = [
     ("bert-spans", "pmap=4"),
     ("plain-nnx", "pmap=4"),
     ("pair", "fsdp=4"),
-    ("pair-stateful", "data=4"),
     ("adapted", "pmap=4"),
 ]
 
 
-@pytest.mark.parametrize(("name", "way"), QUICK)
+@pytest.mark.parametrize(
+    ("name", "way"), QUICK + [pytest.param(*case, marks=pytest.mark.slow) for case in SLOW]
+)
 def test_a_divided_step_computes_what_one_device_computes(name, way):
     case = device_parity.Case(name)
     found, alone = device_parity.result(case, way), device_parity.result(case, "one")

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_table import MAX_LENGTH, ROWS, SIZE, TABLE, UNSUPERVISED, Row
+from model_table import MAX_LENGTH, ROWS, SIZE, TABLE, UNSUPERVISED, Row, by_tier
 from xla_flags import IN_PIECES, WITH_NEW_EMITTERS
 
 import jdl
@@ -51,7 +51,7 @@ MORE = [
 ONE_ULP_APART = ("efficientnet", "sound-cnn")
 
 
-@pytest.mark.parametrize("row", TABLE + UNSUPERVISED + MORE, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", by_tier(TABLE + UNSUPERVISED + MORE, "nightly"))
 def test_exports_with_symbolic_shapes_and_gives_the_bits_of_jit(row):
     """Called with another batch and other lengths than those of the table."""
     inputs = row.inputs(row.batch())
