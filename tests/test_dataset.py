@@ -1,8 +1,10 @@
 """Datasets: batches by step, no example lost or counted twice, wherever the rows are kept.
 
-Seen to fail: datasets that were added in spite of other sources or transforms.
+Seen to fail: datasets that were added in spite of other sources or transforms; columns and the
+key of a loader that are kept as tracers.
 """
 
+from dataclasses import replace
 from itertools import islice
 
 import jax
@@ -65,6 +67,13 @@ def test_kept_on_the_device_or_streamed_the_bits_are_the_same():
     for i in (0, 4, 5, 9, 17):
         jax.tree.map(np.testing.assert_array_equal, first[i], second[i])
     assert first.fingerprint == second.fingerprint
+
+
+def test_a_first_batch_within_a_trace_spoils_no_later_one(dataset):
+    loader = dataset.shuffled(4, 0, *AUGMENT)
+    jax.eval_shape(lambda: loader[0])
+    expected = replace(loader)[0]
+    jax.tree.map(np.testing.assert_array_equal, loader[0], expected)
 
 
 def test_augmentation_belongs_to_the_example_and_the_epoch():

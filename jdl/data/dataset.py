@@ -253,9 +253,9 @@ class Dataset:
     @cached_property
     def on_device(self) -> dict[str, Array]:
         """All columns and `id`, on the device."""
-        return {
-            name: jax.device_put(column) for name, column in self.take(np.arange(len(self))).items()
-        }
+        columns = self.take(np.arange(len(self)))
+        with jax.ensure_compile_time_eval():  # kept, also where they are first used in a trace
+            return {name: jax.device_put(column) for name, column in columns.items()}
 
     @property
     def bounds(self) -> Bounds:

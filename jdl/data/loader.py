@@ -268,7 +268,8 @@ class DatasetLoader(Loader, Generic[T]):
 
     @cached_property
     def _key(self) -> Array:
-        return jax.random.key(self.seed or 0)
+        with jax.ensure_compile_time_eval():  # kept, also where it is first used in a trace
+            return jax.random.key(self.seed or 0)
 
     @cached_property
     def _order(self) -> Callable[[int], np.ndarray]:

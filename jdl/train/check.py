@@ -46,12 +46,12 @@ def check_run(run: Run) -> None:
 def _check_data(run: Run) -> None:
     """Raises `Error` where the data do not fit the objective.
 
-    Splits whose columns differ only in their number of rows are checked together, with the bounds
-    of all: each check traces the model.
+    Splits whose batches are alike are checked together, with the bounds of both: each check traces
+    the model.
     """
     found: dict[Any, tuple[Batch, Bounds]] = {}
     for data in splits(run).values():
-        columns = frozenset((name, x.shape[1:], x.dtype) for name, x in data.spec.items())
+        columns = frozenset((name, x.shape, x.dtype) for name, x in data.spec.items())
         spec, bounds = found.get(columns, (data.spec, {}))
         found[columns] = (spec, _union(bounds, data.bounds))
     for spec, bounds in found.values():
