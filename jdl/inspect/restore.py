@@ -14,11 +14,17 @@ from jdl.config import difference, to_json
 from jdl.objectives.predict import Columns, map_rows
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.checkpoints import Checkpoints
+from jdl.store.orbax_log import quiet_orbax
 from jdl.store.record import read_record
+from jdl.store.saved_arrays import report_misfit
 from jdl.train.experiment import rebuild
 from jdl.train.placement import apply_config
 from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Batch, Error, Loader, Objective, Predicts, Run, State, Variables
+
+OTHER_RUN = (
+    "It was trained by other code, or with other data: give jdl.restore the run as it was trained."
+)
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,12 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     fix_thread_pool_size()
     folder = Path(folder)
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
+    with quiet_orbax():
+        return TrainedRun(run, _restore(folder, run, best))
+
+
+def _restore(folder: Path, run: Run, best: bool) -> State:
+    """The state of the newest checkpoint, or of the best one."""
     checkpoints = Checkpoints(folder / "checkpoints", run.best, read_only=True)
     try:
         step = checkpoints.best() if best else checkpoints.latest()
@@ -95,10 +107,11 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
             )
         with leave_fresh():  # a checkpoint has all: the pretrained weights may be gone
             like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
-        state, _ = checkpoints.restore(like, step)
+        with report_misfit(folder / "checkpoints" / str(step), like, OTHER_RUN):
+            state, _ = checkpoints.restore(like, step)
     finally:
         checkpoints.close()
-    return TrainedRun(run, state)
+    return state
 
 
 def _checked(folder: Path, run: Run) -> Run:
