@@ -251,7 +251,7 @@ def _changes(
         if not (finished and other):  # a run that is finished was trained by the code that it has
             moved_to = write_code(folder, dict(code)) if code else None  # heals, after a kill
             taken += ["script", "code"] if code else []
-            taken += [] if finished else ["program"]
+            taken += [] if finished or old["code"] else ["program"]
             if files:
                 changed = {name: old["code"].get(name) for name in files}
                 new_code = {"code_changed": changed, "code_before": moved_to}

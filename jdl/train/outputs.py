@@ -90,7 +90,7 @@ def open_folder(
         except CodeNotFoundError as reason:
             notes.append(f"This run's code is not kept, so only jdl.restore finds it: {reason}")
     code = read_code(script, text)
-    program = program_hash(run)
+    program = None if code else program_hash(run)
     record = make_record(run, splits(run), script, code, options, loaded, program)
     changes = Changes(notes)
     with ExitStack() as stack:
