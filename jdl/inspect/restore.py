@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -92,26 +93,34 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     fix_thread_pool_size()
     folder = Path(folder)
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
-    with quiet_orbax():
-        return TrainedRun(run, _restore(folder, run, best))
-
-
-def _restore(folder: Path, run: Run, best: bool) -> State:
-    """The state of the newest checkpoint, or of the best one."""
-    checkpoints = Checkpoints(folder / "checkpoints", run.best, read_only=True)
-    try:
-        step = checkpoints.best() if best else checkpoints.latest()
-        if step is None:
-            raise Error(
-                f"{folder} has no {'evaluated ' if best else ''}checkpoint yet: train it first."
-            )
+    with _checkpoint(folder, run.best, best) as (checkpoints, step):
         with leave_fresh():  # a checkpoint has all: the pretrained weights may be gone
             like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
         with report_misfit(folder / "checkpoints" / str(step), like, OTHER_RUN):
             state, _ = checkpoints.restore(like, step)
-    finally:
-        checkpoints.close()
-    return state
+    return TrainedRun(run, state)
+
+
+def checkpoint_path(folder: Path, best: bool = False) -> Path:
+    """The newest checkpoint of a run, or its best one; `Error` where there is none."""
+    with _checkpoint(folder, read_record(folder)["best"], best) as (_, step):
+        return folder / "checkpoints" / str(step)
+
+
+@contextmanager
+def _checkpoint(folder: Path, by: str, best: bool) -> Iterator[tuple[Checkpoints, int]]:
+    """A run's checkpoints, and the step of the newest or of the best one."""
+    with quiet_orbax():
+        checkpoints = Checkpoints(folder / "checkpoints", by, read_only=True)
+        try:
+            step = checkpoints.best() if best else checkpoints.latest()
+            if step is None:
+                raise Error(
+                    f"{folder} has no {'evaluated ' if best else ''}checkpoint yet: train it first."
+                )
+            yield checkpoints, step
+        finally:
+            checkpoints.close()
 
 
 def _checked(folder: Path, run: Run) -> Run:

@@ -246,7 +246,7 @@ def _changes(
         other = _other_program(old, record)
 
     def write(finished: bool) -> None:
-        taken = [*accepted]
+        taken = [*accepted, *(["digest"] if "config" in accepted else [])]
         new_code = dict[str, Any]()
         if not (finished and other):  # a run that is finished was trained by the code that it has
             moved_to = write_code(folder, dict(code)) if code else None  # heals, after a kill
