@@ -1,22 +1,29 @@
 """A run's folder keeps the code that made it, and the run is rebuilt from there.
 
 Seen to fail: rebuilt from the script's own path (moved, changed), and with modules beside it taken
-from `sys.modules` (two runs of one process whose helpers differ).
+from `sys.modules` (two runs of one process whose helpers differ); new code recorded before the
+state is restored, and by a run that is finished; no hash of the program, and one without the values
+of constants; Orbax's expected log lines let through.
 """
 
 import json
+import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import harness
+import jax
+import numpy as np
 import pytest
 from harness import digest
 
 import jdl
 from jdl.store.code import read_code
 from jdl.train import experiment
+from jdl.train.program_hash import program_hash
 
 SCRIPT = '''"""A small experiment."""
 
@@ -54,6 +61,7 @@ FILES = {
     "parts/deeper.py": "def hidden(widths):\n    return widths\n",
     "unused.py": "1 / 0\n",
 }
+SPEC = jax.ShapeDtypeStruct((3,), np.float32)
 CODE = {"deepest.py", "helper.py", "late.py", "parts/deeper.py", "parts/model.py", "small.py"}
 
 
@@ -141,17 +149,106 @@ def test_code_that_changes_on_the_way_is_noted_and_both_are_kept(script, tmp_pat
     before = json.loads((folder / "run.json").read_text())
     (script.parent / "late.py").write_text('def best():\n    return "max " + "accuracy"\n')
     capsys.readouterr()
-    experiment.train(script, ["--root", str(tmp_path / "runs")], "jdl train")
-    assert (
-        "The experiment's code has changed, as run.json records: late.py" in capsys.readouterr().out
-    )
+    train(script, tmp_path / "runs")
+    told = "was trained by other code (late.py): it goes on from step 2 with the new code"
+    assert told in capsys.readouterr().err
     record = json.loads((folder / "run.json").read_text())
     segment = record["segments"][0]
     assert segment["code_changed"] == {"late.py": before["code"]["late.py"]}
     assert (folder / segment["code_before"] / "late.py").read_text() == FILES["late.py"]
     assert "+" in (folder / "code" / "late.py").read_text()
-    forget()
     assert experiment.recorded(folder)[0].best == "max accuracy"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "misfit"),
+    [
+        ("optax.sgd", "optax.adam", "it has no opt_state/0/count"),
+        ("model(CLASSES, c.widths)", "model(CLASSES, (6,))", r"bias is float32\[4\] there and .*6"),
+    ],
+)
+def test_code_that_does_not_fit_a_finished_run_leaves_it_as_it_is(
+    script, tmp_path, old, new, misfit
+):
+    result = train(script, tmp_path)
+    before = (result.folder / "run.json").read_bytes()
+    script.write_text(SCRIPT.replace(old, new))
+    with pytest.raises(jdl.Error, match=rf"{misfit}.*other code.*--fresh.*--name.$"):
+        train(script, tmp_path)
+    assert (result.folder / "run.json").read_bytes() == before
+    assert digest(result.folder) == digest(result)
+    _, run, config = experiment.load(script)
+    other = run(config(name="small"))
+    with pytest.raises(jdl.Error, match=rf"{misfit}.*jdl.restore"):
+        jdl.restore(result.folder, other)
+
+
+def test_a_finished_run_says_each_time_that_other_code_trained_it(script, tmp_path, capsys):
+    result = train(script, tmp_path)
+    assert "other code" not in capsys.readouterr().err
+    before = (result.folder / "run.json").read_bytes()
+    script.write_text(SCRIPT.replace("optax.sgd(factor)", "optax.sgd(10 * factor)"))
+    for _ in range(2):
+        assert digest(train(script, tmp_path)) == digest(result)
+        told = "was trained by other code (small.py): nothing was trained, and its numbers are"
+        assert told in capsys.readouterr().err
+    assert (result.folder / "run.json").read_bytes() == before
+    assert (result.folder / "code" / "small.py").read_text() == SCRIPT
+
+
+def test_a_run_without_code_is_compared_by_what_it_computes(script, tmp_path, capsys):
+    _, run, config = experiment.load(script)
+    told = "by other code (another initial state or training step): "
+    until, whole = (
+        jdl.Options(root=tmp_path, quiet=True, until=2),
+        jdl.Options(tmp_path, quiet=True),
+    )
+
+    def fit(factor, options):
+        (script.parent / "factor.txt").write_text(factor)
+        return jdl.fit(run(config(name="small")), options)
+
+    with pytest.raises(jdl.Error, match="paused"):
+        fit("0.1", until)
+    result = fit("0.1", whole)
+    assert "other code" not in capsys.readouterr().err
+    for _ in range(2):
+        fit("0.2", whole)
+        assert f"{told}nothing was trained" in capsys.readouterr().err
+    before = json.loads((result.folder / "run.json").read_text())
+    with pytest.raises(jdl.Error, match="paused"):
+        fit("0.1", replace(until, fresh=True))
+    fit("0.2", whole)
+    assert f"{told}it goes on from step 2" in capsys.readouterr().err
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["segments"][0]["program_before"] == before["program"] != record["program"]
+    fit("0.2", whole)
+    assert "other code" not in capsys.readouterr().err
+
+
+def test_a_program_hash_sees_the_values_of_constants():
+    def hash_of(constant):
+        def step(state, batch):
+            return state, batch * jax.jit(lambda x: x * constant)(state)
+
+        learner = SimpleNamespace(init=lambda key, batch: batch, step=step)
+        return program_hash(SimpleNamespace(learner=learner, train=SimpleNamespace(spec=SPEC)))
+
+    first = hash_of(np.arange(3.0))
+    assert hash_of(np.arange(3.0)) == first
+    assert hash_of(np.arange(3.0) + 1) != first
+
+
+def test_the_expected_lines_of_orbax_are_not_logged(script, tmp_path, caplog):
+    _, run, config = experiment.load(script)
+    own = (1, lambda step, state, metrics: logging.getLogger("absl").warning("a user's"))
+    run = replace(run(config(name="small", steps=1)), hooks=[own])
+    with caplog.at_level(logging.WARNING, "absl"):
+        result = jdl.fit(run, jdl.Options(root=tmp_path, quiet=True, save_every=1))
+        jdl.restore(result.folder, run)
+        logging.getLogger("absl").warning("Requested `tracked_metric`; did not provide metrics.")
+    absl = [record.getMessage() for record in caplog.records if record.name == "absl"]
+    assert absl == ["a user's", "Requested `tracked_metric`; did not provide metrics."]
 
 
 def test_a_kill_while_code_is_replaced_heals(script, tmp_path):

@@ -1,7 +1,8 @@
 """Weights from files, folders, runs and the hub; hostile and damaged files are refused.
 
 Seen to fail: with `allow_pickle=True`, with an index followed out of its folder, with `save` that
-overwrites, and with the newest checkpoint's parameters in place of their average.
+overwrites, with the newest checkpoint's parameters in place of their average, and with those of a
+run without code, whatever its learner.
 """
 
 import json
@@ -10,9 +11,11 @@ import struct
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import jdl
+from jdl.models.cnn import CNN
 from jdl.train.experiment import load as load_script
 from jdl.weights.files import read_weights, write_safetensors
 from jdl.weights.load import arrays_by_path
@@ -145,6 +148,32 @@ def test_a_run_gives_the_variables_that_it_is_evaluated_with(tmp_path):
     assert traced.keys() == weights.arrays.keys()
     equal(weights.arrays, arrays_by_path(state.extra["ema"]))
     assert (state.params["Dense_0"]["kernel"] != weights.arrays["params/Dense_0/kernel"]).any()
+
+
+@pytest.mark.parametrize("kind", ["plain", "ema", "schedule_free"])
+def test_a_run_without_code_gives_its_arrays_where_no_learner_is_needed(tmp_path, kind):
+    train, _ = jdl.data.digits()
+    optimizer = optax.sgd(0.5)
+    if kind == "schedule_free":
+        optimizer = optax.contrib.schedule_free(optimizer, 0.5)
+    learner = jdl.descent(
+        jdl.objectives.classify(CNN(10, blocks=((2, 1),), dense=(4,), batch_norm=True)), optimizer
+    )
+    if kind != "plain":
+        learner = jdl.ema(learner) if kind == "ema" else jdl.schedule_free(learner)
+    run = jdl.Run(jdl.Config(name="own", steps=2), learner, train.shuffled(16, 0))
+    result = jdl.fit(run, jdl.Options(root=tmp_path, quiet=True))
+    weights = jdl.weights.load(result.folder)
+    if kind != "plain":
+        with pytest.raises(jdl.Error, match=r"has more than .*jdl.weights.save\(jdl.restore\("):
+            weights.arrays  # noqa: B018
+        return
+    assert weights.source == f"run:{result.folder}"
+    variables = {"params": result.state.params, **result.state.model_state}
+    equal(weights.arrays, arrays_by_path(variables))
+    with pytest.raises(jdl.Error, match=r"not a dict. Write.*jdl.weights.save\(") as refused:
+        jdl.pretrained(CNN(10), variables)
+    assert len(str(refused.value)) < 250
 
 
 RULES = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +15,17 @@ from jdl.config import difference, to_json
 from jdl.objectives.predict import Columns, map_rows
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.checkpoints import Checkpoints
+from jdl.store.orbax_log import quiet_orbax
 from jdl.store.record import read_record
+from jdl.store.saved_arrays import report_misfit
 from jdl.train.experiment import rebuild
 from jdl.train.placement import apply_config
 from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Batch, Error, Loader, Objective, Predicts, Run, State, Variables
+
+OTHER_RUN = (
+    "It was trained by other code, or with other data: give jdl.restore the run as it was trained."
+)
 
 
 @dataclass(frozen=True)
@@ -86,19 +93,34 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     fix_thread_pool_size()
     folder = Path(folder)
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
-    checkpoints = Checkpoints(folder / "checkpoints", run.best, read_only=True)
-    try:
-        step = checkpoints.best() if best else checkpoints.latest()
-        if step is None:
-            raise Error(
-                f"{folder} has no {'evaluated ' if best else ''}checkpoint yet: train it first."
-            )
+    with _checkpoint(folder, run.best, best) as (checkpoints, step):
         with leave_fresh():  # a checkpoint has all: the pretrained weights may be gone
             like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
-        state, _ = checkpoints.restore(like, step)
-    finally:
-        checkpoints.close()
+        with report_misfit(folder / "checkpoints" / str(step), like, OTHER_RUN):
+            state, _ = checkpoints.restore(like, step)
     return TrainedRun(run, state)
+
+
+def checkpoint_path(folder: Path, best: bool = False) -> Path:
+    """The newest checkpoint of a run, or its best one; `Error` where there is none."""
+    with _checkpoint(folder, read_record(folder)["best"], best) as (_, step):
+        return folder / "checkpoints" / str(step)
+
+
+@contextmanager
+def _checkpoint(folder: Path, by: str, best: bool) -> Iterator[tuple[Checkpoints, int]]:
+    """A run's checkpoints, and the step of the newest or of the best one."""
+    with quiet_orbax():
+        checkpoints = Checkpoints(folder / "checkpoints", by, read_only=True)
+        try:
+            step = checkpoints.best() if best else checkpoints.latest()
+            if step is None:
+                raise Error(
+                    f"{folder} has no {'evaluated ' if best else ''}checkpoint yet: train it first."
+                )
+            yield checkpoints, step
+        finally:
+            checkpoints.close()
 
 
 def _checked(folder: Path, run: Run) -> Run:

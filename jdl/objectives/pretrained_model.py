@@ -77,7 +77,11 @@ def pretrained(
     with other weights. Once it has a checkpoint it does not need them any more.
     """
     if not isinstance(weights, Weights):
-        raise Error(f"pretrained takes jdl.weights.load(source), not {weights!r}.")
+        raise Error(
+            f"pretrained takes jdl.weights.load(source), not a {type(weights).__name__}. Write "
+            'arrays in memory to a file first, jdl.weights.save(variables, "file.safetensors"), '
+            "and load that: its SHA-256 is recorded with the run."
+        )
     if isinstance(model, AdaptedModel):
         raise Error("Adapt the pretrained model: jdl.adapt_model(jdl.pretrained(model, ...), ...).")
     return PretrainedModel(model, weights, dict(rename or {}), skip)

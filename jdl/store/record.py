@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,12 @@ def make_record(
     code: Mapping[str, bytes],
     options: Options,
     loaded: Collection[Loaded] = (),
+    program: str | None = None,
 ) -> dict[str, Any]:
-    """Makes the record of a run, before its first step."""
+    """Makes the record of a run, before its first step.
+
+    `program` is the hash of what it computes: it shows a change of code where no code is kept.
+    """
     record = {
         "format": FORMAT,
         "config": to_json(run.config),
@@ -80,6 +85,7 @@ def make_record(
         "best": run.best,
         "script": str(script.resolve()) if script else None,
         "code": code_hashes(dict(code)),
+        "program": program,
         "command": command_line(),
         "git": git_commit(script),
         "environment": fingerprint(),
@@ -144,6 +150,15 @@ def _are_loaded(pretrained: Any) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Changes:
+    """What differs between a run and the record that its folder has of it."""
+
+    notes: list[str] = field(default_factory=list)  # for the user
+    code: str = ""  # how the code differs, in words
+    record: Callable[[bool], None] = lambda finished: None  # of a run that is finished, or goes on
+
+
 @contextmanager
 def open_run(
     folder: Path,
@@ -151,13 +166,14 @@ def open_run(
     code: Mapping[str, bytes],
     fresh: bool = False,
     accept: Sequence[str] = (),
-) -> Iterator[list[str]]:
+) -> Iterator[Changes]:
     """Creates or reopens a run's folder, and locks it against other processes.
 
-    Yields notes for the user. Where the environment or the code has changed, or `accept` allows
-    another change, the record gets a new segment. `fresh` moves an earlier run to seed<k>.1,
-    seed<k>.2, ... Raises `Error` where the folder cannot be written, is locked, or holds a run with
-    another config or other data.
+    Yields what has changed, to be recorded once the run's state is restored: code that does not fit
+    must not take the place of code that does. Then, where the environment or the code has changed,
+    or `accept` allows another change, the record gets a new segment. `fresh` moves an earlier run
+    to seed<k>.1, seed<k>.2, ... Raises `Error` where the folder cannot be written, is locked, or
+    holds a run with another config or other data.
     """
     with ExitStack() as stack:
         try:
@@ -169,12 +185,13 @@ def open_run(
             ) from error
         if fresh and (folder / "run.json").exists():
             _move_aside(folder)
+        changes = Changes(notes)
         if (folder / "run.json").exists():
-            notes += _resume(folder, record, code, accept)
+            changes = _changes(folder, record, code, accept, notes)
         else:
             write_code(folder, dict(code))
             write_json(folder / "run.json", record)
-        yield notes
+        yield changes
 
 
 def numerics_environments(record: dict[str, Any]) -> list[dict[str, Any]]:
@@ -202,56 +219,76 @@ def _move_aside(folder: Path) -> None:
             item.rename(aside / item.name)
 
 
-def _resume(
-    folder: Path, record: dict[str, Any], code: Mapping[str, bytes], accept: Sequence[str]
-) -> list[str]:
-    """Checks that the folder holds this run, and records what has changed; returns notes on it."""
+def _changes(
+    folder: Path,
+    record: dict[str, Any],
+    code: Mapping[str, bytes],
+    accept: Sequence[str],
+    notes: list[str],
+) -> Changes:
+    """Checks that the folder holds this run, and finds what has changed."""
     old = read_record(folder)
-    changed = [name for name in IDENTITY if _fields(name, old) != _fields(name, record)]
-    differences = {name: difference(_fields(name, old), _fields(name, record)) for name in changed}
-    for name in changed:
+    accepted = _accepted(folder, old, record, accept)
+    segments = _segments(old)
+    before, now = numerics_environments(old)[-1], numerics_environment(record)
+    told = [
+        f"Accepted: it continues with {IDENTITY[name]} ({differences}), as run.json records"
+        for name, differences in accepted.items()
+    ]
+    if before != now:
+        told.append(
+            f"The bits may differ from here on, as run.json records: {difference(before, now)}"
+        )
+    hashes = record["code"] if code else old["code"]  # Python without a script: its code stays
+    files = sorted(n for n in {**old["code"], **hashes} if old["code"].get(n) != hashes.get(n))
+    other = ", ".join(files)
+    if not other and before == now and not accepted:
+        other = _other_program(old, record)
+
+    def write(finished: bool) -> None:
+        taken = [*accepted, *(["digest"] if "config" in accepted else [])]
+        new_code = dict[str, Any]()
+        if not (finished and other):  # a run that is finished was trained by the code that it has
+            moved_to = write_code(folder, dict(code)) if code else None  # heals, after a kill
+            taken += ["script", "code"] if code else []
+            taken += [] if finished or old["code"] else ["program"]
+            if files:
+                changed = {name: old["code"].get(name) for name in files}
+                new_code = {"code_changed": changed, "code_before": moved_to}
+            elif other:
+                new_code = {"program_before": old["program"]}
+        new = {name: record.get(name) for name in taken}
+        if told or new_code:
+            segment = {name: record[name] for name in SEGMENT} | new_code
+            segments.append(segment | ({"accepted": accepted} if accepted else {}))
+            new["segments"] = segments
+        if new != {name: old.get(name) for name in new}:
+            write_json(folder / "run.json", {**old, **new})
+
+    return Changes([*notes, *told], other, write)
+
+
+def _accepted(
+    folder: Path, old: dict[str, Any], record: dict[str, Any], accept: Sequence[str]
+) -> dict[str, str]:
+    """What differs of a run's identity, in words; `Error` where `accept` does not name it."""
+    pairs = {name: (_fields(name, old), _fields(name, record)) for name in IDENTITY}
+    differences = {name: difference(*pair) for name, pair in pairs.items() if pair[0] != pair[1]}
+    for name, text in differences.items():
         if name not in accept:
             raise Error(
-                f"{folder} holds a run with {IDENTITY[name]} ({differences[name]}): train into "
+                f"{folder} holds a run with {IDENTITY[name]} ({text}): train into "
                 "another --root, use --fresh to move that run aside, or --accept "
                 f"{name} to continue that run with the change."
             )
-    segments = _segments(old)
-    before, now = numerics_environments(old)[-1], numerics_environment(record)
-    notes = [
-        f"Accepted: it continues with {IDENTITY[name]} ({differences[name]}), as run.json records"
-        for name in changed
-    ]
-    if before != now:
-        notes.append(
-            f"The bits may differ from here on, as run.json records: {difference(before, now)}"
-        )
-    new_code = _replace_code(folder, old["code"], record["code"], code)
-    if new_code:
-        files = ", ".join(sorted(new_code["code_changed"]))
-        notes.append(f"The experiment's code has changed, as run.json records: {files}")
-    taken = {name: record.get(name) for name in (*changed, *(("script", "code") if code else ()))}
-    if notes:
-        segment = {name: record[name] for name in SEGMENT} | new_code
-        segments.append(segment | ({"accepted": differences} if changed else {}))
-        taken["segments"] = segments
-    if taken != {name: old.get(name) for name in taken}:
-        write_json(folder / "run.json", {**old, **taken})
-    return notes
+    return differences
 
 
-def _replace_code(
-    folder: Path, old: dict[str, str], new: dict[str, str], code: Mapping[str, bytes]
-) -> dict[str, Any]:
-    """Replaces the code by the changed code; returns the segment's fields about it.
-
-    A run that is resumed from Python, without a script, keeps its code.
-    """
-    if not code:
-        return {}
-    moved_to = write_code(folder, dict(code))  # also where a kill left it half replaced
-    changed = {name: old.get(name) for name in {**old, **new} if old.get(name) != new.get(name)}
-    return {"code_changed": changed, "code_before": moved_to} if changed else {}
+def _other_program(old: dict[str, Any], record: dict[str, Any]) -> str:
+    """What to say of a run that computes something else; empty if not, or if it is not known."""
+    hashes = old.get("program"), record["program"]
+    differs = None not in hashes and hashes[0] != hashes[1]
+    return "another initial state or training step" if differs else ""
 
 
 def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:

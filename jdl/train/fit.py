@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -26,11 +27,13 @@ from jdl.figures.samples import draw_figures, sample_writer
 from jdl.figures.speech import draw_speech
 from jdl.learners import trace_once
 from jdl.objectives.pretrained_model import record_loaded
-from jdl.parallel import to_local
+from jdl.parallel import processes, to_local
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
 from jdl.store.mirror import BackgroundMirror, Mirror, open_mirror
-from jdl.store.record import loaded_before
+from jdl.store.orbax_log import quiet_orbax
+from jdl.store.record import Changes, loaded_before
+from jdl.store.saved_arrays import report_misfit
 from jdl.store.step_trace import write_leaves
 from jdl.train.check import check_run
 from jdl.train.deterministic import deterministic_notes
@@ -74,6 +77,10 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_motifs,
     draw_anomalies,
 )
+OTHER_CODE = (
+    "It was trained by other code: put that back, or train anew, with --fresh (which moves the old "
+    "run aside) or under another --name."
+)
 
 
 @dataclass(frozen=True)
@@ -109,10 +116,11 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
         placement = place_on_devices(run, options)
         with (
             report_disk_errors(folder),
-            open_folder(folder, run, options, script, loaded.values()) as notes,
+            open_folder(folder, run, options, script, loaded.values()) as changes,
+            quiet_orbax(),
         ):
-            notes = [*map(str, loaded.values()), *notes]
-            return _fit(run, placement, options, folder, mirror, notes)
+            changes = replace(changes, notes=[*map(str, loaded.values()), *changes.notes])
+            return _fit(run, placement, options, folder, mirror, changes)
 
 
 def _fit(
@@ -121,7 +129,7 @@ def _fit(
     options: Options,
     folder: Path,
     mirror: Mirror | None,
-    notes: list[str],
+    changes: Changes,
 ) -> Result:
     """Trains a checked run in its open folder, and evaluates it."""
     with ExitStack() as stack:
@@ -135,12 +143,15 @@ def _fit(
             on_saved=partial(_after_save, folder, copying),
         )
         stack.callback(checkpoints.close)
-        state, patience = _begin(placement, checkpoints)
+        state, patience = _begin(placement, checkpoints, folder)
         start = int(state.step)
         if options.until is not None and options.until <= start < run.config.steps:
             raise Error(
                 f"{folder} is at step {start:,} already: choose a later --until, or leave it out."
             )
+        finished = start >= run.config.steps or patience.exhausted()
+        processes.together(lambda: changes.record(finished))
+        _warn_of_code(folder, changes.code, start, finished)
         write_leaves(folder, state, start=True)
         data = TimedLoader(placement.run.train)
         outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
@@ -148,7 +159,7 @@ def _fit(
         verb = "Resuming" if start else "Training"
         last = run.config.steps
         where = f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"
-        for note in (*thread_pool_notes(), *deterministic_notes(), *notes, where):
+        for note in (*thread_pool_notes(), *deterministic_notes(), *changes.notes, where):
             outputs.display.note(note)
         evaluation = _evaluation(placement, options, outputs)
         began = time.perf_counter()
@@ -186,15 +197,33 @@ def _after_save(folder: Path, copying: BackgroundMirror | None, state: State) ->
         copying.enqueue()
 
 
-def _begin(placement: Placement, checkpoints: Checkpoints) -> tuple[State, Patience]:
+def _warn_of_code(folder: Path, code: str, start: int, finished: bool) -> None:
+    """Says, also if --quiet, that code has changed since a checkpoint: its numbers are the old's.
+
+    A run without one begins with the new code.
+    """
+    if not code or not start:
+        return
+    told = f"it goes on from step {start:,} with the new code. --fresh trains anew"
+    if finished:
+        told = (
+            f"nothing was trained, and its numbers are those of step {start:,}. --fresh trains anew"
+            " and moves this run aside, another --name keeps both"
+        )
+    print(f"jdl: {folder} was trained by other code ({code}): {told}.", file=sys.stderr)
+
+
+def _begin(placement: Placement, checkpoints: Checkpoints, folder: Path) -> tuple[State, Patience]:
     """The state to train from, and that of early stopping: from the newest checkpoint, or new."""
     run = placement.run
     key, example = jax.random.key(run.config.seed), run.train[0]
     patience = Patience(run.best, run.config.patience)
-    if checkpoints.latest() is None:
+    latest = checkpoints.latest()
+    if latest is None:
         return placement.learner.init(key, example), patience
-    like = jax.eval_shape(placement.learner.init, key, example)
-    state, host = checkpoints.restore(placement.abstract(like))
+    like = placement.abstract(jax.eval_shape(placement.learner.init, key, example))
+    with report_misfit(folder / "checkpoints" / str(latest), like, OTHER_CODE):
+        state, host = checkpoints.restore(like, latest)
     return state, replace(patience, **host["patience"])
 
 
@@ -216,7 +245,7 @@ def _training_log(
     """The log of training metrics, with the handling of steps that are not finite."""
 
     def begin() -> State:
-        return _begin(placement, outputs.checkpoints)[0]
+        return _begin(placement, outputs.checkpoints, outputs.folder)[0]
 
     nonfinite = NonFiniteSteps(placement, outputs, begin)
     watch = StragglerWatch(lambda: data.seconds, outputs.display.note)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from jdl.store.checkpoints import Checkpoints
 from jdl.store.code import read_code
 from jdl.store.log import Log, NoLog
 from jdl.store.manifest import move_damaged_aside
-from jdl.store.record import RECORDED_OPTIONS, make_record, open_run, read_record
+from jdl.store.record import RECORDED_OPTIONS, Changes, make_record, open_run, read_record
 from jdl.train.notebook_code import CodeNotFoundError, notebook_code
 from jdl.train.placement import splits
+from jdl.train.program_hash import program_hash
 from jdl.train.progress import Display, progress_display
 from jdl.train.trackers import open_trackers
 from jdl.train.tracking import Tracked
@@ -75,11 +76,12 @@ def open_outputs(
 @contextmanager
 def open_folder(
     folder: Path, run: Run, options: Options, script: Path | None, loaded: Collection[Loaded] = ()
-) -> Iterator[list[str]]:
+) -> Iterator[Changes]:
     """Opens the run's folder in the first process, after checking that all have the same run.
 
-    Yields notes for the user: on a changed environment, on damaged checkpoints. Raises `Error`
-    where the folder cannot be opened, or the processes have different runs or do not share it.
+    Yields what has changed, with notes for the user: on a changed environment, on damaged
+    checkpoints. Raises `Error` where the folder cannot be opened, or the processes have different
+    runs or do not share it. The run's learner is one of `trace_once`.
     """
     notes, text = list[str](), None
     if script is None:
@@ -88,19 +90,23 @@ def open_folder(
         except CodeNotFoundError as reason:
             notes.append(f"This run's code is not kept, so only jdl.restore finds it: {reason}")
     code = read_code(script, text)
-    record = make_record(run, splits(run), script, code, options, loaded)
+    program = None if code else program_hash(run)
+    record = make_record(run, splits(run), script, code, options, loaded, program)
+    changes = Changes(notes)
     with ExitStack() as stack:
 
         def open_in_first() -> None:
+            nonlocal changes
             if processes.is_first():
                 opened = open_run(folder, record, code, options.fresh, options.accept)
-                notes.extend(stack.enter_context(opened))
-                notes.extend(move_damaged_aside(folder / "checkpoints"))
+                found = stack.enter_context(opened)
+                damaged = move_damaged_aside(folder / "checkpoints")
+                changes = replace(found, notes=[*notes, *found.notes, *damaged])
 
         processes.together(lambda: _check_equal(record, options))
         processes.together(open_in_first)
         processes.together(lambda: _check_shared(folder))
-        yield notes
+        yield changes
 
 
 def _check_equal(record: dict[str, Any], options: Options) -> None:

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jdl.inspect.restore import restore
+from jdl.inspect.restore import checkpoint_path, restore
 from jdl.objectives.pretrained_model import Weights
 from jdl.store.catalog import find
+from jdl.store.record import read_record
+from jdl.store.saved_arrays import read_arrays, saved_arrays
 from jdl.train.experiment import recorded
 from jdl.types import CACHE, Error, Variables
 from jdl.weights.files import Arrays, read_weights, write_safetensors
 from jdl.weights.hub import PREFIX, WEIGHTS, hub_folder
 
 RUN = "run:"
+AVERAGE = "/weight_sum"  # in the state of a schedule-free optimizer
 
 
 def load(source: str | Path, best: bool = False, root: Path | str = "runs") -> Weights:
@@ -27,10 +30,13 @@ def load(source: str | Path, best: bool = False, root: Path | str = "runs") -> W
     `source` is a file (.safetensors, .npz, or PyTorch's), a folder of Hugging Face,
     "hf:organization/model@revision" from its hub, or "run:NAME", a trained run by its folder or by
     its name under `root`, as `jdl evaluate` takes it. A run gives the variables that it is
-    evaluated with, from its newest checkpoint or with `best` from its best one. Raises `Error`
+    evaluated with, from its newest checkpoint or with `best` from its best one; one whose code is
+    not kept, its parameters and the model's state, where its state has no more. Raises `Error`
     where they cannot be read, when they are needed.
     """
     name = str(source)
+    if not name.startswith(RUN) and (Path(name) / "run.json").is_file():
+        name = f"{RUN}{name}"
     if best and not name.startswith(RUN):
         raise Error(f"best=True chooses a checkpoint of a run, {RUN}NAME; {name} has one version.")
     if name.startswith(RUN):
@@ -78,10 +84,32 @@ def arrays_by_path(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _of_run(folder: Path, best: bool) -> tuple[dict[str, np.ndarray], str]:
-    run, _ = recorded(folder)  # without its precision: parameters are kept in float32
-    arrays = arrays_by_path(run.learner.eval_variables(restore(folder, run, best).state))
+    if not read_record(folder)["code"]:
+        arrays = _without_code(folder, best)
+    else:
+        run, _ = recorded(folder)  # without its precision: parameters are kept in float32
+        arrays = arrays_by_path(run.learner.eval_variables(restore(folder, run, best).state))
     digest = hashlib.sha256()
     for path, array in sorted(arrays.items()):
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
         digest.update(array.tobytes())
     return arrays, digest.hexdigest()
+
+
+def _without_code(folder: Path, best: bool) -> dict[str, np.ndarray]:
+    """The parameters and the model's state of a run that cannot be rebuilt.
+
+    Where its state has more, an average say, only its learner knows what it is evaluated with.
+    """
+    checkpoint = checkpoint_path(folder, best)
+    paths = set(saved_arrays(checkpoint))
+    if more := sorted(path for path in paths if path.startswith("extra/") or AVERAGE in path):
+        raise Error(
+            f"{folder} was trained by jdl.fit, and its code is not kept. Its state has more than "
+            f"parameters ({more[0]}), so only its learner knows what it is evaluated with: write "
+            "that from Python, with jdl.weights.save(jdl.restore(folder, run).variables, "
+            '"file.safetensors"), and load the file.'
+        )
+    kept = {path for path in paths if path.startswith(("params/", "model_state/"))}
+    found = read_arrays(checkpoint, kept).items()
+    return {path.removeprefix("model_state/"): array for path, array in found}
