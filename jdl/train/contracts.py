@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jdl.learners.contracts import check_metrics, described
 from jdl.types import Error, Learner, Loader, Metrics, Run, State
 
 OWN = __name__.partition(".")[0]  # the package: its loaders have tests of their own
+FOLDER = str(Path(__file__).parents[1])  # of the package
 
 
 def check_hook(hook: Any) -> None:
@@ -61,7 +63,7 @@ def check_loader(split: str, data: Loader) -> None:
             f"{type(data).__name__}.read must be endless: begin the next epoch after the last."
         )
     _, second, first = read
-    if not _equal(second, first):
+    if _bits(second) != _bits(first):
         raise Error(
             f"{type(data).__name__}.read(start), of Run({split}=...), must begin with batch "
             "`start`: the first of read(1) is another batch than the second of read(0), and a run "
@@ -143,7 +145,7 @@ def _place(error: Exception) -> str:
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and f"/{OWN}/" not in frame.filename
+        if "site-packages" not in frame.filename and not frame.filename.startswith(FOLDER)
     ]
     return f"in line {frames[-1].lineno} of {frames[-1].filename} " if frames else ""
 
@@ -155,14 +157,14 @@ def inner(learner: Any) -> Learner:
     return learner
 
 
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two trees of arrays have the same bits."""
-    leaves, others = jax.tree.flatten(a), jax.tree.flatten(b)
-    return leaves[1] == others[1] and [*map(_bits, leaves[0])] == [*map(_bits, others[0])]
+def _bits(tree: Any) -> dict[str, Any]:
+    """The types, shapes and bits of a tree's arrays, by path."""
 
+    def of_leaf(leaf: Any) -> tuple[Any, ...]:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        return array.dtype, array.shape, array.tobytes()
 
-def _bits(leaf: Any) -> tuple[Any, bytes]:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        leaf = jax.random.key_data(leaf)
-    array = np.asarray(leaf)
-    return (array.shape, array.dtype), array.tobytes()
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): of_leaf(leaf) for path, leaf in leaves}
