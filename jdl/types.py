@@ -417,6 +417,8 @@ class Run:
                 "Run(learner=...) takes a learner, such as jdl.descent(objective, optimizer), not "
                 f"a {type(self.learner).__name__}."
             )
+        if not hasattr(self.learner, "objective"):
+            raise missing(self.learner, "objective", "set the one that it is evaluated by")
         for name, data in {"train": self.train, "valid": self.valid, "test": self.test}.items():
             if isinstance(data, Loader) or (data is None and name != "train"):
                 continue

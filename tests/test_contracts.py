@@ -326,6 +326,7 @@ def test_optimizers_get_the_loss_and_the_gradient_of_the_whole_batch(micro_batch
 
 
 OPTIMIZERS = [
+    optax.chain(optax.clip(1.0), optax.contrib.sam(optax.sgd(0.1), optax.sgd(0.05))),
     optax.polyak_sgd(0.1),
     optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau(patience=1)),
     jdl.optim.stages(jdl.optim.Stage(2, optax.polyak_sgd(0.1)), jdl.optim.Stage(2, optax.sgd(0.1))),
@@ -333,7 +334,7 @@ OPTIMIZERS = [
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_optimizers_that_need_the_loss_train(tmp_path, optimizer):
+def test_optimizers_that_need_the_loss_or_refuse_it_train(tmp_path, optimizer):
     learner = jdl.descent(CLASSIFY, optimizer)
     before = learner.init(jax.random.key(0), DATA.batches(8)[0])
     result = fit(run(learner), tmp_path)

@@ -165,23 +165,37 @@ def update_params(
 ) -> tuple[Any, Any, Any]:
     """The optimizer's update: new parameters, new optimizer state, and what was added.
 
-    `given` is what some of Optax's need besides: `value`, the loss, and `grad`.
+    `given` is what some of Optax's optimizers require besides: `value`, the loss, and `grad`.
     """
     # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
     with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
-        try:
-            update = optax.with_extra_args_support(optimizer).update
-            updates, opt_state = update(grads, opt_state, params, **given)
-        except TypeError as error:
-            if "required keyword-only argument" not in str(error):
-                raise
-            needed = ", ".join(re.findall(r"'(\w+)'", str(error)))
-            raise Error(
-                f"The optimizer needs {needed} in each update, which this learner does not give: a "
-                "step computes the loss and the gradient of a batch once, so that line searches "
-                "(optax.lbfgs) and optimizers that evaluate the loss again cannot be used."
-            ) from error
+        updates, opt_state = _update(optimizer, (grads, opt_state, params), given)
         return optax.apply_updates(params, updates), opt_state, updates
+
+
+def _update(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """What `optimizer.update` gives, called with those of `given` that it requires and no others.
+
+    Optax says nowhere what an optimizer requires or takes (in a chain, each of its parts), and some
+    refuse what they do not know.
+    """
+    needed: dict[str, Any] = {}
+    while True:
+        try:
+            return optimizer.update(*args, **needed)
+        except TypeError as error:
+            required = "required keyword-only argument" in str(error)
+            names = set(re.findall(r"'(\w+)'", str(error))) - set(needed) if required else set()
+            if not names:
+                raise
+            if lacking := sorted(names - set(given)):
+                raise Error(
+                    f"The optimizer needs {' and '.join(lacking)} in each update, which this "
+                    "learner does not give: a step computes the loss and the gradient of a batch "
+                    "once, so line searches (optax.lbfgs) and others that evaluate the loss again "
+                    "cannot be used."
+                ) from error
+            needed |= {name: given[name] for name in names}
 
 
 def to_float32(x: Array) -> Array:
