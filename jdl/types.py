@@ -412,13 +412,8 @@ class Run:
     hooks: Sequence[Hook] = ()  # callbacks; see `Hook`
 
     def __post_init__(self) -> None:
-        if not isinstance(self.learner, Learner):
-            raise Error(
-                "Run(learner=...) takes a learner, such as jdl.descent(objective, optimizer), not "
-                f"a {type(self.learner).__name__}."
-            )
-        if not hasattr(self.learner, "objective"):
-            raise missing(self.learner, "objective", "set the one that it is evaluated by")
+        if self.learner is not None:  # a run that is only looked at needs none
+            _check_learner(self.learner)
         for name, data in {"train": self.train, "valid": self.valid, "test": self.test}.items():
             if isinstance(data, Loader) or (data is None and name != "train"):
                 continue
@@ -428,3 +423,14 @@ class Run:
                 f"Run({name}=...) takes a loader of batches, not a {type(data).__name__}: call "
                 f".{make} of {dataset}. Batches of another making are a subclass of jdl.Loader."
             )
+
+
+def _check_learner(learner: Any) -> None:
+    """Raises `Error` for what is no learner."""
+    if not isinstance(learner, Learner):
+        raise Error(
+            "Run(learner=...) takes a learner, such as jdl.descent(objective, optimizer), not a "
+            f"{type(learner).__name__}."
+        )
+    if not hasattr(learner, "objective"):
+        raise missing(learner, "objective", "set the one that it is evaluated by")

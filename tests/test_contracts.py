@@ -226,6 +226,7 @@ WRONG = [
         lambda: jdl.objectives.classify(MLP(2), loss=optax.softmax_cross_entropy),
         "leave out loss=, the cross-entropy is the default",
     ),
+    (lambda: run(jdl.Learner()), "Learner has no objective"),
     (lambda: run(NoInit()), "NoInit has no init"),
     (lambda: run(NoGrads()), "NoGrads has no grads: .*has_grads = False"),
     (lambda: run(NoVariables()), r"NoVariables\.eval_variables must .*a dict of Dense_0"),
