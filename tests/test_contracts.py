@@ -1,7 +1,10 @@
 """What users write themselves, refused in words where it meets jdl, before anything is written.
 
-Seen to fail: each row of the tables, by the code before `jdl/train/contracts.py` and
-`jdl/learners/contracts.py` (the raw error, or a training that went wrong in silence).
+Seen to fail: all but three, by the code before `jdl/train/contracts.py` and
+`jdl/learners/contracts.py` (a raw error, or a training that went wrong in silence). The three: a
+hook without `every`, by no check of it; SAM, by giving each optimizer the loss; the loader that
+begins where it is told, by comparing the first batches of read(0) and read(1). And a stopped run,
+by not saving that it was stopped.
 """
 
 from dataclasses import dataclass, replace
