@@ -33,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.config import Config as Config
     from jdl.config import Options as Options
     from jdl.errors import Error as Error
+    from jdl.errors import Stop as Stop
     from jdl.inspect.restore import restore as restore
     from jdl.keys import stream as stream
     from jdl.learners.clustering import k_means_init as k_means_init
@@ -117,6 +118,7 @@ NAMES = {  # by name, the module that defines it
     "Config": "jdl.config",
     "Options": "jdl.config",
     "Error": "jdl.errors",
+    "Stop": "jdl.errors",
     "restore": "jdl.inspect.restore",
     "stream": "jdl.keys",
     "descent": "jdl.learners.descent",

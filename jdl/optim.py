@@ -213,12 +213,12 @@ def stages(*parts: Stage) -> optax.GradientTransformation:
     def init(params: Any) -> tuple[jax.Array, list[Any]]:
         return jnp.zeros((), jnp.int32), [optimizer.init(params) for optimizer in optimizers]
 
-    def update(grads: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(grads: Any, state: Any, params: Any = None, **given: Any) -> tuple[Any, Any]:
         step, states = state
 
         def branch(n: int) -> Callable[[], tuple[Any, list[Any]]]:
             def update_stage() -> tuple[Any, list[Any]]:
-                updates, new = optimizers[n].update(grads, states[n], params)
+                updates, new = optimizers[n].update(grads, states[n], params, **given)
                 return updates, [*states[:n], new, *states[n + 1 :]]
 
             return update_stage
@@ -227,10 +227,12 @@ def stages(*parts: Stage) -> optax.GradientTransformation:
         updates, states = jax.lax.switch(stage, [branch(n) for n in range(len(parts))])
         return updates, (step + 1, states)
 
-    return optax.GradientTransformation(init, update)
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _only(pattern: str, optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+def _only(
+    pattern: str, optimizer: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
     """The optimizer of the parameters whose path matches; the others are left as they are."""
 
     def label(params: Any) -> Any:

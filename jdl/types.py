@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.errors import HAS_GRADS, missing
 from jdl.errors import Error as Error
 from jdl.keys import stream
 
@@ -113,11 +114,11 @@ class Objective:
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables, for batches of this shape."""
-        raise NotImplementedError
+        raise missing(self, "init")
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """The loss and the metrics of a batch, in training or in evaluation."""
-        raise NotImplementedError
+        raise missing(self, "loss")
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if data of these shapes and bounds do not fit the model."""
@@ -219,17 +220,17 @@ class Learner:
 
     def init(self, key: Key, batch: Batch) -> State:
         """The state before the first step, for batches of this shape."""
-        raise NotImplementedError
+        raise missing(self, "init")
 
     def grads(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float = 1.0
     ) -> Gradients:
         """The gradients of the summed loss times `loss_scale`, over a batch or a part of one."""
-        raise NotImplementedError
+        raise missing(self, "grads", HAS_GRADS)
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:
         """The state after the optimizer's update, and the metrics of the step."""
-        raise NotImplementedError
+        raise missing(self, "apply_gradients", HAS_GRADS)
 
     def step(self, state: State, batch: Any) -> tuple[State, Metrics]:
         """One training step."""
@@ -274,12 +275,12 @@ class Loader:
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        raise NotImplementedError
+        raise missing(self, "__len__")
 
     @property
     def spec(self) -> Batch:
         """The shapes and types of a batch, as `jax.ShapeDtypeStruct`."""
-        raise NotImplementedError
+        raise missing(self, "spec")
 
     def read(self, start: int = 0) -> Iterator[Any]:
         """An endless iterator over the raw data of the batches from `start` on.
@@ -287,11 +288,11 @@ class Loader:
         Batches whose raw data are the very same arrays can be trained in one call of the device
         (`Options.steps_per_call`), so an array must not be filled again.
         """
-        raise NotImplementedError
+        raise missing(self, "read")
 
     def batch(self, raw: Any, i: Array) -> Batch:
         """Batch i from its raw data: a pure function."""
-        raise NotImplementedError
+        raise missing(self, "batch")
 
     def __getitem__(self, i: int) -> Batch:
         return self._jit_batch(next(self.read(i)), jnp.asarray(i, jnp.int32))
@@ -383,8 +384,9 @@ reads, and changes nothing: a run is the same to the bit with and without it. Th
 of that step (`metrics["loss"].value()`). Arrays of the state are deleted by the next step: what is
 kept is copied, by `numpy.asarray`, or `jdl.parallel.to_host` where processes share an array. The
 hook is called after the evaluation and before the checkpoint of its step; a run that was killed
-calls it again for the steps since its newest checkpoint. An error that it raises ends the run. Of
-several processes, all call it.
+calls it again for the steps since its newest checkpoint. `raise jdl.Stop` ends the training after
+that step, for good, as early stopping does; an error that it raises breaks the run off. Of several
+processes, all call it, and either all or none stop.
 """
 
 
@@ -408,3 +410,27 @@ class Run:
     tokenizer: Tokenizer | None = None  # of a language model: for samples, and to predict from text
     score: Callable[[Variables], dict[str, float]] | None = None
     hooks: Sequence[Hook] = ()  # callbacks; see `Hook`
+
+    def __post_init__(self) -> None:
+        if self.learner is not None:  # a run that is only looked at needs none
+            _check_learner(self.learner)
+        for name, data in {"train": self.train, "valid": self.valid, "test": self.test}.items():
+            if isinstance(data, Loader) or (data is None and name != "train"):
+                continue
+            make = "shuffled(batch_size, seed)" if name == "train" else "batches(batch_size)"
+            dataset = "the dataset" if hasattr(data, "batches") else "jdl.data.arrays(x=..., y=...)"
+            raise Error(
+                f"Run({name}=...) takes a loader of batches, not a {type(data).__name__}: call "
+                f".{make} of {dataset}. Batches of another making are a subclass of jdl.Loader."
+            )
+
+
+def _check_learner(learner: Any) -> None:
+    """Raises `Error` for what is no learner."""
+    if not isinstance(learner, Learner):
+        raise Error(
+            "Run(learner=...) takes a learner, such as jdl.descent(objective, optimizer), not a "
+            f"{type(learner).__name__}."
+        )
+    if not hasattr(learner, "objective"):
+        raise missing(learner, "objective", "set the one that it is evaluated by")

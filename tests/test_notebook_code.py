@@ -172,7 +172,10 @@ def test_calls_of_methods_that_change_what_is_needed_are_kept(notebook, kept):
     ("cell", "reason"),
     [
         ("def run(c, more): return make(c)\njdl.fit(run(c, more=1), options)", "config alone"),
-        ("from jdl import Run\njdl.fit(Run(c, *[make(c).learner] * 2), options)", "define run"),
+        (
+            "from jdl import Run\njdl.fit(Run(c, *[make(c).learner, make(c).train]), options)",
+            "define run",
+        ),
         (
             "class Of:\n    def __new__(cls, c): return make(c)\njdl.fit(Of(c), options)",
             "define run",

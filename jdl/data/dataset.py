@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
@@ -275,6 +275,8 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
     are images, except y: batches have them as float32 from 0 to 1. `labels` are the names of the
     classes.
     """
+    if isinstance(labels, Mapping):
+        raise Error("The columns are given by name: arrays(**columns) for a dict of arrays.")
     table = {name: check_column(name, column) for name, column in columns.items()}
     reserved = {"id", "mask"} & set(table)
     if not table or reserved:

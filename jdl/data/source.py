@@ -151,9 +151,19 @@ def is_image(name: str, column: Any) -> bool:
 
 def check_column(name: str, values: Any) -> np.ndarray:
     """The values as an array of float32, int32 or, for images, uint8; `Error` for any other."""
+    if isinstance(values, Mapping):
+        raise Error(
+            f"Column {name} is a dict, and a column is one array: give each array a column of its "
+            "own, by name; **columns gives all of a dict."
+        )
     column = _stack(name, values)
     if is_image(name, column):
         return column
+    if column.dtype.kind in "USO" and column.ndim:
+        raise Error(
+            f"Column {name} must hold numbers, one row per example, but it holds {column.dtype}. "
+            "Texts of classes become numbers by labels, y = np.unique(y, return_inverse=True)."
+        )
     if column.dtype.kind not in "biuf" or not column.ndim:
         raise Error(
             f"Column {name} must hold numbers, one row per example, but it is {column.dtype} of "

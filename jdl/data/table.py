@@ -8,7 +8,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -140,6 +140,16 @@ class Table:
             encoding = replace(encoding, target_mean=mean, target_std=std)
         source = TableSource(self, encoding)
         return tuple(TableDataset(source, part) for part in ids)
+
+    def batches(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `Error`: a table has batches when it has been split."""
+        raise Error(
+            "The columns of a table are encoded by its training rows, so it has no batches before "
+            "it is split: train, test = table.split(0.8, 0.2), or (train,) = table.split(1.0), and "
+            "then train.shuffled(batch_size, seed)."
+        )
+
+    shuffled = batches
 
     @cached_property
     def features(self) -> dict[str, Column]:

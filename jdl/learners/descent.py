@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from operator import add
 from typing import Any
@@ -13,6 +14,7 @@ import optax
 from jdl.keys import stream
 from jdl.layers import gather_params, psum_batch
 from jdl.layers.platform import target_platform
+from jdl.learners.contracts import check_kept, check_output, described
 from jdl.optim import BALANCE
 from jdl.patterns import balance_biases
 from jdl.types import (
@@ -49,6 +51,16 @@ def descent(
             "micro_batches, the number of parts that a batch is cut into, must be at least 1, got "
             f"{micro_batches}."
         )
+    if not (hasattr(objective, "init") and hasattr(objective, "loss")):
+        raise Error(
+            "jdl.descent takes an objective, a model with its task and loss, such as "
+            f"jdl.objectives.classify(model): not {described(objective)}."
+        )
+    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise Error(
+            "jdl.descent takes an Optax optimizer with its learning rate, such as "
+            f"optax.adam(1e-3): not {described(optimizer)}."
+        )
     return Descent(objective, optimizer, micro_batches)
 
 
@@ -66,6 +78,7 @@ class Descent(Learner):
         params = variables["params"]
         model_state = {name: v for name, v in variables.items() if name != "params"}
         opt_state = self.optimizer.init(params)
+        _check_lookahead(opt_state)
         _check_balance(params, opt_state)
         return new_state(params, model_state, opt_state, key)
 
@@ -103,6 +116,8 @@ class Descent(Learner):
         def total_loss(params: Any) -> tuple[Array, LossOutput]:
             variables = {"params": gather_params(params), **state.model_state}
             output = self.objective.loss(variables, batch, key, True)
+            check_output(self.objective, output)
+            check_kept(self.objective, state.model_state, output.model_state)
             return output.loss.total * loss_scale, output
 
         grads, output = jax.grad(total_loss, has_aux=True)(state.params)
@@ -114,7 +129,12 @@ class Descent(Learner):
         count = jnp.where(output.loss.count == 0, 1, output.loss.count)
         grads = jax.tree.map(lambda g: (g / count).astype(g.dtype), gradients.grads)
         params, opt_state, updates = update_params(
-            self.optimizer, grads, state.opt_state, state.params
+            self.optimizer,
+            grads,
+            state.opt_state,
+            state.params,
+            value=output.loss.total / count,
+            grad=grads,
         )
         biases = jax.tree.leaves(balance_biases(grads))
         of_loss = [g for g, bias in zip(jax.tree.leaves(grads), biases, strict=True) if not bias]
@@ -137,13 +157,45 @@ def new_state(params: Any, model_state: Variables, opt_state: Any, key: Key, **e
 
 
 def update_params(
-    optimizer: optax.GradientTransformation, grads: Any, opt_state: Any, params: Any
+    optimizer: optax.GradientTransformation,
+    grads: Any,
+    opt_state: Any,
+    params: Any,
+    **given: Any,
 ) -> tuple[Any, Any, Any]:
-    """The optimizer's update: new parameters, new optimizer state, and what was added."""
+    """The optimizer's update: new parameters, new optimizer state, and what was added.
+
+    `given` is what some of Optax's optimizers require besides: `value`, the loss, and `grad`.
+    """
     # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
     with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = optimizer.update(grads, opt_state, params)
+        updates, opt_state = _update(optimizer, (grads, opt_state, params), given)
         return optax.apply_updates(params, updates), opt_state, updates
+
+
+def _update(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+    """What `optimizer.update` gives, called with those of `given` that it requires and no others.
+
+    Optax says nowhere what an optimizer requires or takes (in a chain, each of its parts), and some
+    refuse what they do not know.
+    """
+    needed: dict[str, Any] = {}
+    while True:
+        try:
+            return optimizer.update(*args, **needed)
+        except TypeError as error:
+            required = "required keyword-only argument" in str(error)
+            names = set(re.findall(r"'(\w+)'", str(error))) - set(needed) if required else set()
+            if not names:
+                raise
+            if lacking := sorted(names - set(given)):
+                raise Error(
+                    f"The optimizer needs {' and '.join(lacking)} in each update, which this "
+                    "learner does not give: a step computes the loss and the gradient of a batch "
+                    "once, so line searches (optax.lbfgs) and others that evaluate the loss again "
+                    "cannot be used."
+                ) from error
+            needed |= {name: given[name] for name in names}
 
 
 def to_float32(x: Array) -> Array:
@@ -176,6 +228,17 @@ def split_batch(batch: Batch, parts: int) -> Batch:
         name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)
         for name, column in batch.items()
     }
+
+
+def _check_lookahead(opt_state: Any) -> None:
+    """Raises `Error` for `optax.lookahead`, also within a chain."""
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, optax.LookaheadState))
+    if any(isinstance(node, optax.LookaheadState) for node in nodes):
+        raise Error(
+            "optax.lookahead wants its own kind of parameters, fast and slow, in place of the "
+            "model's: take the optimizer within it alone, and jdl.ema(learner) or "
+            "jdl.swa(learner, start) to average the weights."
+        )
 
 
 def _check_balance(params: Any, opt_state: Any) -> None:

@@ -49,6 +49,11 @@ def classify(
         raise Error(f"smoothing, the label smoothing, must be from 0 to below 1, got {smoothing}.")
     if smoothing and loss:
         raise Error("smoothing is that of the cross-entropy: leave out loss= or smoothing=.")
+    if loss in (optax.softmax_cross_entropy, optax.safe_softmax_cross_entropy):
+        raise Error(
+            "The loss of classify takes whole-number labels, and optax.softmax_cross_entropy "
+            "probabilities: leave out loss=, the cross-entropy is the default, also of soft labels."
+        )
     weights = class_weights_of(class_weights)
     return Classification(model, loss, smoothing, top, weights, row_weights=row_weights)
 

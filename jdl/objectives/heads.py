@@ -87,7 +87,7 @@ class Heads(model_call.ModelObjective):
         of_rows, scores = jnp.zeros(len(next(iter(batch.values())))), Metrics()
         for name, (objective, weight, target) in self.by_name.items():
             out, columns = outputs[name], {**batch, "y": model_call.column(batch, target)}
-            losses = objective.losses(out, columns)
+            losses = objective.row_losses(out, columns)
             weights = objective.loss_weights(out, columns)
             of_rows += weight * _row_losses(losses, weights, objective.known(out, columns))
             alone = {"loss": Mean.of(losses, weights), **objective.metrics(out, columns, train)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from jdl.errors import missing
 from jdl.objectives import model_call, weights
 from jdl.types import (
     Array,
@@ -35,19 +36,19 @@ class Supervised(model_call.ModelObjective):
 
     def losses(self, out: Any, batch: Batch) -> Array:
         """The loss of each row (B,), or of each of its elements (B, ...)."""
-        raise NotImplementedError
+        raise missing(self, "losses")
 
     def metrics(self, out: Any, batch: Batch, train: bool) -> Metrics:
         """The metrics of a batch, in training or in evaluation."""
-        raise NotImplementedError
+        raise missing(self, "metrics")
 
     def predictions(self, out: Any) -> Batch:
         """The predictions, as columns: label, probability, value, ..."""
-        raise NotImplementedError
+        raise missing(self, "predictions")
 
     def check_targets(self, shape: Any, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the targets do not fit a model's output of this shape."""
-        raise NotImplementedError
+        raise missing(self, "check_targets")
 
     def known(self, out: Any, batch: Batch) -> Array | None:
         """The mask of known targets in real rows, (B,) or (B, ...); None if all are."""
@@ -67,9 +68,19 @@ class Supervised(model_call.ModelObjective):
         """The weighted mean of the losses, and the metrics."""
         return self.loss_of(*self.outputs(variables, batch, key, train), batch, train)
 
+    def row_losses(self, out: Any, batch: Batch) -> Array:
+        """The losses; `Error` where they are one number, such as the mean of all rows."""
+        losses = self.losses(out, batch)
+        if not losses.ndim:
+            raise Error(
+                "A loss function gives a number for each row, not one for the batch: leave out "
+                ".mean(), which jdl takes itself, over the rows that are not padding."
+            )
+        return losses
+
     def loss_of(self, out: Any, model_state: Variables, batch: Batch, train: bool) -> LossOutput:
         """The loss and the metrics of a model's output, with its state afterwards."""
-        loss = Mean.of(self.losses(out, batch), self.loss_weights(out, batch))
+        loss = Mean.of(self.row_losses(out, batch), self.loss_weights(out, batch))
         return LossOutput(loss, self.metrics(out, batch, train), model_state)
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:

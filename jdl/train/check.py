@@ -7,7 +7,9 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
+from jdl.learners.contracts import check_output
 from jdl.learners.swa import SWA
+from jdl.train.contracts import check_hook, check_loader, check_step, check_variables, explained
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Bounds, Error, Key, Run
@@ -30,13 +32,12 @@ def check_run(run: Run) -> None:
     _check_average_begins(run)
     _check_stored_columns(run)
     for hook in run.hooks:
-        if not _is_hook(hook):
-            raise Error(
-                "A hook of Run(hooks=...) must be a pair (every, function) with every of 1 or "
-                f"more, not {hook!r}."
-            )
-    _check_data(run)
-    names = metric_names(run)
+        check_hook(hook)
+    for split, data in splits(run).items():
+        check_loader(split, data)
+    with explained(run):
+        _check_data(run)
+        names = metric_names(run)
     if metric not in names:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
@@ -90,23 +91,21 @@ def _check_stored_columns(run: Run) -> None:
         )
 
 
-def _is_hook(hook: Any) -> bool:
-    return (
-        isinstance(hook, tuple)
-        and len(hook) == 2
-        and isinstance(hook[0], int)
-        and hook[0] > 0
-        and callable(hook[1])
-    )
-
-
 def metric_names(run: Run) -> list[str]:
-    """The names of the metrics of an evaluation, by `jax.eval_shape`: nothing is computed."""
+    """The names of the metrics of an evaluation, by `jax.eval_shape`: nothing is computed.
+
+    Raises `Error` where learner or objective break their contract.
+    """
     learner = run.learner
 
     def evaluate(key: Key, batch: Batch) -> dict[str, Any]:
-        state, _ = learner.step(learner.init(key, batch), batch)
-        output = learner.objective.loss(learner.eval_variables(state), batch, key, False)
+        first = learner.init(key, batch)
+        state, of_step = learner.step(first, batch)
+        check_step(learner, first, state, of_step)
+        variables = learner.eval_variables(state)
+        check_variables(learner, variables)
+        output = learner.objective.loss(variables, batch, key, False)
+        check_output(learner.objective, output)
         metrics = {"loss": output.loss, **output.metrics}
         return {name: metric.value() for name, metric in metrics.items()}
 

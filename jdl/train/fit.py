@@ -267,7 +267,7 @@ def _hooks(
         evaluation,
         SamplePictures(sample_writer(run, outputs.folder), evaluation),
         EarlyStopping(patience, config.check_every, evaluation),
-        *map(UserHook, run.hooks),
+        *(UserHook(hook, patience, outputs.display.note) for hook in run.hooks),
         Checkpointing(outputs, save_every, config.steps, evaluation, patience, requests),
         Pausing(outputs.checkpoints, config.steps, requests),
     ]

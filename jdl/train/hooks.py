@@ -14,12 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdl.errors import Stop
 from jdl.learners import checked_metrics
 from jdl.metrics import scalars
 from jdl.store.checkpoints import Checkpoints, is_better
 from jdl.train.outputs import Outputs
 from jdl.train.preemption import PausedError, StopRequests
-from jdl.types import Hook, Metrics, Run, State
+from jdl.types import Error, Hook, Metrics, Run, State
 
 TRAINING_PER_EVALUATION = 10  # training between two evaluations takes 10 times as long as one
 FORWARDS_PER_STEP = 3  # a training step costs as much as 3 forward passes: backward costs 2
@@ -131,12 +132,16 @@ class Evaluation:
 
 @dataclass
 class Patience:
-    """The state of early stopping, saved in checkpoints: the best value, and bad checks since."""
+    """The state of early stopping, saved in checkpoints: the best value, and bad checks since.
+
+    A hook that raises `Stop` ends the training for good too: `stopped`.
+    """
 
     criterion: str  # "max NAME" or "min NAME"
     limit: int  # bad checks in a row after which training stops; 0: never
     best: float | None = None
     bad_checks: int = 0
+    stopped: bool = False
 
     def check(self, numbers: dict[str, float]) -> None:
         """Updates the best value and the count of bad checks by the numbers of one evaluation."""
@@ -148,11 +153,12 @@ class Patience:
 
     def exhausted(self) -> bool:
         """Whether training should stop."""
-        return 0 < self.limit <= self.bad_checks
+        return self.stopped or 0 < self.limit <= self.bad_checks
 
     def saved(self) -> dict[str, Any]:
         """The state to save in a checkpoint, as JSON."""
-        return {"best": self.best, "bad_checks": self.bad_checks}
+        saved = {"best": self.best, "bad_checks": self.bad_checks}
+        return {**saved, "stopped": True} if self.stopped else saved
 
 
 @dataclass(frozen=True)
@@ -201,6 +207,8 @@ class UserHook:
     """A user's hook, of `Run.hooks`: (every, function)."""
 
     hook: Hook
+    patience: Patience
+    note: Callable[[str], None]
 
     def due(self, step: int) -> bool:
         """Every `every` steps."""
@@ -209,7 +217,18 @@ class UserHook:
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
         """Calls the function with copies of the dicts, so that changing them has no effect."""
         state, metrics = jax.tree.map(lambda leaf: leaf, (state, metrics))
-        self.hook[1](step, state, metrics)
+        try:
+            returned: Any = self.hook[1](step, state, metrics)
+        except Stop as stop:
+            self.patience.stopped = True
+            self.note(f"Step {step:,}: stopped by a hook{f': {stop}' if str(stop) else ''}")
+            return
+        if returned is not None:
+            raise Error(
+                f"A hook returned a {type(returned).__name__}, and hooks return nothing: they read "
+                "the state and change nothing. `raise jdl.Stop` ends the training; a learning rate "
+                "is changed by an Optax schedule, optax.adam(schedule)."
+            )
 
 
 @dataclass(frozen=True)

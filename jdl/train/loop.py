@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jdl.learners import SeveralSteps
-from jdl.types import Learner, Loader, Metrics, State
+from jdl.types import Error, Learner, Loader, Metrics, State
 
 IN_FLIGHT = 8  # most calls with unfetched metrics; without a limit, simulated devices deadlock
 
@@ -31,12 +31,27 @@ def steps(
     be computed yet when they are yielded (JAX's asynchronous dispatch), and the state's memory is
     donated to the next step: read or copy it before the next iteration.
     """
-    step = int(state.step)
+    first = step = int(state.step)
     raw_batches = data.read(step)
     while step < until:
         state, metrics = learner.step(state, next(raw_batches))
         step += 1
+        if step == first + 1:
+            check_count(state, step)
         yield step, state, metrics
+
+
+def check_count(state: State, step: int) -> None:
+    """Raises `Error` where a learner's step does not count the steps.
+
+    Asked once, after the first step of a process: it waits for the device.
+    """
+    if int(state.step) != step:
+        raise Error(
+            f"The learner's step returned a state of step {int(state.step)}, and {step} was "
+            "expected: return replace(state, step=state.step + 1, ...). The keys of dropout and "
+            "augmentation, the batches and the checkpoints go by it."
+        )
 
 
 def calls(
@@ -49,6 +64,7 @@ def calls(
     streamed rows.
     """
     step, following = int(state.step), None
+    first = step
     raw_batches = data.read(step)
     while step < until:
         raw = next(raw_batches) if following is None else following
@@ -61,6 +77,8 @@ def calls(
             following = None
         state, metrics = several(state, raw, number)
         step += number
+        if step == first + number:
+            check_count(state, step)
         yield step, state, metrics, number
 
 

@@ -1,0 +1,170 @@
+"""What users write themselves, checked where it meets the loop: loaders, hooks, learners."""
+
+from __future__ import annotations
+
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdl.learners.contracts import check_metrics, described
+from jdl.types import Error, Learner, Loader, Metrics, Run, State
+
+OWN = __name__.partition(".")[0]  # the package: its loaders have tests of their own
+FOLDER = str(Path(__file__).parents[1])  # of the package
+
+
+def check_hook(hook: Any) -> None:
+    """Raises `Error` unless it is a pair (every, function) of a function of three arguments."""
+    if not (
+        isinstance(hook, tuple)
+        and len(hook) == 2
+        and isinstance(hook[0], int)
+        and hook[0] > 0
+        and callable(hook[1])
+    ):
+        raise Error(
+            "A hook of Run(hooks=...) must be a pair (every, function) with every of 1 or "
+            f"more, not {hook!r}."
+        )
+    try:
+        signature = inspect.signature(hook[1])
+    except (TypeError, ValueError):  # of a function that is not written in Python
+        return
+    try:
+        signature.bind(1, None, {})
+    except TypeError as error:
+        name = getattr(hook[1], "__name__", hook[1])
+        raise Error(
+            f"A hook is called with (step, state, metrics), and {name}{signature} cannot be "
+            f"({error})."
+        ) from None
+
+
+def check_loader(split: str, data: Loader) -> None:
+    """Raises `Error` where a loader of the user's does not begin where it is told to.
+
+    A run that resumes at step n reads from batch n on, and would train on other data.
+    """
+    if type(data).read.__module__.partition(".")[0] == OWN:
+        return
+    read = [*islice(data.read(0), 2), *islice(data.read(1), 1)]
+    if len(read) < 3 and split != "train":
+        return
+    if len(read) < 3:
+        raise Error(
+            f"{type(data).__name__}.read must be endless: begin the next epoch after the last."
+        )
+    _, second, first = read
+    if _bits(second) != _bits(first):
+        raise Error(
+            f"{type(data).__name__}.read(start), of Run({split}=...), must begin with batch "
+            "`start`: the first of read(1) is another batch than the second of read(0), and a run "
+            "that resumes would go on with other data. Make batch i a function of i, with "
+            "np.random.default_rng((seed, i)) for what is random, for i = start, start + 1, ..."
+        )
+    made = jax.eval_shape(data.batch, first, jax.ShapeDtypeStruct((), jnp.int32))
+    if difference := tree_difference(dict(data.spec), made):
+        raise Error(
+            f"{type(data).__name__}.spec, of Run({split}=...), is not that of its batches: "
+            f"{difference}."
+        )
+
+
+def check_step(learner: Learner, old: State, new: State, metrics: Metrics) -> None:
+    """Raises `Error` where a step would return other arrays than it got, or no metrics."""
+    if difference := tree_difference(old, new):
+        raise Error(
+            f"A step of {type(inner(learner)).__name__} must return a state of the same arrays as "
+            f"`init`: {difference}."
+        )
+    check_metrics(metrics, f"{type(inner(learner)).__name__}.step")
+
+
+def check_variables(learner: Learner, variables: Any) -> None:
+    """Raises `Error` unless these are Flax's variables."""
+    if not isinstance(variables, Mapping) or "params" not in variables:
+        given = f"a dict of {', '.join(variables)}" if isinstance(variables, dict) else ""
+        raise Error(
+            f"{type(inner(learner)).__name__}.eval_variables must return Flax's variables, "
+            '{"params": state.params, **state.model_state}, and not '
+            f"{given or described(variables)}."
+        )
+
+
+def tree_difference(expected: Any, given: Any) -> str:
+    """The first leaf in which two trees of arrays differ in shape or type, in words."""
+    before, after = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+        for tree in (expected, given)
+    )
+    for path in before | after:
+        name = path.removeprefix(".")
+        if path not in after:
+            return f"{name} is missing"
+        if path not in before:
+            return f"{name} is new"
+        old, new = ((leaf.shape, leaf.dtype) for leaf in (before[path], after[path]))
+        if old != new:
+            words = (f"{dtype} of shape {shape}" for shape, dtype in (new, old))
+            return f"{name} is {' and not '.join(words)}"
+    return ""
+
+
+@contextmanager
+def explained(run: Run) -> Iterator[None]:
+    """Says in words what tracing the functions of a run cannot do."""
+    try:
+        yield
+    except jax.errors.TracerArrayConversionError as error:
+        raise Error(
+            f"NumPy, or what is built on it such as scikit-learn, is called {_place(error)}within "
+            "the compiled step, where arrays have no values yet: use jax.numpy, or for a metric of "
+            "all rows together jdl.metrics.Rows.of(function, columns, mask=...)."
+        ) from error
+    except ZeroDivisionError as error:
+        x = run.train.spec.get("x")
+        if x is None or x.size:
+            raise
+        raise Error(
+            f"The column x has the shape {x.shape}, which is no input for a model. Of a table "
+            "whose columns are all categories, one_hot=True puts them into x, and without it they "
+            "are in the column codes: jdl.adapt_model gives it to the model."
+        ) from error
+
+
+def _place(error: Exception) -> str:
+    """The last line of the user's code, in words; "" if it is not known."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "site-packages" not in frame.filename and not frame.filename.startswith(FOLDER)
+    ]
+    return f"in line {frames[-1].lineno} of {frames[-1].filename} " if frames else ""
+
+
+def inner(learner: Any) -> Learner:
+    """The learner that wrappers are around."""
+    while hasattr(learner, "learner"):
+        learner = learner.learner
+    return learner
+
+
+def _bits(tree: Any) -> dict[str, Any]:
+    """The types, shapes and bits of a tree's arrays, by path."""
+
+    def of_leaf(leaf: Any) -> tuple[Any, ...]:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        array = np.asarray(leaf)
+        return array.dtype, array.shape, array.tobytes()
+
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): of_leaf(leaf) for path, leaf in leaves}
