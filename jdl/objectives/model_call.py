@@ -337,6 +337,11 @@ def next_logits(
         method=method,
         **given,
     )
+    if CACHE not in changed:
+        raise Error(
+            f"{name_of(model)} has an argument decode, and keeps no variables in the collection "
+            f"{CACHE!r} with decode=True: keep keys and values there, or leave the argument out."
+        )
     return logits, {CACHE: changed[CACHE]}
 
 
