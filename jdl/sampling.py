@@ -126,7 +126,7 @@ def generate(
             f"and {tokens}."
         )
     length = prompt.shape[1] + tokens - 1
-    objective = _decoder(objective, variables, prompt, length, batch)
+    objective = _decoder(objective, variables, len(prompt), length, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     key = jax.random.key(0) if key is None else key
@@ -164,7 +164,7 @@ def stream(
     They are those that `generate` gives, without `eos_id` and what follows it. The prompt is read
     in pieces of fixed lengths, so that prompts of any length need no program of their own.
     """
-    objective = _decoder(objective, variables, prompt[None], len(prompt) + tokens - 1, None)
+    objective = _decoder(objective, variables, 1, len(prompt) + tokens - 1, None)
     key = jax.random.key(0) if key is None else key
     cache = objective.init_cache(variables, {})
     whole = len(prompt) // PIECE * PIECE
@@ -268,7 +268,7 @@ def beam_search(
     if width < 1:
         raise Error(f"Beam search needs at least 1 beam, got width={width}.")
     length = prompt.shape[1] + tokens - 1
-    objective = _decoder(objective, variables, prompt, length, batch)
+    objective = _decoder(objective, variables, len(prompt), length, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     vocabulary = logits.shape[-1]
@@ -374,7 +374,7 @@ class WholeWindow:
 
 
 def _decoder(
-    objective: DecodesTokens, variables: Variables, prompt: Array, tokens: int, batch: Batch | None
+    objective: DecodesTokens, variables: Variables, rows: int, tokens: int, batch: Batch | None
 ) -> DecodesTokens:
     """The objective, or a `WholeWindow` of it, to decode so many tokens with the prompt's.
 
@@ -389,7 +389,7 @@ def _decoder(
             "TransformerConfig.max_length."
         )
     if objective.max_length is None:
-        _check_room(objective, variables, len(prompt), tokens, batch or {})
+        _check_room(objective, variables, rows, tokens, batch or {})
     return objective
 
 

@@ -187,7 +187,7 @@ def test_bytes_of_three_axes_are_said_to_be_whole_numbers():
 
 def test_frozen_variables_are_merged_for_the_model_itself(tmp_path):
     model = Train()
-    objective, variables, _ = trained(model, objective=jdl.freeze(classify(model), "Dense_0"))
+    _, variables, _ = trained(model, objective=jdl.freeze(classify(model), "Dense_0"))
     plain = jdl.merge_frozen(variables)
     assert plain["params"].keys() == {"Dense_0", "Dense_1", "BatchNorm_0"}
     assert "frozen" not in plain

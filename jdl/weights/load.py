@@ -75,7 +75,7 @@ def save(variables: Variables, path: Path | str) -> None:
 
 def arrays_by_path(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The arrays of variables by path, such as "params/Conv_0/kernel"; frozen parameters too."""
-    kept = {name: tree for name, tree in merge_frozen(variables).items() if name != CACHE}
+    kept = {name: tree for name, tree in merge_frozen(dict(variables)).items() if name != CACHE}
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
 
 
