@@ -2,7 +2,8 @@
 
 Seen to fail: without `is_train`, `inference` and `eval` among the flags, without `rescale` in
 `model_call.column`, without the mask at `init`, without `watched_dropout` and `check_statistics`,
-without the branches of `flax_errors`, with `merge_frozen` that leaves the variables as they are.
+without the branches of `flax_errors`, `check_sown` or `check_model`, with NNX's sown tuples kept,
+with `merge_frozen` that leaves the variables as they are.
 """
 
 import flax.linen as nn

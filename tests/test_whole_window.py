@@ -1,6 +1,7 @@
 """Language models without a KV cache generate what those with one generate.
 
-Seen to fail: logits of the window's first tokens, and a window that keeps no tokens.
+Seen to fail: logits of the window's first tokens, a window that keeps no tokens, no check of the
+cache's room, no refusal of `next_logits` without a cache, and `jdl sample` without the window.
 """
 
 import flax.linen as nn

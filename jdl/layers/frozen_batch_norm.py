@@ -11,12 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-IN_TRAINING = (
-    "train",
-    "training",
-    "is_training",
-    "is_train",
-)  # arguments that are true in training
+# arguments that are true in training, and those that are false
+IN_TRAINING = ("train", "training", "is_training", "is_train")
 IN_EVALUATION = ("deterministic", "use_running_average", "inference", "eval")
 AS_IN_EVALUATION = {
     **dict.fromkeys(IN_TRAINING, False),
