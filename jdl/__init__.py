@@ -54,6 +54,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.objectives.distil import distil as distil
     from jdl.objectives.fake_quantize import fake_quantize as fake_quantize
     from jdl.objectives.freeze import freeze as freeze
+    from jdl.objectives.freeze import merge_frozen as merge_frozen
     from jdl.objectives.ia3 import ia3 as ia3
     from jdl.objectives.ia3 import merge_ia3 as merge_ia3
     from jdl.objectives.lora import lora as lora
@@ -142,6 +143,7 @@ NAMES = {  # by name, the module that defines it
     "ia3": "jdl.objectives.ia3",
     "merge_ia3": "jdl.objectives.ia3",
     "lora": "jdl.objectives.lora",
+    "merge_frozen": "jdl.objectives.freeze",
     "merge_lora": "jdl.objectives.lora",
     "mutual": "jdl.objectives.mutual",
     "pretrained": "jdl.objectives.pretrained_model",

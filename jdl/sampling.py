@@ -125,7 +125,8 @@ def generate(
             f"Generation needs at least 1 token of a prompt and 1 new token, got {prompt.shape[1]} "
             f"and {tokens}."
         )
-    _check_length(objective, prompt.shape[1] + tokens - 1)
+    length = prompt.shape[1] + tokens - 1
+    objective = _decoder(objective, variables, len(prompt), length, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     key = jax.random.key(0) if key is None else key
@@ -163,7 +164,7 @@ def stream(
     They are those that `generate` gives, without `eos_id` and what follows it. The prompt is read
     in pieces of fixed lengths, so that prompts of any length need no program of their own.
     """
-    _check_length(objective, len(prompt) + tokens - 1)
+    objective = _decoder(objective, variables, 1, len(prompt) + tokens - 1, None)
     key = jax.random.key(0) if key is None else key
     cache = objective.init_cache(variables, {})
     whole = len(prompt) // PIECE * PIECE
@@ -266,7 +267,8 @@ def beam_search(
     """
     if width < 1:
         raise Error(f"Beam search needs at least 1 beam, got width={width}.")
-    _check_length(objective, prompt.shape[1] + tokens - 1)
+    length = prompt.shape[1] + tokens - 1
+    objective = _decoder(objective, variables, len(prompt), length, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     vocabulary = logits.shape[-1]
@@ -345,10 +347,66 @@ def _penalty(lengths: Array, power: float) -> Array:
     return ((5 + lengths.astype(jnp.float32)) / 6) ** power
 
 
-def _check_length(objective: DecodesTokens, tokens: int) -> None:
+@dataclass(frozen=True, eq=False)
+class WholeWindow:
+    """Decoding without a KV cache: each step computes a window of `max_length` tokens anew.
+
+    For a language model without an argument `decode`. It must be causal: what is behind a token,
+    padding, has no effect on its logits. The window has one shape, so that it is compiled once.
+    """
+
+    objective: Any  # of which `next_logits` without a cache gives the logits of a whole text
+    max_length: int
+
+    def init_cache(self, variables: Variables, batch: Batch) -> Any:
+        """Empty: the window is made by the first call."""
+        return {}
+
+    def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
+        """The logits (B, t, vocabulary) after each of the next tokens (B, t), and the window."""
+        rows, steps = tokens.shape
+        text = cache["text"] if cache else jnp.zeros((rows, self.max_length), tokens.dtype)
+        count = cache["count"] if cache else jnp.zeros((), jnp.int32)
+        text = jax.lax.dynamic_update_slice_in_dim(text, tokens, count, 1)
+        logits, _ = self.objective.next_logits(variables, None, text)
+        new = jax.lax.dynamic_slice_in_dim(logits, count, steps, 1)
+        return new, {"text": text, "count": count + steps}
+
+
+def _decoder(
+    objective: DecodesTokens, variables: Variables, rows: int, tokens: int, batch: Batch | None
+) -> DecodesTokens:
+    """The objective, or a `WholeWindow` of it, to decode so many tokens with the prompt's.
+
+    Raises `Error` where the KV cache holds fewer.
+    """
+    if not getattr(objective, "has_cache", True):
+        return WholeWindow(objective, tokens)
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
             f"The model's KV cache holds {objective.max_length} tokens, and the prompt and the new "
             f"tokens are {tokens + 1} together: generate fewer, or train with a larger "
             "TransformerConfig.max_length."
         )
+    if objective.max_length is None:
+        _check_room(objective, variables, rows, tokens, batch or {})
+    return objective
+
+
+def _check_room(
+    objective: DecodesTokens, variables: Variables, rows: int, tokens: int, batch: Batch
+) -> None:
+    """Raises `Error` where so many tokens cannot be read at once, by shapes: the cache is short."""
+
+    def read(variables: Variables, text: Array) -> Any:
+        return objective.next_logits(variables, objective.init_cache(variables, batch), text)
+
+    try:
+        jax.eval_shape(read, variables, jax.ShapeDtypeStruct((rows, tokens), jnp.int32))
+    except (TypeError, ValueError) as error:
+        raise Error(
+            f"The model cannot read {tokens} tokens by decode=True "
+            f"({str(error).splitlines()[0]:.200}): generate fewer, or give it an attribute "
+            "max_length, the tokens that its KV cache holds; jdl sample then goes on with the "
+            "last half of them."
+        ) from error

@@ -16,7 +16,7 @@ import numpy as np
 from jdl.data.augment import Augmentation, BatchTransform, Example, Transform
 from jdl.data.dataflow import dependences
 from jdl.data.order import Sampling, epoch_order
-from jdl.data.source import is_image
+from jdl.image_bytes import is_image, rescale
 from jdl.keys import stream
 from jdl.types import Array, Batch, Bounds, Loader, sums_of
 
@@ -294,11 +294,3 @@ class DatasetLoader(Loader, Generic[T]):
 
 def _is_whole(column: jax.ShapeDtypeStruct) -> bool:
     return jnp.issubdtype(column.dtype, jnp.integer)
-
-
-def rescale(name: str, column: Array) -> Array:
-    """Images of bytes as float32 from 0 to 1; any other column as it is."""
-    if not is_image(name, column):
-        return column
-    # A product, because XLA may compile a division to this product or not: the bits would differ.
-    return column.astype(jnp.float32) * np.float32(1 / 255)

@@ -11,6 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import numpy as np
 
+from jdl.image_bytes import is_image
 from jdl.types import Bounds, Error, sides_of, sums_of
 
 MEMORY_BYTES = 4 << 30  # of files, what is up to this size is read into memory
@@ -139,14 +140,6 @@ class WithColumns:
         """SHA-256 of the examples."""
         parts = self.source.fingerprint, self.added.fingerprint, self.places.tobytes().hex()
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def is_image(name: str, column: Any) -> bool:
-    """Whether a column holds images of bytes, uint8 (N, H, W, C) or of more axes, and is no target.
-
-    In batches they become float32 from 0 to 1.
-    """
-    return name != "y" and column.dtype == np.uint8 and column.ndim >= 4
 
 
 def check_column(name: str, values: Any) -> np.ndarray:

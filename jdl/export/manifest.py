@@ -14,12 +14,12 @@ import numpy as np
 from jdl.data.augment import Normalize
 from jdl.data.dialogues import ROLES
 from jdl.data.loader import DatasetLoader
-from jdl.data.source import is_image
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.export.example import Example
 from jdl.export.generation import has_normal_prior
 from jdl.export.program import Program, Specs
 from jdl.figures.samples import num_classes
+from jdl.image_bytes import is_image
 from jdl.inspect.restore import TrainedRun
 from jdl.store import log
 from jdl.store.checkpoints import state_digest

@@ -13,9 +13,10 @@ import numpy as np
 
 from jdl.data.dataflow import dependences
 from jdl.data.dataset import arrays
-from jdl.data.loader import DatasetLoader, rescale
+from jdl.data.loader import DatasetLoader
 from jdl.export.example import Example
 from jdl.export.program import PLATFORMS, Program, Specs, lower, needed
+from jdl.image_bytes import rescale
 from jdl.inspect.exceptions import with_line
 from jdl.keys import stream
 from jdl.objectives.override import merge

@@ -130,7 +130,9 @@ def lower(
     except Exception as error:  # a layer's arithmetic on symbolic shapes raises any exception
         raise Error(
             f"The program {name} cannot be lowered for a batch of any size: {with_line(error)}. "
-            "The number of rows is a symbol here and no int: x.shape[0] gives it, len(x) fails."
+            "The number of rows is a symbol here and no int: x.shape[0] gives it, len(x) fails. "
+            "A run that is trained already uses the copy of its script in its folder: change your "
+            "script, and give its run, jdl.export.export(folder, to, run=run(config))."
         ) from error
     return Program(name, exported, of_names, time)
 

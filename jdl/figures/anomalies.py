@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jdl.data.loader import DatasetLoader, rescale
+from jdl.data.loader import DatasetLoader
 from jdl.figures.rows import COLUMNS, ROWS, draw_rows
+from jdl.image_bytes import rescale
 from jdl.objectives.anomalies import SCORE
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes

@@ -10,6 +10,7 @@ import jax
 from jdl import sampling
 from jdl.data.dialogues import Message, Messages, prompt_tokens
 from jdl.inspect.restore import TrainedRun
+from jdl.inspect.sample import decoder_of
 from jdl.types import DecodesTokens, Error, Key, Tokenizer
 
 
@@ -57,7 +58,7 @@ def _chat_model(trained: TrainedRun) -> tuple[DecodesTokens, Tokenizer]:
             "jdl.data.dialogues, the objective next_token, and Run(tokenizer=...); `jdl sample` "
             "writes text with any language model."
         )
-    return objective, tokenizer
+    return decoder_of(trained), tokenizer
 
 
 def _without_oldest(messages: Messages, length: int, room: int) -> list[Message]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -29,7 +30,8 @@ def generate_text(
     """Text generation: `count` continuations of the prompt, of up to `tokens` tokens each.
 
     A text may end earlier, at the tokenizer's `end`. When the model's KV cache is full, generation
-    continues with the last half of the context.
+    continues with the last half of the context. A model without one reads at most as many tokens
+    as the rows of its training had.
     """
     decoder, tokenizer = _language_model(trained)
     if tokens < 1 or count < 1:
@@ -89,6 +91,22 @@ def write_images(
     return out
 
 
+def decoder_of(trained: TrainedRun) -> DecodesTokens:
+    """The run's objective, as it decodes: a model without a KV cache by windows as in training."""
+    objective = trained.objective
+    assert isinstance(objective, DecodesTokens)
+    if getattr(objective, "has_cache", True):
+        return objective
+    length = objective.max_length or trained.run.train.spec["x"].shape[1] - 1
+    warnings.warn(
+        f"The model has no KV cache: each token computes a window of {length} tokens anew, which "
+        "is slow. To have one, give its __call__ an argument decode=False, and keep keys and "
+        'values in the collection "cache" (docs/your-model.md).',
+        stacklevel=3,
+    )
+    return sampling.WholeWindow(objective, length)
+
+
 def _language_model(trained: TrainedRun) -> tuple[DecodesTokens, Tokenizer]:
     objective, tokenizer = trained.objective, trained.run.tokenizer
     conditional = "y" in trained.run.train.spec
@@ -98,7 +116,7 @@ def _language_model(trained: TrainedRun) -> tuple[DecodesTokens, Tokenizer]:
             "run with the objective next_token and with Run(tokenizer=...), or with a generative "
             "objective such as elbo or diffusion; `jdl predict` takes the others."
         )
-    return objective, tokenizer
+    return decoder_of(trained), tokenizer
 
 
 def _prompt_tokens(tokenizer: Tokenizer, prompt: str) -> jax.Array:

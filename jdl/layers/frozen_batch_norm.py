@@ -11,8 +11,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-IN_TRAINING = ("train", "training", "is_training")  # arguments that are true in training
-IN_EVALUATION = ("deterministic", "use_running_average")
+# arguments that are true in training, and those that are false
+IN_TRAINING = ("train", "training", "is_training", "is_train")
+IN_EVALUATION = ("deterministic", "use_running_average", "inference", "eval")
 AS_IN_EVALUATION = {
     **dict.fromkeys(IN_TRAINING, False),
     **dict.fromkeys(IN_EVALUATION, True),
@@ -50,6 +51,11 @@ def called_as_network(name: str) -> Iterator[None]:
     """A context in which the layers' paths are those of one of several networks, by its name."""
     with _network(f"{_network.value}{name}/") if _frozen.value else nullcontext():
         yield
+
+
+def any_frozen() -> bool:
+    """Whether some layers are to be called as in evaluation."""
+    return bool(_frozen.value)
 
 
 def is_frozen(path: str) -> bool:

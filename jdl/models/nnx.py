@@ -25,8 +25,18 @@ def nnx(make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> NNXModel:
     `make` creates the module from its random streams. In training the module is in its `train()`
     mode, with new keys for its random streams in every step, and in evaluation in its `eval()`
     mode. Its variables are parameters (`nnx.Param`), statistics of BatchNorm (`nnx.BatchStat`) or
-    any other state, which a call may change.
+    any other state, which a call may change. What it sows as `nnx.Intermediate` is dropped.
     """
+    cure = "give the function that makes it from its random streams, lambda rngs: Net(rngs=rngs)."
+    if isinstance(make, flax.nnx.Module):
+        raise Error(f"jdl.nnx takes no module ({type(make).__name__}) that is made already: {cure}")
+    try:
+        if isinstance(make, type):  # whose metaclass takes anything
+            inspect.signature(vars(make).get("__init__", make)).bind(make, flax.nnx.Rngs(0))
+        else:
+            inspect.signature(make).bind(flax.nnx.Rngs(0))
+    except TypeError as error:
+        raise Error(f"jdl.nnx calls its function with nnx.Rngs alone ({error}): {cure}") from error
     return NNXModel(make)
 
 
@@ -92,7 +102,13 @@ class NNXModel:
     @cached_property
     def _abstract(self) -> Any:
         """The module without arrays."""
-        return flax.nnx.eval_shape(lambda: self.make(flax.nnx.Rngs(0)))
+        module = flax.nnx.eval_shape(lambda: self.make(flax.nnx.Rngs(0)))
+        if not isinstance(module, flax.nnx.Module):
+            raise Error(
+                f"The function of jdl.nnx must return an NNX module, and it gives "
+                f"{type(module).__name__}: write jdl.nnx(lambda rngs: Net(rngs=rngs))."
+            )
+        return module
 
     def _module(self, variables: Mapping[str, Any], key: jax.Array) -> Any:
         """The module with these variables, and its random streams from this key."""
@@ -105,7 +121,8 @@ class NNXModel:
     def _collections(self, module: Any) -> dict[str, Any]:
         """The module's variables by collection, without its random streams."""
         _, _, states = _split(module)
-        return {"params": {}} | {name: _to_dict(state) for name, state in states.items() if state}
+        found = {name: _to_dict(state) for name, state in states.items()}
+        return {"params": {}} | {name: variables for name, variables in found.items() if variables}
 
 
 def _keep_statistics(module: Any) -> dict[str, tuple[Any, list[jax.Array]]]:
@@ -145,6 +162,17 @@ def _to_dict(state: Any) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for path, variable in flax.nnx.to_flat_state(state):
         *parents, last = map(str, path)
+        if isinstance(variable.get_value(), tuple):  # it grows with each `sow`, and is no state
+            if (
+                isinstance(variable, flax.nnx.Intermediate)
+                or variable.type is flax.nnx.Intermediate
+            ):
+                continue
+            raise Error(
+                f"The module sows {'/'.join(map(str, path))} as {variable.type.__name__}, which is "
+                "no state: sow it as nnx.Intermediate, which training drops, or return it beside "
+                "the output and take it in your own loss."
+            )
         inner = nested
         for name in parents:
             inner = inner.setdefault(name, {})

@@ -85,7 +85,9 @@ class Autoencoding(model_call.ModelObjective):
         """The codes (B, ...) of the rows, and the errors (B,) of their reconstructions."""
         code = self.encode(variables, batch)
         out = model_call.evaluate(self.model, variables, batch, (code,), "decode")
-        error = optax.squared_error(out, batch["x"]).reshape(out.shape[0], -1).mean(-1)
+        error = (
+            optax.squared_error(out, model_call.column(batch)).reshape(out.shape[0], -1).mean(-1)
+        )
         return {"code": code, "reconstruction_error": error}
 
     def encode(self, variables: Variables, batch: Batch) -> Array:
@@ -196,7 +198,7 @@ class VariationalAutoencoding(model_call.ModelObjective):
             epsilon = sample_rows(jax.random.normal, stream(key, "importance", n), mean.shape)
             z = mean + std * epsilon
             out = model_call.evaluate(self.model, variables, batch, (z,), "decode")
-            log_likelihood = -self._nll(out, batch["x"])
+            log_likelihood = -self._nll(out, model_call.column(batch))
             return log_likelihood + 0.5 * (epsilon**2 - z**2).sum(-1) + jnp.log(std).sum(-1)
 
         log_weights = jax.lax.map(log_weight, jnp.arange(self.importance_samples))

@@ -20,7 +20,7 @@ def freeze(objective: Objective, pattern: str, hold_statistics: bool = True) -> 
 
     They move from the collection "params" to "frozen" in the model state: they have no gradient, no
     optimizer state and no weight decay. `pattern` is a regular expression, searched (`re.search`)
-    in paths like "Conv_0/kernel".
+    in paths like "Conv_0/kernel". `merge_frozen` gives the variables of the model itself.
 
     Frozen batch normalization: where BatchNorm's running statistics match too, such as
     "BatchNorm_0/mean", it normalizes by these in training, as in evaluation, and does not change
@@ -31,7 +31,7 @@ def freeze(objective: Objective, pattern: str, hold_statistics: bool = True) -> 
     def init(key: Key, batch: Batch) -> Variables:
         return _split(objective.init(key, batch), pattern)
 
-    frozen = override(map_variables(objective, _join, keep=FROZEN), init=init)
+    frozen = override(map_variables(objective, merge_frozen, keep=FROZEN), init=init)
     if not hold_statistics:
         return frozen
     return frozen_batch_norm(frozen, lambda path: re.search(pattern, path) is not None)
@@ -65,8 +65,13 @@ def _split(variables: Variables, pattern: str) -> Variables:
     }
 
 
-def _join(variables: Variables) -> Variables:
-    """The variables with all parameters in the collection "params" again."""
+def merge_frozen(variables: Variables) -> Variables:
+    """The variables of the plain model: with the parameters of `freeze` in "params" again.
+
+    Variables without frozen parameters stay as they are.
+    """
+    if FROZEN not in variables:
+        return variables
     frozen = in_precision_of(variables["params"], variables[FROZEN])
     paths = flatten_dict(variables["params"], sep="/") | flatten_dict(frozen, sep="/")
     rest = {name: v for name, v in variables.items() if name != FROZEN}

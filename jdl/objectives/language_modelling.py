@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict
 
 from jdl.keys import stream
 from jdl.objectives import model_call
-from jdl.objectives.model_keywords import signature_of
+from jdl.objectives.model_keywords import name_of, signature_of
 from jdl.objectives.token_losses import (
     TokenScores,
     chunked_token_scores,
@@ -196,7 +196,19 @@ class NextToken(model_call.ModelObjective):
         return {}
 
     def next_logits(self, variables: Variables, cache: Any, tokens: Array) -> tuple[Array, Any]:
-        """The logits (B, t, vocabulary) after each of the tokens (B, t), and the new KV cache."""
+        """The logits (B, t, vocabulary) after each of the tokens (B, t), and the new KV cache.
+
+        With None for the cache the tokens are a whole text, and nothing is kept.
+        """
+        if cache is None:
+            inputs = model_call.model_inputs(self.model, {"x": tokens})
+            return model_call.evaluate(self.model, variables, {"x": tokens}, inputs), None
+        if not self.has_cache:
+            raise Error(
+                f"{name_of(self.model)} has no KV cache, without which jdl.sampling and jdl sample "
+                "generate, but no export or server: give its __call__ an argument decode=False, "
+                'and keep keys and values in the collection "cache" (docs/your-model.md).'
+            )
         return model_call.next_logits(self.model, variables, cache, tokens)
 
     def prefill(self, variables: Variables, tokens: Array, length: Array) -> tuple[Array, Any]:
@@ -209,6 +221,11 @@ class NextToken(model_call.ModelObjective):
         logits, cache = model_call.next_logits(self.model, variables, {}, tokens, mask=mask)
         last = jnp.take_along_axis(logits, (length - 1)[:, None, None], 1)
         return last[:, 0], cache
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether the model has an argument `decode`, for its KV cache."""
+        return "decode" in signature_of(self.model, "__call__").parameters
 
     @property
     def has_mask(self) -> bool:

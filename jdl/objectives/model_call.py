@@ -1,19 +1,27 @@
 """Calls of a model by its objective: its inputs, the keywords that it asks for, its state."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax.errors import ModifyScopeVariableError, ScopeCollectionNotFound
 from flax.traverse_util import flatten_dict
 
+from jdl.image_bytes import rescale
 from jdl.keys import stream
 from jdl.layers import ROW_DROPOUT, device_key
 from jdl.objectives.adapted_model import AdaptedModel, Arguments
 from jdl.objectives.axis_names import without_axis_names
-from jdl.objectives.model_keywords import keywords, name_of, signature_of
+from jdl.objectives.model_errors import (
+    check_params,
+    check_shapes,
+    check_sown,
+    check_statistics,
+    flax_errors,
+    watched_dropout,
+)
+from jdl.objectives.model_keywords import keywords, name_of, signature_of, unknown_flags
 from jdl.patterns import balance_biases
 from jdl.types import BATCH_STATS, CACHE, Array, Batch, Error, Key, Objective, Variables
 
@@ -23,15 +31,13 @@ SOWN = "intermediates"  # the collection in which Flax modules `sow`
 def init(model: Any, key: Key, batch: Batch, *inputs: Any) -> Variables:
     """The model's initial variables for these inputs, made of the batch."""
     args, kwargs = _arguments(model, inputs, "__call__")
-    options = keywords(model, "__call__", args, kwargs, False, batch)
+    mask = None
+    if "length" in batch:  # a model that asks for it has it in each call
+        mask, batch = _mask_and_batch(inputs, batch)
+    options = keywords(model, "__call__", args, kwargs, False, batch, mask)
     variables = without_axis_names(dict(model.init({"params": key}, *args, **kwargs, **options)))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables.get("params", {})):
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-            raise Error(
-                f"The parameter {_name(path)} of {name_of(model)} is {leaf.dtype}, and only floats "
-                "have a gradient: keep it in the state (another collection than params, an "
-                "nnx.Variable that is no nnx.Param, or the state of a stateful jdl.Model)."
-            )
+    check_params(model, variables.get("params", {}))
+    check_sown(model, variables)
     return variables
 
 
@@ -59,13 +65,18 @@ class ModelObjective(Objective):
 
 
 def column(batch: Batch, name: str = "x") -> Array:
-    """A column of the batch; raises `Error` if it is missing."""
+    """A column of the batch, images of bytes as 0 to 1; raises `Error` if it is missing."""
+    if not isinstance(batch, Mapping):
+        raise Error(
+            f"An objective takes a batch, a dict of columns such as {{'x': x}}, and it was given "
+            f"{type(batch).__name__}."
+        )
     if name not in batch:
         raise Error(
             f"The objective needs the column {name}, but the data have only "
             f"{', '.join(sorted(batch))}: add or rename a column."
         )
-    return batch[name]
+    return rescale(name, batch[name])
 
 
 def model_inputs(model: Any, batch: Batch) -> tuple[Any, ...]:
@@ -75,8 +86,9 @@ def model_inputs(model: Any, batch: Batch) -> tuple[Any, ...]:
     changes x gives a batch with the changed x here, and to `apply`.
     """
     if isinstance(model, AdaptedModel) and model.inputs is not None:
-        return (model.arguments(batch),)
-    return (column(batch), batch["edges"]) if "edges" in batch else (column(batch),)
+        return (model.arguments({name: rescale(name, c) for name, c in batch.items()}),)
+    x = column(batch)
+    return (x, batch["edges"]) if "edges" in batch else (x,)
 
 
 def _arguments(
@@ -184,7 +196,7 @@ def _check_state(
     def step(variables: Variables, batch: Batch) -> Variables:
         return apply(model, variables, inputs_of(batch), batch, jax.random.key(0), True)[1]
 
-    _check_shapes(model, variables, jax.eval_shape(start, more), f"for {rows + 1} rows; {advice}")
+    check_shapes(model, variables, jax.eval_shape(start, more), f"for {rows + 1} rows; {advice}")
     try:
         jax.eval_shape(step, variables, more)
     except (TypeError, ValueError) as error:
@@ -192,21 +204,6 @@ def _check_state(
             f"{name_of(model)} was initialized for {rows} rows, and cannot be trained on "
             f"{rows + 1}: {str(error).splitlines()[0]} Where this is of its state: {advice}"
         ) from error
-
-
-def _check_shapes(model: Any, before: Any, after: Any, when: str) -> None:
-    """Raises `Error` where a leaf of two trees of the same structure differs in shape."""
-    found = dict(jax.tree_util.tree_leaves_with_path(after))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(before):
-        if path in found and found[path].shape != leaf.shape:
-            raise Error(
-                f"The variable {_name(path)} of {name_of(model)} has the shape {leaf.shape}, and "
-                f"{found[path].shape} {when}"
-            )
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _mask_and_batch(inputs: tuple[Any, ...], batch: Batch) -> tuple[Array | None, Batch]:
@@ -286,7 +283,8 @@ def apply(
     mask, batch = _mask_and_batch(inputs, batch)
     cache = _carried_cache(model_state, batch, inputs) if train or "start" in batch else {}
     dtype = _dtype(variables)
-    try:
+    flags = unknown_flags(model, method, args, kwargs) if train else []
+    with flax_errors(model, (args, kwargs), train), watched_dropout(model, flags):
         out, changed = model.apply(
             {**_without_cache(variables), **_cast_floats(dtype, cache)},
             *_cast_floats(dtype, args),
@@ -296,14 +294,6 @@ def apply(
             mutable=[*(model_state if train else cache), *([SOWN] if with_sown else [])],
             method=method,
         )
-    except (ModifyScopeVariableError, ScopeCollectionNotFound) as error:
-        advice = (
-            "create all of them when it is initialized" if train else "change them in training only"
-        )
-        raise Error(
-            f"{name_of(model)} changes variables in {'training' if train else 'evaluation'} "
-            f"that it cannot: {error} Let it {advice}."
-        ) from error
     changed = dict(changed)
     sown = {SOWN: changed.pop(SOWN)} if SOWN in changed and SOWN not in model_state else {}
     before = {name: model_state[name] for name in changed}
@@ -312,7 +302,8 @@ def apply(
             f"{name_of(model)} creates variables in training that it does not have when it "
             f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
         )
-    _check_shapes(model, before, changed, "after a training step: it must keep its shape.")
+    check_statistics(model, flags, before, changed)
+    check_shapes(model, before, changed, "after a training step: it must keep its shape.")
     changed = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), changed, before)
     return _cast_floats(jnp.float32, out), {**model_state, **changed, **sown}
 
@@ -346,6 +337,11 @@ def next_logits(
         method=method,
         **given,
     )
+    if CACHE not in changed:
+        raise Error(
+            f"{name_of(model)} has an argument decode, and keeps no variables in the collection "
+            f"{CACHE!r} with decode=True: keep keys and values there, or leave the argument out."
+        )
     return logits, {CACHE: changed[CACHE]}
 
 

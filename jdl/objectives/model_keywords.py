@@ -32,13 +32,13 @@ def keywords(
 ) -> dict[str, Any]:
     """What a model's method asks for besides its inputs, by the names that Flax's users give it.
 
-    In training `train`, `training` and `is_training` are true, `deterministic` and
-    `use_running_average` false. `mask` is that of the real rows (B,) or time steps (B, T), not
-    an attention mask; `lengths` and `seq_lengths` are the column `length`; `candidates`
-    (recommendation), `edge_features` (graphs), `segment` (several documents in a row), `token_type`
-    (pairs of texts) and `width` (images that are padded on the right) are the columns of these
-    names. A method that does not name one of
-    them, or has it as an input, does not get it. Raises `Error` where the method needs more.
+    In training `train`, `training`, `is_training` and `is_train` are true, `deterministic`,
+    `use_running_average`, `inference` and `eval` false. `mask` is that of the real rows (B,) or
+    time steps (B, T), not an attention mask; `lengths` and `seq_lengths` are the column `length`;
+    `candidates` (recommendation), `edge_features` (graphs), `segment` (several documents in a row),
+    `token_type` (pairs of texts) and `width` (images that are padded on the right) are the columns
+    of these names. A method that does not name one of them, or has it as an input, does not get it.
+    Raises `Error` where the method needs more.
     """
     known: dict[str, Any] = {
         **dict.fromkeys(IN_TRAINING, train),
@@ -67,8 +67,40 @@ def keywords(
     return given
 
 
+def unknown_flags(
+    model: Any, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> list[str]:
+    """The names of a method's arguments that are true or false by default, and never given."""
+    signature = signature_of(model, method)
+    known = {*IN_TRAINING, *IN_EVALUATION, "decode"}
+    taken = signature.bind_partial(*args, **kwargs).arguments
+    return [
+        name
+        for name, parameter in signature.parameters.items()
+        if isinstance(parameter.default, bool) and name not in known and name not in taken
+    ]
+
+
+def check_model(model: Any) -> None:
+    """Raises `Error` for what is no model: a class, an NNX module itself, a bare pair."""
+    name, kinds = type(model).__name__, "a Linen module, jdl.nnx(...) or jdl.Model(init, apply)"
+    if isinstance(model, type):
+        raise Error(f"The model is the class {model.__name__}: give an instance, or {kinds}.")
+    if hasattr(model, "init") and hasattr(model, "apply"):
+        return
+    if any(kind.__module__.startswith("flax.nnx") for kind in type(model).__mro__):
+        raise Error(
+            f"{name} is an NNX module: give jdl.nnx(lambda rngs: {name}(..., rngs=rngs)), which "
+            "makes it from its random streams."
+        )
+    if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
+        raise Error("The model is a pair of functions: give jdl.Model(init, apply).")
+    raise Error(f"{name} is no model, without init and apply: give {kinds}.")
+
+
 def signature_of(model: Any, method: str) -> inspect.Signature:
     """How a method is called after its variables; a model that is no Linen module may say so."""
+    check_model(model)
     if hasattr(model, "signature") and not isinstance(model, nn.Module):
         signature = model.signature(method)
     else:

@@ -68,13 +68,15 @@ class NormalizingFlow(model_call.ModelObjective):
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The log-likelihoods (B,) of the rows, in nats."""
-        v, log_det = self._to_reals(model_call.column(batch), _evaluation_noise(batch["x"]))
+        v, log_det = self._to_reals(
+            model_call.column(batch), _evaluation_noise(model_call.column(batch))
+        )
         z, of_model = model_call.evaluate(self.model, variables, batch, (v,))
         return {"log_prob": _normal_log_prob(z) + of_model + log_det}
 
     def encode(self, variables: Variables, batch: Batch) -> Array:
         """The latents z (B, ...) of the rows."""
-        v, _ = self._to_reals(model_call.column(batch), _evaluation_noise(batch["x"]))
+        v, _ = self._to_reals(model_call.column(batch), _evaluation_noise(model_call.column(batch)))
         return model_call.evaluate(self.model, variables, batch, (v,))[0]
 
     def decode(self, variables: Variables, z: Array, batch: Batch, key: Key) -> Array:

@@ -13,7 +13,8 @@ from jdl.types import Batch, Key, LossOutput, Merges, Objective, Variables
 
 OF_VARIABLES = ("outputs", "predict", "decode", "encode", "init_cache", "next_logits", "prefill")
 METHODS = (
-    *("init", "loss", "check", "sample_latent", "max_length", "has_mask", "merge"),
+    *("init", "loss", "check", "sample_latent", "max_length", "has_cache", "has_mask"),
+    "merge",
     "stored_columns",
     *OF_VARIABLES,
 )

@@ -11,6 +11,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jdl.inspect.restore import checkpoint_path, restore
+from jdl.objectives.freeze import merge_frozen
 from jdl.objectives.pretrained_model import Weights
 from jdl.store.catalog import find
 from jdl.store.record import read_record
@@ -71,15 +72,16 @@ def name_of_source(source: str | Path, path: Path) -> str:
 def save(variables: Variables, path: Path | str) -> None:
     """Writes variables to a .safetensors file that `load` reads, under their paths.
 
-    They are those of a run, `jdl.restore(folder).variables`, say. A collection "cache" is left out.
+    They are those of a run, `jdl.restore(folder).variables`, say. Parameters of `jdl.freeze` stand
+    among the others, in "params". A collection "cache" is left out.
     Raises `Error` if the file exists.
     """
     write_safetensors(Path(path), arrays_by_path(variables))
 
 
 def arrays_by_path(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays of variables by path, such as "params/Conv_0/kernel"."""
-    kept = {name: tree for name, tree in variables.items() if name != CACHE}
+    """The arrays of variables by path, such as "params/Conv_0/kernel"; frozen parameters too."""
+    kept = {name: tree for name, tree in merge_frozen(dict(variables)).items() if name != CACHE}
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
 
 

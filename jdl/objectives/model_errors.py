@@ -1,0 +1,137 @@
+"""What a model does with its variables that no objective can take, said in its own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.errors import (
+    InvalidRngError,
+    ModifyScopeVariableError,
+    ScopeCollectionNotFound,
+    ScopeParamShapeError,
+)
+from flax.traverse_util import flatten_dict
+
+from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING, any_frozen
+from jdl.objectives.model_keywords import name_of
+from jdl.types import BATCH_STATS, Error, Variables
+
+
+def check_params(model: Any, params: Any) -> None:
+    """Raises `Error` where a parameter has no gradient."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise Error(
+                f"The parameter {path_name(path)} of {name_of(model)} is {leaf.dtype}, and only "
+                "floats have a gradient: keep it in the state (another collection than params, an "
+                "nnx.Variable that is no nnx.Param, or the state of a stateful jdl.Model)."
+            )
+
+
+def check_sown(model: Any, variables: Variables) -> None:
+    """Raises `Error` where a Linen module sows in a collection that is kept as state."""
+    for name, collection in variables.items():
+        kept = collection if isinstance(collection, dict) and name != "state" else {}
+        for path, value in flatten_dict(kept).items():
+            if name != "params" and isinstance(value, tuple):
+                raise Error(
+                    f"{name_of(model)} sows {'/'.join(path)} in the collection {name!r}, which "
+                    "grows with each call, and so is no state: sow in 'intermediates', which "
+                    "training drops, or return it beside the output and take it in your own loss."
+                )
+
+
+def check_shapes(model: Any, before: Any, after: Any, when: str) -> None:
+    """Raises `Error` where a leaf of two trees of the same structure differs in shape."""
+    found = dict(jax.tree_util.tree_leaves_with_path(after))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(before):
+        if path in found and found[path].shape != leaf.shape:
+            raise Error(
+                f"The variable {path_name(path)} of {name_of(model)} has the shape {leaf.shape}, "
+                f"and {found[path].shape} {when}"
+            )
+
+
+def path_name(path: Any) -> str:
+    """A path in a pytree, as in "params/Conv_0/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+@contextmanager
+def flax_errors(model: Any, inputs: Any, train: bool) -> Iterator[None]:
+    """A context in which Flax's errors about variables say what is wrong with the model."""
+    name, when = name_of(model), "training" if train else "evaluation"
+    try:
+        yield
+    except (ModifyScopeVariableError, ScopeCollectionNotFound) as error:
+        advice = (
+            "create all of them when it is initialized" if train else "change them in training only"
+        )
+        raise Error(
+            f"{name} changes variables in {when} that it cannot: {error} Let it {advice}."
+        ) from error
+    except ScopeParamShapeError as error:
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(inputs))
+        raise Error(
+            f"The parameters of {name} do not fit inputs of shape {shapes}: {error} Give it rows "
+            "of the shape that it was initialized with."
+        ) from error
+    except InvalidRngError as error:
+        raise Error(
+            f"{name} draws random numbers in {when}: {error} Let it draw in training only, by an "
+            "argument train, as in nn.Dropout(rate, deterministic=not train)."
+        ) from error
+
+
+@dataclass(eq=False)
+class _Dropouts:
+    """An interceptor that notes whether dropout layers are called, and whether one drops."""
+
+    called: bool = False
+    drops: bool = False
+
+    def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if isinstance(layer := context.module, nn.Dropout) and context.method_name == "__call__":
+            given = args[1] if len(args) > 1 else kwargs.get("deterministic")
+            self.called = True
+            self.drops |= not (layer.deterministic if given is None else given)
+        return call(*args, **kwargs)
+
+
+@contextmanager
+def watched_dropout(model: Any, flags: Sequence[str]) -> Iterator[None]:
+    """A context for a call in training of a model that has boolean `flags` of unknown names.
+
+    Raises `Error` where none of its dropout layers drops: one of the flags must mean training.
+    """
+    dropouts = _Dropouts()
+    with nn.intercept_methods(dropouts) if flags else nullcontext():
+        yield
+    if dropouts.called and not dropouts.drops and not any_frozen():
+        raise _unknown_flag(model, flags, "none of its dropout layers drops anything")
+
+
+def check_statistics(model: Any, flags: Sequence[str], before: Any, after: Any) -> None:
+    """Raises `Error` where a model with such flags leaves BatchNorm's statistics as they are."""
+    if not flags or BATCH_STATS not in after or any_frozen():
+        return
+    old, new = (flatten_dict(state[BATCH_STATS]) for state in (before, after))
+    means = [path for path in new if path[-1] == "mean"]
+    if means and all(new[path] is old[path] for path in means):
+        raise _unknown_flag(model, flags, "its statistics of BatchNorm do not change")
+
+
+def _unknown_flag(model: Any, flags: Sequence[str], symptom: str) -> Error:
+    flag, names = flags[0], ", ".join((*IN_TRAINING, *IN_EVALUATION))
+    return Error(
+        f"In training {symptom}, and {name_of(model)} has the argument {flag}, which is none of "
+        f"those that jdl sets: {names}. Call it train if it says that the model is trained; "
+        "otherwise give its value: jdl.adapt_model(model, inputs=lambda batch: ((batch['x'],), "
+        f"{{{flag!r}: ...}}))."
+    )
