@@ -18,7 +18,7 @@ GIVE_CATEGORIES = (
 def unread_categories(run: Run) -> tuple[str, ...]:
     """The categories of a table of which the loss in training does not depend, by its jaxpr."""
     dataset = run.train.dataset if isinstance(run.train, DatasetLoader) else None
-    if not isinstance(dataset, TableDataset) or not dataset.encoding.categories:
+    if not isinstance(dataset, TableDataset) or "codes" not in run.train.spec:
         return ()
     learner, spec = run.learner, run.train.spec
 
