@@ -1,7 +1,8 @@
 """Sanity checks of what learns, but wrongly: no training mode, outputs and columns, metrics.
 
 Seen to fail: with running statistics and dropout that are not looked at, also where they are
-pretrained or held; with metrics that count padding left out, their counts alone, or rows of `Rows`;
+pretrained or held; with metrics that count padding left out, their counts alone, or rows of `Rows`,
+whose function is not called;
 with columns compared to a tolerance; with edges among the inputs that may tell labels; with
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement.
 """
@@ -84,12 +85,19 @@ def right(predictions, batch):
     return (predictions["label"] == batch["y"]).astype(jnp.float32)
 
 
+def of_many(rows):
+    """A metric that is not defined for a few rows."""
+    assert len(rows) > 100
+    return len(rows)
+
+
 METRICS = {
     "a mean": lambda p, b: jdl.Mean.of(right(p, b)),
     "a mean that is 1": lambda p, b: jdl.Mean.of(jnp.ones_like(right(p, b))),
-    "rows": lambda p, b: jdl.metrics.Rows.of(len, b["y"]),
+    "rows": lambda p, b: jdl.metrics.Rows.of(of_many, b["y"]),
+    "rows that are 1": lambda p, b: jdl.metrics.Rows.of(len, jnp.ones_like(b["y"])),
     "a mean with the mask": lambda p, b: jdl.Mean.of(right(p, b), b["mask"]),
-    "rows with the mask": lambda p, b: jdl.metrics.Rows.of(len, b["y"], mask=b["mask"]),
+    "rows with the mask": lambda p, b: jdl.metrics.Rows.of(of_many, b["y"], mask=b["mask"]),
 }
 
 
