@@ -31,6 +31,7 @@ from jdl.inspect.learning_rate import (
     scaled_step,
 )
 from jdl.inspect.sanity import sanity_check
+from jdl.inspect.sanity.columns import check_columns, check_features
 from jdl.inspect.sanity.labels import (
     check_label_leakage,
     check_labels,
@@ -38,8 +39,6 @@ from jdl.inspect.sanity.labels import (
 )
 from jdl.inspect.sanity.report import CHECKS, examine
 from jdl.inspect.sanity.rows import (
-    check_columns,
-    check_features,
     check_future,
     check_labels_in_inputs,
     check_padding,

@@ -140,6 +140,12 @@ def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path
     code, _, err = call("predict", "kitchen_sink", tmp_path / "wide.png", "--root", trained)
     assert code == 2
     assert "rows of shape (8, 9, 1), but the model needs (8, 8, 1)" in err
+    code, _, err = call(
+        *("predict", "kitchen_sink", tmp_path / "digits.npz", "--root", trained),
+        *("--out", tmp_path / "answers.npz"),
+    )
+    assert code == 2
+    assert "neither a file that ends in .parquet, .csv, .jsonl" in err
     for name, content in (
         ("broken.png", b"not a picture"),
         ("broken.npz", b"PK nothing"),

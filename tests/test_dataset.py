@@ -1,7 +1,7 @@
 """Datasets: batches by step, no example lost or counted twice, wherever the rows are kept.
 
 Seen to fail: datasets that were added in spite of other sources or transforms; columns and the
-key of a loader that are kept as tracers.
+key of a loader that are kept as tracers; a `repr` that prints all rows.
 """
 
 from dataclasses import replace
@@ -22,6 +22,14 @@ from jdl.data.order import epoch_order, permutation
 def dataset(request):
     table = arrays(x=IMAGES, y=np.arange(ROWS) % 3, labels="abc")
     return table if request.param == "on the device" else table.streaming()
+
+
+def test_it_is_shown_in_one_line(dataset):
+    shape = list(IMAGES.shape[1:])
+    text = f"Dataset({ROWS} rows: x {IMAGES.dtype}{shape}, y int32, id int32)"
+    assert repr(dataset) == text
+    assert repr(dataset.batches(4)).startswith(f"DatasetLoader(dataset={text}")
+    assert repr(dataset.select(slice(0))) == "Dataset(0 rows)"
 
 
 def ids_of(*batches):

@@ -531,6 +531,13 @@ def test_rows_are_those_of_the_data_in_the_given_order(digits):
         Subject(replace(digits, run=replace(digits.run, test=None)), (0,))
 
 
+def test_rows_have_a_mask_as_batches_have(digits):
+    """So that a loss that reads it as every batch has it can be explained."""
+    subject = Subject(digits, (70, 3))
+    for batch in (subject.batch, *subject.batches([1, 2])):
+        assert batch["mask"].tolist() == [True, True]
+
+
 NO_MLP = {"grad_cam", "feature_maps", "boundary", "attention"}
 
 

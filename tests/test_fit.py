@@ -70,6 +70,10 @@ def test_early_stopping_is_config_and_resumes_to_the_same_end(tmp_path):
     again = train(tmp_path / "a", **fields)
     assert again.steps == 0
     assert int(again.state.step) == stopped
+    best = max(entries(whole, "valid"), key=lambda line: line["accuracy"])["step"]
+    assert best < stopped
+    for result in (whole, again):
+        assert f"step {best} was best: jdl evaluate {whole.folder} --best" in summarize(result)
 
 
 def test_a_finished_run_is_only_evaluated_again(tmp_path):

@@ -6,6 +6,7 @@ from typing import Annotated
 import tyro
 
 from jdl.cli.arguments import Best, Root, RunName
+from jdl.numbers import number_text
 
 
 def evaluate(
@@ -34,4 +35,4 @@ def evaluate(
     width = max(6, *map(len, results))
     for split, metrics in results.items():
         for name, value in metrics.items():
-            print(f"{split:<{width}} {name:<24} {value:.6f}")
+            print(f"{split:<{width}} {name:<24} {number_text(value, 6)}")

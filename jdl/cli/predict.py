@@ -94,6 +94,11 @@ def predict(
     many = out.suffix in ENDINGS
     if many:
         check_output(out)
+    elif out.suffix and not out.is_dir():
+        raise Error(
+            f"--out {out} is neither a file that ends in {', '.join(ENDINGS)}, which gets the "
+            "answers, nor a folder for pictures, whose name has no ending."
+        )
     set_up_jax()
     if is_exported(Path(run)):
         exported = load_exported(Path(run))
@@ -149,6 +154,9 @@ def _predict_few(
     print(_text(rows, format), end="")
     for path in drawn:
         print(path, file=sys.stderr)
+    if not out.exists():
+        text = f"Nothing is written to {out}: these answers are no pictures. --out {out}.csv gets"
+        print(f"{text} them in a file.", file=sys.stderr)
 
 
 def _text(rows: list[dict[str, Any]], format: str | None) -> str:

@@ -11,6 +11,7 @@ import tyro
 
 from jdl.cli.arguments import Root
 from jdl.errors import Error
+from jdl.numbers import number_text
 
 
 def runs(
@@ -84,7 +85,7 @@ def _print(rows: list[dict[str, Any]]) -> None:
     )
     table = Table(*columns, *fields, box=None, pad_edge=False)
     for row in rows:
-        best = None if row["best"] is None else f"{row['metric']} {row['best']:.4f}"
+        best = None if row["best"] is None else f"{row['metric']} {number_text(row['best'])}"
         shown = {**row, "step": f"{row['step']:,}/{row['steps']:,}", "best": best}
         cells = (shown[column] for column in (*columns, *fields))
         table.add_row(*("" if cell is None else str(cell) for cell in cells))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jdl.errors import Error
+from jdl.numbers import number_text
 
 
 def study(arguments: list[str]) -> None:
@@ -105,13 +106,13 @@ def _print(rows: list[dict[str, Any]]) -> None:
     of_test = [value for value in values if value is not None]
     if of_test:
         value = sum(of_test) / len(of_test)
-        print(f"Its test {metric}, by which nothing was chosen: {value:.4f}")
+        print(f"Its test {metric}, by which nothing was chosen: {number_text(value)}")
 
 
 def _cell(column: str, value: Any) -> str:
     if value is None:
         return ""
-    return f"{value:.4f}" if column == "std" or column.startswith("valid ") else str(value)
+    return number_text(value) if column == "std" or column.startswith("valid ") else str(value)
 
 
 def _why(row: dict[str, Any]) -> str:

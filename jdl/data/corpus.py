@@ -95,7 +95,7 @@ class TokenWindows:
         return hashlib.sha256(form.encode() + self.tokens.tobytes()).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TextDataset(Dataset):
     """A dataset of windows over tokens, for language modelling."""
 

@@ -39,6 +39,15 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def __repr__(self) -> str:
+        if not len(self):
+            return f"{type(self).__name__}(0 rows)"
+        columns = [
+            f"{name} {column.dtype}{list(column.shape[1:]) or ''}"
+            for name, column in self.take(np.zeros(1, np.int32)).items()
+        ]
+        return f"{type(self).__name__}({len(self):,} rows: {', '.join(columns)})"
+
     def __add__(self, other: Dataset) -> Self:
         """The concatenation of two datasets of one source: folds of a cross-validation, or splits.
 

@@ -21,7 +21,7 @@ Message = Mapping[str, str]  # {"role": "user", "content": "Hello"}
 Messages = Sequence[Message]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dialogues(Dataset):
     """A dataset of dialogues; see `dialogues`."""
 

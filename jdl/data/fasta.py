@@ -32,7 +32,7 @@ def _codes() -> np.ndarray:
 CODES = _codes()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DNA(Dataset):
     """A dataset of DNA sequences; see `fasta`.
 

@@ -33,7 +33,7 @@ class InteractionColumns:
     time: str | None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Interactions(Dataset):
     """A dataset of users and the items that each had; see `interactions`. `labels` are the items.
 

@@ -24,7 +24,7 @@ MANY_CLASSES = 1_000  # more, and most of them of one row: the column holds no l
 Texts = str | Path | Any
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LabelledText(Dataset):
     """A dataset of labelled texts; see `labelled_text`."""
 

@@ -22,7 +22,7 @@ BONDS = ("SINGLE", "DOUBLE", "TRIPLE", "AROMATIC")
 Parse = Callable[[str], dict[str, Any]]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Molecules(Dataset):
     """A dataset of molecules, a graph in each row; see `molecules`."""
 

@@ -27,7 +27,7 @@ from jdl.types import Error, Tokenizer
 SUFFIXES = (".json", ".csv", ".tsv", ".jsonl", ".ndjson")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class QuestionAnswers(Dataset):
     """A dataset of questions about texts; see `question_answers`."""
 

@@ -86,7 +86,7 @@ class SpokenWords(Utterances):
         return names if len(names) > 1 else [str(path)], {"x": x, "length": length}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class KeywordDataset(Dataset):
     """A dataset of spoken keywords, with the noise of its split."""
 

@@ -33,7 +33,7 @@ class Function(NamedTuple):
     summary: str  # the first line of the docstring; empty without one
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FunctionSummaries(Dataset):
     """A dataset of functions and their summaries; see `stdlib_summaries`."""
 

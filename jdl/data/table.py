@@ -283,7 +283,7 @@ class TableSource:
         return hashlib.sha256(f"{self.table.fingerprint} {self.encoding}".encode()).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TableDataset(Dataset):
     """A dataset of a table's rows, encoded with the statistics of the training rows."""
 

@@ -21,7 +21,7 @@ PADDING = "<padding>"
 SHAPES = ("<unk>", "<Unk>", "<UNK>", "<unk_unk>", "<?>")  # of words outside the vocabulary
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TaggedText(Dataset):
     """A dataset of tagged sentences; see `tagged_text`."""
 

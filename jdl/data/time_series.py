@@ -84,7 +84,7 @@ class ForecastWindows:
         ).hexdigest()
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ForecastDataset(Dataset):
     """A dataset of windows of a time series, normalized: y * std + mean is in the series' unit."""
 

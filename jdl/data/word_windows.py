@@ -16,7 +16,7 @@ from jdl.data.text_files import read_lines
 from jdl.types import Error
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class WordWindows(Dataset):
     """A dataset of windows of words; see `word_windows`. `labels` is the vocabulary.
 

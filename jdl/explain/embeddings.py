@@ -89,8 +89,10 @@ def probe_layers(
 def _features(objective: Any, names: list[str], variables: Variables, batch: Batch) -> Batch:
     _, found = layer_outputs(lambda: objective.predict(variables, batch))
     codes = {name: _pooled(found[name]) for name in names}
-    x = batch["x"]
-    return codes | ({"input": _pooled(x)} if jnp.issubdtype(x.dtype, jnp.floating) else {})
+    x = batch.get("x")  # a model of several inputs may have none of this name
+    if x is None or not jnp.issubdtype(x.dtype, jnp.floating):
+        return codes
+    return codes | {"input": _pooled(x)}
 
 
 def _pooled(out: Array) -> Array:

@@ -71,7 +71,7 @@ class Subject:
     @cached_property
     def batch(self) -> Batch:
         """The rows as a batch."""
-        return {name: jnp.asarray(column) for name, column in self.take(self.rows).items()}
+        return self._as_batch(self.take(self.rows))
 
     @cached_property
     def score(self) -> Score:
@@ -131,9 +131,17 @@ class Subject:
         """Some rows as batches of the data's size."""
         columns, size = self.take(rows), self.data.batch_size
         return [
-            {name: jnp.asarray(column[n : n + size]) for name, column in columns.items()}
+            self._as_batch({name: column[n : n + size] for name, column in columns.items()})
             for n in range(0, len(rows), size)
         ]
+
+    def _as_batch(self, columns: Mapping[str, np.ndarray]) -> Batch:
+        """Real rows as a batch: with a mask, as every batch of the data has it."""
+        batch = {name: jnp.asarray(column) for name, column in columns.items()}
+        mask = self.data.spec.get("mask")
+        if mask is not None:
+            batch["mask"] = jnp.ones(len(next(iter(batch.values()))), mask.dtype)
+        return batch
 
     def images(self, rows: Sequence[int]) -> np.ndarray:
         """The images x (N, H, W, 1 or 3) of some rows, from 0 to 1; `Error` for other data."""

@@ -95,7 +95,7 @@ def _read_file(
     if path.suffix == ".npz":
         found = read_npz(path, [*columns, *(name for name in SIZES if name in spec)])
         return [f"{path}[{row}]" for row in range(len(found[first]))], found
-    if path.suffix == ".npy":
+    if path.suffix == ".npy" and len(columns) == 1:
         found = {first: read_npy(path)}
         return [f"{path}[{row}]" for row in range(len(found[first]))], found
     if reader and (rows := reader.read_file(path)):

@@ -21,6 +21,7 @@ from jdl.learners import prune_variables
 from jdl.learners.prune import by_path, prunable
 from jdl.learners.wrapper import Wrapper
 from jdl.metrics import scalars
+from jdl.numbers import number_text
 from jdl.objectives import dequantize_variables, quantize_variables
 from jdl.objectives.distil import TEACHER
 from jdl.train.evaluate import evaluator
@@ -78,7 +79,7 @@ class Size:
         ]
         lines += ["", f"{'kept as':<{width}}  {'kB':>10}  {'of today':>8}  {self.metric}".rstrip()]
         for form in self.forms:
-            metric = "" if form.metric is None else f"  {form.metric:.4f}"
+            metric = "" if form.metric is None else f"  {number_text(form.metric)}"
             share = form.nbytes / self.forms[0].nbytes
             lines.append(
                 f"{form.name:<{width}}  {form.nbytes / 1e3:>10,.1f}  {share:>8.1%}{metric}"

@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from jdl.numbers import number_text
 from jdl.store import log, manifest
 from jdl.store.lock import is_locked
 from jdl.store.record import read_record
@@ -32,7 +33,7 @@ class Entry:
         return self.record["config"]["name"]
 
     def __str__(self) -> str:
-        best = "" if self.best is None else f"  {self.metric} {self.best:.4f}"
+        best = "" if self.best is None else f"  {self.metric} {number_text(self.best)}"
         total = self.record["config"]["steps"]
         return f"{self.folder}  {self.status}, step {self.step:,} of {total:,}{best}"
 

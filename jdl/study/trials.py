@@ -19,6 +19,7 @@ import numpy as np
 
 from jdl.config import Config, Options
 from jdl.learners.shared_programs import SharedPrograms, share_programs
+from jdl.numbers import number_text
 from jdl.store import log
 from jdl.store.folder import DiskError, run_folder
 from jdl.store.lock import LockedError, is_locked
@@ -173,7 +174,7 @@ class Study:
         value = files.score(self.place(c), "valid", self.metric, steps)
         at = "" if steps is None else f" at step {steps:,}"
         result = (
-            failed or f"valid {self.metric} {'not finite' if value is None else f'{value:.4f}'}"
+            failed or f"valid {self.metric} {'not finite' if value is None else number_text(value)}"
         )
         return f"trial {trial.number}, seed {c.seed} ({words(trial.values)}){at}: {result}"
 

@@ -60,6 +60,7 @@ from jdl.train.stragglers import StragglerWatch
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
 from jdl.train.trackers import check_trackers
+from jdl.train.unread_categories import unread_notes
 from jdl.types import Error, Metrics, Run, State
 
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
@@ -95,6 +96,7 @@ class Result:
     steps: int  # that this process trained
     seconds: float
     data_seconds: float  # the part of `seconds` in which the loop waited for data
+    best_step: int | None = None  # of the checkpoint that is best by `Run.best`; None: none is
 
 
 def fit(run: Run, options: Options = Options(), script: Path | None = None) -> Result:
@@ -119,7 +121,9 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
             open_folder(folder, run, options, script, loaded.values()) as changes,
             quiet_orbax(),
         ):
-            changes = replace(changes, notes=[*map(str, loaded.values()), *changes.notes])
+            changes = replace(
+                changes, notes=[*map(str, loaded.values()), *unread_notes(run), *changes.notes]
+            )
             return _fit(run, placement, options, folder, mirror, changes)
 
 
@@ -176,11 +180,13 @@ def _fit(
             )
         seconds = time.perf_counter() - began
         metrics = evaluation.evaluate_all(state)
+        checkpoints.wait()
+        best = checkpoints.best()
         variables = to_local(run.learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
         figures = [path for draw in FIGURES for path in draw(run, variables, folder)]
     steps = int(state.step) - start
-    return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds)
+    return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds, best)
 
 
 def _begin_copying(mirror: Mirror | None, options: Options) -> BackgroundMirror | None:

@@ -17,6 +17,7 @@ import numpy as np
 from jdl.errors import Stop
 from jdl.learners import checked_metrics
 from jdl.metrics import scalars
+from jdl.numbers import number_text
 from jdl.store.checkpoints import Checkpoints, is_better
 from jdl.train.outputs import Outputs
 from jdl.train.preemption import PausedError, StopRequests
@@ -113,8 +114,8 @@ class Evaluation:
             self.metrics[split], self.steps[split] = self.evaluators[split](state), step
             numbers = scalars(self.metrics[split])
             self.outputs.log.write(step, split, numbers)
-            shown = [f"{name} {v:.4f}" for name, v in numbers.items() if "/" not in name]
-            self.outputs.display.note(f"Step {step:>7,}  {split:<5}  {'  '.join(shown)}")
+            texts = [f"{name} {number_text(v)}" for name, v in numbers.items() if "/" not in name]
+            self.outputs.display.note(f"Step {step:>7,}  {split:<5}  {'  '.join(texts)}")
         return scalars(self.metrics[split])
 
     def evaluate_all(self, state: State) -> dict[str, Metrics]:

@@ -10,8 +10,10 @@ from jdl.figures.confusion import draw_confusion
 from jdl.figures.reliability import draw_reliability
 from jdl.figures.returns import draw_returns
 from jdl.metrics import Calibration, Confusion, scalars
+from jdl.numbers import number_text
 from jdl.store import log
 from jdl.store.folder import write_json
+from jdl.store.record import read_record
 from jdl.store.times import recorded_times
 from jdl.train.fit import Result
 
@@ -25,14 +27,27 @@ def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
     figures += [returns] if draw_returns(lines, returns) else []
     text = [""]
     for split, values in numbers.items():
-        text += [f"{split:<6} {name:<24} {value:.4f}" for name, value in values.items()]
+        text += [f"{split:<6} {name:<24} {number_text(value)}" for name, value in values.items()]
     if result.steps:
         share = 100 * result.data_seconds / result.seconds
         speed = f"{result.steps:,} steps in {result.seconds:.1f} s"
         text += [f"\n{speed}; waited {share:.2f}% of it for data"]
+    text += _best_step(result)
     if skipped := sum(line.get("skipped") == 1 for line in lines):
         text += [f"{skipped:,} steps were skipped, because their numbers were not finite"]
     return "\n".join([*text, *map(str, figures), str(result.folder)])
+
+
+def _best_step(result: Result) -> list[str]:
+    """A line where another step than that of the metrics was the best, as after early stopping."""
+    last, best = int(result.state.step), result.best_step
+    if best is None or best == last:
+        return []
+    by = read_record(result.folder)["best"]
+    return [
+        f"These metrics are of step {last:,}; by {by}, step {best:,} was best: "
+        f"jdl evaluate {result.folder} --best"
+    ]
 
 
 def write_summary(result: Result) -> dict[str, dict[str, float]]:
@@ -56,8 +71,10 @@ def result_line(result: Result) -> str:
     """The summary in one line, for --quiet: the final metrics that are scalars, and the folder."""
     parts = [f"step {int(result.state.step):,}"]
     for split, values in _numbers(result).items():
-        shown = [f"{name} {value:.4f}" for name, value in values.items() if "/" not in name]
-        parts.append(f"{split} {' '.join(shown)}")
+        numbers = [
+            f"{name} {number_text(value)}" for name, value in values.items() if "/" not in name
+        ]
+        parts.append(f"{split} {' '.join(numbers)}")
     return "  ".join([*parts, str(result.folder)])
 
 

@@ -12,6 +12,7 @@ from jdl.inspect.sanity.training import chance
 from jdl.objectives.classification import BinaryClassification, Classification
 from jdl.types import Batch, State
 
+INDICES = ("edges",)  # numbers of nodes: what follows from the structure is no leak
 LEAST_ROWS, LEAST_OF_A_CLASS = 100, 5  # below, a column tells the labels by chance
 CHANCE = 1e-9  # that a feature tells the labels of its repeated values without knowing them
 MOST_FEATURES = 4096
@@ -57,7 +58,7 @@ def check_label_leakage(subject: Subject) -> Finding:
     inputs = {
         column: values.reshape(len(y), -1)[:, :MOST_FEATURES]
         for column, values in subject.rows.items()
-        if column not in (*BOOKKEEPING, "y") and values.dtype.kind in "iufb"
+        if column not in (*BOOKKEEPING, *INDICES, "y") and values.dtype.kind in "iufb"
     }
     if sum(values.shape[1] for values in inputs.values()) == 1:
         return Finding(name, "n/a", "the inputs are a single number, and y may well follow from it")

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax.errors import FlaxError
 
 from jdl.inspect.cost import Cost, cost
-from jdl.inspect.sanity import labels, rows, training
+from jdl.inspect.sanity import columns, labels, outputs, rows, training, training_mode
 from jdl.inspect.sanity.finding import Finding, of_exception
 from jdl.inspect.sanity.layers import LayerShape, layer_shapes, table
 from jdl.inspect.sanity.subject import EARLY, Subject, train_on_one_batch
@@ -31,8 +31,10 @@ CHECKS = {
     "unused parameters": training.check_parameters,
     "dead ReLUs": training.check_relus,
     "activation scale": training.check_activations,
-    "unused columns": rows.check_columns,
-    "unused features": rows.check_features,
+    "output scale": outputs.check_outputs,
+    "training mode": training_mode.check_training_mode,
+    "unused columns": columns.check_columns,
+    "unused features": columns.check_features,
     "rows independent": rows.check_rows,
     "padding masked": rows.check_padding,
     "causality": rows.check_future,
@@ -108,7 +110,9 @@ def sanity_check(run: Run, steps: int = STEPS) -> SanityReport:
     try:
         check_run(run)
         subject = train_on_one_batch(run, steps)
-        _ = subject.has_rows and subject.evaluated
+        if subject.has_rows:
+            _ = subject.evaluated
+            subject.check_splits()
     except Exception as error:  # of the user's code: anything
         return SanityReport(name, [], [], [_misfit(error)], None, time.perf_counter() - start)
     measured = cost(replace(run, config=replace(run.config, elastic=0)))

@@ -6,7 +6,6 @@ and may.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -15,19 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.inspect.sanity.finding import Finding
-from jdl.inspect.sanity.subject import Subject, differ, differences, rows_of
+from jdl.inspect.sanity.subject import (
+    Evaluated,
+    Subject,
+    by_name,
+    differ,
+    differences,
+    rows_of,
+)
 from jdl.inspect.sanity.training import NO_DATA
-from jdl.objectives.adapted_model import AdaptedModel
+from jdl.metrics import Rows, merge, scalars
 from jdl.objectives.heads import Heads
 from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.supervised import Supervised
 from jdl.train.placement import splits
-from jdl.types import CACHE, Array, Batch, Variables
+from jdl.types import CACHE, Batch, Loader, Mean
 
 ONE_ROW = "a batch has one row, and so no other row to compare with"
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
 DETERMINISTIC = (Supervised, Heads, NextToken, MaskedToken)  # in evaluation, and their subclasses
-MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
 
 
 def check_repeats(subject: Subject) -> Finding:
@@ -113,7 +118,7 @@ def _rows_differ(before: Any, after: Any, half: int) -> bool:
 
 
 def check_padding(subject: Subject) -> Finding:
-    """Whether padding rows, where the mask is false, count in the loss."""
+    """Whether padding rows, where the mask is false, count in the loss, or in a metric."""
     name, batch = "padding masked", subject.batch
     half = rows_of(batch) // 2
     if not subject.has_rows or "mask" not in batch or not half:
@@ -123,10 +128,11 @@ def check_padding(subject: Subject) -> Finding:
     a, b = subject.evaluate(masked), subject.evaluate(other)
     whole = subject.evaluated
     alone = None if _draws(subject) or CACHE in subject.early.model_state else _alone(batch, half)
-    value = subject.evaluate(alone).loss if alone is not None else a.loss
+    c = subject.evaluate(alone) if alone is not None else a
+    value = c.loss
     same = not differ(a.total, b.total) and not differ(a.count, b.count)
     if same and _close(a.loss, value):
-        return Finding(name, "ok", "rows whose mask is false have no effect on the loss")
+        return _padded_metrics(subject, a, b, c)
     if differences(
         whole.outputs, subject.evaluate(_with_other_rows(batch, half)).outputs, slice(half)
     ):
@@ -137,12 +143,48 @@ def check_padding(subject: Subject) -> Finding:
         return Finding(name, "wrong", text, "Divide by the number of real rows: Mean.of(x, mask)")
     if not differ(a.total, whole.total):
         text = "padding rows count in the loss: it ignores the mask"
-        padded = any(d.num_examples % d.batch_size for d in splits(subject.run).values())
+        padded = _padded(*splits(subject.run).values())
         advice = "Use Mean.of(losses, batch.get('mask')): the last batch of an epoch is padded"
         return Finding(name, "wrong" if padded else "note", text, advice)
     text = "the loss of real rows changes with what padding rows contain"
     advice = "The loss mixes rows (a softmax or mean over axis 0?), or masks only in part"
     return Finding(name, "wrong", text, advice)
+
+
+def _padded(*data: Loader) -> bool:
+    return any(split.num_examples % split.batch_size for split in data)
+
+
+def _padded_metrics(subject: Subject, masked: Evaluated, other: Evaluated, alone: Any) -> Finding:
+    """Whether a metric in evaluation counts padding, where the loss does not."""
+    name = "padding masked"
+    counting = [
+        metric
+        for metric, values in masked.metrics.items()
+        if _counts_padding(values, other.metrics[metric], alone.metrics[metric])
+    ]
+    if not counting:
+        text = "rows whose mask is false have no effect on the loss and the metrics"
+        return Finding(name, "ok", text)
+    evaluations = [data for split, data in splits(subject.run).items() if split != "train"]
+    text = f"the metric {', '.join(counting)} counts padding: it ignores the mask"
+    advice = "jdl.Mean.of(values, batch['mask']), or jdl.metrics.Rows.of(..., mask=batch['mask'])"
+    return Finding(name, "wrong" if _padded(*evaluations) else "note", text, advice)
+
+
+def _counts_padding(masked: Any, other: Any, alone: Any) -> bool:
+    """Whether a metric changes with padding rows, or is another one without them."""
+    if isinstance(masked, Rows):  # its function may not be defined for a few rows
+        rows = [by_name(metric.on_host()) for metric in (masked, other, alone)]
+        return any(len(rows[0][n]) != len(rows[2][n]) for n in rows[0]) or bool(
+            differences(rows[0], rows[1])
+        )
+    if isinstance(masked, Mean) and differ(np.asarray(masked.count), np.asarray(alone.count)):
+        return True
+    first, second, third = (
+        list(scalars(merge([{"": metric}])).values()) for metric in (masked, other, alone)
+    )
+    return any(map(differ, first, second)) or not all(map(_close, first, third))
 
 
 def _draws(subject: Subject) -> bool:
@@ -158,93 +200,6 @@ def _alone(batch: Batch, half: int) -> Batch:
 def _close(a: float, b: float) -> bool:
     """Equal but for the rounding of another batch size."""
     return bool(np.isclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True))
-
-
-def check_columns(subject: Subject) -> Finding:
-    """Whether the loss depends on each column: on the inputs of the model, and on the labels."""
-    name = "unused columns"
-    if not subject.has_rows:
-        return Finding(name, "n/a", NO_DATA)
-    if rows_of(subject.batch) < 2:
-        return Finding(name, "n/a", ONE_ROW)
-    unused: list[str] = []
-    used: list[str] = []
-    before = subject.evaluated
-    for column, other in _shifted_columns(subject.batch):
-        after = subject.evaluate(other)
-        same = not differ(before.total, after.total) and not differ(before.count, after.count)
-        same = same and not differences(before.metrics, after.metrics)
-        same = same and not differences(before.outputs, after.outputs)
-        (unused if same else used).append(column)
-    if wrong := [column for column in unused if column in _inputs(subject)]:
-        advice = "Pass it on in the model, or leave it out of the data and of the model's inputs"
-        return Finding(name, "wrong", f"the model ignores {', '.join(wrong)}", advice)
-    if subject.is_own:
-        unused = [column for column in unused if column != "y"]
-    if unused:
-        text = f"nothing depends on {', '.join(unused)}"
-        return Finding(name, "note", text, "Fine, if they are there for other uses")
-    return Finding(name, "ok", f"the loss or a metric depends on {', '.join(used)}")
-
-
-def check_features(subject: Subject) -> Finding:
-    """Whether the outputs depend on each feature of a table x (B, F), by the gradient."""
-    name, x = "unused features", subject.batch.get("x")
-    if x is None or x.ndim != 2 or not jnp.issubdtype(x.dtype, jnp.floating):
-        return Finding(name, "n/a", "x is no table of numbers")
-    if x.shape[1] > MOST_FEATURES:
-        return Finding(name, "n/a", f"x is no table: it has {x.shape[1]:,} numbers, as a sound has")
-    outputs = subject.evaluated.outputs
-    if not any(out.dtype.kind == "f" for out in outputs.values()):
-        return Finding(name, "n/a", "this objective shows no outputs by row")
-
-    def total(x: Array, variables: Variables) -> Array:
-        out = jax.tree.leaves(subject.outputs(variables, {**subject.batch, "x": x}))
-        floats = [leaf for leaf in out if jnp.issubdtype(leaf.dtype, jnp.floating)]
-        # Weighted, because some outputs, such as those of a softmax, have a constant sum.
-        weights = (
-            1 + jnp.arange(leaf.size, dtype=leaf.dtype).reshape(leaf.shape) for leaf in floats
-        )
-        return sum((weight * leaf).sum() for weight, leaf in zip(weights, floats, strict=True))
-
-    grad = jax.jit(jax.grad(total))(x, subject.variables(subject.early))
-    zero = np.flatnonzero(~np.asarray(grad).any(0)).tolist()
-    if len(zero) and len(x) < 2:
-        return Finding(name, "n/a", ONE_ROW)
-    # Of a category that is read as an integer the gradient is 0, and the outputs change.
-    zero = [n for n in zero if not differences(outputs, _moved_feature(subject, n))]
-    if len(zero) == x.shape[1]:
-        return Finding(name, "n/a", "the outputs do not depend on x; see unused columns")
-    if not len(zero):
-        return Finding(name, "ok", f"the outputs depend on each of the {x.shape[1]} features of x")
-    text = f"the outputs do not depend on the features {', '.join(map(str, zero[:10]))} of x"
-    return Finding(name, "wrong", text, "Is x cut, or a weight fixed at 0?")
-
-
-def _moved_feature(subject: Subject, feature: int) -> dict[str, np.ndarray]:
-    """The outputs where a feature of x is moved by one row."""
-    x = subject.batch["x"]
-    moved = x.at[:, feature].set(jnp.roll(x[:, feature], 1))
-    return subject.evaluate({**subject.batch, "x": moved}).outputs
-
-
-def _shifted_columns(batch: Batch) -> Iterator[tuple[str, Batch]]:
-    """The batch with one column moved by one row, for each column whose rows differ."""
-    for name, column in batch.items():
-        moved = jnp.roll(column, 1, 0)
-        if name not in BOOKKEEPING and not np.array_equal(moved, column):
-            yield name, {**batch, name: moved}
-
-
-def _inputs(subject: Subject) -> tuple[str, ...]:
-    """Columns that the model or the loss should read."""
-    model = getattr(subject.objective, "model", None)
-    named: tuple[str, ...] = ("x",)  # a baseline may ignore edges, and a padded row's length
-    if isinstance(model, AdaptedModel) and model.inputs is not None:
-        inputs: Any = () if callable(model.inputs) else model.inputs
-        named = tuple(inputs.values() if isinstance(inputs, dict) else inputs)
-    supervised = isinstance(subject.objective, Supervised | Heads)
-    return (*named, "y") if supervised else named
 
 
 def check_future(subject: Subject) -> Finding:

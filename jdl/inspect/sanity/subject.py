@@ -22,11 +22,12 @@ from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
 from jdl.train.epochs import has_epochs
 from jdl.train.nan_trace import first_nonfinite
+from jdl.train.placement import splits
 from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, Run, State, Variables
 
 EARLY = 10  # steps, at least, to the state on which rows, columns and gradients are checked
 SEEN_BATCHES = 20  # of a split, from its first to its last
-RL_STEPS = 3  # of learners without a loss of a batch: each may collect episodes
+RL_STEPS = 3  # of reinforcement learning: each may collect episodes
 TOLERANCE = 1e-5  # of equal numbers, relative to the largest
 
 
@@ -63,7 +64,7 @@ class Subject:
     @property
     def has_rows(self) -> bool:
         """Whether the loss is one of rows of data, and not of an environment."""
-        return self.learner.has_grads and has_epochs(self.run.train)
+        return has_epochs(self.run.train)
 
     def variables(self, state: State) -> Variables:
         """The variables to evaluate with."""
@@ -75,7 +76,7 @@ class Subject:
             state = self.early
         loss, metrics, outputs = self._evaluate(self.variables(state), batch, np.uint32(seed))
         outputs = {k: v for k, v in by_name(outputs).items() if v.shape[:1] == (rows_of(batch),)}
-        return Evaluated(float(loss.total), float(loss.count), by_name(metrics), outputs)
+        return Evaluated(float(loss.total), float(loss.count), metrics, outputs)
 
     @cached_property
     def evaluated(self) -> Evaluated:
@@ -100,6 +101,14 @@ class Subject:
         if raw or isinstance(inner, NextToken | MaskedToken):
             return inner.outputs(inner_variables, batch, jax.random.key(0), False)[0]
         return objective.predict(variables, batch) if isinstance(objective, Predicts) else {}
+
+    def check_splits(self) -> None:
+        """Traces an evaluation of each split: a model may fit one number of rows alone."""
+        sizes = {rows_of(self.batch)}
+        for data in splits(self.run).values():
+            if data.batch_size not in sizes:
+                sizes.add(data.batch_size)
+                jax.eval_shape(self._loss, self.variables(self.start), data.spec)
 
     @property
     def is_own(self) -> bool:
@@ -179,7 +188,7 @@ class Evaluated:
 
     total: float
     count: float
-    metrics: dict[str, np.ndarray]
+    metrics: Metrics
     outputs: dict[str, np.ndarray]
 
     @property
@@ -197,7 +206,7 @@ def train_on_one_batch(run: Run, steps: int) -> Subject:
     subject = Subject(run, batch, held_at, start, start, start, start, losses, steps)
     updates: list[State] = []  # the early state, and the next that differs
     last, trouble = start, None
-    for n in range(1, (steps if learner.has_grads else RL_STEPS) + 1):
+    for n in range(1, (steps if subject.has_rows else RL_STEPS) + 1):
         state, metrics = subject.step(last, batch)
         if "loss" in metrics:
             losses.append(float(np.mean(metrics["loss"].value())))

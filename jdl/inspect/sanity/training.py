@@ -52,7 +52,7 @@ def chance(subject: Subject) -> tuple[float, str] | None:
 def check_first_loss(subject: Subject) -> Finding:
     """The loss before the first update beside that of a guess (Karpathy, 2019)."""
     name = "initial loss"
-    if not subject.has_rows:
+    if not subject.has_rows or not (subject.losses or subject.trouble):
         return Finding(name, "n/a", "this learner has no loss of a batch of data")
     if not math.isfinite(first := (subject.losses or [math.nan])[0]):
         return Finding(name, "wrong", f"it is {first}", _trace(subject))
@@ -87,6 +87,8 @@ def check_overfit(subject: Subject) -> Finding:
         kind = "a GAN's two players" if subject.has_rows else "reinforcement learning"
         text = f"the parameters change and stay finite; the losses of {kind} need not fall"
         return Finding(name, "ok", text)
+    if not losses:
+        return Finding(name, "n/a", "the learner's step gives no metric of the name loss")
     first, last = losses[0], float(np.mean(losses[-5:]))
     text = f"in {len(losses)} steps on one batch the loss went from {first:.4g} to {last:.4g}"
     if last > first - (1 - FALLS) * abs(first):

@@ -1,0 +1,79 @@
+"""Sanity check of the training mode: dropout is drawn, and BatchNorm's statistics are updated."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from jdl.inspect.sanity.finding import Finding
+from jdl.inspect.sanity.subject import Subject
+from jdl.inspect.sanity.training import NO_DATA
+from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
+from jdl.objectives.override import innermost
+from jdl.types import BATCH_STATS, Array, Batch, Variables
+
+ADVICE = (
+    f"A training step gives the model {', '.join(IN_TRAINING)} as true and "
+    f"{', '.join(IN_EVALUATION)} as false, if it has arguments of these names: rename yours"
+)
+
+
+def check_training_mode(subject: Subject) -> Finding:
+    """Whether a training step is one: dropout is on, and BatchNorm's statistics are updated.
+
+    Of the objective within its wrappers: layers that `freeze` holds are as they should be.
+    """
+    name = "training mode"
+    if not subject.has_rows:
+        return Finding(name, "n/a", NO_DATA)
+    drops: list[bool] = []  # of each Dropout that is called: whether it draws
+    inner, variables = innermost(
+        subject.learner.objective, subject.learner.eval_variables(subject.start)
+    )
+
+    def train(variables: Variables, batch: Batch) -> Any:
+        with nn.intercept_methods(_record(drops)):
+            return inner.loss(variables, batch, jax.random.key(0), True).model_state
+
+    after = jax.jit(train)(variables, subject.batch)
+    still = _still(variables.get(BATCH_STATS, {}), after.get(BATCH_STATS, {}))
+    if still:
+        text = f"a training step does not change the running statistics of {', '.join(still[:3])}"
+        return Finding(name, "wrong", text, ADVICE)
+    if drops and not any(drops):
+        return Finding(name, "wrong", "the model has Dropout, and a step never draws it", ADVICE)
+    if not drops and BATCH_STATS not in variables:
+        return Finding(name, "n/a", "neither Dropout nor BatchNorm of Flax Linen is seen")
+    return Finding(name, "ok", "dropout and running statistics are those of training")
+
+
+def _record(drops: list[bool]) -> Any:
+    """An interceptor of Linen that notes of each `nn.Dropout` with a rate whether it draws."""
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        layer = context.module
+        if isinstance(layer, nn.Dropout) and context.method_name == "__call__" and layer.rate:
+            given = args[1] if len(args) > 1 else kwargs.get("deterministic")
+            drops.append(not (layer.deterministic if given is None else given))
+        return call(*args, **kwargs)
+
+    return record
+
+
+def _still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """The layers whose statistics a step leaves as they begin, at 0 and 1; not pretrained ones."""
+    old, new = (flatten_dict(tree, sep="/") for tree in (before, after))
+    layers: dict[str, list[bool]] = {}
+    for path, statistic in old.items():
+        same = np.array_equal(statistic, new.get(path, statistic))
+        layers.setdefault(path.rpartition("/")[0], []).append(same and _begins(statistic))
+    return [layer or "the model" for layer, still in layers.items() if all(still)]
+
+
+def _begins(statistic: Array) -> bool:
+    """Whether all numbers are 0, or all are 1."""
+    return bool((statistic == 0).all() or (statistic == 1).all())

@@ -1,0 +1,213 @@
+"""Sanity checks of what learns, but wrongly: no training mode, outputs and columns, metrics.
+
+Seen to fail: with running statistics and dropout that are not looked at, also where they are
+pretrained or held; with metrics that count padding left out, their counts alone, or rows of `Rows`,
+whose function is not called;
+with columns compared to a tolerance; with edges among the inputs that may tell labels; with
+probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+import pytest
+from test_check import CLASSES, STEPS, X, mlp, run_of, table
+
+import jdl
+from jdl.inspect.sanity.columns import check_columns
+from jdl.inspect.sanity.labels import check_label_leakage
+from jdl.inspect.sanity.outputs import check_outputs
+from jdl.inspect.sanity.report import examine
+from jdl.inspect.sanity.rows import check_padding
+from jdl.inspect.sanity.subject import train_on_one_batch
+from jdl.inspect.sanity.training_mode import check_training_mode
+from jdl.models.tabular import TabularMLP
+from jdl.objectives import classify, classify_binary, freeze, regress, with_metrics
+from jdl.train.unread_categories import unread_notes
+
+
+class Modes(nn.Module):
+    """A network with BatchNorm or Dropout, in the mode of the run or in that of evaluation."""
+
+    batch_norm: bool
+    dropout: float
+    follows: bool
+    mean: float = 0.0  # of the running statistics at the start
+
+    @nn.compact
+    def __call__(self, x, train):
+        train = train and self.follows
+        x = nn.Dense(16)(x)
+        if self.batch_norm:
+            x = nn.BatchNorm(use_running_average=not train)(x)
+        x = nn.Dropout(self.dropout, deterministic=not train)(x)
+        return nn.Dense(CLASSES)(x)
+
+
+class Pretrained(nn.Module):
+    """A network whose statistics are not those of a new BatchNorm, and that keeps them."""
+
+    @nn.compact
+    def __call__(self, x):
+        mean = self.variable("batch_stats", "mean", lambda: jnp.full((1, x.shape[-1]), 0.5))
+        return nn.Dense(CLASSES)(x - mean.value)
+
+
+class Last(nn.Module):
+    """A layer whose outputs go through a function that the objective applies itself."""
+
+    function: Any
+    outputs: int = CLASSES
+
+    @nn.compact
+    def __call__(self, x):
+        return self.function(nn.Dense(self.outputs)(x))
+
+
+def modes(*arguments):
+    return lambda: run_of(classify(Modes(*arguments)))
+
+
+def held():
+    return run_of(freeze(classify(Modes(True, 0.0, True)), "BatchNorm|Dense_0"))
+
+
+def of_targets(y, target=nn.Dense(1)):
+    return lambda: run_of(regress(target), table(y=y.astype(np.float32)))
+
+
+def right(predictions, batch):
+    return (predictions["label"] == batch["y"]).astype(jnp.float32)
+
+
+def of_many(rows):
+    """A metric that is not defined for a few rows."""
+    assert len(rows) > 100
+    return len(rows)
+
+
+METRICS = {
+    "a mean": lambda p, b: jdl.Mean.of(right(p, b)),
+    "a mean that is 1": lambda p, b: jdl.Mean.of(jnp.ones_like(right(p, b))),
+    "rows": lambda p, b: jdl.metrics.Rows.of(of_many, b["y"]),
+    "rows that are 1": lambda p, b: jdl.metrics.Rows.of(len, jnp.ones_like(b["y"])),
+    "a mean with the mask": lambda p, b: jdl.Mean.of(right(p, b), b["mask"]),
+    "rows with the mask": lambda p, b: jdl.metrics.Rows.of(of_many, b["y"], mask=b["mask"]),
+}
+
+
+def measured(name):
+    return lambda: run_of(with_metrics(mlp(), own=METRICS[name]))
+
+
+def of_table(one_hot, model=None):
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.normal(size=128), "kind": rng.choice(["u", "v"], 128)})
+    frame["y"] = frame.a + 5.0 * (frame.kind == "u")
+    train, test = jdl.data.frame(frame, target="y", one_hot=one_hot).split(0.7, 0.3)
+    learner = jdl.descent(regress(nn.Dense(1) if model is None else model), optax.adam(1e-2))
+    config = jdl.Config(name="table", steps=100)
+    return jdl.Run(config, learner, train.shuffled(32, 0), test=test.batches(16))
+
+
+class Degrees(nn.Module):
+    """A graph network that reads each node's edges."""
+
+    @nn.compact
+    def __call__(self, x, edges):
+        return nn.Dense(2)(x.sum(1) + 0.1 * edges.sum((1, 2)).astype(x.dtype)[:, None])
+
+
+def rings_and_paths():
+    rows = []
+    for i in range(256):
+        path = [(a, a + 1) for a in range(4)]
+        rows.append((np.ones((5, 1)), [*path, (4, 0)] if i % 2 else path, i % 2))
+    return run_of(classify(Degrees()), jdl.data.graphs(rows))
+
+
+FAR = 1000 + 10 * table().take(np.arange(256))["y"]
+BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
+VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
+    ("BatchNorm off", modes(True, 0.0, False), check_training_mode, "wrong", "of BatchNorm_0"),
+    ("dropout off", modes(False, 0.5, False), check_training_mode, "wrong", "never draws"),
+    ("both on", modes(True, 0.5, True), check_training_mode, "ok", ""),
+    ("dropout of rate 0", modes(False, 0.0, False), check_training_mode, "n/a", ""),
+    ("held", held, check_training_mode, "ok", ""),
+    ("pretrained", lambda: run_of(classify(Pretrained())), check_training_mode, "ok", ""),
+    ("softmax", lambda: run_of(classify(Last(nn.softmax))), check_outputs, "wrong", "sum to 1"),
+    (
+        "sigmoid",
+        lambda: run_of(classify_binary(Last(nn.sigmoid, 1)), table(y=(X[:, 0] > 0).astype(int))),
+        check_outputs,
+        "wrong",
+        "a sigmoid",
+    ),
+    ("logits", lambda: run_of(mlp()), check_outputs, "ok", ""),
+    ("far targets", of_targets(FAR), check_outputs, "wrong", "the mean 1015 and"),
+    ("near targets", of_targets(X[:, 0]), check_outputs, "ok", ""),
+    (
+        "far outputs",
+        of_targets(FAR, Last(lambda out: 1000 + out, 1)),
+        check_outputs,
+        "ok",
+        "",
+    ),
+    ("far targets are read", of_targets(FAR), check_columns, "ok", "depends on x, y"),
+    ("codes", lambda: of_table(False), check_columns, "wrong", "the categories kind"),
+    ("codes that are read", lambda: of_table(False, BOTH), check_columns, "ok", "codes"),
+    ("one-hot", lambda: of_table(True), check_columns, "ok", ""),
+    ("edges", rings_and_paths, check_label_leakage, "ok", ""),
+    *(
+        (name, measured(name), check_padding, "ok" if "mask" in name else "wrong", "")
+        for name in METRICS
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("run", "check", "verdict", "says"), [row[1:] for row in VERDICTS], ids=[r[0] for r in VERDICTS]
+)
+def test_what_goes_wrong_in_silence_is_told(run, check, verdict, says):
+    found = check(train_on_one_batch(run(), STEPS))
+    assert found.verdict == verdict, found
+    assert says in str(found)
+
+
+def test_a_training_says_which_categories_its_model_does_not_read():
+    (note,) = unread_notes(of_table(False))
+    assert "the categories kind: one_hot=True" in note
+    assert [unread_notes(run) for run in (of_table(True), of_table(False, BOTH))] == [[], []]
+
+
+@dataclass(frozen=True, eq=False)
+class TwoSteps(jdl.Learner):
+    """A learner of one's own without `grads`."""
+
+    learner: jdl.Learner
+    has_grads = False
+
+    @property
+    def objective(self):
+        return self.learner.objective
+
+    def init(self, key, batch):
+        return self.learner.init(key, batch)
+
+    def step(self, state, batch):
+        return self.learner.step(self.learner.step(state, batch)[0], batch)
+
+
+def test_a_learner_without_grads_is_judged_by_its_data_and_its_objective():
+    run = run_of(mlp())
+    found = examine(train_on_one_batch(replace(run, learner=TwoSteps(run.learner)), STEPS))
+    assert [one.check for one in found if one.verdict == "n/a"] == [
+        *("gradient norms", "unused parameters"),
+        *("training mode", "causality"),
+    ]
+    assert not [str(one) for one in found if one.verdict == "wrong" or "environment" in one.text]
