@@ -148,6 +148,7 @@ def test_the_same_outputs_and_back(tmp_path, name):
     assert {f"base_model.model.{module}" for module in config["modules_to_save"] or ()} == named
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("base", "options", "wrap"),
     [
@@ -181,6 +182,7 @@ def test_adapters_of_two_towers_and_of_a_model_with_a_scale_beside_it(
             save_adapters(trained, tmp_path / "new", source)
 
 
+@pytest.mark.slow
 def test_their_folder_is_recorded_and_they_are_arguments_of_init_as_weights_are(tmp_path):
     source, folder = folders(tmp_path, "gpt2")  # of several ranks
     objective = load_adapters(ModelObjective(from_pretrained(source)), folder, source)
@@ -296,6 +298,7 @@ def test_adapters_without_a_place_are_refused(tmp_path, old, new, message):
         jax.eval_shape(load_adapters(model, folder, source).init, jax.random.key(0), batch)
 
 
+@pytest.mark.slow
 def test_a_new_head_has_the_name_of_its_class(tmp_path):
     source, folder = folders(tmp_path, "bert_new_head")
     batch = batch_of(golden("bert_new_head")[1])

@@ -58,6 +58,7 @@ def loss_and_gradient(make, config, batch, dtype=jnp.float32):
     return traced.lower().compile()(variables), str(traced.jaxpr)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_a_scan_over_layers_computes_what_unrolled_layers_compute(name):
     """The loss to the bit."""
@@ -73,6 +74,7 @@ def test_a_scan_over_layers_computes_what_unrolled_layers_compute(name):
         np.testing.assert_allclose(one, other, rtol=0, atol=bound)
 
 
+@pytest.mark.slow
 def test_in_bfloat16_gradients_differ_by_its_rounding():
     """Here by 0.05 of a leaf's largest, and losses by 7e-5."""
     make, batch, fields = CASES["gpt"]
@@ -86,6 +88,7 @@ def test_in_bfloat16_gradients_differ_by_its_rounding():
         assert jnp.abs(a - b).max() < 0.1 * jnp.abs(a).max()
 
 
+@pytest.mark.slow
 def test_layers_are_unrolled_where_a_loop_would_hide_them():
     """For a KV cache, and to whoever records features."""
     features = {}
@@ -100,6 +103,7 @@ def test_layers_are_unrolled_where_a_loop_would_hide_them():
     np.testing.assert_array_equal(*(f["stack/block_2/attention/query"] for f in features.values()))
 
 
+@pytest.mark.slow
 def test_fully_sharded_layers_are_gathered_within_the_loop():
     """None is whole before."""
     batch = {"x": jax.ShapeDtypeStruct((4, 9), jnp.int32)}
@@ -133,6 +137,7 @@ def test_blocks_that_differ_are_refused(fields, message):
         replace(SIZES, scan=True, **fields)
 
 
+@pytest.mark.slow
 def test_random_numbers_that_would_be_the_same_in_all_layers_are_refused():
     model = GPT(13, replace(SIZES, scan=True, norm=partial(Noisy)))
     streams = {name: jax.random.key(n) for n, name in enumerate(("params", "dropout", "noise"))}

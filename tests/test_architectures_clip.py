@@ -93,6 +93,7 @@ def folder(tmp_path):
     return source
 
 
+@pytest.mark.slow
 def test_fine_tuned_by_contrastive_with_its_own_scale_and_given_back(tmp_path, folder):
     """The loss is that of its own similarities, and all of it is trained, the scale too."""
     _, weights, arrays = golden("clip")

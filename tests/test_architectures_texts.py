@@ -117,6 +117,7 @@ def test_the_same_tokens_by_the_kv_cache(name):
     np.testing.assert_array_equal(write(variables), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", rows(SEQ2SEQ))
 def test_the_same_tokens_by_greedy_decoding_and_by_beam_search(name):
     model, variables, inputs = loaded(name)

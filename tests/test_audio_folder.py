@@ -196,6 +196,7 @@ def test_log_mel_spectrograms_equal_those_of_librosa(root, name):
     np.testing.assert_allclose(found[::4], golden[f"{name}.decibels"], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_log_mel_layers_have_gradients_types_and_exports():
     layer = LogMel(RATE, n_fft=64, hop=20, n_mels=8)
     x, direction = jnp.asarray(np.random.default_rng(1).standard_normal((2, 1, 400), np.float32))

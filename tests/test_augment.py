@@ -47,6 +47,7 @@ def test_erasing_fills_one_square():
         random_erase(7)(key(), image)
 
 
+@pytest.mark.slow
 def test_affine_turns_moves_and_scales():
     """An image of its own coordinates says where each pixel was read."""
     places = jnp.moveaxis(jnp.indices((9, 9), jnp.float32), 0, -1)

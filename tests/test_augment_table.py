@@ -120,6 +120,7 @@ def test_an_augmentation_keeps_shape_type_and_range(changed, name):
     np.testing.assert_array_equal(none["y"], np.eye(3)[before["y"]] if batchwise else before["y"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "names",
     [("resized_crop", "noise"), pytest.param(CHAIN, marks=pytest.mark.slow)],
@@ -277,6 +278,7 @@ def test_resized_crops_have_the_shares_that_were_asked_for():
     assert 1.2 < ratio.max() < 1.55
 
 
+@pytest.mark.slow
 def test_masks_of_a_spectrogram_lie_within_its_length():
     ones = {"x": jnp.ones((12, 8, 1)), "length": jnp.int32(7)}
 
@@ -321,5 +323,6 @@ def test_what_does_not_fit_is_refused(build, match):
         build()
 
 
+@pytest.mark.slow
 def test_gray_images_take_what_needs_no_color():
     assert GRAY.shuffled(4, 0, rand_augment(), color_jitter(0.2, 0.2))[0]["x"].shape == (4, 4, 4, 1)

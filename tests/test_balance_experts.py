@@ -46,6 +46,7 @@ def layer(**form):
     return params, x, apply
 
 
+@pytest.mark.slow
 def test_the_bias_chooses_and_does_not_weigh():
     params, x, apply = layer(experts_per_token=1)
     assert params["balance_bias"].tolist() == [0, 0, 0]
@@ -69,6 +70,7 @@ def bias_of(params):
     return params["stack"]["block_0"]["feed_forward"]["balance_bias"]
 
 
+@pytest.mark.slow
 def test_biases_move_by_the_sign_of_the_load_of_real_rows():
     """By a loop over tokens; in micro-batches to the bit; all else as without them."""
     before, after = stepped(TOKENS)
@@ -99,6 +101,7 @@ def test_biases_move_by_the_sign_of_the_load_of_real_rows():
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-6), rest, state.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_loads_are_exact_in_half_precision_and_no_part_of_the_norm(precision):
     """87 equal rows choose experts 0 and 1: 522 has 9 bits, and 128 * 1044 is above 65504."""
@@ -132,6 +135,7 @@ def test_the_auxiliary_loss_is_left_out_unless_it_is_asked_for():
     assert default == without < both
 
 
+@pytest.mark.slow
 def test_experts_that_none_chose_come_to_be_chosen():
     """The loads' errors are the gradients of the biases, whose largest falls to a third."""
     learner = jdl.descent(OBJECTIVE, balance_experts(optax.sgd(0.0), 0.05))
@@ -162,6 +166,7 @@ def test_an_optimizer_that_would_train_the_biases_is_refused():
         TransformerConfig(balance_bias=True)
 
 
+@pytest.mark.slow
 def test_an_objective_that_reads_no_loads_is_refused():
     objective = classify(ViT(10, config=CONFIG))
     batch = {"x": jnp.zeros((2, 8, 8, 1)), "y": jnp.zeros(2, int)}

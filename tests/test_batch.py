@@ -386,6 +386,7 @@ def call(*arguments):
         jdl.cli.main()
 
 
+@pytest.mark.slow
 def test_a_run_and_what_was_exported_answer_the_same(trained, tmp_path, capsys):
     root, run, exported = trained
     expected = predict(jdl.restore(run), [root / "x.npz"])
@@ -463,7 +464,7 @@ predict_files(slowly, [Path(sys.argv[1])], Path(sys.argv[2]), "model", rows=8)
 """
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_storm_of_kills_leaves_each_row_once(tmp_path):
     path, out = tmp_path / "rows.csv", tmp_path / "out.parquet"
     path.write_text("x\n" + "".join(f"{n}\n" for n in range(1_000)))
@@ -487,7 +488,7 @@ def test_a_storm_of_kills_leaves_each_row_once(tmp_path):
     assert found["x"].to_pylist() == list(range(1_000))
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet", ".npy", ".npz"])
 def test_memory_does_not_grow_with_the_inputs(trained, tmp_path, ending):
     """The peak of a process over 100,000 rows is at most 48 MiB above that over 10,000 before.

@@ -108,6 +108,7 @@ def edit_record(bundle, **changed):
     edit(bundle, "run/run.json", change)
 
 
+@pytest.mark.slow
 def test_a_bundle_repeats_elsewhere_to_the_bit(moved, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["jdl", "repeat", str(moved)])
     jdl.cli.main()
@@ -237,6 +238,7 @@ def test_the_lock_has_the_installed_versions_and_all_hashes_or_none(tmp_path, mo
         assert f"./{file.name}" in text
 
 
+@pytest.mark.slow
 def test_the_wheel_is_jdl_as_it_is_installed(tmp_path):
     path = wheel.write_wheel(tmp_path)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--no-compile"]

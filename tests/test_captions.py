@@ -85,6 +85,7 @@ def test_sentences_are_true_of_their_scenes(sides, monkeypatch):
                 np.testing.assert_allclose(inner, expected, atol=2)
 
 
+@pytest.mark.slow
 def test_a_figure_has_what_is_written_beside_what_is_right(sides, monkeypatch, tmp_path):
     """Of a model that is not trained; the drawing itself is looked at by people."""
     train, test = jdl.data.garment_captions(TOKENIZER, 2, 14, both_ways=False)

@@ -528,6 +528,7 @@ def test_an_exception_of_the_model_is_a_finding_with_its_line():
     assert "test_check.py, line" in notes[0].text
 
 
+@pytest.mark.slow
 def test_one_row_has_no_other_rows_to_compare_with():
     cases = (
         (classify(MLP(CLASSES, (4,))), table(), (check_columns, check_labels_in_inputs)),
@@ -551,6 +552,7 @@ def of_table(row):
     return jdl.Run(jdl.Config(name=row.name), learner, loader, test=loader)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "row", [row for row in TABLE + UNSUPERVISED if row.name in SOUND], ids=lambda row: row.name
 )
@@ -560,6 +562,7 @@ def test_a_sound_model_raises_no_alarm(row):
     assert sum(one.verdict == "ok" for one in found) >= 6
 
 
+@pytest.mark.slow
 def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
     """Dropout, which is on in training alone, raises no alarm."""
     monkeypatch.chdir(tmp_path)
@@ -580,6 +583,7 @@ def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_other_learners_are_told_what_does_not_apply():
     row = next(row for row in UNSUPERVISED if row.name == "gan")
     subject = train_on_one_batch(of_table(row), STEPS)
@@ -589,6 +593,7 @@ def test_other_learners_are_told_what_does_not_apply():
     assert check_rows(subject).verdict == "n/a"
 
 
+@pytest.mark.slow
 def test_reinforcement_learning_is_told_what_does_not_apply():
     options = {"num_steps": 8, "update_epochs": 1, "num_minibatches": 2}
     policy = ActorCritic(2, hidden=(8,))
@@ -621,6 +626,7 @@ def test_a_scaled_step_is_one_at_that_rate():
     )
 
 
+@pytest.mark.slow
 def test_the_range_test_finds_a_rate_that_learns(tmp_path):
     """Of a run whose own rate is too small by two orders of magnitude, with a warmup."""
     optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 1e-4, 100, 1_000))
@@ -635,6 +641,7 @@ def test_the_range_test_finds_a_rate_that_learns(tmp_path):
     assert losses[1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_the_range_test_is_refused_where_the_loss_says_nothing():
     row = next(row for row in UNSUPERVISED if row.name == "gan")
     with pytest.raises(jdl.Error, match="does not measure progress"):
@@ -653,6 +660,7 @@ def test_a_loss_that_falls_until_a_nan_is_not_told_to_take_a_larger_rate():
     assert "no longer finite" in told[0]
 
 
+@pytest.mark.slow
 def test_the_axis_of_the_losses_holds_negative_ones():
     assert loss_limits([2.0, 1.0, 9.0]) == (0.0, 3.0)
     assert loss_limits([-3.0, -5.0]) == (-5.0, -2.0)

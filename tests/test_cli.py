@@ -71,6 +71,7 @@ def test_help_exists_for_every_verb(call):
         assert flag in out
 
 
+@pytest.mark.slow
 def test_runs_show_evaluate_and_digest(call, trained):
     code, out, _ = call("runs", "--root", trained)
     assert code == 0
@@ -94,6 +95,7 @@ def test_runs_show_evaluate_and_digest(call, trained):
     assert len(digests.pop().split()[0]) == 64
 
 
+@pytest.mark.slow
 def test_explain_draws_and_changes_nothing_of_the_run(call, trained, tmp_path):
     folder = next(trained.glob("*/*/seed0"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -114,6 +116,7 @@ def test_explain_draws_and_changes_nothing_of_the_run(call, trained, tmp_path):
     assert "--rows takes numbers from 0 on" in err
 
 
+@pytest.mark.slow
 def test_predict_reads_images_and_arrays_as_csv_and_json(call, trained, tmp_path):
     _, test = jdl.data.digits()
     batch = test.batches(len(test))[0]
@@ -194,6 +197,7 @@ def writers(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers):
     def sample(*flags):
         code, out, err = call(
@@ -217,6 +221,7 @@ def test_sample_writes_on_from_the_prompt_and_repeats_by_its_seed(call, writers)
     assert len(sample("--tokens", "5", "--beams", "3").split("\n---\n")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -235,6 +240,7 @@ def test_sample_refuses(call, writers, arguments, message):
     assert message in err
 
 
+@pytest.mark.slow
 def test_predict_translates_the_lines_of_a_file_as_the_score_counts_them(call, writers, tmp_path):
     from seq2seq import WORDS
 
@@ -353,6 +359,7 @@ def test_bad_input_ends_with_2_and_one_paragraph_before_anything_is_compiled(
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_script_is_a_program_of_its_own(tmp_path):
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--batch", "0"],

@@ -64,6 +64,7 @@ def test_soft_assignment_and_target_distribution_are_those_of_the_paper():
     )
 
 
+@pytest.mark.slow
 def test_info_nce_is_a_cross_entropy_over_the_real_rows_of_all_devices():
     codes, positives = (RNG.normal(size=(8, 3)).astype(np.float32) for _ in range(2))
     mask = np.arange(8) < 5
@@ -85,6 +86,7 @@ def clustering_learner(at_step, kl_weight=0.1, points=POINTS):
     return jdl.k_means_init(jdl.descent(objective, optax.adam(1e-2)), at_step, rows), rows
 
 
+@pytest.mark.slow
 def test_clustering_starts_at_its_step_and_recovers_the_classes():
     learner, rows = clustering_learner(at_step=40)
     state, step = jax.jit(learner.init)(jax.random.key(0), rows), jax.jit(learner.step)
@@ -111,6 +113,7 @@ def test_equal_rows_stay_finite():
     )
 
 
+@pytest.mark.slow
 def test_soft_assignments_become_more_confident():
     learner, rows = clustering_learner(at_step=0, kl_weight=1e4)
     state, step = jax.jit(learner.init)(jax.random.key(0), rows), jax.jit(learner.step)
@@ -122,6 +125,7 @@ def test_soft_assignments_become_more_confident():
     assert all(later > before for before, later in pairwise(confidence))
 
 
+@pytest.mark.slow
 def test_contrastive_loss_places_neighbors_together():
     """Of points whose neighbors are known, though their coordinates have no information of them."""
     x = RNG.normal(size=(80, 5)).astype(np.float32)

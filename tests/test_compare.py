@@ -34,6 +34,7 @@ def line(comparison, subject):
     return next(line for line in comparison.lines if line.startswith(subject))
 
 
+@pytest.mark.slow
 def test_equal_runs_are_equal_however_they_came_about(whole, tmp_path):
     for until in (4, 9):
         with pytest.raises(jdl.Error, match=f"paused, as --until says, after step {until}"):
@@ -46,6 +47,7 @@ def test_equal_runs_are_equal_however_they_came_about(whole, tmp_path):
     )  # 0 to 12, and 4 and 9, from which it resumed
 
 
+@pytest.mark.slow
 def test_another_learning_rate_is_found_in_its_first_step(whole, tmp_path):
     other = train(tmp_path, **FIELDS, lr=0.011)
     comparison = compare(whole.folder, other.folder)
@@ -79,6 +81,7 @@ def test_an_environment_that_changed_at_a_resume_differs(whole, tmp_path):
     assert text == "environment  after a resume, CPU thread pool: 8 in A, 5 in B"
 
 
+@pytest.mark.slow
 def test_a_repetition_that_is_equal_leaves_nothing_behind(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert repeat(whole.folder, quiet=True).first_difference is None
@@ -93,6 +96,7 @@ def test_a_repetition_that_breaks_off_leaves_nothing_behind(whole, tmp_path, mon
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_repeat_finds_a_rate_that_the_record_conceals(whole, tmp_path):
     other = train(tmp_path, **FIELDS, lr=0.011)
     path = other.folder / "run.json"
@@ -103,6 +107,7 @@ def test_repeat_finds_a_rate_that_the_record_conceals(whole, tmp_path):
     assert "repeats itself to the bit" in line(comparison, "this machine")
 
 
+@pytest.mark.slow
 def test_repeat_finds_one_changed_label(tmp_path):
     digits = jdl.data.digits
 
@@ -128,6 +133,7 @@ def test_repeat_finds_one_changed_label(tmp_path):
     assert f"after step {first} all arrays were equal" in line(comparison, "states")
 
 
+@pytest.mark.slow
 def test_repeat_finds_one_flipped_weight(whole, tmp_path):
     with pytest.raises(jdl.Error, match="paused"):
         train(tmp_path, **FIELDS, until=7)
@@ -152,6 +158,7 @@ def test_repeat_finds_one_flipped_weight(whole, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_verbs_end_with_an_exit_code(whole, tmp_path):
     other = train(tmp_path, **FIELDS, seed=1)
     same = subprocess.run(

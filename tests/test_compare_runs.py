@@ -140,6 +140,7 @@ def test_groups_are_found_by_name_and_by_pattern(groups, tmp_path):
         compare_runs({"plain": groups["plain"]})
 
 
+@pytest.mark.slow
 def test_runs_are_compared_by_row(tmp_path):
     folders = {str(lr): [train(tmp_path, lr=lr, steps=8).folder] for lr in (0.01, 0.0)}
     trained = restore(folders["0.01"][0])
@@ -158,6 +159,7 @@ def test_runs_are_compared_by_row(tmp_path):
         compare_runs(folders, "max ids", by_row=True)
 
 
+@pytest.mark.slow
 def test_a_mean_over_tokens_is_no_mean_over_rows(tmp_path):
     """Its mean over the rows has another order of runs than the mean over all tokens may have."""
     trained = restore(train(tmp_path, steps=1).folder)

@@ -129,6 +129,7 @@ def test_the_temperature_is_learned_down_to_its_bound():
     assert jax.jit(jax.grad(worse))(jnp.asarray(9.0)) > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("y_tower", [None, RNN(5, (6,), vocab_size=9, embedding_width=3)])
 def test_each_half_is_embedded_alone_by_its_own_tower_and_lengths(y_tower):
     x, y = RNG.integers(1, 9, (2, 4, 6)).astype(np.int32)
@@ -162,6 +163,7 @@ def trained():
     return TrainedRun(run, jax.jit(learner.init)(KEY, pairs.batches(4)[0]))
 
 
+@pytest.mark.slow
 def test_predict_ranks_the_texts_of_the_evaluation_data(trained, tmp_path):
     (tmp_path / "queries.txt").write_text("blue coat\nred boot\ngreen bag\n")
     rows = predict(trained, [tmp_path / "queries.txt"])

@@ -122,6 +122,7 @@ def test_pairs_are_padded_with_their_lengths():
     np.testing.assert_array_equal(cut["x"], [[97, 98, 99, 100, 256]])
 
 
+@pytest.mark.slow
 def test_the_standard_library_is_there_without_its_tests():
     texts = stdlib()
     assert sum(map(len, texts)) > 5_000_000

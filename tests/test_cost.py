@@ -45,6 +45,7 @@ def test_convolutions_are_counted():
     assert convolution == 2 * (2 * 8 * 8 * 10) * (3 * 3 * 3)
 
 
+@pytest.mark.slow
 def test_bytes_are_those_of_one_device():
     run = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink"))
     alone, divided = cost(run), cost(run, build_mesh("fsdp=2"))
@@ -60,6 +61,7 @@ def test_bytes_are_those_of_one_device():
     assert "GFLOP/s" in str(alone)
 
 
+@pytest.mark.slow
 def test_show_memory_prints_the_cost_of_a_step(tmp_path, capsys):
     folder = train(tmp_path, steps=5).folder
     show(str(folder), tmp_path, memory=True)

@@ -54,6 +54,7 @@ def evaluated():
     return jax.jit(evaluate)
 
 
+@pytest.mark.slow
 def test_padding_on_the_right_changes_nothing(trained, evaluated):
     """Neither its content nor its width, in training and in evaluation."""
     batch = trained.run.train[0]

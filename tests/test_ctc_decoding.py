@@ -50,6 +50,7 @@ def decode(logits, real, width, tree):
     return [tuple(row[:n].tolist()) for row, n in zip(labels, lengths, strict=True)], scores
 
 
+@pytest.mark.slow
 def test_a_wide_beam_sums_over_all_alignments(sums):
     """So wide that no prefix is ever left out."""
     found, scores = decode(LETTERS, REAL, 400, any_spelling(4))
@@ -60,6 +61,7 @@ def test_a_wide_beam_sums_over_all_alignments(sums):
     assert found != greedy  # best path takes labels of the best alignment, and errs here
 
 
+@pytest.mark.slow
 def test_only_words_are_spelled(sums):
     """The best of all sequences of words, each of which may come again."""
     words = [(A, B), (B,), (B, B, A)]
@@ -97,6 +99,7 @@ def test_frames_that_are_not_real_change_nothing():
     np.testing.assert_allclose(whole[2][2:], shorter[2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_objective_decodes_and_counts_words():
     """Evaluation and prediction are by the beam search, and the word error rate is of its words."""
     labels = ("", "a", "b", " ")

@@ -61,6 +61,7 @@ def trained(sounds):
     return TrainedRun(run, state)
 
 
+@pytest.mark.slow
 def test_padding_on_the_right_changes_nothing(trained):
     """Neither its content nor its length; nor does loudness."""
 
@@ -109,6 +110,7 @@ def test_by_default_there_is_an_output_for_40_ms_at_any_rate(rate):
     assert shape == (2, 16, 3)
 
 
+@pytest.mark.slow
 def test_predict_hears_sound_files_of_any_rate(trained, sounds, tmp_path):
     folder, data = sounds
     rows = predict(trained, [folder / f"{n}.wav" for n in range(6)])
@@ -127,6 +129,7 @@ def test_predict_hears_sound_files_of_any_rate(trained, sounds, tmp_path):
         predict(trained, [tmp_path / "long.wav"])
 
 
+@pytest.mark.slow
 def test_what_was_heard_is_drawn(trained, tmp_path):
     (path,) = draw_readings(trained.run, trained.variables, tmp_path)
     with Image.open(path) as image:
@@ -134,6 +137,7 @@ def test_what_was_heard_is_drawn(trained, tmp_path):
     assert len(colors) > 100  # of the spectrograms
 
 
+@pytest.mark.slow
 def test_each_sound_is_drawn_for_as_long_as_it_is(trained, tmp_path, monkeypatch):
     """Seen to fail: the number of letters that were heard, in place of that of samples."""
     shares = []

@@ -83,6 +83,7 @@ def test_the_gradient_of_giou_is_finite_for_empty_boxes():
     assert np.isfinite(grads).all()
 
 
+@pytest.mark.slow
 def test_suppression_is_that_of_torchvision():
     crowd = (GOLDEN["crowd"].astype(np.float32), GOLDEN["crowd_score"], GOLDEN["crowd_label"])
     suppress = partial(non_maximum_suppression, threshold=0.41, limit=90)
@@ -179,6 +180,7 @@ def maps_of(batch, objective):
     return [out[:, :256].reshape(rows, 16, 16, 8), out[:, 256:].reshape(rows, 8, 8, 8)]
 
 
+@pytest.mark.slow
 def test_the_right_maps_are_the_right_boxes():
     batch = ROW.batch()
     maps = maps_of(batch, OBJECTIVE)
@@ -197,6 +199,7 @@ def test_the_right_maps_are_the_right_boxes():
     assert mean_average_precision(found, batch).value() == 1
 
 
+@pytest.mark.slow
 def test_what_is_no_object_counts_nowhere(loss):
     """Padding, a box without area, and one that is reversed: to the bit; and no object at all."""
     batch = ROW.batch()
@@ -227,6 +230,7 @@ def test_a_box_without_area_is_not_one_that_was_missed():
     assert [float(s.value()) for s in OBJECTIVE._scores(found, more).values()] == [1, 1]
 
 
+@pytest.mark.slow
 def test_the_loss_is_divided_once_by_the_places_of_the_whole_batch(variables):
     """Parts of a batch with different numbers of objects add up to it."""
     batch = ROW.batch()
@@ -312,6 +316,7 @@ def trained():
     return TrainedRun(run, jax.jit(learner.init)(jax.random.key(0), run.train[0]))
 
 
+@pytest.mark.slow
 def test_predict_finds_and_draws_objects_in_photos_of_any_size(trained, tmp_path):
     """In 160 x 80 pixels: 4 times as large, 10 black lines above and below the photo taken off."""
     Image.new("RGB", (160, 80), "gray").save(tmp_path / "photo.jpg")
@@ -354,6 +359,7 @@ def test_boxes_are_drawn_on_what_the_model_saw_in_a_color_for_each_class(tmp_pat
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_detections_are_drawn_of_boxes_alone(trained, tmp_path):
     (path,) = draw_detections(trained.run, trained.variables, tmp_path)
     assert path == tmp_path / "figures" / "detections.png"

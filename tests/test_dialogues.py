@@ -67,6 +67,7 @@ def test_answers_and_their_ends_are_learned_and_nothing_else(tmp_path):
     np.testing.assert_array_equal(jdl.data.dialogues([dialogue]).columns["x"], row["x"])
 
 
+@pytest.mark.slow
 def test_the_loss_is_that_of_the_learned_tokens():
     data = jdl.data.dialogues([turns(("a", "bcd"), ("e", "f")), turns(("gh", "i"))])
     model = GPT(data.vocab_size, TransformerConfig(16, 1, heads=2, max_length=LENGTH))
@@ -128,6 +129,7 @@ def test_a_file_that_holds_no_dialogues_is_refused(tmp_path):
             jdl.data.dialogues(tmp_path / name)
 
 
+@pytest.mark.slow
 def test_a_mask_of_another_shape_is_refused(trained):
     data = jdl.data.arrays(x=np.zeros((4, 8), np.int32), loss_mask=np.ones((4, 7), bool))
     with pytest.raises(jdl.Error, match=r"loss_mask.*\(2, 8\).*\(2, 7\)"):

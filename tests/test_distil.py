@@ -161,6 +161,7 @@ def test_projections_of_features_are_trained_whatever_else_is(adapt):
     assert projections["Dense_0"]["kernel"].shape == (4, 8)
 
 
+@pytest.mark.slow
 def test_a_column_of_logits_teaches_as_the_teacher_does():
     """Computed once, for a split of the data in an order of its own."""
     rows = jdl.data.arrays(**{name: np.asarray(IMAGES[name]) for name in ("x", "y")})
@@ -208,6 +209,7 @@ def test_a_column_of_logits_is_of_rows_that_are_not_augmented():
             check("given", mixup, members=members)
 
 
+@pytest.mark.slow
 def test_a_column_of_logits_of_tokens_teaches_as_a_causal_teacher_does():
     """`teacher_logits` has those after the last token too, which nothing is learned from."""
     tokens = np.asarray(TOKENS["x"])
@@ -240,6 +242,7 @@ def run(c, path):
     return jdl.Run(c, learner, data.shuffled(4, c.seed))
 
 
+@pytest.mark.slow
 def test_a_run_keeps_and_records_its_teacher_and_resumes_to_the_bit(tmp_path):
     """And the student is the next teacher, without the one that it had."""
     arrays = trained(MLP(CLASSES, (8,))).weights.arrays

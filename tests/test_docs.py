@@ -70,6 +70,7 @@ def hooks():
     return module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if any(snippets(page))])
 def test_the_snippets_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # for what `jdl.fit` writes
@@ -176,6 +177,7 @@ def test_the_index_has_every_name_of_ours():
     assert not missing
 
 
+@pytest.mark.slow
 def test_every_public_name_has_a_docstring(hooks):
     assert not list(hooks.undocumented(hooks.load_package()))
 
@@ -195,6 +197,7 @@ def test_a_name_without_a_docstring_is_found(hooks, tmp_path):
     assert found == {"made.a", "made.a.f", "made.a.C.h", "made.a.LIMIT", broken}
 
 
+@pytest.mark.slow
 def test_the_pages_made_from_the_code(hooks):
     page = hooks.experiments_page()
     for path in (ROOT / "experiments").glob("*.py"):

@@ -81,7 +81,7 @@ def test_a_process_that_fails_is_reported(monkeypatch):
         doctor.examine()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_this_machine():
     """Two devices, in every way that they have."""
     flags = f"--xla_force_host_platform_device_count=2 {quick_to_compile()}"

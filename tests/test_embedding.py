@@ -82,6 +82,7 @@ def test_features_are_what_the_last_dense_layer_reads(classifier):
     np.testing.assert_allclose(read, hidden, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_distance_is_larger_for_generated_rows_and_caches_the_real_ones(
     classifier, vae, monkeypatch
 ):

@@ -6,6 +6,7 @@ Seen to fail: without the mask, with dropout of single numbers of the embeddings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jdl.layers import ROW_DROPOUT
 from jdl.models.embedding_bag import EmbeddingBag
@@ -29,6 +30,7 @@ def test_a_text_is_the_weighted_mean_of_its_real_words_in_any_order():
     np.testing.assert_allclose(turned, out, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dropout_leaves_out_whole_words():
     model, x = EmbeddingBag(64, 64, dropout=0.5), np.arange(64, dtype=np.int32)[None]
     params = {"table": 64 * jnp.eye(64), "log_weights": jnp.zeros(64)}

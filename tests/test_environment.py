@@ -39,6 +39,7 @@ def on_cores(cores, root, *flags, **environment):
     return digest(folder_of(root))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_the_number_of_cores_changes_no_bit(tmp_path):
     one, two = sorted(os.sched_getaffinity(0))[:2]
@@ -46,6 +47,7 @@ def test_the_number_of_cores_changes_no_bit(tmp_path):
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_the_number_of_simulated_devices_changes_no_bit(tmp_path):
     digests = {
         on_cores("0", tmp_path / count, "--elastic", 4, JAX_NUM_CPU_DEVICES=count)

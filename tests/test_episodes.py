@@ -6,6 +6,7 @@ Seen to fail: a later episode that counts in the return.
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from reinforcement_harness import Fixed, corridor, keys
 
 import jdl
@@ -49,6 +50,7 @@ def test_episode_return_is_of_one_episode_a_row_by_the_greedy_policy():
         )
 
 
+@pytest.mark.slow
 def test_episode_return_counts_only_the_first_episode_of_a_row():
     """Of n steps with the reward n each, n random; after one step all are truncated."""
 

@@ -36,6 +36,7 @@ def run(c):
     return jdl.Run(c, learner, data.shuffled(16, c.seed))
 
 
+@pytest.mark.slow
 def test_epochs_train_as_their_steps_do_and_are_recorded(tmp_path, capsys):
     c = jdl.epochs_to_steps(run, Config(epochs=1.5))
     assert (c.steps, c.epochs) == (6, 1.5)

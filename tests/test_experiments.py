@@ -49,6 +49,7 @@ for name in sys.argv[2:]:
 """
 
 
+@pytest.mark.slow
 def test_importing_does_nothing(tmp_path):
     """No array is made, no file is written, nothing is printed."""
     done = subprocess.run(
@@ -125,6 +126,7 @@ PROGRAMS = {  # StableHLO operations in a training step, of jax 0.10 or 0.12, wh
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_program_of_a_step_has_not_grown(name, small):
     """A larger program compiles and runs longer: raise a number only for a reason."""

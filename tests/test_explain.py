@@ -299,6 +299,7 @@ def digits():
     return TrainedRun(run, state)
 
 
+@pytest.mark.slow
 def test_random_weights_change_every_map(digits):
     """The sanity check of Adebayo et al. (2018); a map of the input alone would not pass it."""
     score = Subject(digits, tuple(range(16))).score
@@ -485,6 +486,7 @@ def test_probes_say_what_layers_know():
     assert found["loses"] < 0.7
 
 
+@pytest.mark.slow
 def test_the_loss_line_ends_in_the_losses_of_both_models(digits):
     run, variables = digits.run, digits.variables
     start = digits.objective.init(KEY, run.train[0])
@@ -541,6 +543,7 @@ def test_rows_have_a_mask_as_batches_have(digits):
 NO_MLP = {"grad_cam", "feature_maps", "boundary", "attention"}
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_or_said_not_to_apply(digits, tmp_path):
     found = explain_run(Subject(digits, (0, 5)), tmp_path / "made")
     assert [finding.figure for finding in found] == list(FIGURES)
@@ -586,6 +589,7 @@ def test_a_model_that_is_no_flax_module_has_attributions_and_no_layers(digits, t
     assert not [finding.text for finding in found if "It failed" in finding.text]
 
 
+@pytest.mark.slow
 def test_labels_may_have_dollars(digits, tmp_path):
     labels = tuple(f"{n}$^$" for n in range(10))
     subject = Subject(replace(digits, run=replace(digits.run, labels=labels)), (0, 1))
@@ -648,6 +652,7 @@ def test_a_figure_that_fails_costs_no_other(digits, tmp_path, monkeypatch):
     assert "two features" in second.text
 
 
+@pytest.mark.slow
 def test_rows_are_grouped_by_a_column_of_their_table(tmp_path):
     import polars
 

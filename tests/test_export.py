@@ -79,6 +79,7 @@ def check(example, variables):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", IN_BITS)
 def test_a_program_computes_the_bits_of_the_run(name):
     row = next(row for row in TABLE + UNSUPERVISED if row.name == name)
@@ -169,6 +170,7 @@ def copy(exported, tmp_path):
     return folder, json.loads((folder / NAME).read_text())
 
 
+@pytest.mark.slow
 def test_a_folder_predicts_without_jdl(exported, tmp_path):
     run, _ = exported
     folder, _ = copy(exported, tmp_path)
@@ -231,6 +233,7 @@ def test_verify_names_what_differs(exported, tmp_path):
         jdl.export.verify(tmp_path)
 
 
+@pytest.mark.slow
 def test_refusals_write_nothing(exported, tmp_path, monkeypatch):
     run, folder = exported
     with pytest.raises(jdl.Error, match="exists already"):
@@ -271,6 +274,7 @@ def exit_code():
     return 0
 
 
+@pytest.mark.slow
 def test_a_language_model_generates_without_jdl(tmp_path):
     """Greedily, the tokens that `jdl.sampling.generate` gives, until the KV cache is full."""
     tokenizer, c = jdl.data.ByteTokenizer(), jdl.Config(name="words", steps=2)

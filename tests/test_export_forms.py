@@ -90,6 +90,7 @@ def trained(root, learner, data, **fields):
     return run, jdl.fit(run, jdl.Options(root=root, quiet=True)).folder
 
 
+@pytest.mark.slow
 def test_a_run_in_4_bits_is_a_small_folder(tmp_path):
     objective = jdl.fake_quantize(jdl.objectives.classify(MODEL), TARGETS, bits=4)
     data = images()
@@ -114,6 +115,7 @@ def test_wilson_s_interval():
     assert wilson_interval(5, 5)[1] == pytest.approx(1, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_texts_are_predicted_without_jdl(tmp_path):
     """By the tokenizer of the data; a text that is too long is cut, as jdl cuts it."""
     texts = [f"the {a} is {b}" for a in ("film", "book") for b in ("good", "bad", "dull", "fine")]
@@ -134,6 +136,7 @@ def test_texts_are_predicted_without_jdl(tmp_path):
         np.testing.assert_allclose(row["probability"], wanted["probability"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_saved_weights_are_a_folder_of_hugging_face(tmp_path):
     (tmp_path / "source").mkdir()
     source = folder_of(tmp_path / "source", "gpt2")
@@ -155,6 +158,7 @@ def test_saved_weights_are_a_folder_of_hugging_face(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, variables["params"], merged["params"])
 
 
+@pytest.mark.slow
 def test_a_new_head_is_saved_with_the_names_of_its_outputs(tmp_path):
     model, _, before = with_new_head(tmp_path / "source", "vision/vit_base")
     data = jdl.data.arrays(x=np.ones((4, 12, 12, 3), np.float32), y=np.arange(4) % 3).batches(4)
@@ -196,6 +200,7 @@ def test_what_onnx_has_not_is_refused_before_a_conversion(name):
         check_convertible(program, objective)
 
 
+@pytest.mark.slow
 def test_formats_that_a_run_cannot_have_are_refused(tmp_path, monkeypatch):
     data = jdl.data.arrays(x=np.arange(24).reshape(4, 6) % 13).batches(4)
     learner = jdl.descent(jdl.objectives.next_token(GPT(13, ONE)), optax.sgd(0.1))
@@ -220,6 +225,7 @@ def test_without_a_network_the_command_for_onnx_is_named(tmp_path, monkeypatch):
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_of_sounds_tells_their_rate(tmp_path, monkeypatch):
     monkeypatch.setenv("JDL_CACHE", str(tmp_path / "cache"))
     for label in "ab":

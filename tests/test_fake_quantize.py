@@ -61,6 +61,7 @@ def test_the_straight_through_estimator_is_the_value_to_the_bit_with_the_gradien
     assert value == jnp.round(x).sum()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_the_loss_and_gradients_are_those_of_the_quantized_weights(bits):
     """And the predictions of the trained model are those that it has once it is quantized."""
@@ -83,6 +84,7 @@ def test_the_loss_and_gradients_are_those_of_the_quantized_weights(bits):
     jax.tree.map(np.testing.assert_array_equal, fake.predict(variables, BATCH), after)
 
 
+@pytest.mark.slow
 def test_products_of_whole_numbers_are_those_that_the_training_simulates():
     variables = trained(jdl.fake_quantize(PLAIN, "kernel", activations=True))
     assert len(range_names(variables)) == 4
@@ -149,6 +151,7 @@ def test_calibration_finds_the_largest_inputs_of_all_batches():
     np.testing.assert_allclose(integers["probability"], expected, atol=0.05)
 
 
+@pytest.mark.slow
 def test_a_taught_model_has_ranges_and_its_teacher_none():
     """The teacher's layers have the names of the student's, and compute in full."""
     wide = CNN(3, blocks=((5, 1), (6, 1), (7, 1)), dense=())

@@ -38,6 +38,7 @@ def moved(model, x, spread=0.3):
     return jax.jit(init)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2,), (4, 4, 1)])
 def test_the_inverse_undoes_the_flow(shape):
     """To 1e-5 of the largest number on the way; a fresh flow is the identity."""
@@ -56,6 +57,7 @@ def test_the_inverse_undoes_the_flow(shape):
     np.testing.assert_allclose(back, x, rtol=0, atol=1e-5 * float(jnp.abs(z).max()))
 
 
+@pytest.mark.slow
 def test_the_log_determinant_is_that_of_the_jacobian():
     """Computed by `jax.jacfwd` in float64."""
     with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
@@ -83,6 +85,7 @@ def test_a_density_integrates_to_one():
     assert total == pytest.approx(1, abs=1e-2)
 
 
+@pytest.mark.slow
 def test_the_levels_of_a_dequantized_flow_have_the_probability_one():
     """The bound is of log P(x): its sum over all images of 2 pixels and 5 levels is at most 1.
 
@@ -115,6 +118,7 @@ def test_gaussian_data_reach_their_entropy():
     assert float(nll.value()) == pytest.approx(best, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_discrete_images_come_back_from_their_latents_to_the_bit():
     objective = normalizing_flow(RealNVP(4, hidden=(8,)), levels=5)
     variables, batch = moved(objective.model, IMAGES, 0.1), {"x": IMAGES}
@@ -172,6 +176,7 @@ def test_the_density_of_rows_of_two_numbers_is_drawn(tmp_path):
     assert not drawn(autoencode(Autoencoder((2,), 1, hidden=())), plane)
 
 
+@pytest.mark.slow
 def test_a_map_of_the_density_has_the_first_number_along_and_the_second_upwards(monkeypatch):
     class Slope(jdl.Objective):
         def init(self, key, batch):

@@ -201,6 +201,7 @@ def test_refusals_name_what_is_wrong(case):
         make()
 
 
+@pytest.mark.slow
 def test_forecasts_are_drawn_and_written_in_the_unit_of_the_series(tmp_path):
     t = np.arange(200.0)
     table = np.stack([t, 100 + 50 * np.sin(t / 4)], 1)

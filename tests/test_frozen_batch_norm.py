@@ -140,6 +140,7 @@ def test_layers_that_do_not_match_go_on():
     }
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_on_the_statistics_that_they_are_loaded_with():
     objective, name = classify(MODELS["ours"]), "BatchNorm_0"
     assert not changed(*trained(jdl.lora(objective, "Conv", train="head/")))

@@ -49,6 +49,7 @@ def test_an_archive_that_holds_a_pickle_runs_no_code(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value"), [("pretrained", "no list"), ("pretrained", [{"names": {}}]), ("best", "?")]
 )
@@ -62,6 +63,7 @@ def test_a_record_with_a_wrong_field_is_refused_where_its_run_is_resumed(tmp_pat
         fuzz.train(tmp_path, steps=1, quiet=True)
 
 
+@pytest.mark.slow
 def test_a_broken_run_hides_no_other(tmp_path):
     whole = fuzz.train(tmp_path, steps=1, quiet=True).folder
     broken = whole.parents[1] / "abc" / "seed0"

@@ -75,6 +75,7 @@ def test_every_pixel_has_the_label_of_the_garment_that_is_seen(sides, plain):
         assert (x >= 25)[y > 0].all()
 
 
+@pytest.mark.slow
 def test_a_garment_is_turned_enlarged_and_moved(sides, plain):
     """Of a single garment: the area, the middle, and the angle of its long axis."""
     tangent = 0.25

@@ -32,6 +32,7 @@ IMAGES = next(row for row in UNSUPERVISED if row.name == "gan").batch()
 KEY = 3  # a key of its own is made at each use, which the checker of keys asks for
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "gan_loss", [non_saturating, hinge_gan, wasserstein], ids=["non-saturating", "hinge", "wgan"]
 )
@@ -89,6 +90,7 @@ def test_the_gradient_penalty_is_that_of_the_critic():
     assert values["discriminator_loss"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_elbo_and_iwae_are_bounds_of_the_likelihood_and_more_samples_are_tighter():
     """A latent of one number can be integrated over: the log-likelihood is then known."""
     model = VAE((4, 4, 1), 1, hidden=(8,))

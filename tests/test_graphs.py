@@ -61,6 +61,7 @@ def test_sage_adds_the_mean_of_the_neighbors():
     np.testing.assert_allclose(out, wanted, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [6, 5])  # joined, and averaged
 def test_attention_is_a_softmax_over_neighbors_and_itself(width):
     out, params = ran(LAYERS["gat"], width=width)
@@ -76,6 +77,7 @@ def test_attention_is_a_softmax_over_neighbors_and_itself(width):
     )
 
 
+@pytest.mark.slow
 def test_attention_drops_some_of_what_is_heard_in_training_alone():
     """Node 6 hears itself alone: of half of the weights dropped, a head has none or twice."""
     layer, (kept, params) = GAT(6, heads=2, dropout=0.5), ran(LAYERS["gat"])
@@ -170,6 +172,7 @@ def test_links_of_a_directed_graph_are_refused(split):
         getattr(g, split)(0.2, 0.2)
 
 
+@pytest.mark.slow
 def test_the_area_under_the_curve_is_that_of_scikit_learn():
     part = ring(40).split_links(0.1, 0.2)[2].take(np.arange(1))
     batch = {name: jnp.asarray(column) for name, column in part.items()}
@@ -184,6 +187,7 @@ def test_the_area_under_the_curve_is_that_of_scikit_learn():
     )
 
 
+@pytest.mark.slow
 def test_nearest_rows_are_joined():
     g = knn_graph(np.array([[0.0], [1.0], [10.0], [12.0]]), np.zeros(4), 1)
     assert {tuple(edge) for edge in g.edges.tolist()} == {(0, 1), (1, 0), (2, 3), (3, 2)}

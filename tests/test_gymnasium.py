@@ -138,6 +138,7 @@ def test_refuses(message, monkeypatch):
         REFUSED[message](monkeypatch)
 
 
+@pytest.mark.slow
 def test_refuses_steps_after_the_limit(walk):
     environment = from_gymnasium("Walk-v0", max_episode_steps=2)
     state = {**environment.reset(jax.random.key(0)), "count": jnp.asarray(2)}

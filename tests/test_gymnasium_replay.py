@@ -57,6 +57,7 @@ def test_an_observation_does_not_depend_on_earlier_calls(walk):
         np.testing.assert_array_equal(again.observe(states[n]), expected[n])
 
 
+@pytest.mark.slow
 def test_a_state_continues_with_a_new_environment_to_the_bit(walk):
     whole, stopped = trained(ppo(), 6), trained(ppo(), 3)
     lengths = np.asarray(stopped.extra["episodes"].episode_length)
@@ -64,6 +65,7 @@ def test_a_state_continues_with_a_new_environment_to_the_bit(walk):
     assert_equal(trained(ppo(), 3, jax.tree.map(jnp.array, stopped)), whole)
 
 
+@pytest.mark.slow
 def test_evaluation_changes_nothing(walk):
     learner, batch = ppo(), jdl.data.episodes(4)[0]
     loss = jax.jit(learner.objective.loss, static_argnums=3)
@@ -103,6 +105,7 @@ def test_copies_are_stepped_and_not_replayed(walk):
     assert (walk.resets, walk.steps) == (1, 1)
 
 
+@pytest.mark.slow
 def test_a_population_calls_the_host_once_for_all_rows(walk, monkeypatch):
     shapes, look_up_rows = [], ReplayCache._look_up_rows
 
@@ -123,6 +126,7 @@ def test_a_population_calls_the_host_once_for_all_rows(walk, monkeypatch):
     assert state.extra["episodes"].env_state["seed"].shape == (2, *one.shape)
 
 
+@pytest.mark.slow
 def test_training_in_gymnasiums_cartpole_continues_to_the_bit():
     pytest.importorskip("gymnasium")
 

@@ -66,6 +66,7 @@ class Torques(Gymnax):
         return jnp.zeros(2), {"place": 0, "time": 0}
 
 
+@pytest.mark.slow
 def test_gymnax_steps_and_its_time_limit_does_not_terminate():
     environment = from_gymnax(Gymnax())
     assert (environment.action_space, environment.max_episode_steps) == (Discrete(2), 7)
@@ -117,6 +118,7 @@ def test_gymnax_from_1_0_keeps_its_params():
     np.testing.assert_allclose(environment.observe(state), 1 / 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["dqn", "ppo"])
 def test_learns_in_gymnax(algorithm):
     environment = from_gymnax(Gymnax())

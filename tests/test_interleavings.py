@@ -61,7 +61,7 @@ def session(root, options):
         assert saved_step(root) == step
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @settings(
     max_examples=15,
     deadline=None,

@@ -307,6 +307,7 @@ class Bag(nn.Module):
         return nn.Dense(2)(mean_pooling(nn.Embed(270, 8)(x), mask))
 
 
+@pytest.mark.slow
 def test_a_run_learns_them_and_predicts_the_texts_of_files(folder):
     """The text good is pos, and longer texts than those of the training are truncated."""
     texts = [f"{word} {n}" for n in range(4) for word in ("good", "bad")]

@@ -30,6 +30,7 @@ def one_step(batch, **options):
     return learner.step(learner.init(jax.random.key(1), batch), batch)
 
 
+@pytest.mark.slow
 def test_padding_and_micro_batches_leave_the_gradient_as_it_is():
     real = {name: column[:5] for name, column in BATCH.items()}
     plain, metrics = one_step(real)
@@ -44,6 +45,7 @@ def test_padding_and_micro_batches_leave_the_gradient_as_it_is():
             )
 
 
+@pytest.mark.slow
 def test_a_micro_batch_of_padding_leaves_the_statistics_alone():
     batch = {"x": jnp.ones((4, 4, 4, 1)), "y": jnp.zeros(4, jnp.int32), "mask": jnp.arange(4) < 1}
     objective = jdl.objectives.classify(CNN(2, blocks=((2, 1),), dense=(), batch_norm=True))
@@ -134,6 +136,7 @@ def test_schedule_free_is_evaluated_at_the_average_of_its_fastest_iterates():
         other.eval_variables(state)
 
 
+@pytest.mark.slow
 def test_dropout_differs_from_step_to_step_and_the_key_stays():
     learner = jitted(
         jdl.descent(jdl.objectives.classify(MLP(3, hidden=(64,), dropout=0.5)), optax.sgd(0.0))

@@ -55,6 +55,7 @@ def test_a_part_of_a_loader_reads_those_rows_and_leaves_the_rest_as_it_is():
     assert (part.spec, part.fingerprint) == (loader.spec, loader.fingerprint)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_loader_of_four_members_trains(tmp_path, devices):
     from jdl.models.mlp import MLP

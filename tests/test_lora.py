@@ -40,6 +40,7 @@ def paths(tree):
     return flatten_dict(tree, sep="/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_only_adapters_are_trained_and_merged_weights_give_the_same(way):
     name, objective, adapted = WAYS[way]
@@ -153,6 +154,7 @@ def test_patterns_that_match_nothing_are_refused(options, message):
         jdl.lora(CNN_3, **options).init(jax.random.key(0), IMAGES)
 
 
+@pytest.mark.slow
 def test_adapters_of_adapters_are_refused():
     with pytest.raises(jdl.Error, match="weight matrices that are not"):
         jdl.ia3(CNN_3, "Conv", "bias").init(jax.random.key(0), IMAGES)

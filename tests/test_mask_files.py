@@ -172,6 +172,7 @@ def test_labels_move_with_their_pixels(name):
     assert ((y == -1).mean() > 0) == (name != "flip")
 
 
+@pytest.mark.slow
 def test_what_moves_no_pixels_is_refused():
     with pytest.raises(jdl.Error, match="for transforms that move the pixels"):
         jdl.data.move_labels(jdl.data.color_jitter(0.5))

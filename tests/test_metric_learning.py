@@ -133,6 +133,7 @@ def test_equal_rows_and_rows_without_a_triplet_have_finite_gradients(margin):
             assert jnp.isfinite(leaf).all()
 
 
+@pytest.mark.slow
 def test_arcface_enlarges_the_angle_to_the_own_class():
     angles = np.linspace(0.01, math.pi - 0.6, 20, dtype=np.float32)
     cosines = jnp.stack([jnp.cos(angles), jnp.full(20, 0.3)], 1)
@@ -182,6 +183,7 @@ def pgm(pixels, as_text):
     return content.replace(b"\n", b"\r\n") if as_text else content
 
 
+@pytest.mark.slow
 def test_the_faces_are_read_from_files_that_were_copied_as_text_too(tmp_path, monkeypatch):
     pixels = RNG.integers(0, 256, (400, 112, 92)).astype(np.uint8)
     pixels[:, :, 0::13] = 10  # bytes that a copy as text changes

@@ -203,6 +203,7 @@ def test_error_rate_is_edits_over_labels_and_merges():
     assert (float(weighed.total), float(weighed.count)) == (4.5, 6.5)
 
 
+@pytest.mark.slow
 def test_word_error_rates_are_those_of_jiwer():
     """Numbers of jiwer 4.0.0, which refuses a text without words; other spaces count nothing."""
     said = "seven hundred and two", "one two three", "a b a", "no", "ab a", "seven", ""

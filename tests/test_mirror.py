@@ -159,6 +159,7 @@ def loses_its_disk(tmp_path, url, plain):
     return second.folder, whole
 
 
+@pytest.mark.slow
 def test_a_run_whose_disk_is_lost_ends_with_the_bits_of_one_that_was_not(tmp_path, plain):
     folder, _ = loses_its_disk(tmp_path, "memory://runs/mine", plain)
     assert len(list(folder.glob("checkpoints/*"))) in (2, 3)
@@ -174,6 +175,7 @@ def kill_at_8(root, place):
     train(Path(root), hooks=[(8, kill)], mirror=f"file://{place}")
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_followed_by_one_with_an_empty_disk(tmp_path, plain):
     place = tmp_path / "mirror"
     call = f"import test_mirror; test_mirror.kill_at_8({str(tmp_path / 'lost')!r}, {str(place)!r})"
@@ -186,6 +188,7 @@ def test_a_killed_process_is_followed_by_one_with_an_empty_disk(tmp_path, plain)
     assert (digest(second), lines(second)) == plain
 
 
+@pytest.mark.slow
 def test_a_copy_that_breaks_off_anywhere_leaves_what_a_run_resumes_from(tmp_path):
     """Whole checkpoints only, and logs that reach as far as the newest."""
     early, late = stopped(tmp_path / "early", until=4), stopped(tmp_path / "late", until=8)

@@ -167,6 +167,7 @@ def alone():
     return trained("one")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["data=4", pytest.param("pmap=4", marks=pytest.mark.slow)])
 def test_on_several_devices_the_same_rows_are_mixed(alone, way):
     np.testing.assert_allclose(trained(way), alone, atol=1e-6)
@@ -179,6 +180,7 @@ def test_elastic_runs_with_mixing_have_the_same_bits(alone):
     np.testing.assert_allclose(first, alone, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_and_resumed_has_the_same_bits(tmp_path):
     def run(hooks=()):
         data = TABLE.shuffled(8, 0, mixup(0.4, CLASSES), cutmix(0.5))

@@ -122,6 +122,7 @@ def by_loops(params, x, edges, features):
     return dense(params["out"], np.maximum(dense(params["hidden"], pooled), 0))
 
 
+@pytest.mark.slow
 def test_message_passing_is_that_of_loops_over_atoms_and_bonds():
     data = molecules(["CCOC", "CO", "OCC"], [0, 0, 0], chain)
     batch = {name: jnp.asarray(column) for name, column in data.columns.items()}

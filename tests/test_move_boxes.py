@@ -39,6 +39,7 @@ def bounds_of(image):
     return [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOVES)
 def test_boxes_move_with_their_objects(name):
     data = rectangles()

@@ -32,6 +32,7 @@ def dots(count=16):
     return jdl.data.arrays(x=x, keypoints=keypoints, size=np.full(count, 10.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MOVES)
 def test_keypoints_move_with_their_object(name):
     """To where the pixels of their brightness are; in a mirror the two change places."""

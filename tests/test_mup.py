@@ -110,6 +110,7 @@ def changes(width, optimizer, narrow=None, steps=6):
     return [float(jnp.sqrt(jnp.mean((after[name] - before[name]) ** 2))) for name in before]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "adaptive"), [(optax.adam(3e-3), True), (optax.sgd(0.03, momentum=0.5), False)]
 )

@@ -33,6 +33,7 @@ def equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("train", [True, False])
 def test_the_loss_is_the_sum_of_both_by_numpy(train):
     """Each with the other's logits, over weighted real rows; state and metrics are of each."""
@@ -62,6 +63,7 @@ def test_the_loss_is_the_sum_of_both_by_numpy(train):
     equal(MUTUAL.predict(variables, IMAGES), ALONE.predict(both[0], IMAGES))
 
 
+@pytest.mark.slow
 def test_each_learns_from_the_other_and_through_its_own_logits_alone():
     """The student's gradient is that beside the peer's logits as they are given."""
     objective = jdl.mutual(next_token(bigram()), bigram(), 2.0, 0.4)
@@ -101,6 +103,7 @@ def run(c):
     return jdl.Run(c, learner, data.shuffled(4, c.seed), test=data.batches(4))
 
 
+@pytest.mark.slow
 def test_a_run_resumes_elsewhere_to_the_bit_and_hands_over_the_student(tmp_path):
     options = {"quiet": True, "log_every": 2, "eval_every": 0, "save_every": 2}
     whole = jdl.fit(run(Config()), jdl.Options(root=tmp_path / "whole", devices=1, **options))

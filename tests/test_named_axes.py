@@ -71,6 +71,7 @@ def alone():
     return train(None)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mesh", "first", "last"),
     [
@@ -102,6 +103,7 @@ def test_a_checkpoint_of_one_device_is_restored_by_named_axes(tmp_path, alone):
     assert leaf_digests(restored) == leaf_digests(alone)
 
 
+@pytest.mark.slow
 def test_a_run_with_named_axes_moves_to_another_mesh(tmp_path):
     """Through `fit`, which traces the initial state once before."""
     learner, data = parts(Named())

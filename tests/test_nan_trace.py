@@ -151,12 +151,14 @@ def test_an_update_that_goes_bad():
     assert message == "Outputs and gradients are finite, and after the update last/bias is not"
 
 
+@pytest.mark.slow
 def test_a_step_that_is_good_when_seen_again_is_said_to_be():
     assert traced(RNN(5, (8,), LSTM), {**BATCH, "x": BATCH["x"][:, None]}).endswith(
         "on one device, the step is finite"
     )
 
 
+@pytest.mark.slow
 def test_the_run_that_stops_says_where(tmp_path):
     with pytest.raises(
         jdl.Error, match=r"param_norm of step 13 is inf.*are finite, and after the update .* is too"
@@ -164,6 +166,7 @@ def test_the_run_that_stops_says_where(tmp_path):
         train(tmp_path, explode_at=12, save_every=5, eval_every=0)
 
 
+@pytest.mark.slow
 def test_skipped_steps_change_nothing_are_counted_and_resume_to_the_same_bits(tmp_path):
     run = kitchen_sink.run(kitchen_sink.Config(name="kitchen_sink"))
     poisoned = int(run.train[11]["id"][0])

@@ -76,6 +76,7 @@ def test_numbers_are_drawn_without_replacement_and_equally_often():
     np.testing.assert_array_equal(few, [[0, 1, 2]] * 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_node_that_sees_all_neighbors_has_the_logits_of_the_whole_graph(name):
     """The last node has no neighbors, and the others fewer than are drawn."""
@@ -90,6 +91,7 @@ def test_a_node_that_sees_all_neighbors_has_the_logits_of_the_whole_graph(name):
     np.testing.assert_allclose(sampled, whole[np.array([60, 3, 17])], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_links_that_see_all_neighbors_have_the_logits_of_the_graph_without_them():
     model = GNN(3, (5,), SAGE)
     variables = jax.jit(model.init)(jax.random.key(0), *WHOLE)
@@ -110,6 +112,7 @@ def test_links_that_see_all_neighbors_have_the_logits_of_the_graph_without_them(
         np.testing.assert_allclose(found[row, 2:4], whole[negative], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_nodes_of_a_link_have_as_many_neighbors_as_those_of_its_negative():
     """Else their number would tell which is which."""
     g = replace(ring(30), edges=ring(30).edges[::-1])
@@ -139,6 +142,7 @@ def test_copies_of_a_row_in_an_epoch_have_different_neighbors():
     assert len({*drawn}) > 5
 
 
+@pytest.mark.slow
 def test_links_are_split_like_those_of_the_whole_graph_and_negatives_drawn_anew():
     g = ring(40)
     known, parts = g.split_link_rows(0.1, 0.2, seed=3)
@@ -233,6 +237,7 @@ def sampled(tmp_path_factory):
     return run(tmp_path_factory.mktemp("sampled"), evaluated=True)
 
 
+@pytest.mark.slow
 def test_a_small_graph_is_learned_sampled_and_whole(sampled, tmp_path):
     for result in (sampled, run(tmp_path, sampled=False, evaluated=True)):
         assert float(result.metrics["test"]["accuracy"].value()) >= 0.9
@@ -243,6 +248,7 @@ def test_predictions_for_files_are_refused_of_sampled_graphs(sampled):
         predict(jdl.restore(sampled.folder, crowds_run()), [])
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_to_the_same_bits(sampled, tmp_path):
     with pytest.raises(PausedError):
         run(tmp_path, until=25)
@@ -250,6 +256,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(sampled, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.state.params, sampled.state.params)
 
 
+@pytest.mark.slow
 def test_several_devices_train_alike(sampled, tmp_path):
     divided = run(tmp_path, devices=4)
     jax.tree.map(

@@ -104,6 +104,7 @@ def notebook(monkeypatch, tmp_path):
     return Notebook(monkeypatch, options=options)
 
 
+@pytest.mark.slow
 def test_a_notebooks_run_is_a_run_like_any_other(notebook, tmp_path, monkeypatch):
     """It is evaluated in another process, and rebuilt in this one."""
     result = notebook.run(CELLS)["result"]
@@ -199,6 +200,7 @@ def test_code_that_is_not_found_is_said_with_its_reason(notebook, kept, cell, re
         notebook.run(f"{RUN}# %% cell\n{cell}")
 
 
+@pytest.mark.slow
 def test_a_script_that_calls_fit_itself_is_rebuilt_without_training_again(tmp_path):
     script = tmp_path / "plain.py"
     script.write_text(

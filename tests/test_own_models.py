@@ -84,6 +84,7 @@ def fit(model, root, steps=8, columns=None, **options):
     return jdl.fit(run, jdl.Options(root=root, quiet=True, save_every=3, **options)), run
 
 
+@pytest.mark.slow
 def test_a_stateful_pair_resumes_to_the_same_bits(tmp_path):
     with pytest.raises(jdl.Error, match="paused"):
         fit(COUNTING, tmp_path / "paused", until=4)
@@ -150,6 +151,7 @@ def test_a_part_of_the_output_is_picked(outputs, made):
     np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_an_adapted_run_is_evaluated_predicted_measured_and_traced(tmp_path):
     model = jdl.adapt_model(Two(), ("more", "image"), "logits")
     rows = np.random.default_rng(1).random((24, 3), np.float32)
@@ -189,6 +191,7 @@ def test_what_an_objective_makes_of_x_is_given_in_the_place_of_x():
     assert set(seen) == {((2, 4), (2, 3))}
 
 
+@pytest.mark.slow
 def test_without_x_lengths_are_as_they_are_and_the_mask_is_that_of_the_rows():
     """Seen to fail: lengths cut to 8 by an image of 8 rows; an error for a first input (B,)."""
     seen = []

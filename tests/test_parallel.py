@@ -84,7 +84,7 @@ def test_a_divided_step_computes_what_one_device_computes(name, way):
     assert device_parity.far(found["leaves"], alone["leaves"]) < BOUND
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", device_parity.FAMILIES)
 def test_every_family_on_8_devices_in_every_way(name):
     """And elastic on 1 device, and in 2 or 4 processes, to the bit; three families on 8 too."""
@@ -132,6 +132,7 @@ def measured(processes, devices, xla_flags, *flags):
     return [json.loads(line) for line in printed[0][0].splitlines() if line.startswith("{")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("streamed", [False, True])
 def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
     train, _ = jdl.data.digits()
@@ -150,6 +151,7 @@ def test_batches_are_the_same_to_the_bit_and_lie_on_all_devices(streamed):
     assert (first is second) == (not streamed)  # what stays is placed once
 
 
+@pytest.mark.slow
 def test_fsdp_cuts_parameters_and_optimizer_state_evenly():
     model = GPT(64, TransformerConfig(width=32, depth=2, heads=4))
     learner = jdl.descent(jdl.objectives.next_token(model), jdl.optim.adamw(1e-3))
@@ -250,6 +252,7 @@ def test_fsdp_casts_before_it_gathers_and_scatters_gradients_that_were_never_who
     assert constraints(lambda tree: jax.vjp(gather, tree)[1](tree)) == ['{"fsdp"}, {}']
 
 
+@pytest.mark.slow
 def test_model_cuts_heads_and_hidden_units():
     sizes = TransformerConfig(width=32, depth=2, heads=4, gated=True, attention_every=2)
     learner = jdl.descent(
@@ -303,6 +306,7 @@ def alone(tmp_path_factory):
     return train(tmp_path_factory.mktemp("alone"), elastic=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_an_elastic_run_is_the_same_to_the_bit_on_any_number_of_devices(alone, tmp_path, devices):
     found = train(tmp_path, elastic=4, devices=devices)
@@ -310,6 +314,7 @@ def test_an_elastic_run_is_the_same_to_the_bit_on_any_number_of_devices(alone, t
     assert lines(found) == lines(alone)
 
 
+@pytest.mark.slow
 def test_an_elastic_run_moves_from_4_devices_to_2_to_1(alone, tmp_path):
     for devices, step in ((4, 13), (2, 31)):
         stopped_at(step, tmp_path, elastic=4, devices=devices, save_every=5)
@@ -319,6 +324,7 @@ def test_an_elastic_run_moves_from_4_devices_to_2_to_1(alone, tmp_path):
     assert lines(found) == lines(alone)
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_a_mesh_to_pmap_to_one_device(tmp_path):
     """Not to the bit, but with the same examples at the same steps."""
     whole = train(tmp_path / "whole")
@@ -341,6 +347,7 @@ def test_a_stateful_model_is_not_elastic():
         elastic(learner, data, 4)
 
 
+@pytest.mark.slow
 def test_an_elastic_step_is_the_plain_step_but_for_rounding():
     """Without BatchNorm and dropout, the shards' sums are those of the whole batch."""
     data = jdl.data.digits()[0].shuffled(24, 0)

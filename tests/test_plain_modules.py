@@ -101,12 +101,14 @@ def name(request):
     return request.param
 
 
+@pytest.mark.slow
 def test_trains_evaluates_and_repeats(name, tmp_path):
     one, other = (train(tmp_path / part, name) for part in "ab")
     assert digest(one) == digest(other)
     assert float(one.metrics["test"]["accuracy"].value()) > 0.2
 
 
+@pytest.mark.slow
 def test_resumes_to_the_same_bits(name, tmp_path):
     with pytest.raises(jdl.Error, match="paused"):
         train(tmp_path / "paused", name, until=20)
@@ -115,6 +117,7 @@ def test_resumes_to_the_same_bits(name, tmp_path):
     assert digest(resumed) == digest(train(tmp_path / "whole", name))
 
 
+@pytest.mark.slow
 def test_learns_on_a_mesh_by_pmap_and_elastic(name, tmp_path):
     """BatchNorm of a mesh is that of one device; those of pmap and elastic are averaged."""
     for way in ({"devices": 4}, {"devices": 4, "parallel": "pmap"}, {"elastic": 4}):
@@ -125,6 +128,7 @@ def test_learns_on_a_mesh_by_pmap_and_elastic(name, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_statistics_of_batch_normalization_are_those_of_all_devices(tmp_path):
     """By pmap, each device has those of its own rows: the state keeps their mean."""
     one, four = (
@@ -166,6 +170,7 @@ class Lengths(nn.Module):
         return nn.Dense(3)(out[0][1])
 
 
+@pytest.mark.slow
 def test_lengths_are_given_where_they_are_asked_for():
     objective = jdl.objectives.classify(Lengths())
     batch = {
@@ -246,6 +251,7 @@ class Tokens(nn.Module):
 CUT = []
 
 
+@pytest.mark.slow
 def test_lengths_are_at_most_those_of_the_inputs():
     """`next_token` leaves out the last of five tokens."""
     objective = jdl.objectives.next_token(Tokens())
@@ -264,6 +270,7 @@ BATCH = {
 }
 
 
+@pytest.mark.slow
 def test_a_population_trains_each_member_as_alone(name):
     learner = jdl.descent(jdl.objectives.classify(MODULES[name]), optax.sgd(0.1))
     many = jdl.population(learner, (0, 3))
@@ -296,6 +303,7 @@ class Counting(Net):
         return super().__call__(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [{"devices": 4, "parallel": "pmap"}, {"elastic": 4}], ids=str)
 def test_a_state_that_parts_of_a_batch_cannot_share_is_refused(way, tmp_path, monkeypatch):
     monkeypatch.setitem(MODULES, "Counting", jdl.nnx(lambda rngs: Counting(rngs=rngs)))
@@ -304,6 +312,7 @@ def test_a_state_that_parts_of_a_batch_cannot_share_is_refused(way, tmp_path, mo
     assert train(tmp_path, "Counting", devices=4).state.model_state["state"]["calls"] == 30
 
 
+@pytest.mark.slow
 def test_nnx_draws_anew_with_each_key_in_training_and_changes_nothing_in_evaluation():
     objective = jdl.objectives.classify(jdl.nnx(lambda rngs: Counting(rngs=rngs)))
     variables = objective.init(jax.random.key(0), BATCH)

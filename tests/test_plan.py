@@ -86,6 +86,7 @@ def test_without_libtpu_a_tpu_is_refused_with_what_to_install(monkeypatch):
         plan(run(), "v5e:2x2")
 
 
+@pytest.mark.slow
 def test_a_plan_has_the_memory_and_the_operations_of_the_step_that_is_trained(tmp_path):
     """On simulated devices the compile is the training's own, and what it counts is known."""
     found, measured = plan(run(), "cpu:4", MESH), cost(run(), run_mesh(MESH))
@@ -128,6 +129,7 @@ def with_memory(monkeypatch, nbytes):
     monkeypatch.setitem(chips.CHIPS, "h100", replace(chips.CHIPS["h100"], memory=nbytes))
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_changed_until_it_does(monkeypatch):
     whole, cut = plan(run(), "h100:2", "data=2"), plan(run(), "h100:2", "fsdp=2")
     assert cut.memory.total < whole.memory.total
@@ -147,6 +149,7 @@ def test_changes_are_tried_from_the_cheapest_on():
     assert {"micro_batches", "--batch"} <= set(kinds)
 
 
+@pytest.mark.slow
 def test_micro_batches_stay_a_loop_for_a_tpu():
     """On a CPU they are unrolled; a plan for a TPU must not be."""
     learner = with_micro_batches(run().learner, 8)

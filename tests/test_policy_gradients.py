@@ -21,6 +21,7 @@ from jdl.metrics import scalars
 from jdl.models.mlp import MLP
 
 
+@pytest.mark.slow
 def test_action_distributions_are_those_of_scipy():
     logits = jax.random.normal(jax.random.key(0), (6, 4))
     action, discrete = jnp.arange(6) % 4, Discrete(4)
@@ -50,6 +51,7 @@ def test_action_distributions_are_those_of_scipy():
     )
 
 
+@pytest.mark.slow
 def test_gae_is_the_sum_of_td_errors_up_to_the_end_of_an_episode():
     environment, gamma, gae_lambda = corridor(max_episode_steps=4), 0.9, 0.8
 
@@ -91,6 +93,7 @@ def test_gae_bootstraps_a_truncated_episode_and_not_a_terminated_one():
         assert float(advantages[last, 0]) == last + bootstrap
 
 
+@pytest.mark.slow
 def test_reinforce_has_the_gradient_of_the_expected_return():
     """Of one step with reward 1 for action 1, of probability p: dp/d(logit) = p (1 - p)."""
     one = Environment(
@@ -115,6 +118,7 @@ def test_reinforce_has_the_gradient_of_the_expected_return():
     assert scalars(metrics)["length"] == 1
 
 
+@pytest.mark.slow
 def test_reinforce_credits_what_comes_after():
     """Only the first of three steps has a reward: no action of the others is to be credited."""
     first = Environment(

@@ -34,6 +34,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "precision"), CASES)
 def test_every_family_learns_in_half_precision(row, precision):
     # Flax's own norms promote their types by JAX's usual rules.
@@ -104,6 +105,7 @@ def test_the_scale_stays_above_zero_however_long_gradients_overflow():
     assert float(state.extra["loss_scale"]["scale"]) == smallest
 
 
+@pytest.mark.slow
 def test_micro_batches_are_summed_in_single_precision():
     """2,048 gradients of 1 sum to 2,048 in float32; in bfloat16 the sum would stay at 256."""
 
@@ -155,6 +157,7 @@ def test_what_is_not_trained_is_computed_in_half_precision_and_kept_in_single(ch
     assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
 
 
+@pytest.mark.slow
 def test_a_run_in_half_precision_keeps_single(tmp_path):
     found = train(tmp_path, precision="bfloat16", steps=10)
     assert {leaf.dtype for leaf in jax.tree.leaves(found.state.params)} == {jnp.dtype("float32")}
@@ -166,6 +169,7 @@ def test_a_run_in_half_precision_keeps_single(tmp_path):
     assert full.metrics["test"]["loss"].value() != found.metrics["test"]["loss"].value()
 
 
+@pytest.mark.slow
 def test_half_precision_needs_a_step_that_sums():
     learner = jdl.descent(jdl.objectives.classify(MLP(2)), optax.sgd(0.1))
     members = jdl.population(learner, range(2))

@@ -75,6 +75,7 @@ def quiet(root, **options):
     return jdl.Options(root=root, quiet=True, log_every=2, eval_every=0, save_every=2, **options)
 
 
+@pytest.mark.slow
 def test_fine_tuned_recorded_resumed_to_the_bit_and_restored_without_the_file(
     tmp_path, file, arrays
 ):

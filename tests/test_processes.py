@@ -44,6 +44,7 @@ def end(root):
     return digest(folder), lines(folder)
 
 
+@pytest.mark.slow
 def test_two_processes_end_in_the_same_bits_as_one(alone, tmp_path):
     output = finish(spawn(tmp_path, *FLAGS, processes=2, devices=2))
     assert end(tmp_path) == end(alone)
@@ -108,18 +109,21 @@ def late(tmp_path_factory):
     return folder, finish(running)
 
 
+@pytest.mark.slow
 def test_a_process_that_waits_for_its_data_is_named_once(late):
     _, output = late
     assert output.count("Process 1 of 2, on") == 1, output
     assert "Process 0 of 2" not in output
 
 
+@pytest.mark.slow
 def test_steps_go_on_while_several_processes_save(late):
     folder, _ = late
     for step in (40, 60):
         assert damage(folder / "checkpoints" / str(step)) is None
 
 
+@pytest.mark.slow
 def test_checksums_of_shards_are_those_of_whole_leaves(late, tmp_path):
     folder, _ = late
     write_leaves(tmp_path, restore(folder).state)
@@ -204,6 +208,7 @@ def test_a_streamed_batch_is_read_in_parts(tmp_path):
     assert lines(folder_of(tmp_path / "kept")) == lines(folder_of(tmp_path / "streamed"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -49,6 +49,7 @@ def test_a_scope_has_layer_pass_and_operation(name, expected):
     assert read_scope(name) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", ["", "data=2"])
 def test_a_profile_has_layers_and_lines(tmp_path, mesh):
     run = small_run()

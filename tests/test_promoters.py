@@ -181,6 +181,7 @@ def test_sequences_shorter_than_a_motif_are_refused():
         SequenceCNN(2).init(jax.random.key(0), jnp.ones((1, 8), jnp.int32))
 
 
+@pytest.mark.slow
 def test_the_last_window_counts_whatever_the_number_of_windows():
     """An odd number of windows, pooled by two."""
     model, x = SequenceCNN(2, 4, 3, ((8, 3),), ()), jnp.ones((1, 9), jnp.int32)

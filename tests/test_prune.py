@@ -52,6 +52,7 @@ def smallest(kernels, count):
     ]
 
 
+@pytest.mark.slow
 def test_the_smallest_go_by_the_cubic_schedule_and_the_others_train_on():
     """Against NumPy, step by step, with a learner that is not pruned in between."""
     inner, expected = jitted(plain(optax.sgd(0.5))), [np.ones((5, 16)), np.ones((16, 3))]
@@ -141,6 +142,7 @@ def test_what_is_pruned_is_zero_after_each_step_and_in_the_average(name, by):
     assert float(last.value()) == pytest.approx(115 / 128)
 
 
+@pytest.mark.slow
 def test_pruned_weights_have_no_gradient_and_stay_pruned_where_the_schedule_falls():
     learner = jdl.prune(plain(), lambda step: jnp.where(step < 2, 0.5, 0.25), every=1)
     *_, (state, metrics) = steps_of(learner, 3)
@@ -151,6 +153,7 @@ def test_pruned_weights_have_no_gradient_and_stay_pruned_where_the_schedule_fall
         assert (gradient[weight != 0] != 0).any()
 
 
+@pytest.mark.slow
 def test_a_lottery_ticket_begins_with_the_weights_of_its_seed_where_training_left_any():
     fresh, key = classify(MODEL), jdl.stream(jax.random.key(1), "init")
     start = fresh.init(key, BATCH)["params"]
@@ -193,6 +196,7 @@ def test_micro_batches_prune_the_same_weights():
     jax.tree.map(np.testing.assert_array_equal, masks, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", ["magnitude", "movement", "random"])
 def test_members_of_a_population_are_pruned_as_alone(by):
     learner = jdl.prune(plain(), CUBIC, by=by, every=2)
@@ -205,6 +209,7 @@ def test_members_of_a_population_are_pruned_as_alone(by):
     )
 
 
+@pytest.mark.slow
 def test_frozen_and_quantized_weights_and_adapters_are_left_alone():
     frozen = jdl.freeze(classify(MODEL), "Dense_0")
     model = classify(CNN(3, blocks=((4, 1),), dense=(6,)))
@@ -242,6 +247,7 @@ def whole(tmp_path_factory):
     return fitted(tmp_path_factory.mktemp("whole"))
 
 
+@pytest.mark.slow
 def test_a_run_stopped_and_resumed_or_observed_more_often_has_the_same_bits(whole, tmp_path):
     for step in (3, 5):
         with pytest.raises(jdl.train.preemption.PausedError):
@@ -251,6 +257,7 @@ def test_a_run_stopped_and_resumed_or_observed_more_often_has_the_same_bits(whol
     assert digest(observed) == digest(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [{"mesh": "fsdp=4"}, {"devices": 4, "parallel": "pmap"}], ids=str)
 def test_on_several_devices_the_same_weights_are_pruned(whole, tmp_path, way):
     state = fitted(tmp_path, **way).state
@@ -264,6 +271,7 @@ def test_on_several_devices_the_same_weights_are_pruned(whole, tmp_path, way):
     )
 
 
+@pytest.mark.slow
 def test_an_elastic_run_is_the_same_to_the_bit_on_1_and_on_4_devices(tmp_path):
     one, four = (fitted(tmp_path / str(n), elastic=4, devices=n) for n in (1, 4))
     assert digest(one) == digest(four)

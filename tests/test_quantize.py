@@ -67,6 +67,7 @@ def test_outputs_that_are_zero_stay_zero():
         np.testing.assert_array_equal(dequantize_variables(stored)["params"]["w"], 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 4])
 def test_adapters_are_trained_on_quantized_weights_that_stay_as_they_are(bits):
     adapted = jdl.lora(OBJECTIVE, "Dense", rank=2)
@@ -100,6 +101,7 @@ def fitted(root, until=None, **options):
     return jdl.fit(adapted.run(adapted.Config()), options, Path(adapted.__file__))
 
 
+@pytest.mark.slow
 def test_adapters_of_a_quantized_backbone_with_a_teacher_resume_elsewhere_to_the_bit(tmp_path):
     """And `jdl repeat` finds the same bits from the record."""
     whole = fitted(tmp_path / "whole", devices=1)
@@ -112,6 +114,7 @@ def test_adapters_of_a_quantized_backbone_with_a_teacher_resume_elsewhere_to_the
     assert repeat(whole.folder, quiet=True).first_difference is None
 
 
+@pytest.mark.slow
 def test_members_of_a_population_of_them_train_as_alone():
     """Up to rounding; what is not trained is the same to the bit."""
     data, alone = adapted.run(adapted.Config()).train, adapted.run(adapted.Config()).learner
@@ -151,6 +154,7 @@ def test_what_cannot_be_quantized_is_refused(targets, bits, message):
         jdl.quantize(OBJECTIVE, targets, bits).init(jax.random.key(0), BATCH)
 
 
+@pytest.mark.slow
 def test_quantized_twice_is_refused():
     once = quantize_variables({"params": {"w": jnp.ones((4, 2))}}, "w")
     with pytest.raises(jdl.Error, match="quantized already"):

@@ -142,6 +142,7 @@ def test_what_is_missing_is_named():
         extractive_qa(identity(), 0)
 
 
+@pytest.mark.slow
 def test_bert_knows_the_segments():
     """Their embeddings are added once, and by default are those of type 0."""
     sizes = TransformerConfig(8, 1, 2, max_length=STEPS)

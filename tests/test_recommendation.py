@@ -122,6 +122,7 @@ def test_imports_are_read_in_their_order_without_relative_ones(monkeypatch):
     assert (train.users, test.labels[int(test.columns["y"][0])]) == (("0", "2"), "ast")
 
 
+@pytest.mark.slow
 def test_metrics_are_those_of_scikit_learn_ties_included():
     rng = np.random.default_rng(0)
     scores = rng.integers(0, 6, (40, 12)).astype(np.float32)  # with many ties
@@ -162,6 +163,7 @@ BATCH = {
 TARGETS = [5, 2, 4, 1]  # of real rows: the items after the start, and y
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_papers_over_the_items_of_real_rows():
     model = jdl.Model(Scores.init, Scores.apply)
     objective = recommend(model)
@@ -310,6 +312,7 @@ def scores_of(model, given, items):
     return [model.apply(variables, given, candidates=chosen) for chosen in candidates]
 
 
+@pytest.mark.slow
 def test_candidates_have_the_scores_that_they_have_among_all():
     items = jnp.asarray(np.random.default_rng(0).integers(0, 6, (3, 4, 2)))
     sizes = TransformerConfig(8, 1, heads=1, max_length=4)
@@ -375,6 +378,7 @@ def test_features_of_other_items_are_refused(features):
         TwoTowers(6, features=features).init(jax.random.key(0), BATCH["x"])
 
 
+@pytest.mark.slow
 def test_predictions_are_for_the_users_of_a_file(table, tmp_path):
     train, _, test = interactions(table, **NAMES)
     objective = recommend(SASRec(len(train.labels), TransformerConfig(8, 1, 1, max_length=8)))

@@ -103,6 +103,7 @@ def repeated(result, root):
     return digest(jdl.fit(run, jdl.Options(root=root, quiet=True), script))
 
 
+@pytest.mark.slow
 def test_the_folder_keeps_the_script_and_what_it_imports_from_beside_it(script, tmp_path):
     result = train(script, tmp_path / "runs")
     code = result.folder / "code"
@@ -113,6 +114,7 @@ def test_the_folder_keeps_the_script_and_what_it_imports_from_beside_it(script, 
     assert all(len(sha) == 64 for sha in record["code"].values())
 
 
+@pytest.mark.slow
 def test_a_run_is_rebuilt_where_the_script_has_changed(script, tmp_path):
     result = train(script, tmp_path / "runs")
     script.write_text("def run(c): return None\n")
@@ -120,6 +122,7 @@ def test_a_run_is_rebuilt_where_the_script_has_changed(script, tmp_path):
     assert repeated(result, tmp_path / "again") == digest(result)
 
 
+@pytest.mark.slow
 def test_a_run_is_rebuilt_where_the_script_has_moved(script, tmp_path):
     script.write_text(
         SCRIPT.replace('float((Path(__file__).parent / "factor.txt").read_text())', "0.1")
@@ -129,6 +132,7 @@ def test_a_run_is_rebuilt_where_the_script_has_moved(script, tmp_path):
     assert repeated(result, tmp_path / "again") == digest(result)
 
 
+@pytest.mark.slow
 def test_two_runs_in_one_process_have_each_its_own_modules(script, tmp_path):
     first = train(script, tmp_path / "runs", "--widths", "4")
     (script.parent / "parts" / "deeper.py").write_text("def hidden(widths):\n    return (6,)\n")
@@ -142,6 +146,7 @@ def test_two_runs_in_one_process_have_each_its_own_modules(script, tmp_path):
     assert sys.modules["helper"] is before["helper"]
 
 
+@pytest.mark.slow
 def test_code_that_changes_on_the_way_is_noted_and_both_are_kept(script, tmp_path, capsys):
     with pytest.raises(jdl.Error, match="paused"):
         train(script, tmp_path / "runs", "--until", "2")
@@ -251,6 +256,7 @@ def test_the_expected_lines_of_orbax_are_not_logged(script, tmp_path, caplog):
     assert absl == ["a user's", "Requested `tracked_metric`; did not provide metrics."]
 
 
+@pytest.mark.slow
 def test_a_kill_while_code_is_replaced_heals(script, tmp_path):
     with pytest.raises(jdl.Error, match="paused"):
         train(script, tmp_path / "runs", "--until", "2")
@@ -291,6 +297,7 @@ def test_a_run_that_goes_on_from_python_keeps_its_code(script, tmp_path):
     assert (folder / "run.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_quiet_prints_the_result_alone(script, tmp_path, capsys):
     result = train(script, tmp_path)
     printed = capsys.readouterr().out

@@ -75,6 +75,7 @@ def step_by_step(learner, params, states, transitions):
     return jax.lax.scan(step, states, (steps.obs, steps.action, steps.done))
 
 
+@pytest.mark.slow
 def test_rollout_and_updates_give_the_same_probabilities_and_values(learner):
     @jax.jit
     def both_ways(state):
@@ -98,6 +99,7 @@ def test_rollout_and_updates_give_the_same_probabilities_and_values(learner):
     close(next_value[:-1][goes_on], value[1:][goes_on])
 
 
+@pytest.mark.slow
 def test_remembers_what_it_has_seen(learner):
     """And a learner that is made anew goes on from a state's arrays, to the bit."""
     whole = trained(learner, 60)

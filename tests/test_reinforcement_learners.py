@@ -93,6 +93,7 @@ def case(request):
     return make(), *steps
 
 
+@pytest.mark.slow
 def test_learns_to_reach_the_end(case):
     learner, steps, _ = case
     state, _ = train(learner, steps)
@@ -102,6 +103,7 @@ def test_learns_to_reach_the_end(case):
     assert scalars(out.metrics) == {"return": 10.0, "length": 5.0}
 
 
+@pytest.mark.slow
 def test_a_member_of_a_population_learns_as_its_seed_does_alone(case):
     learner, _, steps = case
     many, metrics = train(jdl.population(learner, (3, 0, 8)), steps, seed=99)
@@ -142,6 +144,7 @@ def test_several_devices_compute_what_one_computes(case):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_population_is_evaluated_member_by_member():
     learner = jdl.population(LEARNERS["ppo"][0](), (0, 1))
     state, _ = train(learner, 1)
@@ -166,6 +169,7 @@ def test_the_interquartile_mean_is_scipys(members):
     assert np.isnan(scalars({"x": unknown})["x/iqm"])
 
 
+@pytest.mark.slow
 def test_the_target_network_is_updated_every_few_steps():
     learner = jdl.dqn(
         corridor(),

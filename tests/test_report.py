@@ -302,6 +302,7 @@ def test_the_cost_is_that_of_the_devices(tmp_path):
         written(tmp_path, watts=-1.0)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_built_again_has_its_data_and_operations(tmp_path):
     folder = train(tmp_path, steps=2, name="sink").folder
     words = [word for word in Parsed(written(tmp_path, rebuild=True)).words if word.strip()]

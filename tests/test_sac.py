@@ -47,6 +47,7 @@ def params(temperature=1.0):
     }
 
 
+@pytest.mark.slow
 def test_the_density_of_a_squashed_gaussian_is_that_of_its_samples():
     policy = jnp.asarray([0.4, -0.5])
     points = jnp.linspace(-1, 1, 4_001)[1:-1, None]
@@ -89,6 +90,7 @@ def test_the_td_target_has_the_smaller_critic_and_the_entropy():
     )
 
 
+@pytest.mark.slow
 def test_each_loss_has_a_gradient_to_its_own_parameters_alone():
     sac = learner(target_entropy=5.0)
 
@@ -120,6 +122,7 @@ def test_each_loss_has_a_gradient_to_its_own_parameters_alone():
     assert values["q_value"] == 4
 
 
+@pytest.mark.slow
 def test_targets_follow_slowly_and_actions_are_random_before_learning():
     """Here the critics alone have a learning rate."""
     rates = {"actor": 0.0, "critics": 0.1, "log_temperature": 0.0}

@@ -112,6 +112,7 @@ def uncached(full, variables, sampler, key, eos_id=None):
     return written[:, PROMPT.shape[1] :]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_with_and_without_a_cache_the_same_tokens(name):
     objective, variables, source, full = prepared(name)
@@ -133,6 +134,7 @@ def test_with_and_without_a_cache_the_same_tokens(name):
     assert len(np.unique(np.asarray(tokens))) > 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt", "gru", "t5-copy"])
 def test_beam_search_equals_search_without_a_cache(name):
     """Against a plain search in Python that scores whole sequences."""
@@ -170,6 +172,7 @@ def penalized(one, end):
     return score / ((5 + length) / 6) ** 0.6
 
 
+@pytest.mark.slow
 def test_one_beam_is_greedy():
     objective, variables, _, _ = prepared("gpt")
     beams, _ = jax.jit(lambda v: beam_search(objective, v, PROMPT, TOKENS, 1))(variables)
@@ -227,6 +230,7 @@ def test_a_prompt_and_a_new_token_are_needed(prompt, tokens):
         generate(*prepared("gpt")[:2], prompt, tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sampler", "eos_id"), SAMPLERS)
 @pytest.mark.parametrize("name", ["gpt", "gru"])
 def test_streaming_gives_what_generate_gives(name, sampler, eos_id, monkeypatch):
@@ -242,6 +246,7 @@ def test_streaming_gives_what_generate_gives(name, sampler, eos_id, monkeypatch)
         assert list(streamed) == whole
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gpt", "gpt-learned", "gpt-relative", "gru"])
 def test_rows_of_several_lengths_are_each_as_alone(name):
     """Padded prompts, then steps at a position of each row's own, beside logits without a cache."""
@@ -297,6 +302,7 @@ def test_pieces_are_whole_letters_of_the_text():
     assert list(decode_stream(tokenizer, [255] * 4)) == ["\ufffd"] * 4  # never letters
 
 
+@pytest.mark.slow
 def test_a_letter_is_streamed_when_all_of_its_bytes_are_there():
     tokenizer = jdl.data.ByteTokenizer()
     text = "aé字\N{SNOWMAN}b"

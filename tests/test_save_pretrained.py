@@ -47,6 +47,7 @@ def changed(folder, name):
 NAMES = ("gpt2", "llama", "bert_base", "bert_masked", "roberta_masked", "t5", "t5_v1_1", "whisper")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_all_that_is_changed_comes_back(tmp_path, name):
     (tmp_path / "source").mkdir()
@@ -159,6 +160,7 @@ def test_a_head_that_no_class_has_is_refused(tmp_path):
     assert not (tmp_path / "to").exists()
 
 
+@pytest.mark.slow
 def test_labels_are_one_for_each_output_of_a_new_head(tmp_path):
     source, to = tmp_path / "source", tmp_path / "to"
     model, variables, _ = with_new_head(source, "transformers/bert_base", pool="first")

@@ -204,6 +204,7 @@ def test_shares_are_of_all_classes_and_hide_no_column(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_the_figure_is_drawn_of_masks_alone(trained, tmp_path):
     (path,) = draw_segmentation(trained.run, trained.variables, tmp_path)
     with Image.open(path) as image:

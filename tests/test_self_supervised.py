@@ -52,6 +52,7 @@ def of_byol(**heads):
     return byol(MLP(4), augment=NOISE, **given)
 
 
+@pytest.mark.slow
 def test_nt_xent_is_the_cross_entropy_among_the_other_views_of_real_rows():
     """By a loop, and without padding by Optax's, the mean of both directions."""
     one, two = (unit(np.random.default_rng(k).normal(size=(8, 3))) for k in (2, 3))
@@ -71,6 +72,7 @@ def test_nt_xent_is_the_cross_entropy_among_the_other_views_of_real_rows():
     assert float(mean) == pytest.approx(float(reference), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_simclr_compares_two_views_drawn_by_row_and_predicts_from_the_row_itself():
     """Identity encoders: the loss is that of the two views, both ways."""
     identity = jdl.Model(lambda key, x: {}, lambda params, x: x)
@@ -97,6 +99,7 @@ def test_simclr_compares_two_views_drawn_by_row_and_predicts_from_the_row_itself
     np.testing.assert_array_equal(evaluated, loss.value())  # views in evaluation too
 
 
+@pytest.mark.slow
 def test_byol_predicts_the_targets_vector_of_the_other_view():
     """The target's gradient is none."""
     objective = byol(MLP(4), MLP(3), MLP(3), NOISE)
@@ -142,6 +145,7 @@ def test_byol_predicts_the_targets_vector_of_the_other_view():
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(slope))
 
 
+@pytest.mark.slow
 def test_the_target_moves_in_elastic_runs_and_averages_batch_statistics():
     """Elastic learners keep no model state but BatchNorm's statistics: the wrapper moves it."""
     x = np.random.default_rng(0).normal(size=(16, 4, 4, 1))
@@ -218,6 +222,7 @@ def test_what_cannot_be_learnt_is_refused(case):
         make()
 
 
+@pytest.mark.slow
 def test_a_masked_autoencoder_sees_no_hidden_pixel_and_is_judged_by_them_alone():
     model = MaskedAutoencoder(4, ONE, replace(ONE, width=4))
     objective = masked_patches(model, 4, 0.75)
@@ -248,6 +253,7 @@ def test_a_masked_autoencoder_sees_no_hidden_pixel_and_is_judged_by_them_alone()
     assert len({tuple(row.tolist()) for row in order}) == 3
 
 
+@pytest.mark.slow
 def test_the_encoder_of_a_masked_autoencoder_is_a_vision_transformer():
     config = replace(ONE, rotary=False)
     model, vit = MaskedAutoencoder(4, config), ViT(3, 4, config)
@@ -296,6 +302,7 @@ def test_the_linear_probe_weighs_coordinates_whatever_their_scale():
         linear_probe(*rows, others[0], others[1][:5])
 
 
+@pytest.mark.slow
 def test_probe_scores_are_of_the_encoders_features_of_all_real_rows():
     objective = simclr(MLP(4), MLP(3), NOISE)
     rows, others = features(60), features(50, 1)

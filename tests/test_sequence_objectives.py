@@ -48,6 +48,7 @@ def evaluated(objective, batch, train=False):
     return variables, loss(variables, batch, jax.random.key(2), train)
 
 
+@pytest.mark.slow
 def test_next_token_is_the_cross_entropy_of_real_targets():
     model, batch = GPT(SIZE, SMALL), {"x": TOKENS, "length": LENGTHS, "mask": MASK}
     variables, out = evaluated(next_token(model, bytes_per_token=2.5), batch)
@@ -60,6 +61,7 @@ def test_next_token_is_the_cross_entropy_of_real_targets():
     )
 
 
+@pytest.mark.slow
 def test_masked_tokens_are_selected_by_row_and_replaced_as_published():
     tokenizer, inputs_of = ByteTokenizer(), []
 
@@ -97,6 +99,7 @@ def test_masked_tokens_are_selected_by_row_and_replaced_as_published():
     assert (inputs_of[-1] != inputs_of[-3]).any()
 
 
+@pytest.mark.slow
 def test_seq2seq_is_trained_by_teacher_forcing():
     model = T5(SIZE, SMALL)
     y = jax.random.randint(jax.random.key(4), (ROWS, 5), 1, SIZE)
@@ -120,6 +123,7 @@ def test_seq2seq_is_trained_by_teacher_forcing():
     assert (np.asarray(written)[ended] == 0).all()
 
 
+@pytest.mark.slow
 def test_start_tokens_are_given_and_not_learned():
     """Seen to fail: with the end token first, and with the logits of the start tokens learned."""
     model, y = T5(SIZE, SMALL), TOKENS[:, :5]
@@ -137,6 +141,7 @@ def test_start_tokens_are_given_and_not_learned():
     np.testing.assert_array_equal(written[:, 0], first)
 
 
+@pytest.mark.slow
 def test_whisper_learns_and_its_positions_stay():
     model = Whisper(SIZE, replace(SMALL, rotary=False), n_mels=20, places=5)
     x = jax.random.normal(jax.random.key(1), (ROWS, 1_500))
@@ -160,6 +165,7 @@ def test_whisper_learns_and_its_positions_stay():
         model.init(jax.random.key(0), jnp.zeros((1, 1_601)), TOKENS)
 
 
+@pytest.mark.slow
 def test_whisper_hears_silence_where_the_mask_is_false():
     model = Whisper(SIZE, replace(SMALL, rotary=False), n_mels=20, places=5)
     x, mask = jax.random.normal(jax.random.key(1), (2, 1_500)), jnp.arange(1_500)[None] < 800
@@ -170,6 +176,7 @@ def test_whisper_hears_silence_where_the_mask_is_false():
     assert (masked != model.apply(variables, x, TOKENS[:2])).any()
 
 
+@pytest.mark.slow
 def test_ctc_sums_over_all_alignments():
     """Against the sum over every path of labels and blanks that reads as y, for short sequences."""
     frames, labels, steps = 2, 3, 2
@@ -231,6 +238,7 @@ def test_metrics_of_forecasts_are_in_the_unit_of_the_series():
     np.testing.assert_allclose(out.metrics["naive_mae"].value(), 20.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_label_for_every_step_is_classification_too():
     model = RNN(SIZE, (6,), return_sequences=True, vocab_size=SIZE, embedding_width=4)
     batch = {"x": TOKENS, "y": TOKENS[:, ::-1], "length": LENGTHS, "mask": MASK}
@@ -247,6 +255,7 @@ def test_a_label_for_every_step_is_classification_too():
     assert 0 <= float(out.metrics["iou"].value()) <= 1
 
 
+@pytest.mark.slow
 def test_states_are_carried_over_streams_and_only_there():
     """Two windows with carried states are one window of both, and `start` resets a row."""
     whole = jax.random.randint(jax.random.key(8), (2, 9), 0, SIZE)
@@ -333,6 +342,7 @@ def test_refusals_name_what_is_wrong(objective, batch, bounds, message):
         objective.check(spec, bounds)
 
 
+@pytest.mark.slow
 def test_more_tokens_than_the_model_can_decode_are_refused():
     with pytest.raises(jdl.Error, match="16 tokens at most, and max_new_tokens=17"):
         seq2seq(T5(SIZE, SMALL), 0, max_new_tokens=17)

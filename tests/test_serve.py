@@ -22,6 +22,7 @@ import jdl
 import jdl.serve
 
 
+@pytest.mark.slow
 def test_answers_are_those_of_the_bundles_own_script(client, bundles, x):
     """To the bit, in the same bucket."""
     _, predict = runpy.run_path(str(bundles[0] / "predict.py"))["load"](bundles[0])

@@ -71,6 +71,7 @@ def tokens(engine, prompt, options):
     return [token for piece in engine.pieces(prompt, options, SOON) for token in piece.tokens]
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_request_alone(exported, engine):
     """In three orders, at random moments: more requests than slots."""
     asked = requests()

@@ -76,6 +76,7 @@ def greedy_text(trained, prompt, count):
     )
 
 
+@pytest.mark.slow
 def test_text_comes_whole_and_as_events(talk, client):
     body = {"prompt": "abc", "max_new_tokens": 20, "temperature": 0}
     whole = client.post(GENERATE, json=body).json()

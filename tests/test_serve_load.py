@@ -127,6 +127,7 @@ def test_health_tells_a_server_that_warms_from_one_that_is_ready(bundles, x, mon
         assert model.programs["predict"].call._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_sigterm_answers_what_is_in_and_refuses_what_is_new(bundles, x, tmp_path):
     """The process that the verb starts ends with 0."""
     words = ["serve", bundles[0], "--port", "0", "--max-batch", "2", "--wait-ms", "1500"]
@@ -159,6 +160,7 @@ def test_sigterm_answers_what_is_in_and_refuses_what_is_new(bundles, x, tmp_path
         server.kill()
 
 
+@pytest.mark.slow
 def test_the_containers_command_serves_and_its_health_check_sees_it(bundles, root):
     """The steps of the Dockerfile but for the installation, whose extras must exist."""
     dockerfile = (root / "jdl" / "serve" / "Dockerfile").read_text()
@@ -216,7 +218,7 @@ def test_a_body_that_is_too_long_is_413_whatever_its_header_says(client):
         assert response.json()["error"] == "A body has at most 100,000 bytes."
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_thousands_of_requests_leave_the_memory_flat(client, x):
     fuzzed(client, x, 1_000, 1)
     before = memory()

@@ -79,6 +79,7 @@ def ask(client, name, document, accept="*/*"):
     return client.post(path, json=document, headers={"Accept": accept})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["garments", "codes"])
 def test_samples_are_those_of_the_run_with_the_same_seed(client, models, name):
     """In whole batches to the bit on the platform of the export; else as the export differs."""

@@ -34,6 +34,7 @@ def trained(row, several, seed, rate, decay, beta):
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(found)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "several"), [("mlp", False), ("lstm", False), ("mlp", True)])
 def test_two_seeds_and_two_rates_share_programs_and_have_their_own_bits(name, several):
     first, other = (0, 1e-3, 0.013, 0.999), (1, 2.3e-3, 0.0021, 0.987)

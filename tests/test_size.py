@@ -38,6 +38,7 @@ def measured(trained):
     return size(trained, evaluate=True)
 
 
+@pytest.mark.slow
 def test_each_layer_has_its_numbers_zeros_and_operations(trained, measured):
     layers = {layer.name: layer for layer in measured.layers}
     params = trained.variables["params"]

@@ -211,6 +211,7 @@ def test_what_are_no_graphs_is_refused(source, message):
         graphs(source)
 
 
+@pytest.mark.slow
 def test_rings_are_told_from_paths():
     """By the degrees, which a sum over neighbours sees and padding would blur."""
     items = []

@@ -122,6 +122,7 @@ def test_the_model_masks_in_training_alone(trained):
     np.testing.assert_array_equal(evaluated, plain)
 
 
+@pytest.mark.slow
 def test_metrics_by_set_are_those_of_an_evaluation_of_each(trained):
     _, run = trained
     data = run.run.train.dataset

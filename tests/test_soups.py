@@ -153,6 +153,7 @@ def test_statistics_of_batch_norm_are_those_of_the_data():
         recompute_batch_stats(objective, {"params": variables["params"]}, batches)
 
 
+@pytest.mark.slow
 def test_swa_is_the_equal_average_of_late_steps():
     plain = jdl.descent(classify(CNN(3, ((2, 1),), dense=(), batch_norm=True)), optax.adam(1e-2))
     learner, batch = jdl.swa(plain, start=2, every=3), DATA.batches(24)[0]

@@ -72,6 +72,7 @@ def test_steps_after_the_end_and_unknown_ones_are_taken_out():
     assert float(SpanF1.of(predicted[:, 3:], predicted[:, 3:], TAGS).value()["f1"]) == 0
 
 
+@pytest.mark.slow
 def test_it_is_a_metric_of_any_objective_that_labels_steps():
     model = RNN(5, (4,), return_sequences=True)
     batch = {"x": jnp.ones((2, 4, 3)), "y": jnp.zeros((2, 4), jnp.int32)}

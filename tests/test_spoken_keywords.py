@@ -76,6 +76,7 @@ def test_silence_is_noise_of_the_split(made):
             assert max(likeness) > 0.95
 
 
+@pytest.mark.slow
 def test_batches_and_windows_of_new_files(made, tmp_path):
     train, *_ = made
     batch = train.batches(70)[0]

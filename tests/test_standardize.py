@@ -78,6 +78,7 @@ def test_other_columns_and_what_is_refused():
         standardize(table, per="row")
 
 
+@pytest.mark.slow
 def test_the_record_of_a_run_has_them(tmp_path):
     train, test = standardize(*arrays(x=TABLE, y=LABELS).split(0.8, 0.2))
     learner = jdl.descent(jdl.objectives.classify(MLP(2, ())), optax.sgd(0.1))

@@ -77,6 +77,7 @@ def test_files_that_cannot_be_summarized(text, message, monkeypatch, tmp_path):
         jdl.data.stdlib_summaries(vocab_size=300)[0].read_file(tmp_path / "new.py")
 
 
+@pytest.mark.slow
 def test_copying_is_the_formula_of_the_paper():
     keys = jax.random.split(jax.random.key(0), 4)
     logits, x, vectors = (

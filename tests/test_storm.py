@@ -9,7 +9,7 @@ from harness import digest, finish, folder_of, kill_at, lines, spawn
 CNN = Path(__file__).parents[1] / "experiments" / "digits_cnn.py"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
     flags = ("--steps", 200)
     finish(spawn(tmp_path / "whole", *flags, script=CNN))
@@ -23,7 +23,7 @@ def test_digits_cnn_killed_at_three_moments_is_never_stopped(tmp_path):
     assert digest(first) == digest(second)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(("kind", "count"), [("kill", 3), ("damage", 10)])
 def test_a_storm_changes_no_bit(kind, count):
     done = subprocess.run(

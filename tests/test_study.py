@@ -104,6 +104,7 @@ def without_place(rows):
     return [{**row, "folder": Path(row["folder"]).name} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_trial_has_the_bits_of_the_run_alone(whole, tmp_path):
     (row,), folder = whole
     run = alone(tmp_path, "--lr", "3e-2", "--seed", "1")
@@ -121,6 +122,7 @@ SHARING = [  # a script, flags, and the steps that are saved
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "flags", "saved"), SHARING, ids=["single steps", "several a call"]
 )
@@ -195,6 +197,7 @@ def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path, mo
     assert log_fields(search) == ["lr", "w"]
 
 
+@pytest.mark.slow
 def test_a_study_that_was_killed_goes_on(whole, tmp_path, killed):
     rows, folder = whole
     again = killed(SCRIPT, replace(SEEDS, study=tmp_path))
@@ -203,6 +206,7 @@ def test_a_study_that_was_killed_goes_on(whole, tmp_path, killed):
         assert same(folder / "trial0" / seed, tmp_path / "trial0" / seed)
 
 
+@pytest.mark.slow
 def test_successive_halving_stops_trials_which_are_resumable(tmp_path, killed):
     search = Search(grid=("lr=1e-4,3e-2,1e-2",), halving=2, study=tmp_path / "study")
     rows = killed(SCRIPT, search)
@@ -231,6 +235,7 @@ def test_the_score_at_a_rung_is_that_of_its_step(tmp_path):
     assert score(tmp_path, "test", "loss") == 9.0
 
 
+@pytest.mark.slow
 def test_a_trial_that_fails_harms_no_other_and_is_not_trained_again(whole, tmp_path, monkeypatch):
     search = Search(grid=("lr=3e-2,1e38", "hidden=8,-1"), study=tmp_path)
     rows = tune(SCRIPT, search)
@@ -245,6 +250,7 @@ def test_a_trial_that_fails_harms_no_other_and_is_not_trained_again(whole, tmp_p
     assert tune(SCRIPT, search) == rows
 
 
+@pytest.mark.slow
 def test_trials_are_scored_on_the_same_validation_data(tmp_path):
     """Also in a second process, which finds the first trial trained."""
     script = tmp_path / "split.py"
@@ -280,6 +286,7 @@ def test_a_full_disk_is_no_failure_of_a_trial(tmp_path, monkeypatch):
     assert not (tmp_path / "failures").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_the_study_and_is_no_failure(whole, tmp_path, monkeypatch, number, code):
     def send(step, state, metrics):
@@ -311,6 +318,7 @@ def test_the_last_rung_is_far_from_the_end(number, expected):
     assert _rungs(Search(halving=3), 1_000, number) == expected
 
 
+@pytest.mark.slow
 def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(trials, "POLL_SECONDS", 0.01)
     trained, (rows, folder) = [], whole
@@ -332,6 +340,7 @@ def test_a_run_of_another_process_is_left_to_it_until_that_ends(whole, tmp_path,
     assert without_place(tune(SCRIPT, replace(SEEDS, study=tmp_path))) == without_place(rows)
 
 
+@pytest.mark.slow
 def test_tpe_suggests_by_what_was_reached_and_asks_nothing_anew(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
     space = parse_space(("hidden=8,16",), ("lr=loguniform(1e-4,1e-1)",), tuned.Config)
@@ -376,6 +385,7 @@ def test_a_gaussian_process_suggests_by_what_was_reached():
     assert np.mean([score for _, score in tried[11:]]) < 0.3
 
 
+@pytest.mark.slow
 def test_hyperband_has_the_brackets_of_its_paper_to_the_bit(tmp_path, killed):
     assert bracket_sizes(3, 4) == [81, 34, 15, 8, 5]  # table 1 of the paper, R = 81
     assert [most_rungs(n, 3) for n in (4, 5, 16, 17, 142, 143)] == [0, 1, 1, 2, 3, 4]
@@ -396,6 +406,7 @@ def test_hyperband_has_the_brackets_of_its_paper_to_the_bit(tmp_path, killed):
         assert same(row["folder"] + "/seed0", alone(tmp_path / str(row["trial"]), *flags))
 
 
+@pytest.mark.slow
 def test_a_trial_is_counted_once(tmp_path):
     said = []
     search = Search(random=("hidden=choice(8,16)",), trials=4, study=tmp_path)
@@ -425,6 +436,7 @@ def test_a_failure_of_a_run_that_another_process_finished_is_none(whole):
     (folder / "failures" / "trial0-seed1.json").unlink()
 
 
+@pytest.mark.slow
 def test_a_script_that_raises_under_epochs_harms_no_other_trial(tmp_path):
     search = Search(grid=("batch=600,2000",), study=tmp_path)
     rows = tune(SCRIPT, search, ("--epochs", "2"))

@@ -111,6 +111,7 @@ def random_variables(row, inputs):
     return jax.tree_util.tree_map_with_path(draw, shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "positions",
     [{"rotary": True}, {}, {"relative_buckets": 4}],
@@ -140,6 +141,7 @@ def test_decoding_with_a_kv_cache_exports(positions):
     jax.tree.map(np.testing.assert_array_equal, exported, jitted)
 
 
+@pytest.mark.slow
 def test_a_sequence_over_the_maximum_is_refused():
     """A known length while tracing, and a symbolic one when the exported program is called."""
     config = TransformerConfig(width=8, depth=1, heads=2, max_length=4)

@@ -476,6 +476,7 @@ def make_run(table, steps=6):
     return jdl.Run(config, learner, train.shuffled(8, 0), test=test.batches(8), labels=train.labels)
 
 
+@pytest.mark.slow
 def test_training_resumes_to_the_bit_and_predicts_from_files(tmp_path):
     people().to_csv(tmp_path / "t.csv", index=False)
     read = {"target": "y", "one_hot": True, "weight": "weight"}
@@ -518,6 +519,7 @@ def test_streamed_batches_are_the_same():
         assert_equal(train.shuffled(8, 0)[i], train.streaming().shuffled(8, 0)[i])
 
 
+@pytest.mark.slow
 def test_the_tabular_model():
     x, codes = jnp.ones((4, 3)), jnp.asarray([[0, 1], [2, 2], [3, 0], [0, 0]])
     model = TabularMLP(2, sizes=(4, 120), hidden=(8,))

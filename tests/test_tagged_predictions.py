@@ -40,6 +40,7 @@ def rows(tmp_path_factory):
     return predict(TrainedRun(run, state), [file])
 
 
+@pytest.mark.slow
 def test_rows_have_words_and_tags(rows):
     assert [row["input"].rpartition(":")[2] for row in rows] == ["1", "3"]
     assert rows[0]["words"] == ["Ada", "King", "met", "Bob"]

@@ -77,6 +77,7 @@ def numbers_of(objective, **columns):
     return scalars(merge([output_of(objective, **columns).metrics]))
 
 
+@pytest.mark.slow
 def test_soft_labels_give_the_expected_loss():
     """Of mixup's labels it is the mixture of the losses (Zhang et al., 2018)."""
     log_p = np.asarray(jax.nn.log_softmax(LOGITS))
@@ -157,6 +158,7 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
         jdl.data.class_weights(data, "x")
 
 
+@pytest.mark.slow
 def test_focal_loss_is_that_of_the_paper():
     """p = 0.9 costs 100 times less than in cross-entropy, p = 0.968 about 1,000 times less."""
     p = jnp.asarray([0.9, 0.968, 0.3])
@@ -203,6 +205,7 @@ def test_top_k_of_dense_labels():
     assert found == pytest.approx(numbers_of(classify(Given(), top=2), x=LOGITS, y=Y)["top2"])
 
 
+@pytest.mark.slow
 def test_unknown_labels_count_nowhere():
     """Seen to fail with unknown labels taken as zeros, in exact matches as in the loss."""
     y = MANY.at[:, 1].set(-1).at[3].set(-1)
@@ -331,6 +334,7 @@ def agree(found, expected):
         np.testing.assert_allclose(a, b, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_parts_of_a_batch_add_up_and_padding_may_hold_anything(start):
     """Seen to fail with the heads' means added; and with weights of padding rows not left out."""
     wild = {
@@ -354,6 +358,7 @@ def test_parts_of_a_batch_add_up_and_padding_may_hold_anything(start):
     assert added == pytest.approx(scalars(merge([numbers])), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["pmap=4", pytest.param("data=4", marks=pytest.mark.slow)])
 def test_several_devices_compute_what_one_computes(start, alone, way):
     data = jdl.data.arrays(**{name: np.asarray(column) for name, column in REAL.items()})
@@ -416,6 +421,7 @@ class Config(jdl.Config):
     steps: int = 4
 
 
+@pytest.mark.slow
 def test_a_run_of_heads_repeats_resumes_and_is_restored(tmp_path):
     data = jdl.data.arrays(**{name: np.asarray(column) for name, column in REAL.items()})
     script = tmp_path / "heads.py"

@@ -160,6 +160,7 @@ def test_power_is_near_that_of_non_negative_least_squares():
         assert np.linalg.norm(row @ filters - wanted) < residual + 0.05 * np.linalg.norm(wanted)
 
 
+@pytest.mark.slow
 def test_what_is_padding_changes_nothing(data):
     batch = data.batches(6)[0]
     variables = jax.jit(OBJECTIVE.init)(jax.random.key(0), batch)
@@ -183,6 +184,7 @@ def test_what_is_padding_changes_nothing(data):
     assert np.isfinite(silence.loss.value())
 
 
+@pytest.mark.slow
 def test_durations_are_learned_from_sounds_and_texts_alone():
     """The letter a is a low tone of 6 frames, b a high one of 14: what is said is as long."""
     letters = np.asarray([[2, 2], [2, 3], [3, 2], [3, 3]])
@@ -319,6 +321,7 @@ def test_spectrograms_are_drawn(speaker, tmp_path):
     assert draw_speech(replace(speaker.run, test=other), speaker.variables, tmp_path) == []
 
 
+@pytest.mark.slow
 def test_numbers_to_test_on_are_never_said_in_training(program):
     parts = jdl.data.single_speaker_numbers(110)
     numbers = [{said(part, y) for y in part.columns["y"]} for part in parts]

@@ -116,6 +116,7 @@ class Told:
         self.ends.append((self.id, finished))
 
 
+@pytest.mark.slow
 def test_trackers_hear_whether_a_training_is_finished_and_which_it_is(tmp_path, monkeypatch):
     monkeypatch.setitem(trackers.TRACKERS, "tensorboard", Told)
     monkeypatch.setattr(Told, "ends", [], raising=False)

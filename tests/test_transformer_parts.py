@@ -39,6 +39,7 @@ def loss_and_gradients(objective, variables, batch, train=True):
     return out, value, gradients
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [True, False])
 def test_chunked_cross_entropy_is_the_whole_one(tied):
     """Of a number of steps that the chunk does not divide, with padding, z-loss and a cap."""
@@ -52,6 +53,7 @@ def test_chunked_cross_entropy_is_the_whole_one(tied):
         np.testing.assert_allclose(a, b, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.slow
 def test_chunked_cross_entropy_never_holds_the_logits():
     """By the compiled step's own count of its memory: below a third of one array of logits."""
     model, x = GPT(5_000, replace(SMALL, max_length=64)), jnp.zeros((4, 65), jnp.int32)
@@ -73,6 +75,7 @@ def test_chunked_cross_entropy_never_holds_the_logits():
     assert memory(None) > logits
 
 
+@pytest.mark.slow
 def test_z_loss_is_of_the_normalizer_and_not_in_the_perplexity():
     model, batch = GPT(SIZE, SMALL), {"x": TOKENS}
     variables = jax.jit(next_token(model).init)(jax.random.key(SEED), batch)
@@ -89,6 +92,7 @@ def test_z_loss_is_of_the_normalizer_and_not_in_the_perplexity():
     np.testing.assert_array_equal(*(o.metrics["perplexity"].value() for o in (out, plain)))
 
 
+@pytest.mark.slow
 def test_soft_caps_are_hyperbolic_tangents():
     q, k, v = (3 * jax.random.normal(jax.random.key(n), (2, 5, 4, 8)) for n in range(3))
     k, v = k[:, :, ::2], v[:, :, ::2]
@@ -175,6 +179,7 @@ def test_distillation_needs_the_logits_that_chunks_do_not_hold():
         jdl.distil(next_token(GPT(SIZE, SMALL), chunk=4), "given")
 
 
+@pytest.mark.slow
 def test_one_expert_is_a_dense_feed_forward():
     c, x = (
         replace(SMALL, experts=1, experts_per_token=1),
@@ -189,6 +194,7 @@ def test_one_expert_is_a_dense_feed_forward():
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_tokens_go_to_their_best_experts_and_late_ones_are_dropped():
     """Against a loop over tokens; the second row has padding, which takes no place."""
     c = replace(SMALL, experts=4, experts_per_token=2, capacity_factor=0.5)
@@ -222,6 +228,7 @@ def test_tokens_go_to_their_best_experts_and_late_ones_are_dropped():
             np.testing.assert_allclose(found["balance"][0][row], balance, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_balance_of_experts_is_in_the_loss_and_the_metrics():
     model = GPT(SIZE, replace(SMALL, depth=2, experts=4))
     batch = {"x": TOKENS, "length": jnp.asarray([13, 4, 9])}
@@ -244,6 +251,7 @@ def test_the_balance_of_experts_is_in_the_loss_and_the_metrics():
     assert jnp.abs(router).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_the_loss_teaches_a_router_that_chooses_one_expert():
     """Without the load-balancing loss: by the probability of the chosen expert among all."""
     objective = next_token(GPT(SIZE, replace(SMALL, experts=4, experts_per_token=1)), balance=0.0)
@@ -252,6 +260,7 @@ def test_the_loss_teaches_a_router_that_chooses_one_expert():
     assert jnp.abs(gradients["stack"]["block_0"]["feed_forward"]["router"]["kernel"]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_a_recurrent_mixer_is_its_recurrence_step_by_step():
     """By the equations of RG-LRU in NumPy; and with a state, as one goes on from another."""
     x = np.asarray(jax.random.normal(jax.random.key(SEED), (2, 7, 8)))
@@ -280,6 +289,7 @@ def test_a_recurrent_mixer_is_its_recurrence_step_by_step():
     np.testing.assert_allclose(linear_recurrence(a, b, jnp.ones((2, 3)), True), whole, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     [

@@ -135,6 +135,7 @@ def run(c):
 """
 
 
+@pytest.mark.slow
 def test_a_run_gives_the_variables_that_it_is_evaluated_with(tmp_path):
     script = tmp_path / "source.py"
     script.write_text(SOURCE)

@@ -67,6 +67,7 @@ def columns(result):
     return predict_all(run.learner.objective, variables, run.test, ("y", "weight"))
 
 
+@pytest.mark.slow
 def test_a_run_reports_what_scikit_learn_computes_of_its_predictions(trained):
     found = columns(trained)
     y, p = found["y"], found["probability"][:, 1]
