@@ -182,7 +182,7 @@ def edit(folder, change):
 
 CHANGES = {
     "config": (
-        lambda record: record["config"].update(lr=5.0),
+        lambda record: record["config"].update(lr=5.0) or record.update(digest="old"),
         "another config .lr: 5.0 there, 0.01 here",
     ),
     "best": (
@@ -208,6 +208,7 @@ def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
     assert "Accepted: it continues" in capsys.readouterr().out
     record = json.loads((result.folder / "run.json").read_text())
     assert record[name] == before[name]
+    assert record["digest"] == before["digest"]
     assert list(record["segments"][0]["accepted"]) == [name]
     train(tmp_path, steps=2)  # it is the same run from here on
 
