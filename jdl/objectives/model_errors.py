@@ -90,14 +90,15 @@ def flax_errors(model: Any, inputs: Any, train: bool) -> Iterator[None]:
 
 
 @dataclass(eq=False)
-class _Dropouts:
-    """An interceptor that notes whether dropout layers are called, and whether one drops."""
+class DropoutWatch:
+    """An interceptor (`nn.intercept_methods`) that notes whether dropout is called, and drops."""
 
     called: bool = False
     drops: bool = False
 
     def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(layer := context.module, nn.Dropout) and context.method_name == "__call__":
+        layer = context.module
+        if isinstance(layer, nn.Dropout) and context.method_name == "__call__" and layer.rate:
             given = args[1] if len(args) > 1 else kwargs.get("deterministic")
             self.called = True
             self.drops |= not (layer.deterministic if given is None else given)
@@ -110,7 +111,7 @@ def watched_dropout(model: Any, flags: Sequence[str]) -> Iterator[None]:
 
     Raises `Error` where none of its dropout layers drops: one of the flags must mean training.
     """
-    dropouts = _Dropouts()
+    dropouts = DropoutWatch()
     with nn.intercept_methods(dropouts) if flags else nullcontext():
         yield
     if dropouts.called and not dropouts.drops and not any_frozen():

@@ -22,7 +22,6 @@ from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
 from jdl.train.epochs import has_epochs
 from jdl.train.nan_trace import first_nonfinite
-from jdl.train.placement import splits
 from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, Run, State, Variables
 
 EARLY = 10  # steps, at least, to the state on which rows, columns and gradients are checked
@@ -101,14 +100,6 @@ class Subject:
         if raw or isinstance(inner, NextToken | MaskedToken):
             return inner.outputs(inner_variables, batch, jax.random.key(0), False)[0]
         return objective.predict(variables, batch) if isinstance(objective, Predicts) else {}
-
-    def check_splits(self) -> None:
-        """Traces an evaluation of each split: a model may fit one number of rows alone."""
-        sizes = {rows_of(self.batch)}
-        for data in splits(self.run).values():
-            if data.batch_size not in sizes:
-                sizes.add(data.batch_size)
-                jax.eval_shape(self._loss, self.variables(self.start), data.spec)
 
     @property
     def is_own(self) -> bool:

@@ -13,6 +13,7 @@ from jdl.inspect.sanity.finding import Finding
 from jdl.inspect.sanity.subject import Subject
 from jdl.inspect.sanity.training import NO_DATA
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
+from jdl.objectives.model_errors import DropoutWatch
 from jdl.objectives.override import innermost
 from jdl.types import BATCH_STATS, Array, Batch, Variables
 
@@ -30,13 +31,13 @@ def check_training_mode(subject: Subject) -> Finding:
     name = "training mode"
     if not subject.has_rows:
         return Finding(name, "n/a", NO_DATA)
-    drops: list[bool] = []  # of each Dropout that is called: whether it draws
+    dropouts = DropoutWatch()
     inner, variables = innermost(
         subject.learner.objective, subject.learner.eval_variables(subject.start)
     )
 
     def train(variables: Variables, batch: Batch) -> Any:
-        with nn.intercept_methods(_record(drops)):
+        with nn.intercept_methods(dropouts):
             return inner.loss(variables, batch, jax.random.key(0), True).model_state
 
     after = jax.jit(train)(variables, subject.batch)
@@ -44,24 +45,11 @@ def check_training_mode(subject: Subject) -> Finding:
     if still:
         text = f"a training step does not change the running statistics of {', '.join(still[:3])}"
         return Finding(name, "wrong", text, ADVICE)
-    if drops and not any(drops):
+    if dropouts.called and not dropouts.drops:
         return Finding(name, "wrong", "the model has Dropout, and a step never draws it", ADVICE)
-    if not drops and BATCH_STATS not in variables:
+    if not dropouts.called and BATCH_STATS not in variables:
         return Finding(name, "n/a", "neither Dropout nor BatchNorm of Flax Linen is seen")
     return Finding(name, "ok", "dropout and running statistics are those of training")
-
-
-def _record(drops: list[bool]) -> Any:
-    """An interceptor of Linen that notes of each `nn.Dropout` with a rate whether it draws."""
-
-    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-        layer = context.module
-        if isinstance(layer, nn.Dropout) and context.method_name == "__call__" and layer.rate:
-            given = args[1] if len(args) > 1 else kwargs.get("deterministic")
-            drops.append(not (layer.deterministic if given is None else given))
-        return call(*args, **kwargs)
-
-    return record
 
 
 def _still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
