@@ -97,6 +97,7 @@ class DropoutWatch:
     drops: bool = False
 
     def __call__(self, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        """Calls the method."""
         layer = context.module
         if isinstance(layer, nn.Dropout) and context.method_name == "__call__" and layer.rate:
             given = args[1] if len(args) > 1 else kwargs.get("deterministic")
