@@ -126,7 +126,7 @@ def generate(
             f"and {tokens}."
         )
     length = prompt.shape[1] + tokens - 1
-    objective = _decoder(objective, variables, len(prompt), length, batch)
+    objective = _decoder(objective, variables, prompt.shape[0], length, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     key = jax.random.key(0) if key is None else key
@@ -268,7 +268,7 @@ def beam_search(
     if width < 1:
         raise Error(f"Beam search needs at least 1 beam, got width={width}.")
     length = prompt.shape[1] + tokens - 1
-    objective = _decoder(objective, variables, len(prompt), length, batch)
+    objective = _decoder(objective, variables, prompt.shape[0], length, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     vocabulary = logits.shape[-1]
