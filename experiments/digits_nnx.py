@@ -25,7 +25,7 @@ class CNN(nnx.Module):
 
     def __call__(self, x):
         x = nnx.relu(self.norm(self.conv(x)))
-        return self.out(self.dropout(x.reshape(len(x), -1)))
+        return self.out(self.dropout(x.reshape(x.shape[0], -1)))
 
 
 def run(c: Config) -> jdl.Run:

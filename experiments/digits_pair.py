@@ -23,7 +23,7 @@ def init(key):
 
 
 def apply(params, x, train, key):
-    x = jax.nn.relu(x.reshape(len(x), -1) @ params[0])
+    x = jax.nn.relu(x.reshape(x.shape[0], -1) @ params[0])
     if train:  # dropout
         x = jnp.where(jax.random.bernoulli(key, 0.8, x.shape), x / 0.8, 0)
     return x @ params[1]
