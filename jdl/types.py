@@ -385,7 +385,7 @@ of that step (`metrics["loss"].value()`). Arrays of the state are deleted by the
 kept is copied, by `numpy.asarray`, or `jdl.parallel.to_host` where processes share an array. The
 hook is called after the evaluation and before the checkpoint of its step; a run that was killed
 calls it again for the steps since its newest checkpoint. `raise jdl.Stop` ends the training after
-that step, for good, as early stopping does; an error that it raises breaks the run off. Of several
+that step, for good, as early stopping does; any other exception stops the run. Of several
 processes, all call it, and either all or none stop.
 """
 
@@ -412,7 +412,7 @@ class Run:
     hooks: Sequence[Hook] = ()  # callbacks; see `Hook`
 
     def __post_init__(self) -> None:
-        if self.learner is not None:  # a run that is only looked at needs none
+        if self.learner is not None:  # None where the run is only inspected
             _check_learner(self.learner)
         for name, data in {"train": self.train, "valid": self.valid, "test": self.test}.items():
             if isinstance(data, Loader) or (data is None and name != "train"):
@@ -421,7 +421,7 @@ class Run:
             dataset = "the dataset" if hasattr(data, "batches") else "jdl.data.arrays(x=..., y=...)"
             raise Error(
                 f"Run({name}=...) takes a loader of batches, not a {type(data).__name__}: call "
-                f".{make} of {dataset}. Batches of another making are a subclass of jdl.Loader."
+                f".{make} of {dataset}. To make batches in another way, subclass jdl.Loader."
             )
 
 

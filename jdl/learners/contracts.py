@@ -1,4 +1,4 @@
-"""What an objective of the user's must return, checked where it is traced: once, and in words."""
+"""Checks of what a user's objective returns, while it is traced."""
 
 from __future__ import annotations
 

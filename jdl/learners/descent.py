@@ -169,8 +169,8 @@ def update_params(
     """
     # Optax raises floats to whole powers, which "strict" dtype promotion forbids.
     with jax.named_scope("optimizer"), jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = _update(optimizer, (grads, opt_state, params), given)
-        return optax.apply_updates(params, updates), opt_state, updates
+        updates, new = _update(optimizer, (grads, opt_state, params), given)
+        return optax.apply_updates(params, updates), _of_types(new, opt_state), updates
 
 
 def _update(optimizer: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
@@ -228,6 +228,20 @@ def split_batch(batch: Batch, parts: int) -> Batch:
         name: column.reshape(rows // parts, parts, *column.shape[1:]).swapaxes(0, 1)
         for name, column in batch.items()
     }
+
+
+def _of_types(tree: Any, like: Any) -> Any:
+    """The optimizer's state in the types in which it began.
+
+    Gradients are float32, and moments of parameters in bfloat16 begin in bfloat16: a state whose
+    types changed in the first step would be restored in others than it was saved in.
+    """
+    new, old = jax.tree.leaves_with_path(tree), jax.tree.leaves_with_path(like)
+    if [path for path, _ in new] != [path for path, _ in old]:
+        return tree  # which is refused, in words, by `check_step`
+    return jax.tree.map(
+        lambda x, old: x if x.dtype == old.dtype else x.astype(old.dtype), tree, like
+    )
 
 
 def _check_lookahead(opt_state: Any) -> None:

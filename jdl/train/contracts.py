@@ -26,7 +26,7 @@ def check_hook(hook: Any) -> None:
     if not (
         isinstance(hook, tuple)
         and len(hook) == 2
-        and isinstance(hook[0], int)
+        and isinstance(hook[0], int | np.integer)
         and hook[0] > 0
         and callable(hook[1])
     ):
@@ -49,15 +49,30 @@ def check_hook(hook: Any) -> None:
 
 
 def check_loader(split: str, data: Loader) -> None:
-    """Raises `Error` where a loader of the user's does not begin where it is told to.
+    """Raises `Error` where a loader of the user's gives other batches than it says.
 
-    A run that resumes at step n reads from batch n on, and would train on other data.
+    For training it must begin where it is told to: a run that resumes at step n reads from batch n
+    on, and would train on other data. Evaluation reads from the first batch alone.
     """
     if type(data).read.__module__.partition(".")[0] == OWN:
         return
+    if split == "train":
+        _check_start(data)
+    raw = next(iter(data.read(0)))
+    made = jax.eval_shape(data.batch, raw, jax.ShapeDtypeStruct((), jnp.int32))
+    spec = {  # NumPy's int64 becomes int32 on the device
+        name: jax.ShapeDtypeStruct(column.shape, jax.dtypes.canonicalize_dtype(column.dtype))
+        for name, column in data.spec.items()
+    }
+    if difference := tree_difference(spec, made):
+        raise Error(
+            f"{type(data).__name__}.spec, of Run({split}=...), is not that of its batches: "
+            f"{difference}."
+        )
+
+
+def _check_start(data: Loader) -> None:
     read = [*islice(data.read(0), 2), *islice(data.read(1), 1)]
-    if len(read) < 3 and split != "train":
-        return
     if len(read) < 3:
         raise Error(
             f"{type(data).__name__}.read must be endless: begin the next epoch after the last."
@@ -65,16 +80,10 @@ def check_loader(split: str, data: Loader) -> None:
     _, second, first = read
     if _bits(second) != _bits(first):
         raise Error(
-            f"{type(data).__name__}.read(start), of Run({split}=...), must begin with batch "
+            f"{type(data).__name__}.read(start), of Run(train=...), must begin with batch "
             "`start`: the first of read(1) is another batch than the second of read(0), and a run "
             "that resumes would go on with other data. Make batch i a function of i, with "
             "np.random.default_rng((seed, i)) for what is random, for i = start, start + 1, ..."
-        )
-    made = jax.eval_shape(data.batch, first, jax.ShapeDtypeStruct((), jnp.int32))
-    if difference := tree_difference(dict(data.spec), made):
-        raise Error(
-            f"{type(data).__name__}.spec, of Run({split}=...), is not that of its batches: "
-            f"{difference}."
         )
 
 

@@ -224,7 +224,8 @@ class UserHook:
             self.patience.stopped = True
             self.note(f"Step {step:,}: stopped by a hook{f': {stop}' if str(stop) else ''}")
             return
-        if returned is not None:
+        parts = returned if isinstance(returned, tuple) else (returned,)
+        if any(isinstance(part, State | bool) for part in parts):  # it expects an effect
             raise Error(
                 f"A hook returned a {type(returned).__name__}, and hooks return nothing: they read "
                 "the state and change nothing. `raise jdl.Stop` ends the training; a learning rate "
