@@ -1,12 +1,13 @@
 """Configs: their digest, their record, and what they refuse."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, make_dataclass, replace
 from pathlib import Path
 
 import pytest
 
 import jdl
 from jdl.config import difference, digest, from_json, to_json
+from jdl.train.command_line import parse
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,10 @@ class Infinite(jdl.Config):
 def test_refusals(make, message):
     with pytest.raises(jdl.Error, match=message):
         make()
+
+
+def test_a_field_with_the_name_of_an_option_is_refused():
+    """Seen to fail: tyro ends in an assertion without a cure."""
+    kind = make_dataclass("Mine", [("eval_every", int, 20)], bases=(jdl.Config,), frozen=True)
+    with pytest.raises(jdl.Error, match=r"Mine has a field eval_every.*another name"):
+        parse(kind, [], "train", "", jdl.Options)

@@ -151,6 +151,11 @@ class Indexed(Stream):
             yield np.random.default_rng((0, i)).normal(size=(8, 4)).astype(np.float32)
 
 
+class NoStart(Indexed):
+    def read(self):
+        return super().read()
+
+
 class Short(Stream):
     def rows(self, start):
         return np.zeros((1, 8, 4), np.float32)
@@ -251,6 +256,7 @@ WRONG = [
     ),
     (lambda: run(Descends(grown)), r"step of Descends .*extra\['seen'\] is new"),
     (lambda: run(train=Stream()), r"Stream\.read\(start\).*must begin with batch `start`"),
+    (lambda: run(train=NoStart()), r"NoStart\.read must take start"),
     (lambda: run(train=Short()), r"Short\.read must be endless"),
     (lambda: run(train=OtherSpec()), r"OtherSpec\.spec.*\['y'\] is float32 .* and not int32"),
     (lambda: run(hooks=[(1, lambda step, state: None)]), r"called with \(step, state, metrics\)"),

@@ -17,7 +17,7 @@ from jdl.objectives.pretrained_model import leave_fresh
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.orbax_log import quiet_orbax
 from jdl.store.record import read_record
-from jdl.store.saved_arrays import report_misfit
+from jdl.store.saved_arrays import check_fit
 from jdl.train.experiment import rebuild
 from jdl.train.placement import apply_config
 from jdl.train.thread_pool import fix_thread_pool_size
@@ -96,8 +96,8 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     with _checkpoint(folder, run.best, best) as (checkpoints, step):
         with leave_fresh():  # a checkpoint has all: the pretrained weights may be gone
             like = jax.eval_shape(run.learner.init, jax.random.key(run.config.seed), run.train[0])
-        with report_misfit(folder / "checkpoints" / str(step), like, OTHER_RUN):
-            state, _ = checkpoints.restore(like, step)
+        check_fit(folder / "checkpoints" / str(step), like, OTHER_RUN)
+        state, _ = checkpoints.restore(like, step)
     return TrainedRun(run, state)
 
 

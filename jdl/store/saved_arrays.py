@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +14,18 @@ from jdl.store.manifest import damage
 from jdl.types import Error, State
 
 
-@contextmanager
-def report_misfit(checkpoint: Path, like: State, remedy: str) -> Iterator[None]:
-    """Within it, a restore that fails because the arrays are others raises `Error` that names one.
+def check_fit(checkpoint: Path, like: State, remedy: str) -> None:
+    """Raises `Error` that names an array where those of a checkpoint are others.
 
-    Orbax's own text has no cure that a user of jdl could apply.
+    Before they are read: Orbax's own text has no cure that a user of jdl could apply, and its reads
+    that are broken off print tracebacks at the end of the process.
     """
     try:
-        yield
-    except Error as error:
-        if damage(checkpoint) is None and (wrong := _misfit(checkpoint, like)):
-            raise Error(f"{checkpoint} does not fit this run: {wrong}. {remedy}") from error
-        raise
+        wrong = _misfit(checkpoint, like)
+    except Exception:  # of damaged metadata: the restore checks all files, and says how
+        return
+    if wrong:
+        raise Error(f"{checkpoint} does not fit this run: {wrong}. {remedy}")
 
 
 def saved_arrays(checkpoint: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import tyro
 
 from jdl.config import Config
+from jdl.types import Error
 
 C = TypeVar("C", bound=Config)
 Rest = TypeVar("Rest")
@@ -16,7 +17,16 @@ Rest = TypeVar("Rest")
 def parse(
     config: type[C], argv: list[str], prog: str, description: str, options: type[Rest]
 ) -> tuple[C, Rest]:
-    """Parses a command line into config and other options; a wrong flag exits with code 2."""
+    """Parses a command line into config and other options; a wrong flag exits with code 2.
+
+    Raises `Error` where a field of the config has the name of an option.
+    """
+    names, others = (vars(kind)["__dataclass_fields__"] for kind in (config, options))
+    if twice := sorted(names.keys() & others):
+        raise Error(
+            f"{config.__name__} has a field {twice[0]}, and jdl has an option of that name, "
+            f"--{twice[0].replace('_', '-')}: give the field another name."
+        )
     both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", options)])
     arguments: Any = tyro.cli(
         both,

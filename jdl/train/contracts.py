@@ -58,7 +58,7 @@ def check_loader(split: str, data: Loader) -> None:
         return
     if split == "train":
         _check_start(data)
-    raw = next(iter(data.read(0)))
+    raw = next(iter(data.read()))
     made = jax.eval_shape(data.batch, raw, jax.ShapeDtypeStruct((), jnp.int32))
     spec = {  # NumPy's int64 becomes int32 on the device
         name: jax.ShapeDtypeStruct(column.shape, jax.dtypes.canonicalize_dtype(column.dtype))
@@ -72,6 +72,11 @@ def check_loader(split: str, data: Loader) -> None:
 
 
 def _check_start(data: Loader) -> None:
+    if not inspect.signature(data.read).parameters:
+        raise Error(
+            f"{type(data).__name__}.read must take start, the batch with which it begins: "
+            "def read(self, start=0)."
+        )
     read = [*islice(data.read(0), 2), *islice(data.read(1), 1)]
     if len(read) < 3:
         raise Error(

@@ -33,7 +33,7 @@ from jdl.store.folder import report_disk_errors, run_folder
 from jdl.store.mirror import BackgroundMirror, Mirror, open_mirror
 from jdl.store.orbax_log import quiet_orbax
 from jdl.store.record import Changes, loaded_before
-from jdl.store.saved_arrays import report_misfit
+from jdl.store.saved_arrays import check_fit
 from jdl.store.step_trace import write_leaves
 from jdl.train.check import check_run
 from jdl.train.deterministic import deterministic_notes
@@ -228,8 +228,8 @@ def _begin(placement: Placement, checkpoints: Checkpoints, folder: Path) -> tupl
     if latest is None:
         return placement.learner.init(key, example), patience
     like = placement.abstract(jax.eval_shape(placement.learner.init, key, example))
-    with report_misfit(folder / "checkpoints" / str(latest), like, OTHER_CODE):
-        state, host = checkpoints.restore(like, latest)
+    check_fit(folder / "checkpoints" / str(latest), like, OTHER_CODE)
+    state, host = checkpoints.restore(like, latest)
     return state, replace(patience, **host["patience"])
 
 

@@ -39,9 +39,12 @@ def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
 
 
 def _best_step(result: Result) -> list[str]:
-    """A line where another step than that of the metrics was the best, as after early stopping."""
+    """A line where another step than that of the metrics was the best, as after early stopping.
+
+    By a validation set alone: to choose the step by the test set would bias its metrics.
+    """
     last, best = int(result.state.step), result.best_step
-    if best is None or best == last:
+    if best is None or best == last or "valid" not in result.metrics:
         return []
     by = read_record(result.folder)["best"]
     return [
