@@ -373,30 +373,54 @@ class WholeWindow:
         return new, {"text": text, "count": count + steps}
 
 
+def decoder_of(objective: DecodesTokens, variables: Variables, length: int) -> DecodesTokens:
+    """The objective, or where its model has no KV cache, a `WholeWindow` of `length` tokens.
+
+    A window must not be longer than the texts that the model was trained on: of longer ones it may
+    know nothing. Raises `Error` where the model cannot read so many tokens, and where its logits
+    are NaN then, as from a table of positions that is shorter; not in a `jax.jit` of the variables.
+    """
+    if getattr(objective, "has_cache", True):
+        return objective
+    window = WholeWindow(objective, length)
+    _check_room(window, variables, 1, length, {})
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(variables)):
+        return window
+    with jax.ensure_compile_time_eval():  # also in a trace that has the variables as constants
+        text = jnp.zeros((1, length), jnp.int32)
+        logits, _ = _next_logits(objective, variables, None, text)
+    if np.isnan(logits).any():
+        raise Error(
+            f"The model's logits are NaN after {length} tokens: these are more than it was trained "
+            "on, or its parameters are NaN. Generate fewer, or give it an attribute max_length, "
+            "the most tokens that it reads."
+        )
+    return window
+
+
 def _decoder(
     objective: DecodesTokens, variables: Variables, rows: int, tokens: int, batch: Batch | None
 ) -> DecodesTokens:
-    """The objective, or a `WholeWindow` of it, to decode so many tokens with the prompt's.
+    """The decoder to decode so many tokens with the prompt's; raises `Error` where they do not fit.
 
-    Raises `Error` where the KV cache holds fewer.
+    They may be too many for the model's KV cache, or for the model.
     """
-    if not getattr(objective, "has_cache", True):
-        return WholeWindow(objective, tokens)
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
-            f"The model's KV cache holds {objective.max_length} tokens, and the prompt and the new "
-            f"tokens are {tokens + 1} together: generate fewer, or train with a larger "
-            "TransformerConfig.max_length."
+            f"The model reads at most {objective.max_length} tokens, its max_length, and the "
+            f"prompt and the new tokens are {tokens + 1} together: generate fewer, or train with a "
+            "larger TransformerConfig.max_length."
         )
-    if objective.max_length is None:
-        _check_room(objective, variables, rows, tokens, batch or {})
-    return objective
+    decoder = decoder_of(objective, variables, tokens)
+    if decoder.max_length is None:
+        _check_room(decoder, variables, rows, tokens, batch or {})
+    return decoder
 
 
 def _check_room(
     objective: DecodesTokens, variables: Variables, rows: int, tokens: int, batch: Batch
 ) -> None:
-    """Raises `Error` where so many tokens cannot be read at once, by shapes: the cache is short."""
+    """Raises `Error` where so many tokens cannot be read at once, by shapes: there is no room."""
 
     def read(variables: Variables, text: Array) -> Any:
         return objective.next_logits(variables, objective.init_cache(variables, batch), text)
@@ -404,9 +428,9 @@ def _check_room(
     try:
         jax.eval_shape(read, variables, jax.ShapeDtypeStruct((rows, tokens), jnp.int32))
     except (TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
         raise Error(
-            f"The model cannot read {tokens} tokens by decode=True "
-            f"({str(error).splitlines()[0]:.200}): generate fewer, or give it an attribute "
-            "max_length, the tokens that its KV cache holds; jdl sample then goes on with the "
-            "last half of them."
+            f"The model cannot read {tokens} tokens ({reason:.200}): generate fewer, or give it an "
+            "attribute max_length, the most tokens that it or its KV cache takes; jdl sample then "
+            "goes on with the last half of them."
         ) from error

@@ -1,9 +1,9 @@
 """Sanity checks of what learns, but wrongly: no training mode, outputs and columns, metrics.
 
 Seen to fail: with running statistics and dropout that are not looked at, also where they are
-pretrained or held; with metrics that count padding left out, their counts alone, or rows of `Rows`,
-whose function is not called;
-with columns compared to a tolerance; with edges among the inputs that may tell labels; with
+pretrained or held, also by the model itself; with metrics that count padding left out, their counts
+alone, or rows of `Rows`, whose function is not called; with columns compared to a tolerance;
+with edges among the inputs that may tell labels; with
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement.
 """
 
@@ -49,6 +49,16 @@ class Modes(nn.Module):
         return nn.Dense(CLASSES)(x)
 
 
+class Untold(nn.Module):
+    """A network with BatchNorm or Dropout that no argument tells whether it trains."""
+
+    batch_norm: bool
+
+    @nn.compact
+    def __call__(self, x):
+        return Modes(self.batch_norm, 0.5, False)(x, False)
+
+
 class Pretrained(nn.Module):
     """A network whose statistics are not those of a new BatchNorm, and that keeps them."""
 
@@ -71,6 +81,10 @@ class Last(nn.Module):
 
 def modes(*arguments):
     return lambda: run_of(classify(Modes(*arguments)))
+
+
+def untold(batch_norm):
+    return lambda: run_of(classify(Untold(batch_norm)))
 
 
 def held():
@@ -134,8 +148,10 @@ def rings_and_paths():
 FAR = 1000 + 10 * table().take(np.arange(256))["y"]
 BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
 VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
-    ("BatchNorm off", modes(True, 0.0, False), check_training_mode, "wrong", "of BatchNorm_0"),
-    ("dropout off", modes(False, 0.5, False), check_training_mode, "wrong", "never draws"),
+    ("BatchNorm off", untold(True), check_training_mode, "wrong", "Modes_0/BatchNorm_0"),
+    ("dropout off", untold(False), check_training_mode, "wrong", "never draws"),
+    ("BatchNorm held", modes(True, 0.0, False), check_training_mode, "note", "of BatchNorm_0"),
+    ("dropout held", modes(False, 0.5, False), check_training_mode, "note", "a frozen part"),
     ("both on", modes(True, 0.5, True), check_training_mode, "ok", ""),
     ("dropout of rate 0", modes(False, 0.0, False), check_training_mode, "n/a", ""),
     ("held", held, check_training_mode, "ok", ""),

@@ -3,8 +3,11 @@
 Seen to fail: without `is_train`, `inference` and `eval` among the flags, without `rescale` in
 `model_call.column`, without the mask at `init`, without `watched_dropout` and `check_statistics`,
 without the branches of `flax_errors`, `check_sown` or `check_model`, with NNX's sown tuples kept,
-with `merge_frozen` that leaves the variables as they are.
+with `merge_frozen` that leaves the variables as they are, with other flags than `train` looked at
+beside it, with every tuple taken for what a module sows, with targets of bytes warned of.
 """
+
+import warnings
 
 import flax.linen as nn
 import jax
@@ -59,6 +62,14 @@ class Train(Flagged):
         return self.layers(x, train)
 
 
+class Backbone(Flagged):
+    """A frozen part, called as in evaluation."""
+
+    @nn.compact
+    def __call__(self, x, train=False, features: bool = False):
+        return nn.Dense(3)(jax.lax.stop_gradient(self.layers(x, False)))
+
+
 class Unknown(Flagged):
     @nn.compact
     def __call__(self, x, learning=False):
@@ -75,6 +86,21 @@ class Sows(nn.Module):
     @nn.compact
     def __call__(self, x):
         self.sow("losses", "l2", (x**2).sum())
+        return nn.Dense(3)(x)
+
+
+class Keeps(nn.Module):
+    """A model that keeps a tuple: the smallest and the largest input."""
+
+    @nn.compact
+    def __call__(self, x):
+        zeros = jnp.zeros(x.shape[-1])
+        kept = self.variable("stats", "range", lambda: (zeros, zeros))
+        if self.is_mutable_collection("stats"):
+            kept.value = (
+                jnp.minimum(kept.value[0], x.min(0)),
+                jnp.maximum(kept.value[1], x.max(0)),
+            )
         return nn.Dense(3)(x)
 
 
@@ -143,6 +169,17 @@ def test_models_that_cannot_be_trained_are_refused(name):
         trained(model)
 
 
+def test_a_frozen_part_of_a_model_that_is_told_whether_it_trains():
+    _, before, after = trained(Backbone())
+    assert jax.tree.all(jax.tree.map(np.array_equal, before["batch_stats"], after["batch_stats"]))
+
+
+def test_a_tuple_is_a_state():
+    low, high = trained(Keeps())[2]["stats"]["range"]
+    np.testing.assert_array_equal(low, X.min(0).clip(max=0))
+    np.testing.assert_array_equal(high, X.max(0).clip(min=0))
+
+
 def test_a_flag_that_is_given_is_not_refused():
     inputs = lambda batch: ((batch["x"],), {"learning": False})  # noqa: E731
     trained(jdl.adapt_model(Unknown(), inputs=inputs))
@@ -184,6 +221,9 @@ def test_bytes_in_a_batch_are_scaled_as_in_training():
 def test_bytes_of_three_axes_are_said_to_be_whole_numbers():
     with pytest.warns(UserWarning, match=r"x\[..., None\]"):
         arrays(x=BYTES[..., 0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrays(x=BYTES, masks=BYTES[..., 0])
 
 
 def test_frozen_variables_are_merged_for_the_model_itself(tmp_path):

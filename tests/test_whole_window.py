@@ -1,7 +1,8 @@
 """Language models without a KV cache generate what those with one generate.
 
 Seen to fail: logits of the window's first tokens, a window that keeps no tokens, no check of the
-cache's room, no refusal of `next_logits` without a cache, and `jdl sample` without the window.
+cache's room, no refusal of `next_logits` without a cache, and `jdl sample` without the window;
+no check of the window's logits, a `max_length` that is not looked at, an error without a text.
 """
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ from jdl.inspect.sample import generate_text
 from jdl.models.gpt import GPT
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives import next_token
-from jdl.sampling import beam_search, generate, greedy, sample_token, stream
+from jdl.sampling import beam_search, decoder_of, generate, greedy, sample_token, stream
 
 TOKENIZER = jdl.data.ByteTokenizer()
 MODEL = GPT(TOKENIZER.vocab_size, TransformerConfig(width=16, depth=1, heads=2, max_length=12))
@@ -46,6 +47,29 @@ class Short(nn.Module):
             past = self.variable("cache", "past", jnp.zeros, (len(x), 12, 4))
             past.value = jax.lax.dynamic_update_slice_in_dim(past.value, h, 0, 1)
         return nn.Dense(TOKENIZER.vocab_size)(h)
+
+
+class Positions(nn.Module):
+    """A model without a cache, with embeddings of 8 positions, looked up or sliced."""
+
+    sliced: bool = False
+    max_length: int | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        table = nn.Embed(8, 4)
+        positions = table.embedding[: x.shape[1]] if self.sliced else table(jnp.arange(x.shape[1]))
+        return nn.Dense(99)(nn.Embed(99, 4)(x) + positions[None])
+
+
+class Refuses(nn.Module):
+    """A model whose exception has no text."""
+
+    @nn.compact
+    def __call__(self, x, decode=False):
+        if decode:
+            raise ValueError
+        return nn.Dense(99)(nn.Embed(99, 4)(x))
 
 
 @pytest.fixture(scope="module")
@@ -87,13 +111,36 @@ def test_texts_go_on_with_the_last_half_of_the_window_as_with_a_cache(both):
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [(Short(), "cannot read 13 tokens.* max_length"), (Short(False), "keeps no variables")],
+    [
+        (Short(), "cannot read 13 tokens.* max_length"),
+        (Short(False), "keeps no variables"),
+        (Refuses(), r"cannot read 13 tokens \(ValueError\)"),
+        (Positions(max_length=8), "at most 8 tokens"),
+        (Positions(sliced=True), "cannot read 13 tokens"),
+    ],
 )
 def test_caches_that_are_short_or_missing_are_refused(model, message):
     objective = next_token(model)
     variables = objective.init(jax.random.key(0), {"x": PROMPT})
     with pytest.raises(jdl.Error, match=message):
         generate(objective, variables, PROMPT, 10)
+
+
+@pytest.mark.parametrize(
+    "decode",
+    [
+        lambda o, v: generate(o, v, PROMPT, 6),
+        lambda o, v: jax.jit(lambda: generate(o, v, PROMPT, 6))(),
+        lambda o, v: list(stream(o, v, np.asarray(PROMPT[0]), 6)),
+        lambda o, v: beam_search(o, v, PROMPT, 6, 2),
+    ],
+)
+def test_windows_that_are_longer_than_the_models_positions_are_refused(decode):
+    objective = next_token(Positions())
+    variables = objective.init(jax.random.key(0), {"x": PROMPT})
+    decoder_of(objective, variables, 8)
+    with pytest.raises(jdl.Error, match=r"logits are NaN after 9 tokens.* max_length"):
+        decode(objective, variables)
 
 
 def test_a_model_without_a_cache_is_not_decoded_step_by_step(both):

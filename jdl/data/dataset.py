@@ -282,20 +282,19 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
     """A dataset of your own arrays, one row per example: `arrays(x=images, y=labels)`.
 
     Numbers become float32 or int32. Columns of bytes (uint8) of four or more axes, (N, H, W, C),
-    are images, except y: batches have them as float32 from 0 to 1. Of three axes they are whole
-    numbers, and a warning says so. `labels` are the names of the classes.
+    are images, except y: batches have them as float32 from 0 to 1. Others are whole numbers; a
+    warning says so of an x of three axes. `labels` are the names of the classes.
     """
     if isinstance(labels, Mapping):
         raise Error("The columns are given by name: arrays(**columns) for a dict of arrays.")
-    for name, column in columns.items():
-        if name != "y" and getattr(column, "dtype", None) == np.uint8 and column.ndim == 3:
-            warnings.warn(
-                f"{name} has bytes of shape {column.shape}, which stay whole numbers from 0 to 255 "
-                f"here. If they are images, give them an axis of channels, {name}[..., None]: "
-                "batches have these as float32 from 0 to 1. If they are none, give "
-                f"{name}.astype('int32').",
-                stacklevel=2,
-            )
+    x = columns.get("x")
+    if x is not None and getattr(x, "dtype", None) == np.uint8 and x.ndim == 3:
+        warnings.warn(
+            f"x has bytes of shape {x.shape}, which stay whole numbers from 0 to 255 here. If they "
+            "are images, give them an axis of channels, x[..., None]: batches have these as "
+            "float32 from 0 to 1. If they are none, give x.astype('int32').",
+            stacklevel=2,
+        )
     table = {name: check_column(name, column) for name, column in columns.items()}
     reserved = {"id", "mask"} & set(table)
     if not table or reserved:

@@ -95,16 +95,17 @@ def decoder_of(trained: TrainedRun) -> DecodesTokens:
     """The run's objective, as it decodes: a model without a KV cache by windows as in training."""
     objective = trained.objective
     assert isinstance(objective, DecodesTokens)
-    if getattr(objective, "has_cache", True):
-        return objective
     length = objective.max_length or trained.run.train.spec["x"].shape[1] - 1
+    decoder = sampling.decoder_of(objective, trained.variables, length)
+    if decoder is objective:
+        return objective
     warnings.warn(
         f"The model has no KV cache: each token computes a window of {length} tokens anew, which "
         "is slow. To have one, give its __call__ an argument decode=False, and keep keys and "
         'values in the collection "cache" (docs/your-model.md).',
         stacklevel=3,
     )
-    return sampling.WholeWindow(objective, length)
+    return decoder
 
 
 def _language_model(trained: TrainedRun) -> tuple[DecodesTokens, Tokenizer]:

@@ -31,7 +31,8 @@ def nnx(make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> NNXModel:
     if isinstance(make, flax.nnx.Module):
         raise Error(f"jdl.nnx takes no module ({type(make).__name__}) that is made already: {cure}")
     try:
-        if isinstance(make, type):  # whose metaclass takes anything
+        # a class's own signature is (*args, **kwargs), because of its metaclass
+        if isinstance(make, type):
             inspect.signature(vars(make).get("__init__", make)).bind(make, flax.nnx.Rngs(0))
         else:
             inspect.signature(make).bind(flax.nnx.Rngs(0))

@@ -37,7 +37,6 @@ def init(model: Any, key: Key, batch: Batch, *inputs: Any) -> Variables:
     options = keywords(model, "__call__", args, kwargs, False, batch, mask)
     variables = without_axis_names(dict(model.init({"params": key}, *args, **kwargs, **options)))
     check_params(model, variables.get("params", {}))
-    check_sown(model, variables)
     return variables
 
 
@@ -188,7 +187,7 @@ def _check_state(
         name: jax.ShapeDtypeStruct((rows + 1, *column.shape[1:]), column.dtype)
         for name, column in batch.items()
     }
-    advice = "a state must not depend on the batch size, as batches of evaluation have another."
+    advice = "a state, sown values too, must not depend on the batch size: evaluation has another."
 
     def start(batch: Batch) -> Variables:
         return init(model, jax.random.key(0), batch, *inputs_of(batch))
@@ -200,9 +199,10 @@ def _check_state(
     try:
         jax.eval_shape(step, variables, more)
     except (TypeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
         raise Error(
             f"{name_of(model)} was initialized for {rows} rows, and cannot be trained on "
-            f"{rows + 1}: {str(error).splitlines()[0]} Where this is of its state: {advice}"
+            f"{rows + 1}: {reason} Where this is of its state: {advice}"
         ) from error
 
 
@@ -302,6 +302,7 @@ def apply(
             f"{name_of(model)} creates variables in training that it does not have when it "
             f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
         )
+    check_sown(model, before, changed)
     check_statistics(model, flags, before, changed)
     check_shapes(model, before, changed, "after a training step: it must keep its shape.")
     changed = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), changed, before)

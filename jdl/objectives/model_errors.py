@@ -1,4 +1,4 @@
-"""What a model does with its variables that no objective can take, said in its own terms."""
+"""Checks of a model's variables, with errors in the terms of the model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from flax.traverse_util import flatten_dict
 
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING, any_frozen
 from jdl.objectives.model_keywords import name_of
-from jdl.types import BATCH_STATS, Error, Variables
+from jdl.types import BATCH_STATS, Error
 
 
 def check_params(model: Any, params: Any) -> None:
@@ -34,17 +34,17 @@ def check_params(model: Any, params: Any) -> None:
             )
 
 
-def check_sown(model: Any, variables: Variables) -> None:
-    """Raises `Error` where a Linen module sows in a collection that is kept as state."""
-    for name, collection in variables.items():
-        kept = collection if isinstance(collection, dict) and name != "state" else {}
-        for path, value in flatten_dict(kept).items():
-            if name != "params" and isinstance(value, tuple):
-                raise Error(
-                    f"{name_of(model)} sows {'/'.join(path)} in the collection {name!r}, which "
-                    "grows with each call, and so is no state: sow in 'intermediates', which "
-                    "training drops, or return it beside the output and take it in your own loss."
-                )
+def check_sown(model: Any, before: Any, after: Any) -> None:
+    """Raises `Error` where a Linen module sows in a collection that is kept: a tuple has grown."""
+    old = flatten_dict(before)
+    for (name, *path), value in flatten_dict(after).items():
+        kept = old[name, *path]
+        if isinstance(value, tuple) and isinstance(kept, tuple) and len(value) > len(kept):
+            raise Error(
+                f"{name_of(model)} sows {'/'.join(path)} in the collection {name!r}, which "
+                "grows with each call, and so is no state: sow in 'intermediates', which "
+                "training drops, or return it beside the output and take it in your own loss."
+            )
 
 
 def check_shapes(model: Any, before: Any, after: Any, when: str) -> None:

@@ -70,15 +70,25 @@ def keywords(
 def unknown_flags(
     model: Any, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> list[str]:
-    """The names of a method's arguments that are true or false by default, and never given."""
+    """The names of a method's arguments that are true or false by default, and never given.
+
+    None where the method has an argument that says whether it trains: the others say other things.
+    """
+    if is_told(model, method):
+        return []
     signature = signature_of(model, method)
-    known = {*IN_TRAINING, *IN_EVALUATION, "decode"}
-    taken = signature.bind_partial(*args, **kwargs).arguments
+    taken = {*signature.bind_partial(*args, **kwargs).arguments, "decode"}
     return [
         name
         for name, parameter in signature.parameters.items()
-        if isinstance(parameter.default, bool) and name not in known and name not in taken
+        if isinstance(parameter.default, bool) and name not in taken
     ]
+
+
+def is_told(model: Any, method: str = "__call__") -> bool:
+    """Whether a method has an argument by which jdl says whether it trains."""
+    names = signature_of(model, method).parameters.keys()
+    return not names.isdisjoint((*IN_TRAINING, *IN_EVALUATION))
 
 
 def check_model(model: Any) -> None:

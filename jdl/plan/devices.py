@@ -83,7 +83,7 @@ def _tpu(topology: Topology) -> list[Any]:
     try:
         return list(topologies.get_topology_desc(str(topology), "tpu", **one).devices)
     except (jax.errors.JaxRuntimeError, RuntimeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).partition("\n")[0]
         raise Error(f"libtpu cannot describe {topology}: {reason}.") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import flax.linen as nn
@@ -9,24 +10,30 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from jdl.inspect.sanity.finding import Finding
+from jdl.inspect.sanity.finding import Finding, Verdict
 from jdl.inspect.sanity.subject import Subject
 from jdl.inspect.sanity.training import NO_DATA
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
 from jdl.objectives.model_errors import DropoutWatch
+from jdl.objectives.model_keywords import is_told
 from jdl.objectives.override import innermost
-from jdl.types import BATCH_STATS, Array, Batch, Variables
+from jdl.types import BATCH_STATS, Array, Batch, Error, Variables
 
 ADVICE = (
     f"A training step gives the model {', '.join(IN_TRAINING)} as true and "
     f"{', '.join(IN_EVALUATION)} as false, if it has arguments of these names: rename yours"
+)
+OF_PART = (
+    "this is as it should be in a frozen part; else hand the model's argument that says whether it "
+    "trains on to these layers"
 )
 
 
 def check_training_mode(subject: Subject) -> Finding:
     """Whether a training step is one: dropout is on, and BatchNorm's statistics are updated.
 
-    Of the objective within its wrappers: layers that `freeze` holds are as they should be.
+    Of the objective within its wrappers: layers that `freeze` holds are as they should be. A model
+    that is told whether it trains may hold layers itself, which is worth a note.
     """
     name = "training mode"
     if not subject.has_rows:
@@ -41,15 +48,25 @@ def check_training_mode(subject: Subject) -> Finding:
             return inner.loss(variables, batch, jax.random.key(0), True).model_state
 
     after = jax.jit(train)(variables, subject.batch)
+    off: tuple[Verdict, str] = ("note", OF_PART) if _told(inner) else ("wrong", ADVICE)
     still = _still(variables.get(BATCH_STATS, {}), after.get(BATCH_STATS, {}))
     if still:
         text = f"a training step does not change the running statistics of {', '.join(still[:3])}"
-        return Finding(name, "wrong", text, ADVICE)
+        return Finding(name, off[0], text, off[1])
     if dropouts.called and not dropouts.drops:
-        return Finding(name, "wrong", "the model has Dropout, and a step never draws it", ADVICE)
+        return Finding(name, off[0], "the model has Dropout, and a step never draws it", off[1])
     if not dropouts.called and BATCH_STATS not in variables:
         return Finding(name, "n/a", "neither Dropout nor BatchNorm of Flax Linen is seen")
     return Finding(name, "ok", "dropout and running statistics are those of training")
+
+
+def _told(objective: Any) -> bool:
+    """Whether the objective's model has an argument by which jdl says whether it trains."""
+    for method in ("__call__", "encode", "decode") if hasattr(objective, "model") else ():
+        with suppress(AttributeError, Error):  # it has no such method
+            if is_told(objective.model, method):
+                return True
+    return False
 
 
 def _still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
