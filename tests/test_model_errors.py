@@ -156,6 +156,7 @@ MISTAKES = {
     "losses": (Sows(), "sows l2 in the collection 'losses'"),
     "always dropout": (Draws(), "draws random numbers in evaluation"),
     "a module of NNX": (Linear(rngs=nnx.Rngs(0)), r"jdl.nnx\(lambda rngs"),
+    "a class of NNX": (Linear, r"jdl.nnx\(lambda rngs"),
     "a class": (Sows, "the class Sows: give an instance"),
     "a pair": ((lambda key, x: {}, lambda params, x: x), r"jdl.Model\(init, apply\)"),
     "nothing": (None, "NoneType is no model"),

@@ -93,16 +93,18 @@ def is_told(model: Any, method: str = "__call__") -> bool:
 
 def check_model(model: Any) -> None:
     """Raises `Error` for what is no model: a class, an NNX module itself, a bare pair."""
-    name, kinds = type(model).__name__, "a Linen module, jdl.nnx(...) or jdl.Model(init, apply)"
-    if isinstance(model, type):
-        raise Error(f"The model is the class {model.__name__}: give an instance, or {kinds}.")
-    if hasattr(model, "init") and hasattr(model, "apply"):
+    is_class = isinstance(model, type)
+    if not is_class and hasattr(model, "init") and hasattr(model, "apply"):
         return
-    if any(kind.__module__.startswith("flax.nnx") for kind in type(model).__mro__):
+    kind = model if is_class else type(model)
+    name, kinds = kind.__name__, "a Linen module, jdl.nnx(...) or jdl.Model(init, apply)"
+    if any(parent.__module__.startswith("flax.nnx") for parent in kind.__mro__):
         raise Error(
             f"{name} is an NNX module: give jdl.nnx(lambda rngs: {name}(..., rngs=rngs)), which "
             "makes it from its random streams."
         )
+    if is_class:
+        raise Error(f"The model is the class {name}: give an instance, or {kinds}.")
     if isinstance(model, tuple) and len(model) == 2 and all(map(callable, model)):
         raise Error("The model is a pair of functions: give jdl.Model(init, apply).")
     raise Error(f"{name} is no model, without init and apply: give {kinds}.")
