@@ -141,13 +141,21 @@ class Mirror:
                 )
 
     def check_not_ahead(self) -> None:
-        """Raises `Error` where the mirror has a later checkpoint, which training would remove."""
+        """Raises `Error` where the mirror has a later checkpoint than all intact ones here.
+
+        Training would go on from an older one, and remove that of the mirror.
+        """
         with self._report("read"):
             newest = max(_complete_steps(self._names()), default=-1)
-        if newest > max(_complete(self.folder / CHECKPOINTS), default=-1):
+        checkpoints = self.folder / CHECKPOINTS
+        here = [checkpoints / str(step) for step in _complete(checkpoints) if step >= newest]
+        damages = [manifest.damage(path) for path in here]
+        if newest >= 0 and all(damages):
+            which = f"all intact ones of {self.folder}" if damages else f"all of {self.folder}"
+            damaged = f" ({here[0]} is damaged: {damages[0]})" if damages else ""
             raise Error(
-                f"The mirror {self.prefix} has a checkpoint of step {newest:,}, later than all of "
-                f"{self.folder}: move that folder away to go on from the mirror, or use --fresh."
+                f"The mirror {self.prefix} has a checkpoint of step {newest:,}, later than {which}"
+                f"{damaged}: move that folder away to go on from the mirror, or use --fresh."
             )
 
     def _get(self, name: str, path: Path) -> None:
@@ -256,7 +264,10 @@ def open_mirror(folder: Path, options: Options) -> Mirror | None:
             opened.append(mirror := Mirror(fs, f"{prefix.rstrip('/')}/{run}", folder))
             mirror.check()
             if not options.fresh:
-                mirror.check_not_ahead() if folder.exists() else mirror.pull()
+                if folder.exists():
+                    mirror.check_not_ahead()
+                else:
+                    mirror.pull()
 
     processes.together(open_in_first)
     return opened[0] if opened else None
