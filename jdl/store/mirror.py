@@ -22,6 +22,7 @@ from threading import Thread
 from typing import Any
 
 from jdl.config import Options
+from jdl.errors import first_line
 from jdl.parallel import processes
 from jdl.store import manifest
 from jdl.store.folder import DISK_FULL, DiskError, new_folder
@@ -195,11 +196,11 @@ class Mirror:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 full = self.folder if done == "read" else self.prefix
                 raise DiskError(
-                    f"The disk of {full} is full: {_described(error)}. Free some space there, and "
+                    f"The disk of {full} is full: {first_line(error)}. Free some space there, and "
                     "run the same command again."
                 ) from error
             raise Error(
-                f"The mirror {self.prefix} cannot be {done}: {_described(error)}. Is its URL "
+                f"The mirror {self.prefix} cannot be {done}: {first_line(error)}. Is its URL "
                 "right, are there credentials, and may they list, read, write and delete there?"
             ) from error
 
@@ -243,11 +244,6 @@ def _small_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in names.items() if "/." not in name}
 
 
-def _described(error: Exception) -> str:
-    first_line = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first_line[:300]}".rstrip(".: ")
-
-
 def open_mirror(folder: Path, options: Options) -> Mirror | None:
     """The mirror of a run's folder; None without --mirror, and in all processes but the first.
 
@@ -284,11 +280,11 @@ def _file_system(url: str) -> tuple[Any, str]:
         return url_to_fs(url, **({"auto_mkdir": True} if is_local else {}))
     except ImportError as error:
         raise Error(
-            f"--mirror {url} needs the library of its protocol ({_described(error)}): "
+            f"--mirror {url} needs the library of its protocol ({first_line(error)}): "
             "pip install 'jdl[mirror]' has s3fs, for S3; gs:// needs gcsfs."
         ) from error
     except Exception as error:
-        raise Error(f"--mirror {url} cannot be opened: {_described(error)}.") from error
+        raise Error(f"--mirror {url} cannot be opened: {first_line(error)}.") from error
 
 
 class BackgroundMirror:
@@ -345,7 +341,7 @@ class BackgroundMirror:
                 self._mirror.push(checkpoints)
                 self._problem = ""
             except Exception as error:  # of a library, whatever it raises
-                self._problem = _described(error)
+                self._problem = first_line(error)
                 if not last and not has_warned:
                     has_warned = True
                     self._warn("could not be written", "It is tried again at each checkpoint")
