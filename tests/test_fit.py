@@ -21,6 +21,7 @@ from jdl.store.catalog import entry
 from jdl.store.checkpoints import Checkpoints, state_digest
 from jdl.store.lock import hold_lock
 from jdl.store.manifest import damage, write_manifest
+from jdl.store.record import open_run
 from jdl.store.times import recorded_times
 from jdl.train.preemption import PausedError
 from jdl.train.summary import summarize
@@ -195,7 +196,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
-    result, tmp_path, name, capsys
+    result, tmp_path, name
 ):
     change, message = CHANGES[name]
     before = json.loads((result.folder / "run.json").read_text())
@@ -203,9 +204,13 @@ def test_a_changed_run_is_refused_with_the_difference_or_accepted_and_recorded(
     for accept in ((), tuple(CHANGES.keys() - {name})):
         with pytest.raises(jdl.Error, match=rf"{message}.*--accept {name} to continue"):
             train(tmp_path, steps=2, accept=accept)
-    capsys.readouterr()
-    train(tmp_path, steps=2, accept=(name,), quiet=False)
-    assert "Accepted: it continues" in capsys.readouterr().out
+    edited = (result.folder / "run.json").read_bytes()
+    with pytest.raises(jdl.Error, match=r"is finished.*nothing would be trained with .*--fresh"):
+        train(tmp_path, steps=2, accept=(name,))
+    assert (result.folder / "run.json").read_bytes() == edited
+    with open_run(result.folder, before, {}, accept=(name,)) as changes:
+        changes.record(finished=False)
+    assert changes.notes[0].startswith("Accepted: it continues")
     record = json.loads((result.folder / "run.json").read_text())
     assert record[name] == before[name]
     assert record["digest"] == before["digest"]

@@ -3,7 +3,8 @@
 Seen to fail: a manifest without a file that it lists, an error where checkpoints were deleted,
 older ones removed though no newer one was copied, later ones that stayed, all copied anew, what was
 added there left in a checkpoint, a lost bucket that was no error, small files that stayed or were
-not copied again, logs that were removed, and a listing that met the deletion of a checkpoint.
+not copied again, logs that were removed, a listing that met the deletion of a checkpoint, and the
+mirror compared with a damaged one.
 """
 
 import os
@@ -13,10 +14,11 @@ from pathlib import Path
 import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from test_mirror import files, stopped
+from test_mirror import damage, files, stopped
 
-from jdl.store.manifest import NAME
+from jdl.store.manifest import NAME, move_damaged_aside
 from jdl.store.mirror import Mirror, _small_files
+from jdl.types import Error
 
 
 @pytest.fixture
@@ -91,6 +93,22 @@ def test_the_mirror_follows_the_checkpoints_here(fs, folder, tmp_path, monkeypat
         assert {Path(name).name for name in fs.ls("/m/checkpoints", detail=False)} == left
     Mirror(fs, "/m", tmp_path / "new").pull()
     assert files(tmp_path / "new") == files(folder)
+
+
+def test_damage_here_costs_no_intact_checkpoint_there(fs, folder):
+    """Training would go on from an older one, and remove the mirror's."""
+    copy = Mirror(fs, "/m", folder)
+    copy.push(folder / "checkpoints")
+    copy.check_not_ahead()
+    damage(folder / "checkpoints" / "6")
+    copy.check_not_ahead()
+    damage(folder / "checkpoints" / "8")
+    wrong = r"later than all intact ones of .*/8 is damaged: .* has changed since .*: move that"
+    for _ in range(2):
+        with pytest.raises(Error, match=wrong):
+            copy.check_not_ahead()
+        move_damaged_aside(folder / "checkpoints")
+        wrong = r"of step 8, later than all of .*run: move that"
 
 
 def test_a_manifest_follows_all_files_that_it_lists(fs, folder):

@@ -1,10 +1,14 @@
-"""A mean that merges is the mean of all."""
+"""A mean that merges is the mean of all; an exception has a first line.
+
+Seen to fail: a first line taken by `splitlines()[0]`, which an empty message has not.
+"""
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jdl import Mean
+from jdl.errors import first_line
 
 
 def test_merged_mean_is_not_the_mean_of_means():
@@ -24,3 +28,16 @@ def test_masked_rows_do_not_count_even_when_nan(shape):
 
 def test_float_mask_weighs():
     assert Mean.of(jnp.asarray([1.0, 4.0]), jnp.asarray([1.0, 0.5])).value() == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ValueError("no disk.\nat 0x7f"), "ValueError: no disk"),
+        (OSError("\n x: \n"), "OSError: x"),
+        (KeyError(), "KeyError"),
+        (ValueError("a" * 301), f"ValueError: {'a' * 300}"),
+    ],
+)
+def test_the_first_line_of_an_exception_is_there_without_a_message_too(error, text):
+    assert first_line(error) == text

@@ -1,12 +1,13 @@
 """Weights from files, folders, runs and the hub; hostile and damaged files are refused.
 
 Seen to fail: with `allow_pickle=True`, with an index followed out of its folder, with `save` that
-overwrites, with the newest checkpoint's parameters in place of their average, and with those of a
-run without code, whatever its learner.
+overwrites, with the newest checkpoint's parameters in place of their average, with those of a
+run without code, whatever its learner or its adapters, and with its frozen ones apart.
 """
 
 import json
 import pickle
+import re
 import struct
 
 import jax
@@ -16,6 +17,7 @@ import pytest
 
 import jdl
 from jdl.models.cnn import CNN
+from jdl.models.mlp import MLP
 from jdl.train.experiment import load as load_script
 from jdl.weights.files import read_weights, write_safetensors
 from jdl.weights.load import arrays_by_path
@@ -175,6 +177,46 @@ def test_a_run_without_code_gives_its_arrays_where_no_learner_is_needed(tmp_path
     with pytest.raises(jdl.Error, match=r"not a dict. Write.*jdl.weights.save\(") as refused:
         jdl.pretrained(CNN(10), variables)
     assert len(str(refused.value)) < 250
+
+
+def fit_on_digits(objective, root):
+    """The folder of a run of one step, whose code is not kept."""
+    train, _ = jdl.data.digits()
+    learner = jdl.descent(objective, optax.sgd(0.5))
+    run = jdl.Run(jdl.Config(name="own", steps=1), learner, train.shuffled(16, 0))
+    return jdl.fit(run, jdl.Options(root=root, quiet=True)).folder, run
+
+
+@pytest.mark.slow
+def test_a_run_with_frozen_parameters_and_no_code_gives_those_of_the_plain_model(tmp_path):
+    frozen = jdl.freeze(jdl.objectives.classify(MLP(10, (4,))), "Dense_0")
+    folder, run = fit_on_digits(frozen, tmp_path)
+    variables = jdl.restore(folder, run).variables
+    assert "frozen" in variables
+    weights = jdl.weights.load(folder)
+    equal(weights.arrays, arrays_by_path(jdl.merge_frozen(variables)))
+    begun = jdl.pretrained(MLP(10, (4,)), weights).init(jax.random.key(1), np.ones((1, 8, 8, 1)))
+    equal(arrays_by_path(begun), weights.arrays)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_run_with_adapters_and_no_code_is_refused_with_the_way_to_its_weights(
+    tmp_path, quantized
+):
+    objective = jdl.lora(jdl.objectives.classify(MLP(10, (4,))), "Dense_0", rank=2, alpha=2.0)
+    found = "jdl.restore(folder, run).variables"
+    if quantized:
+        objective = jdl.quantize(objective, "^lora/base")
+        found = f"jdl.objectives.dequantize_variables({found})"
+    folder, run = fit_on_digits(objective, tmp_path)
+    file = tmp_path / "file.safetensors"
+    cure = f"jdl.weights.save(jdl.merge_lora({found}), {{}})"
+    with pytest.raises(jdl.Error, match=re.escape(cure.format('"file.safetensors"'))):
+        jdl.weights.load(folder).arrays  # noqa: B018
+    eval(cure.format("file"), {"jdl": jdl, "folder": folder, "run": run, "file": file})
+    model = jdl.pretrained(MLP(10, (4,)), jdl.weights.load(file))
+    model.init(jax.random.key(1), np.ones((1, 8, 8, 1)))
 
 
 RULES = (

@@ -20,8 +20,9 @@ from flax import nnx
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jax.interpreters.partial_eval import dce_jaxpr
 
+from jdl.errors import first_line
 from jdl.export.onnx_tools import onnx_tools
-from jdl.export.program import Program, Specs, first_line, symbolic_shapes
+from jdl.export.program import Program, Specs, symbolic_shapes
 from jdl.layers.platform import plain_implementations
 from jdl.types import Array, Error
 
@@ -61,7 +62,7 @@ def write_onnx(program: Program, weights: Mapping[str, np.ndarray], path: Path) 
     except Exception as error:  # a converter of each primitive raises any exception
         raise Error(
             f"The program {program.name} cannot be converted to ONNX by jax2onnx, but it can be "
-            f"exported to StableHLO, without --format. {first_line(error)}"
+            f"exported to StableHLO, without --format. {first_line(error)}."
         ) from error
     finally:
         logging.disable(level)
@@ -183,5 +184,5 @@ def run_onnx(
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         answers = session.run(None, dict(inputs))
     except Exception as error:  # its exceptions have no common class
-        raise Error(f"ONNX Runtime cannot run {path.name}: {first_line(error)}") from error
+        raise Error(f"ONNX Runtime cannot run {path.name}: {first_line(error)}.") from error
     return dict(zip(outputs, answers, strict=True))

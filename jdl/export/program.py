@@ -153,11 +153,6 @@ def symbolic_shapes(specs: Mapping[str, Any], time: int | None = None) -> Specs:
     return found
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, for an `Error`."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:300]}"
-
-
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 

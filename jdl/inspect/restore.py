@@ -24,7 +24,8 @@ from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Batch, Error, Loader, Objective, Predicts, Run, State, Variables
 
 OTHER_RUN = (
-    "It was trained by other code, or with other data: give jdl.restore the run as it was trained."
+    "It was trained by other code, with other data, or with other versions of the libraries "
+    "(run.json has them): give jdl.restore the run as it was trained."
 )
 
 

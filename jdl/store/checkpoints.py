@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jdl.errors import first_line
 from jdl.parallel import processes
 from jdl.parallel.multihost import from_local, local_copy, process_sharding, to_host
 from jdl.store import manifest
@@ -96,7 +97,7 @@ class Checkpoints:
             self._best = self._choose(self._scores().values(), default=None)
         except Exception as error:  # Orbax reads all metrics; damage raises any exception
             raise Error(
-                f"The checkpoints in {folder} cannot be read: {_first_line(error)}. If one is "
+                f"The checkpoints in {folder} cannot be read: {first_line(error)}. If one is "
                 "damaged, train the run again: it resumes from the newest intact one."
             ) from error
         self._thread = ThreadPoolExecutor(1, "jdl-checkpoints")
@@ -182,7 +183,7 @@ class Checkpoints:
             except jax.errors.JaxRuntimeError as error:  # of Orbax's barriers, and of ours
                 raise Error(
                     "The processes could not save a checkpoint together under "
-                    f"{self._manager.directory}: {_first_line(error)}. Earlier ones are intact: "
+                    f"{self._manager.directory}: {first_line(error)}. Earlier ones are intact: "
                     "run the same command again to resume."
                 ) from error
 
@@ -265,7 +266,7 @@ class Checkpoints:
         except Exception as error:  # a mismatch raises any exception, also a bare Exception
             path = self._path(step)
             raise Error(
-                f"The checkpoint {path} cannot be restored: {_first_line(error)}"
+                f"The checkpoint {path} cannot be restored: {first_line(error)}."
             ) from error
 
     def _path(self, step: int) -> Path:
@@ -293,10 +294,6 @@ def _os_error_code(error: ValueError) -> int | None:
     """The operating system's error number in an error of TensorStore, by which Orbax writes."""
     found = re.search(r"os_error_code='(\d+)'", str(error))
     return int(found[1]) if found else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0][:300]
 
 
 @jax.jit

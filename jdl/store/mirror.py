@@ -22,6 +22,7 @@ from threading import Thread
 from typing import Any
 
 from jdl.config import Options
+from jdl.errors import first_line
 from jdl.parallel import processes
 from jdl.store import manifest
 from jdl.store.folder import DISK_FULL, DiskError, new_folder
@@ -141,13 +142,21 @@ class Mirror:
                 )
 
     def check_not_ahead(self) -> None:
-        """Raises `Error` where the mirror has a later checkpoint, which training would remove."""
+        """Raises `Error` where the mirror has a later checkpoint than all intact ones here.
+
+        Training would go on from an older one, and remove that of the mirror.
+        """
         with self._report("read"):
             newest = max(_complete_steps(self._names()), default=-1)
-        if newest > max(_complete(self.folder / CHECKPOINTS), default=-1):
+        checkpoints = self.folder / CHECKPOINTS
+        here = [checkpoints / str(step) for step in _complete(checkpoints) if step >= newest]
+        damages = [manifest.damage(path) for path in here]
+        if newest >= 0 and all(damages):
+            which = f"all intact ones of {self.folder}" if damages else f"all of {self.folder}"
+            damaged = f" ({here[0]} is damaged: {damages[0]})" if damages else ""
             raise Error(
-                f"The mirror {self.prefix} has a checkpoint of step {newest:,}, later than all of "
-                f"{self.folder}: move that folder away to go on from the mirror, or use --fresh."
+                f"The mirror {self.prefix} has a checkpoint of step {newest:,}, later than {which}"
+                f"{damaged}: move that folder away to go on from the mirror, or use --fresh."
             )
 
     def _get(self, name: str, path: Path) -> None:
@@ -187,11 +196,11 @@ class Mirror:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 full = self.folder if done == "read" else self.prefix
                 raise DiskError(
-                    f"The disk of {full} is full: {_described(error)}. Free some space there, and "
+                    f"The disk of {full} is full: {first_line(error)}. Free some space there, and "
                     "run the same command again."
                 ) from error
             raise Error(
-                f"The mirror {self.prefix} cannot be {done}: {_described(error)}. Is its URL "
+                f"The mirror {self.prefix} cannot be {done}: {first_line(error)}. Is its URL "
                 "right, are there credentials, and may they list, read, write and delete there?"
             ) from error
 
@@ -235,11 +244,6 @@ def _small_files(folder: Path) -> dict[str, Path]:
     return {name: path for name, path in names.items() if "/." not in name}
 
 
-def _described(error: Exception) -> str:
-    first_line = str(error).partition("\n")[0]
-    return f"{type(error).__name__}: {first_line[:300]}".rstrip(".: ")
-
-
 def open_mirror(folder: Path, options: Options) -> Mirror | None:
     """The mirror of a run's folder; None without --mirror, and in all processes but the first.
 
@@ -256,7 +260,10 @@ def open_mirror(folder: Path, options: Options) -> Mirror | None:
             opened.append(mirror := Mirror(fs, f"{prefix.rstrip('/')}/{run}", folder))
             mirror.check()
             if not options.fresh:
-                mirror.check_not_ahead() if folder.exists() else mirror.pull()
+                if folder.exists():
+                    mirror.check_not_ahead()
+                else:
+                    mirror.pull()
 
     processes.together(open_in_first)
     return opened[0] if opened else None
@@ -273,11 +280,11 @@ def _file_system(url: str) -> tuple[Any, str]:
         return url_to_fs(url, **({"auto_mkdir": True} if is_local else {}))
     except ImportError as error:
         raise Error(
-            f"--mirror {url} needs the library of its protocol ({_described(error)}): "
+            f"--mirror {url} needs the library of its protocol ({first_line(error)}): "
             "pip install 'jdl[mirror]' has s3fs, for S3; gs:// needs gcsfs."
         ) from error
     except Exception as error:
-        raise Error(f"--mirror {url} cannot be opened: {_described(error)}.") from error
+        raise Error(f"--mirror {url} cannot be opened: {first_line(error)}.") from error
 
 
 class BackgroundMirror:
@@ -334,7 +341,7 @@ class BackgroundMirror:
                 self._mirror.push(checkpoints)
                 self._problem = ""
             except Exception as error:  # of a library, whatever it raises
-                self._problem = _described(error)
+                self._problem = first_line(error)
                 if not last and not has_warned:
                     has_warned = True
                     self._warn("could not be written", "It is tried again at each checkpoint")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -151,12 +151,72 @@ def _are_loaded(pretrained: Any) -> bool:
 
 
 @dataclass(frozen=True)
+class RecordUpdate:
+    """The update of run.json for a run that is started again in its folder."""
+
+    folder: Path
+    old: dict[str, Any]  # the record there
+    now: dict[str, Any]  # the record of the run as it is started now
+    code: Mapping[str, bytes]
+    changed_files: list[str]  # of the code
+    code_difference: str  # in words; also where no code is kept
+    accepted: dict[str, str]  # differences of the run's identity that --accept allows, in words
+    environment_changed: bool
+
+    def write(self, finished: bool) -> None:
+        """Writes it, once the run's state is restored: `finished`, or to be trained further.
+
+        A run that is finished was trained by the code that it has, and keeps it. Raises `Error`
+        where it is finished and a change of its identity is accepted: nothing would be trained
+        with that.
+        """
+        if finished and self.accepted:
+            raise Error(
+                f"{self.folder} is finished, so nothing would be trained with what --accept "
+                f"allows ({', '.join(self.accepted.values())}): leave the change out, or train "
+                "anew, with --fresh (which moves the old run aside) or under another --name."
+            )
+        fields, code_change = [*self.accepted], dict[str, Any]()
+        fields += ["digest"] if "config" in self.accepted else []
+        if not (finished and self.code_difference):
+            moved_to = None
+            if self.code:
+                moved_to = write_code(self.folder, dict(self.code))  # heals, after a kill
+                fields += ["script", "code"]
+            fields += [] if finished or self.old["code"] else ["program"]
+            code_change = self._code_change(moved_to)
+        new = {name: self.now.get(name) for name in fields}
+        if self.accepted or self.environment_changed or code_change:
+            segment = {name: self.now[name] for name in SEGMENT} | code_change
+            segment |= {"accepted": self.accepted} if self.accepted else {}
+            new["segments"] = [*_segments(self.old), segment]
+        if new != {name: self.old.get(name) for name in new}:
+            write_json(self.folder / "run.json", {**self.old, **new})
+
+    def _code_change(self, moved_to: str | None) -> dict[str, Any]:
+        """What a segment has of the code before it, which was moved to a folder of that name."""
+        if self.changed_files:
+            before = {name: self.old["code"].get(name) for name in self.changed_files}
+            return {"code_changed": before, "code_before": moved_to}
+        return {"program_before": self.old["program"]} if self.code_difference else {}
+
+
+@dataclass(frozen=True)
 class Changes:
     """What differs between a run and the record that its folder has of it."""
 
     notes: list[str] = field(default_factory=list)  # for the user
-    code: str = ""  # how the code differs, in words
-    record: Callable[[bool], None] = lambda finished: None  # of a run that is finished, or goes on
+    update: RecordUpdate | None = None  # None: the run is new, or another process has the record
+
+    @property
+    def code_difference(self) -> str:
+        """How the code differs, in words; empty where it does not."""
+        return self.update.code_difference if self.update else ""
+
+    def record(self, finished: bool) -> None:
+        """Records them, of a run that is finished or goes on; see `RecordUpdate.write`."""
+        if self.update:
+            self.update.write(finished)
 
 
 @contextmanager
@@ -229,43 +289,24 @@ def _changes(
     """Checks that the folder holds this run, and finds what has changed."""
     old = read_record(folder)
     accepted = _accepted(folder, old, record, accept)
-    segments = _segments(old)
     before, now = numerics_environments(old)[-1], numerics_environment(record)
-    told = [
+    found = [
         f"Accepted: it continues with {IDENTITY[name]} ({differences}), as run.json records"
         for name, differences in accepted.items()
     ]
     if before != now:
-        told.append(
+        found.append(
             f"The bits may differ from here on, as run.json records: {difference(before, now)}"
         )
     hashes = record["code"] if code else old["code"]  # Python without a script: its code stays
     files = sorted(n for n in {**old["code"], **hashes} if old["code"].get(n) != hashes.get(n))
-    other = ", ".join(files)
-    if not other and before == now and not accepted:
-        other = _other_program(old, record)
-
-    def write(finished: bool) -> None:
-        taken = [*accepted, *(["digest"] if "config" in accepted else [])]
-        new_code = dict[str, Any]()
-        if not (finished and other):  # a run that is finished was trained by the code that it has
-            moved_to = write_code(folder, dict(code)) if code else None  # heals, after a kill
-            taken += ["script", "code"] if code else []
-            taken += [] if finished or old["code"] else ["program"]
-            if files:
-                changed = {name: old["code"].get(name) for name in files}
-                new_code = {"code_changed": changed, "code_before": moved_to}
-            elif other:
-                new_code = {"program_before": old["program"]}
-        new = {name: record.get(name) for name in taken}
-        if told or new_code:
-            segment = {name: record[name] for name in SEGMENT} | new_code
-            segments.append(segment | ({"accepted": accepted} if accepted else {}))
-            new["segments"] = segments
-        if new != {name: old.get(name) for name in new}:
-            write_json(folder / "run.json", {**old, **new})
-
-    return Changes([*notes, *told], other, write)
+    code_difference = ", ".join(files)
+    if not files and before == now and not accepted:
+        code_difference = _other_program(old, record)
+    update = RecordUpdate(
+        folder, old, record, code, files, code_difference, accepted, before != now
+    )
+    return Changes([*notes, *found], update)
 
 
 def _accepted(

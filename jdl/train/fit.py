@@ -79,8 +79,9 @@ FIGURES = (  # what draws those of a trained run; each draws nothing for runs of
     draw_anomalies,
 )
 OTHER_CODE = (
-    "It was trained by other code: put that back, or train anew, with --fresh (which moves the old "
-    "run aside) or under another --name."
+    "It was trained by other code, or with other versions of the libraries (run.json has them): "
+    "put those back, or train anew, with --fresh (which moves the old run aside) or under another "
+    "--name."
 )
 
 
@@ -155,7 +156,7 @@ def _fit(
             )
         finished = start >= run.config.steps or patience.exhausted()
         processes.together(lambda: changes.record(finished))
-        _warn_of_code(folder, changes.code, start, finished)
+        _warn_of_code(folder, changes.code_difference, start, finished)
         write_leaves(folder, state, start=True)
         data = TimedLoader(placement.run.train)
         outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
@@ -203,20 +204,20 @@ def _after_save(folder: Path, copying: BackgroundMirror | None, state: State) ->
         copying.enqueue()
 
 
-def _warn_of_code(folder: Path, code: str, start: int, finished: bool) -> None:
-    """Says, also if --quiet, that code has changed since a checkpoint: its numbers are the old's.
+def _warn_of_code(folder: Path, difference: str, start: int, finished: bool) -> None:
+    """Warns on stderr, also with --quiet, that the code is not that of the checkpoint.
 
     A run without one begins with the new code.
     """
-    if not code or not start:
+    if not difference or not start:
         return
-    told = f"it goes on from step {start:,} with the new code. --fresh trains anew"
+    effect = f"it goes on from step {start:,} with the new code. --fresh trains anew"
     if finished:
-        told = (
+        effect = (
             f"nothing was trained, and its numbers are those of step {start:,}. --fresh trains anew"
             " and moves this run aside, another --name keeps both"
         )
-    print(f"jdl: {folder} was trained by other code ({code}): {told}.", file=sys.stderr)
+    print(f"jdl: {folder} was trained by other code ({difference}): {effect}.", file=sys.stderr)
 
 
 def _begin(placement: Placement, checkpoints: Checkpoints, folder: Path) -> tuple[State, Patience]:

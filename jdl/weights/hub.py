@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jdl.types import Error
+from jdl.errors import Error, first_line
 
 TEXTS = ("*.json", "*.txt", "*.model")  # the configuration and the tokenizer
 WEIGHTS = ("model*.safetensors", *TEXTS)  # and no second copy in another layout
@@ -33,12 +33,8 @@ def hub_folder(name: str, patterns: Sequence[str] = WEIGHTS) -> Path:
     except (OSError, ValueError, RuntimeError) as error:  # no network, no such model, ...
         raise Error(
             f"hf:{name} is not in the cache {huggingface_hub.constants.HF_HUB_CACHE} and cannot be "
-            f"downloaded ({type(error).__name__}: {_first_line(error)}). Check the name, log in "
+            f"downloaded ({first_line(error)}). Check the name, log in "
             "where the model asks for it (hf auth login), or, without a network, clone the "
             "repository elsewhere, copy its folder here, and give the folder's path."
         ) from error
     return Path(found)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0].rstrip(".")

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax.traverse_util import flatten_dict
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.inspect.restore import checkpoint_path, restore
 from jdl.objectives.freeze import merge_frozen
+from jdl.objectives.ia3 import IA3
+from jdl.objectives.lora import LORA
 from jdl.objectives.pretrained_model import Weights
+from jdl.objectives.quantize import QUANTIZED
 from jdl.store.catalog import find
 from jdl.store.record import read_record
 from jdl.store.saved_arrays import read_arrays, saved_arrays
@@ -23,6 +26,11 @@ from jdl.weights.hub import PREFIX, WEIGHTS, hub_folder
 
 RUN = "run:"
 AVERAGE = "/weight_sum"  # in the state of a schedule-free optimizer
+PLAIN = {  # functions that give the plain model's variables, by the collection that they take away
+    QUANTIZED: "jdl.objectives.dequantize_variables",  # first, as it may have those below adapters
+    LORA: "jdl.merge_lora",
+    IA3: "jdl.merge_ia3",
+}
 
 
 def load(source: str | Path, best: bool = False, root: Path | str = "runs") -> Weights:
@@ -101,17 +109,24 @@ def _of_run(folder: Path, best: bool) -> tuple[dict[str, np.ndarray], str]:
 def _without_code(folder: Path, best: bool) -> dict[str, np.ndarray]:
     """The parameters and the model's state of a run that cannot be rebuilt.
 
-    Where its state has more, an average say, only its learner knows what it is evaluated with.
+    Where its state has more, an average or adapters say, only its learner knows what it is
+    evaluated with.
     """
     checkpoint = checkpoint_path(folder, best)
     paths = set(saved_arrays(checkpoint))
-    if more := sorted(path for path in paths if path.startswith("extra/") or AVERAGE in path):
+    parts = ("extra/", *(f"model_state/{name}/" for name in PLAIN))
+    if more := sorted(path for path in paths if path.startswith(parts) or AVERAGE in path):
+        variables = "jdl.restore(folder, run).variables"
+        for name, function in PLAIN.items():
+            if any(f"/{name}/" in path for path in more):
+                variables = f"{function}({variables})"
         raise Error(
             f"{folder} was trained by jdl.fit, and its code is not kept. Its state has more than "
             f"parameters ({more[0]}), so only its learner knows what it is evaluated with: write "
-            "that from Python, with jdl.weights.save(jdl.restore(folder, run).variables, "
-            '"file.safetensors"), and load the file.'
+            f'that from Python, with jdl.weights.save({variables}, "file.safetensors"), and load '
+            "the file."
         )
     kept = {path for path in paths if path.startswith(("params/", "model_state/"))}
     found = read_arrays(checkpoint, kept).items()
-    return {path.removeprefix("model_state/"): array for path, array in found}
+    arrays = {path.removeprefix("model_state/"): array for path, array in found}
+    return arrays_by_path(unflatten_dict(arrays, sep="/"))
