@@ -3,7 +3,7 @@
 Seen to fail: rebuilt from the script's own path (moved, changed), and with modules beside it taken
 from `sys.modules` (two runs of one process whose helpers differ); new code recorded before the
 state is restored, and by a run that is finished; no hash of the program, and one without the values
-of constants; Orbax's expected log lines let through.
+of constants; Orbax's expected log lines let through; code compared with its comments.
 """
 
 import json
@@ -200,6 +200,14 @@ def test_a_finished_run_says_each_time_that_other_code_trained_it(script, tmp_pa
         assert told in capsys.readouterr().err
     assert (result.folder / "run.json").read_bytes() == before
     assert (result.folder / "code" / "small.py").read_text() == SCRIPT
+
+
+def test_another_comment_is_no_other_code(script, tmp_path, capsys):
+    train(script, tmp_path)
+    changed = SCRIPT.replace("A small experiment.", "It reaches 0.9.")
+    script.write_text(f"# A comment\n{changed}")
+    train(script, tmp_path)
+    assert "other code" not in capsys.readouterr().err
 
 
 def test_a_run_without_code_is_compared_by_what_it_computes(script, tmp_path, capsys):

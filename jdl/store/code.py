@@ -8,7 +8,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from jdl.store.folder import free_name
@@ -99,6 +99,27 @@ def recorded_code(folder: Path, hashes: dict[str, str]) -> dict[str, bytes]:
             "restore the checkpoint from Python, by jdl.restore(folder, run)."
         )
     return texts
+
+
+def computes_otherwise(folder: Path, name: str, code: Mapping[str, bytes]) -> bool:
+    """Whether a file differs from the copy in a run's folder in more than comments and layout."""
+    path = folder / FOLDER / name
+    if name not in code or not path.is_file():
+        return True
+    return _without_comments(path.read_bytes()) != _without_comments(code[name])
+
+
+def _without_comments(text: bytes) -> str | bytes:
+    """The syntax tree of Python code without comments and docstrings, as a text."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return text
+    for node in ast.walk(tree):
+        kinds = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+        if isinstance(node, kinds) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return ast.dump(tree)
 
 
 def _copied(target: Path) -> dict[str, bytes]:

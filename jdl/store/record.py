@@ -16,7 +16,7 @@ from jdl.config import Options, difference, digest, to_json
 from jdl.data.augment import Normalize
 from jdl.data.loader import DatasetLoader
 from jdl.objectives.pretrained_model import Loaded
-from jdl.store.code import code_hashes, write_code
+from jdl.store.code import code_hashes, computes_otherwise, write_code
 from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
 from jdl.store.folder import DiskError, free_name, read_json, write_json
 from jdl.store.lock import hold_lock
@@ -300,7 +300,7 @@ def _changes(
         )
     hashes = record["code"] if code else old["code"]  # Python without a script: its code stays
     files = sorted(n for n in {**old["code"], **hashes} if old["code"].get(n) != hashes.get(n))
-    code_difference = ", ".join(files)
+    code_difference = ", ".join(n for n in files if computes_otherwise(folder, n, code))
     if not files and before == now and not accepted:
         code_difference = _other_program(old, record)
     update = RecordUpdate(
