@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import train
-from model_table import TABLE, UNSUPERVISED
+from model_table import TABLE, UNSUPERVISED, by_tier
 from test_export import CPU, data_of, output
 
 import jdl
@@ -56,7 +56,7 @@ def _tools():
         pytest.skip(str(error))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@pytest.mark.parametrize("row", by_tier(ROWS, "nightly"))
 def test_a_family_answers_in_onnx_runtime_as_its_run(row, tmp_path):
     objective, data = row.objective(row.model), data_of(row)
     variables = jax.jit(objective.init)(jax.random.key(0), data[0])

@@ -26,7 +26,7 @@ CASES = [
         row,
         precision,
         id=f"{row.name}-{precision}",
-        marks=[] if row.name in QUICK else pytest.mark.slow,
+        marks=[] if row.name in QUICK else pytest.mark.nightly,
     )
     for row in TABLE
     for precision in ("bfloat16", "float16")

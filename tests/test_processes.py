@@ -189,7 +189,7 @@ def test_a_process_that_becomes_a_straggler_is_named_within_a_minute(become, mon
     assert notes[0].startswith("Process 1 of 2")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_streamed_batch_is_read_in_parts(tmp_path):
     """Each process reads the rows of its own devices, and all together what one reads."""
     for name, flags in (("kept", ()), ("streamed", ("--streamed",))):
