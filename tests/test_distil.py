@@ -272,8 +272,8 @@ def test_a_run_keeps_and_records_its_teacher_and_resumes_to_the_bit(tmp_path):
 
     weights = jdl.weights.load(tmp_path / "student.npz")
     np.savez(tmp_path / "student.npz", **arrays_by_path(restored.variables))
-    rename, skip = {"^frozen/": "params/"}, "^teacher/|feature_projections"
-    student = jdl.pretrained(MLP(CLASSES, (4,)), weights, rename=rename, skip=skip)
+    skip = "^teacher/|feature_projections"
+    student = jdl.pretrained(MLP(CLASSES, (4,)), weights, skip=skip)
     again = jdl.distil(classify(MLP(CLASSES, (2,))), student).init(KEY, IMAGES)["teacher"]
     jax.tree.map(
         np.testing.assert_array_equal, again["params"]["Dense_1"], whole.state.params["Dense_1"]

@@ -77,10 +77,12 @@ def pretrained(
     with other weights. Once it has a checkpoint it does not need them any more.
     """
     if not isinstance(weights, Weights):
+        is_name = isinstance(weights, str) or hasattr(weights, "__fspath__")
+        given = repr(str(weights)) if is_name else f"a {type(weights).__name__}"
         raise Error(
-            f"pretrained takes jdl.weights.load(source), not a {type(weights).__name__}. Write "
-            'arrays in memory to a file first, jdl.weights.save(variables, "file.safetensors"), '
-            "and load that: its SHA-256 is recorded with the run."
+            f"pretrained takes jdl.weights.load(source), not {given}. Write arrays in memory to a "
+            'file first, jdl.weights.save(variables, "file.safetensors"), and load that: its '
+            "SHA-256 is recorded with the run."
         )
     if isinstance(model, AdaptedModel):
         raise Error("Adapt the pretrained model: jdl.adapt_model(jdl.pretrained(model, ...), ...).")
