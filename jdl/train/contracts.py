@@ -18,6 +18,10 @@ from jdl.learners.contracts import check_metrics, described
 from jdl.types import Error, Learner, Loader, Metrics, Run, State
 
 OWN = __name__.partition(".")[0]  # the package: its loaders have tests of their own
+OF_CATEGORIES = (
+    "Of a table whose columns are all categories, one_hot=True puts them into x, and without it "
+    "they are in the column codes: jdl.adapt_model gives it to the model."
+)
 FOLDER = str(Path(__file__).parents[1])  # of the package
 
 
@@ -93,7 +97,16 @@ def _check_start(data: Loader) -> None:
 
 
 def check_step(learner: Learner, old: State, new: State, metrics: Metrics) -> None:
-    """Raises `Error` where a step would return other arrays than it got, or no metrics."""
+    """Raises `Error` where a step would return other arrays than it got, or no metrics.
+
+    And where parameters are empty, which Orbax does not save.
+    """
+    for path, leaf in jax.tree.leaves_with_path(old.params):
+        if not leaf.size:
+            raise Error(
+                f"The parameter {jax.tree_util.keystr(path)} has the shape {leaf.shape}, and so no "
+                f"number in it. {OF_CATEGORIES}"
+            )
     if difference := tree_difference(old, new):
         raise Error(
             f"A step of {type(inner(learner)).__name__} must return a state of the same arrays as "
@@ -148,9 +161,7 @@ def explained(run: Run) -> Iterator[None]:
         if x is None or x.size:
             raise
         raise Error(
-            f"The column x has the shape {x.shape}, which is no input for a model. Of a table "
-            "whose columns are all categories, one_hot=True puts them into x, and without it they "
-            "are in the column codes: jdl.adapt_model gives it to the model."
+            f"The column x has the shape {x.shape}, which is no input for a model. {OF_CATEGORIES}"
         ) from error
 
 
