@@ -164,7 +164,9 @@ def test_a_schedule_free_optimizer_within_leaves_the_biases_out_of_its_average()
     rest = inner._replace(z=inner.z["tokens"])
     expected = optax.contrib.schedule_free_eval_params(rest, state.params["tokens"])
     jax.tree.map(np.testing.assert_array_equal, found["tokens"], expected)
-    assert jax.tree.leaves(expected)[0].tolist() != jax.tree.leaves(state.params["tokens"])[0].tolist()
+    assert (
+        jax.tree.leaves(expected)[0].tolist() != jax.tree.leaves(state.params["tokens"])[0].tolist()
+    )
 
 
 def test_an_optimizer_that_would_train_the_biases_is_refused():

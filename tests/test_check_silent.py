@@ -1,11 +1,11 @@
 """Sanity checks of what learns, but wrongly: no training mode, outputs and columns, metrics.
 
 Seen to fail: with running statistics and dropout that are not looked at, also where they are
-pretrained or held, also by the model itself, and called held where nothing is frozen; with metrics that count padding left out, their counts
-alone, or rows of `Rows`, whose function is not called; with columns compared to a tolerance;
-with edges among the inputs that may tell labels; with
-probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement, and
-with far targets told as a small rate.
+pretrained or held, also by the model itself, and called held where nothing is frozen; with metrics
+that count padding left out, their counts alone, or rows of `Rows`, whose function is not called;
+with columns compared to a tolerance; with edges among the inputs that may tell labels; with
+probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
+and with far targets told as a small rate.
 """
 
 from dataclasses import dataclass, replace

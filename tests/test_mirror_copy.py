@@ -2,9 +2,9 @@
 
 Seen to fail: a manifest without a file that it lists, an error where checkpoints were deleted,
 older ones removed though no newer one was copied, later ones that stayed, all copied anew, what was
-added there left in a checkpoint, an intact one removed that is damaged here, a lost bucket that was no error, small files that stayed or were
-not copied again, logs that were removed, a listing that met the deletion of a checkpoint, and the
-mirror compared with a damaged one.
+added there left in a checkpoint, an intact one removed that is damaged here, a lost bucket that was
+no error, small files that stayed or were not copied again, logs that were removed, a listing that
+met the deletion of a checkpoint, and the mirror compared with a damaged one.
 """
 
 import os

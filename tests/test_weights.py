@@ -45,6 +45,9 @@ def test_what_is_saved_is_loaded_and_never_overwritten(tmp_path):
     expected = {f"params/{name}": array for name, array in ALL.items()}
     equal(jdl.weights.load(path).arrays, expected)
     equal(jdl.weights.load(str(tmp_path)).arrays, expected)
+    about = repr(jdl.weights.load(path))
+    assert about == f"Weights({path}: 4 arrays, 12 numbers, 38 bytes, SHA-256 {about[-13:-1]})"
+    assert "no such file" in repr(jdl.weights.load("none.npz"))
     with pytest.raises(jdl.Error, match="exists already"):
         jdl.weights.save(variables, path)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from jdl.errors import Error
@@ -106,10 +106,10 @@ def warnings_as_notes() -> Iterator[None]:
 
     Those that blame a line of the user's code keep it.
     """
-    original, package = warnings.formatwarning, os.path.dirname(os.path.dirname(__file__))
+    original, package = warnings.formatwarning, Path(__file__).parents[1]
 
     def as_note(message: Any, category: Any, filename: str, *place: Any) -> str:
-        if category is UserWarning and filename.startswith(f"{package}{os.sep}"):
+        if category is UserWarning and Path(filename).is_relative_to(package):
             return f"jdl: {message}\n"
         return original(message, category, filename, *place)
 
