@@ -6,7 +6,8 @@ schedule that is not held, and updates that are not scaled; with the tenth state
 was made yet, only the first held-out batch, features of many values, a clip and labels (B, 1) left
 out, an early `stop_gradient` called a fault, and exceptions of a model let through; an objective
 that draws in evaluation called a fault, or none where it is supervised; a
-label copied into the data, and separated blobs, that are told as one.
+label copied into the data, and separated blobs, that are told as one; a first loss that is called
+wrong though the training gets over it.
 """
 
 from collections.abc import Callable
@@ -357,6 +358,13 @@ FAULTS = [
     ),
     Fault(
         "a large first loss", lambda: run_of(classify(Net(scale=1e3))), check_first_loss, "large"
+    ),
+    Fault(
+        "a large first loss that is got over",
+        lambda: run_of(classify(Net(scale=20.0))),
+        check_first_loss,
+        "gets over it",
+        "note",  # as of sums over a graph's nodes
     ),
     Fault(
         "gradients that vanish",
