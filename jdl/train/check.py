@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from jdl.learners.contracts import check_output
 from jdl.learners.swa import SWA
-from jdl.train.contracts import check_hook, check_loader, check_step, check_variables, explained
+from jdl.train.contracts import check_annealing, check_hook, check_loader, check_step, check_variables, explained
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Bounds, Error, Key, Run
@@ -38,6 +38,7 @@ def check_run(run: Run) -> None:
     with explained(run):
         _check_data(run)
         names = metric_names(run)
+        check_annealing(run.learner, run.train.spec)
     if metric not in names:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
