@@ -263,7 +263,8 @@ def test_a_damaged_object_is_refused(place, tmp_path, plain):
     assert (digest(second), lines(second)) == plain
     assert (folder / "damaged" / "8.0").is_dir()
     for checkpoint in place.glob("checkpoints/*"):
-        damage(checkpoint)
+        if manifest.damage(checkpoint) is None:  # what is damaged there stays too, as here
+            damage(checkpoint)
     shutil.rmtree(tmp_path / "new")
     for _ in range(2):  # nothing is left there that a second try would take for the run
         with pytest.raises(jdl.Error, match=r"no intact checkpoint: .* has changed since"):
