@@ -377,7 +377,7 @@ class LoaderShard(Loader):
         return leaf[self.part] if isinstance(leaf, np.ndarray) and leaf.ndim else leaf
 
 
-Hook = tuple[int, Callable[[int, State, Metrics], None]]
+Hook = tuple[int, Callable[[int, State, Metrics], Any]]
 """A hook (callback) of the training loop: (every, function).
 
 After every so many steps `function(step, state, metrics)` is called, to log, draw or collect. It
@@ -385,9 +385,11 @@ reads, and changes nothing: a run is the same to the bit with and without it. Th
 of that step (`metrics["loss"].value()`). Arrays of the state are deleted by the next step: what is
 kept is copied, by `numpy.asarray`, or `jdl.parallel.to_host` where processes share an array. The
 hook is called after the evaluation and before the checkpoint of its step; a run that was killed
-calls it again for the steps since its newest checkpoint. `raise jdl.Stop` ends the training after
-that step, for good, as early stopping does; any other exception stops the run. Of several
-processes, all call it, and either all or none stop.
+calls it again for the steps since its newest checkpoint. A dict that it returns is logged: numbers
+(and metrics) as the split "hooks", and pictures, arrays (H, W), (H, W, 3) or (H, W, 4) of bytes, as
+`pictures/<name>/<step>.png` in the run's folder; both in TensorBoard too. `raise jdl.Stop` ends the
+training after that step, for good, as early stopping does; any other exception stops the run. Of
+several processes, all call it, and either all or none stop.
 """
 
 

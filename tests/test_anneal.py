@@ -64,9 +64,12 @@ WAYS = {
     "within freeze": {"frozen": True},
     "bfloat16": {"precision": "bfloat16"},
 }
+DEFAULT = ("one step", "micro-batches")  # the others are slow tests
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(w, marks=() if w in DEFAULT else pytest.mark.slow) for w in WAYS]
+)
 def test_each_step_has_its_value(way, tmp_path):
     np.testing.assert_allclose(logged(train(tmp_path, **WAYS[way])), VALUES, rtol=1e-6)
 

@@ -77,7 +77,7 @@ def _variables(environment: dict[str, Any]) -> str:
 
 def _results(run: Path) -> Iterator[str]:
     """The metrics of the last evaluation of each split."""
-    last = {line["split"]: line for line in log.read(run) if line["split"] != "train"}
+    last = {line["split"]: line for line in log.read(run) if log.is_evaluated(line["split"])}
     for split, line in last.items():
         for metric, value in line.items():
             if metric not in ("step", "split") and "/" not in metric and value is not None:

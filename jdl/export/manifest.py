@@ -222,7 +222,11 @@ def _description(folder: Path, record: dict[str, Any]) -> str:
 
 def _results(folder: Path, step: int) -> dict[str, dict[str, Any]]:
     """The metrics of the last evaluation until that step, by split."""
-    lines = [line for line in log.read(folder) if line["step"] <= step and line["split"] != "train"]
+    lines = [
+        line
+        for line in log.read(folder)
+        if line["step"] <= step and log.is_evaluated(line["split"])
+    ]
     return {line["split"]: {k: v for k, v in line.items() if k != "split"} for line in lines}
 
 

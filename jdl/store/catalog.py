@@ -96,7 +96,7 @@ def entry(folder: Path) -> Entry:
 
 def choosing_split(splits: Iterable[str]) -> str:
     """Of the splits with a metric the one that chooses the best checkpoint: valid, or the first."""
-    found = dict.fromkeys(split for split in splits if split != "train")
+    found = dict.fromkeys(split for split in splits if log.is_evaluated(split))
     return "valid" if "valid" in found else next(iter(found), "")
 
 

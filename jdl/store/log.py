@@ -9,11 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 from tensorboardX import SummaryWriter
 
 from jdl.store.folder import json_line, read_json_lines, write_json_lines
 from jdl.store.step_trace import StepTrace
 from jdl.store.times import Stopwatch
+
+HOOKS = "hooks"  # the split of what hooks of the user's return
+
+
+def is_evaluated(split: str) -> bool:
+    """Whether a split of the log is one that was evaluated on, such as "valid"."""
+    return split not in ("train", HOOKS)
 
 
 class Sink(Protocol):
@@ -61,6 +69,11 @@ class Log:
                 self._events.add_scalar(f"{split}/{name}", number, step)
         for sink in self._sinks:
             sink.write(step, split, finite)
+
+    def picture(self, step: int, name: str, picture: np.ndarray) -> None:
+        """Shows a picture, bytes (H, W) or (H, W, C), in TensorBoard."""
+        axes = "HW" if picture.ndim == 2 else "HWC"
+        self._events.add_image(name, picture, step, dataformats=axes)
 
     def trace(self, numbers: dict[str, float]) -> None:
         """Adds the next step's numbers to the step trace."""

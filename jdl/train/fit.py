@@ -48,7 +48,6 @@ from jdl.train.hooks import (
     Pausing,
     SamplePictures,
     TrainingLog,
-    UserHook,
     default_eval_every,
     default_save_every,
 )
@@ -62,6 +61,7 @@ from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
 from jdl.train.trackers import check_trackers
 from jdl.train.unread_categories import unread_notes
+from jdl.train.user_hooks import UserHooks
 from jdl.types import Error, Metrics, Run, State
 
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
@@ -291,7 +291,7 @@ def _hooks(
         evaluation,
         SamplePictures(sample_writer(run, outputs.folder), evaluation),
         EarlyStopping(patience, config.check_every, evaluation),
-        *(UserHook(hook, patience, outputs.display.note) for hook in run.hooks),
+        UserHooks(tuple(run.hooks), patience, outputs),
         Checkpointing(outputs, save_every, config.steps, evaluation, patience, requests),
         Pausing(outputs.checkpoints, config.steps, requests),
     ]

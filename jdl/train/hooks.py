@@ -1,4 +1,4 @@
-"""The hooks of the training loop: evaluation, samples, early stopping, users' hooks, checkpoints.
+"""The hooks of the training loop: evaluation, samples, early stopping, checkpoints.
 
 The loop calls those that are due at a step in this order, so that a state is evaluated and logged
 before it is saved. Each reads the state and never writes it.
@@ -14,14 +14,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdl.errors import Stop
 from jdl.learners import checked_metrics
 from jdl.metrics import scalars
 from jdl.numbers import number_text
 from jdl.store.checkpoints import Checkpoints, is_better
 from jdl.train.outputs import Outputs
 from jdl.train.preemption import PausedError, StopRequests
-from jdl.types import Error, Hook, Metrics, Run, State
+from jdl.types import Metrics, Run, State
 
 TRAINING_PER_EVALUATION = 10  # training between two evaluations takes 10 times as long as one
 FORWARDS_PER_STEP = 3  # a training step costs as much as 3 forward passes: backward costs 2
@@ -201,42 +200,6 @@ class SamplePictures:
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
         """Draws the samples of this state."""
         self.draw(state)
-
-
-@dataclass(frozen=True)
-class UserHook:
-    """A user's hook, of `Run.hooks`: (every, function)."""
-
-    hook: Hook
-    patience: Patience
-    note: Callable[[str], None]
-
-    def due(self, step: int) -> bool:
-        """Every `every` steps."""
-        return is_multiple(step, self.hook[0])
-
-    def __call__(self, step: int, state: State, metrics: Metrics) -> None:
-        """Calls the function with copies of the dicts, so that changing them has no effect."""
-        state, metrics = jax.tree.map(lambda leaf: leaf, (state, metrics))
-        try:
-            returned: Any = self.hook[1](step, state, metrics)
-        except Stop as stop:
-            self.patience.stopped = True
-            self.note(f"Step {step:,}: stopped by a hook{f': {stop}' if str(stop) else ''}")
-            return
-        except StopIteration as error:
-            raise Error(
-                f"A hook raised StopIteration at step {step:,}. `raise jdl.Stop` ends the training;"
-                " `next` of an iterator that has ended raises it too: next(iterator, None) does "
-                "not."
-            ) from error
-        parts = returned if isinstance(returned, tuple) else (returned,)
-        if any(isinstance(part, State | bool) for part in parts):  # it expects an effect
-            raise Error(
-                f"A hook returned a {type(returned).__name__}, and hooks return nothing: they read "
-                "the state and change nothing. `raise jdl.Stop` ends the training; a learning rate "
-                "is changed by an Optax schedule, optax.adam(schedule)."
-            )
 
 
 @dataclass(frozen=True)
