@@ -202,3 +202,5 @@ def test_what_splash_attention_and_grouped_queries_cannot_do_is_refused():
         splash_attention(q[:, :128], q, q, False)
     with pytest.raises(Error, match="3 heads of queries cannot share 2"):
         attention(q, q[:, :, :2], q[:, :, :2])
+    with pytest.raises(Error, match="at least 1 step"):
+        attention(q, q, q, window=0)

@@ -57,6 +57,8 @@ def attention(
             f"{q.shape[2]} heads of queries cannot share {k.shape[2]} heads of keys and values "
             "evenly: the first must be a multiple of the second."
         )
+    if window is not None and window < 1:
+        raise Error(f"A window of attention is at least 1 step, the query's own, not {window}.")
     if mask is None and bias is None and uses_splash_attention() and fits_splash_attention(q, k):
         return splash_attention(q, k, v, causal, scale, cap, window, segment)
     mask = _visible(mask, window, segment, q.shape[1], k.shape[1])
