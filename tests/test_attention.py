@@ -1,7 +1,8 @@
 """Attention against JAX's own, values and gradients; rotary and relative positions.
 
 Seen to fail, of splash attention: no causal mask, logits that are not scaled, heads that are not
-divided among devices, the kernel where there is a mask, and FLOPs of one block for all.
+divided among devices, the kernel where there is a mask, FLOPs of one block for all, a window that
+is one too wide, one that also looks ahead, and documents that see each other.
 """
 
 import jax
@@ -127,22 +128,34 @@ def test_rotary_embeddings_depend_on_distances_alone():
 
 @pytest.mark.parametrize("mesh", ["", "data=2,model=2", "data=4"])
 @pytest.mark.parametrize(
-    ("kv_heads", "causal", "cap"), [(2, True, None), (1, True, 5.0), (2, False, None)]
+    ("kv_heads", "causal", "cap", "window", "documents"),
+    [
+        (2, True, None, None, False),
+        (1, True, 5.0, None, False),
+        (2, False, None, None, False),
+        (2, True, None, 100, False),
+        (2, False, None, 100, True),
+        (1, True, 5.0, 300, True),
+    ],
 )
-def test_splash_attention_is_attention(kv_heads, causal, cap, mesh, monkeypatch):
+def test_splash_attention_is_attention(kv_heads, causal, cap, window, documents, mesh, monkeypatch):
     """Interpreted, in 2 x 2 blocks; on a mesh by `shard_map`, where rows or heads are divided."""
     monkeypatch.setattr("jdl.layers.splash_attention.BLOCKS", BLOCKS[-1:])
     q, k, v = (normal(n, 2, 256, heads, WIDTH) for n, heads in enumerate((2, kv_heads, kv_heads)))
     mesh = build_mesh(mesh)
+    segment = (
+        (jnp.arange(256)[None] >= jnp.asarray([[30], [130]])).astype(int) if documents else None
+    )
+    options = causal, 0.4, cap, window, segment
 
     def ours(q, k, v):
         if mesh is None:
-            return splash_attention(q, k, v, causal, 0.4, cap, interpret=True)
+            return splash_attention(q, k, v, *options, interpret=True)
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return splash_attention(q, k, v, causal, 0.4, cap, interpret=True)
+            return splash_attention(q, k, v, *options, interpret=True)
 
     def plain(q, k, v):
-        return attention(q, k, v, None, causal, None, 0.4, cap)
+        return attention(q, k, v, None, causal, None, *options[1:])
 
     inputs = jax.device_put((q, k, v), mesh and NamedSharding(mesh, PartitionSpec()))
     pairs = zip(with_gradients(ours, *inputs), with_gradients(plain, q, k, v), strict=True)
@@ -160,6 +173,7 @@ def test_tpus_have_splash_attention_where_it_fits():
     with compiled_for("tpu"):
         assert uses_it(512, causal=True)
         assert uses_it(640, cap=30.0)
+        assert uses_it(512, window=100, segment=jnp.zeros((2, 512), int))
         assert not uses_it(256)
         assert not uses_it(600)
         assert not uses_it(512, jnp.ones((1, 1, 1, 512), bool))
@@ -188,3 +202,5 @@ def test_what_splash_attention_and_grouped_queries_cannot_do_is_refused():
         splash_attention(q[:, :128], q, q, False)
     with pytest.raises(Error, match="3 heads of queries cannot share 2"):
         attention(q, q[:, :, :2], q[:, :, :2])
+    with pytest.raises(Error, match="at least 1 step"):
+        attention(q, q, q, window=0)

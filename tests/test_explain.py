@@ -389,22 +389,28 @@ def test_the_boundary_of_a_linear_model_is_a_line():
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
 def test_attention_maps_of_jdl_give_the_layers_output(kv_heads):
-    """What the layer gives is the maps times the values, projected: masked, causal, rotated."""
-    config = TransformerConfig(width=16, heads=4, kv_heads=kv_heads)
+    """What the layer gives is the maps times the values, projected: masked, causal, rotated.
+
+    Seen to fail: maps that know no window, or no documents.
+    """
+    config = TransformerConfig(width=16, heads=4, kv_heads=kv_heads, window=4)
     layer = MultiHeadAttention(config, causal=True)
     x = np.random.default_rng(0).normal(size=(2, 5, 16)).astype(np.float32)
     mask = jnp.arange(5)[None] < jnp.asarray([[5], [3]])
-    variables = layer.init(KEY, x, None, mask)
-    maps = explain.attention_maps(lambda: layer.apply(variables, x, None, mask))
+    inputs = x, None, mask, False, None, jnp.asarray([[0] * 5, [0, 1, 1, 1, 1]])
+    variables = layer.init(KEY, *inputs)
+    maps = explain.attention_maps(lambda: layer.apply(variables, *inputs))
     (weights,) = maps.values()
     np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
     assert not weights[:, :, 1, 2:].any()
     assert not weights[1, :, :, 3:].any()
+    assert not weights[0, :, 4, 0].any()
+    assert not weights[1, :, 1:, 0].any()
     params = jax.tree.map(np.asarray, variables["params"])
     values = (x @ params["value"]["kernel"] + params["value"]["bias"]).reshape(2, 5, kv_heads, 4)
     read = np.einsum("bhts,bshd->bthd", weights, values.repeat(4 // kv_heads, 2)).reshape(2, 5, 16)
     expected = read @ params["out"]["kernel"] + params["out"]["bias"]
-    np.testing.assert_allclose(expected, layer.apply(variables, x, None, mask), atol=1e-5)
+    np.testing.assert_allclose(expected, layer.apply(variables, *inputs), atol=1e-5)
 
 
 def test_attention_maps_of_flax_are_those_that_it_sows():

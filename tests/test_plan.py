@@ -212,12 +212,14 @@ def test_a_plan_for_a_tpu_has_the_state_and_the_operations_of_any_other():
 
 
 @needs_libtpu
-def test_attention_over_long_sequences_takes_no_memory_of_their_square():
+@pytest.mark.parametrize(("window", "columns"), [(None, ["x"]), (256, ["x", "segment"])])
+def test_attention_over_long_sequences_takes_no_memory_of_their_square(window, columns):
     """Splash attention, on each device's rows and heads. Seen to fail: without the kernel."""
     steps = 2048
-    sizes = TransformerConfig(width=256, depth=1, heads=2, max_length=steps)
+    sizes = TransformerConfig(width=256, depth=1, heads=2, max_length=steps, window=window)
     objective = jdl.objectives.next_token(GPT(64, sizes))
-    data = jdl.data.arrays(x=np.zeros((8, steps + 1), np.int32)).shuffled(8, 0)
+    tokens = np.zeros((8, steps + 1), np.int32)
+    data = jdl.data.arrays(**dict.fromkeys(columns, tokens)).shuffled(8, 0)
     made = jdl.Run(Config(), jdl.descent(objective, optax.adam(1e-3)), data)
     found = plan(made, "v5e:2x2", "data=2,model=2")
     weights = 4 * 4 * 1 * steps**2  # bytes of 4 rows and a head, in float32

@@ -38,10 +38,10 @@ def attention_maps(function: Callable[[], Any]) -> dict[str, Array]:
         module, path = context.module, context.module.path
         out = next_call(*args, **kwargs)
         if isinstance(module, MultiHeadAttention) and context.method_name == "attend":
-            q, k, _, visible, causal, bias = args
+            q, k, _, visible, causal, bias, *hidden = args
             c = module.config
             found["/".join(path)] = attention_weights(
-                q, k, visible, causal, bias, c.attention_scale, c.attention_cap
+                q, k, visible, causal, bias, c.attention_scale, c.attention_cap, *hidden
             )
         elif isinstance(module, nn.MultiHeadDotProductAttention):
             q, k = (inputs.get((*path, f"{n}_ln"), inputs[*path, n]) for n in ("query", "key"))

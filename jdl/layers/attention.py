@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -32,13 +32,17 @@ def attention(
     bias: jax.Array | None = None,
     scale: float | None = None,
     cap: float | None = None,
+    window: int | None = None,
+    segment: jax.Array | None = None,
 ) -> jax.Array:
     """Scaled dot-product attention (Vaswani et al., 2017), multi-head or grouped-query.
 
     Queries q (B, T, H, D), keys k and values v (B, S, K, D) give (B, T, H, D). H is a multiple of
     K: each key and value head serves H / K query heads (grouped-query attention, Ainslie et al.,
     2023; multi-query attention with K = 1). A query attends to no position where `mask`, which
-    broadcasts to (B, H, T, S), is false, and with `causal` to none after its own. `bias`, which has
+    broadcasts to (B, H, T, S), is false, and with `causal` to none after its own; with a `window`
+    only to those less than so many steps from its own (sliding window attention), and only to those
+    of the same number in `segment` (B, T), its own document (sequence packing). `bias`, which has
     four axes and broadcasts in the same way, is added to the logits. They are scaled by `scale`, by
     default 1 / sqrt(D). `cap` is for logit soft-capping (Gemma 2, 2024): they become
     cap * tanh(logits / cap) before bias and mask.
@@ -53,8 +57,11 @@ def attention(
             f"{q.shape[2]} heads of queries cannot share {k.shape[2]} heads of keys and values "
             "evenly: the first must be a multiple of the second."
         )
+    if window is not None and window < 1:
+        raise Error(f"A window of attention is at least 1 step, the query's own, not {window}.")
     if mask is None and bias is None and uses_splash_attention() and fits_splash_attention(q, k):
-        return splash_attention(q, k, v, causal, scale, cap)
+        return splash_attention(q, k, v, causal, scale, cap, window, segment)
+    mask = _visible(mask, window, segment, q.shape[1], k.shape[1])
     if cap is not None:
         weights = attention_weights(q, k, mask, causal, bias, scale, cap).astype(v.dtype)
         v = v.repeat(q.shape[2] // v.shape[2], 2)
@@ -63,6 +70,32 @@ def attention(
         return jax.nn.dot_product_attention(
             q, k, v, mask=mask, scale=scale, is_causal=causal, implementation="cudnn"
         )
+    return _with_weights(q, k, v, mask, causal, bias, scale)
+
+
+def _visible(
+    mask: jax.Array | None, window: int | None, segment: jax.Array | None, steps: int, keys: int
+) -> jax.Array | None:
+    """The mask with those of the window and the documents; None where all is visible."""
+    masks = [] if mask is None else [mask]
+    if segment is not None:
+        masks.append((segment[:, :, None] == segment[:, None])[:, None])
+    if window is not None:
+        distance = jnp.abs(jnp.arange(steps)[:, None] - jnp.arange(keys)[None])
+        masks.append((distance < window)[None, None])
+    return reduce(jnp.logical_and, masks) if masks else None
+
+
+def _with_weights(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: jax.Array | None,
+    causal: bool,
+    bias: Bias,
+    scale: float | None,
+) -> jax.Array:
+    """Attention that holds its weights."""
     if mask is None:
         mask = jnp.ones((1, 1, 1, 1), bool)
 
@@ -89,6 +122,8 @@ def attention_weights(
     bias: jax.Array | None = None,
     scale: float | None = None,
     cap: float | None = None,
+    window: int | None = None,
+    segment: jax.Array | None = None,
 ) -> jax.Array:
     """The attention weights (B, H, T, S) of `attention`: what each query takes of each position.
 
@@ -100,7 +135,8 @@ def attention_weights(
     scores = jnp.einsum("bthd,bshd->bhts", q, k) * (q.shape[-1] ** -0.5 if scale is None else scale)
     scores = scores if cap is None else soft_cap(scores, cap)
     scores = scores if bias is None else scores + bias.astype(jnp.float32)
-    visible = jnp.ones((1, 1, 1, 1), bool) if mask is None else mask
+    visible = _visible(mask, window, segment, q.shape[1], k.shape[1])
+    visible = jnp.ones((1, 1, 1, 1), bool) if visible is None else visible
     if causal:
         visible = visible & jnp.tri(q.shape[1], k.shape[1], dtype=bool)[None, None]
     return jax.nn.softmax(jnp.where(visible, scores, float(jnp.finfo(jnp.float32).min)))

@@ -28,11 +28,14 @@ def splash_attention(
     causal: bool,
     scale: float | None = None,
     cap: float | None = None,
+    window: int | None = None,
+    segment: jax.Array | None = None,
     interpret: bool = False,
 ) -> jax.Array:
     """Flash attention (Dao et al., 2022) on a TPU, as `jdl.layers.attention` but without a mask.
 
-    It never holds the attention weights (B, H, T, S), and skips what a causal mask hides. Within
+    It never holds the attention weights (B, H, T, S), and skips blocks of them that a causal mask
+    or a sliding window hides; those of other documents, by `segment`, it computes. Within
     `jax.sharding.use_abstract_mesh`, each device of the mesh computes its own rows and heads.
     With `interpret` it runs on any platform, slowly, for tests. Raises `Error` unless queries and
     keys have the same number of steps, a multiple of 128.
@@ -49,49 +52,54 @@ def splash_attention(
         if kind != AxisType.Manual
     }
 
-    def own_part(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-        return _kernel(q, k, v, causal, scale, cap, interpret)
+    def own_part(q: jax.Array, k: jax.Array, v: jax.Array, segment: jax.Array | None) -> jax.Array:
+        return _kernel(q, k, v, segment, causal, window, scale, cap, interpret)
 
     if not free:
-        return own_part(q, k, v)
+        return own_part(q, k, v, segment)
     rows = tuple(axis for axis in BATCH_AXES if axis in free)
     if q.shape[0] % math.prod(free[axis] for axis in rows):
         rows = ()  # a batch that cannot be divided evenly is whole on each device
     heads = "model" if math.gcd(q.shape[2], k.shape[2]) % free.get("model", 1) == 0 else None
     spec = PartitionSpec(rows or None, None, heads if "model" in free else None)
-    return jax.shard_map(own_part, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(q, k, v)
+    specs = (spec, spec, spec, PartitionSpec(rows or None))
+    run = jax.shard_map(own_part, in_specs=specs, out_specs=spec, check_vma=False)
+    return run(q, k, v, segment)
 
 
 def _kernel(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
+    segment: jax.Array | None,
     causal: bool,
+    window: int | None,
     scale: float | None,
     cap: float | None,
     interpret: bool,
 ) -> jax.Array:
     """The attention of one device's rows and heads."""
     # Imported here: it takes a tenth of a second, and only TPUs need it.
-    from jax.experimental.pallas.ops.tpu.splash_attention import (
-        splash_attention_kernel,
-        splash_attention_mask,
-    )
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
     steps, heads = q.shape[1:3]
-    shape = splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask
-    mask = splash_attention_mask.MultiHeadMask([shape((steps, steps))] * heads)
+    shape = (steps, steps)
+    if window is not None:
+        mask = masks.LocalMask(shape, (window - 1, 0 if causal else window - 1), 0)
+    else:
+        mask = masks.CausalMask(shape) if causal else masks.FullMask(shape)
     block: Any = next(block for block in BLOCKS if steps % block == 0)
-    sizes = splash_attention_kernel.BlockSizes(*[block] * 8)  # all of them
     q = q * (q.shape[-1] ** -0.5 if scale is None else scale)
     q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
+    documents = None if segment is None else splash.SegmentIds(segment, segment)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        kernel = splash_attention_kernel.make_splash_mha(
-            mask,
-            block_sizes=sizes,
+        kernel = splash.make_splash_mha(
+            masks.MultiHeadMask([mask] * heads),
+            block_sizes=splash.BlockSizes(*[block] * 8),  # all of them
             attn_logits_soft_cap=cap,
             head_shards=1,
             q_seq_shards=1,
             interpret=interpret,
         )
-        return jax.vmap(kernel)(q, k, v).swapaxes(1, 2)
+        return jax.vmap(kernel)(q, k, v, documents).swapaxes(1, 2)

@@ -55,6 +55,7 @@ class MultiHeadAttention(nn.Module):
         """
         q = self._heads(x, "query", self.config.heads)
         visible = None if mask is None else mask[:, None, None, :].astype(bool)
+        window = None if decode or self.cross else self.config.window
         if decode and self.cross:
             k, v = self._cross_kv_cache(context)
         elif decode:
@@ -63,30 +64,28 @@ class MultiHeadAttention(nn.Module):
             k, v = self._keys_and_values(x if context is None else context)
             if self.config.rotary and not self.cross:
                 q, k = self._rotated(q, k, jnp.arange(x.shape[1]))
-            if segment is not None:
-                visible = _both(visible, (segment[:, :, None] == segment[:, None])[:, None])
-            if not self.cross:
-                steps = jnp.arange(x.shape[1])[None]
-                visible = _both(visible, self._within_window(steps, steps))
-        out = self.attend(q, k, v, visible, self.causal and not decode, bias)
+        causal = self.causal and not decode
+        out = self.attend(q, k, v, visible, causal, bias, window, None if decode else segment)
         out = out.reshape(*x.shape[:2], out.shape[2] * out.shape[3])
         c = self.config
         init, use_bias = c.residual_init, "out" in c.biases
         return Dense(c.width, use_bias, kernel_init=init, name="out")(out)
 
     def attend(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, visible: Mask, causal: bool, bias: Mask
+        self,
+        q: jax.Array,
+        k: jax.Array,
+        v: jax.Array,
+        visible: Mask,
+        causal: bool,
+        bias: Mask,
+        window: int | None,
+        segment: jax.Array | None,
     ) -> jax.Array:
         """The attention itself: a method of its own, so that `jdl.explain` sees what goes in."""
         c = self.config
-        return attention(q, k, v, visible, causal, bias, c.attention_scale, c.attention_cap)
-
-    def _within_window(self, queries: jax.Array, keys: jax.Array) -> Mask:
-        """Which positions of keys (B, S) are in the window of a query's (B, T): (B, 1, T, S)."""
-        if self.config.window is None:
-            return None
-        distance = jnp.abs(queries[:, :, None] - keys[:, None])
-        return (distance < self.config.window)[:, None]
+        scale, cap = c.attention_scale, c.attention_cap
+        return attention(q, k, v, visible, causal, bias, scale, cap, window, segment)
 
     def _heads(self, x: jax.Array, name: str, heads: int) -> jax.Array:
         """x (B, T, width) projected to (B, T, heads, width of a head)."""
@@ -137,14 +136,12 @@ class MultiHeadAttention(nn.Module):
         keys.value = keys.value.at[places].set(k, unique_indices=True)
         values.value = values.value.at[places].set(v, unique_indices=True)
         known = jnp.arange(size)[None]
-        visible = (known[:, None] <= positions[:, :, None])[:, None]
-        visible = _both(visible, self._within_window(positions, known))
+        distance = positions[:, :, None] - known[:, None]
+        visible = distance >= 0
+        if self.config.window is not None:
+            visible = visible & (distance < self.config.window)
+        visible = visible[:, None]
         return q, keys.value.swapaxes(1, 2), values.value.swapaxes(1, 2), visible
-
-
-def _both(visible: Mask, more: Mask) -> Mask:
-    """The mask of what two masks show; None shows all."""
-    return more if visible is None else visible if more is None else visible & more
 
 
 class FeedForward(nn.Module):
