@@ -12,6 +12,7 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -144,7 +145,8 @@ def to_json(config: Config) -> dict[str, Any]:
         except (TypeError, ValueError) as error:
             raise Error(
                 f"The config's field {field} is {value!r}, which cannot be recorded ({error}): use "
-                "numbers, strings, booleans, tuples of these, or dataclasses."
+                "numbers, strings, booleans, tuples of these, or dataclasses; for a choice "
+                "typing.Literal, for a path str."
             ) from None
     return json.loads(json.dumps(values))
 
@@ -162,7 +164,7 @@ def flat_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def from_json(config: type[C], values: dict[str, Any]) -> C:
     """The config that `to_json` recorded."""
-    unknown = set(values) - {field.name for field in dataclasses.fields(config)}
+    unknown = set(values) - _names(config)
     if unknown:
         raise Error(
             "The recorded config has fields that the script no longer has: "
@@ -174,13 +176,22 @@ def from_json(config: type[C], values: dict[str, Any]) -> C:
 
 
 def _from_json(hint: Any, value: Any) -> Any:
-    """A field's value from JSON: a dict becomes a nested dataclass, a list a tuple."""
-    if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
-        hints = typing.get_type_hints(hint)
-        return hint(**{name: _from_json(hints[name], v) for name, v in value.items()})
+    """A field's value from JSON: a dict becomes a dataclass of the hint, a list a tuple."""
+    kinds = [hint, *typing.get_args(hint)]  # of `Part | None`, one of these
+    if isinstance(value, dict):
+        for kind in kinds:
+            if dataclasses.is_dataclass(kind) and _names(kind) == value.keys():
+                hints = typing.get_type_hints(kind)
+                return kind(**{name: _from_json(hints[name], v) for name, v in value.items()})
     if isinstance(value, list):
-        return tuple(_from_json(None, v) for v in value)
+        items = next((typing.get_args(k) for k in kinds if typing.get_origin(k) is tuple), ())
+        many = items[:1] * len(value) if items[1:] == (...,) else items
+        return tuple(_from_json(*pair) for pair in zip_longest(many[: len(value)], value))
     return value
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def digest(config: Config) -> str:

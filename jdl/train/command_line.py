@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import tyro
 
@@ -27,12 +27,15 @@ def parse(
             f"{config.__name__} has a field {twice[0]}, and jdl has an option of that name, "
             f"--{twice[0].replace('_', '-')}: give the field another name."
         )
-    both = dataclasses.make_dataclass("Arguments", [("experiment", config), ("running", options)])
+    # Without a prefix of their own; a dataclass within the config has one, --encoder.widths.
+    parts = {"experiment": config, "running": options}
+    unnamed = [(name, Annotated[part, tyro.conf.arg(name="")]) for name, part in parts.items()]
+    both = dataclasses.make_dataclass("Arguments", unnamed)
     arguments: Any = tyro.cli(
         both,
         args=argv,
         prog=prog,
         description=description,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagCreatePairsOff),
+        config=(tyro.conf.FlagCreatePairsOff,),
     )
     return arguments.experiment, arguments.running
