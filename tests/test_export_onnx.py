@@ -26,8 +26,8 @@ from jdl.export.onnx_programs import run_onnx, write_onnx
 from jdl.export.onnx_refusals import check_convertible
 from jdl.export.onnx_tools import onnx_tools, tools_folder
 from jdl.export.predictions import predict_example
-from jdl.export.program import by_name
 from jdl.objectives.override import merge
+from jdl.paths import by_path
 from jdl.types import Predicts, SamplesLatents
 
 pytestmark = pytest.mark.slow
@@ -60,7 +60,7 @@ def _tools():
 def test_a_family_answers_in_onnx_runtime_as_its_run(row, tmp_path):
     objective, data = row.objective(row.model), data_of(row)
     variables = jax.jit(objective.init)(jax.random.key(0), data[0])
-    weights = by_name(merge(objective, variables)[1])
+    weights = by_path(merge(objective, variables)[1])
     examples = []
     if isinstance(objective, Predicts):
         examples.append(predict_example(objective, variables, data, CPU))

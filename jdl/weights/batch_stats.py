@@ -61,4 +61,4 @@ def recompute_batch_stats(
 
 def _is_range(path: Any) -> bool:
     """Whether a leaf is the running range of a layer's inputs, no statistic of BatchNorm."""
-    return jax.tree_util.keystr(path[-1:], simple=True) == RANGE
+    return path_name(path[-1:]) == RANGE
