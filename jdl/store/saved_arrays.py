@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jdl.paths import by_path, path_name
+from jdl.paths import by_path, differing_paths, path_name
 from jdl.store.manifest import damage
 from jdl.types import Error, State
 
@@ -53,16 +53,14 @@ def read_arrays(checkpoint: Path, paths: set[str]) -> dict[str, np.ndarray]:
 def _misfit(checkpoint: Path, like: State) -> str | None:
     """The first array in which a saved state and a new one differ, in words."""
     saved, wanted = saved_arrays(checkpoint), by_path(like)
-    for path in sorted({*saved, *wanted}):
+    for path in sorted(differing_paths(saved, wanted)):
         if path not in saved:
             return f"it has no {path}"
         if path not in wanted:
             return f"this run has no {path}"
-        old, new = saved[path], wanted[path]
-        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):  # saved as its bits
-            continue
-        if (tuple(old.shape), old.dtype) != (new.shape, new.dtype):
-            return f"{path} is {_described(old)} there and {_described(new)} here"
+        if not jnp.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):  # saved as its bits
+            described = (_described(arrays[path]) for arrays in (saved, wanted))
+            return f"{path} is {' there and '.join(described)} here"
     return None
 
 

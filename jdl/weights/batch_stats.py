@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.objectives.input_ranges import RANGE
+from jdl.paths import path_name
 from jdl.types import BATCH_STATS, Error, Loader, Objective, Variables
 
 
