@@ -39,7 +39,8 @@ def makers() -> dict:
     import jax
     import jax.numpy as jnp
     import optax
-    from model_table import TABLE, UNSUPERVISED
+    from model_table import TABLE
+    from unsupervised_table import UNSUPERVISED
     from test_reinforcement_learners import LEARNERS
 
     import jdl

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import ROWS, TABLE, UNSUPERVISED
+from model_rows import ROWS
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.figures.learning_rate import loss_limits

@@ -17,7 +17,9 @@ import numpy as np
 import optax
 import pytest
 from harness import stopped_at, train
-from model_table import ONE, TABLE, UNSUPERVISED, by_tier
+from model_rows import ONE, by_tier
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 import jdl.cli

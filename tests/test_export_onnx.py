@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import train
-from model_table import TABLE, UNSUPERVISED, by_tier
+from model_rows import by_tier
+from model_table import TABLE
 from test_export import CPU, data_of, output
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.export.example import difference
