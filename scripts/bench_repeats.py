@@ -40,8 +40,8 @@ def makers() -> dict:
     import jax.numpy as jnp
     import optax
     from model_table import TABLE
-    from unsupervised_table import UNSUPERVISED
     from test_reinforcement_learners import LEARNERS
+    from unsupervised_table import UNSUPERVISED
 
     import jdl
 

@@ -35,9 +35,7 @@ CORE = (  # the rows of which scripts/test shows every property; those of the ot
 
 
 ROWS, SIZE = 12, 13  # rows of a batch, and tokens of a vocabulary
-
 MAX_LENGTH = 16  # of the transformers, in tokens
-
 WITH_DECODER = (Captioner, T5)  # models that read y too
 
 
@@ -378,13 +376,9 @@ BLOCK = (8 * 8 * 4 + 3 * 8) + (2 * 8 * 32 + 32 + 8) + 2 * 16
 NOISE = jdl.data.gaussian_noise(0.1)  # what the two views of a row differ by
 
 CONDITIONING = 2 * (32 * 32 + 32) + 6 * 32  # embeddings of time and label, for the U-Net
-
 MODULATION = 32 * 16 + 16  # by them, of a residual block
-
 RESIDUAL = 16 + 584 + 16 + 584  # 8 channels to 8
-
 RESIDUAL_SKIP = 32 + 1_160 + 16 + 584 + (16 * 8 + 8)  # 8 and a skip of 8 to 8
-
 UNET = 80 + 3 * RESIDUAL + 2 * RESIDUAL_SKIP + (16 + 64 + 3 * 72) + (9 * 8 * 32 + 32) + 32
 
 
