@@ -34,10 +34,11 @@ from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
 from jdl.objectives.override import merge
 from jdl.paths import by_path
+from jdl.run import Run
 from jdl.store.catalog import check_finished
 from jdl.store.folder import new_folder, write_json
 from jdl.store.manifest import hash_file
-from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
+from jdl.types import DecodesTokens, Error, Predicts, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
 T = TypeVar("T")  # arrays, of the host or of a device

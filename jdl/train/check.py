@@ -10,10 +10,11 @@ from flax.traverse_util import flatten_dict
 from jdl.learners.check_loss import check_output
 from jdl.learners.swa import SWA
 from jdl.learners.wrapper import unwrapped
+from jdl.run import Run
 from jdl.train.check_parts import check_hook, check_loader, check_step, check_variables, explained
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
-from jdl.types import Batch, Bounds, Error, Key, Run
+from jdl.types import Batch, Bounds, Error, Key
 
 
 def check_run(run: Run) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from jdl.learners.check_loss import check_metrics, described
 from jdl.learners.wrapper import inner
 from jdl.paths import differing_paths
-from jdl.types import Error, Learner, Loader, Metrics, Run, State
+from jdl.run import Run
+from jdl.types import Error, Learner, Loader, Metrics, State
 
 OWN = __name__.partition(".")[0]  # the package: its loaders have tests of their own
 OF_CATEGORIES = (

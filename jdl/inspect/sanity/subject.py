@@ -20,9 +20,10 @@ from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
 from jdl.paths import by_path
+from jdl.run import Run
 from jdl.train.epochs import has_epochs
 from jdl.train.nan_trace import first_nonfinite
-from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, Run, State, Variables
+from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, State, Variables
 
 EARLY = 10  # steps, at least, to the state on which rows, columns and gradients are checked
 SEEN_BATCHES = 20  # of a split, from its first to its last
