@@ -340,6 +340,13 @@ FAULTS = [
         "a large first loss", lambda: run_of(classify(Net(scale=1e3))), check_first_loss, "large"
     ),
     Fault(
+        "a large first loss that is got over",
+        lambda: run_of(classify(Net(scale=20.0))),
+        check_first_loss,
+        "gets over it",
+        "note",  # as of sums over a graph's nodes
+    ),
+    Fault(
         "gradients that vanish",
         lambda: run_of(classify(Net(lambda x: 1e-7 * x))),
         check_gradients,

@@ -2,7 +2,7 @@
 
 Seen to fail: with the bias in the weights too, with padding rows counted, and with the sign turned;
 with biases cast to half precision; with loads in the norm; with the auxiliary loss by default; and
-what is refused, accepted.
+what is refused, accepted; with an average of all parameters (a raw error).
 """
 
 from dataclasses import replace
@@ -17,6 +17,7 @@ import pytest
 
 import jdl
 from jdl.learners import mixed_precision
+from jdl.learners.schedule_free import _find_state
 from jdl.models.gpt import GPT
 from jdl.models.mixture_of_experts import MixtureOfExperts
 from jdl.models.transformer import FeedForward, TransformerConfig
@@ -147,6 +148,25 @@ def test_experts_that_none_chose_come_to_be_chosen():
         errors.append(float(jnp.abs(bias_of(grads)).max()))
         state, _ = step(state, TOKENS)
     assert errors[-1] < errors[0] / 3
+
+
+@pytest.mark.slow
+def test_a_schedule_free_optimizer_within_leaves_the_biases_out_of_its_average():
+    optimizer = balance_experts(optax.contrib.schedule_free_adamw(1e-2, warmup_steps=2), RATE)
+    learner = jdl.schedule_free(jdl.descent(OBJECTIVE, optimizer))
+    state, step = jax.jit(learner.init)(KEY, TOKENS), jax.jit(learner.step)
+    for _ in range(3):
+        state, _ = step(state, TOKENS)
+    found = learner.eval_variables(state)["params"]
+    assert bias_of(found).any()
+    np.testing.assert_array_equal(bias_of(found), bias_of(state.params))
+    inner = _find_state(state.opt_state)
+    rest = inner._replace(z=inner.z["tokens"])
+    expected = optax.contrib.schedule_free_eval_params(rest, state.params["tokens"])
+    jax.tree.map(np.testing.assert_array_equal, found["tokens"], expected)
+    assert (
+        jax.tree.leaves(expected)[0].tolist() != jax.tree.leaves(state.params["tokens"])[0].tolist()
+    )
 
 
 def test_an_optimizer_that_would_train_the_biases_is_refused():

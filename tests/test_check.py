@@ -5,7 +5,8 @@ evaluation in training mode; with ReLUs and parameters without a gradient not lo
 tenth state where no update was made yet, only the first held-out batch, features of many values, a
 clip and labels (B, 1) left out, an early `stop_gradient` called a fault, and exceptions of a model
 let through; an objective that draws in evaluation called a fault, or none where it is supervised; a
-label copied into the data, and separated blobs, that are told as one.
+label copied into the data, and separated blobs, that are told as one; a first loss that is called
+wrong though the training gets over it.
 """
 
 from dataclasses import replace

@@ -8,6 +8,7 @@ by not saving that it was stopped; what is sound, by the checks as they were fir
 bfloat16, by types that change in the first step.
 """
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,6 +162,13 @@ class Short(Stream):
         return np.zeros((1, 8, 4), np.float32)
 
 
+class Epoch(Indexed):
+    """It ends after an epoch."""
+
+    def rows(self, start):
+        return itertools.islice(super().rows(start), len(self) - start)
+
+
 class NumPySpec(Indexed):
     @property
     def spec(self):
@@ -292,6 +300,22 @@ def test_a_step_that_does_not_count_is_refused_after_the_first(tmp_path, steps_p
 def test_a_hook_that_returns_something_is_refused(tmp_path):
     with pytest.raises(jdl.Error, match=r"returned a bool.*raise jdl\.Stop"):
         fit(run(hooks=[(2, lambda step, state, metrics: True)]), tmp_path)
+
+
+def ended(step, state, metrics):
+    next(iter(()))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hooks": [(2, ended)]}, r"StopIteration at step 2.*raise jdl\.Stop"),
+        ({"train": Epoch()}, r"Epoch\.read has ended, and must be endless"),
+    ],
+)
+def test_an_iterator_that_ends_is_told(tmp_path, changes, message):
+    with pytest.raises(jdl.Error, match=message):
+        fit(run(steps=6, **changes), tmp_path)
 
 
 SOUND = {

@@ -1,16 +1,18 @@
 """Sanity checks of what learns, but wrongly: no training mode, outputs and columns, metrics.
 
 Seen to fail: with running statistics and dropout that are not looked at, also where they are
-pretrained or held, also by the model itself; with metrics that count padding left out, their counts
-alone, or rows of `Rows`, whose function is not called; with columns compared to a tolerance;
-with edges among the inputs that may tell labels; with
-probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement.
+pretrained or held, also by the model itself, and called held where nothing is frozen; with metrics
+that count padding left out, their counts alone, or rows of `Rows`, whose function is not called;
+with columns compared to a tolerance; with edges among the inputs that may tell labels; with
+probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
+and with far targets told as a small rate.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -25,6 +27,7 @@ from jdl.inspect.sanity.outputs import check_outputs
 from jdl.inspect.sanity.report import examine
 from jdl.inspect.sanity.rows import check_padding
 from jdl.inspect.sanity.subject import train_on_one_batch
+from jdl.inspect.sanity.training import check_overfit
 from jdl.inspect.sanity.training_mode import check_training_mode
 from jdl.models.tabular import TabularMLP
 from jdl.objectives import classify, classify_binary, freeze, regress, with_metrics
@@ -59,6 +62,18 @@ class Untold(nn.Module):
         return Modes(self.batch_norm, 0.5, False)(x, False)
 
 
+class FrozenPart(nn.Module):
+    """A network whose first part is held as in evaluation, and gets no gradient."""
+
+    batch_norm: bool
+    dropout: float
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Modes(self.batch_norm, self.dropout, False)(x, train)
+        return nn.Dense(CLASSES)(jax.lax.stop_gradient(x))
+
+
 class Pretrained(nn.Module):
     """A network whose statistics are not those of a new BatchNorm, and that keeps them."""
 
@@ -81,6 +96,10 @@ class Last(nn.Module):
 
 def modes(*arguments):
     return lambda: run_of(classify(Modes(*arguments)))
+
+
+def frozen(*arguments):
+    return lambda: run_of(classify(FrozenPart(*arguments)))
 
 
 def untold(batch_norm):
@@ -150,8 +169,10 @@ BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
 VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("BatchNorm off", untold(True), check_training_mode, "wrong", "Modes_0/BatchNorm_0"),
     ("dropout off", untold(False), check_training_mode, "wrong", "never draws"),
-    ("BatchNorm held", modes(True, 0.0, False), check_training_mode, "note", "of BatchNorm_0"),
-    ("dropout held", modes(False, 0.5, False), check_training_mode, "note", "a frozen part"),
+    ("BatchNorm held", frozen(True, 0.0), check_training_mode, "note", "of Modes_0/BatchNorm_0"),
+    ("dropout held", frozen(False, 0.5), check_training_mode, "note", "a frozen part"),
+    ("BatchNorm told", modes(True, 0.0, False), check_training_mode, "wrong", "Hand the model's"),
+    ("dropout told", modes(False, 0.5, False), check_training_mode, "wrong", "never draws"),
     ("both on", modes(True, 0.5, True), check_training_mode, "ok", ""),
     ("dropout of rate 0", modes(False, 0.0, False), check_training_mode, "n/a", ""),
     ("held", held, check_training_mode, "ok", ""),
@@ -166,6 +187,7 @@ VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ),
     ("logits", lambda: run_of(mlp()), check_outputs, "ok", ""),
     ("far targets", of_targets(FAR), check_outputs, "wrong", "the mean 1015 and"),
+    ("far targets, slowly", of_targets(FAR), check_overfit, "n/a", "see output scale"),
     ("near targets", of_targets(X[:, 0]), check_outputs, "ok", ""),
     (
         "far outputs",

@@ -1,7 +1,8 @@
 """The command line as its users meet it: output, error messages, exit codes, and its own cost.
 
 Seen to fail: help that imports JAX, runs without a script that name no way to evaluate them, and
-tracebacks of `jdl check` for scripts that raise, or return no run.
+tracebacks of `jdl check` for scripts that raise, or return no run, and a warning of jdl's own with
+its source line.
 """
 
 import csv
@@ -12,6 +13,7 @@ import resource
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import kitchen_sink
 import numpy as np
@@ -53,6 +55,17 @@ def trained(tmp_path_factory):
         capture_output=True,
     )
     return root
+
+
+def test_warnings_of_jdl_are_notes_and_others_stay():
+    with cli.warnings_as_notes():
+        own, other = (
+            warnings.formatwarning(UserWarning("slow"), UserWarning, file, 1)
+            for file in (cli.__file__, __file__)
+        )
+    assert own == "jdl: slow\n"
+    assert f"{__file__}:1: UserWarning: slow" in other
+    assert warnings.formatwarning(UserWarning("slow"), UserWarning, cli.__file__, 1) != own
 
 
 def test_help_exists_for_every_verb(call):

@@ -1,7 +1,8 @@
 """Epochs as steps: the same run as with those steps, from a command line and from Python.
 
 Seen to fail: a digest that counts epochs nobody set, records without epochs that take those of the
-script, a run whose steps are not its epochs, two contradicting flags, epochs of environments.
+script, a run whose steps are not its epochs, two contradicting flags, epochs of environments, a
+shorter run that is not told, and one that is, though it differs in more, or is not finished.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from jdl.models.mlp import MLP
 from jdl.store.checkpoints import state_digest
 from jdl.store.record import read_record
 from jdl.train.epochs import in_epochs, resolve_epochs
+from jdl.train.preemption import PausedError
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,21 @@ def test_epochs_train_as_their_steps_do_and_are_recorded(tmp_path, capsys):
     assert (record["config"]["steps"], record["config"]["epochs"]) == (6, 1.5)
     assert from_json(Config, record["config"]) == c
     assert "epochs" not in read_record(by_steps.folder)["config"]
+
+
+@pytest.mark.slow
+def test_a_new_run_is_told_of_a_finished_one_with_fewer_steps(tmp_path, capsys):
+    def notes(**config):
+        jdl.fit(run(Config(**config)), jdl.Options(root=tmp_path))
+        return capsys.readouterr().out
+
+    shorter = jdl.fit(run(Config(steps=1)), jdl.Options(root=tmp_path, quiet=True)).folder
+    with pytest.raises(PausedError):
+        jdl.fit(run(Config(steps=2)), jdl.Options(root=tmp_path, quiet=True, until=1))
+    told = f"{shorter} is a finished run of this config with fewer steps"
+    assert told in notes(steps=3)
+    assert told not in notes(steps=3)  # it is resumed, and finished
+    assert "fewer steps" not in notes(steps=3, lr=0.1) + notes(steps=3, seed=1)
 
 
 def test_a_run_whose_steps_are_not_its_epochs_is_refused(tmp_path):

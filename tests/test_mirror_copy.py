@@ -2,9 +2,9 @@
 
 Seen to fail: a manifest without a file that it lists, an error where checkpoints were deleted,
 older ones removed though no newer one was copied, later ones that stayed, all copied anew, what was
-added there left in a checkpoint, a lost bucket that was no error, small files that stayed or were
-not copied again, logs that were removed, a listing that met the deletion of a checkpoint, and the
-mirror compared with a damaged one.
+added there left in a checkpoint, an intact one removed that is damaged here, a lost bucket that was
+no error, small files that stayed or were not copied again, logs that were removed, a listing that
+met the deletion of a checkpoint, and the mirror compared with a damaged one.
 """
 
 import os
@@ -109,6 +109,18 @@ def test_damage_here_costs_no_intact_checkpoint_there(fs, folder):
             copy.check_not_ahead()
         move_damaged_aside(folder / "checkpoints")
         wrong = r"of step 8, later than all of .*run: move that"
+
+
+def test_what_is_moved_aside_as_damaged_here_stays_there(fs, folder, tmp_path):
+    """Such as the best one; what a kill left here is no reason to keep more there."""
+    copy = Mirror(fs, "/m", folder)
+    copy.push(folder / "checkpoints")
+    damage(folder / "checkpoints" / "6")
+    (folder / "checkpoints" / "3" / NAME).unlink()
+    move_damaged_aside(folder / "checkpoints")
+    copy.push(folder / "checkpoints")
+    Mirror(fs, "/m", tmp_path / "new").pull()
+    assert {path.name for path in (tmp_path / "new" / "checkpoints").iterdir()} == {"6", "8"}
 
 
 def test_a_manifest_follows_all_files_that_it_lists(fs, folder):

@@ -1,10 +1,11 @@
 """What own models do that cannot work is refused with a cure, or made to work.
 
 Seen to fail: without `is_train`, `inference` and `eval` among the flags, without `rescale` in
-`model_call.column`, without the mask at `init`, without `watched_dropout` and `check_statistics`,
-without the branches of `flax_errors`, `check_sown` or `check_model`, with NNX's sown tuples kept,
-with `merge_frozen` that leaves the variables as they are, with other flags than `train` looked at
-beside it, with every tuple taken for what a module sows, with targets of bytes warned of.
+`model_call.column`, without the mask at `init`, without `watched_call`, without the branches of
+`flax_errors`, `check_sown` or `check_model`, with NNX's sown tuples kept, with `merge_frozen` that
+leaves the variables as they are, with other flags than `train` looked at beside it, with every
+tuple taken for what a module sows, with targets of bytes warned of, with flags that change nothing
+of it, or the first flag, taken for that of training.
 """
 
 import warnings
@@ -74,6 +75,24 @@ class Unknown(Flagged):
     @nn.compact
     def __call__(self, x, learning=False):
         return self.layers(x, learning)
+
+
+class Held(nn.Module):
+    """A model that holds its own layers, with flags of other things, one of which fails."""
+
+    @nn.compact
+    def __call__(self, x, features=False, missing: bool = False):
+        x = nn.BatchNorm(use_running_average=True)(x)
+        x = nn.Dropout(0.5, deterministic=True)(x)
+        if missing:
+            x = nn.Dense(5, name="never_made")(x)
+        return x if features else nn.Dense(3)(x)
+
+
+class SecondFlag(Flagged):
+    @nn.compact
+    def __call__(self, x, features=False, learning=False):
+        return x if features else self.layers(x, learning)
 
 
 class OnlyNorm(nn.Module):
@@ -152,6 +171,7 @@ def test_flags_of_training_have_many_names():
 MISTAKES = {
     "an unknown flag": (Unknown(), "dropout layers drops anything.* learning"),
     "an unknown flag without norm": (Unknown(norm=False), "has the argument learning"),
+    "an unknown flag beside another": (SecondFlag(), "has the argument learning"),
     "an unknown flag of norm": (OnlyNorm(), "statistics of BatchNorm do not change"),
     "losses": (Sows(), "sows l2 in the collection 'losses'"),
     "always dropout": (Draws(), "draws random numbers in evaluation"),
@@ -172,6 +192,12 @@ def test_models_that_cannot_be_trained_are_refused(name):
 
 def test_a_frozen_part_of_a_model_that_is_told_whether_it_trains():
     _, before, after = trained(Backbone())
+    assert jax.tree.all(jax.tree.map(np.array_equal, before["batch_stats"], after["batch_stats"]))
+
+
+def test_layers_that_are_held_whatever_the_flags_are_no_reason_to_refuse():
+    """`jdl check` looks at them."""
+    _, before, after = trained(Held())
     assert jax.tree.all(jax.tree.map(np.array_equal, before["batch_stats"], after["batch_stats"]))
 
 

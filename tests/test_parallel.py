@@ -4,7 +4,7 @@ Seen to fail: the bits of an elastic run, with its shards numbered round the dev
 device by device; and what a divided step computes, with BatchNorm, dropout or metrics of a device's
 own rows alone, or with masks ignored; the parts of FSDP, with parameters gathered before the step,
 without the reduction of gradients to parts, and with the largest axis divided; meshes of TPUs in
-the devices' own order.
+the devices' own order; the loss that an optimizer needs, of a part of the batch alone.
 """
 
 import json
@@ -79,6 +79,38 @@ SLOW = [
 )
 def test_a_divided_step_computes_what_one_device_computes(name, way):
     case = device_parity.Case(name)
+    found, alone = device_parity.result(case, way), device_parity.result(case, "one")
+    assert device_parity.far(found["losses"], alone["losses"]) < BOUND
+    assert device_parity.far(found["leaves"], alone["leaves"]) < BOUND
+
+
+OF_THE_LOSS = {
+    "polyak": optax.polyak_sgd(0.1),
+    "plateau": optax.chain(
+        optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=1, cooldown=2)
+    ),
+}
+
+
+@dataclass(frozen=True)
+class OfTheLoss(device_parity.Case):
+    """A perceptron whose optimizer needs the loss of the whole batch in each update."""
+
+    def learner(self, adam=False, micro_batches=1):
+        return jdl.descent(self.objective, OF_THE_LOSS[self.name], micro_batches)
+
+    @property
+    def objective(self):
+        return jdl.objectives.classify(MLP(5, hidden=(16,)))
+
+
+@pytest.mark.parametrize(
+    "way",
+    ["fsdp=2", *(pytest.param(w, marks=pytest.mark.slow) for w in ("data=2", "pmap=2", "micro=2"))],
+)
+@pytest.mark.parametrize("name", OF_THE_LOSS)
+def test_an_optimizer_that_needs_the_loss_gets_that_of_the_whole_batch(name, way):
+    case = OfTheLoss(name)
     found, alone = device_parity.result(case, way), device_parity.result(case, "one")
     assert device_parity.far(found["losses"], alone["losses"]) < BOUND
     assert device_parity.far(found["leaves"], alone["leaves"]) < BOUND

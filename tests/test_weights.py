@@ -2,7 +2,8 @@
 
 Seen to fail: with `allow_pickle=True`, with an index followed out of its folder, with `save` that
 overwrites, with the newest checkpoint's parameters in place of their average, with those of a
-run without code, whatever its learner or its adapters, and with its frozen ones apart.
+run without code, whatever its learner or its adapters, with its frozen ones apart, and with
+adapters or quantized weights as they are trained.
 """
 
 import json
@@ -44,6 +45,9 @@ def test_what_is_saved_is_loaded_and_never_overwritten(tmp_path):
     expected = {f"params/{name}": array for name, array in ALL.items()}
     equal(jdl.weights.load(path).arrays, expected)
     equal(jdl.weights.load(str(tmp_path)).arrays, expected)
+    about = repr(jdl.weights.load(path))
+    assert about == f"Weights({path}: 4 arrays, 12 numbers, 38 bytes, SHA-256 {about[-13:-1]})"
+    assert "no such file" in repr(jdl.weights.load("none.npz"))
     with pytest.raises(jdl.Error, match="exists already"):
         jdl.weights.save(variables, path)
 
@@ -151,6 +155,34 @@ def test_a_run_gives_the_variables_that_it_is_evaluated_with(tmp_path):
     assert traced.keys() == weights.arrays.keys()
     equal(weights.arrays, arrays_by_path(state.extra["ema"]))
     assert (state.params["Dense_0"]["kernel"] != weights.arrays["params/Dense_0/kernel"]).any()
+
+
+ADAPTED = """
+import optax
+import jdl
+from jdl.models.mlp import MLP
+
+def run(c):
+    train, _ = jdl.data.digits()
+    objective = jdl.lora(jdl.objectives.classify(MLP(10, (4,))), "Dense_0", rank=2, train="Dense_1")
+    learner = jdl.descent(jdl.quantize(objective, "^lora/base"), optax.sgd(0.5))
+    return jdl.Run(c, learner, train.shuffled(16, 0))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_with_adapters_of_quantized_weights_gives_those_of_the_plain_model(tmp_path):
+    script = tmp_path / "adapted.py"
+    script.write_text(ADAPTED)
+    _, run, config = load_script(script)
+    adapted = run(config(name="adapted", steps=2))
+    result = jdl.fit(adapted, jdl.Options(root=tmp_path / "runs", quiet=True), script)
+    variables = adapted.learner.eval_variables(result.state)
+    full = jdl.merge_lora(jdl.objectives.dequantize_variables(variables))
+    weights = jdl.weights.load(result.folder)
+    equal(weights.arrays, arrays_by_path(full))
+    model = jdl.pretrained(MLP(10, (4,)), weights)
+    model.init(jax.random.key(1), np.ones((1, 8, 8, 1)))
 
 
 @pytest.mark.parametrize("kind", ["plain", "ema", "schedule_free"])

@@ -257,6 +257,10 @@ P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
         ("predicts nothing", lambda: with_metrics(jdl.Objective(), auc=roc_auc)),
         ("metric accuracy already", lambda: check_run(make_run({"accuracy": hits}))),
         ("metric loss already", lambda: check_run(make_run({"loss": hits}))),
+        (
+            "metric mine of Classification.loss is a single number",
+            lambda: check_run(make_run({"mine": lambda p, b: p["label"].mean()})),
+        ),
         ("has accuracy, auc", lambda: check_run(make_run({"auc": roc_auc}, "max acu"))),
         ("column value of the predictions", lambda: jdl.metrics.r2(P3, Y3)),
         ("column goal of the batch", lambda: roc_auc(P3, Y3, target="goal")),

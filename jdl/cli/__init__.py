@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from jdl.errors import Error
 
@@ -85,13 +90,34 @@ def main() -> None:
         print(HELP, end="")
         return
     try:
-        call_verb(verb, arguments)
+        with warnings_as_notes():
+            call_verb(verb, arguments)
     except Error as error:
         print(f"jdl: {error}", file=sys.stderr)
         raise SystemExit(error.code) from None
     except KeyboardInterrupt:
         print("jdl: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+@contextmanager
+def warnings_as_notes() -> Iterator[None]:
+    """A context in which jdl's own warnings are printed as its other notes, without a source line.
+
+    Those that blame a line of the user's code keep it.
+    """
+    original, package = warnings.formatwarning, Path(__file__).parents[1]
+
+    def as_note(message: Any, category: Any, filename: str, *place: Any) -> str:
+        if category is UserWarning and Path(filename).is_relative_to(package):
+            return f"jdl: {message}\n"
+        return original(message, category, filename, *place)
+
+    warnings.formatwarning = as_note  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        warnings.formatwarning = original
 
 
 def call_verb(verb: str, arguments: list[str]) -> None:

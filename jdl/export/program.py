@@ -125,10 +125,10 @@ def lower(
             exported = jax.export.export(jax.jit(of_names), platforms=platforms)(specs, symbolic)
     except Exception as error:  # a layer's arithmetic on symbolic shapes raises any exception
         raise Error(
-            f"The program {name} cannot be lowered for a batch of any size: {with_line(error)}. "
-            "The number of rows is a symbol here and no int: x.shape[0] gives it, len(x) fails. "
-            "A run that is trained already uses the copy of its script in its folder: change your "
-            "script, and give its run, jdl.export.export(folder, to, run=run(config))."
+            f"The program {name} is for a batch of any size, whose x.shape[0] is a symbol: "
+            f"{with_line(error)}. Write x.shape[0] for len(x), and jax.numpy for NumPy. Of a run "
+            "that is trained, export your changed script: jdl.export.export(folder, to, run=run(c))"
+            "."
         ) from error
     return Program(name, exported, of_names, time)
 

@@ -10,20 +10,16 @@ import jax
 from jdl.data.tokenizers import SubwordTokenizer
 from jdl.export.manifest import TOKENIZER, tokenizer_of
 from jdl.inspect.restore import TrainedRun
-from jdl.objectives.ia3 import IA3, merge_ia3
-from jdl.objectives.lora import LORA, merge_lora
 from jdl.objectives.override import innermost, merge
 from jdl.objectives.pretrained_model import PretrainedModel, record_loaded
-from jdl.objectives.quantize import QUANTIZED, dequantize_variables
 from jdl.objectives.question_answering import ExtractiveQA
 from jdl.store.record import read_record
 from jdl.types import Error
 from jdl.weights.from_pretrained import ARCHITECTURES
-from jdl.weights.load import RUN
+from jdl.weights.load import RUN, plain_variables
 from jdl.weights.save_pretrained import save_pretrained
 
 SAVED_WEIGHTS = "saved-weights"
-IN_FULL = {QUANTIZED: dequantize_variables, LORA: merge_lora, IA3: merge_ia3}  # by collection
 
 
 def write_saved_weights(target: Path, folder: Path, trained: TrainedRun) -> None:
@@ -34,9 +30,7 @@ def write_saved_weights(target: Path, folder: Path, trained: TrainedRun) -> None
     """
     source = _source(folder)
     _, variables = merge(trained.objective, trained.variables)
-    for collection, change in IN_FULL.items():
-        variables = change(variables) if collection in variables else variables
-    save_pretrained(variables, target, source, **_head(trained))
+    save_pretrained(plain_variables(variables), target, source, **_head(trained))
     tokenizer = tokenizer_of(trained.run)
     if isinstance(tokenizer, SubwordTokenizer) and not (target / TOKENIZER).exists():
         tokenizer.save(target / TOKENIZER)

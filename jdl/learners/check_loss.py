@@ -15,7 +15,7 @@ OF_ROWS = 'jdl.Mean.of(values, batch.get("mask")), of one value for each row'
 
 def check_output(objective: Objective, output: Any) -> None:
     """Raises `Error` unless it is a `LossOutput` of a `Mean`, metrics and a model state."""
-    name = f"{type(objective).__name__}.loss"
+    name = _loss_of(objective)
     if not isinstance(output, LossOutput):
         raise Error(
             f"{name} must return jdl.LossOutput(loss, metrics, model_state), not "
@@ -58,11 +58,18 @@ def check_kept(objective: Objective, before: Variables, after: Variables) -> Non
     """Raises `Error` where a training step would lose collections of the model state."""
     if lost := sorted(set(before) - set(after)):
         raise Error(
-            f"{type(objective).__name__}.loss loses {', '.join(lost)}: the third field of "
+            f"{_loss_of(objective)} loses {', '.join(lost)}: the third field of "
             "LossOutput is the model state after the batch, all variables but the parameters. In "
             f"training return what model.apply(..., mutable={lost}) gives besides the output, and "
             "in evaluation, or where nothing of it changes, that of `variables`."
         )
+
+
+def _loss_of(objective: Any) -> str:
+    """The name of the loss of an objective, within its wrappers (`freeze`, `with_metrics`)."""
+    while hasattr(objective, "overridden"):
+        objective = objective.overridden
+    return f"{type(objective).__name__}.loss"
 
 
 def described(value: Any) -> str:

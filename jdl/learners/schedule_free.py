@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+from optax import MaskedNode
 from optax.contrib import ScheduleFreeState, schedule_free_eval_params
 
 from jdl.learners.wrapper import Wrapper, refuse_pruned
@@ -36,8 +37,25 @@ class ScheduleFree(Wrapper):
     def eval_variables(self, state: State) -> Variables:
         """The inner learner's variables, with the average of the parameters."""
         variables = self.learner.eval_variables(state)
-        average = schedule_free_eval_params(_find_state(state.opt_state), variables["params"])
-        return {**variables, "params": average}
+        found, params = _find_state(state.opt_state), variables["params"]
+        masked = _where_masked(found.z, found.z, params)  # as within optax.partition or masked
+        average = schedule_free_eval_params(found, masked)
+        return {**variables, "params": _where_masked(average, params, average)}
+
+
+def _where_masked(tree: Any, yes: Any, no: Any) -> Any:
+    """The leaves of `yes` where a tree has none (`optax.MaskedNode`), and elsewhere those of `no`.
+
+    A schedule-free optimizer may be given a part of the parameters: the others have no average.
+    """
+
+    def is_masked(node: Any) -> bool:
+        return isinstance(node, MaskedNode)
+
+    def choose(node: Any, if_masked: Any, otherwise: Any) -> Any:
+        return if_masked if is_masked(node) else otherwise
+
+    return jax.tree.map(choose, tree, yes, no, is_leaf=is_masked)
 
 
 def _find_state(opt_state: Any) -> ScheduleFreeState:

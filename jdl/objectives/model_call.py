@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -17,9 +18,8 @@ from jdl.objectives.model_errors import (
     check_params,
     check_shapes,
     check_sown,
-    check_statistics,
     flax_errors,
-    watched_dropout,
+    watched_call,
 )
 from jdl.objectives.model_keywords import keywords, name_of, signature_of, unknown_flags
 from jdl.patterns import balance_biases
@@ -273,27 +273,28 @@ def apply(
 
     The model computes in the dtype of its parameters; its output is cast to float32. It gets those
     of the `keywords` that it asks for; the mask is `time_mask(batch)`, or of the rows (B,) where an
-    adapted model has no x. The states that a stateful
-    model carries from batch to batch are reset in rows where the column `start` is true; in
-    evaluation, batches without that column begin with zero states. `method` is the name of the
-    model's method. `with_sown`, the state also has what the model sows, for the caller to take out.
+    adapted model has no x. The states that a stateful model carries from batch to batch are reset
+    in rows where the column `start` is true; in evaluation, batches without that column begin with
+    zero states. `method` is the model's; `with_sown`, the state has what it sows, to be taken out.
     """
     args, kwargs = _arguments(model, inputs, method)
     model_state = {name: v for name, v in variables.items() if name != "params"}
     mask, batch = _mask_and_batch(inputs, batch)
     cache = _carried_cache(model_state, batch, inputs) if train or "start" in batch else {}
     dtype = _dtype(variables)
-    flags = unknown_flags(model, method, args, kwargs) if train else []
-    with flax_errors(model, (args, kwargs), train), watched_dropout(model, flags):
-        out, changed = model.apply(
-            {**_without_cache(variables), **_cast_floats(dtype, cache)},
-            *_cast_floats(dtype, args),
-            **_cast_floats(dtype, kwargs),
-            **keywords(model, method, args, kwargs, train, batch, mask),
-            rngs=_rngs(key) if train else {},
-            mutable=[*(model_state if train else cache), *([SOWN] if with_sown else [])],
-            method=method,
-        )
+    call = partial(
+        model.apply,
+        {**_without_cache(variables), **_cast_floats(dtype, cache)},
+        *_cast_floats(dtype, args),
+        **_cast_floats(dtype, kwargs),
+        **keywords(model, method, args, kwargs, train, batch, mask),
+        rngs=_rngs(key) if train else {},
+        mutable=[*(model_state if train else cache), *([SOWN] if with_sown else [])],
+        method=method,
+    )
+    flags = unknown_flags(model, method, args, kwargs) if train else {}
+    with flax_errors(model, (args, kwargs), train):
+        out, changed = watched_call(model, flags, call, model_state) if flags else call()
     changed = dict(changed)
     sown = {SOWN: changed.pop(SOWN)} if SOWN in changed and SOWN not in model_state else {}
     before = {name: model_state[name] for name in changed}
@@ -303,7 +304,6 @@ def apply(
             f"is initialized, in {sorted(changed)}: create all of them then, and do not `sow`."
         )
     check_sown(model, before, changed)
-    check_statistics(model, flags, before, changed)
     check_shapes(model, before, changed, "after a training step: it must keep its shape.")
     changed = jax.tree.map(lambda new, old: jnp.asarray(new).astype(old.dtype), changed, before)
     return _cast_floats(jnp.float32, out), {**model_state, **changed, **sown}

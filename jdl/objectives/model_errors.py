@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -21,7 +22,10 @@ from flax.traverse_util import flatten_dict
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING, any_frozen
 from jdl.objectives.model_keywords import name_of
 from jdl.paths import path_name
-from jdl.types import BATCH_STATS, Error
+from jdl.types import BATCH_STATS, Error, Variables
+
+DROPOUT = "none of its dropout layers drops anything"  # what training is not
+STATISTICS = "its statistics of BatchNorm do not change"
 
 
 def check_params(model: Any, params: Any) -> None:
@@ -102,31 +106,51 @@ class DropoutWatch:
         return call(*args, **kwargs)
 
 
-@contextmanager
-def watched_dropout(model: Any, flags: Sequence[str]) -> Iterator[None]:
-    """A context for a call in training of a model that has boolean `flags` of unknown names.
+def watched_call(
+    model: Any, flags: Mapping[str, bool], call: Callable[..., Any], before: Variables
+) -> Any:
+    """`call()` in training, of a model that has boolean flags of unknown names.
 
-    Raises `Error` where none of its dropout layers drops: one of the flags must mean training.
+    Raises `Error` where none of its dropout layers drops, or BatchNorm's statistics stay as they
+    are, and would not with another value of a flag: it must mean training.
     """
+    out, off, _ = _watch(call, before)
+    for flag, other in flags.items() if off and not any_frozen() else ():
+        if told := off & _on_with(call, before, flag, other):
+            raise _unknown_flag(model, flag, told)
+    return out
+
+
+def _watch(call: Callable[..., Any], before: Variables) -> tuple[Any, set[str], set[str]]:
+    """What a call gives, and what is off and on in it of what training has."""
     dropouts = DropoutWatch()
-    with nn.intercept_methods(dropouts) if flags else nullcontext():
-        yield
-    if dropouts.called and not dropouts.drops and not any_frozen():
-        raise _unknown_flag(model, flags, "none of its dropout layers drops anything")
-
-
-def check_statistics(model: Any, flags: Sequence[str], before: Any, after: Any) -> None:
-    """Raises `Error` where a model with such flags leaves BatchNorm's statistics as they are."""
-    if not flags or BATCH_STATS not in after or any_frozen():
-        return
-    old, new = (flatten_dict(state[BATCH_STATS]) for state in (before, after))
+    with nn.intercept_methods(dropouts):
+        out, changed = call()
+    old, new = (flatten_dict(state.get(BATCH_STATS, {})) for state in (before, changed))
     means = [path for path in new if path[-1] == "mean"]
-    if means and all(new[path] is old[path] for path in means):
-        raise _unknown_flag(model, flags, "its statistics of BatchNorm do not change")
+    moved = not all(new[path] is old[path] for path in means)
+    seen = {DROPOUT: dropouts.drops} if dropouts.called else {}
+    seen |= {STATISTICS: moved} if means else {}
+    return (out, changed), {s for s in seen if not seen[s]}, {s for s in seen if seen[s]}
 
 
-def _unknown_flag(model: Any, flags: Sequence[str], symptom: str) -> Error:
-    flag, names = flags[0], ", ".join((*IN_TRAINING, *IN_EVALUATION))
+def _on_with(call: Callable[..., Any], before: Variables, flag: str, other: bool) -> set[str]:
+    """What is on with another value of a flag; nothing where the model cannot be called so."""
+    found = [set[str]()]
+
+    def trace() -> Any:
+        out, _, on = _watch(partial(call, **{flag: other}), before)
+        found.append(on)
+        return out
+
+    with suppress(Exception):  # of the model with this flag, of which nobody asked: anything
+        jax.eval_shape(trace)
+    return found[-1]
+
+
+def _unknown_flag(model: Any, flag: str, off: set[str]) -> Error:
+    symptom = " and ".join(sorted(off, reverse=True))
+    names = ", ".join((*IN_TRAINING, *IN_EVALUATION))
     return Error(
         f"In training {symptom}, and {name_of(model)} has the argument {flag}, which is none of "
         f"those that jdl sets: {names}. Call it train if it says that the model is trained; "

@@ -69,20 +69,20 @@ def keywords(
 
 def unknown_flags(
     model: Any, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> list[str]:
-    """The names of a method's arguments that are true or false by default, and never given.
+) -> dict[str, bool]:
+    """The method's arguments that are true or false by default, and never given: the other value.
 
     None where the method has an argument that says whether it trains: the others say other things.
     """
     if is_told(model, method):
-        return []
+        return {}
     signature = signature_of(model, method)
     taken = {*signature.bind_partial(*args, **kwargs).arguments, "decode"}
-    return [
-        name
+    return {
+        name: not parameter.default
         for name, parameter in signature.parameters.items()
         if isinstance(parameter.default, bool) and name not in taken
-    ]
+    }
 
 
 def is_told(model: Any, method: str = "__call__") -> bool:

@@ -35,6 +35,17 @@ class Weights:
 
     open_arrays: Callable[[], tuple[Arrays, str, str]]
 
+    def __repr__(self) -> str:
+        try:
+            arrays, digest, source = self._opened
+        except Error as error:  # what is shown at a prompt, or in a debugger, raises nothing
+            return f"Weights({error})"
+        numbers, size = (sum(getattr(a, n) for a in arrays.values()) for n in ("size", "nbytes"))
+        return (
+            f"Weights({source}: {len(arrays):,} arrays, {numbers:,} numbers, {size:,} bytes, "
+            f"SHA-256 {digest[:12]})"
+        )
+
     @property
     def arrays(self) -> Arrays:
         """The arrays by name."""

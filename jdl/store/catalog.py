@@ -106,6 +106,25 @@ def status(folder: Path, step: int, total: int) -> str:
     return "running" if is_locked(folder) else "finished" if finished else "stopped"
 
 
+def shorter_run(folder: Path, config: dict[str, Any]) -> Path | None:
+    """The longest finished run beside a new one, with its config and seed but fewer steps."""
+
+    def without_steps(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: v for name, v in values.items() if name not in ("steps", "epochs")}
+
+    found = dict[int, Path]()
+    for place in folder.parents[1].glob(f"*/{folder.name}"):
+        try:
+            other = read_record(place)["config"]
+        except Error:  # what cannot be read is not this run's matter
+            continue
+        steps = other["steps"]
+        is_shorter = steps < config["steps"] and without_steps(other) == without_steps(config)
+        if is_shorter and manifest.is_complete(place / "checkpoints" / str(steps)):
+            found[steps] = place
+    return found[max(found)] if found else None
+
+
 def check_finished(folder: Path, anyway: bool, verb: str) -> None:
     """Raises `Error` where the run in a folder is not finished, unless `anyway`."""
     found = entry(folder)

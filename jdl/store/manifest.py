@@ -12,6 +12,7 @@ from jdl.store.folder import free_name, read_json, write_json
 from jdl.types import Error
 
 NAME = "manifest.json"
+DAMAGED = "damaged"  # the folder of the run's in which no checkpoint is looked for
 
 
 def write_manifest(checkpoint: Path) -> None:
@@ -78,7 +79,7 @@ def move_damaged_aside(checkpoints: Path) -> list[str]:
 
 
 def _move_aside(checkpoint: Path) -> Path:
-    folder = checkpoint.parents[1] / "damaged"
+    folder = checkpoint.parents[1] / DAMAGED
     folder.mkdir(exist_ok=True)
     return checkpoint.rename(free_name(folder / checkpoint.name))
 

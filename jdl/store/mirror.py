@@ -29,7 +29,7 @@ from jdl.store.folder import DISK_FULL, DiskError, new_folder
 from jdl.types import Error
 
 CHECKPOINTS = "checkpoints"
-NOT_SMALL = (CHECKPOINTS, "damaged", "lock")  # copied otherwise, or of this machine alone
+NOT_SMALL = (CHECKPOINTS, manifest.DAMAGED, "lock")  # copied otherwise, or of this machine alone
 SNAPSHOTS = ".mirror"  # hard links to checkpoints that are being copied: a run may delete its own
 TEMPORARY = ".jdl-"  # begins the names of files that a kill may leave in the mirror
 CLOSE_SECONDS = 300.0  # for the last copy, at the end of a training
@@ -49,8 +49,9 @@ class Mirror:
 
         The logs come first, so that they always reach as far as the mirror's newest complete
         checkpoint. What is gone here is removed there at the end, but never a file of the run
-        folder's top level, as logs are; checkpoints later than all here, which are of a training
-        that is lost, at once. `checkpoints` is the run's own folder of them, or a snapshot.
+        folder's top level, as logs are, nor a checkpoint that was damaged here; checkpoints later
+        than all here, which are of a training that is lost, at once. `checkpoints` is the run's own
+        folder of them, or a snapshot.
         """
         local, names, small = _complete(checkpoints), self._names(), _small_files(self.folder)
         if not local:
@@ -62,7 +63,7 @@ class Mirror:
         for name, path in small.items():
             self._push_small(name, path, names)
         copied = {step for step in local if self._push_checkpoint(checkpoints / str(step), names)}
-        for step in remote - copied:
+        for step in remote - copied - _damaged(self.folder):
             if step < max(copied, default=0):
                 self._remove(step)
         for name in names - small.keys():
@@ -226,6 +227,12 @@ def _complete(checkpoints: Path) -> list[int]:
     """The steps of the complete checkpoints in a folder, the newest first."""
     paths = (path for path in checkpoints.glob("*") if path.name.isdigit())
     return sorted((int(path.name) for path in paths if manifest.is_complete(path)), reverse=True)
+
+
+def _damaged(folder: Path) -> set[int]:
+    """The steps of checkpoints that were moved aside as damaged; not of incomplete ones."""
+    aside = filter(manifest.is_complete, folder.glob(f"{manifest.DAMAGED}/*"))
+    return {int(path.name.partition(".")[0]) for path in aside}
 
 
 def _is_temporary(name: str) -> bool:

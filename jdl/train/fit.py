@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jdl.config import Options
+from jdl.config import Options, to_json
 from jdl.figures.anomalies import draw_anomalies
 from jdl.figures.captions import draw_captions
 from jdl.figures.density import draw_density
@@ -29,6 +29,7 @@ from jdl.learners import trace_once
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.parallel import processes, to_local
 from jdl.run import Run
+from jdl.store.catalog import shorter_run
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
 from jdl.store.mirror import BackgroundMirror, Mirror, open_mirror
@@ -162,10 +163,10 @@ def _fit(
         data = TimedLoader(placement.run.train)
         outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
         stack.push(outputs.close)
-        verb = "Resuming" if start else "Training"
-        last = run.config.steps
-        where = f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"
-        for note in (*thread_pool_notes(), *deterministic_notes(), *changes.notes, where):
+        notes = [*thread_pool_notes(), *deterministic_notes(), *changes.notes]
+        if not start and not options.quiet:
+            notes += _shorter_notes(folder, run)
+        for note in (*notes, _where(folder, run, start)):
             outputs.display.note(note)
         evaluation = _evaluation(placement, options, outputs)
         began = time.perf_counter()
@@ -219,6 +220,22 @@ def _warn_of_code(folder: Path, difference: str, start: int, finished: bool) -> 
             " and moves this run aside, another --name keeps both"
         )
     print(f"jdl: {folder} was trained by other code ({difference}): {effect}.", file=sys.stderr)
+
+
+def _where(folder: Path, run: Run, start: int) -> str:
+    """From where to where a run is trained."""
+    verb, last = "Resuming" if start else "Training", run.config.steps
+    return f"{verb} {folder} from step {start:,} of {last:,}{in_epochs(last, run.train)}"
+
+
+def _shorter_notes(folder: Path, run: Run) -> list[str]:
+    """A note on a finished run with fewer steps, for which a new run may be taken to go on."""
+    if (shorter := shorter_run(folder, to_json(run.config))) is None:
+        return []
+    return [
+        f"{shorter} is a finished run of this config with fewer steps. This one begins at step 0; "
+        'how to go on from that one: docs/reproducibility.md, "Train a finished run for more steps"'
+    ]
 
 
 def _begin(placement: Placement, checkpoints: Checkpoints, folder: Path) -> tuple[State, Patience]:

@@ -225,6 +225,12 @@ class UserHook:
             self.patience.stopped = True
             self.note(f"Step {step:,}: stopped by a hook{f': {stop}' if str(stop) else ''}")
             return
+        except StopIteration as error:
+            raise Error(
+                f"A hook raised StopIteration at step {step:,}. `raise jdl.Stop` ends the training;"
+                " `next` of an iterator that has ended raises it too: next(iterator, None) does "
+                "not."
+            ) from error
         parts = returned if isinstance(returned, tuple) else (returned,)
         if any(isinstance(part, State | bool) for part in parts):  # it expects an effect
             raise Error(

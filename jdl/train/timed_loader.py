@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from jdl.types import Array, Batch, Loader
+from jdl.types import Array, Batch, Error, Loader
 
 
 class TimedLoader(Loader):
@@ -24,11 +24,17 @@ class TimedLoader(Loader):
         return self.data.spec
 
     def read(self, start: int = 0) -> Iterator[Any]:
-        """The data's."""
+        """The data's; raises `Error` where they end."""
         raw_batches = self.data.read(start)
         while True:
             before = time.perf_counter()
-            raw = next(raw_batches)
+            try:
+                raw = next(raw_batches)
+            except StopIteration:
+                raise Error(
+                    f"{type(self.data).__name__}.read has ended, and must be endless: begin the "
+                    "next epoch after the last."
+                ) from None
             self.seconds += time.perf_counter() - before
             yield raw
 

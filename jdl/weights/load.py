@@ -12,10 +12,10 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jdl.inspect.restore import checkpoint_path, restore
 from jdl.objectives.freeze import merge_frozen
-from jdl.objectives.ia3 import IA3
-from jdl.objectives.lora import LORA
+from jdl.objectives.ia3 import IA3, merge_ia3
+from jdl.objectives.lora import LORA, merge_lora
 from jdl.objectives.pretrained_model import Weights
-from jdl.objectives.quantize import QUANTIZED
+from jdl.objectives.quantize import QUANTIZED, dequantize_variables
 from jdl.store.catalog import find
 from jdl.store.record import read_record
 from jdl.store.saved_arrays import read_arrays, saved_arrays
@@ -27,9 +27,9 @@ from jdl.weights.hub import PREFIX, WEIGHTS, hub_folder
 RUN = "run:"
 AVERAGE = "/weight_sum"  # in the state of a schedule-free optimizer
 PLAIN = {  # functions that give the plain model's variables, by the collection that they take away
-    QUANTIZED: "jdl.objectives.dequantize_variables",  # first, as it may have those below adapters
-    LORA: "jdl.merge_lora",
-    IA3: "jdl.merge_ia3",
+    QUANTIZED: ("jdl.objectives", dequantize_variables),  # first, as adapters may be added to these
+    LORA: ("jdl", merge_lora),
+    IA3: ("jdl", merge_ia3),
 }
 
 
@@ -39,9 +39,10 @@ def load(source: str | Path, best: bool = False, root: Path | str = "runs") -> W
     `source` is a file (.safetensors, .npz, or PyTorch's), a folder of Hugging Face,
     "hf:organization/model@revision" from its hub, or "run:NAME", a trained run by its folder or by
     its name under `root`, as `jdl evaluate` takes it. A run gives the variables that it is
-    evaluated with, from its newest checkpoint or with `best` from its best one; one whose code is
-    not kept, its parameters and the model's state, where its state has no more. Raises `Error`
-    where they cannot be read, when they are needed.
+    evaluated with, from its newest checkpoint or with `best` from its best one, with adapters
+    merged and quantized weights in full; one whose code is not kept, its parameters and the model's
+    state, where its state has no more. Raises `Error` where they cannot be read, when they are
+    needed.
     """
     name = str(source)
     if not name.startswith(RUN) and (Path(name) / "run.json").is_file():
@@ -93,12 +94,20 @@ def arrays_by_path(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     return {path: np.asarray(leaf) for path, leaf in flatten_dict(kept, sep="/").items()}
 
 
+def plain_variables(variables: Variables) -> Variables:
+    """The variables of the plain model: adapters are merged, and quantized weights in full."""
+    for collection, (_, function) in PLAIN.items():
+        variables = function(variables) if collection in variables else variables
+    return variables
+
+
 def _of_run(folder: Path, best: bool) -> tuple[dict[str, np.ndarray], str]:
     if not read_record(folder)["code"]:
         arrays = _without_code(folder, best)
     else:
         run, _ = recorded(folder)  # without its precision: parameters are kept in float32
-        arrays = arrays_by_path(run.learner.eval_variables(restore(folder, run, best).state))
+        variables = run.learner.eval_variables(restore(folder, run, best).state)
+        arrays = arrays_by_path(plain_variables(variables))
     digest = hashlib.sha256()
     for path, array in sorted(arrays.items()):
         digest.update(f"{path} {array.dtype} {array.shape}\n".encode())
@@ -117,9 +126,9 @@ def _without_code(folder: Path, best: bool) -> dict[str, np.ndarray]:
     parts = ("extra/", *(f"model_state/{name}/" for name in PLAIN))
     if more := sorted(path for path in paths if path.startswith(parts) or AVERAGE in path):
         variables = "jdl.restore(folder, run).variables"
-        for name, function in PLAIN.items():
+        for name, (module, function) in PLAIN.items():
             if any(f"/{name}/" in path for path in more):
-                variables = f"{function}({variables})"
+                variables = f"{module}.{function.__name__}({variables})"
         raise Error(
             f"{folder} was trained by jdl.fit, and its code is not kept. Its state has more than "
             f"parameters ({more[0]}), so only its learner knows what it is evaluated with: write "

@@ -37,13 +37,19 @@ def load(folder, name="generate"):
     return manifest, open_program(folder, manifest["programs"][name])
 
 
-def latents(inputs, count, seed):
-    """Latents z of the standard normal distribution, the labels y in turn, and the seed."""
-    normal = np.random.default_rng(seed).standard_normal
-    found = {"z": normal((count, *inputs["z"]["shape"][1:]), np.float32)}
-    if "y" in inputs:
-        classes = int(inputs["y"].get("range", [0, 0])[1]) + 1
-        found["y"] = np.arange(count, dtype=np.int32) % classes
+def columns(inputs, count, seed):
+    """Latents z of the standard normal distribution, the classes y in turn, and the seed.
+
+    Any other column is zeros, as `jdl sample` has it: give the values of what you want to sample.
+    """
+    found = {
+        name: np.zeros((count, *about["shape"][1:]), about["dtype"])
+        for name, about in inputs.items()
+        if name != "seed"
+    }
+    found["z"] = np.random.default_rng(seed).standard_normal(found["z"].shape, np.float32)
+    if "range" in inputs.get("y", {}):
+        found["y"] = np.arange(count).astype(found["y"].dtype) % (inputs["y"]["range"][1] + 1)
     if "seed" in inputs:
         found["seed"] = np.asarray(seed, np.int32)
     return found
@@ -53,7 +59,7 @@ def main(count="16", seed="0"):
     """Writes the rows."""
     manifest, generate = load(Path(__file__).parent)
     inputs = manifest["programs"]["generate"]["inputs"]
-    x = generate(latents(inputs, int(count), int(seed)))["x"]
+    x = generate(columns(inputs, int(count), int(seed)))["x"]
     np.save("samples.npy", np.asarray(x))
     print(f"samples.npy: {x.shape}")
 

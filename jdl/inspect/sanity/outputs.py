@@ -28,6 +28,12 @@ def check_outputs(subject: Subject) -> Finding:
     return Finding(name, "n/a", "neither a classification nor a regression")
 
 
+def has_far_targets(subject: Subject) -> bool:
+    """Whether a regression's targets are far from its outputs."""
+    is_regression = isinstance(subject.objective, Regression)
+    return is_regression and check_outputs(subject).verdict in ("wrong", "note")
+
+
 def _logits(name: str, outputs: Sequence[np.ndarray]) -> Finding:
     """Outputs (B, ..., K) of three states: probabilities in all of them, or logits."""
     if not all(((out >= 0) & (out <= 1)).all() for out in outputs):

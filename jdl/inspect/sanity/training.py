@@ -14,6 +14,7 @@ import optax
 
 from jdl.inspect.sanity.activations import without_stop_gradient
 from jdl.inspect.sanity.finding import Finding
+from jdl.inspect.sanity.outputs import has_far_targets
 from jdl.inspect.sanity.subject import Subject, by_name, same_params
 from jdl.inspect.size import REST, layer_of, layer_of_scope
 from jdl.objectives.adversarial import Adversarial
@@ -25,6 +26,7 @@ from jdl.train.nan_trace import nan_trace
 
 FELL = 0.5  # of the first loss: a batch of known chance that is overfitted gets below it
 FALLS = 0.95  # of the first loss: above it, nothing was learned
+HUGE = 100  # times the loss of chance: a first loss
 EXPLODES = 1e3  # times the largest input, of activations; times the loss, of gradients
 VANISHES = 1e-5  # of the largest layer's gradient
 NO_DATA = "the batches come from an environment, not from a dataset"
@@ -63,6 +65,9 @@ def check_first_loss(subject: Subject) -> Finding:
     text = f"{first:.4g}; chance gives {guess[1]} = {guess[0]:.4g}"
     if first > 2 * guess[0] + 1:
         advice = "The outputs are too large at the start: smaller initial weights, or standardize x"
+        if first < HUGE * guess[0] and subject.losses[-1] < FELL * guess[0]:
+            advice += ". The training gets over it, here on one batch"
+            return Finding(name, "note", text, advice)
         return Finding(name, "wrong", text, advice)
     if first < FELL * guess[0]:
         advice = "Before any training it knows the labels: are they in the inputs? (Or pretrained.)"
@@ -94,6 +99,8 @@ def check_overfit(subject: Subject) -> Finding:
     if last > first - (1 - FALLS) * abs(first):
         if max(losses) > first + abs(first) / 2:
             advice = f"It rose to {max(losses):.4g}: the learning rate is too large; try --find-lr"
+        elif has_far_targets(subject):
+            return Finding(name, "n/a", f"{text}, as the targets are far away: see output scale")
         else:
             advice = "Learning rate too small (try --find-lr), or the model cut off from the loss"
         return Finding(name, "wrong", text, advice)

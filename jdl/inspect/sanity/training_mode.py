@@ -14,6 +14,7 @@ from jdl.inspect.sanity.finding import Finding, Verdict
 from jdl.inspect.sanity.subject import Subject
 from jdl.inspect.sanity.training import NO_DATA
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
+from jdl.learners.prune import by_path
 from jdl.objectives.model_errors import DropoutWatch
 from jdl.objectives.model_keywords import is_told
 from jdl.objectives.override import innermost
@@ -23,17 +24,15 @@ ADVICE = (
     f"A training step gives the model {', '.join(IN_TRAINING)} as true and "
     f"{', '.join(IN_EVALUATION)} as false, if it has arguments of these names: rename yours"
 )
-OF_PART = (
-    "this is as it should be in a frozen part; else hand the model's argument that says whether it "
-    "trains on to these layers"
-)
+HAND_ON = "Hand the model's argument that says whether it trains on to these layers"
+OF_PART = f"This is as it should be in a frozen part. {HAND_ON} otherwise"
 
 
 def check_training_mode(subject: Subject) -> Finding:
     """Whether a training step is one: dropout is on, and BatchNorm's statistics are updated.
 
     Of the objective within its wrappers: layers that `freeze` holds are as they should be. A model
-    that is told whether it trains may hold layers itself, which is worth a note.
+    that is told whether it trains may hold layers of a frozen part itself, which is worth a note.
     """
     name = "training mode"
     if not subject.has_rows:
@@ -48,7 +47,9 @@ def check_training_mode(subject: Subject) -> Finding:
             return inner.loss(variables, batch, jax.random.key(0), True).model_state
 
     after = jax.jit(train)(variables, subject.batch)
-    off: tuple[Verdict, str] = ("note", OF_PART) if _told(inner) else ("wrong", ADVICE)
+    off: tuple[Verdict, str] = ("wrong", HAND_ON if _told(inner) else ADVICE)
+    if _told(inner) and _may_hold(subject, variables):
+        off = "note", OF_PART
     still = _still(variables.get(BATCH_STATS, {}), after.get(BATCH_STATS, {}))
     if still:
         text = f"a training step does not change the running statistics of {', '.join(still[:3])}"
@@ -67,6 +68,14 @@ def _told(objective: Any) -> bool:
             if is_told(objective.model, method):
                 return True
     return False
+
+
+def _may_hold(subject: Subject, variables: Variables) -> bool:
+    """Whether the model has a frozen part: a parameter of it gets no gradient, or none is known."""
+    if not subject.learner.has_grads:
+        return True
+    moved = {path for path, grad in subject.gradients.items() if np.any(np.asarray(grad))}
+    return not moved.issuperset(by_path(variables["params"]))
 
 
 def _still(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
