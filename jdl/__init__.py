@@ -51,6 +51,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.models.nnx import nnx as nnx
     from jdl.models.pair import Model as Model
     from jdl.objectives.adapted_model import adapt_model as adapt_model
+    from jdl.objectives.anneal import anneal as anneal
     from jdl.objectives.distil import distil as distil
     from jdl.objectives.fake_quantize import fake_quantize as fake_quantize
     from jdl.objectives.freeze import freeze as freeze
@@ -137,6 +138,7 @@ NAMES = {  # by name, the module that defines it
     "nnx": "jdl.models.nnx",
     "Model": "jdl.models.pair",
     "adapt_model": "jdl.objectives.adapted_model",
+    "anneal": "jdl.objectives.anneal",
     "distil": "jdl.objectives.distil",
     "fake_quantize": "jdl.objectives.fake_quantize",
     "freeze": "jdl.objectives.freeze",

@@ -18,6 +18,7 @@ from jdl.learners.check_loss import check_kept, check_output, described
 from jdl.optim import BALANCE
 from jdl.patterns import balance_biases
 from jdl.types import (
+    ANNEALING,
     Array,
     Batch,
     Error,
@@ -113,11 +114,15 @@ class Descent(Learner):
     def _grads_of_part(
         self, state: State, batch: Batch, key: Key, loss_scale: Array | float
     ) -> Gradients:
+        model_state = dict(state.model_state)
+        if ANNEALING in model_state:
+            model_state[ANNEALING] = {"step": state.step}
+
         def total_loss(params: Any) -> tuple[Array, LossOutput]:
-            variables = {"params": gather_params(params), **state.model_state}
+            variables = {"params": gather_params(params), **model_state}
             output = self.objective.loss(variables, batch, key, True)
             check_output(self.objective, output)
-            check_kept(self.objective, state.model_state, output.model_state)
+            check_kept(self.objective, model_state, output.model_state)
             return output.loss.total * loss_scale, output
 
         grads, output = jax.grad(total_loss, has_aux=True)(state.params)

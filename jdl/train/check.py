@@ -11,7 +11,14 @@ from jdl.learners.check_loss import check_output
 from jdl.learners.swa import SWA
 from jdl.learners.wrapper import unwrapped
 from jdl.run import Run
-from jdl.train.check_parts import check_hook, check_loader, check_step, check_variables, explained
+from jdl.train.check_parts import (
+    check_annealing,
+    check_hook,
+    check_loader,
+    check_step,
+    check_variables,
+    explained,
+)
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Bounds, Error, Key
@@ -40,6 +47,7 @@ def check_run(run: Run) -> None:
     with explained(run):
         _check_data(run)
         names = metric_names(run)
+        check_annealing(run.learner, run.train.spec)
     if metric not in names:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."

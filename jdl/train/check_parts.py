@@ -14,11 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.data.dataflow import dependences
 from jdl.learners.check_loss import check_metrics, described
 from jdl.learners.wrapper import inner
 from jdl.paths import differing_paths
 from jdl.run import Run
-from jdl.types import Error, Learner, Loader, Metrics, State
+from jdl.types import ANNEALING, Batch, Error, Learner, Loader, Metrics, State
 
 OWN = __name__.partition(".")[0]  # the package: its loaders have tests of their own
 OF_CATEGORIES = (
@@ -116,6 +117,23 @@ def check_step(learner: Learner, old: State, new: State, metrics: Metrics) -> No
             f"`init`: {difference}."
         )
     check_metrics(metrics, f"{type(inner(learner)).__name__}.step")
+
+
+def check_annealing(learner: Learner, batch: Batch) -> None:
+    """Raises `Error` where a learner of the user's does not give `jdl.anneal` the step's number."""
+    state = jax.eval_shape(learner.init, jax.eval_shape(jax.random.key, 0), batch)
+    if ANNEALING not in state.model_state:
+        return
+    jaxpr, (new, _) = jax.make_jaxpr(learner.step, return_shape=True)(state, batch)
+    leaves, step = jax.tree.leaves(new), new.model_state[ANNEALING]["step"]
+    place = next(n for n, leaf in enumerate(leaves) if leaf is step)
+    given = next(n for n, leaf in enumerate(jax.tree.leaves(state)) if leaf is state.step)
+    if given not in dependences(jaxpr.jaxpr)[place].inputs:
+        raise Error(
+            f"{type(inner(learner)).__name__} does not give jdl.anneal the number of the step: "
+            "train by jdl.descent, or put state.step into the variables yourself, "
+            '{"annealing": {"step": state.step}}, before each objective.loss.'
+        )
 
 
 def check_variables(learner: Learner, variables: Any) -> None:
