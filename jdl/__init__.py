@@ -63,6 +63,8 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.objectives.mutual import mutual as mutual
     from jdl.objectives.pretrained_model import pretrained as pretrained
     from jdl.objectives.quantize import quantize as quantize
+    from jdl.run import Hook as Hook
+    from jdl.run import Run as Run
     from jdl.train.epochs import epochs_to_steps as epochs_to_steps
     from jdl.train.experiment import main as main
     from jdl.train.fit import fit as fit
@@ -70,14 +72,12 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as below
     from jdl.types import DecodesTokens as DecodesTokens
     from jdl.types import Encodes as Encodes
     from jdl.types import Generates as Generates
-    from jdl.types import Hook as Hook
     from jdl.types import Learner as Learner
     from jdl.types import Loader as Loader
     from jdl.types import LossOutput as LossOutput
     from jdl.types import Mean as Mean
     from jdl.types import Objective as Objective
     from jdl.types import Predicts as Predicts
-    from jdl.types import Run as Run
     from jdl.types import SamplesLatents as SamplesLatents
     from jdl.types import State as State
 else:
@@ -150,6 +150,8 @@ NAMES = {  # by name, the module that defines it
     "mutual": "jdl.objectives.mutual",
     "pretrained": "jdl.objectives.pretrained_model",
     "quantize": "jdl.objectives.quantize",
+    "Hook": "jdl.run",
+    "Run": "jdl.run",
     "epochs_to_steps": "jdl.train.epochs",
     "main": "jdl.train.experiment",
     "fit": "jdl.train.fit",
@@ -157,14 +159,12 @@ NAMES = {  # by name, the module that defines it
     "DecodesTokens": "jdl.types",
     "Encodes": "jdl.types",
     "Generates": "jdl.types",
-    "Hook": "jdl.types",
     "Learner": "jdl.types",
     "Loader": "jdl.types",
     "LossOutput": "jdl.types",
     "Mean": "jdl.types",
     "Objective": "jdl.types",
     "Predicts": "jdl.types",
-    "Run": "jdl.types",
     "SamplesLatents": "jdl.types",
     "State": "jdl.types",
 }

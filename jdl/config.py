@@ -177,10 +177,10 @@ def from_json(config: type[C], values: dict[str, Any]) -> C:
 
 def _from_json(hint: Any, value: Any) -> Any:
     """A field's value from JSON: a dict becomes a dataclass of the hint, a list a tuple."""
-    kinds = [hint, *typing.get_args(hint)]  # of `Part | None`, one of these
+    kinds: list[Any] = [hint, *typing.get_args(hint)]  # of `Part | None`, one of these
     if isinstance(value, dict):
         for kind in kinds:
-            if dataclasses.is_dataclass(kind) and _names(kind) == value.keys():
+            if hasattr(kind, "__dataclass_fields__") and _names(kind) == value.keys():
                 hints = typing.get_type_hints(kind)
                 return kind(**{name: _from_json(hints[name], v) for name, v in value.items()})
     if isinstance(value, list):

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 
 from jdl.errors import Error
+from jdl.paths import by_path, path_name
 from jdl.patterns import balance_biases, is_bias, matching
 from jdl.widths import width_factors
 
@@ -36,7 +37,7 @@ def decay_mask(params: Any) -> Any:
     Nor for the biases of experts (E, F), or of heads.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, p: p.ndim > 1 and not is_bias(_name(path)), params
+        lambda path, p: p.ndim > 1 and not is_bias(path_name(path)), params
     )
 
 
@@ -113,7 +114,7 @@ def muon(
         """Which axes are a matrix's rows and columns; None for what AdamW trains."""
 
         def of_leaf(path: Any, leaf: Any) -> Any:
-            name = _name(path)
+            name = path_name(path)
             if leaf.ndim not in (2, 3) or is_bias(name) or re.search(by_adamw, name):
                 return None
             return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
@@ -236,8 +237,8 @@ def _only(
     """The optimizer of the parameters whose path matches; the others are left as they are."""
 
     def label(params: Any) -> Any:
-        trained = set(matching(pattern, _paths(params), "Stage(train)"))
-        return _by_path(lambda path: "train" if path in trained else "keep", params)
+        trained = set(matching(pattern, by_path(params), "Stage(train)"))
+        return _map_paths(lambda path: "train" if path in trained else "keep", params)
 
     return optax.partition({"train": optimizer, "keep": optax.set_to_zero()}, label)
 
@@ -255,9 +256,9 @@ def layer_rates(
     def factors(params: Any) -> Any:
         found: dict[str, float] = {}
         for pattern, rate in rates.items():
-            for path in matching(pattern, _paths(params), "layer_rates"):
+            for path in matching(pattern, by_path(params), "layer_rates"):
                 found.setdefault(path, rate)
-        return _by_path(lambda path: found.get(path, 1.0), params)
+        return _map_paths(lambda path: found.get(path, 1.0), params)
 
     return optax.chain(optimizer, _scale_by(factors))
 
@@ -277,7 +278,8 @@ def layerwise_decay(
     """
 
     def factors(params: Any) -> Any:
-        blocks = map(re.compile(layers).search, matching(layers, _paths(params), "layerwise_decay"))
+        paths = matching(layers, by_path(params), "layerwise_decay")
+        blocks = map(re.compile(layers).search, paths)
         depth = max(int(match[1]) + 1 for match in blocks if match)
 
         def factor(path: str) -> float:
@@ -285,7 +287,7 @@ def layerwise_decay(
                 return decay ** (depth - int(match[1]))
             return decay ** (depth + 1) if re.search(first, path) else 1.0
 
-        return _by_path(factor, params)
+        return _map_paths(factor, params)
 
     return optax.chain(optimizer, _scale_by(factors))
 
@@ -303,14 +305,6 @@ def _scale_by(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
     return optax.GradientTransformation(init, update)
 
 
-def _by_path(function: Callable[[str], Any], params: Any) -> Any:
+def _map_paths(function: Callable[[str], Any], params: Any) -> Any:
     """A tree of what the function gives for the path of each parameter."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: function(_name(path)), params)
-
-
-def _paths(params: Any) -> list[str]:
-    return [_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
+    return jax.tree_util.tree_map_with_path(lambda path, _: function(path_name(path)), params)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jdl.errors import Error
+from jdl.paths import path_name
 
 BALANCE_BIAS = "balance_bias"  # the name of the biases that balance a mixture of experts
 
@@ -25,8 +26,7 @@ def balance_biases(params: Any) -> Any:
     float32 in mixed precision too, which keeps these exact, and no part of a gradient's norm.
     """
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path[-1:], simple=True, separator="/") == BALANCE_BIAS,
-        params,
+        lambda path, _: path_name(path[-1:]) == BALANCE_BIAS, params
     )
 
 

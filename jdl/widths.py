@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from jdl.errors import Error
+from jdl.paths import by_path
 from jdl.patterns import is_bias
 
 
@@ -43,15 +44,13 @@ def width_factors(narrow: Any, params: Any, rule: Callable[[float, float], float
 
 
 def _shapes(params: Any) -> dict[str, tuple[int, ...]]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves or not all(hasattr(leaf, "shape") for _, leaf in leaves):
+    leaves = by_path(params)
+    if not leaves or not all(hasattr(leaf, "shape") for leaf in leaves.values()):
         raise Error(
             "narrow must be the parameters of the narrow model, or their shapes: "
             'jax.eval_shape(objective.init, key, batch)["params"].'
         )
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
-    }
+    return {path: leaf.shape for path, leaf in leaves.items()}
 
 
 def _ratios(path: str, narrow: tuple[int, ...], wide: tuple[int, ...]) -> tuple[float, float]:

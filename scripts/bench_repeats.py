@@ -39,8 +39,9 @@ def makers() -> dict:
     import jax
     import jax.numpy as jnp
     import optax
-    from model_table import TABLE, UNSUPERVISED
+    from model_table import TABLE
     from test_reinforcement_learners import LEARNERS
+    from unsupervised_table import UNSUPERVISED
 
     import jdl
 

@@ -17,7 +17,8 @@ from hashlib import sha256
 import jax
 import numpy as np
 import optax
-from model_table import TABLE, UNSUPERVISED
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.learners import jit_learner, with_data

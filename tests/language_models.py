@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import optax
 import pytest
-from model_table import ONE
+from model_rows import ONE
 
 import jdl
 from jdl.models.gpt import GPT

@@ -18,7 +18,7 @@ import jdl
 from jdl.models.autoencoder import VAE
 from jdl.models.mlp import MLP
 from jdl.objectives import classify, elbo
-from jdl.train.contracts import check_annealing
+from jdl.train.check_parts import check_annealing
 from jdl.types import ANNEALING
 
 ROWS, BATCH, STEPS = 40, 16, 6

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import UNSUPERVISED
 from PIL import Image
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.boxes import area, clip, giou, iou, iou_matrix, non_maximum_suppression

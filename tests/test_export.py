@@ -18,7 +18,9 @@ import numpy as np
 import optax
 import pytest
 from harness import stopped_at, train
-from model_table import ONE, TABLE, UNSUPERVISED, by_tier
+from model_rows import ONE, by_tier
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 import jdl.cli
@@ -27,10 +29,10 @@ from jdl.export.example import difference
 from jdl.export.generation import generate_example, language_examples
 from jdl.export.manifest import NAME, _described
 from jdl.export.predictions import predict_example, predict_program
-from jdl.export.program import by_name
 from jdl.inspect.predict import predict
 from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
+from jdl.paths import by_path
 from jdl.store.manifest import hash_file
 from jdl.types import DecodesTokens, Predicts, SamplesLatents
 
@@ -73,7 +75,7 @@ def made_of(objective, variables, data):
 
 def check(example, variables):
     """How much the exported program differs from the run's own answers."""
-    leaves = by_name(variables)
+    leaves = by_path(variables)
     weights = {name: leaves[name] for name in example.program.weights}
     return difference(
         example.outputs, jax.jit(example.program.exported.call)(weights, example.inputs)
@@ -136,7 +138,7 @@ def test_time_is_symbolic_where_rows_have_a_length():
     variables = jax.jit(objective.init)(jax.random.key(0), data[0])
     program = predict_program(objective, variables, data, CPU)
     assert str(program.inputs["x"].shape) == "(b, t, 3)"
-    weights, call = by_name(variables), jax.jit(program.exported.call)
+    weights, call = by_path(variables), jax.jit(program.exported.call)
     batch = {"x": data[0]["x"][:5, :4], "length": jnp.full(5, 3, jnp.int32)}
     expected = jax.jit(objective.predict)(variables, batch)
     assert difference({k: np.asarray(v) for k, v in expected.items()}, call(weights, batch)) == 0

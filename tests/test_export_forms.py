@@ -13,11 +13,13 @@ import numpy as np
 import optax
 import pytest
 import soundfile
-from model_table import ONE, TABLE, UNSUPERVISED
+from model_rows import ONE
+from model_table import TABLE
 from safetensors.numpy import load_file
 from test_export import CPU, check, data_of, output
 from test_from_pretrained import folder_of
 from test_save_pretrained import with_new_head
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.export import onnx_tools

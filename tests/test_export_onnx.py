@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import train
-from model_table import TABLE, UNSUPERVISED, by_tier
+from model_rows import by_tier
+from model_table import TABLE
 from test_export import CPU, data_of, output
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.export.example import difference
@@ -26,8 +28,8 @@ from jdl.export.onnx_programs import run_onnx, write_onnx
 from jdl.export.onnx_refusals import check_convertible
 from jdl.export.onnx_tools import onnx_tools, tools_folder
 from jdl.export.predictions import predict_example
-from jdl.export.program import by_name
 from jdl.objectives.override import merge
+from jdl.paths import by_path
 from jdl.types import Predicts, SamplesLatents
 
 pytestmark = pytest.mark.slow
@@ -60,7 +62,7 @@ def _tools():
 def test_a_family_answers_in_onnx_runtime_as_its_run(row, tmp_path):
     objective, data = row.objective(row.model), data_of(row)
     variables = jax.jit(objective.init)(jax.random.key(0), data[0])
-    weights = by_name(merge(objective, variables)[1])
+    weights = by_path(merge(objective, variables)[1])
     examples = []
     if isinstance(objective, Predicts):
         examples.append(predict_example(objective, variables, data, CPU))

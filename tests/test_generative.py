@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_table import UNSUPERVISED
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.models.autoencoder import VAE, Autoencoder

@@ -21,7 +21,9 @@ from pathlib import Path
 import jax
 import optax
 import pytest
-from model_table import TABLE, UNSUPERVISED, by_tier
+from model_rows import by_tier
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 from xla_flags import IN_PIECES
 
 import jdl

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_table import TABLE, Nodes
+from model_rows import Nodes
+from model_table import TABLE
 from ring_graph import ring
 from sklearn.metrics import roc_auc_score
 

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import ROWS, TABLE, UNSUPERVISED, WITH_DECODER, by_tier
+from model_rows import ROWS, WITH_DECODER, by_tier
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 from xla_flags import IN_PIECES
 
 import jdl

@@ -15,7 +15,7 @@ import optax
 import pytest
 from flax import nnx
 from harness import digest
-from model_table import SIZE, apply_pair, init_pair
+from model_rows import SIZE, apply_pair, init_pair
 
 import jdl
 from jdl.inspect.cost import cost

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import optax
 import pytest
-from model_table import TABLE, UNSUPERVISED
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.cli import call_verb

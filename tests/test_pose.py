@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from model_table import UNSUPERVISED
 from PIL import Image
+from unsupervised_table import UNSUPERVISED
 
 import jdl
 from jdl.figures.keypoints import draw_pose

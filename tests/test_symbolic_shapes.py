@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_table import MAX_LENGTH, ROWS, SIZE, TABLE, UNSUPERVISED, Row, by_tier
+from model_rows import MAX_LENGTH, ROWS, SIZE, Row, by_tier
+from model_table import TABLE
+from unsupervised_table import UNSUPERVISED
 from xla_flags import IN_PIECES, WITH_NEW_EMITTERS
 
 import jdl

@@ -13,6 +13,7 @@ from jdl.bundle.data import Part, data_parts, watch_files, weights_parts, within
 from jdl.bundle.requirements import locked_versions, requirements
 from jdl.bundle.wheel import write_wheel
 from jdl.config import difference
+from jdl.run import Run
 from jdl.store.catalog import check_finished
 from jdl.store.code import FOLDER as CODE
 from jdl.store.environment import fingerprint
@@ -22,7 +23,7 @@ from jdl.store.record import read_record
 from jdl.store.step_trace import read_trace
 from jdl.train.experiment import rebuild
 from jdl.train.placement import splits
-from jdl.types import Error, Run
+from jdl.types import Error
 from jdl.weights.load import RUN as RUN_SOURCE
 
 FORMAT = 1  # of bundles; increased when older readers can no longer read them

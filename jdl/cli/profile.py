@@ -11,7 +11,7 @@ import tyro
 from jdl.errors import Error
 
 if TYPE_CHECKING:
-    from jdl.types import Run
+    from jdl.run import Run
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from jdl.explain.subject import Subject
 from jdl.figures.rows import is_image
 from jdl.layers import attention_weights
 from jdl.models.transformer import MultiHeadAttention
+from jdl.paths import by_path
 from jdl.types import Array, Batch, Error, Predicts, Variables
 
 LAYERS = 6  # maps that are shown, of a row
@@ -94,7 +95,7 @@ def draw_attention(subject: Subject, path: Path) -> str:
     found = jax.jit(of_batch)(variables, subject.batch)
     maps = {name: found[name] for name in order}
     rollout = None
-    if is_stack(maps, _paths(variables["params"])):
+    if is_stack(maps, by_path(variables["params"])):
         rollout = np.asarray(attention_rollout(list(maps.values())))
     x = subject.batch.get("x")
     if rollout is not None and x is not None and is_image(x):
@@ -121,11 +122,6 @@ def is_stack(maps: Mapping[str, Array], params: Iterable[str] = ()) -> bool:
         return False
     numbers = zip(*(re.findall(r"\d+", name) for name in maps), strict=True)
     return sum(len(set(column)) > 1 for column in numbers) <= 1
-
-
-def _paths(params: Any) -> list[str]:
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
 
 
 def patch_grid(tokens: int, height: int, width: int) -> tuple[int, int, int] | None:

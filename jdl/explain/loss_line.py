@@ -15,7 +15,8 @@ from jdl.explain.subject import Subject
 from jdl.inspect.restore import TrainedRun
 from jdl.keys import stream
 from jdl.objectives.pretrained_model import record_loaded
-from jdl.types import Array, Batch, Error, Objective, Run, Variables
+from jdl.run import Run
+from jdl.types import Array, Batch, Error, Objective, Variables
 
 POINTS = 21
 ROWS = 2_000  # of each split, or one batch

@@ -29,15 +29,16 @@ from jdl.export.onnx_programs import run_onnx, write_onnx
 from jdl.export.onnx_refusals import check_convertible
 from jdl.export.onnx_tools import onnx_tools
 from jdl.export.predictions import predict_example
-from jdl.export.program import by_name
 from jdl.export.saved_weights import SAVED_WEIGHTS, write_saved_weights
 from jdl.inspect.predict import evaluation_data
 from jdl.inspect.restore import TrainedRun, restore
 from jdl.objectives.override import merge
+from jdl.paths import by_path
+from jdl.run import Run
 from jdl.store.catalog import check_finished
 from jdl.store.folder import new_folder, write_json
 from jdl.store.manifest import hash_file
-from jdl.types import DecodesTokens, Error, Predicts, Run, SamplesLatents
+from jdl.types import DecodesTokens, Error, Predicts, SamplesLatents
 from jdl.weights.files import read_file, write_safetensors
 
 T = TypeVar("T")  # arrays, of the host or of a device
@@ -124,7 +125,7 @@ def _write(
     """Writes all files; the manifest, with the hashes of the others, is the last."""
     programs = [example.program for example in examples]
     used = {name for program in programs for name in program.weights}
-    merged = by_name(merge(trained.objective, trained.variables)[1])
+    merged = by_path(merge(trained.objective, trained.variables)[1])
     weights = {name: np.asarray(merged[name]) for name in sorted(used)}
     manifest = make_manifest(folder, trained, examples, weights, runtime)
     for program in programs:

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.export.example import Example
-from jdl.export.program import PLATFORMS, Function, Specs, by_name, from_names, lower, needed
+from jdl.export.program import PLATFORMS, Function, Specs, from_names, lower, needed
 from jdl.figures.samples import class_batch
 from jdl.keys import stream
 from jdl.layers.batch_axis import sample_rows
 from jdl.objectives.override import merge
+from jdl.paths import by_path
 from jdl.types import Array, Batch, DecodesTokens, Key, Loader, SamplesLatents, Variables
 
 ROWS, PROMPT = 4, 8  # rows of an example, and tokens of its prompts
@@ -48,10 +49,10 @@ class Prefill:
             assert isinstance(self.objective, Prefills)
             lengths = columns["length"]
             logits, cache = self.objective.prefill(variables, columns["tokens"], lengths)
-            return {"logits": logits, **by_name(cache)}
+            return {"logits": logits, **by_path(cache)}
         cache = self.objective.init_cache(variables, {})
         logits, cache = self.objective.next_logits(variables, cache, columns["tokens"])
-        return {"logits": logits[:, -1], **by_name(cache)}
+        return {"logits": logits[:, -1], **by_path(cache)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ class Decode:
         """The logits (B, vocabulary), and the arrays of the cache by their paths."""
         cache = from_names(self.cache, columns)
         logits, cache = self.objective.next_logits(variables, cache, columns["tokens"])
-        return {"logits": logits[:, -1], **by_name(cache)}
+        return {"logits": logits[:, -1], **by_path(cache)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,12 +21,13 @@ from jdl.export.program import Program, Specs
 from jdl.figures.samples import num_classes
 from jdl.image_bytes import is_image
 from jdl.inspect.restore import TrainedRun
+from jdl.run import Run
 from jdl.store import log
 from jdl.store.checkpoints import state_digest
 from jdl.store.environment import fingerprint
 from jdl.store.folder import read_description, read_json
 from jdl.store.record import read_record
-from jdl.types import Error, Run, Tokenizer
+from jdl.types import Error, Tokenizer
 
 FORMAT = 1  # of exported folders; increased when older readers can no longer read them
 NAME = "manifest.json"

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jdl.data.dataflow import dependences
 from jdl.inspect.exceptions import with_line
 from jdl.layers.platform import plain_implementations
+from jdl.paths import by_path, path_name
 from jdl.types import Array, Batch, Error, Variables
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -70,16 +71,11 @@ class Program:
         return arguments
 
 
-def by_name(tree: Any) -> dict[str, Any]:
-    """The leaves of variables, or of any pytree, by path, such as "params/Conv_0/kernel"."""
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
 def from_names(like: Any, leaves: Mapping[str, Array]) -> Any:
     """The pytree of a structure with these leaves by path, and zeros where there are none."""
 
     def leaf(path: Any, spec: Any) -> Array:
-        found = leaves.get(_name(path))
+        found = leaves.get(path_name(path))
         return jnp.zeros(spec.shape, spec.dtype) if found is None else found
 
     return jax.tree_util.tree_map_with_path(leaf, like)
@@ -89,7 +85,7 @@ def needed(function: Function, variables: Variables, columns: Specs) -> tuple[se
     """The names of the weights and of the columns that the outputs depend on, by tracing."""
     jaxpr = jax.make_jaxpr(function)(variables, columns).jaxpr
     read = frozenset[int]().union(*(output.inputs for output in dependences(jaxpr)))
-    weights = list(by_name(variables))
+    weights = list(by_path(variables))
     names = [*weights, *sorted(columns)]  # a dict's entries come in the order of their names
     found = {names[n] for n in read if n < len(weights)}
     return found, {names[n] for n in read if n >= len(weights)}
@@ -111,7 +107,7 @@ def lower(
     the function cannot be traced so.
     """
     kept, _ = needed(function, variables, columns)
-    weights = {path: leaf for path, leaf in by_name(variables).items() if path in kept}
+    weights = {path: leaf for path, leaf in by_path(variables).items() if path in kept}
 
     def of_names(weights: dict[str, Array], inputs: Batch) -> Batch:
         rows = next(column.shape[0] for column in inputs.values() if column.ndim)
@@ -151,10 +147,6 @@ def symbolic_shapes(specs: Mapping[str, Any], time: int | None = None) -> Specs:
         shape = jax.export.symbolic_shape(dims, scope=scope, like=spec.shape)
         found[name] = jax.ShapeDtypeStruct(shape, spec.dtype)
     return found
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _portable() -> AbstractContextManager[None]:

@@ -13,7 +13,8 @@ from jdl.image_bytes import rescale
 from jdl.objectives.anomalies import SCORE
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
-from jdl.types import Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Predicts, Variables
 
 
 def draw_anomalies(run: Run, variables: Variables, folder: Path) -> list[Path]:

@@ -13,8 +13,9 @@ from jdl.figures.retrieval import RIGHT, WRONG, is_text
 from jdl.figures.rows import is_image
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
+from jdl.run import Run
 from jdl.sampling import decode_until_end
-from jdl.types import Predicts, Run, Variables
+from jdl.types import Predicts, Variables
 
 ROWS, COLUMNS = 3, 4
 WIDE = 26  # letters of a line

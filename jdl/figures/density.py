@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.parallel import processes
-from jdl.types import Batch, Loader, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Batch, Loader, Predicts, Variables
 
 SIDE = 200  # points of the map in each direction
 MARGIN = 0.1  # of the range of the rows, around them

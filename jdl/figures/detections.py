@@ -16,7 +16,8 @@ from jdl.figures.masks import name_of_class
 from jdl.figures.rows import is_image
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
-from jdl.types import Batch, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Batch, Predicts, Variables
 
 COLUMNS = {"boxes", "label", "score"}  # of the predictions
 LEAST_SCORE = 0.3  # of the boxes that are shown

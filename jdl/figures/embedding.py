@@ -15,7 +15,8 @@ from jdl.data.look import name_of
 from jdl.figures.features import features
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Batch, Error, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Batch, Error, Predicts, Variables
 
 MAX_POINTS, MIN_POINTS = 2_000, 8
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import flax.linen as nn
 
-from jdl.types import Array, Batch, Error, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Array, Batch, Error, Predicts, Variables
 
 
 def features(run: Run, variables: Variables, batch: Batch) -> Batch:

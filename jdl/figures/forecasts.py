@@ -13,7 +13,8 @@ from jdl.data.loader import DatasetLoader
 from jdl.data.time_series import ForecastDataset
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
-from jdl.types import Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Predicts, Variables
 
 ROWS, COLUMNS = 3, 2
 PAST = 2  # how many horizons of the past are drawn, at most

@@ -15,7 +15,8 @@ from jdl.figures.masks import COLORS, name_of_class
 from jdl.figures.rows import is_image
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
-from jdl.types import Batch, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Batch, Predicts, Variables
 
 COLUMNS = {"keypoints", "score"}  # of the predictions
 LEAST_SCORE = 0.3  # of the keypoints that are named where they are drawn

@@ -13,7 +13,8 @@ from jdl.data.loader import DatasetLoader
 from jdl.figures.rows import is_image
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
-from jdl.types import Batch, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Batch, Predicts, Variables
 
 SHOWN = 6  # images in the figure
 OPACITY = 0.55  # of the colors over an image

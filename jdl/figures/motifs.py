@@ -16,7 +16,8 @@ from jdl.data.fasta import BASES, DNA
 from jdl.data.loader import DatasetLoader
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Array, Batch, Error, Objective, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Array, Batch, Error, Objective, Predicts, Variables
 
 STRONG = 0.5  # of a filter's largest activation: windows above it count
 LEAST_WINDOWS = 10  # of a motif

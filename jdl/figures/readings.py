@@ -15,7 +15,8 @@ from jdl.figures.rows import is_image
 from jdl.layers import LogMel
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Array, Batch, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Array, Batch, Predicts, Variables
 
 ROWS, COLUMNS = 12, 2
 FRAMES, BANDS = 160, 16  # of a spectrogram, its padding included

@@ -15,8 +15,9 @@ from jdl.figures.rows import is_image
 from jdl.metrics.retrieval import nearest
 from jdl.objectives.predict import predict_all
 from jdl.parallel import processes
+from jdl.run import Run
 from jdl.sampling import decode_until_end
-from jdl.types import Batch, Predicts, Run, Tokenizer, Variables
+from jdl.types import Batch, Predicts, Tokenizer, Variables
 
 CODES = {"code", "y_code"}  # of the predictions
 QUERIES, TOP = 6, 3

@@ -13,6 +13,7 @@ import numpy as np
 
 from jdl.keys import stream
 from jdl.parallel import processes, to_local
+from jdl.run import Run
 from jdl.store.folder import write_atomically
 from jdl.types import (
     Array,
@@ -22,7 +23,6 @@ from jdl.types import (
     Generates,
     Key,
     Loader,
-    Run,
     SamplesLatents,
     State,
     Variables,

@@ -15,7 +15,8 @@ from jdl.data.look import sequence_text
 from jdl.layers import LogMel
 from jdl.objectives.predict import map_rows
 from jdl.parallel import processes
-from jdl.types import Batch, Predicts, Run, Variables
+from jdl.run import Run
+from jdl.types import Batch, Predicts, Variables
 
 ROWS = 5
 BANDS, QUIET = 64, 60  # of the spectrograms; decibels below the loudest, where colors end

@@ -13,6 +13,7 @@ import numpy as np
 
 from jdl.config import Options, difference, digest
 from jdl.learners.skip_nonfinite import CHECKED_METRICS
+from jdl.run import Run
 from jdl.store import log
 from jdl.store.folder import run_folder
 from jdl.store.record import RECORDED_OPTIONS, numerics_environments, read_record
@@ -20,7 +21,7 @@ from jdl.store.step_trace import read_leaves, read_trace
 from jdl.train.experiment import recorded
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
-from jdl.types import Error, Run
+from jdl.types import Error
 
 NAMES = ("in A", "in B")
 

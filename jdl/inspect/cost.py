@@ -22,7 +22,8 @@ from jdl.parallel import (
     shard_data,
     shard_learner,
 )
-from jdl.types import Error, Run, State
+from jdl.run import Run
+from jdl.types import Error, State
 
 ROUNDS = 10
 MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # of the matrices that measure the peak

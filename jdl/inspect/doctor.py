@@ -24,10 +24,11 @@ from jdl.models.gpt import GPT
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives import classify, next_token
 from jdl.parallel import to_local
+from jdl.run import Run
 from jdl.store.checkpoints import state_digest
 from jdl.store.environment import DETERMINISTIC_FLAG, fingerprint
 from jdl.train.placement import place_on_devices
-from jdl.types import Error, Learner, Loader, Run, State
+from jdl.types import Error, Learner, Loader, State
 
 STEPS, BATCH, SEEDS, MAX_DEVICES = 8, 32, 3, 8
 Results = dict[str, dict[str, dict[str, Any]]]  # by model and way: digest, distance, milliseconds

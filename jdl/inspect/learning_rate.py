@@ -20,9 +20,10 @@ from jdl.keys import stream
 from jdl.learners import jit_learner
 from jdl.objectives.adversarial import Adversarial
 from jdl.objectives.override import innermost
+from jdl.run import Run
 from jdl.train.check import check_run
 from jdl.train.placement import apply_config
-from jdl.types import Array, Batch, Error, Learner, Run, State
+from jdl.types import Array, Batch, Error, Learner, State
 
 STEPS = 100
 SMALLEST, LARGEST = 1e-4, 1e3  # factors of the run's own rate

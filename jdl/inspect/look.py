@@ -10,9 +10,10 @@ import numpy as np
 
 from jdl.data.look import look, naming_split
 from jdl.figures.rows import draw_rows, label_text
+from jdl.run import Run
 from jdl.train.epochs import has_epochs, in_epochs
 from jdl.train.placement import splits
-from jdl.types import Run, Tokenizer
+from jdl.types import Tokenizer
 
 ROWS = 4  # that are printed
 NUMBERS = 10  # of a row of a column that are printed

@@ -35,8 +35,9 @@ from jdl.inspect.retrieval import ranked_rows
 from jdl.inspect.speech import spoken_rows
 from jdl.inspect.tagged import read_words, tagged_rows
 from jdl.objectives.contrastive import is_of_y
+from jdl.run import Run
 from jdl.sampling import decode_until_end
-from jdl.types import Batch, Error, Predicts, Run, Tokenizer
+from jdl.types import Batch, Error, Predicts, Tokenizer
 
 
 def predict(

@@ -24,9 +24,10 @@ from jdl.inspect.source_lines import Origin, origins
 from jdl.inspect.traffic import traffic
 from jdl.learners.compilation import jax_setting
 from jdl.objectives.pretrained_model import leave_fresh
+from jdl.run import Run
 from jdl.store.folder import write_atomically
 from jdl.train.placement import place_on_devices
-from jdl.types import Error, Run, State
+from jdl.types import Error, State
 
 WARM_UP = 2  # steps that are not measured: the first allocate memory
 ROWS = 10  # of each table

@@ -14,6 +14,7 @@ import numpy as np
 from jdl.config import difference, to_json
 from jdl.objectives.predict import Columns, map_rows
 from jdl.objectives.pretrained_model import leave_fresh
+from jdl.run import Run
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.orbax_log import quiet_orbax
 from jdl.store.record import read_record
@@ -21,7 +22,7 @@ from jdl.store.saved_arrays import check_fit
 from jdl.train.experiment import rebuild
 from jdl.train.placement import apply_config
 from jdl.train.thread_pool import fix_thread_pool_size
-from jdl.types import Batch, Error, Loader, Objective, Predicts, Run, State, Variables
+from jdl.types import Batch, Error, Loader, Objective, Predicts, State, Variables
 
 OTHER_RUN = (
     "It was trained by other code, with other data, or with other versions of the libraries "

@@ -18,12 +18,13 @@ from jdl.figures.size import draw_size
 from jdl.inspect.cost import operations_by_scope
 from jdl.inspect.restore import TrainedRun
 from jdl.learners import prune_variables
-from jdl.learners.prune import by_path, prunable
+from jdl.learners.prune import prunable
 from jdl.learners.wrapper import Wrapper
 from jdl.metrics import scalars
 from jdl.numbers import number_text
 from jdl.objectives import dequantize_variables, quantize_variables
 from jdl.objectives.distil import TEACHER
+from jdl.paths import by_path
 from jdl.train.evaluate import evaluator
 from jdl.types import CACHE, Batch, Error, Learner, Objective, Predicts, State, Variables
 

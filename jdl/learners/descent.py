@@ -14,7 +14,7 @@ import optax
 from jdl.keys import stream
 from jdl.layers import gather_params, psum_batch
 from jdl.layers.platform import target_platform
-from jdl.learners.contracts import check_kept, check_output, described
+from jdl.learners.check_loss import check_kept, check_output, described
 from jdl.optim import BALANCE
 from jdl.patterns import balance_biases
 from jdl.types import (

@@ -14,6 +14,7 @@ from jdl.learners.population import Population
 from jdl.learners.wrapper import Wrapper, add_extra, set_extra
 from jdl.objectives.lora import A, B
 from jdl.objectives.override import override
+from jdl.paths import by_path, path_name
 from jdl.patterns import matching
 from jdl.types import (
     Array,
@@ -198,12 +199,6 @@ class Prune(Wrapper):
         return {p: jax.random.uniform(stream(key, p), x.shape) for p, x in weights.items()}
 
 
-def by_path(params: Any) -> dict[str, Array]:
-    """The parameters by path, such as "Conv_0/kernel"."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
-
-
 def chosen(params: Any, targets: str) -> dict[str, Array]:
     """The weights by path that are pruned: those whose path matches; `Error` where none does."""
     weights = prunable(params)
@@ -225,7 +220,7 @@ def masked(params: Any, masks: Arrays) -> Any:
     """The parameters, with 0 where the mask of a path is false."""
 
     def leaf(path: Any, x: Array) -> Array:
-        mask = masks.get(jax.tree_util.keystr(path, simple=True, separator="/"))
+        mask = masks.get(path_name(path))
         return x if mask is None else jnp.where(mask, x, 0)
 
     return jax.tree_util.tree_map_with_path(leaf, params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,19 @@ class Wrapper(Learner):
     def eval_variables(self, state: State) -> Variables:
         """The inner learner's variables."""
         return self.learner.eval_variables(state)
+
+
+def unwrapped(learner: Any) -> Iterator[Any]:
+    """The learner and those that it is around, one within the other."""
+    while learner is not None:
+        yield learner
+        learner = getattr(learner, "learner", None)
+
+
+def inner(learner: Any) -> Learner:
+    """The learner that wrappers are around."""
+    *_, last = unwrapped(learner)
+    return last
 
 
 def add_extra(state: State, name: str, value: Any) -> State:

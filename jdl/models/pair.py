@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.errors import Error
+from jdl.paths import path_name
 
 STATE = "state"
 """The collection that holds the state of a stateful pair."""
@@ -128,7 +129,7 @@ def _arrays(tree: Any, what: str) -> Any:
         try:
             converted = jnp.asarray(leaf)
         except (TypeError, ValueError):
-            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            name = path_name(path)
             raise Error(
                 f"{name} in {what} that init of jdl.Model makes is {leaf!r}, and must be an array: "
                 "keep what is not an array in the functions themselves."

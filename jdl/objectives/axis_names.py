@@ -10,6 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from jdl.paths import path_name
+
 _recorded: ContextVar[dict[str, nn.Partitioned] | None] = ContextVar("axis_names", default=None)
 
 
@@ -38,7 +40,7 @@ def without_axis_names(variables: Any) -> Any:
     `nn.with_partitioning` and `nn.with_logical_partitioning` make such boxes.
     """
     named = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        path_name(path): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables, is_leaf=_is_named)
         if _is_named(leaf)
     }

@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict
 
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING, any_frozen
 from jdl.objectives.model_keywords import name_of
+from jdl.paths import path_name
 from jdl.types import BATCH_STATS, Error, Variables
 
 DROPOUT = "none of its dropout layers drops anything"  # what training is not
@@ -60,11 +61,6 @@ def check_shapes(model: Any, before: Any, after: Any, when: str) -> None:
                 f"The variable {path_name(path)} of {name_of(model)} has the shape {leaf.shape}, "
                 f"and {found[path].shape} {when}"
             )
-
-
-def path_name(path: Any) -> str:
-    """A path in a pytree, as in "params/Conv_0/kernel"."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jdl.layers import BATCH_AXIS
 from jdl.layers.batch_axis import BATCH_AXES
+from jdl.paths import path_name
 from jdl.types import Error
 
 AXES = ("data", "fsdp", "model")
@@ -171,7 +172,7 @@ def shardings(mesh: Mesh, tree: Any, rules: Rules = TRANSFORMER, in_use: bool = 
     """
 
     def leaf_sharding(path: Any, leaf: Any) -> NamedSharding:
-        name = "/" + jax.tree_util.keystr(path, simple=True, separator="/")
+        name = "/" + path_name(path)
         return NamedSharding(mesh, _partition(mesh, name, leaf.shape, rules, in_use))
 
     return jax.tree_util.tree_map_with_path(leaf_sharding, tree)

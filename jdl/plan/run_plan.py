@@ -18,8 +18,9 @@ from jdl.plan.devices import build_mesh, mesh_text
 from jdl.plan.estimate import PARTS, StepTime, step_time
 from jdl.plan.step import Memory, compile_step
 from jdl.plan.units import amount, lasting, short
+from jdl.run import Run
 from jdl.train.placement import apply_config
-from jdl.types import Error, Run
+from jdl.types import Error
 
 NOTE = """\
 The time is computed, not measured: a roofline estimate, of each part as if it ran alone at the

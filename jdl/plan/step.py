@@ -21,8 +21,9 @@ from jdl.layers.platform import compiled_for
 from jdl.learners.compilation import jax_setting
 from jdl.objectives.pretrained_model import leave_fresh
 from jdl.parallel.mesh import batch_sharding, replicated
+from jdl.run import Run
 from jdl.train.placement import place_on_mesh
-from jdl.types import Error, Run, State
+from jdl.types import Error, State
 
 # The compiler for TPUs refuses in two ways: before and after it has laid out the memory. The second
 # calls temporaries what is the total, with the arguments.

@@ -18,7 +18,8 @@ from jdl.plan.chips import parse_topology
 from jdl.plan.devices import mesh_text
 from jdl.plan.run_plan import Plan, plan
 from jdl.plan.units import amount, short
-from jdl.types import Error, Learner, Run
+from jdl.run import Run
+from jdl.types import Error, Learner
 
 Make = Callable[[Any], Run]
 """An experiment's function `run`, for plans of other configs."""

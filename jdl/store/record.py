@@ -16,12 +16,13 @@ from jdl.config import Options, difference, digest, to_json
 from jdl.data.augment import Normalize
 from jdl.data.loader import DatasetLoader
 from jdl.objectives.pretrained_model import Loaded
+from jdl.run import Run
 from jdl.store.code import code_hashes, computes_otherwise, write_code
 from jdl.store.environment import command_line, fingerprint, git_commit, numerics_environment
 from jdl.store.folder import DiskError, free_name, read_json, write_json
 from jdl.store.lock import hold_lock
 from jdl.store.manifest import is_complete
-from jdl.types import Error, Loader, Run
+from jdl.types import Error, Loader
 
 FORMAT = 3  # of records and checkpoints; increased when older ones can no longer be read
 RECORDED_NUMBERS = 1_000  # of a mean or a standard deviation, at most

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from jdl.paths import by_path, differing_paths, path_name
 from jdl.store.manifest import damage
 from jdl.types import Error, State
 
@@ -31,7 +32,7 @@ def check_fit(checkpoint: Path, like: State, remedy: str) -> None:
 def saved_arrays(checkpoint: Path) -> dict[str, Any]:
     """The shape and type of each array of a saved state, by path: "params/Dense_0/kernel"."""
     tree = ocp.PyTreeCheckpointHandler().metadata((checkpoint / "state").absolute()).tree
-    return _by_path(tree)
+    return by_path(tree)
 
 
 def read_arrays(checkpoint: Path, paths: set[str]) -> dict[str, np.ndarray]:
@@ -40,38 +41,28 @@ def read_arrays(checkpoint: Path, paths: set[str]) -> dict[str, np.ndarray]:
         raise Error(f"The checkpoint {checkpoint} is damaged: {wrong}.")
     handler, folder = ocp.PyTreeCheckpointHandler(), (checkpoint / "state").absolute()
     found = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: leaf if _name(path) in paths else ocp.PLACEHOLDER,
+        lambda path, leaf: leaf if path_name(path) in paths else ocp.PLACEHOLDER,
         handler.metadata(folder).tree,
     )
     numpy = ocp.RestoreArgs(restore_type=np.ndarray)
     arguments = ocp.args.PyTreeRestore(found, restore_args=jax.tree.map(lambda _: numpy, found))
     arrays = ocp.Checkpointer(handler).restore(folder, args=arguments)
-    return {path: np.asarray(x) for path, x in _by_path(arrays).items() if path in paths}
+    return {path: np.asarray(x) for path, x in by_path(arrays).items() if path in paths}
 
 
 def _misfit(checkpoint: Path, like: State) -> str | None:
     """The first array in which a saved state and a new one differ, in words."""
-    saved, wanted = saved_arrays(checkpoint), _by_path(like)
-    for path in sorted({*saved, *wanted}):
+    saved, wanted = saved_arrays(checkpoint), by_path(like)
+    for path in sorted(differing_paths(saved, wanted)):
         if path not in saved:
             return f"it has no {path}"
         if path not in wanted:
             return f"this run has no {path}"
-        old, new = saved[path], wanted[path]
-        if jnp.issubdtype(new.dtype, jax.dtypes.prng_key):  # saved as its bits
-            continue
-        if (tuple(old.shape), old.dtype) != (new.shape, new.dtype):
-            return f"{path} is {_described(old)} there and {_described(new)} here"
+        if not jnp.issubdtype(wanted[path].dtype, jax.dtypes.prng_key):  # saved as its bits
+            described = (_described(arrays[path]) for arrays in (saved, wanted))
+            return f"{path} is {' there and '.join(described)} here"
     return None
 
 
 def _described(array: Any) -> str:
     return f"{array.dtype}{list(array.shape)}"
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -19,6 +19,7 @@ import numpy as np
 
 from jdl.learners.skip_nonfinite import CHECKED_METRICS
 from jdl.parallel import processes
+from jdl.paths import path_name
 from jdl.store.crc import crc_of_bytes, crc_of_shard, crc_of_zeros
 from jdl.store.folder import read_json_lines, write_atomically, write_json_lines
 from jdl.types import State
@@ -85,7 +86,7 @@ def read_leaves(folder: Path) -> list[dict[str, Any]]:
 def _checksums(state: State, name: str) -> dict[str, str]:
     """CRC-32 of each leaf's bytes, by its path, in the first process; in others an empty dict."""
     leaves = {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        path_name(path): leaf
         for part in PARTS
         for path, leaf in jax.tree_util.tree_leaves_with_path({part: getattr(state, part)})
     }

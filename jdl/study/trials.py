@@ -20,6 +20,7 @@ import numpy as np
 from jdl.config import Config, Options
 from jdl.learners.shared_programs import SharedPrograms, share_programs
 from jdl.numbers import number_text
+from jdl.run import Run
 from jdl.store import log
 from jdl.store.folder import DiskError, run_folder
 from jdl.store.lock import LockedError, is_locked
@@ -29,7 +30,7 @@ from jdl.train.experiment import RunFunction, complete
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
 from jdl.train.summary import write_summary
-from jdl.types import Error, Run
+from jdl.types import Error
 
 POLL_SECONDS = 0.5  # between two looks at runs that other processes train
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from jdl.config import Config, Options, digest, to_json
 from jdl.objectives.pretrained_model import record_loaded
+from jdl.run import Run
 from jdl.store.code import code_hashes, read_code
 from jdl.store.environment import layout
 from jdl.study.folder import open_study, write_table
@@ -25,7 +26,7 @@ from jdl.train.command_line import parse
 from jdl.train.experiment import load
 from jdl.train.placement import apply_config, splits
 from jdl.train.thread_pool import fix_thread_pool_size
-from jdl.types import Error, Run
+from jdl.types import Error
 
 Row = dict[str, Any]
 COLUMNS = ("trial", "seeds", "status", "std", "folder", "failure")

@@ -7,9 +7,11 @@ from typing import Any
 import jax
 from flax.traverse_util import flatten_dict
 
-from jdl.learners.contracts import check_output
+from jdl.learners.check_loss import check_output
 from jdl.learners.swa import SWA
-from jdl.train.contracts import (
+from jdl.learners.wrapper import unwrapped
+from jdl.run import Run
+from jdl.train.check_parts import (
     check_annealing,
     check_hook,
     check_loader,
@@ -19,7 +21,7 @@ from jdl.train.contracts import (
 )
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
-from jdl.types import Batch, Bounds, Error, Key, Run
+from jdl.types import Batch, Bounds, Error, Key
 
 
 def check_run(run: Run) -> None:
@@ -77,14 +79,12 @@ def _union(*bounds: Bounds) -> Bounds:
 
 def _check_average_begins(run: Run) -> None:
     """Raises `Error` where weights are averaged from a step on that the run has not."""
-    learner: Any = run.learner
-    while learner is not None:
+    for learner in unwrapped(run.learner):
         if isinstance(learner, SWA) and learner.start > run.config.steps:
             raise Error(
                 f"swa(start={learner.start}) begins after the last step, {run.config.steps}, and "
                 "would average nothing: let it start earlier, or train for more steps."
             )
-        learner = getattr(learner, "learner", None)
 
 
 def _check_stored_columns(run: Run) -> None:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from jdl.config import Config
-from jdl.types import Error, Loader, Run
+from jdl.run import Run
+from jdl.types import Error, Loader
 
 C = TypeVar("C", bound=Config)
 

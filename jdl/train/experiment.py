@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from jdl.config import Config, Options, from_json
 from jdl.parallel import processes
+from jdl.run import Run
 from jdl.store.code import FOLDER, recorded_code
 from jdl.store.record import read_record
 from jdl.train.command_line import parse
@@ -28,7 +29,7 @@ from jdl.train.placement import apply_config
 from jdl.train.recorded_modules import recorded_modules
 from jdl.train.summary import result_line, summarize
 from jdl.train.thread_pool import fix_thread_pool_size
-from jdl.types import Error, Run
+from jdl.types import Error
 
 C = TypeVar("C", bound=Config)
 RunFunction = Callable[[Any], Run]

@@ -28,6 +28,7 @@ from jdl.figures.speech import draw_speech
 from jdl.learners import trace_once
 from jdl.objectives.pretrained_model import record_loaded
 from jdl.parallel import processes, to_local
+from jdl.run import Run
 from jdl.store.catalog import shorter_run
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.folder import report_disk_errors, run_folder
@@ -62,7 +63,7 @@ from jdl.train.timed_loader import TimedLoader
 from jdl.train.trackers import check_trackers
 from jdl.train.unread_categories import unread_notes
 from jdl.train.user_hooks import UserHooks
-from jdl.types import Error, Metrics, Run, State
+from jdl.types import Error, Metrics, State
 
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
     draw_figures,

@@ -17,10 +17,11 @@ import numpy as np
 from jdl.learners import checked_metrics
 from jdl.metrics import scalars
 from jdl.numbers import number_text
+from jdl.run import Run
 from jdl.store.checkpoints import Checkpoints, is_better
 from jdl.train.outputs import Outputs
 from jdl.train.preemption import PausedError, StopRequests
-from jdl.types import Metrics, Run, State
+from jdl.types import Metrics, State
 
 TRAINING_PER_EVALUATION = 10  # training between two evaluations takes 10 times as long as one
 FORWARDS_PER_STEP = 3  # a training step costs as much as 3 forward passes: backward costs 2

@@ -19,6 +19,7 @@ import optax
 
 from jdl.keys import stream
 from jdl.learners.compilation import CompiledLearner
+from jdl.paths import path_name
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
 
@@ -58,7 +59,7 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
 def first_nonfinite(tree: Any) -> str | None:
     """The path of the first leaf that is not finite or whose norm overflows, as a sentence part."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        name = path_name(path)
         if not bool(jnp.isfinite(leaf).all()):
             return f"{name} is not"
         if not bool(jnp.isfinite(optax.tree.norm(leaf))):

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
 
-from jdl.types import Run
+from jdl.run import Run
 
 NAME = "notebook.py"  # of the collected cells
 END = sys.maxsize  # a place after all statements

@@ -14,6 +14,7 @@ import jax
 from jdl.config import Options, difference
 from jdl.objectives.pretrained_model import Loaded
 from jdl.parallel import processes
+from jdl.run import Run
 from jdl.store.checkpoints import Checkpoints
 from jdl.store.code import read_code
 from jdl.store.log import Log, NoLog
@@ -25,7 +26,7 @@ from jdl.train.program_hash import program_hash
 from jdl.train.progress import Display, progress_display
 from jdl.train.trackers import open_trackers
 from jdl.train.tracking import Tracked
-from jdl.types import Error, Run
+from jdl.types import Error
 
 SHARED_OPTIONS = (*RECORDED_OPTIONS, "fresh", "until", "accept")  # equal in all processes of a run
 

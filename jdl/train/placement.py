@@ -31,7 +31,8 @@ from jdl.parallel import (
     shard_learner,
 )
 from jdl.parallel.processes import connect
-from jdl.types import Error, Learner, Loader, Run, State
+from jdl.run import Run
+from jdl.types import Error, Learner, Loader, State
 
 
 def apply_config(run: Run) -> Run:

@@ -15,7 +15,8 @@ import numpy as np
 from jax.extend.core import ClosedJaxpr
 
 from jdl.objectives.pretrained_model import leave_fresh
-from jdl.types import Batch, Key, Metrics, Run, State
+from jdl.run import Run
+from jdl.types import Batch, Key, Metrics, State
 
 LARGEST = 2**20  # bytes of a constant whose values are hashed
 

@@ -7,7 +7,8 @@ import jax
 from jdl.data.dataflow import dependences
 from jdl.data.loader import DatasetLoader
 from jdl.data.table import TableDataset
-from jdl.types import Batch, Key, Run
+from jdl.run import Run
+from jdl.types import Batch, Key
 
 GIVE_CATEGORIES = (
     "one_hot=True of jdl.data.csv, parquet or frame puts them into x; or jdl.adapt_model(model, "

@@ -13,11 +13,12 @@ import numpy as np
 
 from jdl.errors import Stop
 from jdl.parallel import processes
+from jdl.run import Hook
 from jdl.store.folder import write_atomically
 from jdl.store.log import HOOKS
 from jdl.train.hooks import Patience, is_multiple
 from jdl.train.outputs import Outputs
-from jdl.types import Error, Hook, Metrics, State
+from jdl.types import Error, Metrics, State
 
 PICTURES = "pictures"  # the folder of the run's, with a folder for each name
 NAME = re.compile(r"\w[\w.-]*")  # it becomes one of a folder

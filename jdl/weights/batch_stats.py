@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.objectives.input_ranges import RANGE
+from jdl.paths import path_name
 from jdl.types import BATCH_STATS, Error, Loader, Objective, Variables
 
 
@@ -61,4 +62,4 @@ def recompute_batch_stats(
 
 def _is_range(path: Any) -> bool:
     """Whether a leaf is the running range of a layer's inputs, no statistic of BatchNorm."""
-    return jax.tree_util.keystr(path[-1:], simple=True) == RANGE
+    return path_name(path[-1:]) == RANGE

@@ -17,10 +17,11 @@ from jdl.inspect.sanity.finding import Finding, of_exception
 from jdl.inspect.sanity.layers import LayerShape, layer_shapes, table
 from jdl.inspect.sanity.subject import EARLY, Subject, train_on_one_batch
 from jdl.inspect.sanity.training import LayerGradient, layer_gradients
+from jdl.run import Run
 from jdl.train.check import check_run
 from jdl.train.epochs import has_epochs
 from jdl.train.placement import apply_config
-from jdl.types import Error, Run
+from jdl.types import Error
 
 STEPS = 100  # on one batch, and on shuffled labels
 TIMED = 10  # batches

@@ -16,13 +16,14 @@ from jdl.inspect.learning_rate import hold_schedule, largest_of_schedule
 from jdl.inspect.sanity.activations import Activations, activations
 from jdl.keys import stream
 from jdl.learners import jit_learner
-from jdl.learners.prune import by_path
 from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
+from jdl.paths import by_path
+from jdl.run import Run
 from jdl.train.epochs import has_epochs
 from jdl.train.nan_trace import first_nonfinite
-from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, Run, State, Variables
+from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, State, Variables
 
 EARLY = 10  # steps, at least, to the state on which rows, columns and gradients are checked
 SEEN_BATCHES = 20  # of a split, from its first to its last
@@ -222,8 +223,8 @@ def same_params(a: State, b: State) -> bool:
 def by_name(tree: Any) -> dict[str, np.ndarray]:
     """The leaves of a tree as NumPy arrays, by their paths."""
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        path: np.asarray(leaf)
+        for path, leaf in by_path(tree).items()
         if not jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
     }
 

@@ -17,11 +17,11 @@ from jdl.inspect.sanity.finding import Finding
 from jdl.inspect.sanity.outputs import has_far_targets
 from jdl.inspect.sanity.subject import Subject, by_name, same_params
 from jdl.inspect.size import REST, layer_of, layer_of_scope
-from jdl.learners.prune import by_path
 from jdl.objectives.adversarial import Adversarial
 from jdl.objectives.classification import BinaryClassification, Classification
 from jdl.objectives.clustering import DeepClustering
 from jdl.objectives.language_modelling import MaskedToken, NextToken
+from jdl.paths import by_path
 from jdl.train.nan_trace import nan_trace
 
 FELL = 0.5  # of the first loss: a batch of known chance that is overfitted gets below it

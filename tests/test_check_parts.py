@@ -1,7 +1,7 @@
 """What users write themselves, refused in words where it meets jdl, before anything is written.
 
-Seen to fail: all but three, by the code before `jdl/train/contracts.py` and
-`jdl/learners/contracts.py` (a raw error, or a training that went wrong in silence). The three: a
+Seen to fail: all but three, by the code before `jdl/train/check_parts.py` and
+`jdl/learners/check_loss.py` (a raw error, or a training that went wrong in silence). The three: a
 hook without `every`, by no check of it; SAM, by giving each optimizer the loss; the loader that
 begins where it is told, by comparing the first batches of read(0) and read(1). And a stopped run,
 by not saving that it was stopped; what is sound, by the checks as they were first; moments in
@@ -238,7 +238,7 @@ WRONG = [
         lambda: with_metric(lambda out, batch: jdl.Mean(out, out)),
         r"Mean m of Own\.loss has a total of shape \(8, 2\)",
     ),
-    (lambda: with_metric(numpy_score), r"in line \d+ of .*test_contracts\.py .*Rows\.of"),
+    (lambda: with_metric(numpy_score), r"in line \d+ of .*test_check_parts\.py .*Rows\.of"),
     (lambda: metrics(m=lambda predictions, batch: batch["y"].mean()), "metric m of .* a single"),
     (lambda: metrics(m=numpy_score), "NumPy, or what is built on it"),
     (

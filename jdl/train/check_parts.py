@@ -15,8 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.dataflow import dependences
-from jdl.learners.contracts import check_metrics, described
-from jdl.types import ANNEALING, Batch, Error, Learner, Loader, Metrics, Run, State
+from jdl.learners.check_loss import check_metrics, described
+from jdl.learners.wrapper import inner
+from jdl.paths import differing_paths
+from jdl.run import Run
+from jdl.types import ANNEALING, Batch, Error, Learner, Loader, Metrics, State
 
 OWN = __name__.partition(".")[0]  # the package: its loaders have tests of their own
 OF_CATEGORIES = (
@@ -150,16 +153,14 @@ def tree_difference(expected: Any, given: Any) -> str:
         {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
         for tree in (expected, given)
     )
-    for path in before | after:
+    for path in differing_paths(before, after):
         name = path.removeprefix(".")
         if path not in after:
             return f"{name} is missing"
         if path not in before:
             return f"{name} is new"
-        old, new = ((leaf.shape, leaf.dtype) for leaf in (before[path], after[path]))
-        if old != new:
-            words = (f"{dtype} of shape {shape}" for shape, dtype in (new, old))
-            return f"{name} is {' and not '.join(words)}"
+        words = (f"{leaf.dtype} of shape {leaf.shape}" for leaf in (after[path], before[path]))
+        return f"{name} is {' and not '.join(words)}"
     return ""
 
 
@@ -191,13 +192,6 @@ def _place(error: Exception) -> str:
         if "site-packages" not in frame.filename and not frame.filename.startswith(FOLDER)
     ]
     return f"in line {frames[-1].lineno} of {frames[-1].filename} " if frames else ""
-
-
-def inner(learner: Any) -> Learner:
-    """The learner that wrappers are around."""
-    while hasattr(learner, "learner"):
-        learner = learner.learner
-    return learner
 
 
 def _bits(tree: Any) -> dict[str, Any]:
