@@ -7,6 +7,7 @@ import pytest
 
 import jdl
 from jdl.config import difference, digest, from_json, to_json
+from jdl.study.space import parse_space, with_values
 from jdl.train.command_line import parse
 
 
@@ -80,3 +81,36 @@ def test_a_field_with_the_name_of_an_option_is_refused():
     kind = make_dataclass("Mine", [("eval_every", int, 20)], bases=(jdl.Config,), frozen=True)
     with pytest.raises(jdl.Error, match=r"Mine has a field eval_every.*another name"):
         parse(kind, [], "train", "", jdl.Options)
+
+
+@dataclass(frozen=True)
+class Parts(jdl.Config):
+    depth: int = 1
+    encoder: Inner = Inner()
+    decoder: Inner = Inner(3)
+    more: Inner | None = None
+    all: tuple[Inner, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+
+
+def test_fields_of_a_dataclass_within_have_its_name_before_them():
+    """Seen to fail: without it two fields of one name end in tyro's assertion."""
+    flags = ["--depth", "5", "--encoder.depth", "6", "--decoder.depth", "7", "--until", "8"]
+    found, options = parse(Parts, flags, "train", "", jdl.Options)
+    assert (found.depth, found.encoder.depth, found.decoder.depth, options.until) == (5, 6, 7, 8)
+
+
+def test_records_of_dataclasses_within_come_back_as_they_were():
+    """Seen to fail: those that are optional, and those in tuples, came back as dicts."""
+    config = Parts(name="a", more=Inner(4), all=(Inner(5), Inner(6)), sizes=((1, 2), (3, 4)))
+    assert from_json(Parts, to_json(config)) == config
+    assert from_json(Parts, to_json(Parts())) == Parts()
+
+
+def test_fields_of_a_dataclass_within_are_searched():
+    """Seen to fail: the config had no such field."""
+    space = parse_space(("encoder.depth=1,2",), ("decoder.depth=uniform(3,4)",), Parts)
+    point = space.point(1, {"decoder.depth": 0.0})
+    assert with_values(Parts(depth=9), point) == Parts(depth=9, encoder=Inner(2), decoder=Inner(3))
+    with pytest.raises(jdl.Error, match=r"'encoder.dept': did you mean encoder.depth"):
+        parse_space(("encoder.dept=1",), (), Parts)

@@ -14,7 +14,7 @@ import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Protocol, TypeVar
 
 import tyro
@@ -187,14 +187,26 @@ def _distribution(field: str, text: str, config: type[Config]) -> Distribution:
 
 def _hint(config: type[Config], field: str) -> Any:
     """The type of a field; `Error` where there is none, or it cannot be searched."""
-    names = [one.name for one in fields(config)]
-    if field not in names:
+    if field in NOT_SEARCHED:
+        raise Error(f"{field} is not searched: {NOT_SEARCHED[field]}.")
+    hints = _hints(config)
+    if field not in hints:
+        names = [name for name in hints if name not in NOT_SEARCHED]
         near = difflib.get_close_matches(field, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}."
         raise Error(f"The config has no field {field!r}: {hint}")
-    if field in NOT_SEARCHED:
-        raise Error(f"{field} is not searched: {NOT_SEARCHED[field]}.")
-    return typing.get_type_hints(config)[field]
+    return hints[field]
+
+
+def _hints(kind: Any) -> dict[str, Any]:
+    """The types of the fields, those of a dataclass within it as part.field."""
+    hints = typing.get_type_hints(kind)
+    found = {}
+    for name in (one.name for one in fields(kind)):
+        found[name] = hints[name]
+        if is_dataclass(hints[name]):
+            found |= {f"{name}.{inner}": hint for inner, hint in _hints(hints[name]).items()}
+    return found
 
 
 def field_value(config: type[Config], field: str, text: str) -> Any:
@@ -213,9 +225,17 @@ def with_values(c: C, values: Mapping[str, str]) -> C:
     """The config with these values; `Error` where it refuses them."""
     typed = {field: field_value(type(c), field, text) for field, text in values.items()}
     try:
-        return replace(c, **typed)
+        for field, value in typed.items():
+            c = _with_value(c, field.split("."), value)
+        return c
     except (Error, ValueError, TypeError, AssertionError) as error:
         raise Error(f"The config refuses {words(values)}: {error}") from error
+
+
+def _with_value(part: Any, path: Sequence[str], value: Any) -> Any:
+    """A dataclass with the value of a field, which may be that of a dataclass within it."""
+    name, *rest = path
+    return replace(part, **{name: _with_value(getattr(part, name), rest, value) if rest else value})
 
 
 def words(values: Mapping[str, str]) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jdl.config import Config, Options
+from jdl.config import Config, Options, flat_config, to_json
 from jdl.learners.shared_programs import SharedPrograms, share_programs
 from jdl.numbers import number_text
 from jdl.run import Run
@@ -65,10 +65,11 @@ class Experiment:
             c = self.complete(tried)
         except Exception:  # with --epochs: the script fails for these values, and so will its run
             c = replace(tried, name=self.base.name, steps=self.base.steps)
-        if replaced := [name for name in values if getattr(c, name) != getattr(tried, name)]:
+        made, meant = (flat_config(to_json(one)) for one in (c, tried))
+        if replaced := [name for name in values if made[name] != meant[name]]:
             raise Error(
                 f"{replaced[0]} is searched, but a flag or the script sets it to "
-                f"{getattr(c, replaced[0])}: leave out one of the two."
+                f"{made[replaced[0]]}: leave out one of the two."
             )
         configs = [replace(c, seed=seed) for seed in range(c.seed, c.seed + self.seeds)]
         return Trial(number, values, configs)
