@@ -1,8 +1,8 @@
 """The step trace: the exact metrics of every step, and checksums of every saved state.
 
 `trace.f32` has a row for each step: loss (the total of the batch), grad_norm and param_norm,
-exactly (little-endian float32). `leaves.jsonl` has a line for each state that was saved or resumed from. Neither has
-timestamps: `jdl diff` and `jdl repeat` compare these files.
+exactly (little-endian float32). `leaves.jsonl` has a line for each state that was saved or resumed
+from. Neither has timestamps: `jdl diff` and `jdl repeat` compare these files.
 """
 
 from __future__ import annotations
