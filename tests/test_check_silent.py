@@ -31,7 +31,7 @@ from jdl.inspect.sanity.training import check_overfit
 from jdl.inspect.sanity.training_mode import check_training_mode
 from jdl.models.tabular import TabularMLP
 from jdl.objectives import classify, classify_binary, freeze, regress, with_metrics
-from jdl.train.unread_categories import unread_notes
+from jdl.train.unread_columns import GIVE_WEIGHTS, unread_notes
 
 
 class Modes(nn.Module):
@@ -221,6 +221,16 @@ def test_a_training_says_which_categories_its_model_does_not_read():
     (note,) = unread_notes(of_table(False))
     assert "the categories kind: one_hot=True" in note
     assert [unread_notes(run) for run in (of_table(True), of_table(False, BOTH))] == [[], []]
+
+
+@pytest.mark.parametrize("row_weights", [None, "weight"])
+def test_a_training_says_that_its_loss_does_not_read_the_weights(row_weights):
+    columns = {"x": np.ones((8, 3), np.float32), "y": np.arange(8) % 2}
+    data = jdl.data.arrays(**columns, weight=np.ones(8, np.float32))
+    objective = classify(Last(nn.relu), row_weights=row_weights)
+    run = jdl.Run(jdl.Config("w"), jdl.descent(objective, optax.sgd(0.1)), data.shuffled(4, 0))
+    notes = unread_notes(run)
+    assert notes == ([] if row_weights else [GIVE_WEIGHTS])
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,7 @@ from jdl.train.stragglers import StragglerWatch
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
 from jdl.train.trackers import check_trackers
-from jdl.train.unread_categories import unread_notes
+from jdl.train.unread_columns import unread_notes
 from jdl.train.user_hooks import UserHooks
 from jdl.types import Error, Metrics, State
 

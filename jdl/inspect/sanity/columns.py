@@ -14,7 +14,7 @@ from jdl.inspect.sanity.rows import BOOKKEEPING, ONE_ROW
 from jdl.inspect.sanity.subject import Evaluated, Subject, differences, rows_of
 from jdl.inspect.sanity.training import NO_DATA
 from jdl.objectives.adapted_model import AdaptedModel
-from jdl.train.unread_categories import GIVE_CATEGORIES, unread_categories
+from jdl.train.unread_columns import GIVE_CATEGORIES, unread_categories
 from jdl.types import Array, Batch, Variables
 
 MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
