@@ -66,8 +66,9 @@ def _table(table: dict[str, Any] | None) -> list[str]:
     ]
     if table["target"]["std"]:
         names = ", ".join(table["target"]["names"])
-        lines.append(f"- The program's values are standardized; predict.py gives {names} in its ")
-        lines[-1] += "own unit."
+        lines.append(
+            f"- predict.py answers in the unit of {names}; the program in standard deviations."
+        )
     return lines
 
 
@@ -104,9 +105,10 @@ def _results(manifest: dict[str, Any]) -> str:
     if left_out := sorted(manifest["data"].keys() - manifest["results"].keys() - {"train"}):
         lines += [
             "",
-            f"Nothing was evaluated on {left_out[0]} at step {manifest['step']:,}, whose ",
+            f"These are the weights of step {manifest['step']:,}, for which the run has no metrics "
+            f"of {', '.join(left_out)}: `jdl evaluate RUN`, with --best for the best step, "
+            "computes them.",
         ]
-        lines[-1] += "weights these are: `jdl evaluate RUN --best` does it."
     trained = manifest["trained"]["devices"]
     cost = manifest["cost"].get("seconds")
     took = f" in {cost:,.0f} s" if cost is not None else ""

@@ -65,7 +65,7 @@ def check_codes(codes: np.ndarray, sizes: Sequence[int]) -> None:
     if ((codes < 0) | (codes >= np.asarray(sizes))).any():
         most = ", ".join(str(size - 1) for size in sizes)
         raise ValueError(
-            f"codes must be from 0 to {most}, by column, and some are not: 0 is an unknown category."
+            f"codes must be from 0 to {most}, by column, and some are not; 0 is any unknown one."
         )
 
 

@@ -2,8 +2,9 @@
 
 Files are .npz with the inputs by their names in manifest.json, .npy or .json with the first input,
 or .txt with a text a line; of a model of a table, .csv or .json with rows by the names of its
-columns, or .npz with the inputs as they are encoded. It needs jax, numpy, safetensors and flatbuffers alone, or onnxruntime
-and numpy where the program is ONNX; and the library tokenizers for texts and a tokenizer.json.
+columns, or .npz with the inputs as they are encoded. It needs jax, numpy, safetensors and
+flatbuffers alone, or onnxruntime and numpy where the program is ONNX; and the library tokenizers
+for texts and a tokenizer.json.
 """
 
 import json
@@ -152,8 +153,8 @@ def open_library(file):
 
 
 def check(columns, inputs):
-    """The columns that the program takes, of its types and shapes; `ValueError` where they differ."""
-    if not isinstance(columns, dict) or (lacking := inputs.keys() - columns.keys()):
+    """The columns that the program takes, in its types; `ValueError` for others."""
+    if not isinstance(columns, dict) or inputs.keys() - columns.keys():
         found = ", ".join(columns) if isinstance(columns, dict) else type(columns).__name__
         raise ValueError(f"The model reads {', '.join(inputs)} by name, and is given {found}.")
     found = {name: convert(name, columns[name], about) for name, about in inputs.items()}
