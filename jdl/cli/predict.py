@@ -83,7 +83,7 @@ def predict(
         )
     from jdl.cli.startup import set_up_jax
     from jdl.export.model import is_exported, load_exported
-    from jdl.inspect.batch import ENDINGS, check_output, predict_files
+    from jdl.inspect.batch import ENDINGS, check_finite, check_output, predict_files
     from jdl.inspect.pieces import all_files
     from jdl.inspect.predict import joins_rows
     from jdl.inspect.predict import predict as predict_rows
@@ -115,7 +115,9 @@ def predict(
             out, partial(predict_files, answer, inputs, out, digest, skip_bad, whole=whole)
         )
     else:
-        print(_text(answer(list(all_files(inputs))), format), end="")
+        rows = answer(list(all_files(inputs)))
+        check_finite(rows)
+        print(_text(rows, format), end="")
 
 
 def _predict_many(out: Path, predict: Callable[..., Answers]) -> None:
@@ -144,11 +146,13 @@ def _predict_few(
     trained: TrainedRun, inputs: Sequence[Path], out: Path, format: str | None
 ) -> None:
     """Prints the predictions for inputs that fit into memory, and draws those that are pictures."""
+    from jdl.inspect.batch import check_finite
     from jdl.inspect.detections import draw_detected
     from jdl.inspect.keypoints import draw_keypoint_rows
     from jdl.inspect.predict import predict
 
     rows = predict(trained, inputs, out=out)
+    check_finite(rows)
     drawn = draw_detected(rows, inputs, out, trained.run.labels) if "x0" in rows[0] else []
     drawn += draw_keypoint_rows(rows, inputs, out) if "keypoint" in rows[0] else []
     print(_text(rows, format), end="")

@@ -92,6 +92,13 @@ class Encoding:
         """The number of codes of each column of `codes`, for embedding tables."""
         return () if self.one_hot else tuple(column.size for column in self.categories)
 
+    def in_unit(self, values: np.ndarray) -> np.ndarray:
+        """Predicted targets in the table's unit: values * target_std + target_mean."""
+        if not self.target_std:
+            return values
+        std, mean = np.asarray(self.target_std), np.asarray(self.target_mean)
+        return (values.astype(np.float64) * std + mean).astype(np.float32)
+
     def encode(self, columns: Mapping[str, Column]) -> dict[str, np.ndarray]:
         """x, and codes if there are any, of these columns."""
         rows = len(columns[self.names[0]].data)

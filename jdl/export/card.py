@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 from jdl.export.manifest import ONNX
+from jdl.export.table import names_of
 
 LIBRARIES = "jax numpy safetensors flatbuffers"
 USE = """```sh
@@ -18,7 +20,7 @@ from pathlib import Path
 from predict import load
 
 manifest, {name} = load(Path("."), "{name}")
-print({name}({{{inputs}}}))
+print({name}({inputs}))
 ```
 """
 ARGUMENTS = {"prefill": '"A TEXT"', "generate": "16"}  # of the script, by its first program
@@ -46,7 +48,28 @@ def _use(manifest: dict[str, Any]) -> str:
         packages += " tokenizers"
     argument = ARGUMENTS.get(name, "texts.txt" if manifest["tokenizer"] else "FILE.npy")
     inputs = ", ".join(f'"{column}": {column}' for column in program["inputs"])
-    return USE.format(name=name, inputs=inputs, packages=packages, argument=argument)
+    columns = f"{{{inputs}}}"
+    if name == "predict" and manifest["table"]:
+        argument, names = "FILE.csv", names_of(manifest["table"])
+        columns = f"[{{{', '.join(f'{json.dumps(column)}: ...' for column in names)}}}]"
+    return USE.format(name=name, inputs=columns, packages=packages, argument=argument)
+
+
+def _table(table: dict[str, Any] | None) -> list[str]:
+    """How rows of a table are given, and the unit of the answers."""
+    if table is None:
+        return []
+    kinds = ", ".join(f"{column['name']} ({column['kind']})" for column in table["columns"])
+    lines = [
+        f"- Rows are given by the names of the table's columns, {kinds}: table.py standardizes "
+        "numbers and encodes categories as in training. `x` and `codes` are what it makes of them."
+    ]
+    if table["target"]["std"]:
+        names = ", ".join(table["target"]["names"])
+        lines.append(
+            f"- predict.py answers in the unit of {names}; the program in standard deviations."
+        )
+    return lines
 
 
 def _programs(manifest: dict[str, Any]) -> str:
@@ -59,6 +82,7 @@ def _programs(manifest: dict[str, Any]) -> str:
     lines.append("")
     for said in manifest["preprocessing"]:
         lines.append(f"- Inside the program: {said}.")
+    lines += _table(manifest["table"])
     return "\n".join(lines)
 
 
@@ -78,6 +102,13 @@ def _results(manifest: dict[str, Any]) -> str:
                 rows = manifest["data"].get(split, 0)
                 within = "" if value is None else _interval(metric, value, rows)
                 lines.append(f"| {split} | {metric} | {shown} | {within} |")
+    if left_out := sorted(manifest["data"].keys() - manifest["results"].keys() - {"train"}):
+        lines += [
+            "",
+            f"These are the weights of step {manifest['step']:,}, for which the run has no metrics "
+            f"of {', '.join(left_out)}: `jdl evaluate RUN`, with --best for the best step, "
+            "computes them.",
+        ]
     trained = manifest["trained"]["devices"]
     cost = manifest["cost"].get("seconds")
     took = f" in {cost:,.0f} s" if cost is not None else ""

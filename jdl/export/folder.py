@@ -13,6 +13,7 @@ import jax.export
 import numpy as np
 
 from jdl.data.tokenizers import SubwordTokenizer
+from jdl.export import table
 from jdl.export.card import model_card
 from jdl.export.example import Arrays, Example, difference
 from jdl.export.generation import generate_example, language_examples
@@ -143,6 +144,8 @@ def _write(
     scripts = [SCRIPTS[program.name] for program in programs if program.name in SCRIPTS]
     for source, target in zip(scripts, (SCRIPT, *scripts[1:]), strict=True):
         shutil.copy(FOLDER / source, temporary / target)
+    if manifest["table"]:
+        shutil.copy(table.__file__, temporary)
     differences = _differences(temporary, manifest)
     wrong = {n: d for n, d in differences.items() if not d <= manifest["check"]["tolerance"]}
     if wrong:

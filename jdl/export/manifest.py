@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.data.augment import Normalize
+from jdl.data.csv_file import CsvFile
 from jdl.data.dialogues import ROLES
+from jdl.data.encoding import FIRST
 from jdl.data.loader import DatasetLoader
+from jdl.data.table import TableDataset
 from jdl.data.tokenizers import ByteTokenizer, SubwordTokenizer, load_tokenizer
 from jdl.export.example import Example
 from jdl.export.generation import has_normal_prior
@@ -62,6 +66,7 @@ def make_manifest(
         "labels": list(run.labels),
         "tokenizer": _tokenizer(run),
         "chat": _chat(run),
+        "table": _table(run),
         "max_length": getattr(trained.objective, "max_length", None),
         "preprocessing": _preprocessing(run),
         "config": record["config"],
@@ -89,6 +94,44 @@ def make_manifest(
     }
 
 
+def _table(run: Run) -> dict[str, Any] | None:
+    """How rows of the run's table are encoded (`jdl.export.table`); None: its data are no table."""
+    data = run.test or run.valid or run.train
+    dataset = data.dataset if isinstance(data, DatasetLoader) else None
+    if not isinstance(dataset, TableDataset):
+        return None
+    table, encoding = dataset.source.table, dataset.encoding
+    source = table.sources[0]
+    csv = source if isinstance(source, CsvFile) else CsvFile(Path())
+    numbers = [
+        {**asdict(number), "kind": table.columns[number.name].kind} for number in encoding.numbers
+    ]
+    categories = [{**asdict(one), "kind": "category"} for one in encoding.categories]
+    others = {*table.columns, *table.decoding.drop} - set(encoding.names)
+    return {
+        "columns": numbers + categories,
+        "others": sorted(others),
+        "one_hot": encoding.one_hot,
+        "missing": list(table.decoding.missing),
+        "decimal": table.decoding.decimal,
+        "delimiter": csv.delimiter,
+        "encoding": csv.encoding,
+        "target": {
+            "names": list(encoding.targets),
+            "mean": list(encoding.target_mean),
+            "std": list(encoding.target_std),
+        },
+    }
+
+
+def _sizes(table: Mapping[str, Any] | None, name: str) -> dict[str, list[int]]:
+    """The number of codes of each column of `codes`: a code beyond it has no embedding."""
+    if table is None or name != "codes":
+        return {}
+    columns = [column for column in table["columns"] if column["kind"] == "category"]
+    return {"sizes": [len(column["values"]) + FIRST for column in columns]}
+
+
 def _file_of(program: Program, count: int, runtime: str) -> str:
     """The name of a program's file, in a folder of so many programs."""
     return ("program" if count == 1 else program.name) + SUFFIX[runtime]
@@ -113,7 +156,7 @@ def _program(example: Example, count: int, run: Run, runtime: str) -> dict[str, 
     inputs = _described(program.fixed_time() if runtime == ONNX else program.inputs)
     if program.name == "predict":  # whose inputs are columns of the data
         for name, about in inputs.items():
-            about |= _range(run, name) | _rate(run, name)
+            about |= _range(run, name) | _rate(run, name) | _sizes(_table(run), name)
     if program.name == "generate" and "y" in inputs and (classes := num_classes(run.train)):
         inputs["y"]["range"] = [0, classes - 1]
     if "z" in inputs and has_normal_prior(example):

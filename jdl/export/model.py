@@ -6,6 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from jdl.data.text_files import read_lines
 from jdl.data.tokenizers import encode_texts
 from jdl.export.folder import WEIGHTS, open_program
 from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
+from jdl.export.table import check_codes, encode, in_unit, names_of, read_csv
 from jdl.inspect.inputs import Columns, read_inputs
 from jdl.inspect.pieces import import_pyarrow
 from jdl.inspect.predict import readable_row
@@ -48,16 +50,25 @@ class ExportedModel:
         Inputs are what the manifest names: rows as the run's data had them. Raises `Error` where a
         file cannot be read, or has another shape or type.
         """
-        specs, tokenizer = self.specs, self.tokenizer
-        reader = _Reader(specs, tokenizer)
+        specs, tokenizer, table = self.specs, self.tokenizer, self.manifest.get("table")
+        reader = _Reader(specs, tokenizer, table)
+        if table and (arrays := [path for path in inputs if path.suffix == ".npy"]):
+            raise Error(
+                f"{arrays[0]} has no names, and the model reads {', '.join(names_of(table))}: give "
+                "a table, or the x that is encoded already as an .npz file."
+            )
         names, columns = read_inputs(inputs, specs, tokenizer, tuple(specs), reader)
         if "length" in specs and "length" not in columns:  # all of each row is real
             first = columns.get("x", next(iter(columns.values())))
             columns["length"] = np.full(len(names), first.shape[1])
         columns = {name: _converted(name, columns[name], spec) for name, spec in specs.items()}
+        if sizes := self._program["inputs"].get("codes", {}).get("sizes"):
+            with _as_error():
+                check_codes(columns["codes"], sizes)
         batches = list(_batches(columns, len(names), batch_size))
         call, replicas = self._opened
         found = map_rows(call, {}, batches, replicas=replicas)
+        found = in_unit(found, table) if table else found
         labels = tuple(self.manifest["labels"])
         return [
             {"input": name, **readable_row(found, row, labels, tokenizer)}
@@ -146,6 +157,7 @@ class _Reader:
 
     specs: Mapping[str, jax.ShapeDtypeStruct]
     tokenizer: Tokenizer | None
+    table: Mapping[str, Any] | None
 
     def read_file(self, path: Path) -> tuple[list[str], Columns] | None:
         """The names of the rows of a file, and its columns; None for another kind of file."""
@@ -157,12 +169,17 @@ class _Reader:
             return places, {"x": x, "length": length}
         if path.suffix.lower() not in TABLES:
             return None
-        places, rows = list[str](), list[dict[str, Any]]()
-        for place, row in _table_rows(path):
-            places.append(place)
-            rows.append(row)
-        if not rows:
+        with _as_error():
+            if self.table and path.suffix.lower() in (".csv", ".tsv"):
+                found: list[tuple[str, dict[str, Any]]] = [*read_csv(path, self.table)]
+            else:
+                found = list(_table_rows(path))
+        if not found:
             raise Error(f"{path} has no rows.")
+        places, rows = [place for place, _ in found], [row for _, row in found]
+        if self.table:
+            with _as_error():
+                return places, encode(rows, self.table, places)
         return places, {name: self._column(name, places, rows) for name in self.specs}
 
     def _column(
@@ -188,6 +205,15 @@ class _Reader:
             if spec.dtype.kind != "f" and not (found[n] == numbers.reshape(shape)).all():
                 raise Error(f"{place}: {name} must be whole numbers of {spec.dtype}.")
         return found
+
+
+@contextmanager
+def _as_error() -> Iterator[None]:
+    """Raises the `ValueError` of `jdl.export.table` as `Error`."""
+    try:
+        yield
+    except (ValueError, OSError, LookupError) as error:
+        raise Error(str(error)) from error
 
 
 def _table_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

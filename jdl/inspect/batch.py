@@ -197,8 +197,7 @@ def _answered(
     size = size or (ROWS if piece.origin else WHOLE_FILES)
     try:
         found = [{**row, "input": piece.renamed(str(row["input"]))} for row in answer(piece.files)]
-        for row in found:
-            _check_finite(row)
+        check_finite(found)
         return found, []
     except Error as error:
         if size == 1 or (piece.origin is None and len(piece.files) == 1):
@@ -220,12 +219,13 @@ def _answered(
     return rows, bad
 
 
-def _check_finite(row: Row) -> None:
+def check_finite(rows: Sequence[Row]) -> None:
     """Raises `Error` where a number of an answer is NaN or infinite."""
-    for name, value in row.items():
-        numbers = np.ravel(value) if isinstance(value, list) else np.asarray([value])
-        if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
-            raise Error(f"{row['input']}: {name} of the answer is not a finite number.")
+    for row in rows:
+        for name, value in row.items():
+            numbers = np.ravel(value) if isinstance(value, list) else np.asarray([value])
+            if numbers.dtype.kind == "f" and not np.isfinite(numbers).all():
+                raise Error(f"{row['input']}: {name} of the answer is not a finite number.")
 
 
 def _write_part(parts: _Parts, n: int, rows: list[Row], bad: list[str]) -> None:

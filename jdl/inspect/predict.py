@@ -17,8 +17,9 @@ from jdl.data import arrays
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import sequence_text
 from jdl.data.neighbor_loader import NeighborLoader
+from jdl.data.table import TableDataset
 from jdl.figures.detections import is_detector
-from jdl.figures.forecasts import is_forecast
+from jdl.figures.forecasts import is_forecast, is_value
 from jdl.figures.keypoints import is_pose
 from jdl.figures.masks import is_segmentation
 from jdl.figures.retrieval import is_retriever
@@ -54,7 +55,8 @@ def predict(
     `out`, masks of images (semantic segmentation) are written there by `write_masks`, and the rows
     are what it gives; forecasts are drawn there, and what is said is written there as WAV files.
     Inputs are treated as the run's evaluation data: if these are files, new files are read alike,
-    and the transforms are applied.
+    and the transforms are applied. Values of a target that `jdl.data.csv(standardize_target=True)`
+    standardized are in the table's unit.
 
     Raises `Error` where their shape does not fit the model, and for an objective that does not
     predict.
@@ -86,6 +88,11 @@ def predict(
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
+    if isinstance(data.dataset, TableDataset):
+        predictions = {
+            name: data.dataset.encoding.in_unit(column) if is_value(name) else column
+            for name, column in predictions.items()
+        }
     recommended = recommended_rows(names, predictions, run.labels or data.dataset.labels)
     return (
         recommended

@@ -8,15 +8,31 @@ from typing import Any
 
 import numpy as np
 
+from jdl.export.table import in_unit
 from jdl.inspect.predict import readable_row
+from jdl.serve.limits import RequestError
 from jdl.serve.models import Columns, ServedModel
 
 
 def answer_rows(model: ServedModel, outputs: Columns) -> list[dict[str, Any]]:
-    """A dict for each row, as `jdl predict` has it; what is not finite is None."""
+    """A dict for each row, as `jdl predict` has it."""
     labels, count = tuple(model.manifest["labels"]), len(next(iter(outputs.values())))
-    rows = [readable_row(outputs, row, labels, model.tokenizer) for row in range(count)]
-    return rows if all(map(_is_finite, outputs.values())) else [_finite(row) for row in rows]
+    return [readable_row(outputs, row, labels, model.tokenizer) for row in range(count)]
+
+
+def final_outputs(model: ServedModel, outputs: Columns) -> Columns:
+    """The outputs as they are answered: values of a table's target in its own unit.
+
+    Raises `RequestError` 422 where one is NaN or infinite: the label beside it would mean nothing.
+    """
+    for name, values in outputs.items():
+        if not _is_finite(values):
+            finite = np.isfinite(values).reshape(len(values), -1).all(1)
+            raise RequestError(
+                422, f"{name} of the answer to row {finite.argmin()} is not a finite number."
+            )
+    table = model.manifest.get("table")
+    return in_unit(outputs, table) if table else outputs
 
 
 def _is_finite(values: np.ndarray) -> bool:
@@ -29,8 +45,6 @@ def as_list(values: np.ndarray) -> list[Any]:
 
 
 def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

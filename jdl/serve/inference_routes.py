@@ -10,6 +10,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from jdl.serve.answers import final_outputs
 from jdl.serve.deployment import Deployment
 from jdl.serve.limits import RequestError
 from jdl.serve.models import Columns, ServedModel
@@ -114,7 +115,7 @@ class InferenceRoutes:
 def _write(
     model: ServedModel, document: dict[str, Any], outputs: Columns
 ) -> tuple[bytes, dict[str, str]]:
-    return write_inference(document, _head(model, document), outputs)
+    return write_inference(document, _head(model, document), final_outputs(model, outputs))
 
 
 def _head(model: ServedModel, document: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jdl.export.model import rescale_images
+from jdl.export.table import check_codes, encode
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedModel, ServedProgram
 
@@ -39,6 +40,9 @@ def columns_of(
     if not isinstance(document, dict) or len(document) != 1:
         raise RequestError(422, f"The body must be one of {FORMS}.")
     ((form, values),) = document.items()
+    table = model.manifest.get("table")
+    if form == "rows" and table and program.name == "predict":
+        return _from_table(values, table, program, limits, take)
     if form == "rows":
         return _from_rows(values, program, limits, take)
     if form == "columns":
@@ -48,6 +52,21 @@ def columns_of(
     if form == "texts":
         return from_texts(values, model, program, limits, take)
     raise RequestError(422, f"The body must be one of {FORMS}, and not {form[:100]!r}.")
+
+
+def _from_table(
+    rows: Any, table: Mapping[str, Any], program: ServedProgram, limits: Limits, take: Take
+) -> Columns:
+    """The columns of rows by the names of the table's columns, encoded as in training."""
+    if not isinstance(rows, list) or not rows:
+        raise RequestError(422, "rows must be a list of one row or more.")
+    _check_count(len(rows), limits)
+    try:
+        encoded = encode(rows, table)
+    except ValueError as error:
+        raise RequestError(422, str(error)) from None
+    needed = {name: column for name, column in encoded.items() if name in program.inputs}
+    return check_columns(needed, program, limits, take)
 
 
 def is_shape(sizes: Sequence[Any]) -> bool:
@@ -131,6 +150,11 @@ def check_columns(
         given[main] = _padded(given[main], program, take, fill)
     found = {name: _column(name, given[name], about) for name, about in wanted.items()}
     _check_shapes(found, program, limits)
+    if sizes := wanted.get("codes", {}).get("sizes"):
+        try:
+            check_codes(found["codes"], sizes)
+        except ValueError as error:
+            raise RequestError(422, str(error)) from None
     return found
 
 

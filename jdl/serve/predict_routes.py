@@ -10,7 +10,8 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from jdl.serve.answers import answer_rows, to_json
+from jdl.export.table import names_of
+from jdl.serve.answers import answer_rows, final_outputs, to_json
 from jdl.serve.deployment import Deployment
 from jdl.serve.inputs import Take, columns_of, parse_json
 from jdl.serve.limits import Limits
@@ -115,7 +116,7 @@ def _read(
 
 
 def _write(model: ServedModel, _: None, outputs: Columns) -> bytes:
-    rows = answer_rows(model, outputs)
+    rows = answer_rows(model, final_outputs(model, outputs))
     return to_json({"model": model.name, "version": model.version, "predictions": rows})
 
 
@@ -134,6 +135,7 @@ def _about(versions: list[ServedModel], model: ServedModel | None) -> dict[str, 
             for name, program in model.programs.items()
         },
         "labels": manifest["labels"],
+        "table": names_of(manifest["table"]) if manifest.get("table") else None,
         "texts": manifest["tokenizer"] is not None,
         "preprocessing": manifest["preprocessing"],
     }

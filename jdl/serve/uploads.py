@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 
 from jdl.data.image_files import MODES, open_image
+from jdl.export.table import names_of
 from jdl.serve.inputs import ROW_LENGTH, Take, check_columns, from_texts, is_shape, main_input
 from jdl.serve.limits import Limits, RequestError
 from jdl.serve.models import Columns, ServedModel, ServedProgram
@@ -33,6 +34,11 @@ def columns_of_file(
 ) -> Columns:
     """The columns of a body of a media type; `RequestError` 415 for one that is not known."""
     name = main_input(program)
+    if kind in ARRAYS and (table := model.manifest.get("table")):
+        names = ", ".join(names_of(table))
+        raise RequestError(
+            422, f'An array has no names, and {model.name} reads {names}: send {{"rows": [...]}}.'
+        )
     if kind in ARRAYS:
         return check_columns({name: read_npy(body)}, program, limits, take)
     if kind in IMAGES:
