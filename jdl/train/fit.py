@@ -255,8 +255,15 @@ def _evaluation(placement: Placement, options: Options, outputs: Outputs) -> Eva
     """The hook that evaluates on the validation and the test set."""
     run, every = placement.run, options.eval_every
     data = {name: split for name, split in splits(run).items() if name != "train"}
+
+    def note(split: str, text: str) -> None:
+        outputs.display.note(f"In the evaluation on the {split} data {text}")
+
     return Evaluation(
-        {name: evaluator(placement.learner, split) for name, split in data.items()},
+        {
+            name: evaluator(placement.learner, split, partial(note, name))
+            for name, split in data.items()
+        },
         default_eval_every(run) if every is None else every,
         run.config.steps,
         outputs,
