@@ -257,8 +257,9 @@ def of_hits(change):
 def padding_notes(run):
     """What two evaluations say of padding; both give what one gives that does not ask."""
     notes = []
-    asking, state = evaluator(run.learner, run.test, notes.append), run.learner.init(
-        jax.random.key(0), run.train[0]
+    asking, state = (
+        evaluator(run.learner, run.test, notes.append),
+        run.learner.init(jax.random.key(0), run.train[0]),
     )
     numbers = [scalars(f(state)) for f in (asking, asking, evaluator(run.learner, run.test))]
     assert numbers[0] == numbers[1] == numbers[2]

@@ -43,7 +43,8 @@ class Evaluator:
             metrics, model_state = self._compiled(state, before, raw, np.int32(i), np.bool_(True))
             batches.append(metrics)
         note, self.note = self.note, None
-        can_ask = "mask" in self.data.spec and not jax.config.jax_debug_nans  # NaN of no row
+        raises_at_nan = jax.config.jax_debug_nans  # type: ignore[attr-defined]
+        can_ask = "mask" in self.data.spec and not raises_at_nan  # 0 / 0 of no row
         if note and can_ask and (real := padded(self.data)):
             last = np.int32(len(batches) - 1)
             unreal, _ = self._compiled(state, before, raw, last, np.bool_(False))
@@ -107,8 +108,8 @@ def _ignores_mask(metric: Metric, unreal: Metric, others: Sequence[Metric], rows
 
     One that is the same in all batches is of no rows: a temperature, say.
     """
-    if isinstance(metric, Mean) and np.asarray(metric.count) >= rows:
-        return bool(np.asarray(metric.count) == np.asarray(unreal.count))
+    if isinstance(metric, Mean) and isinstance(unreal, Mean) and metric.count >= rows:
+        return bool(metric.count == unreal.count)
     of_rows = isinstance(metric, Rows) or any(_bits(other) != _bits(metric) for other in others)
     return of_rows and _bits(metric) == _bits(unreal)
 

@@ -145,8 +145,8 @@ def check_padding(subject: Subject) -> Finding:
     if not differ(a.total, whole.total):
         text = "padding rows count in the loss: it ignores the mask"
         advice = "Use Mean.of(losses, batch.get('mask')): the last batch of an epoch is padded"
-        verdict = "wrong" if any(map(padded, splits(subject.run).values())) else "note"
-        return Finding(name, verdict, text, advice)
+        is_padded = any(map(padded, splits(subject.run).values()))
+        return Finding(name, "wrong" if is_padded else "note", text, advice)
     text = "the loss of real rows changes with what padding rows contain"
     advice = "The loss mixes rows (a softmax or mean over axis 0?), or masks only in part"
     return Finding(name, "wrong", text, advice)
