@@ -105,9 +105,10 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     """Trains a run to its last step, resuming from its newest checkpoint, and evaluates it.
 
     Wrong input raises `Error` before anything is compiled or written. A loss, gradient or parameter
-    that is NaN or infinite raises `NonFiniteError`; earlier checkpoints stay. SIGTERM, Ctrl-C and
-    --until raise `PausedError`, after the current step is saved. `script` is the experiment's file:
-    a copy is kept in the run's folder, from which `jdl evaluate` and other commands rebuild it.
+    that is NaN or infinite raises `NonFiniteError`; earlier checkpoints stay. SIGTERM, SIGHUP,
+    Ctrl-C and --until raise `PausedError`, after the current step is saved. `script` is the
+    experiment's file: a copy is kept in the run's folder, from which `jdl evaluate` and other
+    commands rebuild it.
     """
     fix_thread_pool_size()
     check_trackers(options.track)
