@@ -303,6 +303,10 @@ def test_training_tells_of_a_loss_that_counts_padding(tmp_path, capsys):
     assert capsys.readouterr().out.count(text) == 1
 
 
+def wrong(column):
+    return {}[len(column)]
+
+
 P3, Y3 = {"probability": np.ones((2, 3), np.float32) / 3}, {"y": np.asarray([0, 2])}
 P2 = {"probability": np.ones((2, 2), np.float32) / 2, "label": np.zeros(2, int)}
 P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
@@ -339,6 +343,14 @@ P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
         ('"linear" or', lambda: jdl.metrics.cohen_kappa(P2, Y3, distance="cubic").value()),
         ("at least 1 bin", lambda: jdl.metrics.calibration_error(P2, Y3, bins=0)),
         ("make them equal", lambda: jdl.metrics.mae({"value": np.ones((2, 2))}, Y3)),
+        (
+            "The metric mine asks for 'prob': the predictions have the columns .*, and the batch",
+            lambda: check_run(make_run({"mine": lambda p, b: jdl.Mean.of(p["prob"], b["mask"])})),
+        ),
+        (
+            r"metric mine: wrong, called by Rows with columns of shapes \(3,\), raised KeyError",
+            lambda: scalars({"mine": Rows.of(wrong, np.ones(3))}),
+        ),
         ("those of the mask", lambda: Rows.of(len, np.ones(3), mask=np.ones(2))),
     ],
 )
