@@ -173,9 +173,7 @@ def seeds_needed(
     """
     if difference == 0 or not np.isfinite([difference, deviation]).all():
         raise Error(f"No number of seeds shows a difference of {difference} (sd {deviation}).")
-    effect, fewest = abs(difference) / max(deviation, 1e-300), 2
-    while _smallest_p(fewest, paired) > level:
-        fewest += 1
+    effect, fewest = abs(difference) / max(deviation, 1e-300), fewest_seeds(paired, level)
     if _power(effect, fewest, paired, level) >= power:
         return fewest
     low, high = fewest, 2 * fewest  # too few, and enough
@@ -188,9 +186,20 @@ def seeds_needed(
     return high
 
 
-def _smallest_p(count: int, paired: bool) -> float:
-    """The smallest two-sided p-value of a permutation test of so many pairs, or scores in each."""
-    return 2 / 2**count if paired else 2 / comb(2 * count, count)
+def fewest_seeds(paired: bool, level: float = 0.05) -> int:
+    """With how many pairs, or seeds in each group, a permutation test can come to this level."""
+    fewest = 2
+    while smallest_p_value(fewest, fewest, paired) > level:
+        fewest += 1
+    return fewest
+
+
+def smallest_p_value(a: int, b: int, paired: bool) -> float:
+    """The smallest two-sided p-value of a permutation test of so many scores, however they differ.
+
+    It is 2 / 2^n of n pairs, and of two groups 2 by the number of ways to divide all their scores.
+    """
+    return min(1.0, 2 / 2**a if paired else 2 / comb(a + b, a))
 
 
 def _power(effect: float, count: int, paired: bool, level: float) -> float:

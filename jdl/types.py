@@ -77,11 +77,17 @@ class Mean:
         A float mask is a weight: 0.5 counts as half an example. Masked values may even be NaN.
         Sums and counts are float32, whatever the values are.
         """
-        values = values.astype(jnp.float32)
+        values = jnp.asarray(values).astype(jnp.float32)
         if mask is None:
             return cls(values.sum(), jnp.asarray(values.size, jnp.float32))
-        mask = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
-        weight = jnp.broadcast_to(mask, values.shape).astype(jnp.float32)
+        by_row = mask.reshape(mask.shape + (1,) * (values.ndim - mask.ndim))
+        try:
+            weight = jnp.broadcast_to(by_row, values.shape).astype(jnp.float32)
+        except ValueError as error:
+            raise Error(
+                f"Mean.of got values of shape {values.shape} with a mask of shape {mask.shape}: "
+                "give one value for each row, (B,) or (B, ...), before any mean over the rows."
+            ) from error
         return cls(jnp.where(weight != 0, values * weight, 0).sum(), weight.sum())
 
     def __add__(self, other: Mean) -> Mean:

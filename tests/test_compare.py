@@ -1,7 +1,8 @@
 """Comparison of two runs: what differs is found, at its step and in its array.
 
 Seen to fail: environments compared without the size of the CPU's thread pool, or
-without the resumes; a temporary folder after a training that fails.
+without the resumes; a temporary folder after a training that fails; a run that ends at step 9 of 12
+called equal to the other without a word.
 """
 
 import json
@@ -19,6 +20,7 @@ import pytest
 from harness import train
 
 import jdl
+from jdl.cli.diff import report
 from jdl.inspect.compare import compare, repeat
 from jdl.store.checkpoints import Checkpoints
 
@@ -68,6 +70,17 @@ def test_environments_with_other_thread_pools_differ(whole, tmp_path):
         (folder / "run.json").write_text(json.dumps(record))
     environment = line(compare(*folders), "environment")
     assert environment == "environment  CPU thread pool: 6 in A, 8 in B"
+
+
+def test_runs_of_which_one_has_not_come_as_far_are_equal_up_to_there(whole, tmp_path, capsys):
+    shutil.copytree(whole.folder, tmp_path / "b")
+    trace = (whole.folder / "trace.f32").read_bytes()
+    (tmp_path / "b" / "trace.f32").write_bytes(trace[: len(trace) // 12 * 9])
+    whole_first = [whole.folder, tmp_path / "b"]
+    for folders, name in ((whole_first, "B"), (whole_first[::-1], "A")):
+        report(compare(*folders))
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last.endswith(f"equal, to the bit, as far as both have come: {name} ends at step 9.")
 
 
 def test_an_environment_that_changed_at_a_resume_differs(whole, tmp_path):

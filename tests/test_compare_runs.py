@@ -1,7 +1,8 @@
 """Comparison of runs over their seeds and over rows: the difference, its interval, its evidence.
 
 Seen to fail: folders in the order given, groups of other seeds paired, the sign of a minimized
-metric, p-values that are not corrected, and any data compared with any.
+metric, p-values that are not corrected, any data compared with any, three pairs of which chance
+"would give that much in 75% of cases", and a run in two groups by another path.
 """
 
 from dataclasses import replace
@@ -97,7 +98,9 @@ def test_the_p_values_of_several_pairs_are_corrected(groups, tmp_path):
     scores = {"better": BETTER, "plain": PLAIN, "third": np.subtract(PLAIN, 0.1)}
     alone = [statistics.permutation_test(scores[p.worse], scores[p.better], True) for p in pairs]
     assert [p.p_value for p in pairs] == statistics.holm(alone) != alone
-    assert "p-values of 3 pairs corrected" in str(pairs[0])
+    assert "; p = " in str(pairs[0])
+    assert "(permutation test, corrected for 3 comparisons)." in str(pairs[0])
+    assert not any("chance alone" in str(pair) for pair in pairs)
 
 
 def test_few_seeds_give_no_interval_and_no_verdict(groups):
@@ -106,6 +109,43 @@ def test_few_seeds_give_no_interval_and_no_verdict(groups):
     assert not pair.is_evident
     (pair,) = compare_runs({name: group[:1] for name, group in groups.items()}).pairs
     assert pair.p_value == 1
+
+
+UNDECIDED = "so few cannot decide, however large the difference, as their p-value is {} at best"
+
+
+@pytest.mark.parametrize(
+    ("seeds", "shift", "least", "fewest"),
+    [(1, 0, "1.00", 6), (3, 0, "0.250", 6), (5, 0, "0.0625", 6), (4, 1, "0.0286", 4)],
+)
+def test_it_is_said_of_how_many_seeds_no_difference_decides(groups, seeds, shift, least, fewest):
+    """Even 0.8 more gives 0.25 of three pairs; four of other seeds can come below 5%."""
+    a, b = groups["plain"][:seeds], groups["better"][shift : seeds + shift]
+    (pair,) = compare_runs({"a": a, "b": b}).pairs
+    text = str(pair)
+    assert (UNDECIDED.format(least) in text) == (pair.least > 0.05) == ("chance" not in text)
+    assert (f"it takes at least {fewest} seeds" in text) == (pair.least > 0.05)
+    assert pair.fewest == fewest
+
+
+def test_three_seeds_of_three_configs_cannot_decide(groups, tmp_path):
+    groups = {name: group[:3] for name, group in groups.items()}
+    groups["third"] = [write_run(tmp_path, "third", n, 0.1) for n in range(3)]
+    comparison = compare_runs(groups)
+    assert {(p.p_value, p.least, p.fewest, p.comparisons) for p in comparison.pairs} >= {
+        (0.75, 0.75, 7, 3)
+    }
+    text = UNDECIDED.format("0.750") + " (permutation test, corrected for 3 comparisons): it takes"
+    assert str(comparison).count(text) == 3
+    assert str(comparison).count("(of 5 runs or more)") == 3
+
+
+def test_a_run_in_two_groups_is_refused_and_other_configs_are_told(groups, tmp_path):
+    groups["several"] = [write_run(tmp_path, "third", 0, 0.9, digest=d) for d in ("d1", "d2")]
+    assert "\nseveral has runs of 2 configs: " in str(compare_runs(groups))
+    groups["several"].append(tmp_path / "plain" / ".." / "plain" / "d1" / "seed3")
+    with pytest.raises(jdl.Error, match="seed3 is in both plain and several"):
+        compare_runs(groups)
 
 
 @pytest.mark.parametrize(

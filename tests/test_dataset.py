@@ -232,6 +232,12 @@ def test_digits_are_the_real_ones():
         (lambda: arrays(y=np.asarray([2**40])), "32 bits"),
         (lambda: arrays(x=np.zeros(3)).batches(0), "at least 1"),
         (lambda: arrays(x=np.zeros(3)).batches(-5), "not -5"),
+        (lambda: arrays(x=np.zeros(3)).shuffled("32", 0), "a whole number, not '32'"),
+        (
+            lambda: arrays(x=np.zeros(3)).map(lambda e: e),
+            r"called with \(key, example\), and <lambda>\(e\) cannot be",
+        ),
+        (lambda: arrays(x=np.zeros(3)).shuffled(2, 0, 0.5), "and 0.5 cannot be"),
         (lambda: arrays(x=np.zeros(3)).shuffled(4, 0), "larger than the dataset, which has 3"),
         (lambda: arrays(x=np.zeros((0, 2))).batches(1), "no examples"),
         (lambda: arrays(x=np.zeros(3)).split(0.9, 0.2), "sum to 1 at most"),

@@ -30,7 +30,7 @@ HELPERS = {  # for other rooms, and for layers, objectives and learners of one's
     "Wrapper", "checked_metrics", "jit_learner", "member", "trace_once", "with_data",
     "SeveralSteps", "PerMember", "merge", "scalars",
     "Beams", "decode_stream", "decode_until_end",
-    "on_x", "check_order", "window_mask", "Normalize", "UnitRange",
+    "on_x", "check_order", "check_signature", "window_mask", "Normalize", "UnitRange",
 }  # fmt: skip
 
 

@@ -293,8 +293,19 @@ def test_another_environment_is_noted_and_recorded(tmp_path, monkeypatch, capsys
     assert json.loads(record.read_text())["environment"] == before["environment"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
+@pytest.fixture
+def hangs_up():
+    """SIGHUP ends this process, also where the tests are run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, hangs_up, number, code):
     whole = train(tmp_path / "whole")
     before = signal.getsignal(number)
 
@@ -310,6 +321,20 @@ def test_a_signal_lets_the_step_end_and_be_saved(tmp_path, number, code):
     assert 0 < resumed.steps <= 40
     assert digest(resumed) == digest(whole)
     assert lines(resumed) == lines(whole)
+
+
+def test_a_lost_terminal_sends_its_signal_twice_and_under_nohup_it_is_ignored(tmp_path, hangs_up):
+    """Bash passes SIGHUP on to its jobs, and the kernel sends it when bash ends."""
+
+    def hang_up(step, state, metrics):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    with pytest.raises(PausedError, match="stopped by SIGHUP after step 2, which is saved"):
+        train(tmp_path / "stopped", hooks=[(2, hang_up), (2, hang_up)])
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert train(tmp_path / "nohup", hooks=[(2, hang_up)], steps=4).steps == 4
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The NaN trace names the layer, the loss or the gradient; such a step can be skipped.
 
-Seen to fail: the trace of a loss, without its check (it called the step finite).
+Seen to fail: the trace of a loss, without its check (it called the step finite);
+advice of learning rates for a row that an embedding has not, and one below its first not named.
 """
 
 import json
@@ -19,7 +20,7 @@ import jdl
 from jdl.learners import Wrapper, trace_once
 from jdl.models.rnn import LSTM, RNN
 from jdl.objectives import classify
-from jdl.train.nan_trace import nan_trace
+from jdl.train.nan_trace import OUT_OF_RANGE, nan_trace
 from jdl.train.summary import summarize
 
 
@@ -144,6 +145,34 @@ def test_a_loss_of_finite_outputs_is_named(around):
     assert message.startswith(
         "The outputs of all layers are finite, and the loss is the first that is not"
     )
+
+
+class ByLabel(nn.Module):
+    """A table of ten rows, and labels x."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(5)(nn.Embed(10, 4, name="table")(x))
+
+
+@pytest.mark.parametrize(("row", "told"), [(10, True), (-11, True), (9, False), (-1, False)])
+def test_a_row_that_an_embedding_has_not_is_named(row, told):
+    message = traced(ByLabel(), {"x": jnp.asarray([0, 3, row, 1, 2, 9]), "y": BATCH["y"]})
+    assert (
+        f"The output of table (Embed) is the first that is not finite{OUT_OF_RANGE}, {row}, of an "
+        "embedding of 10 rows, 0 to 9" in message
+    ) == told
+
+
+def test_the_advice_for_it_is_of_no_learning_rate(tmp_path):
+    x = np.arange(11, dtype=np.int32)
+    data = jdl.data.arrays(x=x, y=x % 5)
+    learner = jdl.descent(classify(ByLabel()), optax.sgd(0.1))
+    c, test = jdl.Config(name="table", steps=2), data.batches(11)
+    run = jdl.Run(c, learner, data.shuffled(11, 0), test=test)
+    with pytest.raises(jdl.Error, match="not finite: it was asked for a row") as stopped:
+        jdl.fit(run, jdl.Options(root=tmp_path, quiet=True))
+    assert "learning rate" not in str(stopped.value)
 
 
 def test_an_update_that_goes_bad():

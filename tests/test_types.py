@@ -1,14 +1,17 @@
 """A mean that merges is the mean of all; an exception has a first line.
 
-Seen to fail: a first line taken by `splitlines()[0]`, which an empty message has not.
+Seen to fail: a first line taken by `splitlines()[0]`, which an empty message has not;
+values and a mask of other rows, with JAX's error.
 """
+
+import re
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jdl import Mean
-from jdl.errors import first_line
+from jdl.errors import Error, first_line
 
 
 def test_merged_mean_is_not_the_mean_of_means():
@@ -28,6 +31,15 @@ def test_masked_rows_do_not_count_even_when_nan(shape):
 
 def test_float_mask_weighs():
     assert Mean.of(jnp.asarray([1.0, 4.0]), jnp.asarray([1.0, 0.5])).value() == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "mask"), [((), (8,)), ((5,), (4,)), ((1, 8), (8,)), ((3,), (3, 2))]
+)
+def test_values_that_are_not_of_the_rows_of_a_mask_are_refused(values, mask):
+    message = re.escape(f"values of shape {values} with a mask of shape {mask}: give one value")
+    with pytest.raises(Error, match=message):
+        Mean.of(jnp.ones(values), jnp.ones(mask))
 
 
 @pytest.mark.parametrize(

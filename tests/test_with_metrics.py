@@ -1,9 +1,11 @@
 """More metrics for an objective: they leave training as it is, and travel like any other.
 
 Seen to fail: metrics that are computed in training too; a taken name that replaces the objective's
-metric; padding rows that are ranked; the lowest of equally good thresholds.
+metric; padding rows that are ranked; the lowest of equally good thresholds; padding that counts
+without a note, with one for a temperature too, or compiled anew to find it.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -20,6 +22,7 @@ from jdl.metrics import Calibration, Rows, Sums, best_threshold, merge, roc_auc,
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.objectives import predict_all, with_metrics
+from jdl.objectives.override import override
 from jdl.train.check import check_run
 from jdl.train.evaluate import evaluator
 from jdl.train.placement import place_on_devices
@@ -246,6 +249,64 @@ def test_a_reliability_diagram_of_nothing_is_drawn_without_a_warning(tmp_path, r
     assert not [w for w in recwarn if issubclass(w.category, (RuntimeWarning, UserWarning))]
 
 
+def of_hits(change):
+    """A metric of one's own, of the hits and the mask."""
+    return lambda p, b: change((p["label"] == b["y"]).astype(jnp.float32), b["mask"])
+
+
+def padding_notes(run):
+    """What two evaluations say of padding; both give what one gives that does not ask."""
+    notes = []
+    asking, state = (
+        evaluator(run.learner, run.test, notes.append),
+        run.learner.init(jax.random.key(0), run.train[0]),
+    )
+    numbers = [scalars(f(state)) for f in (asking, asking, evaluator(run.learner, run.test))]
+    assert numbers[0] == numbers[1] == numbers[2]
+    assert asking._compiled._cache_size() == 1
+    return notes
+
+
+@pytest.mark.parametrize(
+    ("metric", "told", "told_of_one_batch"),
+    [
+        (lambda right, mask: jdl.Mean.of(right), 1, 1),
+        (lambda right, mask: jdl.Mean.of(jnp.where(mask, right, 0)), 1, 1),
+        (lambda right, mask: jdl.Mean(right.mean(), jnp.float32(1)), 1, 0),  # for all it can know
+        (lambda right, mask: Rows.of(np.mean, right), 1, 1),
+        (lambda right, mask: jdl.Mean.of(right, mask), 0, 0),
+        (lambda right, mask: Rows.of(np.mean, right, mask=mask), 0, 0),
+        (lambda right, mask: jdl.Mean.of(jnp.full(1, 0.07)), 0, 0),  # a temperature
+    ],
+)
+def test_a_metric_that_counts_padding_is_told_once(metric, told, told_of_one_batch):
+    run = make_run({**METRICS, "mine": of_hits(metric)})
+    notes = padding_notes(run)
+    assert ["the metric mine, without the mask: 4 of the 8 rows" in note for note in notes] == (
+        [True] * told
+    )
+    alone = replace(run, test=replace(run.test, size=64))
+    assert len(padding_notes(alone)) == told_of_one_batch
+    assert not padding_notes(replace(run, test=replace(run.test, size=ROWS)))
+
+
+def test_training_tells_of_a_loss_that_counts_padding(tmp_path, capsys):
+    run = make_run({})
+    objective = run.learner.objective
+
+    def loss(variables, batch, key, train):
+        return objective.loss(variables, {**batch, "mask": batch["mask"] | True}, key, train)
+
+    learner = jdl.descent(override(objective, loss=loss), optax.sgd(0.1))
+    jdl.fit(replace(run, learner=learner, best="min loss", test=None), jdl.Options(root=tmp_path))
+    text = "In the evaluation on the valid data padding counts in the loss and the metric accuracy"
+    assert capsys.readouterr().out.count(text) == 1
+
+
+def wrong(column):
+    return {}[len(column)]
+
+
 P3, Y3 = {"probability": np.ones((2, 3), np.float32) / 3}, {"y": np.asarray([0, 2])}
 P2 = {"probability": np.ones((2, 2), np.float32) / 2, "label": np.zeros(2, int)}
 P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
@@ -282,6 +343,14 @@ P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
         ('"linear" or', lambda: jdl.metrics.cohen_kappa(P2, Y3, distance="cubic").value()),
         ("at least 1 bin", lambda: jdl.metrics.calibration_error(P2, Y3, bins=0)),
         ("make them equal", lambda: jdl.metrics.mae({"value": np.ones((2, 2))}, Y3)),
+        (
+            "The metric mine asks for 'prob': the predictions have the columns .*, and the batch",
+            lambda: check_run(make_run({"mine": lambda p, b: jdl.Mean.of(p["prob"], b["mask"])})),
+        ),
+        (
+            r"metric mine: wrong, called by Rows with columns of shapes \(3,\), raised KeyError",
+            lambda: scalars({"mine": Rows.of(wrong, np.ones(3))}),
+        ),
         ("those of the mask", lambda: Rows.of(len, np.ones(3), mask=np.ones(2))),
     ],
 )

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jdl.errors import Error
+from jdl.train.broken_pipe import exit_at_broken_pipe
 
 HELP = """jdl: deep learning on JAX that repeats to the bit.
 
@@ -54,8 +55,8 @@ RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under
 
 Exit codes: 0 success; 1 check found something wrong, or repeat, diff, doctor or verify found a
 difference; 2 wrong input (what is wrong and how to correct it is on standard error); 3 a loss,
-gradient or parameter is NaN or infinite; 130 stopped by Ctrl-C and 143 by SIGTERM, in training
-after the current step was saved.
+gradient or parameter is NaN or infinite; 130 stopped by Ctrl-C, 143 by SIGTERM and 129 by SIGHUP
+(a lost connection), in training after the current step was saved.
 """
 # Verbs that parse their own arguments.
 WITH_SCRIPT = ("train", "launch", "check", "profile", "plan", "study", "data")
@@ -86,18 +87,16 @@ VERBS = (
 def main() -> None:
     """Runs the verb in `sys.argv`; an `Error` ends the program with its message and exit code."""
     verb, *arguments = sys.argv[1:] or ["--help"]
-    if verb in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return
-    try:
-        with warnings_as_notes():
-            call_verb(verb, arguments)
-    except Error as error:
-        print(f"jdl: {error}", file=sys.stderr)
-        raise SystemExit(error.code) from None
-    except KeyboardInterrupt:
-        print("jdl: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+    with exit_at_broken_pipe():
+        try:
+            with warnings_as_notes():
+                call_verb(verb, arguments)
+        except Error as error:
+            print(f"jdl: {error}", file=sys.stderr)
+            raise SystemExit(error.code) from None
+        except KeyboardInterrupt:
+            print("jdl: interrupted", file=sys.stderr)
+            raise SystemExit(130) from None
 
 
 @contextmanager
@@ -122,6 +121,9 @@ def warnings_as_notes() -> Iterator[None]:
 
 def call_verb(verb: str, arguments: list[str]) -> None:
     """Calls a verb: the function of that name in `jdl.cli.VERB`, whose docstring is its help."""
+    if verb in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return
     if verb not in VERBS:
         raise Error(_unknown(verb))
     if verb in WITH_SCRIPT and arguments[:1] in (["-h"], ["--help"]):

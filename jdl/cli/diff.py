@@ -35,10 +35,6 @@ def diff(
 
 def report(comparison: Comparison) -> None:
     """Prints a comparison; exit code 1 where a step differs."""
-    step = comparison.first_difference
-    print("\n".join(comparison.lines))
-    if step is None:
-        print("The runs are equal, to the bit.")
-        return
-    print(f"The first difference is in step {step:,}.")
-    raise SystemExit(1)
+    print("\n".join([*comparison.lines, comparison.verdict]))
+    if comparison.first_difference is not None:
+        raise SystemExit(1)

@@ -21,6 +21,7 @@ def study(arguments: list[str]) -> None:
 
     from jdl.cli.startup import set_up_jax
     from jdl.study import Search, tune
+    from jdl.train.broken_pipe import show
     from jdl.train.experiment import exit_on_error
     from jdl.train.malloc import keep_memory
 
@@ -43,7 +44,7 @@ def study(arguments: list[str]) -> None:
     set_up_jax()
     keep_memory()
     with exit_on_error():
-        rows = tune(Path(script), search, rest, report=lambda line: print(line, flush=True))
+        rows = tune(Path(script), search, rest, report=show)
         _print(rows)
         _explain(Path(rows[0]["folder"]).parent)
 

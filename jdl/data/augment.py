@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -97,6 +98,28 @@ class UnitRange:
                 f"{self.name} takes floats x from 0 to 1, but here x goes from {x.min():g} to "
                 f"{x.max():g}: give bytes (uint8), or divide x by its range first."
             )
+
+
+def check_signature(transform: Augmentation) -> None:
+    """Raises `Error` unless a transform of examples can be called with a key and an example."""
+    if isinstance(transform, BatchTransform):
+        return
+    name = getattr(transform, "__name__", repr(transform))
+    if callable(transform):
+        try:
+            signature = inspect.signature(transform)
+        except (TypeError, ValueError):  # of a function that is not written in Python
+            return
+        try:
+            signature.bind(None, {})
+        except TypeError:
+            name = f"{name}{signature}"
+        else:
+            return
+    raise Error(
+        f"A transform is called with (key, example), and {name} cannot be: "
+        "lambda key, example: {**example, ...} takes both."
+    )
 
 
 def check_order(transforms: Sequence[Augmentation]) -> None:

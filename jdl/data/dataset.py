@@ -12,7 +12,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jdl.data.augment import Augmentation, BatchTransform, UnitRange, check_order
+from jdl.data.augment import Augmentation, BatchTransform, UnitRange, check_order, check_signature
 from jdl.data.loader import DatasetLoader
 from jdl.data.look import Look, look
 from jdl.data.source import ArraySource, ReadsColumn, Source, WithColumns, check_column
@@ -239,13 +239,15 @@ class Dataset:
         return replace(self.select(rows).batches(size), start_column=True)
 
     def _check_transforms(self, transforms: Sequence[Augmentation]) -> None:
+        for transform in transforms:
+            check_signature(transform)
         check_order(transforms)
         if transforms and isinstance(transforms[0], UnitRange) and len(self):
             transforms[0].check(self.take(np.arange(min(len(self), 16)))["x"])
 
     def _check_size(self, size: int) -> int:
-        if size < 1:
-            raise Error(f"The batch size must be at least 1, not {size}.")
+        if not isinstance(size, int | np.integer) or size < 1:
+            raise Error(f"The batch size must be at least 1, and a whole number, not {size!r}.")
         if not len(self):
             raise Error("The dataset has no examples.")
         return size

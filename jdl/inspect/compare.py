@@ -32,6 +32,16 @@ class Comparison:
 
     lines: list[str] = field(default_factory=list)
     first_difference: int | None = None
+    ends: str = ""  # which run ends before the other, and at which step
+
+    @property
+    def verdict(self) -> str:
+        """The result in a sentence."""
+        if self.first_difference is not None:
+            return f"The first difference is in step {self.first_difference:,}."
+        if self.ends:
+            return f"The runs are equal, to the bit, as far as both have come: {self.ends}."
+        return "The runs are equal, to the bit."
 
     def add(self, subject: str, text: str) -> None:
         """Adds a line."""
@@ -95,6 +105,8 @@ def _compare_metrics(comparison: Comparison, a: Path, b: Path) -> None:
 def _compare_steps(comparison: Comparison, a: Path, b: Path) -> None:
     trace_a, trace_b = _trace(a), _trace(b)
     count = min(len(trace_a), len(trace_b))
+    if len(trace_a) != len(trace_b):
+        comparison.ends = f"{'A' if len(trace_a) == count else 'B'} ends at step {count:,}"
     known = ~(np.isnan(trace_a[:count]).all(1) | np.isnan(trace_b[:count]).all(1))
     unequal = trace_a[:count].view(np.uint32) != trace_b[:count].view(np.uint32)
     rows = np.flatnonzero(unequal.any(1) & known)

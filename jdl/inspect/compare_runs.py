@@ -34,6 +34,7 @@ class Scored:
     seeds: Sequence[int]
     scores: np.ndarray
     interval: Interval | None  # of the mean; None of fewer than five runs
+    configs: int = 1  # of how many configs the runs are, in a pattern
 
     @property
     def mean(self) -> float:
@@ -59,6 +60,9 @@ class Difference:
     count: int  # of pairs, or of runs in the smaller group
     unit: str
     seeds_needed: int | None  # to find such a difference in four of five times, where that is more
+    least: float = 0.0  # p-value that so few seeds can give, corrected like the other
+    fewest: int = 0  # seeds that can give a p-value below the level
+    comparisons: int = 1  # for whose number the p-value is corrected
 
     @property
     def is_evident(self) -> bool:
@@ -68,15 +72,31 @@ class Difference:
     def __str__(self) -> str:
         within = f" (95%: {_range(self.interval)})" if self.interval else ""
         size = f"by {self.difference:#.4g}{within}, {self.count:,} {self.unit}"
-        chance = (
-            f"chance alone would give that much in {_percent(self.p_value)} of cases ({self.test})"
-        )
         if self.is_evident:
-            return f"{self.better} is better than {self.worse} {size}; {chance}."
-        ahead = f"Too little evidence: {self.better} is ahead of {self.worse} {size}; {chance}."
+            return f"{self.better} is better than {self.worse} {size}; {self._chance}."
+        ahead = f"Too little evidence: {self.better} is ahead of {self.worse} {size}; "
+        text = f"{ahead}{self._undecided if self.least > LEVEL else self._chance}."
         if self.seeds_needed is None:
-            return ahead
-        return f"{ahead} About {self.seeds_needed:,} seeds would show a difference of this size."
+            return text
+        return f"{text} About {self.seeds_needed:,} seeds would show a difference of this size."
+
+    @property
+    def _chance(self) -> str:
+        if self.comparisons == 1:
+            share = _percent(self.p_value)
+            return f"chance alone would give that much in {share} of cases ({self.test})"
+        value = "p < 0.001" if self.p_value < 1e-3 else f"p = {self.p_value:.3f}"
+        return f"{value} ({self.test}, corrected for {self.comparisons} comparisons)"
+
+    @property
+    def _undecided(self) -> str:
+        """Why so few seeds decide nothing."""
+        corrected = f", corrected for {self.comparisons} comparisons" * (self.comparisons > 1)
+        return (
+            f"so few cannot decide, however large the difference, as their p-value is "
+            f"{self.least:#.3g} at best ({self.test}{corrected}): it takes at least {self.fewest} "
+            "seeds"
+        )
 
 
 @dataclass(frozen=True)
@@ -95,8 +115,14 @@ class RunComparison:
         lines = [f"{self.split} {self.metric}, {self.mode} is better", "", head]
         for group in self.groups:
             numbers = f"{len(group.scores):>5,} {group.mean:>#10.4g} {group.iqm:>#10.4g}"
-            lines.append(f"{group.name:<{width}}  {numbers}   {_range(group.interval)}".rstrip())
-        return "\n".join([*lines, "", *map(str, self.pairs)])
+            interval = _range(group.interval) or f"(of {FEWEST} runs or more)"
+            lines.append(f"{group.name:<{width}}  {numbers}   {interval}")
+        notes = [
+            f"{group.name} has runs of {group.configs} configs, which differ by more than seeds."
+            for group in self.groups
+            if group.configs > 1
+        ]
+        return "\n".join([*lines, "", *map(str, self.pairs), *notes])
 
     def csv(self) -> str:
         """The score of each run as CSV: group, folder, seed, score."""
@@ -118,9 +144,9 @@ def compare_runs(
     """Compares groups of finished runs, the folders of each by name, with the best first.
 
     `metric` is as in `Run.best`, "max accuracy" for example; without one it is that by which the
-    runs choose their best checkpoint. Groups of the same seeds are paired by seed. The intervals
-    are of the bootstrap (BCa), the tests are permutation tests, and the p-values of several pairs
-    are corrected by Holm's method.
+    runs choose their best checkpoint. Groups of the same seeds are paired by seed, and no run is in
+    two of them. The intervals are of the bootstrap (BCa), the tests are permutation tests, and the
+    p-values of several pairs are corrected by Holm's method.
 
     `by_row` restores the runs and compares them on each row of the data: a difference that holds
     for other rows, of these trained runs. Two runs that are right or wrong in each row are compared
@@ -130,6 +156,7 @@ def compare_runs(
         raise Error("A comparison takes two groups of runs or more.")
     folders = {name: [Path(folder) for folder in group] for name, group in groups.items()}
     records = {folder: read_record(folder) for group in folders.values() for folder in group}
+    _check_in_one_group(folders)
     mode, metric = _mode_and_name(records, metric)
     _check_same_data(records, split)
     scored = [_scored(name, group, records, metric, split) for name, group in folders.items()]
@@ -148,10 +175,13 @@ def _corrected(pairs: Sequence[Difference]) -> list[Difference]:
     if len(pairs) == 1:
         return list(pairs)
     p_values = statistics.holm([pair.p_value for pair in pairs])
-    test = f"{{}}, p-values of {len(pairs)} pairs corrected"
+    leasts = np.array([pair.least for pair in pairs])
+    corrected = leasts * [
+        (leasts >= least).sum() for least in leasts
+    ]  # where all are at their best
     return [
-        replace(pair, p_value=p, test=test.format(pair.test))
-        for pair, p in zip(pairs, p_values, strict=True)
+        replace(pair, p_value=p, least=min(1.0, float(least)), comparisons=len(pairs))
+        for pair, p, least in zip(pairs, p_values, corrected, strict=True)
     ]
 
 
@@ -168,6 +198,13 @@ def _mode_and_name(records: Mapping[Path, Any], metric: str) -> tuple[str, str]:
         )
     mode, name = own[0].split()
     return mode, name
+
+
+def _check_in_one_group(folders: Mapping[str, Sequence[Path]]) -> None:
+    """Raises `Error` where a run would be compared with itself."""
+    for (a, of_a), (b, of_b) in combinations(folders.items(), 2):
+        if both := {f.resolve() for f in of_a} & {f.resolve() for f in of_b}:
+            raise Error(f"{min(both)} is in both {a} and {b}: name groups that share no run.")
 
 
 def _check_same_data(records: Mapping[Path, Any], split: str) -> None:
@@ -193,7 +230,8 @@ def _scored(
     folders = sorted(folders, key=lambda folder: (records[folder]["seed"], folder))
     scores = np.array([_score(folder, metric, split) for folder in folders])
     interval = statistics.bootstrap_interval(scores) if len(scores) >= FEWEST else None
-    return Scored(name, folders, [records[f]["seed"] for f in folders], scores, interval)
+    seeds, configs = [records[f]["seed"] for f in folders], {records[f]["digest"] for f in folders}
+    return Scored(name, folders, seeds, scores, interval, len(configs))
 
 
 def _score(folder: Path, metric: str, split: str) -> float:
@@ -236,6 +274,8 @@ def _by_seed(better: Scored, worse: Scored, mode: str, level: float) -> Differen
         count,
         "seeds, paired" if paired else "seeds at least, not paired",
         needed if needed is not None and needed > count else None,
+        statistics.smallest_p_value(len(high), len(low), paired),
+        statistics.fewest_seeds(paired, level),
     )
 
 

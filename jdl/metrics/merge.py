@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.metrics.rows import Rows
-from jdl.types import Array, Metrics
+from jdl.types import Array, Error, Metrics
 
 
 def merge(metrics: list[Metrics]) -> Metrics:
@@ -48,8 +48,11 @@ def scalars(metrics: Metrics) -> dict[str, float]:
     """
     numbers: dict[str, float] = {}
     for name, metric in sorted(metrics.items(), key=lambda item: item[0] != "loss"):
-        with np.errstate(invalid="ignore"):  # a mean of nothing is NaN
-            value = metric.value()
+        try:
+            with np.errstate(invalid="ignore"):  # a mean of nothing is NaN
+                value = metric.value()
+        except Error as error:
+            raise Error(f"The metric {name}: {error}") from error
         if isinstance(value, dict):
             numbers |= {f"{name}/{part}": float(v) for part, v in value.items()}
         else:

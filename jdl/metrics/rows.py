@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jdl.errors import first_line
 from jdl.types import Array, Error
 
 
@@ -70,7 +71,19 @@ class Rows:
     def _number(self) -> float:
         parts = [part.columns for part in self.on_host().parts]
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return float(self.function(*columns)) if len(columns[0]) else float("nan")
+        if not len(columns[0]):
+            return float("nan")
+        try:
+            return float(self.function(*columns))
+        except Error:
+            raise
+        except Exception as error:
+            shapes = ", ".join(str(column.shape) for column in columns)
+            name = getattr(self.function, "__name__", repr(self.function))
+            raise Error(
+                f"{name}, called by Rows with columns of shapes {shapes}, raised "
+                f"{first_line(error)}. It must return a number, or NaN where it is not defined."
+            ) from error
 
 
 def _on_host(part: Part) -> Part:

@@ -41,7 +41,17 @@ def with_metrics(objective: Objective, **metrics: MetricFunction) -> Objective:
         if taken := sorted(metrics.keys() & {"loss", *output.metrics}):
             raise Error(f"The objective has the metric {taken[0]} already: choose another name.")
         predictions = objective.predict(variables, batch)
-        more = {name: metric(predictions, batch) for name, metric in metrics.items()}
+        more = {name: _of(name, metric, predictions, batch) for name, metric in metrics.items()}
         return replace(output, metrics={**output.metrics, **more})
 
     return override(objective, loss=loss)
+
+
+def _of(name: str, metric: MetricFunction, predictions: Batch, batch: Batch) -> Metric:
+    try:
+        return metric(predictions, batch)
+    except KeyError as error:
+        raise Error(
+            f"The metric {name} asks for {error}: the predictions have the columns "
+            f"{', '.join(predictions)}, and the batch has {', '.join(batch)}."
+        ) from error

@@ -19,6 +19,7 @@ from jdl.parallel import processes
 from jdl.run import Run
 from jdl.store.code import FOLDER, recorded_code
 from jdl.store.record import read_record
+from jdl.train.broken_pipe import show
 from jdl.train.command_line import parse
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.distributed import exit_if_several, join
@@ -110,7 +111,7 @@ def _train(
     result = fit(prepared, options, script)
     if processes.is_first():
         text = summarize(result, prepared.labels)
-        print(result_line(result) if options.quiet else text)
+        show(result_line(result) if options.quiet else text)
     return result
 
 

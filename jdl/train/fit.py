@@ -106,9 +106,10 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     """Trains a run to its last step, resuming from its newest checkpoint, and evaluates it.
 
     Wrong input raises `Error` before anything is compiled or written. A loss, gradient or parameter
-    that is NaN or infinite raises `NonFiniteError`; earlier checkpoints stay. SIGTERM, Ctrl-C and
-    --until raise `PausedError`, after the current step is saved. `script` is the experiment's file:
-    a copy is kept in the run's folder, from which `jdl evaluate` and other commands rebuild it.
+    that is NaN or infinite raises `NonFiniteError`; earlier checkpoints stay. SIGTERM, SIGHUP,
+    Ctrl-C and --until raise `PausedError`, after the current step is saved. `script` is the
+    experiment's file: a copy is kept in the run's folder, from which `jdl evaluate` and other
+    commands rebuild it.
     """
     fix_thread_pool_size()
     check_trackers(options.track)
@@ -256,8 +257,15 @@ def _evaluation(placement: Placement, options: Options, outputs: Outputs) -> Eva
     """The hook that evaluates on the validation and the test set."""
     run, every = placement.run, options.eval_every
     data = {name: split for name, split in splits(run).items() if name != "train"}
+
+    def note(split: str, text: str) -> None:
+        outputs.display.note(f"In the evaluation on the {split} data {text}")
+
     return Evaluation(
-        {name: evaluator(placement.learner, split) for name, split in data.items()},
+        {
+            name: evaluator(placement.learner, split, partial(note, name))
+            for name, split in data.items()
+        },
         default_eval_every(run) if every is None else every,
         run.config.steps,
         outputs,

@@ -22,6 +22,8 @@ from jdl.learners.compilation import CompiledLearner
 from jdl.paths import path_name
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
+OUT_OF_RANGE = ": it was asked for a row that it has not"  # no learning rate helps
+
 
 def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     """A sentence that says what in the learner's step, from this state on this batch, is NaN first.
@@ -41,7 +43,9 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     except ValueError as error:  # `flax.linen.scan` takes no side effects since Flax 0.12.12
         return f"Its layers cannot be traced: {error}"
     if trace.outputs:
-        return f"The output of {trace.layers[min(trace.outputs)]} is the first that is not finite"
+        first = min(trace.outputs)
+        text = f"The output of {trace.layers[first]} is the first that is not finite"
+        return f"{text}{trace.out_of_range.get(first, '')}"
     seen = "The outputs of all layers" if trace.layers else "The columns of the batch"
     if wrong := _nonfinite_loss(metrics):
         return f"{seen} are finite, and {wrong}"
@@ -114,6 +118,7 @@ class _LayerTrace:
     layers: list[str] = field(default_factory=list)
     outputs: set[int] = field(default_factory=set)  # numbers of layers whose outputs are not finite
     gradients: set[int] = field(default_factory=set)  # those whose outputs' gradients are not
+    out_of_range: dict[int, str] = field(default_factory=dict)  # what an Embed was asked for
 
     @contextmanager
     def recording(self) -> Iterator[None]:
@@ -129,9 +134,23 @@ class _LayerTrace:
         context: nn.module.InterceptorContext,
     ) -> Any:
         output = call(*args, **kwargs)
-        path = "/".join(context.module.path) or "the model"
-        self.layers.append(f"{path} ({type(context.module).__name__})")
+        module = context.module
+        path = "/".join(module.path) or "the model"
+        self.layers.append(f"{path} ({type(module).__name__})")
+        if isinstance(module, nn.Embed) and context.method_name == "__call__":
+            rows = args[0] if args else kwargs["inputs"]
+            asked = partial(self._asked, len(self.layers) - 1, module.num_embeddings)
+            jax.debug.callback(asked, rows.min(), rows.max())
         return jax.tree.map(partial(self._probe, len(self.layers) - 1), output)
+
+    def _asked(self, number: int, rows: int, low: Any, high: Any) -> None:
+        """Notes that an embedding was asked for rows that it has not: they are NaN."""
+        if low < -rows or high >= rows:
+            asked = int(high if high >= rows else low)
+            self.out_of_range[number] = (
+                f"{OUT_OF_RANGE}, {asked}, of an embedding of {rows} rows, 0 to {rows - 1}: give it"
+                " as many rows as there are values, or correct the column"
+            )
 
     def _probe(self, number: int, x: Any) -> Any:
         """The identity, with checks of the values and, in the backward pass, of the gradients."""

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 import jax
 
 from jdl.train.loop import steps
-from jdl.train.nan_trace import nan_trace
+from jdl.train.nan_trace import OUT_OF_RANGE, nan_trace
 from jdl.train.outputs import Outputs
 from jdl.train.placement import Placement
 from jdl.types import Error, State
+
+REMEDIES = (
+    " Usual remedies: a smaller learning rate, gradient clipping (jdl.optim.clip_gradients), or "
+    "--on-nonfinite skip, which skips such steps."
+)
 
 
 class NonFiniteError(Error):
@@ -42,10 +47,10 @@ class NonFiniteSteps:
             if saved is None
             else f"the checkpoint of step {saved} is kept"
         )
+        trace = self.trace(step)
         raise NonFiniteError(
-            f"The {name} of step {step} is {value}, and the run has stopped; {kept}. "
-            f"{self.trace(step)}. Usual remedies: a smaller learning rate, gradient clipping "
-            "(jdl.optim.clip_gradients), or --on-nonfinite skip, which skips such steps."
+            f"The {name} of step {step} is {value}, and the run has stopped; {kept}. {trace}."
+            f"{'' if OUT_OF_RANGE in trace else REMEDIES}"
         )
 
     def trace(self, step: int) -> str:

@@ -1,4 +1,7 @@
-"""Preemption: SIGTERM and Ctrl-C save the current step and stop; a second one stops at once."""
+"""Preemption: SIGTERM, SIGHUP and Ctrl-C save the current step and stop.
+
+A second SIGTERM or Ctrl-C stops at once.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from jdl.train.broken_pipe import without_reader
 from jdl.types import Error
 
 UNTIL = 0  # stands for --until among signal numbers, which start at 1
@@ -50,9 +54,11 @@ class StopRequests:
 
 @contextmanager
 def stop_requests(until: int | None) -> Iterator[StopRequests]:
-    """Catches SIGTERM and Ctrl-C in the main thread, so that training can stop between steps.
+    """Catches SIGTERM, SIGHUP and Ctrl-C in the main thread, so that training stops between steps.
 
-    With several processes JAX catches SIGTERM, and they agree on the step at which all stop.
+    SIGHUP comes when a terminal or an SSH connection is lost; where it is ignored already, as under
+    nohup, it stays so. With several processes JAX catches SIGTERM, and they agree on the step at
+    which all stop.
     """
     if jax.process_count() > 1:
         yield StopRequests(_preempted, until)
@@ -65,9 +71,14 @@ def stop_requests(until: int | None) -> Iterator[StopRequests]:
     def note(number: int, frame: Any) -> None:
         arrived.append(number)
         restore()
-        os.write(2, b"\njdl: stopping after this step, which is saved; again to stop at once\n")
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a lost terminal sends it more than once
+        with without_reader():
+            os.write(2, b"\njdl: stopping after this step, which is saved; again to stop at once\n")
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    numbers = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        numbers.remove(signal.SIGHUP)
+    before = {number: signal.signal(number, note) for number in numbers}
 
     def restore() -> None:
         for number, handler in before.items():

@@ -1,4 +1,7 @@
-"""The progress display: a live bar on a terminal, plain lines in a pipe."""
+"""The progress display: a live bar on a terminal, plain lines in a pipe.
+
+Where the pipe or the terminal is closed, the training goes on without: all is in the run's folder.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import time
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from jdl.train.broken_pipe import show, without_reader
 
 LINE_SECONDS = 10.0  # least time between two progress lines in a pipe
 BAR_SECONDS = 0.1  # least time between two updates of the bar: they must not slow training down
@@ -67,11 +72,13 @@ class Bar(Display):
 
     def note(self, text: str) -> None:
         """Prints a line above the bar."""
-        self._progress.console.print(text, highlight=False, markup=False)
+        with without_reader():
+            self._progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
         """Removes the bar."""
-        self._progress.stop()
+        with without_reader():
+            self._progress.stop()
 
 
 class Lines(Display):
@@ -89,7 +96,7 @@ class Lines(Display):
 
     def note(self, text: str) -> None:
         """Prints a line."""
-        print(text, flush=True)
+        show(text)
 
 
 def progress_display(start: int, total: int, rows: int, quiet: bool) -> Display:

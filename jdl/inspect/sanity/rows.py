@@ -27,8 +27,9 @@ from jdl.metrics import Rows, merge, scalars
 from jdl.objectives.heads import Heads
 from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.supervised import Supervised
+from jdl.train.evaluate import USE_MASK, padded
 from jdl.train.placement import splits
-from jdl.types import CACHE, Batch, Loader, Mean
+from jdl.types import CACHE, Batch, Mean
 
 ONE_ROW = "a batch has one row, and so no other row to compare with"
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
@@ -143,16 +144,12 @@ def check_padding(subject: Subject) -> Finding:
         return Finding(name, "wrong", text, "Divide by the number of real rows: Mean.of(x, mask)")
     if not differ(a.total, whole.total):
         text = "padding rows count in the loss: it ignores the mask"
-        padded = _padded(*splits(subject.run).values())
         advice = "Use Mean.of(losses, batch.get('mask')): the last batch of an epoch is padded"
-        return Finding(name, "wrong" if padded else "note", text, advice)
+        is_padded = any(map(padded, splits(subject.run).values()))
+        return Finding(name, "wrong" if is_padded else "note", text, advice)
     text = "the loss of real rows changes with what padding rows contain"
     advice = "The loss mixes rows (a softmax or mean over axis 0?), or masks only in part"
     return Finding(name, "wrong", text, advice)
-
-
-def _padded(*data: Loader) -> bool:
-    return any(split.num_examples % split.batch_size for split in data)
 
 
 def _padded_metrics(subject: Subject, masked: Evaluated, other: Evaluated, alone: Any) -> Finding:
@@ -168,8 +165,7 @@ def _padded_metrics(subject: Subject, masked: Evaluated, other: Evaluated, alone
         return Finding(name, "ok", text)
     evaluations = [data for split, data in splits(subject.run).items() if split != "train"]
     text = f"the metric {', '.join(counting)} counts padding: it ignores the mask"
-    advice = "jdl.Mean.of(values, batch['mask']), or jdl.metrics.Rows.of(..., mask=batch['mask'])"
-    return Finding(name, "wrong" if _padded(*evaluations) else "note", text, advice)
+    return Finding(name, "wrong" if any(map(padded, evaluations)) else "note", text, USE_MASK)
 
 
 def _counts_padding(masked: Any, other: Any, alone: Any) -> bool:
