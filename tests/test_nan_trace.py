@@ -190,9 +190,7 @@ def dqn(environment):
             nan_reward,
             "The environment's reward is",
         ),
-        pytest.param(
-            ppo, corridor, "on one device, the step is finite", marks=pytest.mark.slow
-        ),
+        pytest.param(ppo, corridor, "on one device, the step is finite", marks=pytest.mark.slow),
     ],
     ids=["ppo", "population", "reinforce", "finite"],
 )

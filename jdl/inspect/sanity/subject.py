@@ -212,7 +212,11 @@ def train_on_one_batch(run: Run, steps: int) -> Subject:
         if losses and not np.isfinite(losses[-1]):
             trouble = f"the loss of step {n} is {losses[-1]}"
             break
-        if n >= max(EARLY, waits) and len(updates) < 2 and not same_params([start, *updates][-1], state):
+        if (
+            n >= max(EARLY, waits)
+            and len(updates) < 2
+            and not same_params([start, *updates][-1], state)
+        ):
             updates.append(state)
         last = state
     if wrong := first_nonfinite(last.params):
