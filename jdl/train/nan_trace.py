@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -107,10 +107,9 @@ def _with_checks(part: Any, trace: _LayerTrace) -> Any:
 
     Within wrappers and populations, and within the objective of a descent (REINFORCE).
     """
-    if not is_dataclass(part):
-        return part
-    names = {each.name for each in fields(part)}
-    if isinstance(environment := getattr(part, "environment", None), Environment):
+    names: set[str] = {*getattr(part, "__dataclass_fields__", ())}
+    environment = getattr(part, "environment", None)
+    if "environment" in names and isinstance(environment, Environment):
         return replace(part, environment=trace.checked(environment))
     for name in sorted(names & {"learner", "objective"}):
         inner = getattr(part, name)
