@@ -178,7 +178,8 @@ def update_every(
 ) -> optax.GradientTransformation:
     """Applies the optimizer in every `steps`-th step only.
 
-    For the generator of a Wasserstein GAN, whose critic is updated several times as often.
+    Of the generator in a Wasserstein GAN, `steps` is n_critic, the critic steps for each of the
+    generator's: the critic is updated in every training step, each time on another batch.
     """
     if steps < 1:
         raise Error(f"update_every takes 1 step or more, got {steps}.")

@@ -248,6 +248,12 @@ class Learner:
         """The variables to evaluate and predict with: the parameters, or an average of them."""
         return {"params": state.params, **state.model_state}
 
+    def check_steps(self, steps: int) -> None:
+        """Raises `Error` where a run of so many steps is too short for it, or its schedules wrong.
+
+        A wrapper checks its own alone, not those of the learner within it.
+        """
+
 
 class Tokenizer(Protocol):
     """A tokenizer: text to tokens from 0 to `vocab_size` - 1, and back."""

@@ -6,7 +6,7 @@ tenth state where no update was made yet, only the first held-out batch, feature
 clip and labels (B, 1) left out, an early `stop_gradient` called a fault, and exceptions of a model
 let through; an objective that draws in evaluation called a fault, or none where it is supervised; a
 label copied into the data, and separated blobs, that are told as one; a first loss that is called
-wrong though the training gets over it.
+wrong though the training gets over it; a DQN that is judged before it learns.
 """
 
 from dataclasses import replace
@@ -276,3 +276,19 @@ def test_reinforcement_learning_is_told_what_does_not_apply():
     assert report.sound, report
     assert {one.check: one.verdict for one in report.findings}.pop("overfit one batch") == "ok"
     assert "the parameters change and stay finite" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("learning_starts", "verdict", "text"),
+    [(12, "ok", "the parameters change"), (29, "n/a", "learns from step 29")],
+)
+def test_a_replay_buffer_is_filled_before_the_verdict(monkeypatch, learning_starts, verdict, text):
+    """The loss is NaN by design before, in DQN and SAC."""
+    monkeypatch.setattr("jdl.inspect.sanity.subject.RL_WAIT", 20)
+    sizes = {"num_steps": 1, "buffer_size": 16, "batch_size": 4, "learning_starts": learning_starts}
+    environment = jdl.environments.catch(2, 3)
+    learner = jdl.dqn(environment, MLP(3), optax.adam(1e-3), lambda step: 0.1, **sizes)
+    config = jdl.Config(name="dqn", steps=10_000)
+    run = jdl.Run(config, jdl.population(learner, (0, 1)), jdl.data.episodes(2))
+    found = check_overfit(train_on_one_batch(run, STEPS))
+    assert (found.verdict, text in found.text) == (verdict, True), found

@@ -1,10 +1,12 @@
 """The NaN trace names the layer, the loss or the gradient; such a step can be skipped.
 
-Seen to fail: the trace of a loss, without its check (it called the step finite);
-advice of learning rates for a row that an embedding has not, and one below its first not named.
+Seen to fail: the trace of a loss, without its check (it called the step finite); advice of learning
+rates for a row that an embedding has not, and one below its first not named; that of an
+environment, without the checks in it and without that of the replay buffer.
 """
 
 import json
+from dataclasses import replace
 
 import flax
 import flax.linen as nn
@@ -15,9 +17,12 @@ import numpy as np
 import optax
 import pytest
 from harness import digest, lines, stopped_at, train
+from reinforcement_harness import corridor
 
 import jdl
 from jdl.learners import Wrapper, trace_once
+from jdl.models.actor_critic import ActorCritic
+from jdl.models.mlp import MLP
 from jdl.models.rnn import LSTM, RNN
 from jdl.objectives import classify
 from jdl.train.nan_trace import OUT_OF_RANGE, nan_trace
@@ -173,6 +178,61 @@ def test_the_advice_for_it_is_of_no_learning_rate(tmp_path):
     with pytest.raises(jdl.Error, match="not finite: it was asked for a row") as stopped:
         jdl.fit(run, jdl.Options(root=tmp_path, quiet=True))
     assert "learning rate" not in str(stopped.value)
+
+
+def nan_reward():
+    def step(state, action, key):
+        state, reward, terminated = corridor().step(state, action, key)
+        return state, jnp.where(state > 0, jnp.nan, reward), terminated
+
+    return replace(corridor(), step=step)
+
+
+def nan_obs():
+    def observe(state):
+        return jnp.where(state > 0, jnp.nan, state)[None]
+
+    return replace(corridor(), observe=observe)
+
+
+def ppo(environment):
+    return jdl.ppo(environment, ActorCritic(2), optax.sgd(0.1), num_steps=8)
+
+
+def dqn(environment):
+    sizes = {"num_steps": 4, "buffer_size": 64, "batch_size": 8, "learning_starts": 1}
+    return jdl.dqn(environment, MLP(2), optax.sgd(0.1), lambda step: 1.0, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("make", "environment", "message"),
+    [
+        (ppo, nan_reward, "The environment's reward is the first that is not finite"),
+        pytest.param(
+            lambda e: jdl.population(jdl.ema(ppo(e)), (0, 1)),
+            nan_obs,
+            "The environment's observation is",
+            marks=pytest.mark.slow,
+        ),
+        (
+            lambda e: jdl.descent(jdl.objectives.reinforce(e, ActorCritic(2)), optax.sgd(0.1)),
+            nan_reward,
+            "The environment's reward is",
+        ),
+        pytest.param(ppo, corridor, "on one device, the step is finite", marks=pytest.mark.slow),
+    ],
+    ids=["ppo", "population", "reinforce", "finite"],
+)
+def test_an_environment_whose_numbers_are_bad_is_named(make, environment, message):
+    learner, batch = make(environment()), jdl.data.episodes(4)[0]
+    assert message in nan_trace(learner, learner.init(jax.random.key(0), batch), batch)
+
+
+def test_a_replay_buffer_that_was_filled_with_bad_rewards_is_named():
+    learner, batch = dqn(nan_reward()), jdl.data.episodes(4)[0]
+    state, _ = learner.step(learner.init(jax.random.key(0), batch), batch)
+    message = nan_trace(learner, state, batch)
+    assert message.startswith("The reward in the replay buffer, of earlier steps, is not finite")
 
 
 def test_an_update_that_goes_bad():

@@ -5,6 +5,7 @@ from jdl.environments.actions import Discrete as Discrete
 from jdl.environments.actions import SquashedBox as SquashedBox
 from jdl.environments.breakout import breakout as breakout
 from jdl.environments.catch import catch as catch
+from jdl.environments.check import check_environment as check_environment
 from jdl.environments.classic import cartpole as cartpole
 from jdl.environments.classic import pendulum as pendulum
 from jdl.environments.environment import Environment as Environment

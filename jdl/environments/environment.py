@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdl.environments.actions import Box, Discrete
-from jdl.types import Array, Key
+from jdl.types import Array, Error, Key
 
 SelectAction = Callable[[Array, Key], Array]  # (obs (B, ...), keys (B,)) -> actions (B, ...)
 Act = Callable[[Array, Key, Any], tuple[Array, Any]]  # (obs, keys, states) -> (actions, states)
@@ -31,6 +32,23 @@ class Environment:
     observe: Callable[[Any], Array]
     action_space: Discrete | Box
     max_episode_steps: int
+
+    def __post_init__(self) -> None:
+        """Raises `Error` for a wrong action space or limit; see also `check_environment`."""
+        for name in ("reset", "step", "observe"):
+            if not callable(function := getattr(self, name)):
+                raise Error(f"An environment's {name} must be a function, not {function!r}.")
+        if not isinstance(self.action_space, Discrete | Box):
+            raise Error(
+                "An environment's action_space must be jdl.environments.Discrete(n), for n "
+                f"actions, or Box(low, high), not {self.action_space!r}."
+            )
+        limit = self.max_episode_steps
+        if not isinstance(limit, int | np.integer) or limit < 1:
+            raise Error(
+                f"An environment's max_episode_steps must be a whole number from 1 on, not "
+                f"{limit!r}: episodes that did not terminate are truncated after so many steps."
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -96,6 +114,7 @@ def step_episodes(
     states, reward, terminated = jax.vmap(environment.step)(
         episodes.env_state, actions, fold_in_rows(keys, 0)
     )
+    reward = reward.astype(jnp.float32)  # of whole numbers, too
     after = Episodes(states, episodes.episode_length + 1, episodes.episode_return + reward)
     done = terminated | (after.episode_length >= environment.max_episode_steps)
     result = StepResult(

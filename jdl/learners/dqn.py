@@ -18,13 +18,22 @@ from jdl.learners.replay import (
     REPLAY_BUFFER,
     PrioritizedReplay,
     add_to_buffer,
+    check_learning_starts,
     check_replay_sizes,
+    check_schedule,
     filled_rows,
     init_buffer,
     sample_uniform,
+)
+from jdl.learners.rl import (
+    EPISODES,
+    check_numbers,
+    collect,
+    end_step,
+    init_episodes,
+    init_params,
     values_of,
 )
-from jdl.learners.rl import EPISODES, collect, end_step, init_episodes, init_params
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value, refuse_recurrent
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
@@ -50,12 +59,14 @@ def dqn(
     A training step is a rollout of `num_steps` steps in each of the parallel environments, then one
     update on `batch_size` transitions sampled from the replay buffer. Train on
     `jdl.data.episodes(n)`, for n environments in parallel. The model gives the Q-values
-    (B, actions) and has no variables but parameters. The steps below are training steps:
+    (B, actions) and has no variables but parameters. `epsilon`, `learning_starts` and
+    `target_update_every` count training steps, not environment steps as in CleanRL: divide its
+    numbers by `num_steps` times n.
 
     - `epsilon(step)` is the schedule of epsilon-greedy exploration: with this probability an action
       is random, otherwise it is the one with the largest Q-value.
     - The replay buffer holds the `buffer_size` newest transitions; updates begin at step
-      `learning_starts`.
+      `learning_starts`, which must be below the run's number of steps.
     - The target network, which gives the next observation's value in the TD target, is a copy of
       the parameters, updated in every `target_update_every`-th step.
     - `double` is double DQN (van Hasselt et al., 2016): the next action is the one with the largest
@@ -114,6 +125,7 @@ class DQN(Learner):
 
     def __post_init__(self) -> None:
         """Raises `Error` for sizes out of range and for a replay that is none."""
+        check_numbers(self)
         sizes = ("num_steps", "buffer_size", "batch_size", "target_update_every")
         least = min(getattr(self, name) for name in sizes)
         if least < 1 or self.learning_starts < 0 or not 0 <= self.gamma <= 1:
@@ -127,6 +139,7 @@ class DQN(Learner):
                 f"{self.prioritized!r}."
             )
         check_replay_sizes(self.buffer_size, self.batch_size)
+        check_schedule("epsilon", self.epsilon)
 
     @property
     def objective(self) -> EpisodeReturn:  # type: ignore[override]
@@ -248,6 +261,13 @@ class DQN(Learner):
     def q_values(self, params: Any, obs: Array) -> Array:
         """The Q-values (N, actions) at observations (N, ...)."""
         return policy_and_value(self.model, {"params": params}, obs)[0]
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `Error` where a run ends before `learning_starts`, or a schedule is wrong."""
+        check_learning_starts(self.learning_starts, steps)
+        check_schedule("epsilon", self.epsilon, steps)
+        if self.prioritized:
+            check_schedule("beta", self.prioritized.beta, steps)
 
 
 def value_of_action(q_values: Array, action: Array) -> Array:

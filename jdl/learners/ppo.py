@@ -15,12 +15,14 @@ from jdl.layers import gather_params
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.rl import (
     EPISODES,
+    check_numbers,
     end_step,
     init_episodes,
     init_params,
     step_keys,
     to_rows,
     to_sequences,
+    values_of,
 )
 from jdl.objectives.episodes import (
     EpisodeReturn,
@@ -72,16 +74,6 @@ def ppo(
     the episodes that ended in it (NaN, logged as null, if none did), policy_loss, value_loss,
     entropy, clip_fraction (the share of ratios that were clipped), loss, grad_norm and param_norm.
     """
-    if num_steps < 1 or update_epochs < 1 or num_minibatches < 1:
-        raise Error(
-            "num_steps, update_epochs and num_minibatches must be at least 1; got "
-            f"{num_steps=}, {update_epochs=}, {num_minibatches=}."
-        )
-    if not 0 <= gamma <= 1 or not 0 <= gae_lambda <= 1 or clip_eps <= 0:
-        raise Error(
-            "gamma and gae_lambda must be from 0 to 1, and clip_eps above 0; got "
-            f"{gamma=}, {gae_lambda=}, {clip_eps=}."
-        )
     return PPO(
         environment=environment,
         model=model,
@@ -116,6 +108,19 @@ class PPO(Learner):
     entropy_coef: float
     value_coef: float
     has_grads = False
+
+    def __post_init__(self) -> None:
+        """Raises `Error` for sizes and rates out of range."""
+        check_numbers(self)
+        sizes = ("num_steps", "update_epochs", "num_minibatches")
+        if min(getattr(self, name) for name in sizes) < 1:
+            raise Error(f"{', '.join(sizes)} must be at least 1; got {values_of(self, *sizes)}.")
+        rates = 0 <= self.gamma <= 1 and 0 <= self.gae_lambda <= 1
+        if not rates or self.clip_eps <= 0:
+            raise Error(
+                "gamma and gae_lambda must be from 0 to 1, and clip_eps above 0; got "
+                f"{values_of(self, 'gamma', 'gae_lambda', 'clip_eps')}."
+            )
 
     @property
     def objective(self) -> EpisodeReturn:  # type: ignore[override]

@@ -17,9 +17,29 @@ REPLAY_BUFFER = "replay_buffer"  # in `State.extra`: columns (buffer_size, ...) 
 PRIORITY = "priority"  # a column of the buffer of prioritized replay; 0 where it is empty
 
 
-def values_of(learner: Any, *names: str) -> str:
-    """Fields and their values, as an error lists them: `gamma=2, tau=0.1`."""
-    return ", ".join(f"{name}={getattr(learner, name)}" for name in names)
+def check_learning_starts(learning_starts: int, steps: int) -> None:
+    """Raises `Error` for a run of DQN or SAC that would end before it learns anything."""
+    if learning_starts >= steps:
+        raise Error(
+            f"With learning_starts={learning_starts} nothing would be learnt in the run's {steps} "
+            "training steps (steps are counted from 0): give the learner a smaller learning_starts,"
+            " or train for more steps."
+        )
+
+
+def check_schedule(name: str, schedule: Any, steps: int | None = None) -> None:
+    """Raises `Error` for a schedule that is none, or that leaves 0 to 1 in the first or last step.
+
+    Of so many steps of the run; without them, its values are not looked at.
+    """
+    if not callable(schedule):
+        raise Error(
+            f"{name} must be a schedule, a function of the training step, not {schedule!r}: for a "
+            f"constant one give optax.constant_schedule({schedule!r})."
+        )
+    for step in () if steps is None else (0, max(steps - 1, 0)):
+        if not -1e-6 <= (value := float(schedule(jnp.int32(step)))) <= 1 + 1e-6:  # rounding
+            raise Error(f"{name} must be from 0 to 1, and at training step {step} it is {value:g}.")
 
 
 def check_replay_sizes(buffer_size: int, batch_size: int) -> None:
@@ -48,10 +68,10 @@ def init_buffer(
     space = environment.action_space
     policy = jax.ShapeDtypeStruct((buffer_size, space.num_params), jnp.float32)
     action = jax.eval_shape(space.mode, policy)
-    obs_shape = observe_episodes(environment, episodes).shape[1:]
+    obs = observe_episodes(environment, episodes)
     return {
-        "obs": jnp.zeros((buffer_size, *obs_shape)),
-        "next_obs": jnp.zeros((buffer_size, *obs_shape)),
+        "obs": jnp.zeros((buffer_size, *obs.shape[1:]), obs.dtype),
+        "next_obs": jnp.zeros((buffer_size, *obs.shape[1:]), obs.dtype),
         "action": jnp.zeros(action.shape, action.dtype),
         "reward": jnp.zeros(buffer_size),
         "terminated": jnp.zeros(buffer_size, bool),
@@ -107,6 +127,7 @@ class PrioritizedReplay:
     epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
+        check_schedule("beta", self.beta)
         if self.alpha < 0 or self.epsilon <= 0:
             raise Error(
                 "PrioritizedReplay needs an alpha of at least 0 and an epsilon above 0, got "

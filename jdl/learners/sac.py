@@ -24,13 +24,21 @@ from jdl.learners.descent import new_state, update_params
 from jdl.learners.replay import (
     REPLAY_BUFFER,
     add_to_buffer,
+    check_learning_starts,
     check_replay_sizes,
     filled_rows,
     init_buffer,
     sample_uniform,
+)
+from jdl.learners.rl import (
+    EPISODES,
+    check_numbers,
+    collect,
+    end_step,
+    init_episodes,
+    init_params,
     values_of,
 )
-from jdl.learners.rl import EPISODES, collect, end_step, init_episodes, init_params
 from jdl.objectives import model_call
 from jdl.objectives.episodes import EpisodeReturn, policy_and_value, refuse_recurrent
 from jdl.types import (
@@ -69,7 +77,9 @@ def sac(
     A training step is a rollout of `num_steps` steps in each of the parallel environments, then
     `num_updates` updates on `batch_size` transitions each, sampled from the replay buffer of the
     `buffer_size` newest. Train on `jdl.data.episodes(n)`, for n environments in parallel. Actions
-    are uniformly random, and nothing is learnt, before training step `learning_starts`.
+    are uniformly random, and nothing is learnt, before training step `learning_starts`, which must
+    be below the run's number of steps. It counts training steps, not environment steps as in
+    CleanRL: divide CleanRL's number by `num_steps` times n.
 
     - The actor gives the policy (B, 2n) of `SquashedBox`: means and logs of standard deviations.
     - The twin critics are two copies of `critic`, a model of one input: each observation's numbers
@@ -180,6 +190,7 @@ class SAC(Learner):
 
     def __post_init__(self) -> None:
         """Raises `Error` for sizes and rates out of range."""
+        check_numbers(self)
         sizes = ("num_steps", "num_updates", "buffer_size", "batch_size")
         least = min(getattr(self, name) for name in sizes)
         rates = 0 <= self.gamma <= 1 and 0 < self.tau <= 1
@@ -329,6 +340,10 @@ class SAC(Learner):
             return policy_and_value(self.critic, {"params": critic}, inputs)[0][:, 0]
 
         return jax.vmap(one)(critics)
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `Error` where a run of so many steps ends before `learning_starts`."""
+        check_learning_starts(self.learning_starts, steps)
 
 
 def obs_and_action(obs: Array, action: Array) -> Array:

@@ -55,3 +55,11 @@ class SWA(Wrapper):
     def eval_variables(self, state: State) -> Variables:
         """The inner learner's variables, with parameters and statistics replaced by averages."""
         return {**self.learner.eval_variables(state), **state.extra["swa"]}
+
+    def check_steps(self, steps: int) -> None:
+        """Raises `Error` where the average begins after the last step."""
+        if self.start > steps:
+            raise Error(
+                f"swa(start={self.start}) begins after the last step, {steps}, and "
+                "would average nothing: let it start earlier, or train for more steps."
+            )

@@ -13,6 +13,7 @@ from jdl.environments import (
     Environment,
     Episodes,
     Transition,
+    check_environment,
     fold_in_rows,
     observe_episodes,
     reset_episodes,
@@ -140,7 +141,8 @@ class EpisodeReturn(Objective):
         return self.environment.action_space.mode(policy), policy_state
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
-        """Raises `Error` if the model's policy does not fit the action space."""
+        """Raises `Error` if the environment is wrong, or the policy does not fit its actions."""
+        check_environment(self.environment)
 
         def policy_of(key: Key, batch: Batch) -> Array:
             inputs = self._first_inputs(key, _num_rows(batch))

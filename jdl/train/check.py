@@ -8,7 +8,6 @@ import jax
 from flax.traverse_util import flatten_dict
 
 from jdl.learners.check_loss import check_output
-from jdl.learners.swa import SWA
 from jdl.learners.wrapper import unwrapped
 from jdl.run import Run
 from jdl.train.check_parts import (
@@ -38,7 +37,7 @@ def check_run(run: Run) -> None:
             "test set would bias the test result. Split one off: "
             "train, valid = train.split(0.9, 0.1)."
         )
-    _check_average_begins(run)
+    _check_steps(run)
     _check_stored_columns(run)
     for hook in run.hooks:
         check_hook(hook)
@@ -77,14 +76,10 @@ def _union(*bounds: Bounds) -> Bounds:
     return {name: of_column(name) for each in bounds for name in each}
 
 
-def _check_average_begins(run: Run) -> None:
-    """Raises `Error` where weights are averaged from a step on that the run has not."""
+def _check_steps(run: Run) -> None:
+    """Raises `Error` where a learner or a wrapper begins at a step that the run has not."""
     for learner in unwrapped(run.learner):
-        if isinstance(learner, SWA) and learner.start > run.config.steps:
-            raise Error(
-                f"swa(start={learner.start}) begins after the last step, {run.config.steps}, and "
-                "would average nothing: let it start earlier, or train for more steps."
-            )
+        learner.check_steps(run.config.steps)
 
 
 def _check_stored_columns(run: Run) -> None:

@@ -175,6 +175,15 @@ def explained(run: Run) -> Iterator[None]:
             "the compiled step, where arrays have no values yet: use jax.numpy, or for a metric of "
             "all rows together jdl.metrics.Rows.of(function, columns, mask=...)."
         ) from error
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerIntegerConversionError,
+    ) as error:
+        raise Error(
+            f"Python's if, while, and, or, float() or int() is used {_place(error)}on an array "
+            "within the compiled step, where arrays have no values yet: use jnp.where(condition, "
+            "a, b), jnp.logical_and or .astype instead, or jax.lax.cond and jax.lax.while_loop."
+        ) from error
     except ZeroDivisionError as error:
         x = run.train.spec.get("x")
         if x is None or x.size:

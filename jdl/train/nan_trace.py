@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -17,25 +17,34 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jdl.environments import Environment
 from jdl.keys import stream
 from jdl.learners.compilation import CompiledLearner
+from jdl.learners.replay import REPLAY_BUFFER
 from jdl.paths import path_name
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
 OUT_OF_RANGE = ": it was asked for a row that it has not"  # no learning rate helps
+OF_ENV = "mend the environment's step or observe"
+FROM_ENV = {"reward": "The environment's reward", "obs": "The environment's observation"}
 
 
 def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     """A sentence that says what in the learner's step, from this state on this batch, is NaN first.
 
-    Checked in this order: the batch, the outputs of the model's layers as they are computed, the
-    loss, the gradients in the backward pass, and the parameters after the update.
+    Checked in this order: the batch, the replay buffer, the outputs of the model's layers and an
+    environment's observations and rewards as they are computed, the loss, the gradients in the
+    backward pass, and the parameters after the update.
     """
     if wrong := _nonfinite_rows(batch):
         return f"Its batch is not finite: {wrong}"
+    for name, column in state.extra.get(REPLAY_BUFFER, {}).items():
+        if not _is_finite(column):
+            return f"The {name} in the replay buffer, of earlier steps, is not finite: {OF_ENV}"
     if isinstance(learner, CompiledLearner):
         learner = learner.learner
     trace = _LayerTrace()
+    learner = _with_checks(learner, trace)
     try:
         with trace.recording():
             gradients, metrics = _recompute(learner, state, batch)
@@ -43,9 +52,12 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     except ValueError as error:  # `flax.linen.scan` takes no side effects since Flax 0.12.12
         return f"Its layers cannot be traced: {error}"
     if trace.outputs:
-        first = min(trace.outputs)
-        text = f"The output of {trace.layers[first]} is the first that is not finite"
-        return f"{text}{trace.out_of_range.get(first, '')}"
+        number = min(trace.outputs)
+        first = trace.layers[number]
+        if first in FROM_ENV:
+            return f"{FROM_ENV[first]} is the first that is not finite: {OF_ENV}"
+        text = f"The output of {first} is the first that is not finite"
+        return f"{text}{trace.out_of_range.get(number, '')}"
     seen = "The outputs of all layers" if trace.layers else "The columns of the batch"
     if wrong := _nonfinite_loss(metrics):
         return f"{seen} are finite, and {wrong}"
@@ -94,6 +106,22 @@ def _recompute(learner: Learner, state: State, batch: Batch) -> tuple[Gradients 
     return None, jax.block_until_ready(step(state, batch))[1]
 
 
+def _with_checks(part: Any, trace: _LayerTrace) -> Any:
+    """The learner, or a part of it, with checks of its environment, if it has one.
+
+    Within wrappers and populations, and within the objective of a descent (REINFORCE).
+    """
+    names: set[str] = {*getattr(part, "__dataclass_fields__", ())}
+    environment = getattr(part, "environment", None)
+    if "environment" in names and isinstance(environment, Environment):
+        return replace(part, environment=trace.checked(environment))
+    for name in sorted(names & {"learner", "objective"}):
+        inner = getattr(part, name)
+        if (checked := _with_checks(inner, trace)) is not inner:
+            return replace(part, **{name: checked})
+    return part
+
+
 def _nonfinite_loss(metrics: Metrics) -> str | None:
     """A clause that names the loss and the metrics, if the loss is not finite."""
     names = [name for name, metric in metrics.items() if not _is_finite(metric)]
@@ -125,6 +153,22 @@ class _LayerTrace:
         """Within the block, records every layer that is traced and run."""
         with nn.intercept_methods(self._call):
             yield
+
+    def checked(self, environment: Environment) -> Environment:
+        """The environment with checks of what it gives, as those of layers."""
+
+        def step(state: Any, action: Array, key: Array) -> tuple[Any, Array, Array]:
+            state, reward, terminated = environment.step(state, action, key)
+            return state, self._seen("reward", jnp.asarray(reward)), terminated
+
+        def observe(state: Any) -> Array:
+            return self._seen("obs", environment.observe(state))
+
+        return replace(environment, step=step, observe=observe)
+
+    def _seen(self, name: str, value: Any) -> Any:
+        self.layers.append(name)
+        return self._probe(len(self.layers) - 1, value)
 
     def _call(
         self,

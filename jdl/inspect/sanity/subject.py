@@ -16,6 +16,7 @@ from jdl.inspect.learning_rate import hold_schedule, largest_of_schedule
 from jdl.inspect.sanity.activations import Activations, activations
 from jdl.keys import stream
 from jdl.learners import jit_learner
+from jdl.learners.wrapper import inner
 from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
@@ -27,7 +28,8 @@ from jdl.types import Array, Batch, Learner, Loader, Metrics, Predicts, State, V
 
 EARLY = 10  # steps, at least, to the state on which rows, columns and gradients are checked
 SEEN_BATCHES = 20  # of a split, from its first to its last
-RL_STEPS = 3  # of reinforcement learning: each may collect episodes
+RL_STEPS = 3  # of reinforcement learning, in which it learns: each may collect episodes
+RL_WAIT = 2_000  # steps at most before these, in which a replay buffer is filled
 TOLERANCE = 1e-5  # of equal numbers, relative to the largest
 
 
@@ -65,6 +67,11 @@ class Subject:
     def has_rows(self) -> bool:
         """Whether the loss is one of rows of data, and not of an environment."""
         return has_epochs(self.run.train)
+
+    @property
+    def learning_starts(self) -> int:
+        """The number of steps in which DQN or SAC only fills the replay buffer; 0 of others."""
+        return getattr(inner(self.learner), "learning_starts", 0)
 
     def variables(self, state: State) -> Variables:
         """The variables to evaluate with."""
@@ -198,14 +205,19 @@ def train_on_one_batch(run: Run, steps: int) -> Subject:
     subject = Subject(run, batch, held_at, start, start, start, start, losses, steps)
     updates: list[State] = []  # the early state, and the next that differs
     last, trouble = start, None
-    for n in range(1, (steps if subject.has_rows else RL_STEPS) + 1):
+    waits = subject.learning_starts
+    for n in range(1, (steps if subject.has_rows else min(waits, RL_WAIT) + RL_STEPS) + 1):
         state, metrics = subject.step(last, batch)
-        if "loss" in metrics:
+        if "loss" in metrics and n > waits:
             losses.append(float(np.mean(metrics["loss"].value())))
         if losses and not np.isfinite(losses[-1]):
             trouble = f"the loss of step {n} is {losses[-1]}"
             break
-        if n >= EARLY and len(updates) < 2 and not same_params([start, *updates][-1], state):
+        if (
+            n >= max(EARLY, waits)
+            and len(updates) < 2
+            and not same_params([start, *updates][-1], state)
+        ):
             updates.append(state)
         last = state
     if wrong := first_nonfinite(last.params):

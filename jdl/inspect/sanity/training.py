@@ -80,6 +80,9 @@ def check_overfit(subject: Subject) -> Finding:
     name, losses = "overfit one batch", subject.losses
     if subject.trouble:
         return Finding(name, "wrong", subject.trouble, _trace(subject))
+    if int(subject.last.step) <= subject.learning_starts > 0:
+        text = f"it learns from step {subject.learning_starts} on, after the steps of this check"
+        return Finding(name, "n/a", text)
     if not jax.tree.leaves(subject.start.params):
         return Finding(name, "n/a", "there are no parameters")
     if same_params(subject.start, subject.last):
