@@ -15,7 +15,7 @@ import numpy as np
 import optax
 
 from jdl.errors import Error
-from jdl.patterns import balance_biases, is_bias, matching
+from jdl.patterns import balance_biases, input_axes, is_bias, matching
 from jdl.widths import width_factors
 
 BALANCE = "balance"  # the part of `balance_experts` for the biases of experts
@@ -120,7 +120,8 @@ def muon(
     """Muon (Jordan et al., 2024) for the matrices of a network, AdamW for the rest, with clipping.
 
     Muon makes the momentum of each matrix nearly orthogonal (Newton-Schulz), those of a mixture of
-    experts one by one. Embeddings, the head and the depthwise convolution of a `RecurrentMixer`,
+    experts one by one; the heads of Flax's attention are columns of query, key and value, and rows
+    of out. Embeddings, the head and the depthwise convolution of a `RecurrentMixer`,
     whose paths match the pattern `by_adamw`, norms and biases are not such matrices: theirs is
     AdamW with Nesterov momentum. Updates are scaled to the size of AdamW's (Liu et al., 2025), so
     that both take the same `rate` and `weight_decay`; as in `adamw`, norms and biases have none.
@@ -129,12 +130,15 @@ def muon(
 
     def numbers(params: Any) -> Any:
         """Which axes are a matrix's rows and columns; None for what AdamW trains."""
+        by_path = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
 
         def of_leaf(path: Any, leaf: Any) -> Any:
             name = _name(path)
             if leaf.ndim not in (2, 3) or is_bias(name) or re.search(by_adamw, name):
                 return None
-            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+            begin, end = input_axes(name, by_path)
+            rows, columns = tuple(range(begin, end)), tuple(range(end, leaf.ndim))
+            return optax.contrib.MuonDimensionNumbers(rows, columns)
 
         return jax.tree_util.tree_map_with_path(of_leaf, params)
 

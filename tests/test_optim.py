@@ -105,6 +105,20 @@ def test_muon_is_for_matrices_within_the_network():
         np.testing.assert_allclose(ours[name], adam[name], rtol=1e-5)
 
 
+def test_muon_takes_the_heads_of_flax_attention_together():
+    """Query (inputs, heads, head_dim) and out as the matrices (4, 6) and (6, 4)."""
+    heads = {"query/kernel": (4, 2, 3), "out/kernel": (2, 3, 4)}
+    flat = {"query": (4, 6), "out": (6, 4)}
+    grads = {n: jax.random.normal(jax.random.key(len(n)), shape) for n, shape in heads.items()}
+    optimizer, found = jdl.optim.muon(0.1), []
+    for shapes in (heads, flat):
+        given = dict(zip(shapes, (g.reshape(s) for g, s in zip(grads.values(), shapes.values()))))
+        with jax.numpy_dtype_promotion("standard"):
+            found.append(optimizer.update(given, optimizer.init(given), given)[0])
+    for of_heads, of_matrix in zip(*(updates.values() for updates in found), strict=True):
+        np.testing.assert_allclose(of_heads.reshape(of_matrix.shape), of_matrix, rtol=1e-5)
+
+
 def test_clipping_scales_the_whole_gradient():
     grads = {"a": jnp.full(4, 3.0), "b": jnp.full(9, 4.0)}
     updates, _ = (optimizer := jdl.optim.clip_gradients(optax.sgd(1.0), 2.0)).update(
