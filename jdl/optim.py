@@ -66,8 +66,8 @@ def adamw(
     """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
     Norms and biases have no weight decay. `max_norm` is the largest global norm of the gradient;
-    None is no clipping. With `narrow`, the shapes of the parameters of a narrow model, the rates are those of `mup`;
-    weight decay then stays as it is, `rate` * `weight_decay` for all widths.
+    None is no clipping. With `narrow`, the shapes of the parameters of a narrow model, the rates
+    are those of `mup`; weight decay then stays as it is, `rate` * `weight_decay` for all widths.
     """
     _check("adamw", rate=rate, weight_decay=weight_decay, b2=b2)
     if narrow is None:
@@ -230,7 +230,8 @@ def stages(*parts: Stage) -> optax.GradientTransformation:
     pass is that of all parameters in every stage; `jdl.freeze` saves it too, for a whole run.
     An optimizer does not see BatchNorm's running statistics: these change in every stage, and a
     layer that a stage leaves normalizes by the batch. `jdl.freeze(objective, "BatchNorm")` keeps
-    them, and the layers' parameters, for the whole run. Raises `Error` where a stage has no steps or trains nothing.
+    them, and the layers' parameters, for the whole run. Raises `Error` where a stage has no
+    steps or trains nothing.
     """
     for n, part in enumerate(parts, 1):
         if part.steps < 1:

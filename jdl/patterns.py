@@ -29,11 +29,11 @@ def input_axes(path: str, params: Mapping[str, Any]) -> tuple[int, int]:
     weight = params[path]
     match = re.fullmatch("(|.*/)(query|key|value|out)/kernel", path)
     if match and weight.ndim == 3:
-        query, out = (params.get(f"{match[1]}{name}/kernel") for name in ("query", "out"))
+        beside = (params.get(f"{match[1]}{name}/kernel") for name in ("query", "out"))
+        query, out = (getattr(kernel, "shape", ()) for kernel in beside)
         heads = weight.shape[:-1] if match[2] == "out" else weight.shape[1:]
-        if query is not None and out is not None:
-            if query.shape[1:] == heads == out.shape[:-1]:
-                return 0, 2 if match[2] == "out" else 1
+        if query[1:] == heads == out[:-1]:
+            return 0, 2 if match[2] == "out" else 1
     return weight.ndim - 2, weight.ndim - 1
 
 

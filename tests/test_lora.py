@@ -212,7 +212,9 @@ def test_the_heads_of_flax_attention_are_outputs_of_query_and_inputs_of_out(name
         path = f"{name}/{part}/kernel"
         a, b = params[f"{path}/lora_a"], params[f"{path}/lora_b"]
         assert (a.shape, b.shape) == ((inputs, 2), (2, outputs))
-        expected = np.asarray(base[path]).reshape(inputs, outputs) + 3.0 * np.asarray(a) @ np.asarray(b)
+        expected = np.asarray(base[path]).reshape(inputs, outputs) + 3.0 * np.asarray(
+            a
+        ) @ np.asarray(b)
         if dora:
             expected *= np.asarray(params[f"{path}/lora_magnitude"]) / np.sqrt((expected**2).sum(0))
         np.testing.assert_allclose(

@@ -112,7 +112,7 @@ def test_muon_takes_the_heads_of_flax_attention_together():
     grads = {n: jax.random.normal(jax.random.key(len(n)), shape) for n, shape in heads.items()}
     optimizer, found = jdl.optim.muon(0.1), []
     for shapes in (heads, flat):
-        given = dict(zip(shapes, (g.reshape(s) for g, s in zip(grads.values(), shapes.values()))))
+        given = {n: grads[f"{n.partition('/')[0]}/kernel"].reshape(shapes[n]) for n in shapes}
         with jax.numpy_dtype_promotion("standard"):
             found.append(optimizer.update(given, optimizer.init(given), given)[0])
     for of_heads, of_matrix in zip(*(updates.values() for updates in found), strict=True):

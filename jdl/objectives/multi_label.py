@@ -34,9 +34,9 @@ def multi_label(
     the loss is still divided by the number of labels, as PyTorch's `pos_weight` has it, so that its
     scale does not depend on the labels of a batch. `row_weights` names a column (B,) of sample
     weights, by whose sum it is divided; the metrics count all rows equally. A label is predicted
-    where its probability reaches `threshold`: one number, or one for each label. Metrics: accuracy by label (1 - Hamming
-    loss); in evaluation also exact_match (subset accuracy), the share of rows whose known labels
-    are all right, and the micro and macro F1 score.
+    where its probability reaches `threshold`: one number, or one for each label. Metrics:
+    accuracy by label (1 - Hamming loss); in evaluation also exact_match (subset accuracy), the
+    share of rows whose known labels are all right, and the micro and macro F1 score.
     """
     thresholds = (threshold,) if isinstance(threshold, int | float) else tuple(threshold)
     if not thresholds or not all(0 < t < 1 for t in thresholds):

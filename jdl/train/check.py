@@ -9,7 +9,14 @@ from flax.traverse_util import flatten_dict
 
 from jdl.learners.contracts import check_output
 from jdl.learners.swa import SWA
-from jdl.train.contracts import check_annealing, check_hook, check_loader, check_step, check_variables, explained
+from jdl.train.contracts import (
+    check_annealing,
+    check_hook,
+    check_loader,
+    check_step,
+    check_variables,
+    explained,
+)
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Bounds, Error, Key, Run
