@@ -156,6 +156,9 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
         jdl.data.class_weights(data, "label")
     with pytest.raises(jdl.Error, match="whole-number labels in column x"):
         jdl.data.class_weights(data, "x")
+    several = jdl.data.arrays(labels=("a", "b", "c"), x=np.zeros((9, 1)), y=np.eye(9, 3, dtype=int))
+    with pytest.raises(jdl.Error, match=r"several labels.*positive_weights"):
+        jdl.data.class_weights(several)
 
 
 @pytest.mark.slow
