@@ -237,7 +237,7 @@ def test_the_layer_of_nnx_that_inputs_do_not_fit_is_named():
     objective, variables, _ = trained(jdl.nnx(lambda rngs: Hidden(rngs)))
     with pytest.raises(jdl.Error, match=r"blocks/0 \(nnx.Linear\) of Hidden .* \(8, 5\): dot_gen"):
         objective.predict(variables, {"x": X[:, :5]})
-    with pytest.raises(TypeError, match="^seven$"):
+    with pytest.raises(TypeError, match=r"^seven$"):
         objective.predict(variables, {"x": np.ones((8, 7), np.float32)})
 
 
