@@ -6,27 +6,43 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
-from math import inf
+from math import inf, nextafter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jdl.errors import Error
 from jdl.paths import by_path, path_name
-from jdl.patterns import balance_biases, is_bias, matching
+from jdl.patterns import balance_biases, input_axes, is_bias, matching
 from jdl.widths import width_factors
 
 BALANCE = "balance"  # the part of `balance_experts` for the biases of experts
+
+# The numbers that arguments of this file may be: at least the first, below the second.
+RANGES = {
+    "rate": (0.0, inf, "0 or more, or a schedule"),
+    "peak": (0.0, inf, "0 or more"),
+    "steps": (0, inf, "0 or more"),
+    "warmup": (0.0, nextafter(1, 2), "a share of the steps, from 0 to 1 (20 of 100 steps are 0.2)"),
+    "weight_decay": (0.0, inf, "0 or more"),
+    "b2": (0.0, 1.0, "from 0 to below 1"),
+    "max_norm": (nextafter(0, 1), inf, "above 0, or None for no gradient clipping"),
+    "decay": (nextafter(0, 1), inf, "above 0"),
+}
+
+SCHEDULES = "rate", "weight_decay"  # which may be functions of the step
 
 
 def warmup_cosine(peak: float, steps: int, warmup: float = 0.05) -> optax.Schedule:
     """Learning rate schedule: linear warmup to `peak`, then cosine decay.
 
     The rate rises from 0 over the share `warmup` of the `steps`, then falls to 0 (Loshchilov and
-    Hutter, 2017).
+    Hutter, 2017). Raises `Error` for a `warmup` above 1: 20 of 100 steps are 0.2.
     """
+    _check("warmup_cosine", peak=peak, steps=steps, warmup=warmup)
     rising = max(1, round(warmup * steps))
     return optax.warmup_cosine_decay_schedule(0.0, peak, rising, max(steps, rising + 1))
 
@@ -44,16 +60,17 @@ def decay_mask(params: Any) -> Any:
 def adamw(
     rate: optax.ScalarOrSchedule,
     weight_decay: float = 0.01,
-    max_norm: float = 1.0,
+    max_norm: float | None = 1.0,
     b2: float = 0.999,
     narrow: Any = None,
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019) with gradient clipping.
 
-    Norms and biases have no weight decay. `max_norm` is the largest global norm of the gradient.
-    With `narrow`, the shapes of the parameters of a narrow model, the rates are those of `mup`;
-    weight decay then stays as it is, `rate` * `weight_decay` for all widths.
+    Norms and biases have no weight decay. `max_norm` is the largest global norm of the gradient;
+    None is no clipping. With `narrow`, the shapes of the parameters of a narrow model, the rates
+    are those of `mup`; weight decay then stays as it is, `rate` * `weight_decay` for all widths.
     """
+    _check("adamw", rate=rate, weight_decay=weight_decay, b2=b2)
     if narrow is None:
         optimizer = optax.adamw(rate, b2=b2, weight_decay=weight_decay, mask=decay_mask)
         return clip_gradients(optimizer, max_norm)
@@ -98,26 +115,31 @@ def _mup_rates(narrow: Any, adaptive: bool = True) -> optax.GradientTransformati
 def muon(
     rate: optax.ScalarOrSchedule,
     weight_decay: float = 0.01,
-    max_norm: float = 1.0,
+    max_norm: float | None = 1.0,
     by_adamw: str = "token|table|positions|head|recurrence/kernel",
 ) -> optax.GradientTransformation:
     """Muon (Jordan et al., 2024) for the matrices of a network, AdamW for the rest, with clipping.
 
     Muon makes the momentum of each matrix nearly orthogonal (Newton-Schulz), those of a mixture of
-    experts one by one. Embeddings, the head and the depthwise convolution of a `RecurrentMixer`,
+    experts one by one; the heads of Flax's attention are columns of query, key and value, and rows
+    of out. Embeddings, the head and the depthwise convolution of a `RecurrentMixer`,
     whose paths match the pattern `by_adamw`, norms and biases are not such matrices: theirs is
     AdamW with Nesterov momentum. Updates are scaled to the size of AdamW's (Liu et al., 2025), so
     that both take the same `rate` and `weight_decay`; as in `adamw`, norms and biases have none.
     """
+    _check("muon", rate=rate, weight_decay=weight_decay)
 
     def numbers(params: Any) -> Any:
         """Which axes are a matrix's rows and columns; None for what AdamW trains."""
+        leaves = by_path(params)
 
         def of_leaf(path: Any, leaf: Any) -> Any:
             name = path_name(path)
             if leaf.ndim not in (2, 3) or is_bias(name) or re.search(by_adamw, name):
                 return None
-            return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+            begin, end = input_axes(name, leaves)
+            rows, columns = tuple(range(begin, end)), tuple(range(end, leaf.ndim))
+            return optax.contrib.MuonDimensionNumbers(rows, columns)
 
         return jax.tree_util.tree_map_with_path(of_leaf, params)
 
@@ -135,9 +157,16 @@ def muon(
 
 
 def clip_gradients(
-    optimizer: optax.GradientTransformation, max_norm: float
+    optimizer: optax.GradientTransformation, max_norm: float | None
 ) -> optax.GradientTransformation:
-    """Gradient clipping by the global norm (Pascanu et al., 2013), before the optimizer."""
+    """Gradient clipping by the global norm (Pascanu et al., 2013), before the optimizer.
+
+    None is no clipping. Raises `Error` for a `max_norm` of 0, which would train nothing, or below,
+    which would turn the gradient around.
+    """
+    if max_norm is None:
+        return optimizer
+    _check("clip_gradients", max_norm=max_norm)
     return optax.chain(optax.clip_by_global_norm(max_norm), optimizer)
 
 
@@ -158,8 +187,7 @@ def balance_experts(
     `next_token`, also as the own loss of `distil` or `mutual`. Raises `Error` for a `rate` below 0,
     and where there is no such bias.
     """
-    if isinstance(rate, int | float) and not 0 <= rate < inf:
-        raise Error(f"The rate of balance_experts must be 0 or more, not {rate}.")
+    _check("balance_experts", rate=rate)
 
     def label(params: Any) -> Any:
         biases = balance_biases(params)
@@ -202,7 +230,10 @@ def stages(*parts: Stage) -> optax.GradientTransformation:
     are. Its optimizer begins with the stage: schedules count from its first step, and there is
     optimizer state only for what it trains. The last stage goes on after its steps. The backward
     pass is that of all parameters in every stage; `jdl.freeze` saves it too, for a whole run.
-    Raises `Error` where a stage has no steps or trains nothing.
+    An optimizer does not see BatchNorm's running statistics: these change in every stage, and a
+    layer that a stage leaves normalizes by the batch. `jdl.freeze(objective, "BatchNorm")` keeps
+    them, and the layers' parameters, for the whole run. Raises `Error` where a stage has no
+    steps or trains nothing.
     """
     for n, part in enumerate(parts, 1):
         if part.steps < 1:
@@ -253,6 +284,8 @@ def layer_rates(
     first pattern that matches its path, as `re.search` does, or else by 1. Weight decay is scaled
     alike. Raises `Error` where a pattern matches nothing.
     """
+    for factor in rates.values():
+        _check("layer_rates", rate=factor)
 
     def factors(params: Any) -> Any:
         found: dict[str, float] = {}
@@ -277,6 +310,7 @@ def layerwise_decay(
     regular expression with the layer's number as its group, searched in paths like
     "stack/block_0/feed_forward/in/kernel". Raises `Error` where it matches nothing.
     """
+    _check("layerwise_decay", decay=decay)
 
     def factors(params: Any) -> Any:
         paths = matching(layers, by_path(params), "layerwise_decay")
@@ -304,6 +338,17 @@ def _scale_by(factors: Callable[[Any], Any]) -> optax.GradientTransformation:
         return jax.tree.map(lambda u, f: u * f, updates, factors(updates)), state
 
     return optax.GradientTransformation(init, update)
+
+
+def _check(function: str, **numbers: Any) -> None:
+    """Raises `Error` for numbers that the function's arguments cannot be; see `RANGES`."""
+    for name, number in numbers.items():
+        least, end, must = RANGES[name]
+        if isinstance(number, jax.core.Tracer) or (name in SCHEDULES and callable(number)):
+            continue  # of a study by vmap, or a function of the step
+        known = isinstance(number, int | float | np.number | np.ndarray | jax.Array)
+        if not known or not (least <= number < end):
+            raise Error(f"{name} of {function} must be {must}, not {number!r}.")
 
 
 def _map_paths(function: Callable[[str], Any], params: Any) -> Any:

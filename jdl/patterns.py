@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,25 @@ BALANCE_BIAS = "balance_bias"  # the name of the biases that balance a mixture o
 def is_bias(path: str) -> bool:
     """Whether the path is that of a bias, which has one axis, or of experts and heads two."""
     return path.rpartition("/")[2] == "bias"
+
+
+def input_axes(path: str, params: Mapping[str, Any]) -> tuple[int, int]:
+    """Where the axes of a weight's inputs begin and end; after them are those of its outputs.
+
+    The last but one, after a convolution's window, but the kernels of Flax's attention (Linen's
+    MultiHeadDotProductAttention, NNX's MultiHeadAttention) have heads: query, key and value are
+    (inputs, heads, head_dim) and out (heads, head_dim, outputs), which tells them from
+    convolutions of these names. `params` are the arrays of the whole model, by path.
+    """
+    weight = params[path]
+    match = re.fullmatch("(|.*/)(query|key|value|out)/kernel", path)
+    if match and weight.ndim == 3:
+        beside = (params.get(f"{match[1]}{name}/kernel") for name in ("query", "out"))
+        query, out = (getattr(kernel, "shape", ()) for kernel in beside)
+        heads = weight.shape[:-1] if match[2] == "out" else weight.shape[1:]
+        if query[1:] == heads == out[:-1]:
+            return 0, 2 if match[2] == "out" else 1
+    return weight.ndim - 2, weight.ndim - 1
 
 
 def balance_biases(params: Any) -> Any:

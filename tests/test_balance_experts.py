@@ -180,7 +180,7 @@ def test_an_optimizer_that_would_train_the_biases_is_refused():
     plain = next_token(GPT(SIZE, replace(CONFIG, balance_bias=False)))
     with pytest.raises(jdl.Error, match="there is none to train"):
         jax.eval_shape(jdl.descent(plain, balance_experts(optax.sgd(1e-2))).init, KEY, TOKENS)
-    with pytest.raises(jdl.Error, match="rate of balance_experts must be 0 or more, not -1"):
+    with pytest.raises(jdl.Error, match=r"rate of balance_experts must be 0 or more, .* not -1"):
         balance_experts(optax.sgd(1e-2), -1)
     with pytest.raises(jdl.Error, match="give experts too"):
         TransformerConfig(balance_bias=True)

@@ -1,16 +1,19 @@
 """LoRA and IA3: what is trained, and that adapters and merged weights give the same outputs.
 
 Seen to fail: with B of ones, a scale of alpha, one norm for all columns in DoRA, biases that IA3
-leaves, and its factors of inputs on the columns.
+leaves, and its factors of inputs on the columns; of the kernels of Flax's attention, with heads
+among the inputs of query, and head_dim alone as the inputs of out.
 """
 
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from flax.traverse_util import flatten_dict
 
 import jdl
@@ -18,6 +21,7 @@ from jdl.models.cnn import CNN
 from jdl.models.gpt import GPT
 from jdl.models.transformer import TransformerConfig
 from jdl.objectives.lora import merge_lora
+from jdl.patterns import input_axes
 
 X = jax.random.normal(jax.random.key(9), (6, 8, 8, 1))
 IMAGES = {"x": X, "y": jnp.arange(6) % 3}
@@ -160,3 +164,86 @@ def test_adapters_of_adapters_are_refused():
         jdl.ia3(CNN_3, "Conv", "bias").init(jax.random.key(0), IMAGES)
     with pytest.raises(jdl.Error, match="adapters already"):
         jdl.lora(jdl.lora(CNN_3, "Conv"), "lora_a").init(jax.random.key(0), IMAGES)
+
+
+class LinenAttention(nn.Module):
+    """Flax's own attention of 2 heads of 3 between layers."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.MultiHeadDotProductAttention(2, qkv_features=6)(x).mean(1))
+
+
+class NNXAttention(nnx.Module):
+    """The same, of NNX."""
+
+    def __init__(self, rngs):
+        self.attention = nnx.MultiHeadAttention(2, 4, 6, decode=False, rngs=rngs)
+
+    def __call__(self, x):
+        return self.attention(x).mean(1)
+
+
+FLAX = {
+    "MultiHeadDotProductAttention_0": jdl.objectives.classify(LinenAttention()),
+    "attention": jdl.objectives.classify(jdl.nnx(NNXAttention)),
+}
+SEQUENCES = {"x": jax.random.normal(jax.random.key(7), (2, 5, 4)), "y": jnp.arange(2)}
+
+
+def drawn(adapted, name):
+    """Variables with random adapters, and the weights below these by path."""
+    variables = adapted.init(jax.random.key(0), SEQUENCES)
+    draw = np.random.default_rng(0)
+    variables["params"] = jax.tree.map(
+        lambda x: jnp.asarray(draw.normal(size=x.shape), x.dtype), variables["params"]
+    )
+    return variables, paths(variables[name]["base"]), paths(variables["params"])
+
+
+@pytest.mark.parametrize("name", FLAX)
+@pytest.mark.parametrize("dora", [False, True])
+def test_the_heads_of_flax_attention_are_outputs_of_query_and_inputs_of_out(name, dora):
+    """A is (inputs, rank) and B (rank, outputs), where `out` is trained in full too."""
+    adapted = jdl.lora(FLAX[name], f"{name}/.*/kernel", rank=2, alpha=6.0, dora=dora)
+    variables, base, params = drawn(adapted, "lora")
+    merged = paths(merge_lora(variables)["params"])
+    for part, inputs, outputs in (("query", 4, 6), ("key", 4, 6), ("value", 4, 6), ("out", 6, 4)):
+        path = f"{name}/{part}/kernel"
+        a, b = params[f"{path}/lora_a"], params[f"{path}/lora_b"]
+        assert (a.shape, b.shape) == ((inputs, 2), (2, outputs))
+        expected = np.asarray(base[path]).reshape(inputs, outputs) + 3.0 * np.asarray(
+            a
+        ) @ np.asarray(b)
+        if dora:
+            expected *= np.asarray(params[f"{path}/lora_magnitude"]) / np.sqrt((expected**2).sum(0))
+        np.testing.assert_allclose(
+            merged[path], expected.reshape(base[path].shape), rtol=1e-4, atol=1e-5
+        )
+    adapted = jdl.lora(FLAX[name], "query", rank=2, train=f"{name}/out")
+    assert drawn(adapted, "lora")[2][f"{name}/query/kernel/lora_b"].shape == (2, 6)
+
+
+@pytest.mark.parametrize("name", FLAX)
+def test_factors_of_flax_attention_are_of_each_head(name):
+    objective = jdl.ia3(FLAX[name], "query|value", "query|attention.*out|Attention_0/out")
+    variables, base, params = drawn(objective, "ia3")
+    merged = paths(jdl.merge_ia3(variables)["params"])
+    factors = {path: np.asarray(factor) for path, factor in params.items() if "/ia3" in path}
+    query, out = (f"{name}/{part}/kernel" for part in ("query", "out"))
+    outputs, inputs = factors[f"{query}/ia3_outputs"], factors[f"{query}/ia3_inputs"]
+    assert (outputs.shape, inputs.shape) == ((2, 3), (4,))
+    expected = base[query] * outputs[None] * inputs[:, None, None]
+    np.testing.assert_allclose(merged[query], expected, rtol=1e-6)
+    np.testing.assert_array_equal(
+        merged[f"{name}/query/bias"], base[f"{name}/query/bias"] * outputs
+    )
+    heads = factors[f"{out}/ia3_inputs"]
+    np.testing.assert_array_equal(merged[out], base[out] * heads[..., None])
+
+
+def test_a_convolution_named_query_has_no_heads():
+    """A 1-D convolution (window, inputs, outputs) beside one named out, which is no attention."""
+    shapes = {"query/kernel": (1, 4, 6), "out/kernel": (1, 6, 4), "a/query/kernel": (4, 2, 3)}
+    params = {path: np.zeros(shape) for path, shape in shapes.items()}
+    assert [input_axes(path, params) for path in params] == [(1, 2)] * 3

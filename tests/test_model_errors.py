@@ -5,7 +5,7 @@ Seen to fail: without `is_train`, `inference` and `eval` among the flags, withou
 `flax_errors`, `check_sown` or `check_model`, with NNX's sown tuples kept, with `merge_frozen` that
 leaves the variables as they are, with other flags than `train` looked at beside it, with every
 tuple taken for what a module sows, with targets of bytes warned of, with flags that change nothing
-of it, or the first flag, taken for that of training.
+of it, or the first flag, taken for that of training, and with the outermost layer of NNX named.
 """
 
 import warnings
@@ -218,6 +218,27 @@ def test_a_flag_that_is_given_is_not_refused():
 def test_nnx_takes_a_function_of_random_streams(make):
     with pytest.raises(jdl.Error, match="lambda rngs"):
         jdl.nnx(make)
+
+
+class Hidden(nnx.Module):
+    """A layer in a list, and a mistake of its own."""
+
+    def __init__(self, rngs):
+        self.blocks = nnx.List([nnx.Linear(6, 4, rngs=rngs), nnx.Linear(4, 3, rngs=rngs)])
+
+    def __call__(self, x):
+        if x.shape[-1] == 7:
+            raise TypeError("seven")
+        return self.blocks[1](self.blocks[0](x))
+
+
+def test_the_layer_of_nnx_that_inputs_do_not_fit_is_named():
+    """And an error of the model itself is left as it is."""
+    objective, variables, _ = trained(jdl.nnx(lambda rngs: Hidden(rngs)))
+    with pytest.raises(jdl.Error, match=r"blocks/0 \(nnx.Linear\) of Hidden .* \(8, 5\): dot_gen"):
+        objective.predict(variables, {"x": X[:, :5]})
+    with pytest.raises(TypeError, match=r"^seven$"):
+        objective.predict(variables, {"x": np.ones((8, 7), np.float32)})
 
 
 def test_intermediates_of_nnx_are_dropped():

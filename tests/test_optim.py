@@ -1,4 +1,8 @@
-"""The optimizers and schedules that a course names, through Optax, in the one gradient step."""
+"""The optimizers and schedules that a course names, through Optax, in the one gradient step.
+
+Seen to fail: with a `max_norm` of 0 or below taken, which turns gradients around, and a `warmup` of
+20 steps, which never reaches the peak.
+"""
 
 from itertools import pairwise
 
@@ -101,6 +105,20 @@ def test_muon_is_for_matrices_within_the_network():
         np.testing.assert_allclose(ours[name], adam[name], rtol=1e-5)
 
 
+def test_muon_takes_the_heads_of_flax_attention_together():
+    """Query (inputs, heads, head_dim) and out as the matrices (4, 6) and (6, 4)."""
+    heads = {"query/kernel": (4, 2, 3), "out/kernel": (2, 3, 4)}
+    flat = {"query": (4, 6), "out": (6, 4)}
+    grads = {n: jax.random.normal(jax.random.key(len(n)), shape) for n, shape in heads.items()}
+    optimizer, found = jdl.optim.muon(0.1), []
+    for shapes in (heads, flat):
+        given = {n: grads[f"{n.partition('/')[0]}/kernel"].reshape(shapes[n]) for n in shapes}
+        with jax.numpy_dtype_promotion("standard"):
+            found.append(optimizer.update(given, optimizer.init(given), given)[0])
+    for of_heads, of_matrix in zip(*(updates.values() for updates in found), strict=True):
+        np.testing.assert_allclose(of_heads.reshape(of_matrix.shape), of_matrix, rtol=1e-5)
+
+
 def test_clipping_scales_the_whole_gradient():
     grads = {"a": jnp.full(4, 3.0), "b": jnp.full(9, 4.0)}
     updates, _ = (optimizer := jdl.optim.clip_gradients(optax.sgd(1.0), 2.0)).update(
@@ -178,3 +196,39 @@ def test_rates_fall_with_the_depth_of_a_layer_or_are_given_by_pattern():
 def test_patterns_of_layers_that_match_nothing_are_refused(make, message):
     with pytest.raises(jdl.Error, match=message):
         make().init(LAYERS)
+
+
+SGD = optax.sgd(0.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jdl.optim.clip_gradients(SGD, -1.0), "above 0, or None for no gradient clipping"),
+        (lambda: jdl.optim.clip_gradients(SGD, 0), "max_norm of clip_gradients .* not 0"),
+        (lambda: jdl.optim.clip_gradients(SGD, "1"), "not '1'"),
+        (lambda: jdl.optim.adamw(0.1, max_norm=-1), "max_norm .* not -1"),
+        (lambda: jdl.optim.muon(0.1, max_norm=float("nan")), "max_norm .* not nan"),
+        (lambda: jdl.optim.adamw(-0.1), "rate of adamw must be 0 or more, or a schedule, not -0.1"),
+        (lambda: jdl.optim.adamw(None), "rate of adamw .* not None"),
+        (lambda: jdl.optim.adamw(0.1, weight_decay=-0.1), "weight_decay of adamw .* not -0.1"),
+        (lambda: jdl.optim.adamw(0.1, b2=1.0), "b2 of adamw must be from 0 to below 1, not 1.0"),
+        (lambda: jdl.optim.muon(np.float32(-1)), "rate of muon .* not"),
+        (lambda: jdl.optim.warmup_cosine(0.1, 100, 20), "20 of 100 steps are 0.2.* not 20"),
+        (lambda: jdl.optim.warmup_cosine("1e-3", 100), "peak of warmup_cosine .* not '1e-3'"),
+        (lambda: jdl.optim.warmup_cosine(0.1, -1), "steps of warmup_cosine .* not -1"),
+        (lambda: jdl.optim.layer_rates(SGD, {"head": -1.0}), "rate of layer_rates .* not -1"),
+        (lambda: jdl.optim.layerwise_decay(SGD, 0.0), "decay of layerwise_decay .* not 0.0"),
+    ],
+)
+def test_numbers_that_climb_or_train_nothing_are_refused(make, message):
+    with pytest.raises(jdl.Error, match=message):
+        make()
+
+
+def test_no_norm_is_no_clipping_and_a_number_may_be_traced():
+    assert jdl.optim.clip_gradients(SGD, None) is SGD
+    assert len(jdl.optim.adamw(0.1, max_norm=None).init(LAYERS)) == 3  # of optax.adamw alone
+    jax.eval_shape(lambda rate: jdl.optim.adamw(rate, rate, rate, rate).init(LAYERS), 0.1)
+    whole = jdl.optim.warmup_cosine(0.1, 100, 1)
+    assert float(whole(100)) == pytest.approx(0.1)

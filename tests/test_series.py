@@ -1,4 +1,7 @@
-"""Forecasts: each value compared with plain loops; no split has anything of a later one."""
+"""Forecasts: each value compared with plain loops; no split has anything of a later one.
+
+Seen to fail: with the index of a frame not looked at, and the first column for any name.
+"""
 
 import lzma
 from dataclasses import replace
@@ -6,6 +9,8 @@ from itertools import pairwise
 
 import jax
 import numpy as np
+import pandas as pd
+import polars as pl
 import pytest
 
 import jdl
@@ -116,7 +121,8 @@ def test_as_a_source_of_batches():
         ({"context": 0}, "at least 1"),
         ({"season": 0}, "at least 1"),
         ({"season": 200}, "0, 0, 0 windows with a horizon of 5 steps"),
-        ({"target": 3}, "columns 0 to 2"),
+        ({"target": 3}, "columns 0 to 2, and no column 3"),
+        ({"target": "load"}, "columns 0 to 2, and no column 'load'"),
         ({"future_covariates": (-1,)}, "columns 0 to 2"),
         ({"future_covariates": (1,)}, "cannot be known in advance"),
         ({"context": HORIZON - 1}, f"a context of at least {HORIZON}"),
@@ -127,6 +133,59 @@ def test_as_a_source_of_batches():
 def test_refusals_name_what_is_wrong(change, message):
     with pytest.raises(jdl.Error, match=message):
         forecast_windows(**{"table": table(), **CUT, **change})
+
+
+HOURS = pd.date_range("2020-01-01", periods=STEPS, freq="h", tz="Europe/Paris")
+
+
+def frame(index=HOURS, **columns):
+    """The table as a frame, with other columns."""
+    whole = pd.DataFrame(table(), index, ["minus", "load", "ten"])
+    return whole.assign(**{name: list(column) for name, column in columns.items()})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        frame(),
+        frame(pd.date_range("2000-01-31", periods=STEPS, freq="ME")),
+        frame(pd.period_range("2000-01", periods=STEPS, freq="Q")),
+        frame(pd.bdate_range("2020-01-01", periods=STEPS)),
+        frame(pd.RangeIndex(STEPS)).convert_dtypes(),
+        pl.DataFrame(table(), ["minus", "load", "ten"]),
+    ],
+    ids=["hours", "months", "quarters", "business days", "missing types", "Polars"],
+)
+def test_a_frame_is_its_table_and_names_are_numbers(given):
+    named = {**CUT, "target": "load", "future_covariates": ["ten"]}
+    for found, expected in zip(
+        forecast_windows(given, **named), forecast_windows(table(), **CUT), strict=True
+    ):
+        assert found.fingerprint == expected.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (frame(HOURS[::-1]), r"must ascend, and row 1 .* not after row 0 .*sort_index"),
+        (frame(HOURS.insert(5, HOURS[4])[:-1]), r"must ascend, and row 5"),
+        (frame(HOURS.delete(7).append(HOURS[-1:] + HOURS.freq)), "2:00:00 after row 6"),
+        (frame(minus=[np.nan, *range(99)]), r"Column minus has a NaN .* row 0: .*ffill.*isna"),
+        (
+            frame().assign(minus=pd.array([1, None] * 50, "Int64")),
+            "Column minus has a NaN .* row 1",
+        ),
+        (frame(minus=["a", "b"] * 50), r"Column minus of .*get_dummies\(.*columns=\['minus'\]"),
+        (frame(time=HOURS), r"Column time of .*set_index\('time'\)"),
+        (frame(minus=[1] * 100), "Column minus is constant"),
+        (pl.DataFrame({"minus": ["a", "b"]}), "Column minus of .*get_dummies"),
+        (frame().rename(columns={"minus": "ten"}), "the same name"),
+        (frame().rename(columns={"load": "demand"}), "no column 'load', but minus, demand, ten"),
+    ],
+)
+def test_frames_that_are_no_series_are_refused(given, message):
+    with pytest.raises(jdl.Error, match=message):
+        forecast_windows(given, **{**CUT, "target": "load"})
 
 
 def test_electricity_is_read_where_it_lies(tmp_path, monkeypatch):

@@ -18,7 +18,17 @@ from sklearn import metrics as sk
 import jdl
 from jdl.figures.reliability import draw_reliability
 from jdl.inspect.evaluate import evaluate
-from jdl.metrics import Calibration, Rows, Sums, best_threshold, merge, roc_auc, scalars
+from jdl.metrics import (
+    Calibration,
+    Rows,
+    Sums,
+    best_threshold,
+    best_thresholds,
+    f1_at,
+    merge,
+    roc_auc,
+    scalars,
+)
 from jdl.models.cnn import CNN
 from jdl.models.mlp import MLP
 from jdl.objectives import predict_all, with_metrics
@@ -242,6 +252,26 @@ def test_a_threshold_whose_criterion_is_nan_is_never_the_best():
     assert np.isnan(chosen(lambda tp, fp, fn, tn: tp * np.nan))
 
 
+def test_each_label_has_its_best_threshold_tried_one_by_one():
+    """By scikit-learn's F1 score, without unknown labels. Seen to fail where these are zeros."""
+    draw = np.random.default_rng(1)
+    y, p = draw.integers(-1, 2, (40, 4)), draw.uniform(size=(40, 4))
+    p = np.choose(y + 1, [p**6, p**2, p**0.5]).round(1).astype(np.float32)
+    y[:, 3] = 0
+    found = best_thresholds({"label": y, "probability": p}, {"y": y})
+    assert np.isnan(found[3])
+    each = []
+    for k in range(3):
+        known = y[:, k] >= 0
+        scores = {t: sk.f1_score(y[known, k], p[known, k] >= t) for t in np.unique(p[known, k])}
+        each.append(max(scores.values()))
+        assert found[k] == max(t for t, score in scores.items() if score == each[-1])
+    assert len(set(found)) > 2
+    columns = {"label": y[:, :3], "probability": p[:, :3]}
+    macro = f1_at(columns, {"y": y[:, :3]}, threshold=found[:3]).value()
+    assert macro == pytest.approx(np.mean(each))
+
+
 def test_a_reliability_diagram_of_nothing_is_drawn_without_a_warning(tmp_path, recwarn):
     nothing = Calibration.of(jnp.ones(3), jnp.ones(3), mask=jnp.zeros(3))
     draw_reliability(merge([{"ece": nothing}])["ece"], tmp_path / "ece.png")
@@ -338,6 +368,9 @@ P22 = {**P2, "label": np.zeros((2, 2), int)}  # of two labels a row
         ('"macro" or "micro"', lambda: jdl.metrics.f1_at(P2, Y3, average="mean")),
         ('"f1", "youden"', lambda: best_threshold(P2, Y3, metric="F1")),
         ("several labels", lambda: best_threshold(P22, {"y": np.ones((2, 2))})),
+        ("take best_threshold", lambda: best_thresholds(P2, {"y": np.asarray([0, 1])})),
+        ("3 thresholds, and .* 2 labels", lambda: f1_at(P22, {"y": np.ones((2, 2))}, (0.1,) * 3)),
+        ("2 thresholds, and .* 2 classes", lambda: f1_at(P2, {"y": np.ones(2)}, (0.1, 0.2))),
         ("one class a row", lambda: jdl.metrics.matthews(P22, {"y": np.ones((2, 2))})),
         ("one class a row", lambda: jdl.metrics.log_loss(P22, {"y": np.ones((2, 2))})),
         ('"linear" or', lambda: jdl.metrics.cohen_kappa(P2, Y3, distance="cubic").value()),

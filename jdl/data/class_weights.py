@@ -17,6 +17,12 @@ def class_weights(dataset: Dataset, column: str = "y") -> tuple[float, ...]:
     that does not occur has no such weight, and is refused.
     """
     labels = dataset.column(column)
+    if labels.ndim == 2 and labels.shape[1] == len(dataset.labels) and labels.max(initial=0) <= 1:
+        raise Error(
+            f"Column {column} {labels.shape} has several labels of 0 and 1 a row, and no classes: "
+            "jdl.objectives.multi_label takes positive_weights, (1 - rate) / rate with "
+            f"rate = (dataset.column({column!r}) == 1).mean(0)."
+        )
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < -1:
         raise Error(
             f"class_weights needs whole-number labels in column {column}, from 0 on, or -1 for "

@@ -183,7 +183,11 @@ def row_values(by: Named, rows: int) -> np.ndarray:
     """One value for each row, as an array; `Error` for another shape, and for NaN."""
     name, values = by[0], np.asarray(by[1])
     if values.shape != (rows,):
-        cure = ", such as labels.argmax(1) of soft labels" if values.ndim == 2 else ""
+        cure = ""
+        if values.ndim == 2:
+            cure = (
+                ", such as labels.argmax(1) of soft labels, or the rarest of several, labels[:, k]"
+            )
         raise Error(
             f"{name} must have one value for each of the {rows} rows, but its shape is "
             f"{values.shape}: give an array ({rows},){cure}."

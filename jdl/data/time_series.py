@@ -14,6 +14,7 @@ import numpy as np
 
 from jdl.data.dataset import Dataset
 from jdl.data.fetch import dataset_folder
+from jdl.data.series_table import column_number, series_table
 from jdl.types import Bounds, Error
 
 HALF_HOURS = 17_520  # of the year 2014
@@ -122,14 +123,16 @@ def forecast_windows(
     context: int,
     horizon: int,
     season: int,
-    target: int = 0,
-    future_covariates: Sequence[int] = (),
+    target: int | str = 0,
+    future_covariates: Sequence[int | str] = (),
     train: float = 0.7,
     valid: float = 0.15,
 ) -> Splits:
     """Datasets for time series forecasting, of sliding windows: (train, valid, test) in this order.
 
-    `table` (T, F) has one row per time step. From `context` steps of all columns, `horizon` steps
+    `table` (T, F) has one row per time step: an array, or a data frame of pandas or Polars, whose
+    columns can be given by name too. Times in the index of a pandas frame must ascend in even
+    steps; they are not an input. From `context` steps of all columns, `horizon` steps
     of column `target` are forecast, at every origin; `ForecastWindows` describes the columns of the
     datasets. A window belongs to the split in which all its steps to forecast lie; windows across a
     border belong to none, so no split reads a value later than its own end. `train` and `valid` are
@@ -140,7 +143,9 @@ def forecast_windows(
     `horizon` steps early, so that the end of x has them for the steps to forecast; the context must
     be at least as long as the horizon.
     """
-    values = _check(table, context, horizon, season, target, future_covariates)
+    values, names, of_target, early = _check(
+        table, context, horizon, season, target, future_covariates
+    )
     if not 0 < train < train + valid < 1:
         raise Error(
             "train and valid must be fractions above 0 that leave some steps for the test, not "
@@ -150,18 +155,18 @@ def forecast_windows(
     mean, std = (statistic(values[: borders[1]], axis=0) for statistic in (np.mean, np.std))
     if not std.all():
         raise Error(
-            f"Column {int(std.argmin())} is constant in the training split, and cannot be "
+            f"Column {names[int(std.argmin())]} is constant in the training split, and cannot be "
             "normalized: leave it out."
         )
     normal = ((values - mean) / std).astype(np.float32)
-    inputs, early = normal.copy(), list(future_covariates)
+    inputs = normal.copy()
     # The values that roll around the end are read by no window.
     inputs[:, early] = np.roll(normal[:, early], -horizon, axis=0)
-    known = values[: borders[1], target]
+    known = values[: borders[1], of_target]
     naive_error = np.abs(known[season:] - known[:-season]).mean() if season < len(known) else 0
-    statistics = float(mean[target]), float(std[target]), float(naive_error)
+    statistics = float(mean[of_target]), float(std[of_target]), float(naive_error)
     source = ForecastWindows(
-        inputs, normal[:, target], context, horizon, season, *statistics, target
+        inputs, normal[:, of_target], context, horizon, season, *statistics, of_target
     )
     return _split_by_time(source, borders)
 
@@ -219,37 +224,30 @@ def electricity_table() -> np.ndarray:
 
 
 def _check(
-    table: Any, context: int, horizon: int, season: int, target: int, covariates: Sequence[int]
-) -> np.ndarray:
-    values = np.asarray(table)
-    if values.ndim != 2 or values.dtype.kind not in "biuf":
-        raise Error(
-            "forecast_windows takes a table of numbers (T, F), one row per time step, not "
-            f"{values.dtype} {values.shape}."
-        )
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        raise Error(
-            f"Column {column} has a NaN or infinite value, first in row {row}: replace such values."
-        )
+    table: Any,
+    context: int,
+    horizon: int,
+    season: int,
+    target: int | str,
+    covariates: Sequence[int | str],
+) -> tuple[np.ndarray, list[Any], int, list[int]]:
+    """The values and their columns' names, and the numbers of the columns that are given."""
+    values, names = series_table(table)
     if min(context, horizon, season) < 1:
         raise Error(
             "context, horizon and season must be at least 1; given: "
             f"{context}, {horizon} and {season}."
         )
-    if not all(0 <= column < values.shape[1] for column in (target, *covariates)):
-        raise Error(
-            f"The table has the columns 0 to {values.shape[1] - 1}; given: target {target} and "
-            f"future_covariates {list(covariates)}."
-        )
-    if target in covariates:
+    of_target = column_number(target, names)
+    early = [column_number(column, names) for column in covariates]
+    if of_target in early:
         raise Error(
             f"Column {target} is the target, which cannot be known in advance: take it out of "
             "future_covariates."
         )
-    if covariates and context < horizon:
+    if early and context < horizon:
         raise Error(
             f"future_covariates for {horizon} steps to forecast do not fit into a context of "
             f"{context}: choose a context of at least {horizon}."
         )
-    return values.astype(np.float64)
+    return values, names, of_target, early

@@ -51,6 +51,7 @@ from jdl.metrics.squad import squad_words as squad_words
 from jdl.metrics.text import bleu as bleu
 from jdl.metrics.text import rouge as rouge
 from jdl.metrics.thresholds import best_threshold as best_threshold
+from jdl.metrics.thresholds import best_thresholds as best_thresholds
 from jdl.metrics.thresholds import f1_at as f1_at
 from jdl.metrics.thresholds import precision_at as precision_at
 from jdl.metrics.thresholds import recall_at as recall_at

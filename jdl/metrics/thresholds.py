@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -15,12 +15,13 @@ from jdl.metrics.rows import Rows, Sums
 from jdl.types import Array, Error
 
 Average = Literal["macro", "micro"]
+Threshold = float | Sequence[float]  # a probability, or one for each of several labels
 
 
 def precision_at(
     predictions: Columns,
     batch: Columns,
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
     average: Average = "macro",
     target: str = "y",
     row_weights: str | None = None,
@@ -28,7 +29,8 @@ def precision_at(
     """Precision at a threshold: of the rows with at least this probability, the share of 1s.
 
     For two classes, or K labels of 0 and 1 a row: there the mean over the labels ("macro"), or of
-    all labels together ("micro"). 0 where no row is predicted as 1.
+    all labels together ("micro"), and `threshold` may be K numbers. 0 where no row is predicted as
+    1.
     """
     rows = _decided(predictions, batch, target, row_weights)
     return _sums(_precision, rows, threshold, average)
@@ -37,7 +39,7 @@ def precision_at(
 def recall_at(
     predictions: Columns,
     batch: Columns,
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
     average: Average = "macro",
     target: str = "y",
     row_weights: str | None = None,
@@ -52,7 +54,7 @@ def recall_at(
 def f1_at(
     predictions: Columns,
     batch: Columns,
-    threshold: float = 0.5,
+    threshold: Threshold = 0.5,
     average: Average = "macro",
     target: str = "y",
     row_weights: str | None = None,
@@ -80,16 +82,50 @@ def best_threshold(
     has no row. Choose it on validation data, and apply it to test data: it is exact, and fits the
     noise of the rows that it is chosen on.
     """
-    if not callable(metric) and metric not in CRITERIA:
-        raise Error(f'metric must be "f1", "youden" or a function, not {metric!r}.')
-    criterion = metric if callable(metric) else CRITERIA[metric]
+    criterion = _criterion(metric)
     rows = _decided(predictions, batch, target, row_weights)
     if rows.multi_label:
-        raise Error("best_threshold is for two classes, and these rows have several labels each.")
+        raise Error(
+            "best_threshold is for two classes, and these rows have several labels each: "
+            "jdl.metrics.best_thresholds gives a threshold for each label."
+        )
     columns = (rows.positive(), rows.labels)
     if row_weights is not None:
         columns += (rows.weights,)
     return Rows.of(partial(_best_threshold, criterion), *columns, mask=rows.weights)
+
+
+def best_thresholds(
+    predictions: Columns,
+    batch: Columns,
+    metric: Literal["f1", "youden"] | Callable[..., np.ndarray] = "f1",
+    target: str = "y",
+    row_weights: str | None = None,
+) -> tuple[float, ...]:
+    """The best threshold of each of K labels a row: `best_threshold` of each label alone.
+
+    Of the columns of a whole split, by `jdl.objectives.predict_all`; for `multi_label(threshold=)`
+    and `f1_at(threshold=)`. Unknown labels (-1) do not count; NaN for a label that no known row
+    has, or all have. With the F1 score of each label, their mean (macro F1) is best too.
+    """
+    find = partial(_best_threshold, _criterion(metric))
+    rows = _decided(predictions, batch, target, row_weights)
+    if not rows.multi_label:
+        raise Error("best_thresholds is for several labels a row: take best_threshold here.")
+    columns = [rows.probability, rows.labels, rows.weights]
+
+    def best(label: int) -> float:
+        scores, labels, weights = (jnp.asarray(column)[..., label] for column in columns)
+        weight = (weights,) if row_weights is not None else ()
+        return Rows.of(find, scores, labels, *weight, mask=weights).value()
+
+    return tuple(best(label) for label in range(rows.probability.shape[-1]))
+
+
+def _criterion(metric: Any) -> Callable[..., np.ndarray]:
+    if not callable(metric) and metric not in CRITERIA:
+        raise Error(f'metric must be "f1", "youden" or a function, not {metric!r}.')
+    return metric if callable(metric) else CRITERIA[metric]
 
 
 def _best_threshold(
@@ -130,11 +166,13 @@ def _decided(predictions: Columns, batch: Columns, target: str, row_weights: str
     return rows
 
 
-def _sums(function: Callable[..., Any], rows: Scored, threshold: float, average: Average) -> Sums:
+def _sums(
+    function: Callable[..., Any], rows: Scored, threshold: Threshold, average: Average
+) -> Sums:
     """The function of the true and false positives, and false negatives, (K,) with K labels."""
     if average not in ("macro", "micro"):
         raise Error(f'average must be "macro" or "micro", not {average!r}.')
-    predicted = (rows.positive() >= threshold).astype(jnp.float32)
+    predicted = (rows.positive() >= _at(threshold, rows)).astype(jnp.float32)
     actual = rows.labels.astype(jnp.float32)
     weight = jnp.ones(len(actual)) if rows.weights is None else rows.weights.astype(jnp.float32)
     weight = weight.reshape(weight.shape + (1,) * (actual.ndim - weight.ndim))
@@ -151,6 +189,20 @@ def _sums(function: Callable[..., Any], rows: Scored, threshold: float, average:
     if average == "micro":
         counts = {name: count.sum() for name, count in counts.items()}
     return Sums(function, counts)
+
+
+def _at(threshold: Threshold, rows: Scored) -> Array:
+    """The threshold as an array that compares with the probabilities: one number, or (..., K)."""
+    at, labels = jnp.asarray(threshold, jnp.float32), rows.probability.shape[-1]
+    if at.ndim == 0:
+        return at
+    if not rows.multi_label or at.shape != (labels,):
+        raise Error(
+            f"There are {at.size} thresholds, and probabilities of {labels} "
+            f"{'labels' if rows.multi_label else 'classes'}: give one threshold, or one for each "
+            "of several labels a row."
+        )
+    return at.reshape((1,) * (rows.labels.ndim - 1) + (-1,))
 
 
 def _precision(tp: Any, fp: Any, fn: Any) -> Any:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from traceback import walk_tb
 from typing import Any
 
 import flax.nnx
@@ -68,7 +70,8 @@ class NNXModel:
         if "train" in self._asked(method).parameters:
             options["train"] = train
         kept = _keep_statistics(module) if train else {}
-        out = getattr(module, method)(*inputs, **options)
+        with _layer_errors(module, str(self), inputs):
+            out = getattr(module, method)(*inputs, **options)
         for path, (layer, before) in kept.items():
             if all(map(operator.is_, _statistics(layer), before)):  # else its call had its way
                 found_frozen(path)
@@ -124,6 +127,25 @@ class NNXModel:
         _, _, states = _split(module)
         found = {name: _to_dict(state) for name, state in states.items()}
         return {"params": {}} | {name: variables for name, variables in found.items() if variables}
+
+
+@contextmanager
+def _layer_errors(module: Any, name: str, inputs: Any) -> Iterator[None]:
+    """A context in which an error within one of Flax's layers names the layer, by its path."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        callers = (frame.f_locals.get("self") for frame, _ in walk_tb(error.__traceback__))
+        layer = [caller for caller in callers if isinstance(caller, flax.nnx.Module)][-1:]
+        paths = {id(x): "/".join(map(str, path)) for path, x in flax.nnx.iter_modules(module)}
+        if not layer or not type(layer[0]).__module__.startswith("flax."):
+            raise
+        shapes = ", ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(inputs))
+        raise Error(
+            f"The layer {paths.get(id(layer[0])) or 'itself'} (nnx.{type(layer[0]).__name__}) of "
+            f"{name} cannot take what it is given, for inputs of shape {shapes}: {error} Give the "
+            "model inputs of the width that the layer was made for, or make it for theirs."
+        ) from error
 
 
 def _keep_statistics(module: Any) -> dict[str, tuple[Any, list[jax.Array]]]:

@@ -24,7 +24,7 @@ _nested = partial(unflatten_dict, sep="/")
 def train_adapters(
     objective: Objective,
     name: str,
-    make: Callable[[Key, Paths], Paths],
+    make: Callable[[Key, Paths, Paths], Paths],
     merge: Callable[[Variables], Variables],
     train: str | None,
     hold_statistics: bool,
@@ -33,8 +33,8 @@ def train_adapters(
     """The same objective, which trains adapters and what `train` matches, and nothing else.
 
     All other parameters are the entry "base" of the collection `name` of the model state, beside
-    `numbers` that are kept too. `make` gives the adapters for them, by path, and `merge` the
-    variables of the plain model.
+    `numbers` that are kept too. `make` gives the adapters for them, by path, of them and of all
+    parameters, and `merge` the variables of the plain model.
     """
 
     def init(key: Key, batch: Batch) -> Variables:
@@ -49,7 +49,7 @@ def train_adapters(
         full = [] if train is None else matching(train, paths, f"{name}(train)")
         full += [path for path in paths if path.startswith(PROJECTIONS) and path not in full]
         base = {path: x for path, x in paths.items() if path not in full}
-        trained = {path: paths[path] for path in full} | make(stream(key, name), base)
+        trained = {path: paths[path] for path in full} | make(stream(key, name), base, paths)
         kept = {entry: jnp.float32(number) for entry, number in (numbers or {}).items()}
         return {**variables, "params": _nested(trained), name: {"base": _nested(base), **kept}}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from jdl.objectives.adapters import Paths, matrices, merged, train_adapters
+from jdl.patterns import input_axes
 from jdl.types import Error, Key, Objective, Variables
 
 IA3 = "ia3"
@@ -31,12 +32,14 @@ def ia3(
     if outputs is None and inputs is None:
         raise Error("ia3 multiplies the outputs or the inputs of matrices: give one pattern.")
 
-    def make(key: Key, base: Paths) -> Paths:
+    def make(key: Key, base: Paths, params: Paths) -> Paths:
         found: Paths = {}
         for path in () if outputs is None else matrices(base, outputs, "ia3(outputs)"):
-            found[f"{path}/{OUTPUTS}"] = jnp.ones(base[path].shape[-1:], base[path].dtype)
+            shape = base[path].shape[input_axes(path, params)[1] :]
+            found[f"{path}/{OUTPUTS}"] = jnp.ones(shape, base[path].dtype)
         for path in () if inputs is None else matrices(base, inputs, "ia3(inputs)"):
-            found[f"{path}/{INPUTS}"] = jnp.ones(base[path].shape[-2:-1], base[path].dtype)
+            shape = base[path].shape[slice(*input_axes(path, params))]
+            found[f"{path}/{INPUTS}"] = jnp.ones(shape, base[path].dtype)
         return found
 
     return train_adapters(objective, IA3, make, merge_ia3, train, hold_statistics)
@@ -53,10 +56,10 @@ def _multiplied(base: Paths, trained: Paths) -> Paths:
         if (factors := trained.get(f"{path}/{OUTPUTS}")) is not None:
             for part in (path, f"{path.rpartition('/')[0]}/bias"):
                 if part in found:
-                    found[part] = found[part] * jnp.expand_dims(
-                        factors, range(found[part].ndim - 1)
-                    )
+                    leading = range(found[part].ndim - factors.ndim)
+                    found[part] = found[part] * jnp.expand_dims(factors, leading)
         if (factors := trained.get(f"{path}/{INPUTS}")) is not None:
-            axes = (*range(weight.ndim - 2), -1)
+            begin, end = input_axes(path, base)
+            axes = *range(begin), *range(end, weight.ndim)
             found[path] = found[path] * jnp.expand_dims(factors, axes)
     return found

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from jdl.keys import stream
 from jdl.objectives.adapters import Paths, matrices, merged, train_adapters
+from jdl.patterns import input_axes
 from jdl.types import Array, Error, Key, Objective, Variables
 
 LORA = "lora"
@@ -30,7 +31,9 @@ def lora(
 
     Each weight matrix W (inputs, outputs) whose path matches `targets` becomes W + scale * A @ B,
     with A (inputs, rank), B (rank, outputs), which begins with zeros, and a scale of alpha / rank.
-    A kernel of a convolution (h, w, inputs, outputs) counts as a matrix (h * w * inputs, outputs).
+    A kernel of a convolution (h, w, inputs, outputs) counts as a matrix (h * w * inputs, outputs),
+    and those of Flax's attention, query, key and value (inputs, heads, head_dim), as (inputs,
+    heads * head_dim), and out as (heads * head_dim, outputs).
     Parameters whose path matches `train`, such as a new head, are trained in full, all others not
     at all: they have no gradient and no optimizer state. Both patterns are regular expressions,
     searched (`re.search`) in paths like "stack/block_0/attention/query/kernel". BatchNorm is frozen
@@ -47,7 +50,7 @@ def lora(
         raise Error(f"The rank of lora must be at least 1, not {rank}.")
     scale = alpha / (math.sqrt(rank) if rank_stabilized else rank)
 
-    def make(key: Key, base: Paths) -> Paths:
+    def make(key: Key, base: Paths, params: Paths) -> Paths:
         made: Paths = {}
         for path in matrices(base, targets, "lora(targets)"):
             if base[path].ndim == 3 and "/experts/" in path:
@@ -55,7 +58,8 @@ def lora(
                     f"lora adds one product to a weight, and {path} {base[path].shape} has a "
                     "matrix for each expert: leave experts out of the targets."
                 )
-            made |= _adapters(path, base[path], rank, dora, stream(key, path))
+            matrix = _matrix(base[path], input_axes(path, params)[1])
+            made |= _adapters(path, matrix, rank, dora, stream(key, path))
         return made
 
     numbers = {"scale": scale}
@@ -78,8 +82,7 @@ def _adapters(path: str, weight: Array, rank: int, dora: bool, key: Key) -> Path
     Of an embedding table, which sums over no inputs, A is zero and B drawn from a normal
     distribution, as PEFT has it.
     """
-    outputs = weight.shape[-1]
-    inputs = weight.size // outputs
+    inputs, outputs = weight.shape
     a, b = (inputs, rank), (rank, outputs)
     if path.rpartition("/")[2] in TABLES:
         made = {A: jnp.zeros(a, weight.dtype), B: jax.random.normal(key, b, weight.dtype)}
@@ -94,16 +97,19 @@ def _merge(path: str, weight: Array, trained: Paths, scale: Array) -> Array:
     if f"{path}/{A}" not in trained:
         return weight
     added = trained[f"{path}/{A}"] @ trained[f"{path}/{B}"]
-    merged = weight + (scale.astype(weight.dtype) * added).reshape(weight.shape)
-    if f"{path}/{MAGNITUDE}" not in trained:
-        return merged
-    norms = jax.lax.stop_gradient(_column_norms(merged))  # as the paper does, to save memory
-    norms = jnp.where(norms == 0, 1, norms)
-    return merged * (trained[f"{path}/{MAGNITUDE}"] / norms).reshape(
-        (1,) * (weight.ndim - 1) + (-1,)
-    )
+    merged = weight.reshape(added.shape) + scale.astype(weight.dtype) * added
+    if f"{path}/{MAGNITUDE}" in trained:
+        norms = jax.lax.stop_gradient(_column_norms(merged))  # as the paper does, to save memory
+        norms = jnp.where(norms == 0, 1, norms)
+        merged = merged * (trained[f"{path}/{MAGNITUDE}"] / norms)[None]
+    return merged.reshape(weight.shape)
 
 
-def _column_norms(weight: Array) -> Array:
-    """The Euclidean norms of the columns of a weight matrix, one for each output."""
-    return jnp.linalg.norm(weight.reshape(-1, weight.shape[-1]), axis=0)
+def _matrix(weight: Array, end: int) -> Array:
+    """The matrix (inputs, outputs) of a weight, whose axes of inputs end here."""
+    return weight.reshape(math.prod(weight.shape[:end]), -1)
+
+
+def _column_norms(matrix: Array) -> Array:
+    """The Euclidean norms of the columns of a matrix, one for each output."""
+    return jnp.linalg.norm(matrix, axis=0)

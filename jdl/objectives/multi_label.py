@@ -30,12 +30,13 @@ def multi_label(
     x (B, ...) to logits (B, K), for y (B, K) of 0 and 1; the label -1 is unknown and ignored, and
     numbers between 0 and 1 are soft labels, such as mixup's. The loss is the mean over the known
     labels, in nats. `loss(logits, labels)`, such as `optax.sigmoid_focal_loss`, replaces the
-    cross-entropy. `positive_weights` are K weights of the ones, against rare labels;
-    `row_weights` names a column (B,) of sample weights; the loss is divided by the sum of the
-    weights, and the metrics count all rows equally. A label is predicted where its probability
-    reaches `threshold`: one number, or one for each label. Metrics: accuracy by label (1 - Hamming
-    loss); in evaluation also exact_match (subset accuracy), the share of rows whose known labels
-    are all right, and the micro and macro F1 score.
+    cross-entropy. `positive_weights` are K factors of the losses of ones, against rare labels:
+    the loss is still divided by the number of labels, as PyTorch's `pos_weight` has it, so that its
+    scale does not depend on the labels of a batch. `row_weights` names a column (B,) of sample
+    weights, by whose sum it is divided; the metrics count all rows equally. A label is predicted
+    where its probability reaches `threshold`: one number, or one for each label. Metrics:
+    accuracy by label (1 - Hamming loss); in evaluation also exact_match (subset accuracy), the
+    share of rows whose known labels are all right, and the micro and macro F1 score.
     """
     thresholds = (threshold,) if isinstance(threshold, int | float) else tuple(threshold)
     if not thresholds or not all(0 < t < 1 for t in thresholds):
@@ -54,7 +55,11 @@ class MultiLabel(Supervised):
 
     def losses(self, out: Array, batch: Batch) -> Array:
         """The loss of each label: the binary cross-entropy in nats, or another one."""
-        return self.element_loss(out, batch["y"].clip(0).astype(out.dtype))
+        labels = batch["y"].clip(0).astype(out.dtype)
+        losses = self.element_loss(out, labels)
+        if not self.positive_weights:
+            return losses
+        return losses * (1 + labels * (jnp.asarray(self.positive_weights, out.dtype)[None] - 1))
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The accuracy by label; in evaluation also exact matches and F1."""
@@ -76,13 +81,6 @@ class MultiLabel(Supervised):
     def known(self, out: Array, batch: Batch) -> Array:
         """The mask (B, K) of the labels that are not -1, in real rows."""
         return known_labels(batch["y"], batch.get("mask"))
-
-    def label_weights(self, out: Array, batch: Batch) -> Array | None:
-        """The weight of each label (B, K): 1 of a zero, `positive_weights` of a one."""
-        if not self.positive_weights:
-            return None
-        weights = jnp.asarray(self.positive_weights, jnp.float32)[None]
-        return 1 + batch["y"].clip(0).astype(jnp.float32) * (weights - 1)
 
     def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if labels are not 0, 1 or -1, one for each output of the model."""
