@@ -272,6 +272,18 @@ def test_pictures_are_compressed_until_all_fit(tmp_path, monkeypatch):
     )
 
 
+def test_the_last_picture_of_a_hook_is_shown(tmp_path):
+    """Seen to fail: with the last by name, step 20."""
+    from PIL import Image
+
+    folder = write_run(tmp_path, "net", 0, 0.9) / "pictures/kernel"
+    folder.mkdir(parents=True)
+    for step in (20, 100):
+        Image.fromarray(np.zeros((3, 4), np.uint8)).save(folder / f"{step}.png")
+    images = [attributes for tag, attributes in Parsed(written(tmp_path)).tags if tag == "img"]
+    assert [i["alt"] for i in images] == ["Figure of net: kernel at step 100"]
+
+
 def test_the_cost_is_that_of_the_devices(tmp_path):
     place = {"devices": {"kind": "NVIDIA H100 80GB HBM3", "count": 8}, "host": {"processes": 1}}
     record = {"environment": place, "options": {"mesh": "data=2,model=2"}}

@@ -19,7 +19,8 @@ MOST = 60  # pictures of a page
 def pictures(groups: Sequence[Group]) -> Section:
     """The section of the figures: those of the first seed of each config, and its last samples.
 
-    Those of a study come first. Those that `jdl explain` drew have its words.
+    Of each picture that its hooks return, the last too. Those of a study come first. Those that
+    `jdl explain` drew have its words.
     """
     roots = dict.fromkeys(group.first.folder.resolve().parent.parent.parent for group in groups)
     studies = [root for root in roots if (root / "study.json").is_file()]
@@ -48,10 +49,15 @@ def pictures(groups: Sequence[Group]) -> Section:
 
 
 def _paths(folder: Path) -> list[Path]:
-    samples = [path for path in folder.glob("samples/*.png") if path.stem.isdigit()]
-    newest = sorted(samples, key=lambda path: int(path.stem))[-1:]
+    of_steps = [folder / "samples", *sorted(folder.glob("pictures/*"))]  # the latter of hooks
+    newest = [path for one in of_steps for path in _newest(one)]
     drawn = [path for of in ("figures", EXPLAINED) for path in sorted(folder.glob(f"{of}/*.png"))]
     return drawn + newest
+
+
+def _newest(folder: Path) -> list[Path]:
+    paths = [path for path in folder.glob("*.png") if path.stem.isdigit()]
+    return sorted(paths, key=lambda path: int(path.stem))[-1:]
 
 
 def explained(path: Path) -> str:
@@ -86,7 +92,7 @@ def compress(path: Path, config: str, side: int, words: str = "") -> Picture | N
         image.save(buffer, "WEBP", **options)
         forms.append(buffer.getvalue())
     name = path.stem.replace("_", " ")
-    caption = f"samples at step {int(path.stem):,}" if path.parent.name == "samples" else name
+    caption = f"{path.parent.name} at step {int(path.stem):,}" if path.stem.isdigit() else name
     alt = f"Figure of {config}: {caption}"
     content = min(forms, key=len)
     caption = f"{config}. {words}" if words else f"{caption}, {config}"
