@@ -16,7 +16,9 @@ def sample(
     ] = None,
     out: Annotated[
         Path | None,
-        tyro.conf.arg(help="Images only: write to FILE.png (a grid) or FILE.npz (x, and labels y)."),
+        tyro.conf.arg(
+            help="Images only: write to FILE.png (a grid) or FILE.npz (x, and labels y)."
+        ),
     ] = None,
     reconstruct: Annotated[
         bool,

@@ -96,7 +96,8 @@ def write_images(
         return samples.write_png(out, rows)
     file = BytesIO()
     labels = None if reconstruct else samples.sample_labels(run, count, label)
-    np.savez(file, **({"x": rows} if labels is None else {"x": rows, "y": labels}))
+    columns: dict[str, Any] = {"x": rows} if labels is None else {"x": rows, "y": labels}
+    np.savez(file, **columns)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, file.getvalue())
     return out

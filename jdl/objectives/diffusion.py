@@ -82,10 +82,10 @@ def diffusion(
     """Diffusion model (Ho et al., 2020) or flow matching, of x (B, ...) with values from 0 to 1.
 
     The model reads noisy rows (B, ...), x scaled to -1 to 1, and times t (B,) from 0, data, to 1,
-    noise: `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with
-    `cosine_schedule` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et
-    al., 2023). The loss is the mean squared error of the prediction at a random time for each row;
-    metric: mse.
+    noise: `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity:
+    v-prediction with `cosine_schedule` (Salimans and Ho, 2022), flow matching with
+    `rectified_flow` (Lipman et al., 2023). The loss is the mean squared error of the prediction at
+    a random time for each row; metric: mse.
 
     With `classes` K the model is class-conditional, `model(x_t, t, y)`: in training a share
     `label_dropout` of the labels is replaced by K, which means no label, and sampling uses
