@@ -1,7 +1,7 @@
 """Semi-supervised learning: loaders zipped into one, and FixMatch against its formula.
 
 Seen to fail: unlabelled rows of another part or batch, a threshold that is ignored, strong views
-drawn from the weak ones' transforms, a gradient through pseudo-labels.
+drawn by the weak ones' transforms.
 """
 
 import jax

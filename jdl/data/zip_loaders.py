@@ -1,4 +1,4 @@
-"""Several data loaders as one: labelled rows beside unlabelled ones, for semi-supervised learning."""
+"""Several data loaders as one, for semi-supervised learning: unlabelled rows beside labelled."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class ZippedLoader(Loader):
 
 
 def _ungrouped(raw: Any) -> Any:
-    """The raw data as their loader made them: those with an order are on the device, as they were."""
+    """The raw data as their loader made them; those with an order, on the device, were not changed."""
     if "order" in raw:
         return raw
     columns = {name: c.reshape(-1, *c.shape[2:]) for name, c in raw["columns"].items()}

@@ -17,7 +17,7 @@ from jdl.objectives.autoencoding import Augment
 from jdl.objectives.classification import Classification
 from jdl.objectives.model_call import column
 from jdl.objectives.views import augment_of, view
-from jdl.types import Array, Batch, Error, Key, LossOutput, Mean, Variables
+from jdl.types import Array, Batch, Error, Key, LossOutput, Mean, Metrics, Variables
 
 
 def fixmatch(
@@ -76,7 +76,7 @@ class FixMatch(Classification):
         sure = real & (probability.max(-1) >= self.threshold)
         pseudo = optax.softmax_cross_entropy_with_integer_labels(strong, probability.argmax(-1))
         losses = self.losses(labelled, batch) + self.weight * jnp.where(sure, pseudo, 0).mean(1)
-        scores = {
+        scores: Metrics = {
             "accuracy": metrics.accuracy(labelled, batch["y"], mask),
             "confident": Mean.of(sure.astype(jnp.float32), real & mask[:, None]),
         }

@@ -1,0 +1,38 @@
+"""Digits, 40 labels: FixMatch; accuracy not measured yet.
+
+scripts/train experiments/digits_fixmatch.py
+scripts/train experiments/digits_fixmatch.py --weight 0  # by the 40 labels alone
+"""
+
+from dataclasses import dataclass
+
+import jdl
+from jdl.data import random_affine, random_erase
+from jdl.models.cnn import CNN
+
+
+@dataclass(frozen=True)
+class Config(jdl.Config):
+    steps: int = 1_000
+    batch: int = 20
+    ratio: int = 7  # unlabelled rows to a labelled one
+    labels: int = 40
+    weight: float = 1.0
+
+
+def run(c: Config) -> jdl.Run:
+    train, test = jdl.data.digits()
+    share = c.labels / len(train)
+    labelled, rest = train.split(share, 1 - share, seed=c.seed, stratify="y")
+    strong = (random_affine(rotation=20, shift=1.0, zoom=0.2), random_erase(3))
+    model = CNN(10, ((16, 1), (32, 1)), dense=(), batch_norm=True)
+    weak = random_affine(rotation=5, shift=0.5)
+    objective = jdl.objectives.fixmatch(model, weak, strong, weight=c.weight)
+    learner = jdl.ema(jdl.descent(objective, jdl.optim.adamw(jdl.optim.warmup_cosine(3e-3, c.steps))))
+    others = rest.shuffled(c.batch * c.ratio, c.seed)
+    batches = jdl.data.zip_loaders(labelled.shuffled(c.batch, c.seed), unlabelled=others)
+    return jdl.Run(c, learner, batches, test=test.batches(100), best="max accuracy")
+
+
+if __name__ == "__main__":
+    jdl.main(run, Config)
