@@ -125,7 +125,7 @@ class ZippedLoader(Loader):
 
 
 def _ungrouped(raw: Any) -> Any:
-    """The raw data as their loader made them; those with an order, on the device, were not changed."""
+    """The raw data as their loader made them; those with an order, on the device, are unchanged."""
     if "order" in raw:
         return raw
     columns = {name: c.reshape(-1, *c.shape[2:]) for name, c in raw["columns"].items()}
