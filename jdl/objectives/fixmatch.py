@@ -27,7 +27,7 @@ def fixmatch(
     threshold: float = 0.95,
     weight: float = 1.0,
 ) -> FixMatch:
-    """FixMatch (Sohn et al., 2020): semi-supervised classification, of rows most without labels.
+    """FixMatch (Sohn et al., 2020): semi-supervised learning of classes, most rows without labels.
 
     A batch has labelled rows x (B, ...) with labels y (B,), and for each of them unlabelled rows
     `unlabelled_x` (B, R, ...), as `jdl.data.zip_loaders` makes it; any labels of these are not
