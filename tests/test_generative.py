@@ -1,9 +1,10 @@
 """Autoencoders, GANs and diffusion models against formulas written out.
 
 Seen to fail: the GAN without `stop_gradient` on either side, the IWAE bound without the prior, a
-sampling step to the wrong time.
+sampling step to the wrong time, guidance that was never learnt, estimates clipped without `clip`.
 """
 
+import itertools
 import math
 
 import flax.linen as nn
@@ -180,6 +181,25 @@ def test_ddim_with_a_model_that_errs():
     np.testing.assert_allclose(2 * samples - 1, z / first, atol=1e-5)
 
 
+def test_without_clip_sampling_of_flow_matching_is_euler_s_method():
+    """From the data's estimate -1.996 on: clipped to -1, the first step goes half as far."""
+
+    class Field(nn.Module):
+        @nn.compact
+        def __call__(self, x, t, train=False, mask=None):
+            scale = self.param("scale", nn.initializers.constant(4.0), (1,))
+            return jnp.zeros_like(x) + (scale * (t - 0.5))[:, None, None, None]
+
+    batch = {"x": jnp.zeros((2, 4, 4, 1))}
+    times = np.linspace(0.999, 0, 3)
+    euler = -sum(4 * (t - 0.5) * (t - s) for t, s in itertools.pairwise(times))
+    for clip in (True, False):
+        objective = diffusion(Field(), rectified_flow, sampling_steps=2, clip=clip)
+        variables = objective.init(jax.random.key(0), batch)
+        samples = objective.decode(variables, batch["x"], batch, jax.random.key(KEY))
+        assert np.allclose(2 * samples - 1, euler, atol=1e-5) != clip
+
+
 def test_classifier_free_guidance_extrapolates_from_no_label_to_the_label():
     class Labelled(nn.Module):
         """The prediction depends on the label alone; 3 is no label."""
@@ -221,6 +241,8 @@ def test_classifier_free_guidance_extrapolates_from_no_label_to_the_label():
         (lambda: diffusion(None, prediction="data"), "noise"),
         (lambda: diffusion(None, sampling_steps=0), "sampling_steps"),
         (lambda: diffusion(None, eta=2.0), "eta"),
+        (lambda: diffusion(None, guidance_scale=3.0), "give classes"),
+        (lambda: diffusion(None, classes=9, label_dropout=0, guidance_scale=3), "a label_dropout"),
         (lambda: jdl.optim.update_every(0, None), "1 step or more"),
     ],
 )

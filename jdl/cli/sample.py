@@ -16,7 +16,9 @@ def sample(
     ] = None,
     out: Annotated[
         Path | None,
-        tyro.conf.arg(help="Images only: write to FILE.png (a grid) or FILE.npz (an array x)."),
+        tyro.conf.arg(
+            help="Images only: write to FILE.png (a grid) or FILE.npz (x, and labels y)."
+        ),
     ] = None,
     reconstruct: Annotated[
         bool,
@@ -24,6 +26,18 @@ def sample(
             help="Images only: images of the test data, each followed by its reconstruction."
         ),
     ] = False,
+    label: Annotated[
+        int | None,
+        tyro.conf.arg(
+            help="Class-conditional models: the class of all samples; without, all in turn."
+        ),
+    ] = None,
+    guidance_scale: Annotated[
+        float | None,
+        tyro.conf.arg(
+            help="Class-conditional diffusion: the scale of classifier-free guidance; 1 is none."
+        ),
+    ] = None,
     prompt: Annotated[str, tyro.conf.arg(help="The beginning of the text.")] = "",
     tokens: Annotated[int, tyro.conf.arg(help="How many tokens to generate.")] = 200,
     temperature: Temperature = 0.8,
@@ -39,18 +53,25 @@ def sample(
     """Generate text with a language model, or images with a generative model."""
     from jdl import sampling
     from jdl.cli.startup import set_up_jax
+    from jdl.figures.samples import sample_labels
     from jdl.inspect import sample as samples
     from jdl.inspect.restore import restore
     from jdl.store.catalog import find
-    from jdl.types import Generates
+    from jdl.types import Error, Generates
 
     set_up_jax()
     sampler = sampling.sample_token(temperature, top_k, top_p) if temperature else sampling.greedy
     trained = restore(find(run, root), best=best)
     if isinstance(trained.objective, Generates):
         count, path = 64 if n is None else n, out or Path("samples.png")
-        print(samples.write_images(trained, count, path, reconstruct, seed))
+        flags = (reconstruct, seed, label, guidance_scale)
+        print(samples.write_images(trained, count, path, *flags))
+        labels = None if reconstruct else sample_labels(trained.run, count, label)
+        if labels is not None and label is None:
+            print(f"The labels are 0 to {labels.max()} in turn, by row: --label K is one class.")
         return
+    if (label, guidance_scale) != (None, None):
+        raise Error("--label and --guidance-scale are those of diffusion models: leave them out.")
     if beams:
         texts = samples.beam_search(trained, prompt, tokens, beams)
     else:

@@ -114,3 +114,4 @@ from jdl.data.transcripts import transcribed_sounds as transcribed_sounds
 from jdl.data.unseen_class import unseen_class as unseen_class
 from jdl.data.word_windows import WordWindows as WordWindows
 from jdl.data.word_windows import word_windows as word_windows
+from jdl.data.zip_loaders import zip_loaders as zip_loaders

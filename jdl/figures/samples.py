@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdl.keys import stream
+from jdl.objectives.diffusion import Diffusion
 from jdl.parallel import processes, to_local
 from jdl.run import Run
 from jdl.store.folder import write_atomically
@@ -66,12 +67,25 @@ def draw_figures(run: Run, variables: Variables, folder: Path) -> list[Path]:
     return paths
 
 
-def generate(run: Run, variables: Variables, count: int, seed: int = 0) -> np.ndarray:
-    """Samples x (count, ...) of a generative model; a conditional one cycles through the classes.
+def generate(
+    run: Run,
+    variables: Variables,
+    count: int,
+    seed: int = 0,
+    label: int | None = None,
+    guidance_scale: float | None = None,
+) -> np.ndarray:
+    """Samples x (count, ...) of a generative model, whose labels are those of `sample_labels`.
 
-    Raises `Error` for a model without a prior, which cannot sample.
+    Raises `Error` for a model without a prior, which cannot sample, and for a label or a
+    `guidance_scale` that the model cannot take.
     """
     objective = run.learner.objective
+    labels = sample_labels(run, -(-count // BATCH) * BATCH, label)
+    if guidance_scale is not None:
+        if not isinstance(objective, Diffusion):
+            raise Error(f"{run.config.name} has no guidance scale, which is that of diffusion.")
+        objective = objective.guided(guidance_scale)
     if not isinstance(objective, SamplesLatents):
         raise Error(
             f"{run.config.name} cannot generate new rows, as its objective has no prior: use "
@@ -82,9 +96,27 @@ def generate(run: Run, variables: Variables, count: int, seed: int = 0) -> np.nd
     parts = []
     for n in range(-(-count // BATCH)):
         batch = class_batch(run.train, n * BATCH)
+        if labels is not None:
+            y = labels[n * BATCH : (n + 1) * BATCH]
+            batch["y"] = jnp.asarray(y, batch["y"].dtype)
         z = objective.sample_latent(latent_key(seed, n), batch)
         parts.append(np.asarray(decode(variables, z, batch, jax.random.fold_in(key, n))))
     return np.concatenate(parts)[:count]
+
+
+def sample_labels(run: Run, count: int, label: int | None = None) -> np.ndarray | None:
+    """The labels y (count,) of samples: `label`, or all classes in turn; None if unconditional."""
+    objective = run.learner.objective
+    classes = objective.classes if isinstance(objective, Diffusion) else 0
+    if not classes:
+        if label is not None:
+            raise Error(f"{run.config.name} is not class-conditional: leave out --label.")
+        return None
+    if label is None:
+        return np.arange(count) % (num_classes(run.train) or classes)
+    if not 0 <= label < classes:
+        raise Error(f"--label {label} is no class of {run.config.name}: 0 to {classes - 1} are.")
+    return np.full(count, label)
 
 
 def latent_key(seed: int, n: int) -> Key:

@@ -67,25 +67,37 @@ def beam_search(trained: TrainedRun, prompt: str, tokens: int, width: int) -> li
 
 
 def write_images(
-    trained: TrainedRun, count: int, out: Path, reconstruct: bool = False, seed: int = 0
+    trained: TrainedRun,
+    count: int,
+    out: Path,
+    reconstruct: bool = False,
+    seed: int = 0,
+    label: int | None = None,
+    guidance_scale: float | None = None,
 ) -> Path:
     """Writes generated rows to a PNG (a grid of images) or to an npz file as x (count, ...).
 
-    With `reconstruct`, it writes rows of the evaluation data, each followed by its reconstruction.
+    The npz file of a class-conditional model also has the labels y (count,): `label`, or all
+    classes in turn. With `reconstruct`, it writes rows of the evaluation data, each followed by its
+    reconstruction.
     """
     if count < 1:
         raise Error(f"Ask for at least 1 sample, not for {count}.")
     if out.suffix not in (".png", ".npz"):
         raise Error(f"--out must name a .png or .npz file, not {out}.")
     run, variables = trained.run, trained.variables
+    if reconstruct and (label, guidance_scale) != (None, None):
+        raise Error("--reconstruct takes rows of the data: leave out --label and --guidance-scale.")
     if reconstruct:
         rows = samples.reconstruct(run, variables, count)
     else:
-        rows = samples.generate(run, variables, count, seed)
+        rows = samples.generate(run, variables, count, seed, label, guidance_scale)
     if out.suffix == ".png":
         return samples.write_png(out, rows)
     file = BytesIO()
-    np.savez(file, x=rows)
+    labels = None if reconstruct else samples.sample_labels(run, count, label)
+    columns: dict[str, Any] = {"x": rows} if labels is None else {"x": rows, "y": labels}
+    np.savez(file, **columns)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, file.getvalue())
     return out

@@ -30,6 +30,7 @@ from jdl.objectives.diffusion import rectified_flow as rectified_flow
 from jdl.objectives.distil import teacher_logits as teacher_logits
 from jdl.objectives.episodes import episode_return as episode_return
 from jdl.objectives.episodes import reinforce as reinforce
+from jdl.objectives.fixmatch import fixmatch as fixmatch
 from jdl.objectives.forecasting import forecast as forecast
 from jdl.objectives.forecasting import forecast_quantiles as forecast_quantiles
 from jdl.objectives.freeze import freeze as freeze
@@ -73,4 +74,5 @@ from jdl.objectives.simclr import simclr as simclr
 from jdl.objectives.skip_gram import skip_gram as skip_gram
 from jdl.objectives.supervised import Supervised as Supervised
 from jdl.objectives.text_to_speech import text_to_speech as text_to_speech
+from jdl.objectives.views import view as view
 from jdl.objectives.with_metrics import with_metrics as with_metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -63,7 +63,8 @@ rectified_flow = NoiseSchedule(
 )
 """The schedule of flow matching (Lipman et al., 2023) or rectified flow (Liu et al., 2023).
 
-Its paths are straight lines from data to noise.
+Its paths are straight lines from data to noise. The model's t is 0 for data and 1 for noise, as in
+every `NoiseSchedule`: the reverse of both papers, whose t = 1 is data.
 """
 
 
@@ -76,22 +77,25 @@ def diffusion(
     guidance_scale: float = 1.0,
     sampling_steps: int = 50,
     eta: float = 0.0,
+    clip: bool = True,
 ) -> Diffusion:
     """Diffusion model (Ho et al., 2020) or flow matching, of x (B, ...) with values from 0 to 1.
 
-    The model reads noisy rows (B, ...), x scaled to -1 to 1, and times (B,) from 0 to 1,
-    `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity: v-prediction with
-    `cosine_schedule` (Salimans and Ho, 2022), flow matching with `rectified_flow` (Lipman et
-    al., 2023). The loss is the mean squared error of the prediction at a random time for each row;
-    metric: mse.
+    The model reads noisy rows (B, ...), x scaled to -1 to 1, and times t (B,) from 0, data, to 1,
+    noise: `model(x_t, t)`. It predicts the noise (epsilon-prediction), or the velocity:
+    v-prediction with `cosine_schedule` (Salimans and Ho, 2022), flow matching with
+    `rectified_flow` (Lipman et al., 2023). The loss is the mean squared error of the prediction at
+    a random time for each row; metric: mse.
 
     With `classes` K the model is class-conditional, `model(x_t, t, y)`: in training a share
     `label_dropout` of the labels is replaced by K, which means no label, and sampling uses
-    classifier-free guidance (Ho and Salimans, 2021) with `guidance_scale`, where 1 is none.
+    classifier-free guidance (Ho and Salimans, 2021) with `guidance_scale`, where 1 is none. Another
+    scale needs `classes` and a `label_dropout` above 0.
 
     `decode` samples in `sampling_steps` steps: at `eta` 0 without fresh noise, by DDIM (Song et
-    al., 2021), which on `rectified_flow` is Euler's method; at 1 with fresh noise in each step, by
-    DDPM (Ho et al., 2020).
+    al., 2021), which on `rectified_flow` and without `clip` is Euler's method; at 1 with fresh
+    noise in each step, by DDPM (Ho et al., 2020). With `clip` (diffusers' clip_sample) each step's
+    estimate of the data is clipped to -1 to 1.
     """
     if prediction not in ("noise", "velocity"):
         raise Error(f'prediction must be "noise" or "velocity", got {prediction!r}.')
@@ -101,9 +105,10 @@ def diffusion(
             "sampling_steps must be at least 1, classes at least 0, eta from 0 to 1, and "
             f"label_dropout from 0 to below 1; got {numbers}."
         )
-    return Diffusion(
-        model, schedule, prediction, classes, label_dropout, guidance_scale, sampling_steps, eta
+    made = Diffusion(
+        model, schedule, prediction, classes, label_dropout, 1.0, sampling_steps, eta, clip
     )
+    return made.guided(guidance_scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +123,20 @@ class Diffusion(Objective):
     guidance_scale: float
     sampling_steps: int
     eta: float
+    clip: bool
+
+    def guided(self, guidance_scale: float) -> Diffusion:
+        """The same model, sampled by classifier-free guidance of this scale, where 1 is none.
+
+        Raises `Error` if the model has not learnt what guidance needs.
+        """
+        if guidance_scale != 1 and not (self.classes and self.label_dropout):
+            raise Error(
+                f"guidance_scale={guidance_scale} needs a model that learns with and without "
+                f"labels, but classes={self.classes} and label_dropout={self.label_dropout}: give "
+                "classes and a label_dropout such as 0.1, or leave out guidance_scale."
+            )
+        return replace(self, guidance_scale=guidance_scale)
 
     def init(self, key: Key, batch: Batch) -> Variables:
         """The model's initial variables."""
@@ -178,7 +197,8 @@ class Diffusion(Objective):
             data = (x_t - sigma * out) / alpha
         else:
             data = self.schedule.sigma_rate(t) * x_t - sigma * out
-        data = data.clip(-1, 1)
+        if self.clip:
+            data = data.clip(-1, 1)
         return data, (x_t - alpha * data) / sigma
 
     def _sampling_step(self, data: Array, noise: Array, fresh: Array, t: Array, s: Array) -> Array:

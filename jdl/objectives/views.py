@@ -82,11 +82,15 @@ def vector_width(name: str, head: Any, spec: Batch, inputs: int) -> int:
 
 def two_views(augment: Sequence[Augment], batch: Batch, key: Key) -> tuple[Batch, Batch]:
     """Two views of each row of the batch: the transforms with keys by row, drawn independently."""
-    one, two = (_view(augment, batch, stream(key, "view", n)) for n in range(2))
+    one, two = (view(augment, batch, stream(key, "view", n)) for n in range(2))
     return one, two
 
 
-def _view(augment: Sequence[Augment], batch: Batch, key: Key) -> Batch:
+def view(augment: Sequence[Augment], batch: Batch, key: Key) -> Batch:
+    """The batch with the transforms of `jdl.data` applied to each row, within a loss.
+
+    The random numbers of a row are those of its place in the batch, on whatever device it is.
+    """
     for n, transform in enumerate(augment):
         keys = row_keys(stream(key, "augment", n), len(batch["x"]))
         batch = jax.vmap(transform)(keys, batch)
