@@ -178,11 +178,17 @@ def from_json(config: type[C], values: dict[str, Any]) -> C:
 def _from_json(hint: Any, value: Any) -> Any:
     """A field's value from JSON: a dict becomes a dataclass of the hint, a list a tuple."""
     kinds: list[Any] = [hint, *typing.get_args(hint)]  # of `Part | None`, one of these
-    if isinstance(value, dict):
-        for kind in kinds:
-            if hasattr(kind, "__dataclass_fields__") and _names(kind) == value.keys():
-                hints = typing.get_type_hints(kind)
-                return kind(**{name: _from_json(hints[name], v) for name, v in value.items()})
+    parts = [kind for kind in kinds if hasattr(kind, "__dataclass_fields__")]
+    if isinstance(value, dict) and parts:
+        fitting = [kind for kind in parts if value.keys() <= _names(kind)]
+        if not fitting:
+            raise Error(
+                f"The recorded config has {value!r}, which has fields that "
+                f"{' and '.join(kind.__name__ for kind in parts)} no longer has: put them back."
+            )
+        kind = min(fitting, key=lambda kind: len(_names(kind)))  # new fields have their defaults
+        hints = typing.get_type_hints(kind)
+        return kind(**{name: _from_json(hints[name], v) for name, v in value.items()})
     if isinstance(value, list):
         items = next((typing.get_args(k) for k in kinds if typing.get_origin(k) is tuple), ())
         many = items[:1] * len(value) if items[1:] == (...,) else items

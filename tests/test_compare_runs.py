@@ -142,7 +142,7 @@ def test_three_seeds_of_three_configs_cannot_decide(groups, tmp_path):
 
 def test_a_run_in_two_groups_is_refused_and_other_configs_are_told(groups, tmp_path):
     groups["several"] = [write_run(tmp_path, "third", 0, 0.9, digest=d) for d in ("d1", "d2")]
-    assert "\nseveral has runs of 2 configs: " in str(compare_runs(groups))
+    assert "\nseveral has runs of 2 configs, which differ" in str(compare_runs(groups))
     groups["several"].append(tmp_path / "plain" / ".." / "plain" / "d1" / "seed3")
     with pytest.raises(jdl.Error, match="seed3 is in both plain and several"):
         compare_runs(groups)

@@ -57,7 +57,7 @@ ENVIRONMENTS = {
     r"reward .* is float32 of shape \(1,\).*take x\[0\]": step(lambda s, r, e: (s, r[None], e)),
     r"terminated .* is int32 of shape \(\)": step(lambda s, r, e: (s, r, e.astype(int))),
     "state is float32 .* after reset, and int32": step(lambda s, r, e: (s.astype(int), r, e)),
-    "state is float32 .*, and missing after step": step(lambda s, r, e: ({"x": s}, r, e)),
+    r"a state of the structure .* leave out info": step(lambda s, r, e: ({"x": s}, r, e)),
     r"step\(s, a\) cannot be": lambda: replace(RIGHT, step=lambda s, a: (s, 0.0, False)),
     r"reset\(\) cannot be": lambda: replace(RIGHT, reset=lambda: jnp.zeros(())),
     "returns a dict: join": lambda: replace(RIGHT, observe=lambda s: {"place": s}),

@@ -7,6 +7,7 @@ taken for a split that was evaluated on.
 import json
 from itertools import pairwise
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from harness import digest, lines, stopped_at, train
@@ -19,7 +20,7 @@ PICTURE = np.arange(12 * 9 * 3, dtype=np.uint8).reshape(12, 9, 3)
 
 
 def numbers(step, state, metrics):
-    return {"twice": 2 * step, "loss": metrics["loss"], "nan": np.float32(np.nan)}
+    return {"twice": jnp.bfloat16(2 * step), "loss": metrics["loss"], "nan": np.float32(np.nan)}
 
 
 def picture(step, state, metrics):
@@ -81,7 +82,7 @@ WRONG = {
     "several numbers": ({"p": np.zeros(3, np.uint8)}, r"\(H, W\)"),
     "a path": ({"../../p": 1.0}, "take a name of letters"),
     "a field of the log": ({"step": 1.0}, "other than step and split"),
-    "the name of another": ({"twice": 1.0}, "Two hooks return 'twice'"),
+    "the name of another": ({"twice": 1.0}, "Hooks 1 and 2 of .* both return 'twice'"),
     "a verdict": (True, "returned a bool, and hooks change nothing"),
 }
 
@@ -90,4 +91,9 @@ WRONG = {
 def test_what_cannot_be_logged_is_told(case, tmp_path):
     returned, words = WRONG[case]
     with pytest.raises(jdl.Error, match=words):
-        train(tmp_path, hooks=[(1, numbers), (1, lambda *_: returned)])
+        train(tmp_path, hooks=[(2, numbers), (3, lambda *_: returned)])  # not due at one step
+
+
+def test_a_number_without_a_name_is_told_once(tmp_path, capsys):
+    train(tmp_path, hooks=[(1, lambda *_: 0.5)], quiet=False)
+    assert capsys.readouterr().out.count("a hook returned a float, which is not logged") == 1

@@ -56,7 +56,8 @@ RUN is a folder, or a run's name, digest, name/digest or name/digest/seedK under
 Exit codes: 0 success; 1 check found something wrong, or repeat, diff, doctor or verify found a
 difference; 2 wrong input (what is wrong and how to correct it is on standard error); 3 a loss,
 gradient or parameter is NaN or infinite; 130 stopped by Ctrl-C, 143 by SIGTERM and 129 by SIGHUP
-(a lost connection), in training after the current step was saved.
+(a lost connection), in training after the current step was saved; 141 where nobody reads the
+output any more, as of `jdl runs | head`.
 """
 # Verbs that parse their own arguments.
 WITH_SCRIPT = ("train", "launch", "check", "profile", "plan", "study", "data")

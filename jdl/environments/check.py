@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jdl.environments.environment import Environment
+from jdl.paths import by_path, differing_paths
 from jdl.types import Error
 
 STEP = "(state, reward, terminated)"
@@ -68,7 +69,8 @@ def _check_number(name: str, value: Any, expected: str, right: bool) -> None:
     if shape == () and right:
         return
     given = f"a {type(value).__name__}" if shape is None else f"{value.dtype} of shape {shape}"
-    more = f" Of shape {shape}, take x[0], x.sum(), x.any() or the like." if shape else ""
+    single = "x.any()" if name == "terminated" else "x.sum()"
+    more = f" Of shape {shape}, take x[0] or {single}." if shape else ""
     raise Error(
         f"The {name} that an environment's step returns must be of shape (), {expected}; this one "
         f"is {given}.{more}"
@@ -77,19 +79,21 @@ def _check_number(name: str, value: Any, expected: str, right: bool) -> None:
 
 def _check_state(before: Any, after: Any) -> None:
     """Raises `Error` where a step returns a state of other arrays than `reset`."""
-    old, new = (dict(jax.tree.leaves_with_path(state)) for state in (before, after))
-    for path in old | new:
-        name = f"state{jax.tree_util.keystr(path)}"
-        x, y = (
-            f"{state[path].dtype} of shape {state[path].shape}" if path in state else "missing"
-            for state in (old, new)
+    old, new = (str(jax.tree.structure(state)) for state in (before, after))
+    if old != new:
+        raise Error(
+            f"An environment's reset returns a state of the structure {old}, and its step one of "
+            f"{new}: both return the state alone, in one form. Gymnasium's reset returns "
+            "(obs, info): leave out info."
         )
-        if x != y:
-            raise Error(
-                f"An environment's state must keep its shapes and types: {name} is {x} after reset,"
-                f" and {y} after step. Let both give the same, for example with jnp.asarray(..., "
-                "jnp.float32) in reset or .astype in step."
-            )
+    leaves = by_path(before), by_path(after)
+    for path in differing_paths(*leaves):
+        old_leaf, new_leaf = (f"{one[path].dtype} of shape {one[path].shape}" for one in leaves)
+        raise Error(
+            f"An environment's state must keep its shapes and types: {path or 'the state'} is "
+            f"{old_leaf} after reset, and {new_leaf} after step. Let both give the same, for "
+            "example with jnp.asarray(..., jnp.float32) in reset or .astype in step."
+        )
 
 
 def _is_bool(value: Any) -> bool:

@@ -62,7 +62,7 @@ class Difference:
     seeds_needed: int | None  # to find such a difference in four of five times, where that is more
     least: float = 0.0  # p-value that so few seeds can give, corrected like the other
     fewest: int = 0  # seeds that can give a p-value below the level
-    comparisons: int = 1  # for whose number the p-value is corrected
+    comparisons: int = 1  # for how many of them the p-value is corrected
 
     @property
     def is_evident(self) -> bool:
@@ -176,9 +176,8 @@ def _corrected(pairs: Sequence[Difference]) -> list[Difference]:
         return list(pairs)
     p_values = statistics.holm([pair.p_value for pair in pairs])
     leasts = np.array([pair.least for pair in pairs])
-    corrected = leasts * [
-        (leasts >= least).sum() for least in leasts
-    ]  # where all are at their best
+    # Holm's correction where all pairs are at their best: times the pairs that come no earlier.
+    corrected = leasts * np.array([(leasts >= least).sum() for least in leasts])
     return [
         replace(pair, p_value=p, least=min(1.0, float(least)), comparisons=len(pairs))
         for pair, p, least in zip(pairs, p_values, corrected, strict=True)

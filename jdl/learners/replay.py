@@ -22,8 +22,8 @@ def check_learning_starts(learning_starts: int, steps: int) -> None:
     if learning_starts >= steps:
         raise Error(
             f"With learning_starts={learning_starts} nothing would be learnt in the run's {steps} "
-            "training steps (steps are counted from 0): give the learner a smaller learning_starts,"
-            " or train for more steps."
+            "training steps. It counts training steps, each of which is num_steps steps in every "
+            "environment: divide a number of environment steps by these, or train for more steps."
         )
 
 

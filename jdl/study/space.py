@@ -225,17 +225,18 @@ def with_values(c: C, values: Mapping[str, str]) -> C:
     """The config with these values; `Error` where it refuses them."""
     typed = {field: field_value(type(c), field, text) for field, text in values.items()}
     try:
-        for field, value in typed.items():
-            c = _with_value(c, field.split("."), value)
-        return c
+        return _with_values(c, {tuple(field.split(".")): value for field, value in typed.items()})
     except (Error, ValueError, TypeError, AssertionError) as error:
         raise Error(f"The config refuses {words(values)}: {error}") from error
 
 
-def _with_value(part: Any, path: Sequence[str], value: Any) -> Any:
-    """A dataclass with the value of a field, which may be that of a dataclass within it."""
-    name, *rest = path
-    return replace(part, **{name: _with_value(getattr(part, name), rest, value) if rest else value})
+def _with_values(part: Any, values: Mapping[tuple[str, ...], Any]) -> Any:
+    """A dataclass with these values of fields, and of fields of dataclasses within; all at once."""
+    new = {path[0]: value for path, value in values.items() if len(path) == 1}
+    for name in dict.fromkeys(path[0] for path in values if len(path) > 1):
+        of_part = {p[1:]: value for p, value in values.items() if p[0] == name and len(p) > 1}
+        new[name] = _with_values(getattr(part, name), of_part)
+    return replace(part, **new)
 
 
 def words(values: Mapping[str, str]) -> str:

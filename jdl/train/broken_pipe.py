@@ -34,8 +34,9 @@ def exit_at_broken_pipe() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
-    except BrokenPipeError:
+            if sys.stdout:  # None where it is closed from the beginning
+                sys.stdout.flush()
+    except OSError:
         if not discard_output():
             raise
         raise SystemExit(CODE) from None

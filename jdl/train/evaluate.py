@@ -45,7 +45,7 @@ class Evaluator:
         note, self.note = self.note, None
         raises_at_nan = jax.config.jax_debug_nans  # type: ignore[attr-defined]
         can_ask = "mask" in self.data.spec and not raises_at_nan  # 0 / 0 of no row
-        if note and can_ask and (real := padded(self.data)):
+        if note and can_ask and (real := real_rows_of_last(self.data)):
             last = np.int32(len(batches) - 1)
             unreal, _ = self._compiled(state, before, raw, last, np.bool_(False))
             if text := padding_note(batches, unreal, self.data.batch_size, real):
@@ -76,8 +76,8 @@ def evaluator(
     return Evaluator(learner, data, note)
 
 
-def padded(data: Loader) -> int:
-    """How many rows of the last batch are real, where the others are padding; else 0."""
+def real_rows_of_last(data: Loader) -> int:
+    """The number of real rows in the last batch where it is padded; 0 where it is full."""
     return data.num_examples % data.batch_size
 
 

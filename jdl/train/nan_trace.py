@@ -24,8 +24,10 @@ from jdl.learners.replay import REPLAY_BUFFER
 from jdl.paths import path_name
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
-OUT_OF_RANGE = ": it was asked for a row that it has not"  # no learning rate helps
+OUT_OF_RANGE = ": it was asked for a row that it has not"
+OF_BATCH = "Its batch is not finite"
 OF_ENV = "mend the environment's step or observe"
+OF_DATA = (OUT_OF_RANGE, OF_BATCH, OF_ENV)  # in a trace: what no learning rate mends
 FROM_ENV = {"reward": "The environment's reward", "obs": "The environment's observation"}
 
 
@@ -37,7 +39,7 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
     backward pass, and the parameters after the update.
     """
     if wrong := _nonfinite_rows(batch):
-        return f"Its batch is not finite: {wrong}"
+        return f"{OF_BATCH}: {wrong}"
     for name, column in state.extra.get(REPLAY_BUFFER, {}).items():
         if not _is_finite(column):
             return f"The {name} in the replay buffer, of earlier steps, is not finite: {OF_ENV}"
@@ -181,8 +183,9 @@ class _LayerTrace:
         module = context.module
         path = "/".join(module.path) or "the model"
         self.layers.append(f"{path} ({type(module).__name__})")
-        if isinstance(module, nn.Embed) and context.method_name == "__call__":
-            rows = args[0] if args else kwargs["inputs"]
+        rows = args[0] if args else kwargs.get("inputs")
+        is_lookup = isinstance(module, nn.Embed) and context.method_name == "__call__"
+        if is_lookup and rows.size:
             asked = partial(self._asked, len(self.layers) - 1, module.num_embeddings)
             jax.debug.callback(asked, rows.min(), rows.max())
         return jax.tree.map(partial(self._probe, len(self.layers) - 1), output)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 
 from jdl.train.loop import steps
-from jdl.train.nan_trace import OUT_OF_RANGE, nan_trace
+from jdl.train.nan_trace import OF_DATA, nan_trace
 from jdl.train.outputs import Outputs
 from jdl.train.placement import Placement
 from jdl.types import Error, State
@@ -50,7 +50,7 @@ class NonFiniteSteps:
         trace = self.trace(step)
         raise NonFiniteError(
             f"The {name} of step {step} is {value}, and the run has stopped; {kept}. {trace}."
-            f"{'' if OUT_OF_RANGE in trace else REMEDIES}"
+            f"{'' if any(words in trace for words in OF_DATA) else REMEDIES}"
         )
 
     def trace(self, step: int) -> str:

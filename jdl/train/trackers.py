@@ -68,7 +68,7 @@ class TensorBoardTracker:
 
     def write(self, step: int, split: str, numbers: Mapping[str, float]) -> None:
         """Keeps the newest metrics of an evaluation."""
-        if split != "train":
+        if log.is_evaluated(split):
             self._numbers |= {f"{split}/{name}": value for name, value in numbers.items()}
 
     def close(self, finished: bool) -> None:

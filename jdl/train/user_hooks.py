@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jdl.errors import Stop
@@ -22,6 +23,9 @@ from jdl.types import Error, Metrics, State
 
 PICTURES = "pictures"  # the folder of the run's, with a folder for each name
 NAME = re.compile(r"\w[\w.-]*")  # it becomes one of a folder
+LOGGED = "a dict of numbers and pictures to log, such as {'largest': 0.5}"
+IGNORED = ""  # among the names that hooks have returned: something without a name, told once
+NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)  # bfloat16 too, which NumPy alone does not know
 CHANNELS = (3, 4)  # of a picture (H, W, C): RGB, and RGBA
 
 
@@ -35,6 +39,7 @@ class UserHooks:
     hooks: tuple[Hook, ...]
     patience: Patience
     outputs: Outputs
+    owners: dict[str, int] = field(default_factory=dict)  # by name, the number of its hook
 
     def due(self, step: int) -> bool:
         """Whether any is due."""
@@ -43,11 +48,10 @@ class UserHooks:
     def __call__(self, step: int, state: State, metrics: Metrics) -> None:
         """Calls those that are due, and logs what they return."""
         found: dict[str, Any] = {}
-        for every, function in self.hooks:
+        for n, (every, function) in enumerate(self.hooks, 1):
             if is_multiple(step, every):
                 returned = self._returned(function, step, state, metrics)
-                if twice := found.keys() & returned.keys():
-                    raise Error(f"Two hooks return {min(twice)!r}: give them two names.")
+                self._check_names(n, returned)
                 found |= returned
         pictures = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
         if processes.is_first():
@@ -55,6 +59,15 @@ class UserHooks:
                 self._write_picture(step, name, picture)
         if numbers := {name: value for name, value in found.items() if name not in pictures}:
             self.outputs.log.write(step, HOOKS, numbers)
+
+    def _check_names(self, n: int, returned: Mapping[str, Any]) -> None:
+        """Raises `Error` where hook n returns what another has returned, at whatever step."""
+        for name in returned:
+            if (other := self.owners.setdefault(name, n)) != n:
+                raise Error(
+                    f"Hooks {other} and {n} of Run(hooks=...) both return {name!r}: give each a "
+                    "name of its own."
+                )
 
     def _returned(
         self, function: Callable[..., Any], step: int, state: State, metrics: Metrics
@@ -80,9 +93,14 @@ class UserHooks:
         if any(isinstance(part, State | bool) for part in parts):  # it expects an effect
             raise Error(
                 f"A hook returned a {type(returned).__name__}, and hooks change nothing: they read "
-                "the state, and may return a dict of numbers and pictures to log. `raise jdl.Stop` "
-                "ends the training; a learning rate is changed by an Optax schedule, "
-                "optax.adam(schedule)."
+                f"the state, and may return {LOGGED}. `raise jdl.Stop` ends the training; a "
+                "learning rate is changed by an Optax schedule, optax.adam(schedule)."
+            )
+        if returned is not None and IGNORED not in self.owners:
+            self.owners[IGNORED] = 0
+            self.outputs.display.note(
+                f"Step {step:,}: a hook returned a {type(returned).__name__}, which is not logged: "
+                f"it may return {LOGGED}"
             )
         return {}
 
@@ -108,7 +126,7 @@ def logged(name: Any, value: Any) -> float | np.ndarray:
             "hyphens and underscores, other than step and split."
         )
     array = np.asarray(value.value() if hasattr(value, "value") else value)
-    if array.shape == () and array.dtype.kind in "biuf":
+    if array.shape == () and any(jnp.issubdtype(array.dtype, kind) for kind in NUMBERS):
         return float(array)
     if array.dtype == np.uint8 and (array.ndim == 2 or array.shape[2:] in [(c,) for c in CHANNELS]):
         return array

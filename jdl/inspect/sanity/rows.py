@@ -27,7 +27,7 @@ from jdl.metrics import Rows, merge, scalars
 from jdl.objectives.heads import Heads
 from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.supervised import Supervised
-from jdl.train.evaluate import USE_MASK, padded
+from jdl.train.evaluate import USE_MASK, real_rows_of_last
 from jdl.train.placement import splits
 from jdl.types import CACHE, Batch, Mean
 
@@ -145,7 +145,7 @@ def check_padding(subject: Subject) -> Finding:
     if not differ(a.total, whole.total):
         text = "padding rows count in the loss: it ignores the mask"
         advice = "Use Mean.of(losses, batch.get('mask')): the last batch of an epoch is padded"
-        is_padded = any(map(padded, splits(subject.run).values()))
+        is_padded = any(map(real_rows_of_last, splits(subject.run).values()))
         return Finding(name, "wrong" if is_padded else "note", text, advice)
     text = "the loss of real rows changes with what padding rows contain"
     advice = "The loss mixes rows (a softmax or mean over axis 0?), or masks only in part"
@@ -165,7 +165,9 @@ def _padded_metrics(subject: Subject, masked: Evaluated, other: Evaluated, alone
         return Finding(name, "ok", text)
     evaluations = [data for split, data in splits(subject.run).items() if split != "train"]
     text = f"the metric {', '.join(counting)} counts padding: it ignores the mask"
-    return Finding(name, "wrong" if any(map(padded, evaluations)) else "note", text, USE_MASK)
+    return Finding(
+        name, "wrong" if any(map(real_rows_of_last, evaluations)) else "note", text, USE_MASK
+    )
 
 
 def _counts_padding(masked: Any, other: Any, alone: Any) -> bool:

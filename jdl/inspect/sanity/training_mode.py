@@ -14,10 +14,10 @@ from jdl.inspect.sanity.finding import Finding, Verdict
 from jdl.inspect.sanity.subject import Subject
 from jdl.inspect.sanity.training import NO_DATA
 from jdl.layers.frozen_batch_norm import IN_EVALUATION, IN_TRAINING
-from jdl.learners.prune import by_path
 from jdl.objectives.model_errors import DropoutWatch
 from jdl.objectives.model_keywords import is_told
 from jdl.objectives.override import innermost
+from jdl.paths import by_path
 from jdl.types import BATCH_STATS, Array, Batch, Error, Variables
 
 ADVICE = (
