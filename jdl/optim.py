@@ -23,6 +23,7 @@ BALANCE = "balance"  # the part of `balance_experts` for the biases of experts
 
 # The numbers that arguments of this file may be: at least the first, below the second.
 RANGES = {
+    "factor": (0.0, inf, "0 or more"),
     "rate": (0.0, inf, "0 or more, or a schedule"),
     "peak": (0.0, inf, "0 or more"),
     "steps": (0, inf, "0 or more"),
@@ -285,7 +286,7 @@ def layer_rates(
     alike. Raises `Error` where a pattern matches nothing.
     """
     for factor in rates.values():
-        _check("layer_rates", rate=factor)
+        _check("layer_rates", factor=factor)
 
     def factors(params: Any) -> Any:
         found: dict[str, float] = {}
@@ -347,7 +348,7 @@ def _check(function: str, **numbers: Any) -> None:
         if isinstance(number, jax.core.Tracer) or (name in SCHEDULES and callable(number)):
             continue  # of a study by vmap, or a function of the step
         known = isinstance(number, int | float | np.number | np.ndarray | jax.Array)
-        if not known or not (least <= number < end):
+        if isinstance(number, bool) or np.ndim(number) or not known or not (least <= number < end):
             raise Error(f"{name} of {function} must be {must}, not {number!r}.")
 
 

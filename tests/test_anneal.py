@@ -131,8 +131,12 @@ class OwnLearner(jdl.Learner):
 
 MISTAKES = {
     "none": (lambda: jdl.anneal(PLAIN), "needs a schedule"),
-    "no such number": (lambda: jdl.anneal(PLAIN, betas=SCHEDULE), "no number betas .* but beta"),
-    "no number": (lambda: jdl.anneal(PLAIN, model=SCHEDULE), "no number model"),
+    "no such number": (lambda: jdl.anneal(PLAIN, betas=SCHEDULE), "no float betas .* but beta"),
+    "a count": (
+        lambda: jdl.anneal(PLAIN, importance_samples=SCHEDULE),
+        "no float importance_samples",
+    ),
+    "no number": (lambda: jdl.anneal(PLAIN, model=SCHEDULE), "no float model"),
     "no schedule": (lambda: jdl.anneal(PLAIN, beta=0.5), "0.5 is no schedule"),
     "an array": (lambda: jdl.anneal(PLAIN, beta=lambda n: jnp.ones(2) * n), "an array"),
     "wrapped": (
@@ -154,3 +158,17 @@ def test_a_learner_that_does_not_give_the_step_is_refused(tmp_path):
     own = jdl.Run(Config(name="own"), OwnLearner(), data.shuffled(BATCH, 0), best="min loss")
     with pytest.raises(jdl.Error, match=r"does not give jdl\.anneal the number of the step"):
         jdl.fit(own, jdl.Options(root=tmp_path, quiet=True))
+
+
+def test_smoothing_can_be_annealed(tmp_path):
+    """Seen to fail: it was asked, in Python, whether there is any."""
+    data = jdl.data.arrays(x=X, y=np.arange(ROWS) % 2)
+    objective = jdl.anneal(classify(MLP(2), smoothing=0.0), smoothing=lambda n: 0.2 / (n + 1.0))
+    learner = jdl.descent(objective, optax.sgd(0.1))
+    c = Config(name="smoothing", steps=2)
+    result = jdl.fit(
+        jdl.Run(c, learner, data.shuffled(BATCH, 0)),
+        jdl.Options(root=tmp_path, log_every=1, quiet=True),
+    )
+    found = [json.loads(line)["smoothing"] for line in lines(result)]
+    np.testing.assert_allclose(found, [0.2, 0.1], rtol=1e-6)

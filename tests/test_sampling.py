@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import jdl
-from jdl import sampling
 from jdl.layers import GRU
 from jdl.models.captioner import Captioner
 from jdl.models.encoder_decoder import EncoderDecoder
@@ -235,7 +234,7 @@ def test_a_prompt_and_a_new_token_are_needed(prompt, tokens):
 @pytest.mark.parametrize("name", ["gpt", "gru"])
 def test_streaming_gives_what_generate_gives(name, sampler, eos_id, monkeypatch):
     """The prompt is read in a piece of three tokens and one of one."""
-    monkeypatch.setattr(sampling, "PIECE", 3)
+    monkeypatch.setattr("jdl.sampling.generation.PIECE", 3)
     objective, variables, _, _ = prepared(name)
     key = jax.random.key(7)
     for row in range(3):

@@ -114,7 +114,7 @@ def test_as_a_source_of_batches():
         ({"table": np.zeros(9)}, r"table of numbers \(T, F\)"),
         (
             {"table": np.full((9, 3), np.nan)},
-            "Column 0 has a NaN or infinite value, first in row 0",
+            "Column 0 has a NaN, first in row 0",
         ),
         ({"table": table() * [0, 1, 1]}, "Column 0 is constant"),
         ({"table": table(20)}, "20 steps are too few: the splits would have 4, 0, 0 windows"),

@@ -23,23 +23,31 @@ def series_table(table: Any) -> tuple[np.ndarray, list[Any]]:
     values, names = _frame(table) if frame else _array(table)
     if not np.isfinite(values).all():
         row, column = np.argwhere(~np.isfinite(values))[0]
-        cure = "."
-        if frame:
-            cure = (
-                f", as frame.ffill() does by the past alone, and frame.interpolate() by both sides "
-                f"of a gap; a column of 0 and 1 more can tell the model where, "
-                f"frame[{names[column]!r}].isna().astype(int)."
-            )
+        is_nan = bool(np.isnan(values[row, column]))
+        what = "a NaN" if is_nan else "an infinite value"
+        cure = _cure(table, names[column], is_nan) if frame else ""
         raise Error(
-            f"Column {names[column]} has a NaN or infinite value, first in row {row}: replace such "
-            f"values{cure}"
+            f"Column {names[column]} has {what}, first in row {row}: replace such values{cure}."
         )
     return values, names
 
 
+def _cure(frame: Any, name: Any, is_nan: bool) -> str:
+    """How a frame's missing values are replaced; those of the first rows have none before them."""
+    if not hasattr(frame, "ffill"):  # of Polars
+        return ', as frame.fill_nan(None).fill_null(strategy="forward") does by the past alone'
+    if not is_nan:
+        return "; frame.replace([np.inf, -np.inf], np.nan) makes them missing"
+    return (
+        ", as frame.ffill() does by the past alone, and frame.interpolate() by both sides of a "
+        "gap; a column of 0 and 1 more can tell the model where, "
+        f"frame[{name!r}].isna().astype(int)"
+    )
+
+
 def column_number(column: Any, names: Sequence[Any]) -> int:
-    """The number of a column that is given by its name or its number; raises `Error` without it."""
-    if isinstance(column, str) and column in names:
+    """The number of a column that is given by its name, or where none has that, by its number."""
+    if column in names:
         return names.index(column)
     if isinstance(column, int | np.integer) and 0 <= column < len(names):
         return int(column)

@@ -127,8 +127,8 @@ def lower(
         raise Error(
             f"The program {name} is for a batch of any size, whose x.shape[0] is a symbol: "
             f"{with_line(error)}. Write x.shape[0] for len(x), and jax.numpy for NumPy. Of a run "
-            "that is trained, export your changed script: jdl.export.export(folder, to, run=run(c))"
-            "."
+            "that is trained, export your changed script: jdl.export.export(folder, to, "
+            "run=run(config))."
         ) from error
     return Program(name, exported, of_names, time)
 

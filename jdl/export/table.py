@@ -123,8 +123,9 @@ def _check_names(
 
 def _cell(value: Any, column: Mapping[str, Any], table: Mapping[str, Any], place: str) -> Cell:
     """A number, or the text of a category; None for a missing value."""
+    value = value.item() if isinstance(value, np.generic) else value
     value = value.strip() if isinstance(value, str) else value
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if value is None or type(value).__name__ == "NAType" or value != value:  # pandas.NA, and NaN
         return None
     if isinstance(value, str) and value in table["missing"]:
         return None

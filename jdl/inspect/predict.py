@@ -88,11 +88,7 @@ def predict(
     label, words = predictions.get("label"), read_words(data.dataset, inputs)
     if words and run.labels and label is not None and label.ndim == 2:
         return tagged_rows(names, words, label, run.labels)
-    if isinstance(data.dataset, TableDataset):
-        predictions = {
-            name: data.dataset.encoding.in_unit(column) if is_value(name) else column
-            for name, column in predictions.items()
-        }
+    predictions = _in_unit(data.dataset, predictions)
     recommended = recommended_rows(names, predictions, run.labels or data.dataset.labels)
     return (
         recommended
@@ -102,6 +98,16 @@ def predict(
             for row, name in enumerate(names)
         ]
     )
+
+
+def _in_unit(dataset: Any, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Predictions of a table's target in its own unit, if it was standardized."""
+    if not isinstance(dataset, TableDataset):
+        return predictions
+    return {
+        name: dataset.encoding.in_unit(column) if is_value(name) else column
+        for name, column in predictions.items()
+    }
 
 
 def evaluation_data(run: Run) -> DatasetLoader[Any]:

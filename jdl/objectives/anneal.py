@@ -31,10 +31,12 @@ def anneal(objective: Objective, **schedules: Schedule) -> Objective:
 
     `anneal(elbo(vae), beta=optax.linear_schedule(0.0, 1.0, 1_000))` trains with the beta of the
     step. `schedules` are functions of the number of steps so far, as Optax's are, by the name of a
-    field of the objective, which is a dataclass: jdl's, or your own. In evaluation the fields keep
-    the values that they have, so that the losses of two steps compare. The number of steps is that
-    of the training, whatever micro-batches, devices and restarts: `jdl.descent` gives it, in the
-    collection "annealing" of the model state. Metrics, in training: the values, by their names.
+    field of the objective that is a float; it is a dataclass, jdl's or your own. In evaluation the
+    fields keep the values that they have, so that the losses of two steps compare. The number of
+    steps is that of the training, whatever micro-batches, devices and restarts: `jdl.descent` gives
+    it, in the collection "annealing" of the model state. Metrics, in training: the values, by their
+    names.
+
     Other wrappers go around it: `freeze(anneal(...), pattern)`.
     """
     _check(objective, schedules)
@@ -50,6 +52,8 @@ def anneal(objective: Objective, **schedules: Schedule) -> Objective:
             values = {name: jnp.asarray(of(step), jnp.float32) for name, of in schedules.items()}
         at_step: Any = replace(objective, **values)  # type: ignore[type-var]
         output = at_step.loss(_without_step(variables), batch, key, train)
+        if twice := output.metrics.keys() & values.keys():
+            raise Error(f"The objective has a metric {min(twice)} already: rename one of the two.")
         count = output.loss.count
         metrics: Metrics = {name: Mean(value * count, count) for name, value in values.items()}
         model_state = {**output.model_state, ANNEALING: variables[ANNEALING]}
@@ -75,12 +79,12 @@ def _check(objective: Any, schedules: dict[str, Schedule]) -> None:
     numbers = {
         name: value
         for name, value in vars(objective).items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
+        if isinstance(value, float)  # a count cannot follow the steps
     }
     for name, schedule in schedules.items():
         if name not in numbers:
             raise Error(
-                f"{type(objective).__name__} has no number {name} that could be annealed, but "
+                f"{type(objective).__name__} has no float {name} that could be annealed, but "
                 f"{', '.join(numbers) or 'none at all'}."
             )
         if not callable(schedule):

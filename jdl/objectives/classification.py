@@ -276,7 +276,7 @@ def _cross_entropy(smoothing: float, logits: Array, labels: Array) -> Array:
         losses = optax.softmax_cross_entropy(logits, labels)
     else:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    if not smoothing:
+    if isinstance(smoothing, float | int) and not smoothing:
         return losses
     return (1 - smoothing) * losses - smoothing * jax.nn.log_softmax(logits).mean(-1)
 

@@ -31,16 +31,20 @@ def multi_label(
     numbers between 0 and 1 are soft labels, such as mixup's. The loss is the mean over the known
     labels, in nats. `loss(logits, labels)`, such as `optax.sigmoid_focal_loss`, replaces the
     cross-entropy. `positive_weights` are K factors of the losses of ones, against rare labels:
-    the loss is still divided by the number of labels, as PyTorch's `pos_weight` has it, so that its
-    scale does not depend on the labels of a batch. `row_weights` names a column (B,) of sample
+    the loss is still divided by the number of labels, so that its scale does not depend on those of
+    a batch, as PyTorch's `pos_weight` has it; that of a soft label y is multiplied by
+    1 + y * (weight - 1). `row_weights` names a column (B,) of sample
     weights, by whose sum it is divided; the metrics count all rows equally. A label is predicted
     where its probability reaches `threshold`: one number, or one for each label. Metrics:
     accuracy by label (1 - Hamming loss); in evaluation also exact_match (subset accuracy), the
     share of rows whose known labels are all right, and the micro and macro F1 score.
     """
     thresholds = (threshold,) if isinstance(threshold, int | float) else tuple(threshold)
-    if not thresholds or not all(0 < t < 1 for t in thresholds):
-        raise Error(f"Thresholds are probabilities between 0 and 1, not {threshold}.")
+    if not thresholds or not all(0 < t <= 1 for t in thresholds):
+        raise Error(
+            f"Thresholds are probabilities above 0 and at most 1, not {threshold}. Of a label "
+            "whose best threshold is NaN, choose one: np.nan_to_num(thresholds, nan=0.5)."
+        )
     weights = class_weights_of(positive_weights, "positive_weights")
     return MultiLabel(model, thresholds, loss, weights, row_weights=row_weights)
 

@@ -43,8 +43,7 @@ def beam_search(
     """
     if width < 1:
         raise Error(f"Beam search needs at least 1 beam, got width={width}.")
-    length = prompt.shape[1] + tokens - 1
-    objective = checked_decoder(objective, variables, prompt.shape[0], length, batch)
+    objective = checked_decoder(objective, variables, prompt.shape, tokens, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     vocabulary = logits.shape[-1]

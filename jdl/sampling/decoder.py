@@ -74,12 +74,23 @@ def decoder_of(objective: DecodesTokens, variables: Variables, length: int) -> D
 
 
 def checked_decoder(
-    objective: DecodesTokens, variables: Variables, rows: int, tokens: int, batch: Batch | None
+    objective: DecodesTokens,
+    variables: Variables,
+    prompt: tuple[int, ...],
+    new_tokens: int,
+    batch: Batch | None,
 ) -> DecodesTokens:
-    """The decoder to decode so many tokens with the prompt's; raises `Error` where they do not fit.
+    """The decoder for so many new tokens after a prompt (B, P), given by its shape.
 
-    They may be too many for the model's KV cache, or for the model.
+    Raises `Error` where there are none, or too many for the model's KV cache, or for the model.
     """
+    rows, length = prompt
+    if new_tokens < 1 or not length:
+        raise Error(
+            f"Generation needs at least 1 token of a prompt and 1 new token, got {length} and "
+            f"{new_tokens}."
+        )
+    tokens = length + new_tokens - 1  # the last is not read
     if objective.max_length is not None and tokens > objective.max_length:
         raise Error(
             f"The model reads at most {objective.max_length} tokens, its max_length, and the "

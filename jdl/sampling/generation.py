@@ -12,7 +12,7 @@ import numpy as np
 
 from jdl.sampling.decoder import checked_decoder, next_logits_after
 from jdl.sampling.samplers import TokenSampler, greedy
-from jdl.types import Array, Batch, DecodesTokens, Error, Key, Variables
+from jdl.types import Array, Batch, DecodesTokens, Key, Variables
 
 PIECE = 32  # tokens of a prompt that are read at once where the answer is streamed
 
@@ -32,13 +32,7 @@ def generate(
     `tokens` is the number of new tokens; P is at least 1. An encoder-decoder encodes the x of
     `batch`. After its first `eos_id`, a row has only `eos_id` tokens.
     """
-    if tokens < 1 or not prompt.shape[1]:
-        raise Error(
-            f"Generation needs at least 1 token of a prompt and 1 new token, got {prompt.shape[1]} "
-            f"and {tokens}."
-        )
-    length = prompt.shape[1] + tokens - 1
-    objective = checked_decoder(objective, variables, prompt.shape[0], length, batch)
+    objective = checked_decoder(objective, variables, prompt.shape, tokens, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
     key = jax.random.key(0) if key is None else key
@@ -76,7 +70,7 @@ def stream(
     They are those that `generate` gives, without `eos_id` and what follows it. The prompt is read
     in pieces of fixed lengths, so that prompts of any length need no program of their own.
     """
-    objective = checked_decoder(objective, variables, 1, len(prompt) + tokens - 1, None)
+    objective = checked_decoder(objective, variables, (1, len(prompt)), tokens, None)
     key = jax.random.key(0) if key is None else key
     cache = objective.init_cache(variables, {})
     whole = len(prompt) // PIECE * PIECE

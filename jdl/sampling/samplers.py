@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from jdl.types import Array, Error, Key
 
-TokenSampler = Callable[[Key, Array], Array]  # (key, logits (B, vocabulary)) -> tokens (B,)
+TokenSampler = Callable[[Key, Array], Array]
+"""What chooses the next tokens: (key, logits (B, vocabulary)) -> tokens (B,)."""
 
 
 def greedy(key: Key, logits: Array) -> Array:

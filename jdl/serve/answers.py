@@ -24,12 +24,15 @@ def final_outputs(model: ServedModel, outputs: Columns) -> Columns:
     """The outputs as they are answered: values of a table's target in its own unit.
 
     Raises `RequestError` 422 where one is NaN or infinite: the label beside it would mean nothing.
+    Minus infinity is the score of what a recommender does not offer.
     """
     for name, values in outputs.items():
-        if not _is_finite(values):
-            finite = np.isfinite(values).reshape(len(values), -1).all(1)
+        if values.dtype.kind == "f" and (wrong := ~(values < np.inf)).any():  # NaN too
+            row = wrong.reshape(len(values), -1).any(1).argmax()
             raise RequestError(
-                422, f"{name} of the answer to row {finite.argmin()} is not a finite number."
+                422,
+                f"{name} of the answer to row {row} is NaN or infinite: is an input far outside "
+                "of the training data, or the model wrong?",
             )
     table = model.manifest.get("table")
     return in_unit(outputs, table) if table else outputs

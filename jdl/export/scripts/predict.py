@@ -184,8 +184,8 @@ def main(paths):
     for path in paths:
         out = predict(read(Path(path), manifest))
         for name, values in out.items():
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                raise ValueError(f"{path}: {name} of an answer is not a finite number.")
+            if values.dtype.kind == "f" and not (values < np.inf).all():  # NaN too
+                raise ValueError(f"{path}: {name} of an answer is NaN or infinite.")
         for row in range(len(next(iter(out.values())))):
             answer = {name: values[row].tolist() for name, values in out.items()}
             if manifest["labels"] and isinstance(answer.get("label"), int):
