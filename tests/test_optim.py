@@ -217,7 +217,7 @@ SGD = optax.sgd(0.1)
         (lambda: jdl.optim.warmup_cosine(0.1, 100, 20), "20 of 100 steps are 0.2.* not 20"),
         (lambda: jdl.optim.warmup_cosine("1e-3", 100), "peak of warmup_cosine .* not '1e-3'"),
         (lambda: jdl.optim.warmup_cosine(0.1, -1), "steps of warmup_cosine .* not -1"),
-        (lambda: jdl.optim.layer_rates(SGD, {"head": -1.0}), "rate of layer_rates .* not -1"),
+        (lambda: jdl.optim.layer_rates(SGD, {"head": -1.0}), "factor of layer_rates .* not -1"),
         (lambda: jdl.optim.layerwise_decay(SGD, 0.0), "decay of layerwise_decay .* not 0.0"),
     ],
 )

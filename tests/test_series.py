@@ -170,10 +170,10 @@ def test_a_frame_is_its_table_and_names_are_numbers(given):
         (frame(HOURS[::-1]), r"must ascend, and row 1 .* not after row 0 .*sort_index"),
         (frame(HOURS.insert(5, HOURS[4])[:-1]), r"must ascend, and row 5"),
         (frame(HOURS.delete(7).append(HOURS[-1:] + HOURS.freq)), "2:00:00 after row 6"),
-        (frame(minus=[np.nan, *range(99)]), r"Column minus has a NaN .* row 0: .*ffill.*isna"),
+        (frame(minus=[np.nan, *range(99)]), r"Column minus has a NaN, .* row 0: .*ffill.*isna"),
         (
             frame().assign(minus=pd.array([1, None] * 50, "Int64")),
-            "Column minus has a NaN .* row 1",
+            "Column minus has a NaN, .* row 1",
         ),
         (frame(minus=["a", "b"] * 50), r"Column minus of .*get_dummies\(.*columns=\['minus'\]"),
         (frame(time=HOURS), r"Column time of .*set_index\('time'\)"),

@@ -516,7 +516,7 @@ def test_data_that_do_not_fit_are_refused(objective, columns, message):
         (partial(classify, class_weights={0: 1.0, 1: 5.0}), "not a dict"),
         (partial(classify_binary, class_weights=(0, 0)), "not all 0"),
         (partial(classify, smoothing=0.1, loss=focal_loss()), "leave out loss"),
-        (partial(multi_label, threshold=1.5), "between 0 and 1"),
+        (partial(multi_label, threshold=1.5), "above 0 and at most 1"),
         (partial(quantiles, levels=(0.9, 0.1)), "must ascend"),
         (lambda model: focal_loss(-1.0), "0 or more"),
         (heads, "at least one"),

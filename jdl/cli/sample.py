@@ -1,11 +1,25 @@
 """`jdl sample`: text or images from a generative model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from jdl.cli.arguments import Best, Draws, Root, RunName, Temperature, TopK, TopP
+
+if TYPE_CHECKING:
+    from jdl.inspect.restore import TrainedRun
+
+Label = Annotated[
+    int | None,
+    tyro.conf.arg(help="Class-conditional models: the class of all samples; without, all in turn."),
+]
+GuidanceScale = Annotated[
+    float | None,
+    tyro.conf.arg(
+        help="Class-conditional diffusion: the scale of classifier-free guidance; 1 is none."
+    ),
+]
 
 
 def sample(
@@ -26,18 +40,8 @@ def sample(
             help="Images only: images of the test data, each followed by its reconstruction."
         ),
     ] = False,
-    label: Annotated[
-        int | None,
-        tyro.conf.arg(
-            help="Class-conditional models: the class of all samples; without, all in turn."
-        ),
-    ] = None,
-    guidance_scale: Annotated[
-        float | None,
-        tyro.conf.arg(
-            help="Class-conditional diffusion: the scale of classifier-free guidance; 1 is none."
-        ),
-    ] = None,
+    label: Label = None,
+    guidance_scale: GuidanceScale = None,
     prompt: Annotated[str, tyro.conf.arg(help="The beginning of the text.")] = "",
     tokens: Annotated[int, tyro.conf.arg(help="How many tokens to generate.")] = 200,
     temperature: Temperature = 0.8,
@@ -53,7 +57,6 @@ def sample(
     """Generate text with a language model, or images with a generative model."""
     from jdl import sampling
     from jdl.cli.startup import set_up_jax
-    from jdl.figures.samples import sample_labels
     from jdl.inspect import sample as samples
     from jdl.inspect.restore import restore
     from jdl.store.catalog import find
@@ -64,12 +67,7 @@ def sample(
     trained = restore(find(run, root), best=best)
     if isinstance(trained.objective, Generates):
         count, path = 64 if n is None else n, out or Path("samples.png")
-        flags = (reconstruct, seed, label, guidance_scale)
-        print(samples.write_images(trained, count, path, *flags))
-        labels = None if reconstruct else sample_labels(trained.run, count, label)
-        if labels is not None and label is None:
-            print(f"The labels are 0 to {labels.max()} in turn, by row: --label K is one class.")
-        return
+        return _write_images(trained, count, path, reconstruct, seed, label, guidance_scale)
     if (label, guidance_scale) != (None, None):
         raise Error("--label and --guidance-scale are those of diffusion models: leave them out.")
     if beams:
@@ -77,3 +75,22 @@ def sample(
     else:
         texts = samples.generate_text(trained, prompt, tokens, sampler, 1 if n is None else n, seed)
     print("\n---\n".join(prompt + text for text in texts))
+
+
+def _write_images(
+    trained: "TrainedRun",
+    count: int,
+    path: Path,
+    reconstruct: bool,
+    seed: int,
+    label: int | None,
+    guidance_scale: float | None,
+) -> None:
+    """Writes images, and says which labels they have."""
+    from jdl.figures.samples import sample_labels
+    from jdl.inspect.sample import write_images
+
+    print(write_images(trained, count, path, reconstruct, seed, label, guidance_scale))
+    labels = None if reconstruct else sample_labels(trained.run, count, label)
+    if labels is not None and label is None:
+        print(f"The labels are 0 to {labels.max()} in turn, by row: --label K is one class.")
