@@ -104,7 +104,7 @@ def _check_times(index: Any) -> None:
     if not hasattr(index, "tz") or len(index) < 2:
         return
     times = (index if index.tz is None else index.tz_convert(None)).to_numpy()
-    steps, none = np.diff(times), np.timedelta64(0)
+    steps, none = np.diff(times), np.timedelta64(0, "us")
     ignored = "or frame.reset_index(drop=True), which takes the rows as they are"
     if not (steps > none).all():
         row = 1 + int(np.argmin(steps > none))
