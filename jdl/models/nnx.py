@@ -32,12 +32,13 @@ def nnx(make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> NNXModel:
     cure = "give the function that makes it from its random streams, lambda rngs: Net(rngs=rngs)."
     if isinstance(make, flax.nnx.Module):
         raise Error(f"jdl.nnx takes no module ({type(make).__name__}) that is made already: {cure}")
+    streams = object()  # true ones would start JAX, too early for a run of several processes
     try:
         # a class's own signature is (*args, **kwargs), because of its metaclass
         if isinstance(make, type):
-            inspect.signature(vars(make).get("__init__", make)).bind(make, flax.nnx.Rngs(0))
+            inspect.signature(vars(make).get("__init__", make)).bind(make, streams)
         else:
-            inspect.signature(make).bind(flax.nnx.Rngs(0))
+            inspect.signature(make).bind(streams)
     except TypeError as error:
         raise Error(f"jdl.nnx calls its function with nnx.Rngs alone ({error}): {cure}") from error
     return NNXModel(make)
