@@ -1,8 +1,8 @@
 """Exported models of tables: rows by name, encoded and answered as by their run.
 
 Seen to fail: columns by position, a mean of the wrong column, a decimal comma left as it is, flags
-of missing values before the numbers, answers in standard deviations, codes without a limit, and
-NaN that was answered.
+of missing values before the numbers, answers in standard deviations, codes without a limit,
+NaN that was answered, and numbers without names that a run took as encoded ones.
 """
 
 import json
@@ -165,6 +165,8 @@ def test_arrays_without_names_and_codes_without_embeddings_are_refused(exported,
             function(script["read"](tmp_path / name, manifest))
         with pytest.raises(jdl.Error, match=message):
             served.predict([tmp_path / name])
+    with pytest.raises(jdl.Error, match="no names, and the model reads area, rooms, sold"):
+        predict(jdl.restore(exported[1], exported[0]), [tmp_path / "x.npy"])
     for rows in ([[100, 3]], [3]):
         with pytest.raises(RequestError, match="must have its values by name: area, rooms"):
             columns_of({"rows": rows}, model, program, Limits(), take)
