@@ -22,6 +22,7 @@ from jdl.layers.frozen_batch_norm import found_frozen, is_frozen
 COLLECTIONS = {"params": flax.nnx.Param, "batch_stats": flax.nnx.BatchStat, "state": ...}
 """What the variables of an NNX module are in: parameters, BatchNorm's statistics, all others."""
 
+CALL = "__call__"
 Intercept = Callable[[str, flax.nnx.Module, Sequence[Any], Any], Any]
 _INTERCEPT: ContextVar[Intercept | None] = ContextVar("intercept", default=None)
 
@@ -167,14 +168,14 @@ def _intercepted(module: Any) -> Iterator[None]:
 
     # Python looks a call up in the class, and only what has one of its own is replaced: once.
     classes = {each for _, layer in layers for each in type(layer).__mro__}
-    calls = {each: vars(each)["__call__"] for each in classes if "__call__" in vars(each)}
+    calls = {each: vars(each)[CALL] for each in classes if CALL in vars(each)}
     try:
         for each, call in calls.items():
-            each.__call__ = with_seen(call)
+            setattr(each, CALL, with_seen(call))
         yield
     finally:
         for each, call in calls.items():
-            each.__call__ = call
+            setattr(each, CALL, call)
 
 
 @contextmanager
