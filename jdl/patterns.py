@@ -24,17 +24,24 @@ def input_axes(path: str, params: Mapping[str, Any]) -> tuple[int, int]:
 
     The last but one, after a convolution's window, but the kernels of Flax's attention (Linen's
     MultiHeadDotProductAttention, NNX's MultiHeadAttention) have heads: query, key and value are
-    (inputs, heads, head_dim) and out (heads, head_dim, outputs), which tells them from
-    convolutions of these names. `params` are the arrays of the whole model, by path.
+    (inputs, heads, head_dim) and out (heads, head_dim, outputs). The shapes of these beside each
+    other tell them from convolutions and stacks of matrices of these names. `params` are the arrays
+    by path, and a stage, a freeze or adapters may hide some: at Flax's own width, and for query,
+    key and value with fewer heads than inputs, the weight's shape tells it alone.
     """
     weight = params[path]
     match = re.fullmatch("(|.*/)(query|key|value|out)/kernel", path)
     if match and weight.ndim == 3:
-        beside = (params.get(f"{match[1]}{name}/kernel") for name in ("query", "out"))
-        query, out = (getattr(kernel, "shape", ()) for kernel in beside)
-        heads = weight.shape[:-1] if match[2] == "out" else weight.shape[1:]
-        if query[1:] == heads == out[:-1]:
-            return 0, 2 if match[2] == "out" else 1
+        first, second, last = weight.shape
+        if match[2] == "out":
+            names, heads, alone = ("query", "key", "value"), (first, second), first * second == last
+        else:
+            names, heads, alone = ("out",), (second, last), first > second
+        for name in names:
+            beside = getattr(params.get(f"{match[1]}{name}/kernel"), "shape", ())
+            alone |= heads == (beside[:-1] if name == "out" else beside[1:])
+        if alone:
+            return (0, 2) if match[2] == "out" else (0, 1)
     return weight.ndim - 2, weight.ndim - 1
 
 

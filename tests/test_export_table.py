@@ -1,8 +1,9 @@
 """Exported models of tables: rows by name, encoded and answered as by their run.
 
 Seen to fail: columns by position, a mean of the wrong column, a decimal comma left as it is, flags
-of missing values before the numbers, answers in standard deviations, codes without a limit, and
-NaN that was answered.
+of missing values before the numbers, answers in standard deviations, codes without a limit, NaN
+that was answered, numbers without names that a run took as encoded ones, and a folder for ONNX
+without the encoding.
 """
 
 import json
@@ -19,6 +20,7 @@ import jdl
 from jdl.export.card import model_card
 from jdl.export.manifest import _sizes, _table
 from jdl.export.model import load_exported
+from jdl.export.onnx_tools import onnx_tools, tools_folder
 from jdl.export.table import check_codes, encode, in_unit, read_csv
 from jdl.inspect.batch import check_finite
 from jdl.inspect.predict import predict
@@ -121,6 +123,23 @@ def test_the_run_and_its_export_answer_alike_by_name_in_the_targets_unit(exporte
     assert served["value"][0].tolist() == values[0]
 
 
+@pytest.mark.slow
+def test_onnx_answers_rows_by_name_in_the_targets_unit(exported, tmp_path, monkeypatch):
+    """In numbers and codes of categories; by ONNX Runtime, whose script has the encoding too."""
+    try:
+        onnx_tools("jax2onnx")
+    except jdl.Error as error:
+        pytest.skip(str(error))
+    run, folder, _ = exported
+    new, trained = folder.parents[3] / "new.csv", jdl.restore(folder, run)
+    to = jdl.export.export(folder, tmp_path / "to", run=run, format="onnx")
+    assert jdl.export.verify(to) == []
+    expected = [row["value"] for row in predict(trained, [new])]
+    monkeypatch.setenv("PYTHONPATH", str(tools_folder()))
+    lines = output(to / "predict.py", new)
+    np.testing.assert_allclose([json.loads(line)["value"] for line in lines], expected, rtol=1e-4)
+
+
 def take(size):
     Share(Memory(1 << 20)).take(size)
 
@@ -165,6 +184,8 @@ def test_arrays_without_names_and_codes_without_embeddings_are_refused(exported,
             function(script["read"](tmp_path / name, manifest))
         with pytest.raises(jdl.Error, match=message):
             served.predict([tmp_path / name])
+    with pytest.raises(jdl.Error, match="no names, and the model reads area, rooms, sold"):
+        predict(jdl.restore(exported[1], exported[0]), [tmp_path / "x.npy"])
     for rows in ([[100, 3]], [3]):
         with pytest.raises(RequestError, match="must have its values by name: area, rooms"):
             columns_of({"rows": rows}, model, program, Limits(), take)

@@ -244,6 +244,6 @@ def test_factors_of_flax_attention_are_of_each_head(name):
 
 def test_a_convolution_named_query_has_no_heads():
     """A 1-D convolution (window, inputs, outputs) beside one named out, which is no attention."""
-    shapes = {"query/kernel": (1, 4, 6), "out/kernel": (1, 6, 4), "a/query/kernel": (4, 2, 3)}
+    shapes = {"query/kernel": (1, 4, 6), "out/kernel": (1, 6, 4), "a/query/kernel": (3, 8, 6)}
     params = {path: np.zeros(shape) for path, shape in shapes.items()}
     assert [input_axes(path, params) for path in params] == [(1, 2)] * 3

@@ -3,7 +3,7 @@
 Seen to fail: names that are ignored or left on the parameters, rules of transformers before the
 names, the last of two rules, paths in
 the order of the model, rules of Flax or of the box that are not asked for, names that do not
-fit.
+fit; a "model" that divides nothing, without a note, and a note on every mesh.
 """
 
 from dataclasses import replace
@@ -16,9 +16,11 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 import jdl
+from jdl.models.mlp import MLP
 from jdl.parallel import (
     abstract_state,
     build_mesh,
+    mesh_notes,
     parameter_rules,
     shard_data,
     shard_learner,
@@ -116,6 +118,27 @@ def test_a_run_with_named_axes_moves_to_another_mesh(tmp_path):
         assert result.steps == steps
         for params in (result.state.params, result.state.opt_state[0].nu):
             assert params["first"]["kernel"].sharding.spec == P(None, "model")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [MLP(10), Named()], ids=["whole", "named"])
+def test_a_mesh_that_divides_nothing_of_the_model_is_named(tmp_path, capsys, model):
+    learner, data = parts(model)
+    run = jdl.Run(jdl.Config(name="whole", steps=1), learner, data, test=data)
+    jdl.fit(run, jdl.Options(root=tmp_path, mesh="model=2"))
+    told = "Note: model=2 of --mesh divides no parameter of this model" in "".join(
+        capsys.readouterr()
+    )
+    assert told == isinstance(model, MLP)
+
+
+def test_only_a_mesh_that_cuts_models_has_a_note():
+    """Axes of data, and fully sharded ones, cut every model."""
+    learner, data = parts(MLP(10))
+    state = jax.eval_shape(learner.init, jax.random.key(0), data[0])
+    for mesh, notes in (("data=2", 0), ("fsdp=2", 0), ("data=2,model=2", 1)):
+        assert len([*mesh_notes(abstract_state(build_mesh(mesh), state))]) == notes
+    assert not [*mesh_notes(state)]
 
 
 def test_nothing_else_sees_the_names():

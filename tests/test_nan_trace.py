@@ -2,7 +2,8 @@
 
 Seen to fail: the trace of a loss, without its check (it called the step finite); advice of learning
 rates for a row that an embedding has not, and one below its first not named; that of an
-environment, without the checks in it and without that of the replay buffer.
+environment, without the checks in it and without that of the replay buffer; layers of NNX, without
+checks; and a class of them that kept its checks.
 """
 
 import json
@@ -16,6 +17,7 @@ import kitchen_sink
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from harness import digest, lines, stopped_at, train
 from reinforcement_harness import corridor
 
@@ -160,9 +162,43 @@ class ByLabel(nn.Module):
         return nn.Dense(5)(nn.Embed(10, 4, name="table")(x))
 
 
+class ByLabelNNX(nnx.Module):
+    """The same in NNX."""
+
+    def __init__(self, rngs):
+        self.table, self.head = nnx.Embed(10, 4, rngs=rngs), nnx.Linear(4, 5, rngs=rngs)
+
+    def __call__(self, x):
+        return self.head(self.table(inputs=x))
+
+
+class RootNNX(nnx.Module):
+    def __init__(self, rngs):
+        self.layers = nnx.List([nnx.Linear(4, 5, rngs=rngs), Shifted()])
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Shifted(nnx.Module):
+    """Not finite where its inputs are below 9."""
+
+    def __call__(self, x):
+        return jnp.log(x - 9)
+
+
+def test_the_layer_of_an_nnx_model_is_named_and_its_class_is_as_before():
+    call = nnx.Linear.__call__
+    assert "output of layers/1 (Shifted) is the first" in traced(jdl.nnx(RootNNX), BATCH)
+    assert nnx.Linear.__call__ is call
+
+
+@pytest.mark.parametrize("model", [ByLabel(), jdl.nnx(ByLabelNNX)], ids=["linen", "nnx"])
 @pytest.mark.parametrize(("row", "told"), [(10, True), (-11, True), (9, False), (-1, False)])
-def test_a_row_that_an_embedding_has_not_is_named(row, told):
-    message = traced(ByLabel(), {"x": jnp.asarray([0, 3, row, 1, 2, 9]), "y": BATCH["y"]})
+def test_a_row_that_an_embedding_has_not_is_named(model, row, told):
+    message = traced(model, {"x": jnp.asarray([0, 3, row, 1, 2, 9]), "y": BATCH["y"]})
     assert (
         f"The output of table (Embed) is the first that is not finite{OUT_OF_RANGE}, {row}, of an "
         "embedding of 10 rows, 0 to 9" in message

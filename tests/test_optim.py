@@ -1,9 +1,11 @@
 """The optimizers and schedules that a course names, through Optax, in the one gradient step.
 
 Seen to fail: with a `max_norm` of 0 or below taken, which turns gradients around, and a `warmup` of
-20 steps, which never reaches the peak.
+20 steps, which never reaches the peak; Muon with the heads as a stack of matrices where a stage or
+a freeze hides the others of the module, and with each `out` of three axes as heads.
 """
 
+import re
 from itertools import pairwise
 
 import jax
@@ -14,6 +16,7 @@ import pytest
 
 import jdl
 from jdl.models.mlp import MLP
+from jdl.patterns import input_axes
 
 STEPS = 40
 BATCH = {
@@ -105,18 +108,31 @@ def test_muon_is_for_matrices_within_the_network():
         np.testing.assert_allclose(ours[name], adam[name], rtol=1e-5)
 
 
-def test_muon_takes_the_heads_of_flax_attention_together():
-    """Query (inputs, heads, head_dim) and out as the matrices (4, 6) and (6, 4)."""
-    heads = {"query/kernel": (4, 2, 3), "out/kernel": (2, 3, 4)}
-    flat = {"query": (4, 6), "out": (6, 4)}
+@pytest.mark.parametrize("hidden", ["", "out", "query|key|value"])
+@pytest.mark.parametrize("by", ["freeze", "stages"])
+def test_muon_takes_the_heads_of_flax_attention_together(hidden, by):
+    """Query (inputs, heads, head_dim) and out as the matrices (6, 6), whatever else is hidden."""
+    heads = dict.fromkeys(("query/kernel", "key/kernel", "value/kernel"), (6, 2, 3))
+    heads |= {"out/kernel": (2, 3, 6)}
     grads = {n: jax.random.normal(jax.random.key(len(n)), shape) for n, shape in heads.items()}
-    optimizer, found = jdl.optim.muon(0.1), []
-    for shapes in (heads, flat):
-        given = {n: grads[f"{n.partition('/')[0]}/kernel"].reshape(shapes[n]) for n in shapes}
-        with jax.numpy_dtype_promotion("standard"):
-            found.append(optimizer.update(given, optimizer.init(given), given)[0])
-    for of_heads, of_matrix in zip(*(updates.values() for updates in found), strict=True):
-        np.testing.assert_allclose(of_heads.reshape(of_matrix.shape), of_matrix, rtol=1e-5)
+    seen = [n for n in heads if not (hidden and re.match(hidden, n))]
+    optimizer = staged = jdl.optim.muon(0.1, max_norm=None)
+    if by == "stages":
+        staged = jdl.optim.stages(jdl.optim.Stage(1, optimizer, "|".join(seen)))
+    given = {n: grads[n] for n in (seen if by == "freeze" else heads)}
+    flat = {n.partition("/")[0]: grads[n].reshape(6, 6) for n in seen}
+    with jax.numpy_dtype_promotion("standard"):
+        ours, _ = staged.update(given, staged.init(given), given)
+        expected, _ = optimizer.update(flat, optimizer.init(flat), flat)
+    for n in seen:
+        np.testing.assert_allclose(ours[n].reshape(6, 6), expected[n.partition("/")[0]], rtol=1e-5)
+
+
+def test_a_stack_of_matrices_named_out_is_no_attention():
+    """Those of experts, and of layers that nn.scan stacks, stay one matrix each."""
+    params = {"experts/out/kernel": np.zeros((4, 16, 8)), "query/kernel": np.zeros((3, 8, 8))}
+    params |= {"out/kernel": np.zeros((3, 8, 8))}
+    assert [input_axes(path, params) for path in params] == [(1, 2)] * 3
 
 
 def test_clipping_scales_the_whole_gradient():

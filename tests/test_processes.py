@@ -4,14 +4,16 @@ Seen to fail: the digest, with each process numbering its shards from 0; the par
 the wrong ones read; stragglers, with their own share in the median, and named at each look; the
 checksums, with a shard's place mistaken; steps that go on, with a save that is waited for; a late
 straggler, with the share since the first look, and with an earlier run's entry; texts, with their
-folder deleted.
+folder deleted; definitions that start JAX, with true streams for an NNX module.
 """
 
 import json
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -28,6 +30,17 @@ from jdl.train.launch import free_port
 from jdl.train.stragglers import StragglerWatch, stragglers
 
 FLAGS = ("--elastic", 4, "--save-every", 10)
+
+
+@pytest.mark.slow
+def test_no_definition_of_a_model_starts_jax():
+    """Else a script whose models are made at its top could not join other processes."""
+    code = (
+        "import model_table, unsupervised_table\n"
+        "from jax._src import xla_bridge\n"
+        "raise SystemExit(xla_bridge.backends_are_initialized())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent).returncode == 0
 
 
 @pytest.fixture(scope="module")

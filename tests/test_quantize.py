@@ -1,14 +1,15 @@
 """Weights in 8 and 4 bits: how near they are, what they take, and adapters trained on top (QLoRA).
 
-Seen to fail: with one scale for all outputs, the two numbers of a byte exchanged, weights that
-come back into the state in full, a run that goes on with other devices without `elastic`, and the
-members of a population in another order.
+Seen to fail: with one scale for all outputs, or for the heads of attention, the two numbers of a
+byte exchanged, weights that come back into the state in full, a run that goes on with other devices
+without `elastic`, and the members of a population in another order.
 """
 
 from functools import partial
 from pathlib import Path
 
 import adapted
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -53,6 +54,46 @@ def test_each_number_is_within_half_a_step(shape, bits):
     assert errors.max() <= 0.5 + 1e-3
     taken = sum(leaf.nbytes for leaf in jax.tree.leaves(stored["quantized"]))
     assert taken <= weight.size * bits / 8 + 4 * weight.size / min(64, shape[-2])
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_the_heads_of_flax_attention_are_outputs_with_scales_of_their_own(bits):
+    """Query (inputs, heads, head_dim), of an odd number of heads, is as the matrix of all."""
+    sizes = jnp.geomspace(0.1, 9, 12).reshape(1, 3, 4)
+    weight = jax.random.normal(jax.random.key(0), (128, 3, 4)) * sizes
+    found, expected = (
+        quantize_variables({"params": {"query": {"kernel": w}}}, "kernel", bits)
+        for w in (weight, weight.reshape(128, 12))
+    )
+    of_heads, of_matrix = (
+        dequantize_variables(v)["params"]["query"]["kernel"] for v in (found, expected)
+    )
+    assert of_heads.shape == weight.shape
+    np.testing.assert_array_equal(of_heads.reshape(128, 12), of_matrix)
+    bytes_of = [sum(leaf.nbytes for leaf in jax.tree.leaves(v)) for v in (found, expected)]
+    assert bytes_of[0] == bytes_of[1]
+
+
+class Attends(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.MultiHeadDotProductAttention(num_heads=2)(x).mean(1)
+
+
+@pytest.mark.slow
+def test_whole_numbers_multiply_in_flax_attention_as_training_simulates():
+    objective = jdl.objectives.classify(Attends())
+    batch = {"x": jax.random.normal(jax.random.key(1), (3, 4, 6)), "y": jnp.arange(3)}
+    fake = jdl.fake_quantize(objective, "kernel", activations=True)
+    variables = jax.jit(fake.init)(jax.random.key(0), batch)
+    small = quantize_variables(variables, "kernel")
+    integers = jdl.quantize(objective, "kernel", activations=True)
+    found, expected, plain = (
+        jax.jit(part.predict)(v, batch)["probability"]
+        for part, v in ((integers, small), (fake, variables), (objective, variables))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert (found != plain).any()
 
 
 def test_half_precision_stays_within_the_whole_numbers():

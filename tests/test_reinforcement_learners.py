@@ -1,6 +1,7 @@
 """Learners of reinforcement learning: REINFORCE, PPO, DQN and SAC, and populations of them.
 
-Seen to fail: a replay buffer written at one place, a population of one seed many times.
+Seen to fail: a replay buffer written at one place, a population of one seed many times, and
+arguments of REINFORCE, Discrete and Box that nothing checked.
 """
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from reinforcement_harness import corridor, train
 
 import jdl
+from jdl.environments import Box, Discrete
 from jdl.learners import PrioritizedReplay, jit_learner, member, with_data
 from jdl.metrics import PerMember, scalars
 from jdl.models.actor_critic import ActorCritic, RecurrentActorCritic
@@ -243,6 +245,20 @@ REFUSED = {
         jdl.ppo(corridor(), MLP(2), optax.sgd(1.0), num_minibatches=1), 1
     ),
     "gamma, the discount factor": lambda: jdl.objectives.reinforce(corridor(), MLP(2), gamma=1.5),
+    "gamma must be a number, not '0.9'": lambda: jdl.objectives.reinforce(
+        corridor(), MLP(2), gamma="0.9"
+    ),
+    "value_coef must be a number": lambda: jdl.objectives.reinforce(
+        corridor(), MLP(2), value_coef=None
+    ),
+    "a whole number from 1, not 0": lambda: Discrete(0),
+    "a whole number from 1, not 2.0": lambda: Discrete(2.0),
+    "numbers for each, .* not -1.0": lambda: Box(-1.0, 1.0),
+    r"numbers for each, .* not \(\)": lambda: Box((), ()),
+    "must be finite, .* not .inf": lambda: Box((0.0,), (float("inf"),)),
+    "numbers for each, .* not .'0'": lambda: Box(("0",), (1.0,)),
+    "low up to its high": lambda: Box((0.0, 0.0), (1.0, -1.0)),
+    "low up to its high, not .0.0, 0.0. and .1.0,": lambda: Box((0.0, 0.0), (1.0,)),
     "at least 1, not 0": lambda: jdl.data.episodes(0),
     "different whole numbers": lambda: jdl.population(LEARNERS["dqn"][0](), (1, 1)),
 }

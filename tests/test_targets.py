@@ -4,9 +4,10 @@
 keeps (exact sums over parts of a batch and over devices, repeats to the bit), each of them keeps.
 
 Seen to fail: with the loss of the likeliest label for that of a soft one, lengths of soft labels
-left out, weights left out, half the focal exponent, an ordinal loss without its last task,
-quantiles in the order of the outputs, sums of soft labels not checked, and a label for each pixel
-named like one label; and as some of the tests say.
+left out, weights left out, class weights of several labels without names (of 0 and 1 as two
+classes), half the focal exponent, an ordinal loss without its last task, quantiles in the order of
+the outputs, sums of soft labels not checked, and a label for each pixel named like one label; and
+as some of the tests say.
 """
 
 from dataclasses import dataclass, replace
@@ -156,9 +157,19 @@ def test_balanced_class_weights_are_those_of_scikit_learn():
         jdl.data.class_weights(data, "label")
     with pytest.raises(jdl.Error, match="whole-number labels in column x"):
         jdl.data.class_weights(data, "x")
-    several = jdl.data.arrays(labels=("a", "b", "c"), x=np.zeros((9, 1)), y=np.eye(9, 3, dtype=int))
-    with pytest.raises(jdl.Error, match=r"several labels.*positive_weights"):
-        jdl.data.class_weights(several)
+
+
+def test_class_weights_of_several_labels_a_row_are_refused():
+    """With names or without; a class at each place has weights, of two classes where these have."""
+    y = np.eye(9, 3, dtype=int)
+    for labels in (("a", "b", "c"), ()):
+        several = jdl.data.arrays(labels=labels, x=np.zeros((9, 1)), y=y)
+        with pytest.raises(jdl.Error, match=r"several labels.*positive_weights"):
+            jdl.data.class_weights(several)
+    for labels, classes in ((("a", "b"), y), ((), np.arange(27).reshape(9, 3) % 3)):
+        places = jdl.data.arrays(labels=labels, x=np.zeros((9, 1)), y=classes)
+        expected = compute_class_weight("balanced", classes=np.unique(classes), y=classes.ravel())
+        np.testing.assert_allclose(jdl.data.class_weights(places), expected)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """What hooks return is logged: numbers and pictures, once a step, also after a restart.
 
 Seen to fail: with a line of its own for each hook (the second of a step was dropped); with "hooks"
-taken for a split that was evaluated on.
+taken for a split that was evaluated on; with what is not logged told at each step, or of the first
+hook alone.
 """
 
 import json
@@ -95,5 +96,8 @@ def test_what_cannot_be_logged_is_told(case, tmp_path):
 
 
 def test_a_number_without_a_name_is_told_once(tmp_path, capsys):
-    train(tmp_path, hooks=[(1, lambda *_: 0.5)], quiet=False)
-    assert capsys.readouterr().out.count("a hook returned a float, which is not logged") == 1
+    """Of each hook that returns one."""
+    train(tmp_path, hooks=[(1, lambda *_: 0.5), (1, lambda *_: "1")], quiet=False)
+    out = capsys.readouterr().out
+    assert out.count("hook 1 returned a float, which is not logged") == 1
+    assert out.count("hook 2 returned a str, which is not logged") == 1

@@ -17,19 +17,21 @@ def class_weights(dataset: Dataset, column: str = "y") -> tuple[float, ...]:
     that does not occur has no such weight, and is refused.
     """
     labels = dataset.column(column)
-    if labels.ndim == 2 and labels.shape[1] == len(dataset.labels) and labels.max(initial=0) <= 1:
-        raise Error(
-            f"Column {column} {labels.shape} has several labels of 0 and 1 a row, and no classes: "
-            "jdl.objectives.multi_label takes positive_weights, (1 - rate) / rate with "
-            f"rate = (dataset.column({column!r}) == 1).mean(0)."
-        )
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < -1:
         raise Error(
             f"class_weights needs whole-number labels in column {column}, from 0 on, or -1 for "
             f"unknown, but it is {labels.dtype} from {labels.min(initial=0)}."
         )
-    classes = len(dataset.labels) if column == "y" else 0  # the names are those of y
-    counts = np.bincount(labels[labels >= 0], minlength=classes)
+    names = dataset.labels if column == "y" else ()  # they are those of y
+    of_two = labels.ndim == 2 and labels.max(initial=0) <= 1
+    if of_two and len(names) in (0, labels.shape[1]):
+        two = "" if names else " Of two classes at each place, name them: labels=(..., ...)."
+        raise Error(
+            f"Column {column} {labels.shape} has several labels of 0 and 1 a row, and no classes: "
+            "jdl.objectives.multi_label takes positive_weights, (1 - rate) / rate with "
+            f"rate = (dataset.column({column!r}) == 1).mean(0).{two}"
+        )
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
     if not counts.size or not counts.all():
         missing = ", ".join(map(str, np.flatnonzero(counts == 0))) or "0"
         raise Error(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
+from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,13 @@ class Discrete:
     """
 
     n: int
+
+    def __post_init__(self) -> None:
+        """Raises `Error` where `n` is no number of actions."""
+        if not isinstance(self.n, Integral) or self.n < 1:
+            raise Error(
+                f"Discrete(n) takes the number of actions, a whole number from 1, not {self.n!r}."
+            )
 
     @property
     def num_params(self) -> int:
@@ -60,6 +69,21 @@ class Box:
 
     low: tuple[float, ...]
     high: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Raises `Error` where `low` and `high` are no bounds."""
+        for bound in (self.low, self.high):
+            numbers = isinstance(bound, tuple) and all(isinstance(x, Real) for x in bound)
+            if not numbers or not bound or not all(map(math.isfinite, bound)):
+                raise Error(
+                    "Box(low, high) takes a tuple of numbers for each, which must be finite, such "
+                    f"as Box((-1.0,), (1.0,)), not {bound!r}."
+                )
+        if len(self.low) != len(self.high) or not all(map(operator.le, self.low, self.high)):
+            raise Error(
+                f"Each number of Box(low, high) must have a low up to its high, not {self.low} and "
+                f"{self.high}."
+            )
 
     @property
     def num_params(self) -> int:

@@ -22,7 +22,7 @@ from jdl.data.tokenizers import encode_texts
 from jdl.export.folder import WEIGHTS, open_program
 from jdl.export.manifest import NAME, STABLEHLO, read_manifest, read_tokenizer
 from jdl.export.table import check_codes, encode, in_unit, names_of, read_csv
-from jdl.inspect.inputs import Columns, read_inputs
+from jdl.inspect.inputs import Columns, check_names, read_inputs
 from jdl.inspect.pieces import import_pyarrow
 from jdl.inspect.predict import readable_row
 from jdl.objectives.predict import map_rows
@@ -52,11 +52,8 @@ class ExportedModel:
         """
         specs, tokenizer, table = self.specs, self.tokenizer, self.manifest.get("table")
         reader = _Reader(specs, tokenizer, table)
-        if table and (arrays := [path for path in inputs if path.suffix == ".npy"]):
-            raise Error(
-                f"{arrays[0]} has no names, and the model reads {', '.join(names_of(table))}: give "
-                "a table, or the x that is encoded already as an .npz file."
-            )
+        if table:
+            check_names(inputs, names_of(table))
         names, columns = read_inputs(inputs, specs, tokenizer, tuple(specs), reader)
         if "length" in specs and "length" not in columns:  # all of each row is real
             first = columns.get("x", next(iter(columns.values())))

@@ -65,6 +65,16 @@ def read_inputs(
     return names, {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def check_names(paths: Sequence[Path], names: Sequence[str]) -> None:
+    """Raises `Error` for arrays without names, where the model reads the columns of a table."""
+    for path in paths:
+        if path.suffix == ".npy":
+            raise Error(
+                f"{path} has no names, and the model reads {', '.join(names)}: give a table, or "
+                "the x that is encoded already as an .npz file."
+            )
+
+
 def _check_shapes(path: Path, part: Columns, spec: Batch, columns: Sequence[str]) -> None:
     for name in columns:
         if name not in part:

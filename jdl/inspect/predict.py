@@ -27,7 +27,7 @@ from jdl.figures.speech import is_speech
 from jdl.inspect.answers import answer_rows
 from jdl.inspect.detections import detected_rows
 from jdl.inspect.forecasts import forecast_rows
-from jdl.inspect.inputs import ReadsFiles, read_inputs
+from jdl.inspect.inputs import ReadsFiles, check_names, read_inputs
 from jdl.inspect.keypoints import keypoint_rows
 from jdl.inspect.masks import write_masks
 from jdl.inspect.recommended import recommended_rows
@@ -58,8 +58,8 @@ def predict(
     and the transforms are applied. Values of a target that `jdl.data.csv(standardize_target=True)`
     standardized are in the table's unit.
 
-    Raises `Error` where their shape does not fit the model, and for an objective that does not
-    predict.
+    Raises `Error` where their shape does not fit the model, for arrays without names where that is
+    of a table, and for an objective that does not predict.
     """
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
@@ -74,6 +74,8 @@ def predict(
     spec, retrieves = data.spec, is_retriever(objective, trained.variables, data.spec)
     if retrieves:  # the inputs are the x alone
         spec = {name: part for name, part in spec.items() if not is_of_y(name)}
+    if isinstance(data.dataset, TableDataset):
+        check_names(inputs, data.dataset.encoding.names)
     needed = _columns_of_predictions(trained, spec)
     of_files = _before_transforms(data, spec)
     names, columns = read_inputs(inputs, of_files, run.tokenizer, needed, _reader(data))

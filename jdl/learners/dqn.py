@@ -27,14 +27,13 @@ from jdl.learners.replay import (
 )
 from jdl.learners.rl import (
     EPISODES,
-    check_numbers,
     collect,
     end_step,
     init_episodes,
     init_params,
     values_of,
 )
-from jdl.objectives.episodes import EpisodeReturn, policy_and_value, refuse_recurrent
+from jdl.objectives.episodes import EpisodeReturn, check_numbers, policy_and_value, refuse_recurrent
 from jdl.types import Array, Batch, Error, Key, Learner, Mean, Metrics, State
 
 TARGET_PARAMS = "target_params"  # in `State.extra`: the target network

@@ -15,7 +15,6 @@ from jdl.layers import gather_params
 from jdl.learners.descent import new_state, update_params
 from jdl.learners.rl import (
     EPISODES,
-    check_numbers,
     end_step,
     init_episodes,
     init_params,
@@ -26,6 +25,7 @@ from jdl.learners.rl import (
 )
 from jdl.objectives.episodes import (
     EpisodeReturn,
+    check_numbers,
     initial_policy_state,
     is_recurrent,
     policy_and_value,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
-from numbers import Integral, Real
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -34,16 +33,6 @@ def init_params(objective: EpisodeReturn, key: Key, batch: Batch) -> Any:
 def values_of(learner: Any, *names: str) -> str:
     """Fields and their values, as an error lists them: `gamma=2, tau=0.1`."""
     return ", ".join(f"{name}={getattr(learner, name)}" for name in names)
-
-
-def check_numbers(learner: Any) -> None:
-    """Raises `Error` where a field of a learner that is to be a number, by its type, is none."""
-    for field in fields(learner):
-        value = getattr(learner, field.name)
-        if field.type == "int" and not isinstance(value, Integral):
-            raise Error(f"{field.name} must be a whole number, not {value!r}.")
-        if field.type == "float" and not isinstance(value, Real | jax.Array):
-            raise Error(f"{field.name} must be a number, not {value!r}.")
 
 
 def init_episodes(environment: Environment, key: Key, batch: Batch) -> Episodes:

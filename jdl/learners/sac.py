@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,7 +31,6 @@ from jdl.learners.replay import (
 )
 from jdl.learners.rl import (
     EPISODES,
-    check_numbers,
     collect,
     end_step,
     init_episodes,
@@ -40,7 +38,7 @@ from jdl.learners.rl import (
     values_of,
 )
 from jdl.objectives import model_call
-from jdl.objectives.episodes import EpisodeReturn, policy_and_value, refuse_recurrent
+from jdl.objectives.episodes import EpisodeReturn, check_numbers, policy_and_value, refuse_recurrent
 from jdl.types import (
     Array,
     Batch,
@@ -100,8 +98,6 @@ def sac(
     space = environment.action_space
     if not isinstance(space, Box):
         raise Error(f"SAC needs a continuous action space, got {space}: use DQN or PPO for it.")
-    if not all(map(math.isfinite, space.low + space.high)):
-        raise Error(f"SAC squashes actions to between their bounds, which must be finite: {space}.")
     return SAC(
         environment=replace(environment, action_space=SquashedBox(space.low, space.high)),
         actor=actor,

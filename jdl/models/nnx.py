@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from jdl.errors import Error
 from jdl.layers.frozen_batch_norm import found_frozen, is_frozen
+from jdl.layers.nnx_calls import intercepted
 
 COLLECTIONS = {"params": flax.nnx.Param, "batch_stats": flax.nnx.BatchStat, "state": ...}
 """What the variables of an NNX module are in: parameters, BatchNorm's statistics, all others."""
@@ -32,12 +33,13 @@ def nnx(make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> NNXModel:
     cure = "give the function that makes it from its random streams, lambda rngs: Net(rngs=rngs)."
     if isinstance(make, flax.nnx.Module):
         raise Error(f"jdl.nnx takes no module ({type(make).__name__}) that is made already: {cure}")
+    streams = object()  # true ones would start JAX, too early for a run of several processes
     try:
         # a class's own signature is (*args, **kwargs), because of its metaclass
         if isinstance(make, type):
-            inspect.signature(vars(make).get("__init__", make)).bind(make, flax.nnx.Rngs(0))
+            inspect.signature(vars(make).get("__init__", make)).bind(make, streams)
         else:
-            inspect.signature(make).bind(flax.nnx.Rngs(0))
+            inspect.signature(make).bind(streams)
     except TypeError as error:
         raise Error(f"jdl.nnx calls its function with nnx.Rngs alone ({error}): {cure}") from error
     return NNXModel(make)
@@ -70,7 +72,7 @@ class NNXModel:
         if "train" in self._asked(method).parameters:
             options["train"] = train
         kept = _keep_statistics(module) if train else {}
-        with _layer_errors(module, str(self), inputs):
+        with _layer_errors(module, str(self), inputs), intercepted(module):
             out = getattr(module, method)(*inputs, **options)
         for path, (layer, before) in kept.items():
             if all(map(operator.is_, _statistics(layer), before)):  # else its call had its way

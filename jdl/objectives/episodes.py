@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any
 
 import jax
@@ -67,8 +68,6 @@ def reinforce(
     bonus, in nats a step. Metrics: `return` and `length`. Evaluation is that of `episode_return`.
     """
     refuse_recurrent("REINFORCE", model)
-    if not 0 <= gamma <= 1:
-        raise Error(f"gamma, the discount factor, must be from 0 to 1, got {gamma}.")
     return Reinforce(environment, model, gamma, value_coef, entropy_coef)
 
 
@@ -190,6 +189,12 @@ class Reinforce(EpisodeReturn):
     gamma: float
     value_coef: float
     entropy_coef: float
+
+    def __post_init__(self) -> None:
+        """Raises `Error` for what is no number, and a discount factor out of range."""
+        check_numbers(self)
+        if not 0 <= self.gamma <= 1:
+            raise Error(f"gamma, the discount factor, must be from 0 to 1, got {self.gamma}.")
 
     def loss(self, variables: Variables, batch: Batch, key: Key, train: bool) -> LossOutput:
         """In training the policy gradient loss, in evaluation the negative return."""
@@ -314,3 +319,13 @@ def _model_state(variables: Variables) -> Variables:
 
 def _num_rows(batch: Batch) -> int:
     return len(next(iter(batch.values())))
+
+
+def check_numbers(part: Any) -> None:
+    """Raises `Error` where a field that is to be a number, by its type, is none."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.type == "int" and not isinstance(value, Integral):
+            raise Error(f"{field.name} must be a whole number, not {value!r}.")
+        if field.type == "float" and not isinstance(value, Real | jax.Array):
+            raise Error(f"{field.name} must be a number, not {value!r}.")

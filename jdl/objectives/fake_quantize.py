@@ -59,7 +59,10 @@ def fake_quantize(
     def rounded(variables: Variables) -> Variables:
         params = {"params": variables["params"]}
         chosen = chosen_matrices(params, targets)
-        fake = {path: straight_through(round_trip(w, bits), w) for path, w in chosen.items()}
+        fake = {
+            path: straight_through(round_trip(weight, bits, end), weight)
+            for path, (weight, end) in chosen.items()
+        }
         paths = flatten_dict(params, sep="/", keep_empty_nodes=True) | fake
         return {**variables, **unflatten_dict(paths, sep="/")}
 

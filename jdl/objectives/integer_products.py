@@ -50,7 +50,8 @@ def _product(
         whole, step = to_whole(x, limit)
         options |= {"precision": None, "preferred_element_type": jnp.int32}
         sums = product(whole.astype(jnp.int8), values, *args, **options)
-        outputs = scale.astype(jnp.float32).reshape((1,) * (sums.ndim - 1) + (-1,))
+        shape = ((1,) * sums.ndim + scale.shape)[-sums.ndim :]  # the axes of inputs are of 1
+        outputs = scale.astype(jnp.float32).reshape(shape)
         return (sums.astype(jnp.float32) * (step * outputs)).astype(x.dtype)
 
     return of_whole_numbers

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jdl.objectives.input_ranges import has_ranges, intercept, with_ranges
 from jdl.objectives.integer_products import IntegerProducts
 from jdl.objectives.override import in_precision_of, map_variables, override
-from jdl.patterns import is_bias, matching
+from jdl.patterns import input_axes, is_bias, matching
 from jdl.types import Array, Batch, Error, Key, LossOutput, Objective, Variables
 
 QUANTIZED = "quantized"
@@ -65,7 +65,7 @@ def quantize_variables(variables: Variables, targets: str, bits: int = 8) -> Var
         raise Error("These variables are quantized already: use quantize once, with 'one|other'.")
     check_bits(bits)
     chosen = chosen_matrices(variables, targets)
-    stored = {path: _quantized(weight, bits) for path, weight in chosen.items()}
+    stored = {path: _quantized(weight, bits, end) for path, (weight, end) in chosen.items()}
     return {**_without(variables, stored), QUANTIZED: stored}
 
 
@@ -77,18 +77,20 @@ def dequantize_variables(variables: Variables) -> Variables:
     return unflatten_dict({**paths, **in_precision_of(rest.get("params"), weights)}, sep="/")
 
 
-def chosen_matrices(variables: Variables, targets: str) -> Paths:
-    """The weight matrices that match, by path; raises `Error` where none does."""
+def chosen_matrices(variables: Variables, targets: str) -> dict[str, tuple[Array, int]]:
+    """The weight matrices that match, by path, and where the axes of their inputs end.
+
+    Raises `Error` where none matches.
+    """
     paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
     matrices = {path: x for path, x in paths.items() if _is_matrix(path, x)}
-    return {
-        path: matrices[path] for path in matching(targets, matrices, "quantize", "weight matrices")
-    }
+    found = matching(targets, matrices, "quantize", "weight matrices")
+    return {path: (matrices[path], input_axes(path, matrices)[1]) for path in found}
 
 
-def round_trip(weight: Array, bits: int) -> Array:
+def round_trip(weight: Array, bits: int, end: int) -> Array:
     """The weight as it is after quantization: the products of its whole numbers and scales."""
-    return _dequantized(**_quantized(weight, bits))
+    return _dequantized(**_quantized(weight, bits, end))
 
 
 def check_bits(bits: int) -> None:
@@ -119,13 +121,18 @@ def _is_matrix(path: str, leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
-def _quantized(weight: Array, bits: int) -> dict[str, Array]:
-    """Whole numbers and scales, whose product is near the weight (..., inputs, outputs)."""
+def _quantized(weight: Array, bits: int, end: int) -> dict[str, Array]:
+    """Whole numbers and scales, whose product is near the weight (..., inputs, outputs).
+
+    `end` is where the axes of inputs end: Flax's attention has outputs (heads, head_dim), which at
+    4 bits are one axis of the scales.
+    """
     if bits == 8:
-        axes = tuple(range(weight.ndim - 1))
+        axes = tuple(range(end))
         scale = _scale(jnp.abs(weight).max(axes, keepdims=True), 127)
         values = jnp.round(weight.astype(jnp.float32) / scale.astype(jnp.float32))
         return {"values": jnp.clip(values, -127, 127).astype(jnp.int8), "scale": scale}
+    heads, weight = weight.shape[end:], weight.reshape(*weight.shape[:end], -1)
     *leading, inputs, outputs = weight.shape
     if inputs % 2:
         raise Error(
@@ -137,16 +144,19 @@ def _quantized(weight: Array, bits: int) -> dict[str, Array]:
     scale = _scale(jnp.abs(blocks).max(-2, keepdims=True), 7)
     numbers = (jnp.round(blocks / scale) + 8).astype(jnp.uint8).reshape(weight.shape)
     low, high = numbers[..., ::2, :], numbers[..., 1::2, :]
-    return {"values": low + (high << 4), "scale": scale[..., 0, :]}
+    values = (low + (high << 4)).reshape(*leading, inputs // 2, *heads)
+    return {"values": values, "scale": scale[..., 0, :]}
 
 
 def _dequantized(values: Array, scale: Array) -> Array:
     if values.dtype == jnp.int8:
         return values.astype(scale.dtype) * scale
+    heads = values.shape[scale.ndim - 1 :]
+    values = values.reshape(*values.shape[: scale.ndim - 1], -1)
     pairs = jnp.stack([values & 15, values >> 4], -2)  # (..., inputs / 2, 2, outputs)
     *leading, half, _, outputs = pairs.shape
     blocks = pairs.reshape(*leading, scale.shape[-2], -1, outputs).astype(scale.dtype) - 8
-    return (blocks * scale[..., None, :]).reshape(*leading, 2 * half, outputs)
+    return (blocks * scale[..., None, :]).reshape(*leading, 2 * half, *heads)
 
 
 def _scale(largest: Array, steps: int) -> Array:

@@ -5,6 +5,7 @@ from jdl.parallel.elastic import elastic as elastic
 from jdl.parallel.mesh import build_mesh as build_mesh
 from jdl.parallel.mesh import check_batch_size as check_batch_size
 from jdl.parallel.mesh import data_parallel_devices as data_parallel_devices
+from jdl.parallel.mesh import mesh_notes as mesh_notes
 from jdl.parallel.mesh import pmap_mesh as pmap_mesh
 from jdl.parallel.multihost import to_host as to_host
 from jdl.parallel.multihost import to_local as to_local

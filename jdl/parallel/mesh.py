@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -191,3 +191,16 @@ def _partition(
         if (first := next(free, None)) is not None:
             axes[first] = "fsdp"
     return PartitionSpec(*axes)
+
+
+def mesh_notes(state: Any) -> Iterator[str]:
+    """A note for the user where "model" has several devices and divides no parameter of a state."""
+    placed = [leaf.sharding for leaf in jax.tree.leaves(state.params)]
+    placed = [sharding for sharding in placed if isinstance(sharding, NamedSharding)]
+    size = placed[0].mesh.shape.get("model", 1) if placed else 1
+    if size > 1 and not any("model" in sharding.spec for sharding in placed):
+        yield (
+            f"Note: model={size} of --mesh divides no parameter of this model, so that {size} "
+            f"devices each compute the same: use data={size} or fsdp={size}, or name the axes of "
+            "its parameters by flax.linen.with_partitioning"
+        )

@@ -17,7 +17,7 @@ import numpy as np
 from jdl.data.dataflow import dependences
 from jdl.learners.check_loss import check_metrics, described
 from jdl.learners.wrapper import inner
-from jdl.paths import differing_paths
+from jdl.paths import by_path, differing_paths
 from jdl.run import Run
 from jdl.types import ANNEALING, Batch, Error, Learner, Loader, Metrics, State
 
@@ -105,11 +105,11 @@ def check_step(learner: Learner, old: State, new: State, metrics: Metrics) -> No
 
     And where parameters are empty, which Orbax does not save.
     """
-    for path, leaf in jax.tree.leaves_with_path(old.params):
+    for path, leaf in by_path(old.params).items():
         if not leaf.size:
             raise Error(
-                f"The parameter {jax.tree_util.keystr(path)} has the shape {leaf.shape}, and so no "
-                f"number in it. {OF_CATEGORIES}"
+                f"The parameter {path} has the shape {leaf.shape}, and so no number in it. "
+                f"{OF_CATEGORIES}"
             )
     if difference := tree_difference(old, new):
         raise Error(
@@ -149,18 +149,14 @@ def check_variables(learner: Learner, variables: Any) -> None:
 
 def tree_difference(expected: Any, given: Any) -> str:
     """The first leaf in which two trees of arrays differ in shape or type, in words."""
-    before, after = (
-        {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-        for tree in (expected, given)
-    )
+    before, after = by_path(expected), by_path(given)
     for path in differing_paths(before, after):
-        name = path.removeprefix(".")
         if path not in after:
-            return f"{name} is missing"
+            return f"{path} is missing"
         if path not in before:
-            return f"{name} is new"
+            return f"{path} is new"
         words = (f"{leaf.dtype} of shape {leaf.shape}" for leaf in (after[path], before[path]))
-        return f"{name} is {' and not '.join(words)}"
+        return f"{path} is {' and not '.join(words)}"
     return ""
 
 
@@ -212,5 +208,4 @@ def _bits(tree: Any) -> dict[str, Any]:
         array = np.asarray(leaf)
         return array.dtype, array.shape, array.tobytes()
 
-    leaves = jax.tree.leaves_with_path(tree)
-    return {jax.tree_util.keystr(path): of_leaf(leaf) for path, leaf in leaves}
+    return {path: of_leaf(leaf) for path, leaf in by_path(tree).items()}

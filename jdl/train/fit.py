@@ -27,7 +27,7 @@ from jdl.figures.samples import draw_figures, sample_writer
 from jdl.figures.speech import draw_speech
 from jdl.learners import trace_once
 from jdl.objectives.pretrained_model import record_loaded
-from jdl.parallel import processes, to_local
+from jdl.parallel import mesh_notes, processes, to_local
 from jdl.run import Run
 from jdl.store.catalog import shorter_run
 from jdl.store.checkpoints import Checkpoints
@@ -165,6 +165,7 @@ def _fit(
         outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
         stack.push(outputs.close)
         notes = [*thread_pool_notes(), *deterministic_notes(), *changes.notes]
+        notes += mesh_notes(placement.abstract(state))
         if not start and not options.quiet:
             notes += _shorter_notes(folder, run)
         for note in (*notes, _where(folder, run, start)):

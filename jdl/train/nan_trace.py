@@ -5,7 +5,7 @@ The step is computed again, with checks of the outputs and the gradients of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from jdl.environments import Environment
 from jdl.keys import stream
+from jdl.layers.nnx_calls import intercept_calls
 from jdl.learners.compilation import CompiledLearner
 from jdl.learners.replay import REPLAY_BUFFER
 from jdl.paths import path_name
@@ -153,7 +155,7 @@ class _LayerTrace:
     @contextmanager
     def recording(self) -> Iterator[None]:
         """Within the block, records every layer that is traced and run."""
-        with nn.intercept_methods(self._call):
+        with nn.intercept_methods(self._linen), intercept_calls(self._layer):
             yield
 
     def checked(self, environment: Environment) -> Environment:
@@ -172,23 +174,26 @@ class _LayerTrace:
         self.layers.append(name)
         return self._probe(len(self.layers) - 1, value)
 
-    def _call(
+    def _linen(
         self,
         call: Callable[..., Any],
         args: Any,
         kwargs: Any,
         context: nn.module.InterceptorContext,
     ) -> Any:
-        output = call(*args, **kwargs)
-        module = context.module
-        path = "/".join(module.path) or "the model"
-        self.layers.append(f"{path} ({type(module).__name__})")
-        rows = args[0] if args else kwargs.get("inputs")
-        is_lookup = isinstance(module, nn.Embed) and context.method_name == "__call__"
-        if is_lookup and rows.size:
-            asked = partial(self._asked, len(self.layers) - 1, module.num_embeddings)
-            jax.debug.callback(asked, rows.min(), rows.max())
-        return jax.tree.map(partial(self._probe, len(self.layers) - 1), output)
+        output, module = call(*args, **kwargs), context.module
+        is_call = context.method_name == "__call__"
+        inputs = (*args, *kwargs.values()) if is_call else ()
+        return self._layer("/".join(module.path), module, inputs, output)
+
+    def _layer(self, path: str, module: Any, inputs: Sequence[Any], output: Any) -> Any:
+        """The output, with checks; `inputs` are a call's, by which an Embed looks rows up."""
+        self.layers.append(f"{path or 'the model'} ({type(module).__name__})")
+        number = len(self.layers) - 1
+        if isinstance(module, nn.Embed | nnx.Embed) and inputs and inputs[0].size:
+            asked = partial(self._asked, number, module.num_embeddings)
+            jax.debug.callback(asked, inputs[0].min(), inputs[0].max())
+        return jax.tree.map(partial(self._probe, number), output)
 
     def _asked(self, number: int, rows: int, low: Any, high: Any) -> None:
         """Notes that an embedding was asked for rows that it has not: they are NaN."""

@@ -24,7 +24,6 @@ from jdl.types import Error, Metrics, State
 PICTURES = "pictures"  # the folder of the run's, with a folder for each name
 NAME = re.compile(r"\w[\w.-]*")  # it becomes one of a folder
 LOGGED = "a dict of numbers and pictures to log, such as {'largest': 0.5}"
-IGNORED = ""  # among the names that hooks have returned: something without a name, told once
 NUMBERS = (jnp.bool_, jnp.integer, jnp.floating)  # bfloat16 too, which NumPy alone does not know
 CHANNELS = (3, 4)  # of a picture (H, W, C): RGB, and RGBA
 
@@ -40,6 +39,7 @@ class UserHooks:
     patience: Patience
     outputs: Outputs
     owners: dict[str, int] = field(default_factory=dict)  # by name, the number of its hook
+    told: set[int] = field(default_factory=set)  # the numbers of hooks whose returns are not logged
 
     def due(self, step: int) -> bool:
         """Whether any is due."""
@@ -50,7 +50,7 @@ class UserHooks:
         found: dict[str, Any] = {}
         for n, (every, function) in enumerate(self.hooks, 1):
             if is_multiple(step, every):
-                returned = self._returned(function, step, state, metrics)
+                returned = self._returned(n, function, step, state, metrics)
                 self._check_names(n, returned)
                 found |= returned
         pictures = {name: value for name, value in found.items() if isinstance(value, np.ndarray)}
@@ -70,7 +70,7 @@ class UserHooks:
                 )
 
     def _returned(
-        self, function: Callable[..., Any], step: int, state: State, metrics: Metrics
+        self, n: int, function: Callable[..., Any], step: int, state: State, metrics: Metrics
     ) -> dict[str, Any]:
         """What a hook returns; it gets copies of the dicts, so that changing them has no effect."""
         state, metrics = jax.tree.map(lambda leaf: leaf, (state, metrics))
@@ -96,11 +96,11 @@ class UserHooks:
                 f"the state, and may return {LOGGED}. `raise jdl.Stop` ends the training; a "
                 "learning rate is changed by an Optax schedule, optax.adam(schedule)."
             )
-        if returned is not None and IGNORED not in self.owners:
-            self.owners[IGNORED] = 0
+        if returned is not None and n not in self.told:
+            self.told.add(n)
             self.outputs.display.note(
-                f"Step {step:,}: a hook returned a {type(returned).__name__}, which is not logged: "
-                f"it may return {LOGGED}"
+                f"Step {step:,}: hook {n} returned a {type(returned).__name__}, which is not "
+                f"logged: it may return {LOGGED}"
             )
         return {}
 
