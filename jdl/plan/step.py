@@ -35,6 +35,9 @@ MEMORY_REPORT = "*memory-usage-report.txt"  # what the compiler for TPUs writes 
 TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
 CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"  # JAX's settings
 EFFORT = "jax_exec_time_optimization_effort"
+# Without a GPU to try them on, XLA takes tile sizes for small products that its Triton code cannot
+# have: so products are cuBLAS's.
+WITHOUT_GPU = {"xla_gpu_enable_triton_gemm": False}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -151,7 +154,7 @@ def _shares(mesh: Mesh, state: State) -> int:
 
 @contextmanager
 def uncached() -> Iterator[None]:
-    """Compiles without the compilation cache: JAX cannot read an entry back without a TPU."""
+    """Compiles without the compilation cache: JAX cannot read an entry back without the device."""
     with jax_setting(CACHED_FROM, float("inf")), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
         yield
@@ -196,8 +199,11 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, int | None]:
     compiler takes would not fit. The one with which it compares the chip's memory is in a report
     that it writes. None where there is none.
     """
-    if platform != "tpu":
+    if platform == "cpu":
         return lowered.compile(), None
+    if platform == "gpu":
+        with uncached():
+            return lowered.compile(WITHOUT_GPU), None
     with uncached(), tempfile.TemporaryDirectory() as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_module_re": ".*"}
         compiled = lowered.compile(dump)
