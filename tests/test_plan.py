@@ -91,6 +91,8 @@ def test_meshes_that_do_not_fit_the_topology_are_refused_before_anything_is_comp
         plan(run(elastic=2), "cpu:4")
     with pytest.raises(jdl.Error, match="--mesh is written like"):
         plan(run(), "cpu:4", "rows=4")
+    with pytest.raises(jdl.Error, match="--quick is for TPUs"):
+        plan(run(), "cpu:4", quick=True)
 
 
 def test_without_libtpu_a_tpu_is_refused_with_what_to_install(monkeypatch):
@@ -251,6 +253,15 @@ def test_fsdp_on_a_tpu_sends_the_bytes_of_its_matrices():
     found = {one.kind: one.nbytes for one in plan(made, "v5e:2x2", "fsdp=4").collectives}
     assert found["all-gather"] == 2 * (64 * 256 + 256 * 128 + 128 * 10)
     assert found["reduce-scatter"] == 4 * (64 * 256 + 256 * 128)
+
+
+@needs_libtpu
+def test_a_quick_plan_has_the_collectives_of_a_thorough_one_and_moves_more():
+    quick, thorough = (plan(run(), "v5e:2x2", "data=4", quick=fast) for fast in (True, False))
+    assert quick.memory.params == thorough.memory.params
+    assert quick.wire == thorough.wire
+    assert quick.traffic > thorough.traffic
+    assert "--quick" in str(quick)
 
 
 class OneBatch(Loader):

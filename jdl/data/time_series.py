@@ -188,8 +188,6 @@ def forecast_windows(
     inputs[:, known_early] = np.roll(inputs[:, known_early], -horizon, axis=0)
     place = encoding.sources.index(columns[of_target].name)
     mean, std = encoding.numbers[place].mean, encoding.numbers[place].std
-    errors = np.abs(values[season : borders[1]] - values[: borders[1]][:-season])
-    errors = errors[~np.isnan(errors)]
     source = ForecastWindows(
         inputs,
         ((values - mean) / std).astype(np.float32),
@@ -198,11 +196,18 @@ def forecast_windows(
         season,
         mean,
         std,
-        float(errors.mean()) if len(errors) else 0.0,
+        _naive_error(values[: borders[1]], season),
         place,
         encoding.feature_names,
     )
     return _split_by_time(source, borders)
+
+
+def _naive_error(values: np.ndarray, season: int) -> float:
+    """The mean absolute error of the value a season before, where both are known; 0 without any."""
+    errors = np.abs(values[season:] - values[:-season])
+    known = errors[~np.isnan(errors)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _split_by_time(source: ForecastWindows, borders: Sequence[int]) -> Splits:

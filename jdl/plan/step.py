@@ -34,7 +34,7 @@ REFUSAL = re.compile(
 MEMORY_REPORT = "*memory-usage-report.txt"  # what the compiler for TPUs writes of each program
 TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
 CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"  # JAX's settings
-EFFORT = "jax_exec_time_optimization_effort"
+LEVEL = "jax_optimization_level"
 # Without a GPU to try them on, XLA takes tile sizes for small products that its Triton code cannot
 # have: so products are cuBLAS's.
 WITHOUT_GPU = {"xla_gpu_enable_triton_gemm": False}
@@ -103,9 +103,9 @@ def compile_step(run: Run, mesh: Mesh, quick: bool = False) -> CompiledStep:
         )
     placement = place_on_mesh(run, mesh)
     platform = mesh.devices.flat[0].platform
-    effort = jax_setting(EFFORT, -1.0 if quick else getattr(jax.config, EFFORT))
+    level = jax_setting(LEVEL, "O0" if quick else getattr(jax.config, LEVEL))
     # Memory does not depend on pretrained weights.
-    with leave_fresh(), compiled_for(platform), effort:
+    with leave_fresh(), compiled_for(platform), level:
         key = jax.eval_shape(jax.random.key, 0)
         state = placement.abstract(jax.eval_shape(run.learner.init, key, run.train.spec))
         raw = _raw_shapes(run, mesh)
