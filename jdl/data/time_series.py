@@ -175,13 +175,8 @@ def forecast_windows(
     """
     columns, names = series_columns(table, categorical, drop, missing)
     of_target, early = _check(columns, names, context, horizon, season, target, future_covariates)
-    if not 0 < train < train + valid < 1:
-        raise Error(
-            "train and valid must be fractions above 0 that leave some steps for the test, not "
-            f"{train} and {valid}."
-        )
     values = columns[of_target].data
-    borders = [round(len(values) * fraction) for fraction in (0, train, train + valid, 1)]
+    borders = _borders(len(values), train, valid)
     encoding, inputs = encode_series(columns, borders[1])
     known_early = np.isin(encoding.sources, [columns[n].name for n in early])
     # The values that roll around the end are read by no window.
@@ -201,6 +196,16 @@ def forecast_windows(
         encoding.feature_names,
     )
     return _split_by_time(source, borders)
+
+
+def _borders(steps: int, train: float, valid: float) -> list[int]:
+    """Where the splits begin and end."""
+    if not 0 < train < train + valid < 1:
+        raise Error(
+            "train and valid must be fractions above 0 that leave some steps for the test, not "
+            f"{train} and {valid}."
+        )
+    return [round(steps * fraction) for fraction in (0, train, train + valid, 1)]
 
 
 def _naive_error(values: np.ndarray, season: int) -> float:
