@@ -2,8 +2,8 @@
 
 And no document is in two splits.
 
-Seen to fail: the refusals of `pack`, each without its check; documents apart without the end token
-before each, and with their starts left out of the fingerprint.
+Seen to fail: the refusals of `pack` and `train_bpe`, each without its check; documents apart without
+the end token before each, and with their starts left out of the fingerprint.
 """
 
 from itertools import pairwise
@@ -170,10 +170,14 @@ def test_the_standard_library_is_there_without_its_tests():
         (lambda path: pack(["ab"], ByteTokenizer(), 0), "at least 1, not 0"),
         (lambda path: pack([], ByteTokenizer(), 9), "takes a list of texts"),
         (lambda path: pack("one text", ByteTokenizer(), 2), "takes a list of texts"),
+        (lambda path: train_bpe("one text", 300), "list of texts, not one"),
+        (lambda path: train_bpe(["abc"], 257), "at least 258, not 257"),
         (lambda path: text_pairs([("abc", "d")], ByteTokenizer(), 2), "None of the 1 pairs"),
     ],
 )
 def test_refusals(call, message, tmp_path):
+    if "train_bpe" in call.__code__.co_names:
+        pytest.importorskip("tokenizers")
     (tmp_path / "short.txt").write_text("a\n\nb\n\nc")
     with pytest.raises(jdl.Error, match=message):
         call(tmp_path)
