@@ -2,8 +2,8 @@
 
 And no document is in two splits.
 
-Seen to fail: the refusals of `pack` and `train_bpe`, each without its check; documents apart without
-the end token before each, and with their starts left out of the fingerprint.
+Seen to fail: the refusals of `pack` and `train_bpe`, each without its check; documents apart
+without the end token before each, and with their starts left out of the fingerprint.
 """
 
 from itertools import pairwise

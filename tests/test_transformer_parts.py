@@ -329,3 +329,10 @@ def test_models_that_would_mix_documents_are_refused():
         next_token(GPT(SIZE, SMALL)).check({**batch, "segment": TOKENS[:, 1:]}, {})
     with pytest.raises(jdl.Error, match="has no hidden_states"):
         next_token(model, chunk=4)
+
+
+def test_sizes_that_do_not_divide_are_named_each_alone():
+    with pytest.raises(jdl.Error, match=r"^width, 64, must be a multiple of heads, 3\.$"):
+        TransformerConfig(width=64, heads=3)
+    with pytest.raises(jdl.Error, match=r"^heads, 4, must be a multiple of kv_heads, 3\.$"):
+        TransformerConfig(width=64, heads=4, kv_heads=3)
