@@ -1,8 +1,10 @@
 """Bounds of a dataset's columns, before and after transforms; the check of labels by them.
 
 Seen to fail: bounds of labels kept through `.map`, in both directions, and dropped where a
-transform changes x alone.
+transform changes x alone; fewer names than classes without their check.
 """
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -132,3 +134,16 @@ def test_a_run_is_refused_for_the_bounds_of_any_split(split, wrong):
     run = jdl.Run(jdl.Config("bounds", steps=1), learner, **loaders)
     with pytest.raises(jdl.Error, match=" ".join(wrong)):
         check_run(run)
+
+
+@pytest.mark.parametrize("binary", [False, True])
+def test_fewer_names_than_classes_are_refused(binary):
+    data = arrays(x=IMAGES, y=LABELS % 2).batches(4)
+    model = CNN(1 if binary else 3, blocks=((2, 1),))
+    objective = (jdl.objectives.classify_binary if binary else jdl.objectives.classify)(model)
+    learner = jdl.descent(objective, optax.sgd(0.1))
+    names = ("a", "b", "c")[: 2 - binary]
+    run = jdl.Run(jdl.Config("names", steps=1), learner, data, data, labels=names)
+    with pytest.raises(jdl.Error, match=f"names {2 - binary} classes, and the model has"):
+        check_run(run)
+    check_run(replace(run, labels=(*names, "d")))

@@ -220,3 +220,10 @@ LOOKED_AT = textwrap.dedent("""
         data = data.map(lambda key, row: row["x"]["y"]) if c.kind == "broken" else data
         return jdl.Run(c, None, data.shuffled(2, c.seed), tokenizer=jdl.data.ByteTokenizer())
 """)
+
+
+def test_a_command_that_takes_a_script_explains_itself_without_one(capsys):
+    cli.call_verb("study", ["--help"])
+    shown = capsys.readouterr().out
+    assert "Trains the trials of a study" in shown
+    assert "`jdl study SCRIPT --help` lists all flags." in shown

@@ -2,8 +2,12 @@
 
 And no document is in two splits.
 
-Seen to fail: the refusals of `pack`, each without its check.
+Seen to fail: the refusals of `pack` and `train_bpe`, each without its check; documents apart
+without the end token before each, and with their starts left out of the fingerprint.
 """
+
+from itertools import pairwise
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +87,33 @@ def test_windows_cover_each_token_once_as_a_target():
     assert windows.fingerprint != pack(PARAGRAPHS, ByteTokenizer(), 17).fingerprint
 
 
+@pytest.mark.parametrize("length", [3, 5, 35])
+def test_documents_apart_begin_with_the_end_token(length):
+    """Each token of a text, and its end, is predicted once, and none from another document."""
+    texts, end = ["abc", "", "de", "f" * 20, "g"], 256
+    windows = pack(texts, ByteTokenizer(), length, separate=True)
+    rows = windows.take(np.arange(len(windows)))
+    x, segment = rows["x"], rows["segment"]
+    counted = segment[:, 1:] == segment[:, :-1]
+    whole = [(a, b) for text in texts for a, b in pairwise([end, *text.encode(), end])]
+    found = [*zip(x[:, :-1][counted].tolist(), x[:, 1:][counted].tolist(), strict=True)]
+    assert found == whole[: len(found)]
+    assert len(whole) - len(found) < length
+    assert (segment[:, 0] == 0).all()
+    assert windows.bytes_per_token == pack(texts, ByteTokenizer(), 3).bytes_per_token
+
+
+def test_documents_are_told_apart_where_they_were_joined_not_by_their_tokens():
+    tokenizer = SimpleNamespace(
+        encode=lambda text: np.frombuffer(text.encode(), np.uint8), eos_id=0
+    )
+    one, two = (pack(texts, tokenizer, 5, separate=True) for texts in (["a\0\0b"], ["a", "b"]))
+    np.testing.assert_array_equal(one.tokens, two.tokens)
+    rows = [dataset.take(np.arange(1))["segment"][0].tolist() for dataset in (one, two)]
+    assert rows == [[0] * 6, [0] * 3 + [1] * 3]
+    assert one.fingerprint != two.fingerprint
+
+
 def test_no_document_is_in_two_parts(file):
     parts = text(file, length=8)
     texts = [ByteTokenizer().decode(part.tokens.tolist()) for part in parts]
@@ -139,10 +170,14 @@ def test_the_standard_library_is_there_without_its_tests():
         (lambda path: pack(["ab"], ByteTokenizer(), 0), "at least 1, not 0"),
         (lambda path: pack([], ByteTokenizer(), 9), "takes a list of texts"),
         (lambda path: pack("one text", ByteTokenizer(), 2), "takes a list of texts"),
+        (lambda path: train_bpe("one text", 300), "list of texts, not one"),
+        (lambda path: train_bpe(["abc"], 257), "at least 258, not 257"),
         (lambda path: text_pairs([("abc", "d")], ByteTokenizer(), 2), "None of the 1 pairs"),
     ],
 )
 def test_refusals(call, message, tmp_path):
+    if "train_bpe" in call.__code__.co_names:
+        pytest.importorskip("tokenizers")
     (tmp_path / "short.txt").write_text("a\n\nb\n\nc")
     with pytest.raises(jdl.Error, match=message):
         call(tmp_path)

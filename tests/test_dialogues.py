@@ -1,10 +1,11 @@
 """Dialogues: which tokens are learned, and a conversation with what has learned them.
 
 Seen to fail: a loss of all tokens, an answer that is learned without its end, messages that are
-dropped with that of the system first, an answer that goes on after its end.
+dropped with that of the system first, an answer that goes on after its end; a tokenizer of lists.
 """
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -187,3 +188,15 @@ def test_the_verb_talks_line_by_line(trained, monkeypatch, capsys):
     monkeypatch.setattr("builtins.input", line)
     call_verb("chat", ["chat"])
     assert capsys.readouterr().out == "one\ntwo, and\né\none\ntwo, and\n"
+
+
+def test_a_tokenizer_may_give_a_list():
+    plain = SimpleNamespace(
+        encode=lambda text: BYTES.encode(text).tolist(),
+        decode=BYTES.decode,
+        eos_id=END,
+        vocab_size=258,
+    )
+    talk = [[message("user", "a"), message("assistant", "one")]]
+    found, expected = (jdl.data.dialogues(talk, tokenizer=one) for one in (plain, BYTES))
+    assert found.fingerprint == expected.fingerprint

@@ -19,6 +19,7 @@ import jdl
 from jdl.layers import llama3_rotary_frequencies, rotary_frequencies
 from jdl.models.encoder_decoder import EncoderDecoder
 from jdl.objectives import seq2seq
+from jdl.weights.architectures.architecture import value
 from jdl.weights.from_pretrained import architecture_of, from_pretrained
 
 safetensors = pytest.importorskip("safetensors.numpy")
@@ -241,3 +242,8 @@ def test_both_forms_of_the_scaling_of_rope(tmp_path, scaling):
     assert ratio[0] == 1
     assert ratio[-1] == 1 / 8
     assert ((ratio > 1 / 8) & (ratio < 1)).sum() > 1
+
+
+def test_a_number_in_quotes_is_refused():
+    with pytest.raises(jdl.Error, match="has n_layer in quotes, '2'"):
+        value({"n_layer": "2"}, "n_layer")

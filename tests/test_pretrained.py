@@ -1,7 +1,8 @@
 """Models that begin with pretrained weights: matched by path, recorded, and the same wherever.
 
 Seen to fail: with `skip` or `rename` ignored, a cast that rounds, weights as constants of the
-compiled `init`, no field "pretrained" in IDENTITY, and `restore` without `leave_fresh`.
+compiled `init`, no field "pretrained" in IDENTITY, `restore` without `leave_fresh`,
+and new tokens of zeros.
 """
 
 import json
@@ -18,7 +19,9 @@ from harness import digest
 import jdl
 from jdl.inspect.restore import restore
 from jdl.models.cnn import CNN
+from jdl.models.gpt import GPT
 from jdl.models.mlp import MLP
+from jdl.models.transformer import TransformerConfig
 from jdl.objectives import pretrained_model
 from jdl.objectives.pretrained_model import Weights, record_loaded
 from jdl.train.placement import place_on_devices
@@ -159,6 +162,26 @@ def test_models_of_any_kind_begin_with_them(kind):
     objective = jdl.objectives.classify(jdl.adapt_model(jdl.pretrained(model, given(values))))
     variables = objective.init(jax.random.key(0), {"x": x, "y": jnp.zeros(4, jnp.int32)})
     jax.tree.map(np.testing.assert_array_equal, arrays_by_path(variables), values)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_vocabulary_grows_at_its_end_by_the_mean_of_the_old_tokens(tied):
+    x, sizes = jnp.zeros((1, 3), jnp.int32), TransformerConfig(width=8, depth=1, heads=2)
+    old = random_arrays(GPT(11, sizes, tied), x)
+    model = jdl.pretrained(GPT(13, sizes, tied), given(old), grow_vocabulary=True)
+    found = arrays_by_path(model.init(jax.random.key(0), x))
+    axes = {"params/tokens/table": 0} | ({} if tied else {"params/head/kernel": 1})
+    for path, array in found.items():
+        if (axis := axes.get(path)) is not None:
+            mean = old[path].mean(axis, keepdims=True)
+            np.testing.assert_array_equal(np.delete(array, np.s_[:11], axis) - mean, 0)
+            array = np.delete(array, np.s_[11:], axis)
+        np.testing.assert_array_equal(array, old[path])
+    for other in (GPT(9, sizes, tied), GPT(13, replace(sizes, mlp_width=13), tied)):
+        with pytest.raises(jdl.Error, match="another shape"):
+            jdl.pretrained(other, given(old), grow_vocabulary=True).init(jax.random.key(0), x)
+    with pytest.raises(jdl.Error, match="grow_vocabulary=True"):
+        jdl.pretrained(GPT(13, sizes, tied), given(old)).init(jax.random.key(0), x)
 
 
 def test_names_are_renamed_and_half_precision_is_widened(arrays):

@@ -1,6 +1,7 @@
 """Generation with a KV cache equals generation without one, token for token; sampling and beams.
 
-Seen to fail: the position of the first row for all, and padding that moved the positions.
+Seen to fail: the position of the first row for all, padding that moved the positions, and
+each refusal of a prompt without its check.
 """
 
 from functools import partial
@@ -209,11 +210,28 @@ def test_samples_follow_the_probabilities_of_the_allowed_tokens():
         (lambda: beam_search(*prepared("gpt")[:2], PROMPT, 14), "TransformerConfig.max_length"),
         (lambda: beam_search(*prepared("gpt")[:2], PROMPT, 4, 0), "at least 1 beam"),
         (lambda: beam_search(*prepared("gpt")[:2], PROMPT, 4, 12), "only 11 tokens"),
+        *(
+            (lambda find=find, prompt=prompt: find(*prepared("gpt")[:2], prompt, 4), message)
+            for find in (generate, beam_search)
+            for prompt, message in (
+                (np.array([[0, SIZE]]), "from 0 to 11, but the model's vocabulary is 0 to 10"),
+                ([[-1]], "from -1 to -1"),
+                (np.arange(3), r"\(B, P\), .* not int64\[3\]. One text is a row: prompt\[None\]"),
+                (np.zeros((1, 3), np.float32), r"not float32\[1, 3\]"),
+                ([[1, 2], [3]], "of one length"),
+            )
+        ),
     ],
 )
 def test_refusals(call, message):
     with pytest.raises(jdl.Error, match=message):
         call()
+
+
+def test_a_prompt_may_be_a_list_of_lists():
+    objective, variables = prepared("gpt")[:2]
+    found = generate(objective, variables, PROMPT.tolist(), 2)
+    np.testing.assert_array_equal(found, generate(objective, variables, PROMPT, 2))
 
 
 def test_text_ends_before_the_end_token():

@@ -302,17 +302,17 @@ def test_documents_in_a_row_are_as_if_alone(form):
     """The sum of the loss is that of the documents, one a row."""
     tokenizer = jdl.data.ByteTokenizer()
     texts = ["abcd", "ef", "ghijk"]
-    packed = jdl.data.pack(texts, tokenizer, sum(map(len, texts)) + 2, separate=True)
+    packed = jdl.data.pack(texts, tokenizer, sum(map(len, texts)) + 5, separate=True)
     batch = packed.batches(1)[0]
-    assert batch["segment"].tolist() == [[0] * 5 + [1] * 3 + [2] * 6]
+    assert batch["segment"].tolist() == [[0] * 6 + [1] * 4 + [2] * 7]
     objective = next_token(GPT(tokenizer.vocab_size, replace(SMALL, **form)), balance=0.0)
     variables = jax.jit(objective.init)(jax.random.key(SEED), batch)
     loss = jax.jit(partial(objective.loss, key=jax.random.key(SEED), train=True))
     found = loss(variables, batch).loss
-    rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
-    x, length = padded(rows, 6, fill=0)
+    rows = [[tokenizer.eos_id, *tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+    x, length = padded(rows, 7, fill=0)
     expected = loss(variables, {"x": jnp.asarray(x), "length": jnp.asarray(length)}).loss
-    assert float(found.count) == float(expected.count) == 11
+    assert float(found.count) == float(expected.count) == 14
     np.testing.assert_allclose(found.total, expected.total, rtol=2e-6)
     mixed = {name: column for name, column in batch.items() if name != "segment"}
     assert abs(float(loss(variables, mixed).loss.total - found.total)) > 1
@@ -329,3 +329,10 @@ def test_models_that_would_mix_documents_are_refused():
         next_token(GPT(SIZE, SMALL)).check({**batch, "segment": TOKENS[:, 1:]}, {})
     with pytest.raises(jdl.Error, match="has no hidden_states"):
         next_token(model, chunk=4)
+
+
+def test_sizes_that_do_not_divide_are_named_each_alone():
+    with pytest.raises(jdl.Error, match=r"^width, 64, must be a multiple of heads, 3\.$"):
+        TransformerConfig(width=64, heads=3)
+    with pytest.raises(jdl.Error, match=r"^heads, 4, must be a multiple of kv_heads, 3\.$"):
+        TransformerConfig(width=64, heads=4, kv_heads=3)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from inspect import getdoc
 from pathlib import Path
 from typing import Any
 
@@ -127,10 +128,13 @@ def call_verb(verb: str, arguments: list[str]) -> None:
         return
     if verb not in VERBS:
         raise Error(_unknown(verb))
+    function = getattr(import_module(f"jdl.cli.{verb}"), verb)
     if verb in WITH_SCRIPT and arguments[:1] in (["-h"], ["--help"]):
         print("\n".join(line for line in HELP.splitlines() if line.startswith(f"  jdl {verb} ")))
+        print(f"\n{getdoc(function)}")
+        if verb != "data":
+            print(f"\n`jdl {verb} SCRIPT --help` lists all flags.")
         return
-    function = getattr(import_module(f"jdl.cli.{verb}"), verb)
     if verb in WITH_SCRIPT:
         function(arguments)
         return

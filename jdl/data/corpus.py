@@ -56,14 +56,14 @@ def documents(file: str | Path) -> list[str]:
 class TokenWindows:
     """A source of windows of one long token sequence; neighbouring windows share a token.
 
-    With an `end`, the token after each document, windows have a column `segment` too.
+    With `starts`, where each document begins, windows have a column `segment` too.
     """
 
     tokens: np.ndarray
     length: int
     bytes_per_token: float
     labels: tuple[str, ...] = ()
-    end: int | None = None
+    starts: np.ndarray | None = None
 
     def __len__(self) -> int:
         return (len(self.tokens) - 1) // self.length
@@ -71,16 +71,17 @@ class TokenWindows:
     def take(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The windows x (len(rows), length + 1), and which document of its row a token is of."""
         starts = rows.astype(np.int64) * self.length
-        x = self.tokens[starts[:, None] + np.arange(self.length + 1)]
-        if self.end is None:
+        places = starts[:, None] + np.arange(self.length + 1)
+        x = self.tokens[places]
+        if self.starts is None:
             return {"x": x}
-        ended = np.cumsum(x[:, :-1] == self.end, 1, dtype=np.int32)
-        return {"x": x, "segment": np.pad(ended, ((0, 0), (1, 0)))}
+        document = np.searchsorted(self.starts, places, "right").astype(np.int32)
+        return {"x": x, "segment": document - document[:, :1]}
 
     @property
     def nbytes(self) -> int:
         """The size of all windows in bytes."""
-        columns = 1 if self.end is None else 2
+        columns = 1 if self.starts is None else 2
         return len(self) * (self.length + 1) * self.tokens.itemsize * columns
 
     @cached_property
@@ -90,9 +91,10 @@ class TokenWindows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens, the length of the windows, and what ends a document in them."""
-        form = f"windows {self.length}" + ("" if self.end is None else f" {self.end}")
-        return hashlib.sha256(form.encode() + self.tokens.tobytes()).hexdigest()
+        """SHA-256 of the tokens, the length of the windows, and where documents begin."""
+        starts = b"" if self.starts is None else b" apart " + self.starts.tobytes()
+        form = f"windows {self.length}".encode() + starts
+        return hashlib.sha256(form + self.tokens.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -108,7 +110,7 @@ class TextDataset(Dataset):
 
     @property
     def bytes_per_token(self) -> float:
-        """The mean length of a token in bytes of UTF-8, ends included: nats to bits per byte."""
+        """The mean length of a token in bytes of UTF-8, ends included but no starts."""
         return self.source.bytes_per_token
 
 
@@ -142,18 +144,22 @@ def pack(
     (n + 1) * length, both included, so that each token is a target once an epoch. A remainder that
     does not fill a window is dropped. With `separate` there is a column `segment` (length + 1,)
     with the number of each token's document in its window, by which `next_token` and GPT keep
-    documents apart: attention and positions begin again with each (document masking).
+    documents apart: attention and positions begin again with each (document masking). The end token
+    is then before each document too, as its start: its first token is predicted from it, as
+    `jdl sample` begins a text.
     """
     if length < 1:
         raise Error(f"length is the number of tokens in a window, at least 1, not {length}.")
     if isinstance(texts, str) or not texts:
         raise Error("pack takes a list of texts, with one at least.")
-    tokens = np.concatenate(
-        [np.append(tokenizer.encode(text), np.int32(tokenizer.eos_id)) for text in texts]
-    )
-    bytes_per_token = sum(len(text.encode()) for text in texts) / len(tokens)
-    end = tokenizer.eos_id if separate else None
-    source = TokenWindows(tokens, length, bytes_per_token, end=end)
+    end = np.asarray([tokenizer.eos_id], np.int32)
+    start = end[: int(separate)]
+    rows = [np.concatenate([start, tokenizer.encode(text), end]) for text in texts]
+    tokens = np.concatenate(rows)
+    predicted = len(tokens) - len(rows) * len(start)
+    bytes_per_token = sum(len(text.encode()) for text in texts) / predicted
+    starts = np.cumsum([0, *map(len, rows[:-1])], dtype=np.int64) if separate else None
+    source = TokenWindows(tokens, length, bytes_per_token, starts=starts)
     if not len(source):
         raise Error(
             f"{len(tokens)} tokens of text do not fill one window of {length} + 1: choose a "

@@ -166,7 +166,7 @@ def _dialogues(source: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _message(tokenizer: Tokenizer, message: Message) -> list[int]:
-    content = tokenizer.encode(message["content"]).tolist()
+    content = np.asarray(tokenizer.encode(message["content"])).tolist()
     return [_role(tokenizer, message["role"]), *content, tokenizer.eos_id]
 
 

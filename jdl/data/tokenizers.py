@@ -162,6 +162,8 @@ def train_bpe(texts: Sequence[str], size: int, spaces: bool = True) -> SubwordTo
     mark, as BERT's tokenizer does: a word then has the same tokens wherever it stands, but the text
     that tokens are decoded to lacks its spaces.
     """
+    if isinstance(texts, str):
+        raise Error("train_bpe takes a list of texts, not one: of its letters it learns nothing.")
     library = _library()
     tokenizer = library.Tokenizer(library.models.BPE())
     split = library.pre_tokenizers
@@ -170,10 +172,16 @@ def train_bpe(texts: Sequence[str], size: int, spaces: bool = True) -> SubwordTo
         as_bytes = split.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.pre_tokenizer = split.Sequence([split.BertPreTokenizer(), as_bytes])
     tokenizer.decoder = library.decoders.ByteLevel()
+    alphabet = library.pre_tokenizers.ByteLevel.alphabet()
+    if size < (least := len(alphabet) + 2):
+        raise Error(
+            f"The bytes, the end token and the mask token are {least} tokens, so size must be at "
+            f"least {least}, not {size}."
+        )
     trainer = library.trainers.BpeTrainer(
         vocab_size=size,
         special_tokens=[END_TOKENS[0], MASK_TOKENS[0]],
-        initial_alphabet=library.pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=alphabet,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)

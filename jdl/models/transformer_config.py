@@ -93,12 +93,10 @@ class TransformerConfig:
             raise Error(
                 f"width {self.width}, depth {self.depth} and heads {self.heads} must be at least 1."
             )
-        divides = self.head_width or self.width % self.heads == 0
-        if not divides or self.heads % (self.kv_heads or self.heads):
-            raise Error(
-                f"width {self.width} must be a multiple of heads {self.heads}, "
-                f"and heads one of kv_heads {self.kv_heads}."
-            )
+        if not self.head_width and self.width % self.heads:
+            raise Error(f"width, {self.width}, must be a multiple of heads, {self.heads}.")
+        if self.heads % (self.kv_heads or self.heads):
+            raise Error(f"heads, {self.heads}, must be a multiple of kv_heads, {self.kv_heads}.")
         if unknown := set(self.biases) - {*WITH_BIAS, "key"}:
             raise Error(
                 f"biases may name {', '.join(WITH_BIAS)} and key, not {', '.join(unknown)}."

@@ -53,9 +53,9 @@ def next_token(
     the cross-entropy in nats. Where the data have a column `loss_mask` (B, T + 1), as those of
     `jdl.data.dialogues`, only its tokens are learned and measured; the others are read. Where they
     have a column `segment` (B, T + 1), as those of `jdl.data.pack(separate=True)`, no document of a
-    row sees another, and its first token is not predicted. Metrics: accuracy, perplexity, and bits
-    per byte of text, for which `bytes_per_token` is the mean number of bytes of a token in these
-    data.
+    row sees another, and the first token of each (of `pack` its start) is not predicted. Metrics:
+    accuracy, perplexity, and bits per byte of text, for which `bytes_per_token` is the mean number
+    of bytes of a token in these data.
 
     With a `chunk`, logits of only so many time steps are held at once (chunked cross-entropy): for
     large vocabularies, where the logits take more memory than anything else; it costs one more

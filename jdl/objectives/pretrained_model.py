@@ -72,7 +72,11 @@ class Weights:
 
 
 def pretrained(
-    model: Any, weights: Weights, rename: Mapping[str, str] | None = None, skip: str | None = None
+    model: Any,
+    weights: Weights,
+    rename: Mapping[str, str] | None = None,
+    skip: str | None = None,
+    grow_vocabulary: bool = False,
 ) -> PretrainedModel:
     """A model that begins with pretrained weights, for fine-tuning (transfer learning).
 
@@ -81,8 +85,11 @@ def pretrained(
     expressions and what takes their place, one after the other, as `re.sub` does. Where `skip`, a
     regular expression, is found in a path, the model's variable stays fresh and the weight is left
     out. All others must match, with equal shapes, and no weight may be left over. Numbers are cast
-    to the model's type where that loses nothing (bfloat16 to float32). Raises `Error` with a list
-    of what does not match, and where `skip` or a name of `rename` is found nowhere.
+    to the model's type where that loses nothing (bfloat16 to float32). With `grow_vocabulary` the
+    model may have more tokens than the weights, at the end of its vocabulary (`vocab_size`): the
+    token table, and an untied head, are the weights' and for each new token their mean. Raises
+    `Error` with a list of what does not match, and where `skip` or a name of `rename` is found
+    nowhere.
 
     The source of the weights and their SHA-256 are recorded in run.json, and a run is not resumed
     with other weights. Once it has a checkpoint it does not need them any more.
@@ -97,7 +104,9 @@ def pretrained(
         )
     if isinstance(model, AdaptedModel):
         raise Error("Adapt the pretrained model: jdl.adapt_model(jdl.pretrained(model, ...), ...).")
-    return PretrainedModel(model, weights, dict(rename or {}), skip)
+    return PretrainedModel(
+        model, weights, dict(rename or {}), skip, grow_vocabulary=grow_vocabulary
+    )
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,7 @@ class PretrainedModel:
     skip: str | None
     may_skip: str | None = None  # the same, of parts that the model need not have
     decoder_tokens: DecoderTokens | None = None  # of an encoder-decoder of Hugging Face
+    grow_vocabulary: bool = False
 
     def __str__(self) -> str:
         return f"pretrained({name_of(self.model)})"
@@ -188,16 +198,20 @@ class PretrainedModel:
             raise Error(f"skip={self.skip!r} is in no path of {name_of(self.model)}.")
         extra = [name for name in named if name not in left_out and name not in wanted]
         names = {p: named[p] for p in wanted if p in named and not self.skips(p)}
+        given = {path: self.weights.arrays[name] for path, name in names.items()}
+        if self.grow_vocabulary:
+            size = getattr(self.model, "vocab_size", None)
+            given = {path: _grown(array, fresh[path], size) for path, array in given.items()}
         wrong = {
-            path: f"{_describe(self.weights.arrays[name])} for {_describe(fresh[path])}"
-            for path, name in names.items()
-            if not _fits(self.weights.arrays[name], fresh[path])
+            path: f"{_describe(array)} for {_describe(fresh[path])}"
+            for path, array in given.items()
+            if not _fits(array, fresh[path])
         }
         if missing or extra or wrong:
             raise Error(self._mismatch(missing, extra, wrong))
         arrays = {
-            path: np.asarray(self.weights.arrays[name]).astype(fresh[path].dtype, copy=False)
-            for path, name in names.items()
+            path: np.asarray(array).astype(fresh[path].dtype, copy=False)
+            for path, array in given.items()
         }
         if not arrays:
             raise Error(f"skip={self.skip!r} skips all weights of {self.weights.source}.")
@@ -236,7 +250,7 @@ class PretrainedModel:
         return (
             f"The weights of {self.weights.source} do not fit {name_of(self.model)}: "
             f"{'; '.join(filter(None, parts))}. Rename weights, rename={{pattern: new}}, or leave "
-            "parts of the model fresh, skip=pattern."
+            "parts of the model fresh, skip=pattern; a larger vocabulary is grow_vocabulary=True."
         )
 
 
@@ -327,6 +341,23 @@ def _may_load(path: str, leaf: Any) -> bool:
 
 def _fits(array: np.ndarray, leaf: Any) -> bool:
     return array.shape == leaf.shape and np.can_cast(array.dtype, leaf.dtype, "safe")
+
+
+def _grown(array: np.ndarray, leaf: Any, vocabulary: int | None) -> np.ndarray:
+    """The array with its mean for each new token, if the vocabulary's axis alone is longer."""
+    differing = [
+        axis
+        for axis, (old, new) in enumerate(zip(array.shape, leaf.shape, strict=False))
+        if old != new
+    ]
+    if array.ndim != len(leaf.shape) or len(differing) != 1 or not array.size:
+        return array
+    axis = differing[0]
+    more = leaf.shape[axis] - array.shape[axis]
+    if leaf.shape[axis] != vocabulary or more < 0:
+        return array
+    mean = array.mean(axis, keepdims=True, dtype=np.float32).astype(array.dtype)
+    return np.concatenate([array, mean.repeat(more, axis)], axis)
 
 
 def _describe(array: Any) -> str:

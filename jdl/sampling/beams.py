@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jdl.sampling.decoder import checked_decoder
+from jdl.sampling.decoder import check_vocabulary, checked_decoder, checked_prompt
 from jdl.types import Array, Batch, DecodesTokens, Error, Variables
 
 
@@ -43,9 +43,11 @@ def beam_search(
     """
     if width < 1:
         raise Error(f"Beam search needs at least 1 beam, got width={width}.")
+    prompt = checked_prompt(prompt)
     objective = checked_decoder(objective, variables, prompt.shape, tokens, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
+    check_vocabulary(prompt, logits.shape[-1])
     vocabulary = logits.shape[-1]
     if width > vocabulary:
         raise Error(

@@ -73,6 +73,34 @@ def decoder_of(objective: DecodesTokens, variables: Variables, length: int) -> D
     return window
 
 
+def checked_prompt(prompt: Any) -> Array:
+    """The prompt as an array (B, P) of whole numbers; raises `Error` where it is none."""
+    if isinstance(prompt, list | tuple):
+        if len({len(row) for row in prompt if isinstance(row, list | tuple)}) > 1:
+            raise Error(
+                "The rows of a prompt must be of one length: generate for those of each length."
+            )
+        prompt = np.asarray(prompt)
+    if prompt.ndim != 2 or not jnp.issubdtype(prompt.dtype, jnp.integer):
+        raise Error(
+            "A prompt is an array of tokens (B, P), whole numbers, or a list of lists, not "
+            f"{prompt.dtype}{list(prompt.shape)}. One text is a row: prompt[None]."
+        )
+    return jnp.asarray(prompt)
+
+
+def check_vocabulary(prompt: Array, size: int) -> None:
+    """Raises `Error` for tokens outside of the vocabulary; not in a `jax.jit` of the prompt."""
+    if isinstance(prompt, jax.core.Tracer):
+        return
+    least, greatest = int(prompt.min()), int(prompt.max())
+    if least < 0 or greatest >= size:
+        raise Error(
+            f"The tokens of the prompt run from {least} to {greatest}, but the model's vocabulary "
+            f"is 0 to {size - 1}: encode it with the tokenizer of the training."
+        )
+
+
 def checked_decoder(
     objective: DecodesTokens,
     variables: Variables,

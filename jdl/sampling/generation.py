@@ -10,7 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdl.sampling.decoder import checked_decoder, next_logits_after
+from jdl.sampling.decoder import (
+    check_vocabulary,
+    checked_decoder,
+    checked_prompt,
+    next_logits_after,
+)
 from jdl.sampling.samplers import TokenSampler, greedy
 from jdl.types import Array, Batch, DecodesTokens, Key, Variables
 
@@ -32,9 +37,11 @@ def generate(
     `tokens` is the number of new tokens; P is at least 1. An encoder-decoder encodes the x of
     `batch`. After its first `eos_id`, a row has only `eos_id` tokens.
     """
+    prompt = checked_prompt(prompt)
     objective = checked_decoder(objective, variables, prompt.shape, tokens, batch)
     cache = objective.init_cache(variables, batch or {})
     logits, cache = objective.next_logits(variables, cache, prompt)
+    check_vocabulary(prompt, logits.shape[-1])
     key = jax.random.key(0) if key is None else key
 
     def sample(n: Array, logits: Array, finished: Array) -> tuple[Array, Array]:

@@ -9,6 +9,7 @@ from flax.traverse_util import flatten_dict
 
 from jdl.learners.check_loss import check_output
 from jdl.learners.wrapper import unwrapped
+from jdl.metrics import Confusion
 from jdl.run import Run
 from jdl.train.check_parts import (
     check_annealing,
@@ -20,7 +21,7 @@ from jdl.train.check_parts import (
 )
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
-from jdl.types import Batch, Bounds, Error, Key
+from jdl.types import Batch, Bounds, Error, Key, Metrics
 
 
 def check_run(run: Run) -> None:
@@ -94,6 +95,16 @@ def _check_stored_columns(run: Run) -> None:
         )
 
 
+def _check_labels(run: Run, metrics: Metrics) -> None:
+    """Raises `Error` where the objective tells more classes apart than have names."""
+    for metric in metrics.values():
+        if isinstance(metric, Confusion) and 0 < len(run.labels) < len(metric.counts):
+            raise Error(
+                f"Run(labels=...) names {len(run.labels)} classes, and the model has "
+                f"{len(metric.counts)}: give each class a name, in order, or leave labels out."
+            )
+
+
 def metric_names(run: Run) -> list[str]:
     """The names of the metrics of an evaluation, by `jax.eval_shape`: nothing is computed.
 
@@ -110,6 +121,7 @@ def metric_names(run: Run) -> list[str]:
         output = learner.objective.loss(variables, batch, key, False)
         check_output(learner.objective, output)
         metrics = {"loss": output.loss, **output.metrics}
+        _check_labels(run, metrics)
         return {name: metric.value() for name, metric in metrics.items()}
 
     key = jax.eval_shape(jax.random.key, 0)

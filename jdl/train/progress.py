@@ -31,15 +31,19 @@ class Display:
 
 
 class _Pace:
-    """The speed of a training, and an estimate of the time left."""
+    """The speed of a training, and an estimate of the time left.
 
-    def __init__(self, start: int, total: int, rows: int) -> None:
-        self._start, self._total, self._rows = start, total, rows
-        self._began = time.perf_counter()
+    Both from the first text on, which has neither: before it is the time of compilation.
+    """
+
+    def __init__(self, total: int, rows: int) -> None:
+        self._total, self._rows = total, rows
+        self._first: tuple[int, float] | None = None
 
     def text(self, step: int, loss: float | None) -> str:
-        seconds = time.perf_counter() - self._began
-        done = step - self._start
+        now = time.perf_counter()
+        start, began = self._first = self._first or (step, now)
+        seconds, done = now - began, step - start
         shown = "" if loss is None else f"loss {loss:<8.4g} "
         if not done:
             return shown
@@ -57,7 +61,7 @@ class Bar(Display):
             TextColumn("step {task.completed:,}/{task.total:,}"),
             TextColumn("{task.description}"),
         )
-        self._pace = _Pace(start, total, rows)
+        self._pace = _Pace(total, rows)
         self._progress = Progress(*columns, console=Console(), refresh_per_second=5)
         self._task = self._progress.add_task("compiling ...", total=total, completed=start)
         self._shown = 0.0
@@ -85,7 +89,7 @@ class Lines(Display):
     """Lines of text, for pipes and files."""
 
     def __init__(self, start: int, total: int, rows: int) -> None:
-        self._pace, self._total = _Pace(start, total, rows), total
+        self._pace, self._total = _Pace(total, rows), total
         self._shown = time.perf_counter()
 
     def step(self, step: int, loss: float | None) -> None:

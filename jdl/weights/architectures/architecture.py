@@ -54,12 +54,14 @@ class Architecture:
 
 
 def value(config: Config, name: str) -> Any:
-    """A value of config.json; raises `Error` if it is missing."""
+    """A value of config.json; raises `Error` if it is missing, or a number in quotes."""
     if name not in config:
         raise Error(
             f"config.json has no {name}, which a {config.get('model_type')} needs: it must be the "
             "file that lies beside the weights."
         )
+    if isinstance(config[name], str) and config[name].isdigit():
+        raise Error(f"config.json has {name} in quotes, {config[name]!r}: write the number.")
     return config[name]
 
 
