@@ -5,7 +5,8 @@ pretrained or held, also by the model itself, and called held where nothing is f
 that count padding left out, their counts alone, or rows of `Rows`, whose function is not called;
 with columns compared to a tolerance; with edges among the inputs that may tell labels; with
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
-and with far targets told as a small rate.
+and with far targets told as a small rate; zero weights and dead ReLUs told as an argmax, as a small
+rate and as a column and parameters that nothing reads, by the code before.
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from planted_faults import Net
 from test_check import CLASSES, STEPS, X, mlp, run_of, table
 
 import jdl
@@ -27,7 +29,7 @@ from jdl.inspect.sanity.outputs import check_outputs
 from jdl.inspect.sanity.report import examine
 from jdl.inspect.sanity.rows import check_padding
 from jdl.inspect.sanity.subject import train_on_one_batch
-from jdl.inspect.sanity.training import check_overfit
+from jdl.inspect.sanity.training import check_overfit, check_parameters, check_relus
 from jdl.inspect.sanity.training_mode import check_training_mode
 from jdl.models.tabular import TabularMLP
 from jdl.objectives import classify, classify_binary, freeze, regress, with_metrics
@@ -166,6 +168,32 @@ def rings_and_paths():
 
 FAR = 1000 + 10 * table().take(np.arange(256))["y"]
 BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
+CUT_OFF = [  # what makes gradients 0, a model, and what each check says of it
+    (
+        "zero weights",
+        Net(zeros=True),
+        {
+            "parameters": (
+                check_parameters,
+                "by symmetry, as all weights of Dense_0/kernel, Dense",
+            ),
+            "loss": (check_overfit, "Dense_1/kernel, Dense_2/kernel: see unused parameters"),
+            "columns": (check_columns, "no output changes with x, which the model reads"),
+            "ReLUs": (check_relus, "all 0 give zeros on"),
+        },
+    ),
+    (
+        "dead ReLUs",
+        Net(bias=-30.0),
+        {
+            "parameters": (check_parameters, "let none through: see dead ReLUs"),
+            "loss": (check_overfit, "No gradient reaches Dense_0/bias"),
+            "columns": (check_columns, "no output changes with x, which the model reads"),
+        },
+    ),
+]
+
+
 VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("BatchNorm off", untold(True), check_training_mode, "wrong", "Modes_0/BatchNorm_0"),
     ("dropout off", untold(False), check_training_mode, "wrong", "never draws"),
@@ -201,6 +229,11 @@ VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("codes that are read", lambda: of_table(False, BOTH), check_columns, "ok", "codes"),
     ("one-hot", lambda: of_table(True), check_columns, "ok", ""),
     ("edges", rings_and_paths, check_label_leakage, "ok", ""),
+    *(
+        (f"{name}, {of}", lambda net=net: run_of(classify(net)), check, "wrong", says)
+        for of, net, checks in CUT_OFF
+        for name, (check, says) in checks.items()
+    ),
     *(
         (name, measured(name), check_padding, "ok" if "mask" in name else "wrong", "")
         for name in METRICS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -77,7 +78,8 @@ class SanityReport:
                 f"{'layer':<{width}}  {'gradient':>9}  {'zeros':>6}  {'update/weight':>13}"
             )
             lines += [
-                f"{g.layer:<{width}}  {g.norm:>9.2e}  {g.zeros:>6.1%}  {g.update_ratio:>13.1e}"
+                f"{g.layer:<{width}}  {g.norm:>9.2e}  {g.zeros:>6.1%}  "
+                + (f"{'-':>13}" if math.isnan(g.update_ratio) else f"{g.update_ratio:>13.1e}")
                 for g in self.gradients
             ]
             lines.append("")
