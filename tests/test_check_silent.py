@@ -6,7 +6,8 @@ that count padding left out, their counts alone, or rows of `Rows`, whose functi
 with columns compared to a tolerance; with edges among the inputs that may tell labels; with
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
 and with far targets told as a small rate; zero weights and dead ReLUs told as an argmax, as a small
-rate and as a column and parameters that nothing reads, by the code before.
+rate and as a column and parameters that nothing reads, by the code before; Dense_10 before Dense_2;
+batches of one key, by comparing their ids too.
 """
 
 from dataclasses import dataclass, replace
@@ -27,9 +28,14 @@ from jdl.inspect.sanity.columns import check_columns
 from jdl.inspect.sanity.labels import check_label_leakage
 from jdl.inspect.sanity.outputs import check_outputs
 from jdl.inspect.sanity.report import examine
-from jdl.inspect.sanity.rows import check_padding
+from jdl.inspect.sanity.rows import check_batches, check_padding
 from jdl.inspect.sanity.subject import train_on_one_batch
-from jdl.inspect.sanity.training import check_overfit, check_parameters, check_relus
+from jdl.inspect.sanity.training import (
+    check_overfit,
+    check_parameters,
+    check_relus,
+    layer_gradients,
+)
 from jdl.inspect.sanity.training_mode import check_training_mode
 from jdl.models.tabular import TabularMLP
 from jdl.objectives import classify, classify_binary, freeze, regress, with_metrics
@@ -166,6 +172,33 @@ def rings_and_paths():
     return run_of(classify(Degrees()), jdl.data.graphs(rows))
 
 
+@dataclass(frozen=True, eq=False)
+class SameKey(jdl.Loader):
+    """Batches that are drawn from one key, with ids of their own."""
+
+    folds: bool
+
+    def __len__(self):
+        return 6
+
+    @property
+    def spec(self):
+        return jax.eval_shape(self.batch, {}, 0)
+
+    def read(self, start=0):
+        while True:
+            yield {}
+
+    def batch(self, raw, i):
+        key = jax.random.key(0)
+        x = jax.random.normal(jax.random.fold_in(key, i) if self.folds else key, (8, 4))
+        return {"x": x, "y": x.argmax(1), "mask": jnp.ones(8, bool), "id": i * 8 + jnp.arange(8)}
+
+
+def drawn(folds):
+    return lambda: replace(run_of(mlp()), train=SameKey(folds), test=None)
+
+
 FAR = 1000 + 10 * table().take(np.arange(256))["y"]
 BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
 CUT_OFF = [  # what makes gradients 0, a model, and what each check says of it
@@ -228,6 +261,8 @@ VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("codes", lambda: of_table(False), check_columns, "wrong", "the categories kind"),
     ("codes that are read", lambda: of_table(False, BOTH), check_columns, "ok", "codes"),
     ("one-hot", lambda: of_table(True), check_columns, "ok", ""),
+    ("one key", drawn(False), check_batches, "wrong", "fold_in"),
+    ("a key for each batch", drawn(True), check_batches, "ok", ""),
     ("edges", rings_and_paths, check_label_leakage, "ok", ""),
     *(
         (f"{name}, {of}", lambda net=net: run_of(classify(net)), check, "wrong", says)
@@ -248,6 +283,18 @@ def test_what_goes_wrong_in_silence_is_told(run, check, verdict, says):
     found = check(train_on_one_batch(run(), STEPS))
     assert found.verdict == verdict, found
     assert says in str(found)
+
+
+def test_the_layers_are_in_the_order_of_their_numbers():
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(11):
+                x = nn.Dense(4)(x)
+            return x
+
+    subject = train_on_one_batch(run_of(classify(Deep())), 2)
+    assert [row.layer for row in layer_gradients(subject)] == [f"Dense_{n}" for n in range(11)]
 
 
 def test_a_training_says_which_categories_its_model_does_not_read():

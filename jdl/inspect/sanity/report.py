@@ -37,6 +37,7 @@ CHECKS = {
     "training mode": training_mode.check_training_mode,
     "unused columns": columns.check_columns,
     "unused features": columns.check_features,
+    "batches differ": rows.check_batches,
     "rows independent": rows.check_rows,
     "padding masked": rows.check_padding,
     "causality": rows.check_future,

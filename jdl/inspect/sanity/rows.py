@@ -31,6 +31,7 @@ from jdl.train.evaluate import USE_MASK, real_rows_of_last
 from jdl.train.placement import splits
 from jdl.types import CACHE, Batch, Mean
 
+SAME = 3  # batches
 ONE_ROW = "a batch has one row, and so no other row to compare with"
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
 DETERMINISTIC = (Supervised, Heads, NextToken, MaskedToken)  # in evaluation, and their subclasses
@@ -51,6 +52,28 @@ def check_repeats(subject: Subject) -> Finding:
         return Finding(name, "note", f"{text}; this objective draws random numbers, as it should")
     advice = "Fine of an objective that draws, as a VAE; or is dropout on in evaluation too?"
     return Finding(name, "note", text, advice)
+
+
+def check_batches(subject: Subject) -> Finding:
+    """Whether the first batches of the training differ: a loader may draw each from one key."""
+    name = "batches differ"
+    if not subject.has_rows or len(subject.run.train) < 2:
+        return Finding(name, "n/a", NO_DATA if not subject.has_rows else "an epoch is one batch")
+    first, *others = (
+        {
+            column: np.asarray(x).tobytes()
+            for column, x in batch.items()
+            if column not in BOOKKEEPING
+        }
+        for batch in subject.batches(SAME)
+    )
+    if first and all(batch == first for batch in others):
+        text = (
+            f"the first {SAME} batches hold the same numbers, and so each step sees the same rows"
+        )
+        advice = "Make batch i a function of i: jax.random.fold_in(key, i) for what is random"
+        return Finding(name, "wrong", text, advice)
+    return Finding(name, "ok", f"the first {SAME} batches are not all the same")
 
 
 def check_rows(subject: Subject) -> Finding:

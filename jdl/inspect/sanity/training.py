@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,15 @@ def layer_gradients(subject: Subject) -> list[LayerGradient]:
     layers: dict[str, list[str]] = {}
     for path in params:
         layers.setdefault(layer_of(path), []).append(path)
-    return [_layer_gradient(name, paths, params, grads, after) for name, paths in layers.items()]
+    return [
+        _layer_gradient(name, layers[name], params, grads, after)
+        for name in sorted(layers, key=_by_number)
+    ]
+
+
+def _by_number(layer: str) -> list[str | int]:
+    """A sort key by which Dense_2 comes before Dense_10."""
+    return [int(part) if n % 2 else part for n, part in enumerate(re.split(r"([0-9]+)", layer))]
 
 
 def _layer_gradient(
