@@ -261,8 +261,12 @@ def check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...], otherwise
 def _check_class_axis(shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
     """Raises `Error` if outputs have no axis of classes, as behind an argmax."""
     labels = spec.get("y")
-    of_labels = labels is not None and jnp.issubdtype(labels.dtype, jnp.integer)
-    as_labels = of_labels and labels.shape == shape and bounds.get("y", (0, 1))[1] > 1
+    as_labels = (
+        labels is not None
+        and jnp.issubdtype(labels.dtype, jnp.integer)
+        and labels.shape == shape
+        and bounds.get("y", (0, 1))[1] > 1
+    )
     if len(shape) < 2 or as_labels:
         raise Error(
             f"The model's output has the shape {shape}, and no axis of classes: classify needs a "
