@@ -7,7 +7,8 @@ with columns compared to a tolerance; with edges among the inputs that may tell 
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
 and with far targets told as a small rate; zero weights and dead ReLUs told as an argmax, as a small
 rate and as a column and parameters that nothing reads, by the code before; Dense_10 before Dense_2;
-batches of one key, by comparing their ids too.
+batches of one key, by comparing their ids too; padding rows that make
+NaN, without gradients of them.
 """
 
 from dataclasses import dataclass, replace
@@ -199,6 +200,21 @@ def drawn(folds):
     return lambda: replace(run_of(mlp()), train=SameKey(folds), test=None)
 
 
+class MeanOfSteps(nn.Module):
+    """A mean over the real steps, of which a padding row has none."""
+
+    @nn.compact
+    def __call__(self, x, mask):
+        mask = mask.astype(x.dtype)
+        h = nn.Dense(8)(x[..., None]) * mask[..., None]
+        return nn.Dense(CLASSES)(h.sum(1) / mask.sum(1, keepdims=True))
+
+
+def steps():
+    lengths = 1 + np.arange(256, dtype=np.int32) % 7
+    return run_of(classify(MeanOfSteps()), table(length=lengths))
+
+
 FAR = 1000 + 10 * table().take(np.arange(256))["y"]
 BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
 CUT_OFF = [  # what makes gradients 0, a model, and what each check says of it
@@ -261,6 +277,7 @@ VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("codes", lambda: of_table(False), check_columns, "wrong", "the categories kind"),
     ("codes that are read", lambda: of_table(False, BOTH), check_columns, "ok", "codes"),
     ("one-hot", lambda: of_table(True), check_columns, "ok", ""),
+    ("a mean of nothing", steps, check_padding, "wrong", "whose mask is false"),
     ("one key", drawn(False), check_batches, "wrong", "fold_in"),
     ("a key for each batch", drawn(True), check_batches, "ok", ""),
     ("edges", rings_and_paths, check_label_leakage, "ok", ""),
