@@ -84,7 +84,9 @@ class SanityReport:
                 for g in self.gradients
             ]
             lines.append("")
-        lines += map(str, self.findings)
+        lines += [str(finding) for finding in self.findings if finding.verdict != "n/a"]
+        if rest := [f"{f.check} ({f.text})" for f in self.findings if f.verdict == "n/a"]:
+            lines.append("n/a    " + "; ".join(rest))
         if self.cost:
             lines += ["", str(self.cost)]
         return "\n".join([*lines, "", self._summary()])

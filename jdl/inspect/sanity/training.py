@@ -61,8 +61,7 @@ def check_first_loss(subject: Subject) -> Finding:
         return Finding(name, "wrong", f"it is {first}", _trace(subject))
     guess = chance(subject)
     if guess is None:
-        text = f"{first:.4g}; what chance gives is not known of this objective"
-        return Finding(name, "ok", text)
+        return Finding(name, "ok", f"{first:.4g}")
     text = f"{first:.4g}; chance gives {guess[1]} = {guess[0]:.4g}"
     if first > 2 * guess[0] + 1:
         advice = "The outputs are too large at the start: smaller initial weights, or standardize x"
