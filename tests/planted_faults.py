@@ -67,12 +67,14 @@ class Net(nn.Module):
     bias: float = 0.0
     unused: bool = False
     zero: bool = False  # the last layer at the start
+    zeros: bool = False  # all layers
     width: int = 32
 
     @nn.compact
     def __call__(self, x):
         def dense(features):
             kernel = nn.initializers.variance_scaling(self.scale, "fan_in", "normal")
+            kernel = nn.initializers.zeros if self.zeros else kernel
             bias = nn.initializers.constant(self.bias)
             return nn.Dense(features, kernel_init=kernel, bias_init=bias)
 
@@ -80,7 +82,7 @@ class Net(nn.Module):
             self.param("unused", nn.initializers.ones, (3,))
         x = self.activation(dense(self.width)(x))
         x = self.activation(dense(self.width)(self.fault(x)))
-        last = nn.initializers.zeros if self.zero else nn.initializers.lecun_normal()
+        last = nn.initializers.zeros if self.zero or self.zeros else nn.initializers.lecun_normal()
         return nn.Dense(CLASSES, kernel_init=last)(x)
 
 

@@ -247,6 +247,7 @@ def test_the_report_shows_all_and_changes_nothing(tmp_path, monkeypatch):
     text = str(report)
     assert "chance gives log 4 = 1.386" in text
     assert "checked: nothing is wrong" in text
+    assert "causality (no causal language model)" in text  # all that do not apply, in one line
     assert 0 < report.gradients[0].update_ratio < 1
     verdicts = {one.check: one.verdict for one in report.findings}
     assert [*verdicts] == [*CHECKS, "data loading"]

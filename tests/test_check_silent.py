@@ -5,7 +5,10 @@ pretrained or held, also by the model itself, and called held where nothing is f
 that count padding left out, their counts alone, or rows of `Rows`, whose function is not called;
 with columns compared to a tolerance; with edges among the inputs that may tell labels; with
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
-and with far targets told as a small rate.
+and with far targets told as a small rate; zero weights and dead ReLUs told as an argmax, as a small
+rate and as a column and parameters that nothing reads, by the code before; Dense_10 before Dense_2;
+batches of one key, by comparing their ids too; padding rows that make
+NaN, without gradients of them.
 """
 
 from dataclasses import dataclass, replace
@@ -18,6 +21,7 @@ import numpy as np
 import optax
 import pandas as pd
 import pytest
+from planted_faults import Net
 from test_check import CLASSES, STEPS, X, mlp, run_of, table
 
 import jdl
@@ -25,9 +29,14 @@ from jdl.inspect.sanity.columns import check_columns
 from jdl.inspect.sanity.labels import check_label_leakage
 from jdl.inspect.sanity.outputs import check_outputs
 from jdl.inspect.sanity.report import examine
-from jdl.inspect.sanity.rows import check_padding
+from jdl.inspect.sanity.rows import check_batches, check_padding
 from jdl.inspect.sanity.subject import train_on_one_batch
-from jdl.inspect.sanity.training import check_overfit
+from jdl.inspect.sanity.training import (
+    check_overfit,
+    check_parameters,
+    check_relus,
+    layer_gradients,
+)
 from jdl.inspect.sanity.training_mode import check_training_mode
 from jdl.models.tabular import TabularMLP
 from jdl.objectives import classify, classify_binary, freeze, regress, with_metrics
@@ -164,8 +173,76 @@ def rings_and_paths():
     return run_of(classify(Degrees()), jdl.data.graphs(rows))
 
 
+@dataclass(frozen=True, eq=False)
+class SameKey(jdl.Loader):
+    """Batches that are drawn from one key, with ids of their own."""
+
+    folds: bool
+
+    def __len__(self):
+        return 6
+
+    @property
+    def spec(self):
+        return jax.eval_shape(self.batch, {}, 0)
+
+    def read(self, start=0):
+        while True:
+            yield {}
+
+    def batch(self, raw, i):
+        key = jax.random.key(0)
+        x = jax.random.normal(jax.random.fold_in(key, i) if self.folds else key, (8, 4))
+        return {"x": x, "y": x.argmax(1), "mask": jnp.ones(8, bool), "id": i * 8 + jnp.arange(8)}
+
+
+def drawn(folds):
+    return lambda: replace(run_of(mlp()), train=SameKey(folds), test=None)
+
+
+class MeanOfSteps(nn.Module):
+    """A mean over the real steps, of which a padding row has none."""
+
+    @nn.compact
+    def __call__(self, x, mask):
+        mask = mask.astype(x.dtype)
+        h = nn.Dense(8)(x[..., None]) * mask[..., None]
+        return nn.Dense(CLASSES)(h.sum(1) / mask.sum(1, keepdims=True))
+
+
+def steps():
+    lengths = 1 + np.arange(256, dtype=np.int32) % 7
+    return run_of(classify(MeanOfSteps()), table(length=lengths))
+
+
 FAR = 1000 + 10 * table().take(np.arange(256))["y"]
 BOTH = jdl.adapt_model(TabularMLP(1, (3,)), inputs=("x", "codes"))
+CUT_OFF = [  # what makes gradients 0, a model, and what each check says of it
+    (
+        "zero weights",
+        Net(zeros=True),
+        {
+            "parameters": (
+                check_parameters,
+                "by symmetry, as all weights of Dense_0/kernel, Dense",
+            ),
+            "loss": (check_overfit, "Dense_1/kernel, Dense_2/kernel: see unused parameters"),
+            "columns": (check_columns, "no output changes with x, which the model reads"),
+            "ReLUs": (check_relus, "all 0 give zeros on"),
+        },
+    ),
+    (
+        "dead ReLUs",
+        Net(bias=-30.0),
+        {
+            "parameters": (check_parameters, "let none through: see dead ReLUs"),
+            "loss": (check_overfit, "No gradient reaches Dense_0/bias"),
+            "columns": (check_columns, "no output changes with x, which the model reads"),
+        },
+    ),
+]
+
+
 VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("BatchNorm off", untold(True), check_training_mode, "wrong", "Modes_0/BatchNorm_0"),
     ("dropout off", untold(False), check_training_mode, "wrong", "never draws"),
@@ -200,7 +277,15 @@ VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("codes", lambda: of_table(False), check_columns, "wrong", "the categories kind"),
     ("codes that are read", lambda: of_table(False, BOTH), check_columns, "ok", "codes"),
     ("one-hot", lambda: of_table(True), check_columns, "ok", ""),
+    ("a mean of nothing", steps, check_padding, "wrong", "whose mask is false"),
+    ("one key", drawn(False), check_batches, "wrong", "fold_in"),
+    ("a key for each batch", drawn(True), check_batches, "ok", ""),
     ("edges", rings_and_paths, check_label_leakage, "ok", ""),
+    *(
+        (f"{name}, {of}", lambda net=net: run_of(classify(net)), check, "wrong", says)
+        for of, net, checks in CUT_OFF
+        for name, (check, says) in checks.items()
+    ),
     *(
         (name, measured(name), check_padding, "ok" if "mask" in name else "wrong", "")
         for name in METRICS
@@ -215,6 +300,18 @@ def test_what_goes_wrong_in_silence_is_told(run, check, verdict, says):
     found = check(train_on_one_batch(run(), STEPS))
     assert found.verdict == verdict, found
     assert says in str(found)
+
+
+def test_the_layers_are_in_the_order_of_their_numbers():
+    class Deep(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(11):
+                x = nn.Dense(4)(x)
+            return x
+
+    subject = train_on_one_batch(run_of(classify(Deep())), 2)
+    assert [row.layer for row in layer_gradients(subject)] == [f"Dense_{n}" for n in range(11)]
 
 
 def test_a_training_says_which_categories_its_model_does_not_read():

@@ -3,7 +3,7 @@
 Seen to fail: the trace of a loss, without its check (it called the step finite); advice of learning
 rates for a row that an embedding has not, and one below its first not named; that of an
 environment, without the checks in it and without that of the replay buffer; layers of NNX, without
-checks; and a class of them that kept its checks.
+checks; a class of them that kept its checks; and a layer blamed for what it was given.
 """
 
 import json
@@ -27,7 +27,7 @@ from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
 from jdl.models.rnn import LSTM, RNN
 from jdl.objectives import classify
-from jdl.train.nan_trace import OUT_OF_RANGE, nan_trace
+from jdl.train.nan_trace import OF_INPUT, OUT_OF_RANGE, nan_trace
 from jdl.train.summary import summarize
 
 
@@ -109,6 +109,22 @@ def test_the_first_layer_whose_output_is_bad_is_named(around):
         traced(model, around=around)
         == "The output of layers_1 (Logarithm) is the first that is not finite"
     )
+
+
+class LogBefore(nn.Module):
+    """A layer behind a logarithm that is in no layer."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        return nn.Dense(5, name="last")(nn.Dense(3)(jnp.log(x)))
+
+
+def test_an_input_that_a_layer_did_not_spoil_is_told():
+    zeros = {**BATCH, "x": jnp.zeros((6, 4))}
+    told = "The output of Dense_0 (Dense) is the first that is not finite"
+    assert traced(LogBefore(), zeros) == told + OF_INPUT
+    log = Stack((nn.Dense(8), Logarithm()))  # a layer that does spoil it is told alone
+    assert OF_INPUT not in traced(log)
 
 
 def test_within_a_scan_and_behind_remat():

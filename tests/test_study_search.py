@@ -2,7 +2,8 @@
 
 Seen to fail: draws that depend on the number of trials, equal draws counted as two trials, a
 suggestion that replaces that of another process, an importance that counts stopped trials, NaN and
-text among drawn values, `int | None` drawn as a fraction, other data in a study.
+text among drawn values, `int | None` drawn as a fraction, other data in a study, shares of few
+trials without a word.
 """
 
 import json
@@ -17,7 +18,7 @@ import tuned
 import jdl
 from jdl.study import Search, tune
 from jdl.study.folder import open_study
-from jdl.study.importance import draw_study, importance, log_fields
+from jdl.study.importance import draw_study, importance, importance_line, log_fields
 from jdl.study.search import points
 from jdl.study.space import parse_space
 from jdl.study.suggest import store, stored, suggest
@@ -38,6 +39,9 @@ def test_importance_is_that_of_the_field_on_which_the_score_depends(tmp_path, mo
     assert shares["lr"] > 0.8
     assert sum(shares.values()) == pytest.approx(1)
     assert importance(rows, ["lr"]) == shares
+    assert importance_line(rows, shares).endswith("%")
+    stopped = [*rows[:23], {**rows[0], "status": "stopped"}]
+    assert "of 23 trials that is too few to say" in importance_line(stopped, shares)
     with pytest.raises(jdl.Error, match="and 7 finished"):
         importance(rows[:7])
     with pytest.raises(jdl.Error, match="of different values and scores"):

@@ -61,14 +61,13 @@ def _show(folder: Path, flags: list[str]) -> None:
 def _explain(folder: Path) -> None:
     """Prints which fields the score of a study depends on, and draws its trials."""
     from jdl.study.folder import read_table
-    from jdl.study.importance import draw_study, importance, log_fields
+    from jdl.study.importance import draw_study, importance, importance_line, log_fields
 
     rows, search = read_table(folder)
     low, log = search["metric"].startswith("min"), log_fields(search)
     try:
         shares = importance(rows, log)
-        words = ", ".join(f"{field} {share:.0%}" for field, share in shares.items())
-        print(f"Importance, shares of the variance (fANOVA): {words}")
+        print(importance_line(rows, shares))
     except Error as error:
         shares = {}
         print(error)

@@ -149,6 +149,7 @@ class Classification(Supervised):
 
     def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if labels are neither whole numbers nor probabilities for the logits."""
+        _check_class_axis(shape, spec, bounds)
         if "y" in spec and spec["y"].shape == shape:
             _check_soft_labels(shape, bounds)
         else:
@@ -213,6 +214,13 @@ class BinaryClassification(Supervised):
                 "classify_binary needs a model with one output a row, (B, 1), but this one gives "
                 f"{shape}."
             )
+        least, greatest = bounds.get("y", (0, 1))
+        if greatest > 1:
+            raise Error(
+                f"The labels y are from {least} to {greatest}, but classify_binary is of the labels"
+                f" 0 and 1: {int(greatest) + 1} classes need jdl.objectives.classify, and a model "
+                f"of {int(greatest) + 1} outputs."
+            )
         check_labels(spec, bounds, (shape[0], 2))
         check_class_weights(self.class_weights, 2)
 
@@ -247,6 +255,23 @@ def check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...], otherwise
             f"The labels y are from {least} to {greatest}, but the model has {classes} outputs, "
             f"for the labels 0 to {classes - 1}: correct the labels, or give the model "
             f"{int(greatest) + 1} outputs."
+        )
+
+
+def _check_class_axis(shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
+    """Raises `Error` if outputs have no axis of classes, as behind an argmax."""
+    labels = spec.get("y")
+    as_labels = (
+        labels is not None
+        and jnp.issubdtype(labels.dtype, jnp.integer)
+        and labels.shape == shape
+        and bounds.get("y", (0, 1))[1] > 1
+    )
+    if len(shape) < 2 or as_labels:
+        raise Error(
+            f"The model's output has the shape {shape}, and no axis of classes: classify needs a "
+            f"logit for each class, ({', '.join(map(str, shape))}, K). Leave out an argmax or a "
+            "reshape at its end."
         )
 
 

@@ -27,6 +27,10 @@ from jdl.paths import path_name
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
 OUT_OF_RANGE = ": it was asked for a row that it has not"
+OF_INPUT = (
+    ", and its input is not finite already: look at what is computed before this layer, such as a "
+    "logarithm of 0 or a division by 0"
+)
 OF_BATCH = "Its batch is not finite"
 OF_ENV = "mend the environment's step or observe"
 OF_DATA = (OUT_OF_RANGE, OF_BATCH, OF_ENV)  # in a trace: what no learning rate mends
@@ -61,6 +65,8 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
         if first in FROM_ENV:
             return f"{FROM_ENV[first]} is the first that is not finite: {OF_ENV}"
         text = f"The output of {first} is the first that is not finite"
+        if number in trace.inputs:
+            text += OF_INPUT
         return f"{text}{trace.out_of_range.get(number, '')}"
     seen = "The outputs of all layers" if trace.layers else "The columns of the batch"
     if wrong := _nonfinite_loss(metrics):
@@ -149,6 +155,7 @@ class _LayerTrace:
 
     layers: list[str] = field(default_factory=list)
     outputs: set[int] = field(default_factory=set)  # numbers of layers whose outputs are not finite
+    inputs: set[int] = field(default_factory=set)  # those whose first input is not
     gradients: set[int] = field(default_factory=set)  # those whose outputs' gradients are not
     out_of_range: dict[int, str] = field(default_factory=dict)  # what an Embed was asked for
 
@@ -190,6 +197,9 @@ class _LayerTrace:
         """The output, with checks; `inputs` are a call's, by which an Embed looks rows up."""
         self.layers.append(f"{path or 'the model'} ({type(module).__name__})")
         number = len(self.layers) - 1
+        for x in jax.tree.leaves(inputs[:1]):  # of an attention's bias, a later one, -inf is usual
+            if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact):
+                _check(self.inputs, number, x)
         if isinstance(module, nn.Embed | nnx.Embed) and inputs and inputs[0].size:
             asked = partial(self._asked, number, module.num_embeddings)
             jax.debug.callback(asked, inputs[0].min(), inputs[0].max())

@@ -17,6 +17,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 PRODUCTS = ("dot_general", "conv_general_dilated")
 CALLS = ("jit", "pjit", "closed_call", "remat2", "checkpoint", "custom_jvp_call", "custom_vjp_call")
+STOP_GRADIENT, RELU = "stop_gradient", "max"  # primitives; of a maximum only that with 0
 NO_RELU = ("softplus", "logaddexp", "log_sigmoid", "clip")  # they compute a maximum too
 
 
@@ -48,17 +49,17 @@ def activations(function: Callable[..., Any], *args: Any) -> Activations:
     return Activations(traced[-1].relus, dead, zeros, traced[-1].products, sizes)
 
 
-def without_stop_gradient(function: Callable[..., Any], *args: Any) -> Any:
-    """A number that a function computes; its gradient passes each `stop_gradient` within it."""
+def let_pass(primitive: str, function: Callable[..., Any], *args: Any) -> Any:
+    """A number that a function computes where each `stop_gradient`, or ReLU, is the identity."""
     closed = jax.make_jaxpr(function)(*args)
     leaves = jax.tree.leaves(args)
-    return _run(closed.jaxpr, closed.consts, leaves, "", Activations(), skip="stop_gradient")[0]
+    return _run(closed.jaxpr, closed.consts, leaves, "", Activations(), skip=primitive)[0]
 
 
 def _run(
     jaxpr: Jaxpr, consts: Any, args: Any, scope: str, found: Activations, skip: str = ""
 ) -> list[Any]:
-    """Computes a jaxpr without the operation `skip`, and collects its activations."""
+    """Computes a jaxpr with the operation `skip` as the identity, and collects its activations."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(variable: Any) -> Any:
@@ -70,8 +71,8 @@ def _run(
         inner = _inner(equation)
         if inner is not None:
             outputs = _run(inner[0], inner[1], inputs, here, found, skip)
-        elif equation.primitive.name == skip:
-            outputs = inputs
+        elif equation.primitive.name == skip and (passed := _passed(skip, inputs)):
+            outputs = passed
         else:
             params = equation.primitive.get_bind_params(equation.params)
             outputs = equation.primitive.bind(*inputs, **params)
@@ -79,6 +80,14 @@ def _run(
             _collect(equation.primitive.name, inputs, outputs[0], here, found)
         values.update(zip(equation.outvars, outputs, strict=True))
     return [read(variable) for variable in jaxpr.outvars]
+
+
+def _passed(primitive: str, inputs: list[Any]) -> list[Any]:
+    """What goes through a `stop_gradient` or a ReLU; nothing of another maximum."""
+    if primitive != RELU:
+        return inputs
+    others = [x for x in inputs if not _is_zero(x)]
+    return others if len(others) == 1 else []
 
 
 def _inner(equation: Any) -> tuple[Jaxpr, Any] | None:

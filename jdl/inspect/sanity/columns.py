@@ -17,6 +17,7 @@ from jdl.objectives.adapted_model import AdaptedModel
 from jdl.train.unread_columns import GIVE_CATEGORIES, unread_categories
 from jdl.types import Array, Batch, Variables
 
+HIDES = "Dead ReLUs, weights or factors of 0, or rounding hide it: see unused parameters"
 MOST_FEATURES = 512  # of a table: the last window of a longer sound may be left out
 
 
@@ -37,6 +38,9 @@ def check_columns(subject: Subject) -> Finding:
         text = f"the loss does not depend on codes: the categories {', '.join(names)}"
         return Finding(name, "wrong", text, GIVE_CATEGORIES)
     if wrong := [column for column in unused if column in _inputs(subject)]:
+        if hidden := [column for column in wrong if subject.reads[column]]:
+            text = f"no output changes with {', '.join(hidden)}, which the model reads"
+            return Finding(name, "wrong", text, HIDES)
         advice = "Pass it on in the model, or leave it out of the data and of the model's inputs"
         return Finding(name, "wrong", f"the model ignores {', '.join(wrong)}", advice)
     if subject.is_own:

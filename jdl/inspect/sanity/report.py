@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -36,6 +37,7 @@ CHECKS = {
     "training mode": training_mode.check_training_mode,
     "unused columns": columns.check_columns,
     "unused features": columns.check_features,
+    "batches differ": rows.check_batches,
     "rows independent": rows.check_rows,
     "padding masked": rows.check_padding,
     "causality": rows.check_future,
@@ -77,11 +79,14 @@ class SanityReport:
                 f"{'layer':<{width}}  {'gradient':>9}  {'zeros':>6}  {'update/weight':>13}"
             )
             lines += [
-                f"{g.layer:<{width}}  {g.norm:>9.2e}  {g.zeros:>6.1%}  {g.update_ratio:>13.1e}"
+                f"{g.layer:<{width}}  {g.norm:>9.2e}  {g.zeros:>6.1%}  "
+                + (f"{'-':>13}" if math.isnan(g.update_ratio) else f"{g.update_ratio:>13.1e}")
                 for g in self.gradients
             ]
             lines.append("")
-        lines += map(str, self.findings)
+        lines += [str(finding) for finding in self.findings if finding.verdict != "n/a"]
+        if rest := [f"{f.check} ({f.text})" for f in self.findings if f.verdict == "n/a"]:
+            lines.append("n/a    " + "; ".join(rest))
         if self.cost:
             lines += ["", str(self.cost)]
         return "\n".join([*lines, "", self._summary()])

@@ -6,6 +6,7 @@ and may.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -31,6 +32,8 @@ from jdl.train.evaluate import USE_MASK, real_rows_of_last
 from jdl.train.placement import splits
 from jdl.types import CACHE, Batch, Mean
 
+EMPTY = "Of no steps a mean divides by 0: by jnp.maximum(mask.sum(1, keepdims=True), 1) instead"
+SAME = 3  # batches
 ONE_ROW = "a batch has one row, and so no other row to compare with"
 BOOKKEEPING = ("id", "mask")  # columns that no model reads
 DETERMINISTIC = (Supervised, Heads, NextToken, MaskedToken)  # in evaluation, and their subclasses
@@ -51,6 +54,28 @@ def check_repeats(subject: Subject) -> Finding:
         return Finding(name, "note", f"{text}; this objective draws random numbers, as it should")
     advice = "Fine of an objective that draws, as a VAE; or is dropout on in evaluation too?"
     return Finding(name, "note", text, advice)
+
+
+def check_batches(subject: Subject) -> Finding:
+    """Whether the first batches of the training differ: a loader may draw each from one key."""
+    name = "batches differ"
+    if not subject.has_rows or len(subject.run.train) < 2:
+        return Finding(name, "n/a", NO_DATA if not subject.has_rows else "an epoch is one batch")
+    first, *others = (
+        {
+            column: np.asarray(x).tobytes()
+            for column, x in batch.items()
+            if column not in BOOKKEEPING
+        }
+        for batch in subject.batches(SAME)
+    )
+    if first and all(batch == first for batch in others):
+        text = (
+            f"the first {SAME} batches hold the same numbers, and so each step sees the same rows"
+        )
+        advice = "Make batch i a function of i: jax.random.fold_in(key, i) for what is random"
+        return Finding(name, "wrong", text, advice)
+    return Finding(name, "ok", f"the first {SAME} batches are not all the same")
 
 
 def check_rows(subject: Subject) -> Finding:
@@ -126,6 +151,10 @@ def check_padding(subject: Subject) -> Finding:
         return Finding(name, "n/a", NO_DATA if not subject.has_rows else "there is no mask")
     masked = {**batch, "mask": batch["mask"].at[half:].set(False)}
     other = _with_other_rows(masked, half)
+    grads = replace(subject, batch=masked).gradients if subject.learner.has_grads else {}
+    if bad := [path for path, grad in grads.items() if not np.isfinite(np.asarray(grad)).all()]:
+        text = f"rows whose mask is false make the gradient of {bad[0]} not finite"
+        return Finding(name, "wrong", text, EMPTY)
     a, b = subject.evaluate(masked), subject.evaluate(other)
     whole = subject.evaluated
     alone = None if _draws(subject) or CACHE in subject.early.model_state else _alone(batch, half)

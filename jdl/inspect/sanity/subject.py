@@ -14,9 +14,12 @@ import numpy as np
 
 from jdl.inspect.learning_rate import hold_schedule, largest_of_schedule
 from jdl.inspect.sanity.activations import Activations, activations
+from jdl.inspect.sanity.cut_off import CutOff, cut_off, reads
 from jdl.keys import stream
 from jdl.learners import jit_learner
 from jdl.learners.wrapper import inner
+from jdl.objectives.adversarial import Adversarial
+from jdl.objectives.clustering import DeepClustering
 from jdl.objectives.language_modelling import MaskedToken, NextToken
 from jdl.objectives.override import innermost
 from jdl.objectives.supervised import Supervised
@@ -139,6 +142,32 @@ class Subject:
             return jax.tree.map(lambda g: (g / count).astype(g.dtype), found.grads)
 
         return lambda state: by_path(compute(state, self.batch))
+
+    @cached_property
+    def without_gradient(self) -> list[str]:
+        """The paths of the parameters that get no gradient, at the start and soon after."""
+        if not self.learner.has_grads:
+            return []
+        found = [self.gradients_at_start, self.gradients]
+        return [path for path in found[0] if not any(np.any(np.asarray(g[path])) for g in found)]
+
+    @cached_property
+    def cut_off(self) -> CutOff:
+        """Why these parameters get no gradient; not known of losses of several players."""
+        if isinstance(self.objective, Adversarial | DeepClustering):
+            return CutOff()
+
+        def loss(params: Any) -> Array:
+            variables, key = {"params": params, **self.early.model_state}, jax.random.key(0)
+            return self.learner.objective.loss(variables, self.batch, key, True).loss.total
+
+        return cut_off(loss, self.early.params, self.without_gradient)
+
+    @cached_property
+    def reads(self) -> dict[str, bool]:
+        """For each column, whether the evaluation reads it, whatever its numbers."""
+        variables = self.variables(self.early)
+        return reads(lambda batch: self._evaluate(variables, batch, np.uint32(0)), self.batch)
 
     @cached_property
     def activations(self) -> Activations:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jdl.inspect.sanity.activations import without_stop_gradient
+from jdl.inspect.sanity.cut_off import CutOff
 from jdl.inspect.sanity.finding import Finding
 from jdl.inspect.sanity.outputs import has_far_targets
 from jdl.inspect.sanity.subject import Subject, by_name, same_params
@@ -60,8 +61,7 @@ def check_first_loss(subject: Subject) -> Finding:
         return Finding(name, "wrong", f"it is {first}", _trace(subject))
     guess = chance(subject)
     if guess is None:
-        text = f"{first:.4g}; what chance gives is not known of this objective"
-        return Finding(name, "ok", text)
+        return Finding(name, "ok", f"{first:.4g}")
     text = f"{first:.4g}; chance gives {guess[1]} = {guess[0]:.4g}"
     if first > 2 * guess[0] + 1:
         advice = "The outputs are too large at the start: smaller initial weights, or standardize x"
@@ -104,6 +104,8 @@ def check_overfit(subject: Subject) -> Finding:
             advice = f"It rose to {max(losses):.4g}: the learning rate is too large; try --find-lr"
         elif has_far_targets(subject):
             return Finding(name, "n/a", f"{text}, as the targets are far away: see output scale")
+        elif broken := subject.cut_off.broken:
+            advice = f"No gradient reaches {_some(broken)}: see unused parameters"
         else:
             advice = "Learning rate too small (try --find-lr), or the model cut off from the loss"
         return Finding(name, "wrong", text, advice)
@@ -126,7 +128,7 @@ class LayerGradient:
     layer: str
     norm: float
     zeros: float
-    update_ratio: float  # about 1e-3 is usual
+    update_ratio: float  # about 1e-3 is usual; NaN where all weights are 0
 
 
 def layer_gradients(subject: Subject) -> list[LayerGradient]:
@@ -138,7 +140,15 @@ def layer_gradients(subject: Subject) -> list[LayerGradient]:
     layers: dict[str, list[str]] = {}
     for path in params:
         layers.setdefault(layer_of(path), []).append(path)
-    return [_layer_gradient(name, paths, params, grads, after) for name, paths in layers.items()]
+    return [
+        _layer_gradient(name, layers[name], params, grads, after)
+        for name in sorted(layers, key=_by_number)
+    ]
+
+
+def _by_number(layer: str) -> list[str | int]:
+    """A sort key by which Dense_2 comes before Dense_10."""
+    return [int(part) if n % 2 else part for n, part in enumerate(re.split(r"([0-9]+)", layer))]
 
 
 def _layer_gradient(
@@ -187,12 +197,12 @@ def check_parameters(subject: Subject) -> Finding:
         return Finding(name, "n/a", NO_GRADIENTS)
     if same_params(subject.start, subject.last):
         return Finding(name, "n/a", "no parameter changed: see overfit one batch")
-    found = [subject.gradients_at_start, subject.gradients]
-    dead = [path for path in found[0] if not any(np.any(np.asarray(g[path])) for g in found)]
+    dead = subject.without_gradient
     if not dead:
         before, after = by_name(subject.start.params), by_name(subject.last.params)
         # Of one update alone, those without a gradient at the start need not have changed.
-        due = found[0] if same_params(subject.early, subject.last) else None
+        one = same_params(subject.early, subject.last)
+        due = subject.gradients_at_start if one else None
         still = [
             path
             for path in before
@@ -208,46 +218,31 @@ def check_parameters(subject: Subject) -> Finding:
             "So it is of the last bias of a Wasserstein critic, and of centers before clustering"
         )
         return Finding(name, "note", f"no gradient reaches {_some(dead)}", advice)
-    used = [path for path in dead if _matters(subject, path)]
-    stopped = _stopped(subject, used) if used else []
-    if cut := [path for path in used if path not in stopped]:
-        advice = "The loss depends on them: an argmax, a comparison or rounding cuts them off"
-        return Finding(name, "wrong", f"no gradient reaches {_some(cut)}", advice)
-    if unused := [path for path in dead if path not in used]:
-        advice = "The loss does not depend on them: remove them, or use them"
-        return Finding(name, "wrong", f"never used: {_some(unused)}", advice)
-    advice = "A stop_gradient cuts them off: as it should be, if they are meant to stay frozen"
-    return Finding(name, "note", f"no gradient reaches {_some(stopped)}", advice)
+    return _without_gradient(name, subject.cut_off)
 
 
-def _loss(subject: Subject, leaves: list[Any]) -> Any:
-    """The loss in training with these leaves as the parameters of the early state."""
-    params = jax.tree.unflatten(jax.tree.structure(subject.early.params), leaves)
-    variables = {"params": params, **subject.early.model_state}
-    key = jax.random.key(0)
-    return subject.learner.objective.loss(variables, subject.batch, key, True).loss.total
+def _without_gradient(name: str, cut: CutOff) -> Finding:
+    """Each cause for which parameters get no gradient, with what to do."""
+    causes = {
+        f"It is 0 by symmetry, as all weights of {_some(cut.zeros)} are 0: begin with random ones, "
+        "such as nn.initializers.lecun_normal()": cut.between_zeros,
+        "Dead ReLUs, which are 0 for all rows, let none through: see dead ReLUs": cut.dead,
+        "The loss depends on them: a saturated sigmoid, an argmax, a comparison or rounding cuts "
+        "them off": cut.other,
+        "The loss does not depend on them: remove them, or use them": cut.unused,
+        "A stop_gradient cuts them off: as it should be, if they are meant to stay frozen": (
+            cut.stopped
+        ),
+    }
+    found = {advice: paths for advice, paths in causes.items() if paths}
+    text = "; ".join(
+        f"{'never used:' if paths is cut.unused else 'no gradient reaches'} {_some(paths)}"
+        for paths in found.values()
+    )
+    return Finding(name, "wrong" if cut.broken or cut.unused else "note", text, "; ".join(found))
 
 
-def _matters(subject: Subject, path: str) -> bool:
-    """Whether the loss in training changes with a parameter, here by noise on it."""
-    leaves = jax.tree.leaves(subject.early.params)
-    place = list(by_path(subject.early.params)).index(path)
-    noise = jax.random.normal(jax.random.key(0), leaves[place].shape, leaves[place].dtype)
-    changed = list(leaves)
-    changed[place] = leaves[place] + noise
-    run = jax.jit(partial(_loss, subject))
-    return not bool(jnp.allclose(run(leaves), run(changed), rtol=1e-6))
-
-
-def _stopped(subject: Subject, paths: list[str]) -> list[str]:
-    """Those of the parameters that a gradient reaches if each `stop_gradient` lets it pass."""
-    run = partial(without_stop_gradient, partial(_loss, subject))
-    grads = jax.jit(jax.grad(run))(jax.tree.leaves(subject.early.params))
-    by_paths = dict(zip(by_path(subject.early.params), grads, strict=True))
-    return [path for path in paths if np.any(np.asarray(by_paths[path]))]
-
-
-def _some(paths: list[str]) -> str:
+def _some(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - 5} more" if len(paths) > 5 else ""
     return ", ".join(paths[:5]) + more
 
@@ -274,7 +269,10 @@ def check_relus(subject: Subject) -> Finding:
         f"of {len(found.relus)}, in {_module(subject, found.relus[worst])})"
     )
     if found.dead[worst] >= MANY_DEAD:
-        advice = "Dying ReLU: a smaller learning rate, other initial biases, leaky ReLU"
+        if subject.cut_off.between_zeros:
+            advice = "Weights that are all 0 give zeros on: see unused parameters"
+        else:
+            advice = "Dying ReLU: a smaller learning rate, other initial biases, leaky ReLU"
         return Finding(name, "wrong" if found.dead[worst] >= DEAD else "note", text, advice)
     return Finding(name, "ok", f"{text}; zeros: {min(found.zeros):.0%} to {max(found.zeros):.0%}")
 
