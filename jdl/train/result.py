@@ -47,15 +47,15 @@ def recorded_result(folder: Path, state: State, best_step: int | None) -> Result
     Its metrics are numbers, each the `Mean` of one value.
     """
     step = int(state.step)
-    lines = [one for one in log.read(folder) if one["step"] == step]
+    one: Any = np.float64(1)
     metrics: dict[str, Metrics] = {
         line["split"]: {
-            name: Mean(np.float64(np.nan if value is None else value), np.float64(1))
+            name: Mean((np.nan if value is None else value) * one, one)
             for name, value in line.items()
             if name not in ("step", "split")
         }
-        for line in lines
-        if log.is_evaluated(line["split"])
+        for line in log.read(folder)
+        if line["step"] == step and log.is_evaluated(line["split"])
     }
     return Result(state, metrics, {}, [], folder, 0, 0.0, 0.0, best_step)
 
