@@ -348,3 +348,15 @@ def test_quiet_prints_the_result_alone(script, tmp_path, capsys):
     assert f"accuracy {accuracy:.4f}" in printed
     assert printed.endswith(f"{result.folder}\n")
     assert Path(result.folder, "summary.json").exists()
+
+
+def test_what_is_no_run_or_no_folder_of_one_is_named(tmp_path):
+    """Seen to fail: they raised AttributeError, and "cannot be read as JSON"."""
+
+    def run(c):
+        """A function that was not called."""
+
+    with pytest.raises(jdl.Error, match=r"takes a jdl.Run, not the function run: call jdl.fit"):
+        jdl.fit(run)
+    with pytest.raises(jdl.Error, match=r"digits is not the folder of a run.*runs/NAME/DIGEST"):
+        jdl.restore(tmp_path / "digits")

@@ -7,6 +7,7 @@ import time
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from inspect import isfunction
 from pathlib import Path
 
 import jax
@@ -97,6 +98,9 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     experiment's file: a copy is kept in the run's folder, from which `jdl evaluate` and other
     commands rebuild it.
     """
+    if not isinstance(run, Run):
+        given = f"the function {run.__name__}" if isfunction(run) else f"a {type(run).__name__}"
+        raise Error(f"jdl.fit takes a jdl.Run, not {given}: call jdl.fit(run(Config(name=...))).")
     fix_thread_pool_size()
     check_trackers(options.track)
     run = apply_config(run)
