@@ -224,6 +224,8 @@ def test_a_finished_run_of_other_code_has_its_recorded_numbers(script, tmp_path,
     first = trained()
     before = (first.folder / "summary.json").read_bytes()
     assert json.loads(before)["metrics"] == numbers(first)
+    if kept:
+        assert repr(jdl.restore(first.folder)).endswith(", widths=(4,)) at step 4>")
     module = script.parent / "parts" / "model.py"
     module.write_text(module.read_text().replace("return MLP(", "return Halved("))
     module.write_text(f"{module.read_text()}{HALVED}")

@@ -30,12 +30,15 @@ OTHER_RUN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedRun:
     """A run and the train state of one of its checkpoints."""
 
     run: Run
     state: State
+
+    def __repr__(self) -> str:
+        return f"<TrainedRun of {self.run.config} at step {self.step:,}>"
 
     @property
     def step(self) -> int:
