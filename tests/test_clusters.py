@@ -5,6 +5,7 @@ at another step, clusters in the order of the labels; InfoNCE against rows of pa
 those of one device alone.
 """
 
+from contextlib import nullcontext
 from itertools import pairwise
 
 import jax
@@ -197,3 +198,12 @@ REFUSED = {
 def test_refuses(message):
     with pytest.raises(jdl.Error, match=message):
         REFUSED[message]()
+
+
+@pytest.mark.parametrize(("at_step", "steps", "refused"), [(30, 30, True), (29, 30, False)])
+def test_a_run_that_would_never_cluster_is_refused(at_step, steps, refused):
+    """Seen to fail: without the check, such a run trained the autoencoder alone, without a word."""
+    learner = clustering_learner(at_step)[0]
+    told = pytest.raises(jdl.Error, match="begins to cluster at step 30, and the run has 30 steps")
+    with told if refused else nullcontext():
+        learner.check_steps(steps)

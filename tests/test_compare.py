@@ -2,7 +2,7 @@
 
 Seen to fail: environments compared without the size of the CPU's thread pool, or
 without the resumes; a temporary folder after a training that fails; a run that ends at step 9 of 12
-called equal to the other without a word.
+called equal to the other without a word; the code not compared, the line of another file's.
 """
 
 import json
@@ -23,6 +23,7 @@ import jdl
 from jdl.cli.diff import report
 from jdl.inspect.compare import compare, repeat
 from jdl.store.checkpoints import Checkpoints
+from jdl.store.code import code_hashes, write_code
 
 FIELDS = {"steps": 12, "eval_every": 0, "save_every": 1, "keep": 12}
 
@@ -70,6 +71,28 @@ def test_environments_with_other_thread_pools_differ(whole, tmp_path):
         (folder / "run.json").write_text(json.dumps(record))
     environment = line(compare(*folders), "environment")
     assert environment == "environment  CPU thread pool: 6 in A, 8 in B"
+
+
+CODE = {
+    "differs": ({"net.py": b"a\nb\n"}, {"net.py": b"a\nc\n"}, "net.py differs, line 2"),
+    "longer": ({"net.py": b"a\n"}, {"net.py": b"a\nc\n"}, "net.py differs, line 2"),
+    "alone": ({"b.py": b"", "net.py": b""}, {"net.py": b""}, "b.py is in A alone"),
+    "equal": ({"net.py": b"a"}, {"net.py": b"a"}, "equal"),
+    "not kept": ({}, {}, "not kept; the program is another"),
+}
+
+
+@pytest.mark.parametrize("name", CODE)
+def test_the_code_of_two_runs_is_compared(whole, tmp_path, name):
+    *texts, expected = CODE[name]
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder, files in zip(folders, texts, strict=True):
+        shutil.copytree(whole.folder, folder, ignore=shutil.ignore_patterns("code"))
+        write_code(folder, files)
+        record = json.loads((folder / "run.json").read_text())
+        changed = {**record, "code": code_hashes(files), "program": folder.name}
+        (folder / "run.json").write_text(json.dumps(changed))
+    assert line(compare(*folders), "code") == f"code         {expected}"
 
 
 def test_runs_of_which_one_has_not_come_as_far_are_equal_up_to_there(whole, tmp_path, capsys):

@@ -83,6 +83,10 @@ def test_a_finished_run_is_only_evaluated_again(tmp_path):
     again = train(tmp_path, steps=10)
     assert again.steps == 0
     assert lines(again) == before
+    curves, of_valid = first.history, entries(first, "valid")
+    assert [*curves] == ["train", "valid", "test"]
+    assert curves["valid"]["step"] == [line["step"] for line in of_valid]
+    assert curves["valid"]["accuracy"] == [line["accuracy"] for line in of_valid]
     assert again.metrics["test"]["accuracy"].value() == first.metrics["test"]["accuracy"].value()
 
 

@@ -3,7 +3,8 @@
 Seen to fail: rebuilt from the script's own path (moved, changed), and with modules beside it taken
 from `sys.modules` (two runs of one process whose helpers differ); new code recorded before the
 state is restored, and by a run that is finished; no hash of the program, and one without the values
-of constants; Orbax's expected log lines let through; code compared with its comments.
+of constants; a finished run evaluated with new code; Orbax's expected log lines let through; code
+compared with its comments.
 """
 
 import json
@@ -24,6 +25,7 @@ import jdl
 from jdl.store.code import read_code
 from jdl.train import experiment
 from jdl.train.program_hash import program_hash
+from jdl.train.result import numbers
 
 SCRIPT = '''"""A small experiment."""
 
@@ -61,6 +63,12 @@ FILES = {
     "parts/deeper.py": "def hidden(widths):\n    return widths\n",
     "unused.py": "1 / 0\n",
 }
+HALVED = """
+
+class Halved(MLP):
+    def __call__(self, x, train=False):
+        return super().__call__(x, train) / 2
+"""
 SPEC = jax.ShapeDtypeStruct((3,), np.float32)
 CODE = {"deepest.py", "helper.py", "late.py", "parts/deeper.py", "parts/model.py", "small.py"}
 
@@ -202,6 +210,32 @@ def test_a_finished_run_says_each_time_that_other_code_trained_it(script, tmp_pa
     assert (result.folder / "code" / "small.py").read_text() == SCRIPT
 
 
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_finished_run_of_other_code_has_its_recorded_numbers(script, tmp_path, kept, capsys):
+    """The new code fits the old weights, and would give other metrics."""
+
+    def trained():
+        _, run, config = experiment.load(script)
+        options = jdl.Options(root=tmp_path, quiet=True)
+        result = jdl.fit(run(config(name="small")), options, script if kept else None)
+        forget()
+        return result
+
+    first = trained()
+    before = (first.folder / "summary.json").read_bytes()
+    assert json.loads(before)["metrics"] == numbers(first)
+    if kept:
+        assert repr(jdl.restore(first.folder)).endswith(", widths=(4,)) at step 4>")
+    module = script.parent / "parts" / "model.py"
+    module.write_text(module.read_text().replace("return MLP(", "return Halved("))
+    module.write_text(f"{module.read_text()}{HALVED}")
+    again = trained()
+    assert "other code" in capsys.readouterr().err
+    assert numbers(again) == numbers(first)
+    assert str(numbers(first)["test"]["loss"])[:6] in repr(again)
+    assert (first.folder / "summary.json").read_bytes() == before
+
+
 def test_another_comment_is_no_other_code(script, tmp_path, capsys):
     train(script, tmp_path)
     changed = SCRIPT.replace("A small experiment.", "It reaches 0.9.")
@@ -316,3 +350,15 @@ def test_quiet_prints_the_result_alone(script, tmp_path, capsys):
     assert f"accuracy {accuracy:.4f}" in printed
     assert printed.endswith(f"{result.folder}\n")
     assert Path(result.folder, "summary.json").exists()
+
+
+def test_what_is_no_run_or_no_folder_of_one_is_named(tmp_path):
+    """Seen to fail: they raised AttributeError, and "cannot be read as JSON"."""
+
+    def run(c):
+        """A function that was not called."""
+
+    with pytest.raises(jdl.Error, match=r"takes a jdl.Run, not the function run: call jdl.fit"):
+        jdl.fit(run)
+    with pytest.raises(jdl.Error, match=r"digits is not the folder of a run.*runs/NAME/DIGEST"):
+        jdl.restore(tmp_path / "digits")

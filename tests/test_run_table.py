@@ -5,7 +5,7 @@ pattern taken for a name, a condition on a field in which runs do not differ, nu
 texts, a tag found inside another, and a tag that changed the record;
 damaged annotations that hide all runs, conditions that are evaluated again after tags changed,
 `--untag` that is not stripped, a field that is None and fits nothing, and a dash refused, in
-`--where` and in `--sort`.
+`--where` and in `--sort`; runs of other data ranked without a word.
 """
 
 import pytest
@@ -40,6 +40,29 @@ def test_it_has_the_hyperparameters_in_which_runs_of_a_name_differ(root):
     assert column(rows, "lr") == [0.1, 0.01, 0.01, 0.5]
     assert column(rows, "optimizer.beta") == [0.9, 0.5, 0.5, None]
     assert column(rows, "best") == [0.91, 0.93, 0.95, 0.9]
+
+
+def test_its_fields_can_be_chosen(root, capsys):
+    rows, _ = run_table(root, columns=["width", "save-every"])
+    assert [*rows[0]][-2:] == ["width", "save_every"]
+    assert column(rows, "width") == [None, None, None, 64]
+    runs(columns="width,lr", as_csv=True, root=root)
+    assert capsys.readouterr().out.splitlines()[0].endswith(",best,width,lr")
+    with pytest.raises(jdl.Error, match=r"No run has the field 'widht', but lr, name, .*width"):
+        runs(columns="widht", root=root)
+
+
+@pytest.mark.parametrize(
+    ("data", "split"), [({"test": "other"}, "test"), ({"test": "d", "train": "e"}, "train")]
+)
+def test_runs_of_other_data_are_not_ranked_without_a_word(root, capsys, data, split):
+    runs(sort="best", root=root)
+    assert capsys.readouterr().err == ""
+    write_run(root, "mine", 0, 0.99, record={"data": data})
+    runs(root=root)
+    assert capsys.readouterr().err == ""  # it is no ranking
+    runs(sort="best", root=root)
+    assert f"these runs have 2 different {split} data" in capsys.readouterr().err
 
 
 def test_runs_are_chosen_by_name_and_pattern(root):

@@ -32,6 +32,13 @@ def runs(
             help="Only runs for which this holds, as 'lr<0.01' or tags=paper; repeatable."
         ),
     ] = (),
+    columns: Annotated[
+        str,
+        tyro.conf.arg(
+            help="These fields of the config as columns, as lr,width, in place of those that differ"
+            " among runs of one name."
+        ),
+    ] = "",
     tag: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(help="Tag all these runs; repeatable. The runs themselves stay as they are."),
@@ -49,7 +56,7 @@ def runs(
     root: Root = Path("runs"),
 ) -> None:
     """List runs: progress, best metric, and the fields of their configs that differ."""
-    from jdl.inspect.run_table import chosen_runs, rows_of
+    from jdl.inspect.run_table import chosen_runs, other_data, rows_of
     from jdl.store.annotations import annotate
 
     tags = bool(tag or untag or note is not None)
@@ -62,13 +69,15 @@ def runs(
         for one in entries:
             annotate(one.folder, tag, untag, note)
         print(f"tagged {len(entries):,} run{'s' * (len(entries) > 1)}", file=sys.stderr)
-    rows = rows_of(entries, sort)
+    rows = rows_of(entries, sort, columns.split(",") if columns else ())
     if as_csv:
         writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     else:
         _print(rows)
+    if sort == "best" and (text := other_data(entries)):
+        print(f"jdl: {text}.", file=sys.stderr)
     if errors:
         raise Error("\njdl: ".join(errors))
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jdl.config import Options, difference, digest
 from jdl.learners.skip_nonfinite import CHECKED_METRICS
 from jdl.run import Run
 from jdl.store import log
+from jdl.store.code import FOLDER
 from jdl.store.folder import run_folder
 from jdl.store.record import RECORDED_OPTIONS, numerics_environments, read_record
 from jdl.store.step_trace import read_leaves, read_trace
@@ -65,6 +67,7 @@ def compare(a: Path, b: Path) -> Comparison:
     record_a, record_b = read_record(a), read_record(b)
     for name in ("config", "data"):
         comparison.add(name, _changes(record_a[name], record_b[name]))
+    comparison.add("code", _code_changes((a, record_a), (b, record_b)))
     comparison.add("environment", _environment_changes(record_a, record_b))
     _compare_metrics(comparison, a, b)
     _compare_steps(comparison, a, b)
@@ -74,6 +77,34 @@ def compare(a: Path, b: Path) -> Comparison:
 
 def _changes(a: dict[str, Any], b: dict[str, Any]) -> str:
     return difference(a, b, NAMES) or "equal"
+
+
+def _code_changes(*runs: tuple[Path, dict[str, Any]]) -> str:
+    """How the code that two runs keep differs; of runs without code their programs, by a hash."""
+    (a, record_a), (b, record_b) = runs
+    of_a, of_b = record_a["code"], record_b["code"]
+    if not of_a and not of_b:
+        programs = [record.get("program") for _, record in runs]
+        if None in programs:
+            return "not kept"
+        return "not kept; the program is " + ("equal" if len({*programs}) == 1 else "another")
+    texts = []
+    for name in sorted({*of_a, *of_b}):
+        if name not in of_a or name not in of_b:
+            texts.append(f"{name} is {NAMES[name in of_b]} alone")
+        elif of_a[name] != of_b[name]:
+            texts.append(f"{name} differs{_first_line(a / FOLDER / name, b / FOLDER / name)}")
+    return ", ".join(texts) or "equal"
+
+
+def _first_line(*paths: Path) -> str:
+    """The first line in which two files differ, in words; "" where one is lost."""
+    try:
+        lines = [path.read_bytes().splitlines() for path in paths]
+    except OSError:
+        return ""
+    pairs = enumerate(zip_longest(*lines), 1)
+    return next((f", line {n}" for n, (one, other) in pairs if one != other), "")
 
 
 def _environment_changes(a: dict[str, Any], b: dict[str, Any]) -> str:

@@ -30,12 +30,15 @@ OTHER_RUN = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TrainedRun:
     """A run and the train state of one of its checkpoints."""
 
     run: Run
     state: State
+
+    def __repr__(self) -> str:
+        return f"<TrainedRun of {self.run.config} at step {self.step:,}>"
 
     @property
     def step(self) -> int:
@@ -94,6 +97,11 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     """
     fix_thread_pool_size()
     folder = Path(folder)
+    if not (folder / "run.json").is_file():
+        raise Error(
+            f"{folder} is not the folder of a run, which has a run.json: it is named "
+            "runs/NAME/DIGEST/seedK. `jdl runs` lists all; jdl.fit gives it as result.folder."
+        )
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
     with _checkpoint(folder, run.best, best) as (checkpoints, step):
         with leave_fresh():  # a checkpoint has all: the pretrained weights may be gone

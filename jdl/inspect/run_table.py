@@ -28,24 +28,29 @@ COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def run_table(
-    root: Path | str = "runs", name: str = "", sort: str = "", where: Sequence[str] = ()
+    root: Path | str = "runs",
+    name: str = "",
+    sort: str = "",
+    where: Sequence[str] = (),
+    columns: Sequence[str] = (),
 ) -> tuple[list[Row], list[str]]:
     """The runs under `root` as rows, and errors for those that cannot be read.
 
     A row has the columns name, digest, seed, step, steps, status, metric, best, and those fields of
     the config in which runs of the same name differ, hyperparameters: `config.best` is a field that
-    has the name of a column. Where a run is tagged, there are the columns tags and note. `name`
-    chooses runs as in `jdl runs`, and so do conditions, as `where=["lr<0.01", "tags=paper"]`, of
-    columns and of any field: all of them hold. Rows are sorted by a column: "best" has the best
-    first, any other the smallest. `pandas.DataFrame(rows)` makes a data frame of them.
+    has the name of a column. `columns` names other fields of the config, in place of these. Where a
+    run is tagged, there are the columns tags and note. `name` chooses runs as in `jdl runs`, and so
+    do conditions, as `where=["lr<0.01", "tags=paper"]`, of columns and of any field: all of them
+    hold. Rows are sorted by a column: "best" has the best first, any other the smallest.
+    `pandas.DataFrame(rows)` makes a data frame of them.
     """
     entries, errors = chosen_runs(root, name, where)
-    return rows_of(entries, sort), errors
+    return rows_of(entries, sort, columns), errors
 
 
-def rows_of(entries: Sequence[Entry], sort: str = "") -> list[Row]:
+def rows_of(entries: Sequence[Entry], sort: str = "", columns: Sequence[str] = ()) -> list[Row]:
     """The rows of `run_table` of these runs, sorted by a column."""
-    rows = _rows(entries)
+    rows = _rows(entries, [column.replace("-", "_") for column in columns])
     sort = sort.replace("-", "_")  # as in flags
     if not sort:
         return rows
@@ -71,15 +76,35 @@ def chosen_runs(
     return _fitting(readable, where), errors
 
 
-def _rows(entries: Sequence[Entry]) -> list[Row]:
+def other_data(entries: Sequence[Entry]) -> str:
+    """A sentence where runs cannot be ranked: they were evaluated on other data, or trained on it.
+
+    Of the runs of each best metric; "" where all have the same data.
+    """
+    for split in ("valid", "test", "train"):
+        of: dict[str, set[Any]] = {}
+        for entry in entries:
+            of.setdefault(entry.metric, set()).add(str(entry.record["data"].get(split)))
+        if several := max(map(len, of.values()), default=1) - 1:
+            return (
+                f"these runs have {several + 1} different {split} data, by their hashes in "
+                "run.json: their metrics are not comparable"
+            )
+    return ""
+
+
+def _rows(entries: Sequence[Entry], columns: Sequence[str] = ()) -> list[Row]:
     configs = [flat_config(entry.record["config"]) for entry in entries]
-    shown = _differing([entry.name for entry in entries], configs)
-    columns = [_columns(entry) for entry in entries]
-    if not any(row["tags"] or row["note"] for row in columns):
-        columns = [{k: v for k, v in row.items() if k not in ("tags", "note")} for row in columns]
+    shown = [*columns] or _differing([entry.name for entry in entries], configs)
+    has = {field for config in configs for field in config}
+    if configs and (unknown := [field for field in shown if field not in has]):
+        raise Error(f"No run has the field {unknown[0]!r}, but {', '.join(sorted(has))}.")
+    rows = [_columns(entry) for entry in entries]
+    if not any(row["tags"] or row["note"] for row in rows):
+        rows = [{k: v for k, v in row.items() if k not in ("tags", "note")} for row in rows]
     return [
         row | {_column(field): config.get(field) for field in shown}
-        for row, config in zip(columns, configs, strict=True)
+        for row, config in zip(rows, configs, strict=True)
     ]
 
 

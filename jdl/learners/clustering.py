@@ -45,6 +45,15 @@ class KMeansInit(Wrapper):
             raise Error(f"{rows} rows are too few for {clusters} centers: pass more of the data.")
         return self._initialized(state)
 
+    def check_steps(self, steps: int) -> None:
+        """Raises `Error` where a run of so many steps would only pretrain."""
+        if self.at_step >= steps:
+            raise Error(
+                f"k_means_init begins to cluster at step {self.at_step:,}, and the run has "
+                f"{steps:,} steps: the autoencoder alone would be trained. Give a smaller at_step, "
+                "or more steps."
+            )
+
     def after(self, old: State, new: State, metrics: Metrics) -> tuple[State, Metrics]:
         """Initializes the centers once the step is `at_step`."""
         return self._initialized(new), metrics

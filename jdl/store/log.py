@@ -124,6 +124,21 @@ def read(folder: Path) -> list[dict[str, Any]]:
     return read_json_lines(folder / "metrics.jsonl", "split", str)
 
 
+def history(folder: Path) -> dict[str, dict[str, list[Any]]]:
+    """The curves of a run by split: columns of its steps, and of each metric at these steps.
+
+    `history(folder)["train"]["loss"]` has the loss of each step in `["train"]["step"]`. None stands
+    where a number is not finite, or was not logged.
+    """
+    columns: dict[str, dict[str, list[Any]]] = {}
+    lines = read(folder)
+    for split in dict.fromkeys(line["split"] for line in lines):
+        of_split = [line for line in lines if line["split"] == split]
+        names = dict.fromkeys(name for line in of_split for name in line if name != "split")
+        columns[split] = {name: [line.get(name) for line in of_split] for name in names}
+    return columns
+
+
 def parse(line: bytes) -> dict[str, Any] | None:
     """One line of a run's metrics; None where it is damaged."""
     return json_line(line, "split", str)

@@ -29,7 +29,6 @@ from jdl.study.space import with_values, words
 from jdl.train.experiment import RunFunction, complete
 from jdl.train.fit import fit
 from jdl.train.preemption import PausedError
-from jdl.train.summary import write_summary
 from jdl.types import Error
 
 POLL_SECONDS = 0.5  # between two looks at runs that other processes train
@@ -154,7 +153,7 @@ class Study:
             with share_programs(self.programs) if one_device else nullcontext():
                 run = self.experiment.run(c)
                 self._check_data(trial, c, run)
-                write_summary(fit(run, options, self.experiment.script))
+                fit(run, options, self.experiment.script)
         except PausedError as paused:
             if paused.code:  # by a signal, not by `until`
                 raise

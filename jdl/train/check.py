@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict
 
@@ -44,7 +46,7 @@ def check_run(run: Run) -> None:
         check_hook(hook)
     for split, data in splits(run).items():
         check_loader(split, data)
-    with explained(run):
+    with explained(run), nn.intercept_methods(partial(_check_channels, run.train.spec)):
         _check_data(run)
         names = metric_names(run)
         check_annealing(run.learner, run.train.spec)
@@ -52,6 +54,19 @@ def check_run(run: Run) -> None:
         raise Error(
             f"Run.best names the metric {metric!r}, but this objective has {', '.join(names)}."
         )
+
+
+def _check_channels(spec: Batch, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+    """An interceptor that raises `Error` where Flax would take the rows of x for one image."""
+    layer, x = context.module, spec.get("x")
+    if isinstance(layer, nn.Conv | nn.ConvTranspose) and x is not None and args:
+        axes = 1 if isinstance(layer.kernel_size, int) else len(layer.kernel_size)
+        if getattr(args[0], "shape", None) == x.shape and len(x.shape) == axes + 1:
+            raise Error(
+                f"x has no channel axis: {type(layer).__name__} would take a batch of shape "
+                f"{x.shape} for one row, and mix its rows. Give it x[..., None]."
+            )
+    return call(*args, **kwargs)
 
 
 def _check_data(run: Run) -> None:

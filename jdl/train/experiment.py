@@ -24,11 +24,12 @@ from jdl.train.command_line import parse
 from jdl.train.compile_cache import quiet_libraries, use_compilation_cache
 from jdl.train.distributed import exit_if_several, join
 from jdl.train.epochs import resolve_epochs
-from jdl.train.fit import Result, fit
+from jdl.train.fit import fit
 from jdl.train.malloc import keep_memory
 from jdl.train.placement import apply_config
 from jdl.train.recorded_modules import recorded_modules
-from jdl.train.summary import result_line, summarize
+from jdl.train.result import Result, result_line
+from jdl.train.summary import summarize
 from jdl.train.thread_pool import fix_thread_pool_size
 from jdl.types import Error
 

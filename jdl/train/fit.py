@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
+from inspect import isfunction
 from pathlib import Path
 
 import jax
@@ -57,13 +58,14 @@ from jdl.train.nonfinite import NonFiniteSteps
 from jdl.train.outputs import Outputs, open_folder, open_outputs
 from jdl.train.placement import Placement, apply_config, place_on_devices, splits
 from jdl.train.preemption import StopRequests, stop_requests
+from jdl.train.result import Result, recorded_result, write_summary
 from jdl.train.stragglers import StragglerWatch
 from jdl.train.thread_pool import fix_thread_pool_size, thread_pool_notes
 from jdl.train.timed_loader import TimedLoader
 from jdl.train.trackers import check_trackers
 from jdl.train.unread_columns import unread_notes
 from jdl.train.user_hooks import UserHooks
-from jdl.types import Error, Metrics, State
+from jdl.types import Error, State
 
 FIGURES = (  # what draws those of a trained run; each draws nothing for runs of other kinds
     draw_figures,
@@ -87,21 +89,6 @@ OTHER_CODE = (
 )
 
 
-@dataclass(frozen=True)
-class Result:
-    """The result of `fit`: the final state, its metrics by split, figures, and times."""
-
-    state: State
-    metrics: dict[str, Metrics]
-    scores: dict[str, float]  # what `Run.score` gives for the final variables
-    figures: list[Path]
-    folder: Path
-    steps: int  # that this process trained
-    seconds: float
-    data_seconds: float  # the part of `seconds` in which the loop waited for data
-    best_step: int | None = None  # of the checkpoint that is best by `Run.best`; None: none is
-
-
 def fit(run: Run, options: Options = Options(), script: Path | None = None) -> Result:
     """Trains a run to its last step, resuming from its newest checkpoint, and evaluates it.
 
@@ -111,6 +98,9 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     experiment's file: a copy is kept in the run's folder, from which `jdl evaluate` and other
     commands rebuild it.
     """
+    if not isinstance(run, Run):
+        given = f"the function {run.__name__}" if isfunction(run) else f"a {type(run).__name__}"
+        raise Error(f"jdl.fit takes a jdl.Run, not {given}: call jdl.fit(run(Config(name=...))).")
     fix_thread_pool_size()
     check_trackers(options.track)
     run = apply_config(run)
@@ -160,6 +150,8 @@ def _fit(
         finished = start >= run.config.steps or patience.exhausted()
         processes.together(lambda: changes.record(finished))
         _warn_of_code(folder, changes.code_difference, start, finished)
+        if finished and any(processes.gather(changes.code_difference)):  # the first one knows
+            return recorded_result(folder, state, checkpoints.best())
         write_leaves(folder, state, start=True)
         data = TimedLoader(placement.run.train)
         outputs = open_outputs(folder, run, options, checkpoints, start, lambda: data.seconds)
@@ -190,8 +182,11 @@ def _fit(
         variables = to_local(run.learner.eval_variables(state))
         scores = run.score(variables) if run.score else {}
         figures = [path for draw in FIGURES for path in draw(run, variables, folder)]
-    steps = int(state.step) - start
-    return Result(state, metrics, scores, figures, folder, steps, seconds, data.seconds, best)
+        steps, waited = int(state.step) - start, data.seconds
+        result = Result(state, metrics, scores, figures, folder, steps, seconds, waited, best)
+        if processes.is_first():
+            write_summary(result)
+    return result
 
 
 def _begin_copying(mirror: Mirror | None, options: Options) -> BackgroundMirror | None:

@@ -9,24 +9,21 @@ import numpy as np
 from jdl.figures.confusion import draw_confusion
 from jdl.figures.reliability import draw_reliability
 from jdl.figures.returns import draw_returns
-from jdl.metrics import Calibration, Confusion, scalars
+from jdl.metrics import Calibration, Confusion
 from jdl.numbers import number_text
 from jdl.store import log
-from jdl.store.folder import write_json
 from jdl.store.record import read_record
-from jdl.store.times import recorded_times
-from jdl.train.fit import Result
+from jdl.train.result import Result, numbers
 
 
 def summarize(result: Result, labels: tuple[str, ...] = ()) -> str:
-    """Writes summary.json and the final figures, and returns the text to print."""
-    numbers = write_summary(result)
+    """Draws the final figures, and returns the text to print."""
     lines = log.read(result.folder)
     figures = [*result.figures, *_draw_metrics(result, labels)]
     returns = result.folder / "figures" / "return.png"
     figures += [returns] if draw_returns(lines, returns) else []
     text = [""]
-    for split, values in numbers.items():
+    for split, values in numbers(result).items():
         text += [f"{split:<6} {name:<24} {number_text(value)}" for name, value in values.items()]
     if result.steps:
         share = 100 * result.data_seconds / result.seconds
@@ -51,39 +48,6 @@ def _best_step(result: Result) -> list[str]:
         f"These metrics are of step {last:,}; by {by}, step {best:,} was best: "
         f"jdl evaluate {result.folder} --best"
     ]
-
-
-def write_summary(result: Result) -> dict[str, dict[str, float]]:
-    """Writes summary.json, which ends a run, and returns the metrics by split.
-
-    Its time is that of all processes that trained the run.
-    """
-    numbers = _numbers(result)
-    times = recorded_times(result.folder) or result
-    summary = {
-        "step": int(result.state.step),
-        "metrics": numbers,
-        "seconds": times.seconds,
-        "data_seconds": times.data_seconds,
-    }
-    write_json(result.folder / "summary.json", summary)
-    return numbers
-
-
-def result_line(result: Result) -> str:
-    """The summary in one line, for --quiet: the final metrics that are scalars, and the folder."""
-    parts = [f"step {int(result.state.step):,}"]
-    for split, values in _numbers(result).items():
-        numbers = [
-            f"{name} {number_text(value)}" for name, value in values.items() if "/" not in name
-        ]
-        parts.append(f"{split} {' '.join(numbers)}")
-    return "  ".join([*parts, str(result.folder)])
-
-
-def _numbers(result: Result) -> dict[str, dict[str, float]]:
-    numbers = {split: scalars(metrics) for split, metrics in result.metrics.items()}
-    return numbers | ({"score": result.scores} if result.scores else {})
 
 
 def _draw_metrics(result: Result, labels: tuple[str, ...]) -> list[Path]:
