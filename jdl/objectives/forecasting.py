@@ -56,6 +56,14 @@ class Forecasting(Regression):
     scale: float
     naive_error: float | None
 
+    def known(self, out: Array, batch: Batch) -> Array | None:
+        """The mask of real rows: a column `length` is of the past."""
+        return batch.get("mask")
+
+    def predictions(self, out: Array) -> Batch:
+        """The forecasts (B, horizon), also where it is 1."""
+        return {"value": out}
+
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The errors of the forecasts and of the naive ones, times `scale`."""
         scores: dict[str, Any] = dict(super().metrics(out, batch, train))
@@ -68,6 +76,10 @@ class QuantileForecasting(Quantiles):
 
     scale: float
     naive_error: float | None
+
+    def known(self, out: Array, batch: Batch) -> Array | None:
+        """The mask of real rows: a column `length` is of the past."""
+        return batch.get("mask")
 
     def losses(self, out: Array, batch: Batch) -> Array:
         """The pinball losses (B, horizon), summed over the levels."""
