@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -56,6 +57,25 @@ def bundles(tmp_path_factory) -> tuple[Path, Path]:
 def walk(monkeypatch):
     """A fake of Gymnasium that has `Walk` alone, before any environment exists."""
     return install(monkeypatch, Walk)
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Calls `jdl ARGUMENTS`: exit code, standard output and standard error."""
+
+    from jdl import cli
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["jdl", *map(str, arguments)])
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(autouse=True, scope="module")

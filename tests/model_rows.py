@@ -22,9 +22,7 @@ from jdl.models.t5 import T5
 from jdl.models.transformer import TransformerConfig
 from jdl.models.two_towers import TwoTowers
 from jdl.models.unet import UNet
-from jdl.objectives import (
-    classify,
-)
+from jdl.objectives import classify
 from jdl.objectives.model_keywords import signature_of
 from jdl.types import Batch, Learner, Objective
 
@@ -305,6 +303,18 @@ class Captioned(Images):
         rows = jnp.arange(ROWS, dtype=jnp.int32)
         tokens = jax.random.randint(jax.random.key(5), (ROWS, 4), 0, SIZE).at[:, 0].set(rows)
         return {**super().batch(), "y": tokens, "y_length": 4 - rows % 3}
+
+
+@dataclass(frozen=True)
+class Unlabelled(Images):
+    """Such images, and beside each of them three without labels, of which the last is padding."""
+
+    def batch(self) -> Batch:
+        labelled = super().batch()
+        data = jdl.data.arrays(x=labelled["x"], y=labelled["y"])
+        rest = jdl.data.arrays(x=jnp.tile(labelled["x"], (3, 1, 1, 1))[:-1])
+        loader = jdl.data.zip_loaders(data.batches(ROWS), unlabelled=rest.batches(3 * ROWS))
+        return {name: column for name, column in loader[0].items() if name != "id"}
 
 
 class Plain(nn.Module):

@@ -1,7 +1,8 @@
 """Semi-supervised learning: loaders zipped into one, and FixMatch against its formula.
 
 Seen to fail: unlabelled rows of another part or batch, a threshold that is ignored, strong views
-drawn by the weak ones' transforms.
+drawn by the weak ones' transforms; and in the table of models, of which `fixmatch` is a row, the
+others of a padding row that count.
 """
 
 import jax

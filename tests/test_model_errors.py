@@ -169,9 +169,9 @@ def test_flags_of_training_have_many_names():
 
 
 MISTAKES = {
-    "an unknown flag": (Unknown(), "dropout layers drops anything.* learning"),
-    "an unknown flag without norm": (Unknown(norm=False), "has the argument learning"),
-    "an unknown flag beside another": (SecondFlag(), "has the argument learning"),
+    "an unknown flag": (Unknown(), "dropout layers drops anything.*; with learning=True"),
+    "an unknown flag without norm": (Unknown(norm=False), "jdl does not set learning of"),
+    "an unknown flag beside another": (SecondFlag(), "jdl does not set learning of"),
     "an unknown flag of norm": (OnlyNorm(), "statistics of BatchNorm do not change"),
     "losses": (Sows(), "sows l2 in the collection 'losses'"),
     "always dropout": (Draws(), "draws random numbers in evaluation"),

@@ -23,7 +23,8 @@ from jdl.models.mlp import MLP
 from jdl.models.transformer import TransformerConfig
 from jdl.parallel import build_mesh as run_mesh
 from jdl.plan import chips, devices
-from jdl.plan.estimate import DISPATCH
+from jdl.plan.estimate import DISPATCH, LAUNCH
+from jdl.plan.gpus import installed_plugin
 from jdl.plan.run_plan import plan
 from jdl.plan.step import REFUSAL, compile_step
 from jdl.plan.trials import changes, search, smallest_change, with_micro_batches
@@ -34,7 +35,18 @@ needs_libtpu = pytest.mark.skipif(
     reason="libtpu, the compiler for TPUs, is not installed: pip install 'jdl[plan]', or set "
     "TPU_LIBRARY_PATH",
 )
+needs_cuda = pytest.mark.skipif(
+    installed_plugin() is None,
+    reason="JAX's plugin for NVIDIA's GPUs, which has their compiler, is not installed: "
+    "pip install 'jdl[gpu]'",
+)
 MESH = "data=2,fsdp=2"
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    """GPUs are simulated devices, as where their compiler is not installed."""
+    monkeypatch.setattr(devices, "installed_plugin", lambda: None)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,8 @@ def test_meshes_that_do_not_fit_the_topology_are_refused_before_anything_is_comp
         plan(run(elastic=2), "cpu:4")
     with pytest.raises(jdl.Error, match="--mesh is written like"):
         plan(run(), "cpu:4", "rows=4")
+    with pytest.raises(jdl.Error, match="--quick is for TPUs"):
+        plan(run(), "cpu:4", quick=True)
 
 
 def test_without_libtpu_a_tpu_is_refused_with_what_to_install(monkeypatch):
@@ -102,7 +116,7 @@ def test_a_plan_has_the_memory_and_the_operations_of_the_step_that_is_trained(tm
     assert (tmp_path / "memory.png").stat().st_size > 10_000
 
 
-def test_a_gpu_is_planned_by_arithmetic_and_says_so():
+def test_without_its_compiler_a_gpu_is_simulated_and_the_plan_says_so(simulated):
     found = plan(run(), "h100:2", "data=2", watts=500)
     assert found.time.arithmetic == found.operations / 2 / 495e12  # in TF32
     assert chips.CHIPS["h100"].peak_in("bfloat16") == (990e12, "bfloat16")
@@ -110,8 +124,9 @@ def test_a_gpu_is_planned_by_arithmetic_and_says_so():
     assert found.time.memory == found.traffic / 3_350e9
     assert found.time.interconnect == found.wire / 450e9
     assert (found.time.seconds, found.time.bound) == (DISPATCH, "dispatch")
-    assert replace(found.time, memory=1.0).seconds == 1
-    assert "no compiler for this GPU" in str(found)
+    assert replace(found.time, memory=1.0, arithmetic=2.0).seconds == 3
+    assert replace(found.time, interconnect=4.0, memory=1.0).seconds == 4
+    assert "compiler for this GPU is not installed" in str(found)
     assert "500 W" in str(found)
     values = json.loads(json.dumps(found.to_json()))
     assert values["time"]["bound"] == found.time.bound
@@ -120,7 +135,7 @@ def test_a_gpu_is_planned_by_arithmetic_and_says_so():
     assert values["memory"]["total"] == found.memory.total
 
 
-def test_an_axis_that_divides_nothing_divides_no_arithmetic():
+def test_an_axis_that_divides_nothing_divides_no_arithmetic(simulated):
     found = plan(run(), "h100:4", "data=2,model=2")
     assert found.time.arithmetic == found.operations / 2 / 495e12
     assert "4 chips do the arithmetic of 2" in str(found)
@@ -131,7 +146,7 @@ def with_memory(monkeypatch, nbytes):
 
 
 @pytest.mark.slow
-def test_what_does_not_fit_is_changed_until_it_does(monkeypatch):
+def test_what_does_not_fit_is_changed_until_it_does(simulated, monkeypatch):
     whole, cut = plan(run(), "h100:2", "data=2"), plan(run(), "h100:2", "fsdp=2")
     assert cut.memory.total < whole.memory.total
     with_memory(monkeypatch, (whole.memory.total + cut.memory.total) / 2)
@@ -240,6 +255,15 @@ def test_fsdp_on_a_tpu_sends_the_bytes_of_its_matrices():
     assert found["reduce-scatter"] == 4 * (64 * 256 + 256 * 128)
 
 
+@needs_libtpu
+def test_a_quick_plan_has_the_collectives_of_a_thorough_one_and_moves_more():
+    quick, thorough = (plan(run(), "v5e:2x2", "data=4", quick=fast) for fast in (True, False))
+    assert quick.memory.params == thorough.memory.params
+    assert quick.wire == thorough.wire
+    assert quick.traffic > thorough.traffic
+    assert "--quick" in str(quick)
+
+
 class OneBatch(Loader):
     """A loader of one batch, for ever."""
 
@@ -261,13 +285,44 @@ class OneBatch(Loader):
         return raw
 
 
+@needs_cuda
+def test_a_gpus_compiler_fuses_what_simulated_devices_hold(monkeypatch):
+    """And its own collectives and kernels are counted."""
+    found = plan(run(), "h100:4", MESH)
+    kinds = {one.kind for one in found.collectives}
+    assert {"all-gather", "reduce-scatter"} <= kinds
+    assert found.time.dispatch == found.kernels * LAUNCH
+    assert found.kernels > 20
+    assert "not installed" not in str(found)
+    monkeypatch.setattr(devices, "installed_plugin", lambda: None)
+    stand_in = plan(run(), "h100:4", MESH)
+    assert stand_in.memory.params == found.memory.params
+    assert stand_in.operations == found.operations
+
+
+@needs_cuda
+def test_cudnns_attention_counts_its_products_as_the_plain_one_does(monkeypatch):
+    """The gradient computes the weights again: 7 products where the plain one has 6."""
+    blocks, batch, steps = TransformerConfig(width=32, depth=1, heads=4, max_length=64), 8, 64
+    learner = jdl.descent(jdl.objectives.next_token(GPT(258, blocks)), optax.adam(1e-3))
+    rows = jdl.data.arrays(x=np.zeros((batch, steps + 1), np.int32)).shuffled(batch, 0)
+    made = jdl.Run(jdl.Config(name="gpt", precision="bfloat16"), learner, rows)
+    found = plan(made, "h100:1")
+    monkeypatch.setattr(devices, "installed_plugin", lambda: None)
+    assert found.operations - plan(made, "h100:1").operations == 2 * batch * steps**2 * 32
+    assert "fmha" in found.text
+
+
 @pytest.mark.slow
-@needs_libtpu
+@pytest.mark.parametrize(
+    "topology",
+    [pytest.param("v5e:2x2", marks=needs_libtpu), pytest.param("h100:4", marks=needs_cuda)],
+)
 @pytest.mark.parametrize("row", TABLE + UNSUPERVISED, ids=lambda row: row.name)
-def test_every_model_compiles_for_a_tpu(row):
+def test_every_model_compiles_for_tpus_and_gpus(row, topology):
     learner = row.wrap(jdl.descent(row.objective(row.model), optax.adam(1e-3)))
     made = jdl.Run(jdl.Config(name=row.name), learner, OneBatch(row.batch()))
-    found = plan(made, "v5e:2x2", MESH)
+    found = plan(made, topology, MESH)
     assert found.fits
     assert found.memory.params > 0
     assert found.time.seconds > 0

@@ -5,6 +5,7 @@ a late answer of the model before, and a recording of the microphone's rate.
 """
 
 import io
+import json
 import time
 import wave
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 from browsing import chromium, errors, overflow
 from serving import serving, until
+from test_export_table import exported as exported  # a fixture
 from test_serve_samples import made
 
 import jdl
@@ -65,6 +67,27 @@ def test_a_seven_that_is_drawn_is_a_seven(browser, address):
     assert shown("shares").startswith("7\n")
     assert overflow(browser) <= 0  # nothing to scroll sideways
     assert errors(browser) == []
+
+
+@pytest.mark.slow
+def test_the_columns_of_a_table_stand_in_the_box_of_rows(browser, exported):
+    """A row of missing values, which the model answers."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def shown(name):
+        return browser.find_element("id", name).text
+
+    with serving([exported[2]]) as client:
+        browser.get(str(client.base_url))
+        WebDriverWait(browser, 60).until(lambda _: shown("name") == "houses")
+        box = json.loads(browser.find_element("id", "json").get_attribute("value"))
+        names = ("area", "rooms", "sold", "new", "town")
+        assert box == {"rows": [dict.fromkeys(names)]}
+        browser.find_element("id", "post").click()
+        WebDriverWait(browser, 60).until(lambda _: shown("whole") or shown("wrong"))
+        assert shown("wrong") == ""
+        assert overflow(browser) <= 0
+        assert errors(browser) == []
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from model_rows import (
     Patches,
     Row,
     Speech,
+    Unlabelled,
     Users,
 )
 
@@ -65,6 +66,7 @@ from jdl.objectives import (
     diffusion,
     elbo,
     estimate_pose,
+    fixmatch,
     forecast_quantiles,
     hinge_gan,
     link_prediction,
@@ -151,6 +153,13 @@ UNSUPERVISED = [
         (8, 8, 1),
         (9 * 4 + 8) + (64 * 5 + 5),
         objective=lambda model: jdl.fake_quantize(classify(model), "kernel", activations=True),
+    ),
+    Unlabelled(
+        "fixmatch",
+        CNN(5, ((4, 1),), dense=(), batch_norm=True),
+        (8, 8, 1),
+        (9 * 4 + 8) + (64 * 5 + 5),
+        objective=partial(fixmatch, weak=NOISE, strong=(NOISE, NOISE), threshold=0.25),
     ),
     Images(
         "triplet",

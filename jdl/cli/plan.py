@@ -13,11 +13,14 @@ class PlanOptions:
     """Options of `jdl plan`."""
 
     topology: str
-    """What to plan for: v5e:4x8, v5p:2x2x4, v6e:8x8 (TPUs), h100:8, or cpu:8 (simulated)."""
+    """What to plan for: v5e:4x8, v5p:2x2x4, v6e:8x8 (TPUs), a100:8, h100:8, h200:8, b200:8 (GPUs),
+    or cpu:8 (simulated)."""
     mesh: str = ""
     """Mesh over all its chips, e.g. data=16,fsdp=16; by default all are along data."""
     search: bool = False
     """Try all meshes of the topology, and rank them; without --mesh."""
+    quick: bool = False
+    """Compile for TPUs in a third of the time: memory is rough, its traffic and time too large."""
     json: Path | None = None
     """File to write the plan to, as JSON."""
     keep: Path | None = None
@@ -72,12 +75,13 @@ def _planned(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
     from jdl.plan.run_plan import plan as plan_run
     from jdl.plan.trials import smallest_change
 
-    found = plan_run(prepared, options.topology, options.mesh, options.watts)
+    given = (options.watts, options.quick)
+    found = plan_run(prepared, options.topology, options.mesh, *given)
     print(found)
     if found.fits:
         return [found]
     print("\nTrying what would fit ...", flush=True)
-    changed = smallest_change(prepared, options.topology, options.mesh, run, options.watts)
+    changed = smallest_change(prepared, options.topology, options.mesh, run, *given)
     if changed is None:
         print("Nothing that was tried fits: take more chips, or a smaller model.")
         return [found]
@@ -96,6 +100,7 @@ def _searched(prepared: Any, run: Any, options: PlanOptions) -> list[Any]:
         run,
         lambda p: print(f"  {p.label}", flush=True),
         options.watts,
+        options.quick,
     )
     print(f"\n{table(plans)}\n\n{NOTE}")
     return plans

@@ -88,6 +88,15 @@ class Encoding:
         return tuple(names)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """The column of the table that each column of x is of."""
+        names = [column.name for column in self.numbers]
+        names += [column.name for column in self.numbers if column.indicator]
+        for column in self.categories if self.one_hot else ():
+            names += [column.name] * (len(column.values) + column.missing)
+        return tuple(names)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """The number of codes of each column of `codes`, for embedding tables."""
         return () if self.one_hot else tuple(column.size for column in self.categories)
@@ -144,7 +153,7 @@ def fit_encoding(
     if not features:
         raise Error("The table has no columns besides target, weight and drop.")
     numbers = [_fit_number(c, c.data[rows]) for c in features if c.kind != "category"]
-    categories = [_fit_category(c, c.data[rows]) for c in features if c.kind == "category"]
+    categories = [fit_category(c, c.data[rows]) for c in features if c.kind == "category"]
     return Encoding(tuple(numbers), tuple(categories), one_hot)
 
 
@@ -166,7 +175,8 @@ def mean_std(data: np.ndarray) -> tuple[float, float]:
     return float(data.mean()), 1.0 if constant else float(data.std())
 
 
-def _fit_category(column: Column, data: np.ndarray) -> CategoryEncoding:
+def fit_category(column: Column, data: np.ndarray) -> CategoryEncoding:
+    """The encoding of a column by its codes in the training rows."""
     seen = np.unique(data)
     values = sort_labels(column.values[code] for code in seen if code >= 0)
     return CategoryEncoding(column.name, values, bool(seen[0] < 0))

@@ -1,4 +1,4 @@
-"""Tables of time series: arrays and data frames as numbers, one row per time step."""
+"""Tables of time series: arrays and data frames, one row per time step, as inputs of a model."""
 
 from __future__ import annotations
 
@@ -8,41 +8,82 @@ from typing import Any
 
 import numpy as np
 
+from jdl.data.column_store import in_memory
+from jdl.data.columns import MISSING, Column, Decoding, Kind, decode
+from jdl.data.encoding import Encoding, NumberEncoding, fit_category
+from jdl.data.table_rows import FrameRows, require_pyarrow
 from jdl.types import Error
 
 NUMBERS = "biuf"  # the kinds of NumPy dtypes that are numbers
+CATEGORICAL = "category", "Categorical", "Enum"  # the types of pandas and Polars
+Several = int | str | Sequence[int | str]  # one column or more, by name or number
 
 
-def series_table(table: Any) -> tuple[np.ndarray, list[Any]]:
-    """The numbers (T, F) of a table, in 64 bits, and its columns' names: those of a frame, or 0...
+def series_columns(
+    table: Any, categorical: Several = (), drop: Several = (), missing: Sequence[str] = ()
+) -> tuple[list[Column], list[Any]]:
+    """The columns (T,) of a table, and their names there: those of a frame, or 0, 1, ...
 
-    Raises `Error` for text and dates, for numbers that are missing, and where the index of a pandas
-    frame has times that do not ascend in even steps.
+    Text, and the columns in `categorical`, are decoded as those of `jdl.data.frame` are. Raises
+    `Error` for dates, for infinite numbers, and where the index of a pandas frame has times that do
+    not ascend in even steps.
     """
-    frame = hasattr(table, "columns") and hasattr(table, "dtypes")  # of pandas or Polars
-    values, names = _frame(table) if frame else _array(table)
-    if not np.isfinite(values).all():
-        row, column = np.argwhere(~np.isfinite(values))[0]
-        is_nan = bool(np.isnan(values[row, column]))
-        what = "a NaN" if is_nan else "an infinite value"
-        cure = _cure(table, names[column], is_nan) if frame else ""
+    if hasattr(table, "columns") and hasattr(table, "dtypes"):  # of pandas or Polars
+        names = list(table.columns)
+        if len({str(name) for name in names}) < len(names):
+            raise Error("Two columns of the frame have the same name: rename one of them.")
+        _check_times(getattr(table, "index", None))
+        parts = [table[name] for name in names]
+    else:
+        parts = list(_array(table).T)
+        names = list(range(len(parts)))
+    given, out = ({column_number(c, names) for c in several(o)} for o in (categorical, drop))
+    missing = (*MISSING, *several(missing))
+    columns = [
+        _category(str(names[n]), part, n in given, missing)
+        if n in given or _kind(part) not in NUMBERS
+        else Column(str(names[n]), "number", _numbers(part))
+        for n, part in enumerate(parts)
+        if n not in out
+    ]
+    for column in columns:
+        _check_finite(column, hasattr(table, "replace"))
+    return columns, [name for n, name in enumerate(names) if n not in out]
+
+
+def several(given: Several) -> tuple[Any, ...]:
+    """Columns of which one may be given alone, as a tuple."""
+    return (given,) if isinstance(given, int | str) else tuple(given)
+
+
+def encode_series(columns: Sequence[Column], end: int) -> tuple[Encoding, np.ndarray]:
+    """How the columns become inputs x (T, F), by the first `end` steps alone, and these inputs.
+
+    Numbers are standardized, and a missing one is the mean, 0, with an indicator beside it;
+    categories are in one-hot encoding.
+    """
+    known = {column.name: column.data[:end] for column in columns}
+    for column in columns:
+        if column.missing[:end].all():
+            raise Error(
+                f"Column {column.name} has no value in the training split: leave it out, by "
+                f"drop=({column.name!r},)."
+            )
+    numbers = [column.name for column in columns if column.kind != "category"]
+    values = np.stack([known[name] for name in numbers], axis=1)
+    mean, std = (statistic(values, axis=0) for statistic in (np.nanmean, np.nanstd))
+    if not std.all():
         raise Error(
-            f"Column {names[column]} has {what}, first in row {row}: replace such values{cure}."
+            f"Column {numbers[int(std.argmin())]} is constant in the training split, and cannot be "
+            "normalized: leave it out."
         )
-    return values, names
-
-
-def _cure(frame: Any, name: Any, is_nan: bool) -> str:
-    """How a frame's missing values are replaced; those of the first rows have none before them."""
-    if not hasattr(frame, "ffill"):  # of Polars
-        return ', as frame.fill_nan(None).fill_null(strategy="forward") does by the past alone'
-    if not is_nan:
-        return "; frame.replace([np.inf, -np.inf], np.nan) makes them missing"
-    return (
-        ", as frame.ffill() does by the past alone, and frame.interpolate() by both sides of a "
-        "gap; a column of 0 and 1 more can tell the model where, "
-        f"frame[{name!r}].isna().astype(int)"
+    fitted = tuple(
+        NumberEncoding(name, m, m, s, bool(np.isnan(known[name]).any()))
+        for name, m, s in zip(numbers, mean.tolist(), std.tolist(), strict=True)
     )
+    categories = tuple(fit_category(c, known[c.name]) for c in columns if c.kind == "category")
+    encoding = Encoding(fitted, categories, one_hot=True)
+    return encoding, encoding.encode({column.name: column for column in columns})["x"]
 
 
 def column_number(column: Any, names: Sequence[Any]) -> int:
@@ -59,40 +100,53 @@ def column_number(column: Any, names: Sequence[Any]) -> int:
     )
 
 
-def _array(table: Any) -> tuple[np.ndarray, list[Any]]:
+def _array(table: Any) -> np.ndarray:
     values = np.asarray(table)
     if values.ndim != 2 or values.dtype.kind not in NUMBERS:
         raise Error(
             "forecast_windows takes a table of numbers (T, F), one row per time step, not "
             f"{values.dtype} {values.shape}."
         )
-    return values.astype(np.float64), list(range(values.shape[1]))
+    return values
 
 
-def _frame(frame: Any) -> tuple[np.ndarray, list[Any]]:
-    names = list(frame.columns)
-    if len(set(names)) < len(names):
-        raise Error("Two columns of the frame have the same name: rename one of them.")
-    _check_times(getattr(frame, "index", None))
-    return np.stack([_numbers(frame[name], name) for name in names], axis=1), names
+def _kind(part: Any) -> str:
+    """The kind of a column's NumPy dtype; Polars's types have none."""
+    return getattr(part.dtype, "kind", None) or part.to_numpy().dtype.kind
 
 
-def _numbers(column: Any, name: Any) -> np.ndarray:
-    """The numbers of a frame's column; what is missing is NaN."""
-    kind = getattr(column.dtype, "kind", None)  # Polars's types have none
-    kind = kind or column.to_numpy().dtype.kind
-    if kind not in NUMBERS:
-        cure = (
-            "encode it as numbers, such as pandas.get_dummies(frame, columns=[{!r}], dtype=float)"
-        )
-        if kind in "mM":
-            cure = "make it the index of a pandas frame, frame.set_index({!r}), or leave it out"
+def _numbers(part: Any) -> np.ndarray:
+    """The numbers of a column, in 64 bits; what is missing is NaN."""
+    if hasattr(part, "isna"):  # pandas: missing whole numbers have types of their own
+        return np.asarray(part.to_numpy(dtype=np.float64, na_value=np.nan))
+    return np.asarray(part, np.float64)
+
+
+def _category(name: str, part: Any, given: bool, missing: tuple[str, ...]) -> Column:
+    """A column of categories, or of the numbers or truth values that its texts are."""
+    if _kind(part) not in "mM":
+        require_pyarrow()
+        given = given or str(part.dtype).startswith(CATEGORICAL)
+        kinds: dict[str, Kind] = {name: "category"} if given else {}
+        source, decoding = FrameRows({name: part}), Decoding(kinds, missing)
+        columns, _ = in_memory(lambda writer: decode([source], decoding, writer))
+        if columns[name].kind != "date":
+            return columns[name]
+    raise Error(
+        f"Column {name} of the frame has dates, and no numbers: make it the index of a pandas "
+        f"frame, frame.set_index({name!r}), or leave it out, by drop=({name!r},)."
+    )
+
+
+def _check_finite(column: Column, is_pandas: bool) -> None:
+    """Raises `Error` for infinite numbers."""
+    infinite = np.isinf(column.data)
+    if infinite.any():
+        cure = "; frame.replace([np.inf, -np.inf], np.nan) makes them missing" * is_pandas
         raise Error(
-            f"Column {name} of the frame has {column.dtype}, and no numbers: {cure.format(name)}."
+            f"Column {column.name} has an infinite value, first in row {infinite.argmax()}: "
+            f"replace such values{cure}."
         )
-    if hasattr(column, "isna"):  # pandas: missing whole numbers have types of their own
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    return np.asarray(column.to_numpy(), np.float64)
 
 
 def _check_times(index: Any) -> None:
@@ -111,7 +165,8 @@ def _check_times(index: Any) -> None:
         raise Error(
             f"The times in the frame's index must ascend, and row {row} ({index[row]}) is not "
             f"after row {row - 1} ({index[row - 1]}): sort them by frame.sort_index(), leave out "
-            f"those that occur twice, {ignored}."
+            "those that occur twice, choose the rows of one series where the frame has several, "
+            f"{ignored}."
         )
     usual = np.median(steps.astype(np.int64)).astype(steps.dtype)
     if (steps != usual).any() and not _is_calendar(index):
@@ -120,7 +175,7 @@ def _check_times(index: Any) -> None:
             f"The times in the frame's index are not even, and windows would span the gaps: most "
             f"steps are {_text(usual)}, and row {row + 1} ({index[row + 1]}) is "
             f"{_text(steps[row])} after row {row} ({index[row]}). Fill them in, by "
-            f"frame.asfreq(...).ffill(), {ignored}."
+            f"frame.asfreq(...), {ignored}."
         )
 
 

@@ -12,9 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from jdl.data.columns import Column
 from jdl.data.dataset import Dataset
 from jdl.data.fetch import dataset_folder
-from jdl.data.series_table import column_number, series_table
+from jdl.data.series_table import (
+    Several,
+    column_number,
+    encode_series,
+    series_columns,
+    several,
+)
 from jdl.types import Bounds, Error
 
 HALF_HOURS = 17_520  # of the year 2014
@@ -26,12 +33,12 @@ class ForecastWindows:
     """A source of sliding windows of a time series, one per forecast origin, cut on demand.
 
     Columns: x (context, F), the inputs before the origin; y (horizon,), the target from the origin
-    on; and naive (horizon,), the seasonal naive forecast: the target one season earlier, or as many
-    seasons as lead back before the origin.
+    on, NaN where it is missing; and naive (horizon,), the seasonal naive forecast: the target one
+    season earlier, or as many seasons as lead back before the origin, to a value that is known.
     """
 
     inputs: np.ndarray  # (T, F) of float32
-    targets: np.ndarray  # (T,) of float32
+    targets: np.ndarray  # (T,) of float32; NaN where missing
     context: int
     horizon: int
     season: int
@@ -39,6 +46,7 @@ class ForecastWindows:
     std: float
     naive_error: float  # of the seasonal naive forecast in the training split, in that unit
     target: int  # which of the inputs the targets are
+    feature_names: tuple[str, ...]  # of the inputs
 
     @property
     def start(self) -> int:
@@ -55,8 +63,16 @@ class ForecastWindows:
         return {
             "x": self.inputs[time + np.arange(-self.context, 0)],
             "y": self.targets[time + ahead],
-            "naive": self.targets[time + ahead - self.season * (1 + ahead // self.season)],
+            "naive": self._seasonal[time + ahead - self.season * (1 + ahead // self.season)],
         }
+
+    @cached_property
+    def _seasonal(self) -> np.ndarray:
+        """The targets, a missing one as that of the season before, and at last as the mean."""
+        filled = self.targets.copy()
+        for time in np.flatnonzero(np.isnan(filled)):
+            filled[time] = filled[time - self.season] if time >= self.season else 0
+        return filled
 
     @property
     def nbytes(self) -> int:
@@ -72,7 +88,8 @@ class ForecastWindows:
     def bounds(self) -> Bounds:
         """The smallest and largest value of each column."""
         x, y = (
-            (float(values.min()), float(values.max())) for values in (self.inputs, self.targets)
+            (float(np.nanmin(values)), float(np.nanmax(values)))
+            for values in (self.inputs, self.targets)
         )
         return {"x": x, "y": y, "naive": y}
 
@@ -110,6 +127,11 @@ class ForecastDataset(Dataset):
         """
         return self.source.naive_error
 
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The name of each column of x: "demand", "demand missing", "weather=rain"."""
+        return self.source.feature_names
+
     def in_unit(self, values: np.ndarray) -> np.ndarray:
         """Values of the target, or forecasts of it, in the unit of the series."""
         return np.asarray(values, np.float64) * self.std + self.mean
@@ -124,9 +146,12 @@ def forecast_windows(
     horizon: int,
     season: int,
     target: int | str = 0,
-    future_covariates: Sequence[int | str] = (),
+    future_covariates: Several = (),
     train: float = 0.7,
     valid: float = 0.15,
+    categorical: Several = (),
+    drop: Several = (),
+    missing: Sequence[str] = (),
 ) -> Splits:
     """Datasets for time series forecasting, of sliding windows: (train, valid, test) in this order.
 
@@ -142,40 +167,64 @@ def forecast_windows(
     `future_covariates` are columns known in advance, such as the calendar: in x they stand
     `horizon` steps early, so that the end of x has them for the steps to forecast; the context must
     be at least as long as the horizon.
+    Columns of text, and those in `categorical`, are categories, in x in one-hot encoding. A missing
+    number is the mean, 0 in x, where a further column is 1 if the training split has missing ones
+    too; y is NaN where the target is missing, which losses and metrics of the forecasting
+    objectives leave out. A window without any known y is left out. `drop` are columns to leave out,
+    `missing` texts that stand for a missing value. `feature_names` are the columns of x.
     """
-    values, names, of_target, early = _check(
-        table, context, horizon, season, target, future_covariates
+    columns, names = series_columns(table, categorical, drop, missing)
+    of_target, early = _check(columns, names, context, horizon, season, target, future_covariates)
+    values = columns[of_target].data
+    borders = _borders(len(values), train, valid)
+    encoding, inputs = encode_series(columns, borders[1])
+    known_early = np.isin(encoding.sources, [columns[n].name for n in early])
+    # The values that roll around the end are read by no window.
+    inputs[:, known_early] = np.roll(inputs[:, known_early], -horizon, axis=0)
+    place = encoding.sources.index(columns[of_target].name)
+    mean, std = encoding.numbers[place].mean, encoding.numbers[place].std
+    source = ForecastWindows(
+        inputs,
+        ((values - mean) / std).astype(np.float32),
+        context,
+        horizon,
+        season,
+        mean,
+        std,
+        _naive_error(values[: borders[1]], season),
+        place,
+        encoding.feature_names,
     )
+    return _split_by_time(source, borders)
+
+
+def _borders(steps: int, train: float, valid: float) -> list[int]:
+    """Where the splits begin and end."""
     if not 0 < train < train + valid < 1:
         raise Error(
             "train and valid must be fractions above 0 that leave some steps for the test, not "
             f"{train} and {valid}."
         )
-    borders = [round(len(values) * fraction) for fraction in (0, train, train + valid, 1)]
-    mean, std = (statistic(values[: borders[1]], axis=0) for statistic in (np.mean, np.std))
-    if not std.all():
-        raise Error(
-            f"Column {names[int(std.argmin())]} is constant in the training split, and cannot be "
-            "normalized: leave it out."
-        )
-    normal = ((values - mean) / std).astype(np.float32)
-    inputs = normal.copy()
-    # The values that roll around the end are read by no window.
-    inputs[:, early] = np.roll(normal[:, early], -horizon, axis=0)
-    known = values[: borders[1], of_target]
-    naive_error = np.abs(known[season:] - known[:-season]).mean() if season < len(known) else 0
-    statistics = float(mean[of_target]), float(std[of_target]), float(naive_error)
-    source = ForecastWindows(
-        inputs, normal[:, of_target], context, horizon, season, *statistics, of_target
-    )
-    return _split_by_time(source, borders)
+    return [round(steps * fraction) for fraction in (0, train, train + valid, 1)]
+
+
+def _naive_error(values: np.ndarray, season: int) -> float:
+    """The mean absolute error of the value a season before, where both are known; 0 without any."""
+    errors = np.abs(values[season:] - values[:-season])
+    known = errors[~np.isnan(errors)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def _split_by_time(source: ForecastWindows, borders: Sequence[int]) -> Splits:
-    """For each pair of neighbouring borders, the windows whose steps to forecast lie between."""
+    """For each pair of neighbouring borders, the windows whose steps to forecast lie between.
+
+    Windows without any target that is known are left out.
+    """
     times = source.start + np.arange(len(source), dtype=np.int32)
+    known = np.concatenate([[0], np.cumsum(~np.isnan(source.targets))])
+    some = known[times + source.horizon] > known[times]
     rows = [
-        np.flatnonzero((start <= times) & (times + source.horizon <= end)).astype(np.int32)
+        np.flatnonzero(some & (start <= times) & (times + source.horizon <= end)).astype(np.int32)
         for start, end in pairwise(borders)
     ]
     if not all(map(len, rows)):
@@ -224,22 +273,24 @@ def electricity_table() -> np.ndarray:
 
 
 def _check(
-    table: Any,
+    columns: Sequence[Column],
+    names: Sequence[Any],
     context: int,
     horizon: int,
     season: int,
     target: int | str,
-    covariates: Sequence[int | str],
-) -> tuple[np.ndarray, list[Any], int, list[int]]:
-    """The values and their columns' names, and the numbers of the columns that are given."""
-    values, names = series_table(table)
+    covariates: Several,
+) -> tuple[int, list[int]]:
+    """The numbers of the target and of the future covariates among the columns."""
     if min(context, horizon, season) < 1:
         raise Error(
             "context, horizon and season must be at least 1; given: "
             f"{context}, {horizon} and {season}."
         )
     of_target = column_number(target, names)
-    early = [column_number(column, names) for column in covariates]
+    early = [column_number(column, names) for column in several(covariates)]
+    if columns[of_target].kind == "category":
+        raise Error(f"Column {target} has categories, and a target must be numbers.")
     if of_target in early:
         raise Error(
             f"Column {target} is the target, which cannot be known in advance: take it out of "
@@ -250,4 +301,4 @@ def _check(
             f"future_covariates for {horizon} steps to forecast do not fit into a context of "
             f"{context}: choose a context of at least {horizon}."
         )
-    return values, names, of_target, early
+    return of_target, early

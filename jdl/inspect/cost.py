@@ -28,6 +28,10 @@ from jdl.types import Error, State
 ROUNDS = 10
 MATRIX_SIZE = {"cpu": 1024, "gpu": 8192, "tpu": 8192}  # of the matrices that measure the peak
 
+# The matrix products of cuDNN's attention, whose inputs are (batch, steps, heads, width). The
+# gradient computes the weights again.
+CUDNN_ATTENTION = {"dot_product_attention_fwd_wrapper": 2, "dot_product_attention_bwd_wrapper": 5}
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -160,6 +164,9 @@ def operations_by_scope(jaxpr: Jaxpr, scope: str = "") -> Counter[str]:
             else:
                 terms = math.prod(right) // right[parameters["dimension_numbers"].rhs_spec[0]]
             found[here] += 2 * math.prod(_shape(equation.outvars[0])) * terms
+        if products := CUDNN_ATTENTION.get(name):
+            (batch, steps, heads, width), keys = _shape(equation.invars[0]), equation.invars[1]
+            found[here] += products * 2 * batch * heads * steps * _shape(keys)[1] * width
         inner = [operations_by_scope(p, here) for v in parameters.values() for p in _jaxprs(v)]
         if name == "cond":
             inner = [max(inner, key=Counter.total)]

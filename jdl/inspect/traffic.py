@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from jdl.inspect.hlo import ArrayType, Instruction, Program, each
 
 FREE = (  # they move nothing, or what they call or start is counted
@@ -18,7 +20,13 @@ FREE = (  # they move nothing, or what they call or start is counted
     "replica-id",
     "async-start",
 )
-WITH_OPERANDS = ("copy-start", "all-gather-start", "collective-permute-start")
+WITH_OPERANDS = (
+    "copy-start",
+    "all-gather-start",
+    "all-to-all-start",
+    "collective-permute-start",
+    "reduce-scatter-start",
+)
 """What gives its operands beside its result, in a tuple."""
 SLICE, UPDATE = "dynamic-slice", "dynamic-update-slice"
 
@@ -29,12 +37,20 @@ def traffic(program: Program) -> int:
     What a fusion computes in between stays on the chip. Of an array that is sliced, or updated in
     place, the slice counts. Padding and caches are not known: it is an estimate.
     """
-    total = 0
+    return sum(times * max(0, _moved(program, name, one)) for name, one, times in _moving(program))
+
+
+def kernels(program: Program) -> int:
+    """How often a step starts a kernel: an instruction that moves anything is one on a GPU."""
+    return sum(times for _, _, times in _moving(program))
+
+
+def _moving(program: Program) -> Iterator[tuple[str, Instruction, int]]:
+    """The instructions that move anything: the computation of each, and how often it runs."""
     for name, one, times in each(program):
-        if name in program.fused or one.opcode in FREE or one.opcode.endswith("-done"):
-            continue
-        total += times * max(0, _moved(program, name, one))
-    return total
+        free = one.opcode in FREE or one.opcode.endswith("-done")
+        if not free and name not in program.fused:
+            yield name, one, times
 
 
 def _moved(program: Program, name: str, one: Instruction) -> int:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from functools import cached_property
 from traceback import walk_tb
 from typing import Any
@@ -18,13 +16,10 @@ import jax.numpy as jnp
 
 from jdl.errors import Error
 from jdl.layers.frozen_batch_norm import found_frozen, is_frozen
+from jdl.layers.nnx_calls import intercepted
 
 COLLECTIONS = {"params": flax.nnx.Param, "batch_stats": flax.nnx.BatchStat, "state": ...}
 """What the variables of an NNX module are in: parameters, BatchNorm's statistics, all others."""
-
-CALL = "__call__"
-Intercept = Callable[[str, flax.nnx.Module, Sequence[Any], Any], Any]
-_INTERCEPT: ContextVar[Intercept | None] = ContextVar("intercept", default=None)
 
 
 def nnx(make: Callable[[flax.nnx.Rngs], flax.nnx.Module]) -> NNXModel:
@@ -77,7 +72,7 @@ class NNXModel:
         if "train" in self._asked(method).parameters:
             options["train"] = train
         kept = _keep_statistics(module) if train else {}
-        with _layer_errors(module, str(self), inputs), _intercepted(module):
+        with _layer_errors(module, str(self), inputs), intercepted(module):
             out = getattr(module, method)(*inputs, **options)
         for path, (layer, before) in kept.items():
             if all(map(operator.is_, _statistics(layer), before)):  # else its call had its way
@@ -134,49 +129,6 @@ class NNXModel:
         _, _, states = _split(module)
         found = {name: _to_dict(state) for name, state in states.items()}
         return {"params": {}} | {name: variables for name, variables in found.items() if variables}
-
-
-@contextmanager
-def intercept_calls(seen: Intercept) -> Iterator[None]:
-    """Within the block each call of a layer of an NNX model gives what `seen` makes of its output.
-
-    As `flax.linen.intercept_methods` has it: `seen(path, layer, inputs, output)` gives the output.
-    """
-    token = _INTERCEPT.set(seen)
-    try:
-        yield
-    finally:
-        _INTERCEPT.reset(token)
-
-
-@contextmanager
-def _intercepted(module: Any) -> Iterator[None]:
-    """A context in which the classes of the module's layers have the calls of `intercept_calls`."""
-    if (seen := _INTERCEPT.get()) is None:
-        yield
-        return
-    layers = [("/".join(map(str, path)), layer) for path, layer in flax.nnx.iter_modules(module)]
-    paths = {id(layer): path for path, layer in layers}
-
-    def with_seen(call: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(call)
-        def called(layer: Any, *inputs: Any, **options: Any) -> Any:
-            output = call(layer, *inputs, **options)
-            given = (*inputs, *options.values())
-            return seen(paths.get(id(layer), "a layer"), layer, given, output)
-
-        return called
-
-    # Python looks a call up in the class, and only what has one of its own is replaced: once.
-    classes = {each for _, layer in layers for each in type(layer).__mro__}
-    calls = {each: vars(each)[CALL] for each in classes if CALL in vars(each)}
-    try:
-        for each, call in calls.items():
-            setattr(each, CALL, with_seen(call))
-        yield
-    finally:
-        for each, call in calls.items():
-            setattr(each, CALL, call)
 
 
 @contextmanager

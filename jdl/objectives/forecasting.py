@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
+
 from jdl.objectives.quantiles import Quantiles, ascending
 from jdl.objectives.regression import ElementLoss, Regression, absolute_error
 from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics
@@ -26,6 +28,7 @@ def forecast(
     naive_mae. `naive_error`, the error of the seasonal naive forecast in the training split, in the
     unit of mae, adds the mean absolute scaled error (MASE; Hyndman and Koehler, 2006): mase, and
     naive_mase of the column naive, are the errors divided by it. The loss stays in the unit of y.
+    A target that is missing, NaN, counts in no loss and no metric.
     """
     _check_naive_error(naive_error)
     return Forecasting(model, loss, scale, naive_error)
@@ -43,7 +46,8 @@ def forecast_quantiles(
     outermost `levels` 0.05 and 0.95 bound one of 90%. The model gives (B, horizon, levels), or
     (B, horizon * levels), which is taken as that. Crossing quantiles are sorted, in predictions and
     metrics. Metrics: those of `quantiles`, and if 0.5 is a level those of `forecast`, of the
-    median, except mse; mae, pinball and width are in the unit of y times `scale`.
+    median, except mse; mae, pinball and width are in the unit of y times `scale`. A target that is
+    missing, NaN, counts in no loss and no metric.
     """
     _check_naive_error(naive_error)
     return QuantileForecasting(model, ascending(levels), scale, naive_error)
@@ -57,8 +61,12 @@ class Forecasting(Regression):
     naive_error: float | None
 
     def known(self, out: Array, batch: Batch) -> Array | None:
-        """The mask of real rows: a column `length` is of the past."""
-        return batch.get("mask")
+        """The mask (B, horizon) of targets that are not missing."""
+        return _known_targets(batch)["mask"]
+
+    def losses(self, out: Array, batch: Batch) -> Array:
+        """The loss of each step ahead."""
+        return super().losses(out, _known_targets(batch))
 
     def predictions(self, out: Array) -> Batch:
         """The forecasts (B, horizon), also where it is 1."""
@@ -66,6 +74,7 @@ class Forecasting(Regression):
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The errors of the forecasts and of the naive ones, times `scale`."""
+        batch = _known_targets(batch)
         scores: dict[str, Any] = dict(super().metrics(out, batch, train))
         return _in_unit(scores | _naive_mae(batch), self.scale, self.naive_error)
 
@@ -78,21 +87,21 @@ class QuantileForecasting(Quantiles):
     naive_error: float | None
 
     def known(self, out: Array, batch: Batch) -> Array | None:
-        """The mask of real rows: a column `length` is of the past."""
-        return batch.get("mask")
+        """The mask (B, horizon) of targets that are not missing."""
+        return _known_targets(batch)["mask"]
 
     def losses(self, out: Array, batch: Batch) -> Array:
         """The pinball losses (B, horizon), summed over the levels."""
-        return super().losses(self._by_level(out), batch)
+        return super().losses(self._by_level(out), _known_targets(batch))
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """Pinball loss, coverage and width of the interval, and errors of the median."""
-        out, mask = self._by_level(out), batch.get("mask")
+        out, batch = self._by_level(out), _known_targets(batch)
         scores: dict[str, Any] = dict(super().metrics(out, batch, train))
         median = super().predictions(out).get("value")
         if median is not None:
             targets = batch["y"].reshape(median.shape).astype(median.dtype)
-            scores["mae"] = Mean.of(absolute_error(median, targets), mask)
+            scores["mae"] = Mean.of(absolute_error(median, targets), batch["mask"])
         return _in_unit(scores | _naive_mae(batch), self.scale, self.naive_error)
 
     def predictions(self, out: Array) -> Batch:
@@ -111,6 +120,19 @@ class QuantileForecasting(Quantiles):
 
     def _by_level(self, out: Array) -> Array:
         return out.reshape(out.shape[0], -1, len(self.levels))
+
+
+def _known_targets(batch: Batch) -> Batch:
+    """The batch with a mask (B, horizon) of its targets that are known; the others, NaN, are 0.
+
+    A NaN that is only multiplied by 0 would still make the gradient NaN.
+    """
+    y = jnp.asarray(batch["y"])
+    known = ~jnp.isnan(y)
+    if "mask" in batch:
+        mask = batch["mask"]  # (B,), or (B, horizon) of what was known already
+        known &= mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
+    return {**batch, "y": jnp.where(jnp.isnan(y), 0, y), "mask": known}
 
 
 def _naive_mae(batch: Batch) -> dict[str, Mean]:

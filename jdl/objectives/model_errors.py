@@ -117,7 +117,7 @@ def watched_call(
     out, off, _ = _watch(call, before)
     for flag, other in flags.items() if off and not any_frozen() else ():
         if told := off & _on_with(call, before, flag, other):
-            raise _unknown_flag(model, flag, told)
+            raise _unknown_flag(model, flag, other, told)
     return out
 
 
@@ -148,12 +148,12 @@ def _on_with(call: Callable[..., Any], before: Variables, flag: str, other: bool
     return found[-1]
 
 
-def _unknown_flag(model: Any, flag: str, off: set[str]) -> Error:
+def _unknown_flag(model: Any, flag: str, other: bool, off: set[str]) -> Error:
     symptom = " and ".join(sorted(off, reverse=True))
     names = ", ".join((*IN_TRAINING, *IN_EVALUATION))
     return Error(
-        f"In training {symptom}, and {name_of(model)} has the argument {flag}, which is none of "
-        f"those that jdl sets: {names}. Call it train if it says that the model is trained; "
-        "otherwise give its value: jdl.adapt_model(model, inputs=lambda batch: ((batch['x'],), "
-        f"{{{flag!r}: ...}}))."
+        f"In training {symptom}; with {flag}={other} this would be otherwise, but jdl does not set "
+        f"{flag} of {name_of(model)}. It sets the arguments {names}. If {flag} says whether the "
+        "model trains, call it train. If not, give its value yourself: jdl.adapt_model(model, "
+        f"inputs=lambda batch: ((batch['x'],), {{{flag!r}: {other}}}))."
     )

@@ -70,9 +70,10 @@ def keywords(
 def unknown_flags(
     model: Any, method: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> dict[str, bool]:
-    """The method's arguments that are true or false by default, and never given: the other value.
+    """Arguments that are True or False by default and that jdl does not set, with the other value.
 
-    None where the method has an argument that says whether it trains: the others say other things.
+    One of them may be the model's own word for `train`. Empty where the method has an argument that
+    jdl does set to say whether the model trains: the others then mean something else.
     """
     if is_told(model, method):
         return {}

@@ -33,22 +33,21 @@ class Chip:
         return (self.peak / 2 if self.float32 == "TF32" else self.peak), self.float32
 
 
+def gpu(name: str, peak: float, memory: float, bandwidth: float, wire: float, watts: float) -> Chip:
+    """A GPU by NVIDIA's data sheet, up to 8 in a server; TF32 has half of bfloat16's peak."""
+    source = "by NVIDIA's data sheet"
+    return Chip(name, peak, memory, bandwidth, wire, watts, source, ("1", "2", "4", "8"), "TF32")
+
+
 # A collective runs as a ring along one axis of the torus, in both directions: two of a TPU's links.
 CHIPS = {
     "v5e": Chip("TPU v5e", 197e12, 15.75 * 2**30, 819e9, 2 * 45e9, 192, TPU_V4, SQUARES),
     "v5p": Chip("TPU v5p", 459e12, 95.74 * 2**30, 2_765e9, 2 * 90e9, 192, TPU_V4, CUBES),
     "v6e": Chip("TPU v6e", 918e12, 31.25 * 2**30, 1_640e9, 2 * 90e9, 192, TPU_V4, SQUARES),
-    "h100": Chip(
-        "H100 SXM",
-        990e12,
-        80e9,
-        3_350e9,
-        450e9,
-        700,
-        "by NVIDIA's data sheet",
-        ("1", "2", "4", "8"),
-        "TF32",
-    ),
+    "a100": gpu("A100 SXM 80 GB", 312e12, 80e9, 2_039e9, 300e9, 400),
+    "h100": gpu("H100 SXM", 990e12, 80e9, 3_350e9, 450e9, 700),
+    "h200": gpu("H200 SXM", 990e12, 141e9, 4_800e9, 450e9, 700),
+    "b200": gpu("B200 (HGX)", 2_250e12, 180e9, 7_700e9, 900e9, 1_000),
 }
 MOST_SIMULATED = 512
 
@@ -75,6 +74,11 @@ class Topology:
         """Whether libtpu compiles for it."""
         return self.kind.startswith("v")
 
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a server of NVIDIA's GPUs."""
+        return self.chip is not None and not self.is_tpu
+
     def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"
 
@@ -93,7 +97,7 @@ def parse_topology(text: str) -> Topology:
         raise Error(f"There is no topology {text!r}: take one like {known} or cpu:8.")
     shapes = CHIPS[kind].shapes
     if shape not in shapes:
-        of = "a server" if kind == "h100" else "a slice"
+        of = "a slice" if kind.startswith("v") else "a server"
         raise Error(
             f"There is no {text!r}: {of} of {CHIPS[kind].name}s has {', '.join(shapes)} chips, "
             f"as in {kind}:{shapes[-1]}."

@@ -1,4 +1,4 @@
-"""The devices of a topology, which need not exist: described by libtpu, or simulated on a CPU."""
+"""The devices of a topology, which need not exist: described to their compiler, or simulated."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 
 from jdl.parallel.mesh import AXES, mesh_over, mesh_shape
 from jdl.plan.chips import Topology
+from jdl.plan.gpus import gpu_devices, installed_plugin
 from jdl.types import Error
 
 # Without these libtpu asks Google's metadata server what machine it is on, and complains; and one
@@ -51,7 +52,7 @@ def build_mesh(topology: Topology, text: str = "") -> Mesh:
             f"--mesh {text} has {count} devices, and {topology} has {topology.chips} chips: "
             f"{' or '.join(meshes_like(sizes, topology.chips))} would do."
         )
-    return mesh_over(_tpu(topology) if topology.is_tpu else _simulated(topology), sizes)
+    return mesh_over(_devices(topology), sizes)
 
 
 def meshes_like(sizes: dict[str, int], chips: int) -> list[str]:
@@ -68,6 +69,15 @@ def mesh_text(sizes: dict[str, int]) -> str:
     """A mesh as --mesh takes it."""
     parts = [f"{axis}={sizes[axis]}" for axis in AXES if sizes.get(axis, 1) > 1]
     return ",".join(parts) or "data=1"
+
+
+def _devices(topology: Topology) -> list[Any]:
+    """Described devices where their compiler is here; GPUs without it are simulated."""
+    if topology.is_tpu:
+        return _tpu(topology)
+    if topology.is_gpu and installed_plugin():
+        return gpu_devices(topology)
+    return _simulated(topology)
 
 
 def _tpu(topology: Topology) -> list[Any]:

@@ -11,11 +11,11 @@ import jax.numpy as jnp
 
 from jdl.figures.memory import draw_memory, unit_of
 from jdl.inspect.hlo import read
-from jdl.inspect.traffic import traffic
+from jdl.inspect.traffic import kernels, traffic
 from jdl.plan.chips import Chip, parse_topology
 from jdl.plan.collectives import Collective, collectives
 from jdl.plan.devices import build_mesh, mesh_text
-from jdl.plan.estimate import PARTS, StepTime, step_time
+from jdl.plan.estimate import LAUNCH, PARTS, StepTime, step_time
 from jdl.plan.step import Memory, compile_step
 from jdl.plan.units import amount, lasting, short
 from jdl.run import Run
@@ -23,12 +23,15 @@ from jdl.train.placement import apply_config
 from jdl.types import Error
 
 NOTE = """\
-The time is computed, not measured: a roofline estimate, of each part as if it ran alone at the
-chip's public figures. Real steps are longer. Rank plans by it, and measure before you pay."""
+The time is computed, not measured: arithmetic and memory one after the other, at the chip's public
+figures, and the rest beside. Real steps are longer. Rank plans by it, and measure before you
+pay."""
+QUICK = "--quick: memory is rough, and what moves through it and its time are too large"
 STAND_IN = """\
-There is no compiler for this GPU here: memory, traffic and collectives are those of a compile for
-simulated CPU devices, where half precision takes as much as float32, random numbers are drawn in
-loops, and there are all-reduces in place of reduce-scatters. The time is computed from these."""
+The compiler for this GPU is not installed (pip install 'jdl[gpu]': it needs no GPU). Memory,
+traffic and collectives are those of a compile for simulated CPU devices, where half precision takes
+as much as float32, attention holds its weights, random numbers are drawn in loops, and there are
+all-reduces in place of reduce-scatters. The time is computed from these."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Plan:
     shares: int  # among which the mesh divides them: fewer than the chips where some do the same
     precision: str  # of the config
     traffic: int  # bytes to and from a chip's memory in a step
+    kernels: int | None  # that the host of a GPU starts in a step; None without its compiler
     collectives: list[Collective]
     time: StepTime | None
     steps: int
@@ -53,6 +57,8 @@ class Plan:
     item: str
     compile_seconds: float
     text: str  # the compiled program
+    quick: bool = False  # compiled with little effort
+    stand_in: bool = False  # it is one of simulated CPU devices, in place of a GPU's
     change: str = ""  # what was changed to make it fit
 
     @property
@@ -110,6 +116,7 @@ class Plan:
         lines = [
             f"{self.name} on {self.topology} ({self.chips} {kind}), mesh {self.label}",
             f"compiled in {self.compile_seconds:.1f} s; nothing was run",
+            *([QUICK] if self.quick else []),
         ]
         lines += ["", *self._memory_lines()]
         lines += ["", *self._collective_lines()] if self.text else []
@@ -123,7 +130,7 @@ class Plan:
             ]
         if self.text and self.shares < self.chips:
             lines += ["", self._same_work()]
-        if self.topology.startswith("h100"):
+        if self.stand_in:
             lines += ["", STAND_IN]
         return "\n".join(lines)
 
@@ -173,7 +180,9 @@ class Plan:
             "arithmetic": f"{flops} at {amount(peak, 'FLOP')}/s in {dtype}",
             "memory": f"{amount(self.traffic, 'B')} at {amount(self.chip.bandwidth, 'B')}/s",
             "interconnect": f"{amount(self.wire, 'B')} at {amount(self.chip.wire, 'B')}/s",
-            "dispatch": "by the host; assumed",
+            "dispatch": "by the host; assumed"
+            if self.kernels is None
+            else f"by the host, of {self.kernels:,} kernels at {short(LAUNCH)}",
         }
         lines = [
             f"{'one step, estimated':<26}{'time':>9}   what one chip does, at its public figure"
@@ -182,6 +191,7 @@ class Plan:
             longest = "   <- the longest" if name == time.bound else ""
             lines.append(f"  {name:<24}{short(getattr(time, name)):>9}   {work[name]}{longest}")
         lines += [
+            f"  {'together':<24}{short(time.seconds):>9}   the longest, or arithmetic and memory",
             f"  {'speed':<24}{amount(self.items / time.seconds, ''):>9}   {self.item} a second",
             f"  {'the run':<24}{lasting(self.run_seconds):>9}   {self.steps:,} steps",
             f"  {'energy':<24}{self.kwh:>9.3g}   kWh of {self.chip.watts:.0f} W a chip, without "
@@ -191,27 +201,37 @@ class Plan:
         return [*lines, *NOTE.splitlines()]
 
 
-def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) -> Plan:
-    """Plans a run: its own step, compiled ahead of time for a topology, by libtpu for TPUs.
+def plan(
+    run: Run, topology: str, mesh: str = "", watts: float | None = None, quick: bool = False
+) -> Plan:
+    """Plans a run: its own step, compiled ahead of time by the compiler of a topology.
 
-    `topology` is like v5e:4x8, v5p:2x2x4, v6e:8x8, cpu:8 (simulated devices) or h100:8, and `mesh`
-    like data=8,fsdp=4; by default it is all data. `watts` of a chip are for the energy. Nothing is
-    run or written. Raises `Error`, before anything is compiled, for a topology that there is not, a
-    mesh that has not its chips, watts that are no positive number, and an elastic run.
+    `topology` is like v5e:4x8, v5p:2x2x4, v6e:8x8 (TPUs, by libtpu), h100:8 (GPUs, by JAX's plugin
+    for them, or else simulated) or cpu:8 (simulated devices), and `mesh` like data=8,fsdp=4; by
+    default it is all data. `watts` of a chip are for the energy. With `quick` the compiler for TPUs
+    takes a third of its time, and makes a program that moves more through memory. Nothing is run or
+    written. Raises `Error`, before anything is compiled, for a topology that there is not, a mesh
+    that has not its chips, watts that are no positive number, `quick` for other than TPUs, and an
+    elastic run.
     """
     if watts is not None and not (math.isfinite(watts) and watts > 0):
         raise Error(f"--watts must be a positive number, not {watts:g}.")
     where = parse_topology(topology)
+    if quick and not where.is_tpu:
+        raise Error(f"--quick is for TPUs, whose compiler is slow: drop it for {where}.")
     chip = where.chip
     if chip and watts is not None:
         chip = replace(chip, watts=watts, watts_source="as given")
     grid = build_mesh(where, mesh)
-    step = compile_step(apply_config(run), grid, "tpu" if where.is_tpu else "cpu")
+    step = compile_step(apply_config(run), grid, quick)
     program = read(step.text)
     found, moved = collectives(program), traffic(program)
     items, item = _items(run)
     precision = run.config.precision
-    work = (precision, step.operations / step.shares, moved, sum(one.wire for one in found))
+    wire, started = sum(one.wire for one in found), None
+    if step.platform == "gpu":
+        started = kernels(program)
+    work = (precision, step.operations / step.shares, moved, wire, started)
     return Plan(
         name=run.config.name,
         topology=str(where),
@@ -224,6 +244,7 @@ def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) ->
         shares=step.shares,
         precision=precision,
         traffic=moved,
+        kernels=started,
         collectives=found,
         time=step_time(chip, *work) if chip and step.text else None,
         steps=run.config.steps,
@@ -231,6 +252,8 @@ def plan(run: Run, topology: str, mesh: str = "", watts: float | None = None) ->
         item=item,
         compile_seconds=step.seconds,
         text=step.text,
+        quick=quick,
+        stand_in=where.is_gpu and step.platform == "cpu",
     )
 
 

@@ -33,7 +33,11 @@ REFUSAL = re.compile(
 )
 MEMORY_REPORT = "*memory-usage-report.txt"  # what the compiler for TPUs writes of each program
 TOTAL = re.compile(r"Memory Space: default.*\nTotal bytes: (\d+)")
-CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"  # JAX's setting
+CACHED_FROM = "jax_persistent_cache_min_compile_time_secs"  # JAX's settings
+LEVEL = "jax_optimization_level"
+# Without a GPU to try them on, XLA takes tile sizes for small products that its Triton code cannot
+# have: so products are cuBLAS's.
+WITHOUT_GPU = {"xla_gpu_enable_triton_gemm": False}
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -82,13 +86,15 @@ class CompiledStep:
     seconds: float  # that it took to compile
     text: str  # the optimized HLO; "" where the step does not fit
     capacity: int | None  # bytes of a chip, where the compiler has told them
+    platform: str  # whose compiler it was: "tpu", "gpu" or "cpu"
 
 
-def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
+def compile_step(run: Run, mesh: Mesh, quick: bool = False) -> CompiledStep:
     """Compiles the step as `fit` does, without a device, and without a number of the state.
 
-    `run` has its config applied. Raises `Error` for an elastic run, whose step consists of several
-    programs, and where the batch cannot be divided.
+    `run` has its config applied. With `quick` the compiler takes less care of the step's time.
+    Raises `Error` for an elastic run, whose step consists of several programs, and where the batch
+    cannot be divided.
     """
     if run.config.elastic:
         raise Error(
@@ -96,15 +102,18 @@ def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
             "--elastic 0."
         )
     placement = place_on_mesh(run, mesh)
-    with leave_fresh(), compiled_for(platform):  # memory does not depend on pretrained weights
+    platform = mesh.devices.flat[0].platform
+    level = jax_setting(LEVEL, "O0" if quick else getattr(jax.config, LEVEL))
+    # Memory does not depend on pretrained weights.
+    with leave_fresh(), compiled_for(platform), level:
         key = jax.eval_shape(jax.random.key, 0)
         state = placement.abstract(jax.eval_shape(run.learner.init, key, run.train.spec))
         raw = _raw_shapes(run, mesh)
         begun = time.perf_counter()
-        traced = placement.learner.step_fn.trace(state, raw)  # type: ignore[attr-defined]
+        traced = _trace(placement.learner, state, raw)
         lowered, text, capacity = traced.lower(), "", None
         try:
-            compiled, allocated = _compile(lowered, mesh.devices.flat[0].platform)
+            compiled, allocated = _compile(lowered, platform)
         except jax.errors.JaxRuntimeError as error:
             needed, capacity = _refusal(error)
             memory = _memory(state, raw, 0, needed)
@@ -117,7 +126,20 @@ def compile_step(run: Run, mesh: Mesh, platform: str) -> CompiledStep:
             memory = _memory(state, raw, used.argument_size_in_bytes, total)
     seconds = time.perf_counter() - begun
     count = operations(traced.jaxpr.jaxpr)
-    return CompiledStep(memory, count, _shares(mesh, state), seconds, text, capacity)
+    return CompiledStep(memory, count, _shares(mesh, state), seconds, text, capacity, platform)
+
+
+def _trace(learner: Any, state: State, raw: Any) -> Any:
+    """The step, traced."""
+    try:
+        return learner.step_fn.trace(state, raw)
+    except RuntimeError as error:
+        if "cuDNN not found" not in str(error):
+            raise
+        raise Error(
+            "Attention in half precision is cuDNN's on GPUs, and to compile it takes cuDNN, which "
+            "needs no GPU: pip install 'jdl[gpu]', or nvidia-cudnn-cu13 beside JAX's plugin."
+        ) from error
 
 
 def _shares(mesh: Mesh, state: State) -> int:
@@ -132,7 +154,7 @@ def _shares(mesh: Mesh, state: State) -> int:
 
 @contextmanager
 def uncached() -> Iterator[None]:
-    """Compiles without the compilation cache: JAX cannot read an entry back without a TPU."""
+    """Compiles without the compilation cache: JAX cannot read an entry back without the device."""
     with jax_setting(CACHED_FROM, float("inf")), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Error reading persistent compilation cache")
         yield
@@ -177,8 +199,11 @@ def _compile(lowered: Any, platform: str) -> tuple[Any, int | None]:
     compiler takes would not fit. The one with which it compares the chip's memory is in a report
     that it writes. None where there is none.
     """
-    if platform != "tpu":
+    if platform == "cpu":
         return lowered.compile(), None
+    if platform == "gpu":
+        with uncached():
+            return lowered.compile(WITHOUT_GPU), None
     with uncached(), tempfile.TemporaryDirectory() as folder:
         dump = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True, "xla_dump_hlo_module_re": ".*"}
         compiled = lowered.compile(dump)

@@ -36,9 +36,9 @@ class Change:
     mesh: str
     text: str = ""
 
-    def plan(self, topology: str, watts: float | None = None) -> Plan:
+    def plan(self, topology: str, watts: float | None = None, quick: bool = False) -> Plan:
         """The plan with this change."""
-        return replace(plan(self.run, topology, self.mesh, watts), change=self.text)
+        return replace(plan(self.run, topology, self.mesh, watts, quick), change=self.text)
 
 
 def search(
@@ -47,6 +47,7 @@ def search(
     make: Make | None = None,
     tried: Callable[[Plan], None] = lambda p: None,
     watts: float | None = None,
+    quick: bool = False,
 ) -> list[Plan]:
     """Plans for every mesh of a topology, the best first: those that fit, then by their time.
 
@@ -56,7 +57,7 @@ def search(
     plans = []
     for mesh in meshes(run, topology):
         for change in [Change(run, mesh), *_remat(run, mesh, make)]:
-            plans.append(change.plan(topology, watts))
+            plans.append(change.plan(topology, watts, quick))
             tried(plans[-1])
     return sorted(plans, key=_rank)
 
@@ -99,7 +100,12 @@ def _divides_model(run: Run, model: int) -> bool:
 
 
 def smallest_change(
-    run: Run, topology: str, mesh: str, make: Make | None = None, watts: float | None = None
+    run: Run,
+    topology: str,
+    mesh: str,
+    make: Make | None = None,
+    watts: float | None = None,
+    quick: bool = False,
 ) -> Plan | None:
     """The first plan that fits, by changes that cost more and more; None if none does.
 
@@ -108,7 +114,7 @@ def smallest_change(
     (micro-batches), and at last a smaller batch, which is another training.
     """
     for change in changes(run, topology, mesh, make):
-        found = change.plan(topology, watts)
+        found = change.plan(topology, watts, quick)
         if found.fits:
             return found
     return None

@@ -20,9 +20,9 @@ from flax import nnx
 
 from jdl.environments import Environment
 from jdl.keys import stream
+from jdl.layers.nnx_calls import intercept_calls
 from jdl.learners.compilation import CompiledLearner
 from jdl.learners.replay import REPLAY_BUFFER
-from jdl.models.nnx import intercept_calls
 from jdl.paths import path_name
 from jdl.types import Array, Batch, Gradients, Learner, Metrics, State
 
