@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pandas as pd
 import pytest
 
 import jdl
@@ -212,6 +213,40 @@ def metrics(**functions):
     return run(jdl.descent(objective, optax.sgd(0.1)))
 
 
+@dataclass(frozen=True, eq=False)
+class Ones(jdl.objectives.Supervised):
+    """An objective of one output a row, whose losses are those of `of`."""
+
+    of: Any
+
+    def losses(self, out, batch):
+        return self.of(out, batch)
+
+    def metrics(self, out, batch, train):
+        return {}
+
+    def predictions(self, out):
+        return {"value": out}
+
+    def check_targets(self, shape, spec, bounds):
+        pass
+
+
+def ones(of, train=None, model=MLP(1, hidden=())):
+    return run(jdl.descent(Ones(model, of), optax.sgd(0.1)), train)
+
+
+def codes():
+    table = pd.DataFrame({"a": X[:, 0], "dose": ["1 nM", "12 nM", "10 nM", "7 nM"] * 10})
+    train, test = jdl.data.frame(table, target="dose").split(0.5, 0.5)
+    regress = jdl.objectives.with_metrics(jdl.objectives.regress(MLP(1)), mae2=jdl.metrics.mae)
+    return run(jdl.descent(regress, optax.sgd(0.1)), train.shuffled(8, 0), test=test.batches(8))
+
+
+def lengths(of_row):
+    return jdl.data.arrays(x=np.zeros((2, 3, 5)), y=np.zeros((2, 1)), length=[1, of_row])
+
+
 WRONG = [
     (
         lambda: run(train=DATA),
@@ -222,6 +257,21 @@ WRONG = [
     (lambda: run(train=iter([DATA.batches(8)[0]])), "not a list_iterator.*subclass jdl.Loader"),
     (lambda: run(train=(X, Y)), "not a tuple"),
     (lambda: run(CLASSIFY), "takes a learner.*not a Classification"),
+    (
+        lambda: jdl.descent(Ones, optax.sgd(0.1)),
+        r"Ones is the class of one: write Ones\(model\)",
+    ),
+    (
+        lambda: ones(lambda out, batch: out - batch["y"][None].astype(out.dtype)),
+        r"\(B, B\).*write out\[:, 0\]",
+    ),
+    (
+        lambda: ones(lambda out, batch: out[:, 0] - batch["Y"]),
+        r"'Y' is asked .* only id, mask, x, y",
+    ),
+    (codes, r'classes 1 nM, 10 nM, 12 nM.*"12 nM", take the unit'),
+    (lambda: lengths(0), "from 1 to 3, but it is 0 in row 1"),
+    (lambda: lengths(4), "from 1 to 3, but it is 4 in row 1"),
     (lambda: jdl.descent(MLP(2), optax.sgd(0.1)), r"takes an objective.*classify.*not a MLP"),
     (lambda: optimizer(1e-2), r"optax\.adam\(1e-3\): not a float"),
     (lambda: optimizer(optax.adam), r"optax\.adam\(1e-3\): not a function"),
@@ -411,3 +461,12 @@ def test_optimizers_that_need_the_loss_or_refuse_it_train(tmp_path, optimizer):
     assert not np.array_equal(
         *(state.params["Dense_0"]["kernel"] for state in (before, result.state))
     )
+
+
+def test_as_many_time_steps_as_rows_are_no_broadcasting(tmp_path):
+    """Seen to fail with losses (B, T) refused where T is the batch size."""
+    data = jdl.data.arrays(x=np.ones((40, 8, 2)), y=np.zeros((40, 8)))
+    trained = ones(
+        lambda out, batch: (out[..., 0] - batch["y"]) ** 2, data.shuffled(8, 0), nn.Dense(1)
+    )
+    fit(replace(trained, test=data.batches(8)), tmp_path)

@@ -116,7 +116,7 @@ def test_the_run_and_its_export_answer_alike_by_name_in_the_targets_unit(exporte
     lines = output(to / "predict.py", new)
     assert [json.loads(line)["value"] for line in lines] == values
     _, function = runpy.run_path(str(to / "predict.py"))["load"](to)
-    assert function([RECORD])["value"].shape == (1, 1)
+    assert function([RECORD])["value"].shape == (1,)
     program = model.programs["predict"]
     columns = columns_of({"rows": [RECORD] * 4}, model, program, Limits(), take)
     served = final_outputs(model, {k: np.asarray(v) for k, v in program(columns).items()})

@@ -27,7 +27,7 @@ from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
 from jdl.models.rnn import LSTM, RNN
 from jdl.objectives import classify
-from jdl.train.nan_trace import OF_INPUT, OUT_OF_RANGE, nan_trace
+from jdl.train.nan_trace import OF_INPUT, OF_PADDING, OUT_OF_RANGE, nan_trace
 from jdl.train.summary import summarize
 
 
@@ -332,3 +332,11 @@ def test_skipped_steps_change_nothing_are_counted_and_resume_to_the_same_bits(tm
     assert digest(again) == digest(whole)
     assert lines(again) == lines(whole)
     assert f"{len(bad)} steps were skipped" in summarize(whole)
+
+
+def test_padding_rows_that_alone_are_not_finite_are_told():
+    """Seen to fail with the layer alone named; and with a real row that is not finite left out."""
+    model, x = Stack((Logarithm(),)), jnp.abs(BATCH["x"]) + 1
+    padded = {**BATCH, "x": x.at[4:].set(-1), "mask": jnp.arange(6) < 4}
+    assert OF_PADDING in traced(model, padded)
+    assert OF_PADDING not in traced(model, {**padded, "x": padded["x"].at[0].set(-1)})

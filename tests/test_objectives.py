@@ -130,7 +130,9 @@ def test_predictions_of_binary_classification_and_regression():
     np.testing.assert_allclose(predicted["probability"].sum(1), 1, rtol=1e-6)
     np.testing.assert_array_equal(predicted["label"], out[:, 0] > 0)
     variables, out = logits_of(TABLE["mse"][0])
-    np.testing.assert_allclose(TABLE["mse"][0].predict(variables, NUMBERS)["value"], out, rtol=1e-5)
+    np.testing.assert_allclose(
+        TABLE["mse"][0].predict(variables, NUMBERS)["value"], out[:, 0], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

@@ -384,3 +384,46 @@ def check(objective, columns):
 def test_arguments_that_make_no_sense_are_refused(make, message):
     with pytest.raises(jdl.Error, match=message):
         make(Given())
+
+
+@pytest.mark.parametrize(("shape", "alone"), [((ROWS,), (ROWS,)), ((ROWS, 1), (ROWS,))])
+def test_values_of_a_regression_have_the_shape_of_the_targets(shape, alone):
+    """Seen to fail with the model's (B, 1), whose difference from y (B,) is (B, B)."""
+    x, y = LOGITS[:, :1], NUMBERS.reshape(shape)
+    objective = regress(Given())
+    assert objective.predict(ONE, {"x": x, "y": y})["value"].shape == shape
+    assert objective.predict(ONE, {"x": x})["value"].shape == alone
+    with_own = jdl.objectives.with_metrics(
+        objective, own=lambda p, b: jdl.Mean.of((p["value"] - b["y"]) ** 2, b.get("mask"))
+    )
+    found = numbers_of(with_own, x=x, y=y)
+    assert found["own"] == found["mse"]
+
+
+STEPS, LENGTHS = 5, jnp.asarray([*range(1, 6), *range(1, 6), 3, 2])
+
+
+@pytest.mark.parametrize("objective", [regress, partial(quantiles, levels=(0.5,))])
+def test_padded_steps_of_a_series_do_not_count_in_a_regression(objective):
+    """In loss, metrics and jdl.metrics. Seen to fail with each of them over all of the steps."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, ROWS, STEPS, 1)).astype(np.float32)
+    real = np.arange(STEPS) < np.asarray(LENGTHS)[:, None]
+    mask = jnp.arange(ROWS) < ROWS - 1
+    more = {n: getattr(jdl.metrics, n) for n in ("mae", "rmse", "r2", "median_absolute_error")}
+    objective = jdl.objectives.with_metrics(
+        objective(Given()), **{f"our_{n}": more[n] for n in more}
+    )
+    columns = {"x": x, "length": LENGTHS, "mask": mask}
+    ys = [jnp.asarray(np.where(real[..., None], y, pad)[..., 0]) for pad in (0, 99)]
+    zeros, wild = (
+        (loss_of(objective, y=y, **columns), numbers_of(objective, y=y, **columns)) for y in ys
+    )
+    assert zeros == wild
+    counts = real & np.asarray(mask)[:, None]
+    p, t = x[..., 0][counts], y[..., 0][counts]
+    assert zeros[1]["our_mae"] == pytest.approx(np.abs(p - t).mean(), rel=1e-5)
+    assert zeros[1]["our_r2"] == pytest.approx(sklearn.r2_score(t, p), rel=1e-5)
+    of_rows = {"x": x, "y": y[:, :2, 0], "length": LENGTHS}  # two targets a row, no time steps
+    of_mae = jdl.metrics.mae({"value": x[:, :2, 0]}, of_rows).value()
+    assert of_mae == pytest.approx(np.abs(x - y)[:, :2].mean(), rel=1e-5)

@@ -307,8 +307,25 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
     lengths = {name: len(column) for name, column in table.items()}
     if len(set(lengths.values())) > 1:
         raise Error(f"All columns must have the same number of rows, but they have {lengths}.")
+    _check_length(table)
     source = ArraySource(table, tuple(labels))
     return Dataset(source, np.arange(len(source), dtype=np.int32))
+
+
+def _check_length(table: Mapping[str, np.ndarray]) -> None:
+    """Raises `Error` where the column `length` is not from 1 to the time steps of any column."""
+    steps = max((column.shape[1] for column in table.values() if column.ndim > 1), default=0)
+    length = table.get("length")
+    if length is None or length.ndim != 1 or not steps or not len(length):
+        return
+    least, greatest = length.min(), length.max()
+    if least < 1 or greatest > steps:
+        row = int(np.argmax((length < 1) | (length > steps)))
+        raise Error(
+            f"The column length, the number of real time steps of each row, must be from 1 to "
+            f"{steps}, but it is {length[row]} in row {row}: leave out rows without a step, and "
+            "give those that were cut the length of what is left."
+        )
 
 
 def episodes(count: int) -> DatasetLoader[Dataset]:

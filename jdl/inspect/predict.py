@@ -35,6 +35,7 @@ from jdl.inspect.restore import TrainedRun
 from jdl.inspect.retrieval import ranked_rows
 from jdl.inspect.speech import spoken_rows
 from jdl.inspect.tagged import read_words, tagged_rows
+from jdl.learners.population import PopulationObjective
 from jdl.objectives.contrastive import is_of_y
 from jdl.run import Run
 from jdl.sampling import decode_until_end
@@ -63,6 +64,11 @@ def predict(
     """
     run, objective = trained.run, trained.objective
     if not isinstance(objective, Predicts):
+        if isinstance(run.learner.objective, PopulationObjective):
+            raise Error(
+                f"{run.config.name} is a population, and only its members predict: "
+                "jdl.learners.population.member(trained.variables, n) has the variables of one."
+            )
         raise Error(f"The objective of {run.config.name} has no predictions: try `jdl sample`.")
     data = evaluation_data(run)
     if is_detector(objective, trained.variables, data.spec):

@@ -57,6 +57,11 @@ def descent(
             "jdl.descent takes an objective, a model with its task and loss, such as "
             f"jdl.objectives.classify(model): not {described(objective)}."
         )
+    if isinstance(objective, type):
+        raise Error(
+            f"jdl.descent takes an objective, and {objective.__name__} is the class of one: write "
+            f"{objective.__name__}(model), with a model and what else it needs."
+        )
     if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
         raise Error(
             "jdl.descent takes an Optax optimizer with its learning rate, such as "

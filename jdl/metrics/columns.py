@@ -56,7 +56,10 @@ def scored(predictions: Columns, batch: Columns, target: str, row_weights: str |
 def values(
     predictions: Columns, batch: Columns, target: str, row_weights: str | None
 ) -> tuple[Array, Array, Array | None]:
-    """The predicted values (B, K), the targets in the column `target` (B, K), and their weights."""
+    """The predicted values (B, K), the targets in the column `target` (B, K), and their weights.
+
+    Of targets for each time step of series with a `length` each step is a row.
+    """
     predicted = jnp.asarray(column(predictions, "value", "predictions")).astype(jnp.float32)
     targets = jnp.asarray(column(batch, target, "batch")).astype(jnp.float32)
     if predicted.size != targets.size or len(predicted) != len(targets):
@@ -66,7 +69,30 @@ def values(
         )
     rows = len(predicted)
     weight = label_weights(batch, targets.reshape(rows, -1)[:, 0], row_weights)
+    real = real_values(batch, targets.shape)
+    if real is not None and real.ndim == 2:
+        weight = (
+            real
+            if weight is None
+            else jnp.where(real, weight[:, None], jnp.zeros((), weight.dtype))
+        )
+        rows, weight = real.size, weight.reshape(-1)
     return predicted.reshape(rows, -1), targets.reshape(rows, -1), weight
+
+
+def real_values(batch: Columns, shape: tuple[int, ...]) -> Array | None:
+    """The mask of targets of this shape that are not padding; None: all are real.
+
+    It is (B, T) where x has the same T time steps, of which the column `length` has the number that
+    is real, and else that of the rows (B,).
+    """
+    mask = None if batch.get("mask") is None else jnp.asarray(batch["mask"]).astype(bool)
+    if "length" not in batch or "x" not in batch or len(shape) < 2:
+        return mask
+    if jnp.shape(batch["x"])[1:2] != shape[1:2]:  # targets of the row, or of steps to come
+        return mask
+    real = jnp.arange(shape[1])[None] < jnp.asarray(batch["length"])[:, None]
+    return real if mask is None else real & mask[:, None]
 
 
 def label_weights(

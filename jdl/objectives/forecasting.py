@@ -68,6 +68,10 @@ class Forecasting(Regression):
         """The loss of each step ahead."""
         return super().losses(out, _known_targets(batch))
 
+    def predictions(self, out: Array) -> Batch:
+        """The forecasts (B, horizon), also where it is 1."""
+        return {"value": out}
+
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The errors of the forecasts and of the naive ones, times `scale`."""
         batch = _known_targets(batch)
@@ -126,7 +130,8 @@ def _known_targets(batch: Batch) -> Batch:
     y = jnp.asarray(batch["y"])
     known = ~jnp.isnan(y)
     if "mask" in batch:
-        known &= batch["mask"].reshape(-1, *(1,) * (y.ndim - 1))
+        mask = batch["mask"]  # (B,), or (B, horizon) of what was known already
+        known &= mask.reshape(mask.shape + (1,) * (y.ndim - mask.ndim))
     return {**batch, "y": jnp.where(jnp.isnan(y), 0, y), "mask": known}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jdl.metrics.columns import real_values
 from jdl.objectives.regression import quantile_loss
 from jdl.objectives.supervised import Supervised, given, target_column
 from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics
@@ -49,9 +50,13 @@ class Quantiles(Supervised):
         """The pinball losses, summed over the levels."""
         return self._pinball(out, _targets(out, batch))
 
+    def known(self, out: Array, batch: Batch) -> Array | None:
+        """The mask of real rows, or of their real time steps where y has one for each step of x."""
+        return real_values(batch, batch["y"].shape)
+
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """Pinball loss, coverage and width of the outer interval, and crossings."""
-        targets, mask, in_order = _targets(out, batch), batch.get("mask"), jnp.sort(out, -1)
+        targets, mask, in_order = _targets(out, batch), self.known(out, batch), jnp.sort(out, -1)
         within = (in_order[..., 0] <= targets) & (targets <= in_order[..., -1])
         crossing = (out[..., 1:] < out[..., :-1]).any(-1)
         return {

@@ -9,8 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from jdl.metrics.columns import real_values
 from jdl.objectives.supervised import Supervised
-from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics
+from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics, Variables
 
 ElementLoss = Callable[[Array, Array], Array]  # (predictions (...), targets (...)) -> losses (...)
 
@@ -59,11 +60,13 @@ def regress(
     """Regression by the mean squared error (MSE) or another loss.
 
     x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions, or (B,) for
-    (B, 1). `loss(predictions, targets)` works element by element: `optax.squared_error`
-    (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964), `quantile_loss(0.9)`,
-    `poisson_loss`. `row_weights` names a column (B,) of sample weights, which multiply the loss; it
-    is divided by their sum. Metrics, whatever the loss: mse and mae, in the unit of y, of all rows
-    equally.
+    (B, 1). Predictions are in the column `value`, of the shape of y; without a y, it is (B,) of
+    (B, 1). Of targets (B, T, ...) for each step of x (B, T, ...), those from the column `length` on
+    are padding, which neither loss nor metrics count. `loss(predictions, targets)` works element by
+    element: `optax.squared_error` (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964),
+    `quantile_loss(0.9)`, `poisson_loss`. `row_weights` names a column (B,) of sample weights, which
+    multiply the loss; it is divided by their sum. Metrics, whatever the loss: mse and mae, in the
+    unit of y, of all rows equally.
     """
     return Regression(model, loss, row_weights=row_weights)
 
@@ -80,15 +83,26 @@ class Regression(Supervised):
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """The mean squared and the mean absolute error."""
-        targets, mask = _targets(out, batch), batch.get("mask")
+        targets, mask = _targets(out, batch), self.known(out, batch)
         return {
             "mse": Mean.of(optax.squared_error(out, targets), mask),
             "mae": Mean.of(absolute_error(out, targets), mask),
         }
 
+    def known(self, out: Array, batch: Batch) -> Array | None:
+        """The mask of real rows, or of their real time steps where y has one for each step of x."""
+        return real_values(batch, batch["y"].shape)
+
     def predictions(self, out: Array) -> Batch:
-        """The predicted values (B, ...)."""
-        return {"value": out}
+        """The predicted values (B, ...); (B,) where there is one a row."""
+        return {"value": out[:, 0] if out.ndim == 2 and out.shape[1] == 1 else out}
+
+    def predict(self, variables: Variables, batch: Batch) -> Batch:
+        """The predicted values, of the shape of y if there is one: (B,) less (B, 1) is (B, B)."""
+        made = super().predict(variables, batch)
+        if "y" not in batch or batch["y"].size != made["value"].size:
+            return made
+        return {"value": made["value"].reshape(batch["y"].shape)}
 
     def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the targets do not have the shape of the model's output."""

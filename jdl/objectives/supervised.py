@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from jdl.errors import missing
 from jdl.objectives import model_call, weights
 from jdl.types import (
@@ -92,6 +95,24 @@ class Supervised(model_call.ModelObjective):
         shape = model_call.output_shape(self.model, spec)
         self.check_targets(shape, spec, bounds)
         self.check_weights(spec, bounds)
+        self.check_losses(shape, spec)
+
+    def check_losses(self, shape: tuple[int, ...], spec: Batch) -> None:
+        """Raises `Error` where each row's loss has one for each other row, by broadcasting."""
+        for more in (0, 1):  # of one number of rows alone it may be a coincidence
+            rows = shape[0] + more
+            out = jax.ShapeDtypeStruct((rows, *shape[1:]), jnp.float32)
+            batch = {
+                name: jax.ShapeDtypeStruct((rows, *column.shape[1:]), column.dtype)
+                for name, column in spec.items()
+            }
+            if jax.eval_shape(self.losses, out, batch).shape[:2] != (rows, rows):
+                return
+        raise Error(
+            f"The losses of {type(self).__name__} are of shape (B, B) for B rows, one for each "
+            "pair of rows, by broadcasting: compare arrays of one shape. Where the model gives "
+            "(B, 1) and y is (B,), write out[:, 0]."
+        )
 
     def check_weights(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if `row_weights` names no column of weights."""

@@ -7,11 +7,14 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 
 from jdl.learners.check_loss import check_output
 from jdl.learners.wrapper import unwrapped
 from jdl.metrics import Confusion
+from jdl.objectives.quantiles import Quantiles
+from jdl.objectives.regression import Regression
 from jdl.run import Run
 from jdl.train.check_parts import (
     check_annealing,
@@ -82,6 +85,26 @@ def _check_data(run: Run) -> None:
         found[columns] = (spec, _union(bounds, data.bounds))
     for spec, bounds in found.values():
         run.learner.objective.check(spec, bounds)
+    _check_codes(run)
+
+
+def _check_codes(run: Run) -> None:
+    """Raises `Error` where regression would fit the numbers of classes."""
+    objective, names = (
+        run.learner.objective,
+        getattr(getattr(run.train, "dataset", None), "labels", ()),
+    )
+    while hasattr(objective, "overridden"):
+        objective = objective.overridden
+    y = run.train.spec.get("y")
+    if not names or y is None or not jnp.issubdtype(y.dtype, jnp.integer):
+        return
+    if isinstance(objective, Regression | Quantiles):
+        raise Error(
+            f"The targets y are the numbers of the classes {', '.join(names[:3])}, ..., and "
+            "regression would fit these numbers. If the texts are numbers with a unit, such as "
+            '"12 nM", take the unit out of the column; else use jdl.objectives.classify or ordinal.'
+        )
 
 
 def _union(*bounds: Bounds) -> Bounds:

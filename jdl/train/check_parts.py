@@ -180,6 +180,14 @@ def explained(run: Run) -> Iterator[None]:
             "within the compiled step, where arrays have no values yet: use jnp.where(condition, "
             "a, b), jnp.logical_and or .astype instead, or jax.lax.cond and jax.lax.while_loop."
         ) from error
+    except KeyError as error:
+        columns, place = run.train.spec, _place(error)
+        if not place or not error.args or error.args[0] in columns:
+            raise
+        raise Error(
+            f"{error} is asked for {place}and is not there. Where a column is meant: the data have "
+            f"only {', '.join(sorted(columns))}. Rename the column, or correct the name."
+        ) from error
     except ZeroDivisionError as error:
         x = run.train.spec.get("x")
         if x is None or x.size:

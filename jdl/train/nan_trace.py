@@ -33,7 +33,11 @@ OF_INPUT = (
 )
 OF_BATCH = "Its batch is not finite"
 OF_ENV = "mend the environment's step or observe"
-OF_DATA = (OUT_OF_RANGE, OF_BATCH, OF_ENV)  # in a trace: what no learning rate mends
+OF_PADDING = (
+    ", in padding rows alone, where the mask is 0: a mean over no step at all, perhaps. Divide by "
+    "jnp.maximum(mask.sum(1), 1)"
+)
+OF_DATA = (OUT_OF_RANGE, OF_BATCH, OF_ENV, OF_PADDING)  # in a trace: what no learning rate mends
 FROM_ENV = {"reward": "The environment's reward", "obs": "The environment's observation"}
 
 
@@ -65,6 +69,8 @@ def nan_trace(learner: Learner, state: State, batch: Batch) -> str:
         if first in FROM_ENV:
             return f"{FROM_ENV[first]} is the first that is not finite: {OF_ENV}"
         text = f"The output of {first} is the first that is not finite"
+        if trace.of_padding(number, batch.get("mask")):
+            return f"{text}{OF_PADDING}"
         if number in trace.inputs:
             text += OF_INPUT
         return f"{text}{trace.out_of_range.get(number, '')}"
@@ -157,6 +163,7 @@ class _LayerTrace:
     outputs: set[int] = field(default_factory=set)  # numbers of layers whose outputs are not finite
     inputs: set[int] = field(default_factory=set)  # those whose first input is not
     gradients: set[int] = field(default_factory=set)  # those whose outputs' gradients are not
+    rows: dict[int, Any] = field(default_factory=dict)  # (B,): which of their rows are finite
     out_of_range: dict[int, str] = field(default_factory=dict)  # what an Embed was asked for
 
     @contextmanager
@@ -164,6 +171,13 @@ class _LayerTrace:
         """Within the block, records every layer that is traced and run."""
         with nn.intercept_methods(self._linen), intercept_calls(self._layer):
             yield
+
+    def of_padding(self, number: int, mask: Array | None) -> bool:
+        """Whether the output of a layer is finite in all rows that the mask (B,) has as real."""
+        finite = self.rows.get(number)
+        if mask is None or finite is None or finite.shape != mask.shape:
+            return False
+        return bool(finite[np.asarray(mask).astype(bool)].all())
 
     def checked(self, environment: Environment) -> Environment:
         """The environment with checks of what it gives, as those of layers."""
@@ -218,7 +232,7 @@ class _LayerTrace:
         """The identity, with checks of the values and, in the backward pass, of the gradients."""
         if not (isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jnp.inexact)):
             return x
-        _check(self.outputs, number, x)
+        _check(self.outputs, number, x, self.rows)
 
         @jax.custom_vjp
         def identity(x: Array) -> Array:
@@ -232,11 +246,19 @@ class _LayerTrace:
         return identity(x)
 
 
-def _check(nonfinite: set[int], number: int, x: Array) -> None:
-    """Adds `number` to the set `nonfinite` if the array, once computed, is not finite."""
+def _check(
+    nonfinite: set[int], number: int, x: Array, of_rows: dict[int, Any] | None = None
+) -> None:
+    """Adds `number` to the set `nonfinite` if the array, once computed, is not finite.
+
+    And to `of_rows`, which of its rows are finite.
+    """
 
     def add(finite: Any) -> None:
-        if not finite:
+        if not finite.all():
             nonfinite.add(number)
+            if of_rows is not None:
+                of_rows[number] = of_rows.get(number, True) & np.asarray(finite)
 
-    jax.debug.callback(add, jnp.isfinite(x).all())
+    finite = jnp.isfinite(x)
+    jax.debug.callback(add, finite.reshape(len(x), -1).all(1) if x.ndim and x.size else finite)
