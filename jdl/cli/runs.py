@@ -35,8 +35,8 @@ def runs(
     columns: Annotated[
         str,
         tyro.conf.arg(
-            help="These fields of the config as columns, as lr,width, in place of those that differ"
-            " among runs of one name."
+            help="Show these fields of the config, as lr,width; by default those that differ among "
+            "runs of one name."
         ),
     ] = "",
     tag: Annotated[
@@ -57,7 +57,6 @@ def runs(
 ) -> None:
     """List runs: progress, best metric, and the fields of their configs that differ."""
     from jdl.inspect.run_table import chosen_runs, other_data, rows_of
-    from jdl.store.annotations import annotate
 
     tags = bool(tag or untag or note is not None)
     if tags and not (name or where):
@@ -66,20 +65,29 @@ def runs(
     if tags and not entries:
         raise Error("\njdl: ".join(["There is no such run, so none is tagged.", *errors]))
     if tags:
-        for one in entries:
-            annotate(one.folder, tag, untag, note)
-        print(f"tagged {len(entries):,} run{'s' * (len(entries) > 1)}", file=sys.stderr)
+        _annotate(entries, tag, untag, note)
     rows = rows_of(entries, sort, columns.split(",") if columns else ())
-    if as_csv:
-        writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    else:
-        _print(rows)
+    (_print_csv if as_csv else _print)(rows)
     if sort == "best" and (text := other_data(entries)):
         print(f"jdl: {text}.", file=sys.stderr)
     if errors:
         raise Error("\njdl: ".join(errors))
+
+
+def _annotate(
+    entries: list[Any], tag: tuple[str, ...], untag: tuple[str, ...], note: str | None
+) -> None:
+    from jdl.store.annotations import annotate
+
+    for one in entries:
+        annotate(one.folder, tag, untag, note)
+    print(f"tagged {len(entries):,} run{'s' * (len(entries) > 1)}", file=sys.stderr)
+
+
+def _print_csv(rows: list[dict[str, Any]]) -> None:
+    writer = csv.DictWriter(sys.stdout, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
 
 
 def _print(rows: list[dict[str, Any]]) -> None:

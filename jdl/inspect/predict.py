@@ -62,15 +62,8 @@ def predict(
     Raises `Error` where their shape does not fit the model, for arrays without names where that is
     of a table, and for an objective that does not predict.
     """
-    run, objective = trained.run, trained.objective
-    if not isinstance(objective, Predicts):
-        if isinstance(run.learner.objective, PopulationObjective):
-            raise Error(
-                f"{run.config.name} is a population, and only its members predict: "
-                "jdl.learners.population.member(trained.variables, n) has the variables of one."
-            )
-        raise Error(f"The objective of {run.config.name} has no predictions: try `jdl sample`.")
-    data = evaluation_data(run)
+    _check_predicts(trained)
+    run, objective, data = trained.run, trained.objective, evaluation_data(trained.run)
     if is_detector(objective, trained.variables, data.spec):
         return detected_rows(trained, data, inputs, batch_size)
     if is_pose(objective, trained.variables, data.spec):
@@ -106,6 +99,17 @@ def predict(
             for row, name in enumerate(names)
         ]
     )
+
+
+def _check_predicts(trained: TrainedRun) -> None:
+    name = trained.run.config.name
+    if isinstance(trained.run.learner.objective, PopulationObjective):
+        raise Error(
+            f"{name} is a population, and only its members predict: "
+            "jdl.learners.population.member(trained.variables, n) has the variables of one."
+        )
+    if not isinstance(trained.objective, Predicts):
+        raise Error(f"The objective of {name} has no predictions: try `jdl sample`.")
 
 
 def _in_unit(dataset: Any, predictions: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

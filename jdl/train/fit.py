@@ -131,16 +131,7 @@ def _fit(
 ) -> Result:
     """Trains a checked run in its open folder, and evaluates it."""
     with ExitStack() as stack:
-        copying = _begin_copying(mirror, options)
-        if copying:
-            stack.callback(copying.close)
-        checkpoints = Checkpoints(
-            folder / "checkpoints",
-            run.best,
-            options.keep,
-            on_saved=partial(_after_save, folder, copying),
-        )
-        stack.callback(checkpoints.close)
+        checkpoints = _open_checkpoints(stack, run, options, folder, mirror)
         state, patience = _begin(placement, checkpoints, folder)
         start = int(state.step)
         if options.until is not None and options.until <= start < run.config.steps:
@@ -187,6 +178,19 @@ def _fit(
         if processes.is_first():
             write_summary(result)
     return result
+
+
+def _open_checkpoints(
+    stack: ExitStack, run: Run, options: Options, folder: Path, mirror: Mirror | None
+) -> Checkpoints:
+    """The run's checkpoints, which `stack` closes, and with them their copying to a mirror."""
+    copying = _begin_copying(mirror, options)
+    if copying:
+        stack.callback(copying.close)
+    on_saved = partial(_after_save, folder, copying)
+    checkpoints = Checkpoints(folder / "checkpoints", run.best, options.keep, on_saved=on_saved)
+    stack.callback(checkpoints.close)
+    return checkpoints
 
 
 def _begin_copying(mirror: Mirror | None, options: Options) -> BackgroundMirror | None:
