@@ -90,10 +90,8 @@ def _check_data(run: Run) -> None:
 
 def _check_codes(run: Run) -> None:
     """Raises `Error` where regression would fit the numbers of classes."""
-    objective, names = (
-        run.learner.objective,
-        getattr(getattr(run.train, "dataset", None), "labels", ()),
-    )
+    objective = run.learner.objective
+    names = getattr(getattr(run.train, "dataset", None), "labels", ())
     while hasattr(objective, "overridden"):
         objective = objective.overridden
     y = run.train.spec.get("y")
