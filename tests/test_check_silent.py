@@ -278,7 +278,7 @@ VERDICTS = [  # what is run, the check, its verdict, and a part of what it says
     ("codes that are read", lambda: of_table(False, BOTH), check_columns, "ok", "codes"),
     ("one-hot", lambda: of_table(True), check_columns, "ok", ""),
     ("a mean of nothing", steps, check_padding, "wrong", "whose mask is false"),
-    ("one key", drawn(False), check_batches, "wrong", "fold_in"),
+    ("one key", drawn(False), check_batches, "note", "fold_in"),
     ("a key for each batch", drawn(True), check_batches, "ok", ""),
     ("edges", rings_and_paths, check_label_leakage, "ok", ""),
     *(
