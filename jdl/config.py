@@ -119,12 +119,12 @@ class Options:
 
 
 def _check_least(values: Any, least: dict[str, int]) -> None:
-    """Raises `Error` where a field is below its smallest allowed value."""
+    """Raises `Error` where a field is no whole number, or below its smallest allowed value."""
     for field, bound in least.items():
         value = getattr(values, field)
-        if value is not None and value < bound:
+        if value is not None and not (isinstance(value, int) and value >= bound):
             flag = f"--{field.replace('_', '-')}"
-            raise Error(f"{flag} must be {bound} or more, not {value}.")
+            raise Error(f"{flag} must be {bound} or more, not {value!r}.")
 
 
 C = TypeVar("C", bound=Config)

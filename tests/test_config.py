@@ -59,6 +59,7 @@ class Infinite(jdl.Config):
     ("make", "message"),
     [
         (lambda: jdl.Config(steps=0), "--steps must be 1 or more"),
+        (lambda: jdl.Config(steps="50"), "--steps must be 1 or more, not '50'"),
         (lambda: jdl.Config(seed=-1), "--seed must be 0 or more"),
         (lambda: jdl.Config(name="../up"), "without slashes"),
         (lambda: jdl.Options(log_every=0), "--log-every must be 1 or more"),

@@ -45,6 +45,11 @@ def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: A
     bounds, whose actions become (n,). Raises `Error` for other spaces, for a time limit that is
     missing or below 1, and if Gymnasium is not installed.
     """
+    if not isinstance(name, str):
+        raise Error(
+            f"from_gymnasium makes copies of an environment by its name, and got {name!r}: register "
+            "its class, gymnasium.register('My-v0', Mine), and give from_gymnasium('My-v0')."
+        )
     gymnasium = _import_gymnasium(name)
     options = {"disable_env_checker": True, **options}
     make = partial(gymnasium.make, name, max_episode_steps=-1, **options)  # -1: no time limit
