@@ -13,6 +13,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -122,7 +123,7 @@ def _check_least(values: Any, least: dict[str, int]) -> None:
     """Raises `Error` where a field is no whole number, or below its smallest allowed value."""
     for field, bound in least.items():
         value = getattr(values, field)
-        if value is not None and not (isinstance(value, int) and value >= bound):
+        if value is not None and not (isinstance(value, Integral) and int(value) >= bound):
             flag = f"--{field.replace('_', '-')}"
             raise Error(f"{flag} must be {bound} or more, not {value!r}.")
 

@@ -5,6 +5,8 @@ needed, but JAX's plugin for them (`pip install 'jdl[gpu]'`), whose compiler the
 PyTorch, as the cases have its models too.
 
     scripts/bench predictions [TEXT ...]
+
+With TEXT only the cases in whose lines all of these stand, as h100 GPT.
 """
 
 import json
@@ -17,6 +19,7 @@ from bench_accelerator import Case, cases
 from bench_peers import DECAY, RATE
 
 import jdl
+from jdl.plan.gpus import installed_plugin
 
 MEASURED = Path(__file__).parents[1] / "docs/measurements"
 
@@ -39,19 +42,22 @@ def measured(gpu: str) -> dict[str, float]:
 
 def main() -> None:
     """Prints a line for each case."""
-    columns = ("arithmetic", "memory", "estimate", "measured")
+    if installed_plugin() is None:
+        sys.exit("The compiler for GPUs is not installed: pip install 'jdl[gpu]'.")
+    columns = ("arithmetic", "memory", "dispatch", "estimate", "measured")
     print(f"jax {jax.__version__}; ms a step on one GPU; the ratio of measured to estimate")
     print(f"{'':<40}" + "".join(f"{name:>11}" for name in (*columns, "ratio")))
     for gpu in ("h100", "h200"):
         times = measured(gpu)
         for case in cases(smoke=False):
-            if case.name not in times or not all(word in case.name for word in sys.argv[1:]):
+            label = f"{gpu}, {case.name}"
+            if case.name not in times or not all(word in label for word in sys.argv[1:]):
                 continue
             time, seconds = jdl.plan.plan(run(case), f"{gpu}:1").time, times[case.name]
-            parts = (time.arithmetic, time.memory, time.seconds, seconds)
+            parts = (time.arithmetic, time.memory, time.dispatch, time.seconds, seconds)
             numbers = "".join(f"{1e3 * part:11.3f}" for part in parts)
             ratio = seconds / time.seconds
-            print(f"{gpu + ', ' + case.name:<40}{numbers}{ratio:11.2f}", flush=True)
+            print(f"{label:<40}{numbers}{ratio:11.2f}", flush=True)
 
 
 if __name__ == "__main__":

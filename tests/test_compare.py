@@ -78,7 +78,7 @@ CODE = {
     "longer": ({"net.py": b"a\n"}, {"net.py": b"a\nc\n"}, "net.py differs, line 2"),
     "alone": ({"b.py": b"", "net.py": b""}, {"net.py": b""}, "b.py is in A alone"),
     "equal": ({"net.py": b"a"}, {"net.py": b"a"}, "equal"),
-    "not kept": ({}, {}, "not kept; the program is another"),
+    "not kept": ({}, {}, "not kept; the compiled step or the initial state differs"),
 }
 
 
@@ -93,6 +93,15 @@ def test_the_code_of_two_runs_is_compared(whole, tmp_path, name):
         changed = {**record, "code": code_hashes(files), "program": folder.name}
         (folder / "run.json").write_text(json.dumps(changed))
     assert line(compare(*folders), "code") == f"code         {expected}"
+
+
+def test_the_code_before_a_resume_is_not_forgotten(whole, tmp_path):
+    shutil.copytree(whole.folder, tmp_path / "b")
+    record = json.loads((tmp_path / "b" / "run.json").read_text())
+    segments = [{"step": 3, "program_before": "another"}]
+    (tmp_path / "b" / "run.json").write_text(json.dumps({**record, "segments": segments}))
+    text = line(compare(whole.folder, tmp_path / "b"), "code")
+    assert text.endswith("but B had other code before a resume")
 
 
 def test_runs_of_which_one_has_not_come_as_far_are_equal_up_to_there(whole, tmp_path, capsys):

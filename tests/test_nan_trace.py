@@ -334,6 +334,23 @@ def test_skipped_steps_change_nothing_are_counted_and_resume_to_the_same_bits(tm
     assert f"{len(bad)} steps were skipped" in summarize(whole)
 
 
+def test_outputs_of_other_first_axes_are_traced_too():
+    """A codebook beside rows. Seen to fail: with the rows of both in one array, by a raw error."""
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return jnp.log(-x), jnp.log(-x[:2])
+
+    class Outer(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            rows, codes = Two()(x)
+            return nn.Dense(3)(rows) + codes.sum()
+
+    assert "output of Two_0" in traced(Outer(), {**BATCH, "x": jnp.abs(BATCH["x"]) + 1})
+
+
 def test_padding_rows_that_alone_are_not_finite_are_told():
     """Seen to fail with the layer alone named; and with a real row that is not finite left out."""
     model, x = Stack((Logarithm(),)), jnp.abs(BATCH["x"]) + 1

@@ -143,7 +143,7 @@ def test_predictions_of_binary_classification_and_regression():
         (classify(MLP(4)), {**BATCH, "y": X[:, 0]}, {}, "whole numbers"),
         (classify(MLP(4)), {"x": X}, {}, "no such column"),
         (classify_binary(MLP(2)), BINARY, {}, "one output"),
-        (classify_binary(MLP(1)), BATCH, {"y": (0, 3)}, "0 to 1"),
+        (classify_binary(MLP(1)), BATCH, {"y": (0, 3)}, "labels 0 and 1"),
         (regress(MLP(2)), NUMBERS, {}, "make them equal"),
     ],
 )

@@ -331,7 +331,6 @@ def test_candidates_have_the_scores_that_they_have_among_all():
 CHECKS = {
     "items": ({"y": jnp.asarray([4, 9, 5])}, "column y is from 4 to 9, and must be from 1 to 5"),
     "start": ({"y": jnp.asarray([0, 1, 5])}, "column y is from 0 to 5"),
-    "length": ({"length": jnp.asarray([0, 1, 4])}, "length is from 0 to 4"),
     "floats": ({"x": BATCH["x"].astype(jnp.float32)}, "x is float32"),
 }
 
@@ -344,6 +343,15 @@ def test_data_that_do_not_fit_are_refused(name):
     objective = recommend(jdl.Model(Scores.init, Scores.apply))
     with pytest.raises(Error, match=message):
         objective.check(data.spec, data.bounds)
+
+
+def test_lengths_of_a_loader_of_ones_own_are_checked():
+    columns = {name: np.asarray(column) for name, column in BATCH.items() if name != "mask"}
+    data = jdl.data.arrays(**columns).batches(3)
+    with pytest.raises(Error, match="length is from 0 to 4"):
+        recommend(jdl.Model(Scores.init, Scores.apply)).check(
+            data.spec, {**data.bounds, "length": (0, 4)}
+        )
 
 
 def test_a_model_without_candidates_cannot_have_negatives():

@@ -48,21 +48,25 @@ def test_its_fields_can_be_chosen(root, capsys):
     assert column(rows, "width") == [None, None, None, 64]
     runs(columns="width,lr", as_csv=True, root=root)
     assert capsys.readouterr().out.splitlines()[0].endswith(",best,width,lr")
-    with pytest.raises(jdl.Error, match=r"No run has the field 'widht', but lr, name, .*width"):
+    with pytest.raises(jdl.Error, match=r"--columns widht: no run has .* lr, name, .*width"):
         runs(columns="widht", root=root)
 
 
 @pytest.mark.parametrize(
-    ("data", "split"), [({"test": "other"}, "test"), ({"test": "d", "train": "e"}, "train")]
+    ("data", "text"),
+    [
+        ({"test": "other"}, "evaluated on 2 different sets of test data"),
+        ({"test": "d", "train": "e"}, "trained on 2 different sets of data, which may rank them"),
+    ],
 )
-def test_runs_of_other_data_are_not_ranked_without_a_word(root, capsys, data, split):
+def test_runs_of_other_data_are_not_ranked_without_a_word(root, capsys, data, text):
     runs(sort="best", root=root)
     assert capsys.readouterr().err == ""
     write_run(root, "mine", 0, 0.99, record={"data": data})
     runs(root=root)
     assert capsys.readouterr().err == ""  # it is no ranking
     runs(sort="best", root=root)
-    assert f"these runs have 2 different {split} data" in capsys.readouterr().err
+    assert text in capsys.readouterr().err
 
 
 def test_runs_are_chosen_by_name_and_pattern(root):

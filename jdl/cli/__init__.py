@@ -20,7 +20,7 @@ HELP = """jdl: deep learning on JAX that repeats to the bit.
   jdl launch N SCRIPT [--field value ...] the same in N processes on this machine
   jdl check SCRIPT [--field value ...]    does it train at all, and what would be wrong?
   jdl check SCRIPT --find-lr              learning rate range test: which rate to begin with
-  jdl plan SCRIPT --topology v5e:4x8      will it fit on TPUs that are not here, and how long?
+  jdl plan SCRIPT --topology v5e:4x8      will it fit on TPUs or GPUs not here, and how long?
   jdl study SCRIPT --grid lr=1e-3,3e-3    search hyperparameters, by the validation data
   jdl study FOLDER                        its trials, and which hyperparameters matter
   jdl runs [RUNS]                         list runs: progress, best metric, hyperparameters

@@ -20,7 +20,7 @@ class PlanOptions:
     search: bool = False
     """Try all meshes of the topology, and rank them; without --mesh."""
     quick: bool = False
-    """Compile for TPUs in a third of the time: memory is rough, its traffic and time too large."""
+    """Compile for TPUs in half the time: memory is approximate, its traffic and time too large."""
     json: Path | None = None
     """File to write the plan to, as JSON."""
     keep: Path | None = None

@@ -47,7 +47,7 @@ def from_gymnasium(name: str, max_episode_steps: int | None = None, **options: A
     """
     if not isinstance(name, str):
         raise Error(
-            f"from_gymnasium makes copies of an environment by its name, and got {name!r}: register "
+            f"from_gymnasium copies an environment by its name, and got {name!r}: register "
             "its class, gymnasium.register('My-v0', Mine), and give from_gymnasium('My-v0')."
         )
     gymnasium = _import_gymnasium(name)

@@ -18,7 +18,12 @@ from jdl.run import Run
 from jdl.store import log
 from jdl.store.code import FOLDER
 from jdl.store.folder import run_folder
-from jdl.store.record import RECORDED_OPTIONS, numerics_environments, read_record
+from jdl.store.record import (
+    RECORDED_OPTIONS,
+    had_other_code,
+    numerics_environments,
+    read_record,
+)
 from jdl.store.step_trace import read_leaves, read_trace
 from jdl.train.experiment import recorded
 from jdl.train.fit import fit
@@ -26,6 +31,7 @@ from jdl.train.preemption import PausedError
 from jdl.types import Error
 
 NAMES = ("in A", "in B")
+DIFFERS = "not kept; the compiled step or the initial state differs"
 
 
 @dataclass
@@ -87,14 +93,18 @@ def _code_changes(*runs: tuple[Path, dict[str, Any]]) -> str:
         programs = [record.get("program") for _, record in runs]
         if None in programs:
             return "not kept"
-        return "not kept; the program is " + ("equal" if len({*programs}) == 1 else "another")
+        equal = len({*programs}) == 1
+        return "not kept; the compiled step and the initial state are equal" if equal else DIFFERS
     texts = []
     for name in sorted({*of_a, *of_b}):
         if name not in of_a or name not in of_b:
             texts.append(f"{name} is {NAMES[name in of_b]} alone")
         elif of_a[name] != of_b[name]:
             texts.append(f"{name} differs{_first_line(a / FOLDER / name, b / FOLDER / name)}")
-    return ", ".join(texts) or "equal"
+    texts = texts or ["equal"]
+    for name, (_, record) in zip("AB", runs, strict=True):
+        texts += [f"but {name} had other code before a resume"] if had_other_code(record) else []
+    return ", ".join(texts)
 
 
 def _first_line(*paths: Path) -> str:

@@ -100,7 +100,8 @@ def restore(folder: Path | str, run: Run | None = None, best: bool = False) -> T
     if not (folder / "run.json").is_file():
         raise Error(
             f"{folder} is not the folder of a run, which has a run.json: it is named "
-            "runs/NAME/DIGEST/seedK. `jdl runs` lists all; jdl.fit gives it as result.folder."
+            "runs/NAME/DIGEST/seedK, and jdl.restore takes no other name. `jdl runs` lists all; "
+            "jdl.fit gives it as result.folder."
         )
     run = rebuild(folder) if run is None else apply_config(_checked(folder, run))
     with _checkpoint(folder, run.best, best) as (checkpoints, step):

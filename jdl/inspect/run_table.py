@@ -38,7 +38,7 @@ def run_table(
 
     A row has the columns name, digest, seed, step, steps, status, metric, best, and those fields of
     the config in which runs of the same name differ, hyperparameters: `config.best` is a field that
-    has the name of a column. `columns` names other fields of the config, in place of these. Where a
+    has the name of a column. `columns` has these replaced by the fields that it names. Where a
     run is tagged, there are the columns tags and note. `name` chooses runs as in `jdl runs`, and so
     do conditions, as `where=["lr<0.01", "tags=paper"]`, of columns and of any field: all of them
     hold. Rows are sorted by a column: "best" has the best first, any other the smallest.
@@ -50,7 +50,8 @@ def run_table(
 
 def rows_of(entries: Sequence[Entry], sort: str = "", columns: Sequence[str] = ()) -> list[Row]:
     """The rows of `run_table` of these runs, sorted by a column."""
-    rows = _rows(entries, [column.replace("-", "_") for column in columns])
+    named = (column.strip().removeprefix("config.").replace("-", "_") for column in columns)
+    rows = _rows(entries, [*filter(None, named)])
     sort = sort.replace("-", "_")  # as in flags
     if not sort:
         return rows
@@ -77,18 +78,24 @@ def chosen_runs(
 
 
 def other_data(entries: Sequence[Entry]) -> str:
-    """A sentence where runs cannot be ranked: they were evaluated on other data, or trained on it.
+    """A sentence where the best metrics of runs are of other data; "" where all have the same.
 
-    Of the runs of each best metric; "" where all have the same data.
+    Runs are ranked by a metric of valid data, or where there are none of test data: those of other
+    data cannot be compared. Where only the data of the training differ, they may be the reason.
     """
     for split in ("valid", "test", "train"):
-        of: dict[str, set[Any]] = {}
+        of: dict[str, set[str]] = {}
         for entry in entries:
-            of.setdefault(entry.metric, set()).add(str(entry.record["data"].get(split)))
-        if several := max(map(len, of.values()), default=1) - 1:
+            hashes = entry.record["data"]
+            if split != "test" or not hashes.get("valid"):
+                of.setdefault(entry.metric, set()).add(str(hashes.get(split)))
+        count = max(map(len, of.values()), default=1)
+        if count > 1 and split == "train":
+            return f"these runs were trained on {count} different sets of data, which may rank them"
+        if count > 1:
             return (
-                f"these runs have {several + 1} different {split} data, by their hashes in "
-                "run.json: their metrics are not comparable"
+                f"these runs were evaluated on {count} different sets of {split} data, by their "
+                "hashes in run.json: their metrics are not comparable"
             )
     return ""
 
@@ -98,7 +105,9 @@ def _rows(entries: Sequence[Entry], columns: Sequence[str] = ()) -> list[Row]:
     shown = [*columns] or _differing([entry.name for entry in entries], configs)
     has = {field for config in configs for field in config}
     if configs and (unknown := [field for field in shown if field not in has]):
-        raise Error(f"No run has the field {unknown[0]!r}, but {', '.join(sorted(has))}.")
+        raise Error(
+            f"--columns {unknown[0]}: no run has this field. There are {', '.join(sorted(has))}."
+        )
     rows = [_columns(entry) for entry in entries]
     if not any(row["tags"] or row["note"] for row in rows):
         rows = [{k: v for k, v in row.items() if k not in ("tags", "note")} for row in rows]

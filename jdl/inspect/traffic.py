@@ -41,7 +41,7 @@ def traffic(program: Program) -> int:
 
 
 def kernels(program: Program) -> int:
-    """How often a step starts a kernel: an instruction that moves anything is one on a GPU."""
+    """The kernels that a GPU starts in a step: each instruction that moves bytes counts as one."""
     return sum(times for _, _, times in _moving(program))
 
 

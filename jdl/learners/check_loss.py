@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jdl.objectives.override import unwrapped_objective
 from jdl.types import Error, LossOutput, Mean, Objective, Variables
 
 OF_ROWS = 'jdl.Mean.of(values, batch.get("mask")), of one value for each row'
@@ -67,9 +68,7 @@ def check_kept(objective: Objective, before: Variables, after: Variables) -> Non
 
 def _loss_of(objective: Any) -> str:
     """The name of the loss of an objective, within its wrappers (`freeze`, `with_metrics`)."""
-    while hasattr(objective, "overridden"):
-        objective = objective.overridden
-    return f"{type(objective).__name__}.loss"
+    return f"{type(unwrapped_objective(objective)).__name__}.loss"
 
 
 def described(value: Any) -> str:

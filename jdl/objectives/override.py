@@ -71,6 +71,13 @@ def merge(objective: Any, variables: Variables) -> tuple[Any, Variables]:
     return objective, variables
 
 
+def unwrapped_objective(objective: Any) -> Any:
+    """The objective within all that override its functions (`freeze`, `with_metrics`, ...)."""
+    while hasattr(objective, "overridden"):
+        objective = objective.overridden
+    return objective
+
+
 def innermost(objective: Any, variables: Variables) -> tuple[Any, Variables]:
     """The objective within all wrappers, and the variables that it computes with.
 

@@ -24,6 +24,7 @@ class Chip:
     watts: float
     watts_source: str
     shapes: tuple[str, ...]  # in which it can be had
+    is_tpu: bool = True
     float32: str = "bfloat16"  # the type in which products of float32 are computed by default
 
     def peak_in(self, precision: str) -> tuple[float, str]:
@@ -36,7 +37,9 @@ class Chip:
 def gpu(name: str, peak: float, memory: float, bandwidth: float, wire: float, watts: float) -> Chip:
     """A GPU by NVIDIA's data sheet, up to 8 in a server; TF32 has half of bfloat16's peak."""
     source = "by NVIDIA's data sheet"
-    return Chip(name, peak, memory, bandwidth, wire, watts, source, ("1", "2", "4", "8"), "TF32")
+    return Chip(
+        name, peak, memory, bandwidth, wire, watts, source, ("1", "2", "4", "8"), False, "TF32"
+    )
 
 
 # A collective runs as a ring along one axis of the torus, in both directions: two of a TPU's links.
@@ -72,12 +75,12 @@ class Topology:
     @property
     def is_tpu(self) -> bool:
         """Whether libtpu compiles for it."""
-        return self.kind.startswith("v")
+        return self.chip is not None and self.chip.is_tpu
 
     @property
     def is_gpu(self) -> bool:
         """Whether it is a server of NVIDIA's GPUs."""
-        return self.chip is not None and not self.is_tpu
+        return self.chip is not None and not self.chip.is_tpu
 
     def __str__(self) -> str:
         return f"{self.kind}:{'x'.join(map(str, self.shape))}"
@@ -97,7 +100,7 @@ def parse_topology(text: str) -> Topology:
         raise Error(f"There is no topology {text!r}: take one like {known} or cpu:8.")
     shapes = CHIPS[kind].shapes
     if shape not in shapes:
-        of = "a slice" if kind.startswith("v") else "a server"
+        of = "a slice" if CHIPS[kind].is_tpu else "a server"
         raise Error(
             f"There is no {text!r}: {of} of {CHIPS[kind].name}s has {', '.join(shapes)} chips, "
             f"as in {kind}:{shapes[-1]}."

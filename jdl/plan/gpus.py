@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -32,56 +32,44 @@ class Gpu:
     shared_by_block: int  # bytes of it that one block may ask for
 
 
-GPUS = {
-    "a100": Gpu(
-        "NVIDIA A100-SXM4-80GB",
-        8,
-        108,
-        64,
-        1.41,
-        85_100_068_864,
-        2_039_040_000_000,
-        41_943_040,
-        167_936,
-        166_912,
-    ),
-    "h100": Gpu(
-        "NVIDIA H100 80GB HBM3",
-        9,
-        132,
-        128,
-        1.98,
-        84_942_979_072,
-        3_352_320_000_000,
-        52_428_800,
-        233_472,
-        232_448,
-    ),
-    "h200": Gpu(
-        "NVIDIA H200 141GB HBM3e",
-        9,
-        132,
-        128,
-        1.98,
-        151_397_597_184,
-        4_800_000_000_000,
-        52_428_800,
-        233_472,
-        232_448,
-    ),
-    "b200": Gpu(
-        "NVIDIA B200",
-        10,
-        148,
-        128,
-        1.965,
-        191_514_411_008,
-        7_672_320_000_000,
-        132_644_864,
-        233_472,
-        232_448,
-    ),
-}
+A100 = Gpu(
+    name="NVIDIA A100-SXM4-80GB",
+    capability=8,
+    cores=108,
+    fpus=64,
+    clock=1.41,
+    memory=85_100_068_864,
+    bandwidth=2_039_040_000_000,
+    l2_cache=41_943_040,
+    shared=167_936,
+    shared_by_block=166_912,
+)
+H100 = Gpu(
+    name="NVIDIA H100 80GB HBM3",
+    capability=9,
+    cores=132,
+    fpus=128,
+    clock=1.98,
+    memory=84_942_979_072,
+    bandwidth=3_352_320_000_000,
+    l2_cache=52_428_800,
+    shared=233_472,
+    shared_by_block=232_448,
+)
+H200 = replace(
+    H100, name="NVIDIA H200 141GB HBM3e", memory=151_397_597_184, bandwidth=4_800_000_000_000
+)
+B200 = replace(
+    H100,
+    name="NVIDIA B200",
+    capability=10,
+    cores=148,
+    clock=1.965,
+    memory=191_514_411_008,
+    bandwidth=7_672_320_000_000,
+    l2_cache=132_644_864,
+)
+GPUS = {"a100": A100, "h100": H100, "h200": H200, "b200": B200}
 DESCRIPTION = """
 gpu_device_info {{
   name: "{gpu.name}"
@@ -125,8 +113,7 @@ def gpu_devices(topology: Topology) -> list[Any]:
     assert plugin
     cuda = 13 if "13" in plugin else 12
     described = DESCRIPTION.format(gpu=GPUS[topology.kind], cudnn=CUDNN, cuda=cuda)
-    servers, processes = 1, 1
-    shape = f"{servers}x{processes}x{topology.chips}"
+    shape = f"1x1x{topology.chips}"  # servers, processes of each, GPUs of each
     try:
         found = topologies.get_topology_desc(
             platform="cuda", target_config=described, topology=shape

@@ -138,7 +138,7 @@ def _trace(learner: Any, state: State, raw: Any) -> Any:
             raise
         raise Error(
             "Attention in half precision is cuDNN's on GPUs, and to compile it takes cuDNN, which "
-            "needs no GPU: pip install 'jdl[gpu]', or nvidia-cudnn-cu13 beside JAX's plugin."
+            "needs no GPU: pip install 'jdl[gpu]', or beside JAX's plugin nvidia-cudnn-cu13."
         ) from error
 
 

@@ -267,6 +267,11 @@ def numerics_environments(record: dict[str, Any]) -> list[dict[str, Any]]:
     return found
 
 
+def had_other_code(record: dict[str, Any]) -> bool:
+    """Whether the run was trained by other code before a resume."""
+    return any("code_changed" in one or "program_before" in one for one in _segments(record))
+
+
 def _segments(record: dict[str, Any]) -> list[dict[str, Any]]:
     return [segment for segment in record.get("segments") or [] if isinstance(segment, dict)]
 

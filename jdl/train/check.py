@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from flax.traverse_util import flatten_dict
 
+from jdl.layers.nnx_calls import intercept_calls
 from jdl.learners.check_loss import check_output
 from jdl.learners.wrapper import unwrapped
 from jdl.metrics import Confusion
+from jdl.objectives.override import unwrapped_objective
 from jdl.objectives.quantiles import Quantiles
 from jdl.objectives.regression import Regression
 from jdl.run import Run
@@ -27,6 +31,8 @@ from jdl.train.check_parts import (
 from jdl.train.epochs import check_epochs
 from jdl.train.placement import splits
 from jdl.types import Batch, Bounds, Error, Key, Metrics
+
+CONVOLUTIONS = (nn.Conv, nn.ConvTranspose, nnx.Conv, nnx.ConvTranspose)
 
 
 def check_run(run: Run) -> None:
@@ -49,7 +55,7 @@ def check_run(run: Run) -> None:
         check_hook(hook)
     for split, data in splits(run).items():
         check_loader(split, data)
-    with explained(run), nn.intercept_methods(partial(_check_channels, run.train.spec)):
+    with explained(run), _checked_channels(run.train.spec):
         _check_data(run)
         names = metric_names(run)
         check_annealing(run.learner, run.train.spec)
@@ -59,17 +65,34 @@ def check_run(run: Run) -> None:
         )
 
 
-def _check_channels(spec: Batch, call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-    """An interceptor that raises `Error` where Flax would take the rows of x for one image."""
-    layer, x = context.module, spec.get("x")
-    if isinstance(layer, nn.Conv | nn.ConvTranspose) and x is not None and args:
+@contextmanager
+def _checked_channels(spec: Batch) -> Iterator[None]:
+    """Within the block a convolution raises `Error` where x lacks the axis of its channels.
+
+    Flax would take such a batch for one image, and its rows for pixels.
+    """
+    x = spec.get("x")
+
+    def check(layer: Any, inputs: Sequence[Any]) -> None:
+        if x is None or not isinstance(layer, CONVOLUTIONS) or not inputs:
+            return
         axes = 1 if isinstance(layer.kernel_size, int) else len(layer.kernel_size)
-        if getattr(args[0], "shape", None) == x.shape and len(x.shape) == axes + 1:
+        if getattr(inputs[0], "shape", None) == x.shape and len(x.shape) == axes + 1:
             raise Error(
                 f"x has no channel axis: {type(layer).__name__} would take a batch of shape "
                 f"{x.shape} for one row, and mix its rows. Give it x[..., None]."
             )
-    return call(*args, **kwargs)
+
+    def of_linen(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        check(context.module, args)
+        return call(*args, **kwargs)
+
+    def of_nnx(path: str, layer: Any, inputs: Sequence[Any], output: Any) -> Any:
+        check(layer, inputs)
+        return output
+
+    with nn.intercept_methods(of_linen), intercept_calls(of_nnx):
+        yield
 
 
 def _check_data(run: Run) -> None:
@@ -90,18 +113,18 @@ def _check_data(run: Run) -> None:
 
 def _check_codes(run: Run) -> None:
     """Raises `Error` where regression would fit the numbers of classes."""
-    objective = run.learner.objective
+    objective = unwrapped_objective(run.learner.objective)
     names = getattr(getattr(run.train, "dataset", None), "labels", ())
-    while hasattr(objective, "overridden"):
-        objective = objective.overridden
     y = run.train.spec.get("y")
     if not names or y is None or not jnp.issubdtype(y.dtype, jnp.integer):
         return
     if isinstance(objective, Regression | Quantiles):
         raise Error(
-            f"The targets y are the numbers of the classes {', '.join(names[:3])}, ..., and "
-            "regression would fit these numbers. If the texts are numbers with a unit, such as "
-            '"12 nM", take the unit out of the column; else use jdl.objectives.classify or ordinal.'
+            f"The targets y are the numbers of the classes {', '.join(names[:3])}"
+            f"{', ...' if len(names) > 3 else ''}, and regression would fit these numbers. If the "
+            'texts are numbers with a unit, such as "12 nM", take the unit out of the column; if '
+            "the numbers are meant, make them floats; else use jdl.objectives.classify or "
+            "jdl.objectives.ordinal."
         )
 
 

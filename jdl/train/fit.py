@@ -99,7 +99,9 @@ def fit(run: Run, options: Options = Options(), script: Path | None = None) -> R
     commands rebuild it.
     """
     if not isinstance(run, Run):
-        given = f"the function {run.__name__}" if isfunction(run) else f"a {type(run).__name__}"
+        kind = "function" if isfunction(run) else "class"
+        named = isfunction(run) or isinstance(run, type)
+        given = f"the {kind} {run.__name__}" if named else f"a {type(run).__name__}"
         raise Error(f"jdl.fit takes a jdl.Run, not {given}: call jdl.fit(run(Config(name=...))).")
     fix_thread_pool_size()
     check_trackers(options.track)

@@ -34,8 +34,8 @@ OF_INPUT = (
 OF_BATCH = "Its batch is not finite"
 OF_ENV = "mend the environment's step or observe"
 OF_PADDING = (
-    ", in padding rows alone, where the mask is 0: a mean over no step at all, perhaps. Divide by "
-    "jnp.maximum(mask.sum(1), 1)"
+    ", and only in rows that fill up the batch, whose `mask` is false: a mean over no step, "
+    "perhaps. Divide by jnp.maximum(count, 1), where count is the number of steps in each row"
 )
 OF_DATA = (OUT_OF_RANGE, OF_BATCH, OF_ENV, OF_PADDING)  # in a trace: what no learning rate mends
 FROM_ENV = {"reward": "The environment's reward", "obs": "The environment's observation"}
@@ -163,7 +163,7 @@ class _LayerTrace:
     outputs: set[int] = field(default_factory=set)  # numbers of layers whose outputs are not finite
     inputs: set[int] = field(default_factory=set)  # those whose first input is not
     gradients: set[int] = field(default_factory=set)  # those whose outputs' gradients are not
-    rows: dict[int, Any] = field(default_factory=dict)  # (B,): which of their rows are finite
+    rows: dict[int, list[Any]] = field(default_factory=dict)  # which rows of these are
     out_of_range: dict[int, str] = field(default_factory=dict)  # what an Embed was asked for
 
     @contextmanager
@@ -174,10 +174,11 @@ class _LayerTrace:
 
     def of_padding(self, number: int, mask: Array | None) -> bool:
         """Whether the output of a layer is finite in all rows that the mask (B,) has as real."""
-        finite = self.rows.get(number)
-        if mask is None or finite is None or finite.shape != mask.shape:
+        of_outputs = self.rows.get(number, [])
+        if mask is None or not of_outputs:
             return False
-        return bool(finite[np.asarray(mask).astype(bool)].all())
+        real = np.asarray(mask).astype(bool)
+        return all(rows.shape == real.shape and rows[real].all() for rows in of_outputs)
 
     def checked(self, environment: Environment) -> Environment:
         """The environment with checks of what it gives, as those of layers."""
@@ -247,18 +248,18 @@ class _LayerTrace:
 
 
 def _check(
-    nonfinite: set[int], number: int, x: Array, of_rows: dict[int, Any] | None = None
+    nonfinite: set[int], number: int, x: Array, of_rows: dict[int, list[Any]] | None = None
 ) -> None:
     """Adds `number` to the set `nonfinite` if the array, once computed, is not finite.
 
-    And to `of_rows`, which of its rows are finite.
+    And to the list of `of_rows`, which of its rows are finite.
     """
 
     def add(finite: Any) -> None:
         if not finite.all():
             nonfinite.add(number)
             if of_rows is not None:
-                of_rows[number] = of_rows.get(number, True) & np.asarray(finite)
+                of_rows.setdefault(number, []).append(np.asarray(finite))
 
     finite = jnp.isfinite(x)
     jax.debug.callback(add, finite.reshape(len(x), -1).all(1) if x.ndim and x.size else finite)

@@ -33,7 +33,7 @@ class Display:
 class _Pace:
     """The speed of a training, and an estimate of the time left.
 
-    Both from the first text on, which has neither: before it is the time of compilation.
+    Measured from the first call of `text`, which shows neither: so compilation does not count.
     """
 
     def __init__(self, total: int, rows: int) -> None:

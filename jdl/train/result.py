@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from jdl.metrics import scalars
 from jdl.numbers import number_text
 from jdl.store import log
-from jdl.store.folder import write_json
+from jdl.store.folder import read_json, write_json
 from jdl.store.times import recorded_times
 from jdl.types import Mean, Metrics, State
 
@@ -44,7 +45,9 @@ class Result:
 def recorded_result(folder: Path, state: State, best_step: int | None) -> Result:
     """The result of a finished run as it was recorded: nothing is computed.
 
-    Its metrics are numbers, each the `Mean` of one value.
+    Its metrics are the numbers of its log, each the `Mean` of one value: what is no number, such as
+    a confusion matrix, is not among them. Its scores are those of summary.json. A note says where
+    the run was never evaluated.
     """
     step = int(state.step)
     one: Any = np.float64(1)
@@ -57,7 +60,18 @@ def recorded_result(folder: Path, state: State, best_step: int | None) -> Result
         for line in log.read(folder)
         if line["step"] == step and log.is_evaluated(line["split"])
     }
-    return Result(state, metrics, {}, [], folder, 0, 0.0, 0.0, best_step)
+    if not metrics:
+        print(
+            f"jdl: {folder} was never evaluated: `jdl evaluate` does it with the run's code.",
+            file=sys.stderr,
+        )
+    return Result(state, metrics, _scores(folder), [], folder, 0, 0.0, 0.0, best_step)
+
+
+def _scores(folder: Path) -> dict[str, float]:
+    path = folder / "summary.json"
+    metrics = read_json(path)["metrics"] if path.exists() else {}
+    return metrics.get("score", {})
 
 
 def write_summary(result: Result) -> None:
