@@ -72,10 +72,12 @@ def encode_series(columns: Sequence[Column], end: int) -> tuple[Encoding, np.nda
     numbers = [column.name for column in columns if column.kind != "category"]
     values = np.stack([known[name] for name in numbers], axis=1)
     mean, std = (statistic(values, axis=0) for statistic in (np.nanmean, np.nanstd))
-    if not std.all():
+    # The computed deviation of a constant can be of rounding alone, and that of tiny numbers 0.
+    constant = (np.nanmin(values, axis=0) == np.nanmax(values, axis=0)) | (std == 0)
+    if constant.any():
         raise Error(
-            f"Column {numbers[int(std.argmin())]} is constant in the training split, and cannot be "
-            "normalized: leave it out."
+            f"Column {numbers[int(constant.argmax())]} is constant in the training split and "
+            "cannot be normalized: leave it out, by `drop`."
         )
     fitted = tuple(
         NumberEncoding(name, m, m, s, bool(np.isnan(known[name]).any()))
