@@ -3,7 +3,7 @@
 Seen to fail: a gap filled with the mean of all steps; an indicator by steps after the border; an
 indicator of a column that is known early without its shift; a naive forecast from a gap; windows of
 gaps alone; missing targets in the mask; NaN that only the mask takes out, whose gradient is NaN;
-infinite numbers that are let through.
+infinite numbers that are let through; numbers of columns that are counted after the drop.
 """
 
 import jax
@@ -87,6 +87,14 @@ def test_text_is_what_a_table_makes_of_it():
     values = np.stack([np.arange(STEPS) % 3, np.arange(STEPS)], 1)
     of_array = forecast_windows(values, **{**CUT, "future_covariates": 0}, categorical=0)[0]
     assert of_array.feature_names == ("1", "0=0", "0=1", "0=2")
+
+
+def test_numbers_are_those_of_the_table_whatever_is_dropped():
+    numbers = {**CUT, "target": 1, "future_covariates": 2}
+    dropped = forecast_windows(frame(), **numbers, drop=0)[0]
+    assert (dropped.feature_names, dropped.source.target) == (("load", "ten"), 0)
+    named = forecast_windows(frame(), **NAMED, drop="minus")[0]
+    assert dropped.fingerprint == named.fingerprint
 
 
 def test_the_naive_forecast_is_of_the_last_season_that_is_known():
@@ -174,6 +182,13 @@ def test_a_step_that_is_missing_counts_for_none(name):
     [
         (frame(weather=WEATHER), {"target": "weather"}, "weather has categories, and a target"),
         (frame(minus=[np.nan] * 70 + [1] * 30), {}, r"minus has no value .* drop=\('minus',\)"),
+        (frame(), {"drop": 1}, "Column load is the target and cannot be dropped"),
+        (
+            frame().to_numpy(),
+            {**CUT, "target": 0, "drop": 0},
+            "Column 0 is the target .* by target, or",
+        ),
+        (frame(), {"drop": "ten"}, "Column ten is a future covariate .* by future_covariates"),
         (frame(minus=[np.inf, *range(99)]), {}, r"infinite value, first in row 0: .*replace\("),
         (frame(day=HOURS.astype(str)), {}, r"Column day of the frame has dates.*drop=\('day',\)"),
         (frame(name=map(str, HOURS.hour * 100 + HOURS.day)), {"categorical": "nam"}, "no column"),

@@ -21,8 +21,10 @@ Several = int | str | Sequence[int | str]  # one column or more, by name or numb
 
 def series_columns(
     table: Any, categorical: Several = (), drop: Several = (), missing: Sequence[str] = ()
-) -> tuple[list[Column], list[Any]]:
-    """The columns (T,) of a table, and their names there: those of a frame, or 0, 1, ...
+) -> tuple[dict[int, Column], list[Any]]:
+    """The columns (T,) of a table by number, without `drop`; and the names of all in the table.
+
+    Names are those of a frame, or 0, 1, ..., so that a number means the same whatever is dropped.
 
     Text, and the columns in `categorical`, are decoded as those of `jdl.data.frame` are. Raises
     `Error` for dates, for infinite numbers, and where the index of a pandas frame has times that do
@@ -37,18 +39,19 @@ def series_columns(
     else:
         parts = list(_array(table).T)
         names = list(range(len(parts)))
-    given, out = ({column_number(c, names) for c in several(o)} for o in (categorical, drop))
+    given = {column_number(column, names) for column in several(categorical)}
+    out = {column_number(column, names) for column in several(drop)}
     missing = (*MISSING, *several(missing))
-    columns = [
-        _category(str(names[n]), part, n in given, missing)
+    columns = {
+        n: _category(str(names[n]), part, n in given, missing)
         if n in given or _kind(part) not in NUMBERS
         else Column(str(names[n]), "number", _numbers(part))
         for n, part in enumerate(parts)
         if n not in out
-    ]
-    for column in columns:
+    }
+    for column in columns.values():
         _check_finite(column, hasattr(table, "replace"))
-    return columns, [name for n, name in enumerate(names) if n not in out]
+    return columns, names
 
 
 def several(given: Several) -> tuple[Any, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import lzma
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -177,7 +177,7 @@ def forecast_windows(
     of_target, early = _check(columns, names, context, horizon, season, target, future_covariates)
     values = columns[of_target].data
     borders = _borders(len(values), train, valid)
-    encoding, inputs = encode_series(columns, borders[1])
+    encoding, inputs = encode_series(list(columns.values()), borders[1])
     known_early = np.isin(encoding.sources, [columns[n].name for n in early])
     # The values that roll around the end are read by no window.
     inputs[:, known_early] = np.roll(inputs[:, known_early], -horizon, axis=0)
@@ -273,7 +273,7 @@ def electricity_table() -> np.ndarray:
 
 
 def _check(
-    columns: Sequence[Column],
+    columns: Mapping[int, Column],
     names: Sequence[Any],
     context: int,
     horizon: int,
@@ -281,7 +281,7 @@ def _check(
     target: int | str,
     covariates: Several,
 ) -> tuple[int, list[int]]:
-    """The numbers of the target and of the future covariates among the columns."""
+    """The numbers of the target and of the future covariates in the table."""
     if min(context, horizon, season) < 1:
         raise Error(
             "context, horizon and season must be at least 1; given: "
@@ -289,6 +289,13 @@ def _check(
         )
     of_target = column_number(target, names)
     early = [column_number(column, names) for column in several(covariates)]
+    for number, role in (*((n, "a future covariate") for n in early), (of_target, "the target")):
+        if number not in columns:
+            raise Error(
+                f"Column {names[number]} is {role} and cannot be dropped: name another by "
+                f"{'target' if number == of_target else 'future_covariates'}, or take it out of "
+                "drop."
+            )
     if columns[of_target].kind == "category":
         raise Error(f"Column {target} has categories, and a target must be numbers.")
     if of_target in early:
