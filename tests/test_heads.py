@@ -195,6 +195,16 @@ def test_the_loss_of_heads_is_the_weighted_sum_of_theirs():
     np.testing.assert_array_equal(made["a/label"], LOGITS.argmax(-1))
 
 
+def test_values_of_a_head_have_the_shape_of_its_targets():
+    """Seen to fail with (B,) beside (B, 1), whose difference is (B, B)."""
+    model = jdl.adapt_model(Given(), outputs=lambda out: {"a": out, "b": out})
+    objective = heads(model, a=regress, b=Head(regress, target="c"))
+    x = LOGITS[:, :1]
+    made = objective.predict(ONE, {"x": x, "a": x, "c": x[:, 0]})
+    assert (made["a/value"].shape, made["b/value"].shape) == ((ROWS, 1), (ROWS,))
+    assert objective.predict(ONE, {"x": x})["a/value"].shape == (ROWS,)
+
+
 @dataclass(frozen=True)
 class Config(jdl.Config):
     name: str = "heads"

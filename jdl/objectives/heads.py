@@ -99,8 +99,10 @@ class Heads(model_call.ModelObjective):
         outputs = model_call.evaluate(self.model, variables, batch)
         return {
             f"{name}/{column}": values
-            for name, (objective, _, _) in self.by_name.items()
-            for column, values in objective.predictions(outputs[name]).items()
+            for name, (objective, _, target) in self.by_name.items()
+            for column, values in objective.predictions_like(
+                outputs[name], batch.get(target)
+            ).items()
         }
 
     def check(self, spec: Batch, bounds: Bounds) -> None:

@@ -11,7 +11,7 @@ import optax
 
 from jdl.metrics.columns import real_values
 from jdl.objectives.supervised import Supervised
-from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics, Variables
+from jdl.types import Array, Batch, Bounds, Error, Mean, Metrics
 
 ElementLoss = Callable[[Array, Array], Array]  # (predictions (...), targets (...)) -> losses (...)
 
@@ -97,12 +97,12 @@ class Regression(Supervised):
         """The predicted values (B, ...); (B,) where there is one a row."""
         return {"value": out[:, 0] if out.ndim == 2 and out.shape[1] == 1 else out}
 
-    def predict(self, variables: Variables, batch: Batch) -> Batch:
+    def predictions_like(self, out: Array, y: Array | None) -> Batch:
         """The predicted values, of the shape of y if there is one: (B,) less (B, 1) is (B, B)."""
-        made = super().predict(variables, batch)
-        if "y" not in batch or batch["y"].size != made["value"].size:
+        made = self.predictions(out)
+        if y is None or y.size != made["value"].size:
             return made
-        return {"value": made["value"].reshape(batch["y"].shape)}
+        return {"value": made["value"].reshape(y.shape)}
 
     def check_targets(self, shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the targets do not have the shape of the model's output."""

@@ -49,6 +49,10 @@ class Supervised(model_call.ModelObjective):
         """The predictions, as columns: label, probability, value, ..."""
         raise missing(self, "predictions")
 
+    def predictions_like(self, out: Any, y: Array | None) -> Batch:
+        """The predictions, in the shape of the targets y where that can differ; None: no y."""
+        return self.predictions(out)
+
     def check_targets(self, shape: Any, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if the targets do not fit a model's output of this shape."""
         raise missing(self, "check_targets")
@@ -88,7 +92,9 @@ class Supervised(model_call.ModelObjective):
 
     def predict(self, variables: Variables, batch: Batch) -> Batch:
         """The predictions for the rows of a batch."""
-        return self.predictions(model_call.evaluate(self.model, variables, batch))
+        return self.predictions_like(
+            model_call.evaluate(self.model, variables, batch), batch.get("y")
+        )
 
     def check(self, spec: Batch, bounds: Bounds) -> None:
         """Raises `Error` if targets or weights do not fit the model."""
