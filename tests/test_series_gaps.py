@@ -159,6 +159,20 @@ def test_a_missing_target_changes_nothing(name):
     assert (found[1]["Dense_0"]["kernel"] != 0).any()
 
 
+def test_targets_of_quantiles_may_have_a_last_axis():
+    """To the bit, with a mask and a step that is missing; seen to fail with a mask (B, H, 1)."""
+    rng, objective = np.random.default_rng(0), OBJECTIVES["quantiles"]
+    x, y, naive = (rng.normal(size=(3, n)).astype(np.float32) for n in (6, HORIZON, HORIZON))
+    y[1, 2] = np.nan
+    batch = {"x": x, "y": y, "naive": naive, "mask": np.asarray([True, True, False])}
+    variables = objective.init(jax.random.key(0), batch)
+    deeper = {**batch, "y": y[..., None], "naive": naive[..., None]}
+    objective.check(deeper, {})
+    for other in (deeper, {**deeper, "naive": naive}):
+        found, expected = (gradients(objective, variables, each) for each in (other, batch))
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_step_that_is_missing_counts_for_none(name):
     """Whatever the others are: all counts are smaller by one, and no number is NaN."""

@@ -88,19 +88,19 @@ class QuantileForecasting(Quantiles):
 
     def known(self, out: Array, batch: Batch) -> Array | None:
         """The mask (B, horizon) of targets that are not missing."""
-        return _known_targets(batch)["mask"]
+        return self._known_targets(out, batch)["mask"]
 
     def losses(self, out: Array, batch: Batch) -> Array:
         """The pinball losses (B, horizon), summed over the levels."""
-        return super().losses(self._by_level(out), _known_targets(batch))
+        return super().losses(self._by_level(out), self._known_targets(out, batch))
 
     def metrics(self, out: Array, batch: Batch, train: bool) -> Metrics:
         """Pinball loss, coverage and width of the interval, and errors of the median."""
-        out, batch = self._by_level(out), _known_targets(batch)
+        out, batch = self._by_level(out), self._known_targets(out, batch)
         scores: dict[str, Any] = dict(super().metrics(out, batch, train))
         median = super().predictions(out).get("value")
         if median is not None:
-            targets = batch["y"].reshape(median.shape).astype(median.dtype)
+            targets = batch["y"].astype(median.dtype)
             scores["mae"] = Mean.of(absolute_error(median, targets), batch["mask"])
         return _in_unit(scores | _naive_mae(batch), self.scale, self.naive_error)
 
@@ -117,6 +117,11 @@ class QuantileForecasting(Quantiles):
                 "horizon * levels outputs."
             )
         super().check_targets((shape[0], outputs // levels, levels), spec, bounds)
+
+    def _known_targets(self, out: Array, batch: Batch) -> Batch:
+        """`_known_targets` with y (B, horizon), also where it is (B, horizon, 1)."""
+        shape = self._by_level(out).shape[:-1]
+        return _known_targets({**batch, "y": batch["y"].reshape(shape)})
 
     def _by_level(self, out: Array) -> Array:
         return out.reshape(out.shape[0], -1, len(self.levels))
@@ -139,7 +144,8 @@ def _naive_mae(batch: Batch) -> dict[str, Mean]:
     """The error of the forecasts in the column `naive`, where there is one."""
     if "naive" not in batch:
         return {}
-    return {"naive_mae": Mean.of(absolute_error(batch["naive"], batch["y"]), batch.get("mask"))}
+    naive = batch["naive"].reshape(batch["y"].shape)
+    return {"naive_mae": Mean.of(absolute_error(naive, batch["y"]), batch.get("mask"))}
 
 
 def _in_unit(scores: dict[str, Mean], scale: float, naive_error: float | None) -> Metrics:
