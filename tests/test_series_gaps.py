@@ -159,6 +159,17 @@ def test_a_missing_target_changes_nothing(name):
     assert (found[1]["Dense_0"]["kernel"] != 0).any()
 
 
+def test_a_missing_target_is_loud_in_a_metric_of_the_library():
+    """As the docs say, and not in those of the objective; seen to fail with 0 for NaN."""
+    objective = jdl.objectives.with_metrics(OBJECTIVES["point"], library=jdl.metrics.mae)
+    batch = {"x": np.ones((3, 6), np.float32), "y": np.ones((3, HORIZON), np.float32)}
+    batch["y"][1, 2] = np.nan
+    variables = objective.init(jax.random.key(0), batch)
+    metrics = gradients(objective, variables, batch)[0][1][1]
+    assert np.isnan(metrics["library"].value())
+    assert np.isfinite(metrics["mae"].value())
+
+
 def test_targets_of_quantiles_may_have_a_last_axis():
     """To the bit, with a mask and a step that is missing; seen to fail with a mask (B, H, 1)."""
     rng, objective = np.random.default_rng(0), OBJECTIVES["quantiles"]

@@ -424,6 +424,16 @@ def test_padded_steps_of_a_series_do_not_count_in_a_regression(objective):
     p, t = x[..., 0][counts], y[..., 0][counts]
     assert zeros[1]["our_mae"] == pytest.approx(np.abs(p - t).mean(), rel=1e-5)
     assert zeros[1]["our_r2"] == pytest.approx(sklearn.r2_score(t, p), rel=1e-5)
-    of_rows = {"x": x, "y": y[:, :2, 0], "length": LENGTHS}  # two targets a row, no time steps
-    of_mae = jdl.metrics.mae({"value": x[:, :2, 0]}, of_rows).value()
-    assert of_mae == pytest.approx(np.abs(x - y)[:, :2].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(ROWS, 2), (ROWS, 1, STEPS)])
+def test_targets_of_a_row_beside_lengths_all_count(shape):
+    """Two a row, or as many as time steps with an axis more. The first seen to fail with lengths."""
+    x, y = np.random.default_rng(0).normal(size=(2, ROWS, STEPS)).astype(np.float32)
+    out, y = (column[:, : shape[-1]].reshape(shape) for column in (x, y))
+    model = jdl.adapt_model(Given(), outputs=lambda all: all[:, : shape[-1]].reshape(shape))
+    batch = {"x": x, "y": y, "length": LENGTHS}
+    regress(model).check(batch, {})
+    assert loss_of(regress(model), **batch) == pytest.approx(np.square(out - y).mean(), rel=1e-5)
+    of_mae = jdl.metrics.mae({"value": out}, batch).value()
+    assert of_mae == pytest.approx(np.abs(out - y).mean(), rel=1e-5)

@@ -169,9 +169,9 @@ def forecast_windows(
     be at least as long as the horizon.
     Columns of text, and those in `categorical`, are categories, in x in one-hot encoding. A missing
     number is the mean, 0 in x, where a further column is 1 if the training split has missing ones
-    too; y is NaN where the target is missing, which losses and metrics of the forecasting
-    objectives leave out. A window without any known y is left out. `drop` are columns to leave out,
-    `missing` texts that stand for a missing value. `feature_names` are the columns of x.
+    too; y is NaN where the target is missing, which the forecasting objectives leave out of their
+    losses and their own metrics. A window without any known y is left out. `drop` are columns to
+    leave out, `missing` texts that stand for a missing value. `feature_names` are the columns of x.
     """
     columns, names = series_columns(table, categorical, drop, missing)
     of_target, early = _check(columns, names, context, horizon, season, target, future_covariates)

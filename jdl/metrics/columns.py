@@ -91,8 +91,13 @@ def real_values(batch: Columns, shape: tuple[int, ...]) -> Array | None:
         return mask
     if jnp.shape(batch["x"])[1:2] != shape[1:2]:  # targets of the row, or of steps to come
         return mask
-    real = jnp.arange(shape[1])[None] < jnp.asarray(batch["length"])[:, None]
+    real = within_length(batch, shape[1])
     return real if mask is None else real & mask[:, None]
+
+
+def within_length(batch: Columns, steps: int) -> Array:
+    """The mask (B, steps) of the time steps that are real, by the column `length`."""
+    return jnp.arange(steps)[None] < jnp.asarray(batch["length"])[:, None]
 
 
 def label_weights(
@@ -106,7 +111,7 @@ def label_weights(
     if labels.ndim > 1:
         known = labels >= 0
         if "length" in batch and labels.ndim > 1 + multi_label:
-            steps = jnp.arange(labels.shape[1])[None] < jnp.asarray(batch["length"])[:, None]
+            steps = within_length(batch, labels.shape[1])
             known &= steps.reshape(steps.shape + (1,) * (labels.ndim - 2))
         mask = known if mask is None else known & mask.reshape(-1, *(1,) * (labels.ndim - 1))
     if row_weights is None:

@@ -28,7 +28,8 @@ def forecast(
     naive_mae. `naive_error`, the error of the seasonal naive forecast in the training split, in the
     unit of mae, adds the mean absolute scaled error (MASE; Hyndman and Koehler, 2006): mase, and
     naive_mase of the column naive, are the errors divided by it. The loss stays in the unit of y.
-    A target that is missing, NaN, counts in no loss and no metric.
+    A target that is missing, NaN, counts in neither the loss nor these metrics; the functions of
+    `jdl.metrics` are NaN then.
     """
     _check_naive_error(naive_error)
     return Forecasting(model, loss, scale, naive_error)
@@ -47,7 +48,8 @@ def forecast_quantiles(
     (B, horizon * levels), which is taken as that. Crossing quantiles are sorted, in predictions and
     metrics. Metrics: those of `quantiles`, and if 0.5 is a level those of `forecast`, of the
     median, except mse; mae, pinball and width are in the unit of y times `scale`. A target that is
-    missing, NaN, counts in no loss and no metric.
+    missing, NaN, counts in neither the loss nor these metrics; the functions of `jdl.metrics` are
+    NaN then.
     """
     _check_naive_error(naive_error)
     return QuantileForecasting(model, ascending(levels), scale, naive_error)

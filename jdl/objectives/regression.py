@@ -62,11 +62,14 @@ def regress(
     x (B, ...) to predictions (B, ...). The targets y have the shape of the predictions, or (B,) for
     (B, 1). Predictions are in the column `value`, of the shape of y; without a y, it is (B,) of
     (B, 1). Of targets (B, T, ...) for each step of x (B, T, ...), those from the column `length` on
-    are padding, which neither loss nor metrics count. `loss(predictions, targets)` works element by
-    element: `optax.squared_error` (MSE), `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964),
-    `quantile_loss(0.9)`, `poisson_loss`. `row_weights` names a column (B,) of sample weights, which
-    multiply the loss; it is divided by their sum. Metrics, whatever the loss: mse and mae, in the
-    unit of y, of all rows equally.
+    are padding, which neither loss nor metrics count. Five targets a row beside five steps cannot
+    be told from a target for each step: leave out `length`, or give y and the predictions one more
+    axis, (B, 1, 5).
+
+    `loss(predictions, targets)` works element by element: `optax.squared_error` (MSE),
+    `absolute_error` (MAE), `optax.huber_loss` (Huber, 1964), `quantile_loss(0.9)`, `poisson_loss`.
+    `row_weights` names a column (B,) of sample weights, which multiply the loss; it is divided by
+    their sum. Metrics, whatever the loss: mse and mae, in the unit of y, of all rows equally.
     """
     return Regression(model, loss, row_weights=row_weights)
 
