@@ -270,7 +270,7 @@ WRONG = [
         r"'Y' is asked .* only id, mask, x, y",
     ),
     (codes, r'classes 1 nM, 10 nM, 12 nM.*"12 nM", take the unit'),
-    (lambda: lengths(0), "from 1 to 3, but it is 0 in row 1"),
+    (lambda: lengths(0), "from 1 to 3, but it is 0 in row 1.* needs another name"),
     (lambda: lengths(4), "from 1 to 3, but it is 4 in row 1"),
     (lambda: jdl.descent(MLP(2), optax.sgd(0.1)), r"takes an objective.*classify.*not a MLP"),
     (lambda: optimizer(1e-2), r"optax\.adam\(1e-3\): not a float"),

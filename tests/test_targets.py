@@ -428,7 +428,7 @@ def test_padded_steps_of_a_series_do_not_count_in_a_regression(objective):
 
 @pytest.mark.parametrize("shape", [(ROWS, 2), (ROWS, 1, STEPS)])
 def test_targets_of_a_row_beside_lengths_all_count(shape):
-    """Two a row, or as many as time steps with an axis more. The first seen to fail with lengths."""
+    """Two a row, or as many as steps with an axis more. The first seen to fail, with lengths."""
     x, y = np.random.default_rng(0).normal(size=(2, ROWS, STEPS)).astype(np.float32)
     out, y = (column[:, : shape[-1]].reshape(shape) for column in (x, y))
     model = jdl.adapt_model(Given(), outputs=lambda all: all[:, : shape[-1]].reshape(shape))

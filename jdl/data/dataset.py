@@ -285,7 +285,8 @@ def arrays(labels: Sequence[str] = (), **columns: Any) -> Dataset:
 
     Numbers become float32 or int32. Columns of bytes (uint8) of four or more axes, (N, H, W, C),
     are images, except y: batches have them as float32 from 0 to 1. Others are whole numbers; a
-    warning says so of an x of three axes. `labels` are the names of the classes.
+    warning says so of an x of three axes. `labels` are the names of the classes. The column
+    `length` is reserved for the number of real time steps of a row.
     """
     if isinstance(labels, Mapping):
         raise Error("The columns are given by name: arrays(**columns) for a dict of arrays.")
@@ -324,7 +325,8 @@ def _check_length(table: Mapping[str, np.ndarray]) -> None:
         raise Error(
             f"The column length, the number of real time steps of each row, must be from 1 to "
             f"{steps}, but it is {length[row]} in row {row}: leave out rows without a step, and "
-            "give those that were cut the length of what is left."
+            "give those that were cut the length of what is left; a column that means something "
+            "else needs another name."
         )
 
 
