@@ -24,23 +24,24 @@ def input_axes(path: str, params: Mapping[str, Any]) -> tuple[int, int]:
 
     The last but one, after a convolution's window, but the kernels of Flax's attention (Linen's
     MultiHeadDotProductAttention, NNX's MultiHeadAttention) have heads: query, key and value are
-    (inputs, heads, head_dim) and out (heads, head_dim, outputs). The shapes of these beside each
-    other tell them from convolutions and stacks of matrices of these names. `params` are the arrays
-    by path, and a stage, a freeze or adapters may hide some: at Flax's own width, and for query,
-    key and value with fewer heads than inputs, the weight's shape tells it alone.
+    (inputs, heads, head_dim) and out (heads, head_dim, outputs). What is beside a weight of these
+    names tells them from convolutions and stacks of matrices. `params` are the arrays by path, and
+    a stage, a freeze or adapters may hide some: where all are hidden, the weight is taken for
+    attention at Flax's own width alone, of heads as wide together as the inputs or the outputs.
     """
     weight = params[path]
     match = re.fullmatch("(|.*/)(query|key|value|out)/kernel", path)
     if match and weight.ndim == 3:
         first, second, last = weight.shape
         if match[2] == "out":
-            names, heads, alone = ("query", "key", "value"), (first, second), first * second == last
+            heads, is_attention = (first, second), first * second == last
+            beside = {f"{name}/kernel": slice(1, None) for name in ("query", "key", "value")}
         else:
-            names, heads, alone = ("out",), (second, last), first > second
-        for name in names:
-            beside = getattr(params.get(f"{match[1]}{name}/kernel"), "shape", ())
-            alone |= heads == (beside[:-1] if name == "out" else beside[1:])
-        if alone:
+            heads, is_attention = (second, last), second * last == first
+            beside = {"out/kernel": slice(-1), f"{match[2]}/bias": slice(None)}
+        arrays = {name: params.get(match[1] + name) for name in beside}
+        found = [x.shape[beside[name]] for name, x in arrays.items() if hasattr(x, "shape")]
+        if all(shape == heads for shape in found) if found else is_attention:
             return (0, 2) if match[2] == "out" else (0, 1)
     return weight.ndim - 2, weight.ndim - 1
 

@@ -2,7 +2,8 @@
 
 Seen to fail: with a `max_norm` of 0 or below taken, which turns gradients around, and a `warmup` of
 20 steps, which never reaches the peak; Muon with the heads as a stack of matrices where a stage or
-a freeze hides the others of the module, and with each `out` of three axes as heads.
+a freeze hides the others of the module, and with each `out` of three axes as heads; convolutions as
+heads where their sizes are such by chance.
 """
 
 import re
@@ -128,11 +129,27 @@ def test_muon_takes_the_heads_of_flax_attention_together(hidden, by):
         np.testing.assert_allclose(ours[n].reshape(6, 6), expected[n.partition("/")[0]], rtol=1e-5)
 
 
-def test_a_stack_of_matrices_named_out_is_no_attention():
+STACKS = {
+    "experts": {"experts/out/kernel": (4, 16, 8)},
+    "layers of nn.scan": {"query/kernel": (3, 8, 8), "out/kernel": (3, 8, 8)},
+    "a convolution of 3 * 32 outputs": {"query/kernel": (3, 8, 32), "out/kernel": (3, 32, 96)},
+    "a window wider than the inputs": {"value/kernel": (7, 3, 16)},
+    "as many inputs as outputs of all places": {"key/kernel": (48, 3, 16), "key/bias": (16,)},
+}
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_convolutions_and_stacks_of_matrices_are_no_attention(name):
     """Those of experts, and of layers that nn.scan stacks, stay one matrix each."""
-    params = {"experts/out/kernel": np.zeros((4, 16, 8)), "query/kernel": np.zeros((3, 8, 8))}
-    params |= {"out/kernel": np.zeros((3, 8, 8))}
-    assert [input_axes(path, params) for path in params] == [(1, 2)] * 3
+    params = {path: np.zeros(shape) for path, shape in STACKS[name].items()}
+    found = {input_axes(path, params) for path in params if path.endswith("kernel")}
+    assert found == {(1, 2)}
+
+
+def test_a_bias_of_heads_tells_attention():
+    """At a width that is not Flax's own, where `out` is hidden."""
+    params = {"query/kernel": np.zeros((4, 2, 3)), "query/bias": np.zeros((2, 3))}
+    assert input_axes("query/kernel", params) == (0, 1)
 
 
 def test_clipping_scales_the_whole_gradient():
