@@ -216,9 +216,14 @@ def test_samples_follow_the_probabilities_of_the_allowed_tokens():
             for prompt, message in (
                 (np.array([[0, SIZE]]), "from 0 to 11, but the model's vocabulary is 0 to 10"),
                 ([[-1]], "from -1 to -1"),
-                (np.arange(3), r"\(B, P\), .* not int64\[3\]. One text is a row: prompt\[None\]"),
+                (np.arange(3), r"\(B, P\), .* not int64\[3\]. One text is one row: \[tokens\]"),
                 (np.zeros((1, 3), np.float32), r"not float32\[1, 3\]"),
                 ([[1, 2], [3]], "of one length"),
+                ([[1, 2], 3], "of one length"),
+                ([np.arange(2), np.arange(3)], "of one length"),
+                ("once", "tokens, not text"),
+                (["once"], "tokens, not text"),
+                (3, r"not int64\[\]"),
             )
         ),
     ],

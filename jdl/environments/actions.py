@@ -76,8 +76,9 @@ class Box:
             numbers = isinstance(bound, tuple) and all(isinstance(x, Real) for x in bound)
             if not numbers or not bound or not all(map(math.isfinite, bound)):
                 raise Error(
-                    "Box(low, high) takes a tuple of numbers for each, which must be finite, such "
-                    f"as Box((-1.0,), (1.0,)), not {bound!r}."
+                    "Box(low, high) takes a tuple of numbers for each, such as Box((-1.0,), "
+                    "(1.0,)), which must be finite, as actions are scaled to them: choose bounds "
+                    f"for actions that have none, not {bound!r}."
                 )
         if len(self.low) != len(self.high) or not all(map(operator.le, self.low, self.high)):
             raise Error(

@@ -75,16 +75,20 @@ def decoder_of(objective: DecodesTokens, variables: Variables, length: int) -> D
 
 def checked_prompt(prompt: Any) -> Array:
     """The prompt as an array (B, P) of whole numbers; raises `Error` where it is none."""
-    if isinstance(prompt, list | tuple):
-        if len({len(row) for row in prompt if isinstance(row, list | tuple)}) > 1:
+    if not hasattr(prompt, "dtype"):
+        try:
+            prompt = np.asarray(prompt)
+        except ValueError as error:
             raise Error(
                 "The rows of a prompt must be of one length: generate for those of each length."
-            )
-        prompt = np.asarray(prompt)
+            ) from error
+    if prompt.dtype.kind in "US":
+        raise Error("A prompt is tokens, not text: prompt=tokenizer.encode(text)[None].")
     if prompt.ndim != 2 or not jnp.issubdtype(prompt.dtype, jnp.integer):
         raise Error(
             "A prompt is an array of tokens (B, P), whole numbers, or a list of lists, not "
-            f"{prompt.dtype}{list(prompt.shape)}. One text is a row: prompt[None]."
+            f"{prompt.dtype}{list(prompt.shape)}. One text is one row: [tokens], or "
+            "tokens[None] of an array."
         )
     return jnp.asarray(prompt)
 
