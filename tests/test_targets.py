@@ -2,9 +2,9 @@
 
 Seen to fail: with the loss of the likeliest label for that of a soft one, lengths of soft labels
 left out, weights left out, class weights of several labels without names (of 0 and 1 as two
-classes), half the focal exponent, an ordinal loss without its last task, quantiles in the order of
-the outputs, sums of soft labels not checked, and a label for each pixel named like one label; and
-as some of the tests say.
+classes) and of floats, half the focal exponent, an ordinal loss without its last task, quantiles in
+the order of the outputs, sums of soft labels not checked, labels from 1 to 2 called three classes,
+and a label for each pixel named like one label; and as some of the tests say.
 """
 
 from dataclasses import replace
@@ -172,6 +172,9 @@ def test_class_weights_of_several_labels_a_row_are_refused():
         several = jdl.data.arrays(labels=labels, x=np.zeros((9, 1)), y=y)
         with pytest.raises(jdl.Error, match=r"several labels.*positive_weights"):
             jdl.data.class_weights(several)
+    for dtype in (np.float32, bool):
+        with pytest.raises(jdl.Error, match=r"several labels.*positive_weights"):
+            jdl.data.class_weights(jdl.data.arrays(x=np.zeros((9, 1)), y=y.astype(dtype)))
     for labels, classes in ((("a", "b"), y), ((), np.arange(27).reshape(9, 3) % 3)):
         places = jdl.data.arrays(labels=labels, x=np.zeros((9, 1)), y=classes)
         expected = compute_class_weight("balanced", classes=np.unique(classes), y=classes.ravel())
@@ -335,6 +338,7 @@ IN_ONE = {"x": LOGITS, "y": SOFT, "weight": WEIGHT}
         (classify(Given()), {"x": NUMBERS, "y": Y}, r"shape \(12,\), and no axis of classes"),
         (classify(Given()), {"y": MANY * 3}, r"a logit for each class, \(12, 4, K\)"),
         (classify_binary(Given()), {"x": LOGITS[:, :1], "y": Y}, "4 classes need jdl"),
+        (classify_binary(Given()), {"x": LOGITS[:, :1], "y": Y % 2 + 1}, "subtract 1 from y"),
         (classify(Given(), top=5), {"y": Y}, "top=5, but there are only 4 classes"),
         (classify(Given()), {"y": Y - 1}, "leave out rows whose label is unknown"),
         (classify(Given(), class_weights=(1, 2)), {"y": Y}, "2 numbers, but there are 4 classes"),

@@ -17,19 +17,22 @@ def class_weights(dataset: Dataset, column: str = "y") -> tuple[float, ...]:
     that does not occur has no such weight, and is refused.
     """
     labels = dataset.column(column)
+    names = dataset.labels if column == "y" else ()  # they are those of y
+    several = labels.ndim == 2 and labels.shape[1] > 1 and np.isin(labels, (-1, 0, 1)).all()
+    if several and len(names) in (0, labels.shape[1]):
+        two = (
+            " If it is instead one label of two classes for each time step, name the classes: "
+            "jdl.data.arrays(labels=('no', 'yes'), ...)."
+        )
+        raise Error(
+            f"Column {column} {labels.shape} has several labels of 0 and 1 a row, and no classes: "
+            "jdl.objectives.multi_label takes positive_weights, (1 - rate) / rate with "
+            f"rate = (dataset.column({column!r}) == 1).mean(0).{two * (not names)}"
+        )
     if labels.dtype.kind not in "iu" or labels.min(initial=0) < -1:
         raise Error(
             f"class_weights needs whole-number labels in column {column}, from 0 on, or -1 for "
             f"unknown, but it is {labels.dtype} from {labels.min(initial=0)}."
-        )
-    names = dataset.labels if column == "y" else ()  # they are those of y
-    of_two = labels.ndim == 2 and labels.max(initial=0) <= 1
-    if of_two and len(names) in (0, labels.shape[1]):
-        two = "" if names else " Of two classes at each place, name them: labels=(..., ...)."
-        raise Error(
-            f"Column {column} {labels.shape} has several labels of 0 and 1 a row, and no classes: "
-            "jdl.objectives.multi_label takes positive_weights, (1 - rate) / rate with "
-            f"rate = (dataset.column({column!r}) == 1).mean(0).{two}"
         )
     counts = np.bincount(labels[labels >= 0], minlength=len(names))
     if not counts.size or not counts.all():

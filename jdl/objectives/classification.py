@@ -216,10 +216,15 @@ class BinaryClassification(Supervised):
             )
         least, greatest = bounds.get("y", (0, 1))
         if greatest > 1:
+            cure = (
+                "subtract 1 from y."
+                if (least, greatest) == (1, 2)
+                else f"{int(greatest) + 1} classes need jdl.objectives.classify, and a model of "
+                f"{int(greatest) + 1} outputs."
+            )
             raise Error(
-                f"The labels y are from {least} to {greatest}, but classify_binary is of the labels"
-                f" 0 and 1: {int(greatest) + 1} classes need jdl.objectives.classify, and a model "
-                f"of {int(greatest) + 1} outputs."
+                f"The labels y are from {least} to {greatest}, but classify_binary takes the labels"
+                f" 0 and 1: {cure}"
             )
         check_labels(spec, bounds, (shape[0], 2))
         check_class_weights(self.class_weights, 2)
@@ -261,13 +266,14 @@ def check_labels(spec: Batch, bounds: Bounds, logits: tuple[int, ...], otherwise
 def _check_class_axis(shape: tuple[int, ...], spec: Batch, bounds: Bounds) -> None:
     """Raises `Error` if outputs have no axis of classes, as behind an argmax."""
     labels = spec.get("y")
-    as_labels = (
+    # y of 0 and 1 in that shape are one-hot labels
+    out_is_like_y = (
         labels is not None
         and jnp.issubdtype(labels.dtype, jnp.integer)
         and labels.shape == shape
         and bounds.get("y", (0, 1))[1] > 1
     )
-    if len(shape) < 2 or as_labels:
+    if len(shape) < 2 or out_is_like_y:
         raise Error(
             f"The model's output has the shape {shape}, and no axis of classes: classify needs a "
             f"logit for each class, ({', '.join(map(str, shape))}, K). Leave out an argmax or a "
