@@ -3,7 +3,8 @@
 Seen to fail: the trace of a loss, without its check (it called the step finite); advice of learning
 rates for a row that an embedding has not, and one below its first not named; that of an
 environment, without the checks in it and without that of the replay buffer; layers of NNX, without
-checks; a class of them that kept its checks; and a layer blamed for what it was given.
+checks; a class of them that kept its checks; one that calls the class above, seen twice; and a
+layer blamed for what it was given.
 """
 
 import json
@@ -22,6 +23,7 @@ from harness import digest, lines, stopped_at, train
 from reinforcement_harness import corridor
 
 import jdl
+from jdl.layers.nnx_calls import intercept_calls, intercepted
 from jdl.learners import Wrapper, trace_once
 from jdl.models.actor_critic import ActorCritic
 from jdl.models.mlp import MLP
@@ -209,6 +211,23 @@ def test_the_layer_of_an_nnx_model_is_named_and_its_class_is_as_before():
     call = nnx.Linear.__call__
     assert "output of layers/1 (Shifted) is the first" in traced(jdl.nnx(RootNNX), BATCH)
     assert nnx.Linear.__call__ is call
+
+
+class Doubled(nnx.Linear):
+    def __call__(self, x):
+        return 2 * super().__call__(x)
+
+
+def test_a_layer_that_calls_the_class_above_is_one_call():
+    layer, calls = nnx.Sequential(Doubled(4, 4, rngs=nnx.Rngs(0)), nnx.relu), []
+
+    def seen(path, layer, inputs, output):
+        calls.append((path, type(layer)))
+        return output
+
+    with intercept_calls(seen), intercepted(layer):
+        layer(layer(BATCH["x"]))
+    assert calls == [("layers/0", Doubled), ("", nnx.Sequential)] * 2
 
 
 @pytest.mark.parametrize("model", [ByLabel(), jdl.nnx(ByLabelNNX)], ids=["linen", "nnx"])

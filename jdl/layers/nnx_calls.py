@@ -30,23 +30,34 @@ def intercept_calls(seen: Intercept) -> Iterator[None]:
 
 @contextmanager
 def intercepted(module: Any) -> Iterator[None]:
-    """A context in which the classes of the module's layers have the calls of `intercept_calls`."""
+    """A context in which the classes of the module's layers have the calls of `intercept_calls`.
+
+    It changes the classes while it lasts, and so is not for several threads.
+    """
     if (seen := _INTERCEPT.get()) is None:
         yield
         return
     layers = [("/".join(map(str, path)), layer) for path, layer in flax.nnx.iter_modules(module)]
     paths = {id(layer): path for path, layer in layers}
+    running: set[int] = set()  # a call of the class above, by super(), is part of the layer's own
 
     def with_seen(call: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(call)
         def called(layer: Any, *inputs: Any, **options: Any) -> Any:
-            output = call(layer, *inputs, **options)
+            if id(layer) in running:
+                return call(layer, *inputs, **options)
+            running.add(id(layer))
+            try:
+                output = call(layer, *inputs, **options)
+            finally:
+                running.remove(id(layer))
             given = (*inputs, *options.values())
             return seen(paths.get(id(layer), "a layer"), layer, given, output)
 
         return called
 
-    # Python looks a call up in the class, and only what has one of its own is replaced: once.
+    # Python looks `__call__` up in the class. Each class that defines it is replaced once: a class
+    # that inherits it has that of the class above.
     classes = {each for _, layer in layers for each in type(layer).__mro__}
     calls = {each: vars(each)[CALL] for each in classes if CALL in vars(each)}
     try:
