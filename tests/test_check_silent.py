@@ -7,11 +7,12 @@ with columns compared to a tolerance; with edges among the inputs that may tell 
 probabilities, targets and codes let through; with a learner of no `grads` taken for reinforcement,
 and with far targets told as a small rate; zero weights and dead ReLUs told as an argmax, as a small
 rate and as a column and parameters that nothing reads, by the code before; Dense_10 before Dense_2;
-batches of one key, by comparing their ids too; padding rows that make
-NaN, without gradients of them.
+batches of one key, by comparing their ids too; batches of ids alone
+said to differ; padding rows that make NaN, without gradients of them.
 """
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import flax.linen as nn
@@ -198,6 +199,13 @@ class SameKey(jdl.Loader):
 
 def drawn(folds):
     return lambda: replace(run_of(mlp()), train=SameKey(folds), test=None)
+
+
+def test_batches_of_no_columns_are_not_said_to_differ():
+    batch = {"id": np.arange(2), "mask": np.ones(2, bool)}
+    subject = SimpleNamespace(has_rows=True, run=SimpleNamespace(train=[0, 1]))
+    subject.batches = lambda number: [batch] * number
+    assert check_batches(subject).verdict == "n/a"
 
 
 class MeanOfSteps(nn.Module):

@@ -170,7 +170,7 @@ def test_the_standard_library_is_there_without_its_tests():
         (lambda path: pack(["ab"], ByteTokenizer(), 0), "at least 1, not 0"),
         (lambda path: pack([], ByteTokenizer(), 9), "takes a list of texts"),
         (lambda path: pack("one text", ByteTokenizer(), 2), "takes a list of texts"),
-        (lambda path: train_bpe("one text", 300), "list of texts, not one"),
+        (lambda path: train_bpe("one text", 300), r"a list of texts: give \[text\]"),
         (lambda path: train_bpe(["abc"], 257), "at least 258, not 257"),
         (lambda path: text_pairs([("abc", "d")], ByteTokenizer(), 2), "None of the 1 pairs"),
     ],

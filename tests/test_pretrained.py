@@ -2,7 +2,7 @@
 
 Seen to fail: with `skip` or `rename` ignored, a cast that rounds, weights as constants of the
 compiled `init`, no field "pretrained" in IDENTITY, `restore` without `leave_fresh`,
-and new tokens of zeros.
+new tokens of zeros, and grow_vocabulary ignored by a model of no vocabulary, and advised to it.
 """
 
 import json
@@ -178,10 +178,20 @@ def test_a_vocabulary_grows_at_its_end_by_the_mean_of_the_old_tokens(tied):
             array = np.delete(array, np.s_[11:], axis)
         np.testing.assert_array_equal(array, old[path])
     for other in (GPT(9, sizes, tied), GPT(13, replace(sizes, mlp_width=13), tied)):
-        with pytest.raises(jdl.Error, match="another shape"):
+        with pytest.raises(jdl.Error, match=r"skip=pattern\.$"):
             jdl.pretrained(other, given(old), grow_vocabulary=True).init(jax.random.key(0), x)
     with pytest.raises(jdl.Error, match="grow_vocabulary=True"):
         jdl.pretrained(GPT(13, sizes, tied), given(old)).init(jax.random.key(0), x)
+
+
+def test_a_model_of_no_vocabulary_does_not_grow_it(arrays):
+    """Nor is it told to, where other weights do not fit."""
+    with pytest.raises(jdl.Error, match=r"skip=pattern\.$"):
+        jdl.pretrained(cnn(), given({"a": arrays["params/Conv_0/kernel"]})).init(
+            jax.random.key(0), X
+        )
+    with pytest.raises(jdl.Error, match=r"attribute vocab_size.* CNN has none"):
+        jdl.pretrained(cnn(), given(arrays), grow_vocabulary=True).init(jax.random.key(0), X)
 
 
 def test_names_are_renamed_and_half_precision_is_widened(arrays):

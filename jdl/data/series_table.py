@@ -83,6 +83,7 @@ def encode_series(columns: Sequence[Column], end: int) -> tuple[Encoding, np.nda
             "cannot be normalized: leave it out, by `drop`."
         )
     fitted = tuple(
+        # The mean is in the place of the median: a gap is 0 in x.
         NumberEncoding(name, m, m, s, bool(np.isnan(known[name]).any()))
         for name, m, s in zip(numbers, mean.tolist(), std.tolist(), strict=True)
     )

@@ -163,7 +163,10 @@ def train_bpe(texts: Sequence[str], size: int, spaces: bool = True) -> SubwordTo
     that tokens are decoded to lacks its spaces.
     """
     if isinstance(texts, str):
-        raise Error("train_bpe takes a list of texts, not one: of its letters it learns nothing.")
+        raise Error(
+            "train_bpe takes a list of texts: give [text], as a string would be read as a list of "
+            "its letters."
+        )
     library = _library()
     tokenizer = library.Tokenizer(library.models.BPE())
     split = library.pre_tokenizers

@@ -200,7 +200,11 @@ class PretrainedModel:
         names = {p: named[p] for p in wanted if p in named and not self.skips(p)}
         given = {path: self.weights.arrays[name] for path, name in names.items()}
         if self.grow_vocabulary:
-            size = getattr(self.model, "vocab_size", None)
+            if (size := getattr(self.model, "vocab_size", None)) is None:
+                raise Error(
+                    "grow_vocabulary needs a model with an attribute vocab_size, its number of "
+                    f"tokens, and {name_of(self.model)} has none: leave it out, or add that."
+                )
             given = {path: _grown(array, fresh[path], size) for path, array in given.items()}
         wrong = {
             path: f"{_describe(array)} for {_describe(fresh[path])}"
@@ -247,10 +251,12 @@ class PretrainedModel:
             if wrong
             else "",
         ]
+        may_grow = hasattr(self.model, "vocab_size") and not self.grow_vocabulary
+        larger = "; a larger vocabulary is grow_vocabulary=True" if may_grow else ""
         return (
             f"The weights of {self.weights.source} do not fit {name_of(self.model)}: "
             f"{'; '.join(filter(None, parts))}. Rename weights, rename={{pattern: new}}, or leave "
-            "parts of the model fresh, skip=pattern; a larger vocabulary is grow_vocabulary=True."
+            f"parts of the model fresh, skip=pattern{larger}."
         )
 
 

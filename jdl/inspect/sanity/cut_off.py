@@ -49,8 +49,9 @@ def cut_off(loss: Callable[[Any], Any], params: Any, paths: Collection[str]) -> 
     """Why the gradient of a loss is 0 in the parameters of these paths.
 
     The gradient is computed again without the one or the other cause: where it then is another, it
-    was that cause. ReLUs before a `stop_gradient`: what is let pass has no gradients of its own
-    (`custom_jvp`), and at 0 that of a maximum is one half.
+    was that cause. ReLUs are tried before `stop_gradient`: `let_pass` also undoes custom gradients
+    such as `jax.nn.relu`'s, and a plain maximum has the gradient 1/2 at 0. Tried second, a dead
+    ReLU would be taken for a `stop_gradient`.
     """
     if not paths:
         return CutOff()

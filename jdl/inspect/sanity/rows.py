@@ -69,7 +69,9 @@ def check_batches(subject: Subject) -> Finding:
         }
         for batch in subject.batches(SAME)
     )
-    if first and all(batch == first for batch in others):
+    if not first:
+        return Finding(name, "n/a", "the data have no columns but the rows' numbers")
+    if all(batch == first for batch in others):
         text = (
             f"the first {SAME} batches hold the same numbers, and so each step sees the same rows"
         )

@@ -223,23 +223,36 @@ def check_parameters(subject: Subject) -> Finding:
 
 def _without_gradient(name: str, cut: CutOff) -> Finding:
     """Each cause for which parameters get no gradient, with what to do."""
-    causes = {
-        f"It is 0 by symmetry, as all weights of {_some(cut.zeros)} are 0: begin with random ones, "
-        "such as nn.initializers.lecun_normal()": cut.between_zeros,
-        "Dead ReLUs, which are 0 for all rows, let none through: see dead ReLUs": cut.dead,
-        "The loss depends on them: a saturated sigmoid, an argmax, a comparison or rounding cuts "
-        "them off": cut.other,
-        "The loss does not depend on them: remove them, or use them": cut.unused,
-        "A stop_gradient cuts them off: as it should be, if they are meant to stay frozen": (
-            cut.stopped
+    behind, unused = "no gradient reaches", "never used:"
+    causes = [
+        (
+            behind,
+            cut.between_zeros,
+            f"It is 0 by symmetry, as all weights of {_some(cut.zeros)} are 0: begin with random "
+            "ones, such as nn.initializers.lecun_normal()",
         ),
-    }
-    found = {advice: paths for advice, paths in causes.items() if paths}
-    text = "; ".join(
-        f"{'never used:' if paths is cut.unused else 'no gradient reaches'} {_some(paths)}"
-        for paths in found.values()
-    )
-    return Finding(name, "wrong" if cut.broken or cut.unused else "note", text, "; ".join(found))
+        (
+            behind,
+            cut.dead,
+            "Dead ReLUs, which are 0 for all rows, let none through: see dead ReLUs",
+        ),
+        (
+            behind,
+            cut.other,
+            "The loss depends on them: a saturated sigmoid, an argmax, a comparison or rounding "
+            "cuts them off",
+        ),
+        (unused, cut.unused, "The loss does not depend on them: remove them, or use them"),
+        (
+            behind,
+            cut.stopped,
+            "A stop_gradient cuts them off: as it should be, if they are meant to stay frozen",
+        ),
+    ]
+    found = [cause for cause in causes if cause[1]]
+    text = "; ".join(f"{verb} {_some(paths)}" for verb, paths, _ in found)
+    advice = "; ".join(advice for *_, advice in found)
+    return Finding(name, "wrong" if cut.broken or cut.unused else "note", text, advice)
 
 
 def _some(paths: Sequence[str]) -> str:
