@@ -39,8 +39,8 @@ def input_axes(path: str, params: Mapping[str, Any]) -> tuple[int, int]:
         else:
             heads, is_attention = (second, last), second * last == first
             beside = {"out/kernel": slice(-1), f"{match[2]}/bias": slice(None)}
-        arrays = {name: params.get(match[1] + name) for name in beside}
-        found = [x.shape[beside[name]] for name, x in arrays.items() if hasattr(x, "shape")]
+        shapes = {name: getattr(params.get(match[1] + name), "shape", None) for name in beside}
+        found = [shape[beside[name]] for name, shape in shapes.items() if shape is not None]
         if all(shape == heads for shape in found) if found else is_attention:
             return (0, 2) if match[2] == "out" else (0, 1)
     return weight.ndim - 2, weight.ndim - 1
