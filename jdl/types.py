@@ -32,6 +32,9 @@ Of columns with numbers from 0 to 1 in several axes, also those of the sums over
 Precision = Literal["float32", "bfloat16", "float16"]
 """The floating-point type that a model computes in."""
 BATCH_STATS = "batch_stats"  # the Flax collection of BatchNorm's running statistics
+FP8_SCALES = "_overwrite_with_gradient"
+"""Flax's collection of the scales of fp8 products: what differentiation gives for them is not a
+gradient, but their next values."""
 ANNEALING = "annealing"  # the collection with the number of steps, of `jdl.anneal`
 CACHE = "cache"  # the Flax collection of states by row: a KV cache, or an RNN's states
 

@@ -19,6 +19,7 @@ from jdl.optim import BALANCE
 from jdl.patterns import balance_biases
 from jdl.types import (
     ANNEALING,
+    FP8_SCALES,
     Array,
     Batch,
     Error,
@@ -123,14 +124,19 @@ class Descent(Learner):
         if ANNEALING in model_state:
             model_state[ANNEALING] = {"step": state.step}
 
-        def total_loss(params: Any) -> tuple[Array, LossOutput]:
-            variables = {"params": gather_params(params), **model_state}
+        scales = {FP8_SCALES: model_state.pop(FP8_SCALES)} if FP8_SCALES in model_state else {}
+
+        def total_loss(trained: tuple[Any, Any]) -> tuple[Array, LossOutput]:
+            params, scales = trained
+            variables = {"params": gather_params(params), **model_state, **scales}
             output = self.objective.loss(variables, batch, key, True)
             check_output(self.objective, output)
-            check_kept(self.objective, model_state, output.model_state)
+            check_kept(self.objective, {**model_state, **scales}, output.model_state)
             return output.loss.total * loss_scale, output
 
-        grads, output = jax.grad(total_loss, has_aux=True)(state.params)
+        (grads, new_scales), output = jax.grad(total_loss, has_aux=True)((state.params, scales))
+        if scales:
+            output = replace(output, model_state={**output.model_state, **new_scales})
         return Gradients(jax.tree.map(to_float32, grads), output)
 
     def apply_gradients(self, state: State, gradients: Gradients) -> tuple[State, Metrics]:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import jax
 
 from jdl.data.dataflow import dependences
-from jdl.types import BATCH_STATS, CACHE, Batch, Error, Key, Learner, Loader, State, Variables
+from jdl.types import (
+    BATCH_STATS,
+    CACHE,
+    FP8_SCALES,
+    Batch,
+    Error,
+    Key,
+    Learner,
+    Loader,
+    State,
+    Variables,
+)
 
 
 def check_divisible(learner: Learner, data: Loader, flag: str) -> None:
@@ -21,6 +32,7 @@ def check_divisible(learner: Learner, data: Loader, flag: str) -> None:
             "RNN(stateful=False)."
         )
     changed = _changed_collections(learner, state, data.spec) - {BATCH_STATS}
+    changed |= {FP8_SCALES} & set(state.model_state)
     if changed:
         raise Error(
             f"{flag} cannot divide a model that changes its collection {min(changed)!r} in "
