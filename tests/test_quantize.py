@@ -62,7 +62,9 @@ def test_the_heads_of_flax_attention_are_outputs_with_scales_of_their_own(bits):
     sizes = jnp.geomspace(0.1, 9, 12).reshape(1, 3, 4)
     weight = jax.random.normal(jax.random.key(0), (128, 3, 4)) * sizes
     found, expected = (
-        quantize_variables({"params": {"query": {"kernel": w}}}, "kernel", bits)
+        quantize_variables(
+            {"params": {"query": {"kernel": w, "bias": jnp.zeros(w.shape[1:])}}}, "kernel", bits
+        )
         for w in (weight, weight.reshape(128, 12))
     )
     of_heads, of_matrix = (
