@@ -85,7 +85,7 @@ def chosen_matrices(variables: Variables, targets: str) -> dict[str, tuple[Array
     paths = flatten_dict(variables, sep="/", keep_empty_nodes=True)
     matrices = {path: x for path, x in paths.items() if _is_matrix(path, x)}
     found = matching(targets, matrices, "quantize", "weight matrices")
-    return {path: (matrices[path], input_axes(path, matrices)[1]) for path in found}
+    return {path: (matrices[path], input_axes(path, paths)[1]) for path in found}
 
 
 def round_trip(weight: Array, bits: int, end: int) -> Array:
