@@ -97,7 +97,8 @@ def check_vocabulary(prompt: Array, size: int) -> None:
     """Raises `Error` for tokens outside of the vocabulary; not in a `jax.jit` of the prompt."""
     if isinstance(prompt, jax.core.Tracer):
         return
-    least, greatest = int(prompt.min()), int(prompt.max())
+    known = np.asarray(prompt)  # within another jit, too, where jnp would trace
+    least, greatest = int(known.min()), int(known.max())
     if least < 0 or greatest >= size:
         raise Error(
             f"The tokens of the prompt run from {least} to {greatest}, but the model's vocabulary "
