@@ -1,7 +1,8 @@
-"""Plans: what is refused, what fits, what it costs, and every model for a TPU.
+"""Plans: what is refused, what fits, what it costs, and every model for TPUs and GPUs.
 
 Seen to fail: micro-batches that are unrolled for a TPU, a ranking upside down, a plan that always
-fits, an axis that divides nothing but the arithmetic, bfloat16's peak for float32 on a GPU.
+fits, an axis that divides nothing but the arithmetic, bfloat16's peak for float32 on a GPU, the
+longest part as what bounds, cuDNN's attention without its products, kernels that nobody counts.
 """
 
 import json
@@ -126,6 +127,8 @@ def test_without_its_compiler_a_gpu_is_simulated_and_the_plan_says_so(simulated)
     assert (found.time.seconds, found.time.bound) == (DISPATCH, "dispatch")
     assert replace(found.time, memory=1.0, arithmetic=2.0).seconds == 3
     assert replace(found.time, interconnect=4.0, memory=1.0).seconds == 4
+    assert replace(found.time, arithmetic=3.0, memory=2.9, interconnect=4.0).bound == "arithmetic"
+    assert replace(found.time, memory=2.9, interconnect=4.0).bound == "interconnect"
     assert "compiler for this GPU is not installed" in str(found)
     assert "500 W" in str(found)
     values = json.loads(json.dumps(found.to_json()))
